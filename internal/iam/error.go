@@ -1,0 +1,72 @@
+package iam
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Kind sorts failures by what the caller can do about them. Transports
+// translate a Kind; nothing below a transport knows what a status code is.
+type Kind string
+
+// The kinds are part of the public API: add to the list, never rename.
+const (
+	Internal        Kind = "internal" // ours to fix; callers learn nothing more
+	Unavailable     Kind = "unavailable"
+	Invalid         Kind = "invalid"
+	Unauthenticated Kind = "unauthenticated"
+	Forbidden       Kind = "forbidden"
+	NotFound        Kind = "not-found"
+	Conflict        Kind = "conflict"
+)
+
+// Error is a failure the caller is allowed to hear about. Detail and Fields
+// are safe to show; Cause is for the log and is never sent anywhere else.
+type Error struct {
+	Kind   Kind
+	Code   string // a stable word for machines, such as "facts_timeout"; may be empty
+	Detail string
+	Fields []FieldError
+	Cause  error
+}
+
+// FieldError points at one wrong input. Pointer is a JSON Pointer (RFC 6901).
+type FieldError struct {
+	Pointer string `json:"pointer"`
+	Detail  string `json:"detail"`
+}
+
+func (e *Error) Error() string {
+	s := e.Detail
+	for _, f := range e.Fields {
+		s += fmt.Sprintf("; %s: %s", f.Pointer, f.Detail)
+	}
+	if e.Cause != nil {
+		s += ": " + e.Cause.Error()
+	}
+	return s
+}
+
+func (e *Error) Unwrap() error { return e.Cause }
+
+// Errorf reports a failure of the given kind. It returns the error interface
+// so that no caller can trip over a typed nil.
+func Errorf(k Kind, format string, args ...any) error {
+	return &Error{Kind: k, Detail: fmt.Sprintf(format, args...)}
+}
+
+// KindOf is total: an error nobody classified is Internal.
+func KindOf(err error) Kind {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Kind
+	}
+	return Internal
+}
+
+// CodeOf returns the code of the first of our errors in err's chain, or "".
+func CodeOf(err error) string {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Code
+	}
+	return ""
+}

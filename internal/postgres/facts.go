@@ -1,0 +1,162 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"iam-service/internal/iam"
+)
+
+// User returns what is known of one subject of one issuer, and whether anything
+// is. One primary round trip.
+func (db *DB) User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
+	var u iam.UserFacts
+	var attributes, memberships []byte
+	var notBefore *time.Time
+	found, err := db.look(ctx, `
+		SELECT u.id::text, u.status, u.attributes, u.platform_roles, u.tokens_not_before,
+		       coalesce(u.default_tenant, ''), u.version, now(),
+		       coalesce((SELECT jsonb_agg(jsonb_build_object('tenant', m.tenant, 'status', m.status, 'roles', m.roles,
+		                                                     'attributes', m.attributes, 'expires_at', m.expires_at, 'version', m.version))
+		                   FROM memberships m WHERE m.user_id = u.id), '[]')
+		  FROM users u WHERE u.issuer = $1 AND u.subject = $2`,
+		[]any{issuer, subject},
+		&u.ID, &u.Status, &attributes, &u.PlatformRoles, &notBefore, &u.DefaultTenant, &u.Version, &u.AsOf, &memberships)
+	if err != nil || !found {
+		return iam.UserFacts{}, false, wrap("read a user", err)
+	}
+	u.Issuer, u.Subject = issuer, subject
+	u.TokensNotBefore = deref(notBefore)
+	var rows []struct {
+		Tenant     string         `json:"tenant"`
+		Status     string         `json:"status"`
+		Roles      []string       `json:"roles"`
+		Attributes map[string]any `json:"attributes"`
+		ExpiresAt  *time.Time     `json:"expires_at"`
+		Version    int64          `json:"version"`
+	}
+	if err := errors.Join(decode(attributes, &u.Attributes), decode(memberships, &rows)); err != nil {
+		return iam.UserFacts{}, false, wrap("read a user", err)
+	}
+	u.Memberships = make([]iam.Membership, len(rows))
+	for i, r := range rows {
+		u.Memberships[i] = iam.Membership{
+			Tenant: r.Tenant, User: u.ID, Status: r.Status, Roles: r.Roles,
+			Attributes: r.Attributes, ExpiresAt: deref(r.ExpiresAt), Version: r.Version,
+		}
+	}
+	return u, true, nil
+}
+
+// Tenant returns one tenant with its roles, the global roles and its mappings,
+// and whether there is one. One primary round trip.
+func (db *DB) Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error) {
+	var t iam.TenantFacts
+	var attributes, roles, mappings []byte
+	found, err := db.look(ctx, `
+		SELECT t.slug, t.name, t.status, t.attributes, t.version,
+		       coalesce((SELECT jsonb_agg(jsonb_build_object('tenant', coalesce(r.tenant, ''), 'name', r.name, 'permissions', r.permissions,
+		                                                     'inherits', r.inherits, 'version', r.version))
+		                   FROM roles r WHERE r.tenant = t.id OR r.tenant IS NULL), '[]'),
+		       coalesce((SELECT jsonb_agg(jsonb_build_object('tenant', m.tenant, 'issuer', m.issuer, 'claim', m.claim, 'value', m.value,
+		                                                     'roles', m.roles) ORDER BY m.issuer, m.claim, m.value)
+		                   FROM mappings m WHERE m.tenant = t.id), '[]')
+		  FROM tenants t WHERE t.id = $1`,
+		[]any{id}, &t.Slug, &t.Name, &t.Status, &attributes, &t.Version, &roles, &mappings)
+	if err != nil || !found {
+		return iam.TenantFacts{}, false, wrap("read a tenant", err)
+	}
+	t.ID = id
+	// The keys of the objects above are the names of the fields, but for case,
+	// which encoding/json does not mind.
+	err = errors.Join(decode(attributes, &t.Attributes), decode(roles, &t.Roles), decode(mappings, &t.Mappings))
+	if err != nil {
+		return iam.TenantFacts{}, false, wrap("read a tenant", err)
+	}
+	return t, true, nil
+}
+
+// Client returns one client of one issuer, and whether there is one.
+func (db *DB) Client(ctx context.Context, issuer, clientID string) (iam.ClientFacts, bool, error) {
+	c := iam.ClientFacts{Client: iam.Client{Issuer: issuer, ClientID: clientID}}
+	var notBefore *time.Time
+	found, err := db.look(ctx, `
+		SELECT coalesce(tenant, ''), status, roles, scopes, tokens_not_before, version
+		  FROM clients WHERE issuer = $1 AND client_id = $2`,
+		[]any{issuer, clientID}, &c.Tenant, &c.Status, &c.Roles, &c.Scopes, &notBefore, &c.Version)
+	if err != nil || !found {
+		return iam.ClientFacts{}, false, wrap("read a client", err)
+	}
+	c.TokensNotBefore = deref(notBefore)
+	return c, true, nil
+}
+
+// look runs a query of one row on the facts pool, which waits only shortly for
+// a connection.
+func (db *DB) look(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
+	conn, err := acquire(ctx, db.facts, factsAcquire)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Release()
+	err = conn.QueryRow(ctx, sql, args...).Scan(dest...)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func acquire(ctx context.Context, pool *pgxpool.Pool, most time.Duration) (*pgxpool.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("no connection within %s: %w", most, err)
+	}
+	return conn, nil
+}
+
+// TenantsOf lists the tenants that a user is a member of, membership in force
+// and tenant active, by slug.
+func (db *DB) TenantsOf(ctx context.Context, issuer, subject string) ([]iam.TenantMembership, error) {
+	rows, err := db.admin.Query(ctx, `
+		SELECT t.id, t.slug, t.name, t.id IS NOT DISTINCT FROM u.default_tenant
+		  FROM users u
+		  JOIN memberships m ON m.user_id = u.id AND m.status = 'active' AND (m.expires_at IS NULL OR m.expires_at > now())
+		  JOIN tenants t ON t.id = m.tenant AND t.status = 'active'
+		 WHERE u.issuer = $1 AND u.subject = $2 AND u.status = 'active'
+		 ORDER BY t.slug`, issuer, subject)
+	if err != nil {
+		return nil, wrap("list a user's tenants", err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[iam.TenantMembership])
+	return list, wrap("list a user's tenants", err)
+}
+
+// decode keeps numbers as they are written: an attribute is not a float64.
+func decode(b []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	return d.Decode(into)
+}
+
+func deref(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return *t
+}
+
+func wrap(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}

@@ -1,0 +1,137 @@
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+
+	"iam-service/migrations"
+)
+
+// Direction of a migration.
+type Direction int
+
+// Up applies all steps that are missing; Down takes the last one back.
+const (
+	Up Direction = iota
+	Down
+)
+
+// Step is one migration and whether it is applied.
+type Step struct {
+	Version   int64
+	File      string
+	AppliedAt time.Time // zero: not applied
+}
+
+// Migrate moves the schema at url and returns the steps it took. It runs under
+// an advisory lock of its session, so url must be a direct connection; a second
+// caller waits for the first.
+func Migrate(ctx context.Context, url string, d Direction) ([]Step, error) {
+	var done []Step
+	err := withGoose(url, func(p *goose.Provider) error {
+		var results []*goose.MigrationResult
+		var err error
+		if d == Up {
+			results, err = p.Up(ctx)
+		} else {
+			var r *goose.MigrationResult
+			if r, err = p.Down(ctx); r != nil {
+				results = append(results, r)
+			}
+			if errors.Is(err, goose.ErrNoNextVersion) {
+				err = nil // nothing is applied: nothing to take back
+			}
+		}
+		for _, r := range results {
+			done = append(done, Step{Version: r.Source.Version, File: r.Source.Path})
+		}
+		return err
+	})
+	if err != nil {
+		return done, fmt.Errorf("migrate: %w", err)
+	}
+	return done, nil
+}
+
+// Status lists all steps this program knows.
+func Status(ctx context.Context, url string) ([]Step, error) {
+	var steps []Step
+	err := withGoose(url, func(p *goose.Provider) error {
+		all, err := p.Status(ctx)
+		for _, s := range all {
+			steps = append(steps, Step{Version: s.Source.Version, File: s.Source.Path, AppliedAt: s.AppliedAt})
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("migration status: %w", err)
+	}
+	return steps, nil
+}
+
+func withGoose(url string, do func(*goose.Provider) error) error {
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		return err
+	}
+	// One lock for each schema, so that tests in one database do not wait for each other.
+	h := fnv.New64a()
+	fmt.Fprintf(h, "iam-service migrations %s", cfg.RuntimeParams["search_path"])
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(int64(h.Sum64()>>1)), lock.WithLockTimeout(1, 300))
+	if err != nil {
+		return err
+	}
+	db := stdlib.OpenDB(*cfg)
+	defer db.Close()
+	p, err := goose.NewProvider(goose.DialectPostgres, db, migrations.FS, goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return err
+	}
+	return do(p)
+}
+
+// wanted is the schema version this program needs.
+func wanted() int64 {
+	p, err := goose.NewProvider(goose.DialectPostgres, new(sql.DB), migrations.FS, goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		panic(err) // the embedded steps do not parse: found by any test
+	}
+	var last int64
+	for _, s := range p.ListSources() {
+		last = max(last, s.Version)
+	}
+	return last
+}
+
+// CheckSchema fails where the schema is older than this program needs. A newer
+// one is fine: a release runs on the schema of the next.
+func (db *DB) CheckSchema(ctx context.Context) error {
+	var have int64
+	err := db.admin.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`).Scan(&have)
+	if code(err) == "42P01" { // undefined_table: never migrated
+		have, err = 0, nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the schema's version: %w", err)
+	}
+	if want := wanted(); have < want {
+		return &OldSchemaError{Have: have, Want: want}
+	}
+	return nil
+}
+
+// OldSchemaError says that migrations are missing.
+type OldSchemaError struct{ Have, Want int64 }
+
+func (e *OldSchemaError) Error() string {
+	return fmt.Sprintf("the schema is at version %d and this program needs %d: run \"iam-service migrate up\" first", e.Have, e.Want)
+}

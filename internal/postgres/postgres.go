@@ -1,0 +1,224 @@
+// Package postgres keeps the facts: it is the only package that speaks SQL.
+//
+// It owns pools, transactions, limits that need other rows to be checked
+// (cycles, counts, references) and the translation of driver errors into kinds
+// of package iam. It does not know Rego, HTTP or caches. An exported store
+// method is one transaction.
+//
+// There are two pools, so that admin work cannot starve enrichment: facts, with
+// short limits, answers the look-ups of the hot path; admin does the rest. Both
+// insist on a server that accepts writes: a lagging standby would bring an old
+// fact back.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"iam-service/internal/iam"
+)
+
+// Limits of the pools.
+const (
+	factsAcquire   = 50 * time.Millisecond  // longest wait for a connection of the facts pool
+	factsStatement = 100 * time.Millisecond // statement_timeout of the facts pool
+	adminStatement = 2 * time.Second        // statement_timeout of the admin pool
+	connectTimeout = 2 * time.Second
+)
+
+// Config of a store.
+type Config struct {
+	URL     string      // as libpq takes it; may lead to a transaction pooler
+	Issuers iam.Issuers // whom a written fact may speak of
+	Conns   int32       // connections of each pool; 0: 10
+}
+
+// DB is the store. It is safe for concurrent use.
+type DB struct {
+	facts, admin *pgxpool.Pool
+	issuers      iam.Issuers
+}
+
+// Open returns a store without waiting for a server: connections are made when
+// they are needed. onError, if given, is called for each failure of the
+// database itself with its reason (see Reasons); a missing row, a broken
+// constraint, a cancelled request or a serialization failure is none.
+func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason string)) (*DB, error) {
+	if onError == nil {
+		onError = func(string) {}
+	}
+	open := func(name string, statement time.Duration) (*pgxpool.Pool, error) {
+		pc, err := pgxpool.ParseConfig(cfg.URL)
+		if err != nil {
+			return nil, err
+		}
+		pc.MaxConns = 10
+		if cfg.Conns > 0 {
+			pc.MaxConns = cfg.Conns
+		}
+		pc.MaxConnLifetime = 30 * time.Minute
+		pc.MaxConnLifetimeJitter = 5 * time.Minute
+		pc.MaxConnIdleTime = 5 * time.Minute
+		pc.HealthCheckPeriod = 5 * time.Second
+		pc.ConnConfig.ConnectTimeout = connectTimeout
+		pc.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+		pc.ConnConfig.RuntimeParams["statement_timeout"] = fmt.Sprint(statement.Milliseconds())
+		pc.ConnConfig.RuntimeParams["application_name"] = "iam-service " + name
+		pc.ConnConfig.Tracer = &tracer{name: name, log: log, onError: onError}
+		return pgxpool.NewWithConfig(ctx, pc)
+	}
+	facts, err := open("facts", factsStatement)
+	if err != nil {
+		return nil, err
+	}
+	admin, err := open("admin", adminStatement)
+	if err != nil {
+		facts.Close()
+		return nil, err
+	}
+	return &DB{facts: facts, admin: admin, issuers: cfg.Issuers}, nil
+}
+
+// Close closes all connections.
+func (db *DB) Close() {
+	db.facts.Close()
+	db.admin.Close()
+}
+
+// Ping asks the server for an answer, over a new connection if need be.
+func (db *DB) Ping(ctx context.Context) error {
+	return db.admin.Ping(ctx)
+}
+
+// PoolStats are the figures of one pool.
+type PoolStats struct {
+	Name                            string
+	Total, Idle, InUse, Max         int32
+	Acquires, EmptyAcquires, Cancel int64
+}
+
+// Stats returns the figures of both pools.
+func (db *DB) Stats() []PoolStats {
+	stats := make([]PoolStats, 0, 2)
+	for _, p := range []struct {
+		name string
+		pool *pgxpool.Pool
+	}{{"facts", db.facts}, {"admin", db.admin}} {
+		s := p.pool.Stat()
+		stats = append(stats, PoolStats{
+			Name: p.name, Total: s.TotalConns(), Idle: s.IdleConns(), InUse: s.AcquiredConns(), Max: s.MaxConns(),
+			Acquires: s.AcquireCount(), EmptyAcquires: s.EmptyAcquireCount(), Cancel: s.CanceledAcquireCount(),
+		})
+	}
+	return stats
+}
+
+// Redact returns url without its password, for logs.
+func Redact(u string) string {
+	parsed, err := url.Parse(u)
+	if err != nil || parsed.Scheme == "" {
+		return "(a connection string)" // key=value form, or nothing we can take apart
+	}
+	q := parsed.Query()
+	for _, secret := range []string{"password", "sslpassword"} {
+		if q.Has(secret) {
+			q.Set(secret, "xxxxx")
+		}
+	}
+	parsed.RawQuery = q.Encode()
+	return parsed.Redacted()
+}
+
+// Reasons are the values of the label that counts database errors.
+var Reasons = []string{"connection", "timeout", "query"}
+
+// tracer counts what really fails, at the one place that all queries pass.
+type tracer struct {
+	name    string
+	log     *slog.Logger
+	onError func(reason string)
+}
+
+type tracedSQL struct{}
+
+func (t *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
+	return context.WithValue(ctx, tracedSQL{}, d.SQL)
+}
+
+func (t *tracer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryEndData) {
+	sql, _ := ctx.Value(tracedSQL{}).(string)
+	t.count(ctx, "query", d.Err, slog.String("sql", firstLine(sql)))
+}
+
+func (t *tracer) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {
+	return ctx
+}
+
+func (t *tracer) TraceConnectEnd(ctx context.Context, d pgx.TraceConnectEndData) {
+	t.count(ctx, "connect", d.Err)
+}
+
+func (t *tracer) count(ctx context.Context, what string, err error, attrs ...slog.Attr) {
+	reason := reasonOf(ctx, what, err)
+	if reason == "" {
+		return
+	}
+	t.onError(reason)
+	attrs = append(attrs, slog.String("pool", t.name), slog.String("during", what), slog.String("reason", reason), slog.Any("err", err))
+	t.log.LogAttrs(ctx, slog.LevelWarn, "database error", attrs...)
+}
+
+// reasonOf sorts err; "" is for what is no failure of the database.
+func reasonOf(ctx context.Context, what string, err error) string {
+	if err == nil || errors.Is(err, pgx.ErrNoRows) || errors.Is(ctx.Err(), context.Canceled) {
+		return ""
+	}
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch {
+		case pg.Code[:2] == "23", // integrity constraint violation
+			pg.Code[:2] == "22",                    // data exception: bad input
+			pg.Code == "40001", pg.Code == "40P01", // serialization failure, deadlock: tried again
+			pg.Code == "42P01" && what == "query",  // undefined table: CheckSchema asks on purpose
+			pg.Code == "42P04", pg.Code == "42P06": // duplicate database, schema
+			return ""
+		case pg.Code == "57014": // query_canceled: our statement_timeout
+			return "timeout"
+		case pg.Code[:2] == "57", pg.Code[:2] == "08": // operator intervention, connection exception
+			return "connection"
+		}
+		return "query"
+	}
+	if errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) {
+		return "timeout"
+	}
+	return "connection"
+}
+
+func firstLine(sql string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(sql), "\n")
+	return line
+}
+
+// code is the SQLSTATE of err, or "".
+func code(err error) string {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return pg.Code
+	}
+	return ""
+}
+
+// violates reports whether err breaks the named constraint. Every constraint
+// in migrations/ has a name we chose, so that this is a lookup and not a guess.
+func violates(err error, constraint string) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.ConstraintName == constraint
+}
