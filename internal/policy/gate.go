@@ -1,0 +1,253 @@
+package policy
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/dependencies"
+	"github.com/open-policy-agent/opa/v1/rego"
+
+	"iam-service/internal/directory"
+)
+
+// Candidate is a policy that might come into force.
+type Candidate struct {
+	Source  string            // where it came from, for people
+	Name    string            // the revision that its manifest claims; may be empty
+	Roots   []string          // what its manifests claim of data
+	Modules map[string]string // file → Rego
+	Data    map[string]any
+}
+
+// digest is over what is evaluated, so that two names for the same bytes are one.
+func (c *Candidate) digest() string {
+	h := sha256.New()
+	for _, file := range slices.Sorted(maps.Keys(c.Modules)) {
+		fmt.Fprintf(h, "%d %s %d %s", len(file), file, len(c.Modules[file]), c.Modules[file])
+	}
+	data, err := json.Marshal(c.Data) // sorts keys
+	if err != nil {
+		data = []byte(err.Error()) // not JSON: the gate says so
+	}
+	fmt.Fprintf(h, "%d %s %q", len(data), data, c.Roots)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Revision is a policy that passed the gate. It never changes.
+type Revision struct {
+	ID     string    `json:"revision"` // the first 12 digits of Digest: the value of X-Policy-Revision
+	Digest string    `json:"digest"`   // SHA-256 of modules and data
+	Name   string    `json:"name,omitempty"`
+	Source string    `json:"source"`
+	Since  time.Time `json:"since"`
+
+	Headers          []string `json:"headers"`          // declared
+	Inputs           []string `json:"reads_input"`      // the paths of input it can see
+	Nondeterministic []string `json:"nondeterministic"` // builtins it uses that may answer differently each time
+
+	query    rego.PreparedEvalQuery
+	declares []bool // parallel to Engine.Headers
+
+	anonymousPaths []string
+	preflight      bool
+}
+
+// Anonymous reports whether the bundle declares (data.iam.config.anonymous) that
+// a request may be answered without a token: by its normalised path, a whole
+// number of segments of which must match, or because it is a CORS preflight.
+func (r *Revision) Anonymous(path string, preflight bool) bool {
+	if preflight && r.preflight {
+		return true
+	}
+	return path != "" && slices.ContainsFunc(r.anonymousPaths, func(prefix string) bool {
+		rest, ok := strings.CutPrefix(path, strings.TrimSuffix(prefix, "/"))
+		return ok && (rest == "" || rest[0] == '/')
+	})
+}
+
+// gate makes a revision of c, or says all that is wrong with it.
+func (e *Engine) gate(ctx context.Context, c *Candidate, digest string) (*Revision, error) {
+	if err := checkRoots(c.Roots); err != nil {
+		return nil, err
+	}
+	compiler, err := compile(c)
+	if err != nil {
+		return nil, err
+	}
+	if len(compiler.GetRulesExact(ast.MustParseRef(Entrypoint))) == 0 {
+		return nil, fmt.Errorf("it has no rule %s, the entrypoint", Entrypoint)
+	}
+	data, err := ast.InterfaceToValue(c.Data)
+	if err != nil {
+		return nil, fmt.Errorf("its data: %w", err)
+	}
+	r := &Revision{Digest: digest, ID: digest[:12], Name: c.Name, Source: c.Source, Since: time.Now().UTC()}
+	if err := e.declared(r, c.Data); err != nil {
+		return nil, err
+	}
+	if err := r.report(compiler); err != nil {
+		return nil, err
+	}
+	r.query, err = rego.New(
+		rego.Query(Entrypoint),
+		rego.Compiler(compiler),
+		rego.Store(&revisionStore{data}),
+		rego.StrictBuiltinErrors(true), // a builtin that fails is an error, never an undefined that a "not" turns into a yes
+	).PrepareForEval(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("prepare %s: %w", Entrypoint, err)
+	}
+	return r, nil
+}
+
+// checkRoots refuses what belongs to the service.
+func checkRoots(roots []string) error {
+	var errs []error
+	for _, root := range roots {
+		first, _, _ := strings.Cut(strings.Trim(root, "/"), "/")
+		switch first {
+		case "":
+			errs = append(errs, errors.New(`it claims the root "", all of data: give it a .manifest with its roots, such as {"roots": ["iam"]}`))
+		case directory.Root, "system":
+			errs = append(errs, fmt.Errorf("it claims the root %q, which belongs to the service", root))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// compile compiles under the allow-list. Its errors name file and line.
+func compile(c *Candidate) (*ast.Compiler, error) {
+	modules := make(map[string]*ast.Module, len(c.Modules))
+	var errs ast.Errors
+	for _, file := range slices.Sorted(maps.Keys(c.Modules)) {
+		m, err := ast.ParseModuleWithOpts(file, c.Modules[file], ast.ParserOptions{
+			RegoVersion: ast.RegoV1, ProcessAnnotation: true, Capabilities: Capabilities(),
+		})
+		if err != nil {
+			if many, ok := errors.AsType[ast.Errors](err); ok {
+				errs = append(errs, many...)
+				continue
+			}
+			return nil, err
+		}
+		if err := ownPackage(m, c.Roots); err != nil {
+			return nil, err
+		}
+		modules[file] = m
+	}
+	if len(errs) > 0 {
+		return nil, errs
+	}
+	compiler := ast.NewCompiler().WithCapabilities(Capabilities()).WithPathConflictsCheck(func(path []string) (bool, error) {
+		return holds(c.Data, path), nil
+	})
+	if compiler.Compile(modules); compiler.Failed() {
+		return nil, compiler.Errors
+	}
+	return compiler, nil
+}
+
+// ownPackage refuses a module outside of the roots.
+func ownPackage(m *ast.Module, roots []string) error {
+	path := strings.TrimPrefix(strings.ReplaceAll(m.Package.Path.String(), ".", "/"), "data/")
+	for _, root := range roots {
+		if root = strings.Trim(root, "/"); path == root || strings.HasPrefix(path, root+"/") {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: package %s lies outside of the roots %q", m.Package.Location, path, roots)
+}
+
+// holds reports whether data has something at path.
+func holds(data map[string]any, path []string) bool {
+	var at any = data
+	for _, step := range path {
+		m, ok := at.(map[string]any)
+		if !ok {
+			return at != nil
+		}
+		if at, ok = m[step]; !ok {
+			return false
+		}
+	}
+	m, ok := at.(map[string]any)
+	return !ok || len(m) > 0
+}
+
+// declared reads data.iam.config: the headers, and what is anonymous.
+func (e *Engine) declared(r *Revision, data map[string]any) error {
+	const where = "data.iam.config.headers"
+	root, _ := data["iam"].(map[string]any)
+	config, _ := root["config"].(map[string]any) // a nil map has no keys
+	list, ok := config["headers"].([]any)
+	if !ok || len(list) == 0 {
+		return fmt.Errorf("%s must be a list of the headers it sets", where)
+	}
+	r.declares = make([]bool, len(e.names))
+	var errs []error
+	for _, x := range list {
+		name, ok := x.(string)
+		if !ok || !headerShape.MatchString(name) {
+			errs = append(errs, fmt.Errorf("%s: %v is not a header that may be declared: it must match %s", where, x, headerShape))
+			continue
+		}
+		i, configured := e.index[http.CanonicalHeaderKey(name)]
+		if !configured {
+			errs = append(errs, fmt.Errorf("%s: %s is absent from GATEWAY_HEADERS: teach it to the gateways first, or a client's own would pass", where, name))
+			continue
+		}
+		r.declares[i] = true
+		r.Headers = append(r.Headers, name)
+	}
+	anonymous, _ := config["anonymous"].(map[string]any) // absent: nothing is
+	r.preflight, _ = anonymous["preflight"].(bool)
+	paths, _ := anonymous["paths"].([]any)
+	for _, x := range paths {
+		prefix, ok := x.(string)
+		if !ok || !strings.HasPrefix(prefix, "/") {
+			errs = append(errs, fmt.Errorf("data.iam.config.anonymous.paths: %v must be a path that begins with /", x))
+		}
+		r.anonymousPaths = append(r.anonymousPaths, prefix)
+	}
+	return errors.Join(errs...)
+}
+
+// report finds out what the entrypoint can see and how it may vary.
+func (r *Revision) report(compiler *ast.Compiler) error {
+	q, err := compiler.QueryCompiler().Compile(ast.MustParseBody(Entrypoint))
+	if err != nil {
+		return fmt.Errorf("compile %s: %w", Entrypoint, err)
+	}
+	refs, err := dependencies.Base(compiler, q)
+	if err != nil {
+		return fmt.Errorf("find what %s depends on: %w", Entrypoint, err)
+	}
+	for _, ref := range refs {
+		if ref.HasPrefix(ast.InputRootRef) {
+			r.Inputs = append(r.Inputs, ref.String())
+		}
+	}
+	r.Inputs = sortedCopy(r.Inputs)
+	found := map[string]bool{}
+	for _, m := range compiler.Modules {
+		// All references, not compiler.Required: that misses calls in "every" and "with".
+		ast.WalkRefs(m, func(ref ast.Ref) bool {
+			if b := ast.BuiltinMap[ref.String()]; b != nil && b.Nondeterministic {
+				found[b.Name] = true
+			}
+			return false
+		})
+	}
+	r.Nondeterministic = slices.Sorted(maps.Keys(found))
+	return nil
+}

@@ -1,0 +1,258 @@
+package policy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/bundle"
+	"github.com/open-policy-agent/opa/v1/logging"
+	"github.com/open-policy-agent/opa/v1/plugins"
+	bundleplugin "github.com/open-policy-agent/opa/v1/plugins/bundle"
+	"github.com/open-policy-agent/opa/v1/plugins/discovery"
+	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"sigs.k8s.io/yaml"
+)
+
+// Manager is OPA's own plugin manager: it fetches bundles, verifies them and
+// activates them into a staging store. No request reads that store: its commit
+// offers what it would hold to the engine, and is refused when the engine
+// refuses, so that OPA's status says why.
+type Manager struct{ m *plugins.Manager }
+
+// StartManager runs an OPA configuration, in JSON or YAML, until Stop.
+func StartManager(ctx context.Context, e *Engine, config []byte, id string) (*Manager, error) {
+	config, err := yaml.YAMLToJSON(config)
+	if err != nil {
+		return nil, fmt.Errorf("it is neither JSON nor YAML: %w", err)
+	}
+	if err := checkConfig(config); err != nil {
+		return nil, err
+	}
+	log := logging.NewLoggerFromSlogHandler(e.cfg.Log.With(slog.String("part", "opa")).Handler(), logging.Warn)
+	m, err := plugins.New(config, id, &staging{Store: inmem.New(), engine: e},
+		plugins.Logger(log), plugins.ConsoleLogger(log), plugins.EnablePrintStatements(false), plugins.WithStoreCloseOnStop(false),
+		plugins.WithParserOptions(ast.ParserOptions{RegoVersion: ast.RegoV1, ProcessAnnotation: true}))
+	if err != nil {
+		return nil, err
+	}
+	d, err := discovery.New(m)
+	if err != nil {
+		return nil, err
+	}
+	m.Register(discovery.Name, d)
+	if p := bundleplugin.Lookup(m); p != nil {
+		p.Register("iam-service", func(s bundleplugin.Status) {
+			if s.Code != "" { // a download or a verification that failed; the gate's own word is repeated
+				e.Refuse(ctx, "bundle "+s.Name, errors.New(statusText(s)))
+			}
+		})
+	}
+	if err := m.Start(ctx); err != nil {
+		return nil, err
+	}
+	return &Manager{m}, nil
+}
+
+// Stop ends all fetching.
+func (m *Manager) Stop(ctx context.Context) { m.m.Stop(ctx) }
+
+// checkConfig refuses what OPA would accept and should not.
+func checkConfig(config []byte) error {
+	var c struct {
+		Bundle  json.RawMessage            `json:"bundle"`
+		Keys    map[string]json.RawMessage `json:"keys"`
+		Bundles map[string]struct {
+			Signing json.RawMessage `json:"signing"`
+		} `json:"bundles"`
+		Discovery json.RawMessage `json:"discovery"`
+	}
+	if err := json.Unmarshal(config, &c); err != nil {
+		return err
+	}
+	var errs []error
+	if c.Bundle != nil {
+		errs = append(errs, errors.New(`it uses "bundle", which OPA has replaced: write "bundles"`))
+	}
+	if len(c.Bundles) == 0 && c.Discovery == nil {
+		errs = append(errs, errors.New(`it has neither "bundles" nor "discovery": nothing would ever come into force`))
+	}
+	for name, b := range c.Bundles {
+		if len(c.Keys) > 0 && b.Signing == nil {
+			errs = append(errs, fmt.Errorf(`bundle %q has no "signing" although there are "keys": OPA would take it unsigned`, name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func statusText(s bundleplugin.Status) string {
+	text := s.Message
+	for _, err := range s.Errors {
+		text += "; " + err.Error()
+	}
+	if s.HTTPCode != "" {
+		text += " (HTTP " + s.HTTPCode.String() + ")"
+	}
+	return strings.TrimPrefix(text, "; ")
+}
+
+// staging is what the plugin manager writes to. All but its transactions is the
+// store within.
+type staging struct {
+	storage.Store
+	engine *Engine
+}
+
+// stagingTxn remembers the context in which the bundle plugin leaves its compiler:
+// that marks an activation.
+type stagingTxn struct {
+	storage.Transaction
+	params *storage.Context
+	write  bool
+}
+
+func within(txn storage.Transaction) storage.Transaction {
+	if t, ok := txn.(*stagingTxn); ok {
+		return t.Transaction
+	}
+	return txn
+}
+
+func (s *staging) NewTransaction(ctx context.Context, params ...storage.TransactionParams) (storage.Transaction, error) {
+	inner, err := s.Store.NewTransaction(ctx, params...)
+	if err != nil {
+		return nil, err
+	}
+	t := &stagingTxn{Transaction: inner}
+	if len(params) > 0 {
+		t.params, t.write = params[0].Context, params[0].Write
+	}
+	return t, nil
+}
+
+// Commit is where OPA would put a bundle in force.
+func (s *staging) Commit(ctx context.Context, txn storage.Transaction) error {
+	if t, ok := txn.(*stagingTxn); ok && t.write && t.params != nil && plugins.GetCompilerOnContext(t.params) != nil {
+		if err := s.offer(ctx, txn); err != nil {
+			s.Store.Abort(ctx, within(txn))
+			return err
+		}
+	}
+	return s.Store.Commit(ctx, within(txn))
+}
+
+// offer makes one candidate of all that the store would hold.
+func (s *staging) offer(ctx context.Context, txn storage.Transaction) error {
+	c := &Candidate{Modules: map[string]string{}}
+	names, err := bundle.ReadBundleNamesFromStore(ctx, s, txn)
+	if storage.IsNotFound(err) || err == nil && len(names) == 0 {
+		return nil // the store as it is at the start
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		roots, err := bundle.ReadBundleRootsFromStore(ctx, s, txn, name)
+		if err != nil {
+			return err
+		}
+		c.Roots = append(c.Roots, roots...)
+		revision, err := bundle.ReadBundleRevisionFromStore(ctx, s, txn, name)
+		if err == nil && revision != "" {
+			c.Name = strings.TrimPrefix(c.Name+"+"+revision, "+")
+		}
+	}
+	c.Source = "bundle " + strings.Join(names, ", ")
+	ids, err := s.ListPolicies(ctx, txn)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		source, err := s.GetPolicy(ctx, txn, id)
+		if err != nil {
+			return err
+		}
+		c.Modules[id] = string(source)
+	}
+	if c.Data, err = s.snapshot(ctx, txn); err != nil {
+		return err
+	}
+	return s.engine.Offer(ctx, c)
+}
+
+// snapshot is a deep copy of the data, without what OPA keeps there for itself.
+func (s *staging) snapshot(ctx context.Context, txn storage.Transaction) (map[string]any, error) {
+	root, err := s.Read(ctx, txn, storage.Path{})
+	if err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(root)
+	if err != nil {
+		return nil, err
+	}
+	var data map[string]any
+	if err := json.Unmarshal(text, &data); err != nil {
+		return nil, err
+	}
+	delete(data, "system")
+	return data, nil
+}
+
+func (s *staging) Read(ctx context.Context, txn storage.Transaction, path storage.Path) (any, error) {
+	return s.Store.Read(ctx, within(txn), path)
+}
+
+func (s *staging) Write(ctx context.Context, txn storage.Transaction, op storage.PatchOp, path storage.Path, v any) error {
+	return s.Store.Write(ctx, within(txn), op, path, v)
+}
+
+func (s *staging) Truncate(ctx context.Context, txn storage.Transaction, params storage.TransactionParams, it storage.Iterator) error {
+	return s.Store.Truncate(ctx, within(txn), params, it)
+}
+
+func (s *staging) Abort(ctx context.Context, txn storage.Transaction) {
+	s.Store.Abort(ctx, within(txn))
+}
+
+func (s *staging) ListPolicies(ctx context.Context, txn storage.Transaction) ([]string, error) {
+	return s.Store.ListPolicies(ctx, within(txn))
+}
+
+func (s *staging) GetPolicy(ctx context.Context, txn storage.Transaction, id string) ([]byte, error) {
+	return s.Store.GetPolicy(ctx, within(txn), id)
+}
+
+func (s *staging) UpsertPolicy(ctx context.Context, txn storage.Transaction, id string, b []byte) error {
+	return s.Store.UpsertPolicy(ctx, within(txn), id, b)
+}
+
+func (s *staging) DeletePolicy(ctx context.Context, txn storage.Transaction, id string) error {
+	return s.Store.DeletePolicy(ctx, within(txn), id)
+}
+
+// Register wraps the trigger, which otherwise would be handed a transaction that
+// the manager does not know.
+func (s *staging) Register(ctx context.Context, txn storage.Transaction, config storage.TriggerConfig) (storage.TriggerHandle, error) {
+	if on := config.OnCommit; on != nil {
+		config.OnCommit = func(ctx context.Context, inner storage.Transaction, event storage.TriggerEvent) {
+			t := &stagingTxn{Transaction: inner}
+			if event.Context != nil {
+				t.params = event.Context
+			}
+			on(ctx, t, event)
+		}
+	}
+	h, err := s.Store.Register(ctx, within(txn), config)
+	return stagingHandle{h}, err
+}
+
+type stagingHandle struct{ storage.TriggerHandle }
+
+func (h stagingHandle) Unregister(ctx context.Context, txn storage.Transaction) {
+	h.TriggerHandle.Unregister(ctx, within(txn))
+}

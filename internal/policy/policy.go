@@ -1,0 +1,453 @@
+// Package policy evaluates Rego. With package directory it is the only one that
+// knows OPA.
+//
+// It owns what comes into force. Candidates (an embedded bundle, a bundle file or
+// folder, or what OPA's own plugin manager fetched and verified into a staging
+// store that no request reads) pass one gate, and become an immutable Revision:
+//
+//	candidate ──gate──▶ Revision ──swap──▶ in force
+//	    │ refused: the reason goes to the log, the metric and Status;
+//	    ▼          what was in force stays
+//	 forgotten
+//
+// The gate checks roots, compiles under an allow-list of builtins, and looks for
+// the entrypoint and the declared headers. A request evaluates one Revision from
+// its beginning to its end, over the Revision's data and the Facts it was given.
+//
+// The package does not know where facts come from, nor HTTP, nor what an answer
+// is used for. An undefined or malformed answer is an error: a broken policy is
+// neither a yes nor a considered no.
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/metrics"
+	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"iam-service/internal/iam"
+)
+
+// Entrypoint is the rule that answers an enrichment.
+const Entrypoint = "data.iam.claims.decision"
+
+// DefaultHeaders are what a gateway is configured for unless it is said
+// otherwise.
+var DefaultHeaders = []string{
+	"X-User-ID", "X-User-Subject", "X-Service-ID", "X-Tenant-ID", "X-Active-Tenant-ID", "X-User-Roles", "X-Scopes",
+	"X-User-Attributes", "X-Tenant-Attributes", "X-Principal-Type", "X-Decision-ID", "X-Policy-Revision",
+}
+
+var headerShape = regexp.MustCompile(`^X-(User|Tenant|Client|Service|Active-Tenant|Decision|Policy|Principal|Enriched|Citadel|Scopes|Email)(-[A-Za-z0-9]+)*$`)
+
+// CheckHeaders returns what is wrong with a list of header names that gateways
+// are configured for.
+func CheckHeaders(names []string) error {
+	var errs []error
+	seen := map[string]bool{}
+	for _, n := range names {
+		c := http.CanonicalHeaderKey(n)
+		switch {
+		case !headerShape.MatchString(n):
+			errs = append(errs, fmt.Errorf("%q is not a header that may be declared: it must match %s", n, headerShape))
+		case seen[c]:
+			errs = append(errs, fmt.Errorf("%q stands here twice", n))
+		}
+		seen[c] = true
+	}
+	return errors.Join(errs...)
+}
+
+// Facts answers paths below data.directory for one evaluation.
+type Facts interface {
+	// Read returns a storage error of code NotFoundErr for what is not there.
+	Read(ctx context.Context, path storage.Path) (ast.Value, error)
+	// Waited is how long Read has waited so far; it does not count as evaluation.
+	Waited() time.Duration
+}
+
+// Config of an Engine.
+type Config struct {
+	Headers []string      // what the gateways are configured for; nil: DefaultHeaders
+	Limit   time.Duration // of one evaluation's own time; 0: 50 ms
+	Log     *slog.Logger
+	OnOffer func(accepted bool) // told of each candidate; may be nil
+}
+
+// Engine answers questions under the revision in force. It is safe for
+// concurrent use; a new revision is swapped in between two answers, never within
+// one.
+type Engine struct {
+	cfg     Config
+	names   []string       // cfg.Headers in canonical form
+	index   map[string]int // canonical name → place in names
+	current atomic.Pointer[Revision]
+
+	mu       sync.Mutex // of what follows
+	refused  *Refusal
+	lastSeen string // digest of the last candidate, accepted or not
+}
+
+// NewEngine returns an engine without a revision: it answers nothing yet.
+func NewEngine(cfg Config) (*Engine, error) {
+	if cfg.Headers == nil {
+		cfg.Headers = DefaultHeaders
+	}
+	if cfg.Limit <= 0 {
+		cfg.Limit = 50 * time.Millisecond
+	}
+	if cfg.OnOffer == nil {
+		cfg.OnOffer = func(bool) {}
+	}
+	if err := CheckHeaders(cfg.Headers); err != nil {
+		return nil, err
+	}
+	e := &Engine{cfg: cfg, index: map[string]int{}}
+	for i, n := range cfg.Headers {
+		c := http.CanonicalHeaderKey(n)
+		e.names = append(e.names, c)
+		e.index[c] = i
+	}
+	return e, nil
+}
+
+// Headers are the canonical names that every 200 carries, in the order of
+// Decision.Values: all that the gateways are configured for, so that no revision
+// can leave one out that another one declares.
+func (e *Engine) Headers() []string { return e.names }
+
+// Revision is what is in force; nil before the first.
+func (e *Engine) Revision() *Revision { return e.current.Load() }
+
+// Refusal is the last candidate that the gate turned away, unless one was
+// accepted since.
+type Refusal struct {
+	Source string    `json:"source"`
+	Digest string    `json:"digest,omitempty"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+}
+
+// Status says what is in force and what was refused since.
+type Status struct {
+	Revision *Revision `json:"in_force"`
+	Refused  *Refusal  `json:"refused,omitempty"`
+}
+
+// Status returns the state of the engine.
+func (e *Engine) Status() Status {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return Status{e.current.Load(), e.refused}
+}
+
+// Offer takes c through the gate and, if it passes, puts it in force before it
+// returns. A candidate that was just offered is not looked at again.
+func (e *Engine) Offer(ctx context.Context, c *Candidate) error {
+	digest := c.digest()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.lastSeen == digest {
+		if e.refused != nil {
+			return errors.New(e.refused.Reason)
+		}
+		return nil
+	}
+	e.lastSeen = digest
+	r, err := e.gate(ctx, c, digest)
+	if err != nil {
+		e.refuse(ctx, c.Source, digest, err)
+		return err
+	}
+	e.current.Store(r)
+	e.refused = nil
+	e.cfg.OnOffer(true)
+	e.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "policy in force", slog.String("revision", r.ID), slog.String("name", r.Name),
+		slog.String("source", r.Source), slog.Any("reads_input", r.Inputs))
+	return nil
+}
+
+// Refuse records that a candidate could not even be read.
+func (e *Engine) Refuse(ctx context.Context, source string, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.refused != nil && e.refused.Reason == err.Error() {
+		return // told already
+	}
+	e.lastSeen = ""
+	e.refuse(ctx, source, "", err)
+}
+
+func (e *Engine) refuse(ctx context.Context, source, digest string, err error) {
+	e.refused = &Refusal{Source: source, Digest: digest, Reason: err.Error(), At: time.Now().UTC()}
+	e.cfg.OnOffer(false)
+	serving := "nothing"
+	if r := e.current.Load(); r != nil {
+		serving = r.ID
+	}
+	e.cfg.Log.LogAttrs(ctx, slog.LevelError, "policy refused", slog.String("source", source), slog.Any("err", err), slog.String("still_in_force", serving))
+}
+
+// Reason is why a decision is what it is, from the METADATA of a rule that
+// fired.
+type Reason struct {
+	Code  string `json:"code"`
+	Title string `json:"title"`
+}
+
+// Decision is the answer to one question.
+type Decision struct {
+	Allow     bool
+	Status    int  // of a deny: 401 or 403
+	Anonymous bool // the policy allows this without a subject
+	Tenant    string
+	Values    []string // parallel to Engine.Headers; "" where there is nothing to say
+	Reasons   []Reason
+	Revision  *Revision
+	Took      time.Duration // the evaluation's own time, without waiting for facts
+}
+
+// ErrNoPolicy says that nothing is in force yet.
+var ErrNoPolicy = &iam.Error{Kind: iam.Unavailable, Code: "no_policy", Detail: "no policy is in force yet"}
+
+// Decide evaluates the entrypoint of the revision in force. It fails with an
+// iam.Error: Unavailable when time ran out or the facts could not be read,
+// Internal when the policy is broken, Forbidden when what it answered cannot be
+// carried by a header.
+func (e *Engine) Decide(ctx context.Context, input ast.Value, facts Facts, now, deadline time.Time) (Decision, error) {
+	r := e.current.Load()
+	if r == nil {
+		return Decision{}, ErrNoPolicy
+	}
+	began := time.Now()
+	ev := &evaluation{facts: facts, ctx: ctx, began: began, waited: facts.Waited(), limit: e.cfg.Limit, deadline: deadline}
+	rs, err := r.query.Eval(ctx,
+		rego.EvalParsedInput(input),
+		rego.EvalTransaction(ev),
+		rego.EvalBaseCache(ev),
+		rego.EvalExternalCancel(ev),
+		rego.EvalGenerateJSON(rawTerm),
+		rego.EvalMetrics(noMetrics),
+		rego.EvalTime(now),
+	)
+	took := ev.own(time.Now())
+	if err != nil {
+		return Decision{}, r.failure(err, ev)
+	}
+	d, err := e.decision(rs, r)
+	if err != nil {
+		return Decision{}, err
+	}
+	d.Revision, d.Took = r, took
+	return d, nil
+}
+
+var noMetrics = metrics.NoOp()
+
+func rawTerm(t *ast.Term, _ *rego.EvalContext) (any, error) { return t, nil }
+
+func (r *Revision) failure(err error, ev *evaluation) error {
+	if known, ok := errors.AsType[*iam.Error](err); ok {
+		return known // the facts could not be read
+	}
+	if topdown.IsCancel(err) && ev.hit.Load() {
+		return &iam.Error{Kind: iam.Unavailable, Code: "policy_timeout", Detail: "the policy did not answer in time",
+			Cause: fmt.Errorf("evaluate %s at %s: %w", Entrypoint, r.ID, err)}
+	}
+	return broken(r, "%w", err)
+}
+
+func broken(r *Revision, format string, args ...any) error {
+	return &iam.Error{Kind: iam.Internal, Code: "policy_error", Detail: "the policy is broken",
+		Cause: fmt.Errorf("evaluate "+Entrypoint+" at "+r.ID+": "+format, args...)}
+}
+
+// Keys of an answer.
+var (
+	keyAllow     = ast.StringTerm("allow")
+	keyStatus    = ast.StringTerm("status")
+	keyAnonymous = ast.StringTerm("anonymous")
+	keyTenant    = ast.StringTerm("tenant")
+	keyHeaders   = ast.StringTerm("headers")
+	keyReasons   = ast.StringTerm("reasons")
+	keyCode      = ast.StringTerm("code")
+	keyTitle     = ast.StringTerm("title")
+)
+
+// decision reads the answer strictly: what is not of the agreed shape is an
+// error.
+func (e *Engine) decision(rs rego.ResultSet, r *Revision) (Decision, error) {
+	if len(rs) != 1 || len(rs[0].Expressions) != 1 {
+		return Decision{}, broken(r, "the answer is undefined")
+	}
+	term, ok := rs[0].Expressions[0].Value.(*ast.Term)
+	if !ok {
+		return Decision{}, broken(r, "the answer is not a term")
+	}
+	doc, ok := term.Value.(ast.Object)
+	if !ok {
+		return Decision{}, broken(r, "the answer is no object")
+	}
+	allow, ok := boolean(doc, keyAllow)
+	if !ok {
+		return Decision{}, broken(r, "the answer has no boolean allow")
+	}
+	d := Decision{Allow: allow, Status: http.StatusForbidden}
+	if t := doc.Get(keyStatus); t != nil {
+		n, _ := t.Value.(ast.Number) // "" is refused below
+		switch n {
+		case "401":
+			d.Status = http.StatusUnauthorized
+		case "403":
+		default:
+			return Decision{}, broken(r, "status is %v, 401 and 403 are allowed", t.Value)
+		}
+	}
+	if doc.Get(keyAnonymous) != nil {
+		if d.Anonymous, ok = boolean(doc, keyAnonymous); !ok {
+			return Decision{}, broken(r, "anonymous is no boolean")
+		}
+	}
+	if t := doc.Get(keyTenant); t != nil {
+		s, ok := t.Value.(ast.String)
+		if !ok {
+			return Decision{}, broken(r, "tenant is no string")
+		}
+		d.Tenant = string(s)
+	}
+	var err error
+	if d.Reasons, err = reasons(doc.Get(keyReasons)); err != nil {
+		return Decision{}, broken(r, "%w", err)
+	}
+	if !d.Allow {
+		return d, nil // a deny carries no headers
+	}
+	d.Values, err = e.values(doc.Get(keyHeaders), r)
+	return d, err
+}
+
+func boolean(doc ast.Object, key *ast.Term) (value, ok bool) {
+	t := doc.Get(key)
+	if t == nil {
+		return false, false
+	}
+	b, ok := t.Value.(ast.Boolean)
+	return bool(b), ok
+}
+
+func reasons(t *ast.Term) ([]Reason, error) {
+	if t == nil {
+		return nil, nil
+	}
+	var list []Reason
+	err := each(t.Value, func(t *ast.Term) error {
+		o, ok := t.Value.(ast.Object)
+		if !ok {
+			return errors.New("a reason is no object")
+		}
+		var r Reason
+		if c := o.Get(keyCode); c != nil {
+			s, _ := c.Value.(ast.String) // a reason of another type is an empty one
+			r.Code = string(s)
+		}
+		if c := o.Get(keyTitle); c != nil {
+			s, _ := c.Value.(ast.String)
+			r.Title = string(s)
+		}
+		list = append(list, r)
+		return nil
+	})
+	return list, err
+}
+
+// each calls f for the members of an array or a set.
+func each(v ast.Value, f func(*ast.Term) error) error {
+	switch v := v.(type) {
+	case *ast.Array:
+		return v.Iter(f)
+	case ast.Set:
+		return v.Iter(f) // sorted
+	}
+	return errors.New("it is no list")
+}
+
+// values lays the headers of an answer out as names wants them.
+func (e *Engine) values(t *ast.Term, r *Revision) ([]string, error) {
+	values := make([]string, len(e.names))
+	if t == nil {
+		return values, nil
+	}
+	doc, ok := t.Value.(ast.Object)
+	if !ok {
+		return nil, broken(r, "headers is no object")
+	}
+	err := doc.Iter(func(k, v *ast.Term) error {
+		name, ok := k.Value.(ast.String)
+		if !ok {
+			return broken(r, "headers has a key that is no string")
+		}
+		i, declared := e.index[string(name)]
+		if !declared {
+			i, declared = e.index[http.CanonicalHeaderKey(string(name))]
+		}
+		if !declared || !r.declares[i] {
+			return broken(r, "header %q is not declared", string(name))
+		}
+		if s, ok := v.Value.(ast.String); ok {
+			values[i] = string(s)
+			return carriable(e.names[i], string(s))
+		}
+		var list []string
+		err := each(v.Value, func(item *ast.Term) error {
+			s, ok := item.Value.(ast.String)
+			if !ok {
+				return errors.New("it holds what is no string")
+			}
+			if strings.Contains(string(s), ",") {
+				return refusedValue(e.names[i], "an item of it holds a comma")
+			}
+			list = append(list, string(s))
+			return nil
+		})
+		if err != nil {
+			if _, known := errors.AsType[*iam.Error](err); known {
+				return err
+			}
+			return broken(r, "header %q: %w", string(name), err)
+		}
+		values[i] = strings.Join(list, ",")
+		return carriable(e.names[i], values[i])
+	})
+	return values, err
+}
+
+// carriable refuses what is not printable ASCII: nothing is cut, nothing escaped.
+func carriable(name, value string) error {
+	for i := range len(value) {
+		if value[i] < 0x20 || value[i] > 0x7e {
+			return refusedValue(name, "it holds what is not printable ASCII")
+		}
+	}
+	return nil
+}
+
+func refusedValue(name, why string) error {
+	return &iam.Error{Kind: iam.Forbidden, Code: "header_value", Detail: "a claim cannot be carried by a header",
+		Cause: fmt.Errorf("%s: %s", name, why)}
+}
+
+// sortedCopy is for documents that people compare.
+func sortedCopy(s []string) []string { return slices.Sorted(slices.Values(s)) }

@@ -1,0 +1,136 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/bundle"
+)
+
+// maxBundleBytes bounds one file of a bundle, unpacked.
+const maxBundleBytes = 32 << 20
+
+// FromFS reads a candidate from a file system, such as an embedded one.
+func FromFS(source string, fsys fs.FS) (*Candidate, error) {
+	loader, err := bundle.NewFSLoader(fsys)
+	if err != nil {
+		return nil, fmt.Errorf("read the policy %s: %w", source, err)
+	}
+	return fromLoader(source, loader)
+}
+
+// FromPath reads a candidate from a folder or from a bundle file (.tar.gz).
+func FromPath(name string) (*Candidate, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, fmt.Errorf("read the policy: %w", err)
+	}
+	if info.IsDir() {
+		return fromLoader(name, bundle.NewDirectoryLoader(name))
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("read the policy: %w", err)
+	}
+	defer f.Close()
+	return fromLoader(name, bundle.NewTarballLoaderWithBaseURL(io.LimitReader(f, maxBundleBytes), ""))
+}
+
+func fromLoader(source string, loader bundle.DirectoryLoader) (*Candidate, error) {
+	b, err := bundle.NewCustomReader(loader.WithFilter(isTest)).
+		WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSkipBundleVerification(true).
+		WithSizeLimitBytes(maxBundleBytes).Read()
+	if err != nil {
+		return nil, fmt.Errorf("read the policy %s: %w", source, err)
+	}
+	return FromBundle(source, &b), nil
+}
+
+// FromBundle makes a candidate of a bundle that OPA has read.
+func FromBundle(source string, b *bundle.Bundle) *Candidate {
+	c := &Candidate{Source: source, Name: b.Manifest.Revision, Modules: map[string]string{}, Data: b.Data}
+	if b.Manifest.Roots != nil {
+		c.Roots = *b.Manifest.Roots
+	} else {
+		c.Roots = []string{""}
+	}
+	for _, m := range b.Modules {
+		c.Modules[strings.TrimPrefix(m.Path, "/")] = string(m.Raw)
+	}
+	return c
+}
+
+// isTest leaves tests and hidden folders out (true means out).
+func isTest(name string, info fs.FileInfo, _ int) bool {
+	base := path.Base(filepath.ToSlash(name))
+	if info.IsDir() {
+		return strings.HasPrefix(base, ".") && base != "." && base != ".."
+	}
+	return strings.HasSuffix(base, "_test.rego")
+}
+
+// Watch offers the folder or file to the engine whenever it has changed, until
+// ctx ends. It looks at names, sizes and times twice a second: that works on
+// every file system, in containers and with editors that replace files, where
+// notifications do not. What it finds must have rested between two looks, so
+// that a half-written file is not read.
+func (e *Engine) Watch(ctx context.Context, name string) {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	offered, before := fingerprint(name), ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := fingerprint(name)
+		if now != offered && now == before {
+			offered = now
+			_ = e.OfferPath(ctx, name) // said already: log, metric, status
+		}
+		before = now
+	}
+}
+
+// OfferPath reads the folder or file and offers it.
+func (e *Engine) OfferPath(ctx context.Context, name string) error {
+	c, err := FromPath(name)
+	if err != nil {
+		e.Refuse(ctx, name, err)
+		return err
+	}
+	return e.Offer(ctx, c)
+}
+
+// fingerprint changes when a file below name does.
+func fingerprint(name string) string {
+	h := fnv.New64a()
+	err := filepath.WalkDir(name, func(p string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := os.Stat(p) // follows links: a mounted ConfigMap is made of them
+		if err != nil {
+			return err
+		}
+		if !info.IsDir() {
+			fmt.Fprintf(h, "%s %d %d\n", p, info.Size(), info.ModTime().UnixNano())
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		fmt.Fprint(h, err)
+	}
+	return fmt.Sprint(h.Sum64())
+}
