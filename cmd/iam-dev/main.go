@@ -1,0 +1,152 @@
+// Command iam-dev is iam-service with everything it needs in one program: for
+// `make run`, never for production.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"iam-service/internal/app"
+	"iam-service/internal/devstack"
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+	"iam-service/internal/telemetry"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	if err := run(ctx, os.Args[1:], os.Environ()); err != nil {
+		fmt.Fprintln(os.Stderr, "iam-dev:", err)
+		os.Exit(1)
+	}
+}
+
+// run starts the stack, fills it, and serves until ctx ends. Settings of the
+// service come from environ, over what development presets.
+func run(ctx context.Context, args, environ []string) error {
+	flags := flag.NewFlagSet("iam-dev", flag.ContinueOnError)
+	dir := flags.String("dir", ".dev", "folder for everything that survives a restart")
+	fresh := flags.Bool("fresh", false, "forget everything and start over")
+	rauthAddr := flags.String("rauth", "127.0.0.1:8090", "where the development R-Auth listens")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	unlock, err := lock(*dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if *fresh {
+		if err := forget(*dir); err != nil {
+			return err
+		}
+	}
+	log := telemetry.NewLogger(os.Stderr, slog.LevelInfo)
+	stack, err := devstack.Start(ctx, devstack.Options{Dir: *dir, RAuthAddr: *rauthAddr, Log: log})
+	if err != nil {
+		return err
+	}
+	defer stack.Stop()
+	if err := remember(*dir, stack.Postgres.Dir); err != nil {
+		return err
+	}
+	if _, err := postgres.Migrate(ctx, stack.Postgres.URL, postgres.Up); err != nil {
+		return err
+	}
+	if err := fill(ctx, stack, log); err != nil {
+		return err
+	}
+	cfg, err := app.ParseConfig(preset(environ, stack))
+	if err != nil {
+		return err
+	}
+	return app.Serve(ctx, cfg, log, func(a app.Addrs) {
+		gateway := strings.Replace(a.Gateway, "[::]", "127.0.0.1", 1)
+		fmt.Printf("\niam-service is ready. Paste into another terminal:\n%s\n", devstack.Curls(gateway, stack.RAuth.Issuer))
+		if cfg.PolicyBundle != "" {
+			fmt.Printf("Edit the Rego in %s: it is in force within two seconds.\nWhat operators see: http://%s/readyz?verbose /metrics /policy/status\nCtrl-C stops it; data stays in %s, --fresh starts over.\n\n",
+				cfg.PolicyBundle, strings.Replace(a.Ops, "[::]", "127.0.0.1", 1), *dir)
+		}
+	})
+}
+
+// preset is environ, and before it what development wants; the later one wins.
+func preset(environ []string, stack *devstack.Stack) []string {
+	vars := []string{
+		"DATABASE_URL=" + stack.Postgres.URL,
+		"RAUTH_URL=" + stack.RAuth.Issuer,
+		"RAUTH_AUDIENCES=" + devstack.Audience,
+		"ADMIN_AUDIENCE=iam-admin",
+		"NATS_URL=" + stack.NATS.ClientURL(),
+		"GATEWAY_ADDR=127.0.0.1:8080", "ADMIN_ADDR=127.0.0.1:8081", "OPS_ADDR=127.0.0.1:9090",
+		"TRUSTED_PROXIES=127.0.0.0/8,::1/128",
+		"DECISION_LOG_SAMPLE=1",
+		"SHUTDOWN_DELAY=0s",
+	}
+	if info, err := os.Stat("policies"); err == nil && info.IsDir() {
+		vars = append(vars, "POLICY_BUNDLE=policies")
+	}
+	return append(vars, environ...)
+}
+
+// fill writes the sample data.
+func fill(ctx context.Context, stack *devstack.Stack, log *slog.Logger) error {
+	db, err := postgres.Open(ctx, postgres.Config{
+		URL: stack.Postgres.URL, Issuers: iam.Issuers{{URL: stack.RAuth.Issuer, Tenants: []string{"*"}, Platform: true}},
+	}, log, nil)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return devstack.LoadSample(ctx, db, stack.RAuth.Issuer)
+}
+
+// lock keeps two programs from using one folder. The kernel gives it back when we
+// end, however we end.
+func lock(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil { // PostgreSQL's user must pass it
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("another iam-dev uses the folder %s: stop it, or name another with --dir", dir)
+	}
+	return func() { _ = f.Close() }, nil // closing gives the lock back
+}
+
+// remember notes where PostgreSQL's cluster is, for forget: it is not below dir
+// where PostgreSQL's user cannot reach that.
+func remember(dir, cluster string) error {
+	return os.WriteFile(filepath.Join(dir, "postgres-dir"), []byte(cluster), 0o600)
+}
+
+// forget removes everything but the lock.
+func forget(dir string) error {
+	if cluster, err := os.ReadFile(filepath.Join(dir, "postgres-dir")); err == nil {
+		if err := os.RemoveAll(string(cluster)); err != nil {
+			return err
+		}
+	}
+	for _, part := range []string{"postgres", "nats", "postgres-dir"} {
+		if err := os.RemoveAll(filepath.Join(dir, part)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,349 @@
+// Package app is the program: its settings, its wiring in reading order, its
+// subcommands. cmd/iam-service and cmd/iam-dev are two ways in.
+//
+// It decides nothing about authorization. Everything it opens it closes, in the
+// opposite order.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/enrich"
+	"iam-service/internal/eventbus"
+	"iam-service/internal/httpapi"
+	"iam-service/internal/policy"
+	"iam-service/internal/postgres"
+	"iam-service/internal/telemetry"
+	"iam-service/internal/token"
+	"iam-service/policies"
+)
+
+// Version is set by the linker for a release.
+var Version string
+
+// Addrs are where the service listens.
+type Addrs struct{ Gateway, Admin, Ops string }
+
+// Serve runs the service until ctx ends and everything has drained, or a part
+// fails. It calls ready, if given, once requests are answered.
+func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs)) error {
+	// Until the drain is over, things must work on after ctx has ended.
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+
+	build := telemetry.ReadBuild(Version)
+	metrics := telemetry.NewMetrics(build, postgres.Reasons)
+
+	// Ports first: what is taken is known before anything else is opened.
+	gatewayListener, err := listen("GATEWAY_ADDR", cfg.GatewayAddr)
+	if err != nil {
+		return err
+	}
+	defer gatewayListener.Close()
+	adminListener, err := listen("ADMIN_ADDR", cfg.AdminAddr)
+	if err != nil {
+		return err
+	}
+	defer adminListener.Close()
+	opsListener, err := listen("OPS_ADDR", cfg.OpsAddr)
+	if err != nil {
+		return err
+	}
+	defer opsListener.Close()
+
+	startBy := time.Now().Add(cfg.StartTimeout)
+	db, err := postgres.Open(work, postgres.Config{URL: cfg.DatabaseURL, Issuers: cfg.issuers}, log, metrics.DatabaseError)
+	if err != nil {
+		return fmt.Errorf("DATABASE_URL cannot be used: %w", err)
+	}
+	defer db.Close()
+	if err := awaitDatabase(ctx, db, cfg, startBy); err != nil {
+		return err
+	}
+
+	verifier, err := token.New(token.Config{
+		Issuers: cfg.verified, Entries: cfg.TokenEntries, MaxAge: cfg.JWKSMaxAge, IntrospectionTTL: cfg.IntrospectionTTL,
+		Keeper: db, Log: log, OnError: metrics.IdPError,
+	})
+	if err != nil {
+		return err
+	}
+	if err := verifier.Start(work, startBy); err != nil {
+		return fmt.Errorf("cannot get the keys of R-Auth (RAUTH_URL=%s), and none that are young enough are kept: %w", cfg.RAuthURL, err)
+	}
+
+	facts := directory.New(db, directory.Config{
+		Issuers: cfg.issuers, Entries: cfg.FactsEntries, Bytes: cfg.FactsBytes, MaxStale: cfg.MaxStaleness,
+	})
+	engine, err := policy.NewEngine(policy.Config{Headers: cfg.GatewayHeaders, Log: log, OnOffer: metrics.Candidate})
+	if err != nil {
+		return fmt.Errorf("GATEWAY_HEADERS: %w", err)
+	}
+	stopPolicies, err := loadPolicies(work, engine, cfg)
+	if err != nil {
+		return err
+	}
+	defer stopPolicies()
+
+	var bus *eventbus.Bus
+	if cfg.NATSURL != "" {
+		if bus, err = eventbus.Connect(work, cfg.NATSURL, cfg.NATSCredentialsFile, log); err != nil {
+			return fmt.Errorf("NATS_URL or NATS_CREDENTIALS_FILE cannot be used: %w", err)
+		}
+		defer bus.Close()
+	}
+
+	register(metrics, db, verifier, facts, engine)
+	ops := &telemetry.Ops{Metrics: metrics, Build: build, Policy: func() any { return engine.Status() }, Checks: checks(db, verifier, engine, bus)}
+	enricher := enrich.New(enrich.Config{
+		Verifier: verifier, Directory: facts, Engine: engine, Issuers: cfg.issuers, Deadline: cfg.EnrichDeadline, Unknown: cfg.UnknownUsers,
+		HeaderMax: cfg.HeaderBudget, SampleLog: cfg.DecisionSample, Log: log, OnDecision: metrics.Decision,
+	})
+	gateway := httpapi.Gateway{
+		Enricher: enricher, Headers: engine.Headers(), Verifier: verifier, Tenants: db, Issuers: cfg.issuers,
+		Trusted: cfg.TrustedProxies, Log: log, Observe: metrics.Request,
+	}
+
+	servers := []*server{
+		newServer("gateway", gatewayListener, gateway.Handler(), log),
+		newServer("admin", adminListener, httpapi.Admin(log, metrics.Request), log),
+		newServer("ops", opsListener, ops.Handler(), log),
+	}
+	addrs := Addrs{gatewayListener.Addr().String(), adminListener.Addr().String(), opsListener.Addr().String()}
+	group, groupCtx := errgroup.WithContext(ctx)
+	for _, s := range servers {
+		group.Go(s.serve)
+	}
+	group.Go(func() error {
+		<-groupCtx.Done()
+		return drain(ctx, servers, ops, cfg, log)
+	})
+	log.InfoContext(ctx, "ready", slog.String("gateway", addrs.Gateway), slog.String("admin", addrs.Admin), slog.String("ops", addrs.Ops),
+		slog.String("version", build.Version))
+	if ready != nil {
+		ready(addrs)
+	}
+	return group.Wait()
+}
+
+func listen(variable, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s (%s): %w", addr, variable, err)
+	}
+	return l, nil
+}
+
+// awaitDatabase returns when the database answers with a schema that is new
+// enough, or says why not.
+func awaitDatabase(ctx context.Context, db *postgres.DB, cfg Config, until time.Time) error {
+	ctx, cancel := context.WithDeadline(ctx, until)
+	defer cancel()
+	var last error
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		if last = db.CheckSchema(ctx); last == nil {
+			return struct{}{}, nil
+		}
+		if _, old := errors.AsType[*postgres.OldSchemaError](last); old || refused(last) {
+			return struct{}{}, backoff.Permanent(last)
+		}
+		return struct{}{}, last
+	}, backoff.WithBackOff(&backoff.ExponentialBackOff{
+		InitialInterval: 100 * time.Millisecond, RandomizationFactor: .2, Multiplier: 1.5, MaxInterval: time.Second,
+	}), backoff.WithMaxElapsedTime(0))
+	if err == nil {
+		return nil
+	}
+	if old, ok := errors.AsType[*postgres.OldSchemaError](last); ok {
+		return fmt.Errorf("database (DATABASE_URL): %w", old)
+	}
+	return fmt.Errorf("cannot use PostgreSQL (DATABASE_URL=%s): %w", postgres.Redact(cfg.DatabaseURL), oneLine(last))
+}
+
+// refused reports whether the server turned us away for good: wrong password,
+// no such user or database.
+func refused(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pg.Code == "28P01" || pg.Code == "28000" || pg.Code == "3D000")
+}
+
+// oneLine keeps a fatal error on one line.
+func oneLine(err error) error {
+	if err == nil {
+		return errors.New("no answer in time")
+	}
+	return errors.New(strings.Join(strings.Fields(err.Error()), " "))
+}
+
+// loadPolicies puts the first policy in force and keeps looking for the next. The
+// function it returns stops that.
+func loadPolicies(ctx context.Context, engine *policy.Engine, cfg Config) (stop func(), err error) {
+	switch {
+	case cfg.OPAConfig != "":
+		config, err := os.ReadFile(cfg.OPAConfig)
+		if err != nil {
+			return nil, fmt.Errorf("OPA_CONFIG cannot be read: %w", err)
+		}
+		host, _ := os.Hostname() // only a name for OPA's status
+		m, err := policy.StartManager(ctx, engine, config, host)
+		if err != nil {
+			return nil, fmt.Errorf("OPA_CONFIG %s cannot be used: %w", cfg.OPAConfig, err)
+		}
+		return func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+			defer cancel()
+			m.Stop(ctx)
+		}, nil
+	case cfg.PolicyBundle != "":
+		if err := engine.OfferPath(ctx, cfg.PolicyBundle); err != nil {
+			return nil, fmt.Errorf("POLICY_BUNDLE %s cannot be used: %w", cfg.PolicyBundle, err)
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		go engine.Watch(ctx, cfg.PolicyBundle)
+		return cancel, nil
+	}
+	c, err := policy.FromFS("embedded", policies.FS)
+	if err != nil {
+		return nil, err
+	}
+	if err := engine.Offer(ctx, c); err != nil {
+		return nil, fmt.Errorf("the embedded policy cannot be used: %w", err)
+	}
+	return func() {}, nil
+}
+
+// checks are what readiness looks at. What all replicas share only degrades.
+func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, bus *eventbus.Bus) []telemetry.Check {
+	list := []telemetry.Check{
+		{Name: "policy", Ask: func() error {
+			if engine.Revision() == nil {
+				return policy.ErrNoPolicy
+			}
+			return nil
+		}},
+		{Name: "policy_candidate", Degraded: true, Ask: func() error {
+			if r := engine.Status().Refused; r != nil {
+				return errors.New("the last one was refused: " + r.Reason)
+			}
+			return nil
+		}},
+		{Name: "database", Degraded: true, Ask: func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			return db.Ping(ctx)
+		}},
+	}
+	for i, k := range v.Keys() {
+		list = append(list, telemetry.Check{Name: "keys of " + k.Issuer, Degraded: true, Ask: func() error {
+			s := v.Keys()[i]
+			if !s.Held {
+				return errors.New("none are held")
+			}
+			return s.Err
+		}})
+	}
+	if bus != nil {
+		list = append(list, telemetry.Check{Name: "nats", Degraded: true, Ask: bus.State})
+	}
+	return list
+}
+
+// register hands the owners' figures to the registry.
+func register(m *telemetry.Metrics, db *postgres.DB, v *token.Verifier, facts *directory.Store, engine *policy.Engine) {
+	for i, s := range db.Stats() {
+		pool := prometheus.Labels{"pool": s.Name}
+		m.Gauge("iam_db_pool_connections", "Connections of a pool.", pool, func() float64 { return float64(db.Stats()[i].Total) })
+		m.Gauge("iam_db_pool_in_use", "Connections of a pool that are in use.", pool, func() float64 { return float64(db.Stats()[i].InUse) })
+		m.Gauge("iam_db_pool_max", "Most connections of a pool.", pool, func() float64 { return float64(db.Stats()[i].Max) })
+		m.Counter("iam_db_pool_waits_total", "Acquisitions that found no idle connection.", pool, func() float64 { return float64(db.Stats()[i].EmptyAcquires) })
+	}
+	cache := func(name string, hits, misses, entries func() float64) {
+		l := prometheus.Labels{"cache": name}
+		m.Counter("iam_cache_hits_total", "Look-ups that a cache answered.", l, hits)
+		m.Counter("iam_cache_misses_total", "Look-ups that a cache did not answer.", l, misses)
+		m.Gauge("iam_cache_entries", "Entries of a cache.", l, entries)
+	}
+	cache("token", func() float64 { return float64(v.Stats().Hits) }, func() float64 { return float64(v.Stats().Misses) }, func() float64 { return float64(v.Stats().Entries) })
+	cache("facts", func() float64 { return float64(facts.Stats().Hits) }, func() float64 { return float64(facts.Stats().Misses) }, func() float64 { return float64(facts.Stats().Entries) })
+	m.Gauge("iam_facts_bytes", "Estimated weight of the documents in memory.", nil, func() float64 { return float64(facts.Stats().Bytes) })
+	m.Gauge("iam_facts_absent_entries", "Keys known not to exist.", nil, func() float64 { return float64(facts.Stats().Absent) })
+	m.Counter("iam_facts_loads_total", "Documents loaded from the database.", nil, func() float64 { return float64(facts.Stats().Loads) })
+	m.Counter("iam_facts_load_failures_total", "Loads that failed.", nil, func() float64 { return float64(facts.Stats().Failures) })
+	m.Counter("iam_facts_stale_total", "Reads answered with an old document because the database was away.", nil, func() float64 { return float64(facts.Stats().Stale) })
+	m.Counter("iam_facts_evictions_total", "Documents dropped to keep the bounds.", nil, func() float64 { return float64(facts.Stats().Evictions) })
+	m.Gauge("iam_policy_in_force_timestamp_seconds", "When the policy in force came into force; 0: none is.", nil, func() float64 {
+		if r := engine.Revision(); r != nil {
+			return float64(r.Since.Unix())
+		}
+		return 0
+	})
+	for i, k := range v.Keys() {
+		m.Gauge("iam_issuer_keys_age_seconds", "Age of an issuer's keys; -1: none are held.", prometheus.Labels{"issuer": k.Issuer}, func() float64 {
+			s := v.Keys()[i]
+			if !s.Held {
+				return -1
+			}
+			return s.Age.Seconds()
+		})
+	}
+}
+
+// server is one listener with its handler.
+type server struct {
+	name string
+	http *http.Server
+	l    net.Listener
+}
+
+func newServer(name string, l net.Listener, h http.Handler, log *slog.Logger) *server {
+	return &server{name, &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.With(slog.String("server", name)).Handler(), slog.LevelWarn),
+	}, l}
+}
+
+func (s *server) serve() error {
+	if err := s.http.Serve(s.l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("%s listener: %w", s.name, err)
+	}
+	return nil
+}
+
+// drain stops in the order in which callers notice least: not ready, serve on
+// until balancers know, let what is in flight end; the operators' listener last.
+func drain(ctx context.Context, servers []*server, ops *telemetry.Ops, cfg Config, log *slog.Logger) error {
+	ops.Stopping()
+	if ctx.Err() != nil { // asked to, not failed
+		log.InfoContext(ctx, "stopping", slog.Duration("serving_on_for", cfg.ShutdownDelay))
+		time.Sleep(cfg.ShutdownDelay)
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.ShutdownGrace)
+	defer cancel()
+	var errs []error
+	for _, s := range servers {
+		if err := s.http.Shutdown(grace); err != nil {
+			errs = append(errs, fmt.Errorf("%s listener: requests were cut off: %w", s.name, err))
+			_ = s.http.Close() // the rest is cut off
+		}
+	}
+	log.InfoContext(ctx, "stopped")
+	return errors.Join(errs...)
+}

@@ -1,0 +1,188 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"iam-service/internal/postgres"
+	"iam-service/internal/telemetry"
+)
+
+// Command is the command line of iam-service.
+func Command(environ []string) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "iam-service",
+		Short:         "Says who a caller is here: from an access token to trusted headers",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(serveCommand(environ), migrateCommand(environ), healthcheckCommand(environ), versionCommand())
+	return root
+}
+
+func serveCommand(environ []string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Answer gateways and admins",
+		Long:  "Answer gateways and admins. Settings come from the environment:\n\n" + settingsTable(),
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := ParseConfig(environ)
+			if err != nil {
+				return err
+			}
+			return Serve(cmd.Context(), cfg, telemetry.NewLogger(cmd.ErrOrStderr(), cfg.LogLevel), nil)
+		},
+	}
+}
+
+func settingsTable() string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, v := range Variables() {
+		fmt.Fprintf(w, "  %s\t%s\t%s\n", v[0], v[1], v[2])
+	}
+	_ = w.Flush() // into memory
+	return b.String()
+}
+
+func migrateCommand(environ []string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "migrate",
+		Short: "Move the schema: up, down, status",
+		Long: "Move the schema of DATABASE_LISTEN_URL, else of DATABASE_URL. It must be a direct connection:\n" +
+			"a lock of the session keeps two migrations apart.",
+	}
+	act := func(use, short string, do func(ctx context.Context, out io.Writer, url string) error) *cobra.Command {
+		return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+			url, err := databaseURL(environ)
+			if err != nil {
+				return err
+			}
+			return do(cmd.Context(), cmd.OutOrStdout(), url)
+		}}
+	}
+	move := func(d postgres.Direction, verb string) func(context.Context, io.Writer, string) error {
+		return func(ctx context.Context, out io.Writer, url string) error {
+			steps, err := postgres.Migrate(ctx, url, d)
+			for _, s := range steps {
+				fmt.Fprintln(out, verb, s.File)
+			}
+			if err == nil && len(steps) == 0 {
+				fmt.Fprintln(out, "nothing to do")
+			}
+			return err
+		}
+	}
+	cmd.AddCommand(
+		act("up", "Apply all steps that are missing", move(postgres.Up, "applied")),
+		act("down", "Take the last step back", move(postgres.Down, "took back")),
+		act("status", "List the steps", func(ctx context.Context, out io.Writer, url string) error {
+			steps, err := postgres.Status(ctx, url)
+			for _, s := range steps {
+				state := "missing"
+				if !s.AppliedAt.IsZero() {
+					state = "applied " + s.AppliedAt.UTC().Format(time.RFC3339)
+				}
+				fmt.Fprintf(out, "%s: %s\n", s.File, state)
+			}
+			return err
+		}),
+	)
+	return cmd
+}
+
+// databaseURL reads the one setting that migrations need.
+func databaseURL(environ []string) (string, error) {
+	vars := map[string]string{}
+	for _, kv := range environ {
+		k, v, _ := strings.Cut(kv, "=")
+		vars[k] = v
+	}
+	for _, name := range []string{"DATABASE_LISTEN_URL", "DATABASE_URL"} {
+		if err := fromFile(vars, name); err != nil {
+			return "", &ConfigError{[]string{err.Error()}}
+		}
+		if vars[name] != "" {
+			return vars[name], nil
+		}
+	}
+	return "", &ConfigError{[]string{"DATABASE_URL is missing: PostgreSQL"}}
+}
+
+func healthcheckCommand(environ []string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "healthcheck",
+		Short: "Ask the service on this host whether it is ready (for a container)",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			addr := ":9090"
+			for _, kv := range environ {
+				if v, ok := strings.CutPrefix(kv, "OPS_ADDR="); ok && v != "" {
+					addr = v
+				}
+			}
+			host, port, err := net.SplitHostPort(addr)
+			if err != nil {
+				return fmt.Errorf("OPS_ADDR must be host:port or :port: %w", err)
+			}
+			if host == "" || host == "0.0.0.0" || host == "::" {
+				host = "127.0.0.1"
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/readyz", nil)
+			if err != nil {
+				return err
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+			if err != nil {
+				return err
+			}
+			if resp.StatusCode != http.StatusOK {
+				return errors.New(strings.TrimSpace(string(body)))
+			}
+			_, err = cmd.OutOrStdout().Write(body)
+			return err
+		},
+	}
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Say what program this is",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			e := json.NewEncoder(cmd.OutOrStdout())
+			return e.Encode(telemetry.ReadBuild(Version))
+		},
+	}
+}
+
+// Main runs the command line and returns the exit status.
+func Main(ctx context.Context) int {
+	cmd := Command(os.Environ())
+	if err := cmd.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "iam-service:", err)
+		return 1
+	}
+	return 0
+}

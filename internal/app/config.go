@@ -1,0 +1,310 @@
+package app
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/internal/token"
+)
+
+// Config is all settings of serve, one for each environment variable. A variable
+// marked secret can also be given as a file, by its name with _FILE.
+type Config struct {
+	DatabaseURL string `env:"DATABASE_URL" secret:"true" need:"true" doc:"PostgreSQL; may lead to a transaction pooler"`
+
+	RAuthURL                string   `env:"RAUTH_URL" need:"true" doc:"issuer of tokens, byte by byte as in their iss"`
+	RAuthID                 string   `env:"RAUTH_ID" envDefault:"rauth" doc:"what X-Upstream-IdP-ID calls it"`
+	RAuthAudiences          []string `env:"RAUTH_AUDIENCES" need:"true" doc:"audiences that gateways' tokens are for, comma-separated"`
+	RAuthTokenTypes         []string `env:"RAUTH_TOKEN_TYPES" envDefault:"at+jwt" doc:"accepted typ of tokens: at+jwt, JWT"`
+	RAuthAuthorizedParties  []string `env:"RAUTH_AUTHORIZED_PARTIES" doc:"if set, tokens must be issued to one of these clients"`
+	RAuthInsecureHTTP       bool     `env:"RAUTH_INSECURE_HTTP" doc:"1 lets issuers be plain http beyond loopback"`
+	IntrospectionClientID   string   `env:"RAUTH_INTROSPECTION_CLIENT_ID" doc:"turns introspection of opaque tokens on"`
+	IntrospectionClientPass string   `env:"RAUTH_INTROSPECTION_CLIENT_SECRET" secret:"true" doc:"its secret"`
+	TrustedIssuers          string   `env:"TRUSTED_ISSUERS" secret:"true" doc:"further issuers, a JSON list: see docs/configuration.md"`
+	AdminAudience           string   `env:"ADMIN_AUDIENCE" doc:"audience of admins' tokens; never one of the gateways'"`
+
+	GatewayAddr string `env:"GATEWAY_ADDR" envDefault:":8080" doc:"listener for gateways"`
+	AdminAddr   string `env:"ADMIN_ADDR" envDefault:":8081" doc:"listener for admins"`
+	OpsAddr     string `env:"OPS_ADDR" envDefault:":9090" doc:"listener for operators"`
+
+	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES" doc:"networks whose X-Forwarded-… and X-Upstream-IdP-ID are believed, comma-separated"`
+	GatewayHeaders []string       `env:"GATEWAY_HEADERS" doc:"headers that the gateways copy; every 200 carries them all"`
+	HeaderBudget   int            `env:"HEADER_BUDGET" envDefault:"3500" doc:"bytes that the headers of an answer may take together"`
+
+	PolicyBundle string `env:"POLICY_BUNDLE" doc:"bundle file or folder, watched; else the embedded policy"`
+	OPAConfig    string `env:"OPA_CONFIG" doc:"file with an OPA configuration that fetches bundles"`
+	UnknownUsers string `env:"UNKNOWN_USERS" envDefault:"deny" doc:"users that are not written down: deny or mapped"`
+
+	FactsEntries     int           `env:"FACTS_ENTRIES" envDefault:"10000" doc:"documents kept in memory"`
+	FactsBytes       int64         `env:"FACTS_BYTES" envDefault:"67108864" doc:"bytes they may take, estimated"`
+	TokenEntries     int           `env:"TOKEN_ENTRIES" envDefault:"10000" doc:"verified tokens kept in memory"`
+	MaxStaleness     time.Duration `env:"MAX_STALENESS" envDefault:"10s" doc:"how long facts are used while the database is away"`
+	JWKSMaxAge       time.Duration `env:"JWKS_MAX_AGE" envDefault:"24h" doc:"how long keys are used while their issuer is away"`
+	IntrospectionTTL time.Duration `env:"INTROSPECTION_TTL" envDefault:"10s" doc:"how long a positive introspection is used"`
+	EnrichDeadline   time.Duration `env:"ENRICH_DEADLINE" envDefault:"150ms" doc:"longest time for one enrichment"`
+
+	NATSURL             string `env:"NATS_URL" secret:"true" doc:"servers of NATS, comma-separated; none: no events"`
+	NATSCredentialsFile string `env:"NATS_CREDENTIALS_FILE" doc:"credentials file of NATS"`
+
+	LogLevel       slog.Level    `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
+	DecisionSample float64       `env:"DECISION_LOG_SAMPLE" envDefault:"0.01" doc:"share of allowed decisions that are logged, 0 to 1"`
+	StartTimeout   time.Duration `env:"START_TIMEOUT" envDefault:"10s" doc:"how long a start waits for PostgreSQL and R-Auth"`
+	ShutdownDelay  time.Duration `env:"SHUTDOWN_DELAY" envDefault:"5s" doc:"how long to serve on after SIGTERM, not ready"`
+	ShutdownGrace  time.Duration `env:"SHUTDOWN_GRACE" envDefault:"10s" doc:"how long requests in flight may take to end"`
+
+	issuers  iam.Issuers
+	verified []token.Issuer
+}
+
+// ConfigError lists every fault of the configuration, by variable.
+type ConfigError struct{ Faults []string }
+
+func (e *ConfigError) Error() string {
+	return "the configuration is not valid:\n  " + strings.Join(e.Faults, "\n  ")
+}
+
+// ParseConfig reads environ ("NAME=value" each) and reports all that is wrong
+// with it at once, by name and without any secret. It opens nothing but the files
+// of secrets.
+func ParseConfig(environ []string) (Config, error) {
+	var cfg Config
+	vars := env.ToMap(environ)
+	var faults []string
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
+
+	names := map[string]string{} // field → variable
+	for f := range fieldsOf(cfg) {
+		name := f.Tag.Get("env")
+		names[f.Name] = name
+		if f.Tag.Get("secret") == "true" {
+			if err := fromFile(vars, name); err != nil {
+				fault("%s", err)
+				continue
+			}
+		}
+		if f.Tag.Get("need") == "true" && vars[name] == "" {
+			fault("%s is missing: %s", name, f.Tag.Get("doc"))
+		}
+	}
+	if err := env.ParseWithOptions(&cfg, env.Options{Environment: vars}); err != nil {
+		for _, e := range unjoin(err) {
+			if p, ok := errors.AsType[env.ParseError](e); ok {
+				fault("%s cannot be read: %v", names[p.Name], p.Err)
+				continue
+			}
+			fault("%v", e)
+		}
+	}
+	cfg.check(fault)
+	if len(faults) > 0 {
+		return cfg, &ConfigError{faults}
+	}
+	return cfg, nil
+}
+
+// Variables are the names of all settings with their defaults and what they mean.
+func Variables() [][3]string {
+	var all [][3]string
+	for f := range fieldsOf(Config{}) {
+		name := f.Tag.Get("env")
+		if f.Tag.Get("secret") == "true" {
+			name += "[_FILE]"
+		}
+		all = append(all, [3]string{name, f.Tag.Get("envDefault"), f.Tag.Get("doc")})
+	}
+	return all
+}
+
+func fieldsOf(cfg Config) func(func(reflect.StructField) bool) {
+	return func(yield func(reflect.StructField) bool) {
+		t := reflect.TypeOf(cfg)
+		for i := range t.NumField() {
+			if f := t.Field(i); f.IsExported() && !yield(f) {
+				return
+			}
+		}
+	}
+}
+
+// fromFile puts the content of the file that NAME_FILE names into NAME.
+func fromFile(vars map[string]string, name string) error {
+	file := vars[name+"_FILE"]
+	if file == "" {
+		return nil
+	}
+	if vars[name] != "" {
+		return fmt.Errorf("%s and %s_FILE are both set: one of them is allowed", name, name)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("%s_FILE cannot be read: %w", name, err)
+	}
+	vars[name] = strings.TrimSpace(string(b))
+	if vars[name] == "" {
+		return fmt.Errorf("%s_FILE names an empty file", name)
+	}
+	return nil
+}
+
+func unjoin(err error) []error {
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		return many.Unwrap()
+	}
+	return []error{err}
+}
+
+// check looks at what each value means.
+func (cfg *Config) check(fault func(string, ...any)) {
+	if cfg.DatabaseURL != "" {
+		if _, err := pgxpool.ParseConfig(cfg.DatabaseURL); err != nil {
+			fault("DATABASE_URL cannot be read: %v", err) // pgx hides the password
+		}
+	}
+	for name, addr := range map[string]string{"GATEWAY_ADDR": cfg.GatewayAddr, "ADMIN_ADDR": cfg.AdminAddr, "OPS_ADDR": cfg.OpsAddr} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			fault("%s must be host:port or :port: %v", name, err)
+		}
+	}
+	if cfg.GatewayHeaders != nil {
+		if err := policy.CheckHeaders(cfg.GatewayHeaders); err != nil {
+			fault("GATEWAY_HEADERS: %v", err)
+		}
+	}
+	if cfg.PolicyBundle != "" && cfg.OPAConfig != "" {
+		fault("POLICY_BUNDLE and OPA_CONFIG are both set: one of them is allowed")
+	}
+	if !slices.Contains([]string{"deny", "mapped"}, cfg.UnknownUsers) {
+		fault("UNKNOWN_USERS must be deny or mapped, is %q", cfg.UnknownUsers)
+	}
+	if cfg.DecisionSample < 0 || cfg.DecisionSample > 1 {
+		fault("DECISION_LOG_SAMPLE must be 0 to 1, is %v", cfg.DecisionSample)
+	}
+	for name, n := range map[string]int64{
+		"FACTS_ENTRIES": int64(cfg.FactsEntries), "FACTS_BYTES": cfg.FactsBytes, "TOKEN_ENTRIES": int64(cfg.TokenEntries),
+		"HEADER_BUDGET": int64(cfg.HeaderBudget), "MAX_STALENESS": int64(cfg.MaxStaleness), "JWKS_MAX_AGE": int64(cfg.JWKSMaxAge),
+		"INTROSPECTION_TTL": int64(cfg.IntrospectionTTL), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline), "START_TIMEOUT": int64(cfg.StartTimeout),
+	} {
+		if n <= 0 {
+			fault("%s must be more than 0", name)
+		}
+	}
+	if (cfg.IntrospectionClientID == "") != (cfg.IntrospectionClientPass == "") {
+		fault("RAUTH_INTROSPECTION_CLIENT_ID and RAUTH_INTROSPECTION_CLIENT_SECRET go together: set both or none")
+	}
+	cfg.checkIssuers(fault)
+}
+
+// trustedIssuer is one entry of TRUSTED_ISSUERS.
+type trustedIssuer struct {
+	ID                        string   `json:"id"`
+	URL                       string   `json:"url"`
+	Audiences                 []string `json:"audiences"`
+	Tenants                   []string `json:"tenants"`
+	Platform                  bool     `json:"platform"`
+	TokenTypes                []string `json:"token_types"`
+	AuthorizedParties         []string `json:"authorized_parties"`
+	IntrospectionClientID     string   `json:"introspection_client_id"`
+	IntrospectionClientSecret string   `json:"introspection_client_secret"`
+}
+
+func (cfg *Config) checkIssuers(fault func(string, ...any)) {
+	all := []trustedIssuer{{
+		ID: cfg.RAuthID, URL: cfg.RAuthURL, Audiences: cfg.RAuthAudiences, Tenants: []string{"*"}, Platform: true,
+		TokenTypes: cfg.RAuthTokenTypes, AuthorizedParties: cfg.RAuthAuthorizedParties,
+		IntrospectionClientID: cfg.IntrospectionClientID, IntrospectionClientSecret: cfg.IntrospectionClientPass,
+	}}
+	if cfg.TrustedIssuers != "" {
+		var more []trustedIssuer
+		d := json.NewDecoder(strings.NewReader(cfg.TrustedIssuers))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&more); err != nil {
+			fault("TRUSTED_ISSUERS is not the JSON that is wanted: %v", err)
+		}
+		all = append(all, more...)
+	}
+	urls, ids := map[string]bool{}, map[string]bool{}
+	for i, t := range all {
+		name, audiences, types := "RAUTH_URL", "RAUTH_AUDIENCES", "RAUTH_TOKEN_TYPES"
+		if i > 0 {
+			name = fmt.Sprintf("TRUSTED_ISSUERS[%d]", i-1)
+			audiences, types = name+".audiences", name+".token_types"
+		}
+		if i > 0 || t.URL != "" {
+			if why := badIssuerURL(t.URL, cfg.RAuthInsecureHTTP); why != "" {
+				fault("%s %s", name, why)
+			}
+		}
+		if urls[t.URL] && t.URL != "" {
+			fault("%s: %s is listed twice", name, t.URL)
+		}
+		if ids[t.ID] && t.ID != "" {
+			fault("%s: the id %q is given twice", name, t.ID)
+		}
+		urls[t.URL], ids[t.ID] = true, true
+		if i > 0 && len(t.Audiences) == 0 {
+			fault("%s is missing: tokens that are for nobody in particular are for nobody", audiences)
+		}
+		if cfg.AdminAudience != "" && slices.Contains(t.Audiences, cfg.AdminAudience) {
+			fault("ADMIN_AUDIENCE must not be one of %s: a backend could replay an admin's token", audiences)
+		}
+		if i > 0 && len(t.Tenants) == 0 {
+			fault(`%s.tenants is missing: list the ids of the tenants it may speak for, or "*"`, name)
+		}
+		for _, tenant := range t.Tenants {
+			if tenant != "*" && !iam.ValidTenantID(tenant) {
+				fault("%s.tenants: %q is not the id of a tenant", name, tenant)
+			}
+		}
+		accepted := make([]string, 0, len(t.TokenTypes))
+		for _, typ := range t.TokenTypes {
+			typ = strings.ToLower(typ)
+			if typ != "at+jwt" && typ != "jwt" {
+				fault("%s: %q is neither at+jwt nor JWT", types, typ)
+			}
+			accepted = append(accepted, typ)
+		}
+		cfg.issuers = append(cfg.issuers, iam.Issuer{URL: t.URL, Tenants: t.Tenants, Platform: t.Platform})
+		cfg.verified = append(cfg.verified, token.Issuer{
+			ID: t.ID, URL: t.URL, Audiences: t.Audiences, Types: accepted, AuthorizedParties: t.AuthorizedParties,
+			IntrospectionClientID: t.IntrospectionClientID, IntrospectionClientSecret: t.IntrospectionClientSecret,
+		})
+	}
+}
+
+// badIssuerURL says what is wrong with an issuer; "" if nothing is.
+func badIssuerURL(s string, insecure bool) string {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Host == "" || !iam.ValidIssuer(s):
+		return "must be a URL such as https://auth.example.com"
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return "must have no user, query or fragment (RFC 8414, section 2)"
+	case u.Scheme == "https":
+		return ""
+	case u.Scheme != "http":
+		return "must be https"
+	case insecure || isLoopback(u.Hostname()):
+		return ""
+	}
+	return "must be https; plain http is for loopback, or with RAUTH_INSECURE_HTTP=1"
+}
+
+func isLoopback(host string) bool {
+	addr, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && addr.IsLoopback()
+}

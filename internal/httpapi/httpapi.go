@@ -1,0 +1,185 @@
+// Package httpapi speaks HTTP: routes, headers, JSON, problem documents
+// (RFC 9457).
+//
+// It owns how a request is read and an answer is written, and nothing else: what
+// the answer is comes from the packages it was given. There are two handlers, for
+// two listeners: the gateways' and the admins'. Gateways append the client's path
+// to ours; so the gateways' listener serves nothing that changes anything, and
+// takes /system/ before any router has interpreted the path.
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/google/uuid"
+
+	"iam-service/internal/iam"
+	"iam-service/internal/token"
+)
+
+// Observe is told of every request: the route without its version, "" for none.
+type Observe func(handler, gateway, method string, status int, took time.Duration)
+
+// Tenants lists the tenants a user may enter.
+type Tenants interface {
+	TenantsOf(ctx context.Context, issuer, subject string) ([]iam.TenantMembership, error)
+}
+
+// Gateway is what the gateways' listener serves.
+type Gateway struct {
+	Enricher Enricher
+	Headers  []string // canonical names, parallel to the answers' values
+	Verifier *token.Verifier
+	Tenants  Tenants
+	Issuers  iam.Issuers
+	Trusted  []netip.Prefix // whose X-Forwarded-… is believed
+	Log      *slog.Logger
+	Observe  Observe
+}
+
+// Handler returns the handler of the gateways' listener.
+func (g Gateway) Handler() http.Handler {
+	e := &enrichHandler{
+		enricher: g.Enricher, headers: g.Headers, trusted: g.Trusted, log: g.Log,
+		observe: func(gateway, method string, status int, took time.Duration) {
+			g.Observe(EnrichPath, gateway, method, status, took)
+		},
+	}
+	r := chi.NewRouter()
+	r.Get("/v1/me/tenants", observed("/me/tenants", g.Observe, handle(g.Log, g.myTenants)))
+	r.NotFound(observed("", g.Observe, handle(g.Log, nowhere)))
+	r.MethodNotAllowed(observed("", g.Observe, handle(g.Log, notThisMethod)))
+
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		// On the raw path and before the router, which refuses unknown methods.
+		if rest, ok := belowEnrich(req); ok {
+			e.serve(w, req, rest)
+			return
+		}
+		if strings.HasPrefix(req.URL.EscapedPath(), "/system/") || strings.HasPrefix(req.URL.EscapedPath(), "/v1/system/") {
+			observed("", g.Observe, handle(g.Log, nowhere))(w, req)
+			return
+		}
+		r.ServeHTTP(w, req)
+	})
+}
+
+// Admin returns the handler of the admins' listener.
+func Admin(log *slog.Logger, observe Observe) http.Handler {
+	r := chi.NewRouter()
+	r.NotFound(observed("", observe, handle(log, nowhere)))
+	r.MethodNotAllowed(observed("", observe, handle(log, notThisMethod)))
+	return r
+}
+
+func nowhere(http.ResponseWriter, *http.Request) error {
+	return iam.Errorf(iam.NotFound, "no such path")
+}
+
+func notThisMethod(w http.ResponseWriter, _ *http.Request) error {
+	writeProblem(w, problem{
+		Type: "/problems/method-not-allowed", Title: "The path does not take this method", Status: http.StatusMethodNotAllowed,
+	})
+	return nil
+}
+
+type myTenant struct {
+	ID      string `json:"id"`
+	Slug    string `json:"slug"`
+	Name    string `json:"name"`
+	Default bool   `json:"default"`
+}
+
+// myTenants serves GET /v1/me/tenants: the bearer's own tenants, for a tenant
+// switcher. At most 1,000, the limit of memberships, so it has no pages.
+func (g Gateway) myTenants(w http.ResponseWriter, r *http.Request) error {
+	raw, err := bearer(r.Header)
+	if err != nil {
+		return err
+	}
+	if raw == "" {
+		return iam.Errorf(iam.Unauthenticated, "a bearer token is needed")
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	t, err := g.Verifier.Verify(ctx, raw, "", deadline)
+	if err != nil {
+		return err
+	}
+	if t.Program() {
+		return iam.Errorf(iam.Forbidden, "only a user has tenants to switch between")
+	}
+	list, err := g.Tenants.TenantsOf(ctx, t.Issuer, t.Subject)
+	if err != nil {
+		return &iam.Error{Kind: iam.Unavailable, Code: "facts_unavailable", Detail: "the facts cannot be read now", Cause: err}
+	}
+	out := struct {
+		Tenants []myTenant `json:"tenants"`
+	}{Tenants: []myTenant{}}
+	for _, m := range list {
+		if g.Issuers.Reaches(t.Issuer, m.ID) {
+			out.Tenants = append(out.Tenants, myTenant(m))
+		}
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	return encode(w, http.StatusOK, out)
+}
+
+// handle adapts a handler that can fail to one that cannot.
+func handle(log *slog.Logger, h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		id := uuid.NewString()
+		w.Header().Set("X-Request-ID", id)
+		r = r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id))
+		if err := h(w, r); err != nil {
+			fail(w, r, log, err)
+		}
+	}
+}
+
+type requestIDKey struct{}
+
+func requestID(r *http.Request) string {
+	id, _ := r.Context().Value(requestIDKey{}).(string) // "" where none was given
+	return id
+}
+
+// observed counts and times h under the name of its route.
+func observed(route string, observe Observe, h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		rec := &recorder{ResponseWriter: w, status: http.StatusOK}
+		h(rec, r)
+		observe(route, "", r.Method, rec.status, time.Since(began))
+	}
+}
+
+// recorder remembers the status that was sent.
+type recorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (r *recorder) WriteHeader(status int) {
+	r.status = status
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func encode(w http.ResponseWriter, status int, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(b, '\n')) // the client is gone; nothing left to tell
+	return nil
+}

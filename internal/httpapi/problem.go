@@ -1,0 +1,76 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+
+	"iam-service/internal/iam"
+)
+
+// problem is an RFC 9457 document.
+type problem struct {
+	Type     string           `json:"type"`
+	Title    string           `json:"title"`
+	Status   int              `json:"status"`
+	Detail   string           `json:"detail,omitempty"`
+	Code     string           `json:"code,omitempty"`
+	Instance string           `json:"instance,omitempty"`
+	Errors   []iam.FieldError `json:"errors,omitempty"`
+}
+
+// wire is the only place where a Kind becomes a status code.
+var wire = map[iam.Kind]struct {
+	status int
+	title  string
+}{
+	iam.Internal:        {http.StatusInternalServerError, "Something went wrong on our side"},
+	iam.Unavailable:     {http.StatusServiceUnavailable, "The answer cannot be given now"},
+	iam.Invalid:         {http.StatusUnprocessableEntity, "The request is not valid"},
+	iam.Unauthenticated: {http.StatusUnauthorized, "The caller is not known"},
+	iam.Forbidden:       {http.StatusForbidden, "The caller may not do this"},
+	iam.NotFound:        {http.StatusNotFound, "There is no such thing"},
+	iam.Conflict:        {http.StatusConflict, "The request contradicts the current state"},
+}
+
+// newProblem says as much about err as the outside may know.
+func newProblem(err error, id string) problem {
+	kind := iam.KindOf(err)
+	w := wire[kind]
+	p := problem{Type: "/problems/" + string(kind), Title: w.title, Status: w.status}
+	if id != "" {
+		p.Instance = "/requests/" + id
+	}
+	if e, ok := errors.AsType[*iam.Error](err); ok && kind != iam.Internal {
+		p.Detail, p.Code, p.Errors = e.Detail, e.Code, e.Fields
+	}
+	return p
+}
+
+// writeProblem answers with p.
+func writeProblem(w http.ResponseWriter, p problem) {
+	h := w.Header()
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	if p.Status == http.StatusServiceUnavailable {
+		h.Set("Retry-After", "1")
+	}
+	w.WriteHeader(p.Status)
+	_ = json.NewEncoder(w).Encode(p) // the client is gone; nothing left to tell
+}
+
+// fail answers r with a problem document and, if the fault is ours, logs it. It
+// is the one place where an error stops travelling.
+func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
+	p := newProblem(err, requestID(r))
+	switch {
+	case p.Status == http.StatusInternalServerError:
+		log.ErrorContext(r.Context(), "request failed", slog.String("path", r.URL.Path), slog.Any("err", err))
+	case p.Status > http.StatusInternalServerError:
+		log.WarnContext(r.Context(), "request not answerable now", slog.String("path", r.URL.Path), slog.Any("err", err))
+	case p.Status == http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+	}
+	writeProblem(w, p)
+}

@@ -1,0 +1,264 @@
+// Package telemetry owns logs, metrics and the listener for operators: /metrics,
+// /healthz, /readyz, /policy/status and pprof.
+//
+// It does not know what the figures mean: owners of figures hand them in.
+package telemetry
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/pprof"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// NewLogger writes JSON lines.
+func NewLogger(w io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
+}
+
+// Build says what program this is.
+type Build struct {
+	Version  string `json:"version"`
+	Revision string `json:"revision,omitempty"`
+	Go       string `json:"go"`
+}
+
+// ReadBuild reads what the Go tool has noted, unless version says otherwise.
+func ReadBuild(version string) Build {
+	b := Build{Version: version, Go: runtime.Version()}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return b
+	}
+	if b.Version == "" {
+		b.Version = info.Main.Version
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			b.Revision = s.Value
+		}
+	}
+	return b
+}
+
+// Metrics are the figures that are counted as things happen. Their names are part
+// of what operators rely on.
+type Metrics struct {
+	Registry *prometheus.Registry
+
+	requests  *prometheus.CounterVec
+	durations *prometheus.HistogramVec
+	database  *prometheus.CounterVec
+	idp       *prometheus.CounterVec
+	decisions *prometheus.CounterVec
+	evaluated prometheus.Histogram
+	offers    *prometheus.CounterVec
+
+	series sync.Map // seriesKey → series: label values resolved once
+}
+
+// NewMetrics registers all metrics on a registry of its own, those of errors with
+// the value 0 from the start: an alert cannot fire on a series that is not there.
+func NewMetrics(b Build, databaseReasons []string) *Metrics {
+	m := &Metrics{
+		Registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "http_requests_total", Help: "Requests by route without its version, gateway profile, method and status.",
+		}, []string{"handler", "gateway", "method", "code"}),
+		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "http_request_duration_seconds", Help: "Time from the first byte read to the last one written.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .2, .5, 1, 5},
+		}, []string{"handler"}),
+		database: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "database_errors_total", Help: "Failures of the database itself; a missing row or a broken constraint is none.",
+		}, []string{"reason"}),
+		idp: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "idp_adapter_errors_total", Help: "Failed calls to an identity provider.",
+		}, []string{"operation", "reason"}),
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "iam_decisions_total", Help: "Enrichments by outcome (allowed, denied, error) and the first reason's code.",
+		}, []string{"outcome", "code"}),
+		evaluated: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "iam_policy_evaluation_seconds", Help: "Own time of policy evaluations, without waiting for facts.",
+			Buckets: []float64{.00005, .0001, .0002, .0005, .001, .002, .005, .01, .02, .05},
+		}),
+		offers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "iam_policy_candidates_total", Help: "Policies that were offered to the gate.",
+		}, []string{"result"}),
+	}
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "iam_build_info", Help: "What program this is; always 1.",
+		ConstLabels: prometheus.Labels{"version": b.Version, "revision": b.Revision, "go": b.Go},
+	})
+	info.Set(1)
+	m.Registry.MustRegister(m.requests, m.durations, m.database, m.idp, m.decisions, m.evaluated, m.offers, info,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	for _, r := range databaseReasons {
+		m.database.WithLabelValues(r)
+	}
+	for _, op := range []string{"discovery", "jwks", "introspect"} {
+		for _, r := range []string{"timeout", "connection", "unauthorized", "forbidden", "rate_limited", "server_error", "bad_response"} {
+			m.idp.WithLabelValues(op, r)
+		}
+	}
+	for _, r := range []string{"accepted", "refused"} {
+		m.offers.WithLabelValues(r)
+	}
+	return m
+}
+
+type seriesKey struct {
+	handler, gateway, method string
+	status                   int
+}
+
+type series struct {
+	count prometheus.Counter
+	took  prometheus.Observer
+}
+
+// methods that are labels by their own name; any client can make up others.
+var methods = map[string]bool{
+	http.MethodGet: true, http.MethodHead: true, http.MethodPost: true, http.MethodPut: true, http.MethodPatch: true,
+	http.MethodDelete: true, http.MethodOptions: true, http.MethodConnect: true, http.MethodTrace: true,
+}
+
+// Request counts one request and its duration.
+func (m *Metrics) Request(handler, gateway, method string, status int, took time.Duration) {
+	if !methods[method] {
+		method = "other"
+	}
+	k := seriesKey{handler, gateway, method, status}
+	x, ok := m.series.Load(k)
+	if !ok {
+		x, _ = m.series.LoadOrStore(k, series{
+			m.requests.WithLabelValues(handler, gateway, method, strconv.Itoa(status)), m.durations.WithLabelValues(handler),
+		})
+	}
+	s := x.(series) //nolint:forcetypeassert // nothing else is stored
+	s.count.Inc()
+	s.took.Observe(took.Seconds())
+}
+
+// DatabaseError counts one.
+func (m *Metrics) DatabaseError(reason string) { m.database.WithLabelValues(reason).Inc() }
+
+// IdPError counts one.
+func (m *Metrics) IdPError(operation, reason string) { m.idp.WithLabelValues(operation, reason).Inc() }
+
+// Decision counts one. Codes come from the METADATA of policies, so they are few.
+func (m *Metrics) Decision(outcome, code string, took time.Duration) {
+	m.decisions.WithLabelValues(outcome, code).Inc()
+	if took > 0 {
+		m.evaluated.Observe(took.Seconds())
+	}
+}
+
+// Candidate counts a policy that was offered.
+func (m *Metrics) Candidate(accepted bool) {
+	result := "refused"
+	if accepted {
+		result = "accepted"
+	}
+	m.offers.WithLabelValues(result).Inc()
+}
+
+// Gauge registers a figure that is read when it is asked for.
+func (m *Metrics) Gauge(name, help string, labels prometheus.Labels, read func() float64) {
+	m.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, read))
+}
+
+// Counter is Gauge for a figure that only grows.
+func (m *Metrics) Counter(name, help string, labels prometheus.Labels, read func() float64) {
+	m.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}, read))
+}
+
+// Check is one thing that readiness looks at.
+type Check struct {
+	Name string
+	// Ask returns nil when all is well.
+	Ask func() error
+	// Degraded: a failure is shown, but does not make the service not ready. A
+	// dependency that all replicas share is of this kind: taking them all away
+	// would help nobody.
+	Degraded bool
+}
+
+// Ops serves the operators' listener.
+type Ops struct {
+	Metrics  *Metrics
+	Checks   []Check
+	Policy   func() any // for /policy/status
+	Build    Build
+	stopping atomic.Bool
+}
+
+// Stopping makes the service not ready, for good.
+func (o *Ops) Stopping() { o.stopping.Store(true) }
+
+// Handler returns the operators' handler.
+func (o *Ops) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Metrics.Registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", o.readyz)
+	mux.HandleFunc("GET /policy/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, o.Policy()) })
+	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, o.Build) })
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
+}
+
+type checkResult struct {
+	Name   string `json:"name"`
+	State  string `json:"state"` // ok, degraded, failed
+	Detail string `json:"detail,omitempty"`
+}
+
+// readyz says whether requests should come here, and what is not well.
+func (o *Ops) readyz(w http.ResponseWriter, r *http.Request) {
+	status, state := http.StatusOK, "ready"
+	results := make([]checkResult, 0, len(o.Checks)+1)
+	if o.stopping.Load() {
+		status, state = http.StatusServiceUnavailable, "stopping"
+	}
+	for _, c := range o.Checks {
+		res := checkResult{Name: c.Name, State: "ok"}
+		if err := c.Ask(); err != nil {
+			res.State, res.Detail = "failed", err.Error()
+			if c.Degraded {
+				res.State = "degraded"
+			} else if status == http.StatusOK {
+				status, state = http.StatusServiceUnavailable, "not ready"
+			}
+		}
+		if res.State != "ok" || r.URL.Query().Has("verbose") {
+			results = append(results, res)
+		}
+	}
+	writeJSON(w, status, map[string]any{"state": state, "checks": results})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	_ = e.Encode(v) // the operator is gone; nothing left to tell
+}

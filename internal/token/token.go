@@ -1,0 +1,457 @@
+// Package token verifies access tokens: JWTs by signature (RFC 9068, RFC 8725)
+// and, where an issuer wants it, opaque ones by introspection (RFC 7662).
+//
+// It owns the trusted issuers' keys, every check on a token, and the cache of
+// verified tokens by SHA-256. It does not know users, tenants or policies, nor
+// where keys are kept for a start without the issuer (a Keeper).
+//
+// The keys of one issuer:
+//
+//	none ──fetched or kept──▶ held ──every 5 min──▶ held
+//	                            │ the issuer is away
+//	                            ▼
+//	                          held, older and older ──JWKS_MAX_AGE──▶ none
+//
+// A token that is wrong is iam.Unauthenticated. A token that cannot be judged
+// now is iam.Unavailable. The two are never confused: an issuer that is away
+// makes no token invalid.
+package token
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/open-policy-agent/opa/v1/ast"
+	"golang.org/x/time/rate"
+
+	"iam-service/internal/iam"
+)
+
+// Limits and times that no setting changes.
+const (
+	maxTokenBytes = 8 << 10
+	skew          = 5 * time.Second // how far "nbf" and "iat" may lie ahead of our clock; "exp" gets none
+	missesBurst   = 20              // look-ups in vain that one token may cause at once,
+	missesPerSec  = 2               // and for ever
+)
+
+// algorithms that a token may be signed with.
+var algorithms = []string{"RS256", "ES256", "EdDSA"}
+
+// Issuer is one trusted issuer.
+type Issuer struct {
+	ID                string   // what X-Upstream-IdP-ID calls it; may be empty
+	URL               string   // "iss", byte by byte
+	Audiences         []string // one of them must be in "aud"
+	Types             []string // accepted "typ" of the header, lower case, without "application/"
+	AuthorizedParties []string // if any: "azp" or "client_id" must be one of them
+
+	// Introspection of tokens that are no JWTs; off where ClientID is empty.
+	IntrospectionClientID     string
+	IntrospectionClientSecret string
+}
+
+// Config of a Verifier.
+type Config struct {
+	Issuers          []Issuer      // the first one introspects where nothing names another
+	Client           *http.Client  // nil: one with time-outs that follows no redirects
+	Refresh          time.Duration // of keys; 0: 5 min
+	CoolDown         time.Duration // at most one fetch for unknown keys in this time; 0: 10 s
+	MaxAge           time.Duration // keys older than this are not used; 0: 24 h
+	IntrospectionTTL time.Duration // how long a positive answer is used; 0: 10 s
+	Wait             time.Duration // longest wait of one request for keys or introspection; 0: 60 ms
+	Entries          int           // verified tokens kept; 0: 10,000
+	Keeper           Keeper        // may be nil
+	Log              *slog.Logger
+	OnError          func(operation, reason string) // told of each failure of an issuer; may be nil
+	now              func() time.Time
+}
+
+// Keeper keeps the last discovery document and keys of an issuer.
+type Keeper interface {
+	SaveKeys(ctx context.Context, issuer string, discovery, jwks []byte, at time.Time) error
+	LoadKeys(ctx context.Context, issuer string) (discovery, jwks []byte, at time.Time, err error)
+}
+
+// Token is a verified access token. It is immutable, but for its account of
+// look-ups in vain.
+type Token struct {
+	Issuer   string
+	Subject  string // empty: a program's
+	ClientID string // "client_id", else "azp"; may be empty
+	IssuedAt time.Time
+	Expires  time.Time
+	Claims   ast.Value // all of them, for Rego
+
+	notBefore time.Time
+	issuerID  string
+	signedBy  *signingKey // nil: introspected
+	until     time.Time   // of an introspected one: when to ask again
+	misses    *rate.Limiter
+}
+
+// Program reports whether a program speaks for itself: its subject is the
+// client, or it has none (RFC 9068, section 2.2).
+func (t *Token) Program() bool { return t.Subject == "" || t.Subject == t.ClientID }
+
+// MayMiss reports whether this token may still cause a look-up in vain, and
+// Missed notes one.
+func (t *Token) MayMiss() bool { return t.misses.Tokens() >= 1 }
+
+// Missed notes a look-up that found nothing.
+func (t *Token) Missed() { t.misses.Allow() }
+
+// Verifier verifies tokens. It is safe for concurrent use.
+type Verifier struct {
+	cfg     Config
+	issuers map[string]*issuer
+	first   *issuer
+	cache   *lru.Cache[[sha256.Size]byte, *Token]
+	parser  *jwt.Parser
+	hits    atomic.Int64
+	misses  atomic.Int64
+}
+
+// New returns a verifier that holds no keys yet: see Start.
+func New(cfg Config) (*Verifier, error) {
+	if len(cfg.Issuers) == 0 {
+		return nil, errors.New("no trusted issuer")
+	}
+	def(&cfg.Refresh, 5*time.Minute)
+	def(&cfg.CoolDown, 10*time.Second)
+	def(&cfg.MaxAge, 24*time.Hour)
+	def(&cfg.IntrospectionTTL, 10*time.Second)
+	def(&cfg.Wait, 60*time.Millisecond)
+	if cfg.Entries <= 0 {
+		cfg.Entries = 10_000
+	}
+	if cfg.Client == nil {
+		cfg.Client = NewClient()
+	}
+	if cfg.OnError == nil {
+		cfg.OnError = func(string, string) {}
+	}
+	if cfg.now == nil {
+		cfg.now = time.Now
+	}
+	v := &Verifier{cfg: cfg, issuers: map[string]*issuer{}}
+	for _, i := range cfg.Issuers {
+		if i.URL == "" || len(i.Audiences) == 0 {
+			return nil, fmt.Errorf("issuer %q: needs a URL and at least one audience", i.URL)
+		}
+		if len(i.Types) == 0 {
+			i.Types = []string{"at+jwt"}
+		}
+		if v.issuers[i.URL] != nil {
+			return nil, fmt.Errorf("issuer %q is listed twice", i.URL)
+		}
+		is := &issuer{Issuer: i, v: v}
+		v.issuers[i.URL] = is
+		if v.first == nil {
+			v.first = is
+		}
+	}
+	v.cache, _ = lru.New[[sha256.Size]byte, *Token](cfg.Entries) // fails only for a size below 1
+	v.parser = jwt.NewParser(jwt.WithValidMethods(algorithms), jwt.WithJSONNumber(), jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())
+	return v, nil
+}
+
+func def(d *time.Duration, v time.Duration) {
+	if *d <= 0 {
+		*d = v
+	}
+}
+
+// NewClient is an HTTP client for issuers: it follows no redirects, because what
+// a redirect leads to was never trusted.
+func NewClient() *http.Client {
+	t := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // it is one
+	t.MaxIdleConnsPerHost = 4
+	t.ResponseHeaderTimeout = 5 * time.Second
+	return &http.Client{
+		Transport: t, Timeout: 10 * time.Second,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// Stats are hits and misses since the start, and tokens kept now.
+type Stats struct {
+	Hits, Misses int64
+	Entries      int
+}
+
+// Stats returns the figures of the cache.
+func (v *Verifier) Stats() Stats {
+	return Stats{Hits: v.hits.Load(), Misses: v.misses.Load(), Entries: v.cache.Len()}
+}
+
+// invalid says that a token is wrong. What is wrong goes to the log; the caller
+// learns only that it is.
+func invalid(format string, args ...any) error {
+	return &iam.Error{Kind: iam.Unauthenticated, Code: "invalid_token", Detail: "the token is not valid", Cause: fmt.Errorf(format, args...)}
+}
+
+func unavailable(code string, cause error) error {
+	return &iam.Error{Kind: iam.Unavailable, Code: code, Detail: "the token cannot be checked now", Cause: cause}
+}
+
+// Verify checks raw, a token without its "Bearer ". Where idp is not empty, the
+// issuer must be the one of that id. It waits for an issuer until deadline at
+// most.
+func (v *Verifier) Verify(ctx context.Context, raw, idp string, deadline time.Time) (*Token, error) {
+	if len(raw) > maxTokenBytes {
+		return nil, invalid("%d bytes are more than %d", len(raw), maxTokenBytes)
+	}
+	now := v.cfg.now()
+	sum := sha256.Sum256([]byte(raw))
+	if t, ok := v.cache.Get(sum); ok && v.stillGood(t, now) {
+		v.hits.Add(1)
+		return t, v.inTime(t, idp, now)
+	}
+	v.misses.Add(1)
+	if left := now.Add(v.cfg.Wait); left.Before(deadline) {
+		deadline = left
+	}
+	var t *Token
+	var err error
+	switch strings.Count(raw, ".") {
+	case 2:
+		t, err = v.verifyJWT(ctx, raw, now, deadline)
+	case 4:
+		return nil, invalid("it is encrypted (JWE)")
+	default:
+		t, err = v.introspect(ctx, raw, idp, now, deadline)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := v.inTime(t, idp, now); err != nil {
+		return nil, err
+	}
+	t.misses = rate.NewLimiter(missesPerSec, missesBurst)
+	v.cache.Add(sum, t)
+	return t, nil
+}
+
+// stillGood reports whether what was verified once needs no new verification:
+// the key is still among its issuer's, or the introspection is young.
+func (v *Verifier) stillGood(t *Token, now time.Time) bool {
+	if t.signedBy == nil {
+		return now.Before(t.until)
+	}
+	return v.issuers[t.Issuer].holds(t.signedBy, now)
+}
+
+// inTime is asked on every request, also for cached tokens.
+func (v *Verifier) inTime(t *Token, idp string, now time.Time) error {
+	switch {
+	case !now.Before(t.Expires):
+		return invalid("it expired at %s", t.Expires.UTC().Format(time.RFC3339))
+	case now.Add(skew).Before(t.notBefore):
+		return invalid("it is not valid before %s", t.notBefore.UTC().Format(time.RFC3339))
+	case idp != "" && idp != t.issuerID:
+		return invalid("its issuer is not %q, which the gateway named", idp)
+	}
+	return nil
+}
+
+// verifyJWT checks form, key, signature and claims, in this order.
+func (v *Verifier) verifyJWT(ctx context.Context, raw string, now, deadline time.Time) (*Token, error) {
+	var by *signingKey
+	var from *issuer
+	var stop error // what the key function found; the parser would hide its kind
+	claims := jwt.MapClaims{}
+	_, err := v.parser.ParseWithClaims(raw, claims, func(t *jwt.Token) (any, error) {
+		from, by, stop = v.keyFor(ctx, t, claims, now, deadline)
+		if stop != nil {
+			return nil, stop
+		}
+		return by.public, nil
+	})
+	if stop != nil {
+		return nil, stop
+	}
+	if err != nil {
+		return nil, invalid("%w", err)
+	}
+	t, err := from.token(claims, now)
+	if err != nil {
+		return nil, err
+	}
+	t.signedBy = by
+	return t, nil
+}
+
+// keyFor chooses the key by the header and the issuer, neither trusted yet.
+func (v *Verifier) keyFor(ctx context.Context, t *jwt.Token, claims jwt.MapClaims, now, deadline time.Time) (*issuer, *signingKey, error) {
+	iss, _ := claims["iss"].(string) // another type is no trusted issuer
+	is := v.issuers[iss]
+	if is == nil {
+		return nil, nil, invalid("its issuer is not trusted")
+	}
+	typ, _ := t.Header["typ"].(string) // absent is not accepted
+	if !slices.Contains(is.Types, strings.TrimPrefix(strings.ToLower(typ), "application/")) {
+		return nil, nil, invalid("typ %q is not one of %v", typ, is.Types)
+	}
+	for _, h := range []string{"crit", "zip", "b64"} { // we understand no extension (RFC 7515, section 4.1.11)
+		if _, there := t.Header[h]; there {
+			return nil, nil, invalid("header %q is not accepted", h)
+		}
+	}
+	kid, ok := t.Header["kid"].(string)
+	if !ok || kid == "" || len(kid) > 255 {
+		return nil, nil, invalid("no usable kid")
+	}
+	k, err := is.key(ctx, kid, now, deadline)
+	if err != nil {
+		return nil, nil, err
+	}
+	if k.alg != t.Method.Alg() {
+		return nil, nil, invalid("alg %s does not fit the key, which is for %s", t.Method.Alg(), k.alg)
+	}
+	return is, k, nil
+}
+
+// token checks the claims, of a JWT or an introspection.
+func (is *issuer) token(claims map[string]any, now time.Time) (*Token, error) {
+	t := &Token{Issuer: is.URL, issuerID: is.ID}
+	if iss, _ := claims["iss"].(string); iss != is.URL {
+		return nil, invalid("its issuer is not %q", is.URL)
+	}
+	if !audienceFits(claims["aud"], is.Audiences) {
+		return nil, invalid("its audience is none of %v", is.Audiences)
+	}
+	var err error
+	if t.Expires, err = date(claims, "exp"); err != nil {
+		return nil, err
+	}
+	if t.Expires.IsZero() {
+		return nil, invalid("it has no exp")
+	}
+	if t.notBefore, err = date(claims, "nbf"); err != nil {
+		return nil, err
+	}
+	if t.IssuedAt, err = date(claims, "iat"); err != nil {
+		return nil, err
+	}
+	if t.IssuedAt.After(now.Add(skew)) {
+		return nil, invalid("it was issued in the future")
+	}
+	if t.Subject, err = text(claims, "sub", iam.ValidSubject); err != nil {
+		return nil, err
+	}
+	if t.ClientID, err = text(claims, "client_id", iam.ValidClientID); err != nil {
+		return nil, err
+	}
+	azp, err := text(claims, "azp", iam.ValidClientID)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case t.ClientID == "":
+		t.ClientID = azp
+	case azp != "" && azp != t.ClientID:
+		return nil, invalid("azp and client_id differ")
+	}
+	if t.Subject == "" && t.ClientID == "" {
+		return nil, invalid("it names neither a subject nor a client")
+	}
+	if len(is.AuthorizedParties) > 0 && !slices.Contains(is.AuthorizedParties, t.ClientID) {
+		return nil, invalid("it was issued to %q, which is no authorized party", t.ClientID)
+	}
+	if _, bound := claims["cnf"]; bound {
+		return nil, invalid("it is bound to a key (cnf), and no proof can be checked here")
+	}
+	if err := isAccessToken(claims); err != nil {
+		return nil, err
+	}
+	if t.Claims, err = ast.InterfaceToValue(claims); err != nil {
+		return nil, invalid("its claims: %w", err)
+	}
+	return t, nil
+}
+
+// isAccessToken refuses what issuers sign with the same keys for other purposes:
+// ID tokens (OpenID Connect Core, sections 2 and 3.1.3.6), refresh and logout
+// tokens, by the marks of the specification and of Keycloak and Hydra.
+func isAccessToken(claims map[string]any) error {
+	for _, mark := range []string{"nonce", "at_hash", "c_hash", "s_hash", "events"} {
+		if _, there := claims[mark]; there {
+			return invalid("it has the claim %q of another kind of token", mark)
+		}
+	}
+	if typ, there := claims["typ"]; there && typ != "Bearer" {
+		return invalid("its claim typ is %v, not Bearer", typ)
+	}
+	if use, there := claims["token_use"]; there && use != "access_token" && use != "access" {
+		return invalid("its token_use is %v", use)
+	}
+	return nil
+}
+
+func audienceFits(aud any, wanted []string) bool {
+	switch aud := aud.(type) {
+	case string:
+		return slices.Contains(wanted, aud)
+	case []any:
+		return slices.ContainsFunc(aud, func(a any) bool {
+			s, ok := a.(string)
+			return ok && slices.Contains(wanted, s)
+		})
+	}
+	return false
+}
+
+// date reads a NumericDate (RFC 7519, section 2); zero where there is none.
+func date(claims map[string]any, name string) (time.Time, error) {
+	x, there := claims[name]
+	if !there {
+		return time.Time{}, nil
+	}
+	n, ok := x.(json.Number)
+	if !ok {
+		return time.Time{}, invalid("%s is no number", name)
+	}
+	f, err := n.Float64()
+	if err != nil || f < 0 || f > 1<<40 {
+		return time.Time{}, invalid("%s is no date", name)
+	}
+	return time.UnixMilli(int64(f * 1000)), nil
+}
+
+// text reads an optional string of a valid shape.
+func text(claims map[string]any, name string, valid func(string) bool) (string, error) {
+	x, there := claims[name]
+	if !there {
+		return "", nil
+	}
+	s, ok := x.(string)
+	if !ok || !valid(s) {
+		return "", invalid("%s has not the shape it must have", name)
+	}
+	return s, nil
+}
+
+// strictJSON decodes one value and keeps numbers as they are written.
+func strictJSON(b []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	return d.Decode(into)
+}
+
+func basicAuth(id, secret string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(formEncode(id)+":"+formEncode(secret)))
+}
