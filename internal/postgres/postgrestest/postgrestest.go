@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"iam-service/internal/devstack/devpg"
+	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
 )
 
@@ -110,10 +111,28 @@ func URL(t testing.TB) string {
 	return u
 }
 
+// Issuer is trusted with everything, LimitedIssuer with the tenant globex alone.
+const (
+	Issuer        = "https://rauth.test"
+	LimitedIssuer = "https://limited.test"
+)
+
+// Issuers are the trusted ones.
+var Issuers = iam.Issuers{
+	{URL: Issuer, Tenants: []string{"*"}, Platform: true},
+	{URL: LimitedIssuer, Tenants: []string{"globex"}},
+}
+
 // Open returns a store on a fresh schema with all migrations applied.
 func Open(t testing.TB) *postgres.DB {
 	t.Helper()
-	db, err := postgres.Open(context.Background(), postgres.Config{URL: URL(t)}, slog.New(slog.DiscardHandler), nil)
+	return OpenURL(t, URL(t))
+}
+
+// OpenURL returns a store at url.
+func OpenURL(t testing.TB, url string) *postgres.DB {
+	t.Helper()
+	db, err := postgres.Open(context.Background(), postgres.Config{URL: url, Issuers: Issuers, Conns: 4}, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
