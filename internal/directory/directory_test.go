@@ -1,0 +1,536 @@
+package directory_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/storage"
+	"pgregory.net/rapid"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/iam"
+)
+
+const issuer = "https://rauth.test"
+
+var issuers = iam.Issuers{
+	{URL: issuer, Tenants: []string{"*"}, Platform: true},
+	{URL: "https://limited.test", Tenants: []string{"globex"}},
+}
+
+// loader is a database of maps.
+type loader struct {
+	mu      sync.Mutex
+	users   map[string]iam.UserFacts // by subject
+	tenants map[string]iam.TenantFacts
+	clients map[string]iam.ClientFacts
+	err     error
+	delay   time.Duration
+	loads   atomic.Int64
+}
+
+func (l *loader) wait(ctx context.Context) error {
+	l.loads.Add(1)
+	l.mu.Lock()
+	delay, err := l.delay, l.err
+	l.mu.Unlock()
+	select {
+	case <-time.After(delay):
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (l *loader) User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
+	if err := l.wait(ctx); err != nil {
+		return iam.UserFacts{}, false, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	u, ok := l.users[subject]
+	u.Issuer, u.Subject, u.AsOf = issuer, subject, time.Now()
+	return u, ok, nil
+}
+
+func (l *loader) Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error) {
+	if err := l.wait(ctx); err != nil {
+		return iam.TenantFacts{}, false, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t, ok := l.tenants[id]
+	return t, ok, nil
+}
+
+func (l *loader) Client(ctx context.Context, issuer, id string) (iam.ClientFacts, bool, error) {
+	if err := l.wait(ctx); err != nil {
+		return iam.ClientFacts{}, false, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c, ok := l.clients[id]
+	c.Issuer = issuer
+	return c, ok, nil
+}
+
+func (l *loader) set(err error, delay time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.err, l.delay = err, delay
+}
+
+func newLoader() *loader {
+	acme := iam.TenantFacts{Tenant: iam.Tenant{ID: "acme", Slug: "acme", Name: "Acme", Status: "active"}}
+	acme.Roles = []iam.Role{{Name: "viewer", Permissions: []string{"doc:read"}}, {Tenant: "acme", Name: "editor", Inherits: []string{"viewer"}}}
+	acme.Mappings = []iam.Mapping{
+		{Tenant: "acme", Issuer: issuer, Claim: "groups", Value: "g", Roles: []string{"viewer"}},
+		{Tenant: "acme", Issuer: "https://limited.test", Claim: "groups", Value: "g", Roles: []string{"editor"}},
+	}
+	alice := iam.UserFacts{User: iam.User{ID: "u1", Status: "active", DefaultTenant: "acme", PlatformRoles: []string{"auditor"}}}
+	alice.Memberships = []iam.Membership{
+		{Tenant: "acme", Status: "active", Roles: []string{"viewer", "editor"}}, {Tenant: "globex", Status: "active"},
+	}
+	return &loader{
+		users:   map[string]iam.UserFacts{"alice": alice},
+		tenants: map[string]iam.TenantFacts{"acme": acme, "globex": {Tenant: iam.Tenant{ID: "globex", Status: "active"}}},
+		clients: map[string]iam.ClientFacts{"c1": {Client: iam.Client{ClientID: "c1", Tenant: "acme", Status: "blocked"}}, "ops": {Client: iam.Client{ClientID: "ops", Status: "active"}}},
+	}
+}
+
+func read(s *directory.Store, path string) (ast.Value, error) {
+	return readAs(s, directory.Asker{Issuer: issuer}, path)
+}
+
+func readAs(s *directory.Store, a directory.Asker, path string) (ast.Value, error) {
+	r := s.Reading(a, time.Now().Add(time.Second))
+	return r.Read(context.Background(), strings.Split(path, "|"))
+}
+
+func code(err error) string { return iam.CodeOf(err) }
+
+func TestAPathLeadsIntoADocument(t *testing.T) {
+	t.Parallel()
+	s := directory.New(newLoader(), directory.Config{Issuers: issuers})
+	for path, want := range map[string]string{
+		"directory|users|https://rauth.test|alice|memberships|acme|roles":   `["editor", "viewer"]`,
+		"directory|users|https://rauth.test|alice|memberships|acme|roles|1": `"viewer"`,
+		"directory|users|https://rauth.test|alice|default_tenant":           `"acme"`,
+		"directory|tenants|acme|roles|editor|closure":                       `["editor", "viewer"]`,
+		"directory|tenants|acme|mappings":                                   `{"https://rauth.test": {"groups": {"g": ["viewer"]}}}`,
+		"directory|clients|https://rauth.test|c1|status":                    `"blocked"`,
+		"directory|clients|https://rauth.test|ops":                          `{"client_id": "ops", "roles": [], "scopes": [], "status": "active"}`,
+		"directory|users|https://rauth.test|nobody":                         "absent",
+		"directory|users|https://rauth.test|alice|memberships|acme|roles|x": "absent",
+		"directory|users|https://rauth.test|alice|nothing|below":            "absent",
+		"directory|tenants|nowhere|roles":                                   "absent",
+		"directory|other|x":                                                 "absent",
+		"directory|tenants|Not A Tenant":                                    "absent",
+		"directory|users|https://rauth.test|a\x00b":                         "absent",
+		"directory|users|https://rauth.test|" + strings.Repeat("a", 300):    "absent",
+		"elsewhere|tenants|acme":                                            "absent",
+	} {
+		got := "absent"
+		v, err := read(s, path)
+		switch {
+		case err == nil:
+			got = v.String()
+		case !storage.IsNotFound(err):
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%s: got %s, want %s", path, got, want)
+		}
+	}
+}
+
+func TestACollectionIsNotEnumerated(t *testing.T) {
+	t.Parallel()
+	l := newLoader()
+	s := directory.New(l, directory.Config{Issuers: issuers})
+	for _, path := range []string{"directory", "directory|users", "directory|users|" + issuer, "directory|tenants", "directory|clients", "directory|clients|" + issuer} {
+		_, err := read(s, path)
+		e, ok := errors.AsType[*directory.EnumerationError](err)
+		if !ok || e.Path != strings.ReplaceAll(path, "|", "/") {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if n := l.loads.Load(); n != 0 {
+		t.Errorf("%d loads", n)
+	}
+}
+
+func TestWhatAnIssuerDoesNotReachIsNotThere(t *testing.T) {
+	t.Parallel()
+	l := newLoader()
+	limited := directory.Asker{Issuer: "https://limited.test"}
+	s := directory.New(l, directory.Config{Issuers: issuers})
+	user, err := readAs(s, limited, "directory|users|https://limited.test|alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := user.String(); strings.Contains(got, "acme") || strings.Contains(got, "auditor") || !strings.Contains(got, "globex") {
+		t.Errorf("the user of a limited issuer is %s", got)
+	}
+	for path, a := range map[string]directory.Asker{
+		"directory|tenants|acme":                     limited, // its own tenants only
+		"directory|tenants|globex":                   {},      // nobody's: none
+		"directory|clients|https://limited.test|c1":  limited, // a client in a tenant it does not reach
+		"directory|clients|https://limited.test|ops": limited, // a program of the platform
+		"directory|clients|https://unknown.test|ops": {Issuer: "https://unknown.test"},
+	} {
+		if v, err := readAs(s, a, path); !storage.IsNotFound(err) {
+			t.Errorf("%s for %q: %v, %v", path, a.Issuer, v, err)
+		}
+	}
+	if _, err := readAs(s, limited, "directory|tenants|globex"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOneLoadServesAllWhoAskMeanwhile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoader()
+		l.set(nil, 10*time.Millisecond)
+		s := directory.New(l, directory.Config{Issuers: issuers})
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				if _, err := read(s, "directory|tenants|acme"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := l.loads.Load(); n != 1 {
+			t.Errorf("%d loads", n)
+		}
+	})
+}
+
+// The first who asks may leave: the others still get their answer.
+func TestALoadOutlivesTheOneWhoAskedFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoader()
+		l.set(nil, 20*time.Millisecond)
+		s := directory.New(l, directory.Config{Issuers: issuers})
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			r := s.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(time.Second))
+			if _, err := r.Read(ctx, storage.Path{"directory", "tenants", "acme"}); code(err) != "facts_timeout" {
+				t.Errorf("the one who left: %v", err)
+			}
+		}()
+		synctest.Wait()
+		cancel()
+		if _, err := read(s, "directory|tenants|acme"); err != nil {
+			t.Error(err)
+		}
+		if n := l.loads.Load(); n != 1 {
+			t.Errorf("%d loads", n)
+		}
+	})
+}
+
+func TestAFailedLoadIsAnErrorForAllAndIsNotKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoader()
+		l.set(errors.New("connection reset"), time.Millisecond)
+		s := directory.New(l, directory.Config{Issuers: issuers})
+		var wg sync.WaitGroup
+		for _, path := range []string{"directory|users|https://rauth.test|alice", "directory|users|https://rauth.test|nobody", "directory|tenants|acme", "directory|clients|https://rauth.test|c1"} {
+			for range 5 {
+				wg.Go(func() {
+					v, err := read(s, path)
+					if code(err) != "facts_unavailable" || storage.IsNotFound(err) || !strings.Contains(err.Error(), "connection reset") {
+						t.Errorf("%s: %v, %v", path, v, err)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		l.set(nil, 0)
+		if _, err := read(s, "directory|tenants|acme"); err != nil {
+			t.Errorf("after it came back: %v", err)
+		}
+	})
+}
+
+// fresh → old, served on while the database is away → an error; and back.
+func TestFactsOutliveTheDatabaseForABoundedTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoader()
+		s := directory.New(l, directory.Config{Issuers: issuers, FreshFor: 2 * time.Second, MaxStale: 10 * time.Second})
+		const alice, nobody, tenant = "directory|users|https://rauth.test|alice", "directory|users|https://rauth.test|nobody", "directory|tenants|globex"
+		if _, err := read(s, alice); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := read(s, nobody); !storage.IsNotFound(err) {
+			t.Fatal(err)
+		}
+		l.set(errors.New("away"), 0)
+		for at := time.Duration(0); at < 9900*time.Millisecond; at += 100 * time.Millisecond {
+			if _, err := read(s, alice); err != nil {
+				t.Fatalf("after %s: %v", at, err)
+			}
+			if _, err := read(s, nobody); !storage.IsNotFound(err) {
+				t.Fatalf("the absent one after %s: %v", at, err)
+			}
+			if _, err := read(s, tenant); code(err) != "facts_unavailable" {
+				t.Fatalf("what was never read, after %s: %v", at, err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(200 * time.Millisecond)
+		for _, path := range []string{alice, nobody} {
+			if _, err := read(s, path); code(err) != "facts_unavailable" {
+				t.Errorf("after MAX_STALENESS, %s: %v", path, err)
+			}
+		}
+		l.set(nil, 0)
+		for _, path := range []string{alice, tenant} {
+			if _, err := read(s, path); err != nil {
+				t.Errorf("after it came back, %s: %v", path, err)
+			}
+		}
+	})
+}
+
+func TestAChangeIsSeenOnceADocumentIsOld(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoader()
+		s := directory.New(l, directory.Config{Issuers: issuers, FreshFor: 2 * time.Second})
+		const path = "directory|tenants|acme|status"
+		if v, err := read(s, path); err != nil || v.String() != `"active"` {
+			t.Fatal(v, err)
+		}
+		l.mu.Lock()
+		changed := l.tenants["acme"]
+		changed.Status = "suspended"
+		l.tenants["acme"] = changed
+		l.mu.Unlock()
+		time.Sleep(1900 * time.Millisecond)
+		if v, _ := read(s, path); v.String() != `"active"` {
+			t.Error("it was asked again too early")
+		}
+		time.Sleep(200 * time.Millisecond)
+		if v, _ := read(s, path); v.String() != `"suspended"` {
+			t.Error("an old document was used")
+		}
+		l.mu.Lock()
+		delete(l.tenants, "acme")
+		l.mu.Unlock()
+		time.Sleep(3 * time.Second)
+		if _, err := read(s, path); !storage.IsNotFound(err) {
+			t.Errorf("a deleted tenant: %v", err)
+		}
+	})
+}
+
+// A document ends when a membership in it does: no policy needs a clock.
+func TestADocumentEndsWithItsNextMembership(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoader()
+		l.mu.Lock()
+		u := iam.UserFacts{User: iam.User{ID: "u2", Status: "active"}}
+		u.Memberships = []iam.Membership{
+			{Tenant: "acme", Status: "active", ExpiresAt: time.Now().Add(5 * time.Second)},
+			{Tenant: "globex", Status: "active", ExpiresAt: time.Now().Add(-time.Second)},
+			{Tenant: "held", Status: "suspended", ExpiresAt: time.Now().Add(-time.Second)},
+		}
+		l.users["erin"] = u
+		l.mu.Unlock()
+		s := directory.New(l, directory.Config{Issuers: issuers, FreshFor: time.Hour, MaxStale: 2 * time.Hour})
+		status := func(tenant string) string {
+			v, err := read(s, "directory|users|https://rauth.test|erin|memberships|"+tenant+"|status")
+			if err != nil {
+				return err.Error()
+			}
+			return v.String()
+		}
+		if a, g, h := status("acme"), status("globex"), status("held"); a != `"active"` || g != `"expired"` || h != `"suspended"` {
+			t.Errorf("acme %s, globex %s, held %s", a, g, h)
+		}
+		time.Sleep(4900 * time.Millisecond)
+		if got := status("acme"); got != `"active"` {
+			t.Errorf("just before: %s", got)
+		}
+		time.Sleep(101 * time.Millisecond)
+		if got := status("acme"); got != `"expired"` {
+			t.Errorf("just after: %s", got)
+		}
+		l.set(errors.New("away"), 0)
+		if got := status("acme"); got != `"expired"` {
+			t.Errorf("while the database is away: %s", got)
+		}
+	})
+}
+
+func TestAnExpiredMembershipIsNotServedWhileTheDatabaseIsAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoader()
+		u := l.users["alice"]
+		u.Memberships[0].ExpiresAt = time.Now().Add(time.Second)
+		l.users["alice"] = u
+		s := directory.New(l, directory.Config{Issuers: issuers, FreshFor: time.Minute, MaxStale: time.Hour})
+		const path = "directory|users|https://rauth.test|alice"
+		if _, err := read(s, path); err != nil {
+			t.Fatal(err)
+		}
+		l.set(errors.New("away"), 0)
+		time.Sleep(time.Second)
+		if v, err := read(s, path); code(err) != "facts_unavailable" {
+			t.Errorf("served %v, %v", v, err)
+		}
+	})
+}
+
+func TestOneEvaluationSeesOneMoment(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoader()
+		s := directory.New(l, directory.Config{Issuers: issuers, FreshFor: time.Millisecond})
+		r := s.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(time.Minute))
+		path := storage.Path{"directory", "tenants", "acme", "status"}
+		before, err := r.Read(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.mu.Lock()
+		l.tenants["acme"] = iam.TenantFacts{Tenant: iam.Tenant{ID: "acme", Status: "suspended"}}
+		l.mu.Unlock()
+		time.Sleep(time.Second)
+		if again, _ := r.Read(t.Context(), path); again.Compare(before) != 0 {
+			t.Errorf("%v became %v within one evaluation", before, again)
+		}
+		if other, _ := read(s, "directory|tenants|acme|status"); other.String() != `"suspended"` {
+			t.Errorf("the next evaluation sees %v", other)
+		}
+	})
+}
+
+func TestWaitingEndsWithTheBudget(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoader()
+		l.set(nil, 45*time.Millisecond)
+		s := directory.New(l, directory.Config{Issuers: issuers, Wait: 60 * time.Millisecond})
+		began := time.Now()
+		r := s.Reading(directory.Asker{Issuer: issuer}, began.Add(time.Second))
+		if _, err := r.Read(t.Context(), storage.Path{"directory", "tenants", "acme"}); err != nil {
+			t.Fatal(err)
+		}
+		_, err := r.Read(t.Context(), storage.Path{"directory", "tenants", "globex"})
+		if code(err) != "facts_timeout" || time.Since(began) != 60*time.Millisecond || r.Waited() != 60*time.Millisecond {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+		time.Sleep(time.Second) // the load went on for the next who asks
+		if _, err := read(s, "directory|tenants|globex"); err != nil {
+			t.Error(err)
+		}
+		if n := l.loads.Load(); n != 2 && n != 3 {
+			t.Errorf("%d loads", n)
+		}
+	})
+}
+
+// One valid token with made-up ids neither evicts what is good nor asks for ever.
+func TestMissesAreNoWeapon(t *testing.T) {
+	t.Parallel()
+	l := newLoader()
+	s := directory.New(l, directory.Config{Issuers: issuers, Entries: 20, FreshFor: time.Hour, MaxStale: 2 * time.Hour})
+	if _, err := read(s, "directory|tenants|acme"); err != nil {
+		t.Fatal(err)
+	}
+	left := 5
+	a := directory.Asker{Issuer: issuer, MayMiss: func() bool { return left > 0 }, Missed: func() { left-- }}
+	refused := 0
+	for i := range 100 {
+		switch _, err := readAs(s, a, fmt.Sprintf("directory|tenants|made-up-%d", i)); {
+		case code(err) == "too_many_misses":
+			refused++
+		case !storage.IsNotFound(err):
+			t.Fatal(err)
+		}
+	}
+	if refused != 95 {
+		t.Errorf("%d of 100 were refused, want all but 5", refused)
+	}
+	before := l.loads.Load()
+	if _, err := readAs(s, a, "directory|tenants|acme"); err != nil {
+		t.Errorf("what is good and known: %v", err)
+	}
+	if l.loads.Load() != before {
+		t.Error("what was good had been evicted")
+	}
+	if got := s.Stats(); got.Absent > 2 {
+		t.Errorf("%d absent keys are kept, of 20 entries in all", got.Absent)
+	}
+}
+
+func TestMemoryFollowsTheBounds(t *testing.T) {
+	t.Parallel()
+	l := newLoader()
+	for i := range 500 {
+		id := fmt.Sprintf("t%d", i)
+		x := iam.TenantFacts{Tenant: iam.Tenant{ID: id, Status: "active", Name: strings.Repeat("n", 1000)}}
+		l.tenants[id] = x
+	}
+	s := directory.New(l, directory.Config{Issuers: issuers, Entries: 100, Bytes: 50_000})
+	for id := range maps.Keys(l.tenants) {
+		if _, err := read(s, "directory|tenants|"+id); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Stats(); got.Bytes > 50_000 || got.Bytes < 0 || got.Entries > 100 {
+			t.Fatalf("%+v", got)
+		}
+	}
+	if got := s.Stats(); got.Entries < 10 || got.Evictions == 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// Keys that look alike when they are put together are different keys.
+func TestNoTwoKeysAreOne(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		l := newLoader()
+		part := rapid.StringMatching(`[ab|/:.]{1,4}`)
+		l.users = map[string]iam.UserFacts{}
+		s := directory.New(&tellingLoader{l}, directory.Config{Issuers: issuers})
+		for range 20 {
+			iss, sub := part.Draw(t, "issuer"), part.Draw(t, "subject")
+			r := s.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(time.Second))
+			v, err := r.Read(context.Background(), storage.Path{"directory", "users", iss, sub, "id"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := ast.String(iss + " " + sub); v != want {
+				t.Fatalf("asked for %s, got %s", want, v)
+			}
+		}
+	})
+}
+
+// tellingLoader knows everybody, by an id that says who they are.
+type tellingLoader struct{ *loader }
+
+func (*tellingLoader) User(_ context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
+	return iam.UserFacts{User: iam.User{ID: issuer + " " + subject, Status: "active", Issuer: issuer, Subject: subject}}, true, nil
+}
