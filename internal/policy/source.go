@@ -87,7 +87,7 @@ func isTest(name string, info fs.FileInfo, _ int) bool {
 func (e *Engine) Watch(ctx context.Context, name string) {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
-	offered, before := fingerprint(name), ""
+	offered, before := "", "" // what was offered before we look is offered again, which changes nothing
 	for {
 		select {
 		case <-ctx.Done():

@@ -1,0 +1,6 @@
+//go:build !race
+
+package policy
+
+// raceSlowdown is 1: nothing slows us down.
+const raceSlowdown = 1

@@ -1,0 +1,566 @@
+package policy_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/storage"
+
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/policies"
+)
+
+var ctx = context.Background()
+
+// facts is a directory of one document.
+type facts map[string]any
+
+func (f facts) Read(_ context.Context, path storage.Path) (ast.Value, error) {
+	v, ok := f[strings.Join(path, "/")]
+	switch v := v.(type) {
+	case error:
+		return nil, v
+	case nil:
+		if !ok {
+			return nil, &storage.Error{Code: storage.NotFoundErr}
+		}
+	}
+	return ast.MustInterfaceToValue(v), nil
+}
+
+func (facts) Waited() time.Duration { return 0 }
+
+func engine(t testing.TB, headers ...string) *policy.Engine {
+	t.Helper()
+	e, err := policy.NewEngine(policy.Config{Headers: headers, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// files is a bundle; what is not given is the smallest that passes the gate.
+type files map[string]string
+
+const smallest = "package iam.claims\n\ndecision := {\"allow\": true, \"tenant\": \"\", \"headers\": {\"X-User-ID\": \"u1\"}}\n"
+
+func (f files) complete() files {
+	all := files{
+		".manifest":            `{"roots": ["iam"]}`,
+		"iam/claims/p.rego":    smallest,
+		"iam/config/data.json": `{"headers": ["X-User-ID"]}`,
+	}
+	maps.Copy(all, f)
+	maps.DeleteFunc(all, func(_, text string) bool { return text == "-" })
+	return all
+}
+
+func (f files) write(t testing.TB, dir string) string {
+	t.Helper()
+	for name, text := range f.complete() {
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func (f files) tarball(t testing.TB) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	w := tar.NewWriter(z)
+	all := f.complete()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if err := w.WriteHeader(&tar.Header{Name: "/" + name, Mode: 0o600, Size: int64(len(all[name]))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, all[name]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func offer(t testing.TB, e *policy.Engine, f files) error {
+	t.Helper()
+	return e.OfferPath(ctx, f.write(t, t.TempDir()))
+}
+
+func decide(e *policy.Engine, f policy.Facts) (policy.Decision, error) {
+	now := time.Now()
+	return e.Decide(ctx, ast.MustInterfaceToValue(map[string]any{"token": map[string]any{"iss": "i", "sub": "s"}}), f, now, now.Add(time.Minute))
+}
+
+func rule(body string) files { return files{"iam/claims/p.rego": "package iam.claims\n\n" + body} }
+
+func TestTheEmbeddedPolicyPassesTheGate(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	c, err := policy.FromFS("embedded", policies.FS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Offer(ctx, c); err != nil {
+		t.Fatal(err)
+	}
+	r := e.Revision()
+	if len(r.Nondeterministic) != 0 {
+		t.Errorf("the default policy calls %v", r.Nondeterministic)
+	}
+	// The policy's view stays exact: the whole token, the path and the clock are not in it.
+	for _, input := range r.Inputs {
+		if input == "input" || input == "input.token" || input == "input.request" || input == "input.now" || input == "input.request.path" {
+			t.Errorf("the default policy reads %s", input)
+		}
+	}
+	for _, file := range slices.Collect(maps.Keys(c.Modules)) {
+		if strings.HasSuffix(file, "_test.rego") {
+			t.Errorf("the test %s is in the bundle", file)
+		}
+	}
+}
+
+func TestABadPolicyIsRefusedAndTheOldOneServesOn(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		files
+		want []string
+	}{
+		"does not parse":                             {rule("decision := {"), []string{"p.rego:3", "rego_parse_error"}},
+		"does not compile":                           {rule("decision := x"), []string{"p.rego:3", "rego_unsafe_var_error"}},
+		"is written in Rego v0":                      {rule("decision = x { x := 1 }"), []string{"p.rego:3"}},
+		"has no entrypoint":                          {rule("decisions := {}"), []string{"data.iam.claims.decision"}},
+		"has no manifest":                            {files{".manifest": "-"}, []string{".manifest"}},
+		"claims everything":                          {files{".manifest": `{"roots": [""]}`}, []string{`root ""`}},
+		"claims the directory":                       {files{".manifest": `{"roots": ["iam", "directory/users"]}`}, []string{`"directory/users"`}},
+		"claims system":                              {files{".manifest": `{"roots": ["iam", "system"]}`}, []string{`"system"`}},
+		"has a package outside of roots":             {files{"x.rego": "package other\n\na := 1"}, []string{"other"}},
+		"has data outside of roots":                  {files{"other/data.json": `{"a": 1}`}, []string{"other"}},
+		"has rules in the directory":                 {files{"x.rego": "package directory\n\nusers := {}"}, []string{"directory"}},
+		"declares no headers":                        {files{"iam/config/data.json": `{}`}, []string{"data.iam.config.headers"}},
+		"declares a header by number":                {files{"iam/config/data.json": `{"headers": [7]}`}, []string{"7 is not a header"}},
+		"declares a header of another":               {files{"iam/config/data.json": `{"headers": ["X-User-ID", "Set-Cookie", "X-Forwarded-For"]}`}, []string{"Set-Cookie", "X-Forwarded-For"}},
+		"declares a header the gateways do not know": {files{"iam/config/data.json": `{"headers": ["X-User-ID", "X-User-Shoe"]}`}, []string{"X-User-Shoe", "GATEWAY_HEADERS"}},
+		"has a strange anonymous path":               {files{"iam/config/data.json": `{"headers": ["X-User-ID"], "anonymous": {"paths": ["public"]}}`}, []string{"anonymous.paths", "public"}},
+		"calls the network":                          {rule(`decision := http.send({"method": "get", "url": "http://127.0.0.1"})`), []string{"http.send"}},
+		"calls the network in every":                 {rule("decision := {\"allow\": true} if {\n\tevery x in [1] { http.send({\"url\": x}).status_code == 200 }\n}"), []string{"http.send"}},
+		"calls the network by with":                  {rule("f(x) := x\n\ndecision := {\"allow\": y} if y := f({\"a\": 1}) with f as http.send"), []string{"http"}},
+		"resolves names":                             {rule(`decision := net.lookup_ip_addr("example.com")`), []string{"net.lookup_ip_addr"}},
+		"reads the environment":                      {rule(`decision := opa.runtime()`), []string{"opa.runtime"}},
+		"shifts bits":                                {rule(`decision := bits.lsh(1, 100000000)`), []string{"bits.lsh"}},
+		"is recursive":                               {rule("decision := a\n\na := b\n\nb := a"), []string{"recurs"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := engine(t)
+			if err := offer(t, e, files{}); err != nil {
+				t.Fatal(err)
+			}
+			before := e.Revision()
+			err := offer(t, e, c.files)
+			if err == nil {
+				t.Fatal("it was accepted")
+			}
+			for _, want := range c.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the reason does not say %q: %v", want, err)
+				}
+			}
+			if e.Revision() != before {
+				t.Error("the old one is no longer in force")
+			}
+			s := e.Status()
+			if s.Refused == nil || s.Refused.Reason != err.Error() {
+				t.Errorf("status: %+v", s.Refused)
+			}
+			if d, err := decide(e, facts{}); err != nil || !d.Allow {
+				t.Errorf("the old one does not answer: %v", err)
+			}
+			if err := offer(t, e, rule("decision := {\"allow\": false}")); err != nil {
+				t.Fatal(err)
+			}
+			if e.Status().Refused != nil {
+				t.Error("a refusal is shown although a good one came since")
+			}
+		})
+	}
+}
+
+func TestAnAnswerOfAnotherShapeIsAnError(t *testing.T) {
+	t.Parallel()
+	for name, body := range map[string]string{
+		"undefined":                `decision := {"allow": true} if input.nothing`,
+		"no object":                `decision := true`,
+		"no allow":                 `decision := {"headers": {}}`,
+		"allow is a string":        `decision := {"allow": "true"}`,
+		"allow is a number":        `decision := {"allow": 1}`,
+		"status is 200":            `decision := {"allow": false, "status": 200}`,
+		"status is 500":            `decision := {"allow": false, "status": 500}`,
+		"status is a string":       `decision := {"allow": false, "status": "403"}`,
+		"anonymous is a string":    `decision := {"allow": true, "anonymous": "yes"}`,
+		"tenant is a list":         `decision := {"allow": true, "tenant": ["a"]}`,
+		"reasons are a string":     `decision := {"allow": false, "reasons": "no"}`,
+		"a reason is a string":     `decision := {"allow": false, "reasons": ["no"]}`,
+		"headers are a list":       `decision := {"allow": true, "headers": ["X-User-ID"]}`,
+		"a header is a number":     `decision := {"allow": true, "headers": {"X-User-ID": 7}}`,
+		"a header is an object":    `decision := {"allow": true, "headers": {"X-User-ID": {"a": "b"}}}`,
+		"a header holds a number":  `decision := {"allow": true, "headers": {"X-User-ID": ["a", 7]}}`,
+		"a header nobody declared": `decision := {"allow": true, "headers": {"X-User-Shoe": "39"}}`,
+		"a header of the gateways that the bundle does not declare": `decision := {"allow": true, "headers": {"X-Tenant-ID": "acme"}}`,
+		"two rules contradict": "decision := {\"allow\": true} if input.token\n\ndecision := {\"allow\": false} if input.token",
+		"a builtin fails":      `decision := {"allow": true, "x": base64.decode(input.token.iss)} if not base64.decode("!")`,
+		"a division by zero":   `decision := {"allow": true} if { not 1 / (input.token.n - 1) == 0 } `,
+		"the whole directory":  `decision := {"allow": true, "n": count(data.directory)}`,
+		"all of data":          `decision := {"allow": true, "n": count([1 | data[_]])}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := engine(t)
+			if err := offer(t, e, rule(body)); err != nil {
+				if name == "all of data" { // OPA itself finds the recursion
+					return
+				}
+				t.Fatal(err)
+			}
+			now := time.Now()
+			d, err := e.Decide(ctx, ast.MustInterfaceToValue(map[string]any{"token": map[string]any{"iss": "!", "n": 1}}),
+				facts{"directory": &iam.Error{Kind: iam.Internal, Code: "policy_error"}}, now, now.Add(time.Minute))
+			if err == nil || iam.CodeOf(err) != "policy_error" {
+				t.Errorf("got %+v, %v", d, err)
+			}
+		})
+	}
+}
+
+func TestAHeaderCarriesWhatItCan(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	if err := offer(t, e, files{
+		"iam/config/data.json": `{"headers": ["X-User-ID", "X-User-Roles", "X-Scopes"]}`,
+		"iam/claims/p.rego":    "package iam.claims\n\ndecision := {\"allow\": true, \"headers\": {\"x-user-id\": input.id, \"X-User-Roles\": input.roles, \"X-Scopes\": {s | some s in input.scopes}}}\n",
+	}); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(id string, roles, scopes []string) (policy.Decision, error) {
+		now := time.Now()
+		in := map[string]any{"id": id, "roles": anys(roles), "scopes": anys(scopes)}
+		return e.Decide(ctx, ast.MustInterfaceToValue(in), facts{}, now, now.Add(time.Minute))
+	}
+	d, err := ask("a,b c", []string{"z", "a"}, []string{"z", "a", "z"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for i, name := range e.Headers() {
+		if d.Values[i] != "" {
+			got[name] = d.Values[i]
+		}
+	}
+	if diff := cmp.Diff(map[string]string{"X-User-Id": "a,b c", "X-User-Roles": "z,a", "X-Scopes": "a,z"}, got); diff != "" {
+		t.Error(diff)
+	}
+	for name, bad := range map[string][2]string{
+		"CR LF": {"a\r\nX-User-Roles: admin", "r"}, "LF": {"a\nb", "r"}, "non-ASCII": {"café", "r"}, "NUL": {"a\x00", "r"}, "DEL": {"a\x7f", "r"},
+		"a comma in a role": {"a", "viewer,admin"}, "LF in a role": {"a", "viewer\nadmin"},
+	} {
+		if _, err := ask(bad[0], []string{bad[1]}, nil); iam.CodeOf(err) != "header_value" || iam.KindOf(err) != iam.Forbidden {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func anys(list []string) []any {
+	out := make([]any, len(list))
+	for i, s := range list {
+		out[i] = s
+	}
+	return out
+}
+
+func TestAnEndlessPolicyIsCutOff(t *testing.T) {
+	t.Parallel()
+	e, err := policy.NewEngine(policy.Config{Log: slog.New(slog.DiscardHandler), Limit: 20 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := offer(t, e, rule("n := [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]\n\ndecision := {\"allow\": true} if { count([1 | n[_]; n[_]; n[_]; n[_]; n[_]; n[_]; n[_]; n[_]; n[_]; n[_]; n[_]]) > 0 }")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := decide(e, facts{}); iam.CodeOf(err) != "policy_timeout" || iam.KindOf(err) != iam.Unavailable {
+		t.Errorf("got %v", err)
+	}
+	now := time.Now()
+	gone, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := e.Decide(gone, ast.NewObject(), facts{}, now, now.Add(time.Hour)); iam.CodeOf(err) != "policy_timeout" {
+		t.Errorf("a caller who left: %v", err)
+	}
+	if _, err := e.Decide(ctx, ast.NewObject(), facts{}, now, now); iam.CodeOf(err) != "policy_timeout" {
+		t.Errorf("past the deadline: %v", err)
+	}
+}
+
+func TestFactsThatCannotBeReadAreNoAnswer(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	away := &iam.Error{Kind: iam.Unavailable, Code: "facts_unavailable"}
+	for name, body := range map[string]string{
+		"used":             `decision := {"allow": data.directory.tenants.acme.open}`,
+		"behind not":       `decision := {"allow": true} if not data.directory.tenants.acme.closed`,
+		"behind a default": "default closed := false\n\nclosed := data.directory.tenants.acme.closed\n\ndecision := {\"allow\": true} if not closed",
+		"in a collection":  `decision := {"allow": count([1 | data.directory.tenants.acme.closed]) == 0}`,
+	} {
+		if err := offer(t, e, rule(body)); err != nil {
+			t.Fatal(name, err)
+		}
+		f := facts{"directory/tenants/acme/open": away, "directory/tenants/acme/closed": away}
+		if d, err := decide(e, f); iam.CodeOf(err) != "facts_unavailable" {
+			t.Errorf("%s: %+v, %v", name, d, err)
+		}
+	}
+}
+
+// A swap happens between two answers, never within one.
+func TestPolicyAndItsDataAlwaysMatch(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	version := func(n int) files {
+		return files{
+			"iam/config/data.json": fmt.Sprintf(`{"headers": ["X-User-ID"], "version": "%d"}`, n),
+			"iam/claims/p.rego":    fmt.Sprintf("package iam.claims\n\ndecision := {\"allow\": data.iam.config.version == \"%d\", \"headers\": {}}\n", n),
+		}
+	}
+	if err := offer(t, e, version(0)); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if d, err := decide(e, facts{}); err != nil || !d.Allow {
+					t.Errorf("rule and data of two revisions met: %v", err)
+					return
+				}
+			}
+		})
+	}
+	for n := range 30 {
+		if err := offer(t, e, version(n)); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+}
+
+func TestWhatTheDecisionCanSeeIsReported(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	if err := offer(t, e, rule("decision := {\"allow\": x} if { x := input.token.acr == \"2\"; time.now_ns() > 0; every y in [1] { input.request.path != \"\"; y > 0 } }")); err != nil {
+		t.Fatal(err)
+	}
+	r := e.Revision()
+	if diff := cmp.Diff([]string{"input.request.path", "input.token.acr"}, r.Inputs); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"time.now_ns"}, r.Nondeterministic); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestAnonymousPathsMatchWholeSegments(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	if err := offer(t, e, files{"iam/config/data.json": `{"headers": ["X-User-ID"], "anonymous": {"paths": ["/public", "/assets/"]}}`}); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{
+		"/public": true, "/public/": true, "/public/x": true, "/publicity": false, "/assets": true, "/assets/a.css": true, "/": false, "": false, "/x/public": false,
+	} {
+		if got := e.Revision().Anonymous(path, false); got != want {
+			t.Errorf("%q: %v", path, got)
+		}
+	}
+	if e.Revision().Anonymous("/x", true) {
+		t.Error("a preflight is anonymous although the bundle does not say so")
+	}
+}
+
+// eventually waits for what a goroutine of the program will do.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for until := time.Now().Add(10 * time.Second); !ok(); {
+		if time.Now().After(until) {
+			t.Fatalf("never: %s", what)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+func TestAFolderIsWatched(t *testing.T) {
+	t.Parallel()
+	dir := files{}.write(t, t.TempDir())
+	e := engine(t)
+	if err := e.OfferPath(ctx, dir); err != nil {
+		t.Fatal(err)
+	}
+	watching, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { defer close(done); e.Watch(watching, dir) }()
+	defer func() { stop(); <-done }()
+
+	first := e.Revision()
+	rule(`decision := {"allow": false}`).write(t, dir)
+	eventually(t, "a change comes into force", func() bool { return e.Revision() != first })
+	second := e.Revision()
+	rule(`decision := {`).write(t, dir)
+	eventually(t, "broken Rego is refused", func() bool { return e.Status().Refused != nil })
+	if r := e.Status().Refused.Reason; !strings.Contains(r, "p.rego:3") || e.Revision() != second {
+		t.Errorf("refused with %q", r)
+	}
+	rule(`decision := {"allow": false}`).write(t, dir)
+	eventually(t, "the old text is fine again", func() bool { return e.Status().Refused == nil })
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a folder that is gone is refused", func() bool { return e.Status().Refused != nil })
+	if e.Revision().Digest != second.Digest {
+		t.Error("the last good one is no longer in force")
+	}
+}
+
+func TestABundleFileIsAPolicy(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "bundle.tar.gz")
+	if err := os.WriteFile(file, files{".manifest": `{"roots": ["iam"], "revision": "v7"}`}.tarball(t), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	e := engine(t)
+	if err := e.OfferPath(ctx, file); err != nil {
+		t.Fatal(err)
+	}
+	if e.Revision().Name != "v7" {
+		t.Errorf("name %q", e.Revision().Name)
+	}
+	if err := os.WriteFile(file, []byte("no archive"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.OfferPath(ctx, file); err == nil || e.Status().Refused == nil {
+		t.Error("what is no archive was accepted")
+	}
+}
+
+// OPA fetches; the gate decides.
+func TestABundleFromAServerComesThroughTheGate(t *testing.T) {
+	t.Parallel()
+	var served atomic.Pointer[[]byte]
+	put := func(f files) {
+		b := f.tarball(t)
+		served.Store(&b)
+	}
+	put(files{".manifest": `{"roots": ["iam"], "revision": "one"}`})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(*served.Load()) }))
+	defer srv.Close()
+	config, err := json.Marshal(map[string]any{
+		"services": map[string]any{"b": map[string]any{"url": srv.URL}},
+		"bundles":  map[string]any{"main": map[string]any{"service": "b", "resource": "/b.tar.gz", "polling": map[string]int{"min_delay_seconds": 1, "max_delay_seconds": 1}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := engine(t)
+	m, err := policy.StartManager(ctx, e, config, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Stop(ctx)
+	eventually(t, "the first bundle comes into force", func() bool { return e.Revision() != nil })
+	if r := e.Revision(); r.Name != "one" || !slices.Equal(r.Headers, []string{"X-User-ID"}) {
+		t.Errorf("in force: %+v", r)
+	}
+	if d, err := decide(e, facts{}); err != nil || !d.Allow {
+		t.Errorf("%+v, %v", d, err)
+	}
+	first := e.Revision()
+	for want, bad := range map[string]files{
+		"http.send":        rule(`decision := http.send({"method": "get", "url": "http://127.0.0.1"})`),
+		"entrypoint":       rule(`other := 1`),
+		"GATEWAY_HEADERS":  {"iam/config/data.json": `{"headers": ["X-User-Shoe"]}`},
+		`the root ""`:      {".manifest": "-"},
+		`"directory"`:      {".manifest": `{"roots": ["iam", "directory"]}`},
+		`"system"`:         {".manifest": `{"roots": ["iam", "system"]}`},
+		"rego_parse_error": rule(`decision := {`),
+	} {
+		put(bad)
+		eventually(t, want, func() bool { r := e.Status().Refused; return r != nil && strings.Contains(r.Reason, want) })
+		if e.Revision() != first {
+			t.Fatalf("%s: the old one is no longer in force", want)
+		}
+	}
+	put(files{".manifest": `{"roots": ["iam"], "revision": "two"}`, "iam/claims/p.rego": strings.Replace(smallest, "u1", "u2", 1)})
+	eventually(t, "a good one comes into force", func() bool { return e.Revision().Name == "two" })
+	if e.Status().Refused != nil {
+		t.Errorf("refused: %+v", e.Status().Refused)
+	}
+}
+
+func TestAnOPAConfigurationThatWouldTakeAnythingIsRefused(t *testing.T) {
+	t.Parallel()
+	for want, config := range map[string]string{
+		"nothing would ever": `{}`,
+		"write \"bundles\"":  `{"bundle": {"name": "x"}, "bundles": {"a": {}}}`,
+		"no \"signing\"":     "keys: {k: {key: x}}\nbundles: {main: {resource: /x}}",
+		"neither JSON":       "\t{",
+	} {
+		if _, err := policy.StartManager(ctx, engine(t), []byte(config), "test"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", config, err)
+		}
+	}
+}
+
+func TestGatewayHeadersAreChecked(t *testing.T) {
+	t.Parallel()
+	_, err := policy.NewEngine(policy.Config{Headers: []string{"X-User-ID", "Authorization", "x-user-id", "X-User_ID", "X-User-"}})
+	for _, want := range []string{"Authorization", "x-user-id", "X-User_ID", `"X-User-"`} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s is not named: %v", want, err)
+		}
+	}
+}

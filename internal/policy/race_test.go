@@ -1,0 +1,6 @@
+//go:build race
+
+package policy
+
+// raceSlowdown is how much longer things may take under the race detector.
+const raceSlowdown = 15
