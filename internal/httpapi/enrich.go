@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
+	"regexp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -292,10 +293,8 @@ func normalise(raw string) (string, error) {
 	if strings.Count(p, "/") != strings.Count(raw, "/") { // an encoded slash
 		return "", ambiguous
 	}
-	if strings.Contains(p, "%") { // encoded twice
-		if twice, err := url.PathUnescape(p); err != nil || twice != p {
-			return "", ambiguous
-		}
+	if escape.MatchString(p) { // encoded twice
+		return "", ambiguous
 	}
 	clean := path.Clean(p)
 	if clean != "/" && strings.HasSuffix(p, "/") {
@@ -306,6 +305,8 @@ func normalise(raw string) (string, error) {
 	}
 	return clean, nil
 }
+
+var escape = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
 
 func printable(s string) bool {
 	for i := range len(s) {

@@ -1,0 +1,625 @@
+package httpapi_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/internal/postgres"
+	"iam-service/internal/postgres/postgrestest"
+)
+
+const get = "GET /system/enrich-token"
+
+func TestWhoACallerIsHere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	for name, c := range map[string]struct {
+		user, hint string
+		more       map[string]any
+		status     int
+		want       map[string]string // of a 200
+		code       string            // of a deny, in the log
+	}{
+		"her default tenant":               {user: "alice", status: 200, want: map[string]string{"X-Tenant-ID": "acme", "X-User-Roles": "editor,viewer", "X-Principal-Type": "user", "X-User-Subject": "alice"}},
+		"her other tenant":                 {user: "alice", hint: "globex", status: 200, want: map[string]string{"X-Tenant-ID": "globex", "X-Active-Tenant-ID": "globex", "X-User-Roles": "viewer"}},
+		"his only tenant, nested roles":    {user: "bob", status: 200, want: map[string]string{"X-Tenant-ID": "globex", "X-User-Roles": "admin,editor,viewer"}},
+		"a role by group":                  {user: "frank", status: 200, want: map[string]string{"X-Tenant-ID": "acme", "X-User-Roles": "auditor,viewer"}},
+		"no role without the group":        {user: "frank", more: map[string]any{"groups": nil}, status: 200, want: map[string]string{"X-Tenant-ID": "acme", "X-User-Roles": ""}},
+		"not a member":                     {user: "bob", hint: "acme", status: 403, code: "not_a_member"},
+		"no such tenant":                   {user: "bob", hint: "nowhere", status: 403, code: "not_a_member"},
+		"a member of nothing":              {user: "carol", status: 403, code: "no_active_tenant"},
+		"blocked":                          {user: "dave", status: 403, code: "user_blocked"},
+		"an expired membership":            {user: "erin", status: 403, code: "no_active_tenant"},
+		"an expired membership, asked for": {user: "erin", hint: "acme", status: 403, code: "membership_not_in_force"},
+		"a suspended tenant":               {user: "grace", hint: "initech", status: 403, code: "tenant_not_active"},
+		"an archived tenant":               {user: "grace", hint: "hooli", status: 403, code: "tenant_not_active"},
+		"nobody knows them":                {user: "stranger", status: 403, code: "user_unknown"},
+		"case matters":                     {user: "Alice", status: 403, code: "user_unknown"},
+		"a hint in capitals":               {user: "alice", hint: "ACME", status: 403},
+		"a hint that is no id":             {user: "alice", hint: "acme,globex", status: 403},
+		"a program": {user: "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d", more: map[string]any{"client_id": "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d", "scope": "invoices:read s2s:internal"}, status: 200,
+			want: map[string]string{"X-Service-ID": "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d", "X-Scopes": "invoices:read", "X-User-ID": "", "X-Tenant-ID": "acme", "X-Principal-Type": "client"}},
+		"a program nobody knows": {user: "evil", more: map[string]any{"client_id": "evil"}, status: 403, code: "client_unknown"},
+	} {
+		lines := []string{bearer(w.mint(c.user, c.more))}
+		if c.hint != "" {
+			lines = append(lines, "X-Active-Tenant-ID: "+c.hint)
+		}
+		status, got, body := w.ask(get, lines...)
+		if status != c.status {
+			t.Errorf("%s: status %d, want %d", name, status, c.status)
+			continue
+		}
+		for h, want := range c.want {
+			if v := value(got, h); v != want {
+				t.Errorf("%s: %s is %q, want %q", name, h, v, want)
+			}
+		}
+		if c.code != "" && !strings.Contains(w.logs.String(), `"codes":["`+c.code+`"`) {
+			t.Errorf("%s: the log does not say %s", name, c.code)
+		}
+		if c.code != "" && strings.Contains(body, c.code) {
+			t.Errorf("%s: the answer tells the client why: %s", name, body)
+		}
+	}
+}
+
+// A header that is missing lets the client's own forged one through.
+func TestA200CarriesEveryHeaderOnceAndADenyNone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	forged := []string{"X-Upstream-IdP-ID: rauth"}
+	for _, h := range policy.DefaultHeaders {
+		if h != "X-Active-Tenant-ID" {
+			forged = append(forged, h+": forged", strings.ReplaceAll(h, "-", "_")+": forged", strings.ToLower(h)+": forged")
+		}
+	}
+	for _, user := range []string{"alice", "frank", "carol", "dave", "stranger"} {
+		status, lines, body := w.ask(get, append(forged, bearer(w.mint(user, map[string]any{"groups": nil})))...)
+		got := claims(lines)
+		if strings.Contains(fmt.Sprint(got)+body, "forged") {
+			t.Errorf("%s: a forged value came back: %v %s", user, got, body)
+		}
+		if status != http.StatusOK {
+			if len(got) != 0 {
+				t.Errorf("%s: a deny carries %v", user, got)
+			}
+			continue
+		}
+		for _, h := range policy.DefaultHeaders {
+			if n := len(got[http.CanonicalHeaderKey(h)]); n != 1 {
+				t.Errorf("%s: %s stands on %d lines", user, h, n)
+			}
+		}
+		if len(got) != len(policy.DefaultHeaders) {
+			t.Errorf("%s: %v", user, got)
+		}
+	}
+	for _, status := range []struct {
+		name  string
+		lines []string
+	}{{"no token", nil}, {"a bad token", []string{bearer("nonsense")}}} {
+		code, lines, _ := w.ask(get, append(forged, status.lines...)...)
+		if code != http.StatusUnauthorized || len(claims(lines)) != 0 {
+			t.Errorf("%s: %d %v", status.name, code, claims(lines))
+		}
+	}
+}
+
+func TestEveryHeaderThatGatewaysCopyIsSentAlsoWhenTheBundleDoesNotDeclareIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{headers: []string{"X-User-ID", "X-Email", "X-User-Permissions"}})
+	c := settings{config: map[string]any{"headers": []any{"X-User-ID"}}}
+	w.load(c)
+	_, lines, _ := w.ask(get, bearer(w.mint("alice", map[string]any{"email": "a@example.com"})))
+	if diff := cmp.Diff(map[string][]string{"X-User-Id": {value(lines, "X-User-ID")}, "X-Email": {""}, "X-User-Permissions": {""}}, claims(lines)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestOptionalHeadersAndAttributesTravelWhereTheBundleSaysSo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{
+		headers: []string{"X-User-Permissions", "X-Client-ID", "X-Email", "X-Enriched-Tenant-ID", "X-Tenant-Attributes", "X-User-Attributes"},
+		config:  map[string]any{"user_attributes": []any{"department"}, "tenant_attributes": []any{"plan"}, "attributes_encoding": "json"},
+	})
+	_, lines, _ := w.ask(get, bearer(w.mint("alice", map[string]any{"email": "a@example.com"})))
+	want := map[string][]string{
+		"X-User-Permissions": {"document:read,document:write"}, "X-Client-Id": {"web"}, "X-Email": {"a@example.com"}, "X-Enriched-Tenant-Id": {"acme"},
+		"X-Tenant-Attributes": {`{"plan":"gold"}`}, "X-User-Attributes": {`{"department":"sales"}`},
+	}
+	if diff := cmp.Diff(want, claims(lines)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestA401SaysHowToDoBetter(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	for name, c := range map[string]struct {
+		lines []string
+		want  string
+	}{
+		"no token":       {nil, "Www-Authenticate: Bearer"},
+		"another scheme": {[]string{"Authorization: Basic YTpi"}, "Www-Authenticate: Bearer"},
+		"a bad token":    {[]string{bearer("nonsense")}, `Www-Authenticate: Bearer error="invalid_token", error_description=`},
+		"an expired one": {[]string{bearer(w.mint("alice", map[string]any{"exp": 1}))}, `Www-Authenticate: Bearer error="invalid_token", error_description=`},
+	} {
+		status, lines, _ := w.ask(get, c.lines...)
+		if status != 401 || !slices.ContainsFunc(lines, func(l string) bool {
+			return l == c.want || strings.HasSuffix(c.want, "=") && strings.HasPrefix(l, c.want)
+		}) {
+			t.Errorf("%s: %d %v", name, status, lines)
+		}
+	}
+	status, _, _ := w.ask(get, "authorization: bEARER  "+w.mint("alice", nil))
+	if status != 200 {
+		t.Errorf("the scheme in other letters: %d", status)
+	}
+}
+
+func TestWhatComesTwiceOrIsMalformedIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	alice := bearer(w.mint("alice", nil))
+	for name, lines := range map[string][]string{
+		"two Authorization headers":     {alice, alice},
+		"two, one of another scheme":    {alice, "Authorization: Basic YTpi"},
+		"two tenant hints":              {alice, "X-Active-Tenant-ID: acme", "X-Active-Tenant-ID: globex"},
+		"two equal tenant hints":        {alice, "X-Active-Tenant-ID: acme", "x-active-tenant-id: acme"},
+		"a list of hints":               {alice, "X-Active-Tenant-ID: acme, globex"},
+		"two tokens in one header":      {alice + ", Bearer x"},
+		"Bearer without a token":        {"Authorization: Bearer "},
+		"Bearer and nothing":            {"Authorization: Bearer"},
+		"a token with a tab":            {"Authorization: Bearer a\tb"},
+		"two forwarded URIs":            {alice, "X-Forwarded-Uri: /a", "X-Forwarded-Uri: /b"},
+		"two providers":                 {alice, "X-Upstream-IdP-ID: rauth", "X-Upstream-IdP-ID: other"},
+		"a forwarded address of nobody": {alice, "X-Forwarded-For: nobody"},
+	} {
+		status, got, body := w.ask(get, lines...)
+		if status != 403 || !strings.Contains(body, "malformed_request") || len(claims(got)) != 0 {
+			t.Errorf("%s: %d %s", name, status, body)
+		}
+	}
+	if status, _, _ := w.ask(get, alice, "X_Active_Tenant_ID: globex", "X-Active_Tenant-ID: initech"); status != 200 {
+		t.Error("names with underscores are not ignored")
+	}
+}
+
+// Two programs must not read one path differently.
+func TestAnAmbiguousPathIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	alice := bearer(w.mint("alice", nil))
+	for _, path := range []string{
+		"//", "/a//b", "/a/../b", "/..", "/a/.", "/./a", "/a%2fb", "/a%2Fb", "/%2e%2e/a", "/a%2e%2e", "/a/%2e%2e/b", "/%2E/a", "/a;b=c", "/a%3bb", "/a%00", "/a%0d%0a", "/a%7f",
+		"/a%5cb", "/a\\b", "/a%23b", "/a%3fb", "/a%252fb", "/a%252e%252e", "/a%25zz%252f", "/%", "/a%zz", "/a%ff", "/%c0%ae", "/a#b", "a", "*",
+	} {
+		status, _, body := w.ask(get, alice, "X-Forwarded-Uri: "+path)
+		// "/a%2e%2e" is a file name of its own, not a step up.
+		if want := path != "/a%2e%2e"; (status == 403 && strings.Contains(body, "malformed_request")) != want {
+			t.Errorf("X-Forwarded-Uri %q: %d %s", path, status, body)
+		}
+	}
+	for _, path := range []string{"/", "/a", "/a/", "/a/b.c", "/a%20b", "/caf%C3%A9", "/100%25", "/a%25z", "/~x/$y@z", "/a?b=//..;", "/.well-known/x", "/..."} {
+		if status, _, body := w.ask(get, alice, "X-Forwarded-Uri: "+path); status != 200 {
+			t.Errorf("X-Forwarded-Uri %q: %d %s", path, status, body)
+		}
+	}
+	// Envoy appends the path to ours.
+	for path, want := range map[string]int{"/orders/1": 200, "/a%2f..%2fb": 403, "//x": 403, "/../admin": 403, "/%2e%2e/%2e%2e/v1/tenants/x": 403, "": 200, "?x=1": 200} {
+		if status, _, _ := w.ask("DELETE /system/enrich-token"+path, alice); status != want {
+			t.Errorf("DELETE %q below the endpoint: %d, want %d", path, status, want)
+		}
+	}
+}
+
+func TestEveryMethodIsAnswered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	alice := bearer(w.mint("alice", nil))
+	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "X-OWN"} {
+		for _, prefix := range []string{"", "/v1"} {
+			if status, _, _ := w.ask(method+" "+prefix+"/system/enrich-token/x", alice); status != 200 {
+				t.Errorf("%s %s: %d", method, prefix, status)
+			}
+			if status, _, _ := w.ask(method + " " + prefix + "/system/enrich-token"); status != 401 {
+				t.Errorf("%s %s without a token: %d", method, prefix, status)
+			}
+		}
+	}
+	if status, _, _ := w.ask(get, alice, "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: x"); status != 200 {
+		t.Errorf("a websocket upgrade: %d", status)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, o := range w.observed {
+		if !strings.HasPrefix(o, "/system/enrich-token generic ") {
+			t.Errorf("observed as %q", o)
+		}
+	}
+}
+
+// Gateways append the client's path to ours: it leads nowhere else.
+func TestTheGatewaysListenerServesNothingElse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	alice := bearer(w.mint("alice", nil))
+	for _, line := range []string{
+		"DELETE /system/ext-authz/../../v1/tenants/x", "DELETE /system/ext-authz/%2e%2e/%2e%2e/v1/tenants/x", "DELETE /v1/tenants/x", "GET /v1/tenants",
+		"GET /metrics", "GET /debug/pprof/", "GET /policy/status", "GET /system", "GET /system/", "GET /v1/system/enrich-tokens", "GET //system/enrich-token",
+		"GET /system//enrich-token", "GET /v1/v1/system/enrich-token", "GET /v1/me/tenants/..", "GET /system/enrich-token%2fx", "GET /SYSTEM/enrich-token",
+	} {
+		if status, _, body := w.ask(line, alice); status != 404 {
+			t.Errorf("%s: %d %s", line, status, body)
+		}
+	}
+	if status, _, _ := w.ask("POST /v1/me/tenants", alice); status != 405 {
+		t.Errorf("POST /v1/me/tenants: %d", status)
+	}
+}
+
+const recording = `package iam.claims
+
+decision := {"allow": true, "tenant": "", "headers": {"X-User-ID": json.marshal(input.request)}}
+`
+
+func TestWhatAProxySaysIsBelievedFromTrustedPeersOnly(t *testing.T) {
+	t.Parallel()
+	lines := []string{
+		"X-Forwarded-Method: DELETE", "X-Forwarded-Proto: https", "X-Forwarded-Host: api.example.com", "X-Forwarded-Uri: /orders/1?x=y", "X-Forwarded-For: 6.6.6.6, 203.0.113.7, 10.1.2.3",
+		"X-Original-URI: /evil", "X-Original-URL: /evil", "X-Original-Method: EVIL", "X-Rewrite-URL: /evil", "Forwarded: for=6.6.6.6;host=evil;proto=evil", "X-Real-IP: 6.6.6.6",
+		"X-Forwarded-Path: /evil", "X-Envoy-Original-Path: /evil", "True-Client-IP: 6.6.6.6",
+	}
+	seen := func(w *world) map[string]any {
+		status, got, body := w.ask("GET /system/enrich-token/below", append(lines, bearer(w.mint("alice", nil)))...)
+		var seen map[string]any
+		if err := json.Unmarshal([]byte(value(got, "X-User-ID")), &seen); err != nil {
+			t.Fatalf("%d %s: %v", status, body, err)
+		}
+		return seen
+	}
+	want := map[string]any{
+		"anonymous": false, "gateway": "generic", "method": "DELETE", "scheme": "https", "host": "api.example.com", "path": "/orders/1", "raw_path": "/orders/1", "client_ip": "203.0.113.7",
+	}
+	if diff := cmp.Diff(want, seen(newWorld(t, settings{rego: recording}))); diff != "" {
+		t.Error("trusted:", diff)
+	}
+	want = map[string]any{"anonymous": false, "gateway": "generic", "method": "GET", "path": "/below", "raw_path": "/below", "client_ip": "127.0.0.1"}
+	if diff := cmp.Diff(want, seen(newWorld(t, settings{rego: recording, untrusted: true}))); diff != "" {
+		t.Error("untrusted:", diff)
+	}
+}
+
+func TestTheGatewaysChoiceOfProviderBinds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	alice := bearer(w.mint("alice", nil))
+	for idp, want := range map[string]int{"rauth": 200, "other": 401, "unknown": 401} {
+		if status, _, _ := w.ask(get, alice, "X-Upstream-IdP-ID: "+idp); status != want {
+			t.Errorf("%s: %d", idp, status)
+		}
+	}
+	w = newWorld(t, settings{untrusted: true})
+	if status, _, _ := w.ask(get, bearer(w.mint("alice", nil)), "X-Upstream-IdP-ID: other"); status != 200 {
+		t.Errorf("an untrusted peer's choice was believed: %d", status)
+	}
+}
+
+func TestNobodyIsLetInUnlessTheBundleDeclaresThePath(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{config: map[string]any{"anonymous": map[string]any{"paths": []any{"/public"}, "preflight": false}}})
+	for path, want := range map[string]int{"/public": 200, "/public/a": 200, "/publicity": 401, "/": 401, "/private": 401, "/public/../private": 403, "/public/%2e%2e/private": 403} {
+		status, lines, _ := w.ask(get, "X-Forwarded-Uri: "+path)
+		if status != want {
+			t.Errorf("%s: %d, want %d", path, status, want)
+		}
+		if status != 200 {
+			continue
+		}
+		for name, v := range claims(lines) {
+			quiet := v[0] == "" || name == "X-Decision-Id" || name == "X-Policy-Revision"
+			if !quiet && (name != "X-Principal-Type" || v[0] != "anonymous") {
+				t.Errorf("%s: anonymous carries %s: %s", path, name, v)
+			}
+		}
+		if value(lines, "X-Principal-Type") != "anonymous" {
+			t.Errorf("%s: X-Principal-Type is %q", path, value(lines, "X-Principal-Type"))
+		}
+	}
+	if status, _, _ := w.ask(get, "X-Forwarded-Uri: /public", bearer("nonsense")); status != 401 {
+		t.Errorf("a bad token on a public path: %d", status)
+	}
+	preflight := []string{"Origin: https://app.example.com", "Access-Control-Request-Method: PUT"}
+	if status, _, _ := w.ask("OPTIONS /system/enrich-token", preflight...); status != 401 {
+		t.Errorf("a preflight that nothing allows: %d", status)
+	}
+	w.load(settings{config: map[string]any{"anonymous": map[string]any{"preflight": true}}})
+	for name, c := range map[string]struct {
+		line  string
+		lines []string
+		want  int
+	}{
+		"a preflight":                         {"OPTIONS /system/enrich-token", preflight, 200},
+		"a preflight that a gateway forwards": {get, append([]string{"X-Forwarded-Method: OPTIONS"}, preflight...), 200},
+		"OPTIONS alone":                       {"OPTIONS /system/enrich-token", preflight[:1], 401},
+		"another method":                      {get, preflight, 401},
+	} {
+		if status, _, _ := w.ask(c.line, c.lines...); status != c.want {
+			t.Errorf("%s: %d, want %d", name, status, c.want)
+		}
+	}
+	// A policy alone cannot let nobody in, and an untrusted peer's path is no path.
+	w.load(settings{rego: "package iam.claims\n\ndecision := {\"allow\": true, \"anonymous\": true, \"headers\": {\"X-User-ID\": \"u1\", \"X-User-Roles\": [\"admin\"]}}\n"})
+	if status, lines, _ := w.ask(get); status != 503 || len(claims(lines)) != 0 {
+		t.Errorf("a policy let nobody in: %d %v", status, lines)
+	}
+}
+
+func TestAnUntrustedPeerCannotClaimAnAnonymousPath(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{untrusted: true, config: map[string]any{"anonymous": map[string]any{"paths": []any{"/public"}}}})
+	if status, _, _ := w.ask(get, "X-Forwarded-Uri: /public"); status != 401 {
+		t.Errorf("status %d", status)
+	}
+}
+
+func TestKillSwitchesWorkWhateverThePolicySays(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{rego: "package iam.claims\n\ndecision := {\"allow\": true, \"tenant\": \"\", \"headers\": {}}\n"})
+	const id = "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d"
+	person, program := bearer(w.mint("alice", map[string]any{"client_id": id})), bearer(w.mint(id, map[string]any{"client_id": id}))
+	expect := func(what string, want int) {
+		t.Helper()
+		for name, auth := range map[string]string{"a person's token": person, "a program's token": program} {
+			if status, _, _ := w.ask(get, auth); status != want {
+				t.Errorf("%s, %s: %d", what, name, status)
+			}
+		}
+	}
+	client := iam.Client{Issuer: w.rauth.Issuer, ClientID: id, Tenant: "acme", Status: iam.ClientActive}
+	expect("an active client", 200)
+	for _, s := range []string{iam.ClientBlocked, iam.ClientDeleted} {
+		client.Status = s
+		w.ok(w.db.PutClient(ctx, client))
+		expect(s, 401)
+	}
+	client.Status, client.TokensNotBefore = iam.ClientActive, time.Now().Add(time.Minute)
+	w.ok(w.db.PutClient(ctx, client))
+	expect("tokens_not_before of the client", 401)
+	client.TokensNotBefore = time.Now().Add(-time.Minute)
+	w.ok(w.db.PutClient(ctx, client))
+	expect("tokens_not_before that has passed", 200)
+
+	_, err := w.db.PutUser(ctx, iam.User{Issuer: w.rauth.Issuer, Subject: "alice", Status: iam.UserActive, TokensNotBefore: time.Now().Add(time.Minute)})
+	w.ok(err)
+	if status, _, _ := w.ask(get, person); status != 401 {
+		t.Errorf("tokens_not_before of the user: %d", status)
+	}
+	if status, _, _ := w.ask(get, bearer(w.mint("alice", map[string]any{"iat": nil}))); status != 401 {
+		t.Error("a token without iat slips past tokens_not_before")
+	}
+}
+
+// Two issuers with one subject, one client id, one tenant.
+func TestAnotherRealmGainsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	theirs := bearer(mintBy(w, w.other, "alice", nil))
+	if status, _, _ := w.ask(get, bearer(w.mint("alice", nil))); status != 200 {
+		t.Fatalf("ours: %d", status)
+	}
+	if status, _, _ := w.ask(get, theirs); status != 403 {
+		t.Errorf("their alice: %d", status)
+	}
+	const id = "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d"
+	if status, _, _ := w.ask(get, bearer(mintBy(w, w.other, id, map[string]any{"client_id": id, "scope": "invoices:read"}))); status != 403 {
+		t.Errorf("their program with our id: %d", status)
+	}
+	if status, _, _ := w.ask(get, bearer(mintBy(w, w.other, "frank", nil)), "X-Active-Tenant-ID: acme"); status != 403 {
+		t.Errorf("their frank with our groups: %d", status)
+	}
+	// A policy that answers with a tenant out of reach is broken.
+	w.load(settings{rego: "package iam.claims\n\ndecision := {\"allow\": true, \"tenant\": \"acme\", \"headers\": {}}\n"})
+	if status, _, _ := w.ask(get, theirs); status != 503 {
+		t.Errorf("a tenant out of the issuer's reach: %d", status)
+	}
+}
+
+func TestUnknownUsersByMapping(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{unknown: "mapped"})
+	auth := bearer(w.mint("newcomer", map[string]any{"groups": []string{"auditors"}}))
+	status, lines, _ := w.ask(get, auth, "X-Active-Tenant-ID: acme")
+	if status != 200 || value(lines, "X-User-Roles") != "auditor,viewer" || value(lines, "X-User-ID") != "" || value(lines, "X-User-Subject") != "newcomer" {
+		t.Errorf("%d %v", status, lines)
+	}
+	for _, hint := range []string{"globex", "initech", "nowhere"} {
+		if status, _, _ := w.ask(get, auth, "X-Active-Tenant-ID: "+hint); status != 403 {
+			t.Errorf("%s: %d", hint, status)
+		}
+	}
+}
+
+func TestHeadersThatAreTooLargeAreADenyNotACut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{headerMax: 400, config: map[string]any{"tenant_attributes": []any{"long"}}})
+	w.ok(w.db.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: "Acme", Status: "active", Attributes: map[string]any{"long": strings.Repeat("x", 300)}}))
+	status, lines, body := w.ask(get, bearer(w.mint("alice", nil)))
+	if status != 403 || len(claims(lines)) != 0 || strings.Contains(body, "xxx") {
+		t.Errorf("%d %v %s", status, lines, body)
+	}
+	if log := w.logs.String(); !strings.Contains(log, "headers_too_large") || !strings.Contains(log, "X-Tenant-Attributes 4") {
+		t.Error("the log does not say what is too large")
+	}
+}
+
+func TestABrokenPolicyIsNeitherAYesNorANo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	for name, rego := range map[string]string{
+		"undefined": "package iam.claims\n\ndecision := true if input.nothing\n", "no object": "package iam.claims\n\ndecision := true\n",
+		"a walk": "package iam.claims\n\ndecision := {\"allow\": count(data.directory.users) > 0}\n",
+	} {
+		w.load(settings{rego: rego})
+		status, lines, body := w.ask(get, bearer(w.mint("alice", nil)))
+		if status != 503 || len(claims(lines)) != 0 || !slices.Contains(lines, "Retry-After: 1") || strings.Contains(body, "rego") || strings.Contains(body, "directory") {
+			t.Errorf("%s: %d %v %s", name, status, lines, body)
+		}
+	}
+}
+
+func TestOwnTenantsAreListed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	ask := func(lines ...string) (int, string) {
+		status, _, body := w.ask("GET /v1/me/tenants", lines...)
+		return status, strings.TrimSpace(body)
+	}
+	status, body := ask(bearer(w.mint("alice", nil)))
+	if want := `{"tenants":[{"id":"acme","slug":"acme","name":"Acme Corp","default":true},{"id":"globex","slug":"globex","name":"Globex","default":false}]}`; status != 200 || body != want {
+		t.Errorf("%d %s", status, body)
+	}
+	for name, c := range map[string]struct {
+		lines  []string
+		status int
+		want   string
+	}{
+		"a member of nothing": {[]string{bearer(w.mint("carol", nil))}, 200, `{"tenants":[]}`},
+		"nobody knows them":   {[]string{bearer(w.mint("stranger", nil))}, 200, `{"tenants":[]}`},
+		"another realm":       {[]string{bearer(mintBy(w, w.other, "alice", nil))}, 200, `{"tenants":[]}`},
+		"no token":            {nil, 401, "unauthenticated"},
+		"a bad token":         {[]string{bearer("nonsense")}, 401, "invalid_token"},
+		"a program":           {[]string{bearer(w.mint("web", nil))}, 403, "only a user"},
+		"two tokens":          {[]string{bearer("a"), bearer("b")}, 403, "malformed_request"},
+	} {
+		status, body := ask(c.lines...)
+		if status != c.status || !strings.Contains(body, c.want) {
+			t.Errorf("%s: %d %s", name, status, body)
+		}
+	}
+}
+
+// The database dies: never an allow with fewer roles, never a deny that says "not
+// a member"; it comes back: all recover.
+func TestADatabaseThatDiesMakesNobodySomebodyElse(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Server(t)
+	if _, err := postgres.Migrate(ctx, server.URL, postgres.Up); err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, settings{url: server.URL, facts: directory.Config{FreshFor: 50 * time.Millisecond, MaxStale: 3 * time.Second}})
+	alice, bob, carol := bearer(w.mint("alice", nil)), bearer(w.mint("bob", nil)), bearer(w.mint("carol", nil))
+	expect := func(auth string, status int, roles string) {
+		t.Helper()
+		got, lines, body := w.ask(get, auth)
+		if got != status || got == 200 && value(lines, "X-User-Roles") != roles {
+			t.Errorf("%d %s %s, want %d %s", got, value(lines, "X-User-Roles"), body, status, roles)
+		}
+	}
+	expect(alice, 200, "editor,viewer")
+	expect(carol, 403, "")
+	server.Kill()
+	died := time.Now()
+	for time.Since(died) < 2*time.Second {
+		expect(alice, 200, "editor,viewer") // cached: answered on, and right
+		expect(carol, 403, "")
+		if status, _, body := w.ask(get, bob); status != 503 || !strings.Contains(body, "facts_") {
+			t.Fatalf("bob, who was never asked for: %d %s", status, body)
+		}
+	}
+	until := time.Now().Add(10 * time.Second)
+	for status := 0; status != 503; {
+		status, _, _ = w.ask(get, alice)
+		if status != 200 && status != 503 {
+			t.Fatalf("alice past MAX_STALENESS: %d", status)
+		}
+		if time.Now().After(until) {
+			t.Fatal("alice is answered for ever")
+		}
+	}
+	again, err := server.Restart(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Stop()
+	until = time.Now().Add(10 * time.Second)
+	for status := 0; status != 200; {
+		status, _, _ = w.ask(get, bob)
+		if status != 200 && status != 503 {
+			t.Fatalf("bob while it comes back: %d", status)
+		}
+		if time.Now().After(until) {
+			t.Fatal("it never recovers")
+		}
+	}
+	expect(alice, 200, "editor,viewer")
+	expect(bob, 200, "admin,editor,viewer")
+	expect(carol, 403, "")
+}
+
+// Plant a token and see whether anything tells it.
+func TestNoTokenIsLogged(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	good, expired := w.mint("alice", map[string]any{"email": "alice@example.com"}), w.mint("alice", map[string]any{"exp": 1})
+	for _, raw := range []string{good, expired, "planted-opaque-token", good + "x"} {
+		w.ask(get, bearer(raw))
+		w.ask("GET /v1/me/tenants", bearer(raw))
+	}
+	w.load(settings{rego: "package iam.claims\n\ndecision := true\n"})
+	w.ask(get, bearer(good))
+	logs := w.logs.String()
+	if len(logs) == 0 {
+		t.Fatal("nothing was logged at all")
+	}
+	for _, secret := range []string{good, expired, "planted-opaque-token", strings.Split(good, ".")[1], strings.Split(good, ".")[2], "alice@example.com"} {
+		if strings.Contains(logs, secret) {
+			t.Errorf("the log tells %.30s…", secret)
+		}
+	}
+}
+
+// Whatever comes, 200 is for verified subjects.
+func FuzzEnrich(f *testing.F) {
+	f.Add("GET", "/system/enrich-token", "Bearer x", "acme", "/a", "1.2.3.4")
+	f.Add("OPTIONS", "/v1/system/enrich-token/%2e%2e", "Basic x", "a b", "//", "x")
+	handler := fuzzHandler(f)
+	f.Fuzz(func(t *testing.T, method, path, authorization, hint, uri, forwardedFor string) {
+		req, err := http.NewRequest(method, "http://iam"+path, nil)
+		if err != nil {
+			return // net/http would not read it either
+		}
+		req.RemoteAddr = "127.0.0.1:1"
+		req.Header["Authorization"], req.Header["X-Active-Tenant-Id"] = []string{authorization}, []string{hint}
+		req.Header["X-Forwarded-Uri"], req.Header["X-Forwarded-For"] = []string{uri}, []string{forwardedFor}
+		rec := &recorder{header: http.Header{}}
+		handler.ServeHTTP(rec, req)
+		if rec.status == http.StatusOK {
+			t.Errorf("200 for %s %q with %q", method, path, authorization)
+		}
+		if rec.status != 401 && rec.status != 403 && rec.status != 404 && rec.status != 405 {
+			t.Errorf("%d for %s %q", rec.status, method, path)
+		}
+	})
+}
+
+type recorder struct {
+	header http.Header
+	status int
+}
+
+func (r *recorder) Header() http.Header         { return r.header }
+func (r *recorder) Write(b []byte) (int, error) { return io.Discard.Write(b) }
+func (r *recorder) WriteHeader(status int)      { r.status = status }

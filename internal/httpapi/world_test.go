@@ -1,0 +1,247 @@
+package httpapi_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"iam-service/internal/devstack"
+	"iam-service/internal/devstack/devrauth"
+	"iam-service/internal/directory"
+	"iam-service/internal/enrich"
+	"iam-service/internal/httpapi"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/internal/postgres"
+	"iam-service/internal/postgres/postgrestest"
+	"iam-service/internal/token"
+	"iam-service/policies"
+)
+
+func TestMain(m *testing.M) { os.Exit(postgrestest.Run(m)) }
+
+var ctx = context.Background()
+
+// world is a gateway's view of the service: real PostgreSQL, real Rego, real
+// tokens, a real listener. Loopback is a trusted proxy unless change says
+// otherwise.
+type world struct {
+	*testing.T
+	rauth, other *devrauth.Server
+	db           *postgres.DB
+	engine       *policy.Engine
+	facts        *directory.Store
+	url          string
+	logs         *syncBuffer
+
+	mu       sync.Mutex
+	observed []string
+}
+
+type settings struct {
+	untrusted bool
+	unknown   string
+	headers   []string
+	headerMax int
+	config    map[string]any // over data.iam.config
+	rego      string         // instead of the default policy
+	url       string         // of a database
+	facts     directory.Config
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func provider(t testing.TB) *devrauth.Server {
+	t.Helper()
+	var handler http.Handler
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
+	t.Cleanup(srv.Close)
+	p, err := devrauth.New(srv.URL, devstack.Audience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler = p.Handler()
+	return p
+}
+
+func newWorld(t *testing.T, s settings) *world {
+	t.Helper()
+	w := &world{T: t, rauth: provider(t), other: provider(t), logs: &syncBuffer{}}
+	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	issuers := iam.Issuers{
+		{URL: w.rauth.Issuer, Tenants: []string{"*"}, Platform: true},
+		{URL: w.other.Issuer, Tenants: []string{"globex"}},
+	}
+	if s.url == "" {
+		s.url = postgrestest.URL(t)
+	}
+	var err error
+	if w.db, err = postgres.Open(ctx, postgres.Config{URL: s.url, Issuers: issuers, Conns: 4}, slog.New(slog.DiscardHandler), nil); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.db.Close)
+	w.ok(devstack.LoadSample(ctx, w.db, w.rauth.Issuer))
+
+	verifier, err := token.New(token.Config{
+		Issuers: []token.Issuer{
+			{ID: "rauth", URL: w.rauth.Issuer, Audiences: []string{devstack.Audience}},
+			{ID: "other", URL: w.other.Issuer, Audiences: []string{devstack.Audience}},
+		},
+		Log: log, Wait: 5 * time.Second, // the machine may be slow
+	})
+	w.ok(err)
+	running, stop := context.WithCancel(ctx)
+	t.Cleanup(stop)
+	w.ok(verifier.Start(running, time.Now().Add(5*time.Second)))
+
+	w.engine, err = policy.NewEngine(policy.Config{Headers: s.headers, Log: log, Limit: 2 * time.Second})
+	w.ok(err)
+	w.load(s)
+	s.facts.Issuers = issuers
+	if s.facts.Wait == 0 {
+		s.facts.Wait = 5 * time.Second
+	}
+	if s.facts.FreshFor == 0 {
+		s.facts.FreshFor = time.Nanosecond // a change counts at once
+	}
+	w.facts = directory.New(w.db, s.facts)
+	enricher := enrich.New(enrich.Config{
+		Verifier: verifier, Directory: w.facts, Engine: w.engine, Issuers: issuers, Unknown: s.unknown, Deadline: 10 * time.Second,
+		HeaderMax: s.headerMax, SampleLog: 1, Log: log,
+	})
+	var trusted []netip.Prefix
+	if !s.untrusted {
+		trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8")}
+	}
+	srv := httptest.NewServer(httpapi.Gateway{
+		Enricher: enricher, Headers: w.engine.Headers(), Verifier: verifier, Tenants: w.db, Issuers: issuers, Trusted: trusted, Log: log,
+		Observe: func(handler, gateway, method string, status int, _ time.Duration) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.observed = append(w.observed, fmt.Sprint(handler, " ", gateway, " ", method, " ", status))
+		},
+	}.Handler())
+	t.Cleanup(srv.Close)
+	w.url = srv.URL
+	return w
+}
+
+func (w *world) ok(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+// load puts the default policy in force, with what s changes.
+func (w *world) load(s settings) {
+	w.Helper()
+	c, err := policy.FromFS("embedded", policies.FS)
+	w.ok(err)
+	config := c.Data["iam"].(map[string]any)["config"].(map[string]any)
+	maps.Copy(config, s.config)
+	if s.headers != nil {
+		list := make([]any, len(s.headers))
+		for i, h := range s.headers {
+			list[i] = h
+		}
+		config["headers"] = list
+	}
+	if s.rego != "" {
+		c.Modules = map[string]string{"p.rego": s.rego}
+	}
+	w.ok(w.engine.Offer(ctx, c))
+}
+
+func (w *world) mint(user string, more map[string]any) string {
+	w.Helper()
+	return mintBy(w, w.rauth, user, more)
+}
+
+func mintBy(w *world, p *devrauth.Server, user string, more map[string]any) string {
+	w.Helper()
+	claims := map[string]any{"sub": user, "client_id": "web"}
+	if user == "frank" {
+		claims["groups"] = []string{"auditors", "everyone"}
+	}
+	maps.Copy(claims, more)
+	t, err := p.Mint("ES256", claims)
+	w.ok(err)
+	return t
+}
+
+// ask sends a request as it stands, without a client that tidies it up, and
+// returns the status, the header lines as they came, and the body.
+func (w *world) ask(requestLine string, lines ...string) (int, []string, string) {
+	w.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
+	w.ok(err)
+	defer conn.Close()
+	w.ok(conn.SetDeadline(time.Now().Add(20 * time.Second)))
+	_, err = fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: iam\r\nConnection: close\r\n%s\r\n", requestLine, strings.Join(append(lines, ""), "\r\n"))
+	w.ok(err)
+	text, err := io.ReadAll(conn)
+	w.ok(err)
+	head, body, _ := strings.Cut(string(text), "\r\n\r\n")
+	var status int
+	sc := bufio.NewScanner(strings.NewReader(head))
+	sc.Scan()
+	if _, err := fmt.Sscanf(sc.Text(), "HTTP/1.1 %d", &status); err != nil {
+		w.Fatalf("no status in %q", head)
+	}
+	var got []string
+	for sc.Scan() {
+		got = append(got, sc.Text())
+	}
+	return status, got, body
+}
+
+func bearer(token string) string { return "Authorization: Bearer " + token }
+
+// claims are the header lines that speak of an identity.
+func claims(lines []string) map[string][]string {
+	got := map[string][]string{}
+	for _, l := range lines {
+		name, value, _ := strings.Cut(l, ":")
+		if strings.HasPrefix(name, "X-") {
+			got[name] = append(got[name], strings.TrimSpace(value))
+		}
+	}
+	return got
+}
+
+func value(lines []string, name string) string {
+	v := claims(lines)[http.CanonicalHeaderKey(name)]
+	if len(v) != 1 {
+		return fmt.Sprintf("%d lines", len(v))
+	}
+	return v[0]
+}
