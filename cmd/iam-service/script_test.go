@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"iam-service/internal/app"
+	"iam-service/internal/devstack"
+	"iam-service/internal/devstack/devrauth"
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+	"iam-service/internal/postgres/postgrestest"
+	"iam-service/internal/scripttest"
+)
+
+// testMain lets the test binary be the program, and stops the shared server.
+type testMain struct{ m *testing.M }
+
+func (t testMain) Run() int { return postgrestest.Run(t.m) }
+
+func TestMain(m *testing.M) {
+	testscript.Main(testMain{m}, map[string]func(){"iam-service": main})
+}
+
+// TestScripts runs testdata/*.txtar. Each script has a schema of its own in
+// DATABASE_URL, not migrated, and an R-Auth of its own in RAUTH_URL.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	for _, v := range app.Variables() {
+		name := strings.TrimSuffix(v[0], "[_FILE]")
+		scripttest.Variables = append(scripttest.Variables, name, name+"_FILE")
+	}
+	commands := scripttest.Commands()
+	commands["sample"] = func(ts *testscript.TestScript, _ bool, _ []string) {
+		ctx := context.Background()
+		db, err := postgres.Open(ctx, postgres.Config{
+			URL: ts.Getenv("DATABASE_URL"), Issuers: iam.Issuers{{URL: ts.Getenv("RAUTH_URL"), Tenants: []string{"*"}, Platform: true}},
+		}, slog.New(slog.DiscardHandler), nil)
+		ts.Check(err)
+		defer db.Close()
+		ts.Check(devstack.LoadSample(ctx, db, ts.Getenv("RAUTH_URL")))
+	}
+	commands["mint"] = func(ts *testscript.TestScript, _ bool, args []string) { // mint USER FILE
+		raw, err := ts.Value("rauth").(*devrauth.Server).Mint("ES256", map[string]any{"sub": args[0], "client_id": "web"})
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(raw), 0o600))
+	}
+	commands["rauth"] = func(ts *testscript.TestScript, _ bool, args []string) { // rauth gone|back
+		ts.Value("rauth").(*devrauth.Server).SetGone(args[0] == "gone")
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata", Cmds: commands, RequireExplicitExec: true, RequireUniqueNames: true,
+		Setup: func(env *testscript.Env) error {
+			var handler http.Handler
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
+			env.Defer(srv.Close)
+			p, err := devrauth.New(srv.URL, devstack.Audience)
+			if err != nil {
+				return err
+			}
+			handler = p.Handler()
+			env.Values["rauth"] = p
+			for name, v := range map[string]string{
+				"DATABASE_URL": postgrestest.EmptyURL(t), "RAUTH_URL": srv.URL, "RAUTH_AUDIENCES": devstack.Audience,
+				"GATEWAY_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0", "OPS_ADDR": "127.0.0.1:0", "SHUTDOWN_DELAY": "1s",
+				"TMPDIR": filepath.Join(env.WorkDir, "tmp"),
+			} {
+				env.Setenv(name, v)
+			}
+			return os.MkdirAll(filepath.Join(env.WorkDir, "tmp"), 0o755)
+		},
+	})
+}

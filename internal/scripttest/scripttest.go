@@ -1,0 +1,193 @@
+// Package scripttest runs the programs themselves through txtar scripts, with a
+// few commands more than testscript has: http, eventually, freeport, signal.
+//
+// It knows nothing of what the programs do.
+package scripttest
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// Commands are those that scripts have beside testscript's own.
+func Commands() map[string]func(ts *testscript.TestScript, neg bool, args []string) {
+	return map[string]func(ts *testscript.TestScript, neg bool, args []string){
+		"http":       httpCommand,
+		"eventually": eventually,
+		"freeport":   freeport,
+		"signal":     signalProcess,
+		"capture":    capture,
+		"append":     appendTo,
+	}
+}
+
+// httpCommand: http STATUS METHOD URL [HEADER...] asks once and leaves the answer,
+// status line and headers first, in the file answer. A header that begins with
+// @ is a bearer token from a file.
+func httpCommand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: http STATUS METHOD URL [HEADER...]")
+	}
+	status, answer, err := ask(ts, args[1:])
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs("answer"), answer, 0o600))
+	if strconv.Itoa(status) != args[0] {
+		ts.Fatalf("%s %s: status %d, want %s:\n%s", args[1], args[2], status, args[0], answer)
+	}
+}
+
+func ask(ts *testscript.TestScript, args []string) (int, []byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, args[0], args[1], nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	for _, h := range args[2:] {
+		if file, ok := strings.CutPrefix(h, "@"); ok {
+			req.Header.Add("Authorization", "Bearer "+strings.TrimSpace(ts.ReadFile(file)))
+			continue
+		}
+		name, value, _ := strings.Cut(h, ":")
+		req.Header.Add(name, strings.TrimSpace(value))
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer resp.Body.Close()
+	var b bytes.Buffer
+	b.WriteString(resp.Status + "\n")
+	if err := resp.Header.Write(&b); err != nil {
+		return 0, nil, err
+	}
+	b.WriteString("\n")
+	_, err = io.Copy(&b, resp.Body)
+	return resp.StatusCode, bytes.ReplaceAll(b.Bytes(), []byte("\r\n"), []byte("\n")), err
+}
+
+// eventually: eventually STATUS METHOD URL [HEADER...] asks until the answer has
+// the status; eventually grep REGEXP FILE looks until the file has a match.
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: eventually STATUS METHOD URL [HEADER...] | eventually grep REGEXP FILE")
+	}
+	var last string
+	for until := time.Now().Add(40 * time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+		if args[0] == "grep" {
+			b, _ := os.ReadFile(ts.MkAbs(args[2])) // not there yet: empty
+			if last = string(b); regexp.MustCompile(`(?m)` + args[1]).Match(b) {
+				return
+			}
+			continue
+		}
+		status, answer, err := ask(ts, args[1:])
+		if err == nil && strconv.Itoa(status) == args[0] {
+			ts.Check(os.WriteFile(ts.MkAbs("answer"), answer, 0o600))
+			return
+		}
+		last = string(answer)
+		if err != nil {
+			last = err.Error()
+		}
+	}
+	ts.Fatalf("never: %s\nlast seen:\n%s", strings.Join(args, " "), last)
+}
+
+// freeport: freeport NAME... sets each variable to a loopback address that was free.
+func freeport(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		ts.Setenv(name, l.Addr().String())
+		defer l.Close() // all are held until the last is chosen
+	}
+}
+
+// signalProcess: signal NAME PIDFILE sends a signal to the process whose id
+// stands in the file.
+func signalProcess(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: signal INT|TERM|KILL PIDFILE")
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(args[1])))
+	ts.Check(err)
+	sig := map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}[args[0]]
+	ts.Check(syscall.Kill(pid, sig))
+}
+
+// capture: capture FILE COMMAND [ARG...] starts a program in the background with
+// both its outputs in the file, where eventually can look at them, and its process
+// id in FILE.pid. When it has ended, FILE.exit has its exit status.
+func capture(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: capture FILE COMMAND [ARG...]")
+	}
+	out, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	name, err := lookPath(ts, args[1])
+	ts.Check(err)
+	cmd := exec.Command(name, args[2:]...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = ts.MkAbs("."), out, out
+	cmd.Env = environment(ts)
+	ts.Check(cmd.Start())
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".pid"), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = cmd.Wait() // its status is what is kept
+		_ = out.Close()
+		_ = os.WriteFile(ts.MkAbs(args[0]+".exit"), []byte(strconv.Itoa(cmd.ProcessState.ExitCode())+"\n"), 0o600)
+	}()
+	ts.Defer(func() {
+		_ = cmd.Process.Kill() // gone already is as good
+		<-done
+	})
+}
+
+func lookPath(ts *testscript.TestScript, name string) (string, error) {
+	for dir := range strings.SplitSeq(ts.Getenv("PATH"), ":") {
+		if _, err := os.Stat(dir + "/" + name); err == nil {
+			return dir + "/" + name, nil
+		}
+	}
+	return exec.LookPath(name)
+}
+
+// environment is what the script has set, of the variables that programs read.
+func environment(ts *testscript.TestScript) []string {
+	var vars []string
+	for _, name := range Variables {
+		if v := ts.Getenv(name); v != "" {
+			vars = append(vars, name+"="+v)
+		}
+	}
+	return vars
+}
+
+// Variables are passed on to programs started by capture; tests add their own.
+var Variables = []string{"PATH", "HOME", "TMPDIR", "TESTSCRIPT_COMMAND"}
+
+// appendTo: append FILE TEXT adds a line.
+func appendTo(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: append FILE TEXT")
+	}
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_APPEND|os.O_WRONLY, 0)
+	ts.Check(err)
+	_, err = f.WriteString(args[1] + "\n")
+	ts.Check(err)
+	ts.Check(f.Close())
+}
