@@ -25,7 +25,7 @@ CREATE TABLE tenants (
     CONSTRAINT tenants_slug_shape CHECK (slug ~ '^[a-z0-9][a-z0-9._-]{0,63}$'),
     CONSTRAINT tenants_name_length CHECK (octet_length(name) BETWEEN 1 AND 200),
     CONSTRAINT tenants_status_known CHECK (status IN ('active', 'suspended', 'archived')),
-    CONSTRAINT tenants_attributes_object CHECK (jsonb_typeof(attributes) = 'object')
+    CONSTRAINT tenants_attributes_object CHECK (jsonb_typeof(attributes) = 'object' AND octet_length(attributes::text) <= 16384)
 );
 
 -- A role without a tenant is a global one: every tenant has it.
@@ -63,7 +63,7 @@ CREATE TABLE users (
     CONSTRAINT users_issuer_length CHECK (octet_length(issuer) BETWEEN 1 AND 512),
     CONSTRAINT users_subject_length CHECK (octet_length(subject) BETWEEN 1 AND 255),
     CONSTRAINT users_status_known CHECK (status IN ('active', 'blocked')),
-    CONSTRAINT users_attributes_object CHECK (jsonb_typeof(attributes) = 'object'),
+    CONSTRAINT users_attributes_object CHECK (jsonb_typeof(attributes) = 'object' AND octet_length(attributes::text) <= 16384),
     CONSTRAINT users_platform_roles_known CHECK (platform_roles <@ ARRAY ['platform-admin', 'policy-admin', 'auditor']),
     CONSTRAINT users_default_tenant_fkey FOREIGN KEY (default_tenant) REFERENCES tenants (id) ON DELETE SET NULL
 );
@@ -84,7 +84,7 @@ CREATE TABLE memberships (
     CONSTRAINT memberships_tenant_fkey FOREIGN KEY (tenant) REFERENCES tenants (id) ON DELETE CASCADE,
     CONSTRAINT memberships_status_known CHECK (status IN ('active', 'suspended')),
     CONSTRAINT memberships_roles_most CHECK (cardinality(roles) <= 100),
-    CONSTRAINT memberships_attributes_object CHECK (jsonb_typeof(attributes) = 'object')
+    CONSTRAINT memberships_attributes_object CHECK (jsonb_typeof(attributes) = 'object' AND octet_length(attributes::text) <= 16384)
 );
 CREATE INDEX memberships_tenant_idx ON memberships (tenant, user_id);
 

@@ -65,13 +65,12 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	}
 	defer opsListener.Close()
 
-	startBy := time.Now().Add(cfg.StartTimeout)
 	db, err := postgres.Open(work, postgres.Config{URL: cfg.DatabaseURL, Issuers: cfg.issuers}, log, metrics.DatabaseError)
 	if err != nil {
-		return fmt.Errorf("DATABASE_URL cannot be used: %w", err)
+		return errors.New("DATABASE_URL cannot be used") // checked before: why could show a password
 	}
 	defer db.Close()
-	if err := awaitDatabase(ctx, db, cfg, startBy); err != nil {
+	if err := awaitDatabase(ctx, db, cfg, time.Now().Add(cfg.StartTimeout)); err != nil {
 		return err
 	}
 
@@ -82,7 +81,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	if err != nil {
 		return err
 	}
-	if err := verifier.Start(work, startBy); err != nil {
+	if err := verifier.Start(work, time.Now().Add(cfg.StartTimeout)); err != nil {
 		return fmt.Errorf("cannot get the keys of R-Auth (RAUTH_URL=%s), and none that are young enough are kept: %w", cfg.RAuthURL, err)
 	}
 
@@ -102,7 +101,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	var bus *eventbus.Bus
 	if cfg.NATSURL != "" {
 		if bus, err = eventbus.Connect(work, cfg.NATSURL, cfg.NATSCredentialsFile, log); err != nil {
-			return fmt.Errorf("NATS_URL or NATS_CREDENTIALS_FILE cannot be used: %w", err)
+			return errors.New("NATS_URL or NATS_CREDENTIALS_FILE cannot be used") // why could show a password
 		}
 		defer bus.Close()
 	}
@@ -114,7 +113,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		HeaderMax: cfg.HeaderBudget, SampleLog: cfg.DecisionSample, Log: log, OnDecision: metrics.Decision,
 	})
 	gateway := httpapi.Gateway{
-		Enricher: enricher, Headers: engine.Headers(), Verifier: verifier, Tenants: db, Issuers: cfg.issuers,
+		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Tenants: db, Issuers: cfg.issuers,
 		Trusted: cfg.TrustedProxies, Log: log, Observe: metrics.Request,
 	}
 
@@ -171,7 +170,7 @@ func awaitDatabase(ctx context.Context, db *postgres.DB, cfg Config, until time.
 	if old, ok := errors.AsType[*postgres.OldSchemaError](last); ok {
 		return fmt.Errorf("database (DATABASE_URL): %w", old)
 	}
-	return fmt.Errorf("cannot use PostgreSQL (DATABASE_URL=%s): %w", postgres.Redact(cfg.DatabaseURL), oneLine(last))
+	return fmt.Errorf("cannot use PostgreSQL (DATABASE_URL, at %s): %w", postgres.Server(cfg.DatabaseURL), oneLine(last))
 }
 
 // refused reports whether the server turned us away for good: wrong password,

@@ -15,10 +15,10 @@ import (
 	"time"
 
 	"github.com/caarlos0/env/v11"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
+	"iam-service/internal/postgres"
 	"iam-service/internal/token"
 )
 
@@ -171,8 +171,19 @@ func unjoin(err error) []error {
 // check looks at what each value means.
 func (cfg *Config) check(fault func(string, ...any)) {
 	if cfg.DatabaseURL != "" {
-		if _, err := pgxpool.ParseConfig(cfg.DatabaseURL); err != nil {
-			fault("DATABASE_URL cannot be read: %v", err) // pgx hides the password
+		if err := postgres.CheckURL(cfg.DatabaseURL); err != nil {
+			fault("DATABASE_URL cannot be used: %v", err)
+		}
+	}
+	for server := range strings.SplitSeq(cfg.NATSURL, ",") {
+		if u, err := url.Parse(strings.TrimSpace(server)); cfg.NATSURL != "" && (err != nil || u.Host == "") {
+			fault("NATS_URL must be a list of nats://host:port; a password in it must be percent-encoded")
+			break
+		}
+	}
+	if cfg.NATSCredentialsFile != "" {
+		if _, err := os.Stat(cfg.NATSCredentialsFile); err != nil {
+			fault("NATS_CREDENTIALS_FILE cannot be read: %v", err)
 		}
 	}
 	for name, addr := range map[string]string{"GATEWAY_ADDR": cfg.GatewayAddr, "ADMIN_ADDR": cfg.AdminAddr, "OPS_ADDR": cfg.OpsAddr} {

@@ -39,7 +39,8 @@ import (
 )
 
 // Loader brings facts from where they are the truth. The boolean says whether
-// there are any; an error says that this is not known.
+// there are any; an error says that this is not known, and one of kind
+// iam.Unavailable that nothing can be asked at the moment.
 type Loader interface {
 	User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error)
 	Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error)
@@ -97,7 +98,6 @@ func New(loader Loader, cfg Config) *Store {
 	s := &Store{cfg: cfg, loader: loader, start: time.Now()}
 	s.present, _ = lru.NewWithEvict(cfg.Entries, func(_ key, e *entry) { // fails only for a size below 1
 		s.bytes.Add(-e.weight)
-		s.stats.evictions.Add(1)
 	})
 	s.absent, _ = lru.New[key, *entry](max(1, cfg.Entries/absentShare)) // as above
 	return s
@@ -232,7 +232,9 @@ func (s *Store) fly(k key, kd kind, a, b string) (*entry, error) {
 	s.stats.loads.Add(1)
 	if err := s.fill(ctx, e); err != nil {
 		s.stats.failures.Add(1)
-		s.downTil.Store(int64(time.Since(s.start) + retryAfter))
+		if iam.KindOf(err) == iam.Unavailable { // not of this one document
+			s.downTil.Store(int64(time.Since(s.start) + retryAfter))
+		}
 		return nil, err
 	}
 	s.downTil.Store(0)
@@ -243,12 +245,18 @@ func (s *Store) fly(k key, kd kind, a, b string) (*entry, error) {
 	}
 	s.absent.Remove(k)
 	s.present.Remove(k) // so that the weight of what is replaced is taken off
+	if e.weight > s.cfg.Bytes/2 {
+		return e, nil // it is used, but not kept: one document does not drive all others out
+	}
 	s.bytes.Add(e.weight)
-	s.present.Add(k, e)
+	if s.present.Add(k, e) {
+		s.stats.evictions.Add(1)
+	}
 	for s.bytes.Load() > s.cfg.Bytes {
 		if _, _, some := s.present.RemoveOldest(); !some {
 			break
 		}
+		s.stats.evictions.Add(1)
 	}
 	return e, nil
 }

@@ -458,8 +458,8 @@ func TestMissesAreNoWeapon(t *testing.T) {
 	if _, err := read(s, "directory|tenants|acme"); err != nil {
 		t.Fatal(err)
 	}
-	left := 5
-	a := directory.Asker{Issuer: issuer, MayMiss: func() bool { return left > 0 }, Missed: func() { left-- }}
+	left := account(5)
+	a := directory.Asker{Issuer: issuer, Subject: "nobody", Misses: &left}
 	refused := 0
 	for i := range 100 {
 		switch _, err := readAs(s, a, fmt.Sprintf("directory|tenants|made-up-%d", i)); {
@@ -467,6 +467,11 @@ func TestMissesAreNoWeapon(t *testing.T) {
 			refused++
 		case !storage.IsNotFound(err):
 			t.Fatal(err)
+		}
+	}
+	for range 10 {
+		if _, err := readAs(s, a, "directory|users|https://rauth.test|nobody"); !storage.IsNotFound(err) {
+			t.Fatalf("looking for oneself: %v", err)
 		}
 	}
 	if refused != 95 {
@@ -482,6 +487,63 @@ func TestMissesAreNoWeapon(t *testing.T) {
 	if got := s.Stats(); got.Absent > 2 {
 		t.Errorf("%d absent keys are kept, of 20 entries in all", got.Absent)
 	}
+}
+
+type account int
+
+func (a *account) Take() bool {
+	if *a <= 0 {
+		return false
+	}
+	*a--
+	return true
+}
+
+func (a *account) GiveBack() { *a++ }
+
+// A document heavier than the cache is for is used, but drives nothing out.
+func TestAHeavyDocumentDrivesNothingOut(t *testing.T) {
+	t.Parallel()
+	l := newLoader()
+	heavy := iam.TenantFacts{Tenant: iam.Tenant{ID: "heavy", Status: "active", Name: strings.Repeat("n", 30_000)}}
+	l.tenants["heavy"] = heavy
+	s := directory.New(l, directory.Config{Issuers: issuers, Bytes: 50_000, FreshFor: time.Hour, MaxStale: 2 * time.Hour})
+	for _, id := range []string{"acme", "globex", "heavy", "heavy", "acme", "globex"} {
+		if _, err := read(s, "directory|tenants|"+id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := l.loads.Load(); n != 4 {
+		t.Errorf("%d loads, want one for each small tenant and two for the heavy one", n)
+	}
+}
+
+// What fails for one document says nothing about the others.
+func TestOneDocumentThatFailsMakesNoOtherOneStale(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoader()
+		s := directory.New(l, directory.Config{Issuers: issuers, FreshFor: time.Second})
+		if _, err := read(s, "directory|tenants|acme"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(1100 * time.Millisecond)
+		for kind, stale := range map[error]bool{errors.New("statement timeout"): false, &iam.Error{Kind: iam.Unavailable}: true} {
+			l.set(kind, 0)
+			if _, err := read(s, "directory|tenants|globex"); err == nil {
+				t.Fatal("it succeeded")
+			}
+			l.set(nil, 0)
+			before := l.loads.Load()
+			if _, err := read(s, "directory|tenants|acme"); err != nil {
+				t.Fatal(err)
+			}
+			if got := l.loads.Load() == before; got != stale {
+				t.Errorf("after %q of another document: served without asking is %v", kind, got)
+			}
+			time.Sleep(1100 * time.Millisecond)
+		}
+	})
 }
 
 func TestMemoryFollowsTheBounds(t *testing.T) {

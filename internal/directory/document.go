@@ -47,6 +47,7 @@ func userDocument(u iam.UserFacts, issuers iam.Issuers) (*document, time.Duratio
 			item("status", str(status)),
 			item("roles", strs(m.Roles)),
 			item("attributes", attributes(m.Attributes)),
+			item("tenant_status", str(m.TenantStatus)),
 		)))
 	}
 	fields := [][2]*ast.Term{

@@ -17,12 +17,18 @@ const Root = "directory"
 
 // Asker is on whose behalf an evaluation reads.
 type Asker struct {
-	Issuer string // of the verified token; empty for anonymous: no tenant is reached
-	// MayMiss is asked before a look-up that may find nothing, and Missed told
-	// when it found nothing: one token cannot send us looking for ever. Both may
-	// be nil.
-	MayMiss func() bool
-	Missed  func()
+	Issuer   string // of the verified token; empty for anonymous: no tenant is reached
+	Subject  string // of the token; looking for oneself is free
+	ClientID string
+	Misses   Account // nil: unlimited
+}
+
+// Account limits look-ups in vain: one token cannot send us looking for ever.
+type Account interface {
+	// Take is asked before a look-up that may find nothing.
+	Take() bool
+	// GiveBack is told when it found something.
+	GiveBack()
 }
 
 // Reading is what one evaluation sees: a document that it has read once stays
@@ -157,7 +163,8 @@ func (r *Reading) entry(ctx context.Context, kd kind, a, b string) (*entry, erro
 // ask gets the document from the store and keeps the account of waiting and of
 // look-ups in vain.
 func (r *Reading) ask(ctx context.Context, kd kind, a, b string) (*entry, error) {
-	if r.asker.MayMiss != nil && !r.asker.MayMiss() && r.store.cached(keyOf(kd, a, b), kd, a, b) == nil {
+	counted := r.asker.Misses != nil && !r.own(kd, a, b) && r.store.cached(keyOf(kd, a, b), kd, a, b) == nil
+	if counted && !r.asker.Misses.Take() {
 		return nil, &iam.Error{Kind: iam.Unavailable, Code: "too_many_misses", Detail: "this token asked for too many things that do not exist"}
 	}
 	began := time.Now()
@@ -169,10 +176,15 @@ func (r *Reading) ask(ctx context.Context, kd kind, a, b string) (*entry, error)
 	if err != nil {
 		return nil, err
 	}
-	if waited && e.doc == nil && r.asker.Missed != nil {
-		r.asker.Missed()
+	if counted && e.doc != nil {
+		r.asker.Misses.GiveBack()
 	}
 	return e, nil
+}
+
+// own reports whether a key is the asker's own.
+func (r *Reading) own(kd kind, a, b string) bool {
+	return a == r.asker.Issuer && (kd == userKind && b == r.asker.Subject || kd == clientKind && b == r.asker.ClientID)
 }
 
 // Principal is what Go itself checks of whoever holds a token, whatever the

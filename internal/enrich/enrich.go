@@ -52,6 +52,7 @@ type Service struct {
 	decision int // places of the headers that Go itself fills, or -1
 	revision int
 	kind     int
+	tenants  []int // places of the headers that name the tenant
 }
 
 // New returns a service.
@@ -79,6 +80,8 @@ func New(cfg Config) *Service {
 			s.revision = i
 		case http.CanonicalHeaderKey("X-Principal-Type"):
 			s.kind = i
+		case http.CanonicalHeaderKey("X-Tenant-ID"), http.CanonicalHeaderKey("X-Active-Tenant-ID"), http.CanonicalHeaderKey("X-Enriched-Tenant-ID"):
+			s.tenants = append(s.tenants, i)
 		}
 	}
 	return s
@@ -119,25 +122,16 @@ type Answer struct {
 func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
 	now := time.Now()
 	deadline := now.Add(s.cfg.Deadline)
-	var t *token.Token
-	if q.Token != "" {
-		var err error
-		if t, err = s.cfg.Verifier.Verify(ctx, q.Token, q.IdP, deadline); err != nil {
-			return s.refuse(ctx, err, q, nil)
-		}
-	}
-	facts := s.cfg.Directory.Reading(asker(t), deadline)
-	if t != nil {
-		if err := stillWelcome(ctx, t, facts); err != nil {
-			return s.refuse(ctx, err, q, t)
-		}
+	t, facts, err := s.identify(ctx, q.Token, q.IdP, deadline)
+	if err != nil {
+		return s.refuse(ctx, err, q, t)
 	}
 	anonymous := t == nil && s.anonymous(q.Request)
 	d, err := s.cfg.Engine.Decide(ctx, s.input(q, t, anonymous, now), facts, now, deadline)
 	if err != nil {
 		return s.refuse(ctx, err, q, t)
 	}
-	a, err := s.answer(d, t, anonymous)
+	a, err := s.answer(d, t, q.Request)
 	if err != nil {
 		return s.refuse(ctx, err, q, t)
 	}
@@ -145,11 +139,29 @@ func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
 	return a, nil
 }
 
-func asker(t *token.Token) directory.Asker {
-	if t == nil {
-		return directory.Asker{}
+// Identify verifies a token and holds it to what no policy decides. It fails with
+// an iam.Error: Unauthenticated, or Unavailable where that is not known now.
+func (s *Service) Identify(ctx context.Context, raw string) (*token.Token, error) {
+	t, _, err := s.identify(ctx, raw, "", time.Now().Add(s.cfg.Deadline))
+	return t, err
+}
+
+// identify returns no token where none was given, and the token with the error
+// where it was verified but is no longer welcome.
+func (s *Service) identify(ctx context.Context, raw, idp string, deadline time.Time) (*token.Token, *directory.Reading, error) {
+	if raw == "" {
+		return nil, s.cfg.Directory.Reading(directory.Asker{}, deadline), nil
 	}
-	return directory.Asker{Issuer: t.Issuer, MayMiss: t.MayMiss, Missed: t.Missed}
+	t, err := s.cfg.Verifier.Verify(ctx, raw, idp, deadline)
+	if err != nil {
+		return nil, nil, err
+	}
+	facts := s.cfg.Directory.Reading(asker(t), deadline)
+	return t, facts, stillWelcome(ctx, t, facts)
+}
+
+func asker(t *token.Token) directory.Asker {
+	return directory.Asker{Issuer: t.Issuer, Subject: t.Subject, ClientID: t.ClientID, Misses: t.Misses()}
 }
 
 // stillWelcome holds what no policy decides: a managed client that is not active
@@ -191,7 +203,7 @@ func (s *Service) anonymous(r Request) bool {
 }
 
 // answer holds the policy to what it may say.
-func (s *Service) answer(d policy.Decision, t *token.Token, anonymous bool) (Answer, error) {
+func (s *Service) answer(d policy.Decision, t *token.Token, r Request) (Answer, error) {
 	a := Answer{HadToken: t != nil, DecisionID: newDecisionID()}
 	if !d.Allow {
 		a.Status, a.Code = d.Status, "not_granted"
@@ -207,16 +219,20 @@ func (s *Service) answer(d policy.Decision, t *token.Token, anonymous bool) (Ans
 		return a, &iam.Error{Kind: iam.Internal, Code: "policy_error", Detail: "the policy is broken", Cause: errors.New(why)}
 	}
 	switch {
-	case t == nil && !(d.Anonymous && anonymous):
+	case t == nil && !(d.Anonymous && d.Revision.Anonymous(r.Path, r.Preflight)):
 		return broken("it allows a request without a token, which the bundle does not declare anonymous")
 	case t == nil:
-		for i := range d.Values { // nobody is nobody
-			if i != s.kind {
-				d.Values[i] = ""
-			}
+		clear(d.Values) // nobody is nobody
+		if s.kind >= 0 {
+			d.Values[s.kind] = "anonymous"
 		}
 	case d.Tenant != "" && !s.cfg.Issuers.Reaches(t.Issuer, d.Tenant):
 		return broken("it answers with a tenant that the token's issuer may not speak for")
+	}
+	for _, i := range s.tenants {
+		if v := d.Values[i]; v != "" && v != d.Tenant {
+			return broken("its header " + s.cfg.Engine.Headers()[i] + " is not the tenant it answers with")
+		}
 	}
 	a.Allowed, a.Values = true, d.Values
 	if s.decision >= 0 {
@@ -274,7 +290,11 @@ func (s *Service) note(ctx context.Context, a Answer, d policy.Decision, q Quest
 	if a.Allowed {
 		outcome = "allowed"
 	}
-	s.cfg.OnDecision(outcome, a.Code, d.Took)
+	code := a.Code
+	if code != "" && !d.Revision.HasCode(code) {
+		code = "other" // labels are not for a policy to make up
+	}
+	s.cfg.OnDecision(outcome, code, d.Took)
 	if t == nil && !a.Allowed || a.Allowed && (s.cfg.SampleLog <= 0 || mrand.Float64() >= s.cfg.SampleLog) { //nolint:gosec // sampling is no secret
 		return
 	}

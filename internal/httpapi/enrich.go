@@ -47,6 +47,11 @@ func belowEnrich(r *http.Request) (rest string, ok bool) {
 
 func (h *enrichHandler) serve(w http.ResponseWriter, r *http.Request, rest string) {
 	began := time.Now()
+	if r.ContentLength != 0 {
+		// Bodies are not read. On a connection that is to live on, net/http would
+		// wait for the body before it sends our answer.
+		w.Header().Set("Connection", "close")
+	}
 	status := h.answer(w, r, rest)
 	h.observe("generic", r.Method, status, time.Since(began))
 }
@@ -103,22 +108,24 @@ func (h *enrichHandler) deny(w http.ResponseWriter, status int, code string, err
 // cannot answers 503, whether we are broken or something is away: a gateway must
 // not take either for a considered no.
 func (h *enrichHandler) cannot(w http.ResponseWriter, r *http.Request, err error) int {
+	code := iam.CodeOf(err)
+	// Also to a caller who has left: one who only stopped sending still listens,
+	// and a handler that writes nothing answers 200.
+	writeProblem(w, problem{
+		Type: "/problems/" + string(iam.Unavailable), Title: wire[iam.Unavailable].title, Status: http.StatusServiceUnavailable, Code: code,
+	})
 	if errors.Is(r.Context().Err(), context.Canceled) {
-		return statusClientClosed // nobody is there to hear it, and nothing is wrong with us
+		return statusClientClosed // nothing is wrong with us
 	}
 	level := slog.LevelWarn
 	if iam.KindOf(err) == iam.Internal {
 		level = slog.LevelError
 	}
-	code := iam.CodeOf(err)
 	h.log.LogAttrs(r.Context(), level, "enrichment not answerable", slog.String("code", code), slog.Any("err", err))
-	writeProblem(w, problem{
-		Type: "/problems/" + string(iam.Unavailable), Title: wire[iam.Unavailable].title, Status: http.StatusServiceUnavailable, Code: code,
-	})
 	return http.StatusServiceUnavailable
 }
 
-// statusClientClosed is what nginx calls it; it is only counted, never sent.
+// statusClientClosed is what nginx calls it; it is only counted: 503 is sent.
 const statusClientClosed = 499
 
 func malformed(format string) error {
@@ -228,6 +235,10 @@ func (h *enrichHandler) forwarded(r *http.Request, req *enrich.Request, rest str
 		return rest, err
 	}
 	uri, _, _ = strings.Cut(uri, "?")
+	if uri == "" || rest != "" && rest != uri {
+		// A gateway that appends the path may pass a client's own header on.
+		return "", malformed("X-Forwarded-Uri is not the path of the request")
+	}
 	return uri, nil
 }
 

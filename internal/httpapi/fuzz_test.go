@@ -63,9 +63,9 @@ func fuzzHandler(f *testing.F) http.Handler {
 	if err := e.Offer(context.Background(), c); err != nil {
 		f.Fatal(err)
 	}
+	enricher := enrich.New(enrich.Config{Verifier: v, Directory: directory.New(emptyFacts{}, directory.Config{Issuers: issuers}), Engine: e, Issuers: issuers, Log: log, Deadline: 10 * time.Second})
 	return httpapi.Gateway{
-		Enricher: enrich.New(enrich.Config{Verifier: v, Directory: directory.New(emptyFacts{}, directory.Config{Issuers: issuers}), Engine: e, Issuers: issuers, Log: log, Deadline: 10 * time.Second}),
-		Headers:  e.Headers(), Verifier: v, Tenants: emptyFacts{}, Issuers: issuers, Log: log, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		Enricher: enricher, Headers: e.Headers(), Identify: enricher.Identify, Tenants: emptyFacts{}, Issuers: issuers, Log: log, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		Observe: func(string, string, string, int, time.Duration) {},
 	}.Handler()
 }

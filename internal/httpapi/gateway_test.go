@@ -1,9 +1,11 @@
 package httpapi_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -185,6 +187,7 @@ func TestWhatComesTwiceOrIsMalformedIsRefused(t *testing.T) {
 		"a token with a tab":            {"Authorization: Bearer a\tb"},
 		"two forwarded URIs":            {alice, "X-Forwarded-Uri: /a", "X-Forwarded-Uri: /b"},
 		"two providers":                 {alice, "X-Upstream-IdP-ID: rauth", "X-Upstream-IdP-ID: other"},
+		"a forwarded URI of nothing":    {alice, "X-Forwarded-Uri: ?x"},
 		"a forwarded address of nobody": {alice, "X-Forwarded-For: nobody"},
 	} {
 		status, got, body := w.ask(get, lines...)
@@ -216,6 +219,9 @@ func TestAnAmbiguousPathIsRefused(t *testing.T) {
 		if status, _, body := w.ask(get, alice, "X-Forwarded-Uri: "+path); status != 200 {
 			t.Errorf("X-Forwarded-Uri %q: %d %s", path, status, body)
 		}
+	}
+	if status, _, _ := w.ask("GET /system/enrich-token/admin", alice, "X-Forwarded-Uri: /public"); status != 403 {
+		t.Errorf("a client's own X-Forwarded-Uri beside an appended path: %d", status)
 	}
 	// Envoy appends the path to ours.
 	for path, want := range map[string]int{"/orders/1": 200, "/a%2f..%2fb": 403, "//x": 403, "/../admin": 403, "/%2e%2e/%2e%2e/v1/tenants/x": 403, "": 200, "?x=1": 200} {
@@ -282,8 +288,8 @@ func TestWhatAProxySaysIsBelievedFromTrustedPeersOnly(t *testing.T) {
 		"X-Original-URI: /evil", "X-Original-URL: /evil", "X-Original-Method: EVIL", "X-Rewrite-URL: /evil", "Forwarded: for=6.6.6.6;host=evil;proto=evil", "X-Real-IP: 6.6.6.6",
 		"X-Forwarded-Path: /evil", "X-Envoy-Original-Path: /evil", "True-Client-IP: 6.6.6.6",
 	}
-	seen := func(w *world) map[string]any {
-		status, got, body := w.ask("GET /system/enrich-token/below", append(lines, bearer(w.mint("alice", nil)))...)
+	seen := func(w *world, below string) map[string]any {
+		status, got, body := w.ask("GET /system/enrich-token"+below, append(lines, bearer(w.mint("alice", nil)))...)
 		var seen map[string]any
 		if err := json.Unmarshal([]byte(value(got, "X-User-ID")), &seen); err != nil {
 			t.Fatalf("%d %s: %v", status, body, err)
@@ -293,11 +299,11 @@ func TestWhatAProxySaysIsBelievedFromTrustedPeersOnly(t *testing.T) {
 	want := map[string]any{
 		"anonymous": false, "gateway": "generic", "method": "DELETE", "scheme": "https", "host": "api.example.com", "path": "/orders/1", "raw_path": "/orders/1", "client_ip": "203.0.113.7",
 	}
-	if diff := cmp.Diff(want, seen(newWorld(t, settings{rego: recording}))); diff != "" {
+	if diff := cmp.Diff(want, seen(newWorld(t, settings{rego: recording}), "")); diff != "" {
 		t.Error("trusted:", diff)
 	}
 	want = map[string]any{"anonymous": false, "gateway": "generic", "method": "GET", "path": "/below", "raw_path": "/below", "client_ip": "127.0.0.1"}
-	if diff := cmp.Diff(want, seen(newWorld(t, settings{rego: recording, untrusted: true}))); diff != "" {
+	if diff := cmp.Diff(want, seen(newWorld(t, settings{rego: recording, untrusted: true}), "/below")); diff != "" {
 		t.Error("untrusted:", diff)
 	}
 }
@@ -487,6 +493,8 @@ func TestOwnTenantsAreListed(t *testing.T) {
 		status, _, body := w.ask("GET /v1/me/tenants", lines...)
 		return status, strings.TrimSpace(body)
 	}
+	_, err := w.db.PutUser(ctx, iam.User{Issuer: w.rauth.Issuer, Subject: "bob", Status: iam.UserActive, TokensNotBefore: time.Now().Add(-time.Hour)})
+	w.ok(err)
 	status, body := ask(bearer(w.mint("alice", nil)))
 	if want := `{"tenants":[{"id":"acme","slug":"acme","name":"Acme Corp","default":true},{"id":"globex","slug":"globex","name":"Globex","default":false}]}`; status != 200 || body != want {
 		t.Errorf("%d %s", status, body)
@@ -502,6 +510,7 @@ func TestOwnTenantsAreListed(t *testing.T) {
 		"no token":            {nil, 401, "unauthenticated"},
 		"a bad token":         {[]string{bearer("nonsense")}, 401, "invalid_token"},
 		"a program":           {[]string{bearer(w.mint("web", nil))}, 403, "only a user"},
+		"a revoked user":      {[]string{bearer(w.mint("bob", map[string]any{"iat": 1}))}, 401, "token_revoked"},
 		"two tokens":          {[]string{bearer("a"), bearer("b")}, 403, "malformed_request"},
 	} {
 		status, body := ask(c.lines...)
@@ -567,6 +576,76 @@ func TestADatabaseThatDiesMakesNobodySomebodyElse(t *testing.T) {
 	expect(alice, 200, "editor,viewer")
 	expect(bob, 200, "admin,editor,viewer")
 	expect(carol, 403, "")
+}
+
+// A peer that has stopped sending still listens: it must hear 503, not the 200 that
+// a handler gives by writing nothing.
+func TestACallerWhoStoppedSendingStillGetsTheAnswer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{rego: "package iam.claims\n\nn := [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]\n\ndecision := {\"allow\": count([1 | n[_]; n[_]; n[_]; n[_]; n[_]; n[_]; n[_]; n[_]; n[_]; n[_]]) > 0}\n"})
+	conn, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
+	w.ok(err)
+	defer conn.Close()
+	_, err = fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: iam\r\n%s\r\n\r\n", get, bearer(w.mint("alice", nil)))
+	w.ok(err)
+	w.ok(conn.(*net.TCPConn).CloseWrite())
+	answer, err := io.ReadAll(conn)
+	w.ok(err)
+	if !strings.HasPrefix(string(answer), "HTTP/1.1 503 ") {
+		t.Errorf("got %q", answer)
+	}
+}
+
+func TestABodyThatNeverComesDoesNotHoldTheAnswerUp(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	for _, line := range []string{"Content-Length: 10", "Transfer-Encoding: chunked"} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
+		w.ok(err)
+		defer conn.Close()
+		w.ok(conn.SetDeadline(time.Now().Add(5 * time.Second)))
+		_, err = fmt.Fprintf(conn, "POST /system/enrich-token HTTP/1.1\r\nHost: iam\r\n%s\r\n%s\r\n\r\n", bearer(w.mint("alice", nil)), line)
+		w.ok(err)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || resp.StatusCode != http.StatusOK || !resp.Close {
+			t.Errorf("%s: %v, %v", line, resp, err)
+		}
+	}
+}
+
+func TestAUserWithManyTenantsCostsNoManyLookUps(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id, err := w.db.PutUser(ctx, iam.User{Issuer: w.rauth.Issuer, Subject: "busy", Status: iam.UserActive})
+	w.ok(err)
+	for i := range 50 {
+		tenant := fmt.Sprintf("many-%d", i)
+		status := iam.TenantSuspended
+		if i == 7 {
+			status = iam.TenantActive
+		}
+		w.ok(w.db.PutTenant(ctx, iam.Tenant{ID: tenant, Slug: tenant, Name: tenant, Status: status}))
+		w.ok(w.db.PutMembership(ctx, iam.Membership{Tenant: tenant, User: id, Status: iam.MembershipActive}))
+	}
+	before := w.facts.Stats().Loads
+	status, lines, _ := w.ask(get, bearer(w.mint("busy", nil)))
+	if status != 200 || value(lines, "X-Tenant-ID") != "many-7" {
+		t.Errorf("the only open tenant: %d %s", status, value(lines, "X-Tenant-ID"))
+	}
+	if n := w.facts.Stats().Loads - before; n > 3 {
+		t.Errorf("%d loads, want one each for user, client and tenant", n)
+	}
+}
+
+func TestTheTenantOfTheHeadersIsTheTenantOfTheDecision(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	for _, header := range []string{"X-Tenant-ID", "X-Active-Tenant-ID"} {
+		w.load(settings{rego: "package iam.claims\n\ndecision := {\"allow\": true, \"tenant\": \"globex\", \"headers\": {\"" + header + "\": \"acme\"}}\n"})
+		if status, _, _ := w.ask(get, bearer(mintBy(w, w.other, "alice", nil))); status != 503 {
+			t.Errorf("%s: %d", header, status)
+		}
+	}
 }
 
 // Plant a token and see whether anything tells it.

@@ -70,7 +70,11 @@ func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
 	case p.Status > http.StatusInternalServerError:
 		log.WarnContext(r.Context(), "request not answerable now", slog.String("path", r.URL.Path), slog.Any("err", err))
 	case p.Status == http.StatusUnauthorized:
-		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+		challenge := "Bearer"
+		if iam.CodeOf(err) != "" { // RFC 6750, section 3.1: no error code where no token came
+			challenge = `Bearer error="invalid_token"`
+		}
+		w.Header().Set("WWW-Authenticate", challenge)
 	}
 	writeProblem(w, p)
 }

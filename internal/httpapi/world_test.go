@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -142,7 +143,7 @@ func newWorld(t *testing.T, s settings) *world {
 		trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8")}
 	}
 	srv := httptest.NewServer(httpapi.Gateway{
-		Enricher: enricher, Headers: w.engine.Headers(), Verifier: verifier, Tenants: w.db, Issuers: issuers, Trusted: trusted, Log: log,
+		Enricher: enricher, Headers: w.engine.Headers(), Identify: enricher.Identify, Tenants: w.db, Issuers: issuers, Trusted: trusted, Log: log,
 		Observe: func(handler, gateway, method string, status int, _ time.Duration) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -206,7 +207,7 @@ func (w *world) ask(requestLine string, lines ...string) (int, []string, string)
 	w.ok(err)
 	defer conn.Close()
 	w.ok(conn.SetDeadline(time.Now().Add(20 * time.Second)))
-	_, err = fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: iam\r\nConnection: close\r\n%s\r\n", requestLine, strings.Join(append(lines, ""), "\r\n"))
+	_, err = fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: iam\r\nConnection: close\r\n%s\r\n", requestLine, strings.Join(slices.Concat(lines, []string{""}), "\r\n"))
 	w.ok(err)
 	text, err := io.ReadAll(conn)
 	w.ok(err)

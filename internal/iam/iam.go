@@ -82,6 +82,8 @@ type Membership struct {
 	Attributes map[string]any
 	ExpiresAt  time.Time // zero: never
 	Version    int64
+
+	TenantStatus string // read along: which memberships count, without a look-up of each tenant
 }
 
 // Mapping gives roles of a tenant to everyone whose token says that Claim is,

@@ -24,6 +24,11 @@ const (
 	MaxClientIDBytes      = 255
 	MaxRolesPerHolder     = 100 // of a membership, a mapping, a client
 	MaxScopesPerClient    = 100
+
+	// What all roles that one tenant sees may weigh together, so that its document
+	// can be built within a request and kept.
+	MaxPermissionsPerTenant = 50_000
+	MaxClosurePerTenant     = 20_000 // names in the closures of all roles
 )
 
 // ValidName reports whether s is 1 to 64 bytes of [a-z0-9][a-z0-9._-]*: the
@@ -212,5 +217,29 @@ func (c *check) attributes(pointer string, a map[string]any) {
 	}
 	b, err := json.Marshal(a)
 	c.that(err == nil, pointer, "must be a JSON object")
+	c.that(!hugeNumber(a), pointer, "holds a number with an exponent beyond 308, which the database would write out")
 	c.that(len(b) <= MaxAttributesBytes, pointer, "is %d bytes, at most %d are allowed", len(b), MaxAttributesBytes)
+}
+
+// hugeNumber finds numbers that are short to write and long to store: jsonb keeps
+// 1e131071 as 131,072 digits.
+func hugeNumber(v any) bool {
+	switch v := v.(type) {
+	case json.Number:
+		_, exponent, ok := strings.Cut(strings.ToLower(string(v)), "e")
+		if !ok {
+			return false
+		}
+		n, err := strconv.Atoi(exponent)
+		return err != nil || n > 308 || n < -308
+	case map[string]any:
+		for _, x := range v {
+			if hugeNumber(x) {
+				return true
+			}
+		}
+	case []any:
+		return slices.ContainsFunc(v, hugeNumber)
+	}
+	return false
 }

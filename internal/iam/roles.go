@@ -101,3 +101,18 @@ func longest(name string, next func(string) []string, known map[string]int) int 
 	known[name] = most
 	return most
 }
+
+// CheckWeight holds all roles that one tenant sees to what a document can bear.
+func CheckWeight(roles []Role) []FieldError {
+	var c check
+	permissions, names := 0, 0
+	for _, r := range roles {
+		permissions += len(r.Permissions)
+	}
+	for _, all := range Closure(roles) {
+		names += len(all)
+	}
+	c.that(permissions <= MaxPermissionsPerTenant, "/permissions", "would make %d permissions in the tenant, at most %d are allowed", permissions, MaxPermissionsPerTenant)
+	c.that(names <= MaxClosurePerTenant, "/inherits", "would make %d inherited roles in the tenant, at most %d are allowed", names, MaxClosurePerTenant)
+	return c
+}

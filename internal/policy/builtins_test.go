@@ -40,7 +40,7 @@ func hostile(t types.Type) []*ast.Term {
 			ast.String(strings.Repeat("[", hostileString)), ast.String(strings.Repeat(`{"a":`, hostileString/5)), ast.String("1e100000000"),
 			ast.String(strings.Repeat("9", hostileString)), ast.String("10.0.0.0/0"), ast.String("::/0"), ast.String("9999-12-31T23:59:59Z"),
 			ast.String(strings.Repeat("1.", hostileString/2)), ast.String(strings.Repeat("{a,", hostileString/3)),
-			ast.String(strings.Repeat("*a", hostileString/2)), ast.String(strings.Repeat("&x [*x,*x]", 800)))
+			ast.String(strings.Repeat("é", hostileString/2)), ast.String(strings.Repeat("éa", 64)), ast.String(strings.Repeat("*a", hostileString/2)), ast.String(strings.Repeat("&x [*x,*x]", 800)))
 	case types.Number:
 		add(ast.Number("1e8"), ast.Number("-1e8"), ast.Number("1e1000"), ast.Number(strings.Repeat("9", 1000)), ast.Number("0"), ast.Number("16"),
 			ast.Number("1e-1000"), ast.Number("9223372036854775807"), ast.Number("0."+strings.Repeat("3", 1000)))
@@ -55,7 +55,7 @@ func hostile(t types.Type) []*ast.Term {
 			list(func(i int) *ast.Term {
 				return ast.ObjectTerm(ast.Item(ast.StringTerm(fmt.Sprint(i)), ast.IntNumberTerm(i)))
 			}),
-			list(func(i int) *ast.Term { return ast.NumberTerm("1e1000") }), tuple(t))
+			list(func(int) *ast.Term { return ast.NumberTerm("1e1000") }), tuple(t))
 	case *types.Set:
 		add(set(func(i int) *ast.Term { return ast.StringTerm(fmt.Sprint(i)) }), ast.NewSet(),
 			set(func(i int) *ast.Term { return ast.SetTerm(ast.IntNumberTerm(i), ast.IntNumberTerm(i+1)) }),
@@ -176,7 +176,7 @@ var structural = []string{"assign", "eq", "internal.print", "print", "internal.t
 
 // cost runs one call with arguments as input and says what it took. Arguments
 // come by input, as an attacker's would; building them is not counted.
-func cost(t testing.TB, name string, q rego.PreparedEvalQuery, args []*ast.Term) (time.Duration, uint64) {
+func cost(t testing.TB, q rego.PreparedEvalQuery, args []*ast.Term) (time.Duration, uint64) {
 	t.Helper()
 	input := ast.NewArray(args...)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second*raceSlowdown) // so that a failure of this test ends
@@ -216,16 +216,56 @@ func TestEachAllowedBuiltinEndsSoonWithHostileArguments(t *testing.T) {
 			continue
 		}
 		for _, args := range combinations(b.Decl.FuncArgs().Args) {
-			took, bytes := cost(t, name, q, args)
+			took, bytes := cost(t, q, args)
 			for range 3 { // again, where it is much: a pause of the machine is not the builtin's
 				if took > mostTime || bytes > mostMemory {
-					took2, bytes2 := cost(t, name, q, args)
+					took2, bytes2 := cost(t, q, args)
 					took, bytes = min(took, took2), min(bytes, bytes2)
 				}
 			}
 			if took > mostTime || bytes > mostMemory {
 				t.Errorf("%s took %s and %d MB with %.60v", name, took, bytes>>20, args)
 				break
+			}
+		}
+	}
+}
+
+// A policy can make something larger than an input by doubling it: cost must grow
+// with size, not with its square. The result of concat is as long as its list
+// times its delimiter, so concat is what its result is.
+func TestCostGrowsWithSizeAlone(t *testing.T) {
+	const n = 120_000
+	whole := make([]*ast.Term, n/4)
+	for i := range whole {
+		whole[i] = ast.IntNumberTerm(i % 7)
+	}
+	text := ast.StringTerm(strings.Repeat("é", n/2))
+	texts := []*ast.Term{text, ast.StringTerm(strings.Repeat("é", n/4) + "x"), ast.StringTerm(strings.Repeat("aé", n/8))}
+	lists := []*ast.Term{ast.ArrayTerm(whole...), ast.ArrayTerm(whole[:n/8]...), ast.ArrayTerm(whole...)}
+	for _, name := range Allowed {
+		if slices.Contains(structural, name) || name == "concat" {
+			continue
+		}
+		b := ast.BuiltinMap[name]
+		q, err := prepareCall(t, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range [][]*ast.Term{texts, lists} {
+			args := make([]*ast.Term, len(b.Decl.FuncArgs().Args))
+			for i := range args {
+				args[i] = row[i%len(row)] // the wrong type is refused at once, which is fine
+			}
+			took, bytes := cost(t, q, args)
+			for range 3 {
+				if took > mostTime {
+					again, _ := cost(t, q, args)
+					took = min(took, again)
+				}
+			}
+			if took > mostTime || bytes > mostMemory {
+				t.Errorf("%s took %s and %d MB with large arguments", name, took, bytes>>20)
 			}
 		}
 	}
@@ -245,7 +285,7 @@ func TestHostileArgumentsAreHostile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if took, bytes := cost(t, name, q, args); took < mostTime/raceSlowdown && bytes < mostMemory {
+		if took, bytes := cost(t, q, args); took < mostTime/raceSlowdown && bytes < mostMemory {
 			t.Errorf("%s took only %s and %d MB", name, took, bytes>>20)
 		}
 	}

@@ -16,7 +16,8 @@ import (
 //   - http.send, net.lookup_ip_addr, opa.runtime, rand.*, uuid.rfc4122, trace:
 //     they reach outside, or make two evaluations differ;
 //   - bits.*, numbers.range*, net.cidr_expand, graph.reachable_paths, walk,
-//     strings.replace_n, replace, sprintf, strings.render_template, regex.*,
+//     object.subset, indexof, trim, trim_left, trim_right (trim_space, trim_prefix
+//     and trim_suffix stay), strings.replace_n, replace, sprintf, strings.render_template, regex.*,
 //     graphql.*, io.jwt.*, crypto.x509.*, json.*_schema, yaml.*, json.patch:
 //     a few bytes of arguments can cost seconds or gigabytes, or nothing here
 //     needs them. Role inheritance is prepared in the documents (closure), tokens
@@ -29,10 +30,10 @@ var Allowed = []string{
 	"and", "or", "set_diff", "intersection", "union",
 	"count", "sum", "max", "min", "sort",
 	"array.concat", "array.slice", "array.reverse", "array.flatten",
-	"object.get", "object.keys", "object.remove", "object.filter", "object.union", "object.union_n", "object.subset",
-	"concat", "contains", "startswith", "endswith", "indexof", "lower", "upper", "split", "substring", "strings.count",
+	"object.get", "object.keys", "object.remove", "object.filter", "object.union", "object.union_n",
+	"concat", "contains", "startswith", "endswith", "lower", "upper", "split", "substring", "strings.count",
 	"strings.any_prefix_match", "strings.any_suffix_match", "strings.reverse", "format_int",
-	"trim", "trim_left", "trim_right", "trim_prefix", "trim_suffix", "trim_space", "to_number",
+	"trim_prefix", "trim_suffix", "trim_space", "to_number",
 	"is_array", "is_boolean", "is_null", "is_number", "is_object", "is_set", "is_string", "type_name",
 	"json.marshal", "json.unmarshal", "json.is_valid", "json.filter", "json.remove",
 	"base64.encode", "base64.decode", "base64.is_valid", "base64url.encode", "base64url.encode_no_pad", "base64url.decode",

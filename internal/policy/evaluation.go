@@ -23,7 +23,6 @@ type evaluation struct {
 	waited   time.Duration // for facts, before it began
 	limit    time.Duration
 	deadline time.Time
-	polls    uint32
 	hit      atomic.Bool
 
 	cache []cachedDoc // few: found by walking
@@ -64,26 +63,30 @@ func (ev *evaluation) Put(ref ast.Ref, v ast.Value) {
 	}
 }
 
-// Cancel and Cancelled are topdown.Cancel. OPA polls very often, so the clock is
-// looked at only once in 64 times; without a goroutine and without a timer.
+// Cancel and Cancelled are topdown.Cancel: without a goroutine and without a
+// timer. The clock is looked at each time, since one step of a policy that keeps
+// doubling something costs as much as all before it.
 func (ev *evaluation) Cancel() { ev.hit.Store(true) }
 
 func (ev *evaluation) Cancelled() bool {
 	if ev.hit.Load() {
 		return true
 	}
-	if ev.polls++; ev.polls&63 == 0 {
-		now := time.Now()
-		if ev.own(now) > ev.limit || now.After(ev.deadline) || ev.ctx.Err() != nil {
-			ev.hit.Store(true)
-		}
+	if ev.late(time.Now()) || ev.ctx.Err() != nil {
+		ev.hit.Store(true)
+		return true
 	}
-	return ev.hit.Load()
+	return false
 }
 
 // own is how long the evaluation has run, without waiting for facts.
 func (ev *evaluation) own(now time.Time) time.Duration {
 	return now.Sub(ev.began) - (ev.facts.Waited() - ev.waited)
+}
+
+// late reports whether the time is over, the evaluation's own or the request's.
+func (ev *evaluation) late(now time.Time) bool {
+	return ev.own(now) > ev.limit || now.After(ev.deadline)
 }
 
 // revisionStore is what a query of one revision reads: its own data, and the

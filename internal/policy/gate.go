@@ -60,7 +60,11 @@ type Revision struct {
 
 	anonymousPaths []string
 	preflight      bool
+	codes          map[string]bool
 }
+
+// HasCode reports whether the METADATA of a rule has the code.
+func (r *Revision) HasCode(code string) bool { return r.codes[code] }
 
 // Anonymous reports whether the bundle declares (data.iam.config.anonymous) that
 // a request may be answered without a token: by its normalised path, a whole
@@ -239,7 +243,13 @@ func (r *Revision) report(compiler *ast.Compiler) error {
 	}
 	r.Inputs = sortedCopy(r.Inputs)
 	found := map[string]bool{}
+	r.codes = map[string]bool{"not_granted": true} // what Go says for a deny without a reason
 	for _, m := range compiler.Modules {
+		for _, a := range m.Annotations {
+			if code, ok := a.Custom["code"].(string); ok {
+				r.codes[code] = true
+			}
+		}
 		// All references, not compiler.Required: that misses calls in "every" and "with".
 		ast.WalkRefs(m, func(ref ast.Ref) bool {
 			if b := ast.BuiltinMap[ref.String()]; b != nil && b.Nondeterministic {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
@@ -35,7 +36,8 @@ func StartManager(ctx context.Context, e *Engine, config []byte, id string) (*Ma
 		return nil, err
 	}
 	log := logging.NewLoggerFromSlogHandler(e.cfg.Log.With(slog.String("part", "opa")).Handler(), logging.Warn)
-	m, err := plugins.New(config, id, &staging{Store: inmem.New(), engine: e},
+	store := &staging{Store: inmem.New(), engine: e}
+	m, err := plugins.New(config, id, store,
 		plugins.Logger(log), plugins.ConsoleLogger(log), plugins.EnablePrintStatements(false), plugins.WithStoreCloseOnStop(false),
 		plugins.WithParserOptions(ast.ParserOptions{RegoVersion: ast.RegoV1, ProcessAnnotation: true}))
 	if err != nil {
@@ -48,7 +50,10 @@ func StartManager(ctx context.Context, e *Engine, config []byte, id string) (*Ma
 	m.Register(discovery.Name, d)
 	if p := bundleplugin.Lookup(m); p != nil {
 		p.Register("iam-service", func(s bundleplugin.Status) {
-			if s.Code != "" { // a download or a verification that failed; the gate's own word is repeated
+			switch {
+			case s.Code == "":
+				e.settled()
+			case !store.refused.Swap(false): // the gate's own word needs no repetition
 				e.Refuse(ctx, "bundle "+s.Name, errors.New(statusText(s)))
 			}
 		})
@@ -105,7 +110,8 @@ func statusText(s bundleplugin.Status) string {
 // store within.
 type staging struct {
 	storage.Store
-	engine *Engine
+	engine  *Engine
+	refused atomic.Bool // the gate has just refused
 }
 
 // stagingTxn remembers the context in which the bundle plugin leaves its compiler:
@@ -139,6 +145,7 @@ func (s *staging) NewTransaction(ctx context.Context, params ...storage.Transact
 func (s *staging) Commit(ctx context.Context, txn storage.Transaction) error {
 	if t, ok := txn.(*stagingTxn); ok && t.write && t.params != nil && plugins.GetCompilerOnContext(t.params) != nil {
 		if err := s.offer(ctx, txn); err != nil {
+			s.refused.Store(true)
 			s.Store.Abort(ctx, within(txn))
 			return err
 		}

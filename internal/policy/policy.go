@@ -96,9 +96,10 @@ type Engine struct {
 	index   map[string]int // canonical name → place in names
 	current atomic.Pointer[Revision]
 
-	mu       sync.Mutex // of what follows
-	refused  *Refusal
-	lastSeen string // digest of the last candidate, accepted or not
+	offering sync.Mutex // one candidate at a time
+	lastSeen string     // digest of the last candidate, accepted or not; under offering
+
+	refused atomic.Pointer[Refusal]
 }
 
 // NewEngine returns an engine without a revision: it answers nothing yet.
@@ -149,20 +150,18 @@ type Status struct {
 
 // Status returns the state of the engine.
 func (e *Engine) Status() Status {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return Status{e.current.Load(), e.refused}
+	return Status{e.current.Load(), e.refused.Load()}
 }
 
 // Offer takes c through the gate and, if it passes, puts it in force before it
 // returns. A candidate that was just offered is not looked at again.
 func (e *Engine) Offer(ctx context.Context, c *Candidate) error {
 	digest := c.digest()
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.offering.Lock()
+	defer e.offering.Unlock()
 	if e.lastSeen == digest {
-		if e.refused != nil {
-			return errors.New(e.refused.Reason)
+		if r := e.refused.Load(); r != nil {
+			return errors.New(r.Reason)
 		}
 		return nil
 	}
@@ -173,7 +172,7 @@ func (e *Engine) Offer(ctx context.Context, c *Candidate) error {
 		return err
 	}
 	e.current.Store(r)
-	e.refused = nil
+	e.refused.Store(nil)
 	e.cfg.OnOffer(true)
 	e.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "policy in force", slog.String("revision", r.ID), slog.String("name", r.Name),
 		slog.String("source", r.Source), slog.Any("reads_input", r.Inputs))
@@ -182,17 +181,27 @@ func (e *Engine) Offer(ctx context.Context, c *Candidate) error {
 
 // Refuse records that a candidate could not even be read.
 func (e *Engine) Refuse(ctx context.Context, source string, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.refused != nil && e.refused.Reason == err.Error() {
+	e.offering.Lock()
+	defer e.offering.Unlock()
+	if r := e.refused.Load(); r != nil && r.Reason == err.Error() {
 		return // told already
 	}
 	e.lastSeen = ""
 	e.refuse(ctx, source, "", err)
 }
 
+// settled forgets a refusal: the source offers again what is in force.
+func (e *Engine) settled() {
+	e.offering.Lock()
+	defer e.offering.Unlock()
+	e.refused.Store(nil)
+	if r := e.current.Load(); r != nil {
+		e.lastSeen = r.Digest
+	}
+}
+
 func (e *Engine) refuse(ctx context.Context, source, digest string, err error) {
-	e.refused = &Refusal{Source: source, Digest: digest, Reason: err.Error(), At: time.Now().UTC()}
+	e.refused.Store(&Refusal{Source: source, Digest: digest, Reason: err.Error(), At: time.Now().UTC()})
 	e.cfg.OnOffer(false)
 	serving := "nothing"
 	if r := e.current.Load(); r != nil {
@@ -243,10 +252,15 @@ func (e *Engine) Decide(ctx context.Context, input ast.Value, facts Facts, now, 
 		rego.EvalMetrics(noMetrics),
 		rego.EvalTime(now),
 	)
-	took := ev.own(time.Now())
+	ended := time.Now()
+	if err == nil && ev.late(ended) {
+		ev.Cancel()
+		err = &topdown.Error{Code: topdown.CancelErr, Message: "the answer came too late"}
+	}
 	if err != nil {
 		return Decision{}, r.failure(err, ev)
 	}
+	took := ev.own(ended)
 	d, err := e.decision(rs, r)
 	if err != nil {
 		return Decision{}, err

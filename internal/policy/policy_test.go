@@ -331,6 +331,54 @@ func TestAnEndlessPolicyIsCutOff(t *testing.T) {
 	}
 }
 
+// Each step of a policy that doubles something costs as much as all before it.
+func TestAnExplodingPolicyIsCutOff(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ from, step string }{
+		"lists": {"[1]", "array.concat(X, X)"}, "text": {`"a"`, `concat("", [X, X])`},
+	} {
+		var body strings.Builder
+		body.WriteString("decision := {\"allow\": count(x40) > 0} if {\n\tx0 := " + c.from + "\n")
+		for i := range 40 {
+			fmt.Fprintf(&body, "\tx%d := %s\n", i+1, strings.ReplaceAll(c.step, "X", fmt.Sprint("x", i)))
+		}
+		body.WriteString("}\n")
+		e := engine(t)
+		if err := offer(t, e, rule(body.String())); err != nil {
+			t.Fatal(err)
+		}
+		if d, err := decide(e, facts{}); iam.CodeOf(err) != "policy_timeout" {
+			t.Errorf("%s: %+v, %v", name, d.Allow, err)
+		}
+	}
+}
+
+func TestAFolderMayBeMadeOfLinks(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	link := func(target, name string) {
+		t.Helper()
+		if err := os.Symlink(target, filepath.Join(root, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files{}.write(t, filepath.Join(root, "releases/1"))
+	link("releases/1", "current")
+	e := engine(t)
+	if err := e.OfferPath(ctx, filepath.Join(root, "current")); err != nil {
+		t.Errorf("a folder that is a link: %v", err)
+	}
+	// As Kubernetes mounts a ConfigMap.
+	files{"p.rego": smallest, "data.json": `{"iam": {"config": {"headers": ["X-User-ID"]}}}`, "iam/claims/p.rego": "-", "iam/config/data.json": "-"}.write(t, filepath.Join(root, "map/..2026"))
+	link("..2026", "map/..data")
+	for _, name := range []string{".manifest", "p.rego", "data.json"} {
+		link("..data/"+name, "map/"+name)
+	}
+	if err := e.OfferPath(ctx, filepath.Join(root, "map")); err != nil {
+		t.Errorf("a mounted ConfigMap: %v", err)
+	}
+}
+
 func TestFactsThatCannotBeReadAreNoAnswer(t *testing.T) {
 	t.Parallel()
 	e := engine(t)
@@ -534,6 +582,8 @@ func TestABundleFromAServerComesThroughTheGate(t *testing.T) {
 			t.Fatalf("%s: the old one is no longer in force", want)
 		}
 	}
+	put(files{".manifest": `{"roots": ["iam"], "revision": "one"}`})
+	eventually(t, "the bad one is taken back", func() bool { return e.Status().Refused == nil })
 	put(files{".manifest": `{"roots": ["iam"], "revision": "two"}`, "iam/claims/p.rego": strings.Replace(smallest, "u1", "u2", 1)})
 	eventually(t, "a good one comes into force", func() bool { return e.Revision().Name == "two" })
 	if e.Status().Refused != nil {

@@ -31,14 +31,18 @@ func FromFS(source string, fsys fs.FS) (*Candidate, error) {
 
 // FromPath reads a candidate from a folder or from a bundle file (.tar.gz).
 func FromPath(name string) (*Candidate, error) {
-	info, err := os.Stat(name)
+	target, err := filepath.EvalSymlinks(name) // "current" may lead to a release
+	if err != nil {
+		return nil, fmt.Errorf("read the policy: %w", err)
+	}
+	info, err := os.Stat(target)
 	if err != nil {
 		return nil, fmt.Errorf("read the policy: %w", err)
 	}
 	if info.IsDir() {
-		return fromLoader(name, bundle.NewDirectoryLoader(name))
+		return fromLoader(name, bundle.NewDirectoryLoader(target))
 	}
-	f, err := os.Open(name)
+	f, err := os.Open(target)
 	if err != nil {
 		return nil, fmt.Errorf("read the policy: %w", err)
 	}
@@ -47,9 +51,9 @@ func FromPath(name string) (*Candidate, error) {
 }
 
 func fromLoader(source string, loader bundle.DirectoryLoader) (*Candidate, error) {
-	b, err := bundle.NewCustomReader(loader.WithFilter(isTest)).
+	b, err := bundle.NewCustomReader(loader.WithFilter(leftOut).WithFollowSymlinks(true)).
 		WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSkipBundleVerification(true).
-		WithSizeLimitBytes(maxBundleBytes).Read()
+		WithSizeLimitBytes(maxBundleBytes).WithFollowSymlinks(true).Read()
 	if err != nil {
 		return nil, fmt.Errorf("read the policy %s: %w", source, err)
 	}
@@ -70,13 +74,11 @@ func FromBundle(source string, b *bundle.Bundle) *Candidate {
 	return c
 }
 
-// isTest leaves tests and hidden folders out (true means out).
-func isTest(name string, info fs.FileInfo, _ int) bool {
+// leftOut leaves tests out (true means out), and the hidden folder that the files
+// of a mounted ConfigMap are links to.
+func leftOut(name string, _ fs.FileInfo, _ int) bool {
 	base := path.Base(filepath.ToSlash(name))
-	if info.IsDir() {
-		return strings.HasPrefix(base, ".") && base != "." && base != ".."
-	}
-	return strings.HasSuffix(base, "_test.rego")
+	return strings.HasSuffix(base, "_test.rego") || strings.HasPrefix(base, "..") && base != ".."
 }
 
 // Watch offers the folder or file to the engine whenever it has changed, until
@@ -116,7 +118,11 @@ func (e *Engine) OfferPath(ctx context.Context, name string) error {
 // fingerprint changes when a file below name does.
 func fingerprint(name string) string {
 	h := fnv.New64a()
-	err := filepath.WalkDir(name, func(p string, _ fs.DirEntry, err error) error {
+	target, err := filepath.EvalSymlinks(name)
+	if err != nil {
+		return err.Error()
+	}
+	err = filepath.WalkDir(target, func(p string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}

@@ -24,8 +24,9 @@ func (db *DB) User(ctx context.Context, issuer, subject string) (iam.UserFacts, 
 		SELECT u.id::text, u.status, u.attributes, u.platform_roles, u.tokens_not_before,
 		       coalesce(u.default_tenant, ''), u.version, now(),
 		       coalesce((SELECT jsonb_agg(jsonb_build_object('tenant', m.tenant, 'status', m.status, 'roles', m.roles,
-		                                                     'attributes', m.attributes, 'expires_at', m.expires_at, 'version', m.version))
-		                   FROM memberships m WHERE m.user_id = u.id), '[]')
+		                                                     'attributes', m.attributes, 'expires_at', m.expires_at, 'version', m.version,
+		                                                     'tenant_status', t.status))
+		                   FROM memberships m JOIN tenants t ON t.id = m.tenant WHERE m.user_id = u.id), '[]')
 		  FROM users u WHERE u.issuer = $1 AND u.subject = $2`,
 		[]any{issuer, subject},
 		&u.ID, &u.Status, &attributes, &u.PlatformRoles, &notBefore, &u.DefaultTenant, &u.Version, &u.AsOf, &memberships)
@@ -41,6 +42,7 @@ func (db *DB) User(ctx context.Context, issuer, subject string) (iam.UserFacts, 
 		Attributes map[string]any `json:"attributes"`
 		ExpiresAt  *time.Time     `json:"expires_at"`
 		Version    int64          `json:"version"`
+		Open       string         `json:"tenant_status"`
 	}
 	if err := errors.Join(decode(attributes, &u.Attributes), decode(memberships, &rows)); err != nil {
 		return iam.UserFacts{}, false, wrap("read a user", err)
@@ -49,7 +51,7 @@ func (db *DB) User(ctx context.Context, issuer, subject string) (iam.UserFacts, 
 	for i, r := range rows {
 		u.Memberships[i] = iam.Membership{
 			Tenant: r.Tenant, User: u.ID, Status: r.Status, Roles: r.Roles,
-			Attributes: r.Attributes, ExpiresAt: deref(r.ExpiresAt), Version: r.Version,
+			Attributes: r.Attributes, ExpiresAt: deref(r.ExpiresAt), Version: r.Version, TenantStatus: r.Open,
 		}
 	}
 	return u, true, nil
@@ -101,6 +103,8 @@ func (db *DB) Client(ctx context.Context, issuer, clientID string) (iam.ClientFa
 // look runs a query of one row on the facts pool, which waits only shortly for
 // a connection.
 func (db *DB) look(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, factsLimit)
+	defer cancel()
 	conn, err := acquire(ctx, db.facts, factsAcquire)
 	if err != nil {
 		return false, err
@@ -110,7 +114,15 @@ func (db *DB) look(ctx context.Context, sql string, args []any, dest ...any) (bo
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, nil
 	}
+	if reasonOf(ctx, err) == "connection" {
+		err = away(err)
+	}
 	return err == nil, err
+}
+
+// away marks a failure that is not of one statement: nothing can be asked now.
+func away(cause error) error {
+	return &iam.Error{Kind: iam.Unavailable, Detail: "the database is away", Cause: cause}
 }
 
 func acquire(ctx context.Context, pool *pgxpool.Pool, most time.Duration) (*pgxpool.Conn, error) {
@@ -118,7 +130,7 @@ func acquire(ctx context.Context, pool *pgxpool.Pool, most time.Duration) (*pgxp
 	defer cancel()
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("no connection within %s: %w", most, err)
+		return nil, away(fmt.Errorf("no connection within %s: %w", most, err))
 	}
 	return conn, nil
 }
@@ -126,7 +138,14 @@ func acquire(ctx context.Context, pool *pgxpool.Pool, most time.Duration) (*pgxp
 // TenantsOf lists the tenants that a user is a member of, membership in force
 // and tenant active, by slug.
 func (db *DB) TenantsOf(ctx context.Context, issuer, subject string) ([]iam.TenantMembership, error) {
-	rows, err := db.admin.Query(ctx, `
+	ctx, cancel := context.WithTimeout(ctx, factsLimit)
+	defer cancel()
+	conn, err := acquire(ctx, db.facts, factsAcquire)
+	if err != nil {
+		return nil, wrap("list a user's tenants", err)
+	}
+	defer conn.Release()
+	rows, err := conn.Query(ctx, `
 		SELECT t.id, t.slug, t.name, t.id IS NOT DISTINCT FROM u.default_tenant
 		  FROM users u
 		  JOIN memberships m ON m.user_id = u.id AND m.status = 'active' AND (m.expires_at IS NULL OR m.expires_at > now())

@@ -115,10 +115,13 @@ func wanted() int64 {
 // CheckSchema fails where the schema is older than this program needs. A newer
 // one is fine: a release runs on the schema of the next.
 func (db *DB) CheckSchema(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
 	var have int64
-	err := db.admin.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`).Scan(&have)
-	if code(err) == "42P01" { // undefined_table: never migrated
-		have, err = 0, nil
+	var migrated bool
+	err := db.admin.QueryRow(ctx, `SELECT to_regclass('goose_db_version') IS NOT NULL`).Scan(&migrated)
+	if err == nil && migrated {
+		err = db.admin.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`).Scan(&have)
 	}
 	if err != nil {
 		return fmt.Errorf("read the schema's version: %w", err)

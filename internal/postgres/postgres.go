@@ -14,14 +14,15 @@ package postgres
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net/url"
+	"net"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"iam-service/internal/iam"
@@ -30,8 +31,8 @@ import (
 // Limits of the pools.
 const (
 	factsAcquire   = 50 * time.Millisecond  // longest wait for a connection of the facts pool
-	factsStatement = 100 * time.Millisecond // statement_timeout of the facts pool
-	adminStatement = 2 * time.Second        // statement_timeout of the admin pool
+	factsLimit     = 100 * time.Millisecond // longest statement of the facts pool
+	adminLimit     = 2 * time.Second        // longest statement or transaction of the admin pool
 	connectTimeout = 2 * time.Second
 )
 
@@ -56,7 +57,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason
 	if onError == nil {
 		onError = func(string) {}
 	}
-	open := func(name string, statement time.Duration) (*pgxpool.Pool, error) {
+	open := func(name string) (*pgxpool.Pool, error) {
 		pc, err := pgxpool.ParseConfig(cfg.URL)
 		if err != nil {
 			return nil, err
@@ -71,16 +72,20 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason
 		pc.HealthCheckPeriod = 5 * time.Second
 		pc.ConnConfig.ConnectTimeout = connectTimeout
 		pc.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
-		pc.ConnConfig.RuntimeParams["statement_timeout"] = fmt.Sprint(statement.Milliseconds())
+		// A statement ends with its context: the server is asked to cancel it. Not by
+		// statement_timeout as a start-up parameter, which transaction poolers refuse.
+		pc.ConnConfig.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler {
+			return &pgconn.CancelRequestContextWatcherHandler{Conn: c, DeadlineDelay: 250 * time.Millisecond}
+		}
 		pc.ConnConfig.RuntimeParams["application_name"] = "iam-service " + name
 		pc.ConnConfig.Tracer = &tracer{name: name, log: log, onError: onError}
 		return pgxpool.NewWithConfig(ctx, pc)
 	}
-	facts, err := open("facts", factsStatement)
+	facts, err := open("facts")
 	if err != nil {
 		return nil, err
 	}
-	admin, err := open("admin", adminStatement)
+	admin, err := open("admin")
 	if err != nil {
 		facts.Close()
 		return nil, err
@@ -122,20 +127,26 @@ func (db *DB) Stats() []PoolStats {
 	return stats
 }
 
-// Redact returns url without its password, for logs.
-func Redact(u string) string {
-	parsed, err := url.Parse(u)
-	if err != nil || parsed.Scheme == "" {
-		return "(a connection string)" // key=value form, or nothing we can take apart
+// Server names the server that a connection string leads to, and nothing else of
+// it: a password that was not percent-encoded ends up in any other part.
+func Server(connString string) string {
+	cfg, err := pgconn.ParseConfig(connString)
+	if err != nil {
+		return "(a connection string that cannot be read)"
 	}
-	q := parsed.Query()
-	for _, secret := range []string{"password", "sslpassword"} {
-		if q.Has(secret) {
-			q.Set(secret, "xxxxx")
-		}
+	return net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port)))
+}
+
+// CheckURL says what is wrong with a connection string, without showing it.
+func CheckURL(connString string) error {
+	cfg, err := pgconn.ParseConfig(connString)
+	switch {
+	case err != nil:
+		return errors.New("it is neither postgres://user:password@host:port/database nor key=value pairs; a password in a URL must be percent-encoded")
+	case strings.Contains(cfg.Database, "@") || strings.Contains(connString, "#"):
+		return errors.New("it looks as if the password were not percent-encoded (# is %23, / is %2F, @ is %40)")
 	}
-	parsed.RawQuery = q.Encode()
-	return parsed.Redacted()
+	return nil
 }
 
 // Reasons are the values of the label that counts database errors.
@@ -168,7 +179,7 @@ func (t *tracer) TraceConnectEnd(ctx context.Context, d pgx.TraceConnectEndData)
 }
 
 func (t *tracer) count(ctx context.Context, what string, err error, attrs ...slog.Attr) {
-	reason := reasonOf(ctx, what, err)
+	reason := reasonOf(ctx, err)
 	if reason == "" {
 		return
 	}
@@ -178,7 +189,7 @@ func (t *tracer) count(ctx context.Context, what string, err error, attrs ...slo
 }
 
 // reasonOf sorts err; "" is for what is no failure of the database.
-func reasonOf(ctx context.Context, what string, err error) string {
+func reasonOf(ctx context.Context, err error) string {
 	if err == nil || errors.Is(err, pgx.ErrNoRows) || errors.Is(ctx.Err(), context.Canceled) {
 		return ""
 	}
@@ -187,7 +198,6 @@ func reasonOf(ctx context.Context, what string, err error) string {
 		case pg.Code[:2] == "23", // integrity constraint violation
 			pg.Code[:2] == "22",                    // data exception: bad input
 			pg.Code == "40001", pg.Code == "40P01", // serialization failure, deadlock: tried again
-			pg.Code == "42P01" && what == "query",  // undefined table: CheckSchema asks on purpose
 			pg.Code == "42P04", pg.Code == "42P06": // duplicate database, schema
 			return ""
 		case pg.Code == "57014": // query_canceled: our statement_timeout
@@ -206,14 +216,6 @@ func reasonOf(ctx context.Context, what string, err error) string {
 func firstLine(sql string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(sql), "\n")
 	return line
-}
-
-// code is the SQLSTATE of err, or "".
-func code(err error) string {
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
-		return pg.Code
-	}
-	return ""
 }
 
 // violates reports whether err breaks the named constraint. Every constraint

@@ -394,9 +394,16 @@ func TestOnlyRealFailuresAreCounted(t *testing.T) {
 
 func TestAPasswordIsNeverShown(t *testing.T) {
 	t.Parallel()
-	for _, u := range []string{"postgres://u:s3cret@h/db?sslmode=disable", "postgres://h/db?user=u&password=s3cret", "host=h password=s3cret"} {
-		if got := postgres.Redact(u); strings.Contains(got, "s3cret") {
-			t.Errorf("%s shows the password", got)
+	for u, good := range map[string]bool{
+		"postgres://u:s3cret@h/db?sslmode=disable": true, "postgres://h/db?user=u&password=s3cret": true, "host=h password=s3cret": true,
+		"postgres://u:5/s3cret@h/db": false, "postgres://u:12#s3cret@h/db": false, "postgres://u:s3cret@h:port/db": false, "s3cret": false,
+	} {
+		err := postgres.CheckURL(u)
+		if (err == nil) != good {
+			t.Errorf("%s: %v", u, err)
+		}
+		if shown := fmt.Sprint(postgres.Server(u), err); strings.Contains(shown, "s3cret") {
+			t.Errorf("%s shows the password", shown)
 		}
 	}
 }

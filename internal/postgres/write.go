@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"iam-service/internal/iam"
@@ -15,6 +16,8 @@ import (
 
 // PutTenant makes a tenant or replaces its slug, name, status and attributes.
 func (db *DB) PutTenant(ctx context.Context, t iam.Tenant) error {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
 	if err := invalid(t.Check()); err != nil {
 		return err
 	}
@@ -38,6 +41,8 @@ func (db *DB) PutTenant(ctx context.Context, t iam.Tenant) error {
 // cycles, chains that are too deep, names that nothing bears, and a name that
 // is taken by a global role or, for a global one, by a role of any tenant.
 func (db *DB) PutRole(ctx context.Context, r iam.Role) error {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
 	if err := invalid(r.Check()); err != nil {
 		return err
 	}
@@ -67,6 +72,9 @@ func (db *DB) PutRole(ctx context.Context, r iam.Role) error {
 			return iam.Errorf(iam.Conflict, "there are already %d roles, more are not allowed", iam.MaxRolesPerTenant)
 		}
 		if err := invalid(iam.CheckInheritance(roles, r.Name)); err != nil {
+			return err
+		}
+		if err := invalid(iam.CheckWeight(roles)); err != nil {
 			return err
 		}
 		_, err = tx.Exec(ctx, `
@@ -138,6 +146,8 @@ func nameIsFree(ctx context.Context, tx pgx.Tx, r iam.Role, seen []iam.Role) err
 // attributes, platform roles, default tenant and tokens_not_before. It returns
 // our id.
 func (db *DB) PutUser(ctx context.Context, u iam.User) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
 	wrong := u.Check()
 	issuer, known := db.issuers.Find(u.Issuer)
 	switch {
@@ -174,8 +184,13 @@ func (db *DB) PutUser(ctx context.Context, u iam.User) (string, error) {
 
 // PutMembership makes or replaces what a user is in a tenant.
 func (db *DB) PutMembership(ctx context.Context, m iam.Membership) error {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
 	if err := invalid(m.Check()); err != nil {
 		return err
+	}
+	if uuid.Validate(m.User) != nil {
+		return iam.Errorf(iam.NotFound, "there is no user %q", m.User)
 	}
 	attributes, err := encode(m.Attributes)
 	if err != nil {
@@ -187,7 +202,7 @@ func (db *DB) PutMembership(ctx context.Context, m iam.Membership) error {
 			return err
 		}
 		var issuer string
-		err := tx.QueryRow(ctx, `SELECT issuer FROM users WHERE id::text = $1 FOR NO KEY UPDATE`, m.User).Scan(&issuer)
+		err := tx.QueryRow(ctx, `SELECT issuer FROM users WHERE id = $1::uuid FOR NO KEY UPDATE`, m.User).Scan(&issuer)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return iam.Errorf(iam.NotFound, "there is no user %q", m.User)
 		}
@@ -221,6 +236,8 @@ func (db *DB) PutMembership(ctx context.Context, m iam.Membership) error {
 // PutMapping makes or replaces what a claim of an issuer's tokens means in a
 // tenant.
 func (db *DB) PutMapping(ctx context.Context, m iam.Mapping) error {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
 	wrong := m.Check()
 	if !db.issuers.Reaches(m.Issuer, m.Tenant) {
 		wrong = append(wrong, outOfReach("/issuer"))
@@ -256,6 +273,8 @@ func (db *DB) PutMapping(ctx context.Context, m iam.Mapping) error {
 
 // PutClient makes or replaces what a program may be.
 func (db *DB) PutClient(ctx context.Context, c iam.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
 	wrong := c.Check()
 	issuer, known := db.issuers.Find(c.Issuer)
 	if !known {
@@ -314,6 +333,8 @@ func rolesExist(ctx context.Context, tx pgx.Tx, tenant string, names []string) e
 // SaveKeys keeps the last discovery document and keys of an issuer, for a start
 // while it is away.
 func (db *DB) SaveKeys(ctx context.Context, issuer string, discovery, jwks []byte, at time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
 	_, err := db.admin.Exec(ctx, `
 		INSERT INTO issuer_keys AS k (issuer, discovery, jwks, fetched_at) VALUES ($1, $2, $3, $4)
 		ON CONFLICT ON CONSTRAINT issuer_keys_pkey DO UPDATE
@@ -325,6 +346,8 @@ func (db *DB) SaveKeys(ctx context.Context, issuer string, discovery, jwks []byt
 
 // LoadKeys returns what SaveKeys kept; a zero time where it kept nothing.
 func (db *DB) LoadKeys(ctx context.Context, issuer string) (discovery, jwks []byte, at time.Time, err error) {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
 	err = db.admin.QueryRow(ctx, `SELECT discovery, jwks, fetched_at FROM issuer_keys WHERE issuer = $1`, issuer).
 		Scan(&discovery, &jwks, &at)
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -190,7 +190,7 @@ type Check struct {
 	Name string
 	// Ask returns nil when all is well.
 	Ask func() error
-	// Degraded: a failure is shown, but does not make the service not ready. A
+	// Degraded: a failure is shown where details are asked for (?verbose), but does not make the service not ready. A
 	// dependency that all replicas share is of this kind: taking them all away
 	// would help nobody.
 	Degraded bool
@@ -237,7 +237,11 @@ func (o *Ops) readyz(w http.ResponseWriter, r *http.Request) {
 	if o.stopping.Load() {
 		status, state = http.StatusServiceUnavailable, "stopping"
 	}
+	verbose := r.URL.Query().Has("verbose")
 	for _, c := range o.Checks {
+		if c.Degraded && !verbose {
+			continue // it changes nothing, and a dependency that hangs must not hold the probe up
+		}
 		res := checkResult{Name: c.Name, State: "ok"}
 		if err := c.Ask(); err != nil {
 			res.State, res.Detail = "failed", err.Error()
@@ -247,7 +251,7 @@ func (o *Ops) readyz(w http.ResponseWriter, r *http.Request) {
 				status, state = http.StatusServiceUnavailable, "not ready"
 			}
 		}
-		if res.State != "ok" || r.URL.Query().Has("verbose") {
+		if res.State != "ok" || verbose {
 			results = append(results, res)
 		}
 	}

@@ -14,10 +14,8 @@ import (
 func (v *Verifier) introspect(ctx context.Context, raw, idp string, now, deadline time.Time) (*Token, error) {
 	is := v.first
 	if idp != "" {
-		for _, other := range v.issuers {
-			if other.ID == idp {
-				is = other
-			}
+		if is = v.byID(idp); is == nil {
+			return nil, invalid("no issuer is called %q, which the gateway named", idp)
 		}
 	}
 	switch {
@@ -69,6 +67,15 @@ func (v *Verifier) introspect(ctx context.Context, raw, idp string, now, deadlin
 	}
 	t.until = now.Add(v.cfg.IntrospectionTTL)
 	return t, nil
+}
+
+func (v *Verifier) byID(id string) *issuer {
+	for _, is := range v.issuers {
+		if is.ID == id {
+			return is
+		}
+	}
+	return nil
 }
 
 // opaque reports whether s is a b64token (RFC 6750, section 2.1).

@@ -24,7 +24,10 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-const maxDocument = 1 << 20 // bytes of a discovery document or a JWKS
+const (
+	maxDocument = 1 << 20         // bytes of a discovery document or a JWKS
+	keeperLimit = 2 * time.Second // for keeping keys, and for reading kept ones
+)
 
 // issuer is a trusted issuer with what is known of it.
 type issuer struct {
@@ -166,6 +169,8 @@ func (is *issuer) fly(ctx context.Context, f *fetchFlight) {
 		return
 	}
 	if k := is.v.cfg.Keeper; k != nil {
+		ctx, cancel := context.WithTimeout(ctx, keeperLimit)
+		defer cancel()
 		if err := k.SaveKeys(ctx, is.URL, discovery, jwks, set.fetchedAt); err != nil {
 			is.v.cfg.Log.WarnContext(ctx, "keys of an issuer could not be kept for a start without it", slog.String("issuer", is.URL), slog.Any("err", err))
 		}
@@ -252,14 +257,17 @@ func parseDiscovery(b []byte, issuerURL string) (discoveryDoc, error) {
 	if doc.Issuer != issuerURL {
 		return doc, &WrongIssuerError{Want: issuerURL, Got: doc.Issuer}
 	}
-	// What may be plain http is what the issuer's own URL may be.
-	mayBePlain := strings.HasPrefix(issuerURL, "http:")
+	own, err := url.Parse(issuerURL)
+	if err != nil {
+		return doc, fmt.Errorf("discovery of %s: %w", issuerURL, err)
+	}
 	for name, endpoint := range map[string]string{"jwks_uri": doc.JWKSURI, "introspection_endpoint": doc.IntrospectionEndpoint} {
 		if endpoint == "" && name != "jwks_uri" {
 			continue
 		}
 		u, err := url.Parse(endpoint)
-		if err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !mayBePlain) {
+		if err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || own.Scheme != "http" || u.Hostname() != own.Hostname()) {
+			// Plain http was allowed for the issuer's own host, if at all.
 			return doc, fmt.Errorf("discovery of %s: %s is no https URL", issuerURL, name)
 		}
 	}
@@ -334,7 +342,9 @@ func (v *Verifier) get(ctx context.Context, operation, u string) ([]byte, error)
 func (v *Verifier) do(operation string, req *http.Request) ([]byte, error) {
 	resp, err := v.cfg.Client.Do(req)
 	if err != nil {
-		v.cfg.OnError(operation, reasonOf(err))
+		if !errors.Is(req.Context().Err(), context.Canceled) { // a caller who left is no failure of the issuer
+			v.cfg.OnError(operation, reasonOf(err))
+		}
 		return nil, err
 	}
 	defer resp.Body.Close()
@@ -402,23 +412,29 @@ func (v *Verifier) Start(ctx context.Context, until time.Time) error {
 
 // begin gets the first keys, or says why not: Permanent errors at once.
 func (is *issuer) begin(ctx context.Context, until time.Time) error {
-	ctx, cancel := context.WithDeadline(ctx, until)
+	waiting, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
-	triedKept := false
+	// One that is silent must leave time for the kept keys.
+	first, cancelFirst := context.WithTimeout(waiting, min(3*time.Second, time.Until(until)/2))
+	defer cancelFirst()
+	err := is.refresh(first)
+	if err == nil || permanent(err) {
+		return err
+	}
+	if is.useKept(ctx) == nil {
+		is.v.cfg.Log.WarnContext(ctx, "the issuer is away: starting with the keys that were kept", slog.String("issuer", is.URL), slog.Any("err", err))
+		return nil
+	}
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		err := is.refresh(ctx)
-		if err == nil || permanent(err) {
-			return err
+		again := is.refresh(waiting)
+		if again == nil || permanent(again) {
+			return again
 		}
-		if !triedKept {
-			triedKept = true
-			if kept := is.useKept(ctx); kept == nil {
-				is.v.cfg.Log.WarnContext(ctx, "the issuer is away: starting with the keys that were kept", slog.String("issuer", is.URL), slog.Any("err", err))
-				return nil
-			}
+		if waiting.Err() == nil { // that time is over is not why
+			err = again
 		}
 		select {
-		case <-ctx.Done():
+		case <-waiting.Done():
 			return err
 		case <-time.After(pause):
 		}
@@ -443,6 +459,8 @@ func (is *issuer) useKept(ctx context.Context) error {
 	if is.v.cfg.Keeper == nil {
 		return errors.New("no keys are kept")
 	}
+	ctx, cancel := context.WithTimeout(ctx, keeperLimit)
+	defer cancel()
 	discovery, jwks, at, err := is.v.cfg.Keeper.LoadKeys(ctx, is.URL)
 	if err != nil {
 		return err

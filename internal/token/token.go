@@ -29,13 +29,13 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/open-policy-agent/opa/v1/ast"
-	"golang.org/x/time/rate"
 
 	"iam-service/internal/iam"
 )
@@ -100,19 +100,49 @@ type Token struct {
 	issuerID  string
 	signedBy  *signingKey // nil: introspected
 	until     time.Time   // of an introspected one: when to ask again
-	misses    *rate.Limiter
+	misses    misses
 }
 
 // Program reports whether a program speaks for itself: its subject is the
 // client, or it has none (RFC 9068, section 2.2).
 func (t *Token) Program() bool { return t.Subject == "" || t.Subject == t.ClientID }
 
-// MayMiss reports whether this token may still cause a look-up in vain, and
-// Missed notes one.
-func (t *Token) MayMiss() bool { return t.misses.Tokens() >= 1 }
+// Misses is the token's account of look-ups in vain.
+func (t *Token) Misses() interface {
+	Take() bool
+	GiveBack()
+} {
+	return &t.misses
+}
 
-// Missed notes a look-up that found nothing.
-func (t *Token) Missed() { t.misses.Allow() }
+// misses is a bucket of missesBurst look-ups that fills by missesPerSec. Unlike a
+// rate.Limiter it takes back what was not used.
+type misses struct {
+	mu   sync.Mutex
+	used float64
+	at   time.Time
+}
+
+// Take takes one look-up, if one is left.
+func (m *misses) Take() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	m.used = max(0, m.used-now.Sub(m.at).Seconds()*missesPerSec)
+	m.at = now
+	if m.used+1 > missesBurst {
+		return false
+	}
+	m.used++
+	return true
+}
+
+// GiveBack gives back a look-up that was not in vain.
+func (m *misses) GiveBack() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.used = max(0, m.used-1)
+}
 
 // Verifier verifies tokens. It is safe for concurrent use.
 type Verifier struct {
@@ -241,7 +271,6 @@ func (v *Verifier) Verify(ctx context.Context, raw, idp string, deadline time.Ti
 	if err := v.inTime(t, idp, now); err != nil {
 		return nil, err
 	}
-	t.misses = rate.NewLimiter(missesPerSec, missesBurst)
 	v.cache.Add(sum, t)
 	return t, nil
 }

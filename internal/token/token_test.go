@@ -568,6 +568,59 @@ func TestAStartWithoutTheIssuerUsesTheKeysThatWereKept(t *testing.T) {
 	}
 }
 
+// One that is silent, not refusing: the start's time must not all go into waiting.
+func TestAStartUsesKeptKeysAlsoWhereTheIssuerIsSilent(t *testing.T) {
+	t.Parallel()
+	k := &keeper{}
+	w := newWorld(t, func(c *Config) { c.Keeper = k })
+	eventually(t, "the keys are kept", k.kept)
+	silent := &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	})}
+	v, err := New(Config{Issuers: w.v.cfg.Issuers, Log: w.v.cfg.Log, Keeper: k, Client: silent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	if err := v.Start(running, time.Now().Add(400*time.Millisecond)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnOpaqueTokenGoesToNobodyTheGatewayDidNotName(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *Config) {
+		c.Issuers[0].IntrospectionClientID, c.Issuers[0].IntrospectionClientSecret = "a", "b"
+	})
+	raw := w.rauth.MintOpaque(map[string]any{"sub": "alice"})
+	if _, err := w.v.Verify(ctx, raw, "unknown", time.Now().Add(time.Hour)); iam.KindOf(err) != iam.Unauthenticated {
+		t.Errorf("got %v", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.errors) != 0 {
+		t.Errorf("it was asked: %v", w.errors)
+	}
+}
+
+func TestOneTokenHasAnAccountOfLookUpsInVain(t *testing.T) {
+	t.Parallel()
+	var m misses
+	n := 0
+	for m.Take() {
+		n++
+	}
+	if n != missesBurst {
+		t.Errorf("%d look-ups at once", n)
+	}
+	m.GiveBack()
+	if !m.Take() {
+		t.Error("what was given back cannot be taken")
+	}
+}
+
 func TestAStartEndsAtOnceWhereTryingAgainIsPointless(t *testing.T) {
 	t.Parallel()
 	other := provider(t)
@@ -653,9 +706,18 @@ func TestAKeySetKeepsOnlyWhatCanSign(t *testing.T) {
 	if set, err := newKeySet(discoveryDoc{}, []byte(`{"keys": [{"kty":"unknown"}, {"kty":"EC","kid":"a","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}`), time.Now()); err != nil || set.byID["a"].alg != "ES256" {
 		t.Errorf("a good key beside one that is not understood: %v", err)
 	}
-	for _, doc := range []string{`{"issuer":"https://a.test"}`, `{"issuer":"https://a.test","jwks_uri":"http://a.test/jwks"}`, `{"issuer":"https://a.test","jwks_uri":"file:///etc/passwd"}`, `{"issuer":"https://a.test","jwks_uri":"https://a.test/k","introspection_endpoint":"http://a.test"}`} {
+	for _, doc := range []string{`{"issuer":"https://a.test"}`, `{"issuer":"https://a.test","jwks_uri":"http://a.test/jwks"}`, `{"issuer":"https://a.test"}`, `{"issuer":"https://a.test","jwks_uri":"file:///etc/passwd"}`, `{"issuer":"https://a.test","jwks_uri":"https://a.test/k","introspection_endpoint":"http://a.test"}`} {
 		if _, err := parseDiscovery([]byte(doc), "https://a.test"); err == nil {
 			t.Errorf("accepted %s", doc)
+		}
+	}
+}
+
+func TestPlainHTTPStaysOnTheIssuersOwnHost(t *testing.T) {
+	t.Parallel()
+	for jwks, good := range map[string]bool{"http://127.0.0.1:2/jwks": true, "https://elsewhere.test/jwks": true, "http://169.254.169.254/jwks": false} {
+		if _, err := parseDiscovery([]byte(`{"issuer":"http://127.0.0.1:1","jwks_uri":"`+jwks+`"}`), "http://127.0.0.1:1"); (err == nil) != good {
+			t.Errorf("%s: %v", jwks, err)
 		}
 	}
 }

@@ -11,38 +11,38 @@ users := {issuer: {
 		"id": "u-alice", "status": "active", "platform_roles": [], "default_tenant": "acme",
 		"attributes": {"department": "sales", "shoe": 39},
 		"memberships": {
-			"acme": {"status": "active", "roles": ["editor"], "attributes": {}},
-			"globex": {"status": "active", "roles": ["viewer", "gone"], "attributes": {}},
-			"initech": {"status": "active", "roles": ["viewer"], "attributes": {}},
-			"umbrella": {"status": "suspended", "roles": ["viewer"], "attributes": {}},
-			"wayne": {"status": "expired", "roles": ["viewer"], "attributes": {}},
-			"vanished": {"status": "active", "roles": ["viewer"], "attributes": {}},
+			"acme": {"status": "active", "roles": ["editor"], "attributes": {}, "tenant_status": "active"},
+			"globex": {"status": "active", "roles": ["viewer", "gone"], "attributes": {}, "tenant_status": "active"},
+			"initech": {"status": "active", "roles": ["viewer"], "attributes": {}, "tenant_status": "suspended"},
+			"umbrella": {"status": "suspended", "roles": ["viewer"], "attributes": {}, "tenant_status": "active"},
+			"wayne": {"status": "expired", "roles": ["viewer"], "attributes": {}, "tenant_status": "active"},
+			"vanished": {"status": "active", "roles": ["viewer"], "attributes": {}, "tenant_status": "active"},
 		},
 	},
 	"bob": {
 		"id": "u-bob", "status": "active", "platform_roles": [], "attributes": {},
 		"memberships": {
-			"acme": {"status": "active", "roles": [], "attributes": {}},
-			"initech": {"status": "active", "roles": ["viewer"], "attributes": {}},
+			"acme": {"status": "active", "roles": [], "attributes": {}, "tenant_status": "active"},
+			"initech": {"status": "active", "roles": ["viewer"], "attributes": {}, "tenant_status": "suspended"},
 		},
 	},
 	"carol": {"id": "u-carol", "status": "active", "platform_roles": [], "attributes": {}, "memberships": {}},
 	"dave": {
 		"id": "u-dave", "status": "blocked", "platform_roles": [], "attributes": {},
-		"memberships": {"acme": {"status": "active", "roles": ["viewer"], "attributes": {}}},
+		"memberships": {"acme": {"status": "active", "roles": ["viewer"], "attributes": {}, "tenant_status": "active"}},
 	},
 	"two": {
 		"id": "u-two", "status": "active", "platform_roles": [], "attributes": {},
 		"memberships": {
-			"acme": {"status": "active", "roles": ["viewer"], "attributes": {}},
-			"globex": {"status": "active", "roles": ["viewer"], "attributes": {}},
+			"acme": {"status": "active", "roles": ["viewer"], "attributes": {}, "tenant_status": "active"},
+			"globex": {"status": "active", "roles": ["viewer"], "attributes": {}, "tenant_status": "active"},
 		},
 	},
 	"grace": {
 		"id": "u-grace", "status": "active", "platform_roles": [], "attributes": {}, "default_tenant": "initech",
 		"memberships": {
-			"initech": {"status": "active", "roles": ["viewer"], "attributes": {}},
-			"acme": {"status": "active", "roles": ["viewer"], "attributes": {}},
+			"initech": {"status": "active", "roles": ["viewer"], "attributes": {}, "tenant_status": "suspended"},
+			"acme": {"status": "active", "roles": ["viewer"], "attributes": {}, "tenant_status": "active"},
 		},
 	},
 }}
