@@ -42,7 +42,8 @@ image: ## a container image (needs a Docker engine)
 
 .PHONY: bench
 bench: need-go ## CPU and allocations of an enrichment, beside bare net/http in the same run
-	go test -run '^$$' -bench Enrich -benchmem -count 5 ./internal/bench
+	go test -run "^$$" -bench Allocations -count 3 ./internal/bench
+	go test -run "^$$" -bench "Enrich$$" -benchtime 1x ./internal/bench
 
 .PHONY: scale
 scale: need-go ## 1,000,000 users in PostgreSQL: time to ready and resident memory
