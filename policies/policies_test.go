@@ -140,7 +140,7 @@ func TestEveryRuleThatGrantsOrDeniesHasACode(t *testing.T) {
 			t.Fatal(errs)
 		}
 		for _, r := range m.Rules {
-			if n := r.Head.Name.String(); n != "grants" && n != "denials" {
+			if n := r.Head.Name.String(); n != "grants" && n != "denials" && n != "refusals" {
 				continue
 			}
 			found++

@@ -407,6 +407,9 @@ func (is *issuer) token(claims map[string]any, now time.Time) (*Token, error) {
 	if err := isAccessToken(claims); err != nil {
 		return nil, err
 	}
+	if t.ClientID != "" {
+		claims["client_id"] = t.ClientID // one name for it, also where the issuer says azp
+	}
 	if t.Claims, err = ast.InterfaceToValue(claims); err != nil {
 		return nil, invalid("its claims: %w", err)
 	}
