@@ -24,7 +24,13 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	if err := run(ctx, os.Args[1:], os.Environ()); err != nil {
+	var err error
+	if len(os.Args) > 1 && os.Args[1] == "scale" {
+		err = scale(ctx, os.Args[2:])
+	} else {
+		err = run(ctx, os.Args[1:], os.Environ())
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "iam-dev:", err)
 		os.Exit(1)
 	}
