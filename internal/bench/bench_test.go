@@ -112,14 +112,14 @@ func newWorld(b *testing.B, tokenEntries int) *world {
 	b.Cleanup(stop)
 	ok(w.verifier.Start(ctx, time.Now().Add(5*time.Second)))
 	metrics := telemetry.NewMetrics(telemetry.Build{}, nil)
-	engine, err := policy.NewEngine(policy.Config{Log: log})
+	engine, err := policy.NewEngine(policy.Config{Log: log, Limit: 5 * time.Second})
 	ok(err)
 	c, err := policy.FromFS("embedded", policies.FS)
 	ok(err)
 	ok(engine.Offer(ctx, c))
 	enricher := enrich.New(enrich.Config{
-		Verifier: w.verifier, Issuers: issuers, Engine: engine, Log: log, SampleLog: .01, OnDecision: metrics.Decision,
-		Directory: directory.New(memory{srv.URL}, directory.Config{Issuers: issuers, Entries: 2 * users, FreshFor: time.Hour, MaxStale: 2 * time.Hour}),
+		Verifier: w.verifier, Issuers: issuers, Engine: engine, Log: log, SampleLog: .01, Deadline: 10 * time.Second, OnDecision: metrics.Decision,
+		Directory: directory.New(memory{srv.URL}, directory.Config{Issuers: issuers, Entries: 2 * users, Wait: 5 * time.Second, FreshFor: time.Hour, MaxStale: 2 * time.Hour}),
 	})
 	w.handler = httpapi.Gateway{
 		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Issuers: issuers, Log: log, Observe: metrics.Request,

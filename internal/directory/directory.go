@@ -58,7 +58,7 @@ type Config struct {
 }
 
 const (
-	loadLimit   = 200 * time.Millisecond // of one load, which outlives the evaluation that asked first
+	loadLimit   = 200 * time.Millisecond // of one load, which outlives the evaluation that asked first; at least Wait
 	retryAfter  = 250 * time.Millisecond // how long old documents are served without trying again after a failed load
 	absentShare = 10                     // absent keys get a tenth of the entries
 )
@@ -226,7 +226,7 @@ func unavailable(code string, cause error) error {
 }
 
 func (s *Store) fly(k key, kd kind, a, b string) (*entry, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), loadLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), max(loadLimit, s.cfg.Wait))
 	defer cancel()
 	e := &entry{kind: kd, a: a, b: b, loadedAt: time.Now()} // before the read: a document is never younger than it says
 	s.stats.loads.Add(1)

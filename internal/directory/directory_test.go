@@ -112,7 +112,7 @@ func read(s *directory.Store, path string) (ast.Value, error) {
 }
 
 func readAs(s *directory.Store, a directory.Asker, path string) (ast.Value, error) {
-	r := s.Reading(a, time.Now().Add(time.Second))
+	r := s.Reading(a, time.Now().Add(time.Minute))
 	return r.Read(context.Background(), strings.Split(path, "|"))
 }
 
@@ -120,7 +120,7 @@ func code(err error) string { return iam.CodeOf(err) }
 
 func TestAPathLeadsIntoADocument(t *testing.T) {
 	t.Parallel()
-	s := directory.New(newLoader(), directory.Config{Issuers: issuers})
+	s := directory.New(newLoader(), directory.Config{Issuers: issuers, Wait: 10 * time.Second})
 	for path, want := range map[string]string{
 		"directory|users|https://rauth.test|alice|memberships|acme|roles":   `["editor", "viewer"]`,
 		"directory|users|https://rauth.test|alice|memberships|acme|roles|1": `"viewer"`,
@@ -156,7 +156,7 @@ func TestAPathLeadsIntoADocument(t *testing.T) {
 func TestACollectionIsNotEnumerated(t *testing.T) {
 	t.Parallel()
 	l := newLoader()
-	s := directory.New(l, directory.Config{Issuers: issuers})
+	s := directory.New(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
 	for _, path := range []string{"directory", "directory|users", "directory|users|" + issuer, "directory|tenants", "directory|clients", "directory|clients|" + issuer} {
 		_, err := read(s, path)
 		e, ok := errors.AsType[*directory.EnumerationError](err)
@@ -173,7 +173,7 @@ func TestWhatAnIssuerDoesNotReachIsNotThere(t *testing.T) {
 	t.Parallel()
 	l := newLoader()
 	limited := directory.Asker{Issuer: "https://limited.test"}
-	s := directory.New(l, directory.Config{Issuers: issuers})
+	s := directory.New(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
 	user, err := readAs(s, limited, "directory|users|https://limited.test|alice")
 	if err != nil {
 		t.Fatal(err)
@@ -202,7 +202,7 @@ func TestOneLoadServesAllWhoAskMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoader()
 		l.set(nil, 10*time.Millisecond)
-		s := directory.New(l, directory.Config{Issuers: issuers})
+		s := directory.New(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
 		var wg sync.WaitGroup
 		for range 50 {
 			wg.Go(func() {
@@ -224,10 +224,10 @@ func TestALoadOutlivesTheOneWhoAskedFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoader()
 		l.set(nil, 20*time.Millisecond)
-		s := directory.New(l, directory.Config{Issuers: issuers})
+		s := directory.New(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() {
-			r := s.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(time.Second))
+			r := s.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(time.Minute))
 			if _, err := r.Read(ctx, storage.Path{"directory", "tenants", "acme"}); code(err) != "facts_timeout" {
 				t.Errorf("the one who left: %v", err)
 			}
@@ -248,7 +248,7 @@ func TestAFailedLoadIsAnErrorForAllAndIsNotKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoader()
 		l.set(errors.New("connection reset"), time.Millisecond)
-		s := directory.New(l, directory.Config{Issuers: issuers})
+		s := directory.New(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
 		var wg sync.WaitGroup
 		for _, path := range []string{"directory|users|https://rauth.test|alice", "directory|users|https://rauth.test|nobody", "directory|tenants|acme", "directory|clients|https://rauth.test|c1"} {
 			for range 5 {
@@ -273,7 +273,7 @@ func TestFactsOutliveTheDatabaseForABoundedTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoader()
-		s := directory.New(l, directory.Config{Issuers: issuers, FreshFor: 2 * time.Second, MaxStale: 10 * time.Second})
+		s := directory.New(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second, FreshFor: 2 * time.Second, MaxStale: 10 * time.Second})
 		const alice, nobody, tenant = "directory|users|https://rauth.test|alice", "directory|users|https://rauth.test|nobody", "directory|tenants|globex"
 		if _, err := read(s, alice); err != nil {
 			t.Fatal(err)
@@ -313,7 +313,7 @@ func TestAChangeIsSeenOnceADocumentIsOld(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoader()
-		s := directory.New(l, directory.Config{Issuers: issuers, FreshFor: 2 * time.Second})
+		s := directory.New(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second, FreshFor: 2 * time.Second})
 		const path = "directory|tenants|acme|status"
 		if v, err := read(s, path); err != nil || v.String() != `"active"` {
 			t.Fatal(v, err)
@@ -355,7 +355,7 @@ func TestADocumentEndsWithItsNextMembership(t *testing.T) {
 		}
 		l.users["erin"] = u
 		l.mu.Unlock()
-		s := directory.New(l, directory.Config{Issuers: issuers, FreshFor: time.Hour, MaxStale: 2 * time.Hour})
+		s := directory.New(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second, FreshFor: time.Hour, MaxStale: 2 * time.Hour})
 		status := func(tenant string) string {
 			v, err := read(s, "directory|users|https://rauth.test|erin|memberships|"+tenant+"|status")
 			if err != nil {
@@ -388,7 +388,7 @@ func TestAnExpiredMembershipIsNotServedWhileTheDatabaseIsAway(t *testing.T) {
 		u := l.users["alice"]
 		u.Memberships[0].ExpiresAt = time.Now().Add(time.Second)
 		l.users["alice"] = u
-		s := directory.New(l, directory.Config{Issuers: issuers, FreshFor: time.Minute, MaxStale: time.Hour})
+		s := directory.New(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second, FreshFor: time.Minute, MaxStale: time.Hour})
 		const path = "directory|users|https://rauth.test|alice"
 		if _, err := read(s, path); err != nil {
 			t.Fatal(err)
@@ -405,7 +405,7 @@ func TestOneEvaluationSeesOneMoment(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoader()
-		s := directory.New(l, directory.Config{Issuers: issuers, FreshFor: time.Millisecond})
+		s := directory.New(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second, FreshFor: time.Millisecond})
 		r := s.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(time.Minute))
 		path := storage.Path{"directory", "tenants", "acme", "status"}
 		before, err := r.Read(t.Context(), path)
@@ -454,7 +454,7 @@ func TestWaitingEndsWithTheBudget(t *testing.T) {
 func TestMissesAreNoWeapon(t *testing.T) {
 	t.Parallel()
 	l := newLoader()
-	s := directory.New(l, directory.Config{Issuers: issuers, Entries: 20, FreshFor: time.Hour, MaxStale: 2 * time.Hour})
+	s := directory.New(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second, Entries: 20, FreshFor: time.Hour, MaxStale: 2 * time.Hour})
 	if _, err := read(s, "directory|tenants|acme"); err != nil {
 		t.Fatal(err)
 	}
@@ -507,7 +507,7 @@ func TestAHeavyDocumentDrivesNothingOut(t *testing.T) {
 	l := newLoader()
 	heavy := iam.TenantFacts{Tenant: iam.Tenant{ID: "heavy", Status: "active", Name: strings.Repeat("n", 30_000)}}
 	l.tenants["heavy"] = heavy
-	s := directory.New(l, directory.Config{Issuers: issuers, Bytes: 50_000, FreshFor: time.Hour, MaxStale: 2 * time.Hour})
+	s := directory.New(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second, Bytes: 50_000, FreshFor: time.Hour, MaxStale: 2 * time.Hour})
 	for _, id := range []string{"acme", "globex", "heavy", "heavy", "acme", "globex"} {
 		if _, err := read(s, "directory|tenants|"+id); err != nil {
 			t.Fatal(err)
@@ -523,7 +523,7 @@ func TestOneDocumentThatFailsMakesNoOtherOneStale(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoader()
-		s := directory.New(l, directory.Config{Issuers: issuers, FreshFor: time.Second})
+		s := directory.New(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second, FreshFor: time.Second})
 		if _, err := read(s, "directory|tenants|acme"); err != nil {
 			t.Fatal(err)
 		}
@@ -554,7 +554,7 @@ func TestMemoryFollowsTheBounds(t *testing.T) {
 		x := iam.TenantFacts{Tenant: iam.Tenant{ID: id, Status: "active", Name: strings.Repeat("n", 1000)}}
 		l.tenants[id] = x
 	}
-	s := directory.New(l, directory.Config{Issuers: issuers, Entries: 100, Bytes: 50_000})
+	s := directory.New(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second, Entries: 100, Bytes: 50_000})
 	for id := range maps.Keys(l.tenants) {
 		if _, err := read(s, "directory|tenants|"+id); err != nil {
 			t.Fatal(err)
@@ -575,10 +575,10 @@ func TestNoTwoKeysAreOne(t *testing.T) {
 		l := newLoader()
 		part := rapid.StringMatching(`[ab|/:.]{1,4}`)
 		l.users = map[string]iam.UserFacts{}
-		s := directory.New(&tellingLoader{l}, directory.Config{Issuers: issuers})
+		s := directory.New(&tellingLoader{l}, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
 		for range 20 {
 			iss, sub := part.Draw(t, "issuer"), part.Draw(t, "subject")
-			r := s.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(time.Second))
+			r := s.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(time.Minute))
 			v, err := r.Read(context.Background(), storage.Path{"directory", "users", iss, sub, "id"})
 			if err != nil {
 				t.Fatal(err)

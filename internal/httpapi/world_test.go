@@ -105,7 +105,7 @@ func newWorld(t *testing.T, s settings) *world {
 		s.url = postgrestest.URL(t)
 	}
 	var err error
-	if w.db, err = postgres.Open(ctx, postgres.Config{URL: s.url, Issuers: issuers, Conns: 4}, slog.New(slog.DiscardHandler), nil); err != nil {
+	if w.db, err = postgres.Open(ctx, postgres.Config{URL: s.url, Issuers: issuers, Conns: 4, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.db.Close)

@@ -103,9 +103,9 @@ func (db *DB) Client(ctx context.Context, issuer, clientID string) (iam.ClientFa
 // look runs a query of one row on the facts pool, which waits only shortly for
 // a connection.
 func (db *DB) look(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, factsLimit)
+	ctx, cancel := context.WithTimeout(ctx, db.factsLimit)
 	defer cancel()
-	conn, err := acquire(ctx, db.facts, factsAcquire)
+	conn, err := db.acquire(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -125,12 +125,12 @@ func away(cause error) error {
 	return &iam.Error{Kind: iam.Unavailable, Detail: "the database is away", Cause: cause}
 }
 
-func acquire(ctx context.Context, pool *pgxpool.Pool, most time.Duration) (*pgxpool.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, most)
+func (db *DB) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, db.factsAcquire)
 	defer cancel()
-	conn, err := pool.Acquire(ctx)
+	conn, err := db.facts.Acquire(ctx)
 	if err != nil {
-		return nil, away(fmt.Errorf("no connection within %s: %w", most, err))
+		return nil, away(fmt.Errorf("no connection within %s: %w", db.factsAcquire, err))
 	}
 	return conn, nil
 }
@@ -138,9 +138,9 @@ func acquire(ctx context.Context, pool *pgxpool.Pool, most time.Duration) (*pgxp
 // TenantsOf lists the tenants that a user is a member of, membership in force
 // and tenant active, by slug.
 func (db *DB) TenantsOf(ctx context.Context, issuer, subject string) ([]iam.TenantMembership, error) {
-	ctx, cancel := context.WithTimeout(ctx, factsLimit)
+	ctx, cancel := context.WithTimeout(ctx, db.factsLimit)
 	defer cancel()
-	conn, err := acquire(ctx, db.facts, factsAcquire)
+	conn, err := db.acquire(ctx)
 	if err != nil {
 		return nil, wrap("list a user's tenants", err)
 	}

@@ -12,6 +12,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -30,9 +31,7 @@ import (
 
 // Limits of the pools.
 const (
-	factsAcquire   = 50 * time.Millisecond  // longest wait for a connection of the facts pool
-	factsLimit     = 100 * time.Millisecond // longest statement of the facts pool
-	adminLimit     = 2 * time.Second        // longest statement or transaction of the admin pool
+	adminLimit     = 2 * time.Second // longest statement or transaction of the admin pool
 	connectTimeout = 2 * time.Second
 )
 
@@ -41,12 +40,16 @@ type Config struct {
 	URL     string      // as libpq takes it; may lead to a transaction pooler
 	Issuers iam.Issuers // whom a written fact may speak of
 	Conns   int32       // connections of each pool; 0: 10
+
+	FactsAcquire time.Duration // longest wait of a look-up for a connection; 0: 50 ms
+	FactsLimit   time.Duration // longest look-up; 0: 100 ms
 }
 
 // DB is the store. It is safe for concurrent use.
 type DB struct {
-	facts, admin *pgxpool.Pool
-	issuers      iam.Issuers
+	facts, admin             *pgxpool.Pool
+	issuers                  iam.Issuers
+	factsAcquire, factsLimit time.Duration
 }
 
 // Open returns a store without waiting for a server: connections are made when
@@ -90,7 +93,10 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason
 		facts.Close()
 		return nil, err
 	}
-	return &DB{facts: facts, admin: admin, issuers: cfg.Issuers}, nil
+	return &DB{
+		facts: facts, admin: admin, issuers: cfg.Issuers,
+		factsAcquire: cmp.Or(cfg.FactsAcquire, 50*time.Millisecond), factsLimit: cmp.Or(cfg.FactsLimit, 100*time.Millisecond),
+	}, nil
 }
 
 // Close closes all connections.

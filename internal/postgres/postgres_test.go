@@ -115,7 +115,7 @@ func TestTwoMigrationsAtOnceAreOneAfterTheOther(t *testing.T) {
 func TestServingNeedsASchemaThatIsNewEnough(t *testing.T) {
 	t.Parallel()
 	open := func(url string) *postgres.DB {
-		db, err := postgres.Open(ctx, postgres.Config{URL: url}, slog.New(slog.DiscardHandler), func(r string) { t.Errorf("counted as an error of the database: %s", r) })
+		db, err := postgres.Open(ctx, postgres.Config{URL: url, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), func(r string) { t.Errorf("counted as an error of the database: %s", r) })
 		must(t, err)
 		t.Cleanup(db.Close)
 		return db

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -132,7 +133,7 @@ func Open(t testing.TB) *postgres.DB {
 // OpenURL returns a store at url.
 func OpenURL(t testing.TB, url string) *postgres.DB {
 	t.Helper()
-	db, err := postgres.Open(context.Background(), postgres.Config{URL: url, Issuers: Issuers, Conns: 4}, slog.New(slog.DiscardHandler), nil)
+	db, err := postgres.Open(context.Background(), postgres.Config{URL: url, Issuers: Issuers, Conns: 4, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
