@@ -528,7 +528,7 @@ func TestADatabaseThatDiesMakesNobodySomebodyElse(t *testing.T) {
 	if _, err := postgres.Migrate(ctx, server.URL, postgres.Up); err != nil {
 		t.Fatal(err)
 	}
-	w := newWorld(t, settings{url: server.URL, facts: directory.Config{FreshFor: 50 * time.Millisecond, MaxStale: 3 * time.Second}})
+	w := newWorld(t, settings{url: server.URL, facts: directory.Config{FreshFor: 50 * time.Millisecond, MaxStale: 8 * time.Second}})
 	alice, bob, carol := bearer(w.mint("alice", nil)), bearer(w.mint("bob", nil)), bearer(w.mint("carol", nil))
 	expect := func(auth string, status int, roles string) {
 		t.Helper()
@@ -540,15 +540,14 @@ func TestADatabaseThatDiesMakesNobodySomebodyElse(t *testing.T) {
 	expect(alice, 200, "editor,viewer")
 	expect(carol, 403, "")
 	server.Kill()
-	died := time.Now()
-	for time.Since(died) < 2*time.Second {
+	for range 10 {
 		expect(alice, 200, "editor,viewer") // cached: answered on, and right
 		expect(carol, 403, "")
 		if status, _, body := w.ask(get, bob); status != 503 || !strings.Contains(body, "facts_") {
 			t.Fatalf("bob, who was never asked for: %d %s", status, body)
 		}
 	}
-	until := time.Now().Add(10 * time.Second)
+	until := time.Now().Add(30 * time.Second)
 	for status := 0; status != 503; {
 		status, _, _ = w.ask(get, alice)
 		if status != 200 && status != 503 {
