@@ -10,10 +10,10 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// Sample is the story that the sample data tells. Acme and Globex are customers;
-// Initech has not paid, Hooli has left.
+// Sample is the story that the sample data tells. Acme, Globex and Umbrella are
+// customers; Initech has not paid, Hooli has left.
 //
-//	alice   a member of acme (editor) and globex (viewer); acme is her default
+//	alice   a member of acme (editor), globex and umbrella (viewer); acme is her default
 //	bob     a member of globex only (admin, who inherits editor, who inherits viewer)
 //	carol   known, but a member of nothing
 //	dave    blocked
@@ -46,6 +46,7 @@ func LoadSample(ctx context.Context, db *postgres.DB, issuer string) error {
 	for _, t := range []iam.Tenant{
 		{ID: "acme", Slug: "acme", Name: "Acme Corp", Status: iam.TenantActive, Attributes: map[string]any{"plan": "gold"}},
 		{ID: "globex", Slug: "globex", Name: "Globex", Status: iam.TenantActive, Attributes: map[string]any{"plan": "silver"}},
+		{ID: "umbrella", Slug: "umbrella", Name: "Umbrella", Status: iam.TenantActive},
 		{ID: "initech", Slug: "initech", Name: "Initech", Status: iam.TenantSuspended},
 		{ID: "hooli", Slug: "hooli", Name: "Hooli", Status: iam.TenantArchived},
 	} {
@@ -72,7 +73,7 @@ func LoadSample(ctx context.Context, db *postgres.DB, issuer string) error {
 		user iam.User
 		in   []in
 	}{
-		{iam.User{Subject: "alice", DefaultTenant: "acme", Attributes: map[string]any{"department": "sales"}}, []in{{tenant: "acme", roles: []string{"editor"}}, {tenant: "globex", roles: []string{"viewer"}}}},
+		{iam.User{Subject: "alice", DefaultTenant: "acme", Attributes: map[string]any{"department": "sales"}}, []in{{tenant: "acme", roles: []string{"editor"}}, {tenant: "globex", roles: []string{"viewer"}}, {tenant: "umbrella", roles: []string{"viewer"}}}},
 		{iam.User{Subject: "bob"}, []in{{tenant: "globex", roles: []string{"admin"}}}},
 		{iam.User{Subject: "carol"}, nil},
 		{iam.User{Subject: "dave", Status: iam.UserBlocked}, []in{{tenant: "acme", roles: []string{"viewer"}}}},

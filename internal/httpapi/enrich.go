@@ -53,8 +53,15 @@ func (h *enrichHandler) serve(w http.ResponseWriter, r *http.Request, rest strin
 		w.Header().Set("Connection", "close")
 	}
 	status := h.answer(w, r, rest)
-	h.observe("generic", r.Method, status, time.Since(began))
+	took := time.Since(began)
+	if took > slow {
+		h.log.LogAttrs(r.Context(), slog.LevelWarn, "slow enrichment", slog.Int("status", status), slog.Duration("took", took))
+	}
+	h.observe("generic", r.Method, status, took)
 }
+
+// slow is what gets a line of its own: half of what gateways wait at most.
+const slow = 100 * time.Millisecond
 
 func (h *enrichHandler) answer(w http.ResponseWriter, r *http.Request, rest string) int {
 	w.Header()["Cache-Control"] = noStore

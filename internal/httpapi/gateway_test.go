@@ -496,7 +496,7 @@ func TestOwnTenantsAreListed(t *testing.T) {
 	_, err := w.db.PutUser(ctx, iam.User{Issuer: w.rauth.Issuer, Subject: "bob", Status: iam.UserActive, TokensNotBefore: time.Now().Add(-time.Hour)})
 	w.ok(err)
 	status, body := ask(bearer(w.mint("alice", nil)))
-	if want := `{"tenants":[{"id":"acme","slug":"acme","name":"Acme Corp","default":true},{"id":"globex","slug":"globex","name":"Globex","default":false}]}`; status != 200 || body != want {
+	if want := `{"tenants":[{"id":"acme","slug":"acme","name":"Acme Corp","default":true},{"id":"globex","slug":"globex","name":"Globex","default":false},{"id":"umbrella","slug":"umbrella","name":"Umbrella","default":false}]}`; status != 200 || body != want {
 		t.Errorf("%d %s", status, body)
 	}
 	for name, c := range map[string]struct {
