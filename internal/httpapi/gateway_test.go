@@ -540,6 +540,14 @@ func TestADatabaseThatDiesMakesNobodySomebodyElse(t *testing.T) {
 	expect(alice, 200, "editor,viewer")
 	expect(carol, 403, "")
 	server.Kill()
+	for gone := time.Now().Add(10 * time.Second); ; { // a backend outlives its postmaster by a moment
+		if _, _, err := w.db.User(ctx, w.rauth.Issuer, "nobody"); err != nil {
+			break
+		}
+		if time.Now().After(gone) {
+			t.Fatal("the server does not die")
+		}
+	}
 	for range 10 {
 		expect(alice, 200, "editor,viewer") // cached: answered on, and right
 		expect(carol, 403, "")
