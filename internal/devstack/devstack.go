@@ -55,7 +55,7 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 func (s *Stack) start(ctx context.Context, o Options) error {
 	l, err := net.Listen("tcp", o.RAuthAddr)
 	if err != nil {
-		return fmt.Errorf("the development R-Auth cannot listen on %s (DEV_RAUTH_ADDR): %w", o.RAuthAddr, err)
+		return fmt.Errorf("the development R-Auth cannot listen on %s (choose another address with --rauth): %w", o.RAuthAddr, err)
 	}
 	s.RAuth, err = devrauth.New("http://"+l.Addr().String(), Audience)
 	if err != nil {

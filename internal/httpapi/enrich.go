@@ -67,7 +67,7 @@ func (h *enrichHandler) answer(w http.ResponseWriter, r *http.Request, rest stri
 	w.Header()["Cache-Control"] = noStore
 	q, err := h.question(r, rest)
 	if err != nil {
-		return h.deny(w, http.StatusForbidden, iam.CodeOf(err), err)
+		return deny(w, problem{Status: http.StatusForbidden, Code: iam.CodeOf(err), Detail: detailOf(err)})
 	}
 	a, err := h.enricher.Enrich(r.Context(), q)
 	switch {
@@ -80,9 +80,9 @@ func (h *enrichHandler) answer(w http.ResponseWriter, r *http.Request, rest stri
 			challenge = `Bearer error="invalid_token", error_description="the token is expired, revoked, malformed or not for this service"`
 		}
 		w.Header().Set("WWW-Authenticate", challenge)
-		return h.deny(w, http.StatusUnauthorized, "", nil)
+		return deny(w, problem{Status: http.StatusUnauthorized, Instance: decision(a)})
 	case !a.Allowed:
-		return h.deny(w, http.StatusForbidden, "", nil)
+		return deny(w, problem{Status: http.StatusForbidden, Instance: decision(a)})
 	}
 	out := w.Header()
 	for i, name := range h.headers {
@@ -99,17 +99,30 @@ var (
 )
 
 // deny answers without any claim, and without a reason that is not the caller's
-// business: gateways hand it to the client.
-func (h *enrichHandler) deny(w http.ResponseWriter, status int, code string, err error) int {
-	kind, detail := iam.Forbidden, ""
-	if status == http.StatusUnauthorized {
+// business: gateways hand it to the client. The id of the decision leads our own
+// people to the reason in the log.
+func deny(w http.ResponseWriter, p problem) int {
+	kind := iam.Forbidden
+	if p.Status == http.StatusUnauthorized {
 		kind = iam.Unauthenticated
 	}
-	if e, ok := errors.AsType[*iam.Error](err); ok {
-		detail = e.Detail
+	p.Type, p.Title = "/problems/"+string(kind), wire[kind].title
+	writeProblem(w, p)
+	return p.Status
+}
+
+func decision(a enrich.Answer) string {
+	if a.DecisionID == "" {
+		return ""
 	}
-	writeProblem(w, problem{Type: "/problems/" + string(kind), Title: wire[kind].title, Status: status, Code: code, Detail: detail})
-	return status
+	return "/decisions/" + a.DecisionID
+}
+
+func detailOf(err error) string {
+	if e, ok := errors.AsType[*iam.Error](err); ok {
+		return e.Detail
+	}
+	return ""
 }
 
 // cannot answers 503, whether we are broken or something is away: a gateway must

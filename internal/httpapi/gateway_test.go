@@ -71,6 +71,9 @@ func TestWhoACallerIsHere(t *testing.T) {
 		if c.code != "" && !strings.Contains(w.logs.String(), `"codes":["`+c.code+`"`) {
 			t.Errorf("%s: the log does not say %s", name, c.code)
 		}
+		if _, id, ok := strings.Cut(body, `"instance":"/decisions/`); c.code != "" && (!ok || !strings.Contains(w.logs.String(), `"decision_id":"`+id[:22]+`"`)) {
+			t.Errorf("%s: the answer's decision is not in the log: %s", name, body)
+		}
 		if c.code != "" && strings.Contains(body, c.code) {
 			t.Errorf("%s: the answer tells the client why: %s", name, body)
 		}

@@ -441,6 +441,17 @@ func TestPolicyAndItsDataAlwaysMatch(t *testing.T) {
 	wg.Wait()
 }
 
+func TestWhatTheGuideOffersInsteadOfSprintfWorks(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	if err := offer(t, e, rule("decision := {\"allow\": true, \"headers\": {\"X-User-ID\": $\"{input.token.iss}/{input.token.sub}\"}}")); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := decide(e, facts{}); err != nil || !slices.Contains(d.Values, "i/s") {
+		t.Errorf("%q, %v", d.Values, err)
+	}
+}
+
 func TestWhatTheDecisionCanSeeIsReported(t *testing.T) {
 	t.Parallel()
 	e := engine(t)

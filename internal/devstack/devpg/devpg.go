@@ -177,8 +177,24 @@ func (s *Server) Stop() {
 
 // Kill ends the server as a crash would, without a shutdown.
 func (s *Server) Kill() {
+	pid := s.postmaster()
 	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) // gone already is as good
 	<-s.done
+	// The shell's end is not yet the server's.
+	for until := time.Now().Add(10 * time.Second); pid > 0 && syscall.Kill(pid, 0) == nil && time.Now().Before(until); {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// postmaster is the server's process id, as it notes it itself; 0: not known.
+func (s *Server) postmaster() int {
+	b, err := os.ReadFile(filepath.Join(s.Dir, "cluster", "postmaster.pid"))
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(b), "\n")
+	pid, _ := strconv.Atoi(first) // not a number: not known
+	return pid
 }
 
 // Restart starts the server again on the same port, after Kill or Stop.
@@ -302,6 +318,13 @@ func passable(dir string, who *syscall.Credential) bool {
 	return cmd.Run() == nil
 }
 
+// Where installations put the binaries, beside PATH, and where embedded-postgres
+// fetches them from ("": its default). Variables for the test alone.
+var (
+	places     = []string{"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin", "/usr/local/opt/postgresql@*/bin"}
+	repository string
+)
+
 // binaries finds the folder that holds initdb and postgres: the newest of those
 // installed, else what embedded-postgres fetches.
 func binaries(progress io.Writer) (string, error) {
@@ -311,9 +334,7 @@ func binaries(progress io.Writer) (string, error) {
 			found = append(found, filepath.Dir(file))
 		}
 	}
-	for _, pattern := range []string{
-		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin", "/usr/local/opt/postgresql@*/bin",
-	} {
+	for _, pattern := range places {
 		dirs, _ := filepath.Glob(pattern) // the patterns are well-formed
 		found = append(found, dirs...)
 	}
@@ -366,7 +387,11 @@ func fetch(progress io.Writer) (string, error) {
 		return "", fmt.Errorf("fetch PostgreSQL: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(tmp) }() // in the temporary folder: harms nobody
-	pg := embeddedpostgres.NewDatabase(embeddedpostgres.DefaultConfig().
+	cfg := embeddedpostgres.DefaultConfig()
+	if repository != "" {
+		cfg = cfg.BinaryRepositoryURL(repository)
+	}
+	pg := embeddedpostgres.NewDatabase(cfg.
 		BinariesPath(dir).RuntimePath(filepath.Join(tmp, "run")).CachePath(filepath.Join(tmp, "cache")).
 		Port(1).StartTimeout(time.Second).Logger(io.Discard))
 	startErr := pg.Start()
