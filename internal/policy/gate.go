@@ -79,8 +79,14 @@ func (r *Revision) Anonymous(path string, preflight bool) bool {
 	})
 }
 
-// gate makes a revision of c, or says all that is wrong with it.
-func (e *Engine) gate(ctx context.Context, c *Candidate, digest string) (*Revision, error) {
+// gate makes a revision of c, or says all that is wrong with it. A candidate that
+// makes the compiler panic is refused like any other bad one.
+func (e *Engine) gate(ctx context.Context, c *Candidate, digest string) (_ *Revision, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it makes the compiler panic: %v", p)
+		}
+	}()
 	if err := checkRoots(c.Roots); err != nil {
 		return nil, err
 	}
