@@ -81,9 +81,11 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	if err != nil {
 		return err
 	}
-	if err := verifier.Start(work, time.Now().Add(cfg.StartTimeout)); err != nil {
+	if err := verifier.Start(ctx, time.Now().Add(cfg.StartTimeout)); err != nil {
 		return fmt.Errorf("cannot get the keys of R-Auth (RAUTH_URL=%s), and none that are young enough are kept: %w", cfg.RAuthURL, err)
 	}
+
+	go verifier.KeepFresh(work)
 
 	facts := directory.New(db, directory.Config{
 		Issuers: cfg.issuers, Entries: cfg.FactsEntries, Bytes: cfg.FactsBytes, MaxStale: cfg.MaxStaleness,

@@ -387,10 +387,10 @@ func reasonOfStatus(status int) string {
 	return "bad_response"
 }
 
-// Start gets the first keys of all issuers and then keeps them fresh until ctx
-// ends. It returns when the first issuer's keys are held; until, it tries. Where
+// Start gets the first keys of all issuers. It returns when the first issuer's are
+// held; until then it tries, at most until the given time or the end of ctx. Where
 // that issuer does not answer, the keys that were kept are used. Further issuers
-// never hold a start up.
+// never hold a start up. KeepFresh does the rest.
 func (v *Verifier) Start(ctx context.Context, until time.Time) error {
 	for _, i := range v.cfg.Issuers[1:] {
 		is := v.issuers[i.URL]
@@ -400,14 +400,16 @@ func (v *Verifier) Start(ctx context.Context, until time.Time) error {
 			}
 		}()
 	}
-	err := v.first.begin(ctx, until)
-	if err != nil {
-		return err
-	}
+	return v.first.begin(ctx, until)
+}
+
+// KeepFresh fetches the keys of all issuers again and again until ctx ends.
+func (v *Verifier) KeepFresh(ctx context.Context) {
+	var wg sync.WaitGroup
 	for _, is := range v.issuers {
-		go is.keepFresh(ctx)
+		wg.Go(func() { is.keepFresh(ctx) })
 	}
-	return nil
+	wg.Wait()
 }
 
 // begin gets the first keys, or says why not: Permanent errors at once.

@@ -155,7 +155,7 @@ type Verifier struct {
 	misses  atomic.Int64
 }
 
-// New returns a verifier that holds no keys yet: see Start.
+// New returns a verifier that holds no keys yet: see Start and KeepFresh.
 func New(cfg Config) (*Verifier, error) {
 	if len(cfg.Issuers) == 0 {
 		return nil, errors.New("no trusted issuer")

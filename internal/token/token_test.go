@@ -354,6 +354,18 @@ func TestTimesAreCheckedAlsoForATokenThatIsCached(t *testing.T) {
 	w.invalid("expired since", raw, "expired")
 }
 
+func TestKeysAreKeptFreshWithoutBeingAskedFor(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *Config) { c.Refresh = 10 * time.Millisecond })
+	running, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { defer close(done); w.v.KeepFresh(running) }()
+	before := w.rauth.KeyFetches()
+	eventually(t, "the keys are fetched again and again", func() bool { return w.rauth.KeyFetches() > before+2 })
+	stop()
+	<-done
+}
+
 func TestAKeyThatLeavesTakesItsTokensAlong(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
