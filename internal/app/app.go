@@ -115,7 +115,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		HeaderMax: cfg.HeaderBudget, SampleLog: cfg.DecisionSample, Log: log, OnDecision: metrics.Decision,
 	})
 	gateway := httpapi.Gateway{
-		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Tenants: db, Issuers: cfg.issuers,
+		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Tenants: db,
 		Trusted: cfg.TrustedProxies, Log: log, Observe: metrics.Request,
 	}
 

@@ -122,7 +122,7 @@ func newWorld(b *testing.B, tokenEntries int) *world {
 		Directory: directory.New(memory{srv.URL}, directory.Config{Issuers: issuers, Entries: 2 * users, Wait: 5 * time.Second, FreshFor: time.Hour, MaxStale: 2 * time.Hour}),
 	})
 	w.handler = httpapi.Gateway{
-		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Issuers: issuers, Log: log, Observe: metrics.Request,
+		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Log: log, Observe: metrics.Request,
 	}.Handler()
 	return w
 }

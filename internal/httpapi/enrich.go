@@ -236,18 +236,19 @@ func single(h http.Header, name string) (string, error) {
 
 // forwarded reads what a trusted gateway says of the client's request.
 func (h *enrichHandler) forwarded(r *http.Request, req *enrich.Request, rest string) (rawPath string, err error) {
-	for name, into := range map[string]*string{
-		"X-Forwarded-Method": &req.Method, "X-Forwarded-Host": &req.Host, "X-Forwarded-Proto": &req.Scheme,
-	} {
-		v, err := single(r.Header, name)
+	for _, f := range [...]struct {
+		name string
+		into *string
+	}{{"X-Forwarded-Method", &req.Method}, {"X-Forwarded-Host", &req.Host}, {"X-Forwarded-Proto", &req.Scheme}} {
+		v, err := single(r.Header, f.name)
 		if err != nil {
 			return "", err
 		}
 		if v != "" {
 			if len(v) > 255 || !printable(v) {
-				return "", malformed(name + " is not valid")
+				return "", malformed(f.name + " is not valid")
 			}
-			*into = v
+			*f.into = v
 		}
 	}
 	uri, err := single(r.Header, "X-Forwarded-Uri")

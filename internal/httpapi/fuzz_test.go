@@ -65,7 +65,7 @@ func fuzzHandler(f *testing.F) http.Handler {
 	}
 	enricher := enrich.New(enrich.Config{Verifier: v, Directory: directory.New(emptyFacts{}, directory.Config{Issuers: issuers}), Engine: e, Issuers: issuers, Log: log, Deadline: 10 * time.Second})
 	return httpapi.Gateway{
-		Enricher: enricher, Headers: e.Headers(), Identify: enricher.Identify, Tenants: emptyFacts{}, Issuers: issuers, Log: log, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		Enricher: enricher, Headers: e.Headers(), Identify: enricher.Identify, Tenants: emptyFacts{}, Log: log, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		Observe: func(string, string, string, int, time.Duration) {},
 	}.Handler()
 }

@@ -143,7 +143,7 @@ func newWorld(t *testing.T, s settings) *world {
 		trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8")}
 	}
 	srv := httptest.NewServer(httpapi.Gateway{
-		Enricher: enricher, Headers: w.engine.Headers(), Identify: enricher.Identify, Tenants: w.db, Issuers: issuers, Trusted: trusted, Log: log,
+		Enricher: enricher, Headers: w.engine.Headers(), Identify: enricher.Identify, Tenants: w.db, Trusted: trusted, Log: log,
 		Observe: func(handler, gateway, method string, status int, _ time.Duration) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

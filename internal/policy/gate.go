@@ -247,7 +247,7 @@ func (r *Revision) report(compiler *ast.Compiler) error {
 			r.Inputs = append(r.Inputs, ref.String())
 		}
 	}
-	r.Inputs = sortedCopy(r.Inputs)
+	slices.Sort(r.Inputs)
 	found := map[string]bool{}
 	r.codes = map[string]bool{"not_granted": true} // what Go says for a deny without a reason
 	for _, m := range compiler.Modules {

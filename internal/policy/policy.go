@@ -26,7 +26,6 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -462,6 +461,3 @@ func refusedValue(name, why string) error {
 	return &iam.Error{Kind: iam.Forbidden, Code: "header_value", Detail: "a claim cannot be carried by a header",
 		Cause: fmt.Errorf("%s: %s", name, why)}
 }
-
-// sortedCopy is for documents that people compare.
-func sortedCopy(s []string) []string { return slices.Sorted(slices.Values(s)) }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -135,8 +136,8 @@ func (db *DB) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return conn, nil
 }
 
-// TenantsOf lists the tenants that a user is a member of, membership in force
-// and tenant active, by slug.
+// TenantsOf lists the tenants that a user is a member of, membership in force,
+// tenant active and within the issuer's reach, by slug.
 func (db *DB) TenantsOf(ctx context.Context, issuer, subject string) ([]iam.TenantMembership, error) {
 	ctx, cancel := context.WithTimeout(ctx, db.factsLimit)
 	defer cancel()
@@ -156,6 +157,7 @@ func (db *DB) TenantsOf(ctx context.Context, issuer, subject string) ([]iam.Tena
 		return nil, wrap("list a user's tenants", err)
 	}
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[iam.TenantMembership])
+	list = slices.DeleteFunc(list, func(m iam.TenantMembership) bool { return !db.issuers.Reaches(issuer, m.ID) })
 	return list, wrap("list a user's tenants", err)
 }
 

@@ -295,7 +295,8 @@ func TestLimitsHoldAtTheirEdge(t *testing.T) {
 
 func TestOwnTenantsAreThoseThatAreOpen(t *testing.T) {
 	t.Parallel()
-	db := postgrestest.Open(t)
+	url := postgrestest.URL(t)
+	db := postgrestest.OpenURL(t, url)
 	for _, id := range []string{"acme", "globex", "gone", "past", "held"} {
 		x := tenant(id)
 		if id == "gone" {
@@ -319,6 +320,15 @@ func TestOwnTenantsAreThoseThatAreOpen(t *testing.T) {
 	want := []iam.TenantMembership{{ID: "acme", Slug: "acme", Name: "ACME"}, {ID: "globex", Slug: "globex", Name: "GLOBEX", Default: true}}
 	if diff := cmp.Diff(want, list); diff != "" {
 		t.Error(diff)
+	}
+	// The reach of its issuer was narrowed since.
+	narrow, err := postgres.Open(ctx, postgres.Config{
+		URL: url, Issuers: iam.Issuers{{URL: issuer, Tenants: []string{"globex"}}}, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second,
+	}, slog.New(slog.DiscardHandler), nil)
+	must(t, err)
+	defer narrow.Close()
+	if list, err := narrow.TenantsOf(ctx, issuer, "alice"); err != nil || len(list) != 1 || list[0].ID != "globex" {
+		t.Errorf("beyond the issuer's reach: %v, %v", list, err)
 	}
 	_, err = db.PutUser(ctx, iam.User{Issuer: issuer, Subject: "alice", Status: iam.UserBlocked})
 	must(t, err)

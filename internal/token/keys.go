@@ -231,7 +231,11 @@ func (is *issuer) discover(ctx context.Context) ([]byte, error) {
 		return nil, perr
 	}
 	u.Path = "/.well-known/oauth-authorization-server" + strings.TrimSuffix(u.Path, "/") // RFC 8414, section 3.1
-	return is.v.get(ctx, "discovery", u.String())
+	b, err = is.v.get(ctx, "discovery", u.String())
+	if errors.As(err, &status) && status.Status == http.StatusNotFound {
+		is.v.cfg.OnError("discovery", "bad_response") // now it is one: neither document is there
+	}
+	return b, err
 }
 
 type discoveryDoc struct {
@@ -350,7 +354,9 @@ func (v *Verifier) do(operation string, req *http.Request) ([]byte, error) {
 	defer resp.Body.Close()
 	where := req.URL.Redacted()
 	if resp.StatusCode != http.StatusOK {
-		v.cfg.OnError(operation, reasonOfStatus(resp.StatusCode))
+		if operation != "discovery" || resp.StatusCode != http.StatusNotFound { // see discover
+			v.cfg.OnError(operation, reasonOfStatus(resp.StatusCode))
+		}
 		return nil, &StatusError{where, resp.StatusCode}
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))

@@ -688,14 +688,19 @@ func TestDiscoveryByRFC8414(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := New(Config{Issuers: []Issuer{{URL: p.Issuer, Audiences: []string{audience}}}, Log: slog.New(slog.DiscardHandler)})
+	var failures atomic.Int64
+	v, err := New(Config{
+		Issuers: []Issuer{{URL: p.Issuer, Audiences: []string{audience}}}, Log: slog.New(slog.DiscardHandler),
+		OnError: func(string, string) { failures.Add(1) },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	running, stop := context.WithCancel(ctx)
-	defer stop()
-	if err := v.Start(running, time.Now().Add(5*time.Second)); err != nil {
+	if err := v.Start(ctx, time.Now().Add(5*time.Second)); err != nil {
 		t.Fatal(err)
+	}
+	if n := failures.Load(); n != 0 {
+		t.Errorf("%d failures are counted: the first 404 is an answer", n)
 	}
 }
 
