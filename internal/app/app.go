@@ -6,6 +6,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,9 +22,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"iam-service/internal/bounded"
 	"iam-service/internal/directory"
 	"iam-service/internal/enrich"
 	"iam-service/internal/eventbus"
+	"iam-service/internal/feed"
 	"iam-service/internal/httpapi"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
@@ -34,6 +37,10 @@ import (
 
 // Version is set by the linker for a release.
 var Version string
+
+// decisionQueue is how many lines of the decision log wait to be written before
+// further ones are dropped: a burst, not a stalled reader.
+const decisionQueue = 4096
 
 // Addrs are where the service listens.
 type Addrs struct{ Gateway, Admin, Ops string }
@@ -65,7 +72,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	}
 	defer opsListener.Close()
 
-	db, err := postgres.Open(work, postgres.Config{URL: cfg.DatabaseURL, Issuers: cfg.issuers}, log, metrics.DatabaseError)
+	db, err := postgres.Open(work, postgres.Config{URL: cfg.DatabaseURL, Listen: cfg.ListenURL, Issuers: cfg.issuers}, log, metrics.DatabaseError)
 	if err != nil {
 		return errors.New("DATABASE_URL cannot be used") // checked before: why could show a password
 	}
@@ -75,7 +82,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	}
 
 	verifier, err := token.New(token.Config{
-		Issuers: cfg.verified, Entries: cfg.TokenEntries, MaxAge: cfg.JWKSMaxAge, IntrospectionTTL: cfg.IntrospectionTTL,
+		Issuers: cfg.verified, Entries: cfg.TokenEntries, Bytes: cfg.CacheBytes / 4, MaxAge: cfg.JWKSMaxAge, IntrospectionTTL: cfg.IntrospectionTTL,
 		Keeper: db, Log: log, OnError: metrics.IdPError,
 	})
 	if err != nil {
@@ -88,9 +95,16 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	go verifier.KeepFresh(work)
 
 	facts := directory.New(db, directory.Config{
-		Issuers: cfg.issuers, Entries: cfg.FactsEntries, Bytes: cfg.FactsBytes, MaxStale: cfg.MaxStaleness,
+		Issuers: cfg.issuers, Entries: cfg.FactsEntries, Bytes: cfg.CacheBytes / 2, MaxStale: cfg.MaxStaleness,
 	})
-	engine, err := policy.NewEngine(policy.Config{Headers: cfg.GatewayHeaders, Log: log, OnOffer: metrics.Candidate})
+	changes := feed.New(feed.Config{Source: db, Store: facts, Log: log, OnDelay: metrics.FeedDelay})
+	go changes.Run(work)
+	if err := awaitFeed(ctx, changes, cfg); err != nil {
+		return err
+	}
+	engine, err := policy.NewEngine(policy.Config{
+		Headers: cfg.GatewayHeaders, Settings: map[string]string{"unknown_users": cfg.UnknownUsers}, Log: log, OnOffer: metrics.Candidate,
+	})
 	if err != nil {
 		return fmt.Errorf("GATEWAY_HEADERS: %w", err)
 	}
@@ -108,12 +122,15 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		defer bus.Close()
 	}
 
-	register(metrics, db, verifier, facts, engine)
-	ops := &telemetry.Ops{Metrics: metrics, Build: build, Policy: func() any { return engine.Status() }, Checks: checks(db, verifier, engine, bus)}
+	ops := &telemetry.Ops{Metrics: metrics, Build: build, Policy: func() any { return engine.Status() }, Checks: checks(db, verifier, engine, changes, bus)}
+	decisions := telemetry.NewAside(decisionQueue)
+	defer decisions.Close()
 	enricher := enrich.New(enrich.Config{
-		Verifier: verifier, Directory: facts, Engine: engine, Issuers: cfg.issuers, Deadline: cfg.EnrichDeadline, Unknown: cfg.UnknownUsers,
-		HeaderMax: cfg.HeaderBudget, SampleLog: cfg.DecisionSample, Log: log, OnDecision: metrics.Decision,
+		Verifier: verifier, Directory: facts, Engine: engine, Issuers: cfg.issuers, Deadline: cfg.EnrichDeadline, HeaderMax: cfg.HeaderBudget,
+		Entries: cmp.Or(cfg.DecisionEntries, -1), Bytes: cfg.CacheBytes / 4,
+		SampleLog: cfg.DecisionSample, Log: decisions.Logger(log), OnDecision: metrics.Decision,
 	})
+	register(metrics, db, verifier, facts, changes, engine, enricher, decisions)
 	gateway := httpapi.Gateway{
 		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Tenants: db,
 		Trusted: cfg.TrustedProxies, Log: log, Observe: metrics.Request,
@@ -175,6 +192,21 @@ func awaitDatabase(ctx context.Context, db *postgres.DB, cfg Config, until time.
 	return fmt.Errorf("cannot use PostgreSQL (DATABASE_URL, at %s): %w", postgres.Server(cfg.DatabaseURL), oneLine(last))
 }
 
+// awaitFeed returns when changes are heard, or says why they are not.
+func awaitFeed(ctx context.Context, changes *feed.Feed, cfg Config) error {
+	ctx, cancel := context.WithTimeout(ctx, cfg.StartTimeout)
+	defer cancel()
+	err := changes.Started(ctx)
+	if err == nil {
+		return nil
+	}
+	name, url := "DATABASE_LISTEN_URL", cfg.ListenURL
+	if url == "" {
+		name, url = "DATABASE_URL, since DATABASE_LISTEN_URL is not set", cfg.DatabaseURL
+	}
+	return fmt.Errorf("cannot hear of changes (%s, at %s): %w", name, postgres.Server(url), oneLine(err))
+}
+
 // refused reports whether the server turned us away for good: wrong password,
 // no such user or database.
 func refused(err error) bool {
@@ -228,7 +260,7 @@ func loadPolicies(ctx context.Context, engine *policy.Engine, cfg Config) (stop 
 }
 
 // checks are what readiness looks at. What all replicas share only degrades.
-func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, bus *eventbus.Bus) []telemetry.Check {
+func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, changes *feed.Feed, bus *eventbus.Bus) []telemetry.Check {
 	list := []telemetry.Check{
 		{Name: "policy", Ask: func() error {
 			if engine.Revision() == nil {
@@ -242,6 +274,7 @@ func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, bus *even
 			}
 			return nil
 		}},
+		{Name: "feed of changes", Degraded: true, Ask: changes.Problem},
 		{Name: "database", Degraded: true, Ask: func() error {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 			defer cancel()
@@ -264,7 +297,11 @@ func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, bus *even
 }
 
 // register hands the owners' figures to the registry.
-func register(m *telemetry.Metrics, db *postgres.DB, v *token.Verifier, facts *directory.Store, engine *policy.Engine) {
+func register(
+	m *telemetry.Metrics, db *postgres.DB, v *token.Verifier, facts *directory.Store, changes *feed.Feed,
+	engine *policy.Engine, enricher *enrich.Service, decisions *telemetry.Aside,
+) {
+	count := func(read func() int64) func() float64 { return func() float64 { return float64(read()) } }
 	for i, s := range db.Stats() {
 		pool := prometheus.Labels{"pool": s.Name}
 		m.Gauge("iam_db_pool_connections", "Connections of a pool.", pool, func() float64 { return float64(db.Stats()[i].Total) })
@@ -272,20 +309,53 @@ func register(m *telemetry.Metrics, db *postgres.DB, v *token.Verifier, facts *d
 		m.Gauge("iam_db_pool_max", "Most connections of a pool.", pool, func() float64 { return float64(db.Stats()[i].Max) })
 		m.Counter("iam_db_pool_waits_total", "Acquisitions that found no idle connection.", pool, func() float64 { return float64(db.Stats()[i].EmptyAcquires) })
 	}
-	cache := func(name string, hits, misses, entries func() float64) {
+	for name, stats := range map[string]func() bounded.Stats{
+		"token":    v.Stats,
+		"facts":    func() bounded.Stats { return facts.Stats().Present },
+		"absent":   func() bounded.Stats { return facts.Stats().Absent },
+		"decision": func() bounded.Stats { return enricher.Stats().Allowed },
+		"denial":   func() bounded.Stats { return enricher.Stats().Denied },
+	} {
 		l := prometheus.Labels{"cache": name}
-		m.Counter("iam_cache_hits_total", "Look-ups that a cache answered.", l, hits)
-		m.Counter("iam_cache_misses_total", "Look-ups that a cache did not answer.", l, misses)
-		m.Gauge("iam_cache_entries", "Entries of a cache.", l, entries)
+		m.Gauge("iam_cache_entries", "Entries of a cache.", l, func() float64 { return float64(stats().Entries) })
+		m.Gauge("iam_cache_bytes", "What the entries of a cache weigh, estimated.", l, func() float64 { return float64(stats().Bytes) })
+		m.Counter("iam_cache_evictions_total", "Entries dropped to keep the bounds.", l, func() float64 { return float64(stats().Evictions) })
+		if name == "absent" || name == "denial" {
+			continue // looked up together with facts and decisions, and counted there
+		}
+		m.Counter("iam_cache_hits_total", "Look-ups that a cache answered.", l, func() float64 { return float64(stats().Hits) })
+		m.Counter("iam_cache_misses_total", "Look-ups that a cache did not answer.", l, func() float64 { return float64(stats().Misses) })
 	}
-	cache("token", func() float64 { return float64(v.Stats().Hits) }, func() float64 { return float64(v.Stats().Misses) }, func() float64 { return float64(v.Stats().Entries) })
-	cache("facts", func() float64 { return float64(facts.Stats().Hits) }, func() float64 { return float64(facts.Stats().Misses) }, func() float64 { return float64(facts.Stats().Entries) })
-	m.Gauge("iam_facts_bytes", "Estimated weight of the documents in memory.", nil, func() float64 { return float64(facts.Stats().Bytes) })
-	m.Gauge("iam_facts_absent_entries", "Keys known not to exist.", nil, func() float64 { return float64(facts.Stats().Absent) })
-	m.Counter("iam_facts_loads_total", "Documents loaded from the database.", nil, func() float64 { return float64(facts.Stats().Loads) })
-	m.Counter("iam_facts_load_failures_total", "Loads that failed.", nil, func() float64 { return float64(facts.Stats().Failures) })
-	m.Counter("iam_facts_stale_total", "Reads answered with an old document because the database was away.", nil, func() float64 { return float64(facts.Stats().Stale) })
-	m.Counter("iam_facts_evictions_total", "Documents dropped to keep the bounds.", nil, func() float64 { return float64(facts.Stats().Evictions) })
+	for cause := range enricher.Stats().Lost {
+		m.Counter("iam_decisions_outdated_total", "Kept decisions that were found and not used, by what had changed.",
+			prometheus.Labels{"cause": cause}, func() float64 { return float64(enricher.Stats().Lost[cause]) })
+	}
+	for cause, kind := range directory.Causes {
+		m.Counter("iam_facts_invalidations_total", "Changes heard, by what they made untrue.",
+			prometheus.Labels{"cause": cause}, count(func() int64 { return facts.Drops(kind) }))
+	}
+	m.Counter("iam_facts_loads_total", "Documents loaded from the database.", nil, count(func() int64 { return facts.Stats().Loads }))
+	m.Counter("iam_facts_load_failures_total", "Loads that failed.", nil, count(func() int64 { return facts.Stats().Failures }))
+	m.Gauge("iam_facts_age_seconds", "Age of the oldest fact that is trusted: time since the last proof that no change was missed; -1: there was none.", nil, func() float64 {
+		age, once := facts.Age()
+		if !once {
+			return -1
+		}
+		return age.Seconds()
+	})
+	for _, state := range []feed.State{feed.Fresh, feed.Suspect, feed.Stale} {
+		m.Gauge("iam_feed_state", "1 for the state that the feed of changes is in.", prometheus.Labels{"state": string(state)}, func() float64 {
+			if changes.State() == state {
+				return 1
+			}
+			return 0
+		})
+	}
+	m.Counter("iam_feed_sessions_total", "Times that a listener stood and everything was dropped.", nil, count(func() int64 { return changes.Stats().Sessions }))
+	m.Counter("iam_feed_beats_total", "Beats sent by this replica.", nil, count(func() int64 { return changes.Stats().Beats }))
+	m.Counter("iam_feed_notifications_total", "Notifications heard, beats included.", nil, count(func() int64 { return changes.Stats().Heard }))
+	m.Gauge("iam_feed_queue_usage", "How full PostgreSQL's queue of notifications was at the last beat, 0 to 1.", nil, func() float64 { return changes.Stats().Queue })
+	m.Counter("iam_decision_log_dropped_total", "Lines of the decision log that were dropped because its reader was too slow.", nil, count(decisions.Dropped))
 	m.Gauge("iam_policy_in_force_timestamp_seconds", "When the policy in force came into force; 0: none is.", nil, func() float64 {
 		if r := engine.Revision(); r != nil {
 			return float64(r.Since.Unix())

@@ -26,6 +26,7 @@ import (
 // marked secret can also be given as a file, by its name with _FILE.
 type Config struct {
 	DatabaseURL string `env:"DATABASE_URL" secret:"true" need:"true" doc:"PostgreSQL; may lead to a transaction pooler"`
+	ListenURL   string `env:"DATABASE_LISTEN_URL" secret:"true" doc:"the same database, always direct: changes are heard over it; else DATABASE_URL"`
 
 	RAuthURL                string   `env:"RAUTH_URL" need:"true" doc:"issuer of tokens, byte by byte as in their iss"`
 	RAuthID                 string   `env:"RAUTH_ID" envDefault:"rauth" doc:"what X-Upstream-IdP-ID calls it"`
@@ -51,9 +52,10 @@ type Config struct {
 	UnknownUsers string `env:"UNKNOWN_USERS" envDefault:"deny" doc:"users that are not written down: deny or mapped"`
 
 	FactsEntries     int           `env:"FACTS_ENTRIES" envDefault:"10000" doc:"documents kept in memory"`
-	FactsBytes       int64         `env:"FACTS_BYTES" envDefault:"67108864" doc:"bytes they may take, estimated"`
 	TokenEntries     int           `env:"TOKEN_ENTRIES" envDefault:"10000" doc:"verified tokens kept in memory"`
-	MaxStaleness     time.Duration `env:"MAX_STALENESS" envDefault:"10s" doc:"how long facts are used while the database is away"`
+	DecisionEntries  int           `env:"DECISION_ENTRIES" envDefault:"10000" doc:"decisions kept in memory; 0: none"`
+	CacheBytes       int64         `env:"CACHE_BYTES" envDefault:"100663296" doc:"bytes that all of these may take, estimated: facts half, tokens and decisions a quarter each"`
+	MaxStaleness     time.Duration `env:"MAX_STALENESS" envDefault:"10s" doc:"how long facts are used without a proof that no change was missed"`
 	JWKSMaxAge       time.Duration `env:"JWKS_MAX_AGE" envDefault:"24h" doc:"how long keys are used while their issuer is away"`
 	IntrospectionTTL time.Duration `env:"INTROSPECTION_TTL" envDefault:"10s" doc:"how long a positive introspection is used"`
 	EnrichDeadline   time.Duration `env:"ENRICH_DEADLINE" envDefault:"150ms" doc:"longest time for one enrichment"`
@@ -62,7 +64,7 @@ type Config struct {
 	NATSCredentialsFile string `env:"NATS_CREDENTIALS_FILE" doc:"credentials file of NATS"`
 
 	LogLevel       slog.Level    `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
-	DecisionSample float64       `env:"DECISION_LOG_SAMPLE" envDefault:"0.01" doc:"share of allowed decisions that are logged, 0 to 1"`
+	DecisionSample float64       `env:"DECISION_LOG_SAMPLE" envDefault:"0.01" doc:"share of answers from the cache that are logged, 0 to 1; evaluations all are"`
 	StartTimeout   time.Duration `env:"START_TIMEOUT" envDefault:"10s" doc:"how long a start waits for PostgreSQL and R-Auth"`
 	ShutdownDelay  time.Duration `env:"SHUTDOWN_DELAY" envDefault:"5s" doc:"how long to serve on after SIGTERM, not ready"`
 	ShutdownGrace  time.Duration `env:"SHUTDOWN_GRACE" envDefault:"10s" doc:"how long requests in flight may take to end"`
@@ -170,9 +172,12 @@ func unjoin(err error) []error {
 
 // check looks at what each value means.
 func (cfg *Config) check(fault func(string, ...any)) {
-	if cfg.DatabaseURL != "" {
-		if err := postgres.CheckURL(cfg.DatabaseURL); err != nil {
-			fault("DATABASE_URL cannot be used: %v", err)
+	for _, v := range []struct{ name, url string }{{"DATABASE_URL", cfg.DatabaseURL}, {"DATABASE_LISTEN_URL", cfg.ListenURL}} {
+		if v.url == "" {
+			continue
+		}
+		if err := postgres.CheckURL(v.url); err != nil {
+			fault("%s cannot be used: %v", v.name, err)
 		}
 	}
 	for server := range strings.SplitSeq(cfg.NATSURL, ",") {
@@ -206,13 +211,19 @@ func (cfg *Config) check(fault func(string, ...any)) {
 		fault("DECISION_LOG_SAMPLE must be 0 to 1, is %v", cfg.DecisionSample)
 	}
 	for name, n := range map[string]int64{
-		"FACTS_ENTRIES": int64(cfg.FactsEntries), "FACTS_BYTES": cfg.FactsBytes, "TOKEN_ENTRIES": int64(cfg.TokenEntries),
+		"FACTS_ENTRIES": int64(cfg.FactsEntries), "CACHE_BYTES": cfg.CacheBytes, "TOKEN_ENTRIES": int64(cfg.TokenEntries),
 		"HEADER_BUDGET": int64(cfg.HeaderBudget), "MAX_STALENESS": int64(cfg.MaxStaleness), "JWKS_MAX_AGE": int64(cfg.JWKSMaxAge),
 		"INTROSPECTION_TTL": int64(cfg.IntrospectionTTL), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline), "START_TIMEOUT": int64(cfg.StartTimeout),
 	} {
 		if n <= 0 {
 			fault("%s must be more than 0", name)
 		}
+	}
+	if cfg.DecisionEntries < 0 {
+		fault("DECISION_ENTRIES must not be less than 0")
+	}
+	if cfg.MaxStaleness > 0 && cfg.MaxStaleness < 3*time.Second {
+		fault("MAX_STALENESS must be 3s or more, is %s: freshness is proved about once a second", cfg.MaxStaleness)
 	}
 	if (cfg.IntrospectionClientID == "") != (cfg.IntrospectionClientPass == "") {
 		fault("RAUTH_INTROSPECTION_CLIENT_ID and RAUTH_INTROSPECTION_CLIENT_SECRET go together: set both or none")

@@ -117,9 +117,10 @@ func newWorld(b *testing.B, tokenEntries int) *world {
 	c, err := policy.FromFS("embedded", policies.FS)
 	ok(err)
 	ok(engine.Offer(ctx, c))
+	store := directory.New(memory{srv.URL}, directory.Config{Issuers: issuers, Entries: 2 * users, Wait: 5 * time.Second, MaxStale: 1000 * time.Hour})
+	store.Proved(store.Now())
 	enricher := enrich.New(enrich.Config{
-		Verifier: w.verifier, Issuers: issuers, Engine: engine, Log: log, SampleLog: .01, Deadline: 10 * time.Second, OnDecision: metrics.Decision,
-		Directory: directory.New(memory{srv.URL}, directory.Config{Issuers: issuers, Entries: 2 * users, Wait: 5 * time.Second, FreshFor: time.Hour, MaxStale: 2 * time.Hour}),
+		Directory: store, Verifier: w.verifier, Issuers: issuers, Engine: engine, Log: log, SampleLog: .01, Deadline: 10 * time.Second, OnDecision: metrics.Decision,
 	})
 	w.handler = httpapi.Gateway{
 		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Log: log, Observe: metrics.Request,

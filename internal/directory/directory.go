@@ -2,18 +2,27 @@
 // clients, loaded one at a time from the database and kept as prebuilt
 // ast.Values in LRUs that are bounded in entries and in bytes.
 //
-// It owns the documents' shape, the caches, single flight, and the refusal to
-// enumerate. It does not know SQL (a Loader brings the facts), nor policies,
-// nor HTTP.
+// It owns the documents' shape, the caches, single flight, what a change makes
+// untrue, and the refusal to enumerate. It does not know SQL (a Loader brings the
+// facts), nor how changes are heard (package feed calls Drop, DropAll and
+// Proved), nor policies, nor HTTP.
 //
 // The life of one document:
 //
-//	absent ──load──▶ fresh ──FreshFor passes──▶ old ──load──▶ fresh
-//	                   │                         │ the load fails
-//	                   │                         ▼
-//	                   │                     served on until MaxStale has passed since
-//	                   │                     it was loaded, then every read is an error
-//	                   └──a membership in it expires──▶ absent
+//	absent ──load──▶ true ──Drop of a key it rests on, DropAll──▶ absent
+//	                  │
+//	                  └──a membership in it expires─────────────▶ absent
+//
+// A document is never old: it is true as far as the feed has proved, or nothing
+// is answered. Longer than MaxStale after the last proof every read is an error,
+// cached or not.
+//
+// A document rests on keys: its own, and a user's also on each tenant it speaks
+// of, a tenant's also on the global roles. Each key has a counter, by the first 16
+// bits of its hash; Drop counts it up. A load notes the counters before it reads,
+// so that what was read before a change is never taken for what is true after it:
+// there is nothing to evict in time, and a collision costs a miss. DropAll raises
+// the epoch, which is part of all.
 //
 // "No such user" is a document like any other, kept in a small LRU of its own so
 // that made-up ids evict nothing good. A failed load is an error for everyone
@@ -27,20 +36,22 @@ package directory
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/singleflight"
 
+	"iam-service/internal/bounded"
+	"iam-service/internal/clock"
 	"iam-service/internal/iam"
 )
 
 // Loader brings facts from where they are the truth. The boolean says whether
-// there are any; an error says that this is not known, and one of kind
-// iam.Unavailable that nothing can be asked at the moment.
+// there are any; an error says that this is not known.
 type Loader interface {
 	User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error)
 	Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error)
@@ -50,35 +61,37 @@ type Loader interface {
 // Config of a Store. The zero value of a size or time means its default.
 type Config struct {
 	Issuers  iam.Issuers
-	Entries  int           // most documents kept; default 10,000
-	Bytes    int64         // most bytes they may weigh, estimated; default 64 MiB
-	FreshFor time.Duration // how long a document is used without asking again; default 2 s
-	MaxStale time.Duration // how old a document may get while the database cannot be asked; default 10 s
-	Wait     time.Duration // longest wait of one evaluation for loads, in all; default 60 ms
+	Entries  int                  // most documents kept; default 10,000
+	Bytes    int64                // most bytes they may weigh, estimated; default 64 MiB
+	MaxStale time.Duration        // how long after the last proof facts are used; default 10 s
+	Wait     time.Duration        // longest wait of one evaluation for loads, in all; default 60 ms
+	Clock    func() time.Duration // nil: clock.Now
 }
 
 const (
 	loadLimit   = 200 * time.Millisecond // of one load, which outlives the evaluation that asked first; at least Wait
-	retryAfter  = 250 * time.Millisecond // how long old documents are served without trying again after a failed load
-	absentShare = 10                     // absent keys get a tenth of the entries
+	absentShare = 10                     // absent keys get a tenth of the entries and bytes
+	neverProved = math.MinInt64
 )
 
 // Store loads documents and keeps them. It is safe for concurrent use.
 type Store struct {
 	cfg     Config
 	loader  Loader
-	present *lru.Cache[key, *entry]
-	absent  *lru.Cache[key, *entry]
-	bytes   atomic.Int64
+	present *bounded.Cache[Key, *entry]
+	absent  *bounded.Cache[Key, *entry]
 	flights singleflight.Group
-	downTil atomic.Int64 // since start: until when old documents are served without trying
-	start   time.Time
-	stats   stats
+
+	proved  atomic.Int64           // by the clock: up to when all that was changed has been heard
+	epoch   atomic.Uint32          // from 1; 0 is no epoch
+	members atomic.Uint32          // counts drops of members, whose documents are not known by name
+	changes [1 << 16]atomic.Uint32 // by the first 16 bits of a key
+
+	loads, failures atomic.Int64
+	drops           [1 << 8]atomic.Int64 // by kind
 }
 
-type stats struct{ hits, misses, stale, loads, failures, evictions atomic.Int64 }
-
-// New returns an empty store.
+// New returns an empty store that answers nothing until its first proof.
 func New(loader Loader, cfg Config) *Store {
 	if cfg.Entries <= 0 {
 		cfg.Entries = 10_000
@@ -86,121 +99,179 @@ func New(loader Loader, cfg Config) *Store {
 	if cfg.Bytes <= 0 {
 		cfg.Bytes = 64 << 20
 	}
-	if cfg.FreshFor <= 0 {
-		cfg.FreshFor = 2 * time.Second
-	}
 	if cfg.MaxStale <= 0 {
 		cfg.MaxStale = 10 * time.Second
 	}
 	if cfg.Wait <= 0 {
 		cfg.Wait = 60 * time.Millisecond
 	}
-	s := &Store{cfg: cfg, loader: loader, start: time.Now()}
-	s.present, _ = lru.NewWithEvict(cfg.Entries, func(_ key, e *entry) { // fails only for a size below 1
-		s.bytes.Add(-e.weight)
-	})
-	s.absent, _ = lru.New[key, *entry](max(1, cfg.Entries/absentShare)) // as above
+	if cfg.Clock == nil {
+		cfg.Clock = clock.Now
+	}
+	weight := func(e *entry) int64 { return e.weight }
+	s := &Store{
+		cfg: cfg, loader: loader,
+		present: bounded.New[Key](cfg.Entries, cfg.Bytes, weight),
+		absent:  bounded.New[Key](cfg.Entries/absentShare, cfg.Bytes/absentShare, weight),
+	}
+	s.epoch.Store(1)
+	s.proved.Store(neverProved)
 	return s
 }
 
-// kind of a document.
-type kind byte
+// Kind says what a key is of. Together with the names it is hashed; the triggers
+// of the database do the same.
+type Kind byte
 
+// The kinds. The first three have documents.
 const (
-	userKind   kind = 'u'
-	tenantKind kind = 't'
-	clientKind kind = 'c'
+	User        Kind = 'u' // issuer, subject
+	Tenant      Kind = 't' // id
+	Client      Kind = 'c' // issuer, client_id
+	Members     Kind = 'm' // id of a tenant: what its members' documents say of it
+	GlobalRoles Kind = 'g'
+	everything  Kind = '*' // only counted
 )
 
-// key is the first half of the SHA-256 of kind and names. No name holds a NUL,
-// so two different keys never hash the same bytes.
-type key [16]byte
+// Key is the first half of the SHA-256 of kind and names, NUL between them. No
+// name holds a NUL, so two different keys never hash the same bytes.
+type Key [16]byte
 
-func keyOf(k kind, a, b string) key {
+// KeyOf returns the key of a kind and its names; b is empty where there is one.
+func KeyOf(k Kind, a, b string) Key {
 	var buf [1024]byte
 	h := append(buf[:0], byte(k), 0)
 	h = append(h, a...)
 	h = append(h, 0)
 	h = append(h, b...)
 	sum := sha256.Sum256(h)
-	return key(sum[:16])
+	return Key(sum[:16])
+}
+
+func (k Key) slot() uint16 { return binary.BigEndian.Uint16(k[:]) }
+
+var globalRoles = KeyOf(GlobalRoles, "", "").slot()
+
+// Drop makes untrue whatever rests on a key. Where a document of that key is
+// kept, it is forgotten at once.
+func (s *Store) Drop(kind Kind, k Key) {
+	if kind == Members {
+		s.members.Add(1) // before the counter: see fly
+	}
+	s.changes[k.slot()].Add(1)
+	s.drops[kind].Add(1)
+	s.present.Remove(k)
+	s.absent.Remove(k)
+}
+
+// DropAll makes everything untrue.
+func (s *Store) DropAll() {
+	if s.epoch.Add(1) == 0 {
+		s.epoch.Add(1) // after four thousand million times
+	}
+	s.drops[everything].Add(1)
+	s.present.Purge()
+	s.absent.Purge()
+}
+
+// Proved says that every change committed before at, by the store's clock, has
+// been told.
+func (s *Store) Proved(at time.Duration) {
+	for {
+		last := s.proved.Load()
+		if int64(at) <= last || s.proved.CompareAndSwap(last, int64(at)) {
+			return
+		}
+	}
+}
+
+// Age is how long ago the last proof was; false where there was none yet.
+func (s *Store) Age() (time.Duration, bool) {
+	last := s.proved.Load()
+	return s.cfg.Clock() - time.Duration(last), last != neverProved
+}
+
+// MaxStale is how old a proof may be.
+func (s *Store) MaxStale() time.Duration { return s.cfg.MaxStale }
+
+// Now reads the store's clock.
+func (s *Store) Now() time.Duration { return s.cfg.Clock() }
+
+// trusted reports whether facts may be used at all.
+func (s *Store) trusted(now time.Duration) bool {
+	last := s.proved.Load()
+	return last != neverProved && now-time.Duration(last) < s.cfg.MaxStale
 }
 
 // entry is one document, or the knowledge that there is none. It is immutable.
 type entry struct {
-	kind     kind
-	a, b     string // the names under key, compared on every hit
-	doc      *document
-	weight   int64
-	loadedAt time.Time
-	until    time.Time // when a membership in it expires; zero: never
+	kind   Kind
+	a, b   string // the names under the key, compared on every hit
+	doc    *document
+	weight int64
+	stamp  stamp
+	until  time.Duration // by the clock: when a membership in it expires; 0: never
 }
 
-func (e *entry) is(k kind, a, b string) bool { return e.kind == k && e.a == a && e.b == b }
+// stamp is the counters that a document rests on, as they were before it was read.
+type stamp struct {
+	epoch uint32 // 0: of no use to anybody but those who waited for it
+	parts []part
+}
 
-// age says whether e may be used without asking again, and whether it may be
-// used at all.
-func (s *Store) age(e *entry, now time.Time) (fresh, usable bool) {
-	if !e.until.IsZero() && !now.Before(e.until) {
-		return false, false
+type part struct {
+	slot uint16
+	n    uint32
+}
+
+func (s *Store) part(slot uint16) part { return part{slot, s.changes[slot].Load()} }
+
+// unchanged reports whether no key under st has been dropped since.
+func (s *Store) unchanged(st stamp) bool {
+	if st.epoch != s.epoch.Load() {
+		return false
 	}
-	old := now.Sub(e.loadedAt)
-	return old < s.cfg.FreshFor, old < s.cfg.MaxStale
+	for _, p := range st.parts {
+		if s.changes[p.slot].Load() != p.n {
+			return false
+		}
+	}
+	return true
 }
 
-func (s *Store) cached(k key, kd kind, a, b string) *entry {
+func (e *entry) is(k Kind, a, b string) bool { return e.kind == k && e.a == a && e.b == b }
+
+func (e *entry) over(now time.Duration) bool { return e.until != 0 && now >= e.until }
+
+// cached returns what is known of a key, if it is true.
+func (s *Store) cached(k Key, kd Kind, a, b string, now time.Duration) *entry {
 	e, ok := s.present.Get(k)
 	if !ok {
 		if e, ok = s.absent.Get(k); !ok {
 			return nil
 		}
 	}
-	if !e.is(kd, a, b) {
+	if !e.is(kd, a, b) || e.over(now) || !s.unchanged(e.stamp) {
 		return nil
 	}
 	return e
 }
 
-// get returns the document, from the caches or by a load that everyone who asks
-// for the same key meanwhile shares. It waits until deadline at most.
-func (s *Store) get(ctx context.Context, kd kind, a, b string, deadline time.Time) (*entry, bool, error) {
-	k := keyOf(kd, a, b)
-	now := time.Now()
-	e := s.cached(k, kd, a, b)
-	var usable bool
-	if e != nil {
-		var fresh bool
-		if fresh, usable = s.age(e, now); fresh {
-			s.stats.hits.Add(1)
-			return e, false, nil
-		}
-		if usable && now.Sub(s.start) < time.Duration(s.downTil.Load()) {
-			s.stats.stale.Add(1)
-			return e, false, nil
-		}
+// load runs, or joins, the one flight for k, and waits until deadline at most. The
+// flight has a context of its own: the caller who asked first may leave without
+// failing the others. A change detaches the flight: who asks later does not join.
+func (s *Store) load(ctx context.Context, k Key, kd Kind, a, b string, wait time.Duration) (*entry, error) {
+	st := s.stampOf(k, kd)
+	flight := binary.BigEndian.AppendUint32(append(make([]byte, 0, 32), k[:]...), st.epoch)
+	flight = binary.BigEndian.AppendUint32(flight, s.members.Load())
+	for _, p := range st.parts {
+		flight = binary.BigEndian.AppendUint32(flight, p.n)
 	}
-	s.stats.misses.Add(1)
-	loaded, err := s.load(ctx, k, kd, a, b, now, deadline)
-	if err == nil {
-		return loaded, true, nil
-	}
-	if usable {
-		if _, still := s.age(e, time.Now()); still {
-			s.stats.stale.Add(1)
-			return e, true, nil
-		}
-	}
-	return nil, true, err
-}
-
-// load runs, or joins, the one flight for k. The flight has a context of its
-// own: the caller who asked first may leave without failing the others.
-func (s *Store) load(ctx context.Context, k key, kd kind, a, b string, now, deadline time.Time) (*entry, error) {
-	done := s.flights.DoChan(string(k[:]), func() (any, error) {
+	done := s.flights.DoChan(string(flight), func() (any, error) {
 		return s.fly(k, kd, a, b)
 	})
-	wait := time.NewTimer(deadline.Sub(now))
-	defer wait.Stop()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
 	select {
 	case r := <-done:
 		if r.Err != nil {
@@ -210,11 +281,11 @@ func (s *Store) load(ctx context.Context, k key, kd kind, a, b string, now, dead
 		if !e.is(kd, a, b) {
 			return nil, unavailable("facts_unavailable", errors.New("two keys share a hash"))
 		}
-		if _, usable := s.age(e, time.Now()); !usable {
+		if e.over(s.cfg.Clock()) {
 			return nil, unavailable("facts_unavailable", errors.New("it ended while it was loaded"))
 		}
 		return e, nil
-	case <-wait.C:
+	case <-timer.C:
 		return nil, unavailable("facts_timeout", fmt.Errorf("no answer within %s", s.cfg.Wait))
 	case <-ctx.Done():
 		return nil, unavailable("facts_timeout", context.Cause(ctx))
@@ -225,46 +296,65 @@ func unavailable(code string, cause error) error {
 	return &iam.Error{Kind: iam.Unavailable, Code: code, Detail: "the facts cannot be read now", Cause: cause}
 }
 
-func (s *Store) fly(k key, kd kind, a, b string) (*entry, error) {
+// stampOf notes the counters that are known before a document is.
+func (s *Store) stampOf(k Key, kd Kind) stamp {
+	st := stamp{epoch: s.epoch.Load(), parts: []part{s.part(k.slot())}}
+	if kd == Tenant {
+		st.parts = append(st.parts, s.part(globalRoles))
+	}
+	return st
+}
+
+// fly loads one document. Which tenants a user's document speaks of is known only
+// after it was read. Their counters are noted then; that no member was dropped
+// meanwhile makes it as good as before.
+func (s *Store) fly(k Key, kd Kind, a, b string) (*entry, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), max(loadLimit, s.cfg.Wait))
 	defer cancel()
-	e := &entry{kind: kd, a: a, b: b, loadedAt: time.Now()} // before the read: a document is never younger than it says
-	s.stats.loads.Add(1)
-	if err := s.fill(ctx, e); err != nil {
-		s.stats.failures.Add(1)
-		if iam.KindOf(err) == iam.Unavailable { // not of this one document
-			s.downTil.Store(int64(time.Since(s.start) + retryAfter))
+	for try := 0; ; try++ {
+		members := s.members.Load()
+		e := &entry{kind: kd, a: a, b: b, stamp: s.stampOf(k, kd)}
+		s.loads.Add(1)
+		if err := s.fill(ctx, e); err != nil {
+			s.failures.Add(1)
+			return nil, err
 		}
-		return nil, err
+		if e.doc != nil && kd == User {
+			for _, tenant := range e.doc.tenants {
+				e.stamp.parts = append(e.stamp.parts, s.part(KeyOf(Members, tenant, "").slot()))
+			}
+			if s.members.Load() != members {
+				if try < 2 {
+					continue
+				}
+				e.stamp.epoch = 0
+			}
+		}
+		s.keep(k, e)
+		return e, nil
 	}
-	s.downTil.Store(0)
+}
+
+// keep puts e where it is found, unless a change has made it untrue already.
+func (s *Store) keep(k Key, e *entry) {
+	e.weight += int64(len(e.a)+len(e.b)+8*len(e.stamp.parts)) + 320
+	if !s.unchanged(e.stamp) {
+		return
+	}
 	if e.doc == nil {
 		s.present.Remove(k)
 		s.absent.Add(k, e)
-		return e, nil
+		return
 	}
 	s.absent.Remove(k)
-	s.present.Remove(k) // so that the weight of what is replaced is taken off
-	if e.weight > s.cfg.Bytes/2 {
-		return e, nil // it is used, but not kept: one document does not drive all others out
-	}
-	s.bytes.Add(e.weight)
-	if s.present.Add(k, e) {
-		s.stats.evictions.Add(1)
-	}
-	for s.bytes.Load() > s.cfg.Bytes {
-		if _, _, some := s.present.RemoveOldest(); !some {
-			break
-		}
-		s.stats.evictions.Add(1)
-	}
-	return e, nil
+	s.present.Add(k, e)
 }
 
 // fill reads the facts of e and builds its document, or leaves it nil.
 func (s *Store) fill(ctx context.Context, e *entry) error {
+	began := s.cfg.Clock() // before the read: a document never ends later than it should
 	switch e.kind {
-	case userKind:
+	case User:
 		facts, found, err := s.loader.User(ctx, e.a, e.b)
 		if err != nil || !found {
 			return err
@@ -272,39 +362,44 @@ func (s *Store) fill(ctx context.Context, e *entry) error {
 		var lives time.Duration
 		e.doc, lives = userDocument(facts, s.cfg.Issuers)
 		if lives > 0 {
-			e.until = e.loadedAt.Add(lives)
+			e.until = began + lives
 		}
-	case tenantKind:
+	case Tenant:
 		facts, found, err := s.loader.Tenant(ctx, e.a)
 		if err != nil || !found {
 			return err
 		}
 		e.doc = tenantDocument(facts, s.cfg.Issuers)
-	case clientKind:
+	case Client:
 		facts, found, err := s.loader.Client(ctx, e.a, e.b)
 		if err != nil || !found {
 			return err
 		}
 		e.doc = clientDocument(facts, s.cfg.Issuers)
+	default:
+		return fmt.Errorf("no document is of kind %q", e.kind)
 	}
 	if e.doc != nil {
-		e.weight = weigh(e.doc.value) + int64(len(e.a)+len(e.b)) + 256
+		e.weight = weigh(e.doc.value)
 	}
 	return nil
 }
 
-// Stats are figures since the start; Entries, Absent and Bytes are of now.
+// Stats are figures since the start; those of the caches are partly of now.
 type Stats struct {
-	Hits, Misses, Stale, Loads, Failures, Evictions int64
-	Entries, Absent                                 int
-	Bytes                                           int64
+	Present, Absent bounded.Stats
+	Loads, Failures int64
 }
 
 // Stats returns the figures of the store.
 func (s *Store) Stats() Stats {
-	return Stats{
-		Hits: s.stats.hits.Load(), Misses: s.stats.misses.Load(), Stale: s.stats.stale.Load(),
-		Loads: s.stats.loads.Load(), Failures: s.stats.failures.Load(), Evictions: s.stats.evictions.Load(),
-		Entries: s.present.Len(), Absent: s.absent.Len(), Bytes: s.bytes.Load(),
-	}
+	return Stats{Present: s.present.Stats(), Absent: s.absent.Stats(), Loads: s.loads.Load(), Failures: s.failures.Load()}
 }
+
+// Causes name what can make facts untrue, for metrics.
+var Causes = map[string]Kind{
+	"user": User, "tenant": Tenant, "client": Client, "members": Members, "global_roles": GlobalRoles, "everything": everything,
+}
+
+// Drops is how often something was made untrue by cause.
+func (s *Store) Drops(cause Kind) int64 { return s.drops[cause].Load() }

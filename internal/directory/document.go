@@ -17,6 +17,7 @@ type document struct {
 	status    string
 	tenant    string    // of a client
 	notBefore time.Time // tokens issued earlier are refused; zero: none
+	tenants   []string  // those that a user's document speaks of
 }
 
 // userDocument builds data.directory.users[issuer][subject]. The second result
@@ -29,6 +30,7 @@ func userDocument(u iam.UserFacts, issuers iam.Issuers) (*document, time.Duratio
 	}
 	var lives time.Duration
 	memberships := make([][2]*ast.Term, 0, len(u.Memberships))
+	tenants := make([]string, 0, len(u.Memberships))
 	for _, m := range u.Memberships {
 		if !issuer.Reaches(m.Tenant) {
 			continue
@@ -43,6 +45,7 @@ func userDocument(u iam.UserFacts, issuers iam.Issuers) (*document, time.Duratio
 				lives = left
 			}
 		}
+		tenants = append(tenants, m.Tenant)
 		memberships = append(memberships, item(m.Tenant, object(
 			item("status", str(status)),
 			item("roles", strs(m.Roles)),
@@ -64,7 +67,7 @@ func userDocument(u iam.UserFacts, issuers iam.Issuers) (*document, time.Duratio
 		fields = append(fields, item("tokens_not_before", unix(u.TokensNotBefore)))
 	}
 	return &document{
-		value: object(fields...).Value, id: u.ID, status: u.Status, notBefore: u.TokensNotBefore,
+		value: object(fields...).Value, id: u.ID, status: u.Status, notBefore: u.TokensNotBefore, tenants: tenants,
 	}, lives
 }
 

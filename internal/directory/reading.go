@@ -2,6 +2,7 @@ package directory
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -75,15 +76,15 @@ func (r *Reading) Read(ctx context.Context, path storage.Path) (ast.Value, error
 	if len(path) == 1 {
 		return nil, &EnumerationError{Root}
 	}
-	var kd kind
+	var kd Kind
 	var depth int
 	switch path[1] {
 	case "users":
-		kd, depth = userKind, 4
+		kd, depth = User, 4
 	case "clients":
-		kd, depth = clientKind, 4
+		kd, depth = Client, 4
 	case "tenants":
-		kd, depth = tenantKind, 3
+		kd, depth = Tenant, 3
 	default:
 		return nil, errNotFound
 	}
@@ -132,17 +133,17 @@ func Find(v ast.Value, path storage.Path) ast.Value {
 
 // entry returns the document of one key, pinned; nil for a key that cannot be
 // one.
-func (r *Reading) entry(ctx context.Context, kd kind, a, b string) (*entry, error) {
+func (r *Reading) entry(ctx context.Context, kd Kind, a, b string) (*entry, error) {
 	switch kd {
-	case tenantKind:
+	case Tenant:
 		if !iam.ValidTenantID(a) || !r.issuer.Reaches(a) {
 			return nil, nil //nolint:nilnil // nothing there is an answer
 		}
-	case userKind:
+	case User:
 		if !iam.ValidIssuer(a) || !iam.ValidSubject(b) {
 			return nil, nil //nolint:nilnil // as above
 		}
-	case clientKind:
+	case Client:
 		if !iam.ValidIssuer(a) || !iam.ValidClientID(b) {
 			return nil, nil //nolint:nilnil // as above
 		}
@@ -160,19 +161,25 @@ func (r *Reading) entry(ctx context.Context, kd kind, a, b string) (*entry, erro
 	return e, nil
 }
 
-// ask gets the document from the store and keeps the account of waiting and of
-// look-ups in vain.
-func (r *Reading) ask(ctx context.Context, kd kind, a, b string) (*entry, error) {
-	counted := r.asker.Misses != nil && !r.own(kd, a, b) && r.store.cached(keyOf(kd, a, b), kd, a, b) == nil
+// ask gets the document from the caches or by a load, and keeps the account of
+// waiting and of look-ups in vain.
+func (r *Reading) ask(ctx context.Context, kd Kind, a, b string) (*entry, error) {
+	s, k, now := r.store, KeyOf(kd, a, b), r.store.cfg.Clock()
+	if !s.trusted(now) {
+		return nil, unavailable("facts_stale", fmt.Errorf("no proof for %s that no change was missed", s.cfg.MaxStale))
+	}
+	if e := s.cached(k, kd, a, b, now); e != nil {
+		s.present.Hit()
+		return e, nil
+	}
+	s.present.Miss()
+	counted := r.asker.Misses != nil && !r.own(kd, a, b)
 	if counted && !r.asker.Misses.Take() {
 		return nil, &iam.Error{Kind: iam.Unavailable, Code: "too_many_misses", Detail: "this token asked for too many things that do not exist"}
 	}
 	began := time.Now()
-	left := min(r.store.cfg.Wait-r.waited, r.deadline.Sub(began))
-	e, waited, err := r.store.get(ctx, kd, a, b, began.Add(max(0, left)))
-	if waited {
-		r.waited += time.Since(began)
-	}
+	e, err := s.load(ctx, k, kd, a, b, max(0, min(s.cfg.Wait-r.waited, r.deadline.Sub(began))))
+	r.waited += time.Since(began)
 	if err != nil {
 		return nil, err
 	}
@@ -182,9 +189,70 @@ func (r *Reading) ask(ctx context.Context, kd kind, a, b string) (*entry, error)
 	return e, nil
 }
 
+// Record is what a reading rests on: all that it found and all that it did not
+// find.
+type Record struct {
+	stamp stamp
+	until time.Duration
+}
+
+// Weight estimates the bytes of the record.
+func (rec *Record) Weight() int64 { return int64(8*len(rec.stamp.parts)) + 40 }
+
+// Record returns what was read so far.
+func (r *Reading) Record() Record {
+	n := 0
+	for _, e := range r.pinned {
+		n += len(e.stamp.parts)
+	}
+	rec := Record{stamp: stamp{parts: make([]part, 0, n)}}
+	for i, e := range r.pinned {
+		if i == 0 {
+			rec.stamp.epoch = e.stamp.epoch
+		} else if rec.stamp.epoch != e.stamp.epoch {
+			rec.stamp.epoch = 0 // of two epochs: never true
+		}
+		rec.stamp.parts = append(rec.stamp.parts, e.stamp.parts...)
+		if e.until != 0 && (rec.until == 0 || e.until < rec.until) {
+			rec.until = e.until
+		}
+	}
+	if len(r.pinned) == 0 {
+		rec.stamp.epoch = r.store.epoch.Load()
+	}
+	return rec
+}
+
+// Truth says whether what was read is true, or why not.
+type Truth int
+
+// The values of Truth.
+const (
+	StillTrue  Truth = iota
+	Changed          // a fact was changed
+	Forgotten        // everything was dropped
+	Ended            // a membership has expired
+	NotTrusted       // there was no proof for too long
+)
+
+// Truth tells of rec at now, by the store's clock.
+func (s *Store) Truth(rec *Record, now time.Duration) Truth {
+	switch {
+	case !s.trusted(now):
+		return NotTrusted
+	case rec.until != 0 && now >= rec.until:
+		return Ended
+	case rec.stamp.epoch != s.epoch.Load():
+		return Forgotten
+	case !s.unchanged(rec.stamp):
+		return Changed
+	}
+	return StillTrue
+}
+
 // own reports whether a key is the asker's own.
-func (r *Reading) own(kd kind, a, b string) bool {
-	return a == r.asker.Issuer && (kd == userKind && b == r.asker.Subject || kd == clientKind && b == r.asker.ClientID)
+func (r *Reading) own(kd Kind, a, b string) bool {
+	return a == r.asker.Issuer && (kd == User && b == r.asker.Subject || kd == Client && b == r.asker.ClientID)
 }
 
 // Principal is what Go itself checks of whoever holds a token, whatever the
@@ -198,15 +266,15 @@ type Principal struct {
 
 // User returns what is known of a subject.
 func (r *Reading) User(ctx context.Context, issuer, subject string) (Principal, error) {
-	return r.principal(ctx, userKind, issuer, subject)
+	return r.principal(ctx, User, issuer, subject)
 }
 
 // Client returns what is known of a program.
 func (r *Reading) Client(ctx context.Context, issuer, clientID string) (Principal, error) {
-	return r.principal(ctx, clientKind, issuer, clientID)
+	return r.principal(ctx, Client, issuer, clientID)
 }
 
-func (r *Reading) principal(ctx context.Context, kd kind, issuer, name string) (Principal, error) {
+func (r *Reading) principal(ctx context.Context, kd Kind, issuer, name string) (Principal, error) {
 	e, err := r.entry(ctx, kd, issuer, name)
 	if err != nil || e == nil || e.doc == nil {
 		return Principal{}, err

@@ -8,8 +8,13 @@
 // anonymous; an answer never names a tenant that the token's issuer does not
 // reach. It does not know HTTP, SQL or Rego's syntax.
 //
-//	question ─▶ token ─▶ client, user ─▶ policy ─▶ Allowed | Denied
-//	               └────────┴──────────────┴──────▶ an error: not answerable now, or broken
+//	question ─▶ token ─▶ decision kept? ─▶ client, user ─▶ policy ─▶ Allowed | Denied
+//	               │          └─ yes: the answer  │          │
+//	               └──────────────────────────────┴──────────┴──▶ an error: not answerable now, or broken
+//
+// It also owns the decision cache (answers.go). A kept answer equals what a new
+// evaluation would give at a moment within the promise of freshness; errors, and
+// evaluations that were cut off, are never kept.
 package enrich
 
 import (
@@ -20,10 +25,9 @@ import (
 	"log/slog"
 	mrand "math/rand/v2"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"time"
-
-	"github.com/open-policy-agent/opa/v1/ast"
 
 	"iam-service/internal/directory"
 	"iam-service/internal/iam"
@@ -38,17 +42,18 @@ type Config struct {
 	Engine     *policy.Engine
 	Issuers    iam.Issuers
 	Deadline   time.Duration // of one enrichment in all; 0: 150 ms
-	Unknown    string        // users that are not written down: "deny" or "mapped"
 	HeaderMax  int           // bytes that all headers of an answer may take together; 0: 3,500
-	SampleLog  float64       // share of allowed answers that are logged, 0 to 1
+	Entries    int           // decisions kept; 0: 20,000; negative: none
+	Bytes      int64         // most bytes they may weigh, estimated; 0: 32 MiB
+	SampleLog  float64       // share of answers from the cache that are logged, 0 to 1; evaluations all are
 	Log        *slog.Logger
-	OnDecision func(outcome, code string, took time.Duration) // told of each evaluation; may be nil
+	OnDecision func(outcome, code string, took time.Duration) // told of each answer; took is 0 where nothing was evaluated; may be nil
 }
 
 // Service answers gateways. It is safe for concurrent use.
 type Service struct {
 	cfg      Config
-	settings [2]*ast.Term
+	answers  *answers
 	decision int // places of the headers that Go itself fills, or -1
 	revision int
 	kind     int
@@ -63,15 +68,16 @@ func New(cfg Config) *Service {
 	if cfg.HeaderMax <= 0 {
 		cfg.HeaderMax = 3500
 	}
-	if cfg.Unknown == "" {
-		cfg.Unknown = "deny"
+	if cfg.Entries == 0 {
+		cfg.Entries = 20_000
+	}
+	if cfg.Bytes <= 0 {
+		cfg.Bytes = 32 << 20
 	}
 	if cfg.OnDecision == nil {
 		cfg.OnDecision = func(string, string, time.Duration) {}
 	}
-	s := &Service{cfg: cfg, decision: -1, revision: -1, kind: -1}
-	s.settings = ast.Item(ast.StringTerm("settings"),
-		ast.ObjectTerm(ast.Item(ast.StringTerm("unknown_users"), ast.StringTerm(cfg.Unknown))))
+	s := &Service{cfg: cfg, answers: newAnswers(cfg.Entries, cfg.Bytes), decision: -1, revision: -1, kind: -1}
 	for i, name := range cfg.Engine.Headers() {
 		switch name {
 		case http.CanonicalHeaderKey("X-Decision-ID"):
@@ -101,10 +107,10 @@ type Request struct {
 	Method    string
 	Scheme    string
 	Host      string
-	Path      string // normalised
-	RawPath   string // as it was received
-	ClientIP  string
-	Preflight bool // a CORS preflight
+	Path      string     // normalised
+	RawPath   string     // as it was received
+	ClientIP  netip.Addr // the zero Addr where it is not known
+	Preflight bool       // a CORS preflight
 }
 
 // Answer is what a gateway learns.
@@ -113,97 +119,159 @@ type Answer struct {
 	Status     int      // of a deny: 401 or 403
 	Code       string   // of a deny: the first reason; for metrics and logs
 	HadToken   bool     // so that a 401 can say invalid_token (RFC 6750, section 3.1)
-	DecisionID string   // of an evaluation
-	Values     []string // of an allow, parallel to Engine.Headers
+	DecisionID string   // of an evaluation; an answer from the cache repeats it
+	Tenant     string   // of an allow
+	Values     []string // of an allow, parallel to Engine.Headers; not to be changed
 }
 
 // Enrich answers q. An error is of kind Unavailable (not answerable now) or
 // Internal (broken); its code says what.
 func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
-	now := time.Now()
-	deadline := now.Add(s.cfg.Deadline)
-	t, facts, err := s.identify(ctx, q.Token, q.IdP, deadline)
-	if err != nil {
-		return s.refuse(ctx, err, q, t)
+	deadline := time.Now().Add(s.cfg.Deadline)
+	var t *token.Token
+	var issuedAt time.Time
+	if q.Token != "" {
+		var err error
+		if t, err = s.cfg.Verifier.Verify(ctx, q.Token, q.IdP, deadline); err != nil {
+			return s.refuse(ctx, err, &q, nil)
+		}
+		issuedAt = t.IssuedAt
 	}
-	anonymous := t == nil && s.anonymous(q.Request)
-	d, err := s.cfg.Engine.Decide(ctx, s.input(q, t, anonymous, now), facts, now, deadline)
-	if err != nil {
-		return s.refuse(ctx, err, q, t)
+	r := s.cfg.Engine.Revision()
+	if r == nil {
+		return s.refuse(ctx, policy.ErrNoPolicy, &q, t)
 	}
-	a, err := s.answer(d, t, q.Request)
-	if err != nil {
-		return s.refuse(ctx, err, q, t)
+	asked := s.question(r, &q, t)
+	key := r.Key(&asked)
+	at := s.cfg.Directory.Now()
+	if k := s.answers.get(key, r, issuedAt, s.cfg.Directory, at); k != nil {
+		s.repeat(ctx, k, &q, t)
+		return k.answer, nil
 	}
-	s.note(ctx, a, d, q, t)
-	return a, nil
+	for try := 0; ; try++ {
+		k, d, err := s.evaluate(ctx, r, &asked, &q, t, at, deadline)
+		if err != nil {
+			return s.refuse(ctx, err, &q, t)
+		}
+		// A fact that changed while the policy ran may have been read old, and nobody
+		// will tell of it again: then once more, and then without keeping it.
+		sure := k.untrue(r, issuedAt, s.cfg.Directory, s.cfg.Directory.Now()) == causes
+		if !sure && try == 0 {
+			continue
+		}
+		if sure && d.Keep != 0 && s.cfg.Entries > 0 {
+			s.answers.add(key, k)
+		}
+		s.note(ctx, k, d, &q, t)
+		return k.answer, nil
+	}
+}
+
+// question is q as the policy is asked it.
+func (s *Service) question(r *policy.Revision, q *Question, t *token.Token) policy.Question {
+	req := &q.Request
+	asked := policy.Question{
+		Fields: [policy.NumFields]string{
+			policy.Gateway: req.Gateway, policy.Method: req.Method, policy.Scheme: req.Scheme, policy.Host: req.Host,
+			policy.Path: req.Path, policy.RawPath: req.RawPath, policy.TenantHint: q.TenantHint,
+		},
+		Now: time.Now(),
+	}
+	if req.ClientIP.IsValid() && r.Sees(policy.ClientIP) {
+		asked.Fields[policy.ClientIP] = req.ClientIP.String()
+	}
+	if t == nil {
+		asked.Anonymous = r.Anonymous(req.Path, req.Preflight)
+		return asked
+	}
+	var ok bool
+	if asked.Token, ok = t.Memo().Load().(*policy.Token); !ok || !asked.Token.Of(r) {
+		asked.Token = r.Token(t.Issuer, t.Subject, t.ClientID, t.Claims)
+		t.Memo().Store(asked.Token)
+	}
+	return asked
+}
+
+// evaluate asks the policy, and holds its answer and the token to what no policy
+// decides.
+func (s *Service) evaluate(ctx context.Context, r *policy.Revision, asked *policy.Question, q *Question, t *token.Token, at time.Duration, deadline time.Time) (*kept, policy.Decision, error) {
+	facts := s.reading(t, deadline)
+	k := &kept{revision: r}
+	var d policy.Decision
+	var err error
+	if t != nil {
+		if k.notBefore, err = stillWelcome(ctx, t, facts); err != nil {
+			return nil, d, err
+		}
+	}
+	if d, err = s.cfg.Engine.Decide(ctx, r, asked, facts, deadline); err != nil {
+		return nil, d, err
+	}
+	if k.answer, err = s.answer(d, r, t, &q.Request); err != nil {
+		return nil, d, err
+	}
+	k.facts = facts.Record()
+	if d.Keep >= 0 {
+		k.until = at + max(d.Keep, 1) // 0 stands for ever
+	}
+	return k, d, nil
 }
 
 // Identify verifies a token and holds it to what no policy decides. It fails with
 // an iam.Error: Unauthenticated, or Unavailable where that is not known now.
 func (s *Service) Identify(ctx context.Context, raw string) (*token.Token, error) {
-	t, _, err := s.identify(ctx, raw, "", time.Now().Add(s.cfg.Deadline))
+	deadline := time.Now().Add(s.cfg.Deadline)
+	t, err := s.cfg.Verifier.Verify(ctx, raw, "", deadline)
+	if err != nil {
+		return nil, err
+	}
+	_, err = stillWelcome(ctx, t, s.reading(t, deadline))
 	return t, err
 }
 
-// identify returns no token where none was given, and the token with the error
-// where it was verified but is no longer welcome.
-func (s *Service) identify(ctx context.Context, raw, idp string, deadline time.Time) (*token.Token, *directory.Reading, error) {
-	if raw == "" {
-		return nil, s.cfg.Directory.Reading(directory.Asker{}, deadline), nil
+// reading is the view of the facts on behalf of t, or of nobody.
+func (s *Service) reading(t *token.Token, deadline time.Time) *directory.Reading {
+	if t == nil {
+		return s.cfg.Directory.Reading(directory.Asker{}, deadline)
 	}
-	t, err := s.cfg.Verifier.Verify(ctx, raw, idp, deadline)
-	if err != nil {
-		return nil, nil, err
-	}
-	facts := s.cfg.Directory.Reading(asker(t), deadline)
-	return t, facts, stillWelcome(ctx, t, facts)
-}
-
-func asker(t *token.Token) directory.Asker {
-	return directory.Asker{Issuer: t.Issuer, Subject: t.Subject, ClientID: t.ClientID, Misses: t.Misses()}
+	return s.cfg.Directory.Reading(directory.Asker{Issuer: t.Issuer, Subject: t.Subject, ClientID: t.ClientID, Misses: t.Misses()}, deadline)
 }
 
 // stillWelcome holds what no policy decides: a managed client that is not active
-// refuses its tokens, a person's too, and the kill switches work.
-func stillWelcome(ctx context.Context, t *token.Token, facts *directory.Reading) error {
+// refuses its tokens, a person's too, and the kill switches work. It returns the
+// later of the two switches.
+func stillWelcome(ctx context.Context, t *token.Token, facts *directory.Reading) (notBefore time.Time, err error) {
 	if t.ClientID != "" {
 		c, err := facts.Client(ctx, t.Issuer, t.ClientID)
 		if err != nil {
-			return err
+			return notBefore, err
 		}
 		if c.Known && c.Status != iam.ClientActive {
-			return refused("client_" + c.Status)
+			return notBefore, refused("client_" + c.Status)
 		}
-		if t.IssuedAt.Before(c.TokensNotBefore) {
-			return refused("token_revoked")
+		notBefore = c.TokensNotBefore
+	}
+	if !t.Program() {
+		u, err := facts.User(ctx, t.Issuer, t.Subject)
+		if err != nil {
+			return notBefore, err
+		}
+		if u.TokensNotBefore.After(notBefore) {
+			notBefore = u.TokensNotBefore
 		}
 	}
-	if t.Program() {
-		return nil
+	if t.IssuedAt.Before(notBefore) {
+		return notBefore, refused("token_revoked")
 	}
-	u, err := facts.User(ctx, t.Issuer, t.Subject)
-	if err != nil {
-		return err
-	}
-	if t.IssuedAt.Before(u.TokensNotBefore) {
-		return refused("token_revoked")
-	}
-	return nil
+	return notBefore, nil
 }
 
 func refused(code string) error {
 	return &iam.Error{Kind: iam.Unauthenticated, Code: code, Detail: "the token is not valid"}
 }
 
-// anonymous reports whether the bundle in force declares the request anonymous.
-func (s *Service) anonymous(r Request) bool {
-	rev := s.cfg.Engine.Revision()
-	return rev != nil && rev.Anonymous(r.Path, r.Preflight)
-}
-
 // answer holds the policy to what it may say.
-func (s *Service) answer(d policy.Decision, t *token.Token, r Request) (Answer, error) {
+func (s *Service) answer(d policy.Decision, r *policy.Revision, t *token.Token, req *Request) (Answer, error) {
 	a := Answer{HadToken: t != nil, DecisionID: newDecisionID()}
 	if !d.Allow {
 		a.Status, a.Code = d.Status, "not_granted"
@@ -219,7 +287,7 @@ func (s *Service) answer(d policy.Decision, t *token.Token, r Request) (Answer, 
 		return a, &iam.Error{Kind: iam.Internal, Code: "policy_error", Detail: "the policy is broken", Cause: errors.New(why)}
 	}
 	switch {
-	case t == nil && !(d.Anonymous && d.Revision.Anonymous(r.Path, r.Preflight)):
+	case t == nil && !(d.Anonymous && r.Anonymous(req.Path, req.Preflight)):
 		return broken("it allows a request without a token, which the bundle does not declare anonymous")
 	case t == nil:
 		clear(d.Values) // nobody is nobody
@@ -234,12 +302,12 @@ func (s *Service) answer(d policy.Decision, t *token.Token, r Request) (Answer, 
 			return broken("its header " + s.cfg.Engine.Headers()[i] + " is not the tenant it answers with")
 		}
 	}
-	a.Allowed, a.Values = true, d.Values
+	a.Allowed, a.Values, a.Tenant = true, d.Values, d.Tenant
 	if s.decision >= 0 {
 		a.Values[s.decision] = a.DecisionID
 	}
 	if s.revision >= 0 {
-		a.Values[s.revision] = d.Revision.ID
+		a.Values[s.revision] = r.ID
 	}
 	size := 0
 	for i, name := range s.cfg.Engine.Headers() {
@@ -264,7 +332,7 @@ func sizes(names, values []string) string {
 
 // refuse turns what is wrong with the caller into an answer, and logs it; what is
 // wrong with us stays an error.
-func (s *Service) refuse(ctx context.Context, err error, q Question, t *token.Token) (Answer, error) {
+func (s *Service) refuse(ctx context.Context, err error, q *Question, t *token.Token) (Answer, error) {
 	a := Answer{HadToken: q.Token != "", Code: iam.CodeOf(err)}
 	switch iam.KindOf(err) {
 	case iam.Unauthenticated:
@@ -280,35 +348,51 @@ func (s *Service) refuse(ctx context.Context, err error, q Question, t *token.To
 	if t != nil {
 		level = slog.LevelInfo
 	}
-	s.cfg.Log.LogAttrs(ctx, level, "refused", append(who(q, t), slog.String("code", a.Code), slog.Any("err", err))...)
+	if s.cfg.Log.Enabled(ctx, level) {
+		s.cfg.Log.LogAttrs(ctx, level, "refused", append(who(q, t), slog.String("code", a.Code), slog.Any("err", err))...)
+	}
 	return a, nil
 }
 
-// note logs every deny of somebody known, and a sample of the rest. Never a token.
-func (s *Service) note(ctx context.Context, a Answer, d policy.Decision, q Question, t *token.Token) {
-	outcome := "denied"
-	if a.Allowed {
-		outcome = "allowed"
+// outcome is what an answer counts as.
+func outcome(k *kept) (outcome, code string) {
+	if k.answer.Allowed {
+		return "allowed", ""
 	}
-	code := a.Code
-	if code != "" && !d.Revision.HasCode(code) {
-		code = "other" // labels are not for a policy to make up
+	if !k.revision.HasCode(k.answer.Code) {
+		return "denied", "other" // labels are not for a policy to make up
 	}
-	s.cfg.OnDecision(outcome, code, d.Took)
-	if t == nil && !a.Allowed || a.Allowed && (s.cfg.SampleLog <= 0 || mrand.Float64() >= s.cfg.SampleLog) { //nolint:gosec // sampling is no secret
-		return
-	}
+	return "denied", k.answer.Code
+}
+
+// note counts and logs an evaluation. Never a token.
+func (s *Service) note(ctx context.Context, k *kept, d policy.Decision, q *Question, t *token.Token) {
+	out, code := outcome(k)
+	s.cfg.OnDecision(out, code, d.Took)
 	codes := make([]string, len(d.Reasons))
 	for i, r := range d.Reasons {
 		codes[i] = r.Code
 	}
-	s.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "decision", append(who(q, t),
-		slog.String("outcome", outcome), slog.String("decision_id", a.DecisionID), slog.String("revision", d.Revision.ID),
-		slog.String("tenant", d.Tenant), slog.Any("codes", codes), slog.Duration("took", d.Took))...)
+	s.log(ctx, out, k, q, t, slog.Any("codes", codes), slog.Duration("took", d.Took))
+}
+
+// repeat counts an answer from the cache, and logs a sample.
+func (s *Service) repeat(ctx context.Context, k *kept, q *Question, t *token.Token) {
+	out, code := outcome(k)
+	s.cfg.OnDecision(out, code, 0)
+	if s.cfg.SampleLog > 0 && mrand.Float64() < s.cfg.SampleLog { //nolint:gosec // sampling is no secret
+		s.log(ctx, out, k, q, t, slog.Bool("repeated", true))
+	}
+}
+
+func (s *Service) log(ctx context.Context, outcome string, k *kept, q *Question, t *token.Token, more ...slog.Attr) {
+	attrs := append(who(q, t), slog.String("outcome", outcome), slog.String("decision_id", k.answer.DecisionID),
+		slog.String("revision", k.revision.ID), slog.String("tenant", k.answer.Tenant))
+	s.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "decision", append(attrs, more...)...)
 }
 
 // who names the parties by pseudonymous ids.
-func who(q Question, t *token.Token) []slog.Attr {
+func who(q *Question, t *token.Token) []slog.Attr {
 	attrs := []slog.Attr{
 		slog.String("gateway", q.Request.Gateway), slog.String("method", q.Request.Method), slog.String("path", q.Request.Path),
 		slog.String("tenant_hint", q.TenantHint),
@@ -324,41 +408,4 @@ func newDecisionID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	return base64.RawURLEncoding.EncodeToString(b[:])
-}
-
-// Terms of the input that do not change.
-var (
-	termToken   = ast.StringTerm("token")
-	termRequest = ast.StringTerm("request")
-	termNow     = ast.StringTerm("now")
-	termAnon    = ast.Item(ast.StringTerm("anonymous"), ast.BooleanTerm(true))
-	termNotAnon = ast.Item(ast.StringTerm("anonymous"), ast.BooleanTerm(false))
-	termFields  = [...]*ast.Term{
-		ast.StringTerm("gateway"), ast.StringTerm("method"), ast.StringTerm("scheme"), ast.StringTerm("host"),
-		ast.StringTerm("path"), ast.StringTerm("raw_path"), ast.StringTerm("client_ip"), ast.StringTerm("tenant_hint"),
-	}
-)
-
-// input is what Rego sees. What is not known is absent, never "".
-func (s *Service) input(q Question, t *token.Token, anonymous bool, now time.Time) ast.Value {
-	r := q.Request
-	request := ast.NewObjectWithCapacity(9)
-	for i, v := range [...]string{r.Gateway, r.Method, r.Scheme, r.Host, r.Path, r.RawPath, r.ClientIP, q.TenantHint} {
-		if v != "" {
-			request.Insert(termFields[i], ast.InternedTerm(v))
-		}
-	}
-	a := termNotAnon
-	if anonymous {
-		a = termAnon
-	}
-	request.Insert(a[0], a[1])
-	in := ast.NewObjectWithCapacity(4)
-	if t != nil {
-		in.Insert(termToken, ast.NewTerm(t.Claims))
-	}
-	in.Insert(termRequest, ast.NewTerm(request))
-	in.Insert(termNow, ast.NewTerm(ast.Number(strconv.FormatInt(now.Unix(), 10))))
-	in.Insert(s.settings[0], s.settings[1])
-	return in
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -179,9 +178,7 @@ func (h *enrichHandler) question(r *http.Request, rest string) (enrich.Question,
 		}
 	} else {
 		req.Host = "" // the gateway's name for us, not the client's for it
-		if peer.IsValid() {
-			req.ClientIP = peer.String()
-		}
+		req.ClientIP = peer
 	}
 	if rawPath != "" {
 		req.RawPath = rawPath
@@ -265,24 +262,28 @@ func (h *enrichHandler) forwarded(r *http.Request, req *enrich.Request, rest str
 
 // clientIP is the last address of X-Forwarded-For that no trusted proxy wrote
 // about itself.
-func (h *enrichHandler) clientIP(header http.Header, peer netip.Addr) (string, error) {
+func (h *enrichHandler) clientIP(header http.Header, peer netip.Addr) (netip.Addr, error) {
 	at := peer
-	hops := strings.Split(strings.Join(header["X-Forwarded-For"], ","), ",")
-	for i := len(hops) - 1; i >= 0 && h.trusts(at); i-- {
-		hop := strings.TrimSpace(hops[i])
-		if hop == "" {
-			break
+	lines := header["X-Forwarded-For"]
+	for i := len(lines) - 1; i >= 0; i-- {
+		for rest, more := lines[i], true; more && h.trusts(at); {
+			var hop string
+			if comma := strings.LastIndexByte(rest, ','); comma >= 0 {
+				rest, hop = rest[:comma], rest[comma+1:]
+			} else {
+				hop, more = rest, false
+			}
+			if hop = strings.TrimSpace(hop); hop == "" {
+				return at, nil
+			}
+			addr, err := netip.ParseAddr(hop)
+			if err != nil {
+				return at, malformed("X-Forwarded-For holds what is no address")
+			}
+			at = addr.Unmap()
 		}
-		addr, err := netip.ParseAddr(hop)
-		if err != nil {
-			return "", malformed("X-Forwarded-For holds what is no address")
-		}
-		at = addr.Unmap()
 	}
-	if !at.IsValid() {
-		return "", nil
-	}
-	return at.String(), nil
+	return at, nil
 }
 
 func (h *enrichHandler) trusts(peer netip.Addr) bool {
@@ -297,12 +298,8 @@ func (h *enrichHandler) trusts(peer netip.Addr) bool {
 // peerOf is who is at the other end of the connection; the zero Addr where that
 // is no IP address.
 func peerOf(r *http.Request) netip.Addr {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return netip.Addr{}
-	}
-	addr, _ := netip.ParseAddr(host) // not one: the zero Addr
-	return addr.Unmap()
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // not one: the zero Addr
+	return peer.Addr().Unmap()
 }
 
 // normalise returns the path that a backend will see, and refuses one that two

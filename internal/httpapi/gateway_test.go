@@ -531,7 +531,8 @@ func TestADatabaseThatDiesMakesNobodySomebodyElse(t *testing.T) {
 	if _, err := postgres.Migrate(ctx, server.URL, postgres.Up); err != nil {
 		t.Fatal(err)
 	}
-	w := newWorld(t, settings{url: server.URL, facts: directory.Config{FreshFor: 50 * time.Millisecond, MaxStale: 8 * time.Second}})
+	w := newWorld(t, settings{url: server.URL, facts: directory.Config{MaxStale: 8 * time.Second}})
+	w.unsettled = true
 	alice, bob, carol := bearer(w.mint("alice", nil)), bearer(w.mint("bob", nil)), bearer(w.mint("carol", nil))
 	expect := func(auth string, status int, roles string) {
 		t.Helper()

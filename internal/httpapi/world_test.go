@@ -23,6 +23,7 @@ import (
 	"iam-service/internal/devstack/devrauth"
 	"iam-service/internal/directory"
 	"iam-service/internal/enrich"
+	"iam-service/internal/feed"
 	"iam-service/internal/httpapi"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
@@ -45,6 +46,8 @@ type world struct {
 	db           *postgres.DB
 	engine       *policy.Engine
 	facts        *directory.Store
+	feed         *feed.Feed
+	unsettled    bool // ask does not wait for what was changed before
 	url          string
 	logs         *syncBuffer
 
@@ -123,19 +126,22 @@ func newWorld(t *testing.T, s settings) *world {
 	t.Cleanup(stop)
 	w.ok(verifier.Start(running, time.Now().Add(5*time.Second)))
 
-	w.engine, err = policy.NewEngine(policy.Config{Headers: s.headers, Log: log, Limit: 2 * time.Second})
+	w.engine, err = policy.NewEngine(policy.Config{Headers: s.headers, Settings: map[string]string{"unknown_users": s.unknown}, Log: log, Limit: 2 * time.Second})
 	w.ok(err)
 	w.load(s)
 	s.facts.Issuers = issuers
 	if s.facts.Wait == 0 {
 		s.facts.Wait = 5 * time.Second
 	}
-	if s.facts.FreshFor == 0 {
-		s.facts.FreshFor = time.Nanosecond // a change counts at once
-	}
 	w.facts = directory.New(w.db, s.facts)
+	w.feed = feed.New(feed.Config{Source: w.db, Store: w.facts, Log: log})
+	var hearing sync.WaitGroup
+	hearing.Go(func() { w.feed.Run(running) })
+	t.Cleanup(hearing.Wait)
+	t.Cleanup(stop)
+	w.ok(w.feed.Started(ctx))
 	enricher := enrich.New(enrich.Config{
-		Verifier: verifier, Directory: w.facts, Engine: w.engine, Issuers: issuers, Unknown: s.unknown, Deadline: 10 * time.Second,
+		Verifier: verifier, Directory: w.facts, Engine: w.engine, Issuers: issuers, Deadline: 10 * time.Second,
 		HeaderMax: s.headerMax, SampleLog: 1, Log: log,
 	})
 	var trusted []netip.Prefix
@@ -203,6 +209,9 @@ func mintBy(w *world, p *devrauth.Server, user string, more map[string]any) stri
 // returns the status, the header lines as they came, and the body.
 func (w *world) ask(requestLine string, lines ...string) (int, []string, string) {
 	w.Helper()
+	if !w.unsettled {
+		w.feed.Settle(ctx)
+	}
 	conn, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
 	w.ok(err)
 	defer conn.Close()

@@ -52,11 +52,14 @@ type Revision struct {
 	Since  time.Time `json:"since"`
 
 	Headers          []string `json:"headers"`          // declared
-	Inputs           []string `json:"reads_input"`      // the paths of input it can see
+	CacheKey         []string `json:"cache_key"`        // the paths of input it can see: what a kept answer is found by
 	Nondeterministic []string `json:"nondeterministic"` // builtins it uses that may answer differently each time
+	Capped           bool     `json:"cache_capped"`     // its answers are kept for a second at most: it looks at the time, or is nondeterministic
+	Warnings         []string `json:"warnings,omitempty"`
 
 	query    rego.PreparedEvalQuery
 	declares []bool // parallel to Engine.Headers
+	view     view
 
 	anonymousPaths []string
 	preflight      bool
@@ -244,10 +247,9 @@ func (r *Revision) report(compiler *ast.Compiler) error {
 	}
 	for _, ref := range refs {
 		if ref.HasPrefix(ast.InputRootRef) {
-			r.Inputs = append(r.Inputs, ref.String())
+			r.view.see(ref)
 		}
 	}
-	slices.Sort(r.Inputs)
 	found := map[string]bool{}
 	r.codes = map[string]bool{"not_granted": true} // what Go says for a deny without a reason
 	for _, m := range compiler.Modules {
@@ -258,12 +260,21 @@ func (r *Revision) report(compiler *ast.Compiler) error {
 		}
 		// All references, not compiler.Required: that misses calls in "every" and "with".
 		ast.WalkRefs(m, func(ref ast.Ref) bool {
-			if b := ast.BuiltinMap[ref.String()]; b != nil && b.Nondeterministic {
+			if b := ast.BuiltinMap[ref.String()]; b != nil && (b.Nondeterministic || slices.Contains(unflagged, b.Name)) {
 				found[b.Name] = true
 			}
 			return false
 		})
 	}
 	r.Nondeterministic = slices.Sorted(maps.Keys(found))
+	r.CacheKey = r.view.paths()
+	r.Capped = r.view.now || len(r.Nondeterministic) > 0
+	r.Warnings = r.warnings()
 	return nil
+}
+
+// unflagged look at the clock, and OPA does not say so. The sandbox has none of
+// them now; whoever lets one in need not remember this.
+var unflagged = []string{
+	"crypto.x509.parse_and_verify_certificates", "crypto.x509.parse_and_verify_certificates_with_options", "io.jwt.decode_verify",
 }

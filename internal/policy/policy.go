@@ -26,6 +26,7 @@ import (
 	"log/slog"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -80,20 +81,22 @@ type Facts interface {
 
 // Config of an Engine.
 type Config struct {
-	Headers []string      // what the gateways are configured for; nil: DefaultHeaders
-	Limit   time.Duration // of one evaluation's own time; 0: 50 ms
-	Log     *slog.Logger
-	OnOffer func(accepted bool) // told of each candidate; may be nil
+	Headers  []string          // what the gateways are configured for; nil: DefaultHeaders
+	Limit    time.Duration     // of one evaluation's own time; 0: 50 ms
+	Settings map[string]string // input.settings
+	Log      *slog.Logger
+	OnOffer  func(accepted bool) // told of each candidate; may be nil
 }
 
 // Engine answers questions under the revision in force. It is safe for
 // concurrent use; a new revision is swapped in between two answers, never within
 // one.
 type Engine struct {
-	cfg     Config
-	names   []string       // cfg.Headers in canonical form
-	index   map[string]int // canonical name → place in names
-	current atomic.Pointer[Revision]
+	cfg      Config
+	names    []string       // cfg.Headers in canonical form
+	index    map[string]int // canonical name → place in names
+	settings *ast.Term
+	current  atomic.Pointer[Revision]
 
 	offering sync.Mutex // one candidate at a time
 	lastSeen string     // digest of the last candidate, accepted or not; under offering
@@ -115,7 +118,11 @@ func NewEngine(cfg Config) (*Engine, error) {
 	if err := CheckHeaders(cfg.Headers); err != nil {
 		return nil, err
 	}
-	e := &Engine{cfg: cfg, index: map[string]int{}}
+	settings := ast.NewObject()
+	for k, v := range cfg.Settings {
+		settings.Insert(ast.StringTerm(k), ast.StringTerm(v))
+	}
+	e := &Engine{cfg: cfg, index: map[string]int{}, settings: ast.NewTerm(settings)}
 	for i, n := range cfg.Headers {
 		c := http.CanonicalHeaderKey(n)
 		e.names = append(e.names, c)
@@ -174,7 +181,7 @@ func (e *Engine) Offer(ctx context.Context, c *Candidate) error {
 	e.refused.Store(nil)
 	e.cfg.OnOffer(true)
 	e.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "policy in force", slog.String("revision", r.ID), slog.String("name", r.Name),
-		slog.String("source", r.Source), slog.Any("reads_input", r.Inputs))
+		slog.String("source", r.Source), slog.Any("cache_key", r.CacheKey))
 	return nil
 }
 
@@ -224,32 +231,30 @@ type Decision struct {
 	Tenant    string
 	Values    []string // parallel to Engine.Headers; "" where there is nothing to say
 	Reasons   []Reason
-	Revision  *Revision
+	Keep      time.Duration // how long the answer may be used again while nothing changes; negative: as long as one likes
 	Took      time.Duration // the evaluation's own time, without waiting for facts
 }
 
 // ErrNoPolicy says that nothing is in force yet.
 var ErrNoPolicy = &iam.Error{Kind: iam.Unavailable, Code: "no_policy", Detail: "no policy is in force yet"}
 
-// Decide evaluates the entrypoint of the revision in force. It fails with an
-// iam.Error: Unavailable when time ran out or the facts could not be read,
-// Internal when the policy is broken, Forbidden when what it answered cannot be
-// carried by a header.
-func (e *Engine) Decide(ctx context.Context, input ast.Value, facts Facts, now, deadline time.Time) (Decision, error) {
-	r := e.current.Load()
-	if r == nil {
-		return Decision{}, ErrNoPolicy
-	}
+// capped is how long an answer of a revision is kept that may differ by itself.
+const capped = time.Second
+
+// Decide evaluates the entrypoint of r. It fails with an iam.Error: Unavailable
+// when time ran out or the facts could not be read, Internal when the policy is
+// broken, Forbidden when what it answered cannot be carried by a header.
+func (e *Engine) Decide(ctx context.Context, r *Revision, q *Question, facts Facts, deadline time.Time) (Decision, error) {
 	began := time.Now()
 	ev := &evaluation{facts: facts, ctx: ctx, began: began, waited: facts.Waited(), limit: e.cfg.Limit, deadline: deadline}
 	rs, err := r.query.Eval(ctx,
-		rego.EvalParsedInput(input),
+		rego.EvalParsedInput(r.input(q, e.settings)),
 		rego.EvalTransaction(ev),
 		rego.EvalBaseCache(ev),
 		rego.EvalExternalCancel(ev),
 		rego.EvalGenerateJSON(rawTerm),
 		rego.EvalMetrics(noMetrics),
-		rego.EvalTime(now),
+		rego.EvalTime(q.Now),
 	)
 	ended := time.Now()
 	if err == nil && ev.late(ended) {
@@ -264,7 +269,10 @@ func (e *Engine) Decide(ctx context.Context, input ast.Value, facts Facts, now, 
 	if err != nil {
 		return Decision{}, err
 	}
-	d.Revision, d.Took = r, took
+	d.Took = took
+	if r.Capped && (d.Keep < 0 || d.Keep > capped) {
+		d.Keep = capped
+	}
 	return d, nil
 }
 
@@ -298,6 +306,7 @@ var (
 	keyReasons   = ast.StringTerm("reasons")
 	keyCode      = ast.StringTerm("code")
 	keyTitle     = ast.StringTerm("title")
+	keyTTL       = ast.StringTerm("ttl")
 )
 
 // decision reads the answer strictly: what is not of the agreed shape is an
@@ -318,7 +327,7 @@ func (e *Engine) decision(rs rego.ResultSet, r *Revision) (Decision, error) {
 	if !ok {
 		return Decision{}, broken(r, "the answer has no boolean allow")
 	}
-	d := Decision{Allow: allow, Status: http.StatusForbidden}
+	d := Decision{Allow: allow, Status: http.StatusForbidden, Keep: -1}
 	if t := doc.Get(keyStatus); t != nil {
 		n, _ := t.Value.(ast.Number) // "" is refused below
 		switch n {
@@ -340,6 +349,14 @@ func (e *Engine) decision(rs rego.ResultSet, r *Revision) (Decision, error) {
 			return Decision{}, broken(r, "tenant is no string")
 		}
 		d.Tenant = string(s)
+	}
+	if t := doc.Get(keyTTL); t != nil {
+		n, _ := t.Value.(ast.Number) // "" is refused below
+		seconds, err := strconv.ParseFloat(string(n), 64)
+		if err != nil || seconds < 0 {
+			return Decision{}, broken(r, "ttl is %v, a number of seconds from 0 on is allowed", t.Value)
+		}
+		d.Keep = time.Duration(min(seconds, 1e9) * float64(time.Second))
 	}
 	var err error
 	if d.Reasons, err = reasons(doc.Get(keyReasons)); err != nil {

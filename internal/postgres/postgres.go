@@ -38,6 +38,7 @@ const (
 // Config of a store.
 type Config struct {
 	URL     string      // as libpq takes it; may lead to a transaction pooler
+	Listen  string      // for the feed: must be direct; "": URL
 	Issuers iam.Issuers // whom a written fact may speak of
 	Conns   int32       // connections of each pool; 0: 10
 
@@ -49,6 +50,7 @@ type Config struct {
 type DB struct {
 	facts, admin             *pgxpool.Pool
 	issuers                  iam.Issuers
+	listenURL                string
 	factsAcquire, factsLimit time.Duration
 }
 
@@ -94,7 +96,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason
 		return nil, err
 	}
 	return &DB{
-		facts: facts, admin: admin, issuers: cfg.Issuers,
+		facts: facts, admin: admin, issuers: cfg.Issuers, listenURL: cmp.Or(cfg.Listen, cfg.URL),
 		factsAcquire: cmp.Or(cfg.FactsAcquire, 50*time.Millisecond), factsLimit: cmp.Or(cfg.FactsLimit, 100*time.Millisecond),
 	}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/pprof"
 	"runtime"
@@ -66,7 +67,37 @@ type Metrics struct {
 	evaluated prometheus.Histogram
 	offers    *prometheus.CounterVec
 
-	series sync.Map // seriesKey → series: label values resolved once
+	requestSeries  resolved[requestKey, requestSeries]
+	decisionSeries resolved[decisionKey, prometheus.Counter]
+	delay          prometheus.Histogram
+}
+
+// resolved keeps what label values lead to, so that a request looks it up without
+// garbage. There are few, so the map is copied for each new one.
+type resolved[K comparable, V any] struct {
+	mu  sync.Mutex
+	all atomic.Pointer[map[K]V]
+}
+
+func (r *resolved[K, V]) get(k K, resolve func() V) V {
+	if all := r.all.Load(); all != nil {
+		if v, ok := (*all)[k]; ok {
+			return v
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := map[K]V{}
+	if all := r.all.Load(); all != nil {
+		maps.Copy(next, *all)
+	}
+	v, ok := next[k]
+	if !ok {
+		v = resolve()
+		next[k] = v
+		r.all.Store(&next)
+	}
+	return v
 }
 
 // NewMetrics registers all metrics on a registry of its own, those of errors with
@@ -98,12 +129,16 @@ func NewMetrics(b Build, databaseReasons []string) *Metrics {
 			Name: "iam_policy_candidates_total", Help: "Policies that were offered to the gate.",
 		}, []string{"result"}),
 	}
+	m.delay = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "iam_feed_delay_seconds", Help: "Time from sending a beat of our own through the pool to hearing it: how late a change is heard.",
+		Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2},
+	})
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "iam_build_info", Help: "What program this is; always 1.",
 		ConstLabels: prometheus.Labels{"version": b.Version, "revision": b.Revision, "go": b.Go},
 	})
 	info.Set(1)
-	m.Registry.MustRegister(m.requests, m.durations, m.database, m.idp, m.decisions, m.evaluated, m.offers, info,
+	m.Registry.MustRegister(m.requests, m.durations, m.database, m.idp, m.decisions, m.evaluated, m.offers, m.delay, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, r := range databaseReasons {
 		m.database.WithLabelValues(r)
@@ -119,12 +154,14 @@ func NewMetrics(b Build, databaseReasons []string) *Metrics {
 	return m
 }
 
-type seriesKey struct {
+type requestKey struct {
 	handler, gateway, method string
 	status                   int
 }
 
-type series struct {
+type decisionKey struct{ outcome, code string }
+
+type requestSeries struct {
 	count prometheus.Counter
 	took  prometheus.Observer
 }
@@ -140,14 +177,11 @@ func (m *Metrics) Request(handler, gateway, method string, status int, took time
 	if !methods[method] {
 		method = "other"
 	}
-	k := seriesKey{handler, gateway, method, status}
-	x, ok := m.series.Load(k)
-	if !ok {
-		x, _ = m.series.LoadOrStore(k, series{
+	s := m.requestSeries.get(requestKey{handler, gateway, method, status}, func() requestSeries {
+		return requestSeries{
 			m.requests.WithLabelValues(handler, gateway, method, strconv.Itoa(status)), m.durations.WithLabelValues(handler),
-		})
-	}
-	s := x.(series) //nolint:forcetypeassert // nothing else is stored
+		}
+	})
 	s.count.Inc()
 	s.took.Observe(took.Seconds())
 }
@@ -160,11 +194,16 @@ func (m *Metrics) IdPError(operation, reason string) { m.idp.WithLabelValues(ope
 
 // Decision counts one. Codes come from the METADATA of policies, so they are few.
 func (m *Metrics) Decision(outcome, code string, took time.Duration) {
-	m.decisions.WithLabelValues(outcome, code).Inc()
+	m.decisionSeries.get(decisionKey{outcome, code}, func() prometheus.Counter {
+		return m.decisions.WithLabelValues(outcome, code)
+	}).Inc()
 	if took > 0 {
 		m.evaluated.Observe(took.Seconds())
 	}
 }
+
+// FeedDelay observes how long a beat was under way.
+func (m *Metrics) FeedDelay(d time.Duration) { m.delay.Observe(d.Seconds()) }
 
 // Candidate counts a policy that was offered.
 func (m *Metrics) Candidate(accepted bool) {

@@ -34,9 +34,9 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/open-policy-agent/opa/v1/ast"
 
+	"iam-service/internal/bounded"
 	"iam-service/internal/iam"
 )
 
@@ -46,6 +46,7 @@ const (
 	skew          = 5 * time.Second // how far "nbf" and "iat" may lie ahead of our clock; "exp" gets none
 	missesBurst   = 20              // look-ups in vain that one token may cause at once,
 	missesPerSec  = 2               // and for ever
+	weightOfText  = 6               // bytes that one byte of a token takes in memory
 )
 
 // algorithms that a token may be signed with.
@@ -74,6 +75,7 @@ type Config struct {
 	IntrospectionTTL time.Duration // how long a positive answer is used; 0: 10 s
 	Wait             time.Duration // longest wait of one request for keys or introspection; 0: 60 ms
 	Entries          int           // verified tokens kept; 0: 10,000
+	Bytes            int64         // most bytes they may weigh, estimated; 0: 32 MiB
 	Keeper           Keeper        // may be nil
 	Log              *slog.Logger
 	OnError          func(operation, reason string) // told of each failure of an issuer; may be nil
@@ -101,7 +103,13 @@ type Token struct {
 	signedBy  *signingKey // nil: introspected
 	until     time.Time   // of an introspected one: when to ask again
 	misses    misses
+	memo      atomic.Value
+	weight    int64
 }
+
+// Memo is room for whoever uses the token to keep what was worked out from its
+// claims. What is stored must always be of one type.
+func (t *Token) Memo() *atomic.Value { return &t.memo }
 
 // Program reports whether a program speaks for itself: its subject is the
 // client, or it has none (RFC 9068, section 2.2).
@@ -149,10 +157,8 @@ type Verifier struct {
 	cfg     Config
 	issuers map[string]*issuer
 	first   *issuer
-	cache   *lru.Cache[[sha256.Size]byte, *Token]
+	cache   *bounded.Cache[[sha256.Size]byte, *Token]
 	parser  *jwt.Parser
-	hits    atomic.Int64
-	misses  atomic.Int64
 }
 
 // New returns a verifier that holds no keys yet: see Start and KeepFresh.
@@ -167,6 +173,9 @@ func New(cfg Config) (*Verifier, error) {
 	def(&cfg.Wait, 60*time.Millisecond)
 	if cfg.Entries <= 0 {
 		cfg.Entries = 10_000
+	}
+	if cfg.Bytes <= 0 {
+		cfg.Bytes = 32 << 20
 	}
 	if cfg.Client == nil {
 		cfg.Client = NewClient()
@@ -194,7 +203,7 @@ func New(cfg Config) (*Verifier, error) {
 			v.first = is
 		}
 	}
-	v.cache, _ = lru.New[[sha256.Size]byte, *Token](cfg.Entries) // fails only for a size below 1
+	v.cache = bounded.New[[sha256.Size]byte](cfg.Entries, cfg.Bytes, func(t *Token) int64 { return t.weight })
 	v.parser = jwt.NewParser(jwt.WithValidMethods(algorithms), jwt.WithJSONNumber(), jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())
 	return v, nil
 }
@@ -217,16 +226,8 @@ func NewClient() *http.Client {
 	}
 }
 
-// Stats are hits and misses since the start, and tokens kept now.
-type Stats struct {
-	Hits, Misses int64
-	Entries      int
-}
-
 // Stats returns the figures of the cache.
-func (v *Verifier) Stats() Stats {
-	return Stats{Hits: v.hits.Load(), Misses: v.misses.Load(), Entries: v.cache.Len()}
-}
+func (v *Verifier) Stats() bounded.Stats { return v.cache.Stats() }
 
 // invalid says that a token is wrong. What is wrong goes to the log; the caller
 // learns only that it is.
@@ -248,10 +249,10 @@ func (v *Verifier) Verify(ctx context.Context, raw, idp string, deadline time.Ti
 	now := v.cfg.now()
 	sum := sha256.Sum256([]byte(raw))
 	if t, ok := v.cache.Get(sum); ok && v.stillGood(t, now) {
-		v.hits.Add(1)
+		v.cache.Hit()
 		return t, v.inTime(t, idp, now)
 	}
-	v.misses.Add(1)
+	v.cache.Miss()
 	if left := now.Add(v.cfg.Wait); left.Before(deadline) {
 		deadline = left
 	}
@@ -271,6 +272,9 @@ func (v *Verifier) Verify(ctx context.Context, raw, idp string, deadline time.Ti
 	if err := v.inTime(t, idp, now); err != nil {
 		return nil, err
 	}
+	// Claims as terms take some twenty times their text, with what the policy sees
+	// of them (measured: make scale).
+	t.weight = int64(len(raw))*weightOfText + 500
 	v.cache.Add(sum, t)
 	return t, nil
 }

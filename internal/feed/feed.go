@@ -1,0 +1,386 @@
+// Package feed keeps a directory.Store true: it hears every change of a fact and
+// drops what it makes untrue, and it proves that it hears.
+//
+// It owns the connection's life, the proof of freshness, and the order in which
+// things are taken up again after a gap. It does not know SQL (a Source listens and
+// beats), nor what is cached.
+//
+//	        proof                 no proof for 2 s              none for MAX_STALENESS
+//	start ────────▶ fresh ──────────────────────────▶ suspect ──────────────────────▶ stale
+//	                  ▲                                  │ still serving,               │ every read is
+//	                  │                                  │ connecting again             │ an error (503)
+//	                  └─── listen, reset the pool, drop all, prove once ◀───────────────┘
+//
+// A proof is a beat: a notification that was sent through the pool of queries,
+// with the database's clock in it, and heard on the listener. Notifications come
+// in the order of commits, so whoever hears a beat has heard every change that was
+// committed before it was sent, and it shows that pool and listener lead to the
+// same primary. Freshness counts from the moment a beat was sent, never from its
+// reception: one that waited in a buffer proves nothing about now. A replica beats
+// only when it has heard nobody's beat for a second or so; a cluster sends about
+// one a second.
+//
+// What a failure does:
+//
+//   - The listener's connection breaks: noticed at once, connected again after a
+//     jittered pause.
+//   - It dies in silence (a swallowed packet, a lost host): no beat is heard,
+//     suspect after 2 s, connected again.
+//   - The listener lives and the pool is dead: no beat of ours is sent; another
+//     replica's proves that we hear. Loads fail by themselves.
+//   - Both are dead, or lead to different servers: suspect, then stale.
+//   - A pooler that breaks LISTEN: the first beat never arrives, and Start fails.
+//   - A new primary: the old connections break; the new listener stands, the pool
+//     forgets its connections, everything is dropped, and one beat proves that both
+//     lead to the same server. Nothing is dropped before that.
+//   - The process or machine sleeps: the clock runs on, so it wakes up suspect or
+//     stale.
+//   - The database's clock jumps: beats of others seem to come from the future or
+//     from long ago and prove nothing; our own, timed by our own clock, does.
+package feed
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	mrand "math/rand/v2"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"iam-service/internal/directory"
+)
+
+// Source is the database.
+type Source interface {
+	// Listen returns a connection of its own on which changes are heard, to a server
+	// that is not in recovery.
+	Listen(ctx context.Context) (Listener, error)
+	// Beat sends a beat through the pool of queries.
+	Beat(ctx context.Context, nonce string) error
+	// Reset makes the pools forget the connections they have.
+	Reset()
+}
+
+// Listener is one connection. Next returns messages in the order of commits, and
+// an error once the connection is of no more use.
+type Listener interface {
+	Next(ctx context.Context) (Message, error)
+	Close()
+}
+
+// Message is one notification: a beat, a change of everything, or of one key.
+type Message struct {
+	Beat *Beat
+	All  bool
+	Kind directory.Kind
+	Key  directory.Key
+}
+
+// Beat is a proof of life.
+type Beat struct {
+	Nonce string
+	At    time.Duration // the database's clock when it was sent, since 1970
+	Queue float64       // how full the database's queue of notifications was, 0 to 1
+}
+
+// Config of a Feed.
+type Config struct {
+	Source  Source
+	Store   *directory.Store
+	Log     *slog.Logger
+	OnDelay func(time.Duration) // told how long each beat of our own was under way; may be nil
+}
+
+const (
+	quiet        = time.Second            // without anybody's beat before we send one, with jitter
+	suspectAfter = 2 * time.Second        // without a proof
+	beatLimit    = time.Second            // of sending one
+	listenLimit  = 3 * time.Second        // of connecting
+	tick         = 50 * time.Millisecond  // how often it is looked whether a beat is due
+	ahead        = 20 * time.Millisecond  // by how much the database's clock may gain on ours between two beats of our own
+	pauseLeast   = 50 * time.Millisecond  // before connecting again
+	pauseMost    = 500 * time.Millisecond // so that not all replicas load again at once
+)
+
+// State of a feed.
+type State string
+
+// The states.
+const (
+	Fresh   State = "fresh"
+	Suspect State = "suspect"
+	Stale   State = "stale"
+)
+
+// Feed is made by New and works while Run does.
+type Feed struct {
+	cfg   Config
+	name  string // of this replica, in its beats
+	count atomic.Int64
+
+	mu      sync.Mutex
+	waiting map[string]chan struct{} // beats that somebody waits for, by nonce; under mu
+
+	first    sync.Once
+	started  chan struct{} // closed at the first proof
+	listened atomic.Bool   // a listener stood once
+	problem  atomic.Pointer[error]
+	queue    atomic.Uint64 // millionths
+
+	sessions, beats, heard atomic.Int64
+}
+
+// New returns a feed that does nothing yet.
+func New(cfg Config) *Feed {
+	if cfg.OnDelay == nil {
+		cfg.OnDelay = func(time.Duration) {}
+	}
+	return &Feed{cfg: cfg, name: rand.Text()[:12], waiting: map[string]chan struct{}{}, started: make(chan struct{})}
+}
+
+// ErrDeaf says that a listener stands and hears nothing.
+var ErrDeaf = errors.New("nothing that is sent is heard: the connection that listens must be direct, not through a transaction pooler, and lead to the same server and schema")
+
+// Started waits for the first proof, until ctx ends.
+func (f *Feed) Started(ctx context.Context) error {
+	select {
+	case <-f.started:
+		return nil
+	case <-ctx.Done():
+	}
+	if p := f.problem.Load(); p != nil {
+		return *p
+	}
+	if f.listened.Load() {
+		return ErrDeaf
+	}
+	return errors.New("no connection in time")
+}
+
+// State tells of now.
+func (f *Feed) State() State {
+	age, once := f.cfg.Store.Age()
+	switch {
+	case !once || age >= f.cfg.Store.MaxStale():
+		return Stale
+	case age >= suspectAfter:
+		return Suspect
+	}
+	return Fresh
+}
+
+// Problem is why the feed is not fresh; nil where it is.
+func (f *Feed) Problem() error {
+	if f.State() == Fresh {
+		return nil
+	}
+	if p := f.problem.Load(); p != nil {
+		return *p
+	}
+	return ErrDeaf
+}
+
+// Stats are figures since the start; Queue is of the last beat.
+type Stats struct {
+	Sessions, Beats, Heard int64
+	Queue                  float64
+}
+
+// Stats returns the figures of the feed.
+func (f *Feed) Stats() Stats {
+	return Stats{f.sessions.Load(), f.beats.Load(), f.heard.Load(), float64(f.queue.Load()) / 1e6}
+}
+
+func (f *Feed) nonce() string { return f.name + "-" + strconv.FormatInt(f.count.Add(1), 10) }
+
+// settleLimit is how long Settle waits before it takes the short way.
+const settleLimit = 250 * time.Millisecond
+
+// Settle returns once the store rests on nothing that was changed before the call:
+// when a beat sent now is heard, or, where that takes too long, by dropping
+// everything. Whoever has changed a fact calls it before saying so.
+func (f *Feed) Settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleLimit)
+	defer cancel()
+	nonce, heard := f.nonce(), make(chan struct{})
+	f.mu.Lock()
+	f.waiting[nonce] = heard
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		delete(f.waiting, nonce)
+		f.mu.Unlock()
+	}()
+	if err := f.cfg.Source.Beat(ctx, nonce); err == nil {
+		select {
+		case <-heard:
+			return
+		case <-ctx.Done():
+		}
+	}
+	f.cfg.Store.DropAll()
+}
+
+// Run listens until ctx ends.
+func (f *Feed) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		err := f.session(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if p := f.problem.Swap(&err); p == nil || (*p).Error() != err.Error() {
+			f.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "the feed of changes is interrupted", slog.String("state", string(f.State())), slog.Any("err", err))
+		}
+		select {
+		case <-time.After(pauseLeast + mrand.N(pauseMost-pauseLeast)): //nolint:gosec // jitter is no secret
+		case <-ctx.Done():
+		}
+	}
+}
+
+// session is the life of one connection. It returns why that ended.
+func (f *Feed) session(ctx context.Context) error {
+	connecting, cancel := context.WithTimeout(ctx, listenLimit)
+	defer cancel()
+	l, err := f.cfg.Source.Listen(connecting)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	defer l.Close()
+	// The listener stands, so nothing is missed from here on. What was missed before
+	// is not known. The pool goes first: what an old connection reads, to a server
+	// that is no longer the primary, must not be taken for new.
+	f.cfg.Source.Reset()
+	f.cfg.Store.DropAll()
+	f.listened.Store(true)
+	f.sessions.Add(1)
+
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var reader sync.WaitGroup
+	defer reader.Wait()
+	defer stop(nil)
+	messages := make(chan Message, 256)
+	reader.Go(func() {
+		for {
+			m, err := l.Next(ctx)
+			if err != nil {
+				stop(fmt.Errorf("the listener broke: %w", err))
+				return
+			}
+			select {
+			case messages <- m:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	s := session{f: f, pending: map[string]time.Duration{}, proved: f.cfg.Store.Now()}
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	s.send(ctx)
+	for {
+		select {
+		case m := <-messages:
+			s.take(ctx, m)
+		case <-ticker.C:
+			now := f.cfg.Store.Now()
+			if now-s.proved >= suspectAfter {
+				return ErrDeaf
+			}
+			if now >= s.due {
+				s.send(ctx)
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// session is what is known of one connection. Times are by the store's clock.
+type session struct {
+	f       *Feed
+	pending map[string]time.Duration // beats of our own that were not heard yet: when they were sent
+	offset  time.Duration            // our clock less the database's, at most
+	known   bool                     // whether offset is
+	proved  time.Duration            // the last proof, or the beginning
+	due     time.Duration            // when to send the next beat, if nobody else does
+}
+
+// send sends a beat, aside: a pool that is slow must not keep us from hearing.
+func (s *session) send(ctx context.Context) {
+	nonce := s.f.nonce()
+	now := s.f.cfg.Store.Now()
+	if len(s.pending) > 8 {
+		clear(s.pending) // those are lost
+	}
+	s.pending[nonce] = now
+	s.due = now + quiet/2 // again, if this one is lost
+	go func() {
+		ctx, cancel := context.WithTimeout(ctx, beatLimit)
+		defer cancel()
+		if err := s.f.cfg.Source.Beat(ctx, nonce); err != nil {
+			s.f.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "a beat was not sent", slog.Any("err", err))
+			return
+		}
+		s.f.beats.Add(1)
+	}()
+}
+
+// take does what a message says.
+func (s *session) take(ctx context.Context, m Message) {
+	s.f.heard.Add(1)
+	switch {
+	case m.Beat != nil:
+		s.beat(ctx, *m.Beat)
+	case m.All:
+		s.f.cfg.Store.DropAll()
+	default:
+		s.f.cfg.Store.Drop(m.Kind, m.Key)
+	}
+}
+
+// beat works out when b was sent, by our own clock. Of our own beats we know. Of
+// others' we know the database's clock, whose distance our own last one tells: that
+// was sent no later than the database looked at its clock, so what is worked out
+// here is never too young, unless its clock has gained on ours since.
+func (s *session) beat(ctx context.Context, b Beat) {
+	s.f.queue.Store(uint64(b.Queue * 1e6))
+	s.f.mu.Lock()
+	if heard, ok := s.f.waiting[b.Nonce]; ok {
+		delete(s.f.waiting, b.Nonce)
+		close(heard)
+	}
+	s.f.mu.Unlock()
+	now := s.f.cfg.Store.Now()
+	sent, own := s.pending[b.Nonce]
+	switch {
+	case own:
+		delete(s.pending, b.Nonce)
+		s.offset, s.known = sent-b.At, true
+		s.f.cfg.OnDelay(now - sent)
+	case !s.known:
+		return
+	default:
+		sent = b.At + s.offset
+		if sent > now+ahead {
+			s.known = false
+			s.send(ctx)
+			return
+		}
+		sent = min(sent, now)
+	}
+	s.f.cfg.Store.Proved(sent)
+	s.proved = max(s.proved, sent)
+	if now-sent < quiet {
+		s.due = now + quiet*8/10 + mrand.N(quiet*6/10) //nolint:gosec // jitter is no secret
+	}
+	s.f.first.Do(func() { close(s.f.started) })
+	if s.f.problem.Swap(nil) != nil {
+		s.f.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "the feed of changes is fresh")
+	}
+}

@@ -1,0 +1,274 @@
+package policy
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// Field is one string of input.request.
+type Field int
+
+// The fields of input.request, beside anonymous.
+const (
+	Gateway Field = iota
+	Method
+	Scheme
+	Host
+	Path    // normalised
+	RawPath // as it was received
+	ClientIP
+	TenantHint
+	NumFields
+)
+
+var fieldTerms = [NumFields]*ast.Term{
+	ast.StringTerm("gateway"), ast.StringTerm("method"), ast.StringTerm("scheme"), ast.StringTerm("host"),
+	ast.StringTerm("path"), ast.StringTerm("raw_path"), ast.StringTerm("client_ip"), ast.StringTerm("tenant_hint"),
+}
+
+// Question is what is asked of a revision.
+type Question struct {
+	Token     *Token            // nil: none came
+	Fields    [NumFields]string // "" is absent
+	Anonymous bool              // the bundle declares the request anonymous
+	Now       time.Time
+}
+
+// Token is what one revision sees of a verified token.
+type Token struct {
+	revision *Revision
+	value    *ast.Term
+	key      [sha256.Size]byte
+}
+
+// Of reports whether t was made for r.
+func (t *Token) Of(r *Revision) bool { return t.revision == r }
+
+// view is what a revision can see of the input: what its entrypoint refers to, by
+// the compiler's own account (OPA's package dependencies). The same goes into
+// the input that is evaluated and into the key of a kept answer, so that no answer
+// can rest on what its key does not hold.
+type view struct {
+	allClaims bool
+	claims    []string // sorted
+	fields    []Field
+	anonymous bool
+	settings  bool
+	now       bool
+}
+
+// Sees reports whether an answer may depend on f.
+func (r *Revision) Sees(f Field) bool { return slices.Contains(r.view.fields, f) }
+
+// see adds a reference below input.
+func (v *view) see(ref ast.Ref) {
+	first, second := "", ""
+	if len(ref) > 1 {
+		s, _ := ref[1].Value.(ast.String) // a variable: "", which is everything
+		first = string(s)
+	}
+	if len(ref) > 2 {
+		s, _ := ref[2].Value.(ast.String) // as above
+		second = string(s)
+	}
+	switch first {
+	case "":
+		v.allClaims, v.settings, v.now = true, true, true
+		v.request("")
+	case "token":
+		if second == "" {
+			v.allClaims = true
+		} else if !slices.Contains(v.claims, second) {
+			v.claims = append(v.claims, second)
+			slices.Sort(v.claims)
+		}
+	case "request":
+		v.request(second)
+	case "settings":
+		v.settings = true
+	case "now":
+		v.now = true
+	}
+}
+
+// request adds a field of input.request; all for "".
+func (v *view) request(name string) {
+	if name == "" || name == "anonymous" {
+		v.anonymous = true
+	}
+	for f, t := range fieldTerms {
+		if (name == "" || t.Value.Compare(ast.String(name)) == 0) && !slices.Contains(v.fields, Field(f)) {
+			v.fields = append(v.fields, Field(f))
+			slices.Sort(v.fields)
+		}
+	}
+}
+
+// paths names what goes into the key.
+func (v *view) paths() []string {
+	paths := []string{}
+	if v.anonymous {
+		paths = append(paths, "input.request.anonymous")
+	}
+	for _, f := range v.fields {
+		paths = append(paths, "input.request."+fieldName(f))
+	}
+	if v.allClaims {
+		return append(paths, "input.token")
+	}
+	for _, c := range v.claims {
+		paths = append(paths, ast.Ref{ast.InputRootDocument, ast.StringTerm("token"), ast.StringTerm(c)}.String())
+	}
+	return paths
+}
+
+func fieldName(f Field) string {
+	s, _ := fieldTerms[f].Value.(ast.String) // all are
+	return string(s)
+}
+
+// warnings say what makes kept answers rarely of use.
+func (r *Revision) warnings() []string {
+	var w []string
+	if r.view.allClaims {
+		w = append(w, "it looks at input.token as a whole, jti and exp included: no two tokens share an answer; name the claims (input.token.sub)")
+	}
+	for _, f := range r.view.fields {
+		switch f {
+		case Path, RawPath, ClientIP, Host, Method:
+			w = append(w, fmt.Sprintf("it looks at input.request.%s: each value of it is a decision of its own", fieldName(f)))
+		}
+	}
+	if r.view.now {
+		w = append(w, "it looks at input.now: an answer is kept for a second at most; documents end by themselves when a membership expires")
+	}
+	for _, b := range r.Nondeterministic {
+		w = append(w, "it calls "+b+", which may answer differently each time: an answer is kept for a second at most")
+	}
+	return w
+}
+
+// Terms of the input that do not change.
+var (
+	termToken    = ast.StringTerm("token")
+	termRequest  = ast.StringTerm("request")
+	termNow      = ast.StringTerm("now")
+	termSettings = ast.StringTerm("settings")
+	termAnon     = ast.StringTerm("anonymous")
+	termTrue     = ast.BooleanTerm(true)
+	termFalse    = ast.BooleanTerm(false)
+)
+
+// Token returns what r sees of a token with these claims. Make it once for each
+// token and revision.
+func (r *Revision) Token(issuer, subject, clientID string, claims ast.Value) *Token {
+	t := &Token{revision: r, value: ast.NewTerm(claims)}
+	if all, ok := claims.(ast.Object); ok && !r.view.allClaims {
+		seen := ast.NewObjectWithCapacity(len(r.view.claims))
+		for _, c := range r.view.claims {
+			k := ast.InternedTerm(c)
+			if v := all.Get(k); v != nil {
+				seen.Insert(k, v)
+			}
+		}
+		t.value = ast.NewTerm(seen)
+	}
+	// What Go itself decides by is part of the key too.
+	b := appendString(nil, issuer)
+	b = appendString(b, subject)
+	b = appendString(b, clientID)
+	t.key = sha256.Sum256(appendValue(b, t.value.Value))
+	return t
+}
+
+// Key is the identity of a question as r sees it: two questions with one key get
+// one answer, as long as the facts are the same.
+func (r *Revision) Key(q *Question) [sha256.Size]byte {
+	var room [512]byte
+	b := room[:0]
+	if q.Token == nil {
+		b = append(b, 0)
+	} else {
+		b = append(append(b, 1), q.Token.key[:]...)
+	}
+	if q.Anonymous { // Go itself decides by it
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
+	}
+	for _, f := range r.view.fields {
+		b = appendString(b, q.Fields[f])
+	}
+	return sha256.Sum256(b)
+}
+
+// appendString writes the length first: no two lists of strings are written alike.
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// appendValue writes type, length and content: "1", 1, [1], {1}, null, "" and what
+// is not there are all different.
+func appendValue(b []byte, v ast.Value) []byte {
+	switch v := v.(type) {
+	case ast.Null:
+		return append(b, 'n')
+	case ast.Boolean:
+		if v {
+			return append(b, 't')
+		}
+		return append(b, 'f')
+	case ast.Number:
+		return appendString(append(b, '#'), string(v))
+	case ast.String:
+		return appendString(append(b, '"'), string(v))
+	case *ast.Array:
+		b = binary.AppendUvarint(append(b, '['), uint64(v.Len()))
+		v.Foreach(func(t *ast.Term) { b = appendValue(b, t.Value) })
+		return b
+	case ast.Object:
+		b = binary.AppendUvarint(append(b, '{'), uint64(v.Len()))
+		v.Foreach(func(k, t *ast.Term) { b = appendValue(appendValue(b, k.Value), t.Value) }) // sorted
+		return b
+	case ast.Set:
+		b = binary.AppendUvarint(append(b, '<'), uint64(v.Len()))
+		v.Foreach(func(t *ast.Term) { b = appendValue(b, t.Value) }) // sorted
+		return b
+	}
+	return appendString(append(b, '?'), v.String())
+}
+
+// input is what r sees of q. What is not known is absent, never "".
+func (r *Revision) input(q *Question, settings *ast.Term) ast.Value {
+	in := ast.NewObjectWithCapacity(4)
+	if q.Token != nil {
+		in.Insert(termToken, q.Token.value)
+	}
+	request := ast.NewObjectWithCapacity(len(r.view.fields) + 1)
+	for _, f := range r.view.fields {
+		if q.Fields[f] != "" {
+			request.Insert(fieldTerms[f], ast.InternedTerm(q.Fields[f]))
+		}
+	}
+	if r.view.anonymous {
+		if q.Anonymous {
+			request.Insert(termAnon, termTrue)
+		} else {
+			request.Insert(termAnon, termFalse)
+		}
+	}
+	in.Insert(termRequest, ast.NewTerm(request))
+	if r.view.now {
+		in.Insert(termNow, ast.NewTerm(ast.Number(strconv.FormatInt(q.Now.Unix(), 10))))
+	}
+	if r.view.settings {
+		in.Insert(termSettings, settings)
+	}
+	return in
+}

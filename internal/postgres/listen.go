@@ -1,0 +1,117 @@
+package postgres
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/feed"
+)
+
+// Listen returns a connection of its own that hears what the triggers of
+// migrations/00002_change_feed.sql tell.
+func (db *DB) Listen(ctx context.Context) (feed.Listener, error) {
+	cfg, err := pgx.ParseConfig(db.listenURL)
+	if err != nil {
+		return nil, errors.New("the connection string cannot be read") // why could show a password
+	}
+	cfg.ConnectTimeout = connectTimeout
+	cfg.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite // a standby hears nothing
+	cfg.RuntimeParams["application_name"] = "iam-service feed"
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	l := &listener{conn: conn}
+	var channel string
+	err = conn.QueryRow(ctx, `SELECT current_schema(), left('iam_directory_' || current_schema(), 63)`).Scan(&l.schema, &channel)
+	if err == nil {
+		_, err = conn.Exec(ctx, `LISTEN `+pgx.Identifier{channel}.Sanitize())
+	}
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+type listener struct {
+	conn   *pgx.Conn
+	schema string
+}
+
+// Next waits for the next message of our schema.
+func (l *listener) Next(ctx context.Context) (feed.Message, error) {
+	for {
+		n, err := l.conn.WaitForNotification(ctx)
+		if err != nil {
+			return feed.Message{}, err
+		}
+		if m, ours := parse(n.Payload, l.schema); ours {
+			return m, nil
+		}
+	}
+}
+
+// Close ends the connection, without waiting for a server that does not answer.
+func (l *listener) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	_ = l.conn.Close(ctx) // it is of no more use
+}
+
+// parse reads a payload: "v1 <schema> <kind> <key in hex>", "v1 <schema> all" or
+// "v1 <schema> beat <nonce> <clock in µs> <queue>". What it does not understand, a
+// newer version's, is a change of everything.
+func parse(payload, schema string) (m feed.Message, ours bool) {
+	all := feed.Message{All: true}
+	f := strings.Fields(payload)
+	if len(f) < 3 || f[0] != "v1" {
+		return all, true
+	}
+	if f[1] != schema {
+		return feed.Message{}, false // a channel's name is cut: two schemas may share it
+	}
+	switch {
+	case f[2] == "beat" && len(f) == 6:
+		µs, err := strconv.ParseInt(f[4], 10, 64)
+		queue, err2 := strconv.ParseFloat(f[5], 64)
+		if err != nil || err2 != nil {
+			return all, true
+		}
+		return feed.Message{Beat: &feed.Beat{Nonce: f[3], At: time.Duration(µs) * time.Microsecond, Queue: queue}}, true
+	case len(f) == 4 && len(f[2]) == 1 && strings.Contains("utcmg", f[2]) && len(f[3]) == hex.EncodedLen(len(m.Key)):
+		m.Kind = directory.Kind(f[2][0])
+		if _, err := hex.Decode(m.Key[:], []byte(f[3])); err == nil {
+			return m, true
+		}
+	}
+	return all, true
+}
+
+// Beat sends a beat through the pool of look-ups. It is one statement, so that it
+// is sent about when it is committed, and waits for no disk.
+func (db *DB) Beat(ctx context.Context, nonce string) error {
+	_, err := db.facts.Exec(ctx, `
+		SELECT set_config('synchronous_commit', 'off', true),
+		       pg_notify(left('iam_directory_' || current_schema(), 63),
+		                 concat_ws(' ', 'v1', current_schema(), 'beat', $1::text,
+		                           (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, pg_notification_queue_usage()))`, nonce)
+	return wrap("send a beat", err)
+}
+
+// Reset makes both pools forget their connections: they may lead to a server that
+// is the primary no more.
+func (db *DB) Reset() {
+	db.facts.Reset()
+	db.admin.Reset()
+}
+
+var _ feed.Source = (*DB)(nil)

@@ -1,0 +1,246 @@
+-- +goose Up
+
+-- Who changes a fact says so to whoever listens, within the same transaction:
+--
+--   channel  iam_directory_<schema>, cut to 63 bytes
+--   payload  v1 <schema> <kind> <first 16 bytes of the SHA-256 of the key, in hex>
+--            v1 <schema> all
+--
+--   u  the user (issuer, subject), memberships included
+--   c  the client (issuer, client_id)
+--   t  the tenant (id): itself, its roles, its mappings
+--   m  what every member's document says of the tenant (id)
+--   g  the global roles
+--
+-- No name travels. The hash is over kind, NUL, first part, NUL, second part: the
+-- caches have the same. The functions keep the search_path of this migration, so
+-- that it does not matter whose session changes something.
+
+-- +goose StatementBegin
+CREATE FUNCTION iam_fact_hash(kind bytea, a text, b text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE STRICT AS $$
+    SELECT encode(substr(sha256(kind || '\x00'::bytea || convert_to(a, 'UTF8') || '\x00'::bytea || convert_to(b, 'UTF8')), 1, 16), 'hex')
+$$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION iam_notify(what text) RETURNS void
+    LANGUAGE sql SET search_path FROM CURRENT AS $$
+    SELECT pg_notify(left('iam_directory_' || current_schema(), 63), 'v1 ' || current_schema() || ' ' || what)
+$$;
+-- +goose StatementEnd
+
+-- iam_purge makes every replica forget every fact. Call it after a restore or
+-- where replication has written facts: neither fires triggers.
+-- +goose StatementBegin
+CREATE FUNCTION iam_purge() RETURNS void
+    LANGUAGE sql SET search_path FROM CURRENT AS $$
+    SELECT iam_notify('all')
+$$;
+-- +goose StatementEnd
+
+-- iam_announce tells of each distinct key, or of all facts where one statement
+-- changed more than 200.
+-- +goose StatementBegin
+CREATE FUNCTION iam_announce(keys text[]) RETURNS void
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF cardinality(keys) > 200 THEN
+        PERFORM iam_notify('all');
+    ELSE
+        PERFORM iam_notify(k) FROM unnest(keys) AS k WHERE k IS NOT NULL; -- null: a membership that goes with its user
+    END IF;
+END
+$$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION iam_changed_tenants() RETURNS trigger
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    keys text[];
+BEGIN
+    -- A transition table exists only where the operation has one, and a statement
+    -- that is never run is never looked at.
+    IF TG_OP = 'INSERT' THEN
+        keys := ARRAY (SELECT 't ' || iam_fact_hash('t', id, '') FROM new_rows LIMIT 201);
+    ELSIF TG_OP = 'DELETE' THEN
+        keys := ARRAY (SELECT k || iam_fact_hash(convert_to(left(k, 1), 'UTF8'), id, '') FROM old_rows, unnest(ARRAY ['t ', 'm ']) AS k LIMIT 201);
+    ELSE
+        keys := ARRAY (
+            SELECT 't ' || iam_fact_hash('t', id, '') FROM (SELECT id FROM new_rows UNION SELECT id FROM old_rows LIMIT 201) r
+            -- Members' documents say whether the tenant is open, and nothing else of it.
+            UNION ALL
+            SELECT 'm ' || iam_fact_hash('m', id, '')
+              FROM (SELECT id, status FROM old_rows EXCEPT SELECT id, status FROM new_rows LIMIT 201) r);
+    END IF;
+    PERFORM iam_announce(keys);
+    RETURN NULL;
+END
+$$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION iam_changed_roles() RETURNS trigger
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    keys text[];
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        keys := ARRAY (SELECT coalesce('t ' || iam_fact_hash('t', tenant, ''), 'g ' || iam_fact_hash('g', '', '')) FROM (SELECT DISTINCT tenant FROM new_rows LIMIT 201) r);
+    ELSIF TG_OP = 'DELETE' THEN
+        keys := ARRAY (SELECT coalesce('t ' || iam_fact_hash('t', tenant, ''), 'g ' || iam_fact_hash('g', '', '')) FROM (SELECT DISTINCT tenant FROM old_rows LIMIT 201) r);
+    ELSE
+        keys := ARRAY (
+            SELECT coalesce('t ' || iam_fact_hash('t', tenant, ''), 'g ' || iam_fact_hash('g', '', ''))
+              FROM (SELECT tenant FROM new_rows UNION SELECT tenant FROM old_rows LIMIT 201) r);
+    END IF;
+    PERFORM iam_announce(keys);
+    RETURN NULL;
+END
+$$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION iam_changed_mappings() RETURNS trigger
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    keys text[];
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        keys := ARRAY (SELECT 't ' || iam_fact_hash('t', tenant, '') FROM (SELECT DISTINCT tenant FROM new_rows LIMIT 201) r);
+    ELSIF TG_OP = 'DELETE' THEN
+        keys := ARRAY (SELECT 't ' || iam_fact_hash('t', tenant, '') FROM (SELECT DISTINCT tenant FROM old_rows LIMIT 201) r);
+    ELSE
+        keys := ARRAY (
+            SELECT 't ' || iam_fact_hash('t', tenant, '')
+              FROM (SELECT tenant FROM new_rows UNION SELECT tenant FROM old_rows LIMIT 201) r);
+    END IF;
+    PERFORM iam_announce(keys);
+    RETURN NULL;
+END
+$$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION iam_changed_users() RETURNS trigger
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    keys text[];
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        keys := ARRAY (SELECT 'u ' || iam_fact_hash('u', issuer, subject) FROM new_rows LIMIT 201);
+    ELSIF TG_OP = 'DELETE' THEN
+        keys := ARRAY (SELECT 'u ' || iam_fact_hash('u', issuer, subject) FROM old_rows LIMIT 201);
+    ELSE
+        keys := ARRAY (
+            SELECT 'u ' || iam_fact_hash('u', issuer, subject)
+              FROM (SELECT issuer, subject FROM new_rows UNION SELECT issuer, subject FROM old_rows LIMIT 201) r);
+    END IF;
+    PERFORM iam_announce(keys);
+    RETURN NULL;
+END
+$$;
+-- +goose StatementEnd
+
+-- A membership is part of its user's document. Where very many change at once and
+-- all were members before, their tenants are told instead: a user who joins is in
+-- no document of that tenant yet, so joining is told for each, or for all.
+-- +goose StatementBegin
+CREATE FUNCTION iam_changed_memberships() RETURNS trigger
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    keys text[];
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        keys := ARRAY (
+            SELECT 'u ' || iam_fact_hash('u', u.issuer, u.subject)
+              FROM (SELECT DISTINCT user_id FROM new_rows LIMIT 201) r LEFT JOIN users u ON u.id = r.user_id);
+    ELSIF TG_OP = 'DELETE' THEN
+        keys := ARRAY (
+            SELECT 'u ' || iam_fact_hash('u', u.issuer, u.subject)
+              FROM (SELECT DISTINCT user_id FROM old_rows LIMIT 201) r LEFT JOIN users u ON u.id = r.user_id);
+        IF cardinality(keys) > 200 THEN
+            keys := ARRAY (SELECT 'm ' || iam_fact_hash('m', tenant, '') FROM (SELECT DISTINCT tenant FROM old_rows LIMIT 201) r);
+        END IF;
+    ELSE
+        keys := ARRAY (
+            SELECT 'u ' || iam_fact_hash('u', u.issuer, u.subject)
+              FROM (SELECT user_id FROM new_rows UNION SELECT user_id FROM old_rows LIMIT 201) r LEFT JOIN users u ON u.id = r.user_id);
+        IF cardinality(keys) > 200 AND NOT EXISTS (SELECT user_id, tenant FROM new_rows EXCEPT SELECT user_id, tenant FROM old_rows) THEN
+            keys := ARRAY (SELECT 'm ' || iam_fact_hash('m', tenant, '') FROM (SELECT DISTINCT tenant FROM old_rows LIMIT 201) r);
+        END IF;
+    END IF;
+    PERFORM iam_announce(keys);
+    RETURN NULL;
+END
+$$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION iam_changed_clients() RETURNS trigger
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    keys text[];
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        keys := ARRAY (SELECT 'c ' || iam_fact_hash('c', issuer, client_id) FROM new_rows LIMIT 201);
+    ELSIF TG_OP = 'DELETE' THEN
+        keys := ARRAY (SELECT 'c ' || iam_fact_hash('c', issuer, client_id) FROM old_rows LIMIT 201);
+    ELSE
+        keys := ARRAY (
+            SELECT 'c ' || iam_fact_hash('c', issuer, client_id)
+              FROM (SELECT issuer, client_id FROM new_rows UNION SELECT issuer, client_id FROM old_rows LIMIT 201) r);
+    END IF;
+    PERFORM iam_announce(keys);
+    RETURN NULL;
+END
+$$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+CREATE FUNCTION iam_truncated() RETURNS trigger
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM iam_notify('all');
+    RETURN NULL;
+END
+$$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+DO $$
+DECLARE
+    t text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY ['tenants', 'roles', 'mappings', 'users', 'memberships', 'clients'] LOOP
+        EXECUTE format('CREATE TRIGGER iam_inserted AFTER INSERT ON %I REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION iam_changed_%s()', t, t);
+        EXECUTE format('CREATE TRIGGER iam_updated AFTER UPDATE ON %I REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION iam_changed_%s()', t, t);
+        EXECUTE format('CREATE TRIGGER iam_deleted AFTER DELETE ON %I REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION iam_changed_%s()', t, t);
+        EXECUTE format('CREATE TRIGGER iam_truncated AFTER TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION iam_truncated()', t);
+    END LOOP;
+END
+$$;
+-- +goose StatementEnd
+
+-- +goose Down
+-- +goose StatementBegin
+DO $$
+DECLARE
+    t text;
+    f text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY ['tenants', 'roles', 'mappings', 'users', 'memberships', 'clients'] LOOP
+        FOREACH f IN ARRAY ARRAY ['inserted', 'updated', 'deleted', 'truncated'] LOOP
+            EXECUTE format('DROP TRIGGER iam_%s ON %I', f, t);
+        END LOOP;
+        EXECUTE format('DROP FUNCTION iam_changed_%s()', t);
+    END LOOP;
+END
+$$;
+-- +goose StatementEnd
+DROP FUNCTION iam_truncated();
+DROP FUNCTION iam_purge();
+DROP FUNCTION iam_announce(text[]);
+DROP FUNCTION iam_notify(text);
+DROP FUNCTION iam_fact_hash(bytea, text, text);
