@@ -319,6 +319,9 @@ func (s *Store) fly(k Key, kd Kind, a, b string) (*entry, error) {
 			s.failures.Add(1)
 			return nil, err
 		}
+		if e.over(s.cfg.Clock()) && try < 2 {
+			continue // a membership expired while it was read
+		}
 		if e.doc != nil && kd == User {
 			for _, tenant := range e.doc.tenants {
 				e.stamp.parts = append(e.stamp.parts, s.part(KeyOf(Members, tenant, "").slot()))

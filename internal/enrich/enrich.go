@@ -53,6 +53,7 @@ type Config struct {
 // Service answers gateways. It is safe for concurrent use.
 type Service struct {
 	cfg      Config
+	now      func() time.Time // what the policy is told; time.Now
 	answers  *answers
 	decision int // places of the headers that Go itself fills, or -1
 	revision int
@@ -77,7 +78,7 @@ func New(cfg Config) *Service {
 	if cfg.OnDecision == nil {
 		cfg.OnDecision = func(string, string, time.Duration) {}
 	}
-	s := &Service{cfg: cfg, answers: newAnswers(cfg.Entries, cfg.Bytes), decision: -1, revision: -1, kind: -1}
+	s := &Service{cfg: cfg, now: time.Now, answers: newAnswers(cfg.Entries, cfg.Bytes), decision: -1, revision: -1, kind: -1}
 	for i, name := range cfg.Engine.Headers() {
 		switch name {
 		case http.CanonicalHeaderKey("X-Decision-ID"):
@@ -175,7 +176,7 @@ func (s *Service) question(r *policy.Revision, q *Question, t *token.Token) poli
 			policy.Gateway: req.Gateway, policy.Method: req.Method, policy.Scheme: req.Scheme, policy.Host: req.Host,
 			policy.Path: req.Path, policy.RawPath: req.RawPath, policy.TenantHint: q.TenantHint,
 		},
-		Now: time.Now(),
+		Now: s.now(),
 	}
 	if req.ClientIP.IsValid() && r.Sees(policy.ClientIP) {
 		asked.Fields[policy.ClientIP] = req.ClientIP.String()

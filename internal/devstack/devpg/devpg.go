@@ -150,8 +150,8 @@ func (s *Server) await(ctx context.Context) error {
 		if err == nil {
 			_, err = conn.Exec(ctx, "CREATE DATABASE iam")
 			_ = conn.Close(ctx)
-			if err == nil || strings.Contains(err.Error(), "42P04") { // duplicate_database: made by an earlier start
-				return nil
+			if err == nil || strings.Contains(err.Error(), "42P04") || strings.Contains(err.Error(), "25006") {
+				return nil // made now; duplicate_database: by an earlier start; read_only_sql_transaction: a standby
 			}
 		}
 		select {

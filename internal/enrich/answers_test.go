@@ -1,0 +1,94 @@
+package enrich
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"iam-service/internal/policy"
+)
+
+// How long answers are kept: what looks at the time a second at most, and any for
+// no longer than its policy says.
+func TestAPolicySaysHowLongItsAnswersAreKept(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const long = 24 * time.Hour
+	for name, c := range map[string]struct {
+		rego string
+		kept time.Duration
+	}{
+		"no ttl":                         {`decision := {"allow": true, "headers": {"X-User-ID": input.token.sub}}`, long},
+		"a ttl":                          {`decision := {"allow": true, "ttl": 0.4}`, 400 * time.Millisecond},
+		"a ttl of a deny":                {`decision := {"allow": false, "ttl": 60}`, time.Minute},
+		"not at all":                     {`decision := {"allow": true, "ttl": 0}`, 0},
+		"the clock":                      {`decision := {"allow": input.now > 0}`, time.Second},
+		"the clock by a builtin":         {`decision := {"allow": time.now_ns() > 0}`, time.Second},
+		"the clock in a deny":            {`decision := {"allow": time.now_ns() < 0}`, time.Second},
+		"the clock in every":             {`decision := {"allow": true} if every x in [1] { time.now_ns() > x }`, time.Second},
+		"the clock, and a long ttl":      {`decision := {"allow": time.now_ns() > 0, "ttl": 60}`, time.Second},
+		"the clock, and a short ttl":     {`decision := {"allow": time.now_ns() > 0, "ttl": 0.25}`, 250 * time.Millisecond},
+		"all of the input, and so clock": {`decision := {"allow": count(input) > 0}`, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := f.walk(0, "")
+			w.template = f.template(name, &policy.Candidate{
+				Roots: []string{"iam"}, Modules: map[string]string{"p.rego": "package iam.claims\n\n" + c.rego},
+				Data: map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-ID"}}}},
+			})
+			x := w.replicas[0]
+			x.service.cfg.Engine = w.engine
+			ask := func() string {
+				a, err := x.service.Enrich(context.Background(), Question{Token: f.tokens[3]}) // who is not known: no fact ends it
+				f.ok(err)
+				return a.DecisionID
+			}
+			first, began := ask(), w.at
+			for _, after := range []time.Duration{0, 249, 250, 399, 400, 999, 1000, 59_999, 60_000, 3_600_000} {
+				w.at = began + after*time.Millisecond
+				x.prove(w)
+				if got, want := ask() == first, w.at-began < c.kept; got != want {
+					t.Errorf("after %s: kept is %v", w.at-began, got)
+				}
+			}
+		})
+	}
+}
+
+// Hints that anybody can make up fill a room of their own.
+func TestMadeUpHintsDriveNoAnswerOut(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	w := f.walk(0, "") // the default policy
+	x := w.replicas[0]
+	x.service.answers = newAnswers(50, 1<<20)
+	ask := func(token int, hint string) Answer {
+		a, err := x.service.Enrich(context.Background(), Question{Token: f.tokens[token], TenantHint: hint})
+		f.ok(err)
+		return a
+	}
+	w.history[len(w.history)-1] = f.walk(0, "").history[0]
+	s := w.history[len(w.history)-1]
+	s.users["alice"] = member("acme")
+	s.tenants["acme"] = open("acme")
+	for _, r := range w.replicas {
+		r.store.DropAll()
+	}
+	first := ask(0, "acme")
+	if !first.Allowed {
+		t.Fatalf("%+v", first)
+	}
+	for i := range 500 {
+		if a := ask(i%2, fmt.Sprintf("made-up-%d", i)); a.Allowed {
+			t.Fatalf("%+v", a)
+		}
+	}
+	if again := ask(0, "acme"); again.DecisionID != first.DecisionID {
+		t.Error("made-up hints drove an answer out")
+	}
+	if st := x.service.Stats(); st.Denied.Entries > 5 || st.Allowed.Entries != 1 {
+		t.Errorf("%+v", st)
+	}
+}

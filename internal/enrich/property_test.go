@@ -1,0 +1,738 @@
+package enrich
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+
+	"iam-service/internal/devstack/devrauth"
+	"iam-service/internal/directory"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/internal/token"
+	"iam-service/policies"
+)
+
+var steps = flag.Int("steps", 2000, "steps of the property test; make nightly takes 100,000")
+
+const (
+	promise  = time.Second      // how late a change may be heard
+	maxStale = 10 * time.Second // by a replica that hears nothing
+	perWalk  = 100              // steps under one policy, from empty caches
+)
+
+// The property: whatever is asked, changed, heard late or not at all, in whatever
+// order, on whichever replica, an answer from the cache is one that OPA itself, over
+// the whole input and all facts, would give now or within the promise. Each fact
+// counts for itself (ruling 21): two facts of one answer may be that far apart.
+func TestACachedAnswerIsOneThatAnEvaluationWouldGive(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	hits := int64(0)
+	for walk := range max(1, *steps/perWalk) {
+		w := f.walk(uint64(walk), "")
+		if err := w.run(perWalk); err != nil {
+			t.Fatalf("walk %d under %q: %v\n%s", walk, w.template.name, err, strings.Join(w.trace[max(0, len(w.trace)-25):], "\n"))
+		}
+		for _, r := range w.replicas {
+			hits += r.service.Stats().Allowed.Hits
+		}
+	}
+	if hits < int64(*steps)/10 {
+		t.Errorf("only %d answers came from the cache: the test proves little", hits)
+	}
+}
+
+// Each of these is a bug that such caches have had. The property finds them all.
+const (
+	mutantKey     = "the tenant that is asked for is left out of the key"
+	mutantFacts   = "an answer does not note what facts it rests on"
+	mutantCap     = "answers of policies that look at the time are kept for long"
+	mutantMembers = "a tenant's state is not told to its members' documents"
+	mutantGap     = "after a gap nothing is dropped"
+	mutantLost    = "a change that is told while a fact is loaded is lost"
+)
+
+func TestThePropertyFindsPlantedBugs(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for _, mutant := range []string{mutantKey, mutantFacts, mutantCap, mutantMembers, mutantGap, mutantLost} {
+		found := false
+		for walk := 0; walk < 2000/perWalk*3 && !found; walk++ {
+			found = f.walk(uint64(walk), mutant).run(perWalk) != nil
+		}
+		if !found {
+			t.Errorf("not found: %s", mutant)
+		}
+	}
+}
+
+// template is a policy that walks are made under.
+type template struct {
+	name     string
+	compiler *ast.Compiler
+	data     map[string]any // its own
+	engine   *policy.Engine
+}
+
+// shared is what the templates have in common: answers that show what they rest on.
+const shared = `package iam.claims
+
+user := data.directory.users[input.token.iss][input.token.sub]
+default user_id := "none"
+user_id := user.id
+answer(ok, tenant, roles) := {"allow": ok, "tenant": tenant, "headers": {"X-User-ID": user_id, "X-Tenant-ID": tenant, "X-User-Roles": roles}}
+`
+
+var templates = map[string]string{
+	"the path": `
+decision := answer(true, "", [input.request.path]) if startswith(input.request.path, "/public")
+else := answer(user.status == "active", "", [input.request.path])`,
+	"attributes": `
+default decision := {"allow": false}
+decision := answer(true, t, [sprintf_free]) if {
+	t := input.request.tenant_hint
+	data.directory.tenants[t].attributes.least <= user.attributes.level
+	sprintf_free := json.marshal(user.attributes.level)
+}`,
+	"the clock": `
+decision := answer(input.now < user.attributes.until, "", [])`,
+	"the clock by a builtin": `
+decision := answer(true, "", [json.marshal(floor(time.now_ns() / 3000000000))]) if user.status == "active"
+else := {"allow": false}`,
+	"the whole token": `
+decision := answer(t.acr == "2", "", sort(t.groups)) if t := input.token
+else := {"allow": false}`,
+	"a claim by a function": `
+f(x) := object.get(x, ["token", "groups"], [])
+decision := answer(count(f(input)) > 0, "", f(input))`,
+	"method, address and hint": `
+decision := answer(input.request.method == "GET", "", [object.get(input.request, "client_ip", ""), object.get(input.request, "tenant_hint", "")])`,
+	"who is not there": `
+decision := answer(true, "", ["stranger"]) if not user.id
+else := answer(every_open, "", [id | some id, m in user.memberships; m.status == "active"]) if every_open := count([1 | some m in user.memberships; m.tenant_status != "active"]) == 0`,
+	"what is open": `
+decision := answer(true, "", [id | some id, m in user.memberships; m.tenant_status == "active"])`,
+	"every membership": `
+decision := answer(ok, "", all) if {
+	all := [$"{id}:{r}" | some id, m in user.memberships; some r in m.roles]
+	ok := count([id | some id, m in user.memberships; m.status == "active"; data.directory.tenants[id].status == "active"]) > 0
+}
+else := {"allow": false}`,
+	"a program": `
+client := data.directory.clients[input.token.iss][input.token.client_id]
+decision := answer(client.status == "active", client.tenant, client.roles) if client
+else := answer(false, "", [])`,
+	"a client's role with another path": `
+inner if startswith(input.request.path, "/admin")
+decision := answer(inner, "", p) if { p := [x | x := "yes"; inner with input.request.path as "/admin"] }
+else := answer(count(user.memberships) > 1, "", [])`,
+	"what it lives": `
+decision := object.union(answer(true, "", user.memberships[input.request.tenant_hint].roles), {"ttl": 0.5})`,
+}
+
+// fixture is what all walks share.
+type fixture struct {
+	*testing.T
+	issuer    string
+	verifier  *token.Verifier
+	tokens    []string
+	claims    []map[string]any
+	templates []*template
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{T: t}
+	var handler http.Handler
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
+	t.Cleanup(srv.Close)
+	p, err := devrauth.New(srv.URL, "api")
+	f.ok(err)
+	handler = p.Handler()
+	f.issuer = srv.URL
+	f.verifier, err = token.New(token.Config{Issuers: []token.Issuer{{URL: srv.URL, Audiences: []string{"api"}}}, Log: slog.New(slog.DiscardHandler), Wait: 5 * time.Second})
+	f.ok(err)
+	running, stop := context.WithCancel(context.Background())
+	t.Cleanup(stop)
+	f.ok(f.verifier.Start(running, time.Now().Add(10*time.Second)))
+	for _, claims := range []map[string]any{
+		{"sub": "alice", "client_id": "web", "acr": "1", "groups": []string{"g1"}},
+		{"sub": "alice", "client_id": "web", "acr": "2", "groups": []string{"g1", "g2"}},
+		{"sub": "bob", "client_id": "web", "acr": "2", "groups": []string{}},
+		{"sub": "nobody", "acr": "2", "groups": []string{"g1"}},
+		{"sub": "prog", "client_id": "prog", "scope": "read write"},
+	} {
+		raw, err := p.Mint("EdDSA", maps.Clone(claims))
+		f.ok(err)
+		verified, err := f.verifier.Verify(context.Background(), raw, "", time.Now().Add(time.Minute))
+		f.ok(err)
+		whole, err := ast.JSON(verified.Claims)
+		f.ok(err)
+		f.tokens, f.claims = append(f.tokens, raw), append(f.claims, whole.(map[string]any))
+	}
+	f.tokens, f.claims = append(f.tokens, ""), append(f.claims, nil)
+
+	embedded, err := policy.FromFS("embedded", policies.FS)
+	f.ok(err)
+	f.templates = append(f.templates, f.template("the default policy", embedded))
+	for _, name := range slices.Sorted(maps.Keys(templates)) {
+		f.templates = append(f.templates, f.template(name, &policy.Candidate{
+			Roots: []string{"iam"}, Modules: map[string]string{"p.rego": shared + templates[name]},
+			Data: map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-ID", "X-Tenant-ID", "X-User-Roles"}}}},
+		}))
+	}
+	return f
+}
+
+func (f *fixture) ok(err error) {
+	f.Helper()
+	if err != nil {
+		f.Fatal(err)
+	}
+}
+
+func (f *fixture) template(name string, c *policy.Candidate) *template {
+	f.Helper()
+	t := &template{name: name, data: c.Data}
+	var err error
+	t.engine, err = policy.NewEngine(policy.Config{
+		Limit: time.Minute, Log: slog.New(slog.DiscardHandler), Settings: map[string]string{"unknown_users": "mapped"},
+	})
+	f.ok(err)
+	if err := t.engine.Offer(context.Background(), c); err != nil {
+		f.Fatalf("%s: %v", name, err)
+	}
+	modules := map[string]*ast.Module{}
+	for file, text := range c.Modules {
+		modules[file], err = ast.ParseModuleWithOpts(file, text, ast.ParserOptions{ProcessAnnotation: true})
+		f.ok(err)
+	}
+	t.compiler = ast.NewCompiler()
+	if t.compiler.Compile(modules); t.compiler.Failed() {
+		f.Fatalf("%s: %v", name, t.compiler.Errors)
+	}
+	return t
+}
+
+// state is the database at one moment.
+type state struct {
+	from    time.Duration // by the walk's clock
+	users   map[string]iam.UserFacts
+	tenants map[string]iam.TenantFacts
+	clients map[string]iam.ClientFacts
+}
+
+// walk is one life of a few replicas.
+type walk struct {
+	*fixture
+	*template
+	rand     *rand.Rand
+	mutant   string
+	began    time.Time
+	at       time.Duration // the clock: since began
+	history  []*state
+	replicas []*replica
+	trace    []string
+	busy     func() // called once, while a fact is loaded: something happens meanwhile
+}
+
+// replica is one instance, with the changes that are on their way to it.
+type replica struct {
+	store   *directory.Store
+	service *Service
+	coming  []change
+	cutAt   time.Duration // when it stopped to hear; 0: it hears
+	proved  time.Duration
+}
+
+type change struct {
+	at   time.Duration
+	kind directory.Kind
+	key  directory.Key
+}
+
+func (f *fixture) walk(seed uint64, mutant string) *walk {
+	r := rand.New(rand.NewPCG(seed, 1))
+	w := &walk{fixture: f, template: f.templates[int(seed)%len(f.templates)], rand: r, mutant: mutant, began: time.Now(), at: time.Hour}
+	w.history = []*state{{from: 0, users: map[string]iam.UserFacts{}, tenants: map[string]iam.TenantFacts{}, clients: map[string]iam.ClientFacts{}}}
+	issuers := iam.Issuers{{URL: f.issuer, Tenants: []string{"*"}, Platform: true}}
+	for range 3 {
+		x := &replica{store: directory.New(&loader{w, -1}, directory.Config{
+			Issuers: issuers, Wait: time.Minute, MaxStale: maxStale, Clock: func() time.Duration { return w.at },
+		})}
+		x.service = New(Config{
+			Verifier: f.verifier, Directory: x.store, Engine: w.engine, Issuers: issuers, Deadline: time.Minute, HeaderMax: 100_000, Log: slog.New(slog.DiscardHandler),
+		})
+		x.service.now = func() time.Time { return w.began.Add(w.at) }
+		x.prove(w)
+		w.replicas = append(w.replicas, x)
+	}
+	for range 12 {
+		w.change()
+	}
+	w.at += 5 * time.Second
+	return w
+}
+
+func (r *replica) prove(w *walk) {
+	r.proved = w.at
+	r.store.Proved(w.at)
+}
+
+// loader reads the database, as it was at a moment, or (-1) is.
+type loader struct {
+	w      *walk
+	moment time.Duration
+}
+
+func (l *loader) state() (*state, time.Time) {
+	s := l.w.history[len(l.w.history)-1]
+	now := l.w.at
+	if l.moment >= 0 {
+		s, now = l.w.stateAt(l.moment), l.moment
+	} else if busy := l.w.busy; busy != nil {
+		l.w.busy = nil
+		busy()
+	}
+	return s, l.w.began.Add(now)
+}
+
+func (l *loader) User(_ context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
+	s, now := l.state()
+	u, ok := s.users[subject]
+	u.Issuer, u.Subject, u.AsOf = issuer, subject, now
+	u.Memberships = slices.Clone(u.Memberships)
+	for i := range u.Memberships {
+		u.Memberships[i].TenantStatus = s.tenants[u.Memberships[i].Tenant].Status
+	}
+	return u, ok, nil
+}
+
+func (l *loader) Tenant(_ context.Context, id string) (iam.TenantFacts, bool, error) {
+	s, _ := l.state()
+	t, ok := s.tenants[id]
+	return t, ok, nil
+}
+
+func (l *loader) Client(_ context.Context, issuer, id string) (iam.ClientFacts, bool, error) {
+	s, _ := l.state()
+	c, ok := s.clients[id]
+	c.Issuer = issuer
+	return c, ok, nil
+}
+
+func (w *walk) stateAt(at time.Duration) *state {
+	i := len(w.history) - 1
+	for i > 0 && w.history[i].from > at {
+		i--
+	}
+	return w.history[i]
+}
+
+func (w *walk) note(format string, args ...any) {
+	w.trace = append(w.trace, fmt.Sprintf("%8s ", w.at-time.Hour)+fmt.Sprintf(format, args...))
+}
+
+func pick[T any](r *rand.Rand, from ...T) T { return from[r.IntN(len(from))] }
+
+var (
+	names     = []string{"alice", "bob"}
+	tenantIDs = []string{"acme", "globex"}
+	roleNames = []string{"viewer", "editor"}
+)
+
+// change changes one fact, and tells of it as the triggers do.
+func (w *walk) change() {
+	last := w.history[len(w.history)-1]
+	s := &state{from: w.at, users: maps.Clone(last.users), tenants: maps.Clone(last.tenants), clients: maps.Clone(last.clients)}
+	r := w.rand
+	tell := func(k directory.Kind, a, b string) {
+		for _, x := range w.replicas {
+			if x.cutAt != 0 || k == directory.Members && w.mutant == mutantMembers {
+				continue
+			}
+			at := w.at + time.Duration(r.Int64N(int64(promise*9/10)))
+			if n := len(x.coming); n > 0 {
+				at = max(at, x.coming[n-1].at) // in the order of commits
+			}
+			x.coming = append(x.coming, change{at, k, directory.KeyOf(k, a, b)})
+		}
+	}
+	someRoles := func() []string {
+		return slices.DeleteFunc(slices.Clone(roleNames), func(string) bool { return r.IntN(2) == 0 })
+	}
+	switch r.IntN(8) {
+	case 0, 1, 2:
+		name := pick(r, names...)
+		u := iam.UserFacts{User: iam.User{ID: "id-" + name, Status: pick(r, "active", "active", "active", "blocked"), DefaultTenant: pick(r, tenantIDs...)}}
+		u.Attributes = map[string]any{"level": json.Number(fmt.Sprint(r.IntN(4))), "until": json.Number(fmt.Sprint(w.began.Add(w.at).Unix() + r.Int64N(5)))}
+		if r.IntN(12) == 0 {
+			u.TokensNotBefore = time.Now().Add(time.Hour)
+		}
+		for _, id := range tenantIDs {
+			if r.IntN(4) == 0 {
+				continue
+			}
+			m := iam.Membership{Tenant: id, Status: pick(r, "active", "active", "suspended"), Roles: someRoles()}
+			if r.IntN(3) == 0 {
+				m.ExpiresAt = w.began.Add(w.at + time.Duration(r.Int64N(int64(4*time.Second))))
+			}
+			u.Memberships = append(u.Memberships, m)
+		}
+		if r.IntN(8) == 0 {
+			delete(s.users, name)
+		} else {
+			s.users[name] = u
+		}
+		tell(directory.User, w.issuer, name)
+		w.note("change user %s: %s %v %+v", name, u.Status, u.Attributes, u.Memberships)
+	case 3, 4, 5, 6:
+		id := pick(r, tenantIDs...)
+		t := iam.TenantFacts{Tenant: iam.Tenant{ID: id, Slug: id, Name: id, Status: pick(r, "active", "suspended")}}
+		t.Attributes = map[string]any{"least": json.Number(fmt.Sprint(r.IntN(4)))}
+		for _, n := range roleNames {
+			role := iam.Role{Tenant: id, Name: n, Permissions: []string{n + ":x"}}
+			if n == "editor" && r.IntN(2) == 0 {
+				role.Inherits = []string{"viewer"}
+			}
+			t.Roles = append(t.Roles, role)
+		}
+		if r.IntN(2) == 0 {
+			t.Mappings = []iam.Mapping{{Tenant: id, Issuer: w.issuer, Claim: "groups", Value: "g1", Roles: []string{pick(r, roleNames...)}}}
+		}
+		s.tenants[id] = t
+		tell(directory.Tenant, id, "")
+		if last.tenants[id].Status != t.Status {
+			tell(directory.Members, id, "")
+		}
+		w.note("change tenant %s: %s %v", id, t.Status, t.Mappings)
+	case 7:
+		id := pick(r, "web", "prog")
+		c := iam.ClientFacts{Client: iam.Client{ClientID: id, Tenant: pick(r, tenantIDs...), Status: pick(r, "active", "active", "active", "blocked"), Roles: someRoles(), Scopes: []string{"read"}}}
+		s.clients[id] = c
+		tell(directory.Client, w.issuer, id)
+		w.note("change client %s: %s %v", id, c.Status, c.Roles)
+	}
+	w.history = append(w.history, s)
+}
+
+// hear delivers what has arrived by now.
+func (w *walk) hear() {
+	for _, x := range w.replicas {
+		for len(x.coming) > 0 && x.coming[0].at <= w.at {
+			x.store.Drop(x.coming[0].kind, x.coming[0].key)
+			x.coming = x.coming[1:]
+		}
+		if x.cutAt == 0 {
+			x.prove(w)
+		}
+	}
+}
+
+// run takes steps and returns the first answer that is wrong.
+func (w *walk) run(steps int) error {
+	for range steps {
+		w.at += time.Duration(w.rand.Int64N(int64(pick(w.rand, 5*time.Millisecond, 100*time.Millisecond, 700*time.Millisecond))))
+		w.hear()
+		x := pick(w.rand, w.replicas...)
+		switch w.rand.IntN(20) {
+		case 0, 1, 2, 3:
+			w.change()
+		case 4:
+			switch {
+			case x.cutAt == 0 && w.rand.IntN(2) == 0:
+				x.cutAt, x.coming = w.at, nil
+				w.note("replica %d hears nothing", slices.Index(w.replicas, x))
+			case x.cutAt != 0:
+				x.cutAt = 0
+				if w.mutant != mutantGap {
+					x.store.DropAll()
+				}
+				x.prove(w)
+				w.note("replica %d hears again", slices.Index(w.replicas, x))
+			}
+		default:
+			if err := w.ask(x); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// answered is an answer in a form that can be compared.
+type answered struct {
+	Status  int
+	Headers map[string]string
+}
+
+// ask asks replica x something, and the oracle about every moment that the answer
+// may speak of.
+func (w *walk) ask(x *replica) error {
+	n := w.rand.IntN(len(w.tokens))
+	q := Question{
+		Token: w.tokens[n], TenantHint: pick(w.rand, "", "acme", "globex", "initech"),
+		Request: Request{
+			Gateway: "generic", Method: pick(w.rand, "GET", "POST"), Path: pick(w.rand, "/public/a", "/private"),
+			ClientIP: netip.MustParseAddr(pick(w.rand, "192.0.2.1", "192.0.2.2")),
+		},
+	}
+	if w.rand.IntN(8) == 0 {
+		w.busy = func() { // while the answer is worked out
+			w.note("meanwhile:")
+			w.change()
+			w.at += promise * 95 / 100
+			if w.mutant != mutantLost {
+				w.hear()
+			} else {
+				for _, r := range w.replicas {
+					r.coming = nil
+				}
+			}
+		}
+	}
+	proved := x.proved
+	got, err := w.answer(x, q)
+	w.busy = nil
+	w.note("replica %d, token %d, hint %q, %s %s: %v %v %v", slices.Index(w.replicas, x), n, q.TenantHint, q.Request.Method, q.Request.Path, got, err, x.service.Stats().Allowed.Hits)
+	w.plant(x, q)
+	if err != nil {
+		if iam.CodeOf(err) == "facts_stale" && w.at-proved >= maxStale {
+			return nil
+		}
+		return fmt.Errorf("an error: %w", err)
+	}
+	since := w.at - promise
+	if x.cutAt != 0 {
+		since = min(since, proved-promise)
+		if w.at-proved >= maxStale+promise && !w.touchesNothing(q) {
+			return fmt.Errorf("answered %v, %s after the last proof", got, w.at-proved)
+		}
+	}
+	return w.compare(got, q, n, since)
+}
+
+// touchesNothing: an answer that rests on no facts may be given by a replica that
+// trusts none.
+func (w *walk) touchesNothing(q Question) bool { return q.Token == "" }
+
+func (w *walk) answer(x *replica, q Question) (answered, error) {
+	a, err := x.service.Enrich(context.Background(), q)
+	switch {
+	case iam.CodeOf(err) == "policy_error": // undefined for this question
+		return answered{Status: 503}, nil
+	case err != nil:
+		return answered{}, err
+	}
+	if !a.Allowed {
+		return answered{Status: a.Status}, nil
+	}
+	out := answered{Status: 200, Headers: map[string]string{}}
+	for i, name := range w.engine.Headers() {
+		if v := a.Values[i]; v != "" && name != "X-Decision-Id" && name != "X-Policy-Revision" {
+			out.Headers[name] = v
+		}
+	}
+	return out, nil
+}
+
+// plant puts a bug into what the cache holds about q.
+func (w *walk) plant(x *replica, q Question) {
+	t, err := x.service.cfg.Verifier.Verify(context.Background(), q.Token, "", time.Now().Add(time.Minute))
+	if err != nil {
+		return
+	}
+	r := w.engine.Revision()
+	asked := x.service.question(r, &q, t)
+	k, ok := x.service.answers.allowed.Get(r.Key(&asked))
+	if !ok {
+		return
+	}
+	switch w.mutant {
+	case mutantKey:
+		for _, hint := range []string{"", "acme", "globex"} {
+			other := asked
+			other.Fields[policy.TenantHint] = hint
+			x.service.answers.add(r.Key(&other), k)
+		}
+	case mutantFacts:
+		k.facts = x.store.Reading(directory.Asker{}, time.Now()).Record()
+	case mutantCap:
+		k.until = 0
+	}
+}
+
+// compare looks for a moment of each fact for which the oracle gives the answer:
+// mostly it is now.
+func (w *walk) compare(got answered, q Question, n int, since time.Duration) error {
+	if err := w.compareAt(got, q, n, []time.Duration{w.at}); err == nil {
+		return nil
+	}
+	moments := []time.Duration{w.at, max(0, since)}
+	for _, s := range w.history {
+		if s.from > since && s.from < w.at {
+			moments = append(moments, s.from, s.from-1)
+		}
+	}
+	return w.compareAt(got, q, n, moments)
+}
+
+func (w *walk) compareAt(got answered, q Question, n int, moments []time.Duration) error {
+	sub, _ := w.claims[n]["sub"].(string)
+	client, _ := w.claims[n]["client_id"].(string)
+	users, clients := w.docs(moments, "users", w.issuer, sub), w.docs(moments, "clients", w.issuer, client)
+	acme, globex := w.docs(moments, "tenants", "acme", ""), w.docs(moments, "tenants", "globex", "")
+	var nearest answered
+	for _, now := range []time.Duration{w.at, w.at - promise, w.at - promise/2} {
+		for _, u := range users {
+			for _, c := range clients {
+				for _, a := range acme {
+					for _, g := range globex {
+						want, err := w.oracle(q, n, now, u, c, a, g)
+						if err != nil {
+							return err
+						}
+						if cmp.Equal(got, want) {
+							return nil
+						}
+						if nearest.Status == 0 {
+							nearest = want
+						}
+					}
+				}
+			}
+		}
+	}
+	return fmt.Errorf("answered %v; an evaluation now gives %v, and none within the promise gives the answer", got, nearest)
+}
+
+// docs are the different documents of one fact at these moments; nil for absent.
+func (w *walk) docs(moments []time.Duration, path ...string) []any {
+	var all []any
+	for _, m := range moments {
+		s := directory.New(&loader{w, m}, directory.Config{
+			Issuers: iam.Issuers{{URL: w.issuer, Tenants: []string{"*"}, Platform: true}}, Wait: time.Minute, Clock: func() time.Duration { return m },
+		})
+		s.Proved(m)
+		v, err := s.Reading(directory.Asker{Issuer: w.issuer}, time.Now().Add(time.Minute)).
+			Read(context.Background(), slices.DeleteFunc(append([]string{"directory"}, path...), func(s string) bool { return s == "" }))
+		var doc any
+		if err == nil {
+			if doc, err = ast.JSON(v); err != nil {
+				w.Fatal(err)
+			}
+		} else if errors.As(err, new(*iam.Error)) {
+			continue // it ended at that very moment
+		}
+		if !slices.ContainsFunc(all, func(x any) bool { return cmp.Equal(x, doc) }) {
+			all = append(all, doc)
+		}
+	}
+	return all
+}
+
+// oracle is OPA itself, over everything, and what Go decides before it.
+func (w *walk) oracle(q Question, n int, now time.Duration, user, client, acme, globex any) (answered, error) {
+	claims := w.claims[n]
+	at := w.began.Add(now)
+	dir := map[string]any{"users": map[string]any{}, "clients": map[string]any{}, "tenants": map[string]any{}}
+	put := func(kind string, doc any, path ...string) {
+		if doc == nil {
+			return
+		}
+		under := dir[kind].(map[string]any)
+		for _, p := range path[:len(path)-1] {
+			under[p] = map[string]any{}
+			under = under[p].(map[string]any)
+		}
+		under[path[len(path)-1]] = doc
+	}
+	if claims != nil {
+		iat, _ := claims["iat"].(json.Number).Float64()
+		sub, _ := claims["sub"].(string)
+		id, _ := claims["client_id"].(string)
+		for _, doc := range []any{client, user} {
+			d, _ := doc.(map[string]any)
+			if nbf, ok := d["tokens_not_before"].(json.Number); ok {
+				if f, _ := nbf.Float64(); iat < f && (sub != id || d["client_id"] != nil) {
+					return answered{Status: 401}, nil
+				}
+			}
+		}
+		if c, _ := client.(map[string]any); c != nil && c["status"] != "active" {
+			return answered{Status: 401}, nil
+		}
+		put("users", user, w.issuer, sub)
+		put("clients", client, w.issuer, id)
+	}
+	put("tenants", acme, "acme")
+	put("tenants", globex, "globex")
+	request := map[string]any{"gateway": q.Request.Gateway, "method": q.Request.Method, "path": q.Request.Path, "client_ip": q.Request.ClientIP.String(), "anonymous": false}
+	if q.TenantHint != "" {
+		request["tenant_hint"] = q.TenantHint
+	}
+	input := map[string]any{"request": request, "now": json.Number(fmt.Sprint(at.Unix())), "settings": map[string]any{"unknown_users": "mapped"}}
+	if claims != nil {
+		input["token"] = claims
+	}
+	rs, err := rego.New(rego.Query("x = "+policy.Entrypoint), rego.Compiler(w.compiler), rego.Input(input), rego.Time(at),
+		rego.Store(inmem.NewFromObject(map[string]any{"directory": dir, "iam": w.data["iam"]}))).Eval(context.Background())
+	if err != nil || len(rs) != 1 {
+		return answered{Status: 503}, err
+	}
+	d := rs[0].Bindings["x"].(map[string]any)
+	if d["allow"] != true || claims == nil {
+		status := 403
+		if s, ok := d["status"].(json.Number); ok && s == "401" || claims == nil {
+			status = 401
+		}
+		if claims == nil && d["allow"] == true {
+			status = 503 // nobody may let nobody in
+		}
+		return answered{Status: status}, nil
+	}
+	out := answered{Status: 200, Headers: map[string]string{}}
+	for name, v := range d["headers"].(map[string]any) {
+		text, ok := v.(string)
+		if !ok {
+			var parts []string
+			for _, p := range v.([]any) {
+				parts = append(parts, p.(string))
+			}
+			text = strings.Join(parts, ",")
+		}
+		if text != "" {
+			out.Headers[http.CanonicalHeaderKey(name)] = text
+		}
+	}
+	return out, nil
+}
+
+func member(tenant string) iam.UserFacts {
+	return iam.UserFacts{
+		User:        iam.User{ID: "id", Status: iam.UserActive},
+		Memberships: []iam.Membership{{Tenant: tenant, Status: iam.MembershipActive, Roles: []string{"viewer"}}},
+	}
+}
+
+func open(id string) iam.TenantFacts {
+	return iam.TenantFacts{Tenant: iam.Tenant{ID: id, Slug: id, Name: id, Status: iam.TenantActive}, Roles: []iam.Role{{Tenant: id, Name: "viewer"}}}
+}

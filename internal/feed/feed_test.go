@@ -1,0 +1,429 @@
+package feed_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/feed"
+	"iam-service/internal/iam"
+)
+
+// bus is a database's notifications, in the time of a synctest bubble.
+type bus struct {
+	mu        sync.Mutex
+	ears      []*ear
+	refuse    error         // of Listen
+	deaf      bool          // swallow what is sent
+	mute      error         // of Beat
+	under     time.Duration // how long a message is under way
+	skew      time.Duration // of the database's clock
+	beats     int
+	happened  []string
+	loadCount int
+}
+
+type ear struct {
+	b  *bus
+	ch chan feed.Message
+}
+
+func (b *bus) Listen(context.Context) (feed.Listener, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.refuse != nil {
+		return nil, b.refuse
+	}
+	b.happened = append(b.happened, "listen")
+	e := &ear{b, make(chan feed.Message, 1000)}
+	b.ears = append(b.ears, e)
+	return e, nil
+}
+
+func (b *bus) Reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.happened = append(b.happened, "reset")
+}
+
+func (b *bus) Beat(_ context.Context, nonce string) error {
+	b.mu.Lock()
+	if b.mute != nil {
+		defer b.mu.Unlock()
+		return b.mute
+	}
+	b.beats++
+	m := feed.Message{Beat: &feed.Beat{Nonce: nonce, At: time.Duration(time.Now().UnixNano()) + b.skew}}
+	b.mu.Unlock()
+	b.send(m)
+	return nil
+}
+
+func (b *bus) send(m feed.Message) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.deaf {
+		return
+	}
+	for _, e := range b.ears {
+		time.AfterFunc(b.under, func() { e.ch <- m })
+	}
+}
+
+// cut breaks all connections.
+func (b *bus) cut() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range b.ears {
+		close(e.ch)
+	}
+	b.ears = nil
+}
+
+func (b *bus) set(f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f()
+}
+
+func (e *ear) Next(ctx context.Context) (feed.Message, error) {
+	select {
+	case m, ok := <-e.ch:
+		if !ok {
+			return m, errors.New("connection reset by peer")
+		}
+		return m, nil
+	case <-ctx.Done():
+		return feed.Message{}, ctx.Err()
+	}
+}
+
+func (e *ear) Close() {
+	e.b.mu.Lock()
+	defer e.b.mu.Unlock()
+	e.b.ears = slices.DeleteFunc(e.b.ears, func(x *ear) bool { return x == e })
+}
+
+// The facts: one tenant, and how often it was asked for.
+func (b *bus) Tenant(_ context.Context, id string) (iam.TenantFacts, bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.loadCount++
+	return iam.TenantFacts{Tenant: iam.Tenant{ID: id, Status: "active"}}, true, nil
+}
+
+func (*bus) User(context.Context, string, string) (iam.UserFacts, bool, error) {
+	return iam.UserFacts{}, false, nil
+}
+
+func (*bus) Client(context.Context, string, string) (iam.ClientFacts, bool, error) {
+	return iam.ClientFacts{}, false, nil
+}
+
+type replica struct {
+	*testing.T
+	bus   *bus
+	store *directory.Store
+	feed  *feed.Feed
+	stop  func()
+	slept atomic.Int64 // of the machine, which the clock counts
+}
+
+// start starts a replica on b, which ends with the test.
+func start(t *testing.T, b *bus) *replica {
+	t.Helper()
+	return startOn(t, b, b)
+}
+
+// startOn is start with a way of its own to the bus.
+func startOn(t *testing.T, b *bus, source feed.Source) *replica {
+	t.Helper()
+	r := &replica{T: t, bus: b}
+	began := time.Now()
+	r.store = directory.New(b, directory.Config{
+		Issuers: iam.Issuers{{URL: "i", Tenants: []string{"*"}}}, Wait: time.Second, MaxStale: 10 * time.Second,
+		Clock: func() time.Duration { return time.Since(began) + time.Hour + time.Duration(r.slept.Load()) },
+	})
+	r.feed = feed.New(feed.Config{Source: source, Store: r.store, Log: slog.New(slog.DiscardHandler)})
+	ctx, stop := context.WithCancel(context.Background())
+	r.stop = stop
+	t.Cleanup(func() { stop(); synctest.Wait() })
+	go r.feed.Run(ctx)
+	return r
+}
+
+// read returns "kept", "loaded" or the code of the error.
+func (r *replica) read() string {
+	r.bus.mu.Lock()
+	before := r.bus.loadCount
+	r.bus.mu.Unlock()
+	_, err := r.store.Reading(directory.Asker{Issuer: "i"}, time.Now().Add(time.Minute)).Read(context.Background(), []string{"directory", "tenants", "acme"})
+	r.bus.mu.Lock()
+	defer r.bus.mu.Unlock()
+	switch {
+	case err != nil:
+		return iam.CodeOf(err)
+	case r.bus.loadCount != before:
+		return "loaded"
+	}
+	return "kept"
+}
+
+func (r *replica) want(what string, state feed.State, read string) {
+	r.Helper()
+	synctest.Wait()
+	if s := r.feed.State(); s != state {
+		r.Errorf("%s: it is %s, want %s", what, s, state)
+	}
+	if got := r.read(); got != read {
+		r.Errorf("%s: a read is %s, want %s", what, got, read)
+	}
+}
+
+func bubble(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	t.Parallel()
+	synctest.Test(t, f)
+}
+
+func TestAChangeThatIsHeardDropsWhatItSays(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := &bus{}
+		r := start(t, b)
+		r.want("at first", feed.Fresh, "loaded")
+		r.want("then", feed.Fresh, "kept")
+		b.send(feed.Message{Kind: directory.Tenant, Key: directory.KeyOf(directory.Tenant, "globex", "")})
+		r.want("another's change", feed.Fresh, "kept")
+		b.send(feed.Message{Kind: directory.Tenant, Key: directory.KeyOf(directory.Tenant, "acme", "")})
+		r.want("its own change", feed.Fresh, "loaded")
+		b.send(feed.Message{All: true})
+		r.want("a change of everything", feed.Fresh, "loaded")
+		r.want("and then", feed.Fresh, "kept")
+	})
+}
+
+func TestAClusterBeatsAboutOnceASecond(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := &bus{under: 2 * time.Millisecond}
+		var all []*replica
+		for range 20 {
+			all = append(all, start(t, b))
+		}
+		time.Sleep(5 * time.Second)
+		b.set(func() { b.beats = 0 })
+		for range 100 {
+			time.Sleep(time.Second)
+			for _, r := range all {
+				if r.feed.State() != feed.Fresh {
+					t.Fatal("a replica is", r.feed.State())
+				}
+			}
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.beats < 70 || b.beats > 250 {
+			t.Errorf("20 replicas sent %d beats in 100 s", b.beats)
+		}
+	})
+}
+
+// The order of taking up again: nothing is dropped before the new listener stands,
+// then the pool, then everything.
+func TestAConnectionThatBreaksIsTakenUpInOrder(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := &bus{}
+		r := start(t, b)
+		r.want("at first", feed.Fresh, "loaded")
+		b.set(func() { b.refuse = errors.New("no route to host") })
+		b.cut()
+		time.Sleep(1900 * time.Millisecond)
+		r.want("cut off for 1.9 s", feed.Fresh, "kept")
+		time.Sleep(200 * time.Millisecond)
+		r.want("cut off for 2.1 s", feed.Suspect, "kept")
+		if err := r.feed.Problem(); err == nil || !strings.Contains(err.Error(), "no route to host") {
+			t.Errorf("the problem is %v", err)
+		}
+		time.Sleep(7800 * time.Millisecond)
+		r.want("cut off for 9.9 s", feed.Suspect, "kept")
+		b.set(func() { b.refuse, b.happened = nil, nil })
+		time.Sleep(500 * time.Millisecond)
+		r.want("connected again", feed.Fresh, "loaded")
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if !slices.Equal(b.happened, []string{"listen", "reset"}) {
+			t.Errorf("it did %q", b.happened)
+		}
+	})
+}
+
+func TestAListenerThatDiesInSilenceIsFoundOut(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := &bus{}
+		r := start(t, b)
+		r.want("at first", feed.Fresh, "loaded")
+		b.set(func() { b.deaf = true })
+		time.Sleep(3100 * time.Millisecond)
+		if s := r.feed.State(); s != feed.Suspect {
+			t.Errorf("after 3.1 s of silence it is %s", s)
+		}
+		for at := 3100 * time.Millisecond; at < 20*time.Second; at += 100 * time.Millisecond {
+			time.Sleep(100 * time.Millisecond)
+			if got := r.read(); at > 10*time.Second && got != "facts_stale" {
+				t.Fatalf("after %s of silence a read is %s", at, got)
+			}
+		}
+		b.set(func() { b.deaf = false })
+		time.Sleep(4 * time.Second)
+		r.want("when it hears again", feed.Fresh, "loaded")
+	})
+}
+
+// A beat that waited in a buffer proves nothing about now.
+func TestFreshnessCountsFromTheSending(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := &bus{}
+		r := start(t, b)
+		r.want("at first", feed.Fresh, "loaded")
+		b.set(func() { b.under = 1500 * time.Millisecond })
+		time.Sleep(3500 * time.Millisecond)
+		if age, _ := r.store.Age(); age < 1500*time.Millisecond {
+			t.Errorf("with beats that take 1.5 s the facts are %s old", age)
+		}
+		b.set(func() { b.under = 12 * time.Second })
+		for range 200 {
+			time.Sleep(100 * time.Millisecond)
+		}
+		r.want("with beats that take 12 s", feed.Stale, "facts_stale")
+	})
+}
+
+func TestABeatOfAnotherReplicaIsAProof(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := &bus{skew: -400 * time.Hour} // the database's clock is its own
+		r := start(t, b)
+		r.want("at first", feed.Fresh, "loaded")
+		quiet := &silent{bus: b}
+		other := startOn(t, b, quiet)
+		time.Sleep(time.Second)
+		quiet.loud.Store(true)
+		b.set(func() { b.mute = errors.New("no connection in the pool") })
+		for range 300 {
+			time.Sleep(100 * time.Millisecond)
+			if s := r.feed.State(); s != feed.Fresh {
+				t.Fatalf("another beats and it is %s", s)
+			}
+		}
+		other.stop()
+		time.Sleep(3 * time.Second)
+		if s := r.feed.State(); s == feed.Fresh {
+			t.Error("nobody beats and it is fresh")
+		}
+	})
+}
+
+// silent is a bus on which one replica can beat where the others cannot.
+type silent struct {
+	*bus
+	loud atomic.Bool
+}
+
+func (s *silent) Beat(ctx context.Context, nonce string) error {
+	if s.loud.Load() {
+		s.bus.send(feed.Message{Beat: &feed.Beat{Nonce: nonce, At: time.Duration(time.Now().UnixNano()) + s.bus.skew}})
+		return nil
+	}
+	return s.bus.Beat(ctx, nonce)
+}
+
+// A clock that is set forward or back makes nothing younger than it is.
+func TestADatabaseWhoseClockJumpsProvesNothingByIt(t *testing.T) {
+	for name, jump := range map[string]time.Duration{"forward": time.Hour, "back": -time.Hour, "forward a little": 3 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				b := &bus{}
+				r, other := start(t, b), start(t, b)
+				r.want("at first", feed.Fresh, "loaded")
+				time.Sleep(10 * time.Second)
+				b.set(func() { b.skew += jump })
+				for range 100 {
+					time.Sleep(100 * time.Millisecond)
+					for _, x := range []*replica{r, other} {
+						if s := x.feed.State(); s != feed.Fresh {
+							t.Fatalf("it is %s", s)
+						}
+					}
+				}
+				// Under way for three seconds, and by the old offset an hour young.
+				b.set(func() { b.skew += jump; b.under = 3 * time.Second })
+				time.Sleep(6 * time.Second)
+				if age, _ := r.store.Age(); age < 2900*time.Millisecond {
+					t.Errorf("beats take 3 s and the facts are said to be %s old", age)
+				}
+			})
+		})
+	}
+}
+
+func TestAMachineThatSleptTrustsNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := &bus{}
+		r := start(t, b)
+		r.want("at first", feed.Fresh, "loaded")
+		r.slept.Add(int64(time.Minute))
+		if got := r.read(); got != "facts_stale" {
+			t.Errorf("the first read after a sleep is %s", got)
+		}
+		time.Sleep(time.Second)
+		r.want("a second later", feed.Fresh, "loaded")
+	})
+}
+
+func TestAPoolerThatBreaksListenStopsTheStart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := &bus{deaf: true}
+		r := start(t, b)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if err := r.feed.Started(ctx); !errors.Is(err, feed.ErrDeaf) {
+			t.Errorf("got %v", err)
+		}
+		if got := r.read(); got != "facts_stale" {
+			t.Errorf("a read is %s", got)
+		}
+		b.set(func() { b.deaf = false })
+		if err := r.feed.Started(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestSettleWaitsForWhatWasChangedBefore(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := &bus{under: 50 * time.Millisecond}
+		r := start(t, b)
+		time.Sleep(time.Second)
+		r.want("at first", feed.Fresh, "loaded")
+		b.send(feed.Message{Kind: directory.Tenant, Key: directory.KeyOf(directory.Tenant, "acme", "")})
+		began := time.Now()
+		r.feed.Settle(t.Context())
+		if took := time.Since(began); took != 50*time.Millisecond {
+			t.Errorf("it took %s", took)
+		}
+		if got := r.read(); got != "loaded" {
+			t.Errorf("after Settle a read is %s", got)
+		}
+		b.set(func() { b.deaf = true })
+		r.feed.Settle(t.Context())
+		if got := r.read(); got != "loaded" {
+			t.Errorf("after Settle that hears nothing a read is %s", got)
+		}
+	})
+}

@@ -1,0 +1,116 @@
+package postgrestest
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"testing"
+)
+
+// Proxy stands between a client and a server, and misbehaves as it is told.
+type Proxy struct {
+	URL string // as the server's, through the proxy
+
+	swallow, deaf atomic.Bool
+	mu            sync.Mutex
+	conns         []net.Conn
+}
+
+// Swallow makes the proxy keep connections open and pass nothing on, as a network
+// does that has lost the way.
+func (p *Proxy) Swallow(on bool) { p.swallow.Store(on) }
+
+// Deafen makes the proxy keep notifications to itself, as a transaction pooler
+// does: LISTEN is answered, by a server connection that is given to another client.
+func (p *Proxy) Deafen(on bool) { p.deaf.Store(on) }
+
+// Cut breaks all connections.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		_ = c.Close() // that is the point
+	}
+	p.conns = nil
+}
+
+// NewProxy starts a proxy to the server of databaseURL, without TLS.
+func NewProxy(t testing.TB, databaseURL string) *Proxy {
+	t.Helper()
+	u, err := url.Parse(databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{}
+	server := u.Host
+	u.Host = l.Addr().String()
+	p.URL = u.String()
+	t.Cleanup(func() { _ = l.Close(); p.Cut() }) // nothing is left to lose
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			back, err := net.Dial("tcp", server)
+			if err != nil {
+				_ = client.Close() // as the server would
+				continue
+			}
+			p.mu.Lock()
+			p.conns = append(p.conns, client, back)
+			p.mu.Unlock()
+			go p.forth(client, back)
+			go p.back(client, back)
+		}
+	}()
+	return p
+}
+
+func (p *Proxy) forth(client, server net.Conn) {
+	defer server.Close()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := client.Read(buf)
+		if err != nil {
+			return
+		}
+		if p.swallow.Load() {
+			continue
+		}
+		if _, err := server.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// back passes whole messages on: a type, a length that counts itself, the rest.
+func (p *Proxy) back(client, server net.Conn) {
+	defer client.Close()
+	r := bufio.NewReader(server)
+	for {
+		head, err := r.Peek(5)
+		if err != nil {
+			return
+		}
+		message := make([]byte, 1+binary.BigEndian.Uint32(head[1:]))
+		if _, err := io.ReadFull(r, message); err != nil {
+			return
+		}
+		if p.swallow.Load() || p.deaf.Load() && message[0] == 'A' {
+			continue
+		}
+		if _, err := client.Write(message); err != nil && !errors.Is(err, net.ErrClosed) {
+			return
+		}
+	}
+}
