@@ -52,6 +52,8 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 
+	go TuneGC(work, cfg.MemoryAim)
+
 	build := telemetry.ReadBuild(Version)
 	metrics := telemetry.NewMetrics(build, postgres.Reasons)
 
@@ -82,7 +84,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	}
 
 	verifier, err := token.New(token.Config{
-		Issuers: cfg.verified, Entries: cfg.TokenEntries, Bytes: cfg.CacheBytes / 4, MaxAge: cfg.JWKSMaxAge, IntrospectionTTL: cfg.IntrospectionTTL,
+		Issuers: cfg.verified, Entries: cfg.TokenEntries, Bytes: share(cfg.MemoryAim, tokensShare), MaxAge: cfg.JWKSMaxAge, IntrospectionTTL: cfg.IntrospectionTTL,
 		Keeper: db, Log: log, OnError: metrics.IdPError,
 	})
 	if err != nil {
@@ -95,7 +97,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	go verifier.KeepFresh(work)
 
 	facts := directory.New(db, directory.Config{
-		Issuers: cfg.issuers, Entries: cfg.FactsEntries, Bytes: cfg.CacheBytes / 2, MaxStale: cfg.MaxStaleness,
+		Issuers: cfg.issuers, Entries: cfg.FactsEntries, Bytes: share(cfg.MemoryAim, factsShare), MaxStale: cfg.MaxStaleness,
 	})
 	changes := feed.New(feed.Config{Source: db, Store: facts, Log: log, OnDelay: metrics.FeedDelay})
 	go changes.Run(work)
@@ -127,7 +129,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	defer decisions.Close()
 	enricher := enrich.New(enrich.Config{
 		Verifier: verifier, Directory: facts, Engine: engine, Issuers: cfg.issuers, Deadline: cfg.EnrichDeadline, HeaderMax: cfg.HeaderBudget,
-		Entries: cmp.Or(cfg.DecisionEntries, -1), Bytes: cfg.CacheBytes / 4,
+		Entries: cmp.Or(cfg.DecisionEntries, -1), Bytes: share(cfg.MemoryAim, decisionsShare),
 		SampleLog: cfg.DecisionSample, Log: decisions.Logger(log), OnDecision: metrics.Decision,
 	})
 	register(metrics, db, verifier, facts, changes, engine, enricher, decisions)

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -43,11 +42,6 @@ func serveCommand(environ []string) *cobra.Command {
 			cfg, err := ParseConfig(environ)
 			if err != nil {
 				return err
-			}
-			if os.Getenv("GOGC") == "" {
-				// Most of the heap is caches that live on: a little more collecting keeps
-				// the default ones under 150 MB resident (make scale).
-				debug.SetGCPercent(75)
 			}
 			return Serve(cmd.Context(), cfg, telemetry.NewLogger(cmd.ErrOrStderr(), cfg.LogLevel), nil)
 		},

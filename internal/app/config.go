@@ -54,7 +54,7 @@ type Config struct {
 	FactsEntries     int           `env:"FACTS_ENTRIES" envDefault:"10000" doc:"documents kept in memory"`
 	TokenEntries     int           `env:"TOKEN_ENTRIES" envDefault:"10000" doc:"verified tokens kept in memory"`
 	DecisionEntries  int           `env:"DECISION_ENTRIES" envDefault:"10000" doc:"decisions kept in memory; 0: none"`
-	CacheBytes       int64         `env:"CACHE_BYTES" envDefault:"100663296" doc:"bytes that all of these may take, estimated: facts half, tokens and decisions a quarter each"`
+	MemoryAim        int64         `env:"MEMORY_AIM" envDefault:"134217728" doc:"bytes that the program aims at: bounds all caches, and garbage is collected accordingly"`
 	MaxStaleness     time.Duration `env:"MAX_STALENESS" envDefault:"10s" doc:"how long facts are used without a proof that no change was missed"`
 	JWKSMaxAge       time.Duration `env:"JWKS_MAX_AGE" envDefault:"24h" doc:"how long keys are used while their issuer is away"`
 	IntrospectionTTL time.Duration `env:"INTROSPECTION_TTL" envDefault:"10s" doc:"how long a positive introspection is used"`
@@ -211,7 +211,7 @@ func (cfg *Config) check(fault func(string, ...any)) {
 		fault("DECISION_LOG_SAMPLE must be 0 to 1, is %v", cfg.DecisionSample)
 	}
 	for name, n := range map[string]int64{
-		"FACTS_ENTRIES": int64(cfg.FactsEntries), "CACHE_BYTES": cfg.CacheBytes, "TOKEN_ENTRIES": int64(cfg.TokenEntries),
+		"FACTS_ENTRIES": int64(cfg.FactsEntries), "MEMORY_AIM": cfg.MemoryAim, "TOKEN_ENTRIES": int64(cfg.TokenEntries),
 		"HEADER_BUDGET": int64(cfg.HeaderBudget), "MAX_STALENESS": int64(cfg.MaxStaleness), "JWKS_MAX_AGE": int64(cfg.JWKSMaxAge),
 		"INTROSPECTION_TTL": int64(cfg.IntrospectionTTL), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline), "START_TIMEOUT": int64(cfg.StartTimeout),
 	} {

@@ -1,242 +1,392 @@
 // Package bench measures what an enrichment costs beside a bare net/http answer
-// with as many headers, in one run and in turn, over real connections.
+// and beside OPA's own server, in one run and in turn, over real connections.
 //
-// It reports CPU of the process, client included (both variants pay the same for
-// it), since wall-clock times on shared machines say little.
+// What is measured is CPU for each request, server and client together: that is
+// what bounds the requests a machine answers, and wall-clock times on shared
+// machines say little. Each server is a process of its own; the client is the same
+// for all of them.
 package bench
 
 import (
 	"bufio"
-	"context"
+	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"syscall"
+	"sync"
 	"testing"
 	"time"
 
-	"iam-service/internal/devstack"
-	"iam-service/internal/devstack/devrauth"
-	"iam-service/internal/directory"
-	"iam-service/internal/enrich"
-	"iam-service/internal/httpapi"
-	"iam-service/internal/iam"
-	"iam-service/internal/policy"
-	"iam-service/internal/telemetry"
-	"iam-service/internal/token"
 	"iam-service/policies"
 )
 
 const (
-	users   = 10_000
-	tenants = 100
-	rounds  = 11
-	perTurn = 2000 // requests of one variant in one round
+	rounds      = 10
+	connections = 16
+	perTurn     = 4000 // requests of one variant in one round
 )
 
-// memory is a database of 10,000 users in 100 tenants with 20 roles each.
-type memory struct{ issuer string }
-
-func (m memory) User(_ context.Context, _, subject string) (iam.UserFacts, bool, error) {
-	var n int
-	if _, err := fmt.Sscanf(subject, "user-%d", &n); err != nil {
-		return iam.UserFacts{}, false, nil //nolint:nilerr // of another shape: not there
-	}
-	tenant := fmt.Sprintf("tenant-%d", n%tenants)
-	return iam.UserFacts{
-		User: iam.User{ID: "id-" + subject, Issuer: m.issuer, Subject: subject, Status: "active", DefaultTenant: tenant},
-		Memberships: []iam.Membership{
-			{Tenant: tenant, Status: "active", Roles: []string{"role-19", "role-7"}, TenantStatus: "active"},
-			{Tenant: fmt.Sprintf("tenant-%d", (n+1)%tenants), Status: "active", Roles: []string{"role-0"}, TenantStatus: "active"},
-		},
-		AsOf: time.Now(),
-	}, true, nil
+// target is one server process.
+type target struct {
+	name, addr string
+	requests   [][]byte // what is sent, in turn
+	cpu        func(testing.TB) time.Duration
+	us         []float64 // µs for each request, by round
+	server     []float64 // the server's part
+	next       int
 }
 
-func (memory) Tenant(_ context.Context, id string) (iam.TenantFacts, bool, error) {
-	t := iam.TenantFacts{Tenant: iam.Tenant{ID: id, Slug: id, Name: id, Status: "active"}}
-	for i := range 20 {
-		r := iam.Role{Tenant: id, Name: fmt.Sprintf("role-%d", i), Permissions: []string{fmt.Sprintf("p%d:read", i), fmt.Sprintf("p%d:write", i)}}
-		if i >= 4 {
-			r.Inherits = []string{fmt.Sprintf("role-%d", i-4)}
-		}
-		t.Roles = append(t.Roles, r)
-	}
-	return t, true, nil
-}
-
-func (memory) Client(context.Context, string, string) (iam.ClientFacts, bool, error) {
-	return iam.ClientFacts{}, false, nil
-}
-
-// variant is one kind of request to one server.
-type variant struct {
-	name   string
-	addr   string
-	tokens []string
-	next   int
-}
-
-type world struct {
-	rauth    *devrauth.Server
-	verifier *token.Verifier
-	handler  http.Handler
-}
-
-func newWorld(b *testing.B, tokenEntries int) *world {
+// child starts a variant of ours.
+func child(b *testing.B, name string) (*target, announcement) {
 	b.Helper()
-	ok := func(err error) {
-		b.Helper()
-		if err != nil {
-			b.Fatal(err)
-		}
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestServe$", "-test.timeout", "1h")
+	cmd.Env = append(os.Environ(), "IAM_BENCH_SERVE="+name)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	check(b, err)
+	out, err := cmd.StdoutPipe()
+	check(b, err)
+	check(b, cmd.Start())
+	b.Cleanup(func() { _ = stdin.Close(); _ = cmd.Wait() }) // it ends with its input
+	var a announcement
+	check(b, json.NewDecoder(out).Decode(&a))
+	t := &target{name: name, addr: a.Addr, cpu: func(tb testing.TB) time.Duration {
+		resp, err := http.Get("http://" + a.Addr + "/cpu")
+		check(tb, err)
+		defer resp.Body.Close()
+		var ns int64
+		_, err = fmt.Fscan(resp.Body, &ns)
+		check(tb, err)
+		return time.Duration(ns)
+	}}
+	tokens := a.Tokens
+	if tokens == nil {
+		tokens = []string{strings.Repeat("x", 700)}
 	}
-	log := slog.New(slog.DiscardHandler)
-	w := &world{}
-	var handler http.Handler
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
-	b.Cleanup(srv.Close)
-	var err error
-	w.rauth, err = devrauth.New(srv.URL, devstack.Audience)
-	ok(err)
-	handler = w.rauth.Handler()
-	issuers := iam.Issuers{{URL: srv.URL, Tenants: []string{"*"}, Platform: true}}
-	w.verifier, err = token.New(token.Config{Issuers: []token.Issuer{{URL: srv.URL, Audiences: []string{devstack.Audience}}}, Log: log, Entries: tokenEntries})
-	ok(err)
-	ctx, stop := context.WithCancel(context.Background())
-	b.Cleanup(stop)
-	ok(w.verifier.Start(ctx, time.Now().Add(5*time.Second)))
-	metrics := telemetry.NewMetrics(telemetry.Build{}, nil)
-	engine, err := policy.NewEngine(policy.Config{Log: log, Limit: 5 * time.Second})
-	ok(err)
-	c, err := policy.FromFS("embedded", policies.FS)
-	ok(err)
-	ok(engine.Offer(ctx, c))
-	store := directory.New(memory{srv.URL}, directory.Config{Issuers: issuers, Entries: 2 * users, Wait: 5 * time.Second, MaxStale: 1000 * time.Hour})
-	store.Proved(store.Now())
-	enricher := enrich.New(enrich.Config{
-		Directory: store, Verifier: w.verifier, Issuers: issuers, Engine: engine, Log: log, SampleLog: .01, Deadline: 10 * time.Second, OnDecision: metrics.Decision,
-	})
-	w.handler = httpapi.Gateway{
-		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Log: log, Observe: metrics.Request,
-	}.Handler()
-	return w
+	for _, tok := range tokens {
+		t.requests = append(t.requests, []byte("GET /system/enrich-token HTTP/1.1\r\nHost: iam\r\nAuthorization: Bearer "+tok+"\r\n\r\n"))
+	}
+	return t, a
 }
 
-func (w *world) mint(b *testing.B, n int) []string {
+// opa starts OPA's server under the same policy, facts and tokens.
+func opa(b *testing.B, name string, a announcement, jwtEntries int) *target {
 	b.Helper()
-	tokens := make([]string, n)
-	for i := range tokens {
-		var err error
-		if tokens[i], err = w.rauth.Mint("ES256", map[string]any{"sub": fmt.Sprintf("user-%d", i%users), "client_id": "web"}); err != nil {
-			b.Fatal(err)
-		}
+	dir := b.TempDir()
+	check(b, os.CopyFS(dir, policies.FS))
+	write := func(file string, v any) {
+		text, err := json.Marshal(v)
+		check(b, err)
+		check(b, os.WriteFile(filepath.Join(dir, file), text, 0o600))
 	}
-	return tokens
+	for _, no := range []string{".manifest", "schemas"} { // of a bundle: OPA would take them for data
+		check(b, os.RemoveAll(filepath.Join(dir, no)))
+	}
+	write("directory.json", map[string]any{"directory": a.Data})
+	write("bench.json", map[string]any{"bench": map[string]any{"jwks": a.JWKS, "iss": a.Issuer}})
+	check(b, os.WriteFile(filepath.Join(dir, "bench.rego"), []byte(`package asked
+
+verified := io.jwt.decode_verify(input.raw, {"cert": data.bench.jwks, "iss": data.bench.iss, "aud": "`+audience+`"})
+
+question := {
+	"token": verified[2],
+	"request": {"gateway": "generic", "method": "GET", "anonymous": false},
+	"settings": {"unknown_users": "deny"},
 }
 
-// bare answers as an enrichment does, without doing any of it.
-func bare(w http.ResponseWriter, _ *http.Request) {
-	h := w.Header()
-	for _, name := range policy.DefaultHeaders {
-		h[http.CanonicalHeaderKey(name)] = []string{"value"}
+decision := d if {
+	verified[0]
+	d := data.iam.claims.decision with input as question
+}
+`), 0o600))
+	config := map[string]any{}
+	if jwtEntries > 0 {
+		config["caching"] = map[string]any{"inter_query_builtin_value_cache": map[string]any{"named": map[string]any{"io_jwt": map[string]any{"max_num_entries": jwtEntries}}}}
 	}
-	h["Content-Length"] = []string{"0"}
-	w.WriteHeader(http.StatusOK)
+	text, err := json.Marshal(config)
+	check(b, err)
+	configFile := filepath.Join(b.TempDir(), "config.json")
+	check(b, os.WriteFile(configFile, text, 0o600))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	check(b, err)
+	addr := l.Addr().String()
+	check(b, l.Close())
+	cmd := exec.Command(os.Getenv("OPA"), "run", "--server", "--addr", addr, "--log-level", "error", "--config-file", configFile, dir)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr // it says there what it cannot read
+	check(b, cmd.Start())
+	b.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }) // it has nothing to lose
+	for until := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		resp, err := http.Get("http://" + addr + "/health")
+		if err == nil {
+			_ = resp.Body.Close()
+			break
+		}
+		if time.Now().After(until) {
+			b.Fatal("OPA does not answer: ", err)
+		}
+	}
+	t := &target{name: name, addr: addr, cpu: func(tb testing.TB) time.Duration { return processCPU(tb, cmd.Process.Pid) }}
+	for _, tok := range a.Tokens {
+		body := `{"input":{"raw":"` + tok + `"}}`
+		t.requests = append(t.requests, []byte("POST /v1/data/asked/decision HTTP/1.1\r\nHost: opa\r\nContent-Type: application/json\r\nContent-Length: "+strconv.Itoa(len(body))+"\r\n\r\n"+body))
+	}
+	resp, err := http.Post("http://"+addr+"/v1/data/asked/decision", "application/json", strings.NewReader(`{"input":{"raw":"`+a.Tokens[0]+`"}}`))
+	check(b, err)
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	check(b, err)
+	if !strings.Contains(string(got), `"allow":true`) || !strings.Contains(string(got), "role-3") {
+		b.Fatalf("OPA answers %s", got)
+	}
+	return t
 }
 
-// BenchmarkEnrich prints CPU per request of each variant and the ratio to bare
-// net/http: the median of the rounds, and the interval that holds the middle half.
-func BenchmarkEnrich(b *testing.B) {
-	cached, uncached := newWorld(b, 10_000), newWorld(b, 1)
-	serve := func(h http.Handler) string {
-		srv := httptest.NewServer(h)
-		b.Cleanup(srv.Close)
-		return strings.TrimPrefix(srv.URL, "http://")
-	}
-	variants := []*variant{
-		{name: "bare net/http", addr: serve(http.HandlerFunc(bare)), tokens: []string{"x"}},
-		{name: "token cached, policy evaluated", addr: serve(cached.handler), tokens: cached.mint(b, 1000)},
-		{name: "nothing cached but facts", addr: serve(uncached.handler), tokens: uncached.mint(b, 1000)},
-	}
-	cpu := make([][]float64, len(variants))
-	for b.Loop() {
-		for i := range cpu {
-			cpu[i] = nil
-		}
-		for round := range rounds + 1 {
-			for i, v := range variants {
-				took := v.run(b)
-				if round > 0 { // the first fills the caches
-					cpu[i] = append(cpu[i], took)
-				}
-			}
-		}
-	}
-	fmt.Printf("\n%-34s %14s %22s\n", "CPU per request (client included)", "µs, median", "throughput of bare")
-	for i, v := range variants {
-		ratios := make([]float64, len(cpu[i]))
-		for r := range ratios {
-			ratios[r] = cpu[0][r] / cpu[i][r]
-		}
-		slices.Sort(ratios)
-		slices.Sort(cpu[i])
-		fmt.Printf("%-34s %14.1f %9.2f× (%.2f–%.2f)\n", v.name, median(cpu[i]), median(ratios), ratios[len(ratios)/4], ratios[len(ratios)*3/4])
-	}
-	b.ReportMetric(median(cpu[1]), "cpu-µs/enrichment")
+// processCPU reads what another process has used, in ticks of 10 ms (proc(5)).
+func processCPU(tb testing.TB, pid int) time.Duration {
+	tb.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	check(tb, err)
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+2:]))
+	user, err := strconv.Atoi(fields[11])
+	check(tb, err)
+	system, err := strconv.Atoi(fields[12])
+	check(tb, err)
+	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
-func median(sorted []float64) float64 { return sorted[len(sorted)/2] }
-
-// run sends perTurn requests over one connection and returns µs of CPU for each.
-func (v *variant) run(b *testing.B) float64 {
+// ask sends n requests over all connections, and notes what they cost.
+func (t *target) ask(b *testing.B, n int, measured bool) {
 	b.Helper()
-	conn, err := net.Dial("tcp", v.addr)
+	server, client := t.cpu(b), cpuTime(b)
+	var wg sync.WaitGroup
+	errs := make(chan error, connections)
+	for c := range connections {
+		first := t.next + c*(n/connections)
+		wg.Go(func() { errs <- t.converse(first, n/connections) })
+	}
+	wg.Wait()
+	for range connections {
+		check(b, <-errs)
+	}
+	t.next += n
+	if measured {
+		s, c := t.cpu(b)-server, cpuTime(b)-client
+		t.us = append(t.us, float64((s+c).Nanoseconds())/1000/float64(n))
+		t.server = append(t.server, float64(s.Nanoseconds())/1000/float64(n))
+	}
+}
+
+// converse sends n requests over one connection, one after the other.
+func (t *target) converse(first, n int) error {
+	conn, err := net.Dial("tcp", t.addr)
 	if err != nil {
-		b.Fatal(err)
+		return err
 	}
 	defer conn.Close()
 	r := bufio.NewReader(conn)
-	before := cpuTime(b)
-	for range perTurn {
-		t := v.tokens[v.next%len(v.tokens)]
-		v.next++
-		if _, err := io.WriteString(conn, "GET /system/enrich-token HTTP/1.1\r\nHost: iam\r\nAuthorization: Bearer "+t+"\r\n\r\n"); err != nil {
-			b.Fatal(err)
+	for i := range n {
+		if err := t.exchange(conn, r, first+i); err != nil {
+			return err
 		}
-		line, err := r.ReadSlice('\n')
-		if err != nil || !strings.HasPrefix(string(line), "HTTP/1.1 200 ") {
-			b.Fatalf("%s: %q, %v", v.name, line, err)
+	}
+	return nil
+}
+
+// exchange sends one request and reads its answer.
+func (t *target) exchange(conn net.Conn, r *bufio.Reader, i int) error {
+	if _, err := conn.Write(t.requests[i%len(t.requests)]); err != nil {
+		return err
+	}
+	line, err := r.ReadSlice('\n')
+	if err != nil || !strings.HasPrefix(string(line), "HTTP/1.1 200 ") {
+		return fmt.Errorf("%s: %q, %w", t.name, line, err)
+	}
+	length := 0
+	for len(line) > 2 {
+		if line, err = r.ReadSlice('\n'); err != nil {
+			return err
 		}
-		for len(line) > 2 {
-			if line, err = r.ReadSlice('\n'); err != nil {
-				b.Fatal(err)
+		if v, ok := strings.CutPrefix(string(line), "Content-Length: "); ok {
+			if length, err = strconv.Atoi(strings.TrimSpace(v)); err != nil {
+				return err
 			}
 		}
 	}
-	return float64((cpuTime(b) - before).Nanoseconds()) / 1000 / perTurn
+	_, err = r.Discard(length)
+	return err
 }
 
-// cpuTime is what this process has used.
-func cpuTime(b *testing.B) time.Duration {
-	b.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
+// ratio is by how much a is cheaper than t: the median of the rounds, and the
+// interval that holds the middle half of them.
+func (t *target) ratio(a *target) (median, low, high float64) {
+	all := make([]float64, len(t.us))
+	for i := range all {
+		all[i] = a.us[i] / t.us[i]
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	slices.Sort(all)
+	return all[len(all)/2], all[len(all)/4], all[len(all)*3/4]
 }
 
-// BenchmarkEnrichAllocations is the handler alone: its bytes and allocations are
-// exact.
-func BenchmarkEnrichAllocations(b *testing.B) {
-	w := newWorld(b, 10_000)
-	tokens := w.mint(b, 100)
+func median(list []float64) float64 {
+	sorted := slices.Sorted(slices.Values(list))
+	return sorted[len(sorted)/2]
+}
+
+// goal is one row of the table of figures to reach.
+type goal struct {
+	what  string
+	of    string // whose requests for each second
+	than  string // times whose
+	least float64
+}
+
+var goals = []goal{
+	{"decision cached", "decision", "bare-6", .90},
+	{"decision cached", "decision", "bare-13", .90},
+	{"decision cached", "decision", "opa", 8},
+	{"token cached, policy evaluated", "token", "opa-raised", 3},
+	{"nothing cached but facts", "nothing", "opa", 2.2},
+}
+
+// BenchmarkPeers prints CPU for each request of each server, in turn within each
+// round, and how the ratios stand to the figures to reach.
+func BenchmarkPeers(b *testing.B) {
+	if os.Getenv("OPA") == "" {
+		b.Fatal("OPA must name OPA's program: use \"make bench\"")
+	}
+	targets := map[string]*target{}
+	var shared announcement
+	for _, name := range []string{"bare-6", "bare-13", "decision", "token", "nothing"} {
+		targets[name], shared = child(b, name)
+	}
+	targets["opa"], targets["opa-raised"] = opa(b, "opa", shared, 0), opa(b, "opa-raised", shared, 16_384)
+	order := slices.Sorted(maps.Keys(targets))
+	for b.Loop() {
+		for _, t := range targets {
+			t.us, t.server = nil, nil
+			t.ask(b, perTurn, false) // fills the caches
+		}
+		for range rounds {
+			for _, name := range order {
+				targets[name].ask(b, perTurn, true)
+			}
+		}
+	}
+	fmt.Printf("\n%-12s %16s %12s\n", "", "µs, with client", "server alone")
+	for _, name := range order {
+		fmt.Printf("%-12s %16.1f %12.1f\n", name, median(targets[name].us), median(targets[name].server))
+	}
+	fmt.Printf("\n%-32s %-14s %9s %15s %8s\n", "", "against", "ratio", "middle half", "wanted")
+	for _, g := range goals {
+		m, low, high := targets[g.of].ratio(targets[g.than])
+		verdict := "reached"
+		if high < g.least {
+			verdict = "MISSED" // the interval lies wholly below
+		}
+		fmt.Printf("%-32s %-14s %8.2f× %15s %7.2f× %s\n", g.what, g.than, m, fmt.Sprintf("%.2f–%.2f", low, high), g.least, verdict)
+	}
+}
+
+// BenchmarkProfile writes where the time of each of our servers goes under load to
+// the folder PROFILES, for "go tool pprof".
+func BenchmarkProfile(b *testing.B) {
+	for _, name := range []string{"bare-13", "decision", "token", "nothing"} {
+		t, _ := child(b, name)
+		t.ask(b, perTurn, false)
+		done := make(chan error)
+		go func() {
+			resp, err := http.Get("http://" + t.addr + "/profile?seconds=5")
+			if err != nil {
+				done <- err
+				return
+			}
+			defer resp.Body.Close()
+			text, err := io.ReadAll(resp.Body)
+			if err == nil {
+				err = os.WriteFile(filepath.Join(os.Getenv("PROFILES"), name+".prof"), text, 0o600)
+			}
+			done <- err
+		}()
+		for began := time.Now(); time.Since(began) < 6*time.Second; {
+			t.ask(b, perTurn/4, false)
+		}
+		check(b, <-done)
+	}
+}
+
+// BenchmarkFixedRate asks at 1,000 requests a second, all on one core, and prints
+// how long answers take.
+func BenchmarkFixedRate(b *testing.B) {
+	plain, _ := child(b, "bare-13")
+	ours, _ := child(b, "decision")
+	const seconds, rate = 4, 1000
+	measure := func(t *target) (p50, p99 time.Duration) {
+		var mu sync.Mutex
+		var all []time.Duration
+		free := make(chan *conversation, connections)
+		for range connections {
+			conn, err := net.Dial("tcp", t.addr)
+			check(b, err)
+			defer conn.Close()
+			free <- &conversation{conn, bufio.NewReader(conn)}
+		}
+		var wg sync.WaitGroup
+		began := time.Now()
+		for i := range seconds * rate {
+			due := began.Add(time.Duration(i) * time.Second / rate)
+			time.Sleep(time.Until(due))
+			wg.Go(func() {
+				c := <-free
+				err := t.exchange(c.conn, c.r, i)
+				took := time.Since(due) // waiting for a connection counts
+				free <- c
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil {
+					b.Error(err)
+				}
+				all = append(all, took)
+			})
+		}
+		wg.Wait()
+		slices.Sort(all)
+		return all[len(all)/2], all[len(all)*99/100]
+	}
+	for b.Loop() {
+		var ratios, bareP99, oursP99, bareP50, oursP50 []float64
+		measure(plain)
+		measure(ours)
+		for range 5 {
+			b50, b99 := measure(plain)
+			o50, o99 := measure(ours)
+			ratios = append(ratios, float64(o99)/float64(b99))
+			us := func(d time.Duration) float64 { return float64(d.Microseconds()) }
+			bareP50, bareP99, oursP50, oursP99 = append(bareP50, us(b50)), append(bareP99, us(b99)), append(oursP50, us(o50)), append(oursP99, us(o99))
+		}
+		fmt.Printf("\n1,000 requests/s on one core: bare net/http p50 %.0f µs, p99 %.0f µs; decision cached p50 %.0f µs, p99 %.0f µs; p99 %.2f× (wanted: at most 2×)\n",
+			median(bareP50), median(bareP99), median(oursP50), median(oursP99), median(ratios))
+	}
+}
+
+type conversation struct {
+	conn net.Conn
+	r    *bufio.Reader
+}
+
+// one is the handler alone, without a network: bytes and allocations are exact.
+func one(b *testing.B, o options) {
+	b.Helper()
+	s := newService(b, o)
+	tokens := s.mint(b, 100)
 	requests := make([]*http.Request, len(tokens))
 	for i, t := range tokens {
 		requests[i] = httptest.NewRequest(http.MethodGet, "/system/enrich-token", nil)
@@ -244,16 +394,36 @@ func BenchmarkEnrichAllocations(b *testing.B) {
 	}
 	answer := &discard{header: http.Header{}}
 	for _, r := range requests { // fills the caches
-		w.handler.ServeHTTP(answer, r)
+		s.handler.ServeHTTP(answer, r)
 	}
 	b.ReportAllocs()
 	n := 0
 	for b.Loop() {
 		clear(answer.header)
-		w.handler.ServeHTTP(answer, requests[n%len(requests)])
+		s.handler.ServeHTTP(answer, requests[n%len(requests)])
 		if n++; answer.status != http.StatusOK {
 			b.Fatalf("status %d", answer.status)
 		}
+	}
+}
+
+func BenchmarkAllocationsDecisionCached(b *testing.B)  { one(b, options{10_000, 10_000}) }
+func BenchmarkAllocationsPolicyEvaluated(b *testing.B) { one(b, options{10_000, -1}) }
+func BenchmarkAllocationsNothingCached(b *testing.B)   { one(b, options{1, -1}) }
+
+// The path that all gateways take all the time makes next to no garbage. This is a
+// count, not a time, so it is a test.
+func TestAnAnswerFromTheCacheAllocatesNextToNothing(t *testing.T) {
+	s := newService(t, options{10_000, 10_000})
+	r := httptest.NewRequest(http.MethodGet, "/system/enrich-token", nil)
+	r.Header.Set("Authorization", "Bearer "+s.mint(t, 1)[0])
+	answer := &discard{header: http.Header{}}
+	s.handler.ServeHTTP(answer, r)
+	if n := testing.AllocsPerRun(500, func() {
+		clear(answer.header)
+		s.handler.ServeHTTP(answer, r)
+	}); n > 5 {
+		t.Errorf("%v allocations, 5 are allowed", n)
 	}
 }
 

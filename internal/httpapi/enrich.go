@@ -201,7 +201,7 @@ func bearer(h http.Header) (string, error) {
 		return "", nil
 	}
 	token = strings.Trim(token, " ")
-	if !ok || token == "" || strings.ContainsAny(token, " ,\t") {
+	if !ok || token == "" || strings.IndexByte(token, ' ') >= 0 || strings.IndexByte(token, ',') >= 0 || strings.IndexByte(token, '\t') >= 0 {
 		return "", malformed("Authorization is not \"Bearer\" and one token")
 	}
 	return token, nil

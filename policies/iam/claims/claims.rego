@@ -224,23 +224,19 @@ _anonymous if {
 }
 
 # A program speaks for itself: its subject is the client, or it has none.
-_program if input.token.sub == input.token.client_id
-
-_program if {
+_kind := "user" if {
+	input.token.sub != input.token.client_id
+} else := "client" if {
 	input.token.client_id
-	not _has_sub
+} else := "user" if {
+	input.token.sub
+} else := "anonymous" if {
+	_anonymous
 }
 
-_person if input.token.sub != input.token.client_id
+_person if _kind == "user"
 
-_person if {
-	_has_sub
-	not _has_client_id
-}
-
-_has_sub if input.token.sub
-
-_has_client_id if input.token.client_id
+_program if _kind == "client"
 
 _user := data.directory.users[input.token.iss][input.token.sub] if _person
 
@@ -388,7 +384,7 @@ _usual := {
 	"X-Scopes": scopes,
 	"X-User-Attributes": _user_attributes,
 	"X-Tenant-Attributes": _tenant_attributes,
-	"X-Principal-Type": _principal_type,
+	"X-Principal-Type": _kind,
 }
 
 # Off by default: evaluated only where the bundle declares them.
@@ -422,12 +418,6 @@ _user_attributes := _encoded(object.filter(_user.attributes, config.user_attribu
 default _tenant_attributes := ""
 
 _tenant_attributes := _encoded(object.filter(_tenant.attributes, config.tenant_attributes)) if count(config.tenant_attributes) > 0
-
-_principal_type := "user" if _person
-
-_principal_type := "client" if _program
-
-_principal_type := "anonymous" if _anonymous
 
 # Only the attributes that the bundle names travel.
 _encoded(attributes) := base64.encode(json.marshal(attributes)) if config.attributes_encoding == "base64"
