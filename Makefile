@@ -8,7 +8,7 @@ LINT := go tool -modfile=.ci/golangci-lint.mod golangci-lint
 
 .PHONY: help
 help: ## show this
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: need-go
 need-go:
@@ -40,15 +40,32 @@ build: need-go ## bin/iam-service, static
 image: ## a container image (needs a Docker engine)
 	docker build --build-arg VERSION=$(VERSION) -t iam-service:$(VERSION) .
 
+OPA := go tool -modfile=.ci/opa.mod opa
+
 .PHONY: bench
-bench: need-go ## CPU and allocations of an enrichment, beside bare net/http in the same run
+bench: need-go ## CPU and allocations of an enrichment, beside bare net/http and OPA's server
+	@$(OPA) version >/dev/null # builds it
 	go test -run "^$$" -bench Allocations -count 3 ./internal/bench
-	go test -run "^$$" -bench "Enrich$$" -benchtime 1x ./internal/bench
+	OPA="$$(go tool -modfile=.ci/opa.mod -n opa)" go test -run "^$$" -bench "Peers|FixedRate" -benchtime 1x -timeout 30m ./internal/bench
+
+.PHONY: profile
+profile: need-go ## where the time of an enrichment goes, for "go tool pprof"
+	@mkdir -p bin/profiles
+	@go test -c -o bin/bench.test ./internal/bench
+	@PROFILES=$(CURDIR)/bin/profiles bin/bench.test -test.run '^$$' -test.bench Profile -test.benchtime 1x >/dev/null
+	@for p in decision token nothing; do echo; echo "== $$p cached =="; go tool pprof -top -cum -nodecount 25 bin/bench.test bin/profiles/$$p.prof 2>/dev/null; done
+	@echo; echo "more: go tool pprof -http=: bin/bench.test bin/profiles/decision.prof"
+
+.PHONY: programs
+programs: build
+	@go build -o bin/iam-dev ./cmd/iam-dev
+
+.PHONY: propagation
+propagation: programs ## how long a role that was taken away is still answered, on three replicas
+	@./bin/iam-dev propagation --service bin/iam-service
 
 .PHONY: scale
-scale: need-go ## 1,000,000 users in PostgreSQL: time to ready and resident memory
-	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/iam-service ./cmd/iam-service
-	@go build -o bin/iam-dev ./cmd/iam-dev
+scale: programs ## 10,000 to 1,000,000 users, one and four replicas: time to ready, memory, CPU
 	@./bin/iam-dev scale --service bin/iam-service
 
 .PHONY: nightly

@@ -25,9 +25,12 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	var err error
-	if len(os.Args) > 1 && os.Args[1] == "scale" {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "scale":
 		err = scale(ctx, os.Args[2:])
-	} else {
+	case len(os.Args) > 1 && os.Args[1] == "propagation":
+		err = propagation(ctx, os.Args[2:])
+	default:
 		err = run(ctx, os.Args[1:], os.Environ())
 	}
 	if err != nil {

@@ -2,21 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"net/http"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -25,34 +17,56 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// scale fills a database of its own with very many users, starts the production
-// program on it, asks it for many of them, and prints how long it took to be ready
-// and how much memory it holds.
+// scale fills databases with more and more users, runs one and four replicas of the
+// production program on each, and prints what they need.
 func scale(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("iam-dev scale", flag.ContinueOnError)
 	service := flags.String("service", "bin/iam-service", "the program to measure")
-	users := flags.Int("users", 1_000_000, "users in the database")
-	tenants := flags.Int("tenants", 10_000, "tenants in the database")
-	ask := flags.Int("ask", 40_000, "different users to ask for; more than the cache holds")
-	dir := flags.String("dir", ".dev/scale", "folder of the database, kept for the next time")
+	sizes := flags.String("users", "10000,100000,1000000", "users in the database, a hundred for each tenant")
+	replicas := flags.String("replicas", "1,4", "replicas on this machine")
+	ask := flags.Int("ask", 40_000, "different users to ask for, at most; more than the caches hold")
+	dir := flags.String("dir", ".dev/scale", "folder of the databases, kept for the next time")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	unlock, err := lock(*dir)
+	fmt.Printf("%9s %9s %10s %15s %15s %22s %22s\n", "users", "replicas", "ready, ms", "MB when ready", "MB when full", "µs CPU, first answer", "µs CPU, cached answer")
+	for size := range strings.SplitSeq(*sizes, ",") {
+		users, err := strconv.Atoi(size)
+		if err != nil {
+			return fmt.Errorf("--users: %w", err)
+		}
+		if err := scaleOne(ctx, *service, filepath.Join(*dir, size), users, *replicas, *ask); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func scaleOne(ctx context.Context, service, dir string, users int, replicas string, ask int) error {
+	unlock, err := lock(dir)
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	// Its issuer is part of the facts, so its address stays.
-	stack, err := devstack.Start(ctx, devstack.Options{Dir: *dir, RAuthAddr: "127.0.0.1:8095", Log: slog.New(slog.DiscardHandler)})
+	stack, err := devstack.Start(ctx, devstack.Options{Dir: dir, RAuthAddr: "127.0.0.1:8095", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}
 	defer stack.Stop()
-	if err := seed(ctx, stack, *users, *tenants); err != nil {
+	if err := seed(ctx, stack, users, users/100); err != nil {
 		return err
 	}
-	return measure(ctx, stack, *service, *users, *ask)
+	for count := range strings.SplitSeq(replicas, ",") {
+		n, err := strconv.Atoi(count)
+		if err != nil {
+			return fmt.Errorf("--replicas: %w", err)
+		}
+		if err := measure(ctx, stack, service, users, n, min(ask, users)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // seed writes the facts, unless they are there from the last time.
@@ -69,11 +83,9 @@ func seed(ctx context.Context, stack *devstack.Stack, users, tenants int) error 
 	if err := conn.QueryRow(ctx, `SELECT count(*) FROM users`).Scan(&have); err != nil {
 		return err
 	}
-	if have == users {
-		fmt.Printf("%d users are in the database from the last time\n", have)
+	if have == users { // from the last time
 		return nil
 	}
-	began := time.Now()
 	for _, q := range []struct {
 		sql  string
 		args []any
@@ -89,131 +101,62 @@ func seed(ctx context.Context, stack *devstack.Stack, users, tenants int) error 
 			return fmt.Errorf("seed: %w", err)
 		}
 	}
-	fmt.Printf("%d users in %d tenants were written in %s\n", users, tenants, time.Since(began).Round(time.Second))
 	return nil
 }
 
-// measure runs the program and prints the figures.
-func measure(ctx context.Context, stack *devstack.Stack, program string, users, ask int) error {
-	var addrs [3]string
-	for i := range addrs {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return err
-		}
-		addrs[i] = l.Addr().String()
-		_ = l.Close() // only its number is wanted
-	}
-	logFile, err := os.Create(filepath.Join(os.TempDir(), "iam-scale.log"))
+// measure runs n replicas and prints one line of figures, each the worst replica's
+// or the mean of all.
+func measure(ctx context.Context, stack *devstack.Stack, program string, users, n, ask int) error {
+	all, err := startReplicas(ctx, stack, program, n)
 	if err != nil {
 		return err
 	}
-	defer logFile.Close()
-	cmd := exec.CommandContext(ctx, program, "serve")
-	cmd.Env = []string{
-		"DATABASE_URL=" + stack.Postgres.URL, "RAUTH_URL=" + stack.RAuth.Issuer, "RAUTH_AUDIENCES=" + devstack.Audience,
-		"GATEWAY_ADDR=" + addrs[0], "ADMIN_ADDR=" + addrs[1], "OPS_ADDR=" + addrs[2], "SHUTDOWN_DELAY=0s",
+	defer stopReplicas(all)
+	var ready time.Duration
+	var memoryReady, memoryFull int
+	used := func() (sum time.Duration) {
+		for _, r := range all {
+			sum += r.cpu()
+		}
+		return sum
 	}
-	cmd.Stdout, cmd.Stderr = logFile, logFile
-	began := time.Now()
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", program, err)
+	for _, r := range all {
+		ready, memoryReady = max(ready, r.ready), max(memoryReady, r.resident())
 	}
-	defer func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // gone already is as good
-		_ = cmd.Wait()                          // its end is what matters
-	}()
-	for {
-		resp, err := http.Get("http://" + addrs[2] + "/readyz")
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+
+	before := used()
+	if err := askAll(ask, func(i int) error {
+		token, err := userToken(stack, i*(users/ask))
 		if err == nil {
-			_ = resp.Body.Close() // only its status is wanted
-			if resp.StatusCode == http.StatusOK {
-				break
-			}
+			_, err = all[i%n].ask(client, token)
 		}
-		if time.Since(began) > 30*time.Second {
-			return fmt.Errorf("%s is not ready after 30 s: see %s", program, logFile.Name())
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	fmt.Printf("ready after %d ms\n", time.Since(began).Milliseconds())
-	fmt.Printf("resident memory when ready: %s\n", resident(cmd.Process.Pid))
-	began = time.Now()
-	if err := askMany(stack, addrs[0], users, ask); err != nil {
+		return err
+	}); err != nil {
 		return err
 	}
-	fmt.Printf("%d different users were answered in %s\n", ask, time.Since(began).Round(time.Second))
-	fmt.Printf("resident memory after that, caches full: %s\n", resident(cmd.Process.Pid))
-	return nil
-}
-
-// askMany asks for users spread over all of them, four at a time.
-func askMany(stack *devstack.Stack, gateway string, users, ask int) error {
-	var failed atomic.Pointer[error]
-	next := make(chan int)
-	var wg sync.WaitGroup
-	for range 4 {
-		wg.Go(func() {
-			for i := range next {
-				if err := askOne(stack, gateway, i*(max(users/ask, 1))); err != nil {
-					failed.CompareAndSwap(nil, &err)
-				}
-			}
-		})
+	first := used() - before
+	for _, r := range all {
+		memoryFull = max(memoryFull, r.resident())
 	}
-	for i := range ask {
-		if failed.Load() != nil {
-			break
+
+	const some, times = 200, 100
+	tokens := make([]string, some)
+	for i := range tokens {
+		if tokens[i], err = userToken(stack, i); err != nil {
+			return err
 		}
-		next <- i
 	}
-	close(next)
-	wg.Wait()
-	if err := failed.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
-
-func askOne(stack *devstack.Stack, gateway string, n int) error {
-	token, err := stack.RAuth.Mint("EdDSA", map[string]any{"sub": "user-" + strconv.Itoa(n), "client_id": "web"})
-	if err != nil {
+	again := func(i int) error { _, err := all[i%n].ask(client, tokens[i/n%some]); return err }
+	if err := askAll(some*n, again); err != nil { // fills the caches
 		return err
 	}
-	for try := 0; ; try++ {
-		req, err := http.NewRequest(http.MethodGet, "http://"+gateway+"/system/enrich-token", nil)
-		if err != nil {
-			return err
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return err
-		}
-		_, err = io.Copy(io.Discard, resp.Body)
-		_ = resp.Body.Close() // read to its end
-		switch {
-		case err != nil:
-			return err
-		case resp.StatusCode == http.StatusOK:
-			return nil
-		case resp.StatusCode != http.StatusServiceUnavailable || try == 10: // a busy machine answers "not now" at times
-			return errors.New("user-" + strconv.Itoa(n) + " was answered " + resp.Status)
-		}
+	before = used()
+	if err := askAll(some*n*times, again); err != nil {
+		return err
 	}
-}
-
-// resident reads VmRSS from /proc; elsewhere it is not known.
-func resident(pid int) string {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return "unknown on this system"
-	}
-	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kb, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(v), " kB"))
-			return fmt.Sprintf("%d MB", kb/1024)
-		}
-	}
-	return "unknown"
+	cached := used() - before
+	fmt.Printf("%9d %9d %10d %15d %15d %22.0f %22.1f\n", users, n, ready.Milliseconds(), memoryReady, memoryFull,
+		float64(first.Microseconds())/float64(ask), float64(cached.Microseconds())/float64(some*n*times))
+	return nil
 }

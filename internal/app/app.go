@@ -251,14 +251,19 @@ func loadPolicies(ctx context.Context, engine *policy.Engine, cfg Config) (stop 
 		go engine.Watch(ctx, cfg.PolicyBundle)
 		return cancel, nil
 	}
+	return func() {}, offerEmbedded(ctx, engine)
+}
+
+// offerEmbedded offers the policy that is part of the program.
+func offerEmbedded(ctx context.Context, engine *policy.Engine) error {
 	c, err := policy.FromFS("embedded", policies.FS)
+	if err == nil {
+		err = engine.Offer(ctx, c)
+	}
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("the embedded policy cannot be used: %w", err)
 	}
-	if err := engine.Offer(ctx, c); err != nil {
-		return nil, fmt.Errorf("the embedded policy cannot be used: %w", err)
-	}
-	return func() {}, nil
+	return nil
 }
 
 // checks are what readiness looks at. What all replicas share only degrades.

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 )
 
@@ -90,5 +91,27 @@ func TestMadeUpHintsDriveNoAnswerOut(t *testing.T) {
 	}
 	if st := x.service.Stats(); st.Denied.Entries > 5 || st.Allowed.Entries != 1 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// An evaluation that is cut off has no answer, and none is kept.
+func TestAnEvaluationThatIsCutOffIsNotKept(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	w := f.walk(0, "") // the default policy
+	x := w.replicas[0]
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	if a, err := x.service.Enrich(gone, Question{Token: f.tokens[3]}); iam.KindOf(err) != iam.Unavailable {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	if st := x.service.Stats(); st.Allowed.Entries+st.Denied.Entries != 0 {
+		t.Errorf("it is kept: %+v", st)
+	}
+	if _, err := x.service.Enrich(context.Background(), Question{Token: f.tokens[3]}); err != nil {
+		t.Error(err)
+	}
+	if st := x.service.Stats(); st.Allowed.Entries+st.Denied.Entries != 1 {
+		t.Errorf("it is not kept: %+v", st)
 	}
 }

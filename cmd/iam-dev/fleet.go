@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"iam-service/internal/devstack"
+)
+
+// replica is one process of the production program.
+type replica struct {
+	gateway, ops string
+	ready        time.Duration // from its start
+	cmd          *exec.Cmd
+	log          string
+}
+
+// startReplicas starts n of them, one after the other.
+func startReplicas(ctx context.Context, stack *devstack.Stack, program string, n int) (_ []*replica, err error) {
+	var all []*replica
+	defer func() {
+		if err != nil {
+			stopReplicas(all)
+		}
+	}()
+	for i := range n {
+		r, err := startReplica(ctx, stack, program, filepath.Join(os.TempDir(), fmt.Sprintf("iam-replica-%d.log", i)))
+		if err != nil {
+			return all, err
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
+func startReplica(ctx context.Context, stack *devstack.Stack, program, logName string) (*replica, error) {
+	var addrs [3]string
+	for i := range addrs {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		addrs[i] = l.Addr().String()
+		_ = l.Close() // only its number is wanted
+	}
+	logFile, err := os.Create(logName)
+	if err != nil {
+		return nil, err
+	}
+	defer logFile.Close()
+	r := &replica{gateway: addrs[0], ops: addrs[2], log: logName, cmd: exec.CommandContext(ctx, program, "serve")}
+	r.cmd.Env = []string{
+		"DATABASE_URL=" + stack.Postgres.URL, "RAUTH_URL=" + stack.RAuth.Issuer, "RAUTH_AUDIENCES=" + devstack.Audience,
+		"GATEWAY_ADDR=" + addrs[0], "ADMIN_ADDR=" + addrs[1], "OPS_ADDR=" + addrs[2], "SHUTDOWN_DELAY=0s",
+	}
+	r.cmd.Stdout, r.cmd.Stderr = logFile, logFile
+	began := time.Now()
+	if err := r.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", program, err)
+	}
+	for {
+		resp, err := http.Get("http://" + r.ops + "/readyz")
+		if err == nil {
+			_ = resp.Body.Close() // only its status is wanted
+			if resp.StatusCode == http.StatusOK {
+				r.ready = time.Since(began)
+				return r, nil
+			}
+		}
+		if time.Since(began) > 30*time.Second {
+			stopReplicas([]*replica{r})
+			return nil, fmt.Errorf("%s is not ready after 30 s: see %s", program, logName)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func stopReplicas(all []*replica) {
+	for _, r := range all {
+		_ = r.cmd.Process.Signal(syscall.SIGTERM) // gone already is as good
+	}
+	for _, r := range all {
+		_ = r.cmd.Wait() // its end is what matters
+	}
+}
+
+// ask sends one enrichment and returns the roles in the answer. A busy machine
+// answers "not now" at times; then it asks again.
+func (r *replica) ask(client *http.Client, token string) (roles string, err error) {
+	for try := 0; ; try++ {
+		req, err := http.NewRequest(http.MethodGet, "http://"+r.gateway+"/system/enrich-token", nil)
+		if err != nil {
+			return "", err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := client.Do(req)
+		if err != nil {
+			return "", err
+		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close() // read to its end
+		switch {
+		case err != nil:
+			return "", err
+		case resp.StatusCode == http.StatusOK:
+			return resp.Header.Get("X-User-Roles"), nil
+		case resp.StatusCode != http.StatusServiceUnavailable || try == 20:
+			return "", errors.New("the answer is " + resp.Status)
+		}
+	}
+}
+
+// askAll calls do for 0 to n-1, four at a time, until one fails.
+func askAll(n int, do func(i int) error) error {
+	var wg sync.WaitGroup
+	errs := make(chan error, 4)
+	next := make(chan int)
+	stop := make(chan struct{})
+	var once sync.Once
+	for range 4 {
+		wg.Go(func() {
+			for i := range next {
+				if err := do(i); err != nil {
+					errs <- err
+					once.Do(func() { close(stop) })
+					return
+				}
+			}
+		})
+	}
+	for i := range n {
+		select {
+		case next <- i:
+			continue
+		case <-stop:
+		}
+		break
+	}
+	close(next)
+	wg.Wait()
+	close(errs)
+	return <-errs
+}
+
+func userToken(stack *devstack.Stack, n int) (string, error) {
+	return stack.RAuth.Mint("EdDSA", map[string]any{"sub": "user-" + strconv.Itoa(n), "client_id": "web"})
+}
+
+// resident is the memory that a process holds, in MB, from /proc; -1 elsewhere.
+func (r *replica) resident() int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.cmd.Process.Pid))
+	if err != nil {
+		return -1
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kb, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(v), " kB")) // of the kernel's own making
+			return kb / 1024
+		}
+	}
+	return -1
+}
+
+// cpu is what a process has used, from /proc in ticks of 10 ms; 0 elsewhere.
+func (r *replica) cpu() time.Duration {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+2:]))
+	user, _ := strconv.Atoi(fields[11]) // of the kernel's own making
+	system, _ := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
