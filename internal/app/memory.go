@@ -14,7 +14,7 @@ const (
 	factsShare     = 0.35
 	tokensShare    = 0.20
 	decisionsShare = 0.20
-	heapShare      = 0.85 // the heap up to which no garbage is collected
+	heapShare      = 0.75 // the heap up to which no garbage is collected
 )
 
 func share(aim int64, of float64) int64 { return int64(float64(aim) * of) }
