@@ -2,7 +2,7 @@
 
 -- Who changes a fact says so to whoever listens, within the same transaction:
 --
---   channel  iam_directory_<schema>, cut to 63 bytes
+--   channel  iam_directory_<schema>
 --   payload  v1 <schema> <kind> <first 16 bytes of the SHA-256 of the key, in hex>
 --            v1 <schema> all
 --
@@ -13,8 +13,18 @@
 --   g  the global roles
 --
 -- No name travels. The hash is over kind, NUL, first part, NUL, second part: the
--- caches have the same. The functions keep the search_path of this migration, so
--- that it does not matter whose session changes something.
+-- caches have the same. The functions have a search_path of their own (see the end),
+-- so that it does not matter whose session changes something.
+
+-- +goose StatementBegin
+DO $$
+BEGIN
+    IF current_schema() !~ '^[a-z0-9_]{1,49}$' THEN
+        RAISE EXCEPTION 'the schema % cannot be used: its name is part of a channel''s, so it must match [a-z0-9_]{1,49}', current_schema();
+    END IF;
+END
+$$;
+-- +goose StatementEnd
 
 -- +goose StatementBegin
 CREATE FUNCTION iam_fact_hash(kind bytea, a text, b text) RETURNS text
@@ -25,8 +35,8 @@ $$;
 
 -- +goose StatementBegin
 CREATE FUNCTION iam_notify(what text) RETURNS void
-    LANGUAGE sql SET search_path FROM CURRENT AS $$
-    SELECT pg_notify(left('iam_directory_' || current_schema(), 63), 'v1 ' || current_schema() || ' ' || what)
+    LANGUAGE sql AS $$
+    SELECT pg_notify('iam_directory_' || current_schema(), 'v1 ' || current_schema() || ' ' || what)
 $$;
 -- +goose StatementEnd
 
@@ -34,7 +44,7 @@ $$;
 -- where replication has written facts: neither fires triggers.
 -- +goose StatementBegin
 CREATE FUNCTION iam_purge() RETURNS void
-    LANGUAGE sql SET search_path FROM CURRENT AS $$
+    LANGUAGE sql AS $$
     SELECT iam_notify('all')
 $$;
 -- +goose StatementEnd
@@ -43,7 +53,7 @@ $$;
 -- changed more than 200.
 -- +goose StatementBegin
 CREATE FUNCTION iam_announce(keys text[]) RETURNS void
-    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+    LANGUAGE plpgsql AS $$
 BEGIN
     IF cardinality(keys) > 200 THEN
         PERFORM iam_notify('all');
@@ -56,7 +66,7 @@ $$;
 
 -- +goose StatementBegin
 CREATE FUNCTION iam_changed_tenants() RETURNS trigger
-    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+    LANGUAGE plpgsql AS $$
 DECLARE
     keys text[];
 BEGIN
@@ -82,7 +92,7 @@ $$;
 
 -- +goose StatementBegin
 CREATE FUNCTION iam_changed_roles() RETURNS trigger
-    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+    LANGUAGE plpgsql AS $$
 DECLARE
     keys text[];
 BEGIN
@@ -103,7 +113,7 @@ $$;
 
 -- +goose StatementBegin
 CREATE FUNCTION iam_changed_mappings() RETURNS trigger
-    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+    LANGUAGE plpgsql AS $$
 DECLARE
     keys text[];
 BEGIN
@@ -124,7 +134,7 @@ $$;
 
 -- +goose StatementBegin
 CREATE FUNCTION iam_changed_users() RETURNS trigger
-    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+    LANGUAGE plpgsql AS $$
 DECLARE
     keys text[];
 BEGIN
@@ -148,7 +158,7 @@ $$;
 -- no document of that tenant yet, so joining is told for each, or for all.
 -- +goose StatementBegin
 CREATE FUNCTION iam_changed_memberships() RETURNS trigger
-    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+    LANGUAGE plpgsql AS $$
 DECLARE
     keys text[];
 BEGIN
@@ -179,7 +189,7 @@ $$;
 
 -- +goose StatementBegin
 CREATE FUNCTION iam_changed_clients() RETURNS trigger
-    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+    LANGUAGE plpgsql AS $$
 DECLARE
     keys text[];
 BEGIN
@@ -200,7 +210,7 @@ $$;
 
 -- +goose StatementBegin
 CREATE FUNCTION iam_truncated() RETURNS trigger
-    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+    LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM iam_notify('all');
     RETURN NULL;
@@ -218,6 +228,23 @@ BEGIN
         EXECUTE format('CREATE TRIGGER iam_updated AFTER UPDATE ON %I REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION iam_changed_%s()', t, t);
         EXECUTE format('CREATE TRIGGER iam_deleted AFTER DELETE ON %I REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION iam_changed_%s()', t, t);
         EXECUTE format('CREATE TRIGGER iam_truncated AFTER TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION iam_truncated()', t);
+    END LOOP;
+END
+$$;
+-- +goose StatementEnd
+
+-- The schema of this migration and nothing before it: not the session's search_path,
+-- which may lead elsewhere, and not its temporary tables, which come first where
+-- they are not named.
+-- +goose StatementBegin
+DO $$
+DECLARE
+    f regprocedure;
+BEGIN
+    FOR f IN SELECT oid FROM pg_proc
+              WHERE pronamespace = current_schema()::regnamespace
+                AND (proname IN ('iam_notify', 'iam_purge', 'iam_announce', 'iam_truncated') OR proname LIKE 'iam\_changed\_%') LOOP
+        EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', f, current_schema());
     END LOOP;
 END
 $$;

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -52,8 +53,6 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 
-	go TuneGC(work, cfg.MemoryAim)
-
 	build := telemetry.ReadBuild(Version)
 	metrics := telemetry.NewMetrics(build, postgres.Reasons)
 
@@ -79,6 +78,11 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		return errors.New("DATABASE_URL cannot be used") // checked before: why could show a password
 	}
 	defer db.Close()
+	// What runs beside the requests ends before what it uses is closed.
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel()
+	beside.Go(func() { TuneGC(work, cfg.MemoryAim) })
 	if err := awaitDatabase(ctx, db, cfg, time.Now().Add(cfg.StartTimeout)); err != nil {
 		return err
 	}
@@ -94,13 +98,13 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		return fmt.Errorf("cannot get the keys of R-Auth (RAUTH_URL=%s), and none that are young enough are kept: %w", cfg.RAuthURL, err)
 	}
 
-	go verifier.KeepFresh(work)
+	beside.Go(func() { verifier.KeepFresh(work) })
 
 	facts := directory.New(db, directory.Config{
 		Issuers: cfg.issuers, Entries: cfg.FactsEntries, Bytes: share(cfg.MemoryAim, factsShare), MaxStale: cfg.MaxStaleness,
 	})
 	changes := feed.New(feed.Config{Source: db, Store: facts, Log: log, OnDelay: metrics.FeedDelay})
-	go changes.Run(work)
+	beside.Go(func() { changes.Run(work) })
 	if err := awaitFeed(ctx, changes, cfg); err != nil {
 		return err
 	}

@@ -454,6 +454,58 @@ func TestWhatWasReadBeforeAChangeIsNotKeptAfterIt(t *testing.T) {
 	}
 }
 
+// A user's document speaks of tenants that are known only once it was read: one that
+// changes while it is read must not be taken for what it was before.
+func TestAMembersDocumentIsNotReadAcrossAChangeOfItsTenant(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := &slowReader{}
+		l.status.Store("active")
+		s := newStore(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
+		open := func() string {
+			v, err := read(s, "directory|users|https://rauth.test|alice|memberships|acme|tenant_status")
+			if err != nil {
+				return err.Error()
+			}
+			return v.String()
+		}
+		var early string
+		go func() { early = open() }()
+		time.Sleep(30 * time.Millisecond) // it has read "active" and is on its way
+		l.status.Store("suspended")
+		s.Drop(directory.Members, directory.KeyOf(directory.Members, "acme", ""))
+		if got := open(); got != `"suspended"` {
+			t.Errorf("who asked after the change was given %s", got)
+		}
+		time.Sleep(time.Second)
+		if got := open(); got != `"suspended"` {
+			t.Errorf("later it is %s; who asked before the change was given %s", got, early)
+		}
+	})
+}
+
+// slowReader reads at once and takes 50 ms to bring what it read.
+type slowReader struct {
+	countingLoader
+	status atomic.Value
+}
+
+func (l *slowReader) User(_ context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
+	u := iam.UserFacts{User: iam.User{ID: "u", Issuer: issuer, Subject: subject, Status: "active"}, AsOf: time.Now()}
+	u.Memberships = []iam.Membership{{Tenant: "acme", Status: "active", TenantStatus: l.status.Load().(string)}}
+	time.Sleep(50 * time.Millisecond)
+	return u, true, nil
+}
+
+func TestAnOldProofMakesNothingOlder(t *testing.T) {
+	t.Parallel()
+	s := newStore(newLoader(), directory.Config{})
+	s.Proved(s.Now() - time.Minute)
+	if age, once := s.Age(); !once || age > 10*time.Second {
+		t.Errorf("after a proof of now and one of a minute ago the age is %s", age)
+	}
+}
+
 // Many loads, many changes: what is read after a change was told is never older.
 func TestNoChangeIsEverLost(t *testing.T) {
 	t.Parallel()

@@ -180,13 +180,10 @@ func (r *Reading) ask(ctx context.Context, kd Kind, a, b string) (*entry, error)
 	began := time.Now()
 	e, err := s.load(ctx, k, kd, a, b, max(0, min(s.cfg.Wait-r.waited, r.deadline.Sub(began))))
 	r.waited += time.Since(began)
-	if err != nil {
-		return nil, err
+	if counted && (err != nil || e.doc != nil) {
+		r.asker.Misses.GiveBack() // it was not in vain, or it is not the asker's fault
 	}
-	if counted && e.doc != nil {
-		r.asker.Misses.GiveBack()
-	}
-	return e, nil
+	return e, err
 }
 
 // Record is what a reading rests on: all that it found and all that it did not

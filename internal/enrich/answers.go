@@ -26,7 +26,9 @@ type answers struct {
 // kept is one decision, ready to be sent again. It is immutable.
 type kept struct {
 	answer    Answer
-	revision  *policy.Revision
+	outcome   string // for metrics
+	code      string
+	revision  uint64 // Revision.Number; not the revision, which may have been superseded long ago
 	facts     directory.Record
 	notBefore time.Time     // tokens issued earlier are refused
 	until     time.Duration // by the directory's clock; 0: for ever
@@ -77,7 +79,7 @@ func (c *answers) get(key [sha256.Size]byte, r *policy.Revision, issuedAt time.T
 // untrue says why k cannot be used; causes if it can.
 func (k *kept) untrue(r *policy.Revision, issuedAt time.Time, facts *directory.Store, now time.Duration) cause {
 	switch {
-	case k.revision != r:
+	case k.revision != r.Number():
 		return revised
 	case k.until != 0 && now >= k.until:
 		return ended

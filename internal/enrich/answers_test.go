@@ -3,9 +3,12 @@ package enrich
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"iam-service/internal/directory"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 )
@@ -56,6 +59,87 @@ func TestAPolicySaysHowLongItsAnswersAreKept(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A kept answer ends with a membership that it rests on, to the moment.
+func TestAKeptAnswerEndsWithAMembership(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	w := f.walk(0, "") // the default policy
+	x := w.replicas[0]
+	s := &state{users: map[string]iam.UserFacts{"alice": member("acme")}, tenants: map[string]iam.TenantFacts{"acme": open("acme")}}
+	s.users["alice"].Memberships[0].ExpiresAt = w.began.Add(w.at + 2*time.Second)
+	w.history = []*state{s}
+	x.store.DropAll()
+	ask := func() Answer {
+		a, err := x.service.Enrich(context.Background(), Question{Token: f.tokens[0], TenantHint: "acme"})
+		f.ok(err)
+		return a
+	}
+	first := ask()
+	if !first.Allowed {
+		t.Fatalf("%+v", first)
+	}
+	w.at += 2*time.Second - 1
+	x.prove(w)
+	if again := ask(); again.DecisionID != first.DecisionID {
+		t.Error("it was worked out again before the membership ended")
+	}
+	w.at++
+	x.prove(w)
+	if a := ask(); a.Allowed {
+		t.Errorf("the membership has ended: %+v", a)
+	}
+	if lost := x.service.Stats().Lost["time"]; lost != 1 {
+		t.Errorf("%d answers were lost by time", lost)
+	}
+}
+
+// A fact that changes while it is read: the answer is the new one, at once.
+func TestAFactThatChangesMeanwhileIsReadAgain(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	w := f.walk(0, "") // the default policy
+	x := w.replicas[0]
+	w.history = []*state{{users: map[string]iam.UserFacts{"alice": member("acme")}, tenants: map[string]iam.TenantFacts{"acme": open("acme")}}}
+	x.store.DropAll()
+	w.busy = func() {
+		w.history = append(w.history, &state{from: w.at, tenants: w.history[0].tenants}) // she is gone
+		x.store.Drop(directory.User, directory.KeyOf(directory.User, f.issuer, "alice"))
+	}
+	a, err := x.service.Enrich(context.Background(), Question{Token: f.tokens[0], TenantHint: "acme"})
+	f.ok(err)
+	if a.Allowed {
+		t.Errorf("the answer rests on what is no more: %+v", a)
+	}
+}
+
+// Revisions that were superseded are not kept alive by what rested on them.
+func TestASupersededPolicyIsForgotten(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	w := f.walk(0, "")
+	x := w.replicas[0]
+	var gone atomic.Int64
+	const revisions = 10
+	for i := range revisions {
+		f.ok(w.engine.Offer(context.Background(), &policy.Candidate{
+			Roots: []string{"iam"}, Modules: map[string]string{"p.rego": fmt.Sprintf("package iam.claims\n\ndecision := {\"allow\": input.token.sub != \"%d\"}", i)},
+			Data: map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-ID"}}}},
+		}))
+		runtime.AddCleanup(w.engine.Revision(), func(int) { gone.Add(1) }, 0)
+		for _, token := range f.tokens[:5] {
+			_, err := x.service.Enrich(context.Background(), Question{Token: token, TenantHint: fmt.Sprint("t", i)})
+			f.ok(err)
+		}
+	}
+	for until := time.Now().Add(10 * time.Second); gone.Load() < revisions-1; time.Sleep(10 * time.Millisecond) {
+		runtime.GC()
+		if time.Now().After(until) {
+			t.Fatalf("%d of %d superseded revisions are gone", gone.Load(), revisions-1)
+		}
+	}
+	runtime.KeepAlive(x)
 }
 
 // Hints that anybody can make up fill a room of their own.

@@ -146,7 +146,7 @@ func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
 	key := r.Key(&asked)
 	at := s.cfg.Directory.Now()
 	if k := s.answers.get(key, r, issuedAt, s.cfg.Directory, at); k != nil {
-		s.repeat(ctx, k, &q, t)
+		s.repeat(ctx, r, k, &q, t)
 		return k.answer, nil
 	}
 	for try := 0; ; try++ {
@@ -163,7 +163,7 @@ func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
 		if sure && d.Keep != 0 && s.cfg.Entries > 0 {
 			s.answers.add(key, k)
 		}
-		s.note(ctx, k, d, &q, t)
+		s.note(ctx, r, k, d, &q, t)
 		return k.answer, nil
 	}
 }
@@ -197,7 +197,7 @@ func (s *Service) question(r *policy.Revision, q *Question, t *token.Token) poli
 // decides.
 func (s *Service) evaluate(ctx context.Context, r *policy.Revision, asked *policy.Question, q *Question, t *token.Token, at time.Duration, deadline time.Time) (*kept, policy.Decision, error) {
 	facts := s.reading(t, deadline)
-	k := &kept{revision: r}
+	k := &kept{revision: r.Number(), outcome: "allowed"}
 	var d policy.Decision
 	var err error
 	if t != nil {
@@ -210,6 +210,12 @@ func (s *Service) evaluate(ctx context.Context, r *policy.Revision, asked *polic
 	}
 	if k.answer, err = s.answer(d, r, t, &q.Request); err != nil {
 		return nil, d, err
+	}
+	if !k.answer.Allowed {
+		k.outcome, k.code = "denied", k.answer.Code
+		if !r.HasCode(k.code) {
+			k.code = "other" // labels are not for a policy to make up
+		}
 	}
 	k.facts = facts.Record()
 	if d.Keep >= 0 {
@@ -355,40 +361,27 @@ func (s *Service) refuse(ctx context.Context, err error, q *Question, t *token.T
 	return a, nil
 }
 
-// outcome is what an answer counts as.
-func outcome(k *kept) (outcome, code string) {
-	if k.answer.Allowed {
-		return "allowed", ""
-	}
-	if !k.revision.HasCode(k.answer.Code) {
-		return "denied", "other" // labels are not for a policy to make up
-	}
-	return "denied", k.answer.Code
-}
-
 // note counts and logs an evaluation. Never a token.
-func (s *Service) note(ctx context.Context, k *kept, d policy.Decision, q *Question, t *token.Token) {
-	out, code := outcome(k)
-	s.cfg.OnDecision(out, code, d.Took)
+func (s *Service) note(ctx context.Context, r *policy.Revision, k *kept, d policy.Decision, q *Question, t *token.Token) {
+	s.cfg.OnDecision(k.outcome, k.code, d.Took)
 	codes := make([]string, len(d.Reasons))
-	for i, r := range d.Reasons {
-		codes[i] = r.Code
+	for i, reason := range d.Reasons {
+		codes[i] = reason.Code
 	}
-	s.log(ctx, out, k, q, t, slog.Any("codes", codes), slog.Duration("took", d.Took))
+	s.log(ctx, r, k, q, t, slog.Any("codes", codes), slog.Duration("took", d.Took))
 }
 
 // repeat counts an answer from the cache, and logs a sample.
-func (s *Service) repeat(ctx context.Context, k *kept, q *Question, t *token.Token) {
-	out, code := outcome(k)
-	s.cfg.OnDecision(out, code, 0)
+func (s *Service) repeat(ctx context.Context, r *policy.Revision, k *kept, q *Question, t *token.Token) {
+	s.cfg.OnDecision(k.outcome, k.code, 0)
 	if s.cfg.SampleLog > 0 && mrand.Float64() < s.cfg.SampleLog { //nolint:gosec // sampling is no secret
-		s.log(ctx, out, k, q, t, slog.Bool("repeated", true))
+		s.log(ctx, r, k, q, t, slog.Bool("repeated", true))
 	}
 }
 
-func (s *Service) log(ctx context.Context, outcome string, k *kept, q *Question, t *token.Token, more ...slog.Attr) {
-	attrs := append(who(q, t), slog.String("outcome", outcome), slog.String("decision_id", k.answer.DecisionID),
-		slog.String("revision", k.revision.ID), slog.String("tenant", k.answer.Tenant))
+func (s *Service) log(ctx context.Context, r *policy.Revision, k *kept, q *Question, t *token.Token, more ...slog.Attr) {
+	attrs := append(who(q, t), slog.String("outcome", k.outcome), slog.String("decision_id", k.answer.DecisionID),
+		slog.String("revision", r.ID), slog.String("tenant", k.answer.Tenant))
 	s.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "decision", append(attrs, more...)...)
 }
 

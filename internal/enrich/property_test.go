@@ -20,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 
 	"iam-service/internal/devstack/devrauth"
@@ -87,9 +88,9 @@ func TestThePropertyFindsPlantedBugs(t *testing.T) {
 // template is a policy that walks are made under.
 type template struct {
 	name     string
-	compiler *ast.Compiler
-	data     map[string]any // its own
 	engine   *policy.Engine
+	store    storage.Store          // of the oracle: the policy's own data, and facts as they are put in
+	prepared rego.PreparedEvalQuery // of the oracle
 }
 
 // shared is what the templates have in common: answers that show what they rest on.
@@ -144,6 +145,17 @@ else := answer(false, "", [])`,
 inner if startswith(input.request.path, "/admin")
 decision := answer(inner, "", p) if { p := [x | x := "yes"; inner with input.request.path as "/admin"] }
 else := answer(count(user.memberships) > 1, "", [])`,
+	"with, what the token says": `
+named if subject.sub == "alice"
+subject := {"sub": "nobody"}
+banned if { input.token.iss != ""; x := named with subject as input.token; x == true }
+decision := answer(true, "", ["in"]) if not banned
+else := answer(true, "", [input.token.iss])`,
+	"with, a function in another's place": `
+f(x) := "f"
+g(x) := input.request.path
+inner := f(1)
+decision := answer(true, "", [x]) if { x := inner with f as g; input.token.iss }`,
 	"what it lives": `
 decision := object.union(answer(true, "", user.memberships[input.request.tenant_hint].roles), {"ttl": 0.5})`,
 }
@@ -211,7 +223,7 @@ func (f *fixture) ok(err error) {
 
 func (f *fixture) template(name string, c *policy.Candidate) *template {
 	f.Helper()
-	t := &template{name: name, data: c.Data}
+	t := &template{name: name}
 	var err error
 	t.engine, err = policy.NewEngine(policy.Config{
 		Limit: time.Minute, Log: slog.New(slog.DiscardHandler), Settings: map[string]string{"unknown_users": "mapped"},
@@ -225,10 +237,13 @@ func (f *fixture) template(name string, c *policy.Candidate) *template {
 		modules[file], err = ast.ParseModuleWithOpts(file, text, ast.ParserOptions{ProcessAnnotation: true})
 		f.ok(err)
 	}
-	t.compiler = ast.NewCompiler()
-	if t.compiler.Compile(modules); t.compiler.Failed() {
-		f.Fatalf("%s: %v", name, t.compiler.Errors)
+	compiler := ast.NewCompiler()
+	if compiler.Compile(modules); compiler.Failed() {
+		f.Fatalf("%s: %v", name, compiler.Errors)
 	}
+	t.store = inmem.NewFromObject(map[string]any{"iam": c.Data["iam"], "directory": map[string]any{}})
+	t.prepared, err = rego.New(rego.Query("x = "+policy.Entrypoint), rego.Compiler(compiler), rego.Store(t.store)).PrepareForEval(context.Background())
+	f.ok(err)
 	return t
 }
 
@@ -251,7 +266,11 @@ type walk struct {
 	history  []*state
 	replicas []*replica
 	trace    []string
-	busy     func() // called once, while a fact is loaded: something happens meanwhile
+	past     struct { // reads the facts of another moment
+		at    *loader
+		store *directory.Store
+	}
+	busy func() // called once, while a fact is loaded: something happens meanwhile
 }
 
 // replica is one instance, with the changes that are on their way to it.
@@ -274,6 +293,11 @@ func (f *fixture) walk(seed uint64, mutant string) *walk {
 	w := &walk{fixture: f, template: f.templates[int(seed)%len(f.templates)], rand: r, mutant: mutant, began: time.Now(), at: time.Hour}
 	w.history = []*state{{from: 0, users: map[string]iam.UserFacts{}, tenants: map[string]iam.TenantFacts{}, clients: map[string]iam.ClientFacts{}}}
 	issuers := iam.Issuers{{URL: f.issuer, Tenants: []string{"*"}, Platform: true}}
+	w.past.at = &loader{w, 0}
+	w.past.store = directory.New(w.past.at, directory.Config{
+		Issuers: issuers, Wait: time.Minute, MaxStale: 1000 * time.Hour, Entries: 10, Clock: func() time.Duration { return w.past.at.moment },
+	})
+	w.past.store.Proved(0)
 	for range 3 {
 		x := &replica{store: directory.New(&loader{w, -1}, directory.Config{
 			Issuers: issuers, Wait: time.Minute, MaxStale: maxStale, Clock: func() time.Duration { return w.at },
@@ -628,11 +652,9 @@ func (w *walk) compareAt(got answered, q Question, n int, moments []time.Duratio
 func (w *walk) docs(moments []time.Duration, path ...string) []any {
 	var all []any
 	for _, m := range moments {
-		s := directory.New(&loader{w, m}, directory.Config{
-			Issuers: iam.Issuers{{URL: w.issuer, Tenants: []string{"*"}, Platform: true}}, Wait: time.Minute, Clock: func() time.Duration { return m },
-		})
-		s.Proved(m)
-		v, err := s.Reading(directory.Asker{Issuer: w.issuer}, time.Now().Add(time.Minute)).
+		w.past.at.moment = m
+		w.past.store.DropAll()
+		v, err := w.past.store.Reading(directory.Asker{Issuer: w.issuer}, time.Now().Add(time.Minute)).
 			Read(context.Background(), slices.DeleteFunc(append([]string{"directory"}, path...), func(s string) bool { return s == "" }))
 		var doc any
 		if err == nil {
@@ -693,8 +715,10 @@ func (w *walk) oracle(q Question, n int, now time.Duration, user, client, acme, 
 	if claims != nil {
 		input["token"] = claims
 	}
-	rs, err := rego.New(rego.Query("x = "+policy.Entrypoint), rego.Compiler(w.compiler), rego.Input(input), rego.Time(at),
-		rego.Store(inmem.NewFromObject(map[string]any{"directory": dir, "iam": w.data["iam"]}))).Eval(context.Background())
+	if err := storage.WriteOne(context.Background(), w.store, storage.ReplaceOp, storage.Path{"directory"}, dir); err != nil {
+		return answered{}, err
+	}
+	rs, err := w.prepared.Eval(context.Background(), rego.EvalInput(input), rego.EvalTime(at))
 	if err != nil || len(rs) != 1 {
 		return answered{Status: 503}, err
 	}

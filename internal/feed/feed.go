@@ -28,7 +28,11 @@
 //     suspect after 2 s, connected again.
 //   - The listener lives and the pool is dead: no beat of ours is sent; another
 //     replica's proves that we hear. Loads fail by themselves.
-//   - Both are dead, or lead to different servers: suspect, then stale.
+//   - Both are dead: suspect, then stale.
+//   - They lead to different servers: the Source refuses what is read from another
+//     one than it listens to.
+//   - Messages are late: facts are as old as the last beat says, suspect, then
+//     stale; the connection is kept as long as it is heard.
 //   - A pooler that breaks LISTEN: the first beat never arrives, and Start fails.
 //   - A new primary: the old connections break; the new listener stands, the pool
 //     forgets its connections, everything is dropped, and one beat proves that both
@@ -97,9 +101,9 @@ type Config struct {
 
 const (
 	quiet        = time.Second            // without anybody's beat before we send one, with jitter
-	suspectAfter = 2 * time.Second        // without a proof
+	suspectAfter = 2 * time.Second        // without a proof; and a connection that was heard is given up after as much silence
 	beatLimit    = time.Second            // of sending one
-	listenLimit  = 3 * time.Second        // of connecting
+	listenLimit  = 10 * time.Second       // of connecting: several hosts may be dead
 	tick         = 50 * time.Millisecond  // how often it is looked whether a beat is due
 	ahead        = 20 * time.Millisecond  // by how much the database's clock may gain on ours between two beats of our own
 	pauseLeast   = 50 * time.Millisecond  // before connecting again
@@ -279,7 +283,9 @@ func (f *Feed) session(ctx context.Context) error {
 			}
 		}
 	})
-	s := session{f: f, pending: map[string]time.Duration{}, proved: f.cfg.Store.Now()}
+	// The first proof may take longer: a database that is slow must not be asked to
+	// begin anew, which would drop everything again.
+	s := session{f: f, pending: map[string]time.Duration{}, patience: f.cfg.Store.Now() + max(suspectAfter, f.cfg.Store.MaxStale()/2)}
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	s.send(ctx)
@@ -289,7 +295,7 @@ func (f *Feed) session(ctx context.Context) error {
 			s.take(ctx, m)
 		case <-ticker.C:
 			now := f.cfg.Store.Now()
-			if now-s.proved >= suspectAfter {
+			if now >= s.patience {
 				return ErrDeaf
 			}
 			if now >= s.due {
@@ -303,19 +309,19 @@ func (f *Feed) session(ctx context.Context) error {
 
 // session is what is known of one connection. Times are by the store's clock.
 type session struct {
-	f       *Feed
-	pending map[string]time.Duration // beats of our own that were not heard yet: when they were sent
-	offset  time.Duration            // our clock less the database's, at most
-	known   bool                     // whether offset is
-	proved  time.Duration            // the last proof, or the beginning
-	due     time.Duration            // when to send the next beat, if nobody else does
+	f        *Feed
+	pending  map[string]time.Duration // beats of our own that were not heard yet: when they were sent
+	offset   time.Duration            // our clock less the database's, at most
+	known    bool                     // whether offset is
+	patience time.Duration            // when silence has lasted too long
+	due      time.Duration            // when to send the next beat, if nobody else does
 }
 
 // send sends a beat, aside: a pool that is slow must not keep us from hearing.
 func (s *session) send(ctx context.Context) {
 	nonce := s.f.nonce()
 	now := s.f.cfg.Store.Now()
-	if len(s.pending) > 8 {
+	if len(s.pending) > 64 {
 		clear(s.pending) // those are lost
 	}
 	s.pending[nonce] = now
@@ -375,8 +381,8 @@ func (s *session) beat(ctx context.Context, b Beat) {
 		sent = min(sent, now)
 	}
 	s.f.cfg.Store.Proved(sent)
-	s.proved = max(s.proved, sent)
-	if now-sent < quiet {
+	s.patience = now + suspectAfter // late is not dead
+	if now-sent < quiet/4 {         // later ones may be a clock that was set back: our own beat will tell
 		s.due = now + quiet*8/10 + mrand.N(quiet*6/10) //nolint:gosec // jitter is no secret
 	}
 	s.f.first.Do(func() { close(s.f.started) })

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -43,6 +44,9 @@ func (c *Candidate) digest() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
+// revisions counts those made by this process.
+var revisions atomic.Uint64
+
 // Revision is a policy that passed the gate. It never changes.
 type Revision struct {
 	ID     string    `json:"revision"` // the first 12 digits of Digest: the value of X-Policy-Revision
@@ -57,6 +61,7 @@ type Revision struct {
 	Capped           bool     `json:"cache_capped"`     // its answers are kept for a second at most: it looks at the time, or is nondeterministic
 	Warnings         []string `json:"warnings,omitempty"`
 
+	number   uint64 // among all of this process: what outlives a revision keeps this, and not the revision
 	query    rego.PreparedEvalQuery
 	declares []bool // parallel to Engine.Headers
 	view     view
@@ -65,6 +70,9 @@ type Revision struct {
 	preflight      bool
 	codes          map[string]bool
 }
+
+// Number tells revisions of this process apart, also those of one digest.
+func (r *Revision) Number() uint64 { return r.number }
 
 // HasCode reports whether the METADATA of a rule has the code.
 func (r *Revision) HasCode(code string) bool { return r.codes[code] }
@@ -104,7 +112,7 @@ func (e *Engine) gate(ctx context.Context, c *Candidate, digest string) (_ *Revi
 	if err != nil {
 		return nil, fmt.Errorf("its data: %w", err)
 	}
-	r := &Revision{Digest: digest, ID: digest[:12], Name: c.Name, Source: c.Source, Since: time.Now().UTC()}
+	r := &Revision{Digest: digest, ID: digest[:12], Name: c.Name, Source: c.Source, Since: time.Now().UTC(), number: revisions.Add(1)}
 	if err := e.declared(r, c.Data); err != nil {
 		return nil, err
 	}
@@ -245,6 +253,9 @@ func (r *Revision) report(compiler *ast.Compiler) error {
 	if err != nil {
 		return fmt.Errorf("find what %s depends on: %w", Entrypoint, err)
 	}
+	if usesWith(compiler) {
+		refs = append(refs, literalRefs(compiler)...)
+	}
 	for _, ref := range refs {
 		if ref.HasPrefix(ast.InputRootRef) {
 			r.view.see(ref)
@@ -271,6 +282,31 @@ func (r *Revision) report(compiler *ast.Compiler) error {
 	r.Capped = r.view.now || len(r.Nondeterministic) > 0
 	r.Warnings = r.warnings()
 	return nil
+}
+
+// usesWith reports whether some expression has a "with". OPA's account of what is
+// read misses the values and functions that "with" puts in the place of others, and
+// what is read through them.
+func usesWith(compiler *ast.Compiler) (found bool) {
+	for _, m := range compiler.Modules {
+		ast.WalkExprs(m, func(e *ast.Expr) bool {
+			found = found || len(e.With) > 0
+			return found
+		})
+	}
+	return found
+}
+
+// literalRefs are all references that stand anywhere, reachable or not. What is read
+// of the input is read by one of them.
+func literalRefs(compiler *ast.Compiler) (refs []ast.Ref) {
+	for _, m := range compiler.Modules {
+		ast.WalkRefs(m, func(ref ast.Ref) bool {
+			refs = append(refs, ref)
+			return false
+		})
+	}
+	return refs
 }
 
 // unflagged look at the clock, and OPA does not say so. The sandbox has none of

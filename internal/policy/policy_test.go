@@ -32,6 +32,8 @@ import (
 
 var ctx = context.Background()
 
+var discard = slog.New(slog.DiscardHandler)
+
 // facts is a directory of one document.
 type facts map[string]any
 

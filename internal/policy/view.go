@@ -42,13 +42,13 @@ type Question struct {
 
 // Token is what one revision sees of a verified token.
 type Token struct {
-	revision *Revision
+	revision uint64
 	value    *ast.Term
 	key      [sha256.Size]byte
 }
 
 // Of reports whether t was made for r.
-func (t *Token) Of(r *Revision) bool { return t.revision == r }
+func (t *Token) Of(r *Revision) bool { return t.revision == r.number }
 
 // view is what a revision can see of the input: what its entrypoint refers to, by
 // the compiler's own account (OPA's package dependencies). The same goes into
@@ -110,7 +110,7 @@ func (v *view) request(name string) {
 	}
 }
 
-// paths names what goes into the key.
+// paths names what goes into the key, sorted.
 func (v *view) paths() []string {
 	paths := []string{}
 	if v.anonymous {
@@ -120,11 +120,13 @@ func (v *view) paths() []string {
 		paths = append(paths, "input.request."+fieldName(f))
 	}
 	if v.allClaims {
-		return append(paths, "input.token")
+		paths = append(paths, "input.token")
+	} else {
+		for _, c := range v.claims {
+			paths = append(paths, ast.Ref{ast.InputRootDocument, termToken, ast.StringTerm(c)}.String())
+		}
 	}
-	for _, c := range v.claims {
-		paths = append(paths, ast.Ref{ast.InputRootDocument, ast.StringTerm("token"), ast.StringTerm(c)}.String())
-	}
+	slices.Sort(paths)
 	return paths
 }
 
@@ -168,7 +170,7 @@ var (
 // Token returns what r sees of a token with these claims. Make it once for each
 // token and revision.
 func (r *Revision) Token(issuer, subject, clientID string, claims ast.Value) *Token {
-	t := &Token{revision: r, value: ast.NewTerm(claims)}
+	t := &Token{revision: r.number, value: ast.NewTerm(claims)}
 	if all, ok := claims.(ast.Object); ok && !r.view.allClaims {
 		seen := ast.NewObjectWithCapacity(len(r.view.claims))
 		for _, c := range r.view.claims {

@@ -102,7 +102,9 @@ func (db *DB) Client(ctx context.Context, issuer, clientID string) (iam.ClientFa
 }
 
 // look runs a query of one row on the facts pool, which waits only shortly for
-// a connection.
+// a connection. In the same round trip it asks which server it is: what is read from
+// another one than we listen to could change without our hearing of it, so it is
+// refused.
 func (db *DB) look(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, db.factsLimit)
 	defer cancel()
@@ -111,14 +113,30 @@ func (db *DB) look(ctx context.Context, sql string, args []any, dest ...any) (bo
 		return false, err
 	}
 	defer conn.Release()
-	err = conn.QueryRow(ctx, sql, args...).Scan(dest...)
+	batch := &pgx.Batch{}
+	batch.Queue(`SELECT pg_postmaster_start_time()`)
+	batch.Queue(sql, args...)
+	answers := conn.SendBatch(ctx, batch)
+	var server time.Time
+	err = answers.QueryRow().Scan(&server)
+	found := false
+	if err == nil {
+		err = answers.QueryRow().Scan(dest...)
+		found = err == nil
+	}
 	if errors.Is(err, pgx.ErrNoRows) {
-		return false, nil
+		err = nil
+	}
+	if closed := answers.Close(); err == nil {
+		err = closed
+	}
+	if heard := db.heard.Load(); err == nil && heard != nil && !heard.Equal(server) {
+		return false, away(errors.New("the pool leads to another server than the listener"))
 	}
 	if reasonOf(ctx, err) == "connection" {
 		err = away(err)
 	}
-	return err == nil, err
+	return found && err == nil, err
 }
 
 // away marks a failure that is not of one statement: nothing can be asked now.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"iam-service/internal/directory"
 	"iam-service/internal/feed"
@@ -18,10 +19,11 @@ import (
 // Listen returns a connection of its own that hears what the triggers of
 // migrations/00002_change_feed.sql tell.
 func (db *DB) Listen(ctx context.Context) (feed.Listener, error) {
-	cfg, err := pgx.ParseConfig(db.listenURL)
+	pool, err := pgxpool.ParseConfig(db.listenURL) // as the pools do: it knows their settings
 	if err != nil {
 		return nil, errors.New("the connection string cannot be read") // why could show a password
 	}
+	cfg := pool.ConnConfig
 	cfg.ConnectTimeout = connectTimeout
 	cfg.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite // a standby hears nothing
 	cfg.RuntimeParams["application_name"] = "iam-service feed"
@@ -30,15 +32,16 @@ func (db *DB) Listen(ctx context.Context) (feed.Listener, error) {
 		return nil, err
 	}
 	l := &listener{conn: conn}
-	var channel string
-	err = conn.QueryRow(ctx, `SELECT current_schema(), left('iam_directory_' || current_schema(), 63)`).Scan(&l.schema, &channel)
+	var server time.Time
+	err = conn.QueryRow(ctx, `SELECT current_schema(), pg_postmaster_start_time()`).Scan(&l.schema, &server)
 	if err == nil {
-		_, err = conn.Exec(ctx, `LISTEN `+pgx.Identifier{channel}.Sanitize())
+		_, err = conn.Exec(ctx, `LISTEN `+pgx.Identifier{"iam_directory_" + l.schema}.Sanitize())
 	}
 	if err != nil {
 		l.Close()
 		return nil, err
 	}
+	db.heard.Store(&server)
 	return l, nil
 }
 
@@ -77,7 +80,7 @@ func parse(payload, schema string) (m feed.Message, ours bool) {
 		return all, true
 	}
 	if f[1] != schema {
-		return feed.Message{}, false // a channel's name is cut: two schemas may share it
+		return feed.Message{}, false // not to happen: each schema has a channel of its own
 	}
 	switch {
 	case f[2] == "beat" && len(f) == 6:
@@ -97,11 +100,13 @@ func parse(payload, schema string) (m feed.Message, ours bool) {
 }
 
 // Beat sends a beat through the pool of look-ups. It is one statement, so that it
-// is sent about when it is committed, and waits for no disk.
+// is sent about when it is committed, and does not wait for the disk. It does wait
+// for whoever is just committing a change of facts: PostgreSQL lets those who
+// notify commit one after the other, a wait for a synchronous standby included.
 func (db *DB) Beat(ctx context.Context, nonce string) error {
 	_, err := db.facts.Exec(ctx, `
 		SELECT set_config('synchronous_commit', 'off', true),
-		       pg_notify(left('iam_directory_' || current_schema(), 63),
+		       pg_notify('iam_directory_' || current_schema(),
 		                 concat_ws(' ', 'v1', current_schema(), 'beat', $1::text,
 		                           (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, pg_notification_queue_usage()))`, nonce)
 	return wrap("send a beat", err)

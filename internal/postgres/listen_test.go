@@ -121,6 +121,10 @@ func TestEachChangeTellsWhatItMakesUntrue(t *testing.T) {
 		{"300 members of one tenant", exec(`UPDATE memberships SET roles = '{}'`), []string{members("globex")}},
 		{"300 members who leave", exec(`DELETE FROM memberships`), []string{members("globex")}},
 		{"300 users who join", exec(`INSERT INTO memberships (user_id, tenant) SELECT id, 'globex' FROM users WHERE subject LIKE 'many%'`), []string{"all"}},
+		{"300 members who move", exec(`UPDATE memberships SET tenant = 'acme'`), []string{"all"}},
+		{"what is meant for another schema", exec(`SELECT pg_notify('iam_directory_' || current_schema(), 'v1 another all')`), nil},
+		{"a version that is not known", exec(`SELECT pg_notify('iam_directory_' || current_schema(), 'v2 what')`), []string{"all"}},
+		{"a kind that is not known", exec(`SELECT pg_notify('iam_directory_' || current_schema(), 'v1 ' || current_schema() || ' x 00')`), []string{"all"}},
 		{"everything cut off", exec(`TRUNCATE clients`), []string{"all"}},
 		{"a purge", exec(`SELECT iam_purge()`), []string{"all"}},
 		{"what is no fact", exec(`UPDATE instance SET id = gen_random_uuid()`), nil},
@@ -129,7 +133,15 @@ func TestEachChangeTellsWhatItMakesUntrue(t *testing.T) {
 			schema := schemaOf(t, conn)
 			exec(`SET search_path = public`)()
 			exec(`UPDATE ` + schema + `.tenants SET name = 'B' WHERE id = 'acme'`)()
+			exec(`SET search_path = ` + schema)()
 		}, []string{tn("acme")}},
+		{"a session with tables of the same names", func() {
+			schema := schemaOf(t, conn)
+			exec(`CREATE TEMP TABLE users (id uuid, issuer text, subject text)`)()
+			exec(`CREATE TEMP TABLE memberships (a int)`)()
+			exec(`UPDATE ` + schema + `.memberships SET roles = '{z}' WHERE user_id = (SELECT id FROM ` + schema + `.users WHERE subject = 'many1')`)()
+			exec(`DROP TABLE pg_temp.users, pg_temp.memberships`)()
+		}, []string{u("many1")}},
 	} {
 		c.do()
 		got := said(t, db, l)
@@ -171,6 +183,61 @@ func TestNotificationsCarryHashesOnly(t *testing.T) {
 	must(t, err)
 	if want := "v1 " + schema + " " + key(directory.User, issuer, "alice@example.com"); n.Payload != want {
 		t.Errorf("%q was told, want %q", n.Payload, want)
+	}
+}
+
+// What is read from another server than the one that is listened to could change
+// unheard.
+func TestFactsOfAnotherServerAreRefused(t *testing.T) {
+	t.Parallel()
+	a, b := postgrestest.Server(t), postgrestest.Server(t)
+	for _, s := range []*devpg.Server{a, b} {
+		_, err := postgres.Migrate(ctx, s.URL, postgres.Up)
+		must(t, err)
+	}
+	rename(t, postgrestest.OpenURL(t, a.URL), "of a")
+	rename(t, postgrestest.OpenURL(t, b.URL), "of b")
+	split, err := postgres.Open(ctx, postgres.Config{URL: b.URL, Listen: a.URL, Issuers: postgrestest.Issuers, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), nil)
+	must(t, err)
+	defer split.Close()
+	if _, _, err := split.Tenant(ctx, "acme"); err != nil {
+		t.Errorf("before anything is listened to: %v", err)
+	}
+	l, err := split.Listen(ctx)
+	must(t, err)
+	defer l.Close()
+	for _, id := range []string{"acme", "nobody"} {
+		if got, found, err := split.Tenant(ctx, id); iam.KindOf(err) != iam.Unavailable || found {
+			t.Errorf("%s: %+v, %v, %v", id, got, found, err)
+		}
+	}
+	if _, _, err := split.Client(ctx, issuer, "nobody"); iam.KindOf(err) != iam.Unavailable {
+		t.Errorf("an absent client: %v", err)
+	}
+}
+
+// Settings of the pools stand in the same URL, and dead hosts before the live one.
+func TestTheListenerTakesTheURLThatThePoolsTake(t *testing.T) {
+	t.Parallel()
+	url := postgrestest.URL(t)
+	db := postgrestest.OpenURL(t, url+"&pool_max_conns=5")
+	l, err := db.Listen(ctx)
+	must(t, err)
+	l.Close()
+}
+
+func TestASchemaThatNoChannelCanBeNamedAfterIsRefused(t *testing.T) {
+	t.Parallel()
+	url := postgrestest.EmptyURL(t)
+	conn, err := pgx.Connect(ctx, url)
+	must(t, err)
+	defer conn.Close(ctx)
+	schema := schemaOf(t, conn)
+	_, err = conn.Exec(ctx, `CREATE SCHEMA "odd-one"`)
+	must(t, err)
+	_, err = postgres.Migrate(ctx, strings.Replace(url, "search_path="+schema, "search_path=%22odd-one%22", 1), postgres.Up)
+	if err == nil || !strings.Contains(err.Error(), "cannot be used") {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -250,9 +317,6 @@ func TestAChangeIsSeenByAllReplicas(t *testing.T) {
 		}
 	}
 	for _, r := range replicas {
-		if n := r.feed.Stats().Sessions; n != 1 {
-			t.Errorf("%d sessions: everything was dropped on the way", n)
-		}
 		if n := r.store.Drops(directory.Tenant); n < 49 {
 			t.Errorf("%d changes were heard", n)
 		}
@@ -337,7 +401,7 @@ func TestAPoolerThatBreaksListenIsFoundOut(t *testing.T) {
 	rename(t, direct, "old")
 	proxy.Deafen(true)
 	deaf := startReplica(t, url, proxy.URL, 4*time.Second)
-	within, cancel := context.WithTimeout(ctx, 3*time.Second)
+	within, cancel := context.WithTimeout(ctx, 8*time.Second)
 	defer cancel()
 	if err := deaf.feed.Started(within); !errors.Is(err, feed.ErrDeaf) {
 		t.Errorf("the start: %v", err)

@@ -8,7 +8,7 @@ import (
 	"hash/fnv"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
@@ -79,10 +79,11 @@ func Status(ctx context.Context, url string) ([]Step, error) {
 }
 
 func withGoose(url string, do func(*goose.Provider) error) error {
-	cfg, err := pgx.ParseConfig(url)
+	pool, err := pgxpool.ParseConfig(url) // as serve does: it knows the pools' settings
 	if err != nil {
 		return err
 	}
+	cfg := pool.ConnConfig
 	// One lock for each schema, so that tests in one database do not wait for each other.
 	h := fnv.New64a()
 	fmt.Fprintf(h, "iam-service migrations %s", cfg.RuntimeParams["search_path"])

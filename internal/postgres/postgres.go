@@ -19,6 +19,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -51,6 +52,7 @@ type DB struct {
 	facts, admin             *pgxpool.Pool
 	issuers                  iam.Issuers
 	listenURL                string
+	heard                    atomic.Pointer[time.Time] // when the server that we listen to was started; nil: we do not
 	factsAcquire, factsLimit time.Duration
 }
 
@@ -176,6 +178,16 @@ func (t *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQu
 func (t *tracer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryEndData) {
 	sql, _ := ctx.Value(tracedSQL{}).(string)
 	t.count(ctx, "query", d.Err, slog.String("sql", firstLine(sql)))
+}
+
+func (t *tracer) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	return ctx
+}
+
+func (t *tracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {} // the end of the batch tells
+
+func (t *tracer) TraceBatchEnd(ctx context.Context, _ *pgx.Conn, d pgx.TraceBatchEndData) {
+	t.count(ctx, "look-up", d.Err)
 }
 
 func (t *tracer) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Aside writes log records in a goroutine of its own: whoever logs never waits for
@@ -43,7 +44,11 @@ func (a *Aside) Logger(log *slog.Logger) *slog.Logger {
 // Dropped is how many records did not fit.
 func (a *Aside) Dropped() int64 { return a.dropped.Load() }
 
-// Close writes what is in the queue. What is logged later is dropped.
+// closeLimit is how long Close waits for a reader that does not read.
+const closeLimit = time.Second
+
+// Close writes what is in the queue, unless its reader is too slow for that. What is
+// logged later is dropped.
 func (a *Aside) Close() {
 	a.mu.Lock()
 	if !a.closed {
@@ -51,7 +56,10 @@ func (a *Aside) Close() {
 		close(a.queue)
 	}
 	a.mu.Unlock()
-	<-a.done
+	select {
+	case <-a.done:
+	case <-time.After(closeLimit):
+	}
 }
 
 type asideHandler struct {
