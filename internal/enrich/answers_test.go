@@ -103,9 +103,11 @@ func TestAFactThatChangesMeanwhileIsReadAgain(t *testing.T) {
 	x := w.replicas[0]
 	w.history = []*state{{users: map[string]iam.UserFacts{"alice": member("acme")}, tenants: map[string]iam.TenantFacts{"acme": open("acme")}}}
 	x.store.DropAll()
-	w.busy = func() {
-		w.history = append(w.history, &state{from: w.at, tenants: w.history[0].tenants}) // she is gone
-		x.store.Drop(directory.User, directory.KeyOf(directory.User, f.issuer, "alice"))
+	w.busy = func() { // the client is read
+		w.busy = func() { // the user is
+			w.history = append(w.history, &state{from: w.at, tenants: w.history[0].tenants}) // she is gone
+			x.store.Drop(directory.User, directory.KeyOf(directory.User, f.issuer, "alice"))
+		}
 	}
 	a, err := x.service.Enrich(context.Background(), Question{Token: f.tokens[0], TenantHint: "acme"})
 	f.ok(err)
