@@ -92,7 +92,7 @@ type options struct{ tokens, decisions int }
 
 func newService(tb testing.TB, o options) *service {
 	tb.Helper()
-	log := slog.New(slog.NewJSONHandler(io.Discard, nil)) // written as in production, to nowhere
+	log := slog.New(slog.NewJSONHandler(io.Discard, nil)) //nolint:sloglint // written as in production, to nowhere
 	s := &service{}
 	var handler http.Handler
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))

@@ -716,6 +716,24 @@ func TestMissesAreNoWeapon(t *testing.T) {
 	}
 }
 
+// What fails is not the asker's fault: it uses up nothing of what a token may look
+// for in vain.
+func TestAnOutageUsesUpNobodysMisses(t *testing.T) {
+	t.Parallel()
+	l := newLoader()
+	l.set(errors.New("away"), 0)
+	s := newStore(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
+	few := account(3)
+	for range 20 {
+		if _, err := readAs(s, directory.Asker{Issuer: issuer, Misses: &few}, "directory|tenants|acme"); code(err) != "facts_unavailable" {
+			t.Fatal(err)
+		}
+	}
+	if few != 3 {
+		t.Errorf("%d of 3 are left", few)
+	}
+}
+
 type account int
 
 func (a *account) Take() bool {

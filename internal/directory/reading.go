@@ -147,6 +147,8 @@ func (r *Reading) entry(ctx context.Context, kd Kind, a, b string) (*entry, erro
 		if !iam.ValidIssuer(a) || !iam.ValidClientID(b) {
 			return nil, nil //nolint:nilnil // as above
 		}
+	default:
+		return nil, nil //nolint:nilnil // no document is of another kind
 	}
 	for _, e := range r.pinned {
 		if e.is(kd, a, b) {

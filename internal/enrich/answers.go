@@ -95,6 +95,7 @@ func (k *kept) untrue(r *policy.Revision, issuedAt time.Time, facts *directory.S
 		return ended
 	case directory.NotTrusted:
 		return untrusted
+	case directory.StillTrue:
 	}
 	return causes
 }

@@ -50,7 +50,7 @@ func TestACachedAnswerIsOneThatAnEvaluationWouldGive(t *testing.T) {
 	for walk := range max(1, *steps/perWalk) {
 		w := f.walk(uint64(walk), "")
 		if err := w.run(perWalk); err != nil {
-			t.Fatalf("walk %d under %q: %v\n%s", walk, w.template.name, err, strings.Join(w.trace[max(0, len(w.trace)-25):], "\n"))
+			t.Fatalf("walk %d under %q: %v\n%s", walk, w.name, err, strings.Join(w.trace[max(0, len(w.trace)-25):], "\n"))
 		}
 		for _, r := range w.replicas {
 			hits += r.service.Stats().Allowed.Hits

@@ -360,7 +360,7 @@ type silent struct {
 
 func (s *silent) Beat(ctx context.Context, nonce string) error {
 	if s.loud.Load() {
-		s.bus.send(feed.Message{Beat: &feed.Beat{Nonce: nonce, At: time.Duration(time.Now().UnixNano()) + s.bus.skew}})
+		s.send(feed.Message{Beat: &feed.Beat{Nonce: nonce, At: time.Duration(time.Now().UnixNano()) + s.skew}})
 		return nil
 	}
 	return s.bus.Beat(ctx, nonce)

@@ -145,6 +145,7 @@ func (r *Revision) warnings() []string {
 		switch f {
 		case Path, RawPath, ClientIP, Host, Method:
 			w = append(w, fmt.Sprintf("it looks at input.request.%s: each value of it is a decision of its own", fieldName(f)))
+		default: // few values, or as many as there are tenants
 		}
 	}
 	if r.view.now {
@@ -212,7 +213,11 @@ func (r *Revision) Key(q *Question) [sha256.Size]byte {
 
 // appendString writes the length first: no two lists of strings are written alike.
 func appendString(b []byte, s string) []byte {
-	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+	return append(appendLength(b, len(s)), s...)
+}
+
+func appendLength(b []byte, n int) []byte {
+	return binary.AppendUvarint(b, uint64(n)) //nolint:gosec // no length is negative
 }
 
 // appendValue writes type, length and content: "1", 1, [1], {1}, null, "" and what
@@ -231,15 +236,15 @@ func appendValue(b []byte, v ast.Value) []byte {
 	case ast.String:
 		return appendString(append(b, '"'), string(v))
 	case *ast.Array:
-		b = binary.AppendUvarint(append(b, '['), uint64(v.Len()))
+		b = appendLength(append(b, '['), v.Len())
 		v.Foreach(func(t *ast.Term) { b = appendValue(b, t.Value) })
 		return b
 	case ast.Object:
-		b = binary.AppendUvarint(append(b, '{'), uint64(v.Len()))
+		b = appendLength(append(b, '{'), v.Len())
 		v.Foreach(func(k, t *ast.Term) { b = appendValue(appendValue(b, k.Value), t.Value) }) // sorted
 		return b
 	case ast.Set:
-		b = binary.AppendUvarint(append(b, '<'), uint64(v.Len()))
+		b = appendLength(append(b, '<'), v.Len())
 		v.Foreach(func(t *ast.Term) { b = appendValue(b, t.Value) }) // sorted
 		return b
 	}

@@ -77,7 +77,7 @@ func NewProxy(t testing.TB, databaseURL string) *Proxy {
 }
 
 func (p *Proxy) forth(client, server net.Conn) {
-	defer server.Close()
+	defer func() { _ = server.Close() }() // the other side is gone
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := client.Read(buf)
@@ -95,7 +95,7 @@ func (p *Proxy) forth(client, server net.Conn) {
 
 // back passes whole messages on: a type, a length that counts itself, the rest.
 func (p *Proxy) back(client, server net.Conn) {
-	defer client.Close()
+	defer func() { _ = client.Close() }() // as above
 	r := bufio.NewReader(server)
 	for {
 		head, err := r.Peek(5)
