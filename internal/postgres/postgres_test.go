@@ -361,7 +361,7 @@ func TestOnlyRealFailuresAreCounted(t *testing.T) {
 	must(t, err)
 	var mu sync.Mutex
 	counted := map[string]int{}
-	db, err := postgres.Open(ctx, postgres.Config{URL: server.URL, Issuers: iam.Issuers{{URL: issuer, Tenants: []string{"*"}}}}, slog.New(slog.DiscardHandler), func(r string) {
+	db, err := postgres.Open(ctx, postgres.Config{URL: server.URL, Issuers: iam.Issuers{{URL: issuer, Tenants: []string{"*"}}}, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), func(r string) {
 		mu.Lock()
 		defer mu.Unlock()
 		counted[r]++
