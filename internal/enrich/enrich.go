@@ -149,6 +149,7 @@ func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
 		s.repeat(ctx, r, k, &q, t)
 		return k.answer, nil
 	}
+	asked.Now = s.now()
 	for try := 0; ; try++ {
 		k, d, err := s.evaluate(ctx, r, &asked, &q, t, at, deadline)
 		if err != nil {
@@ -176,7 +177,6 @@ func (s *Service) question(r *policy.Revision, q *Question, t *token.Token) poli
 			policy.Gateway: req.Gateway, policy.Method: req.Method, policy.Scheme: req.Scheme, policy.Host: req.Host,
 			policy.Path: req.Path, policy.RawPath: req.RawPath, policy.TenantHint: q.TenantHint,
 		},
-		Now: s.now(),
 	}
 	if req.ClientIP.IsValid() && r.Sees(policy.ClientIP) {
 		asked.Fields[policy.ClientIP] = req.ClientIP.String()
