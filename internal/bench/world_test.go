@@ -201,6 +201,7 @@ var variants = map[string]func(tb testing.TB) (http.Handler, *service){
 		s := newService(tb, options{10_000, 10_000})
 		return s.handler, s
 	},
+	"facts": func(tb testing.TB) (http.Handler, *service) { s := newService(tb, options{1, -1}); return s.handler, s },
 	"token": func(tb testing.TB) (http.Handler, *service) {
 		s := newService(tb, options{10_000, -1})
 		return s.handler, s
@@ -231,7 +232,7 @@ func TestServe(t *testing.T) {
 	if s != nil {
 		a.Tokens, a.Issuer = s.mint(t, minted), s.rauth.Issuer
 	}
-	if name == "nothing" { // OPA gets the same tokens and facts
+	if name == "facts" { // what OPA gets: such tokens, and all facts
 		rec := httptest.NewRecorder()
 		s.rauth.Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/jwks", nil))
 		a.JWKS, a.Data = rec.Body.String(), dump(t, s)
