@@ -46,7 +46,7 @@ const (
 	skew          = 5 * time.Second // how far "nbf" and "iat" may lie ahead of our clock; "exp" gets none
 	missesBurst   = 20              // look-ups in vain that one token may cause at once,
 	missesPerSec  = 2               // and for ever
-	weightOfText  = 6               // bytes that one byte of a token takes in memory
+	weightOfText  = 7               // bytes in memory for each of a token: its claims as terms, and what the policy sees of them
 )
 
 // algorithms that a token may be signed with.
@@ -273,8 +273,6 @@ func (v *Verifier) Verify(ctx context.Context, raw, idp string, deadline time.Ti
 	if err := v.inTime(t, idp, now); err != nil {
 		return nil, err
 	}
-	// Claims as terms take some twenty times their text, with what the policy sees
-	// of them (measured: make scale).
 	t.weight = int64(len(raw))*weightOfText + 500
 	v.cache.Add(sum, t)
 	return t, nil
