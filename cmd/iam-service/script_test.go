@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"iam-service/internal/app"
@@ -53,6 +54,19 @@ func TestScripts(t *testing.T) {
 		ts.Check(err)
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(raw), 0o600))
 	}
+	commands["sql"] = func(ts *testscript.TestScript, _ bool, args []string) { // sql STATEMENT
+		ctx := context.Background()
+		conn, err := pgx.Connect(ctx, ts.Getenv("DATABASE_URL"))
+		ts.Check(err)
+		defer conn.Close(ctx)
+		_, err = conn.Exec(ctx, args[0])
+		ts.Check(err)
+	}
+	commands["proxy"] = func(ts *testscript.TestScript, _ bool, args []string) { // proxy hears|deaf|swallows
+		p := ts.Value("proxy").(*postgrestest.Proxy)
+		p.Deafen(args[0] == "deaf")
+		p.Swallow(args[0] == "swallows")
+	}
 	commands["rauth"] = func(ts *testscript.TestScript, _ bool, args []string) { // rauth gone|back
 		ts.Value("rauth").(*devrauth.Server).SetGone(args[0] == "gone")
 	}
@@ -68,8 +82,11 @@ func TestScripts(t *testing.T) {
 			}
 			handler = p.Handler()
 			env.Values["rauth"] = p
+			database := postgrestest.EmptyURL(t)
+			proxy := postgrestest.NewProxy(t, database)
+			env.Values["proxy"] = proxy
 			for name, v := range map[string]string{
-				"DATABASE_URL": postgrestest.EmptyURL(t), "RAUTH_URL": srv.URL, "RAUTH_AUDIENCES": devstack.Audience,
+				"DATABASE_URL": database, "PROXY_URL": proxy.URL, "RAUTH_URL": srv.URL, "RAUTH_AUDIENCES": devstack.Audience,
 				"GATEWAY_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0", "OPS_ADDR": "127.0.0.1:0", "SHUTDOWN_DELAY": "1s",
 				"TMPDIR": filepath.Join(env.WorkDir, "tmp"),
 			} {

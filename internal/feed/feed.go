@@ -286,7 +286,7 @@ func (f *Feed) session(ctx context.Context) error {
 	// The first proof may take longer: a database that is slow must not be asked to
 	// begin anew, which would drop everything again.
 	s := session{f: f, pending: map[string]time.Duration{}, patience: f.cfg.Store.Now() + max(suspectAfter, f.cfg.Store.MaxStale()/2)}
-	ticker := time.NewTicker(tick)
+	ticker := time.NewTicker(tick/2 + mrand.N(tick)) //nolint:gosec // replicas that started together do not look at one moment
 	defer ticker.Stop()
 	s.send(ctx)
 	for {

@@ -233,9 +233,9 @@ func TestASchemaThatNoChannelCanBeNamedAfterIsRefused(t *testing.T) {
 	must(t, err)
 	defer conn.Close(ctx)
 	schema := schemaOf(t, conn)
-	_, err = conn.Exec(ctx, `CREATE SCHEMA "odd-one"`)
+	_, err = conn.Exec(ctx, `CREATE SCHEMA "odd-`+schema+`"`)
 	must(t, err)
-	_, err = postgres.Migrate(ctx, strings.Replace(url, "search_path="+schema, "search_path=%22odd-one%22", 1), postgres.Up)
+	_, err = postgres.Migrate(ctx, strings.Replace(url, "search_path="+schema, "search_path=%22odd-"+schema+"%22", 1), postgres.Up)
 	if err == nil || !strings.Contains(err.Error(), "cannot be used") {
 		t.Errorf("got %v", err)
 	}

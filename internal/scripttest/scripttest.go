@@ -83,10 +83,11 @@ func ask(ts *testscript.TestScript, args []string) (int, []byte, error) {
 }
 
 // eventually: eventually STATUS METHOD URL [HEADER...] asks until the answer has
-// the status; eventually grep REGEXP FILE looks until the file has a match.
+// the status; eventually match REGEXP METHOD URL [HEADER...] until the answer has a
+// match; eventually grep REGEXP FILE looks until the file has one.
 func eventually(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
-		ts.Fatalf("usage: eventually STATUS METHOD URL [HEADER...] | eventually grep REGEXP FILE")
+		ts.Fatalf("usage: eventually STATUS METHOD URL [HEADER...] | eventually match REGEXP METHOD URL [HEADER...] | eventually grep REGEXP FILE")
 	}
 	var last string
 	for until := time.Now().Add(40 * time.Second); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
@@ -97,8 +98,16 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 			}
 			continue
 		}
-		status, answer, err := ask(ts, args[1:])
-		if err == nil && strconv.Itoa(status) == args[0] {
+		request := args[1:]
+		if args[0] == "match" {
+			request = args[2:]
+		}
+		status, answer, err := ask(ts, request)
+		good := err == nil && strconv.Itoa(status) == args[0]
+		if args[0] == "match" {
+			good = err == nil && regexp.MustCompile(`(?m)`+args[1]).Match(answer)
+		}
+		if good {
 			ts.Check(os.WriteFile(ts.MkAbs("answer"), answer, 0o600))
 			return
 		}
