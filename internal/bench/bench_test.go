@@ -54,14 +54,17 @@ type target struct {
 // child starts a variant of ours.
 func child(b *testing.B, name string) (*target, announcement) {
 	b.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run", "^TestServe$", "-test.timeout", "1h")
+	cmd := exec.Command(os.Args[0], "-test.run", "^$", "-test.bench", "^BenchmarkServe$", "-test.benchtime", "1x", "-test.timeout", "1h")
 	cmd.Env = append(os.Environ(), "IAM_BENCH_SERVE="+name)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	check(b, err)
-	out, err := cmd.StdoutPipe()
+	out, theirs, err := os.Pipe()
 	check(b, err)
+	cmd.ExtraFiles = []*os.File{theirs}
 	check(b, cmd.Start())
+	check(b, theirs.Close())
+	defer out.Close()
 	b.Cleanup(func() { _ = stdin.Close(); _ = cmd.Wait() }) // it ends with its input
 	var a announcement
 	check(b, json.NewDecoder(out).Decode(&a))
