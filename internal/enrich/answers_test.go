@@ -61,6 +61,29 @@ func TestAPolicySaysHowLongItsAnswersAreKept(t *testing.T) {
 	}
 }
 
+// What is not to be kept is not worked out twice for that.
+func TestAnAnswerThatIsNotKeptIsWorkedOutOnce(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	w := f.walk(0, "")
+	w.template = f.template("not kept", &policy.Candidate{
+		Roots: []string{"iam"}, Modules: map[string]string{"p.rego": "package iam.claims\n\ndecision := {\"allow\": true, \"ttl\": 0}"},
+		Data: map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-ID"}}}},
+	})
+	x := w.replicas[0]
+	x.service.cfg.Engine = w.engine
+	for range 5 {
+		x.store.DropAll()
+		w.busy = func() { w.at += time.Millisecond } // time passes
+		before := x.store.Stats().Present.Hits + x.store.Stats().Present.Misses
+		_, err := x.service.Enrich(context.Background(), Question{Token: f.tokens[3]}) // a person without a client: one look-up
+		f.ok(err)
+		if n := x.store.Stats().Present.Hits + x.store.Stats().Present.Misses - before; n != 1 {
+			t.Errorf("%d look-ups", n)
+		}
+	}
+}
+
 // A kept answer ends with a membership that it rests on, to the moment.
 func TestAKeptAnswerEndsWithAMembership(t *testing.T) {
 	t.Parallel()

@@ -155,9 +155,9 @@ func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
 		if err != nil {
 			return s.refuse(ctx, err, &q, t)
 		}
-		// A fact that changed while the policy ran may have been read old, and nobody
-		// will tell of it again: then once more, and then without keeping it.
-		sure := k.untrue(r, issuedAt, s.cfg.Directory, s.cfg.Directory.Now()) == causes
+		// A fact that changed while the policy ran may have been read old: then once
+		// more, and then without keeping it.
+		sure := s.cfg.Directory.Truth(&k.facts, s.cfg.Directory.Now()) == directory.StillTrue
 		if !sure && try == 0 {
 			continue
 		}
@@ -218,8 +218,8 @@ func (s *Service) evaluate(ctx context.Context, r *policy.Revision, asked *polic
 		}
 	}
 	k.facts = facts.Record()
-	if d.Keep >= 0 {
-		k.until = at + max(d.Keep, 1) // 0 stands for ever
+	if d.Keep > 0 {
+		k.until = at + d.Keep
 	}
 	return k, d, nil
 }
