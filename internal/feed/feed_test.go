@@ -31,10 +31,37 @@ type bus struct {
 	loadCount int
 }
 
+// ear is one connection. What is sent arrives in the order of sending.
 type ear struct {
-	b  *bus
-	ch chan feed.Message
+	b       *bus
+	coming  chan sent
+	ch      chan feed.Message
+	cut     chan struct{}
+	cutOnce sync.Once
 }
+
+type sent struct {
+	due time.Time
+	m   feed.Message
+}
+
+func (e *ear) deliver() {
+	for {
+		select {
+		case s := <-e.coming:
+			select {
+			case <-time.After(time.Until(s.due)):
+				e.ch <- s.m
+			case <-e.cut:
+				return
+			}
+		case <-e.cut:
+			return
+		}
+	}
+}
+
+func (e *ear) hangUp() { e.cutOnce.Do(func() { close(e.cut) }) }
 
 func (b *bus) Listen(context.Context) (feed.Listener, error) {
 	b.mu.Lock()
@@ -43,7 +70,8 @@ func (b *bus) Listen(context.Context) (feed.Listener, error) {
 		return nil, b.refuse
 	}
 	b.happened = append(b.happened, "listen")
-	e := &ear{b, make(chan feed.Message, 1000)}
+	e := &ear{b: b, coming: make(chan sent, 1000), ch: make(chan feed.Message, 1000), cut: make(chan struct{})}
+	go e.deliver()
 	b.ears = append(b.ears, e)
 	return e, nil
 }
@@ -74,7 +102,7 @@ func (b *bus) send(m feed.Message) {
 		return
 	}
 	for _, e := range b.ears {
-		time.AfterFunc(b.under, func() { e.ch <- m })
+		e.coming <- sent{time.Now().Add(b.under), m}
 	}
 }
 
@@ -83,7 +111,7 @@ func (b *bus) cut() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, e := range b.ears {
-		close(e.ch)
+		e.hangUp()
 	}
 	b.ears = nil
 }
@@ -96,17 +124,17 @@ func (b *bus) set(f func()) {
 
 func (e *ear) Next(ctx context.Context) (feed.Message, error) {
 	select {
-	case m, ok := <-e.ch:
-		if !ok {
-			return m, errors.New("connection reset by peer")
-		}
+	case m := <-e.ch:
 		return m, nil
+	case <-e.cut:
+		return feed.Message{}, errors.New("connection reset by peer")
 	case <-ctx.Done():
 		return feed.Message{}, ctx.Err()
 	}
 }
 
 func (e *ear) Close() {
+	e.hangUp()
 	e.b.mu.Lock()
 	defer e.b.mu.Unlock()
 	e.b.ears = slices.DeleteFunc(e.b.ears, func(x *ear) bool { return x == e })
