@@ -164,7 +164,6 @@ decision := object.union(answer(true, "", user.memberships[input.request.tenant_
 type fixture struct {
 	*testing.T
 	issuer    string
-	verifier  *token.Verifier
 	tokens    []string
 	claims    []map[string]any
 	templates []*template
@@ -180,11 +179,7 @@ func newFixture(t *testing.T) *fixture {
 	f.ok(err)
 	handler = p.Handler()
 	f.issuer = srv.URL
-	f.verifier, err = token.New(token.Config{Issuers: []token.Issuer{{URL: srv.URL, Audiences: []string{"api"}}}, Log: slog.New(slog.DiscardHandler), Wait: 5 * time.Second})
-	f.ok(err)
-	running, stop := context.WithCancel(context.Background())
-	t.Cleanup(stop)
-	f.ok(f.verifier.Start(running, time.Now().Add(10*time.Second)))
+	verifier := f.verifier()
 	for _, claims := range []map[string]any{
 		{"sub": "alice", "client_id": "web", "acr": "1", "groups": []string{"g1"}},
 		{"sub": "alice", "client_id": "web", "acr": "2", "groups": []string{"g1", "g2"}},
@@ -194,7 +189,7 @@ func newFixture(t *testing.T) *fixture {
 	} {
 		raw, err := p.Mint("EdDSA", maps.Clone(claims))
 		f.ok(err)
-		verified, err := f.verifier.Verify(context.Background(), raw, "", time.Now().Add(time.Minute))
+		verified, err := verifier.Verify(context.Background(), raw, "", time.Now().Add(time.Minute))
 		f.ok(err)
 		whole, err := ast.JSON(verified.Claims)
 		f.ok(err)
@@ -219,6 +214,18 @@ func (f *fixture) ok(err error) {
 	if err != nil {
 		f.Fatal(err)
 	}
+}
+
+// verifier returns one that has verified nothing yet: tokens have an account of
+// look-ups in vain, which a thousand walks would use up.
+func (f *fixture) verifier() *token.Verifier {
+	f.Helper()
+	v, err := token.New(token.Config{Issuers: []token.Issuer{{URL: f.issuer, Audiences: []string{"api"}}}, Log: slog.New(slog.DiscardHandler), Wait: 5 * time.Second})
+	f.ok(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	f.ok(v.Start(ctx, time.Now().Add(10*time.Second)))
+	return v
 }
 
 func (f *fixture) template(name string, c *policy.Candidate) *template {
@@ -298,12 +305,13 @@ func (f *fixture) walk(seed uint64, mutant string) *walk {
 		Issuers: issuers, Wait: time.Minute, MaxStale: 1000 * time.Hour, Entries: 10, Clock: func() time.Duration { return w.past.at.moment },
 	})
 	w.past.store.Proved(0)
+	verifier := f.verifier()
 	for range 3 {
 		x := &replica{store: directory.New(&loader{w, -1}, directory.Config{
 			Issuers: issuers, Wait: time.Minute, MaxStale: maxStale, Clock: func() time.Duration { return w.at },
 		})}
 		x.service = New(Config{
-			Verifier: f.verifier, Directory: x.store, Engine: w.engine, Issuers: issuers, Deadline: time.Minute, HeaderMax: 100_000, Log: slog.New(slog.DiscardHandler),
+			Verifier: verifier, Directory: x.store, Engine: w.engine, Issuers: issuers, Deadline: time.Minute, HeaderMax: 100_000, Log: slog.New(slog.DiscardHandler),
 		})
 		x.service.now = func() time.Time { return w.began.Add(w.at) }
 		x.prove(w)
