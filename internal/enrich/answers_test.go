@@ -149,7 +149,7 @@ func TestASupersededPolicyIsForgotten(t *testing.T) {
 	const revisions = 10
 	for i := range revisions {
 		f.ok(w.engine.Offer(context.Background(), &policy.Candidate{
-			Roots: []string{"iam"}, Modules: map[string]string{"p.rego": fmt.Sprintf("package iam.claims\n\ndecision := {\"allow\": input.token.sub != \"%d\"}", i)},
+			Roots: []string{"iam"}, Modules: map[string]string{"p.rego": fmt.Sprintf("package iam.claims\n\ndecision := {\"allow\": input.token.sub != input.request.tenant_hint, \"tenant\": \"\", \"reasons\": [{\"code\": \"%d\"}]}", i)},
 			Data: map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-ID"}}}},
 		}))
 		runtime.AddCleanup(w.engine.Revision(), func(int) { gone.Add(1) }, 0)
