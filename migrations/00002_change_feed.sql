@@ -70,19 +70,20 @@ CREATE FUNCTION iam_changed_tenants() RETURNS trigger
 DECLARE
     keys text[];
 BEGIN
-    -- A transition table exists only where the operation has one, and a statement
-    -- that is never run is never looked at.
+    -- The rows that were inserted, deleted or are new are "changed"; those that an
+    -- update replaced are "before", a table that exists for no other operation: a
+    -- statement that is never run is never looked at.
     IF TG_OP = 'INSERT' THEN
-        keys := ARRAY (SELECT 't ' || iam_fact_hash('t', id, '') FROM new_rows LIMIT 201);
+        keys := ARRAY (SELECT 't ' || iam_fact_hash('t', id, '') FROM changed LIMIT 201);
     ELSIF TG_OP = 'DELETE' THEN
-        keys := ARRAY (SELECT k || iam_fact_hash(convert_to(left(k, 1), 'UTF8'), id, '') FROM old_rows, unnest(ARRAY ['t ', 'm ']) AS k LIMIT 201);
+        keys := ARRAY (SELECT k || iam_fact_hash(convert_to(left(k, 1), 'UTF8'), id, '') FROM changed, unnest(ARRAY ['t ', 'm ']) AS k LIMIT 201);
     ELSE
         keys := ARRAY (
-            SELECT 't ' || iam_fact_hash('t', id, '') FROM (SELECT id FROM new_rows UNION SELECT id FROM old_rows LIMIT 201) r
+            SELECT 't ' || iam_fact_hash('t', id, '') FROM (SELECT id FROM changed UNION SELECT id FROM before LIMIT 201) r
             -- Members' documents say whether the tenant is open, and nothing else of it.
             UNION ALL
             SELECT 'm ' || iam_fact_hash('m', id, '')
-              FROM (SELECT id, status FROM old_rows EXCEPT SELECT id, status FROM new_rows LIMIT 201) r);
+              FROM (SELECT id, status FROM before EXCEPT SELECT id, status FROM changed LIMIT 201) r);
     END IF;
     PERFORM iam_announce(keys);
     RETURN NULL;
@@ -96,14 +97,12 @@ CREATE FUNCTION iam_changed_roles() RETURNS trigger
 DECLARE
     keys text[];
 BEGIN
-    IF TG_OP = 'INSERT' THEN
-        keys := ARRAY (SELECT coalesce('t ' || iam_fact_hash('t', tenant, ''), 'g ' || iam_fact_hash('g', '', '')) FROM (SELECT DISTINCT tenant FROM new_rows LIMIT 201) r);
-    ELSIF TG_OP = 'DELETE' THEN
-        keys := ARRAY (SELECT coalesce('t ' || iam_fact_hash('t', tenant, ''), 'g ' || iam_fact_hash('g', '', '')) FROM (SELECT DISTINCT tenant FROM old_rows LIMIT 201) r);
+    IF TG_OP <> 'UPDATE' THEN
+        keys := ARRAY (SELECT coalesce('t ' || iam_fact_hash('t', tenant, ''), 'g ' || iam_fact_hash('g', '', '')) FROM (SELECT DISTINCT tenant FROM changed LIMIT 201) r);
     ELSE
         keys := ARRAY (
             SELECT coalesce('t ' || iam_fact_hash('t', tenant, ''), 'g ' || iam_fact_hash('g', '', ''))
-              FROM (SELECT tenant FROM new_rows UNION SELECT tenant FROM old_rows LIMIT 201) r);
+              FROM (SELECT tenant FROM changed UNION SELECT tenant FROM before LIMIT 201) r);
     END IF;
     PERFORM iam_announce(keys);
     RETURN NULL;
@@ -117,14 +116,12 @@ CREATE FUNCTION iam_changed_mappings() RETURNS trigger
 DECLARE
     keys text[];
 BEGIN
-    IF TG_OP = 'INSERT' THEN
-        keys := ARRAY (SELECT 't ' || iam_fact_hash('t', tenant, '') FROM (SELECT DISTINCT tenant FROM new_rows LIMIT 201) r);
-    ELSIF TG_OP = 'DELETE' THEN
-        keys := ARRAY (SELECT 't ' || iam_fact_hash('t', tenant, '') FROM (SELECT DISTINCT tenant FROM old_rows LIMIT 201) r);
+    IF TG_OP <> 'UPDATE' THEN
+        keys := ARRAY (SELECT 't ' || iam_fact_hash('t', tenant, '') FROM (SELECT DISTINCT tenant FROM changed LIMIT 201) r);
     ELSE
         keys := ARRAY (
             SELECT 't ' || iam_fact_hash('t', tenant, '')
-              FROM (SELECT tenant FROM new_rows UNION SELECT tenant FROM old_rows LIMIT 201) r);
+              FROM (SELECT tenant FROM changed UNION SELECT tenant FROM before LIMIT 201) r);
     END IF;
     PERFORM iam_announce(keys);
     RETURN NULL;
@@ -138,14 +135,12 @@ CREATE FUNCTION iam_changed_users() RETURNS trigger
 DECLARE
     keys text[];
 BEGIN
-    IF TG_OP = 'INSERT' THEN
-        keys := ARRAY (SELECT 'u ' || iam_fact_hash('u', issuer, subject) FROM new_rows LIMIT 201);
-    ELSIF TG_OP = 'DELETE' THEN
-        keys := ARRAY (SELECT 'u ' || iam_fact_hash('u', issuer, subject) FROM old_rows LIMIT 201);
+    IF TG_OP <> 'UPDATE' THEN
+        keys := ARRAY (SELECT 'u ' || iam_fact_hash('u', issuer, subject) FROM changed LIMIT 201);
     ELSE
         keys := ARRAY (
             SELECT 'u ' || iam_fact_hash('u', issuer, subject)
-              FROM (SELECT issuer, subject FROM new_rows UNION SELECT issuer, subject FROM old_rows LIMIT 201) r);
+              FROM (SELECT issuer, subject FROM changed UNION SELECT issuer, subject FROM before LIMIT 201) r);
     END IF;
     PERFORM iam_announce(keys);
     RETURN NULL;
@@ -162,23 +157,19 @@ CREATE FUNCTION iam_changed_memberships() RETURNS trigger
 DECLARE
     keys text[];
 BEGIN
-    IF TG_OP = 'INSERT' THEN
+    IF TG_OP <> 'UPDATE' THEN
         keys := ARRAY (
             SELECT 'u ' || iam_fact_hash('u', u.issuer, u.subject)
-              FROM (SELECT DISTINCT user_id FROM new_rows LIMIT 201) r LEFT JOIN users u ON u.id = r.user_id);
-    ELSIF TG_OP = 'DELETE' THEN
-        keys := ARRAY (
-            SELECT 'u ' || iam_fact_hash('u', u.issuer, u.subject)
-              FROM (SELECT DISTINCT user_id FROM old_rows LIMIT 201) r LEFT JOIN users u ON u.id = r.user_id);
-        IF cardinality(keys) > 200 THEN
-            keys := ARRAY (SELECT 'm ' || iam_fact_hash('m', tenant, '') FROM (SELECT DISTINCT tenant FROM old_rows LIMIT 201) r);
+              FROM (SELECT DISTINCT user_id FROM changed LIMIT 201) r LEFT JOIN users u ON u.id = r.user_id);
+        IF TG_OP = 'DELETE' AND cardinality(keys) > 200 THEN
+            keys := ARRAY (SELECT 'm ' || iam_fact_hash('m', tenant, '') FROM (SELECT DISTINCT tenant FROM changed LIMIT 201) r);
         END IF;
     ELSE
         keys := ARRAY (
             SELECT 'u ' || iam_fact_hash('u', u.issuer, u.subject)
-              FROM (SELECT user_id FROM new_rows UNION SELECT user_id FROM old_rows LIMIT 201) r LEFT JOIN users u ON u.id = r.user_id);
-        IF cardinality(keys) > 200 AND NOT EXISTS (SELECT user_id, tenant FROM new_rows EXCEPT SELECT user_id, tenant FROM old_rows) THEN
-            keys := ARRAY (SELECT 'm ' || iam_fact_hash('m', tenant, '') FROM (SELECT DISTINCT tenant FROM old_rows LIMIT 201) r);
+              FROM (SELECT user_id FROM changed UNION SELECT user_id FROM before LIMIT 201) r LEFT JOIN users u ON u.id = r.user_id);
+        IF cardinality(keys) > 200 AND NOT EXISTS (SELECT user_id, tenant FROM changed EXCEPT SELECT user_id, tenant FROM before) THEN
+            keys := ARRAY (SELECT 'm ' || iam_fact_hash('m', tenant, '') FROM (SELECT DISTINCT tenant FROM before LIMIT 201) r);
         END IF;
     END IF;
     PERFORM iam_announce(keys);
@@ -193,14 +184,12 @@ CREATE FUNCTION iam_changed_clients() RETURNS trigger
 DECLARE
     keys text[];
 BEGIN
-    IF TG_OP = 'INSERT' THEN
-        keys := ARRAY (SELECT 'c ' || iam_fact_hash('c', issuer, client_id) FROM new_rows LIMIT 201);
-    ELSIF TG_OP = 'DELETE' THEN
-        keys := ARRAY (SELECT 'c ' || iam_fact_hash('c', issuer, client_id) FROM old_rows LIMIT 201);
+    IF TG_OP <> 'UPDATE' THEN
+        keys := ARRAY (SELECT 'c ' || iam_fact_hash('c', issuer, client_id) FROM changed LIMIT 201);
     ELSE
         keys := ARRAY (
             SELECT 'c ' || iam_fact_hash('c', issuer, client_id)
-              FROM (SELECT issuer, client_id FROM new_rows UNION SELECT issuer, client_id FROM old_rows LIMIT 201) r);
+              FROM (SELECT issuer, client_id FROM changed UNION SELECT issuer, client_id FROM before LIMIT 201) r);
     END IF;
     PERFORM iam_announce(keys);
     RETURN NULL;
@@ -224,9 +213,9 @@ DECLARE
     t text;
 BEGIN
     FOREACH t IN ARRAY ARRAY ['tenants', 'roles', 'mappings', 'users', 'memberships', 'clients'] LOOP
-        EXECUTE format('CREATE TRIGGER iam_inserted AFTER INSERT ON %I REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION iam_changed_%s()', t, t);
-        EXECUTE format('CREATE TRIGGER iam_updated AFTER UPDATE ON %I REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION iam_changed_%s()', t, t);
-        EXECUTE format('CREATE TRIGGER iam_deleted AFTER DELETE ON %I REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION iam_changed_%s()', t, t);
+        EXECUTE format('CREATE TRIGGER iam_inserted AFTER INSERT ON %I REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION iam_changed_%s()', t, t);
+        EXECUTE format('CREATE TRIGGER iam_updated AFTER UPDATE ON %I REFERENCING OLD TABLE AS before NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION iam_changed_%s()', t, t);
+        EXECUTE format('CREATE TRIGGER iam_deleted AFTER DELETE ON %I REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION iam_changed_%s()', t, t);
         EXECUTE format('CREATE TRIGGER iam_truncated AFTER TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION iam_truncated()', t);
     END LOOP;
 END

@@ -119,18 +119,8 @@ func newService(tb testing.TB, o options) *service {
 	c, err := policy.FromFS("embedded", policies.FS)
 	check(tb, err)
 	check(tb, engine.Offer(ctx, c))
-	s.store = directory.New(memory{srv.URL}, directory.Config{Issuers: issuers, Entries: 2 * users, Wait: 5 * time.Second})
-	go func() { // as the feed does
-		for ctx.Err() == nil {
-			s.store.Proved(s.store.Now())
-			time.Sleep(time.Second)
-		}
-	}()
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if _, once := s.store.Age(); once {
-			break
-		}
-	}
+	s.store = directory.New(memory{srv.URL}, directory.Config{Issuers: issuers, Entries: 2 * users, Wait: 5 * time.Second, MaxStale: 24 * time.Hour})
+	s.store.Proved(s.store.Now())
 	aside := telemetry.NewAside(4096)
 	enricher := enrich.New(enrich.Config{
 		Verifier: verifier, Directory: s.store, Issuers: issuers, Engine: engine, Log: aside.Logger(log), SampleLog: .01, Deadline: 10 * time.Second,

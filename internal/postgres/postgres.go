@@ -180,13 +180,22 @@ func (t *tracer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, d pgx.TraceQuer
 	t.count(ctx, "query", d.Err, slog.String("sql", firstLine(sql)))
 }
 
+type batchCounted struct{}
+
 func (t *tracer) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
-	return ctx
+	return context.WithValue(ctx, batchCounted{}, new(bool))
 }
 
 func (t *tracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {} // the end of the batch tells
 
 func (t *tracer) TraceBatchEnd(ctx context.Context, _ *pgx.Conn, d pgx.TraceBatchEndData) {
+	// pgx ends a batch that could not be sent twice: then, and when it is closed.
+	if counted, ok := ctx.Value(batchCounted{}).(*bool); ok && d.Err != nil {
+		if *counted {
+			return
+		}
+		*counted = true
+	}
 	t.count(ctx, "look-up", d.Err)
 }
 

@@ -388,6 +388,20 @@ func TestOnlyRealFailuresAreCounted(t *testing.T) {
 	}
 	mu.Unlock()
 
+	conn, err := pgx.Connect(ctx, server.URL)
+	must(t, err)
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, `ALTER TABLE clients RENAME TO gone`)
+	must(t, err)
+	if _, _, err := db.Client(ctx, issuer, "c"); err == nil {
+		t.Error("a look-up in a table that is not there succeeded")
+	}
+	mu.Lock()
+	if counted["query"] != 1 || len(counted) != 1 {
+		t.Errorf("counted %v after one look-up that cannot work", counted)
+	}
+	mu.Unlock()
+
 	server.Kill()
 	until := time.Now().Add(10 * time.Second)
 	for err == nil { // a backend outlives its postmaster by a moment
