@@ -356,36 +356,44 @@ func (s *Store) keep(k Key, e *entry) {
 // fill reads the facts of e and builds its document, or leaves it nil.
 func (s *Store) fill(ctx context.Context, e *entry) error {
 	began := s.cfg.Clock() // before the read: a document never ends later than it should
-	switch e.kind {
-	case User:
-		facts, found, err := s.loader.User(ctx, e.a, e.b)
-		if err != nil || !found {
-			return err
-		}
-		var lives time.Duration
-		e.doc, lives = userDocument(facts, s.cfg.Issuers)
-		if lives > 0 {
-			e.until = began + lives
-		}
-	case Tenant:
-		facts, found, err := s.loader.Tenant(ctx, e.a)
-		if err != nil || !found {
-			return err
-		}
-		e.doc = tenantDocument(facts, s.cfg.Issuers)
-	case Client:
-		facts, found, err := s.loader.Client(ctx, e.a, e.b)
-		if err != nil || !found {
-			return err
-		}
-		e.doc = clientDocument(facts, s.cfg.Issuers)
-	default:
-		return fmt.Errorf("no document is of kind %q", e.kind)
+	doc, lives, err := build(ctx, s.loader, s.cfg.Issuers, e.kind, e.a, e.b)
+	if err != nil {
+		return err
 	}
-	if e.doc != nil {
-		e.weight = weigh(e.doc.value)
+	if lives > 0 {
+		e.until = began + lives
+	}
+	if e.doc = doc; doc != nil {
+		e.weight = weigh(doc.value)
 	}
 	return nil
+}
+
+// build reads the facts of one key and makes a document of them; nil where there is
+// nothing. The second result is how long it holds; 0 for ever.
+func build(ctx context.Context, loader Loader, issuers iam.Issuers, kind Kind, a, b string) (*document, time.Duration, error) {
+	switch kind {
+	case User:
+		facts, found, err := loader.User(ctx, a, b)
+		if err != nil || !found {
+			return nil, 0, err
+		}
+		doc, lives := userDocument(facts, issuers)
+		return doc, lives, nil
+	case Tenant:
+		facts, found, err := loader.Tenant(ctx, a)
+		if err != nil || !found {
+			return nil, 0, err
+		}
+		return tenantDocument(facts, issuers), 0, nil
+	case Client:
+		facts, found, err := loader.Client(ctx, a, b)
+		if err != nil || !found {
+			return nil, 0, err
+		}
+		return clientDocument(facts, issuers), 0, nil
+	}
+	return nil, 0, fmt.Errorf("no document is of kind %q", kind)
 }
 
 // Stats are figures since the start; those of the caches are partly of now.

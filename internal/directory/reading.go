@@ -70,42 +70,49 @@ var errNotFound = &storage.Error{Code: storage.NotFoundErr, Message: "document d
 // stops above a document, and an iam.Error of kind Unavailable where the
 // database cannot be asked.
 func (r *Reading) Read(ctx context.Context, path storage.Path) (ast.Value, error) {
-	if len(path) == 0 || path[0] != Root {
-		return nil, errNotFound
+	kd, first, second, rest, err := split(path)
+	if err != nil {
+		return nil, err
 	}
-	if len(path) == 1 {
-		return nil, &EnumerationError{Root}
-	}
-	var kd Kind
-	var depth int
-	switch path[1] {
-	case "users":
-		kd, depth = User, 4
-	case "clients":
-		kd, depth = Client, 4
-	case "tenants":
-		kd, depth = Tenant, 3
-	default:
-		return nil, errNotFound
-	}
-	if len(path) < depth {
-		return nil, &EnumerationError{strings.Join(path, "/")}
-	}
-	second := ""
-	if depth == 4 {
-		second = path[3]
-	}
-	e, err := r.entry(ctx, kd, path[2], second)
+	e, err := r.entry(ctx, kd, first, second)
 	if err != nil {
 		return nil, err
 	}
 	if e == nil || e.doc == nil {
 		return nil, errNotFound
 	}
-	if v := Find(e.doc.value, path[depth:]); v != nil {
+	if v := Find(e.doc.value, rest); v != nil {
 		return v, nil
 	}
 	return nil, errNotFound
+}
+
+// split takes a path apart into the key of a document and what lies in it.
+func split(path storage.Path) (kd Kind, first, second string, rest storage.Path, err error) {
+	if len(path) == 0 || path[0] != Root {
+		return 0, "", "", nil, errNotFound
+	}
+	if len(path) == 1 {
+		return 0, "", "", nil, &EnumerationError{Root}
+	}
+	depth := 4
+	switch path[1] {
+	case "users":
+		kd = User
+	case "clients":
+		kd = Client
+	case "tenants":
+		kd, depth = Tenant, 3
+	default:
+		return 0, "", "", nil, errNotFound
+	}
+	if len(path) < depth {
+		return 0, "", "", nil, &EnumerationError{strings.Join(path, "/")}
+	}
+	if depth == 4 {
+		second = path[3]
+	}
+	return kd, path[2], second, path[depth:], nil
 }
 
 // Find walks from v down a storage path; nil where it leads nowhere.
@@ -134,21 +141,8 @@ func Find(v ast.Value, path storage.Path) ast.Value {
 // entry returns the document of one key, pinned; nil for a key that cannot be
 // one.
 func (r *Reading) entry(ctx context.Context, kd Kind, a, b string) (*entry, error) {
-	switch kd {
-	case Tenant:
-		if !iam.ValidTenantID(a) || !r.issuer.Reaches(a) {
-			return nil, nil //nolint:nilnil // nothing there is an answer
-		}
-	case User:
-		if !iam.ValidIssuer(a) || !iam.ValidSubject(b) {
-			return nil, nil //nolint:nilnil // as above
-		}
-	case Client:
-		if !iam.ValidIssuer(a) || !iam.ValidClientID(b) {
-			return nil, nil //nolint:nilnil // as above
-		}
-	default:
-		return nil, nil //nolint:nilnil // no document is of another kind
+	if !canBe(kd, a, b, r.issuer) {
+		return nil, nil //nolint:nilnil // nothing there is an answer
 	}
 	for _, e := range r.pinned {
 		if e.is(kd, a, b) {
@@ -161,6 +155,20 @@ func (r *Reading) entry(ctx context.Context, kd Kind, a, b string) (*entry, erro
 	}
 	r.pinned = append(r.pinned, e)
 	return e, nil
+}
+
+// canBe reports whether names can be those of a document that the issuer's tokens
+// may have read.
+func canBe(kd Kind, a, b string, issuer iam.Issuer) bool {
+	switch kd {
+	case Tenant:
+		return iam.ValidTenantID(a) && issuer.Reaches(a)
+	case User:
+		return iam.ValidIssuer(a) && iam.ValidSubject(b)
+	case Client:
+		return iam.ValidIssuer(a) && iam.ValidClientID(b)
+	}
+	return false
 }
 
 // ask gets the document from the caches or by a load, and keeps the account of

@@ -61,8 +61,12 @@ type Revision struct {
 	Capped           bool     `json:"cache_capped"`     // its answers are kept for a second at most: it looks at the time, or is nondeterministic
 	Warnings         []string `json:"warnings,omitempty"`
 
-	number   uint64 // among all of this process: what outlives a revision keeps this, and not the revision
-	query    rego.PreparedEvalQuery
+	number uint64 // among all of this process: what outlives a revision keeps this, and not the revision
+	query  rego.PreparedEvalQuery
+
+	administers bool // it has AdminEntrypoint
+	admin       rego.PreparedEvalQuery
+
 	declares []bool // parallel to Engine.Headers
 	view     view
 
@@ -108,25 +112,42 @@ func (e *Engine) gate(ctx context.Context, c *Candidate, digest string) (_ *Revi
 	if len(compiler.GetRulesExact(ast.MustParseRef(Entrypoint))) == 0 {
 		return nil, fmt.Errorf("it has no rule %s, the entrypoint", Entrypoint)
 	}
+	administers := len(compiler.GetRulesExact(ast.MustParseRef(AdminEntrypoint))) > 0
+	if e.cfg.Admin && !administers {
+		return nil, fmt.Errorf("it has no rule %s: nobody could administer anything; take policies/iam/admin into it", AdminEntrypoint)
+	}
 	data, err := ast.InterfaceToValue(c.Data)
 	if err != nil {
 		return nil, fmt.Errorf("its data: %w", err)
 	}
-	r := &Revision{Digest: digest, ID: digest[:12], Name: c.Name, Source: c.Source, Since: time.Now().UTC(), number: revisions.Add(1)}
+	r := &Revision{Digest: digest, ID: digest[:12], Name: c.Name, Source: c.Source, Since: time.Now().UTC(), number: revisions.Add(1), administers: administers}
 	if err := e.declared(r, c.Data); err != nil {
 		return nil, err
 	}
 	if err := r.report(compiler); err != nil {
 		return nil, err
 	}
-	r.query, err = rego.New(
-		rego.Query(Entrypoint),
-		rego.Compiler(compiler),
-		rego.Store(&revisionStore{data}),
-		rego.StrictBuiltinErrors(true), // a builtin that fails is an error, never an undefined that a "not" turns into a yes
-	).PrepareForEval(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("prepare %s: %w", Entrypoint, err)
+	prepare := func(entrypoint string) (rego.PreparedEvalQuery, error) {
+		q, err := rego.New(
+			rego.Query(entrypoint),
+			rego.Compiler(compiler),
+			rego.Store(&revisionStore{data}),
+			rego.StrictBuiltinErrors(true), // a builtin that fails is an error, never an undefined that a "not" turns into a yes
+		).PrepareForEval(ctx)
+		if err != nil {
+			return q, fmt.Errorf("prepare %s: %w", entrypoint, err)
+		}
+		return q, nil
+	}
+	if r.query, err = prepare(Entrypoint); err != nil {
+		return nil, err
+	}
+	if !administers {
+		r.Warnings = append(r.Warnings, "it has no rule "+AdminEntrypoint+": it is refused where there is an admin API")
+		return r, nil
+	}
+	if r.admin, err = prepare(AdminEntrypoint); err != nil {
+		return nil, err
 	}
 	return r, nil
 }

@@ -84,6 +84,7 @@ type Config struct {
 	Headers  []string          // what the gateways are configured for; nil: DefaultHeaders
 	Limit    time.Duration     // of one evaluation's own time; 0: 50 ms
 	Settings map[string]string // input.settings
+	Admin    bool              // refuse a candidate that does not answer AdminEntrypoint
 	Log      *slog.Logger
 	OnOffer  func(accepted bool) // told of each candidate; may be nil
 }
@@ -262,7 +263,7 @@ func (e *Engine) Decide(ctx context.Context, r *Revision, q *Question, facts Fac
 		err = &topdown.Error{Code: topdown.CancelErr, Message: "the answer came too late"}
 	}
 	if err != nil {
-		return Decision{}, r.failure(err, ev)
+		return Decision{}, r.failure(Entrypoint, err, ev)
 	}
 	took := ev.own(ended)
 	d, err := e.decision(rs, r)
@@ -280,20 +281,40 @@ var noMetrics = metrics.NoOp()
 
 func rawTerm(t *ast.Term, _ *rego.EvalContext) (any, error) { return t, nil }
 
-func (r *Revision) failure(err error, ev *evaluation) error {
+func (r *Revision) failure(entrypoint string, err error, ev *evaluation) error {
 	if known, ok := errors.AsType[*iam.Error](err); ok {
 		return known // the facts could not be read
 	}
 	if topdown.IsCancel(err) && ev.hit.Load() {
 		return &iam.Error{Kind: iam.Unavailable, Code: "policy_timeout", Detail: "the policy did not answer in time",
-			Cause: fmt.Errorf("evaluate %s at %s: %w", Entrypoint, r.ID, err)}
+			Cause: fmt.Errorf("evaluate %s at %s: %w", entrypoint, r.ID, err)}
 	}
-	return broken(r, "%w", err)
+	return brokenAt(entrypoint, r, "%w", err)
 }
 
 func broken(r *Revision, format string, args ...any) error {
+	return brokenAt(Entrypoint, r, format, args...)
+}
+
+func brokenAt(entrypoint string, r *Revision, format string, args ...any) error {
 	return &iam.Error{Kind: iam.Internal, Code: "policy_error", Detail: "the policy is broken",
-		Cause: fmt.Errorf("evaluate "+Entrypoint+" at "+r.ID+": "+format, args...)}
+		Cause: fmt.Errorf("evaluate "+entrypoint+" at "+r.ID+": "+format, args...)}
+}
+
+// answerOf takes the one object that an entrypoint answers with.
+func answerOf(rs rego.ResultSet) (ast.Object, error) {
+	if len(rs) != 1 || len(rs[0].Expressions) != 1 {
+		return nil, errors.New("the answer is undefined")
+	}
+	term, ok := rs[0].Expressions[0].Value.(*ast.Term)
+	if !ok {
+		return nil, errors.New("the answer is not a term")
+	}
+	doc, ok := term.Value.(ast.Object)
+	if !ok {
+		return nil, errors.New("the answer is no object")
+	}
+	return doc, nil
 }
 
 // Keys of an answer.
@@ -312,16 +333,9 @@ var (
 // decision reads the answer strictly: what is not of the agreed shape is an
 // error.
 func (e *Engine) decision(rs rego.ResultSet, r *Revision) (Decision, error) {
-	if len(rs) != 1 || len(rs[0].Expressions) != 1 {
-		return Decision{}, broken(r, "the answer is undefined")
-	}
-	term, ok := rs[0].Expressions[0].Value.(*ast.Term)
-	if !ok {
-		return Decision{}, broken(r, "the answer is not a term")
-	}
-	doc, ok := term.Value.(ast.Object)
-	if !ok {
-		return Decision{}, broken(r, "the answer is no object")
+	doc, err := answerOf(rs)
+	if err != nil {
+		return Decision{}, broken(r, "%w", err)
 	}
 	allow, ok := boolean(doc, keyAllow)
 	if !ok {
@@ -358,7 +372,6 @@ func (e *Engine) decision(rs rego.ResultSet, r *Revision) (Decision, error) {
 		}
 		d.Keep = time.Duration(min(seconds, 1e9) * float64(time.Second))
 	}
-	var err error
 	if d.Reasons, err = reasons(doc.Get(keyReasons)); err != nil {
 		return Decision{}, broken(r, "%w", err)
 	}

@@ -61,7 +61,7 @@ func (v *Verifier) introspect(ctx context.Context, raw, idp string, now, deadlin
 		claims["iss"] = is.URL
 	}
 	delete(claims, "active")
-	t, err := is.token(claims, now)
+	t, err := is.token(claims, now, v.only)
 	if err != nil {
 		return nil, err
 	}

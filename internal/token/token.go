@@ -159,6 +159,7 @@ type Verifier struct {
 	first   *issuer
 	cache   *bounded.Cache[[sha256.Size]byte, *Token]
 	parser  *jwt.Parser
+	only    string // see For; empty: the issuers' own audiences
 }
 
 // New returns a verifier that holds no keys yet: see Start and KeepFresh.
@@ -206,6 +207,17 @@ func New(cfg Config) (*Verifier, error) {
 	v.cache = bounded.New[[sha256.Size]byte](cfg.Entries, cfg.Bytes, func(t *Token) int64 { return t.weight })
 	v.parser = jwt.NewParser(jwt.WithValidMethods(algorithms), jwt.WithJSONNumber(), jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())
 	return v, nil
+}
+
+// For returns a verifier of tokens for another audience, by the same issuers' keys.
+// It refuses a token that is for one of the issuers' own audiences as well: whoever
+// gets those must not be able to use one here. AuthorizedParties are not asked
+// about: they are for the issuers' own audiences. KeepFresh of v serves both.
+func (v *Verifier) For(audience string) *Verifier {
+	other := *v
+	other.only = audience
+	other.cache = bounded.New[[sha256.Size]byte](1000, 8<<20, func(t *Token) int64 { return t.weight })
+	return &other
 }
 
 func def(d *time.Duration, v time.Duration) {
@@ -319,7 +331,7 @@ func (v *Verifier) verifyJWT(ctx context.Context, raw string, now, deadline time
 	if err != nil {
 		return nil, invalid("%w", err)
 	}
-	t, err := from.token(claims, now)
+	t, err := from.token(claims, now, v.only)
 	if err != nil {
 		return nil, err
 	}
@@ -357,14 +369,21 @@ func (v *Verifier) keyFor(ctx context.Context, t *jwt.Token, claims jwt.MapClaim
 	return is, k, nil
 }
 
-// token checks the claims, of a JWT or an introspection.
-func (is *issuer) token(claims map[string]any, now time.Time) (*Token, error) {
+// token checks the claims, of a JWT or an introspection. It must be for the audience
+// "only", if that is given.
+func (is *issuer) token(claims map[string]any, now time.Time, only string) (*Token, error) {
 	t := &Token{Issuer: is.URL, issuerID: is.ID}
 	if iss, _ := claims["iss"].(string); iss != is.URL {
 		return nil, invalid("its issuer is not %q", is.URL)
 	}
-	if !audienceFits(claims["aud"], is.Audiences) {
+	ours := audienceFits(claims["aud"], is.Audiences)
+	switch {
+	case only == "" && !ours:
 		return nil, invalid("its audience is none of %v", is.Audiences)
+	case only != "" && !audienceFits(claims["aud"], []string{only}):
+		return nil, invalid("its audience is not %q", only)
+	case only != "" && ours:
+		return nil, invalid("it is for one of %v too", is.Audiences)
 	}
 	var err error
 	if t.Expires, err = date(claims, "exp"); err != nil {
@@ -401,7 +420,7 @@ func (is *issuer) token(claims map[string]any, now time.Time) (*Token, error) {
 	if t.Subject == "" && t.ClientID == "" {
 		return nil, invalid("it names neither a subject nor a client")
 	}
-	if len(is.AuthorizedParties) > 0 && !slices.Contains(is.AuthorizedParties, t.ClientID) {
+	if only == "" && len(is.AuthorizedParties) > 0 && !slices.Contains(is.AuthorizedParties, t.ClientID) {
 		return nil, invalid("it was issued to %q, which is no authorized party", t.ClientID)
 	}
 	if _, bound := claims["cnf"]; bound {

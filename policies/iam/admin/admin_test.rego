@@ -1,0 +1,131 @@
+package iam.admin_test
+
+import data.iam.admin
+
+issuer := "https://rauth.test"
+
+member(roles) := {"status": "active", "roles": roles, "attributes": {}, "tenant_status": "active"}
+
+person(platform_roles, memberships) := {"id": "u", "status": "active", "platform_roles": platform_roles, "attributes": {}, "memberships": memberships}
+
+users := {issuer: {
+	"root": person(["platform-admin"], {}),
+	"paula": person(["policy-admin"], {}),
+	"audrey": person(["auditor"], {}),
+	"alice": person([], {"acme": member(["iam:tenant-admin"])}),
+	"owner": person([], {"acme": member(["owner"])}),
+	"tess": person([], {"acme": member(["iam:tenant-auditor"])}),
+	"bob": person([], {"acme": member(["editor"])}),
+	"sue": person([], {"acme": object.union(member(["iam:tenant-admin"]), {"status": "suspended"})}),
+	"ingrid": person([], {"initech": member(["iam:tenant-admin"])}),
+	"gus": person([], {"globex": member(["iam:tenant-admin"])}),
+	"blocked": object.union(person(["platform-admin"], {}), {"status": "blocked"}),
+}}
+
+roles := {
+	"iam:tenant-admin": {"permissions": [], "inherits": [], "closure": ["iam:tenant-admin"]},
+	"iam:tenant-auditor": {"permissions": [], "inherits": [], "closure": ["iam:tenant-auditor"]},
+	"editor": {"permissions": [], "inherits": [], "closure": ["editor"]},
+	"owner": {"permissions": [], "inherits": ["iam:tenant-admin"], "closure": ["iam:tenant-admin", "owner"]},
+}
+
+tenants := {
+	"acme": {"id": "acme", "status": "active", "roles": roles},
+	"globex": {"id": "globex", "status": "active", "roles": roles},
+	"initech": {"id": "initech", "status": "suspended", "roles": roles},
+}
+
+clients := {issuer: {
+	"ci": {"client_id": "ci", "status": "active", "roles": [], "scopes": ["s2s:internal"]},
+	"terraform": {"client_id": "terraform", "status": "active", "roles": [], "scopes": ["iam:platform-admin"]},
+	"stopped": {"client_id": "stopped", "status": "blocked", "roles": [], "scopes": ["s2s:internal"]},
+	"acmebot": {"client_id": "acmebot", "tenant": "acme", "status": "active", "roles": ["iam:tenant-admin"], "scopes": ["s2s:internal"]},
+}}
+
+token(name) := {"iss": issuer, "sub": name, "client_id": "console"}
+
+program(name, scope) := {"iss": issuer, "sub": name, "client_id": name, "scope": scope}
+
+# who, what, where, and what is answered: a code on a yes, a status on a no.
+cases := {
+	"a platform admin makes a tenant": [token("root"), "tenant:create", null, "platform_admin"],
+	"a platform admin changes a member anywhere": [token("root"), "member:update", "acme", "platform_admin"],
+	"a platform admin even in a suspended tenant": [token("root"), "member:update", "initech", "platform_admin"],
+	"a platform admin may roll back": [token("root"), "policy:rollback", null, "platform_admin"],
+	"a platform admin may look at the policy": [token("root"), "policy:read", null, "platform_admin"],
+	"a platform admin does not change the policy": [token("root"), "policy:create", null, 403],
+	"a token without client_id is a person's": [{"iss": issuer, "sub": "root"}, "tenant:create", null, "platform_admin"],
+	"a policy admin changes the policy": [token("paula"), "policy:create", null, "policy_admin"],
+	"a policy admin manages nobody": [token("paula"), "user:list", null, 403],
+	"a policy admin sees no tenant": [token("paula"), "member:list", "acme", 404],
+	"an auditor reads everything": [token("audrey"), "member:list", "acme", "auditor"],
+	"an auditor reads the platform's audit": [token("audrey"), "audit:read", null, "auditor"],
+	"an auditor changes nothing": [token("audrey"), "member:update", "acme", 403],
+	"a tenant admin adds a member": [token("alice"), "member:create", "acme", "tenant_admin"],
+	"a tenant admin by inheritance": [token("owner"), "role:create", "acme", "tenant_admin"],
+	"a tenant admin reads their tenant": [token("alice"), "tenant:read", "acme", "tenant_admin"],
+	"a tenant admin does not change their tenant": [token("alice"), "tenant:update", "acme", 403],
+	"a tenant admin does not see another": [token("alice"), "member:list", "globex", 404],
+	"a tenant admin does not see one that is not there": [token("alice"), "member:list", "nowhere", 404],
+	"a tenant admin is nobody on the platform": [token("alice"), "user:list", null, 403],
+	"a tenant admin does not read the platform's audit": [token("alice"), "audit:read", null, 403],
+	"a tenant auditor reads": [token("tess"), "role:list", "acme", "tenant_auditor"],
+	"a tenant auditor changes nothing": [token("tess"), "role:create", "acme", 403],
+	"a member may nothing": [token("bob"), "role:list", "acme", 403],
+	"a suspended membership gives nothing": [token("sue"), "role:list", "acme", 403],
+	"nobody of a suspended tenant gets in": [token("ingrid"), "role:list", "initech", 403],
+	"a blocked admin may nothing": [token("blocked"), "tenant:create", null, 403],
+	"a blocked admin is told so, also of a tenant": [token("blocked"), "role:list", "acme", 403],
+	"a tenant's program does not manage the platform's part of it": [program("acmebot", ""), "tenant:update", "acme", 403],
+	"a stranger may nothing": [token("mallory"), "tenant:list", null, 403],
+	"a stranger sees nothing": [token("mallory"), "role:list", "acme", 404],
+	"a service syncs its manifest": [program("ci", "s2s:internal other"), "service:sync", null, "service"],
+	"a service whose issuer lists scopes": [program("ci", ["s2s:internal"]), "service:sync", null, "service"],
+	"a service needs the scope in its token": [program("ci", "other"), "service:sync", null, 403],
+	"a service needs a scope at all": [{"iss": issuer, "client_id": "ci"}, "service:sync", null, 403],
+	"a service needs the scope in its registration": [program("terraform", "s2s:internal"), "service:sync", null, 403],
+	"a service does nothing else": [program("ci", "s2s:internal"), "tenant:list", null, 403],
+	"a service that is blocked may nothing": [program("stopped", "s2s:internal"), "service:sync", null, 403],
+	"a tenant's program is no service of the platform": [program("acmebot", "s2s:internal"), "service:sync", null, 403],
+	"a tenant's program with the role manages it": [program("acmebot", ""), "member:create", "acme", "tenant_admin"],
+	"a tenant's program does not see another": [program("acmebot", ""), "member:create", "globex", 404],
+	"a program of the platform with the scope manages it": [program("terraform", "iam:platform-admin"), "tenant:create", null, "platform_admin"],
+	"a person with a program's scope is a person": [object.union(token("bob"), {"scope": "iam:platform-admin"}), "tenant:create", null, 403],
+	"a program that is not known may nothing": [program("nobody", "s2s:internal"), "service:sync", null, 403],
+}
+
+directory := {"users": users, "tenants": tenants, "clients": clients}
+
+asked(case) := {"token": case[0], "action": case[1]} if case[2] == null
+
+else := {"token": case[0], "action": case[1], "tenant": case[2]}
+
+answered(decision) := {reason.code | some reason in decision.reasons} if decision.allow
+
+else := decision.status
+
+wanted(want) := {want} if is_string(want)
+
+else := want
+
+test_decision[name] if {
+	some name, case in cases
+	got := admin.decision with input as asked(case) with data.directory as directory
+	answered(got) == wanted(case[3])
+}
+
+test_every_refusal_has_a_reason[name] if {
+	some name, case in cases
+	got := admin.decision with input as asked(case) with data.directory as directory
+	count(got.reasons) > 0
+}
+
+test_without_facts_there_is_no_yes if {
+	got := admin.decision with input as {"token": token("root"), "action": "tenant:create"} with data.directory as {"users": {}, "tenants": {}, "clients": {}}
+	got.allow == false
+}
+
+test_without_anything_there_is_no_yes if {
+	got := admin.decision with input as {} with data.directory as directory
+	got.allow == false
+}
