@@ -3,6 +3,7 @@ package iam
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Kind sorts failures by what the caller can do about them. Transports
@@ -18,6 +19,12 @@ const (
 	Forbidden       Kind = "forbidden"
 	NotFound        Kind = "not-found"
 	Conflict        Kind = "conflict"
+
+	Malformed            Kind = "malformed"             // not to be read at all: 400
+	PreconditionFailed   Kind = "precondition-failed"   // somebody else was first: read again
+	PreconditionRequired Kind = "precondition-required" // If-Match is missing
+	TooManyRequests      Kind = "too-many-requests"
+	TooLarge             Kind = "too-large"
 )
 
 // Error is a failure the caller is allowed to hear about. Detail and Fields
@@ -69,4 +76,22 @@ func CodeOf(err error) string {
 		return e.Code
 	}
 	return ""
+}
+
+// Rebase puts another beginning before the pointers of an error that begin with
+// from, for who passes on a part of what it was given.
+func Rebase(err error, from, to string) error {
+	e, ok := errors.AsType[*Error](err)
+	if !ok || len(e.Fields) == 0 {
+		return err
+	}
+	moved := *e
+	moved.Fields = make([]FieldError, len(e.Fields))
+	for i, f := range e.Fields {
+		if rest, ok := strings.CutPrefix(f.Pointer, from); ok {
+			f.Pointer = to + rest
+		}
+		moved.Fields[i] = f
+	}
+	return &moved
 }

@@ -6,7 +6,11 @@
 // are evaluated or how they are answered, and imports nothing of ours.
 package iam
 
-import "time"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+)
 
 // Status of a tenant.
 const (
@@ -57,6 +61,8 @@ type Role struct {
 	Permissions []string
 	Inherits    []string // names of roles of the same tenant or global ones
 	Version     int64
+	Description string
+	Service     string // whose manifest declares it; empty: nobody's, it was made by an admin
 }
 
 // User is an issuer, a subject and declared attributes, nothing else: no
@@ -86,14 +92,29 @@ type Membership struct {
 	TenantStatus string // read along: which memberships count, without a look-up of each tenant
 }
 
+// Member is a membership with whose it is.
+type Member struct {
+	Membership
+	Issuer  string
+	Subject string
+	Expired bool // its end has passed
+}
+
 // Mapping gives roles of a tenant to everyone whose token says that Claim is,
 // or contains, Value.
 type Mapping struct {
-	Tenant string
-	Issuer string
-	Claim  string
-	Value  string
-	Roles  []string
+	Tenant  string
+	Issuer  string
+	Claim   string
+	Value   string
+	Roles   []string
+	Version int64
+}
+
+// ID names a mapping within its tenant: 128 bits of the SHA-256 of what it maps.
+func (m Mapping) ID() string {
+	sum := sha256.Sum256([]byte(m.Issuer + "\x00" + m.Claim + "\x00" + m.Value)) // no NUL is in any of them
+	return hex.EncodeToString(sum[:16])
 }
 
 // Client is what a program may be. Its OAuth metadata lives in the identity
@@ -107,6 +128,45 @@ type Client struct {
 	Scopes          []string
 	TokensNotBefore time.Time
 	Version         int64
+}
+
+// Roles that the service itself reserves: they are global, and make somebody an
+// administrator or an auditor of one tenant.
+const (
+	RoleTenantAdmin   = "iam:tenant-admin"
+	RoleTenantAuditor = "iam:tenant-auditor"
+)
+
+// PlatformAdmin is the platform role that holds everything.
+const PlatformAdmin = "platform-admin"
+
+// ScopePlatformAdmin makes a program of the platform a platform administrator.
+const ScopePlatformAdmin = "iam:platform-admin"
+
+// Manifest is what a service declares that it needs.
+type Manifest struct {
+	Service    string
+	Roles      []Role // Name, Description, Permissions, Inherits
+	Attributes []AttributeSchema
+}
+
+// AttributeSchema declares an attribute of users, tenants and memberships.
+type AttributeSchema struct {
+	Key         string
+	Service     string
+	Type        string // one of AttributeTypes
+	Description string
+}
+
+// AttributeTypes are what a value of an attribute can be.
+var AttributeTypes = []string{"string", "integer", "number", "boolean", "string[]"}
+
+// Service is who declares a manifest.
+type Service struct {
+	Name     string
+	Issuer   string // of the program that syncs it; empty: whoever comes first
+	ClientID string
+	Version  int64
 }
 
 // UserFacts is everything one look-up of a user brings.

@@ -3,6 +3,7 @@ package iam
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +25,9 @@ const (
 	MaxClientIDBytes      = 255
 	MaxRolesPerHolder     = 100 // of a membership, a mapping, a client
 	MaxScopesPerClient    = 100
+	MaxRolesPerManifest   = 200
+	MaxAttributesDeclared = 200 // by one manifest
+	MaxDescriptionBytes   = 1000
 
 	// What all roles that one tenant sees may weigh together, so that its document
 	// can be built within a request and kept.
@@ -123,7 +127,90 @@ func (r Role) Check() []FieldError {
 	c.each("/permissions", r.Permissions, MaxPermissionsPerRole, ValidPermission, "must be 1 to 64 of a-z 0-9 . _ : - and begin with a letter or digit")
 	c.roles("/inherits", r.Inherits)
 	c.that(!slices.Contains(r.Inherits, r.Name), "/inherits", "a role cannot inherit itself")
+	c.description("/description", r.Description)
 	return c
+}
+
+// Check returns one entry for each wrong field.
+func (m Manifest) Check() []FieldError {
+	var c check
+	c.that(ValidTenantID(m.Service), "/service", "must be 1 to 64 of a-z 0-9 _ - and begin with a letter or digit, is %q", m.Service)
+	c.that(len(m.Roles) <= MaxRolesPerManifest, "/roles", "has %d entries, at most %d are allowed", len(m.Roles), MaxRolesPerManifest)
+	c.that(len(m.Attributes) <= MaxAttributesDeclared, "/attributes", "has %d entries, at most %d are allowed", len(m.Attributes), MaxAttributesDeclared)
+	declared := map[string]bool{}
+	for i, r := range m.Roles {
+		at := "/roles/" + strconv.Itoa(i)
+		for _, wrong := range r.Check() {
+			c = append(c, FieldError{at + wrong.Pointer, wrong.Detail})
+		}
+		c.that(!strings.HasPrefix(r.Name, "iam:"), at+"/name", "names that begin with iam: are reserved")
+		c.that(!declared[r.Name], at+"/name", "%q stands here twice", r.Name)
+		declared[r.Name] = true
+		for j, p := range r.Permissions {
+			c.that(strings.HasPrefix(p, m.Service+":"), at+"/permissions/"+strconv.Itoa(j),
+				"a service declares permissions of its own: they begin with %q", m.Service+":")
+		}
+	}
+	for i, r := range m.Roles {
+		for j, p := range r.Inherits {
+			c.that(declared[p], fmt.Sprintf("/roles/%d/inherits/%d", i, j), "the manifest has no role named %q", p)
+		}
+	}
+	keys := map[string]bool{}
+	for i, a := range m.Attributes {
+		at := "/attributes/" + strconv.Itoa(i)
+		c.that(ValidName(a.Key), at+"/key", "must be 1 to 64 of a-z 0-9 . _ - and begin with a letter or digit, is %q", a.Key)
+		c.that(!keys[a.Key], at+"/key", "%q stands here twice", a.Key)
+		keys[a.Key] = true
+		c.oneOf(at+"/type", a.Type, AttributeTypes...)
+		c.description(at+"/description", a.Description)
+	}
+	return c
+}
+
+// CheckAttributes holds values to what is declared. The pointers begin with at.
+func CheckAttributes(at string, values map[string]any, declared map[string]AttributeSchema) []FieldError {
+	var c check
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		pointer := at + "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(key) // RFC 6901, section 3
+		schema, ok := declared[key]
+		if !ok {
+			c.that(false, pointer, "no service declares such an attribute in its manifest")
+			continue
+		}
+		c.that(schema.Fits(values[key]), pointer, "must be of type %s, as %s declares", schema.Type, schema.Service)
+	}
+	return c
+}
+
+// Fits reports whether a value, as decoded from JSON, is of the declared type.
+func (a AttributeSchema) Fits(v any) bool {
+	switch a.Type {
+	case "string":
+		_, ok := v.(string)
+		return ok
+	case "boolean":
+		_, ok := v.(bool)
+		return ok
+	case "string[]":
+		list, ok := v.([]any)
+		return ok && !slices.ContainsFunc(list, func(x any) bool { _, ok := x.(string); return !ok })
+	case "number", "integer":
+		var text string
+		switch n := v.(type) {
+		case json.Number:
+			text = n.String()
+		case float64:
+			text = strconv.FormatFloat(n, 'f', -1, 64)
+		case int:
+			return true
+		default:
+			return false
+		}
+		_, err := strconv.ParseInt(text, 10, 64)
+		return a.Type == "number" || err == nil
+	}
+	return false
 }
 
 // Check returns one entry for each wrong field.
@@ -185,6 +272,10 @@ func (c *check) that(ok bool, pointer, format string, args ...any) {
 	if !ok {
 		*c = append(*c, FieldError{pointer, fmt.Sprintf(format, args...)})
 	}
+}
+
+func (c *check) description(pointer, s string) {
+	c.that(len(s) <= MaxDescriptionBytes && utf8.ValidString(s), pointer, "must be text of at most %d bytes", MaxDescriptionBytes)
 }
 
 func (c *check) oneOf(pointer, got string, allowed ...string) {

@@ -18,10 +18,17 @@ import (
 // User returns what is known of one subject of one issuer, and whether anything
 // is. One primary round trip.
 func (db *DB) User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
+	return userFacts(ctx, db.look, issuer, subject)
+}
+
+// lookUp reads one row into dest and reports whether there was one.
+type lookUp func(ctx context.Context, sql string, args []any, dest ...any) (bool, error)
+
+func userFacts(ctx context.Context, look lookUp, issuer, subject string) (iam.UserFacts, bool, error) {
 	var u iam.UserFacts
 	var attributes, memberships []byte
 	var notBefore *time.Time
-	found, err := db.look(ctx, `
+	found, err := look(ctx, `
 		SELECT u.id::text, u.status, u.attributes, u.platform_roles, u.tokens_not_before,
 		       coalesce(u.default_tenant, ''), u.version, now(),
 		       coalesce((SELECT jsonb_agg(jsonb_build_object('tenant', m.tenant, 'status', m.status, 'roles', m.roles,
@@ -61,9 +68,13 @@ func (db *DB) User(ctx context.Context, issuer, subject string) (iam.UserFacts, 
 // Tenant returns one tenant with its roles, the global roles and its mappings,
 // and whether there is one. One primary round trip.
 func (db *DB) Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error) {
+	return tenantFacts(ctx, db.look, id)
+}
+
+func tenantFacts(ctx context.Context, look lookUp, id string) (iam.TenantFacts, bool, error) {
 	var t iam.TenantFacts
 	var attributes, roles, mappings []byte
-	found, err := db.look(ctx, `
+	found, err := look(ctx, `
 		SELECT t.slug, t.name, t.status, t.attributes, t.version,
 		       coalesce((SELECT jsonb_agg(jsonb_build_object('tenant', coalesce(r.tenant, ''), 'name', r.name, 'permissions', r.permissions,
 		                                                     'inherits', r.inherits, 'version', r.version))
@@ -88,9 +99,13 @@ func (db *DB) Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, err
 
 // Client returns one client of one issuer, and whether there is one.
 func (db *DB) Client(ctx context.Context, issuer, clientID string) (iam.ClientFacts, bool, error) {
+	return clientFacts(ctx, db.look, issuer, clientID)
+}
+
+func clientFacts(ctx context.Context, look lookUp, issuer, clientID string) (iam.ClientFacts, bool, error) {
 	c := iam.ClientFacts{Client: iam.Client{Issuer: issuer, ClientID: clientID}}
 	var notBefore *time.Time
-	found, err := db.look(ctx, `
+	found, err := look(ctx, `
 		SELECT coalesce(tenant, ''), status, roles, scopes, tokens_not_before, version
 		  FROM clients WHERE issuer = $1 AND client_id = $2`,
 		[]any{issuer, clientID}, &c.Tenant, &c.Status, &c.Roles, &c.Scopes, &notBefore, &c.Version)

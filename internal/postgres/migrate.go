@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -60,6 +61,24 @@ func Migrate(ctx context.Context, url string, d Direction) ([]Step, error) {
 		return done, fmt.Errorf("migrate: %w", err)
 	}
 	return done, nil
+}
+
+// Grant lets a role run the service on the schema at url: read and write facts, append
+// to the audit, and nothing else. It needs the schema's owner.
+func Grant(ctx context.Context, url, role string) error {
+	cfg, err := pgxpool.ParseConfig(url) // as serve does: it knows the pools' settings
+	if err != nil {
+		return errors.New("the database's URL cannot be used")
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
+	if err != nil {
+		return fmt.Errorf("grant to %s: %w", role, err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if _, err := conn.Exec(ctx, `SELECT iam_grant($1)`, role); err != nil {
+		return fmt.Errorf("grant to %s: %w", role, err)
+	}
+	return nil
 }
 
 // Status lists all steps this program knows.

@@ -165,7 +165,7 @@ func TestFactsComeBackAsTheyWereWritten(t *testing.T) {
 	if !found || fmt.Sprint(te.Attributes["limit"]) != "12345678901234567" {
 		t.Errorf("a number lost digits: %v", te.Attributes)
 	}
-	if len(te.Roles) != 2 || len(te.Mappings) != 1 || te.Mappings[0].Value != "Ünïcode" {
+	if len(te.Roles) != 4 /* the two reserved ones too */ || len(te.Mappings) != 1 || te.Mappings[0].Value != "Ünïcode" {
 		t.Errorf("tenant: %+v", te)
 	}
 	c, found, err := db.Client(ctx, issuer, "c1")
@@ -237,7 +237,7 @@ func TestWritesAreRefusedWithTheFieldThatIsWrong(t *testing.T) {
 	_, err = db.PutUser(ctx, iam.User{Issuer: "https://nobody.test", Subject: "x", Status: "active"})
 	wrong(t, err, iam.Invalid, "not a trusted issuer")
 	_, err = db.PutUser(ctx, iam.User{Issuer: issuer, Subject: "x", Status: "active", DefaultTenant: "nowhere"})
-	wrong(t, err, iam.NotFound, `no tenant "nowhere"`)
+	wrong(t, err, iam.Invalid, `no tenant "nowhere"`)
 }
 
 // Two edits, each fine by itself, can make a cycle: one of them must lose.

@@ -14,76 +14,146 @@ import (
 	"iam-service/internal/iam"
 )
 
+// The Put… methods of a DB are one transaction each, for loads and tests: they are
+// not audited and not announced.
+
 // PutTenant makes a tenant or replaces its slug, name, status and attributes.
 func (db *DB) PutTenant(ctx context.Context, t iam.Tenant) error {
-	ctx, cancel := context.WithTimeout(ctx, adminLimit)
-	defer cancel()
-	if err := invalid(t.Check()); err != nil {
+	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
+		_, err := tx.PutTenant(ctx, t)
 		return err
+	})
+}
+
+// PutRole makes a role or replaces what it is; see Tx.PutRole.
+func (db *DB) PutRole(ctx context.Context, r iam.Role) error {
+	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
+		if err := invalid(r.Check()); err != nil {
+			return err
+		}
+		if err := tx.LockRoles(ctx, r.Tenant); err != nil {
+			return err
+		}
+		_, err := tx.PutRole(ctx, r)
+		return err
+	})
+}
+
+// PutUser makes a user, found by issuer and subject, or replaces what is known of
+// them. It returns our id.
+func (db *DB) PutUser(ctx context.Context, u iam.User) (id string, err error) {
+	err = db.Change(ctx, func(ctx context.Context, tx *Tx) error {
+		put, err := tx.PutUser(ctx, u)
+		id = put.ID
+		return err
+	})
+	return id, err
+}
+
+// PutMembership makes or replaces what a user is in a tenant.
+func (db *DB) PutMembership(ctx context.Context, m iam.Membership) error {
+	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
+		if err := invalid(m.Check()); err != nil {
+			return err
+		}
+		if err := tx.LockRoles(ctx, m.Tenant); err != nil {
+			return err
+		}
+		return iam.Rebase(tx.PutMembers(ctx, m.Tenant, []*iam.Membership{&m}), "/0", "")
+	})
+}
+
+// PutMapping makes or replaces what a claim of an issuer's tokens means in a
+// tenant.
+func (db *DB) PutMapping(ctx context.Context, m iam.Mapping) error {
+	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
+		if err := invalid(tx.checkMapping(m)); err != nil {
+			return err
+		}
+		if err := tx.LockRoles(ctx, m.Tenant); err != nil {
+			return err
+		}
+		_, err := tx.PutMapping(ctx, m)
+		return err
+	})
+}
+
+// PutClient makes or replaces what a program may be.
+func (db *DB) PutClient(ctx context.Context, c iam.Client) error {
+	return db.Change(ctx, func(ctx context.Context, tx *Tx) error { return tx.PutClient(ctx, c) })
+}
+
+// PutTenant makes a tenant or replaces its slug, name, status and attributes. It
+// returns the new version. An id that a deleted tenant had is refused.
+func (tx *Tx) PutTenant(ctx context.Context, t iam.Tenant) (version int64, err error) {
+	if err := invalid(t.Check()); err != nil {
+		return 0, err
 	}
 	attributes, err := encode(t.Attributes)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	_, err = db.admin.Exec(ctx, `
-		INSERT INTO tenants AS t (id, slug, name, status, attributes) VALUES ($1, $2, $3, $4, $5)
+	made, err := tx.look(ctx, `
+		INSERT INTO tenants AS t (id, slug, name, status, attributes)
+		SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT FROM retired_tenants WHERE id = $1)
 		ON CONFLICT ON CONSTRAINT tenants_pkey DO UPDATE
 		   SET slug = excluded.slug, name = excluded.name, status = excluded.status, attributes = excluded.attributes,
-		       version = t.version + 1, updated_at = now()`,
-		t.ID, t.Slug, t.Name, t.Status, attributes)
-	if violates(err, "tenants_slug_key") {
-		return &iam.Error{Kind: iam.Conflict, Detail: fmt.Sprintf("there is already a tenant with the slug %q", t.Slug), Cause: err}
+		       version = t.version + 1, updated_at = now()
+		RETURNING version`,
+		[]any{t.ID, t.Slug, t.Name, t.Status, attributes}, &version)
+	switch {
+	case violates(err, "tenants_slug_key"):
+		return 0, &iam.Error{Kind: iam.Conflict, Detail: fmt.Sprintf("there is already a tenant with the slug %q", t.Slug), Cause: err}
+	case err == nil && !made:
+		return 0, iam.Errorf(iam.Conflict, "the id %q was a tenant's that is deleted: ids are never used again", t.ID)
 	}
-	return wrap("put a tenant", err)
+	return version, wrap("put a tenant", err)
 }
 
-// PutRole makes a role or replaces its permissions and inheritance. It refuses
-// cycles, chains that are too deep, names that nothing bears, and a name that
-// is taken by a global role or, for a global one, by a role of any tenant.
-func (db *DB) PutRole(ctx context.Context, r iam.Role) error {
-	ctx, cancel := context.WithTimeout(ctx, adminLimit)
-	defer cancel()
+// PutRole makes a role or replaces its permissions, inheritance, description and
+// service. It refuses cycles, chains that are too deep, names that nothing bears, and
+// a name that is taken by a global role or, for a global one, by a role of any
+// tenant. It returns the new version. LockRoles before.
+func (tx *Tx) PutRole(ctx context.Context, r iam.Role) (version int64, err error) {
 	if err := invalid(r.Check()); err != nil {
-		return err
+		return 0, err
 	}
-	return wrap("put a role", pgx.BeginFunc(ctx, db.admin, func(tx pgx.Tx) error {
-		if err := lockRoles(ctx, tx, r.Tenant); err != nil {
-			return err
+	roles, err := rolesOf(ctx, tx.tx, r.Tenant)
+	if err != nil {
+		return 0, wrap("put a role", err)
+	}
+	if err := nameIsFree(ctx, tx.tx, r, roles); err != nil {
+		return 0, wrap("put a role", err)
+	}
+	if i := slices.IndexFunc(roles, func(x iam.Role) bool { return x.Name == r.Name }); i >= 0 {
+		roles[i] = r
+	} else {
+		roles = append(roles, r)
+	}
+	own := 0
+	for _, x := range roles {
+		if x.Tenant == r.Tenant {
+			own++
 		}
-		roles, err := rolesOf(ctx, tx, r.Tenant)
-		if err != nil {
-			return err
-		}
-		if err := nameIsFree(ctx, tx, r, roles); err != nil {
-			return err
-		}
-		if i := slices.IndexFunc(roles, func(x iam.Role) bool { return x.Name == r.Name }); i >= 0 {
-			roles[i] = r
-		} else {
-			roles = append(roles, r)
-		}
-		own := 0
-		for _, x := range roles {
-			if x.Tenant == r.Tenant {
-				own++
-			}
-		}
-		if own > iam.MaxRolesPerTenant {
-			return iam.Errorf(iam.Conflict, "there are already %d roles, more are not allowed", iam.MaxRolesPerTenant)
-		}
-		if err := invalid(iam.CheckInheritance(roles, r.Name)); err != nil {
-			return err
-		}
-		if err := invalid(iam.CheckWeight(roles)); err != nil {
-			return err
-		}
-		_, err = tx.Exec(ctx, `
-			INSERT INTO roles AS r (tenant, name, permissions, inherits) VALUES (nullif($1, ''), $2, $3, $4)
-			ON CONFLICT ON CONSTRAINT roles_tenant_name_key DO UPDATE
-			   SET permissions = excluded.permissions, inherits = excluded.inherits, version = r.version + 1, updated_at = now()`,
-			r.Tenant, r.Name, list(r.Permissions), list(r.Inherits))
-		return err
-	}))
+	}
+	if own > iam.MaxRolesPerTenant {
+		return 0, iam.Errorf(iam.Conflict, "there are already %d roles, more are not allowed", iam.MaxRolesPerTenant)
+	}
+	if err := invalid(iam.CheckInheritance(roles, r.Name)); err != nil {
+		return 0, err
+	}
+	if err := invalid(iam.CheckWeight(roles)); err != nil {
+		return 0, err
+	}
+	err = tx.tx.QueryRow(ctx, `
+		INSERT INTO roles AS r (tenant, name, permissions, inherits, description, service)
+		VALUES (nullif($1, ''), $2, $3, $4, $5, nullif($6, ''))
+		ON CONFLICT ON CONSTRAINT roles_tenant_name_key DO UPDATE
+		   SET permissions = excluded.permissions, inherits = excluded.inherits, description = excluded.description,
+		       service = excluded.service, version = r.version + 1, updated_at = now()
+		RETURNING version`,
+		r.Tenant, r.Name, list(r.Permissions), list(r.Inherits), r.Description, r.Service).Scan(&version)
+	return version, wrap("put a role", err)
 }
 
 // lockRoles makes edits of one tenant's roles happen one after the other: two
@@ -114,7 +184,7 @@ func lockTenant(ctx context.Context, tx pgx.Tx, tenant string) error {
 // rolesOf returns the roles that a tenant sees; the global ones for "".
 func rolesOf(ctx context.Context, tx pgx.Tx, tenant string) ([]iam.Role, error) {
 	rows, err := tx.Query(ctx, `
-		SELECT coalesce(tenant, ''), name, permissions, inherits, version
+		SELECT coalesce(tenant, ''), name, permissions, inherits, version, description, coalesce(service, '')
 		  FROM roles WHERE tenant IS NULL OR tenant = $1 ORDER BY name`, tenant)
 	if err != nil {
 		return nil, err
@@ -143,13 +213,11 @@ func nameIsFree(ctx context.Context, tx pgx.Tx, r iam.Role, seen []iam.Role) err
 }
 
 // PutUser makes a user, found by issuer and subject, or replaces its status,
-// attributes, platform roles, default tenant and tokens_not_before. It returns
-// our id.
-func (db *DB) PutUser(ctx context.Context, u iam.User) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, adminLimit)
-	defer cancel()
+// attributes, platform roles, default tenant and tokens_not_before. It returns what
+// is then known.
+func (tx *Tx) PutUser(ctx context.Context, u iam.User) (iam.User, error) {
 	wrong := u.Check()
-	issuer, known := db.issuers.Find(u.Issuer)
+	issuer, known := tx.issuers.Find(u.Issuer)
 	switch {
 	case !known:
 		wrong = append(wrong, iam.FieldError{Pointer: "/issuer", Detail: "is not a trusted issuer"})
@@ -160,123 +228,185 @@ func (db *DB) PutUser(ctx context.Context, u iam.User) (string, error) {
 		wrong = append(wrong, outOfReach("/default_tenant"))
 	}
 	if err := invalid(wrong); err != nil {
-		return "", err
+		return u, err
 	}
 	attributes, err := encode(u.Attributes)
 	if err != nil {
-		return "", err
+		return u, err
 	}
-	var id string
-	err = db.admin.QueryRow(ctx, `
+	err = tx.tx.QueryRow(ctx, `
 		INSERT INTO users AS u (issuer, subject, status, attributes, platform_roles, tokens_not_before, default_tenant)
 		VALUES ($1, $2, $3, $4, $5, $6, nullif($7, ''))
 		ON CONFLICT ON CONSTRAINT users_issuer_subject_key DO UPDATE
 		   SET status = excluded.status, attributes = excluded.attributes, platform_roles = excluded.platform_roles,
 		       tokens_not_before = excluded.tokens_not_before, default_tenant = excluded.default_tenant,
 		       version = u.version + 1, updated_at = now()
-		RETURNING id::text`,
-		u.Issuer, u.Subject, u.Status, attributes, list(u.PlatformRoles), optional(u.TokensNotBefore), u.DefaultTenant).Scan(&id)
+		RETURNING id::text, version`,
+		u.Issuer, u.Subject, u.Status, attributes, list(u.PlatformRoles), optional(u.TokensNotBefore), u.DefaultTenant).Scan(&u.ID, &u.Version)
 	if violates(err, "users_default_tenant_fkey") {
-		return "", iam.Errorf(iam.NotFound, "there is no tenant %q", u.DefaultTenant)
+		return u, invalid([]iam.FieldError{{Pointer: "/default_tenant", Detail: fmt.Sprintf("there is no tenant %q", u.DefaultTenant)}})
 	}
-	return id, wrap("put a user", err)
+	return u, wrap("put a user", err)
 }
 
-// PutMembership makes or replaces what a user is in a tenant.
-func (db *DB) PutMembership(ctx context.Context, m iam.Membership) error {
-	ctx, cancel := context.WithTimeout(ctx, adminLimit)
-	defer cancel()
-	if err := invalid(m.Check()); err != nil {
-		return err
+// EnsureUsers returns the users of these (issuer, subject) pairs in our ids' order,
+// locked, and makes those that are missing; created says which.
+func (tx *Tx) EnsureUsers(ctx context.Context, who [][2]string) (users []iam.User, created map[string]bool, err error) {
+	issuers, subjects := make([]string, len(who)), make([]string, len(who))
+	for i, w := range who {
+		issuers[i], subjects[i] = w[0], w[1]
 	}
-	if uuid.Validate(m.User) != nil {
-		return iam.Errorf(iam.NotFound, "there is no user %q", m.User)
+	rows, err := tx.tx.Query(ctx, `
+		INSERT INTO users (issuer, subject) SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS w (issuer, subject) ORDER BY 1, 2
+		ON CONFLICT ON CONSTRAINT users_issuer_subject_key DO NOTHING RETURNING id::text`, issuers, subjects)
+	if err != nil {
+		return nil, nil, wrap("make users", err)
 	}
-	attributes, err := encode(m.Attributes)
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, nil, wrap("make users", err)
+	}
+	created = map[string]bool{}
+	for _, id := range ids {
+		created[id] = true
+	}
+	users, err = tx.users(ctx, `WHERE (u.issuer, u.subject) IN (SELECT * FROM unnest($1::text[], $2::text[])) ORDER BY u.id FOR NO KEY UPDATE`, issuers, subjects)
+	return users, created, err
+}
+
+// PutMembers makes or replaces what users are in a tenant, all of it or nothing, and
+// sets the new versions. A fault names the place in the list, as in /1/roles/0. LockRoles
+// before.
+func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Membership) error {
+	roles, err := rolesOf(ctx, tx.tx, tenant)
+	if err != nil {
+		return wrap("put members", err)
+	}
+	known := make(map[string]bool, len(roles))
+	for _, r := range roles {
+		known[r.Name] = true
+	}
+	type row struct {
+		User       string         `json:"user_id"`
+		Status     string         `json:"status"`
+		Roles      []string       `json:"roles"`
+		Attributes map[string]any `json:"attributes"`
+		ExpiresAt  *time.Time     `json:"expires_at"`
+	}
+	var wrong []iam.FieldError
+	at := func(i int, pointer string) string { return fmt.Sprintf("/%d%s", i, pointer) }
+	all, ids := make([]row, len(members)), make([]string, len(members))
+	place := make(map[string]int, len(members))
+	for i, m := range members {
+		if uuid.Validate(m.User) != nil {
+			return iam.Errorf(iam.NotFound, "there is no user %q", m.User)
+		}
+		for _, f := range m.Check() {
+			wrong = append(wrong, iam.FieldError{Pointer: at(i, f.Pointer), Detail: f.Detail})
+		}
+		for j, name := range m.Roles {
+			if !known[name] {
+				wrong = append(wrong, iam.FieldError{Pointer: at(i, fmt.Sprintf("/roles/%d", j)), Detail: fmt.Sprintf("there is no role named %q", name)})
+			}
+		}
+		attributes := m.Attributes
+		if attributes == nil {
+			attributes = map[string]any{}
+		}
+		all[i] = row{m.User, m.Status, list(m.Roles), attributes, optional(m.ExpiresAt)}
+		ids[i], place[m.User] = m.User, i
+	}
+	// The users are locked in the order of their ids: no two writers wait for each other.
+	users, err := tx.users(ctx, `WHERE u.id = ANY ($1::uuid[]) ORDER BY u.id FOR NO KEY UPDATE`, ids)
 	if err != nil {
 		return err
 	}
-	return wrap("put a membership", pgx.BeginFunc(ctx, db.admin, func(tx pgx.Tx) error {
-		// The tenant before the user, as everywhere: no two writers wait for each other.
-		if err := rolesExist(ctx, tx, m.Tenant, m.Roles); err != nil {
-			return err
+	if len(users) != len(place) {
+		return iam.Errorf(iam.NotFound, "there is no such user")
+	}
+	for _, u := range users {
+		if !tx.issuers.Reaches(u.Issuer, tenant) {
+			f := outOfReach("/issuer")
+			wrong = append(wrong, iam.FieldError{Pointer: at(place[u.ID], f.Pointer), Detail: f.Detail})
 		}
-		var issuer string
-		err := tx.QueryRow(ctx, `SELECT issuer FROM users WHERE id = $1::uuid FOR NO KEY UPDATE`, m.User).Scan(&issuer)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return iam.Errorf(iam.NotFound, "there is no user %q", m.User)
-		}
-		if err != nil {
-			return err
-		}
-		if !db.issuers.Reaches(issuer, m.Tenant) {
-			return invalid([]iam.FieldError{outOfReach("/tenant")})
-		}
-		_, err = tx.Exec(ctx, `
-			INSERT INTO memberships AS m (user_id, tenant, status, roles, attributes, expires_at)
-			VALUES ($1::uuid, $2, $3, $4, $5, $6)
-			ON CONFLICT ON CONSTRAINT memberships_pkey DO UPDATE
-			   SET status = excluded.status, roles = excluded.roles, attributes = excluded.attributes,
-			       expires_at = excluded.expires_at, version = m.version + 1, updated_at = now()`,
-			m.User, m.Tenant, m.Status, list(m.Roles), attributes, optional(m.ExpiresAt))
-		if err != nil {
-			return err
-		}
-		var n int
-		if err := tx.QueryRow(ctx, `SELECT count(*) FROM memberships WHERE user_id = $1::uuid`, m.User).Scan(&n); err != nil {
-			return err
-		}
-		if n > iam.MaxMembershipsPerUser {
-			return iam.Errorf(iam.Conflict, "the user is already a member of %d tenants, more are not allowed", iam.MaxMembershipsPerUser)
-		}
-		return nil
-	}))
-}
-
-// PutMapping makes or replaces what a claim of an issuer's tokens means in a
-// tenant.
-func (db *DB) PutMapping(ctx context.Context, m iam.Mapping) error {
-	ctx, cancel := context.WithTimeout(ctx, adminLimit)
-	defer cancel()
-	wrong := m.Check()
-	if !db.issuers.Reaches(m.Issuer, m.Tenant) {
-		wrong = append(wrong, outOfReach("/issuer"))
 	}
 	if err := invalid(wrong); err != nil {
 		return err
 	}
-	return wrap("put a mapping", pgx.BeginFunc(ctx, db.admin, func(tx pgx.Tx) error {
-		if err := lockTenant(ctx, tx, m.Tenant); err != nil {
-			return err
-		}
-		if err := rolesExist(ctx, tx, m.Tenant, m.Roles); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, `
-			INSERT INTO mappings AS m (tenant, issuer, claim, value, roles) VALUES ($1, $2, $3, $4, $5)
-			ON CONFLICT ON CONSTRAINT mappings_pkey DO UPDATE
-			   SET roles = excluded.roles, version = m.version + 1, updated_at = now()`,
-			m.Tenant, m.Issuer, m.Claim, m.Value, m.Roles)
-		if err != nil {
-			return err
-		}
-		var n int
-		if err := tx.QueryRow(ctx, `SELECT count(*) FROM mappings WHERE tenant = $1`, m.Tenant).Scan(&n); err != nil {
-			return err
-		}
-		if n > iam.MaxMappingsPerTenant {
-			return iam.Errorf(iam.Conflict, "the tenant already has %d mappings, more are not allowed", iam.MaxMappingsPerTenant)
-		}
+	body, err := json.Marshal(all)
+	if err != nil {
+		return wrap("put members", err)
+	}
+	rows, err := tx.tx.Query(ctx, `
+		INSERT INTO memberships AS m (user_id, tenant, status, roles, attributes, expires_at)
+		SELECT user_id, $1, status, roles, attributes, expires_at
+		  FROM jsonb_to_recordset($2::jsonb) AS x (user_id uuid, status text, roles text[], attributes jsonb, expires_at timestamptz)
+		ON CONFLICT ON CONSTRAINT memberships_pkey DO UPDATE
+		   SET status = excluded.status, roles = excluded.roles, attributes = excluded.attributes,
+		       expires_at = excluded.expires_at, version = m.version + 1, updated_at = now()
+		RETURNING user_id::text, version`, tenant, body)
+	if err != nil {
+		return wrap("put members", err)
+	}
+	var id string
+	var version int64
+	if _, err := pgx.ForEachRow(rows, []any{&id, &version}, func() error {
+		members[place[id]].Version = version
 		return nil
-	}))
+	}); err != nil {
+		return wrap("put members", err)
+	}
+	var most int
+	err = tx.tx.QueryRow(ctx, `SELECT max(n) FROM (SELECT count(*) AS n FROM memberships WHERE user_id = ANY ($1::uuid[]) GROUP BY user_id) x`, ids).Scan(&most)
+	if err != nil {
+		return wrap("put members", err)
+	}
+	if most > iam.MaxMembershipsPerUser {
+		return iam.Errorf(iam.Conflict, "the user is already a member of %d tenants, more are not allowed", iam.MaxMembershipsPerUser)
+	}
+	return nil
+}
+
+func (tx *Tx) checkMapping(m iam.Mapping) []iam.FieldError {
+	wrong := m.Check()
+	if !tx.issuers.Reaches(m.Issuer, m.Tenant) {
+		wrong = append(wrong, outOfReach("/issuer"))
+	}
+	return wrong
+}
+
+// PutMapping makes or replaces what a claim of an issuer's tokens means in a
+// tenant, and returns the new version. LockRoles before.
+func (tx *Tx) PutMapping(ctx context.Context, m iam.Mapping) (version int64, err error) {
+	if err := invalid(tx.checkMapping(m)); err != nil {
+		return 0, err
+	}
+	if err := rolesExist(ctx, tx.tx, m.Tenant, m.Roles); err != nil {
+		return 0, wrap("put a mapping", err)
+	}
+	err = tx.tx.QueryRow(ctx, `
+		INSERT INTO mappings AS m (tenant, issuer, claim, value, roles) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT ON CONSTRAINT mappings_pkey DO UPDATE
+		   SET roles = excluded.roles, version = m.version + 1, updated_at = now()
+		RETURNING version`,
+		m.Tenant, m.Issuer, m.Claim, m.Value, m.Roles).Scan(&version)
+	if err != nil {
+		return 0, wrap("put a mapping", err)
+	}
+	var n int
+	if err := tx.tx.QueryRow(ctx, `SELECT count(*) FROM mappings WHERE tenant = $1`, m.Tenant).Scan(&n); err != nil {
+		return 0, wrap("put a mapping", err)
+	}
+	if n > iam.MaxMappingsPerTenant {
+		return 0, iam.Errorf(iam.Conflict, "the tenant already has %d mappings, more are not allowed", iam.MaxMappingsPerTenant)
+	}
+	return version, nil
 }
 
 // PutClient makes or replaces what a program may be.
-func (db *DB) PutClient(ctx context.Context, c iam.Client) error {
-	ctx, cancel := context.WithTimeout(ctx, adminLimit)
-	defer cancel()
+func (tx *Tx) PutClient(ctx context.Context, c iam.Client) error {
 	wrong := c.Check()
-	issuer, known := db.issuers.Find(c.Issuer)
+	issuer, known := tx.issuers.Find(c.Issuer)
 	if !known {
 		wrong = append(wrong, iam.FieldError{Pointer: "/issuer", Detail: "is not a trusted issuer"})
 	}
@@ -289,34 +419,25 @@ func (db *DB) PutClient(ctx context.Context, c iam.Client) error {
 	if err := invalid(wrong); err != nil {
 		return err
 	}
-	return wrap("put a client", pgx.BeginFunc(ctx, db.admin, func(tx pgx.Tx) error {
-		if err := rolesExist(ctx, tx, c.Tenant, c.Roles); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, `
-			INSERT INTO clients AS c (issuer, client_id, tenant, status, roles, scopes, tokens_not_before)
-			VALUES ($1, $2, nullif($3, ''), $4, $5, $6, $7)
-			ON CONFLICT ON CONSTRAINT clients_pkey DO UPDATE
-			   SET tenant = excluded.tenant, status = excluded.status, roles = excluded.roles, scopes = excluded.scopes,
-			       tokens_not_before = excluded.tokens_not_before, version = c.version + 1, updated_at = now()`,
-			c.Issuer, c.ClientID, c.Tenant, c.Status, list(c.Roles), list(c.Scopes), optional(c.TokensNotBefore))
+	if err := tx.LockRoles(ctx, c.Tenant); err != nil {
 		return err
-	}))
+	}
+	if err := rolesExist(ctx, tx.tx, c.Tenant, c.Roles); err != nil {
+		return wrap("put a client", err)
+	}
+	_, err := tx.tx.Exec(ctx, `
+		INSERT INTO clients AS c (issuer, client_id, tenant, status, roles, scopes, tokens_not_before)
+		VALUES ($1, $2, nullif($3, ''), $4, $5, $6, $7)
+		ON CONFLICT ON CONSTRAINT clients_pkey DO UPDATE
+		   SET tenant = excluded.tenant, status = excluded.status, roles = excluded.roles, scopes = excluded.scopes,
+		       tokens_not_before = excluded.tokens_not_before, version = c.version + 1, updated_at = now()`,
+		c.Issuer, c.ClientID, c.Tenant, c.Status, list(c.Roles), list(c.Scopes), optional(c.TokensNotBefore))
+	return wrap("put a client", err)
 }
 
-// rolesExist refuses names that no role of the tenant, and no global role,
-// bears, and keeps them from going away while the transaction runs.
+// rolesExist refuses names that no role of the tenant, and no global role, bears. The
+// locks of LockRoles, which the caller holds, keep roles from going away.
 func rolesExist(ctx context.Context, tx pgx.Tx, tenant string, names []string) error {
-	if tenant != "" {
-		var id string
-		err := tx.QueryRow(ctx, `SELECT id FROM tenants WHERE id = $1 FOR SHARE`, tenant).Scan(&id)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return iam.Errorf(iam.NotFound, "there is no tenant %q", tenant)
-		}
-		if err != nil {
-			return err
-		}
-	}
 	roles, err := rolesOf(ctx, tx, tenant)
 	if err != nil {
 		return err
