@@ -24,10 +24,11 @@ var mayImport = map[string][]string{
 	"internal/enrich":    {"internal/iam", "internal/bounded", "internal/directory", "internal/policy", "internal/token"},
 	"internal/postgres":  {"internal/iam", "internal/directory", "internal/feed", "migrations"},
 	"internal/eventbus":  {},
-	"internal/httpapi":   {"internal/iam", "internal/enrich", "internal/token"},
+	"internal/admin":     {"internal/iam", "internal/directory", "internal/policy", "internal/postgres", "internal/token"},
+	"internal/httpapi":   {"internal/iam", "internal/admin", "internal/enrich", "internal/postgres", "internal/token"},
 	"internal/telemetry": {},
 	"internal/app": {
-		"internal/iam", "internal/bounded", "internal/directory", "internal/feed", "internal/policy", "internal/token", "internal/enrich", "internal/postgres",
+		"internal/iam", "internal/admin", "internal/bounded", "internal/directory", "internal/feed", "internal/policy", "internal/token", "internal/enrich", "internal/postgres",
 		"internal/eventbus",
 		"internal/httpapi", "internal/telemetry", "policies",
 	},

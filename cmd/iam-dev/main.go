@@ -83,7 +83,7 @@ func run(ctx context.Context, args, environ []string) error {
 	}
 	return app.Serve(ctx, cfg, log, func(a app.Addrs) {
 		gateway := strings.Replace(a.Gateway, "[::]", "127.0.0.1", 1)
-		fmt.Printf("\niam-service is ready. Paste into another terminal:\n%s\n", devstack.Curls(gateway, stack.RAuth.Issuer))
+		fmt.Printf("\niam-service is ready. Paste into another terminal:\n%s\n", devstack.Curls(gateway, strings.Replace(a.Admin, "[::]", "127.0.0.1", 1), stack.RAuth.Issuer))
 		if cfg.PolicyBundle != "" {
 			fmt.Printf("Edit the Rego in %s: it is in force within two seconds.\nWhat operators see: http://%s/readyz?verbose /metrics /policy/status\nCtrl-C stops it; data stays in %s, --fresh starts over.\n\n",
 				cfg.PolicyBundle, strings.Replace(a.Ops, "[::]", "127.0.0.1", 1), *dir)
@@ -97,7 +97,7 @@ func preset(environ []string, stack *devstack.Stack) []string {
 		"DATABASE_URL=" + stack.Postgres.URL,
 		"RAUTH_URL=" + stack.RAuth.Issuer,
 		"RAUTH_AUDIENCES=" + devstack.Audience,
-		"ADMIN_AUDIENCE=iam-admin",
+		"ADMIN_AUDIENCE=" + devstack.AdminAudience,
 		"NATS_URL=" + stack.NATS.ClientURL(),
 		"GATEWAY_ADDR=127.0.0.1:8080", "ADMIN_ADDR=127.0.0.1:8081", "OPS_ADDR=127.0.0.1:9090",
 		"TRUSTED_PROXIES=127.0.0.0/8,::1/128",

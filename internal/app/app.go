@@ -23,12 +23,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"iam-service/internal/admin"
 	"iam-service/internal/bounded"
 	"iam-service/internal/directory"
 	"iam-service/internal/enrich"
 	"iam-service/internal/eventbus"
 	"iam-service/internal/feed"
 	"iam-service/internal/httpapi"
+	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
 	"iam-service/internal/telemetry"
@@ -109,7 +111,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		return err
 	}
 	engine, err := policy.NewEngine(policy.Config{
-		Headers: cfg.GatewayHeaders, Settings: map[string]string{"unknown_users": cfg.UnknownUsers}, Log: log, OnOffer: metrics.Candidate,
+		Headers: cfg.GatewayHeaders, Admin: cfg.AdminAudience != "", Settings: map[string]string{"unknown_users": cfg.UnknownUsers}, Log: log, OnOffer: metrics.Candidate,
 	})
 	if err != nil {
 		return fmt.Errorf("GATEWAY_HEADERS: %w", err)
@@ -142,9 +144,22 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		Trusted: cfg.TrustedProxies, Log: log, Observe: metrics.Request,
 	}
 
+	administration := admin.New(admin.Config{DB: db, Engine: engine, Issuers: cfg.issuers, Settle: changes.Settle, Log: log})
+	if err := bootstrap(ctx, administration, cfg, log); err != nil {
+		return err
+	}
+	beside.Go(func() { administration.KeepChores(work) })
+	admins := httpapi.Admin{
+		Service: administration, Policy: func() any { return engine.Status() }, Issuer: cfg.RAuthURL, Trusted: cfg.TrustedProxies,
+		Writes: cfg.AdminWrites, Version: build.Version, Log: log, Observe: metrics.Request,
+	}
+	if cfg.AdminAudience != "" {
+		admins.Verify = verifier.For(cfg.AdminAudience).Verify
+	}
+
 	servers := []*server{
 		newServer("gateway", gatewayListener, gateway.Handler(), log),
-		newServer("admin", adminListener, httpapi.Admin(log, metrics.Request), log),
+		newServer("admin", adminListener, admins.Handler(), log),
 		newServer("ops", opsListener, ops.Handler(), log),
 	}
 	addrs := Addrs{gatewayListener.Addr().String(), adminListener.Addr().String(), opsListener.Addr().String()}
@@ -162,6 +177,21 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		ready(addrs)
 	}
 	return group.Wait()
+}
+
+// bootstrap makes BOOTSTRAP_ADMIN the first platform administrator, if there is none.
+func bootstrap(ctx context.Context, s *admin.Service, cfg Config, log *slog.Logger) error {
+	if cfg.BootstrapAdmin == "" {
+		return nil
+	}
+	id, done, err := s.GrantPlatformRole(ctx, admin.Caller{Operator: "BOOTSTRAP_ADMIN", Via: "bootstrap"}, cfg.RAuthURL, cfg.BootstrapAdmin, iam.PlatformAdmin, true)
+	if err != nil {
+		return fmt.Errorf("BOOTSTRAP_ADMIN cannot be made an administrator: %w", err)
+	}
+	if done {
+		log.WarnContext(ctx, "the first platform administrator was made, as BOOTSTRAP_ADMIN says", slog.String("user", id))
+	}
+	return nil
 }
 
 func listen(variable, addr string) (net.Listener, error) {

@@ -30,7 +30,8 @@ func Command(environ []string) *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(serveCommand(environ), migrateCommand(environ), policyCommand(environ), healthcheckCommand(environ), versionCommand())
+	root.AddCommand(serveCommand(environ), migrateCommand(environ), policyCommand(environ), healthcheckCommand(environ), versionCommand(),
+		grantAdminCommand(environ), auditCommand(environ), exportCommand(environ), importCommand(environ))
 	return root
 }
 
@@ -88,8 +89,20 @@ func migrateCommand(environ []string) *cobra.Command {
 			return err
 		}
 	}
+	var grantTo string
+	up := act("up", "Apply all steps that are missing", func(ctx context.Context, out io.Writer, url string) error {
+		if err := move(postgres.Up, "applied")(ctx, out, url); err != nil || grantTo == "" {
+			return err
+		}
+		if err := postgres.Grant(ctx, url, grantTo); err != nil {
+			return err
+		}
+		fmt.Fprintln(out, "granted to", grantTo)
+		return nil
+	})
+	up.Flags().StringVar(&grantTo, "grant-to", "", "role that the service itself connects as: it gets what it needs, and no more")
 	cmd.AddCommand(
-		act("up", "Apply all steps that are missing", move(postgres.Up, "applied")),
+		up,
 		act("down", "Take the last step back", move(postgres.Down, "took back")),
 		act("status", "List the steps", func(ctx context.Context, out io.Writer, url string) error {
 			steps, err := postgres.Status(ctx, url)
@@ -131,16 +144,20 @@ func policyCommand(environ []string) *cobra.Command {
 		Short: "Say whether a policy would come into force, and what its kept answers are found by",
 		Long: "Take a policy through the gate that stands before what serves, and print what its answers are found by\n" +
 			"in the decision cache: the paths of the input that it can see. Without an argument: the embedded policy.\n" +
-			"GATEWAY_HEADERS is taken from the environment, as serve takes it.",
+			"GATEWAY_HEADERS and ADMIN_AUDIENCE are taken from the environment, as serve takes them.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var headers []string
+			administers := false
 			for _, kv := range environ {
 				if v, ok := strings.CutPrefix(kv, "GATEWAY_HEADERS="); ok && v != "" {
 					headers = strings.Split(v, ",")
 				}
+				if v, ok := strings.CutPrefix(kv, "ADMIN_AUDIENCE="); ok && v != "" {
+					administers = true
+				}
 			}
-			engine, err := policy.NewEngine(policy.Config{Headers: headers, Log: slog.New(slog.DiscardHandler)})
+			engine, err := policy.NewEngine(policy.Config{Headers: headers, Admin: administers, Log: slog.New(slog.DiscardHandler)})
 			if err != nil {
 				return &ConfigError{[]string{"GATEWAY_HEADERS: " + err.Error()}}
 			}

@@ -37,7 +37,9 @@ type Config struct {
 	IntrospectionClientID   string   `env:"RAUTH_INTROSPECTION_CLIENT_ID" doc:"turns introspection of opaque tokens on"`
 	IntrospectionClientPass string   `env:"RAUTH_INTROSPECTION_CLIENT_SECRET" secret:"true" doc:"its secret"`
 	TrustedIssuers          string   `env:"TRUSTED_ISSUERS" secret:"true" doc:"further issuers, a JSON list: see docs/configuration.md"`
-	AdminAudience           string   `env:"ADMIN_AUDIENCE" doc:"audience of admins' tokens; never one of the gateways'"`
+	AdminAudience           string   `env:"ADMIN_AUDIENCE" doc:"audience of admins' tokens, never one of the gateways'; none: the admin API is off"`
+	AdminWrites             int      `env:"ADMIN_WRITES_PER_MINUTE" envDefault:"600" doc:"that one caller may ask one replica for"`
+	BootstrapAdmin          string   `env:"BOOTSTRAP_ADMIN" doc:"subject of R-Auth's tokens that is made platform administrator at a start while there is none"`
 
 	GatewayAddr string `env:"GATEWAY_ADDR" envDefault:":8080" doc:"listener for gateways"`
 	AdminAddr   string `env:"ADMIN_ADDR" envDefault:":8081" doc:"listener for admins"`
@@ -212,12 +214,15 @@ func (cfg *Config) check(fault func(string, ...any)) {
 	}
 	for name, n := range map[string]int64{
 		"FACTS_ENTRIES": int64(cfg.FactsEntries), "MEMORY_AIM": cfg.MemoryAim, "TOKEN_ENTRIES": int64(cfg.TokenEntries),
-		"HEADER_BUDGET": int64(cfg.HeaderBudget), "MAX_STALENESS": int64(cfg.MaxStaleness), "JWKS_MAX_AGE": int64(cfg.JWKSMaxAge),
+		"ADMIN_WRITES_PER_MINUTE": int64(cfg.AdminWrites), "HEADER_BUDGET": int64(cfg.HeaderBudget), "MAX_STALENESS": int64(cfg.MaxStaleness), "JWKS_MAX_AGE": int64(cfg.JWKSMaxAge),
 		"INTROSPECTION_TTL": int64(cfg.IntrospectionTTL), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline), "START_TIMEOUT": int64(cfg.StartTimeout),
 	} {
 		if n <= 0 {
 			fault("%s must be more than 0", name)
 		}
+	}
+	if cfg.BootstrapAdmin != "" && !iam.ValidSubject(cfg.BootstrapAdmin) {
+		fault("BOOTSTRAP_ADMIN must be a subject: 1 to %d printable ASCII characters", iam.MaxSubjectBytes)
 	}
 	if cfg.DecisionEntries < 0 {
 		fault("DECISION_ENTRIES must not be less than 0")

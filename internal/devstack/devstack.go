@@ -39,8 +39,11 @@ type Options struct {
 	Log       *slog.Logger
 }
 
-// Audience is whom the development R-Auth's tokens are for.
-const Audience = "iam-gateway"
+// Whom the development R-Auth's tokens are for: gateways, or the admin API.
+const (
+	Audience      = "iam-gateway"
+	AdminAudience = "iam-admin"
+)
 
 // Start starts all parts. Stop them in any case that returns no error.
 func Start(ctx context.Context, o Options) (*Stack, error) {

@@ -20,17 +20,22 @@ import (
 //	erin    her membership of acme has expired
 //	frank   a member of acme without roles; the group "auditors" makes him auditor there
 //	grace   a member of initech, which is suspended, and hooli, which is archived
+//	tina    the administrator of acme, and editor there
+//	audrey  an auditor of the platform
+//	paula   the administrator of the policy
 //	root    the platform's administrator
 //	billing a program of acme with scopes
+//	ci      a program of the platform that syncs manifests
 const (
 	sampleClientID     = "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d"
+	sampleCIID         = "5d0b9a3e-7c41-4b7e-8a55-2f1e6c9d4b10"
 	sampleClientSecret = "development-only"
 )
 
 // sampleTokens are the claims that the development R-Auth puts into tokens.
 func sampleTokens() map[string]map[string]any {
 	users := map[string]map[string]any{}
-	for _, name := range []string{"alice", "bob", "carol", "dave", "erin", "frank", "grace", "root", "stranger"} {
+	for _, name := range []string{"alice", "bob", "carol", "dave", "erin", "frank", "grace", "tina", "audrey", "paula", "root", "stranger"} {
 		users[name] = map[string]any{"sub": name, "client_id": "web"}
 	}
 	users["frank"]["groups"] = []string{"auditors", "everyone"}
@@ -38,11 +43,22 @@ func sampleTokens() map[string]map[string]any {
 }
 
 func sampleClients() []devrauth.Client {
-	return []devrauth.Client{{ID: sampleClientID, Secret: sampleClientSecret, Scopes: []string{"invoices:read", "invoices:write", "s2s:internal"}}}
+	return []devrauth.Client{
+		{ID: sampleClientID, Secret: sampleClientSecret, Scopes: []string{"invoices:read", "invoices:write", "s2s:internal"}},
+		{ID: sampleCIID, Secret: sampleClientSecret, Scopes: []string{"s2s:internal"}},
+	}
 }
 
 // LoadSample writes the sample data; what is there already is replaced.
 func LoadSample(ctx context.Context, db *postgres.DB, issuer string) error {
+	err := db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
+		_, err := tx.PutService(ctx, iam.Service{Name: "sample"}, []byte(`{"roles":[],"attributes":[{"key":"department","type":"string"},{"key":"plan","type":"string"}]}`),
+			[]iam.AttributeSchema{{Key: "department", Type: "string"}, {Key: "plan", Type: "string"}})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("manifest: %w", err)
+	}
 	for _, t := range []iam.Tenant{
 		{ID: "acme", Slug: "acme", Name: "Acme Corp", Status: iam.TenantActive, Attributes: map[string]any{"plan": "gold"}},
 		{ID: "globex", Slug: "globex", Name: "Globex", Status: iam.TenantActive, Attributes: map[string]any{"plan": "silver"}},
@@ -80,6 +96,9 @@ func LoadSample(ctx context.Context, db *postgres.DB, issuer string) error {
 		{iam.User{Subject: "erin"}, []in{{tenant: "acme", roles: []string{"editor"}, expires: time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)}}},
 		{iam.User{Subject: "frank"}, []in{{tenant: "acme"}}},
 		{iam.User{Subject: "grace"}, []in{{tenant: "initech", roles: []string{"viewer"}}, {tenant: "hooli", roles: []string{"viewer"}}}},
+		{iam.User{Subject: "tina"}, []in{{tenant: "acme", roles: []string{iam.RoleTenantAdmin, "editor"}}}},
+		{iam.User{Subject: "audrey", PlatformRoles: []string{"auditor"}}, nil},
+		{iam.User{Subject: "paula", PlatformRoles: []string{"policy-admin"}}, nil},
 		{iam.User{Subject: "root", PlatformRoles: []string{"platform-admin"}}, nil},
 	} {
 		u.user.Issuer = issuer
@@ -97,7 +116,7 @@ func LoadSample(ctx context.Context, db *postgres.DB, issuer string) error {
 			}
 		}
 	}
-	err := db.PutMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: issuer, Claim: "groups", Value: "auditors", Roles: []string{"auditor"}})
+	err = db.PutMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: issuer, Claim: "groups", Value: "auditors", Roles: []string{"auditor"}})
 	if err != nil {
 		return fmt.Errorf("mapping: %w", err)
 	}
@@ -108,11 +127,15 @@ func LoadSample(ctx context.Context, db *postgres.DB, issuer string) error {
 	if err != nil {
 		return fmt.Errorf("client: %w", err)
 	}
+	err = db.PutClient(ctx, iam.Client{Issuer: issuer, ClientID: sampleCIID, Status: iam.ClientActive, Scopes: []string{"s2s:internal"}})
+	if err != nil {
+		return fmt.Errorf("client: %w", err)
+	}
 	return nil
 }
 
 // Curls are commands to paste, with what they show.
-func Curls(gateway, issuer string) string {
+func Curls(gateway, admin, issuer string) string {
 	return fmt.Sprintf(`
   # A user's token, then who she is here: 200, with the claims as headers.
   TOKEN=$(curl -s '%[2]s/dev/token?user=alice')
@@ -134,5 +157,14 @@ func Curls(gateway, issuer string) string {
 
   # The tenants that she can switch between.
   curl -s -H "Authorization: Bearer $TOKEN" http://%[1]s/v1/me/tenants
-`, gateway, issuer, sampleClientID, sampleClientSecret)
+
+  # Administration needs a token for another audience. The administrator of acme takes alice's role away,
+  # and the next answer knows it. All that can be done: http://%[5]s/docs
+  ADMIN=$(curl -s '%[2]s/dev/token?user=tina&aud=%[6]s')
+  curl -s -H "Authorization: Bearer $ADMIN" 'http://%[5]s/v1/tenants/acme/members?subject=alice'
+  ALICE=$(curl -s -H "Authorization: Bearer $ADMIN" 'http://%[5]s/v1/tenants/acme/members?subject=alice' | sed 's/.*"user":"\([^"]*\)".*/\1/')
+  curl -si -X PUT -H "Authorization: Bearer $ADMIN" -H 'If-Match: *' -H 'Content-Type: application/json' -d '{"roles": []}' http://%[5]s/v1/tenants/acme/members/$ALICE
+  curl -si -H "Authorization: Bearer $TOKEN" http://%[1]s/system/enrich-token
+  curl -s -H "Authorization: Bearer $ADMIN" 'http://%[5]s/v1/audit?tenant=acme&limit=1'
+`, gateway, issuer, sampleClientID, sampleClientSecret, admin, AdminAudience)
 }

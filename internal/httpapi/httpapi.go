@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"regexp"
 	"strings"
 	"time"
 
@@ -70,14 +71,6 @@ func (g Gateway) Handler() http.Handler {
 	})
 }
 
-// Admin returns the handler of the admins' listener.
-func Admin(log *slog.Logger, observe Observe) http.Handler {
-	r := chi.NewRouter()
-	r.NotFound(observed("", observe, handle(log, nowhere)))
-	r.MethodNotAllowed(observed("", observe, handle(log, notThisMethod)))
-	return r
-}
-
 func nowhere(http.ResponseWriter, *http.Request) error {
 	return iam.Errorf(iam.NotFound, "no such path")
 }
@@ -130,7 +123,10 @@ func (g Gateway) myTenants(w http.ResponseWriter, r *http.Request) error {
 // handle adapts a handler that can fail to one that cannot.
 func handle(log *slog.Logger, h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		id := uuid.NewString()
+		id := r.Header.Get("X-Request-ID")
+		if !requestIDShape.MatchString(id) {
+			id = uuid.NewString()
+		}
 		w.Header().Set("X-Request-ID", id)
 		r = r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id))
 		if err := h(w, r); err != nil {
@@ -138,6 +134,10 @@ func handle(log *slog.Logger, h func(http.ResponseWriter, *http.Request) error) 
 		}
 	}
 }
+
+// requestIDShape is what a caller's own id of a request may look like: it goes into
+// logs and answers.
+var requestIDShape = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 type requestIDKey struct{}
 

@@ -11,13 +11,35 @@ import (
 
 // problem is an RFC 9457 document.
 type problem struct {
-	Type     string           `json:"type"`
-	Title    string           `json:"title"`
-	Status   int              `json:"status"`
-	Detail   string           `json:"detail,omitempty"`
-	Code     string           `json:"code,omitempty"`
-	Instance string           `json:"instance,omitempty"`
-	Errors   []iam.FieldError `json:"errors,omitempty"`
+	Type     string         `json:"type" doc:"/problems/ and the kind of failure"`
+	Title    string         `json:"title"`
+	Status   int            `json:"status"`
+	Detail   string         `json:"detail,omitempty" doc:"what is wrong this time"`
+	Code     string         `json:"code,omitempty" doc:"a stable word for programs"`
+	Instance string         `json:"instance,omitempty" doc:"/requests/ and the id of the request, or /decisions/ and that of the decision"`
+	Errors   []problemField `json:"errors,omitempty" doc:"every wrong field"`
+}
+
+// problemField points at one wrong input: a place in the body, or a parameter.
+type problemField struct {
+	Pointer   *string `json:"pointer,omitempty" doc:"JSON Pointer (RFC 6901) into the body"`
+	Parameter string  `json:"parameter,omitempty" doc:"name of a header, or of a part of the path or query"`
+	Detail    string  `json:"detail"`
+}
+
+// problemFields tells pointers, which are empty or begin with /, from parameters.
+func problemFields(fields []iam.FieldError) []problemField {
+	var out []problemField
+	for _, f := range fields {
+		p := problemField{Detail: f.Detail}
+		if f.Pointer == "" || f.Pointer[0] == '/' {
+			p.Pointer = &f.Pointer
+		} else {
+			p.Parameter = f.Pointer
+		}
+		out = append(out, p)
+	}
+	return out
 }
 
 // wire is the only place where a Kind becomes a status code.
@@ -32,6 +54,12 @@ var wire = map[iam.Kind]struct {
 	iam.Forbidden:       {http.StatusForbidden, "The caller may not do this"},
 	iam.NotFound:        {http.StatusNotFound, "There is no such thing"},
 	iam.Conflict:        {http.StatusConflict, "The request contradicts the current state"},
+
+	iam.Malformed:            {http.StatusBadRequest, "The request cannot be read"},
+	iam.TooLarge:             {http.StatusRequestEntityTooLarge, "The request is too large"},
+	iam.PreconditionFailed:   {http.StatusPreconditionFailed, "It is not what the caller believes"},
+	iam.PreconditionRequired: {http.StatusPreconditionRequired, "A condition is needed"},
+	iam.TooManyRequests:      {http.StatusTooManyRequests, "Too many requests"},
 }
 
 // newProblem says as much about err as the outside may know.
@@ -43,7 +71,7 @@ func newProblem(err error, id string) problem {
 		p.Instance = "/requests/" + id
 	}
 	if e, ok := errors.AsType[*iam.Error](err); ok && kind != iam.Internal {
-		p.Detail, p.Code, p.Errors = e.Detail, e.Code, e.Fields
+		p.Detail, p.Code, p.Errors = e.Detail, e.Code, problemFields(e.Fields)
 	}
 	return p
 }
@@ -64,6 +92,12 @@ func writeProblem(w http.ResponseWriter, p problem) {
 // is the one place where an error stops travelling.
 func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
 	p := newProblem(err, requestID(r))
+	tell(w, r, log, p, err)
+	writeProblem(w, p)
+}
+
+// tell logs a fault of ours, and adds the headers that go with a problem.
+func tell(w http.ResponseWriter, r *http.Request, log *slog.Logger, p problem, err error) {
 	switch {
 	case p.Status == http.StatusInternalServerError:
 		log.ErrorContext(r.Context(), "request failed", slog.String("path", r.URL.Path), slog.Any("err", err))
@@ -76,5 +110,4 @@ func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
 		}
 		w.Header().Set("WWW-Authenticate", challenge)
 	}
-	writeProblem(w, p)
 }

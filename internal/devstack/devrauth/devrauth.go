@@ -229,7 +229,11 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	scope := strings.Join(c.Scopes, " ")
-	t, err := s.Mint("ES256", map[string]any{"sub": c.ID, "client_id": c.ID, "scope": scope})
+	claims := map[string]any{"sub": c.ID, "client_id": c.ID, "scope": scope}
+	if aud := r.PostFormValue("audience"); aud != "" {
+		claims["aud"] = aud
+	}
+	t, err := s.Mint("ES256", claims)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -277,13 +281,17 @@ func (s *Server) introspect(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, answer)
 }
 
-// devToken makes a token of a sample user: ?user=alice&alg=ES256, or &format=opaque.
+// devToken makes a token of a sample user: ?user=alice&alg=ES256&aud=…, or &format=opaque.
 func (s *Server) devToken(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	claims, ok := s.Users[q.Get("user")]
 	if !ok {
 		http.Error(w, "no such user", http.StatusNotFound)
 		return
+	}
+	if aud := q.Get("aud"); aud != "" {
+		claims = maps.Clone(claims)
+		claims["aud"] = aud
 	}
 	if q.Get("format") == "opaque" {
 		fmt.Fprint(w, s.MintOpaque(claims))

@@ -1,0 +1,409 @@
+// Package admin is the use cases of administration: tenants, roles, users, members,
+// mappings, what services declare, the audit.
+//
+// It owns the order of things in one administrative request, which is one
+// transaction from its beginning to its end:
+//
+//	locks ─▶ the caller, as they are now ─▶ may they? (Rego) ─▶ read, check, write ─▶ audit, events ─▶ commit
+//	                  │ blocked, revoked         │ no: 403, or 404 where nothing shall be seen
+//	                  └── 401                    └──────────── nothing was changed
+//
+// and what no policy decides, held under the same locks: nobody gives away or takes
+// away more than they hold, looked at before and after; the last platform
+// administrator stays; what somebody else changed meanwhile is not overwritten. Rego
+// can only refuse more.
+//
+// It does not know HTTP, SQL or Rego's syntax. It does know package postgres: a change
+// is a transaction, and an interface between the two would be as wide as both.
+package admin
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"slices"
+	"time"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/internal/postgres"
+	"iam-service/internal/token"
+)
+
+// Config of a Service.
+type Config struct {
+	DB      *postgres.DB
+	Engine  *policy.Engine // nil: only operators are served
+	Issuers iam.Issuers
+	Settle  func(context.Context) // returns when this replica has forgotten what was changed, or at the end of the context; may be nil
+	Log     *slog.Logger
+}
+
+// Service runs administrative requests. It is safe for concurrent use.
+type Service struct{ cfg Config }
+
+// New returns a service.
+func New(cfg Config) *Service {
+	if cfg.Settle == nil {
+		cfg.Settle = func(context.Context) {}
+	}
+	return &Service{cfg}
+}
+
+// Caller is who asks.
+type Caller struct {
+	Token     *token.Token // verified, for the admin API; nil: an operator, who has the database
+	Operator  string       // what an operator is called
+	Via       string       // "api", "command", "bootstrap"
+	Method    string       // of the request, for the policy
+	Address   string       // where they ask from, if that is known
+	RequestID string
+}
+
+// Task is what is asked.
+type Task struct {
+	Action string // "member:create": what it is about, and what is done
+	Tenant string // that it is about; empty: the platform
+	Object string // id or name, for the policy
+	Writes bool
+	Once   *Once // nil: it may be done again
+}
+
+// Once makes a repeated request have the answer of the first.
+type Once struct {
+	Key     string
+	Request [sha256.Size]byte                  // of what is asked
+	Answer  func() (json.RawMessage, error)    // what was answered, after it was done
+	Replay  func(answer json.RawMessage) error // what was answered before
+}
+
+// errGone is what everybody hears of what is not there, and of what is not theirs to
+// see: nobody learns which.
+var errGone = &iam.Error{Kind: iam.NotFound, Detail: "there is no such thing, or not for you"}
+
+// Do runs one request: do sees and changes what the caller may, and what it changed
+// is in force on this replica when Do returns. Do must have no effect but through its
+// Work, since it is run again when it lost a race.
+func (s *Service) Do(ctx context.Context, c Caller, t Task, do func(context.Context, *Work) error) error {
+	run := s.cfg.DB.View
+	if t.Writes {
+		run = s.cfg.DB.Change
+	}
+	changed := false
+	err := run(ctx, func(ctx context.Context, tx *postgres.Tx) error {
+		w := &Work{tx: tx, s: s, caller: c, task: t}
+		var before *postgres.Answered
+		if t.Once != nil {
+			// First of all: who waits here for the same request holds no other lock.
+			var err error
+			if before, err = tx.Begin(ctx, c.hash(), t.Once.Key, t.Once.Request[:]); err != nil {
+				return err
+			}
+		}
+		if err := w.admit(ctx); err != nil {
+			return err
+		}
+		if before != nil {
+			return t.Once.replay(before)
+		}
+		if err := do(ctx, w); err != nil {
+			return err
+		}
+		changed = len(w.entries)+len(w.events) > 0
+		if err := tx.Append(ctx, w.entries, w.events); err != nil {
+			return err
+		}
+		if t.Once == nil {
+			return nil
+		}
+		answer, err := t.Once.Answer()
+		if err != nil {
+			return err
+		}
+		return tx.Finish(ctx, c.hash(), t.Once.Key, answer)
+	})
+	if err != nil || !changed {
+		return err
+	}
+	s.cfg.Settle(ctx)
+	return nil
+}
+
+func (o *Once) replay(before *postgres.Answered) error {
+	if !slices.Equal(before.Request, o.Request[:]) {
+		return &iam.Error{Kind: iam.Invalid, Code: "idempotency_key_reused", Detail: "this Idempotency-Key was used for another request"}
+	}
+	return o.Replay(before.Answer)
+}
+
+// hash names a caller without saying who it is.
+func (c Caller) hash() []byte {
+	name := c.Operator
+	if c.Token != nil {
+		name = c.Token.Issuer + "\x00" + c.Token.Subject + "\x00" + c.Token.ClientID
+	}
+	sum := sha256.Sum256([]byte(name))
+	return sum[:]
+}
+
+// Work is one request under way. Its methods are the use cases; they fail with an
+// iam.Error for what is wrong with the request.
+type Work struct {
+	tx     *postgres.Tx
+	s      *Service
+	caller Caller
+	task   Task
+
+	actorKind, actor string
+	decisionID       string
+	user             *iam.UserFacts   // the caller, where it is a known person
+	client           *iam.ClientFacts // the caller, where it is a known program
+
+	declared map[string]iam.AttributeSchema // once it was read
+	entries  []iam.AuditEntry
+	events   []iam.Event
+}
+
+// admit takes the locks, finds out who the caller is now, and asks the policy.
+func (w *Work) admit(ctx context.Context) error {
+	if w.task.Writes {
+		if err := w.lock(ctx); err != nil {
+			return err
+		}
+	}
+	t := w.caller.Token
+	if t == nil {
+		w.actorKind, w.actor = "operator", w.caller.Operator
+		return nil
+	}
+	if err := w.identify(ctx, t); err != nil {
+		return err
+	}
+	return w.ask(ctx, t)
+}
+
+// lock takes the tenant, or the platform, before anything else: all changes of one
+// happen one after the other. A tenant that is not there is found out later, by who
+// may know it.
+func (w *Work) lock(ctx context.Context) error {
+	if w.task.Tenant == "" {
+		return w.tx.LockPlatform(ctx)
+	}
+	err := w.tx.LockRoles(ctx, w.task.Tenant)
+	if iam.KindOf(err) == iam.NotFound {
+		return nil
+	}
+	return err
+}
+
+// identify reads the caller within the transaction and refuses who is not welcome any
+// more, whatever the policy says.
+func (w *Work) identify(ctx context.Context, t *token.Token) error {
+	refused := func(code string) error {
+		return &iam.Error{Kind: iam.Unauthenticated, Code: code, Detail: "the token is not valid"}
+	}
+	if t.ClientID != "" {
+		c, known, err := w.tx.Client(ctx, t.Issuer, t.ClientID)
+		switch {
+		case err != nil:
+			return err
+		case known && c.Status != iam.ClientActive:
+			return refused("client_" + c.Status)
+		case known && t.IssuedAt.Before(c.TokensNotBefore):
+			return refused("token_revoked")
+		case known && t.Program():
+			w.client = &c
+		}
+	}
+	if t.Program() {
+		w.actorKind, w.actor = "client", t.ClientID
+		return nil
+	}
+	if w.task.Writes {
+		if err := w.tx.LockCaller(ctx, t.Issuer, t.Subject); err != nil {
+			return err
+		}
+	}
+	u, known, err := w.tx.User(ctx, t.Issuer, t.Subject)
+	switch {
+	case err != nil:
+		return err
+	case !known:
+		// A policy may let strangers in by what their token says. The audit names no subject.
+		w.actorKind, w.actor = "user", "unknown:"+hex.EncodeToString(w.caller.hash()[:8])
+		return nil
+	case t.IssuedAt.Before(u.TokensNotBefore):
+		return refused("token_revoked")
+	}
+	w.user, w.actorKind, w.actor = &u, "user", u.ID
+	return nil
+}
+
+// ask asks the policy, over what this transaction sees.
+func (w *Work) ask(ctx context.Context, t *token.Token) error {
+	if w.s.cfg.Engine == nil {
+		return errors.New("no policy engine")
+	}
+	w.decisionID = newDecisionID()
+	facts := directory.NewDirect(w.tx, w.s.cfg.Issuers, t.Issuer)
+	deadline := time.Now().Add(2 * time.Second) // the policy's own time is limited by its engine
+	d, err := w.s.cfg.Engine.Administer(ctx, policy.AdminQuestion{
+		Claims: t.Claims, Action: w.task.Action, Tenant: w.task.Tenant, Object: w.task.Object, Method: w.caller.Method, ClientIP: w.caller.Address,
+	}, facts, deadline)
+	if err != nil {
+		return err
+	}
+	codes := make([]string, len(d.Reasons))
+	for i, r := range d.Reasons {
+		codes[i] = r.Code
+	}
+	w.s.cfg.Log.InfoContext(ctx, "admin decision", slog.Bool("allow", d.Allow), slog.String("action", w.task.Action), slog.String("tenant", w.task.Tenant),
+		slog.String("actor_kind", w.actorKind), slog.String("actor", w.actor), slog.Any("codes", codes), slog.String("decision_id", w.decisionID),
+		slog.String("revision", d.Revision), slog.String("request_id", w.caller.RequestID))
+	switch {
+	case d.Allow && w.task.Tenant != "" && !w.s.cfg.Issuers.Reaches(t.Issuer, w.task.Tenant):
+		return errGone // whatever the policy says
+	case d.Allow:
+		return nil
+	case d.Status == http.StatusNotFound:
+		return errGone
+	}
+	e := &iam.Error{Kind: iam.Forbidden, Code: "not_granted", Detail: "the caller may not do this"}
+	if d.Status == http.StatusUnauthorized {
+		e.Kind = iam.Unauthenticated
+	}
+	if len(d.Reasons) > 0 {
+		e.Code, e.Detail = d.Reasons[0].Code, d.Reasons[0].Title
+	}
+	return e
+}
+
+// newDecisionID is 128 random bits.
+func newDecisionID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return base64.RawURLEncoding.EncodeToString(b[:])
+}
+
+// holding is what the caller holds in a tenant whose roles are these.
+func (w *Work) holding(tenant string, roles []iam.Role) iam.Holding {
+	everything := iam.Holding{Everything: true}
+	switch {
+	case w.caller.Token == nil:
+		return everything
+	case w.user != nil:
+		issuer, _ := w.s.cfg.Issuers.Find(w.user.Issuer) // unknown: trusted with nothing
+		if w.user.Status != iam.UserActive {
+			return iam.Holding{}
+		}
+		if issuer.Platform && slices.Contains(w.user.PlatformRoles, iam.PlatformAdmin) {
+			return everything
+		}
+		for _, m := range w.user.Memberships {
+			inForce := m.Status == iam.MembershipActive && m.TenantStatus == iam.TenantActive && (m.ExpiresAt.IsZero() || m.ExpiresAt.After(w.user.AsOf))
+			if tenant != "" && m.Tenant == tenant && inForce && issuer.Reaches(tenant) {
+				return iam.Hold(roles, m.Roles)
+			}
+		}
+	case w.client != nil:
+		issuer, _ := w.s.cfg.Issuers.Find(w.client.Issuer) // as above
+		if w.client.Tenant == "" && issuer.Platform && slices.Contains(w.client.Scopes, iam.ScopePlatformAdmin) {
+			return everything
+		}
+		if tenant != "" && w.client.Tenant == tenant {
+			return iam.Hold(roles, w.client.Roles)
+		}
+	}
+	return iam.Holding{}
+}
+
+// mayGive refuses roles that mean more than the caller holds; verb says what is tried.
+func (w *Work) mayGive(tenant string, roles []iam.Role, names []string, verb, pointer string) error {
+	more := w.holding(tenant, roles).Beyond(roles, names)
+	if more == "" {
+		return nil
+	}
+	e := &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "nobody can " + verb + " more than they hold"}
+	e.Fields = []iam.FieldError{{Pointer: pointer, Detail: "means " + more + ", which the caller does not hold"}}
+	return e
+}
+
+// checkAttributes holds values to what services declare.
+func (w *Work) checkAttributes(ctx context.Context, at string, values map[string]any) ([]iam.FieldError, error) {
+	if len(values) == 0 {
+		return nil, nil
+	}
+	if w.declared == nil {
+		var err error
+		if w.declared, err = w.tx.AttributeSchemas(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return iam.CheckAttributes(at, values, w.declared), nil
+}
+
+// record notes a change for the audit. Before and after are documents of record.go;
+// nil is for what was not there, or is no more.
+func (w *Work) record(chain, kind, object string, before, after any) error {
+	e := iam.AuditEntry{
+		Chain: chain, ActorKind: w.actorKind, Actor: w.actor, Via: w.caller.Via, Address: w.caller.Address, RequestID: w.caller.RequestID,
+		DecisionID: w.decisionID, Action: w.task.Action, Kind: kind, Object: object,
+	}
+	var err error
+	if before != nil {
+		if e.Before, err = json.Marshal(before); err != nil {
+			return err
+		}
+	}
+	if after != nil {
+		if e.After, err = json.Marshal(after); err != nil {
+			return err
+		}
+	}
+	w.entries = append(w.entries, e)
+	return nil
+}
+
+// announce notes an event.
+func (w *Work) announce(kind, tenant, object, what string, data any) {
+	w.events = append(w.events, iam.Event{Type: what, Tenant: tenant, Kind: kind, Object: object, Data: data})
+}
+
+// Condition is what a caller believes of what it changes: If-Match and If-None-Match.
+type Condition struct {
+	Absent   bool    // it must not be there: If-None-Match: *
+	Present  bool    // it must be there, in any version: If-Match: *
+	Versions []int64 // it must be there, in one of these
+}
+
+// given reports whether the caller said anything.
+func (c Condition) given() bool { return c.Absent || c.Present || len(c.Versions) > 0 }
+
+// hold compares with what is there. Where it is needed, saying nothing is refused.
+func (c Condition) hold(exists bool, version int64, needed bool) error {
+	switch {
+	case !c.given() && needed:
+		return &iam.Error{Kind: iam.PreconditionRequired, Code: "if_match_required", Detail: "say which version this replaces: If-Match with the ETag that was read, or If-None-Match: * for a new one"}
+	case c.Absent && exists:
+		return &iam.Error{Kind: iam.PreconditionFailed, Code: "exists", Detail: "it is there already"}
+	case (c.Present || len(c.Versions) > 0) && !exists:
+		return &iam.Error{Kind: iam.PreconditionFailed, Code: "absent", Detail: "it is not there"}
+	case len(c.Versions) > 0 && !slices.Contains(c.Versions, version):
+		return &iam.Error{Kind: iam.PreconditionFailed, Code: "changed", Detail: "somebody has changed it since it was read: read it again"}
+	}
+	return nil
+}
+
+func invalid(wrong []iam.FieldError) error {
+	if len(wrong) == 0 {
+		return nil
+	}
+	return &iam.Error{Kind: iam.Invalid, Detail: "some fields are not valid", Fields: wrong}
+}

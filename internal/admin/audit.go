@@ -1,0 +1,187 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+)
+
+// Audit lists entries, the newest first; of the task's tenant, if it has one.
+func (w *Work) Audit(ctx context.Context, f postgres.AuditFilter) ([]iam.AuditEntry, error) {
+	if w.task.Tenant != "" {
+		f.Chain = &w.task.Tenant
+	}
+	return w.tx.Audit(ctx, f)
+}
+
+// Verdict is what became of the verification of one chain.
+type Verdict struct {
+	Chain    string
+	Entries  int64
+	Anchored int64  // up to which seq it was compared with an anchor; 0: none
+	Fault    string // "" if none was found
+}
+
+// Anchor is a head of a chain that was kept outside: an AuditCheckpoint.v1.
+type Anchor = iam.Checkpoint
+
+// Verify walks all chains of the audit over one snapshot, and compares them with
+// anchors. Without an anchor that whoever could write here could not write, it proves
+// only that nobody was careless.
+func (s *Service) Verify(ctx context.Context, anchors []Anchor, tell func(Verdict)) error {
+	byChain := map[string]map[int64]string{}
+	for _, a := range anchors {
+		if byChain[a.Chain] == nil {
+			byChain[a.Chain] = map[int64]string{}
+		}
+		byChain[a.Chain][a.Seq] = a.Hash
+	}
+	var chains []postgres.ChainEnds
+	err := s.cfg.DB.View(ctx, func(ctx context.Context, tx *postgres.Tx) (err error) {
+		chains, err = tx.Chains(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for _, c := range chains {
+		seen[c.Chain] = true
+		v, err := s.verify(ctx, c, byChain[c.Chain])
+		if err != nil {
+			return err
+		}
+		tell(v)
+	}
+	for chain := range byChain {
+		if !seen[chain] {
+			tell(Verdict{Chain: chain, Fault: "an anchor speaks of it, and it is not there"})
+		}
+	}
+	return nil
+}
+
+// verify walks one chain, some entries at a time: it only grows.
+func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[int64]string) (Verdict, error) {
+	v := Verdict{Chain: c.Chain}
+	seq, hash := c.CutSeq, c.CutHash
+	var last int64
+	for at := range anchors {
+		last = max(last, at)
+	}
+	for v.Fault == "" {
+		var page []iam.AuditEntry
+		err := s.cfg.DB.View(ctx, func(ctx context.Context, tx *postgres.Tx) (err error) {
+			page, err = tx.Chain(ctx, c.Chain, seq, 1000)
+			return err
+		})
+		if err != nil {
+			return v, err
+		}
+		for _, e := range page {
+			sum, err := e.Sum()
+			want, anchored := anchors[e.Seq]
+			switch {
+			case err != nil:
+				return v, err
+			case e.Seq != seq+1:
+				v.Fault = fmt.Sprintf("entry %d is missing", seq+1)
+			case !bytes.Equal(e.Prev, hash):
+				v.Fault = fmt.Sprintf("entry %d does not follow entry %d: one of them was changed", e.Seq, seq)
+			case !bytes.Equal(sum, e.Hash):
+				v.Fault = fmt.Sprintf("entry %d was changed", e.Seq)
+			case anchored && want != hex.EncodeToString(e.Hash):
+				v.Fault = fmt.Sprintf("entry %d is not the one that was anchored: the chain was written anew", e.Seq)
+			case e.Seq == c.Seq && !bytes.Equal(e.Hash, c.Hash):
+				v.Fault = fmt.Sprintf("entry %d is not what its head says", e.Seq)
+			}
+			if v.Fault != "" {
+				return v, nil
+			}
+			if anchored {
+				v.Anchored = e.Seq
+			}
+			seq, hash = e.Seq, e.Hash
+			v.Entries++
+		}
+		if len(page) == 0 {
+			break
+		}
+	}
+	switch {
+	case c.Headless:
+		v.Fault = "it has no head"
+	case seq < c.Seq:
+		v.Fault = fmt.Sprintf("it ends at entry %d, and its head says %d", seq, c.Seq)
+	case seq < last:
+		v.Fault = fmt.Sprintf("it ends at entry %d, and an anchor says %d", seq, last)
+	}
+	return v, nil
+}
+
+// Chores does what is due once an hour, on one replica: partitions of the audit ahead of
+// time, keys of requests that have expired, and telling the heads of the audit's chains,
+// as events and in the log.
+func (s *Service) Chores(ctx context.Context) error {
+	var heads []iam.Checkpoint
+	err := s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
+		heads = nil
+		got, err := tx.TryLoop(ctx, "chores")
+		if err != nil || !got {
+			return err
+		}
+		heads, err = tx.Chores(ctx)
+		return err
+	})
+	for _, h := range heads {
+		s.cfg.Log.InfoContext(ctx, "audit checkpoint", slog.String("chain", h.Chain), slog.Int64("seq", h.Seq), slog.String("hash", h.Hash))
+	}
+	return err
+}
+
+// KeepChores runs Chores now and once an hour, until ctx ends.
+func (s *Service) KeepChores(ctx context.Context) {
+	for {
+		if err := s.Chores(ctx); err != nil && !errors.Is(ctx.Err(), context.Canceled) {
+			s.cfg.Log.WarnContext(ctx, "hourly chores failed", slog.Any("err", err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Hour):
+		}
+	}
+}
+
+// ReadAnchors reads anchors as JSON lines: AuditCheckpoint.v1 events, their data alone,
+// or lines of the service's log.
+func ReadAnchors(lines [][]byte) ([]Anchor, error) {
+	var anchors []Anchor
+	for i, line := range lines {
+		if len(bytes.TrimSpace(line)) == 0 {
+			continue
+		}
+		var x struct {
+			Anchor
+			Data *Anchor `json:"data"`
+		}
+		if err := json.Unmarshal(line, &x); err != nil {
+			return nil, fmt.Errorf("line %d is no JSON: %w", i+1, err)
+		}
+		if x.Data != nil {
+			x.Anchor = *x.Data
+		}
+		if x.Seq > 0 && x.Hash != "" {
+			anchors = append(anchors, x.Anchor)
+		}
+	}
+	return anchors, nil
+}

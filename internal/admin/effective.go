@@ -1,0 +1,107 @@
+package admin
+
+import (
+	"context"
+	"slices"
+
+	"iam-service/internal/iam"
+)
+
+// Effective is what a user is in a tenant, after inheritance, and where it comes from.
+type Effective struct {
+	User, Tenant string
+	InForce      bool
+	Why          []string // why not: "user_blocked", "tenant_suspended", "membership_expired", …
+	Roles        []EffectiveRole
+	Permissions  []EffectivePermission
+	Mappings     []iam.Mapping // what the user's provider could say, and which roles that would add
+}
+
+// EffectiveRole is a role that is held.
+type EffectiveRole struct {
+	Name     string
+	Global   bool
+	Assigned bool     // by the membership itself
+	Through  []string // held roles that inherit it directly
+}
+
+// EffectivePermission is a permission that is held.
+type EffectivePermission struct {
+	Name  string
+	Roles []string // that have it
+}
+
+// Effective works out what a member of a tenant is. Where the membership is not in
+// force, nothing is held. Who is no member is not there.
+func (w *Work) Effective(ctx context.Context, user, tenant string) (Effective, error) {
+	e := Effective{User: user, Tenant: tenant, Why: []string{}, Roles: []EffectiveRole{}, Permissions: []EffectivePermission{}}
+	t, err := w.Tenant(ctx, tenant)
+	if err != nil {
+		return e, err
+	}
+	m, err := w.Member(ctx, tenant, user)
+	if err != nil {
+		return e, err
+	}
+	u, err := w.User(ctx, user)
+	if err != nil {
+		return e, err
+	}
+	roles, err := w.tx.Roles(ctx, tenant)
+	if err != nil {
+		return e, err
+	}
+	mappings, err := w.tx.Mappings(ctx, tenant)
+	if err != nil {
+		return e, err
+	}
+	e.Mappings = slices.DeleteFunc(mappings, func(x iam.Mapping) bool { return x.Issuer != m.Issuer })
+	for code, is := range map[string]bool{
+		"user_blocked": u.Status != iam.UserActive, "tenant_" + t.Status: t.Status != iam.TenantActive,
+		"membership_suspended": m.Status == iam.MembershipSuspended, "membership_expired": m.Expired,
+		"issuer_does_not_reach_tenant": !w.s.cfg.Issuers.Reaches(m.Issuer, tenant),
+	} {
+		if is {
+			e.Why = append(e.Why, code)
+		}
+	}
+	slices.Sort(e.Why)
+	if e.InForce = len(e.Why) == 0; !e.InForce {
+		return e, nil
+	}
+	e.Roles, e.Permissions = effective(roles, m.Roles)
+	return e, nil
+}
+
+// effective is what the assigned names mean among roles, by name.
+func effective(roles []iam.Role, assigned []string) ([]EffectiveRole, []EffectivePermission) {
+	held := iam.Hold(roles, assigned)
+	out := []EffectiveRole{}
+	by := map[string][]string{}
+	for _, r := range roles { // sorted by name
+		if !held.Roles[r.Name] {
+			continue
+		}
+		er := EffectiveRole{Name: r.Name, Global: r.Tenant == "", Assigned: slices.Contains(assigned, r.Name), Through: []string{}}
+		for _, heir := range roles {
+			if held.Roles[heir.Name] && slices.Contains(heir.Inherits, r.Name) {
+				er.Through = append(er.Through, heir.Name)
+			}
+		}
+		out = append(out, er)
+		for _, p := range r.Permissions {
+			by[p] = append(by[p], r.Name)
+		}
+	}
+	permissions := []EffectivePermission{}
+	for p, from := range by {
+		permissions = append(permissions, EffectivePermission{p, from})
+	}
+	slices.SortFunc(permissions, func(a, b EffectivePermission) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	return out, permissions
+}

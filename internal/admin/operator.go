@@ -1,0 +1,48 @@
+package admin
+
+import (
+	"context"
+	"slices"
+
+	"iam-service/internal/iam"
+)
+
+// GrantPlatformRole gives a platform role to a user, whom it makes known and unblocks
+// if need be. Where unlessAdmin is set it does nothing if somebody administers the
+// platform already. It is for operators, and reports whether anything was done.
+func (s *Service) GrantPlatformRole(ctx context.Context, c Caller, issuer, subject, role string, unlessAdmin bool) (id string, done bool, err error) {
+	err = s.Do(ctx, c, Task{Action: "user:grant-" + role, Writes: true}, func(ctx context.Context, w *Work) error {
+		id, done = "", false
+		if unlessAdmin {
+			n, err := w.tx.OtherPlatformAdmins(ctx, "")
+			if err != nil || n > 0 {
+				return err
+			}
+		}
+		if err := invalid(iam.User{Issuer: issuer, Subject: subject, Status: iam.UserActive, PlatformRoles: []string{role}}.Check()); err != nil {
+			return err
+		}
+		users, created, err := w.tx.EnsureUsers(ctx, [][2]string{{issuer, subject}})
+		if err != nil {
+			return err
+		}
+		u := users[0]
+		id = u.ID
+		if created[id] {
+			if err := w.userCreated(u); err != nil {
+				return err
+			}
+		}
+		version := u.Version
+		u, err = w.changeUser(ctx, id, Condition{}, false, func(u *iam.User) error {
+			u.Status = iam.UserActive
+			if !slices.Contains(u.PlatformRoles, role) {
+				u.PlatformRoles = append(slices.Clone(u.PlatformRoles), role)
+			}
+			return nil
+		})
+		done = u.Version != version
+		return err
+	})
+	return id, done, err
+}

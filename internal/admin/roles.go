@@ -1,0 +1,254 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+)
+
+// maxRemoved is from how many holders a role can be removed at once.
+const maxRemoved = 1000
+
+// Roles lists the roles that a tenant sees, or the global ones with "".
+func (w *Work) Roles(ctx context.Context, tenant string) ([]iam.Role, error) {
+	if tenant != "" {
+		if _, err := w.Tenant(ctx, tenant); err != nil {
+			return nil, err
+		}
+	}
+	return w.tx.Roles(ctx, tenant)
+}
+
+// Role returns one role that a tenant sees, its own or a global one.
+func (w *Work) Role(ctx context.Context, tenant, name string) (iam.Role, error) {
+	roles, err := w.Roles(ctx, tenant)
+	if err != nil {
+		return iam.Role{}, err
+	}
+	if r := find(roles, name); r != nil {
+		return *r, nil
+	}
+	return iam.Role{}, errGone
+}
+
+func find(roles []iam.Role, name string) *iam.Role {
+	if i := slices.IndexFunc(roles, func(r iam.Role) bool { return r.Name == name }); i >= 0 {
+		return &roles[i]
+	}
+	return nil
+}
+
+// PutRole makes a role of a tenant, or a global one, or replaces its permissions,
+// inheritance and description. What it meant before and what it means after must be
+// held by the caller.
+func (w *Work) PutRole(ctx context.Context, r iam.Role, c Condition) (iam.Role, bool, error) {
+	roles, before, err := w.ownRole(ctx, r.Tenant, r.Name)
+	if err != nil {
+		return r, false, err
+	}
+	version := int64(0)
+	if before != nil {
+		version, r.Service = before.Version, before.Service
+	}
+	if err := c.hold(before != nil, version, true); err != nil {
+		return r, false, err
+	}
+	if strings.HasPrefix(r.Name, "iam:") {
+		return r, false, invalid([]iam.FieldError{{Pointer: "/name", Detail: "names that begin with iam: are reserved"}})
+	}
+	if err := notOfService(before); err != nil {
+		return r, false, err
+	}
+	if err := invalid(r.Check()); err != nil {
+		return r, false, err
+	}
+	if before != nil {
+		if err := w.mayGive(r.Tenant, roles, []string{r.Name}, "change", ""); err != nil {
+			return r, false, err
+		}
+	}
+	// What it means after, by itself and through what it inherits.
+	after := slices.DeleteFunc(slices.Clone(roles), func(x iam.Role) bool { return x.Name == r.Name })
+	if err := w.mayGive(r.Tenant, append(after, r), []string{r.Name}, "put into a role", "/permissions"); err != nil {
+		return r, false, err
+	}
+	r, err = w.putRole(ctx, before, r)
+	return r, before == nil, err
+}
+
+// ownRole locks and returns the roles that a tenant sees, and the one of its own that
+// has the name; nil where there is none.
+func (w *Work) ownRole(ctx context.Context, tenant, name string) ([]iam.Role, *iam.Role, error) {
+	if err := w.tx.LockRoles(ctx, tenant); err != nil {
+		if iam.KindOf(err) == iam.NotFound {
+			err = errGone
+		}
+		return nil, nil, err
+	}
+	roles, err := w.tx.Roles(ctx, tenant)
+	if err != nil {
+		return nil, nil, err
+	}
+	r := find(roles, name)
+	if r != nil && r.Tenant != tenant {
+		return roles, nil, &iam.Error{Kind: iam.Conflict, Code: "role_is_global", Detail: fmt.Sprintf("%q is a global role: it is not the tenant's to change", name)}
+	}
+	return roles, r, nil
+}
+
+func notOfService(r *iam.Role) error {
+	if r == nil || r.Service == "" {
+		return nil
+	}
+	return &iam.Error{Kind: iam.Conflict, Code: "role_is_declared", Detail: fmt.Sprintf("the service %q declares this role: change its manifest", r.Service)}
+}
+
+func (w *Work) putRole(ctx context.Context, before *iam.Role, r iam.Role) (iam.Role, error) {
+	var was any
+	event := "RoleCreated.v1"
+	if before != nil {
+		was, event = docOfRole(*before), "RoleUpdated.v1"
+		if same(was, docOfRole(r)) {
+			return *before, nil
+		}
+	}
+	var err error
+	if r.Version, err = w.tx.PutRole(ctx, r); err != nil {
+		return r, err
+	}
+	w.announce(iam.KindRole, r.Tenant, r.Name, event, iam.RoleState{
+		Tenant: r.Tenant, Role: r.Name, Permissions: some(r.Permissions), Inherits: some(r.Inherits), Service: r.Service, Version: r.Version,
+	})
+	return r, w.record(r.Tenant, iam.KindRole, r.Name, was, docOfRole(r))
+}
+
+// DeleteRole deletes a role that nobody holds; with remove, it is first taken away from
+// members, mappings and roles that inherit it.
+func (w *Work) DeleteRole(ctx context.Context, tenant, name string, remove bool, c Condition) error {
+	roles, r, err := w.ownRole(ctx, tenant, name)
+	switch {
+	case err != nil:
+		return err
+	case r == nil:
+		return errGone
+	case strings.HasPrefix(name, "iam:"):
+		return &iam.Error{Kind: iam.Conflict, Code: "role_is_reserved", Detail: "the service itself needs this role"}
+	}
+	if err := c.hold(true, r.Version, false); err != nil {
+		return err
+	}
+	if err := notOfService(r); err != nil {
+		return err
+	}
+	if err := w.mayGive(tenant, roles, []string{name}, "delete", ""); err != nil {
+		return err
+	}
+	h, err := w.tx.HoldersOf(ctx, tenant, name)
+	if err != nil {
+		return err
+	}
+	if who := holders(h); who != "" {
+		switch {
+		case !remove:
+			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: "the role is held by " + who + ": take it away first, or delete with ?remove=true"}
+		case h.Clients > 0:
+			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: "the role is held by " + plural(h.Clients, "client", "clients") + ": change them first"}
+		case tenant == "":
+			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: "the global role is held by " + who + ": take it away in each tenant first"}
+		case h.Members > maxRemoved:
+			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: fmt.Sprintf("the role is held by %s: it is removed from %d at once at most", who, maxRemoved)}
+		}
+		if err := w.removeRole(ctx, tenant, name, roles); err != nil {
+			return err
+		}
+	}
+	if err := w.tx.DeleteRole(ctx, tenant, name); err != nil {
+		return err
+	}
+	w.announce(iam.KindRole, tenant, name, "RoleDeleted.v1", iam.RoleGone{Tenant: tenant, Role: name})
+	return w.record(tenant, iam.KindRole, name, docOfRole(*r), nil)
+}
+
+// removeRole takes a role of a tenant away from all that hold it there. Each holder
+// could hold more than the caller: then nothing is removed.
+func (w *Work) removeRole(ctx context.Context, tenant, name string, roles []iam.Role) error {
+	without := func(list []string) []string {
+		return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return s == name })
+	}
+	members, err := w.tx.Members(ctx, tenant, postgres.MemberFilter{Role: name, Limit: maxRemoved})
+	if err != nil {
+		return err
+	}
+	changes := make([]memberChange, len(members))
+	for i := range members {
+		m := members[i].Membership
+		m.Roles = without(m.Roles)
+		changes[i] = memberChange{before: &members[i], after: m}
+	}
+	if err := w.putMembers(ctx, tenant, roles, changes); err != nil {
+		return err
+	}
+	mappings, err := w.tx.Mappings(ctx, tenant)
+	if err != nil {
+		return err
+	}
+	for _, m := range mappings {
+		if !slices.Contains(m.Roles, name) {
+			continue
+		}
+		before := m
+		if m.Roles = without(m.Roles); len(m.Roles) == 0 {
+			err = w.deleteMapping(ctx, before, roles)
+		} else {
+			_, err = w.putMapping(ctx, &before, m, roles)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, r := range roles {
+		if r.Tenant != tenant || !slices.Contains(r.Inherits, name) {
+			continue
+		}
+		before := r
+		if err := w.mayGive(tenant, roles, []string{r.Name}, "change", ""); err != nil {
+			return err
+		}
+		r.Inherits = without(r.Inherits)
+		if _, err := w.putRole(ctx, &before, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// holders says in words who holds a role; "" if nobody does.
+func holders(h postgres.Holders) string {
+	var who []string
+	for _, x := range []struct {
+		n         int
+		one, many string
+	}{{h.Members, "member", "members"}, {h.Mappings, "mapping", "mappings"}, {h.Clients, "client", "clients"}} {
+		if x.n > 0 {
+			who = append(who, plural(x.n, x.one, x.many))
+		}
+	}
+	if len(h.Tenants) > 0 {
+		who[len(who)-1] += " in " + strings.Join(h.Tenants, ", ")
+	}
+	if len(h.Heirs) > 0 {
+		who = append(who, "the roles "+strings.Join(h.Heirs, ", ")+", which inherit it")
+	}
+	return strings.Join(who, ", ")
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

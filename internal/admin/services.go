@@ -1,0 +1,261 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"iam-service/internal/iam"
+)
+
+// Services lists who has declared a manifest, by name.
+func (w *Work) Services(ctx context.Context, after string, limit int) ([]iam.Service, error) {
+	return w.tx.Services(ctx, after, limit)
+}
+
+// manifestDoc is how a manifest is kept and audited.
+type manifestDoc struct {
+	Roles      []manifestRole      `json:"roles"`
+	Attributes []manifestAttribute `json:"attributes"`
+}
+
+type manifestRole struct {
+	Name        string   `json:"name"`
+	Description string   `json:"description,omitempty"`
+	Permissions []string `json:"permissions"`
+	Inherits    []string `json:"inherits"`
+}
+
+type manifestAttribute struct {
+	Key         string `json:"key"`
+	Type        string `json:"type"`
+	Description string `json:"description,omitempty"`
+}
+
+func docOfManifest(m iam.Manifest) manifestDoc {
+	d := manifestDoc{Roles: []manifestRole{}, Attributes: []manifestAttribute{}}
+	for _, r := range m.Roles {
+		d.Roles = append(d.Roles, manifestRole{r.Name, r.Description, some(r.Permissions), some(r.Inherits)})
+	}
+	for _, a := range m.Attributes {
+		d.Attributes = append(d.Attributes, manifestAttribute{a.Key, a.Type, a.Description})
+	}
+	return d
+}
+
+func (d manifestDoc) manifest(service string) iam.Manifest {
+	m := iam.Manifest{Service: service}
+	for _, r := range d.Roles {
+		m.Roles = append(m.Roles, iam.Role{Name: r.Name, Description: r.Description, Permissions: r.Permissions, Inherits: r.Inherits, Service: service})
+	}
+	for _, a := range d.Attributes {
+		m.Attributes = append(m.Attributes, iam.AttributeSchema{Key: a.Key, Service: service, Type: a.Type, Description: a.Description})
+	}
+	return m
+}
+
+// Manifest returns a service and what it declares.
+func (w *Work) Manifest(ctx context.Context, name string) (iam.Service, iam.Manifest, error) {
+	s, found, err := w.tx.ServiceByName(ctx, name)
+	if err == nil && !found {
+		err = errGone
+	}
+	if err != nil {
+		return s, iam.Manifest{}, err
+	}
+	body, err := w.tx.ManifestOf(ctx, name)
+	if err != nil {
+		return s, iam.Manifest{}, err
+	}
+	var d manifestDoc
+	if err := json.Unmarshal(body, &d); err != nil {
+		return s, iam.Manifest{}, fmt.Errorf("read the manifest of %s: %w", name, err)
+	}
+	return s, d.manifest(name), nil
+}
+
+// PutManifest makes what a service declares true in all tenants: its roles are global
+// ones, its attributes are what values are checked against. What is in use is not
+// taken away.
+//
+// A program that syncs a service first owns it from then on, and no other program may.
+// A manifest that a person puts belongs to no program until the next one syncs it.
+func (w *Work) PutManifest(ctx context.Context, m iam.Manifest) (iam.Service, iam.Manifest, error) {
+	if err := w.tx.LockRoles(ctx, ""); err != nil {
+		return iam.Service{}, m, err
+	}
+	if err := invalid(m.Check()); err != nil {
+		return iam.Service{}, m, err
+	}
+	m = docOfManifest(m).manifest(m.Service)
+	s, exists, err := w.tx.ServiceByName(ctx, m.Service)
+	if err != nil {
+		return s, m, err
+	}
+	owner := iam.Service{Name: m.Service}
+	if t := w.caller.Token; t != nil && t.Program() && !w.holding("", nil).Everything {
+		owner.Issuer, owner.ClientID = t.Issuer, t.ClientID
+		if s.ClientID != "" && (s.ClientID != owner.ClientID || s.Issuer != owner.Issuer) {
+			return s, m, &iam.Error{Kind: iam.Forbidden, Code: "service_of_another", Detail: fmt.Sprintf("another program syncs the service %q; a platform administrator who puts its manifest sets it free", m.Service)}
+		}
+	}
+	var was any
+	var before iam.Manifest
+	if exists {
+		if _, before, err = w.Manifest(ctx, m.Service); err != nil {
+			return s, m, err
+		}
+		was = docOfManifest(before)
+		if same(was, docOfManifest(m)) && s.Issuer == owner.Issuer && s.ClientID == owner.ClientID {
+			return s, m, nil
+		}
+	}
+	if err := w.checkDeclared(ctx, m, before); err != nil {
+		return s, m, err
+	}
+	body, err := json.Marshal(docOfManifest(m))
+	if err != nil {
+		return s, m, err
+	}
+	if owner.Version, err = w.tx.PutService(ctx, owner, body, m.Attributes); err != nil {
+		return s, m, err
+	}
+	if err := w.putTemplates(ctx, m); err != nil {
+		return s, m, err
+	}
+	if err := w.dropTemplates(ctx, m, before); err != nil {
+		return s, m, err
+	}
+	state := iam.ManifestState{Service: m.Service, Version: owner.Version, Roles: []string{}, Attributes: []string{}}
+	for _, r := range m.Roles {
+		state.Roles = append(state.Roles, r.Name)
+	}
+	for _, a := range m.Attributes {
+		state.Attributes = append(state.Attributes, a.Key)
+	}
+	w.announce(iam.KindService, "", m.Service, "ServiceManifestApplied.v1", state)
+	return owner, m, w.record("", iam.KindService, m.Service, was, docOfManifest(m))
+}
+
+// checkDeclared refuses to drop an attribute that somebody has, or to give it a type that
+// values do not fit.
+func (w *Work) checkDeclared(ctx context.Context, m, before iam.Manifest) error {
+	var wrong []iam.FieldError
+	for _, old := range before.Attributes {
+		i := slices.IndexFunc(m.Attributes, func(a iam.AttributeSchema) bool { return a.Key == old.Key })
+		notOfType, at := "", "/attributes"
+		if i >= 0 {
+			notOfType, at = m.Attributes[i].Type, fmt.Sprintf("/attributes/%d/type", i)
+			if notOfType == old.Type {
+				continue
+			}
+		}
+		users, tenants, members, err := w.tx.AttributeUse(ctx, old.Key, notOfType)
+		if err != nil {
+			return err
+		}
+		if users+tenants+members == 0 {
+			continue
+		}
+		has := fmt.Sprintf("%s, %s and %s have", plural(users, "user", "users"), plural(tenants, "tenant", "tenants"), plural(members, "membership", "memberships"))
+		if i >= 0 {
+			wrong = append(wrong, iam.FieldError{Pointer: at, Detail: fmt.Sprintf("%s a value of %q that is no %s", has, old.Key, notOfType)})
+		} else {
+			wrong = append(wrong, iam.FieldError{Pointer: at, Detail: fmt.Sprintf("%s the attribute %q, which the manifest does not declare any more", has, old.Key)})
+		}
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	return &iam.Error{Kind: iam.Conflict, Code: "attribute_in_use", Detail: "attributes are in use", Fields: wrong}
+}
+
+// putTemplates puts the roles, those that are inherited before those that inherit.
+func (w *Work) putTemplates(ctx context.Context, m iam.Manifest) error {
+	global, err := w.tx.Roles(ctx, "")
+	if err != nil {
+		return err
+	}
+	place := map[string]int{}
+	for i, r := range m.Roles {
+		place[r.Name] = i
+	}
+	const underWay, done = 1, 2
+	state := map[string]int{}
+	var put func(name string) error
+	put = func(name string) error {
+		i := place[name]
+		at := fmt.Sprintf("/roles/%d", i)
+		switch state[name] {
+		case done:
+			return nil
+		case underWay:
+			return invalid([]iam.FieldError{{Pointer: at + "/inherits", Detail: "would make a cycle"}})
+		}
+		state[name] = underWay
+		for _, parent := range m.Roles[i].Inherits {
+			if err := put(parent); err != nil {
+				return err
+			}
+		}
+		state[name] = done
+		before := find(global, name)
+		if before != nil && before.Service != m.Service {
+			whose := "an administrator made it"
+			if before.Service != "" {
+				whose = fmt.Sprintf("the service %q declares it", before.Service)
+			}
+			return &iam.Error{
+				Kind: iam.Conflict, Code: "role_of_another", Detail: "a role is somebody else's",
+				Fields: []iam.FieldError{{Pointer: at + "/name", Detail: fmt.Sprintf("there is already a global role %q: %s", name, whose)}},
+			}
+		}
+		_, err := w.putRole(ctx, before, m.Roles[i])
+		if e, ok := err.(*iam.Error); ok && e.Kind == iam.Conflict && len(e.Fields) == 0 {
+			return &iam.Error{Kind: iam.Conflict, Code: "role_of_another", Detail: e.Detail, Fields: []iam.FieldError{{Pointer: at + "/name", Detail: e.Detail}}}
+		}
+		return iam.Rebase(err, "/", at+"/")
+	}
+	for _, r := range m.Roles {
+		if err := put(r.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dropTemplates deletes the roles that are not declared any more, unless somebody
+// holds one.
+func (w *Work) dropTemplates(ctx context.Context, m, before iam.Manifest) error {
+	declared := func(in iam.Manifest, name string) bool {
+		return slices.ContainsFunc(in.Roles, func(r iam.Role) bool { return r.Name == name })
+	}
+	var wrong []iam.FieldError
+	for _, old := range before.Roles {
+		if declared(m, old.Name) {
+			continue
+		}
+		h, err := w.tx.HoldersOf(ctx, "", old.Name)
+		if err != nil {
+			return err
+		}
+		// Those of the manifest that inherit it go with it; the rest do not any more.
+		h.Heirs = slices.DeleteFunc(h.Heirs, func(heir string) bool { return declared(before, heir) })
+		if who := holders(h); who != "" {
+			wrong = append(wrong, iam.FieldError{Pointer: "/roles", Detail: fmt.Sprintf("the role %q is held by %s", old.Name, who)})
+			continue
+		}
+		if err := w.tx.DeleteRole(ctx, "", old.Name); err != nil {
+			return err
+		}
+		w.announce(iam.KindRole, "", old.Name, "RoleDeleted.v1", iam.RoleGone{Role: old.Name})
+		if err := w.record("", iam.KindRole, old.Name, docOfRole(old), nil); err != nil {
+			return err
+		}
+	}
+	if len(wrong) > 0 {
+		return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: "roles that the manifest does not declare any more are in use", Fields: wrong}
+	}
+	return nil
+}

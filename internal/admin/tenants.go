@@ -1,0 +1,124 @@
+package admin
+
+import (
+	"context"
+
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+)
+
+// Tenants lists tenants by id.
+func (w *Work) Tenants(ctx context.Context, f postgres.TenantFilter) ([]iam.Tenant, error) {
+	return w.tx.Tenants(ctx, f)
+}
+
+// Tenant returns one tenant.
+func (w *Work) Tenant(ctx context.Context, id string) (iam.Tenant, error) {
+	if !iam.ValidTenantID(id) {
+		return iam.Tenant{}, errGone
+	}
+	t, found, err := w.tx.TenantByID(ctx, id)
+	if err == nil && !found {
+		err = errGone
+	}
+	return t, err
+}
+
+// PutTenant makes a tenant, which is then active, or replaces its slug, name and
+// attributes.
+func (w *Work) PutTenant(ctx context.Context, t iam.Tenant, c Condition) (iam.Tenant, bool, error) {
+	t.Status = iam.TenantActive
+	wrong := t.Check()
+	more, err := w.checkAttributes(ctx, "/attributes", t.Attributes)
+	if err != nil {
+		return t, false, err
+	}
+	if err := invalid(append(wrong, more...)); err != nil {
+		return t, false, err
+	}
+	before, exists, err := w.tx.TenantByID(ctx, t.ID)
+	if err == nil && !exists {
+		// There was no row to lock: of two that make it at once, one must see the other.
+		if err = w.tx.LockPlatform(ctx); err == nil {
+			before, exists, err = w.tx.TenantByID(ctx, t.ID)
+		}
+	}
+	if err != nil {
+		return t, false, err
+	}
+	if err := c.hold(exists, before.Version, true); err != nil {
+		return t, false, err
+	}
+	if exists {
+		t.Status = before.Status
+		t, err = w.putTenant(ctx, &before, t, "TenantUpdated.v1")
+		return t, false, err
+	}
+	t, err = w.putTenant(ctx, nil, t, "TenantCreated.v1")
+	return t, true, err
+}
+
+// SetTenantStatus suspends, resumes or archives a tenant.
+func (w *Work) SetTenantStatus(ctx context.Context, id, status string, c Condition) (iam.Tenant, error) {
+	before, err := w.Tenant(ctx, id)
+	if err != nil {
+		return before, err
+	}
+	if err := c.hold(true, before.Version, false); err != nil {
+		return before, err
+	}
+	events := map[string]string{iam.TenantActive: "TenantResumed.v1", iam.TenantSuspended: "TenantSuspended.v1", iam.TenantArchived: "TenantArchived.v1"}
+	after := before
+	after.Status = status
+	return w.putTenant(ctx, &before, after, events[status])
+}
+
+func (w *Work) putTenant(ctx context.Context, before *iam.Tenant, t iam.Tenant, event string) (iam.Tenant, error) {
+	var was any
+	if before != nil {
+		was = docOfTenant(*before)
+		if same(was, docOfTenant(t)) {
+			return *before, nil
+		}
+	}
+	var err error
+	if t.Version, err = w.tx.PutTenant(ctx, t); err != nil {
+		return t, err
+	}
+	w.announce(iam.KindTenant, t.ID, t.ID, event, iam.TenantState{Tenant: t.ID, Slug: t.Slug, Name: t.Name, Status: t.Status, Version: t.Version})
+	return t, w.record(t.ID, iam.KindTenant, t.ID, was, docOfTenant(t))
+}
+
+// DeleteTenant deletes a tenant that is suspended or archived and has no clients,
+// with its roles, members and mappings.
+func (w *Work) DeleteTenant(ctx context.Context, id string, c Condition) error {
+	// The tenant is locked, so nobody joins while it goes.
+	if err := w.tx.LockRoles(ctx, id); err != nil {
+		if iam.KindOf(err) == iam.NotFound {
+			return errGone
+		}
+		return err
+	}
+	t, err := w.Tenant(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := c.hold(true, t.Version, false); err != nil {
+		return err
+	}
+	if t.Status == iam.TenantActive {
+		return &iam.Error{Kind: iam.Conflict, Code: "tenant_active", Detail: "an active tenant is not deleted: suspend or archive it first"}
+	}
+	n, err := w.tx.ClientsOf(ctx, id)
+	if err != nil {
+		return err
+	}
+	if n > 0 {
+		return &iam.Error{Kind: iam.Conflict, Code: "tenant_has_clients", Detail: plural(n, "client belongs", "clients belong") + " to the tenant: delete them first"}
+	}
+	if err := w.tx.DeleteTenant(ctx, id); err != nil {
+		return err
+	}
+	w.announce(iam.KindTenant, id, id, "TenantDeleted.v1", iam.TenantGone{Tenant: id})
+	return w.record(id, iam.KindTenant, id, docOfTenant(t), nil)
+}

@@ -1,0 +1,338 @@
+package admin
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+)
+
+// Line is one line of an export: one of its fields is set.
+type Line struct {
+	Tenant  *LineTenant  `json:"tenant,omitempty"`
+	Role    *LineRole    `json:"role,omitempty"`
+	Mapping *LineMapping `json:"mapping,omitempty"`
+	Member  *LineMember  `json:"member,omitempty"`
+}
+
+// What lines say. The tenant comes first; a role comes after those that it inherits.
+type (
+	LineTenant struct {
+		ID         string         `json:"id"`
+		Slug       string         `json:"slug"`
+		Name       string         `json:"name"`
+		Status     string         `json:"status"`
+		Attributes map[string]any `json:"attributes,omitempty"`
+	}
+	LineRole struct {
+		Name        string   `json:"name"`
+		Permissions []string `json:"permissions,omitempty"`
+		Inherits    []string `json:"inherits,omitempty"`
+		Description string   `json:"description,omitempty"`
+	}
+	LineMapping struct {
+		Issuer string   `json:"issuer"`
+		Claim  string   `json:"claim"`
+		Value  string   `json:"value"`
+		Roles  []string `json:"roles"`
+	}
+	LineMember struct {
+		Issuer     string         `json:"issuer"`
+		Subject    string         `json:"subject"`
+		Status     string         `json:"status"`
+		Roles      []string       `json:"roles,omitempty"`
+		Attributes map[string]any `json:"attributes,omitempty"`
+		ExpiresAt  *time.Time     `json:"expires_at,omitempty"`
+	}
+)
+
+// Export writes a tenant line by line: what it is in one snapshot, then its members,
+// some at a time. Global roles are not part of it.
+func (s *Service) Export(ctx context.Context, c Caller, tenant string, write func(Line) error) error {
+	var lines []Line
+	err := s.Do(ctx, c, Task{Action: "tenant:export", Tenant: tenant}, func(ctx context.Context, w *Work) error {
+		lines = nil
+		t, err := w.Tenant(ctx, tenant)
+		if err != nil {
+			return iam.Errorf(iam.NotFound, "there is no tenant %q", tenant)
+		}
+		lines = append(lines, Line{Tenant: &LineTenant{t.ID, t.Slug, t.Name, t.Status, t.Attributes}})
+		roles, err := w.Roles(ctx, tenant)
+		if err != nil {
+			return err
+		}
+		for _, r := range parentsFirst(roles) {
+			if r.Tenant == tenant {
+				lines = append(lines, Line{Role: &LineRole{r.Name, r.Permissions, r.Inherits, r.Description}})
+			}
+		}
+		mappings, err := w.Mappings(ctx, tenant)
+		for _, m := range mappings {
+			lines = append(lines, Line{Mapping: &LineMapping{m.Issuer, m.Claim, m.Value, m.Roles}})
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, l := range lines {
+		if err := write(l); err != nil {
+			return err
+		}
+	}
+	for after := ""; ; {
+		var page []iam.Member
+		err := s.Do(ctx, c, Task{Action: "tenant:export", Tenant: tenant}, func(ctx context.Context, w *Work) (err error) {
+			page, err = w.Members(ctx, tenant, postgres.MemberFilter{After: after, Limit: MaxBatch})
+			return err
+		})
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		for _, m := range page {
+			l := &LineMember{m.Issuer, m.Subject, m.Status, m.Roles, m.Attributes, nil}
+			if !m.ExpiresAt.IsZero() {
+				at := m.ExpiresAt.UTC()
+				l.ExpiresAt = &at
+			}
+			if err := write(Line{Member: l}); err != nil {
+				return err
+			}
+			after = m.User
+		}
+	}
+}
+
+// parentsFirst orders roles so that each comes after those that it inherits.
+func parentsFirst(roles []iam.Role) []iam.Role {
+	out := make([]iam.Role, 0, len(roles))
+	done := map[string]bool{}
+	var put func(r iam.Role)
+	put = func(r iam.Role) {
+		if done[r.Name] {
+			return
+		}
+		done[r.Name] = true
+		for _, p := range r.Inherits {
+			if parent := find(roles, p); parent != nil {
+				put(*parent)
+			}
+		}
+		out = append(out, r)
+	}
+	for _, r := range roles {
+		put(r)
+	}
+	return out
+}
+
+// Imported is what an import did.
+type Imported struct {
+	Tenant               string
+	Added, Changed, Same int
+}
+
+// Import reads what Export writes. The tenant, its roles and mappings are one
+// transaction; members follow in transactions of MaxBatch. What is as the lines say is
+// left alone, and nothing is deleted. An error names its line.
+func (s *Service) Import(ctx context.Context, c Caller, in io.Reader) (Imported, error) {
+	var sum Imported
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, 1<<20)
+	var head []numbered
+	var batch []numbered
+	begun := false
+	begin := func() error {
+		if begun {
+			return nil
+		}
+		begun = true
+		return s.importHead(ctx, c, head, &sum)
+	}
+	flush := func() error {
+		if len(batch) == 0 {
+			return nil
+		}
+		defer func() { batch = batch[:0] }()
+		return s.importMembers(ctx, c, batch, &sum)
+	}
+	for n := 1; lines.Scan(); n++ {
+		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
+			continue
+		}
+		l := numbered{n: n}
+		d := json.NewDecoder(bytes.NewReader(lines.Bytes()))
+		d.UseNumber()
+		d.DisallowUnknownFields()
+		if err := d.Decode(&l.Line); err != nil {
+			return sum, fmt.Errorf("line %d: %w", n, err)
+		}
+		switch {
+		case sum.Tenant == "" && l.Tenant == nil:
+			return sum, fmt.Errorf("line %d: the first line must be the tenant", n)
+		case l.Tenant != nil && sum.Tenant != "":
+			return sum, fmt.Errorf("line %d: an import is of one tenant", n)
+		case l.Tenant != nil:
+			sum.Tenant = l.Tenant.ID
+			head = append(head, l)
+		case l.Member != nil:
+			if err := begin(); err != nil {
+				return sum, err
+			}
+			if batch = append(batch, l); len(batch) == MaxBatch {
+				if err := flush(); err != nil {
+					return sum, err
+				}
+			}
+		case begun:
+			return sum, fmt.Errorf("line %d: roles and mappings must stand before members", n)
+		default:
+			head = append(head, l)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return sum, fmt.Errorf("read the import: %w", err)
+	}
+	if len(head) == 0 {
+		return sum, errors.New("the import is empty")
+	}
+	if err := begin(); err != nil {
+		return sum, err
+	}
+	return sum, flush()
+}
+
+// numbered is a line and where it stands.
+type numbered struct {
+	Line
+	n int
+}
+
+func (l numbered) fail(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("line %d: %w", l.n, err)
+}
+
+func (s *Service) importHead(ctx context.Context, c Caller, head []numbered, sum *Imported) error {
+	var got Imported
+	tenant := sum.Tenant
+	err := s.Do(ctx, c, Task{Action: "tenant:import", Tenant: tenant, Writes: true}, func(ctx context.Context, w *Work) error {
+		got = Imported{}
+		count := func(made, changed bool) {
+			switch {
+			case made:
+				got.Added++
+			case changed:
+				got.Changed++
+			default:
+				got.Same++
+			}
+		}
+		for _, l := range head {
+			switch {
+			case l.Tenant != nil:
+				made, changed, err := w.importTenant(ctx, *l.Tenant)
+				if err != nil {
+					return l.fail(err)
+				}
+				count(made, changed)
+			case l.Role != nil:
+				r := iam.Role{Tenant: tenant, Name: l.Role.Name, Permissions: l.Role.Permissions, Inherits: l.Role.Inherits, Description: l.Role.Description}
+				changes := len(w.entries)
+				_, made, err := w.PutRole(ctx, r, anyVersion(ctx, w, tenant, r.Name))
+				if err != nil {
+					return l.fail(err)
+				}
+				count(made, len(w.entries) > changes)
+			case l.Mapping != nil:
+				m := iam.Mapping{Tenant: tenant, Issuer: l.Mapping.Issuer, Claim: l.Mapping.Claim, Value: l.Mapping.Value, Roles: l.Mapping.Roles}
+				changes := len(w.entries)
+				made := false
+				_, err := w.SetMappingRoles(ctx, tenant, m.ID(), m.Roles, Condition{Present: true})
+				if iam.KindOf(err) == iam.NotFound {
+					made = true
+					_, err = w.CreateMapping(ctx, m)
+				}
+				if err != nil {
+					return l.fail(err)
+				}
+				count(made, len(w.entries) > changes)
+			default:
+				return fmt.Errorf("line %d: says nothing", l.n)
+			}
+		}
+		return nil
+	})
+	sum.Added, sum.Changed, sum.Same = sum.Added+got.Added, sum.Changed+got.Changed, sum.Same+got.Same
+	return err
+}
+
+// anyVersion is the condition that holds whether a role is there or not.
+func anyVersion(ctx context.Context, w *Work, tenant, name string) Condition {
+	if _, r, err := w.ownRole(ctx, tenant, name); err == nil && r != nil {
+		return Condition{Present: true}
+	}
+	return Condition{Absent: true}
+}
+
+func (w *Work) importTenant(ctx context.Context, l LineTenant) (made, changed bool, err error) {
+	changes := len(w.entries)
+	c := Condition{Absent: true}
+	if _, err := w.Tenant(ctx, l.ID); err == nil {
+		c = Condition{Present: true}
+	}
+	if _, made, err = w.PutTenant(ctx, iam.Tenant{ID: l.ID, Slug: l.Slug, Name: l.Name, Attributes: l.Attributes}, c); err != nil {
+		return made, false, err
+	}
+	if !slices.Contains([]string{iam.TenantActive, iam.TenantSuspended, iam.TenantArchived}, l.Status) {
+		return made, false, invalid([]iam.FieldError{{Pointer: "/tenant/status", Detail: fmt.Sprintf("must be active, suspended or archived, is %q", l.Status)}})
+	}
+	if _, err = w.SetTenantStatus(ctx, l.ID, l.Status, Condition{}); err != nil {
+		return made, false, err
+	}
+	return made, len(w.entries) > changes, nil
+}
+
+func (s *Service) importMembers(ctx context.Context, c Caller, batch []numbered, sum *Imported) error {
+	rows := make([]Row, len(batch))
+	for i, l := range batch {
+		m := iam.Membership{Status: l.Member.Status, Roles: l.Member.Roles, Attributes: l.Member.Attributes}
+		if l.Member.ExpiresAt != nil {
+			m.ExpiresAt = *l.Member.ExpiresAt
+		}
+		rows[i] = Row{Issuer: l.Member.Issuer, Subject: l.Member.Subject, Membership: m}
+	}
+	var outcomes []Outcome
+	err := s.Do(ctx, c, Task{Action: "tenant:import", Tenant: sum.Tenant, Writes: true}, func(ctx context.Context, w *Work) (err error) {
+		outcomes, err = w.PutMembers(ctx, sum.Tenant, rows, false)
+		return err
+	})
+	if e, ok := errors.AsType[*iam.Error](err); ok && len(e.Fields) > 0 {
+		for i := len(batch) - 1; i >= 0; i-- { // from the places of the batch to lines
+			err = iam.Rebase(err, fmt.Sprintf("/%d/", i), fmt.Sprintf("line %d: /", batch[i].n))
+			err = iam.Rebase(err, fmt.Sprintf("/%d", i), fmt.Sprintf("line %d", batch[i].n))
+		}
+	}
+	for _, o := range outcomes {
+		switch {
+		case err != nil:
+		case o.Created:
+			sum.Added++
+		case o.Changed:
+			sum.Changed++
+		default:
+			sum.Same++
+		}
+	}
+	return err
+}

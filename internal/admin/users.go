@@ -1,0 +1,257 @@
+package admin
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+)
+
+// Users lists users by our ids.
+func (w *Work) Users(ctx context.Context, f postgres.UserFilter) ([]iam.User, error) {
+	return w.tx.Users(ctx, f)
+}
+
+// User returns one user.
+func (w *Work) User(ctx context.Context, id string) (iam.User, error) {
+	if uuid.Validate(id) != nil {
+		return iam.User{}, errGone
+	}
+	u, found, err := w.tx.UserByID(ctx, id, w.task.Writes)
+	if err == nil && !found {
+		err = errGone
+	}
+	return u, err
+}
+
+// MembershipsOf lists what a user is, by tenant.
+func (w *Work) MembershipsOf(ctx context.Context, id string) ([]iam.Member, error) {
+	if _, err := w.User(ctx, id); err != nil {
+		return nil, err
+	}
+	return w.tx.MembershipsOf(ctx, id)
+}
+
+// CreateUser makes a user known.
+func (w *Work) CreateUser(ctx context.Context, u iam.User) (iam.User, error) {
+	u.Status = iam.UserActive
+	wrong := u.Check()
+	if _, known := w.s.cfg.Issuers.Find(u.Issuer); !known {
+		wrong = append(wrong, iam.FieldError{Pointer: "/issuer", Detail: "is not a trusted issuer"})
+	}
+	more, err := w.checkAttributes(ctx, "/attributes", u.Attributes)
+	if err != nil {
+		return u, err
+	}
+	if err := invalid(append(wrong, more...)); err != nil {
+		return u, err
+	}
+	if err := w.mayMake(u.PlatformRoles); err != nil {
+		return u, err
+	}
+	made, created, err := w.tx.EnsureUsers(ctx, [][2]string{{u.Issuer, u.Subject}})
+	if err != nil {
+		return u, err
+	}
+	if !created[made[0].ID] {
+		return u, &iam.Error{Kind: iam.Conflict, Code: "exists", Detail: "there is already such a user: " + made[0].ID}
+	}
+	u.ID, u.Version = made[0].ID, made[0].Version
+	if !same(docOfUser(made[0]), docOfUser(u)) {
+		if u, err = w.tx.PutUser(ctx, u); err != nil {
+			return u, err
+		}
+	}
+	return u, w.userCreated(u)
+}
+
+func (w *Work) userCreated(u iam.User) error {
+	w.announce(iam.KindUser, "", u.ID, "UserCreated.v1", stateOfUser(u))
+	return w.record("", iam.KindUser, u.ID, nil, docOfUser(u))
+}
+
+func stateOfUser(u iam.User) iam.UserState {
+	return iam.UserState{User: u.ID, Status: u.Status, PlatformRoles: some(u.PlatformRoles), DefaultTenant: u.DefaultTenant, Version: u.Version}
+}
+
+// UserEdit is what can be replaced about a user.
+type UserEdit struct {
+	Attributes    map[string]any
+	PlatformRoles []string
+	DefaultTenant string
+}
+
+// PutUser replaces a user's attributes, platform roles and default tenant.
+func (w *Work) PutUser(ctx context.Context, id string, e UserEdit, c Condition) (iam.User, error) {
+	return w.changeUser(ctx, id, c, true, func(u *iam.User) error {
+		if !same(u.Attributes, e.Attributes) {
+			wrong, err := w.checkAttributes(ctx, "/attributes", e.Attributes)
+			if err == nil {
+				err = invalid(wrong)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		u.Attributes, u.PlatformRoles, u.DefaultTenant = e.Attributes, e.PlatformRoles, e.DefaultTenant
+		return nil
+	})
+}
+
+// SetUserStatus blocks or unblocks a user.
+func (w *Work) SetUserStatus(ctx context.Context, id, status string, c Condition) (iam.User, error) {
+	return w.changeUser(ctx, id, c, false, func(u *iam.User) error {
+		u.Status = status
+		return nil
+	})
+}
+
+// RevokeTokens refuses all tokens of a user that were issued before a time, which never
+// goes back. The zero time is now.
+func (w *Work) RevokeTokens(ctx context.Context, id string, before time.Time) (iam.User, error) {
+	if before.IsZero() {
+		// Tokens have whole seconds: one issued in this second may be from before.
+		before = time.Now().Truncate(time.Second).Add(time.Second)
+	}
+	return w.changeUser(ctx, id, Condition{}, false, func(u *iam.User) error {
+		if before = before.Truncate(time.Microsecond); before.After(u.TokensNotBefore) {
+			u.TokensNotBefore = before
+		}
+		return nil
+	})
+}
+
+func (w *Work) changeUser(ctx context.Context, id string, c Condition, needed bool, change func(*iam.User) error) (iam.User, error) {
+	before, err := w.User(ctx, id)
+	if err != nil {
+		return before, err
+	}
+	if err := c.hold(true, before.Version, needed); err != nil {
+		return before, err
+	}
+	after := before
+	if err := change(&after); err != nil {
+		return before, err
+	}
+	if same(docOfUser(before), docOfUser(after)) {
+		return before, nil
+	}
+	if err := invalid(after.Check()); err != nil {
+		return before, err
+	}
+	if err := w.mayTouch(before); err != nil {
+		return before, err
+	}
+	if !slices.Equal(some(before.PlatformRoles), some(after.PlatformRoles)) {
+		if err := w.mayMake(after.PlatformRoles); err != nil {
+			return before, err
+		}
+	}
+	if administers(before) && !administers(after) {
+		if err := w.lastAdminStays(ctx, id); err != nil {
+			return before, err
+		}
+	}
+	if after, err = w.tx.PutUser(ctx, after); err != nil {
+		return before, err
+	}
+	w.userChanged(before, after)
+	return after, w.record("", iam.KindUser, id, docOfUser(before), docOfUser(after))
+}
+
+func (w *Work) userChanged(before, after iam.User) {
+	announce := func(what string, data any) { w.announce(iam.KindUser, "", after.ID, what, data) }
+	switch {
+	case before.Status == after.Status:
+	case after.Status == iam.UserBlocked:
+		announce("UserBlocked.v1", stateOfUser(after))
+	default:
+		announce("UserUnblocked.v1", stateOfUser(after))
+	}
+	if !slices.Equal(some(before.PlatformRoles), some(after.PlatformRoles)) {
+		announce("UserPlatformRolesAssigned.v1", stateOfUser(after))
+	}
+	if !before.TokensNotBefore.Equal(after.TokensNotBefore) {
+		announce("UserTokensRevoked.v1", iam.UserRevoked{User: after.ID, TokensNotBefore: stamp(after.TokensNotBefore), Version: after.Version})
+	}
+	if before.DefaultTenant != after.DefaultTenant || !same(before.Attributes, after.Attributes) {
+		announce("UserUpdated.v1", stateOfUser(after))
+	}
+}
+
+// EraseUser forgets a user: issuer, subject, attributes and memberships. Our id stays
+// in the audit.
+func (w *Work) EraseUser(ctx context.Context, id string, c Condition) error {
+	u, err := w.User(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := c.hold(true, u.Version, false); err != nil {
+		return err
+	}
+	if err := w.mayTouch(u); err != nil {
+		return err
+	}
+	if administers(u) {
+		if err := w.lastAdminStays(ctx, id); err != nil {
+			return err
+		}
+	}
+	memberships, err := w.tx.MembershipsOf(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := w.tx.DeleteUser(ctx, id); err != nil {
+		return err
+	}
+	w.announce(iam.KindUser, "", id, "UserErased.v1", iam.UserGone{User: id})
+	// The attributes are forgotten too.
+	u.Attributes = nil
+	if err := w.record("", iam.KindUser, id, docOfUser(u), nil); err != nil {
+		return err
+	}
+	for _, m := range memberships { // by tenant, so that heads of chains are locked in one order
+		w.announce(iam.KindMember, m.Tenant, id, "MemberRemoved.v1", iam.MemberGone{Tenant: m.Tenant, User: id})
+		if err := w.record(m.Tenant, iam.KindMember, id, docOfMember(m.Membership), nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func administers(u iam.User) bool {
+	return u.Status == iam.UserActive && slices.Contains(u.PlatformRoles, iam.PlatformAdmin)
+}
+
+// lastAdminStays refuses a change after which nobody would administer the platform.
+// The platform is locked: of two who remove each other, the second sees the first.
+func (w *Work) lastAdminStays(ctx context.Context, id string) error {
+	n, err := w.tx.OtherPlatformAdmins(ctx, id)
+	if err != nil || n > 0 {
+		return err
+	}
+	return &iam.Error{Kind: iam.Conflict, Code: "last_platform_admin", Detail: "the last platform administrator stays: make another one first"}
+}
+
+// mayMake refuses to give platform roles to who does not hold everything.
+func (w *Work) mayMake(roles []string) error {
+	if len(roles) == 0 || w.holding("", nil).Everything {
+		return nil
+	}
+	return &iam.Error{
+		Kind: iam.Forbidden, Code: "more_than_held", Detail: "nobody can give away more than they hold",
+		Fields: []iam.FieldError{{Pointer: "/platform_roles", Detail: "only a platform administrator gives platform roles"}},
+	}
+}
+
+// mayTouch refuses to change who holds platform roles that the caller does not hold.
+func (w *Work) mayTouch(u iam.User) error {
+	if len(u.PlatformRoles) == 0 || w.holding("", nil).Everything {
+		return nil
+	}
+	return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "the user holds platform roles, which the caller does not hold"}
+}

@@ -1,0 +1,299 @@
+package app
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/user"
+	"strings"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+)
+
+// operator is what commands of an operator share: the database, and who they say
+// they are.
+type operator struct {
+	db      *postgres.DB
+	service *admin.Service
+	caller  admin.Caller
+	issuer  string // RAUTH_URL; may be empty
+}
+
+// openOperator opens the database for an operator. Issuers are trusted as serve trusts
+// them; DATABASE_URL alone is enough for what names no issuer of its own.
+func openOperator(ctx context.Context, environ []string) (*operator, error) {
+	url, err := databaseURL(environ)
+	if err != nil {
+		return nil, err
+	}
+	vars := map[string]string{}
+	for _, kv := range environ {
+		k, v, _ := strings.Cut(kv, "=")
+		vars[k] = v
+	}
+	cfg := Config{RAuthURL: vars["RAUTH_URL"]}
+	cfg.issuers = iam.Issuers{{URL: cfg.RAuthURL, Tenants: []string{"*"}, Platform: true}}
+	if err := fromFile(vars, "TRUSTED_ISSUERS"); err != nil {
+		return nil, &ConfigError{[]string{err.Error()}}
+	}
+	if vars["TRUSTED_ISSUERS"] != "" {
+		var more []trustedIssuer
+		if err := json.Unmarshal([]byte(vars["TRUSTED_ISSUERS"]), &more); err != nil {
+			return nil, &ConfigError{[]string{"TRUSTED_ISSUERS is not the JSON that is wanted: " + err.Error()}}
+		}
+		for _, t := range more {
+			cfg.issuers = append(cfg.issuers, iam.Issuer{URL: t.URL, Tenants: t.Tenants, Platform: t.Platform})
+		}
+	}
+	log := slog.New(slog.DiscardHandler)
+	db, err := postgres.Open(ctx, postgres.Config{URL: url, Issuers: cfg.issuers, Conns: 2}, log, nil)
+	if err != nil {
+		return nil, errors.New("DATABASE_URL cannot be used")
+	}
+	if err := db.CheckSchema(ctx); err != nil {
+		db.Close()
+		return nil, fmt.Errorf("cannot use PostgreSQL (DATABASE_URL, at %s): %w", postgres.Server(url), oneLine(err))
+	}
+	name := "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if host, err := os.Hostname(); err == nil {
+		name += "@" + host
+	}
+	return &operator{
+		db: db, issuer: cfg.RAuthURL, caller: admin.Caller{Operator: name, Via: "command"},
+		service: admin.New(admin.Config{DB: db, Issuers: cfg.issuers, Log: log}),
+	}, nil
+}
+
+// withOperator is a command that needs the database and nothing that runs.
+func withOperator(environ []string, do func(cmd *cobra.Command, args []string, o *operator) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		o, err := openOperator(cmd.Context(), environ)
+		if err != nil {
+			return err
+		}
+		defer o.db.Close()
+		return do(cmd, args, o)
+	}
+}
+
+func grantAdminCommand(environ []string) *cobra.Command {
+	var issuer, subject, role string
+	cmd := &cobra.Command{
+		Use:   "grant-admin --subject SUBJECT",
+		Short: "Make somebody a platform administrator (break-glass: needs DATABASE_URL alone, and is audited)",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if issuer != "" { // with DATABASE_URL alone, the operator says whom to trust
+				environ = append(environ[:len(environ):len(environ)], "RAUTH_URL="+issuer)
+			}
+			return withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
+				if o.issuer == "" {
+					return errors.New("say of which issuer the subject is: --issuer or RAUTH_URL")
+				}
+				id, done, err := o.service.GrantPlatformRole(cmd.Context(), o.caller, o.issuer, subject, role, false)
+				switch {
+				case err != nil:
+					return err
+				case done:
+					fmt.Fprintf(cmd.OutOrStdout(), "%s (user %s) holds %s now\n", subject, id, role)
+				default:
+					fmt.Fprintf(cmd.OutOrStdout(), "%s (user %s) holds %s already\n", subject, id, role)
+				}
+				return nil
+			})(cmd, nil)
+		},
+	}
+	cmd.Flags().StringVar(&issuer, "issuer", "", "issuer of their tokens, byte by byte as in iss; else RAUTH_URL")
+	cmd.Flags().StringVar(&subject, "subject", "", "subject of their tokens, as in sub")
+	cmd.Flags().StringVar(&role, "role", iam.PlatformAdmin, "platform role: "+strings.Join(iam.PlatformRoles, ", "))
+	_ = cmd.MarkFlagRequired("subject") // it is there
+	return cmd
+}
+
+func auditCommand(environ []string) *cobra.Command {
+	cmd := &cobra.Command{Use: "audit", Short: "Look after the audit: verify, prune"}
+	var anchors string
+	verify := &cobra.Command{
+		Use:   "verify [--anchors FILE]",
+		Short: "Walk all chains of the audit and say whether an entry was changed, added or taken away",
+		Long: "Walk all chains of the audit. Anchors are heads of chains that were kept where whoever writes this database cannot write:\n" +
+			"AuditCheckpoint.v1 events, or lines of the service's log (\"audit checkpoint\"), as JSON lines. Without them, somebody who\n" +
+			"can write everything can write the whole chain anew, and nothing here would show it.",
+		Args: cobra.NoArgs,
+		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
+			return verifyAudit(cmd, o, anchors)
+		}),
+	}
+	verify.Flags().StringVar(&anchors, "anchors", "", "file with anchors, JSON lines; - is standard input")
+	var keep time.Duration
+	prune := &cobra.Command{
+		Use:   "prune --keep DURATION",
+		Short: "Drop whole months of the audit that are older (needs the owner's DATABASE_URL)",
+		Long: "Drop whole months of the audit that ended longer ago than --keep, once all of their entries lie before a checkpoint that was told.\n" +
+			"Where a chain was cut is kept, so that what is left can still be verified. The service's own role may not do this.",
+		Args: cobra.NoArgs,
+		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
+			if keep < 30*24*time.Hour {
+				return errors.New("--keep must be 720h (30 days) or more")
+			}
+			var dropped []string
+			err := o.db.Change(cmd.Context(), func(ctx context.Context, tx *postgres.Tx) (err error) {
+				dropped, err = tx.PruneAudit(ctx, time.Now().Add(-keep))
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			for _, name := range dropped {
+				fmt.Fprintln(cmd.OutOrStdout(), "dropped", name)
+			}
+			if len(dropped) == 0 {
+				fmt.Fprintln(cmd.OutOrStdout(), "nothing to do")
+			}
+			return nil
+		}),
+	}
+	prune.Flags().DurationVar(&keep, "keep", 0, "how long entries are kept, as in 9600h")
+	_ = prune.MarkFlagRequired("keep") // it is there
+	cmd.AddCommand(verify, prune)
+	return cmd
+}
+
+func verifyAudit(cmd *cobra.Command, o *operator, file string) error {
+	var anchors []admin.Anchor
+	if file != "" {
+		in := cmd.InOrStdin()
+		if file != "-" {
+			f, err := os.Open(file)
+			if err != nil {
+				return fmt.Errorf("--anchors: %w", err)
+			}
+			defer f.Close()
+			in = f
+		}
+		b, err := io.ReadAll(in)
+		if err != nil {
+			return fmt.Errorf("--anchors: %w", err)
+		}
+		if anchors, err = admin.ReadAnchors(bytes.Split(b, []byte("\n"))); err != nil {
+			return fmt.Errorf("--anchors: %w", err)
+		}
+	}
+	out := cmd.OutOrStdout()
+	chains, faults, anchored, entries := 0, 0, 0, int64(0)
+	err := o.service.Verify(cmd.Context(), anchors, func(v admin.Verdict) {
+		chains++
+		entries += v.Entries
+		if v.Anchored > 0 {
+			anchored++
+		}
+		if v.Fault != "" {
+			faults++
+			name := v.Chain
+			if name == "" {
+				name = "(platform)"
+			}
+			fmt.Fprintf(out, "%s: %s\n", name, v.Fault)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%d chains, %d entries, %d chains compared with an anchor\n", chains, entries, anchored)
+	if faults > 0 {
+		return fmt.Errorf("the audit was tampered with or damaged: %d of %d chains", faults, chains)
+	}
+	if anchored < chains {
+		fmt.Fprintln(out, "No fault was found. Chains without an anchor from outside prove nothing against somebody who can write all of the database.")
+	}
+	return nil
+}
+
+func exportCommand(environ []string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "export TENANT",
+		Short: "Write a tenant as JSON lines: itself, its roles, mappings and members",
+		Args:  cobra.ExactArgs(1),
+		RunE: withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
+			out := bufio.NewWriter(cmd.OutOrStdout())
+			e := json.NewEncoder(out)
+			bar := progress(cmd, -1, "lines written")
+			if err := o.service.Export(cmd.Context(), o.caller, args[0], func(line admin.Line) error {
+				_ = bar.Add(1) // only drawing
+				return e.Encode(line)
+			}); err != nil {
+				return err
+			}
+			_ = bar.Finish() // only drawing
+			return out.Flush()
+		}),
+	}
+}
+
+func importCommand(environ []string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "import [FILE]",
+		Short: "Read a tenant as export writes it; the same again changes nothing",
+		Long: "Read a tenant as export writes it, from a file or standard input. Members are written in transactions of 1,000: an import that was\n" +
+			"cut off is finished by the same import. Nothing is deleted.",
+		Args: cobra.MaximumNArgs(1),
+		RunE: withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
+			in, size := cmd.InOrStdin(), int64(-1)
+			if len(args) > 0 && args[0] != "-" {
+				f, err := os.Open(args[0])
+				if err != nil {
+					return err
+				}
+				defer f.Close()
+				if info, err := f.Stat(); err == nil {
+					size = info.Size()
+				}
+				in = f
+			}
+			bar := progress(cmd, size, "imported")
+			sum, err := o.service.Import(cmd.Context(), o.caller, io.TeeReader(in, bar))
+			_ = bar.Finish() // only drawing
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d added, %d changed, %d as they were\n", sum.Tenant, sum.Added, sum.Changed, sum.Same)
+			return nil
+		}),
+	}
+}
+
+// progress draws on a terminal, and nothing anywhere else.
+func progress(cmd *cobra.Command, size int64, what string) *progressbar.ProgressBar {
+	w := cmd.ErrOrStderr()
+	if f, ok := w.(*os.File); !ok || !isTerminal(f) {
+		return progressbar.DefaultSilent(size, what)
+	}
+	options := []progressbar.Option{
+		progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(what), progressbar.OptionShowCount(), progressbar.OptionThrottle(100 * time.Millisecond),
+		progressbar.OptionClearOnFinish(),
+	}
+	if size > 0 {
+		options = append(options, progressbar.OptionShowBytes(true))
+	}
+	return progressbar.NewOptions64(size, options...)
+}
+
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}

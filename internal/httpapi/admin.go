@@ -1,0 +1,606 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+	"github.com/go-chi/chi/v5"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"github.com/swaggest/swgui"
+	"github.com/swaggest/swgui/v5emb"
+	"golang.org/x/time/rate"
+	"sigs.k8s.io/yaml"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+	"iam-service/internal/token"
+)
+
+// Admin is what the admins' listener serves.
+type Admin struct {
+	Service *admin.Service
+	Verify  func(ctx context.Context, raw, idp string, deadline time.Time) (*token.Token, error) // of tokens for the admin API; nil: it is off
+	Policy  func() any                                                                           // what is in force
+	Issuer  string                                                                               // of tokens where a request names none
+	Trusted []netip.Prefix                                                                       // whose X-Forwarded-For is believed
+	Writes  int                                                                                  // that one caller may ask for in a minute; 0: 600
+	Version string
+	Log     *slog.Logger
+	Observe Observe
+}
+
+// Limits of the admin API.
+const (
+	maxBody      = 64 << 10
+	maxBatchBody = 4 << 20
+	verifyWait   = 2 * time.Second // for an issuer's keys
+	maxLimiters  = 10_000          // callers whose rate is remembered
+)
+
+// adminAPI is an Admin under way.
+type adminAPI struct {
+	Admin
+	api   huma.API
+	rates *rates
+}
+
+// Handler returns the handler of the admins' listener.
+func (a Admin) Handler() http.Handler {
+	if a.Writes <= 0 {
+		a.Writes = 600
+	}
+	r := chi.NewRouter()
+	r.NotFound(observed("", a.Observe, handle(a.Log, nowhere)))
+	r.MethodNotAllowed(observed("", a.Observe, handle(a.Log, notThisMethod)))
+	if a.Verify == nil {
+		off := observed("", a.Observe, handle(a.Log, func(http.ResponseWriter, *http.Request) error {
+			return iam.Errorf(iam.NotFound, "the admin API is off: ADMIN_AUDIENCE is not set")
+		}))
+		r.NotFound(off)
+		return r
+	}
+	useProblems()
+	h := &adminAPI{Admin: a, rates: newRates(a.Writes)}
+	r.Group(func(r chi.Router) {
+		r.Use(h.around, h.authenticate, h.limit, yamlToJSON)
+		h.api = humachi.New(r, h.config())
+		h.routes()
+	})
+	h.describe(r)
+	return r
+}
+
+// config is how requests are read and what the document says of the whole.
+func (a *adminAPI) config() huma.Config {
+	c := huma.DefaultConfig("iam-service", a.Version)
+	c.Info.Description = apiDescription
+	c.DocsPath, c.OpenAPIPath, c.SchemasPath = "", "", ""
+	c.CreateHooks = nil // no $schema in bodies
+	c.RejectUnknownQueryParameters = true
+	c.Formats = map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat}
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"bearer": {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An access token for ADMIN_AUDIENCE."},
+	}
+	c.Security = []map[string][]string{{"bearer": {}}}
+	c.Tags = apiTags
+	return c
+}
+
+// jsonFormat keeps numbers as they are written: an attribute is not a float64.
+var jsonFormat = huma.Format{
+	Marshal: huma.DefaultJSONFormat.Marshal,
+	Unmarshal: func(b []byte, v any) error {
+		d := json.NewDecoder(bytes.NewReader(b))
+		d.UseNumber()
+		if err := d.Decode(v); err != nil {
+			if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+				return errors.New("the JSON ends too early")
+			}
+			return err
+		}
+		if _, err := d.Token(); !errors.Is(err, io.EOF) {
+			return errors.New("the body holds more than one value")
+		}
+		return nil
+	},
+}
+
+// describe serves the document and a page to browse it, without a token: they are the
+// same for everybody.
+func (a *adminAPI) describe(r chi.Router) {
+	document := sync.OnceValue(func() []byte {
+		b, err := json.MarshalIndent(a.api.OpenAPI(), "", "  ")
+		if err != nil {
+			panic(err) // found by any test
+		}
+		return append(b, '\n')
+	})
+	r.Get("/openapi.json", observed("/openapi.json", a.Observe, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/vnd.oai.openapi+json;version=3.1")
+		_, _ = w.Write(document()) // the client is gone; nothing left to tell
+	}))
+	page := v5emb.NewWithConfig(swgui.Config{SettingsUI: map[string]string{"tryItOutEnabled": "true"}})("iam-service", "/openapi.json", "/docs/")
+	docs := observed("/docs", a.Observe, func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Content-Security-Policy", "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		page.ServeHTTP(w, req)
+	})
+	r.Get("/docs", docs)
+	r.Get("/docs/*", docs)
+}
+
+// around gives each request an id, a line in the log and its figures.
+func (a *adminAPI) around(next http.Handler) http.Handler {
+	return handle(a.Log, func(w http.ResponseWriter, r *http.Request) error {
+		began := time.Now()
+		rec := &recorder{ResponseWriter: w, status: http.StatusOK}
+		rec.Header().Set("Cache-Control", "no-store")
+		line := &logLine{}
+		next.ServeHTTP(rec, r.WithContext(context.WithValue(r.Context(), logLineKey{}, line)))
+		route := strings.TrimPrefix(chi.RouteContext(r.Context()).RoutePattern(), "/v1")
+		took := time.Since(began)
+		a.Observe(route, "", r.Method, rec.status, took)
+		a.Log.LogAttrs(r.Context(), slog.LevelInfo, "admin request", append(line.attrs,
+			slog.String("method", r.Method), slog.String("route", route), slog.String("path", r.URL.Path), slog.Int("status", rec.status),
+			slog.Duration("took", took), slog.String("request_id", requestID(r)))...)
+		return nil
+	})
+}
+
+// logLine gathers what is said of a request when it is over.
+type logLine struct{ attrs []slog.Attr }
+
+type (
+	logLineKey struct{}
+	callerKey  struct{}
+	requestKey struct{}
+)
+
+// authenticate lets nobody pass without a token that is for the admin API.
+func (a *adminAPI) authenticate(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := a.caller(r)
+		if err != nil {
+			fail(w, r, a.Log, err)
+			return
+		}
+		if line, ok := r.Context().Value(logLineKey{}).(*logLine); ok {
+			line.attrs = append(line.attrs, slog.String("issuer", c.Token.Issuer), slog.String("subject", c.Token.Subject),
+				slog.String("client_id", c.Token.ClientID), slog.String("address", c.Address))
+		}
+		ctx := context.WithValue(r.Context(), callerKey{}, c)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, requestKey{}, request{w, r})))
+	})
+}
+
+// request is what handlers behind huma need of it.
+type request struct {
+	w http.ResponseWriter
+	r *http.Request
+}
+
+func (a *adminAPI) caller(r *http.Request) (admin.Caller, error) {
+	c := admin.Caller{Via: "api", Method: r.Method, RequestID: requestID(r)}
+	raw, err := bearer(r.Header)
+	if err != nil {
+		return c, &iam.Error{Kind: iam.Malformed, Code: "malformed_request", Detail: detailOf(err)}
+	}
+	if raw == "" {
+		return c, iam.Errorf(iam.Unauthenticated, "a bearer token for the admin API is needed")
+	}
+	address, err := (&enrichHandler{trusted: a.Trusted}).clientIP(r.Header, peerOf(r))
+	if err != nil {
+		return c, &iam.Error{Kind: iam.Malformed, Code: "malformed_request", Detail: detailOf(err)}
+	}
+	if address.IsValid() {
+		c.Address = address.String()
+	}
+	c.Token, err = a.Verify(r.Context(), raw, "", time.Now().Add(verifyWait))
+	if iam.KindOf(err) == iam.Unauthenticated {
+		// Why goes to our log alone.
+		a.Log.InfoContext(r.Context(), "token refused", slog.Any("err", err), slog.String("request_id", c.RequestID))
+		err = &iam.Error{Kind: iam.Unauthenticated, Code: "invalid_token", Detail: "the token is expired, revoked, malformed or not for the admin API"}
+	}
+	return c, err
+}
+
+// limit holds what one caller writes to a rate, on this replica.
+func (a *adminAPI) limit(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+			next.ServeHTTP(w, r)
+			return
+		}
+		c := callerOf(r.Context())
+		left, wait := a.rates.take(c.Token.Issuer+"\x00"+c.Token.Subject+"\x00"+c.Token.ClientID, time.Now())
+		h := w.Header()
+		h.Set("RateLimit-Policy", fmt.Sprintf(`"writes";q=%d;w=60`, a.Writes))
+		h.Set("RateLimit", fmt.Sprintf(`"writes";r=%d;t=%d`, left, int(math.Ceil(a.rates.full(left).Seconds()))))
+		if wait > 0 {
+			h.Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
+			fail(w, r, a.Log, &iam.Error{Kind: iam.TooManyRequests, Code: "rate_limited", Detail: fmt.Sprintf("more than %d writes a minute, as this replica counts them", a.Writes)})
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// rates are the buckets of callers, those seen last.
+type rates struct {
+	mu     sync.Mutex
+	writes int
+	byName *simplelru.LRU[string, *rate.Limiter]
+}
+
+func newRates(writes int) *rates {
+	lru, err := simplelru.NewLRU[string, *rate.Limiter](maxLimiters, nil)
+	if err != nil {
+		panic(err) // the size is a constant
+	}
+	return &rates{writes: writes, byName: lru}
+}
+
+// take takes one write. It returns how many are left, and how long to wait where
+// there was none.
+func (r *rates) take(name string, now time.Time) (left int, wait time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l, ok := r.byName.Get(name)
+	if !ok {
+		l = rate.NewLimiter(rate.Limit(float64(r.writes)/60), r.writes)
+		r.byName.Add(name, l)
+	}
+	if !l.AllowN(now, 1) {
+		missing := 1 - l.TokensAt(now)
+		return 0, time.Duration(missing / float64(l.Limit()) * float64(time.Second))
+	}
+	return int(l.TokensAt(now)), 0
+}
+
+// full is how long it takes until all can be written again.
+func (r *rates) full(left int) time.Duration {
+	return time.Duration(float64(r.writes-left) / float64(r.writes) * float64(time.Minute))
+}
+
+func callerOf(ctx context.Context) admin.Caller {
+	c, _ := ctx.Value(callerKey{}).(admin.Caller) // authenticate puts it there
+	return c
+}
+
+// yamlToJSON lets manifests be YAML, as they are in their repositories.
+func yamlToJSON(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		manifest := r.URL.Path == "/s2s/system/sync" || strings.HasSuffix(r.URL.Path, "/manifest")
+		if media, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); manifest && (media == "application/yaml" || media == "application/x-yaml" || media == "text/yaml") {
+			body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+			if err == nil {
+				body, err = yaml.YAMLToJSONStrict(body)
+			}
+			if err != nil {
+				e := &iam.Error{Kind: iam.Malformed, Detail: "the body is not the YAML that is expected: " + strings.Join(strings.Fields(err.Error()), " ")}
+				if _, large := errors.AsType[*http.MaxBytesError](err); large {
+					e.Kind, e.Detail = iam.TooLarge, fmt.Sprintf("at most %d bytes are allowed", maxBody)
+				}
+				writeProblem(w, newProblem(e, requestID(r)))
+				return
+			}
+			r = r.Clone(r.Context())
+			r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+			r.Header.Set("Content-Type", "application/json")
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// route is one line of the API.
+type route struct {
+	method, path, action string
+	summary, description string
+	tag                  string
+	status               int // 0: 200
+	maxBody              int64
+}
+
+// about is what every input says: the tenant that it is about, "" for the platform.
+type about[I any] interface {
+	*I
+	tenant() string
+}
+
+// once is an input whose request can be repeated.
+type once interface {
+	key() string
+	raw() []byte
+}
+
+// add registers a route: h runs within one transaction, in which its caller was found
+// to be allowed what the route is about.
+func add[I, O any, P about[I]](a *adminAPI, rt route, h func(context.Context, *admin.Work, P) (*O, error)) {
+	op := huma.Operation{
+		OperationID: operationID(rt), Method: rt.method, Path: rt.path, Summary: rt.summary, Description: rt.description,
+		Tags: []string{rt.tag}, DefaultStatus: rt.status, MaxBodyBytes: rt.maxBody,
+		Errors:     []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound, http.StatusServiceUnavailable},
+		Extensions: map[string]any{"x-action": rt.action},
+	}
+	if op.MaxBodyBytes == 0 {
+		op.MaxBodyBytes = maxBody
+	}
+	writes := rt.method != http.MethodGet
+	if writes {
+		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusConflict, http.StatusPreconditionFailed, http.StatusPreconditionRequired,
+			http.StatusUnprocessableEntity, http.StatusTooManyRequests)
+	} else {
+		op.Errors = append(op.Errors, http.StatusUnprocessableEntity)
+	}
+	huma.Register(a.api, op, func(ctx context.Context, in *I) (*O, error) {
+		p := P(in)
+		req, _ := ctx.Value(requestKey{}).(request) // authenticate puts it there
+		task := admin.Task{Action: rt.action, Tenant: p.tenant(), Object: lastParam(ctx), Writes: writes}
+		var out *O
+		if k, ok := any(p).(once); ok && k.key() != "" {
+			task.Once = &admin.Once{
+				Key:     k.key(),
+				Request: sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s", req.r.Method, req.r.URL.RequestURI(), k.raw())),
+				Answer:  func() (json.RawMessage, error) { return json.Marshal(out) },
+				Replay: func(answer json.RawMessage) error {
+					req.w.Header().Set("Idempotency-Replayed", "true")
+					return jsonFormat.Unmarshal(answer, &out)
+				},
+			}
+		}
+		err := a.Service.Do(ctx, callerOf(ctx), task, func(ctx context.Context, w *admin.Work) (err error) {
+			out, err = h(ctx, w, p)
+			return err
+		})
+		if err != nil {
+			pr := newProblem(err, requestID(req.r))
+			tell(req.w, req.r, a.Log, pr, err)
+			return nil, &humaProblem{pr}
+		}
+		return out, nil
+	})
+}
+
+// operationID is the method and the path, as one word.
+func operationID(rt route) string {
+	path := strings.TrimPrefix(strings.TrimPrefix(rt.path, "/v1"), "/")
+	return strings.ToLower(rt.method) + "-" + strings.NewReplacer("/", "-", "{", "", "}", "", ":", "-").Replace(path)
+}
+
+// lastParam is the last variable of the path: what it is about.
+func lastParam(ctx context.Context) string {
+	values := chi.RouteContext(ctx).URLParams.Values
+	if len(values) == 0 {
+		return ""
+	}
+	return values[len(values)-1]
+}
+
+// humaProblem is a problem as huma carries it.
+type humaProblem struct{ problem }
+
+func (p *humaProblem) GetStatus() int            { return p.Status }
+func (p *humaProblem) Error() string             { return p.Title }
+func (p *humaProblem) ContentType(string) string { return "application/problem+json" }
+
+func (p *humaProblem) GetHeaders() http.Header {
+	h := http.Header{}
+	if p.Status == http.StatusServiceUnavailable {
+		h.Set("Retry-After", "1")
+	}
+	return h
+}
+
+// useProblems makes huma speak of its own findings as we do. It is set once for the
+// program: huma has no other place for it.
+var useProblems = sync.OnceFunc(func() {
+	huma.NewErrorWithContext = func(ctx huma.Context, status int, _ string, errs ...error) huma.StatusError {
+		return found(requestIDOf(ctx), status, errs)
+	}
+	huma.NewError = func(status int, _ string, errs ...error) huma.StatusError { return found("", status, errs) }
+})
+
+func requestIDOf(ctx huma.Context) string {
+	if ctx == nil {
+		return ""
+	}
+	req, _ := ctx.Context().Value(requestKey{}).(request) // "" where it is not
+	if req.r == nil {
+		return ""
+	}
+	return requestID(req.r)
+}
+
+// found makes a problem of what huma found wrong with a request.
+func found(id string, status int, errs []error) *humaProblem {
+	e := &iam.Error{Kind: iam.Internal}
+	for kind, w := range wire {
+		if w.status == status {
+			e.Kind = kind
+		}
+	}
+	switch status {
+	case http.StatusUnsupportedMediaType, http.StatusNotAcceptable, http.StatusRequestTimeout:
+		e.Kind = iam.Malformed
+	}
+	e.Detail = map[iam.Kind]string{iam.Invalid: "some fields are not valid", iam.Malformed: "the request cannot be read", iam.TooLarge: "the body is too large"}[e.Kind]
+	for _, err := range errs {
+		d, ok := errors.AsType[*huma.ErrorDetail](err)
+		if !ok {
+			continue // nothing of ours that the outside needs to know
+		}
+		e.Fields = append(e.Fields, iam.FieldError{Pointer: pointerOf(d.Location), Detail: d.Message})
+	}
+	p := newProblem(e, id)
+	if e.Kind == iam.Malformed {
+		p.Status = status // 415 is closer than 400
+	}
+	return &humaProblem{p}
+}
+
+// pointerOf makes a JSON Pointer of body.roles[1], and a name of query.limit.
+func pointerOf(location string) string {
+	where, rest, _ := strings.Cut(location, ".")
+	if where != "body" && !strings.HasPrefix(where, "body[") {
+		return rest
+	}
+	location = strings.TrimPrefix(location, "body")
+	location = strings.NewReplacer("[", "/", "]", "", ".", "/").Replace(location)
+	return location
+}
+
+// Parts of inputs and outputs. Those that inputs embed are exported, since huma looks
+// into no others.
+
+// OnPlatform is an input about no tenant.
+type OnPlatform struct{}
+
+func (OnPlatform) tenant() string { return "" }
+
+// OnTenant is an input about a tenant.
+type OnTenant struct {
+	Tenant string `path:"tenant" maxLength:"64" doc:"id of the tenant"`
+}
+
+func (i OnTenant) tenant() string { return i.Tenant }
+
+// Repeatable is an input of a POST that can be sent again.
+type Repeatable struct {
+	IdempotencyKey string `header:"Idempotency-Key" maxLength:"255" doc:"the same key and request within 24 hours: the same answer, and nothing is done twice"`
+	RawBody        []byte
+}
+
+func (i Repeatable) key() string { return i.IdempotencyKey }
+func (i Repeatable) raw() []byte { return i.RawBody }
+
+// Conditional is an input that says what the caller believes.
+type Conditional struct {
+	IfMatch     string `header:"If-Match" maxLength:"1000" doc:"ETag of what was read; * for any"`
+	IfNoneMatch string `header:"If-None-Match" maxLength:"10" doc:"* where nothing must be there yet"`
+}
+
+// condition reads RFC 9110, section 13.1. A weak tag never matches.
+func (i Conditional) condition() (admin.Condition, error) {
+	var c admin.Condition
+	switch i.IfNoneMatch {
+	case "":
+	case "*":
+		c.Absent = true
+	default:
+		return c, &iam.Error{Kind: iam.Malformed, Detail: "the request cannot be read", Fields: []iam.FieldError{{Pointer: "If-None-Match", Detail: "only * is understood"}}}
+	}
+	if i.IfMatch == "" {
+		return c, nil
+	}
+	if c.Absent {
+		return c, &iam.Error{Kind: iam.Malformed, Detail: "the request cannot be read", Fields: []iam.FieldError{{Pointer: "If-Match", Detail: "goes not together with If-None-Match"}}}
+	}
+	if i.IfMatch == "*" {
+		c.Present = true
+		return c, nil
+	}
+	for tag := range strings.SplitSeq(i.IfMatch, ",") {
+		tag = strings.TrimSpace(tag)
+		inner, strong := strings.CutPrefix(tag, `"`)
+		inner, whole := strings.CutSuffix(inner, `"`)
+		n, err := strconv.ParseInt(inner, 10, 64)
+		switch {
+		case strings.HasPrefix(tag, `W/"`):
+			n = -1
+		case !strong || !whole:
+			return c, &iam.Error{Kind: iam.Malformed, Detail: "the request cannot be read", Fields: []iam.FieldError{{Pointer: "If-Match", Detail: `is a list of ETags, as in "3"`}}}
+		case err != nil:
+			n = -1 // no tag of ours
+		}
+		c.Versions = append(c.Versions, n)
+	}
+	return c, nil
+}
+
+// Paged is an input that asks for one page.
+type Paged struct {
+	Limit int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"entries of a page"`
+	After string `query:"after" maxLength:"500" doc:"where to go on: next of the page before"`
+}
+
+// cursor reads what next wrote.
+func (p Paged) cursor(into ...any) error {
+	if p.After == "" {
+		return nil
+	}
+	b, err := base64.RawURLEncoding.DecodeString(p.After)
+	if err == nil {
+		err = json.Unmarshal(b, &into)
+	}
+	if err != nil {
+		return badCursor()
+	}
+	return nil
+}
+
+func badCursor() error {
+	return &iam.Error{Kind: iam.Invalid, Detail: "some fields are not valid", Fields: []iam.FieldError{{Pointer: "after", Detail: "is not what a page before had in next"}}}
+}
+
+// one is an answer with one thing.
+type one[T any] struct {
+	Status   int
+	Location string `header:"Location"`
+	ETag     string `header:"ETag"`
+	Body     T
+}
+
+// many is an answer with a page of things.
+type many[T any] struct {
+	Link string `header:"Link" doc:"rel=\"next\" where there is more (RFC 8288)"`
+	Body page[T]
+}
+
+type page[T any] struct {
+	Items []T    `json:"items"`
+	Next  string `json:"next,omitempty" doc:"the value of after for the next page; absent: this is the last"`
+}
+
+// pageOf makes a page of one entry more than was asked for: whether there is more.
+func pageOf[S, T any](ctx context.Context, p Paged, list []S, wire func(S) T, key func(S) []any) (*many[T], error) {
+	out := &many[T]{Body: page[T]{Items: []T{}}}
+	more := len(list) > p.Limit
+	if more {
+		list = list[:p.Limit]
+	}
+	for _, x := range list {
+		out.Body.Items = append(out.Body.Items, wire(x))
+	}
+	if !more {
+		return out, nil
+	}
+	b, err := json.Marshal(key(list[len(list)-1]))
+	if err != nil {
+		return nil, err
+	}
+	out.Body.Next = base64.RawURLEncoding.EncodeToString(b)
+	req, _ := ctx.Value(requestKey{}).(request) // authenticate puts it there
+	q := req.r.URL.Query()
+	q.Set("after", out.Body.Next)
+	out.Link = "<" + (&url.URL{Path: req.r.URL.Path, RawQuery: q.Encode()}).String() + `>; rel="next"`
+	return out, nil
+}
+
+func etag(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }

@@ -1,0 +1,84 @@
+package httpapi
+
+import (
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+const apiDescription = "Tenants, roles, users, members and mappings; what services declare; the audit. " +
+	"A caller needs an access token for the admin API's own audience. What is not there and what is not theirs to see is 404 alike.\n\n" +
+	"**Conditions.** What is read has an `ETag`. A `PUT` says what it replaces: `If-Match` with that tag, or `If-None-Match: *` to make something new; " +
+	"without either it is 428, and 412 where somebody else was first.\n\n" +
+	"**Repetition.** A `POST` with an `Idempotency-Key` can be sent again for 24 hours: the same request has the same answer (`Idempotency-Replayed: true`) " +
+	"and does nothing twice; another request under the same key is 422.\n\n" +
+	"**Lists** have pages: `limit`, and `after` with the `next` of the page before, or the `Link`. Their order is fixed and stated, so that nothing is left out or " +
+	"comes twice while things change.\n\n" +
+	"**Problems** are RFC 9457 documents that name every wrong field. **Writes** are limited for each caller, as each replica counts (`RateLimit`)."
+
+var apiTags = []*huma.Tag{
+	{Name: "tenants", Description: "Customers of the platform."},
+	{Name: "roles", Description: "Named sets of permissions, of one tenant or of all."},
+	{Name: "members", Description: "Who is what in a tenant."},
+	{Name: "mappings", Description: "What the identity provider says, as roles of a tenant."},
+	{Name: "users", Description: "Whom the platform knows, across tenants."},
+	{Name: "services", Description: "What services declare: role templates and attributes."},
+	{Name: "audit", Description: "Who changed what."},
+	{Name: "policy", Description: "What is in force."},
+}
+
+// routes are all of the admin API.
+func (a *adminAPI) routes() {
+	const get, post, put, patch, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete
+	const created, gone = http.StatusCreated, http.StatusNoContent
+
+	add(a, route{get, "/v1/tenants", "tenant:list", "List tenants", "By id.", "tenants", 0, 0}, a.listTenants)
+	add(a, route{post, "/v1/tenants", "tenant:create", "Make a tenant", "It is active at once. An id is never used again.", "tenants", created, 0}, a.createTenant)
+	add(a, route{get, "/v1/tenants/{tenant}", "tenant:read", "Read a tenant", "", "tenants", 0, 0}, a.readTenant)
+	add(a, route{put, "/v1/tenants/{tenant}", "tenant:update", "Make or replace a tenant", "Its status stays.", "tenants", 0, 0}, a.putTenant)
+	add(a, route{patch, "/v1/tenants/{tenant}", "tenant:set-status", "Suspend, resume or archive a tenant", "Nobody gets into a tenant that is not active.", "tenants", 0, 0}, a.patchTenant)
+	add(a, route{del, "/v1/tenants/{tenant}", "tenant:delete", "Delete a tenant", "Only a suspended or archived one without clients; with its roles, members and mappings.", "tenants", gone, 0}, a.deleteTenant)
+
+	add(a, route{get, "/v1/tenants/{tenant}/roles", "role:list", "List the roles of a tenant", "Its own and the global ones, by name; all on one page.", "roles", 0, 0}, a.listRoles)
+	add(a, route{post, "/v1/tenants/{tenant}/roles", "role:create", "Make a role", "", "roles", created, 0}, a.createRole)
+	add(a, route{get, "/v1/tenants/{tenant}/roles/{role}", "role:read", "Read a role", "", "roles", 0, 0}, a.readRole)
+	add(a, route{put, "/v1/tenants/{tenant}/roles/{role}", "role:update", "Make or replace a role", "", "roles", 0, 0}, a.putRole)
+	add(a, route{del, "/v1/tenants/{tenant}/roles/{role}", "role:delete", "Delete a role", "Refused while somebody holds it, unless remove=true takes it away first.", "roles", gone, 0}, a.deleteRole)
+	add(a, route{get, "/v1/roles", "global-role:list", "List the global roles", "By name; all on one page.", "roles", 0, 0}, a.listGlobalRoles)
+	add(a, route{post, "/v1/roles", "global-role:create", "Make a global role", "Every tenant has it.", "roles", created, 0}, a.createGlobalRole)
+	add(a, route{get, "/v1/roles/{role}", "global-role:read", "Read a global role", "", "roles", 0, 0}, a.readGlobalRole)
+	add(a, route{put, "/v1/roles/{role}", "global-role:update", "Make or replace a global role", "", "roles", 0, 0}, a.putGlobalRole)
+	add(a, route{del, "/v1/roles/{role}", "global-role:delete", "Delete a global role", "Refused while somebody holds it.", "roles", gone, 0}, a.deleteGlobalRole)
+
+	add(a, route{get, "/v1/tenants/{tenant}/members", "member:list", "List the members of a tenant", "By our ids of the users.", "members", 0, 0}, a.listMembers)
+	add(a, route{post, "/v1/tenants/{tenant}/members", "member:create", "Add a member", "By issuer and subject; the answer is the same whether the user was known or not.", "members", created, 0}, a.addMember)
+	add(a, route{post, "/v1/tenants/{tenant}/members:batch", "member:batch", "Add or replace up to 1,000 members", "All of them or none; each wrong row has its error. Who is a member already is replaced.", "members", 0, maxBatchBody}, a.batchMembers)
+	add(a, route{get, "/v1/tenants/{tenant}/members/{user}", "member:read", "Read a member", "", "members", 0, 0}, a.readMember)
+	add(a, route{put, "/v1/tenants/{tenant}/members/{user}", "member:update", "Replace what a member is", "", "members", 0, 0}, a.putMember)
+	add(a, route{patch, "/v1/tenants/{tenant}/members/{user}", "member:set-status", "Suspend or resume a membership", "", "members", 0, 0}, a.patchMember)
+	add(a, route{del, "/v1/tenants/{tenant}/members/{user}", "member:delete", "Remove a member", "", "members", gone, 0}, a.deleteMember)
+
+	add(a, route{get, "/v1/tenants/{tenant}/mappings", "mapping:list", "List the mappings of a tenant", "By issuer, claim and value; all on one page.", "mappings", 0, 0}, a.listMappings)
+	add(a, route{post, "/v1/tenants/{tenant}/mappings", "mapping:create", "Map what a provider says to roles", "", "mappings", created, 0}, a.createMapping)
+	add(a, route{get, "/v1/tenants/{tenant}/mappings/{mapping}", "mapping:read", "Read a mapping", "", "mappings", 0, 0}, a.readMapping)
+	add(a, route{put, "/v1/tenants/{tenant}/mappings/{mapping}", "mapping:update", "Replace the roles of a mapping", "", "mappings", 0, 0}, a.putMapping)
+	add(a, route{del, "/v1/tenants/{tenant}/mappings/{mapping}", "mapping:delete", "Delete a mapping", "", "mappings", gone, 0}, a.deleteMapping)
+
+	add(a, route{get, "/v1/users", "user:list", "List users", "By our ids; find one by issuer and subject.", "users", 0, 0}, a.listUsers)
+	add(a, route{post, "/v1/users", "user:create", "Make a user known", "", "users", created, 0}, a.createUser)
+	add(a, route{get, "/v1/users/{user}", "user:read", "Read a user", "", "users", 0, 0}, a.readUser)
+	add(a, route{put, "/v1/users/{user}", "user:update", "Replace what is known of a user", "", "users", 0, 0}, a.putUser)
+	add(a, route{patch, "/v1/users/{user}", "user:set-status", "Block or unblock a user", "A blocked user gets in nowhere.", "users", 0, 0}, a.patchUser)
+	add(a, route{post, "/v1/users/{user}:revoke", "user:revoke", "Refuse a user's tokens that were issued until now", "", "users", 0, 0}, a.revokeUser)
+	add(a, route{del, "/v1/users/{user}", "user:erase", "Erase a user", "Issuer, subject, attributes and memberships are forgotten; our id stays in the audit.", "users", gone, 0}, a.eraseUser)
+	add(a, route{get, "/v1/users/{user}/memberships", "user:read", "List a user's memberships", "By tenant; all on one page.", "users", 0, 0}, a.listMemberships)
+	add(a, route{get, "/v1/users/{user}/effective", "effective:read", "What a user is in a tenant", "Roles and permissions after inheritance, and where each comes from.", "users", 0, 0}, a.readEffective)
+
+	add(a, route{get, "/v1/services", "service:list", "List services", "By name.", "services", 0, 0}, a.listServices)
+	add(a, route{get, "/v1/services/{service}/manifest", "service:read", "Read what a service declares", "", "services", 0, 0}, a.readManifest)
+	add(a, route{put, "/v1/services/{service}/manifest", "service:sync", "Declare what a service needs", "JSON or YAML. The same again changes nothing; what is in use is not taken away.", "services", 0, 0}, a.putManifest)
+	add(a, route{post, "/s2s/system/sync", "service:sync", "Declare what a service needs, by its own name for itself", "JSON or YAML, as in citadel.manifest.yaml.", "services", 0, 0}, a.syncManifest)
+
+	add(a, route{get, "/v1/audit", "audit:read", "Read the audit", "The newest first; of one tenant, or of everything.", "audit", 0, 0}, a.listAudit)
+	add(a, route{get, "/v1/policy", "policy:read", "Read which policy is in force", "", "policy", 0, 0}, a.readPolicy)
+}
