@@ -372,7 +372,7 @@ func add[I, O any, P about[I]](a *adminAPI, rt route, h func(context.Context, *a
 		if err != nil {
 			pr := newProblem(err, requestID(req.r))
 			tell(req.w, req.r, a.Log, pr, err)
-			return nil, &humaProblem{pr}
+			return nil, &pr
 		}
 		return out, nil
 	})
@@ -393,14 +393,19 @@ func lastParam(ctx context.Context) string {
 	return values[len(values)-1]
 }
 
-// humaProblem is a problem as huma carries it.
-type humaProblem struct{ problem }
+// What huma asks of an error that it writes.
 
-func (p *humaProblem) GetStatus() int            { return p.Status }
-func (p *humaProblem) Error() string             { return p.Title }
-func (p *humaProblem) ContentType(string) string { return "application/problem+json" }
+// GetStatus implements huma.StatusError.
+func (p *Problem) GetStatus() int { return p.Status }
 
-func (p *humaProblem) GetHeaders() http.Header {
+// Error implements error.
+func (p *Problem) Error() string { return p.Title }
+
+// ContentType implements huma.ContentTypeFilter.
+func (p *Problem) ContentType(string) string { return "application/problem+json" }
+
+// GetHeaders implements huma.HeadersError.
+func (p *Problem) GetHeaders() http.Header {
 	h := http.Header{}
 	if p.Status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", "1")
@@ -429,7 +434,7 @@ func requestIDOf(ctx huma.Context) string {
 }
 
 // found makes a problem of what huma found wrong with a request.
-func found(id string, status int, errs []error) *humaProblem {
+func found(id string, status int, errs []error) *Problem {
 	e := &iam.Error{Kind: iam.Internal}
 	for kind, w := range wire {
 		if w.status == status {
@@ -452,7 +457,7 @@ func found(id string, status int, errs []error) *humaProblem {
 	if e.Kind == iam.Malformed {
 		p.Status = status // 415 is closer than 400
 	}
-	return &humaProblem{p}
+	return &p
 }
 
 // pointerOf makes a JSON Pointer of body.roles[1], and a name of query.limit.

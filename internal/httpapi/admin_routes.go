@@ -81,4 +81,10 @@ func (a *adminAPI) routes() {
 
 	add(a, route{get, "/v1/audit", "audit:read", "Read the audit", "The newest first; of one tenant, or of everything.", "audit", 0, 0}, a.listAudit)
 	add(a, route{get, "/v1/policy", "policy:read", "Read which policy is in force", "", "policy", 0, 0}, a.readPolicy)
+
+	paths := a.api.OpenAPI().Paths
+	paths["/v1/users/{user}:revoke"].Post.RequestBody.Required = false // nothing to say: now
+	for _, body := range []*huma.RequestBody{paths["/v1/services/{service}/manifest"].Put.RequestBody, paths["/s2s/system/sync"].Post.RequestBody} {
+		body.Content["application/yaml"] = &huma.MediaType{Schema: body.Content["application/json"].Schema}
+	}
 }

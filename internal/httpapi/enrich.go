@@ -66,7 +66,7 @@ func (h *enrichHandler) answer(w http.ResponseWriter, r *http.Request, rest stri
 	w.Header()["Cache-Control"] = noStore
 	q, err := h.question(r, rest)
 	if err != nil {
-		return deny(w, problem{Status: http.StatusForbidden, Code: iam.CodeOf(err), Detail: detailOf(err)})
+		return deny(w, Problem{Status: http.StatusForbidden, Code: iam.CodeOf(err), Detail: detailOf(err)})
 	}
 	a, err := h.enricher.Enrich(r.Context(), q)
 	switch {
@@ -79,9 +79,9 @@ func (h *enrichHandler) answer(w http.ResponseWriter, r *http.Request, rest stri
 			challenge = `Bearer error="invalid_token", error_description="the token is expired, revoked, malformed or not for this service"`
 		}
 		w.Header().Set("WWW-Authenticate", challenge)
-		return deny(w, problem{Status: http.StatusUnauthorized, Instance: decision(a)})
+		return deny(w, Problem{Status: http.StatusUnauthorized, Instance: decision(a)})
 	case !a.Allowed:
-		return deny(w, problem{Status: http.StatusForbidden, Instance: decision(a)})
+		return deny(w, Problem{Status: http.StatusForbidden, Instance: decision(a)})
 	}
 	out := w.Header()
 	for i, name := range h.headers {
@@ -100,7 +100,7 @@ var (
 // deny answers without any claim, and without a reason that is not the caller's
 // business: gateways hand it to the client. The id of the decision leads our own
 // people to the reason in the log.
-func deny(w http.ResponseWriter, p problem) int {
+func deny(w http.ResponseWriter, p Problem) int {
 	kind := iam.Forbidden
 	if p.Status == http.StatusUnauthorized {
 		kind = iam.Unauthenticated
@@ -130,7 +130,7 @@ func (h *enrichHandler) cannot(w http.ResponseWriter, r *http.Request, err error
 	code := iam.CodeOf(err)
 	// Also to a caller who has left: one who only stopped sending still listens,
 	// and a handler that writes nothing answers 200.
-	writeProblem(w, problem{
+	writeProblem(w, Problem{
 		Type: "/problems/" + string(iam.Unavailable), Title: wire[iam.Unavailable].title, Status: http.StatusServiceUnavailable, Code: code,
 	})
 	if errors.Is(r.Context().Err(), context.Canceled) {

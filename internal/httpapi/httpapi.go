@@ -76,7 +76,7 @@ func nowhere(http.ResponseWriter, *http.Request) error {
 }
 
 func notThisMethod(w http.ResponseWriter, _ *http.Request) error {
-	writeProblem(w, problem{
+	writeProblem(w, Problem{
 		Type: "/problems/method-not-allowed", Title: "The path does not take this method", Status: http.StatusMethodNotAllowed,
 	})
 	return nil

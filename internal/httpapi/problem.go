@@ -9,8 +9,8 @@ import (
 	"iam-service/internal/iam"
 )
 
-// problem is an RFC 9457 document.
-type problem struct {
+// Problem is an RFC 9457 document.
+type Problem struct {
 	Type     string         `json:"type" doc:"/problems/ and the kind of failure"`
 	Title    string         `json:"title"`
 	Status   int            `json:"status"`
@@ -63,10 +63,10 @@ var wire = map[iam.Kind]struct {
 }
 
 // newProblem says as much about err as the outside may know.
-func newProblem(err error, id string) problem {
+func newProblem(err error, id string) Problem {
 	kind := iam.KindOf(err)
 	w := wire[kind]
-	p := problem{Type: "/problems/" + string(kind), Title: w.title, Status: w.status}
+	p := Problem{Type: "/problems/" + string(kind), Title: w.title, Status: w.status}
 	if id != "" {
 		p.Instance = "/requests/" + id
 	}
@@ -77,7 +77,7 @@ func newProblem(err error, id string) problem {
 }
 
 // writeProblem answers with p.
-func writeProblem(w http.ResponseWriter, p problem) {
+func writeProblem(w http.ResponseWriter, p Problem) {
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
@@ -97,7 +97,7 @@ func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
 }
 
 // tell logs a fault of ours, and adds the headers that go with a problem.
-func tell(w http.ResponseWriter, r *http.Request, log *slog.Logger, p problem, err error) {
+func tell(w http.ResponseWriter, r *http.Request, log *slog.Logger, p Problem, err error) {
 	switch {
 	case p.Status == http.StatusInternalServerError:
 		log.ErrorContext(r.Context(), "request failed", slog.String("path", r.URL.Path), slog.Any("err", err))

@@ -19,6 +19,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"iam-service/internal/admin"
 	"iam-service/internal/devstack"
 	"iam-service/internal/devstack/devrauth"
 	"iam-service/internal/directory"
@@ -41,7 +44,7 @@ var ctx = context.Background()
 // tokens, a real listener. Loopback is a trusted proxy unless change says
 // otherwise.
 type world struct {
-	*testing.T
+	testing.TB
 	rauth, other *devrauth.Server
 	db           *postgres.DB
 	engine       *policy.Engine
@@ -49,6 +52,11 @@ type world struct {
 	feed         *feed.Feed
 	unsettled    bool // ask does not wait for what was changed before
 	url          string
+	admin        string // URL of the admin API
+	service      *admin.Service
+	issuers      iam.Issuers
+	database     string // URL
+	pool         *pgxpool.Pool
 	logs         *syncBuffer
 
 	mu       sync.Mutex
@@ -64,6 +72,7 @@ type settings struct {
 	rego      string         // instead of the default policy
 	url       string         // of a database
 	facts     directory.Config
+	writes    int // of a caller in a minute
 }
 
 type syncBuffer struct {
@@ -96,9 +105,9 @@ func provider(t testing.TB) *devrauth.Server {
 	return p
 }
 
-func newWorld(t *testing.T, s settings) *world {
+func newWorld(t testing.TB, s settings) *world {
 	t.Helper()
-	w := &world{T: t, rauth: provider(t), other: provider(t), logs: &syncBuffer{}}
+	w := &world{TB: t, rauth: provider(t), other: provider(t), logs: &syncBuffer{}}
 	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	issuers := iam.Issuers{
 		{URL: w.rauth.Issuer, Tenants: []string{"*"}, Platform: true},
@@ -158,6 +167,21 @@ func newWorld(t *testing.T, s settings) *world {
 	}.Handler())
 	t.Cleanup(srv.Close)
 	w.url = srv.URL
+	w.issuers, w.database = issuers, s.url
+	w.service = admin.New(admin.Config{DB: w.db, Engine: w.engine, Issuers: issuers, Settle: w.feed.Settle, Log: log})
+	if s.writes == 0 {
+		s.writes = 1_000_000
+	}
+	api := httptest.NewServer(httpapi.Admin{
+		Service: w.service, Verify: verifier.For(devstack.AdminAudience).Verify, Policy: func() any { return w.engine.Status() },
+		Issuer: w.rauth.Issuer, Writes: s.writes, Trusted: trusted, Version: "test", Log: log, Observe: func(handler, gateway, method string, status int, _ time.Duration) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.observed = append(w.observed, fmt.Sprint(handler, " ", gateway, " ", method, " ", status))
+		},
+	}.Handler())
+	t.Cleanup(api.Close)
+	w.admin = api.URL
 	return w
 }
 
