@@ -189,7 +189,7 @@ func (w *Work) changeMember(ctx context.Context, tenant, user string, c Conditio
 	}
 	after := change(before)
 	wrong := after.Check()
-	if !same(after.Attributes, before.Attributes) {
+	if !sameAttributes(after.Attributes, before.Attributes) {
 		more, err := w.checkAttributes(ctx, "/attributes", after.Attributes)
 		if err != nil {
 			return before, err
@@ -286,7 +286,7 @@ func (w *Work) memberChanged(c memberChange) error {
 		default:
 			announce("MemberResumed.v1", state)
 		}
-		if !before.ExpiresAt.Equal(m.ExpiresAt) || !same(before.Attributes, m.Attributes) {
+		if !before.ExpiresAt.Equal(m.ExpiresAt) || !sameAttributes(before.Attributes, m.Attributes) {
 			announce("MemberUpdated.v1", state)
 		}
 	}

@@ -70,6 +70,11 @@ func same(a, b any) bool {
 	return err1 == nil && err2 == nil && bytes.Equal(x, y)
 }
 
+// sameAttributes is same; none at all is as good as an empty object.
+func sameAttributes(a, b map[string]any) bool {
+	return len(a) == 0 && len(b) == 0 || same(a, b)
+}
+
 // some makes an absent list an empty one, and sorts it: lists of names are sets.
 func some(list []string) []string {
 	sorted := slices.Sorted(slices.Values(list))

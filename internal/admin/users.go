@@ -88,7 +88,7 @@ type UserEdit struct {
 // PutUser replaces a user's attributes, platform roles and default tenant.
 func (w *Work) PutUser(ctx context.Context, id string, e UserEdit, c Condition) (iam.User, error) {
 	return w.changeUser(ctx, id, c, true, func(u *iam.User) error {
-		if !same(u.Attributes, e.Attributes) {
+		if !sameAttributes(u.Attributes, e.Attributes) {
 			wrong, err := w.checkAttributes(ctx, "/attributes", e.Attributes)
 			if err == nil {
 				err = invalid(wrong)
@@ -178,7 +178,7 @@ func (w *Work) userChanged(before, after iam.User) {
 	if !before.TokensNotBefore.Equal(after.TokensNotBefore) {
 		announce("UserTokensRevoked.v1", iam.UserRevoked{User: after.ID, TokensNotBefore: stamp(after.TokensNotBefore), Version: after.Version})
 	}
-	if before.DefaultTenant != after.DefaultTenant || !same(before.Attributes, after.Attributes) {
+	if before.DefaultTenant != after.DefaultTenant || !sameAttributes(before.Attributes, after.Attributes) {
 		announce("UserUpdated.v1", stateOfUser(after))
 	}
 }

@@ -1,0 +1,218 @@
+package admin_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres/postgrestest"
+)
+
+// Every change of state is an event, of the types that are promised, and in the audit.
+// A change that changes nothing is neither.
+func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	const subject = "particular-subject"
+	var user, second string
+	row := func(roles ...string) []admin.Row {
+		return []admin.Row{{Issuer: postgrestest.Issuer, Subject: subject, Membership: iam.Membership{Status: iam.MembershipActive, Roles: roles}}}
+	}
+	mapping := iam.Mapping{Tenant: "acme", Issuer: postgrestest.Issuer, Claim: "groups", Value: "g", Roles: []string{"r"}}
+	var none admin.Condition
+	fresh, present := admin.Condition{Absent: true}, admin.Condition{Present: true}
+	manifest := iam.Manifest{Service: "s", Roles: []iam.Role{{Name: "t", Permissions: []string{"s:x"}}}, Attributes: []iam.AttributeSchema{{Key: "n", Type: "integer"}}}
+	for _, c := range []struct {
+		what   string
+		tenant string
+		do     func(context.Context, *admin.Work) error
+		events string // types, in order
+		audit  int
+	}{
+		{"a tenant", "", func(ctx context.Context, w *admin.Work) error {
+			_, _, err := w.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: "A"}, fresh)
+			return err
+		}, "TenantCreated.v1", 1},
+		{"renamed", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, _, err := w.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: "B"}, present)
+			return err
+		}, "TenantUpdated.v1", 1},
+		{"renamed to what it is", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, _, err := w.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: "B"}, present)
+			return err
+		}, "", 0},
+		{"a manifest", "", func(ctx context.Context, w *admin.Work) error {
+			_, _, err := w.PutManifest(ctx, manifest)
+			return err
+		}, "RoleCreated.v1 ServiceManifestApplied.v1", 2},
+		{"the same manifest", "", func(ctx context.Context, w *admin.Work) error {
+			_, _, err := w.PutManifest(ctx, manifest)
+			return err
+		}, "", 0},
+		{"a role", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, _, err := w.PutRole(ctx, iam.Role{Tenant: "acme", Name: "r"}, fresh)
+			return err
+		}, "RoleCreated.v1", 1},
+		{"another role", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, _, err := w.PutRole(ctx, iam.Role{Tenant: "acme", Name: "r", Permissions: []string{"a:b"}}, present)
+			return err
+		}, "RoleUpdated.v1", 1},
+		{"a member who was not known", "acme", func(ctx context.Context, w *admin.Work) error {
+			got, err := w.PutMembers(ctx, "acme", row("r", "t"), true)
+			if err == nil {
+				user = got[0].Member.User
+			}
+			return err
+		}, "UserCreated.v1 MemberAdded.v1 UserRolesAssigned.v1", 2},
+		{"the same member", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.PutMembers(ctx, "acme", row("t", "r"), false) // in another order
+			return err
+		}, "", 0},
+		{"other roles", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.PutMembers(ctx, "acme", row("t"), false)
+			return err
+		}, "UserRolesAssigned.v1", 1},
+		{"suspended", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.SetMemberStatus(ctx, "acme", user, iam.MembershipSuspended, none)
+			return err
+		}, "MemberSuspended.v1", 1},
+		{"resumed, with an end", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.PutMember(ctx, iam.Membership{Tenant: "acme", User: user, Status: iam.MembershipActive, Roles: []string{"t"}, ExpiresAt: time.Now().Add(time.Hour)}, present)
+			return err
+		}, "MemberResumed.v1 MemberUpdated.v1", 1},
+		{"a mapping", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.CreateMapping(ctx, mapping)
+			return err
+		}, "MappingCreated.v1", 1},
+		{"another mapping", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.SetMappingRoles(ctx, "acme", mapping.ID(), []string{"r", "t"}, present)
+			return err
+		}, "MappingUpdated.v1", 1},
+		{"no mapping", "acme", func(ctx context.Context, w *admin.Work) error { return w.DeleteMapping(ctx, "acme", mapping.ID(), none) }, "MappingDeleted.v1", 1},
+		{"a user", "", func(ctx context.Context, w *admin.Work) error {
+			u, err := w.CreateUser(ctx, iam.User{Issuer: postgrestest.Issuer, Subject: "second", PlatformRoles: []string{"auditor"}})
+			second = u.ID
+			return err
+		}, "UserCreated.v1", 1},
+		{"attributes", "", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.PutUser(ctx, second, admin.UserEdit{Attributes: map[string]any{"n": json.Number("1")}, PlatformRoles: []string{"auditor"}}, present)
+			return err
+		}, "UserUpdated.v1", 1},
+		{"platform roles", "", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.PutUser(ctx, second, admin.UserEdit{Attributes: map[string]any{"n": json.Number("1")}, PlatformRoles: []string{iam.PlatformAdmin}}, present)
+			return err
+		}, "UserPlatformRolesAssigned.v1", 1},
+		{"blocked", "", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.SetUserStatus(ctx, user, iam.UserBlocked, none)
+			return err
+		}, "UserBlocked.v1", 1},
+		{"blocked again", "", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.SetUserStatus(ctx, user, iam.UserBlocked, none)
+			return err
+		}, "", 0},
+		{"unblocked", "", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.SetUserStatus(ctx, user, iam.UserActive, none)
+			return err
+		}, "UserUnblocked.v1", 1},
+		{"revoked", "", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.RevokeTokens(ctx, user, time.Time{})
+			return err
+		}, "UserTokensRevoked.v1", 1},
+		{"revoked until earlier", "", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.RevokeTokens(ctx, user, time.Unix(1, 0))
+			return err
+		}, "", 0},
+		{"no role", "acme", func(ctx context.Context, w *admin.Work) error { return w.DeleteRole(ctx, "acme", "r", false, none) }, "RoleDeleted.v1", 1},
+		{"no member", "acme", func(ctx context.Context, w *admin.Work) error { return w.DeleteMember(ctx, "acme", user, none) }, "MemberRemoved.v1", 1},
+		{"a member again", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.PutMembers(ctx, "acme", row(), true)
+			return err
+		}, "MemberAdded.v1", 1},
+		{"erased", "", func(ctx context.Context, w *admin.Work) error { return w.EraseUser(ctx, user, none) }, "UserErased.v1 MemberRemoved.v1", 2},
+		{"suspended tenant", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.SetTenantStatus(ctx, "acme", iam.TenantSuspended, none)
+			return err
+		}, "TenantSuspended.v1", 1},
+		{"resumed tenant", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.SetTenantStatus(ctx, "acme", iam.TenantActive, none)
+			return err
+		}, "TenantResumed.v1", 1},
+		{"archived tenant", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.SetTenantStatus(ctx, "acme", iam.TenantArchived, none)
+			return err
+		}, "TenantArchived.v1", 1},
+		{"no tenant", "acme", func(ctx context.Context, w *admin.Work) error { return w.DeleteTenant(ctx, "acme", none) }, "TenantDeleted.v1", 1},
+	} {
+		before, entries := o.rows("outbox"), o.rows("audit")
+		if err := o.do(c.tenant, c.do); err != nil {
+			t.Fatalf("%s: %v", c.what, err)
+		}
+		var got []string
+		for _, e := range o.events()[before:] {
+			got = append(got, e.Type)
+		}
+		if strings.Join(got, " ") != c.events {
+			t.Errorf("%s: announced %q, want %q", c.what, got, c.events)
+		}
+		if n := o.rows("audit") - entries; n != c.audit {
+			t.Errorf("%s: %d entries, want %d", c.what, n, c.audit)
+		}
+	}
+	o.ok(o.s.Chores(ctx))
+
+	// Each type that is promised was caused, and its data are of the promised shape and
+	// say nothing of whom it is about.
+	seen := map[string]bool{}
+	for _, e := range o.events() {
+		i := slices.IndexFunc(iam.Events, func(x iam.EventType) bool { return x.Type == e.Type })
+		if i < 0 {
+			t.Errorf("%s is promised nowhere", e.Type)
+			continue
+		}
+		seen[e.Type] = true
+		if e.Kind != iam.Events[i].Kind {
+			t.Errorf("%s is of kind %s, promised is %s", e.Type, e.Kind, iam.Events[i].Kind)
+		}
+		d := json.NewDecoder(bytes.NewReader(e.Data))
+		d.DisallowUnknownFields()
+		if err := d.Decode(reflect.New(reflect.TypeOf(iam.Events[i].Data)).Interface()); err != nil {
+			t.Errorf("%s: %v", e.Type, err)
+		}
+		for _, no := range []string{subject, `"second"`, postgrestest.Issuer} {
+			if bytes.Contains(e.Data, []byte(no)) {
+				t.Errorf("%s tells %s: %s", e.Type, no, e.Data)
+			}
+		}
+	}
+	for _, e := range iam.Events {
+		if !seen[e.Type] {
+			t.Errorf("%s was never announced", e.Type)
+		}
+	}
+}
+
+type event struct {
+	Type, Kind, Object string
+	Data               []byte
+}
+
+func (o *office) events() []event {
+	o.Helper()
+	conn, err := pgx.Connect(ctx, o.url)
+	o.ok(err)
+	defer conn.Close(ctx)
+	rows, err := conn.Query(ctx, `SELECT type, kind, object, data FROM outbox ORDER BY seq`)
+	o.ok(err)
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[event])
+	o.ok(err)
+	return list
+}
