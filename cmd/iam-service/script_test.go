@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,8 +50,15 @@ func TestScripts(t *testing.T) {
 		defer db.Close()
 		ts.Check(devstack.LoadSample(ctx, db, ts.Getenv("RAUTH_URL")))
 	}
-	commands["mint"] = func(ts *testscript.TestScript, _ bool, args []string) { // mint USER FILE
-		raw, err := ts.Value("rauth").(*devrauth.Server).Mint("ES256", map[string]any{"sub": args[0], "client_id": "web"})
+	commands["mint"] = func(ts *testscript.TestScript, _ bool, args []string) { // mint USER FILE [AUDIENCE [CLIENT SCOPE]]
+		claims := map[string]any{"sub": args[0], "client_id": "web"}
+		if len(args) > 2 {
+			claims["aud"] = args[2]
+		}
+		if len(args) > 4 {
+			claims["client_id"], claims["scope"] = args[3], args[4]
+		}
+		raw, err := ts.Value("rauth").(*devrauth.Server).Mint("ES256", claims)
 		ts.Check(err)
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(raw), 0o600))
 	}
@@ -84,9 +92,16 @@ func TestScripts(t *testing.T) {
 			env.Values["rauth"] = p
 			database := postgrestest.EmptyURL(t)
 			proxy := postgrestest.NewProxy(t, database)
+			// A role of the script's own, which it makes itself, and the same database as that role.
+			service, err := url.Parse(database)
+			if err != nil {
+				return err
+			}
+			role := "service_of_" + service.Query().Get("search_path")
+			service.User = url.UserPassword(role, "secret")
 			env.Values["proxy"] = proxy
 			for name, v := range map[string]string{
-				"DATABASE_URL": database, "PROXY_URL": proxy.URL, "RAUTH_URL": srv.URL, "RAUTH_AUDIENCES": devstack.Audience,
+				"DATABASE_URL": database, "SERVICE_ROLE": role, "SERVICE_URL": service.String(), "PROXY_URL": proxy.URL, "RAUTH_URL": srv.URL, "RAUTH_AUDIENCES": devstack.Audience,
 				"GATEWAY_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0", "OPS_ADDR": "127.0.0.1:0", "SHUTDOWN_DELAY": "1s",
 				"TMPDIR": filepath.Join(env.WorkDir, "tmp"),
 			} {

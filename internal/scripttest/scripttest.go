@@ -1,5 +1,5 @@
 // Package scripttest runs the programs themselves through txtar scripts, with a
-// few commands more than testscript has: http, eventually, freeport, signal.
+// few commands more than testscript has: http, field, eventually, freeport, signal.
 //
 // It knows nothing of what the programs do.
 package scripttest
@@ -7,6 +7,8 @@ package scripttest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -30,12 +32,14 @@ func Commands() map[string]func(ts *testscript.TestScript, neg bool, args []stri
 		"signal":     signalProcess,
 		"capture":    capture,
 		"append":     appendTo,
+		"field":      field,
 	}
 }
 
-// httpCommand: http STATUS METHOD URL [HEADER...] asks once and leaves the answer,
-// status line and headers first, in the file answer. A header that begins with
-// @ is a bearer token from a file.
+// httpCommand: http STATUS METHOD URL [HEADER...] [-d BODY] asks once and leaves the
+// answer, status line and headers first, in the file answer. A header that begins with
+// @ is a bearer token from a file. A body is JSON unless a header says otherwise; one
+// that begins with @ is from a file.
 func httpCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
 		ts.Fatalf("usage: http STATUS METHOD URL [HEADER...]")
@@ -55,16 +59,31 @@ func httpCommand(ts *testscript.TestScript, neg bool, args []string) {
 func ask(ts *testscript.TestScript, args []string) (int, []byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, args[0], args[1], nil)
+	headers := args[2:]
+	var body io.Reader
+	if n := len(headers); n >= 2 && headers[n-2] == "-d" {
+		text := headers[n-1]
+		if file, ok := strings.CutPrefix(text, "@"); ok {
+			text = ts.ReadFile(file)
+		}
+		body, headers = strings.NewReader(text), headers[:n-2]
+	}
+	req, err := http.NewRequestWithContext(ctx, args[0], args[1], body)
 	if err != nil {
 		return 0, nil, err
 	}
-	for _, h := range args[2:] {
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for _, h := range headers {
 		if file, ok := strings.CutPrefix(h, "@"); ok {
 			req.Header.Add("Authorization", "Bearer "+strings.TrimSpace(ts.ReadFile(file)))
 			continue
 		}
 		name, value, _ := strings.Cut(h, ":")
+		if name == "Content-Type" {
+			req.Header.Del(name)
+		}
 		req.Header.Add(name, strings.TrimSpace(value))
 	}
 	resp, err := http.DefaultClient.Do(req)
@@ -117,6 +136,43 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("never: %s\nlast seen:\n%s", strings.Join(args, " "), last)
+}
+
+// field: field NAME PATH sets a variable to a value of the last answer: of its JSON body
+// by the names and places that lead to it, as in items.0.user, or a header's for
+// header.ETag.
+func field(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: field NAME PATH")
+	}
+	head, body, _ := strings.Cut(ts.ReadFile("answer"), "\n\n")
+	if name, ok := strings.CutPrefix(args[1], "header."); ok {
+		for line := range strings.Lines(head) {
+			if k, v, ok := strings.Cut(line, ":"); ok && strings.EqualFold(k, name) {
+				ts.Setenv(args[0], strings.TrimSpace(v))
+				return
+			}
+		}
+		ts.Fatalf("no header %s in:\n%s", name, head)
+	}
+	var v any
+	ts.Check(json.Unmarshal([]byte(body), &v))
+	for step := range strings.SplitSeq(args[1], ".") {
+		switch at := v.(type) {
+		case map[string]any:
+			v = at[step]
+		case []any:
+			i, err := strconv.Atoi(step)
+			if err != nil || i >= len(at) {
+				ts.Fatalf("no %s in:\n%s", args[1], body)
+			}
+			v = at[i]
+		}
+	}
+	if v == nil {
+		ts.Fatalf("no %s in:\n%s", args[1], body)
+	}
+	ts.Setenv(args[0], fmt.Sprint(v))
 }
 
 // freeport: freeport NAME... sets each variable to a loopback address that was free.
