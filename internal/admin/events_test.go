@@ -97,7 +97,9 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 			_, err := w.SetMappingRoles(ctx, "acme", mapping.ID(), []string{"r", "t"}, present)
 			return err
 		}, "MappingUpdated.v1", 1},
-		{"no mapping", "acme", func(ctx context.Context, w *admin.Work) error { return w.DeleteMapping(ctx, "acme", mapping.ID(), none) }, "MappingDeleted.v1", 1},
+		{"no mapping", "acme", func(ctx context.Context, w *admin.Work) error {
+			return w.DeleteMapping(ctx, "acme", mapping.ID(), none)
+		}, "MappingDeleted.v1", 1},
 		{"a user", "", func(ctx context.Context, w *admin.Work) error {
 			u, err := w.CreateUser(ctx, iam.User{Issuer: postgrestest.Issuer, Subject: "second", PlatformRoles: []string{"auditor"}})
 			second = u.ID

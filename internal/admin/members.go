@@ -160,7 +160,7 @@ func (w *Work) checkRows(ctx context.Context, tenant string, rows []Row) error {
 // PutMember replaces what a member is. Only who is a member already is found by our
 // id: others are added by issuer and subject.
 func (w *Work) PutMember(ctx context.Context, m iam.Membership, c Condition) (iam.Member, error) {
-	return w.changeMember(ctx, m.Tenant, m.User, c, true, func(before iam.Member) iam.Membership {
+	return w.changeMember(ctx, m.Tenant, m.User, c, true, func(iam.Member) iam.Membership {
 		m.ExpiresAt = m.ExpiresAt.Truncate(time.Microsecond)
 		return m
 	})

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -212,7 +213,7 @@ func (w *Work) putTemplates(ctx context.Context, m iam.Manifest) error {
 			}
 		}
 		_, err := w.putRole(ctx, before, m.Roles[i])
-		if e, ok := err.(*iam.Error); ok && e.Kind == iam.Conflict && len(e.Fields) == 0 {
+		if e, ok := errors.AsType[*iam.Error](err); ok && e.Kind == iam.Conflict && len(e.Fields) == 0 {
 			return &iam.Error{Kind: iam.Conflict, Code: "role_of_another", Detail: e.Detail, Fields: []iam.FieldError{{Pointer: at + "/name", Detail: e.Detail}}}
 		}
 		return iam.Rebase(err, "/", at+"/")

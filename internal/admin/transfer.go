@@ -25,6 +25,7 @@ type Line struct {
 
 // What lines say. The tenant comes first; a role comes after those that it inherits.
 type (
+	// LineTenant is the tenant itself.
 	LineTenant struct {
 		ID         string         `json:"id"`
 		Slug       string         `json:"slug"`
@@ -32,18 +33,21 @@ type (
 		Status     string         `json:"status"`
 		Attributes map[string]any `json:"attributes,omitempty"`
 	}
+	// LineRole is one of its roles.
 	LineRole struct {
 		Name        string   `json:"name"`
 		Permissions []string `json:"permissions,omitempty"`
 		Inherits    []string `json:"inherits,omitempty"`
 		Description string   `json:"description,omitempty"`
 	}
+	// LineMapping is one of its mappings.
 	LineMapping struct {
 		Issuer string   `json:"issuer"`
 		Claim  string   `json:"claim"`
 		Value  string   `json:"value"`
 		Roles  []string `json:"roles"`
 	}
+	// LineMember is one of its members.
 	LineMember struct {
 		Issuer     string         `json:"issuer"`
 		Subject    string         `json:"subject"`

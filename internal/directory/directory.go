@@ -392,8 +392,9 @@ func build(ctx context.Context, loader Loader, issuers iam.Issuers, kind Kind, a
 			return nil, 0, err
 		}
 		return clientDocument(facts, issuers), 0, nil
+	default:
+		return nil, 0, fmt.Errorf("no document is of kind %q", kind)
 	}
-	return nil, 0, fmt.Errorf("no document is of kind %q", kind)
 }
 
 // Stats are figures since the start; those of the caches are partly of now.

@@ -167,8 +167,9 @@ func canBe(kd Kind, a, b string, issuer iam.Issuer) bool {
 		return iam.ValidIssuer(a) && iam.ValidSubject(b)
 	case Client:
 		return iam.ValidIssuer(a) && iam.ValidClientID(b)
+	default:
+		return false // no document is of another kind
 	}
-	return false
 }
 
 // ask gets the document from the caches or by a load, and keeps the account of

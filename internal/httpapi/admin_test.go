@@ -156,7 +156,7 @@ func TestARepeatedPostMakesOneThing(t *testing.T) {
 	token := w.mint("root", map[string]any{"aud": devstack.AdminAudience})
 	for i := range 20 { // cut at some moment, before or after the commit
 		short, cancel := context.WithTimeout(ctx, time.Duration(i)*500*time.Microsecond)
-		req, err := http.NewRequestWithContext(short, "POST", w.admin+"/v1/tenants/acme/roles", strings.NewReader(string(b)))
+		req, err := http.NewRequestWithContext(short, http.MethodPost, w.admin+"/v1/tenants/acme/roles", strings.NewReader(string(b)))
 		w.ok(err)
 		req.Header.Set("Authorization", "Bearer "+token)
 		req.Header.Set("Idempotency-Key", "k")

@@ -10,7 +10,7 @@ import (
 )
 
 // Problem is an RFC 9457 document.
-type Problem struct {
+type Problem struct { //nolint:errname // RFC 9457 calls it a problem, and so do the answers
 	Type     string         `json:"type" doc:"/problems/ and the kind of failure"`
 	Title    string         `json:"title"`
 	Status   int            `json:"status"`
