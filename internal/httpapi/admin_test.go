@@ -459,6 +459,30 @@ func TestAChangeIsTrueInTheNextEnrichment(t *testing.T) {
 	}
 }
 
+// And on another replica within a second, without anybody waiting for it.
+func TestAChangeIsTrueOnAnotherReplicaWithinASecond(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	other := newWorld(t, settings{beside: w})
+	other.unsettled = true
+	alice := w.user("alice")
+	token := "Authorization: Bearer " + w.mint("alice", nil)
+	for i, roles := range [][]string{{"auditor"}, {"editor"}, {}, {"editor", "auditor"}} {
+		want := map[int]string{0: "auditor,viewer", 1: "editor,viewer", 2: "", 3: "auditor,editor,viewer"}[i]
+		w.want(200, "root", "PUT", "/v1/tenants/acme/members/"+alice, map[string]any{"roles": roles}, "If-Match: *")
+		changed := time.Now()
+		for {
+			_, lines, _ := other.ask("GET /system/enrich-token", token)
+			if slices.Contains(lines, "X-User-Roles: "+want) {
+				break
+			}
+			if time.Since(changed) > 10*time.Second { // the promise is measured by make propagation, on a machine that does nothing else
+				t.Fatalf("after %s it still answers %q", time.Since(changed), lines)
+			}
+		}
+	}
+}
+
 func TestPagesLeaveNothingOut(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})

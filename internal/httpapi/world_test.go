@@ -71,6 +71,7 @@ type settings struct {
 	config    map[string]any // over data.iam.config
 	rego      string         // instead of the default policy
 	url       string         // of a database
+	beside    *world         // another replica: the same database and issuers
 	facts     directory.Config
 	writes    int // of a caller in a minute
 }
@@ -107,7 +108,12 @@ func provider(t testing.TB) *devrauth.Server {
 
 func newWorld(t testing.TB, s settings) *world {
 	t.Helper()
-	w := &world{TB: t, rauth: provider(t), other: provider(t), logs: &syncBuffer{}}
+	w := &world{TB: t, logs: &syncBuffer{}}
+	if s.beside != nil {
+		w.rauth, w.other, s.url = s.beside.rauth, s.beside.other, s.beside.database
+	} else {
+		w.rauth, w.other = provider(t), provider(t)
+	}
 	log := slog.New(slog.NewJSONHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	issuers := iam.Issuers{
 		{URL: w.rauth.Issuer, Tenants: []string{"*"}, Platform: true},
