@@ -16,6 +16,7 @@ import (
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"iam-service/internal/admin"
 	"iam-service/internal/iam"
@@ -280,7 +281,7 @@ func importCommand(environ []string) *cobra.Command {
 // progress draws on a terminal, and nothing anywhere else.
 func progress(cmd *cobra.Command, size int64, what string) *progressbar.ProgressBar {
 	w := cmd.ErrOrStderr()
-	if f, ok := w.(*os.File); !ok || !isTerminal(f) {
+	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
 		return progressbar.DefaultSilent(size, what)
 	}
 	options := []progressbar.Option{
@@ -291,9 +292,4 @@ func progress(cmd *cobra.Command, size int64, what string) *progressbar.Progress
 		options = append(options, progressbar.OptionShowBytes(true))
 	}
 	return progressbar.NewOptions64(size, options...)
-}
-
-func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

@@ -345,9 +345,9 @@ func add[I, O any, P about[I]](a *adminAPI, rt route, h func(context.Context, *a
 	writes := rt.method != http.MethodGet
 	if writes {
 		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusConflict, http.StatusPreconditionFailed, http.StatusPreconditionRequired,
-			http.StatusUnprocessableEntity, http.StatusTooManyRequests)
+			http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
 	} else {
-		op.Errors = append(op.Errors, http.StatusUnprocessableEntity)
+		op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusUnprocessableEntity)
 	}
 	huma.Register(a.api, op, func(ctx context.Context, in *I) (*O, error) {
 		p := P(in)

@@ -70,6 +70,7 @@ var callers = map[string]func(action, where string) int{
 		}
 		return 403
 	},
+	"revoked client":     func(string, string) int { return 401 },
 	"nobody":             func(string, string) int { return 401 },
 	"token for gateways": func(string, string) int { return 401 },
 	"token for both":     func(string, string) int { return 401 },
@@ -176,6 +177,7 @@ func (w *world) cast() map[string]string {
 		{ClientID: "terraform", Scopes: []string{iam.ScopePlatformAdmin}, Status: iam.ClientActive},
 		{ClientID: "ci", Scopes: []string{"s2s:internal"}, Status: iam.ClientActive},
 		{ClientID: "bot", Tenant: "acme", Roles: []string{iam.RoleTenantAdmin, "viewer"}, Status: iam.ClientActive},
+		{ClientID: "revoked", Tenant: "acme", Roles: []string{iam.RoleTenantAdmin}, Status: iam.ClientActive, TokensNotBefore: soon},
 		{ClientID: "stopped", Tenant: "acme", Roles: []string{iam.RoleTenantAdmin}, Status: iam.ClientBlocked},
 	} {
 		c.Issuer = w.rauth.Issuer
@@ -203,6 +205,6 @@ func (w *world) cast() map[string]string {
 		"tenant auditor": admin("tess"), "member": admin("mia"), "suspended tenant admin": admin("sue"), "expired tenant admin": admin("eve"),
 		"blocked tenant admin": admin("bill"), "blocked platform admin": admin("rita"), "stranger": admin("stranger"), "service": w.program("ci", "s2s:internal"),
 		"nobody": "", "token for gateways": w.mint("root", nil), "token for both": w.mint("root", map[string]any{"aud": []string{"iam-gateway", "iam-admin"}}),
-		"blocked client": w.program("stopped", ""), "revoked user": admin("rex"),
+		"revoked client": w.program("revoked", ""), "blocked client": w.program("stopped", ""), "revoked user": admin("rex"),
 	}
 }

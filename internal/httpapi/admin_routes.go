@@ -83,6 +83,12 @@ func (a *adminAPI) routes() {
 	add(a, route{get, "/v1/policy", "policy:read", "Read which policy is in force", "", "policy", 0, 0}, a.readPolicy)
 
 	paths := a.api.OpenAPI().Paths
+	for _, path := range []string{"/v1/tenants/{tenant}", "/v1/tenants/{tenant}/roles/{role}", "/v1/roles/{role}"} {
+		answers := paths[path].Put.Responses
+		made := *answers["200"]
+		made.Description = "Created"
+		answers["201"] = &made
+	}
 	paths["/v1/users/{user}:revoke"].Post.RequestBody.Required = false // nothing to say: now
 	for _, body := range []*huma.RequestBody{paths["/v1/services/{service}/manifest"].Put.RequestBody, paths["/s2s/system/sync"].Post.RequestBody} {
 		body.Content["application/yaml"] = &huma.MediaType{Schema: body.Content["application/json"].Schema}
