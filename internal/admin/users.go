@@ -113,9 +113,13 @@ func (w *Work) SetUserStatus(ctx context.Context, id, status string, c Condition
 // RevokeTokens refuses all tokens of a user that were issued before a time, which never
 // goes back. The zero time is now.
 func (w *Work) RevokeTokens(ctx context.Context, id string, before time.Time) (iam.User, error) {
+	now := time.Now()
+	if before.After(now) {
+		return iam.User{}, invalid([]iam.FieldError{{Pointer: "/before", Detail: "must not lie in the future: it never goes back"}})
+	}
 	if before.IsZero() {
 		// Tokens have whole seconds: one issued in this second may be from before.
-		before = time.Now().Truncate(time.Second).Add(time.Second)
+		before = now.Truncate(time.Second).Add(time.Second)
 	}
 	return w.changeUser(ctx, id, Condition{}, false, func(u *iam.User) error {
 		if before = before.Truncate(time.Microsecond); before.After(u.TokensNotBefore) {

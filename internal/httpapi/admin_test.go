@@ -56,6 +56,7 @@ func TestBadInputIsToldFieldByField(t *testing.T) {
 		"roles of a batch":      {"POST", "/v1/tenants/acme/members:batch", map[string]any{"members": []any{map[string]any{"subject": "alice", "roles": []string{"editor"}}, map[string]any{"subject": "n2", "roles": []string{"none"}}}}, nil, 422, []string{"/members/1/roles/0"}},
 		"reserved role":         {"POST", "/v1/roles", map[string]any{"name": "iam:mine"}, nil, 422, []string{"/name"}},
 		"a cycle":               {"PUT", "/v1/roles/viewer", map[string]any{"inherits": []string{"editor"}}, []string{"If-Match: *"}, 422, []string{"/inherits"}},
+		"revoked in the future": {"POST", "/v1/users/" + w.user("carol") + ":revoke", map[string]any{"before": "2100-01-01T00:00:00Z"}, nil, 422, []string{"/before"}},
 		"an unknown default":    {"POST", "/v1/users", map[string]any{"subject": "n", "default_tenant": "nowhere"}, nil, 422, []string{"/default_tenant"}},
 		"a manifest that drops": {"PUT", "/v1/services/s/manifest", map[string]any{"rolse": []any{}}, nil, 422, []string{""}},
 		"permissions of others": {"PUT", "/v1/services/s/manifest", map[string]any{"roles": []any{map[string]any{"name": "r", "permissions": []string{"s:a", "t:a"}}}}, nil, 422, []string{"/roles/0/permissions/1"}},
@@ -273,6 +274,46 @@ func TestNobodyEscalates(t *testing.T) {
 	w.want(200, "root", "PATCH", "/v1/users/"+second, map[string]any{"status": "active"})
 	w.want(200, "root", "PATCH", "/v1/users/"+root, map[string]any{"status": "blocked"})
 	w.want(403, "root", "GET", "/v1/tenants", nil)
+}
+
+// A policy that allows everything to everybody gives nobody what they do not hold.
+func TestWhateverThePolicySaysNobodyGivesAwayMoreThanTheyHold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{adminRego: "package iam.admin\n\ndecision := {\"allow\": true}\n"})
+	tokens := w.cast()
+	theirs := mintBy(w, w.other, "chief", map[string]any{"aud": devstack.AdminAudience})
+	_, err := w.sql().Exec(ctx, `INSERT INTO users (issuer, subject, platform_roles) VALUES ($1, 'chief', '{platform-admin}')`, w.other.Issuer)
+	w.ok(err)
+	w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "globex", Name: "own", Permissions: []string{"a:b"}}))
+	w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "own", Permissions: []string{"a:b"}}))
+	for _, subject := range []string{"sue", "eve"} { // suspended and expired: they held it once
+		w.ok(w.db.PutMembership(ctx, iam.Membership{
+			Tenant: "acme", User: w.user(subject), Status: map[string]string{"sue": "suspended", "eve": "active"}[subject], Roles: []string{"own"},
+			ExpiresAt: map[string]time.Time{"eve": long}[subject],
+		}))
+	}
+	tokens["chief of another issuer"] = theirs
+	for who, token := range tokens {
+		if token == "" || strings.HasPrefix(who, "token for") || who == "blocked client" || strings.HasPrefix(who, "revoked") || strings.HasPrefix(who, "platform admin") {
+			continue // not let in at all, or holding everything
+		}
+		tenant := "acme"
+		if who == "chief of another issuer" {
+			tenant = "globex"
+			w.want(404, token, "POST", "/v1/tenants/acme/members", map[string]any{"subject": "new"})
+		}
+		for name, r := range map[string]reply{
+			"a role":          w.call(token, "POST", "/v1/tenants/"+tenant+"/members", map[string]any{"subject": "new", "roles": []string{"own"}}),
+			"a platform role": w.call(token, "POST", "/v1/users", map[string]any{"subject": "new", "platform_roles": []string{"auditor"}}),
+			"blocking":        w.call(token, "PATCH", "/v1/users/"+w.user("root"), map[string]any{"status": "blocked"}),
+			"erasing":         w.call(token, "DELETE", "/v1/users/"+w.user("audrey"), nil),
+			"a global role":   w.call(token, "POST", "/v1/roles", map[string]any{"name": "new", "permissions": []string{"x:y"}}),
+		} {
+			if r.status != 403 || r.field("code") != "more_than_held" {
+				t.Errorf("%s, %s: got %s", who, name, r)
+			}
+		}
+	}
 }
 
 func (w *world) platformProgram() string {

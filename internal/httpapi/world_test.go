@@ -70,6 +70,7 @@ type settings struct {
 	headerMax int
 	config    map[string]any // over data.iam.config
 	rego      string         // instead of the default policy
+	adminRego string         // instead of the default policy of administration
 	url       string         // of a database
 	beside    *world         // another replica: the same database and issuers
 	facts     directory.Config
@@ -214,6 +215,13 @@ func (w *world) load(s settings) {
 	}
 	if s.rego != "" {
 		c.Modules = map[string]string{"p.rego": s.rego}
+	}
+	if s.adminRego != "" {
+		for name, text := range c.Modules {
+			if strings.Contains(text, "package iam.admin") {
+				c.Modules[name] = s.adminRego
+			}
+		}
 	}
 	w.ok(w.engine.Offer(ctx, c))
 }
