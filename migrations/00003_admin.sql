@@ -1,5 +1,15 @@
 -- +goose Up
 
+-- Versions are never used twice, not even by something that was deleted and made again:
+-- an ETag of before never fits what came after.
+CREATE SEQUENCE iam_versions;
+ALTER TABLE tenants ALTER COLUMN version SET DEFAULT nextval('iam_versions');
+ALTER TABLE roles ALTER COLUMN version SET DEFAULT nextval('iam_versions');
+ALTER TABLE users ALTER COLUMN version SET DEFAULT nextval('iam_versions');
+ALTER TABLE memberships ALTER COLUMN version SET DEFAULT nextval('iam_versions');
+ALTER TABLE mappings ALTER COLUMN version SET DEFAULT nextval('iam_versions');
+ALTER TABLE clients ALTER COLUMN version SET DEFAULT nextval('iam_versions');
+
 -- What a service declares in its manifest: role templates, which are global roles,
 -- and attributes, whose values are checked wherever they are written.
 CREATE TABLE services (
@@ -73,11 +83,13 @@ CREATE TABLE audit (
     after       json,
     prev        bytea NOT NULL,
     hash        bytea NOT NULL,
-    CONSTRAINT audit_pkey PRIMARY KEY (chain, seq, at)
+    CONSTRAINT audit_pkey PRIMARY KEY (chain, seq, at),
+    CONSTRAINT audit_seq_counts CHECK (seq > 0)
 ) PARTITION BY RANGE (at);
 CREATE INDEX audit_at_idx ON audit (at, chain, seq);
 CREATE INDEX audit_object_idx ON audit (kind, object, at);
 CREATE INDEX audit_actor_idx ON audit (actor, at);
+CREATE INDEX audit_action_idx ON audit (action, at);
 CREATE TABLE audit_default PARTITION OF audit DEFAULT;
 
 -- The last link of each chain. Its row is locked last by who writes.
@@ -112,7 +124,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('iam audit partitions ' || current_schema(), 0));
     FOR i IN 0..3 LOOP
         name := 'audit_' || to_char(month, 'YYYY_MM');
-        IF to_regclass(name) IS NULL AND NOT EXISTS (
+        IF to_regclass(format('%I.%I', current_schema(), name)) IS NULL AND NOT EXISTS (
             SELECT FROM audit_default WHERE at >= month AT TIME ZONE 'UTC' AND at < (month + interval '1 month') AT TIME ZONE 'UTC') THEN
             EXECUTE format('CREATE TABLE %I PARTITION OF audit FOR VALUES FROM (%L) TO (%L)',
                 name, to_char(month, 'YYYY-MM-DD') || ' 00:00:00+00', to_char(month + interval '1 month', 'YYYY-MM-DD') || ' 00:00:00+00');
@@ -169,6 +181,7 @@ BEGIN
     EXECUTE 'GRANT SELECT ON goose_db_version, instance TO ' || r;
     EXECUTE 'GRANT SELECT, INSERT, UPDATE, DELETE ON tenants, roles, users, memberships, mappings, clients, issuer_keys, '
          || 'services, attribute_schemas, outbox, idempotency TO ' || r;
+    EXECUTE 'GRANT USAGE ON SEQUENCE iam_versions TO ' || r;
     EXECUTE 'GRANT SELECT, INSERT ON manifests, retired_tenants, audit TO ' || r;
     EXECUTE 'GRANT SELECT, INSERT, UPDATE ON audit_heads TO ' || r;
     EXECUTE 'GRANT SELECT ON audit_cuts TO ' || r;
@@ -206,3 +219,10 @@ ALTER TABLE roles DROP COLUMN service, DROP COLUMN description;
 DROP TABLE attribute_schemas;
 DROP TABLE manifests;
 DROP TABLE services;
+ALTER TABLE tenants ALTER COLUMN version SET DEFAULT 1;
+ALTER TABLE roles ALTER COLUMN version SET DEFAULT 1;
+ALTER TABLE users ALTER COLUMN version SET DEFAULT 1;
+ALTER TABLE memberships ALTER COLUMN version SET DEFAULT 1;
+ALTER TABLE mappings ALTER COLUMN version SET DEFAULT 1;
+ALTER TABLE clients ALTER COLUMN version SET DEFAULT 1;
+DROP SEQUENCE iam_versions;

@@ -4,9 +4,9 @@
 // It owns the order of things in one administrative request, which is one
 // transaction from its beginning to its end:
 //
-//	locks ─▶ the caller, as they are now ─▶ may they? (Rego) ─▶ read, check, write ─▶ audit, events ─▶ commit
-//	                  │ blocked, revoked         │ no: 403, or 404 where nothing shall be seen
-//	                  └── 401                    └──────────── nothing was changed
+//	the caller, as they are now ─▶ may they? (Rego) ─▶ locks ─▶ both again ─▶ read, check, write ─▶ audit, events ─▶ commit
+//	         │ blocked, revoked         │ no: 403, or 404 where nothing shall be seen
+//	         └── 401                    └──────────── nothing was changed
 //
 // and what no policy decides, held under the same locks: nobody gives away or takes
 // away more than they hold, looked at before and after; the last platform
@@ -74,6 +74,8 @@ type Task struct {
 	Object string // id or name, for the policy
 	Writes bool
 	Once   *Once // nil: it may be done again
+
+	Patient bool // it may take minutes
 }
 
 // Once makes a repeated request have the answer of the first.
@@ -95,6 +97,9 @@ func (s *Service) Do(ctx context.Context, c Caller, t Task, do func(context.Cont
 	run := s.cfg.DB.View
 	if t.Writes {
 		run = s.cfg.DB.Change
+	}
+	if t.Patient {
+		ctx = postgres.Patient(ctx)
 	}
 	changed := false
 	err := run(ctx, func(ctx context.Context, tx *postgres.Tx) error {
@@ -171,19 +176,27 @@ type Work struct {
 	events   []iam.Event
 }
 
-// admit takes the locks, finds out who the caller is now, and asks the policy.
+// admit finds out who the caller is now and asks the policy. Who changes something is
+// looked at again under the locks; who may not is turned away without one, so that
+// nobody holds up a tenant, or learns that it is there, by asking for what they may not.
 func (w *Work) admit(ctx context.Context) error {
-	if w.task.Writes {
-		if err := w.lock(ctx); err != nil {
-			return err
-		}
-	}
 	t := w.caller.Token
 	if t == nil {
 		w.actorKind, w.actor = "operator", w.caller.Operator
+	} else if err := w.mayThey(ctx, t, false); err != nil {
+		return err
+	}
+	if !w.task.Writes {
 		return nil
 	}
-	if err := w.identify(ctx, t); err != nil {
+	if err := w.lock(ctx); err != nil || t == nil {
+		return err
+	}
+	return w.mayThey(ctx, t, true)
+}
+
+func (w *Work) mayThey(ctx context.Context, t *token.Token, locked bool) error {
+	if err := w.identify(ctx, t, locked); err != nil {
 		return err
 	}
 	return w.ask(ctx, t)
@@ -205,7 +218,13 @@ func (w *Work) lock(ctx context.Context) error {
 
 // identify reads the caller within the transaction and refuses who is not welcome any
 // more, whatever the policy says.
-func (w *Work) identify(ctx context.Context, t *token.Token) error {
+func (w *Work) identify(ctx context.Context, t *token.Token, lock bool) error {
+	w.user, w.client = nil, nil
+	if lock {
+		if err := w.tx.LockCaller(ctx, t.Issuer, t.Subject, t.ClientID); err != nil {
+			return err
+		}
+	}
 	refused := func(code string) error {
 		return &iam.Error{Kind: iam.Unauthenticated, Code: code, Detail: "the token is not valid"}
 	}
@@ -225,11 +244,6 @@ func (w *Work) identify(ctx context.Context, t *token.Token) error {
 	if t.Program() {
 		w.actorKind, w.actor = "client", t.ClientID
 		return nil
-	}
-	if w.task.Writes {
-		if err := w.tx.LockCaller(ctx, t.Issuer, t.Subject); err != nil {
-			return err
-		}
 	}
 	u, known, err := w.tx.User(ctx, t.Issuer, t.Subject)
 	switch {
@@ -292,8 +306,9 @@ func newDecisionID() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// holding is what the caller holds in a tenant whose roles are these.
-func (w *Work) holding(tenant string, roles []iam.Role) iam.Holding {
+// holding is what the caller holds in a tenant that sees these roles, as they are
+// before any change.
+func (w *Work) holding(tenant string, roles iam.Graph) iam.Holding {
 	everything := iam.Holding{Everything: true}
 	switch {
 	case w.caller.Token == nil:
@@ -309,24 +324,29 @@ func (w *Work) holding(tenant string, roles []iam.Role) iam.Holding {
 		for _, m := range w.user.Memberships {
 			inForce := m.Status == iam.MembershipActive && m.TenantStatus == iam.TenantActive && (m.ExpiresAt.IsZero() || m.ExpiresAt.After(w.user.AsOf))
 			if tenant != "" && m.Tenant == tenant && inForce && issuer.Reaches(tenant) {
-				return iam.Hold(roles, m.Roles)
+				return roles.Hold(m.Roles)
 			}
 		}
 	case w.client != nil:
 		issuer, _ := w.s.cfg.Issuers.Find(w.client.Issuer) // as above
-		if w.client.Tenant == "" && issuer.Platform && slices.Contains(w.client.Scopes, iam.ScopePlatformAdmin) {
+		if w.client.Tenant == "" && issuer.Platform && slices.Contains(w.client.Scopes, iam.ScopePlatformAdmin) &&
+			slices.Contains(w.caller.Token.Scopes(), iam.ScopePlatformAdmin) { // a token can be for less than its program may
 			return everything
 		}
 		if tenant != "" && w.client.Tenant == tenant {
-			return iam.Hold(roles, w.client.Roles)
+			return roles.Hold(w.client.Roles)
 		}
 	}
 	return iam.Holding{}
 }
 
-// mayGive refuses roles that mean more than the caller holds; verb says what is tried.
-func (w *Work) mayGive(tenant string, roles []iam.Role, names []string, verb, pointer string) error {
-	more := w.holding(tenant, roles).Beyond(roles, names)
+// everything is whether the caller holds all there is.
+func (w *Work) everything() bool { return w.holding("", iam.Graph{}).Everything }
+
+// mayGive refuses named roles of a graph that mean more than is held; verb says what is
+// tried.
+func mayGive(h iam.Holding, g iam.Graph, names []string, verb, pointer string) error {
+	more := h.Beyond(g, names)
 	if more == "" {
 		return nil
 	}

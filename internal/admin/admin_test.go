@@ -322,21 +322,25 @@ func (o *office) verify(anchors []admin.Anchor) map[admin.Verdict]bool {
 func TestTamperingWithTheAuditIsFound(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ sql, fault string }{
-		"nothing":               {`SELECT 1`, ""},
-		"another object":        {`UPDATE audit SET object = 'x' WHERE seq = 2`, "entry 2 was changed"},
-		"another actor":         {`UPDATE audit SET actor = 'x' WHERE seq = 2`, "entry 2 was changed"},
-		"another time":          {`UPDATE audit SET at = at + interval '1 microsecond' WHERE seq = 2`, "entry 2 was changed"},
-		"another before":        {`UPDATE audit SET before = '{"status": "other"}' WHERE seq = 2`, "entry 2 was changed"},
-		"no after":              {`UPDATE audit SET after = NULL WHERE seq = 2`, "entry 2 was changed"},
-		"another address":       {`UPDATE audit SET address = '::1' WHERE seq = 2`, "entry 2 was changed"},
-		"one is missing":        {`DELETE FROM audit WHERE seq = 2`, "entry 2 is missing"},
-		"the first is missing":  {`DELETE FROM audit WHERE seq = 1`, "entry 1 is missing"},
-		"the last is missing":   {`DELETE FROM audit WHERE seq = 4`, "it ends at entry 3, and its head says 4"},
-		"the last and the head": {`WITH d AS (DELETE FROM audit WHERE seq = 4) UPDATE audit_heads SET seq = 3, hash = (SELECT hash FROM audit WHERE seq = 3)`, "it ends at entry 3, and an anchor says 4"},
-		"all of it":             {`WITH d AS (DELETE FROM audit) DELETE FROM audit_heads`, "an anchor speaks of it, and it is not there"},
-		"the head":              {`DELETE FROM audit_heads`, "it has no head"},
-		"two changed places":    {`UPDATE audit SET seq = CASE seq WHEN 2 THEN 3 ELSE 2 END WHERE seq IN (2, 3)`, "does not follow"},
-		"another hash":          {`UPDATE audit SET hash = sha256(hash) WHERE seq = 2`, "entry 2 was changed"},
+		"nothing":                          {`SELECT 1`, ""},
+		"another object":                   {`UPDATE audit SET object = 'x' WHERE seq = 2`, "entry 2 was changed"},
+		"another actor":                    {`UPDATE audit SET actor = 'x' WHERE seq = 2`, "entry 2 was changed"},
+		"another time":                     {`UPDATE audit SET at = at + interval '1 microsecond' WHERE seq = 2`, "entry 2 was changed"},
+		"another before":                   {`UPDATE audit SET before = '{"status": "other"}' WHERE seq = 2`, "entry 2 was changed"},
+		"no after":                         {`UPDATE audit SET after = NULL WHERE seq = 2`, "entry 2 was changed"},
+		"another address":                  {`UPDATE audit SET address = '::1' WHERE seq = 2`, "entry 2 was changed"},
+		"one is missing":                   {`DELETE FROM audit WHERE seq = 2`, "entry 2 is missing"},
+		"the first is missing":             {`DELETE FROM audit WHERE seq = 1`, "entry 1 is missing"},
+		"the last is missing":              {`DELETE FROM audit WHERE seq = 4`, "it ends at entry 3, and its head says 4"},
+		"the last and the head":            {`WITH d AS (DELETE FROM audit WHERE seq = 4) UPDATE audit_heads SET seq = 3, hash = (SELECT hash FROM audit WHERE seq = 3)`, "it ends at entry 3, and an anchor says 4"},
+		"all of it":                        {`WITH d AS (DELETE FROM audit) DELETE FROM audit_heads`, "an anchor speaks of it, and it is not there"},
+		"the head":                         {`DELETE FROM audit_heads`, "it has no head"},
+		"two changed places":               {`UPDATE audit SET seq = CASE seq WHEN 2 THEN 3 ELSE 2 END WHERE seq IN (2, 3)`, "does not follow"},
+		"the head set back":                {`UPDATE audit_heads SET seq = 3, hash = (SELECT hash FROM audit WHERE seq = 3)`, "its head says entry 3, which is not how it ends"},
+		"one more of a number":             {`INSERT INTO audit SELECT chain, seq, at + interval '1 second', actor_kind, 'x', via, address, request_id, decision_id, action, kind, object, before, after, prev, hash FROM audit WHERE seq = 2`, "entry 2 stands there once more"},
+		"a false cut":                      {`WITH d AS (DELETE FROM audit), h AS (UPDATE audit_heads SET seq = 9, hash = sha256('')) INSERT INTO audit_cuts SELECT chain, 9, sha256('') FROM audit_heads`, "the newest anchor is of entry 4"},
+		"a false cut, as old as an anchor": {`WITH d AS (DELETE FROM audit), h AS (UPDATE audit_heads SET hash = sha256('')) INSERT INTO audit_cuts SELECT chain, 4, sha256('') FROM audit_heads`, "which is not the one that was anchored"},
+		"another hash":                     {`UPDATE audit SET hash = sha256(hash) WHERE seq = 2`, "entry 2 was changed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -374,7 +378,7 @@ func TestAChainThatWasWrittenAnewIsFoundByAnAnchor(t *testing.T) {
 	anchors := o.outbox("AuditCheckpoint.v1")
 	var e iam.AuditEntry
 	o.ok(o.db.View(ctx, func(ctx context.Context, tx *postgres.Tx) error {
-		list, err := tx.Chain(ctx, "acme", 0, 10)
+		list, err := tx.Chain(ctx, "acme", nil, 10)
 		e = list[0]
 		return err
 	}))
@@ -423,7 +427,7 @@ func TestRetentionCutsTheChainsWhereACheckpointWasTold(t *testing.T) {
 	old := time.Date(2024, 3, 5, 0, 0, 0, 0, time.UTC)
 	var first, second iam.AuditEntry
 	o.ok(o.db.View(ctx, func(ctx context.Context, tx *postgres.Tx) error {
-		list, err := tx.Chain(ctx, "acme", 0, 10)
+		list, err := tx.Chain(ctx, "acme", nil, 10)
 		first, second = list[0], list[1]
 		return err
 	}))
@@ -601,6 +605,7 @@ func TestTheServicesRoleCannotTouchTheAudit(t *testing.T) {
 	for _, no := range []string{
 		`DELETE FROM audit`, `UPDATE audit SET actor = 'x'`, `TRUNCATE audit`, `DROP TABLE audit`, `ALTER TABLE audit ADD COLUMN x int`,
 		`DELETE FROM audit_heads`, `DELETE FROM audit_default`, `INSERT INTO audit_cuts (chain, seq, hash) VALUES ('', 1, '')`,
+		`INSERT INTO audit (chain, seq, at, actor_kind, actor, via, address, request_id, decision_id, action, kind, object, prev, hash) VALUES ('', 0, now(), '', '', '', '', '', '', '', '', '', '', '')`,
 		`DELETE FROM manifests`, `DELETE FROM retired_tenants`, `ALTER TABLE users DROP COLUMN status`, `DROP TABLE tenants`, `CREATE TABLE mine (x int)`,
 		`ALTER TABLE memberships DISABLE TRIGGER ALL`, `UPDATE goose_db_version SET version_id = 0`, `DROP FUNCTION iam_announce(text[])`, `UPDATE instance SET id = id`,
 	} {
@@ -650,5 +655,115 @@ func TestAFailedChangeLeavesNothing(t *testing.T) {
 	})
 	if !errors.Is(err, boom) || o.rows("audit")+o.rows("outbox")+o.rows("roles") != before {
 		t.Errorf("%v, and something is left", err)
+	}
+}
+
+// As many roles, mappings and members as are allowed come in by one import.
+func TestTheLargestTenantIsImported(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	o.ok(e.Encode(admin.Line{Tenant: &admin.LineTenant{ID: "big", Slug: "big", Name: "Big", Status: iam.TenantActive}}))
+	for i := range iam.MaxRolesPerTenant {
+		o.ok(e.Encode(admin.Line{Role: &admin.LineRole{Name: fmt.Sprint("r", i), Permissions: []string{fmt.Sprint("p:", i)}, Inherits: map[bool][]string{true: {"r0"}}[i > 0]}}))
+	}
+	for i := range iam.MaxMappingsPerTenant {
+		o.ok(e.Encode(admin.Line{Mapping: &admin.LineMapping{Issuer: postgrestest.Issuer, Claim: "groups", Value: fmt.Sprint("g", i), Roles: []string{fmt.Sprint("r", i)}}}))
+	}
+	for i := range 1500 {
+		o.ok(e.Encode(admin.Line{Member: &admin.LineMember{Issuer: postgrestest.Issuer, Subject: fmt.Sprint("m", i), Status: "active", Roles: []string{fmt.Sprint("r", i%1000)}}}))
+	}
+	for _, want := range []admin.Imported{{Tenant: "big", Added: 3501}, {Tenant: "big", Same: 3501}} {
+		if sum, err := o.s.Import(ctx, operator, bytes.NewReader(b.Bytes())); err != nil || sum != want {
+			t.Errorf("%+v %v, want %+v", sum, err, want)
+		}
+	}
+}
+
+// A line says one thing: what is passed over would be lost.
+func TestALineOfAnImportSaysOneThing(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	tenant := `{"tenant":{"id":"acme","slug":"acme","name":"A","status":"active"}}` + "\n"
+	for text, says := range map[string]string{
+		tenant + `{"role":{"name":"a"}} {"role":{"name":"b"}}`:                                          "line 2: holds more than one value",
+		tenant + `{"role":{"name":"a"},"mapping":{"issuer":"x","claim":"y","value":"z","roles":["a"]}}`: "line 2: must be one",
+		tenant + `{}`: "line 2: must be one",
+		tenant + `{"role":{"name":"a"}}` + "\n" + `{"role":{"name":"a"}}`: "line 3: the role \"a\" stands here twice",
+	} {
+		if _, err := o.s.Import(ctx, operator, strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, want %q", text, err, says)
+		}
+	}
+}
+
+// A global role can make a tenant's chain longer than is allowed there. That is no reason
+// to refuse another edit of the tenant's role.
+func TestWhatIsTooLongAlreadyCanStillBeEdited(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	o.tenant("acme")
+	put := func(tenant, name, inherits, description string) error {
+		r := iam.Role{Tenant: tenant, Name: name, Description: description}
+		if inherits != "" {
+			r.Inherits = []string{inherits}
+		}
+		return o.db.PutRole(ctx, r)
+	}
+	o.ok(put("", "g0", "", ""))
+	o.ok(put("acme", "own", "g0", ""))
+	for i := 1; i <= 16; i++ {
+		o.ok(put("", fmt.Sprint("g", i), "", ""))
+	}
+	for i := 15; i >= 0; i-- {
+		o.ok(put("", fmt.Sprint("g", i), fmt.Sprint("g", i+1), ""))
+	}
+	o.ok(put("acme", "own", "g0", "another description"))
+	if err := put("acme", "longer", "own", ""); iam.KindOf(err) != iam.Invalid {
+		t.Errorf("longer still: %v", err)
+	}
+}
+
+// Partitions are made whatever tables of that name a session has of its own.
+func TestPartitionsAreMadeWhateverASessionHas(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	name := time.Now().UTC().Format("audit_2006_01")
+	conn, err := pgx.Connect(ctx, o.url)
+	o.ok(err)
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, `DROP TABLE `+name)
+	o.ok(err)
+	_, err = conn.Exec(ctx, `CREATE TEMP TABLE `+name+` (x int)`)
+	o.ok(err)
+	var made int
+	o.ok(conn.QueryRow(ctx, `SELECT iam_audit_partitions()`).Scan(&made))
+	if made != 1 {
+		t.Errorf("made %d", made)
+	}
+}
+
+// Numbers that are short to write and long to store are refused, not a fault of ours.
+func TestAttributesThatSwellAreInvalid(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	manifest := iam.Manifest{Service: "s"}
+	values := map[string]any{}
+	for i := range 60 {
+		key := fmt.Sprint("n", i)
+		manifest.Attributes = append(manifest.Attributes, iam.AttributeSchema{Key: key, Type: "number"})
+		values[key] = json.Number("1e308")
+	}
+	o.ok(o.do("", func(ctx context.Context, w *admin.Work) error {
+		_, _, err := w.PutManifest(ctx, manifest)
+		return err
+	}))
+	err := o.do("", func(ctx context.Context, w *admin.Work) error {
+		_, _, err := w.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: "A", Attributes: values}, admin.Condition{Absent: true})
+		return err
+	})
+	if iam.KindOf(err) != iam.Invalid {
+		t.Errorf("got %v", err)
 	}
 }

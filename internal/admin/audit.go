@@ -45,7 +45,7 @@ func (s *Service) Verify(ctx context.Context, anchors []Anchor, tell func(Verdic
 		byChain[a.Chain][a.Seq] = a.Hash
 	}
 	var chains []postgres.ChainEnds
-	err := s.cfg.DB.View(ctx, func(ctx context.Context, tx *postgres.Tx) (err error) {
+	err := s.cfg.DB.View(postgres.Patient(ctx), func(ctx context.Context, tx *postgres.Tx) (err error) {
 		chains, err = tx.Chains(ctx)
 		return err
 	})
@@ -69,29 +69,51 @@ func (s *Service) Verify(ctx context.Context, anchors []Anchor, tell func(Verdic
 	return nil
 }
 
-// verify walks one chain, some entries at a time: it only grows.
+// verify walks one chain, some entries at a time: it only grows. Each entry must follow
+// the one before, from the beginning or from where retention cut, and the last one must
+// be what the head says at that moment.
 func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[int64]string) (Verdict, error) {
 	v := Verdict{Chain: c.Chain}
-	seq, hash := c.CutSeq, c.CutHash
-	var last int64
+	var newest int64
 	for at := range anchors {
-		last = max(last, at)
+		newest = max(newest, at)
 	}
-	for v.Fault == "" {
+	seq, hash := c.CutSeq, c.CutHash
+	if want, anchored := anchors[seq]; anchored && c.CutSeq > 0 {
+		if want != hex.EncodeToString(hash) {
+			v.Fault = fmt.Sprintf("it was cut at entry %d, which is not the one that was anchored", seq)
+			return v, nil
+		}
+		v.Anchored = seq
+	}
+	if newest > 0 && newest < c.CutSeq {
+		v.Fault = fmt.Sprintf("it was cut at entry %d, and the newest anchor is of entry %d: nothing that is left can be compared", c.CutSeq, newest)
+		return v, nil
+	}
+	var last *iam.AuditEntry
+	for {
 		var page []iam.AuditEntry
+		var head int64
+		var headHash []byte
+		var headed bool
 		err := s.cfg.DB.View(ctx, func(ctx context.Context, tx *postgres.Tx) (err error) {
-			page, err = tx.Chain(ctx, c.Chain, seq, 1000)
+			if page, err = tx.Chain(ctx, c.Chain, last, 1000); err == nil {
+				head, headHash, headed, err = tx.Head(ctx, c.Chain)
+			}
 			return err
 		})
 		if err != nil {
 			return v, err
 		}
-		for _, e := range page {
+		for i := range page {
+			e := &page[i]
 			sum, err := e.Sum()
 			want, anchored := anchors[e.Seq]
 			switch {
 			case err != nil:
 				return v, err
+			case e.Seq <= seq:
+				v.Fault = fmt.Sprintf("entry %d stands there once more, or should be gone", e.Seq)
 			case e.Seq != seq+1:
 				v.Fault = fmt.Sprintf("entry %d is missing", seq+1)
 			case !bytes.Equal(e.Prev, hash):
@@ -100,8 +122,6 @@ func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[
 				v.Fault = fmt.Sprintf("entry %d was changed", e.Seq)
 			case anchored && want != hex.EncodeToString(e.Hash):
 				v.Fault = fmt.Sprintf("entry %d is not the one that was anchored: the chain was written anew", e.Seq)
-			case e.Seq == c.Seq && !bytes.Equal(e.Hash, c.Hash):
-				v.Fault = fmt.Sprintf("entry %d is not what its head says", e.Seq)
 			}
 			if v.Fault != "" {
 				return v, nil
@@ -109,22 +129,24 @@ func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[
 			if anchored {
 				v.Anchored = e.Seq
 			}
-			seq, hash = e.Seq, e.Hash
+			seq, hash, last = e.Seq, e.Hash, e
 			v.Entries++
 		}
-		if len(page) == 0 {
-			break
+		if len(page) > 0 {
+			continue
 		}
+		switch {
+		case !headed:
+			v.Fault = "it has no head"
+		case seq < head:
+			v.Fault = fmt.Sprintf("it ends at entry %d, and its head says %d", seq, head)
+		case seq > head || !bytes.Equal(hash, headHash):
+			v.Fault = fmt.Sprintf("its head says entry %d, which is not how it ends", head)
+		case seq < newest:
+			v.Fault = fmt.Sprintf("it ends at entry %d, and an anchor says %d", seq, newest)
+		}
+		return v, nil
 	}
-	switch {
-	case c.Headless:
-		v.Fault = "it has no head"
-	case seq < c.Seq:
-		v.Fault = fmt.Sprintf("it ends at entry %d, and its head says %d", seq, c.Seq)
-	case seq < last:
-		v.Fault = fmt.Sprintf("it ends at entry %d, and an anchor says %d", seq, last)
-	}
-	return v, nil
 }
 
 // Chores does what is due once an hour, on one replica: partitions of the audit ahead of

@@ -75,7 +75,7 @@ func (w *Work) Effective(ctx context.Context, user, tenant string) (Effective, e
 
 // effective is what the assigned names mean among roles, by name.
 func effective(roles []iam.Role, assigned []string) ([]EffectiveRole, []EffectivePermission) {
-	held := iam.Hold(roles, assigned)
+	held := iam.NewGraph(roles).Hold(assigned)
 	out := []EffectiveRole{}
 	by := map[string][]string{}
 	for _, r := range roles { // sorted by name

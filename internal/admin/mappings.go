@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"fmt"
 
 	"iam-service/internal/iam"
 )
@@ -69,26 +70,60 @@ func (w *Work) SetMappingRoles(ctx context.Context, tenant, id string, names []s
 }
 
 func (w *Work) putMapping(ctx context.Context, before *iam.Mapping, m iam.Mapping, roles []iam.Role) (iam.Mapping, error) {
-	var was any
-	event := "MappingCreated.v1"
-	if before != nil {
-		was, event = docOfMapping(*before), "MappingUpdated.v1"
-		if same(was, docOfMapping(m)) {
-			return *before, nil
+	graph := iam.NewGraph(roles)
+	changes := []mappingChange{{before, m}}
+	err := w.putMappings(ctx, m.Tenant, changes, w.holding(m.Tenant, graph), graph)
+	return changes[0].after, iam.Rebase(err, "/0", "")
+}
+
+// mappingChange is a mapping before and after; nil: there was none.
+type mappingChange struct {
+	before *iam.Mapping
+	after  iam.Mapping
+}
+
+// putMappings writes what has changed, if what each gave and is to give is held.
+func (w *Work) putMappings(ctx context.Context, tenant string, changes []mappingChange, holding iam.Holding, graph iam.Graph) error {
+	var puts []*iam.Mapping
+	var places []int
+	for i := range changes {
+		c := &changes[i]
+		if c.before != nil {
+			if same(docOfMapping(*c.before), docOfMapping(c.after)) {
+				c.after = *c.before
+				continue
+			}
+			if err := mayGive(holding, graph, c.before.Roles, "change", ""); err != nil {
+				return err
+			}
 		}
-		if err := w.mayGive(m.Tenant, roles, before.Roles, "change", ""); err != nil {
-			return m, err
+		if err := mayGive(holding, graph, c.after.Roles, "map", fmt.Sprintf("/%d/roles", i)); err != nil {
+			return err
+		}
+		if end := w.heldUntil(tenant); !end.IsZero() {
+			return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a mapping has no end, and what the caller holds ends at " + stamp(end)}
+		}
+		puts, places = append(puts, &c.after), append(places, i)
+	}
+	if len(puts) == 0 {
+		return nil
+	}
+	if err := w.tx.PutMappings(ctx, tenant, puts); err != nil {
+		return moveBack(err, places)
+	}
+	for _, i := range places {
+		m := changes[i].after
+		var was any
+		event := "MappingCreated.v1"
+		if before := changes[i].before; before != nil {
+			was, event = docOfMapping(*before), "MappingUpdated.v1"
+		}
+		w.announce(iam.KindMapping, tenant, m.ID(), event, iam.MappingState{Tenant: tenant, Mapping: m.ID(), Claim: m.Claim, Roles: some(m.Roles), Version: m.Version})
+		if err := w.record(tenant, iam.KindMapping, m.ID(), was, docOfMapping(m)); err != nil {
+			return err
 		}
 	}
-	if err := w.mayGive(m.Tenant, roles, m.Roles, "map", "/roles"); err != nil {
-		return m, err
-	}
-	var err error
-	if m.Version, err = w.tx.PutMapping(ctx, m); err != nil {
-		return m, err
-	}
-	w.announce(iam.KindMapping, m.Tenant, m.ID(), event, iam.MappingState{Tenant: m.Tenant, Mapping: m.ID(), Claim: m.Claim, Roles: some(m.Roles), Version: m.Version})
-	return m, w.record(m.Tenant, iam.KindMapping, m.ID(), was, docOfMapping(m))
+	return nil
 }
 
 // DeleteMapping ends what a claim means.
@@ -104,11 +139,12 @@ func (w *Work) DeleteMapping(ctx context.Context, tenant, id string, c Condition
 	if err := c.hold(true, m.Version, false); err != nil {
 		return err
 	}
-	return w.deleteMapping(ctx, m, roles)
+	graph := iam.NewGraph(roles)
+	return w.deleteMapping(ctx, m, w.holding(tenant, graph), graph)
 }
 
-func (w *Work) deleteMapping(ctx context.Context, m iam.Mapping, roles []iam.Role) error {
-	if err := w.mayGive(m.Tenant, roles, m.Roles, "delete", ""); err != nil {
+func (w *Work) deleteMapping(ctx context.Context, m iam.Mapping, holding iam.Holding, graph iam.Graph) error {
+	if err := mayGive(holding, graph, m.Roles, "delete", ""); err != nil {
 		return err
 	}
 	if err := w.tx.DeleteMapping(ctx, m); err != nil {

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/uuid"
-
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
 )
@@ -25,7 +23,7 @@ func (w *Work) Members(ctx context.Context, tenant string, f postgres.MemberFilt
 
 // Member returns one member of a tenant.
 func (w *Work) Member(ctx context.Context, tenant, user string) (iam.Member, error) {
-	if !iam.ValidTenantID(tenant) || uuid.Validate(user) != nil {
+	if !iam.ValidTenantID(tenant) || !canonical(user) {
 		return iam.Member{}, errGone
 	}
 	list, err := w.tx.MembersByID(ctx, tenant, []string{user})
@@ -215,13 +213,14 @@ type memberChange struct {
 
 // putMembers writes what has changed, if the caller holds what each was and is to be.
 func (w *Work) putMembers(ctx context.Context, tenant string, roles []iam.Role, changes []memberChange) error {
-	holding := w.holding(tenant, roles)
+	graph := iam.NewGraph(roles)
+	holding := w.holding(tenant, graph)
 	known := map[string]string{} // what a list of roles means beyond that; lists repeat
 	beyond := func(names []string) string {
 		key := fmt.Sprintf("%q", some(names))
 		more, ok := known[key]
 		if !ok {
-			more = holding.Beyond(roles, names)
+			more = holding.Beyond(graph, names)
 			known[key] = more
 		}
 		return more
@@ -244,6 +243,9 @@ func (w *Work) putMembers(ctx context.Context, tenant string, roles []iam.Role, 
 		if more := beyond(c.after.Roles); more != "" {
 			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d/roles", i), Detail: "means " + more + ", which the caller does not hold"})
 		}
+		if end := w.heldUntil(tenant); !end.IsZero() && outlasts(c, end) {
+			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d/expires_at", i), Detail: "must not be later than the caller's own, " + stamp(end)})
+		}
 		puts, places = append(puts, &c.after), append(places, i)
 	}
 	if len(wrong) > 0 {
@@ -253,10 +255,7 @@ func (w *Work) putMembers(ctx context.Context, tenant string, roles []iam.Role, 
 		return nil
 	}
 	if err := w.tx.PutMembers(ctx, tenant, puts); err != nil {
-		for j := len(places) - 1; j >= 0; j-- { // back to the places of the caller; from the end, since places only grow
-			err = iam.Rebase(err, fmt.Sprintf("/%d/", j), fmt.Sprintf("/%d/", places[j]))
-		}
-		return err
+		return moveBack(err, places)
 	}
 	for _, i := range places {
 		if err := w.memberChanged(changes[i]); err != nil {
@@ -264,6 +263,30 @@ func (w *Work) putMembers(ctx context.Context, tenant string, roles []iam.Role, 
 		}
 	}
 	return nil
+}
+
+// heldUntil is when what the caller holds in a tenant ends; zero: never.
+func (w *Work) heldUntil(tenant string) time.Time {
+	if w.user == nil || w.everything() {
+		return time.Time{}
+	}
+	for _, m := range w.user.Memberships {
+		if m.Tenant == tenant {
+			return m.ExpiresAt
+		}
+	}
+	return time.Time{}
+}
+
+// outlasts reports whether a change gives something for longer than until end.
+func outlasts(c *memberChange, end time.Time) bool {
+	if !c.after.ExpiresAt.IsZero() && !c.after.ExpiresAt.After(end) {
+		return false
+	}
+	if c.before == nil || !c.before.ExpiresAt.Equal(c.after.ExpiresAt) || c.before.Status != c.after.Status {
+		return true
+	}
+	return slices.ContainsFunc(c.after.Roles, func(r string) bool { return !slices.Contains(c.before.Roles, r) })
 }
 
 // memberChanged records and announces one membership that was written: an event for
@@ -311,7 +334,8 @@ func (w *Work) DeleteMember(ctx context.Context, tenant, user string, c Conditio
 	if err := c.hold(true, m.Version, false); err != nil {
 		return err
 	}
-	if err := w.mayGive(tenant, roles, m.Roles, "take away", ""); err != nil {
+	graph := iam.NewGraph(roles)
+	if err := mayGive(w.holding(tenant, graph), graph, m.Roles, "take away", ""); err != nil {
 		return err
 	}
 	if err := w.tx.DeleteMember(ctx, tenant, user); err != nil {

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"slices"
+	"time"
 
 	"iam-service/internal/iam"
 )
@@ -36,6 +37,9 @@ func (s *Service) GrantPlatformRole(ctx context.Context, c Caller, issuer, subje
 		version := u.Version
 		u, err = w.changeUser(ctx, id, Condition{}, false, func(u *iam.User) error {
 			u.Status = iam.UserActive
+			if u.TokensNotBefore.After(time.Now().Add(time.Minute)) {
+				u.TokensNotBefore = time.Time{} // they could not get in
+			}
 			if !slices.Contains(u.PlatformRoles, role) {
 				u.PlatformRoles = append(slices.Clone(u.PlatformRoles), role)
 			}

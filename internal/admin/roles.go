@@ -66,14 +66,16 @@ func (w *Work) PutRole(ctx context.Context, r iam.Role, c Condition) (iam.Role, 
 	if err := invalid(r.Check()); err != nil {
 		return r, false, err
 	}
+	graph := iam.NewGraph(roles)
+	holding := w.holding(r.Tenant, graph) // before: who holds this role does not hold what is put into it
 	if before != nil {
-		if err := w.mayGive(r.Tenant, roles, []string{r.Name}, "change", ""); err != nil {
+		if err := mayGive(holding, graph, []string{r.Name}, "change", ""); err != nil {
 			return r, false, err
 		}
 	}
 	// What it means after, by itself and through what it inherits.
 	after := slices.DeleteFunc(slices.Clone(roles), func(x iam.Role) bool { return x.Name == r.Name })
-	if err := w.mayGive(r.Tenant, append(after, r), []string{r.Name}, "put into a role", "/permissions"); err != nil {
+	if err := mayGive(holding, iam.NewGraph(append(after, r)), []string{r.Name}, "put into a role", "/permissions"); err != nil {
 		return r, false, err
 	}
 	r, err = w.putRole(ctx, before, r)
@@ -108,22 +110,61 @@ func notOfService(r *iam.Role) error {
 }
 
 func (w *Work) putRole(ctx context.Context, before *iam.Role, r iam.Role) (iam.Role, error) {
-	var was any
-	event := "RoleCreated.v1"
-	if before != nil {
-		was, event = docOfRole(*before), "RoleUpdated.v1"
-		if same(was, docOfRole(r)) {
-			return *before, nil
+	changes := []roleChange{{before: before, after: r}}
+	err := w.putRoles(ctx, r.Tenant, changes)
+	return changes[0].after, iam.Rebase(err, "/0", "")
+}
+
+// roleChange is a role before and after; nil: there was none.
+type roleChange struct {
+	before *iam.Role
+	after  iam.Role
+}
+
+// putRoles writes what has changed, in an order in which each role comes after those that
+// it inherits.
+func (w *Work) putRoles(ctx context.Context, tenant string, changes []roleChange) error {
+	var puts []*iam.Role
+	var places []int
+	for i := range changes {
+		c := &changes[i]
+		if c.before != nil && same(docOfRole(*c.before), docOfRole(c.after)) {
+			c.after = *c.before
+			continue
+		}
+		puts, places = append(puts, &c.after), append(places, i)
+	}
+	if len(puts) == 0 {
+		return nil
+	}
+	if err := w.tx.PutRoles(ctx, tenant, puts); err != nil {
+		return moveBack(err, places)
+	}
+	for _, i := range places {
+		c := changes[i]
+		var was any
+		event := "RoleCreated.v1"
+		if c.before != nil {
+			was, event = docOfRole(*c.before), "RoleUpdated.v1"
+		}
+		r := c.after
+		w.announce(iam.KindRole, r.Tenant, r.Name, event, iam.RoleState{
+			Tenant: r.Tenant, Role: r.Name, Permissions: some(r.Permissions), Inherits: some(r.Inherits), Service: r.Service, Version: r.Version,
+		})
+		if err := w.record(r.Tenant, iam.KindRole, r.Name, was, docOfRole(r)); err != nil {
+			return err
 		}
 	}
-	var err error
-	if r.Version, err = w.tx.PutRole(ctx, r); err != nil {
-		return r, err
+	return nil
+}
+
+// moveBack puts the places of a caller's list into an error about a part of it. From the
+// end, since places only grow.
+func moveBack(err error, places []int) error {
+	for i := len(places) - 1; i >= 0; i-- {
+		err = iam.Rebase(err, fmt.Sprintf("/%d/", i), fmt.Sprintf("/%d/", places[i]))
 	}
-	w.announce(iam.KindRole, r.Tenant, r.Name, event, iam.RoleState{
-		Tenant: r.Tenant, Role: r.Name, Permissions: some(r.Permissions), Inherits: some(r.Inherits), Service: r.Service, Version: r.Version,
-	})
-	return r, w.record(r.Tenant, iam.KindRole, r.Name, was, docOfRole(r))
+	return err
 }
 
 // DeleteRole deletes a role that nobody holds; with remove, it is first taken away from
@@ -144,10 +185,12 @@ func (w *Work) DeleteRole(ctx context.Context, tenant, name string, remove bool,
 	if err := notOfService(r); err != nil {
 		return err
 	}
-	if err := w.mayGive(tenant, roles, []string{name}, "delete", ""); err != nil {
+	graph := iam.NewGraph(roles)
+	holding := w.holding(tenant, graph)
+	if err := mayGive(holding, graph, []string{name}, "delete", ""); err != nil {
 		return err
 	}
-	h, err := w.tx.HoldersOf(ctx, tenant, name)
+	h, err := w.tx.HoldersOf(ctx, tenant, name, nil)
 	if err != nil {
 		return err
 	}
@@ -162,7 +205,7 @@ func (w *Work) DeleteRole(ctx context.Context, tenant, name string, remove bool,
 		case h.Members > maxRemoved:
 			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: fmt.Sprintf("the role is held by %s: it is removed from %d at once at most", who, maxRemoved)}
 		}
-		if err := w.removeRole(ctx, tenant, name, roles); err != nil {
+		if err := w.removeRole(ctx, tenant, name, roles, holding, graph); err != nil {
 			return err
 		}
 	}
@@ -175,7 +218,7 @@ func (w *Work) DeleteRole(ctx context.Context, tenant, name string, remove bool,
 
 // removeRole takes a role of a tenant away from all that hold it there. Each holder
 // could hold more than the caller: then nothing is removed.
-func (w *Work) removeRole(ctx context.Context, tenant, name string, roles []iam.Role) error {
+func (w *Work) removeRole(ctx context.Context, tenant, name string, roles []iam.Role, holding iam.Holding, graph iam.Graph) error {
 	without := func(list []string) []string {
 		return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return s == name })
 	}
@@ -196,26 +239,29 @@ func (w *Work) removeRole(ctx context.Context, tenant, name string, roles []iam.
 	if err != nil {
 		return err
 	}
+	var kept []mappingChange
 	for _, m := range mappings {
 		if !slices.Contains(m.Roles, name) {
 			continue
 		}
 		before := m
-		if m.Roles = without(m.Roles); len(m.Roles) == 0 {
-			err = w.deleteMapping(ctx, before, roles)
-		} else {
-			_, err = w.putMapping(ctx, &before, m, roles)
+		if m.Roles = without(m.Roles); len(m.Roles) > 0 {
+			kept = append(kept, mappingChange{before: &before, after: m})
+			continue
 		}
-		if err != nil {
+		if err := w.deleteMapping(ctx, before, holding, graph); err != nil {
 			return err
 		}
+	}
+	if err := w.putMappings(ctx, tenant, kept, holding, graph); err != nil {
+		return err
 	}
 	for _, r := range roles {
 		if r.Tenant != tenant || !slices.Contains(r.Inherits, name) {
 			continue
 		}
 		before := r
-		if err := w.mayGive(tenant, roles, []string{r.Name}, "change", ""); err != nil {
+		if err := mayGive(holding, graph, []string{r.Name}, "change", ""); err != nil {
 			return err
 		}
 		r.Inherits = without(r.Inherits)

@@ -95,7 +95,7 @@ func (w *Work) PutManifest(ctx context.Context, m iam.Manifest) (iam.Service, ia
 		return s, m, err
 	}
 	owner := iam.Service{Name: m.Service}
-	if t := w.caller.Token; t != nil && t.Program() && !w.holding("", nil).Everything {
+	if t := w.caller.Token; t != nil && t.Program() && !w.everything() {
 		owner.Issuer, owner.ClientID = t.Issuer, t.ClientID
 		if s.ClientID != "" && (s.ClientID != owner.ClientID || s.Issuer != owner.Issuer) {
 			return s, m, &iam.Error{Kind: iam.Forbidden, Code: "service_of_another", Detail: fmt.Sprintf("another program syncs the service %q; a platform administrator who puts its manifest sets it free", m.Service)}
@@ -237,12 +237,15 @@ func (w *Work) dropTemplates(ctx context.Context, m, before iam.Manifest) error 
 		if declared(m, old.Name) {
 			continue
 		}
-		h, err := w.tx.HoldersOf(ctx, "", old.Name)
+		// Those of the manifest that inherit it go with it; the rest do not any more.
+		var own []string
+		for _, r := range before.Roles {
+			own = append(own, r.Name)
+		}
+		h, err := w.tx.HoldersOf(ctx, "", old.Name, own)
 		if err != nil {
 			return err
 		}
-		// Those of the manifest that inherit it go with it; the rest do not any more.
-		h.Heirs = slices.DeleteFunc(h.Heirs, func(heir string) bool { return declared(before, heir) })
 		if who := holders(h); who != "" {
 			wrong = append(wrong, iam.FieldError{Pointer: "/roles", Detail: fmt.Sprintf("the role %q is held by %s", old.Name, who)})
 			continue

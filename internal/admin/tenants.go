@@ -28,14 +28,6 @@ func (w *Work) Tenant(ctx context.Context, id string) (iam.Tenant, error) {
 // attributes.
 func (w *Work) PutTenant(ctx context.Context, t iam.Tenant, c Condition) (iam.Tenant, bool, error) {
 	t.Status = iam.TenantActive
-	wrong := t.Check()
-	more, err := w.checkAttributes(ctx, "/attributes", t.Attributes)
-	if err != nil {
-		return t, false, err
-	}
-	if err := invalid(append(wrong, more...)); err != nil {
-		return t, false, err
-	}
 	before, exists, err := w.tx.TenantByID(ctx, t.ID)
 	if err == nil && !exists {
 		// There was no row to lock: of two that make it at once, one must see the other.
@@ -44,6 +36,14 @@ func (w *Work) PutTenant(ctx context.Context, t iam.Tenant, c Condition) (iam.Te
 		}
 	}
 	if err != nil {
+		return t, false, err
+	}
+	wrong := t.Check()
+	more, err := w.checkAttributes(ctx, "/attributes", t.Attributes)
+	if err != nil {
+		return t, false, err
+	}
+	if err := invalid(append(wrong, more...)); err != nil {
 		return t, false, err
 	}
 	if err := c.hold(exists, before.Version, true); err != nil {

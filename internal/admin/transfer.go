@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"iam-service/internal/iam"
@@ -179,6 +180,12 @@ func (s *Service) Import(ctx context.Context, c Caller, in io.Reader) (Imported,
 		if err := d.Decode(&l.Line); err != nil {
 			return sum, fmt.Errorf("line %d: %w", n, err)
 		}
+		if _, err := d.Token(); !errors.Is(err, io.EOF) {
+			return sum, fmt.Errorf("line %d: holds more than one value", n)
+		}
+		if l.says() != 1 {
+			return sum, fmt.Errorf("line %d: must be one tenant, role, mapping or member, and says %d things", n, l.says())
+		}
 		switch {
 		case sum.Tenant == "" && l.Tenant == nil:
 			return sum, fmt.Errorf("line %d: the first line must be the tenant", n)
@@ -220,6 +227,16 @@ type numbered struct {
 	n int
 }
 
+// says counts what the line is about.
+func (l numbered) says() (n int) {
+	for _, is := range []bool{l.Tenant != nil, l.Role != nil, l.Mapping != nil, l.Member != nil} {
+		if is {
+			n++
+		}
+	}
+	return n
+}
+
 func (l numbered) fail(err error) error {
 	if err == nil {
 		return nil
@@ -242,51 +259,110 @@ func (s *Service) importHead(ctx context.Context, c Caller, head []numbered, sum
 				got.Same++
 			}
 		}
-		for _, l := range head {
-			switch {
-			case l.Tenant != nil:
-				made, changed, err := w.importTenant(ctx, *l.Tenant)
-				if err != nil {
-					return l.fail(err)
-				}
-				count(made, changed)
-			case l.Role != nil:
-				r := iam.Role{Tenant: tenant, Name: l.Role.Name, Permissions: l.Role.Permissions, Inherits: l.Role.Inherits, Description: l.Role.Description}
-				changes := len(w.entries)
-				_, made, err := w.PutRole(ctx, r, anyVersion(ctx, w, tenant, r.Name))
-				if err != nil {
-					return l.fail(err)
-				}
-				count(made, len(w.entries) > changes)
-			case l.Mapping != nil:
-				m := iam.Mapping{Tenant: tenant, Issuer: l.Mapping.Issuer, Claim: l.Mapping.Claim, Value: l.Mapping.Value, Roles: l.Mapping.Roles}
-				changes := len(w.entries)
-				made := false
-				_, err := w.SetMappingRoles(ctx, tenant, m.ID(), m.Roles, Condition{Present: true})
-				if iam.KindOf(err) == iam.NotFound {
-					made = true
-					_, err = w.CreateMapping(ctx, m)
-				}
-				if err != nil {
-					return l.fail(err)
-				}
-				count(made, len(w.entries) > changes)
-			default:
-				return fmt.Errorf("line %d: says nothing", l.n)
-			}
+		roles, lines, err := w.importBegins(ctx, head, count)
+		if err != nil {
+			return err
 		}
-		return nil
+		if err := w.importRoles(ctx, tenant, lines, &roles, count); err != nil {
+			return err
+		}
+		return w.importMappings(ctx, tenant, lines, roles, count)
 	})
 	sum.Added, sum.Changed, sum.Same = sum.Added+got.Added, sum.Changed+got.Changed, sum.Same+got.Same
 	return err
 }
 
-// anyVersion is the condition that holds whether a role is there or not.
-func anyVersion(ctx context.Context, w *Work, tenant, name string) Condition {
-	if _, r, err := w.ownRole(ctx, tenant, name); err == nil && r != nil {
-		return Condition{Present: true}
+// importBegins writes the tenant itself, and returns the roles that it sees and the lines
+// that follow.
+func (w *Work) importBegins(ctx context.Context, head []numbered, count func(made, changed bool)) ([]iam.Role, []numbered, error) {
+	l := head[0]
+	made, changed, err := w.importTenant(ctx, *l.Tenant)
+	if err != nil {
+		return nil, nil, l.fail(err)
 	}
-	return Condition{Absent: true}
+	count(made, changed)
+	roles, err := w.rolesForMembers(ctx, l.Tenant.ID)
+	return roles, head[1:], err
+}
+
+// importRoles writes all roles at once, each after those that it inherits.
+func (w *Work) importRoles(ctx context.Context, tenant string, lines []numbered, roles *[]iam.Role, count func(made, changed bool)) error {
+	var fresh []iam.Role
+	line := map[string]numbered{}
+	for _, l := range lines {
+		if l.Role == nil {
+			continue
+		}
+		r := iam.Role{Tenant: tenant, Name: l.Role.Name, Permissions: l.Role.Permissions, Inherits: l.Role.Inherits, Description: l.Role.Description}
+		if _, twice := line[r.Name]; twice {
+			return l.fail(iam.Errorf(iam.Invalid, "the role %q stands here twice", r.Name))
+		}
+		if err := invalid(r.Check()); err != nil {
+			return l.fail(err)
+		}
+		line[r.Name] = l
+		fresh = append(fresh, r)
+	}
+	var changes []roleChange
+	for _, r := range parentsFirst(fresh) {
+		before := find(*roles, r.Name)
+		switch {
+		case before != nil && before.Tenant != tenant:
+			return line[r.Name].fail(iam.Errorf(iam.Conflict, "%q is a global role here", r.Name))
+		case strings.HasPrefix(r.Name, "iam:"):
+			return line[r.Name].fail(iam.Errorf(iam.Invalid, "names that begin with iam: are reserved"))
+		}
+		changes = append(changes, roleChange{before, r})
+	}
+	if err := w.putRoles(ctx, tenant, changes); err != nil {
+		for i := len(changes) - 1; i >= 0; i-- {
+			err = iam.Rebase(err, fmt.Sprintf("/%d/", i), fmt.Sprintf("line %d: /", line[changes[i].after.Name].n))
+		}
+		return err
+	}
+	for _, c := range changes {
+		count(c.before == nil, c.before != nil && c.before.Version != c.after.Version)
+	}
+	var err error
+	*roles, err = w.tx.Roles(ctx, tenant)
+	return err
+}
+
+// importMappings writes all mappings at once.
+func (w *Work) importMappings(ctx context.Context, tenant string, lines []numbered, roles []iam.Role, count func(made, changed bool)) error {
+	there, err := w.tx.Mappings(ctx, tenant)
+	if err != nil {
+		return err
+	}
+	byID := map[string]*iam.Mapping{}
+	for i := range there {
+		byID[there[i].ID()] = &there[i]
+	}
+	var changes []mappingChange
+	var from []numbered
+	seen := map[string]bool{}
+	for _, l := range lines {
+		if l.Mapping == nil {
+			continue
+		}
+		m := iam.Mapping{Tenant: tenant, Issuer: l.Mapping.Issuer, Claim: l.Mapping.Claim, Value: l.Mapping.Value, Roles: l.Mapping.Roles}
+		if seen[m.ID()] {
+			return l.fail(iam.Errorf(iam.Invalid, "this mapping stands here twice"))
+		}
+		seen[m.ID()] = true
+		changes, from = append(changes, mappingChange{byID[m.ID()], m}), append(from, l)
+	}
+	graph := iam.NewGraph(roles)
+	if err := w.putMappings(ctx, tenant, changes, w.holding(tenant, graph), graph); err != nil {
+		for i := len(from) - 1; i >= 0; i-- {
+			err = iam.Rebase(err, fmt.Sprintf("/%d/", i), fmt.Sprintf("line %d: /", from[i].n))
+		}
+		return err
+	}
+	for _, c := range changes {
+		count(c.before == nil, c.before != nil && c.before.Version != c.after.Version)
+	}
+	return nil
 }
 
 func (w *Work) importTenant(ctx context.Context, l LineTenant) (made, changed bool, err error) {

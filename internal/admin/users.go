@@ -18,7 +18,7 @@ func (w *Work) Users(ctx context.Context, f postgres.UserFilter) ([]iam.User, er
 
 // User returns one user.
 func (w *Work) User(ctx context.Context, id string) (iam.User, error) {
-	if uuid.Validate(id) != nil {
+	if !canonical(id) {
 		return iam.User{}, errGone
 	}
 	u, found, err := w.tx.UserByID(ctx, id, w.task.Writes)
@@ -26,6 +26,13 @@ func (w *Work) User(ctx context.Context, id string) (iam.User, error) {
 		err = errGone
 	}
 	return u, err
+}
+
+// canonical reports whether s is an id of a user as we write it: another form of the same
+// UUID is no id, since ids are compared as text.
+func canonical(s string) bool {
+	id, err := uuid.Parse(s)
+	return err == nil && id.String() == s
 }
 
 // MembershipsOf lists what a user is, by tenant.
@@ -151,7 +158,8 @@ func (w *Work) changeUser(ctx context.Context, id string, c Condition, needed bo
 		return before, err
 	}
 	if !slices.Equal(some(before.PlatformRoles), some(after.PlatformRoles)) {
-		if err := w.mayMake(after.PlatformRoles); err != nil {
+		added := slices.DeleteFunc(slices.Clone(after.PlatformRoles), func(r string) bool { return slices.Contains(before.PlatformRoles, r) })
+		if err := w.mayMake(added); err != nil {
 			return before, err
 		}
 	}
@@ -220,6 +228,7 @@ func (w *Work) EraseUser(ctx context.Context, id string, c Condition) error {
 	}
 	for _, m := range memberships { // by tenant, so that heads of chains are locked in one order
 		w.announce(iam.KindMember, m.Tenant, id, "MemberRemoved.v1", iam.MemberGone{Tenant: m.Tenant, User: id})
+		m.Attributes = nil
 		if err := w.record(m.Tenant, iam.KindMember, id, docOfMember(m.Membership), nil); err != nil {
 			return err
 		}
@@ -241,9 +250,16 @@ func (w *Work) lastAdminStays(ctx context.Context, id string) error {
 	return &iam.Error{Kind: iam.Conflict, Code: "last_platform_admin", Detail: "the last platform administrator stays: make another one first"}
 }
 
-// mayMake refuses to give platform roles to who does not hold everything.
+// mayMake refuses to give platform roles that the caller does not hold. Who administers
+// the platform holds all but the policy's.
 func (w *Work) mayMake(roles []string) error {
-	if len(roles) == 0 || w.holding("", nil).Everything {
+	if slices.Contains(roles, "policy-admin") && w.caller.Token != nil && (w.user == nil || !slices.Contains(w.user.PlatformRoles, "policy-admin")) {
+		return &iam.Error{
+			Kind: iam.Forbidden, Code: "more_than_held", Detail: "nobody can give away more than they hold",
+			Fields: []iam.FieldError{{Pointer: "/platform_roles", Detail: "only a policy administrator makes another one; the first is made with iam-service grant-admin --role policy-admin"}},
+		}
+	}
+	if len(roles) == 0 || w.everything() {
 		return nil
 	}
 	return &iam.Error{
@@ -254,7 +270,7 @@ func (w *Work) mayMake(roles []string) error {
 
 // mayTouch refuses to change who holds platform roles that the caller does not hold.
 func (w *Work) mayTouch(u iam.User) error {
-	if len(u.PlatformRoles) == 0 || w.holding("", nil).Everything {
+	if len(u.PlatformRoles) == 0 || w.everything() {
 		return nil
 	}
 	return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "the user holds platform roles, which the caller does not hold"}

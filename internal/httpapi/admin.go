@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/swaggest/swgui"
 	"github.com/swaggest/swgui/v5emb"
+	yamlv3 "go.yaml.in/yaml/v3"
 	"golang.org/x/time/rate"
 	"sigs.k8s.io/yaml"
 
@@ -118,8 +120,41 @@ var jsonFormat = huma.Format{
 		if _, err := d.Token(); !errors.Is(err, io.EOF) {
 			return errors.New("the body holds more than one value")
 		}
-		return nil
+		d = json.NewDecoder(bytes.NewReader(b))
+		d.UseNumber()
+		return noTwice(d)
 	},
+}
+
+// noTwice refuses an object with one name twice (RFC 8259, section 4): two programs
+// could read it differently. The JSON is known to be well-formed.
+func noTwice(d *json.Decoder) error {
+	t, err := d.Token()
+	if err != nil {
+		return err
+	}
+	open, ok := t.(json.Delim)
+	if !ok {
+		return nil
+	}
+	names := map[any]bool{}
+	for d.More() {
+		if open == '{' {
+			name, err := d.Token()
+			if err != nil {
+				return err
+			}
+			if names[name] {
+				return fmt.Errorf("the name %q stands twice in an object", name)
+			}
+			names[name] = true
+		}
+		if err := noTwice(d); err != nil {
+			return err
+		}
+	}
+	_, err = d.Token()
+	return err
 }
 
 // describe serves the document and a page to browse it, without a token: they are the
@@ -153,7 +188,7 @@ func (a *adminAPI) around(next http.Handler) http.Handler {
 		rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 		rec.Header().Set("Cache-Control", "no-store")
 		line := &logLine{}
-		next.ServeHTTP(rec, r.WithContext(context.WithValue(r.Context(), logLineKey{}, line)))
+		a.survive(rec, r.WithContext(context.WithValue(r.Context(), logLineKey{}, line)), next)
 		route := strings.TrimPrefix(chi.RouteContext(r.Context()).RoutePattern(), "/v1")
 		took := time.Since(began)
 		a.Observe(route, "", r.Method, rec.status, took)
@@ -162,6 +197,17 @@ func (a *adminAPI) around(next http.Handler) http.Handler {
 			slog.Duration("took", took), slog.String("request_id", requestID(r)))...)
 		return nil
 	})
+}
+
+// survive answers a request that makes us panic as any other fault of ours.
+func (a *adminAPI) survive(w *recorder, r *http.Request, next http.Handler) {
+	defer func() {
+		if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // it is the value itself
+			a.Log.ErrorContext(r.Context(), "a request made us panic", slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+			fail(w, r, a.Log, fmt.Errorf("panic: %v", p))
+		}
+	}()
+	next.ServeHTTP(w, r)
 }
 
 // logLine gathers what is said of a request when it is over.
@@ -291,6 +337,9 @@ func yamlToJSON(next http.Handler) http.Handler {
 		if media, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); manifest && (media == "application/yaml" || media == "application/x-yaml" || media == "text/yaml") {
 			body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 			if err == nil {
+				err = noAliases(body)
+			}
+			if err == nil {
 				body, err = yaml.YAMLToJSONStrict(body)
 			}
 			if err != nil {
@@ -307,6 +356,28 @@ func yamlToJSON(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// noAliases refuses YAML that refers to itself: a few bytes of it can be gigabytes when
+// they are written out.
+func noAliases(body []byte) error {
+	var doc yamlv3.Node
+	if err := yamlv3.Unmarshal(body, &doc); err != nil {
+		return err
+	}
+	var walk func(n *yamlv3.Node) error
+	walk = func(n *yamlv3.Node) error {
+		if n.Kind == yamlv3.AliasNode || n.Anchor != "" {
+			return fmt.Errorf("line %d: anchors and aliases are not taken", n.Line)
+		}
+		for _, c := range n.Content {
+			if err := walk(c); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return walk(&doc)
 }
 
 // route is one line of the API.
@@ -352,7 +423,10 @@ func add[I, O any, P about[I]](a *adminAPI, rt route, h func(context.Context, *a
 	huma.Register(a.api, op, func(ctx context.Context, in *I) (*O, error) {
 		p := P(in)
 		req, _ := ctx.Value(requestKey{}).(request) // authenticate puts it there
-		task := admin.Task{Action: rt.action, Tenant: p.tenant(), Object: lastParam(ctx), Writes: writes}
+		task := admin.Task{Action: rt.action, Tenant: p.tenant(), Writes: writes, Patient: rt.action == "tenant:delete"}
+		if o, ok := any(p).(interface{ object() string }); ok {
+			task.Object = o.object()
+		}
 		var out *O
 		if k, ok := any(p).(once); ok && k.key() != "" {
 			task.Once = &admin.Once{
@@ -384,15 +458,6 @@ func operationID(rt route) string {
 	return strings.ToLower(rt.method) + "-" + strings.NewReplacer("/", "-", "{", "", "}", "", ":", "-").Replace(path)
 }
 
-// lastParam is the last variable of the path: what it is about.
-func lastParam(ctx context.Context) string {
-	values := chi.RouteContext(ctx).URLParams.Values
-	if len(values) == 0 {
-		return ""
-	}
-	return values[len(values)-1]
-}
-
 // What huma asks of an error that it writes.
 
 // GetStatus implements huma.StatusError.
@@ -416,6 +481,7 @@ func (p *Problem) GetHeaders() http.Header {
 // useProblems makes huma speak of its own findings as we do. It is set once for the
 // program: huma has no other place for it.
 var useProblems = sync.OnceFunc(func() {
+	huma.ValidateStrictCasing = true
 	huma.NewErrorWithContext = func(ctx huma.Context, status int, _ string, errs ...error) huma.StatusError {
 		return found(requestIDOf(ctx), status, errs)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net/url"
 	"slices"
 	"time"
@@ -18,6 +19,13 @@ import (
 // Wire types: what travels. They are not the domain's.
 
 type attributes map[string]any
+
+func refuse(wrong []iam.FieldError) error {
+	if len(wrong) == 0 {
+		return nil
+	}
+	return &iam.Error{Kind: iam.Invalid, Detail: "some fields are not valid", Fields: wrong}
+}
 
 func orEmpty(a map[string]any) attributes {
 	if a == nil {
@@ -211,11 +219,15 @@ type OnRole struct {
 	Role string `path:"role" maxLength:"64" doc:"name of the role"`
 }
 
+func (i OnRole) object() string { return i.Role }
+
 // OnGlobalRole is an input about a global role.
 type OnGlobalRole struct {
 	OnPlatform
 	Role string `path:"role" maxLength:"64" doc:"name of the role"`
 }
+
+func (i OnGlobalRole) object() string { return i.Role }
 
 func roles(list []iam.Role, err error) (*many[roleBody], error) {
 	if err != nil {
@@ -382,6 +394,14 @@ func oneMember(m iam.Member) *one[memberBody] {
 	return &one[memberBody]{Status: 200, ETag: etag(m.Version), Body: wireMember(m)}
 }
 
+// check refuses a time that could be taken for none.
+func (p MemberPut) check(at string) []iam.FieldError {
+	if p.ExpiresAt == nil || !p.ExpiresAt.IsZero() {
+		return nil
+	}
+	return []iam.FieldError{{Pointer: at + "/expires_at", Detail: "must be a time after the year 1; leave it out for never"}}
+}
+
 func (p MemberPut) membership() iam.Membership {
 	m := iam.Membership{Status: p.Status, Roles: p.Roles, Attributes: p.Attributes}
 	if m.Status == "" { // a default is not applied within a list
@@ -407,11 +427,13 @@ type OnMember struct {
 	User string `path:"user" maxLength:"64" doc:"our id of the user"`
 }
 
+func (i OnMember) object() string { return i.User }
+
 func (a *adminAPI) listMembers(ctx context.Context, w *admin.Work, in *struct {
 	OnTenant
 	Paged
 	Role    string `query:"role" maxLength:"64" doc:"those to whom it is assigned"`
-	Status  string `query:"status" enum:"active,suspended"`
+	Status  string `query:"status" enum:"active,suspended,expired"`
 	Issuer  string `query:"issuer" maxLength:"512"`
 	Subject string `query:"subject" maxLength:"255"`
 },
@@ -444,6 +466,9 @@ func (a *adminAPI) addMember(ctx context.Context, w *admin.Work, in *struct {
 	Body memberPost
 },
 ) (*one[memberBody], error) {
+	if err := refuse(in.Body.check("")); err != nil {
+		return nil, err
+	}
 	outcomes, err := w.PutMembers(ctx, in.Tenant, []admin.Row{a.row(in.Body)}, true)
 	if err != nil {
 		return nil, iam.Rebase(err, "/0", "")
@@ -468,8 +493,13 @@ func (a *adminAPI) batchMembers(ctx context.Context, w *admin.Work, in *struct {
 },
 ) (*many[outcomeBody], error) {
 	rows := make([]admin.Row, len(in.Body.Members))
+	var wrong []iam.FieldError
 	for i, m := range in.Body.Members {
 		rows[i] = a.row(m)
+		wrong = append(wrong, m.check(fmt.Sprintf("/members/%d", i))...)
+	}
+	if err := refuse(wrong); err != nil {
+		return nil, err
 	}
 	outcomes, err := w.PutMembers(ctx, in.Tenant, rows, false)
 	if err != nil {
@@ -505,6 +535,9 @@ func (a *adminAPI) putMember(ctx context.Context, w *admin.Work, in *struct {
 ) (*one[memberBody], error) {
 	c, err := in.condition()
 	if err != nil {
+		return nil, err
+	}
+	if err := refuse(in.Body.check("")); err != nil {
 		return nil, err
 	}
 	m := in.Body.membership()
@@ -583,6 +616,8 @@ type OnMapping struct {
 	OnTenant
 	Mapping string `path:"mapping" maxLength:"64" doc:"id of the mapping"`
 }
+
+func (i OnMapping) object() string { return i.Mapping }
 
 func (a *adminAPI) listMappings(ctx context.Context, w *admin.Work, in *OnTenant) (*many[mappingBody], error) {
 	list, err := w.Mappings(ctx, in.Tenant)
@@ -700,6 +735,8 @@ type OnUser struct {
 	OnPlatform
 	User string `path:"user" maxLength:"64" doc:"our id of the user"`
 }
+
+func (i OnUser) object() string { return i.User }
 
 func (a *adminAPI) listUsers(ctx context.Context, w *admin.Work, in *struct {
 	OnPlatform
@@ -840,6 +877,7 @@ type effectiveIn struct {
 }
 
 func (i effectiveIn) tenant() string { return i.Tenant }
+func (i effectiveIn) object() string { return i.User }
 
 func (a *adminAPI) readEffective(ctx context.Context, w *admin.Work, in *effectiveIn) (*one[effectiveBody], error) {
 	e, err := w.Effective(ctx, in.User, in.Tenant)
@@ -916,10 +954,7 @@ func (b manifestPut) manifest(service string) (iam.Manifest, error) {
 			m.Attributes = append(m.Attributes, iam.AttributeSchema{Key: x.Key, Type: x.Type, Description: x.Description})
 		}
 	}
-	if len(wrong) > 0 {
-		return m, &iam.Error{Kind: iam.Invalid, Detail: "some fields are not valid", Fields: wrong}
-	}
-	return m, nil
+	return m, refuse(wrong)
 }
 
 func oneManifest(s iam.Service, m iam.Manifest) *one[manifestBody] {
@@ -938,6 +973,8 @@ type OnService struct {
 	OnPlatform
 	Service string `path:"service" maxLength:"64" doc:"name of the service"`
 }
+
+func (i OnService) object() string { return i.Service }
 
 func (a *adminAPI) listServices(ctx context.Context, w *admin.Work, in *struct {
 	OnPlatform

@@ -30,37 +30,46 @@ func TestBadInputIsToldFieldByField(t *testing.T) {
 		status       int
 		pointers     []string
 	}{
-		"several at once":       {"POST", "/v1/tenants/acme/roles", map[string]any{"name": "Bad Name", "permissions": []string{"ok:a", "not ok", "ok:a"}}, nil, 422, []string{"/name", "/permissions/1", "/permissions/2"}},
-		"unknown and missing":   {"POST", "/v1/tenants", map[string]any{"id": "x", "nme": "y", "slug": "x"}, nil, 422, []string{"", "/nme"}},
-		"wrong types":           {"POST", "/v1/tenants", map[string]any{"id": 1, "slug": []int{}, "name": "n"}, nil, 422, []string{"/id", "/slug"}},
-		"null":                  {"POST", "/v1/tenants", `{"id":"x","slug":"x","name":null}`, nil, 422, []string{"/name"}},
-		"no JSON":               {"POST", "/v1/tenants", `{"id":`, nil, 400, []string{""}},
-		"more than one value":   {"POST", "/v1/tenants", `{"id":"x","slug":"x","name":"x"} {}`, nil, 400, []string{""}},
-		"no body":               {"POST", "/v1/tenants", nil, nil, 400, nil},
-		"another media type":    {"POST", "/v1/tenants", "a=b", []string{"Content-Type: text/plain"}, 415, []string{""}},
-		"YAML where JSON is":    {"POST", "/v1/tenants", "id: x", []string{"Content-Type: application/yaml"}, 415, []string{""}},
-		"too large":             {"POST", "/v1/tenants", `{"id":"` + strings.Repeat("x", 70_000) + `"}`, nil, 413, nil},
-		"undeclared attribute":  {"POST", "/v1/tenants", map[string]any{"id": "x", "slug": "x", "name": "x", "attributes": map[string]any{"shoe/size": 1, "plan": 3}}, nil, 422, []string{"/attributes/plan", "/attributes/shoe~1size"}},
-		"attributes too large":  {"POST", "/v1/tenants", map[string]any{"id": "x", "slug": "x", "name": "x", "attributes": map[string]any{"plan": strings.Repeat("x", 5000)}}, nil, 422, []string{"/attributes"}},
-		"unknown parameter":     {"GET", "/v1/tenants?statsu=active", nil, nil, 422, []string{"statsu"}},
-		"wrong parameter":       {"GET", "/v1/tenants?status=open&limit=0", nil, nil, 422, []string{"limit", "status"}},
-		"made-up cursor":        {"GET", "/v1/tenants?after=x", nil, nil, 422, []string{"after"}},
-		"cursor of another":     {"GET", "/v1/users?after=WyJhY21lIl0", nil, nil, 422, []string{"after"}},
-		"malformed If-Match":    {"PUT", "/v1/tenants/acme", map[string]any{"slug": "acme", "name": "x"}, []string{"If-Match: 3"}, 400, []string{"If-Match"}},
-		"NUL":                   {"GET", "/v1/users?subject=%00", nil, nil, 422, nil},
-		"NUL in an attribute":   {"POST", "/v1/tenants", `{"id":"x","slug":"x","name":"x","attributes":{"plan":"\u0000"}}`, nil, 422, nil},
-		"a number without end":  {"POST", "/v1/tenants", `{"id":"x","slug":"x","name":"x","attributes":{"plan":1e99999}}`, nil, 422, []string{"/attributes", "/attributes/plan"}},
-		"no such role":          {"POST", "/v1/tenants/acme/members", map[string]any{"subject": "new", "roles": []string{"viewer", "none"}}, nil, 422, []string{"/roles/1"}},
-		"foreign issuer":        {"POST", "/v1/tenants/acme/members", map[string]any{"subject": "new", "issuer": "https://else.test"}, nil, 422, []string{"/issuer"}},
-		"rows of a batch":       {"POST", "/v1/tenants/acme/members:batch", map[string]any{"members": []any{map[string]any{"subject": "n1"}, map[string]any{"subject": " n2", "roles": []string{"None"}}, map[string]any{"subject": "n1"}}}, nil, 422, []string{"/members/1/roles/0", "/members/1/subject", "/members/2/subject"}},
-		"roles of a batch":      {"POST", "/v1/tenants/acme/members:batch", map[string]any{"members": []any{map[string]any{"subject": "alice", "roles": []string{"editor"}}, map[string]any{"subject": "n2", "roles": []string{"none"}}}}, nil, 422, []string{"/members/1/roles/0"}},
-		"reserved role":         {"POST", "/v1/roles", map[string]any{"name": "iam:mine"}, nil, 422, []string{"/name"}},
-		"a cycle":               {"PUT", "/v1/roles/viewer", map[string]any{"inherits": []string{"editor"}}, []string{"If-Match: *"}, 422, []string{"/inherits"}},
-		"revoked in the future": {"POST", "/v1/users/" + w.user("carol") + ":revoke", map[string]any{"before": "2100-01-01T00:00:00Z"}, nil, 422, []string{"/before"}},
-		"an unknown default":    {"POST", "/v1/users", map[string]any{"subject": "n", "default_tenant": "nowhere"}, nil, 422, []string{"/default_tenant"}},
-		"a manifest that drops": {"PUT", "/v1/services/s/manifest", map[string]any{"rolse": []any{}}, nil, 422, []string{""}},
-		"permissions of others": {"PUT", "/v1/services/s/manifest", map[string]any{"roles": []any{map[string]any{"name": "r", "permissions": []string{"s:a", "t:a"}}}}, nil, 422, []string{"/roles/0/permissions/1"}},
-		"a manifest's cycle":    {"PUT", "/v1/services/s/manifest", map[string]any{"roles": []any{map[string]any{"name": "a", "inherits": []string{"b"}}, map[string]any{"name": "b", "inherits": []string{"a"}}}}, nil, 422, []string{"/roles/0/inherits"}},
+		"several at once":        {"POST", "/v1/tenants/acme/roles", map[string]any{"name": "Bad Name", "permissions": []string{"ok:a", "not ok", "ok:a"}}, nil, 422, []string{"/name", "/permissions/1", "/permissions/2"}},
+		"unknown and missing":    {"POST", "/v1/tenants", map[string]any{"id": "x", "nme": "y", "slug": "x"}, nil, 422, []string{"", "/nme"}},
+		"wrong types":            {"POST", "/v1/tenants", map[string]any{"id": 1, "slug": []int{}, "name": "n"}, nil, 422, []string{"/id", "/slug"}},
+		"a name twice":           {"POST", "/v1/tenants", `{"id":"x","slug":"x","name":"x","name":"y"}`, nil, 400, []string{""}},
+		"a name deep down twice": {"POST", "/v1/tenants", `{"id":"x","slug":"x","name":"x","attributes":{"plan":"a","plan":"b"}}`, nil, 400, []string{""}},
+		"names in capitals":      {"POST", "/v1/tenants", `{"ID":"x","slug":"x","name":"x"}`, nil, 422, []string{"", "/ID"}},
+		"a name and its capital": {"POST", "/v1/tenants", `{"id":"x","slug":"x","name":"x","Name":"y"}`, nil, 422, []string{"/Name"}},
+		"attributes that swell":  {"PUT", "/v1/services/s/manifest", map[string]any{"attributes": many(60, func(i int) any { return map[string]any{"key": fmt.Sprint("n", i), "type": "number"} })}, nil, 200, nil},
+		"the year 1":             {"POST", "/v1/tenants/acme/members", `{"subject":"n","expires_at":"0001-01-01T00:00:00Z"}`, nil, 422, []string{"/expires_at"}},
+		"the year 1 in a batch":  {"POST", "/v1/tenants/acme/members:batch", `{"members":[{"subject":"n"},{"subject":"m","expires_at":"0001-01-01T00:00:00Z"}]}`, nil, 422, []string{"/members/1/expires_at"}},
+		"a claim about a person": {"POST", "/v1/tenants/acme/mappings", map[string]any{"claim": "email", "value": "x", "roles": []string{"viewer"}}, nil, 422, []string{"/claim"}},
+		"YAML that swells":       {"PUT", "/v1/services/s/manifest", "a: &a " + strings.Repeat("x", 30_000) + "\nroles: [*a" + strings.Repeat(",*a", 5000) + "]", []string{"Content-Type: application/yaml"}, 400, nil},
+		"null":                   {"POST", "/v1/tenants", `{"id":"x","slug":"x","name":null}`, nil, 422, []string{"/name"}},
+		"no JSON":                {"POST", "/v1/tenants", `{"id":`, nil, 400, []string{""}},
+		"more than one value":    {"POST", "/v1/tenants", `{"id":"x","slug":"x","name":"x"} {}`, nil, 400, []string{""}},
+		"no body":                {"POST", "/v1/tenants", nil, nil, 400, nil},
+		"another media type":     {"POST", "/v1/tenants", "a=b", []string{"Content-Type: text/plain"}, 415, []string{""}},
+		"YAML where JSON is":     {"POST", "/v1/tenants", "id: x", []string{"Content-Type: application/yaml"}, 415, []string{""}},
+		"too large":              {"POST", "/v1/tenants", `{"id":"` + strings.Repeat("x", 70_000) + `"}`, nil, 413, nil},
+		"undeclared attribute":   {"POST", "/v1/tenants", map[string]any{"id": "x", "slug": "x", "name": "x", "attributes": map[string]any{"shoe/size": 1, "plan": 3}}, nil, 422, []string{"/attributes/plan", "/attributes/shoe~1size"}},
+		"attributes too large":   {"POST", "/v1/tenants", map[string]any{"id": "x", "slug": "x", "name": "x", "attributes": map[string]any{"plan": strings.Repeat("x", 5000)}}, nil, 422, []string{"/attributes"}},
+		"unknown parameter":      {"GET", "/v1/tenants?statsu=active", nil, nil, 422, []string{"statsu"}},
+		"wrong parameter":        {"GET", "/v1/tenants?status=open&limit=0", nil, nil, 422, []string{"limit", "status"}},
+		"made-up cursor":         {"GET", "/v1/tenants?after=x", nil, nil, 422, []string{"after"}},
+		"cursor of another":      {"GET", "/v1/users?after=WyJhY21lIl0", nil, nil, 422, []string{"after"}},
+		"malformed If-Match":     {"PUT", "/v1/tenants/acme", map[string]any{"slug": "acme", "name": "x"}, []string{"If-Match: 3"}, 400, []string{"If-Match"}},
+		"NUL":                    {"GET", "/v1/users?subject=%00", nil, nil, 422, nil},
+		"NUL in an attribute":    {"POST", "/v1/tenants", `{"id":"x","slug":"x","name":"x","attributes":{"plan":"\u0000"}}`, nil, 422, nil},
+		"a number without end":   {"POST", "/v1/tenants", `{"id":"x","slug":"x","name":"x","attributes":{"plan":1e99999}}`, nil, 422, []string{"/attributes", "/attributes/plan"}},
+		"no such role":           {"POST", "/v1/tenants/acme/members", map[string]any{"subject": "new", "roles": []string{"viewer", "none"}}, nil, 422, []string{"/roles/1"}},
+		"foreign issuer":         {"POST", "/v1/tenants/acme/members", map[string]any{"subject": "new", "issuer": "https://else.test"}, nil, 422, []string{"/issuer"}},
+		"rows of a batch":        {"POST", "/v1/tenants/acme/members:batch", map[string]any{"members": []any{map[string]any{"subject": "n1"}, map[string]any{"subject": " n2", "roles": []string{"None"}}, map[string]any{"subject": "n1"}}}, nil, 422, []string{"/members/1/roles/0", "/members/1/subject", "/members/2/subject"}},
+		"roles of a batch":       {"POST", "/v1/tenants/acme/members:batch", map[string]any{"members": []any{map[string]any{"subject": "alice", "roles": []string{"editor"}}, map[string]any{"subject": "n2", "roles": []string{"none"}}}}, nil, 422, []string{"/members/1/roles/0"}},
+		"reserved role":          {"POST", "/v1/roles", map[string]any{"name": "iam:mine"}, nil, 422, []string{"/name"}},
+		"a cycle":                {"PUT", "/v1/roles/viewer", map[string]any{"inherits": []string{"editor"}}, []string{"If-Match: *"}, 422, []string{"/inherits"}},
+		"revoked in the future":  {"POST", "/v1/users/" + w.user("carol") + ":revoke", map[string]any{"before": "2100-01-01T00:00:00Z"}, nil, 422, []string{"/before"}},
+		"an unknown default":     {"POST", "/v1/users", map[string]any{"subject": "n", "default_tenant": "nowhere"}, nil, 422, []string{"/default_tenant"}},
+		"a manifest that drops":  {"PUT", "/v1/services/s/manifest", map[string]any{"rolse": []any{}}, nil, 422, []string{""}},
+		"permissions of others":  {"PUT", "/v1/services/s/manifest", map[string]any{"roles": []any{map[string]any{"name": "r", "permissions": []string{"s:a", "t:a"}}}}, nil, 422, []string{"/roles/0/permissions/1"}},
+		"a manifest's cycle":     {"PUT", "/v1/services/s/manifest", map[string]any{"roles": []any{map[string]any{"name": "a", "inherits": []string{"b"}}, map[string]any{"name": "b", "inherits": []string{"a"}}}}, nil, 422, []string{"/roles/0/inherits"}},
 	} {
 		r := w.call("root", c.method, c.path, c.body, c.headers...)
 		got := r.pointers()
@@ -68,10 +77,18 @@ func TestBadInputIsToldFieldByField(t *testing.T) {
 		if r.status != c.status || c.pointers != nil && !slices.Equal(got, c.pointers) {
 			t.Errorf("%s: got %s\nwith %q, want %d with %q", name, r, got, c.status, c.pointers)
 		}
-		if r.header.Get("Content-Type") != "application/problem+json" {
+		if r.status >= 400 && r.header.Get("Content-Type") != "application/problem+json" {
 			t.Errorf("%s: answered as %s", name, r.header.Get("Content-Type"))
 		}
 	}
+}
+
+func many(n int, what func(int) any) []any {
+	list := make([]any, n)
+	for i := range list {
+		list[i] = what(i)
+	}
+	return list
 }
 
 // One changes, the other is told: nothing that either wrote is lost unseen.
@@ -183,7 +200,7 @@ func TestARepeatedPostMakesOneThing(t *testing.T) {
 		t.Errorf("different answers: %v", answers)
 	}
 	for a := range answers {
-		if !strings.HasPrefix(a, `201/v1/tenants/acme/roles/once"1"`) {
+		if !strings.HasPrefix(a, `201/v1/tenants/acme/roles/once"`) {
 			t.Errorf("answered %s", a)
 		}
 	}
@@ -229,7 +246,11 @@ func TestNobodyEscalates(t *testing.T) {
 			t.Errorf("%s: something was changed:\n%s\n%s", name, before, after)
 		}
 	}
-	refused("a permission into a role one holds", "tina", "PUT", "/v1/tenants/acme/roles/clerk", map[string]any{"permissions": []string{"document:read", "payment:approve"}})
+	w.member("acme", "boss", iam.RoleTenantAdmin, "clerk")
+	refused("a permission into a role one holds", "boss", "PUT", "/v1/tenants/acme/roles/clerk", map[string]any{"permissions": []string{"document:read", "payment:approve"}})
+	refused("a stronger role into a role one holds", "boss", "PUT", "/v1/tenants/acme/roles/clerk", map[string]any{"permissions": []string{"document:read"}, "inherits": []string{"payer"}})
+	refused("a reserved role into a role one holds", "boss", "PUT", "/v1/tenants/acme/roles/clerk", map[string]any{"permissions": []string{"document:read"}, "inherits": []string{iam.RoleTenantAuditor}})
+	refused("a permission into a role one inherits", "tina", "PUT", "/v1/tenants/acme/roles/clerk", map[string]any{"permissions": []string{"document:read", "payment:approve"}})
 	refused("inheriting a stronger role", "tina", "PUT", "/v1/tenants/acme/roles/clerk", map[string]any{"permissions": []string{"document:read"}, "inherits": []string{"payer"}})
 	refused("inheriting a global role that one does not hold", "tina", "PUT", "/v1/tenants/acme/roles/clerk", map[string]any{"inherits": []string{"support"}})
 	refused("weakening a stronger role", "tina", "PUT", "/v1/tenants/acme/roles/payer", map[string]any{"permissions": []string{"document:read"}})
@@ -769,12 +790,12 @@ func TestAddingAMemberDoesNotTellWhetherTheyWereKnown(t *testing.T) {
 	unknown := w.want(201, "tina", "POST", "/v1/tenants/acme/members", map[string]any{"subject": "newcomer", "roles": []string{"viewer"}})
 	shape := func(r reply) string {
 		s := string(r.body)
-		for _, x := range []any{r.field("user"), r.field("subject")} {
+		for _, x := range []any{r.field("user"), r.field("subject"), fmt.Sprintf(`"version":%v`, r.field("version"))} {
 			s = strings.ReplaceAll(s, fmt.Sprint(x), "…")
 		}
 		return s
 	}
-	if shape(known) != shape(unknown) || known.header.Get("ETag") != unknown.header.Get("ETag") {
+	if shape(known) != shape(unknown) {
 		t.Errorf("%s and %s", known, unknown)
 	}
 	// By our id nobody is added: it would tell who exists.

@@ -74,7 +74,8 @@ type settings struct {
 	url       string         // of a database
 	beside    *world         // another replica: the same database and issuers
 	facts     directory.Config
-	writes    int // of a caller in a minute
+	writes    int  // of a caller in a minute
+	panics    bool // when it is asked for the policy
 }
 
 type syncBuffer struct {
@@ -180,7 +181,12 @@ func newWorld(t testing.TB, s settings) *world {
 		s.writes = 1_000_000
 	}
 	api := httptest.NewServer(httpapi.Admin{
-		Service: w.service, Verify: verifier.For(devstack.AdminAudience).Verify, Policy: func() any { return w.engine.Status() },
+		Service: w.service, Verify: verifier.For(devstack.AdminAudience).Verify, Policy: func() any {
+			if s.panics {
+				panic("a secret")
+			}
+			return w.engine.Status()
+		},
 		Issuer: w.rauth.Issuer, Writes: s.writes, Trusted: trusted, Version: "test", Log: log, Observe: func(handler, gateway, method string, status int, _ time.Duration) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

@@ -6,6 +6,15 @@ import (
 	"strings"
 )
 
+// Graph is all roles that one tenant sees, with what holding each means.
+type Graph struct {
+	roles   []Role
+	closure map[string][]string
+}
+
+// NewGraph works out what holding each role means.
+func NewGraph(roles []Role) Graph { return Graph{roles, Closure(roles)} }
+
 // Holding is what somebody holds in one tenant, and so the most that they may give
 // to others or take from them.
 type Holding struct {
@@ -14,16 +23,15 @@ type Holding struct {
 	Permissions map[string]bool
 }
 
-// Hold works out what the named roles mean among all roles of a tenant.
-func Hold(roles []Role, names []string) Holding {
+// Hold works out what the named roles mean.
+func (g Graph) Hold(names []string) Holding {
 	h := Holding{Roles: map[string]bool{}, Permissions: map[string]bool{}}
-	closure := Closure(roles)
 	for _, name := range names {
-		for _, n := range closure[name] {
+		for _, n := range g.closure[name] {
 			h.Roles[n] = true
 		}
 	}
-	for _, r := range roles {
+	for _, r := range g.roles {
 		if !h.Roles[r.Name] {
 			continue
 		}
@@ -34,16 +42,16 @@ func Hold(roles []Role, names []string) Holding {
 	return h
 }
 
-// Beyond says what the named roles mean that h does not hold; "" if nothing. What a
-// role of the tenant's own means is its permissions; a global one, a template of a
+// Beyond says what the named roles of g mean that h does not hold; "" if nothing. What
+// a role of the tenant's own means is its permissions; a global one, a template of a
 // service or a reserved one, is more than that, so it must be held itself.
-func (h Holding) Beyond(roles []Role, names []string) string {
+func (h Holding) Beyond(g Graph, names []string) string {
 	if h.Everything {
 		return ""
 	}
-	given := Hold(roles, names)
+	given := g.Hold(names)
 	var more []string
-	for _, r := range roles {
+	for _, r := range g.roles {
 		if !given.Roles[r.Name] {
 			continue
 		}

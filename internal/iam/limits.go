@@ -239,12 +239,20 @@ func (m Membership) Check() []FieldError {
 	return c
 }
 
+// personal are claims that name one person (OpenID Connect Core, section 5.1, and what
+// providers add). A mapping stays when somebody is erased, so it must not name them.
+var personal = []string{
+	"sub", "name", "given_name", "family_name", "middle_name", "nickname", "preferred_username", "profile", "picture", "website", "email",
+	"gender", "birthdate", "phone_number", "address", "upn", "oid", "unique_name",
+}
+
 // Check returns one entry for each wrong field.
 func (m Mapping) Check() []FieldError {
 	var c check
 	c.that(ValidTenantID(m.Tenant), "/tenant", "is not the id of a tenant: %q", m.Tenant)
 	c.that(ValidIssuer(m.Issuer), "/issuer", "must be 1 to %d printable ASCII characters without blanks", MaxIssuerBytes)
 	c.that(ValidSubject(m.Claim), "/claim", "must be the name of a claim")
+	c.that(!slices.Contains(personal, m.Claim), "/claim", "says who somebody is: add them as a member; a mapping is for groups")
 	c.text("/value", m.Value, 255)
 	c.that(len(m.Roles) > 0, "/roles", "needs at least one")
 	c.roles("/roles", m.Roles)

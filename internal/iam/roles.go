@@ -102,16 +102,28 @@ func longest(name string, next func(string) []string, known map[string]int) int 
 	return most
 }
 
-// CheckWeight holds all roles that one tenant sees to what a document can bear.
-func CheckWeight(roles []Role) []FieldError {
-	var c check
-	permissions, names := 0, 0
+func weight(roles []Role) (permissions, names int) {
 	for _, r := range roles {
 		permissions += len(r.Permissions)
 	}
 	for _, all := range Closure(roles) {
 		names += len(all)
 	}
+	return permissions, names
+}
+
+// Lighter reports whether roles weigh no more than they did before: what is too heavy
+// already can still be made lighter.
+func Lighter(roles, before []Role) bool {
+	permissions, names := weight(roles)
+	wasPermissions, wasNames := weight(before)
+	return permissions <= wasPermissions && names <= wasNames
+}
+
+// CheckWeight holds all roles that one tenant sees to what a document can bear.
+func CheckWeight(roles []Role) []FieldError {
+	var c check
+	permissions, names := weight(roles)
 	c.that(permissions <= MaxPermissionsPerTenant, "/permissions", "would make %d permissions in the tenant, at most %d are allowed", permissions, MaxPermissionsPerTenant)
 	c.that(names <= MaxClosurePerTenant, "/inherits", "would make %d inherited roles in the tenant, at most %d are allowed", names, MaxClosurePerTenant)
 	return c

@@ -14,7 +14,11 @@ import (
 // DeleteTenant deletes a tenant with its roles, members and mappings, and keeps its
 // id from being used again.
 func (tx *Tx) DeleteTenant(ctx context.Context, id string) error {
-	_, err := tx.tx.Exec(ctx, `DELETE FROM tenants WHERE id = $1`, id)
+	// By the foreign key it would go too, and the version would not tell.
+	_, err := tx.tx.Exec(ctx, `UPDATE users SET default_tenant = NULL, version = nextval('iam_versions'), updated_at = now() WHERE default_tenant = $1`, id)
+	if err == nil {
+		_, err = tx.tx.Exec(ctx, `DELETE FROM tenants WHERE id = $1`, id)
+	}
 	if violates(err, "clients_tenant_fkey") {
 		return &iam.Error{Kind: iam.Conflict, Detail: "the tenant has clients", Cause: err}
 	}
@@ -30,15 +34,21 @@ func (tx *Tx) DeleteRole(ctx context.Context, tenant, name string) error {
 	return wrap("delete a role", err)
 }
 
-// DeleteUser forgets a user, memberships included.
+// DeleteUser forgets a user, memberships and answers about them included.
 func (tx *Tx) DeleteUser(ctx context.Context, id string) error {
 	_, err := tx.tx.Exec(ctx, `DELETE FROM users WHERE id = $1::uuid`, id)
+	if err == nil {
+		_, err = tx.tx.Exec(ctx, `DELETE FROM idempotency WHERE answer::text LIKE '%' || $1 || '%'`, id)
+	}
 	return wrap("delete a user", err)
 }
 
 // DeleteMember ends a membership.
 func (tx *Tx) DeleteMember(ctx context.Context, tenant, user string) error {
-	_, err := tx.tx.Exec(ctx, `DELETE FROM memberships WHERE tenant = $1 AND user_id = $2::uuid`, tenant, user)
+	tag, err := tx.tx.Exec(ctx, `DELETE FROM memberships WHERE tenant = $1 AND user_id = $2::uuid`, tenant, user)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = errLostRace // the user was erased meanwhile
+	}
 	return wrap("delete a membership", err)
 }
 
@@ -257,9 +267,19 @@ func (tx *Tx) Audit(ctx context.Context, f AuditFilter) ([]iam.AuditEntry, error
 	return tx.audit(ctx, w.sql("at DESC, chain DESC, seq DESC", f.Limit), w.args...)
 }
 
-// Chain lists a chain from the entry after seq on.
-func (tx *Tx) Chain(ctx context.Context, chain string, seq int64, limit int) ([]iam.AuditEntry, error) {
-	return tx.audit(ctx, ` WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT $3`, chain, seq, limit)
+// Chain lists a chain from its beginning, or after an entry, whose number alone does not
+// say which it is if somebody has added one.
+func (tx *Tx) Chain(ctx context.Context, chain string, after *iam.AuditEntry, limit int) ([]iam.AuditEntry, error) {
+	if after == nil {
+		return tx.audit(ctx, ` WHERE chain = $1 ORDER BY seq, at LIMIT $2`, chain, limit)
+	}
+	return tx.audit(ctx, ` WHERE chain = $1 AND (seq, at) > ($2, $3) ORDER BY seq, at LIMIT $4`, chain, after.Seq, after.At, limit)
+}
+
+// Head returns the end of a chain, as its head says.
+func (tx *Tx) Head(ctx context.Context, chain string) (seq int64, hash []byte, found bool, err error) {
+	found, err = tx.look(ctx, `SELECT seq, hash FROM audit_heads WHERE chain = $1`, []any{chain}, &seq, &hash)
+	return seq, hash, found, wrap("read the head of a chain", err)
 }
 
 func (tx *Tx) audit(ctx context.Context, tail string, args ...any) ([]iam.AuditEntry, error) {
@@ -268,20 +288,17 @@ func (tx *Tx) audit(ctx context.Context, tail string, args ...any) ([]iam.AuditE
 		pgx.RowToStructByPos[iam.AuditEntry])
 }
 
-// ChainEnds is where a chain begins and ends.
+// ChainEnds is where a chain begins.
 type ChainEnds struct {
-	Chain    string
-	Seq      int64 // of the head
-	Hash     []byte
-	CutSeq   int64 // up to where retention has cut it; 0: it was not
-	CutHash  []byte
-	Headless bool // entries stand there and no head does
+	Chain   string
+	CutSeq  int64 // up to where retention has cut it; 0: it was not
+	CutHash []byte
 }
 
 // Chains lists all chains of the audit.
 func (tx *Tx) Chains(ctx context.Context) ([]ChainEnds, error) {
 	return collect(ctx, tx, "read the chains of the audit", `
-		SELECT coalesce(h.chain, a.chain), coalesce(h.seq, 0), coalesce(h.hash, ''), coalesce(c.seq, 0), coalesce(c.hash, ''), h.chain IS NULL
+		SELECT coalesce(h.chain, a.chain), coalesce(c.seq, 0), coalesce(c.hash, '')
 		  FROM audit_heads h FULL JOIN (SELECT DISTINCT chain FROM audit) a ON a.chain = h.chain
 		  LEFT JOIN audit_cuts c ON c.chain = coalesce(h.chain, a.chain)
 		 ORDER BY 1`, nil, pgx.RowToStructByPos[ChainEnds])

@@ -227,6 +227,7 @@ func reasonOf(ctx context.Context, err error) string {
 		case pg.Code[:2] == "23", // integrity constraint violation
 			pg.Code[:2] == "22",                    // data exception: bad input
 			pg.Code == "40001", pg.Code == "40P01", // serialization failure, deadlock: tried again
+			pg.Code == "55P03",                     // lock not available: somebody else is at it
 			pg.Code == "42P04", pg.Code == "42P06": // duplicate database, schema
 			return ""
 		case pg.Code == "57014": // query_canceled: our statement_timeout

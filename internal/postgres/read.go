@@ -145,7 +145,8 @@ func (tx *Tx) OtherPlatformAdmins(ctx context.Context, user string) (n int, err 
 	}
 	_, err = tx.look(ctx, `
 		SELECT count(*) FROM users
-		 WHERE platform_roles <> '{}' AND $1 = ANY (platform_roles) AND status = 'active' AND issuer = ANY ($2) AND id::text <> $3`,
+		 WHERE platform_roles <> '{}' AND $1 = ANY (platform_roles) AND status = 'active' AND issuer = ANY ($2)
+		   AND (tokens_not_before IS NULL OR tokens_not_before <= now() + interval '2 seconds') AND id IS DISTINCT FROM nullif($3, '')::uuid`,
 		[]any{iam.PlatformAdmin, trusted, user}, &n)
 	return n, wrap("count platform administrators", err)
 }
@@ -164,7 +165,14 @@ func (tx *Tx) Members(ctx context.Context, tenant string, f MemberFilter) ([]iam
 	w.only("m.user_id = $%d::uuid", f.User)
 	w.only("u.issuer = $%d", f.Issuer)
 	w.only("u.subject = $%d", f.Subject)
-	w.only("m.status = $%d", f.Status)
+	switch f.Status {
+	case iam.MembershipExpired:
+		w.conditions = append(w.conditions, "m.status = 'active'", "m.expires_at <= now()")
+	case iam.MembershipActive:
+		w.conditions = append(w.conditions, "m.status = 'active'", "(m.expires_at IS NULL OR m.expires_at > now())")
+	default:
+		w.only("m.status = $%d", f.Status)
+	}
 	if f.Role != "" {
 		w.and("m.roles @> $%d", []string{f.Role})
 	}
@@ -212,17 +220,18 @@ type Holders struct {
 	Tenants                    []string // where it is held; 10 at most
 }
 
-// HoldersOf counts who bears a role of a tenant, or a global one with "".
-func (tx *Tx) HoldersOf(ctx context.Context, tenant, role string) (h Holders, err error) {
+// HoldersOf counts who bears a role of a tenant, or a global one with "". Global roles
+// that are named in but do not count.
+func (tx *Tx) HoldersOf(ctx context.Context, tenant, role string, but []string) (h Holders, err error) {
 	_, err = tx.look(ctx, `
 		SELECT (SELECT count(*) FROM memberships WHERE roles @> ARRAY[$2] AND ($1 = '' OR tenant = $1)),
 		       (SELECT count(*) FROM mappings WHERE roles @> ARRAY[$2] AND ($1 = '' OR tenant = $1)),
 		       (SELECT count(*) FROM clients WHERE roles @> ARRAY[$2] AND status <> 'deleted' AND ($1 = '' OR tenant = $1)),
-		       ARRAY (SELECT coalesce(tenant || '/', '') || name FROM roles WHERE inherits @> ARRAY[$2] AND ($1 = '' OR tenant = $1) ORDER BY 1 LIMIT 100),
+		       ARRAY (SELECT coalesce(tenant || '/', '') || name FROM roles WHERE inherits @> ARRAY[$2] AND ($1 = '' OR tenant = $1) AND NOT (tenant IS NULL AND name = ANY ($3)) ORDER BY 1 LIMIT 100),
 		       ARRAY (SELECT DISTINCT tenant FROM (SELECT tenant FROM memberships WHERE roles @> ARRAY[$2] UNION ALL SELECT tenant FROM mappings WHERE roles @> ARRAY[$2]
 		              UNION ALL SELECT tenant FROM clients WHERE roles @> ARRAY[$2] AND tenant IS NOT NULL AND status <> 'deleted') x
 		               WHERE $1 = '' OR tenant = $1 ORDER BY 1 LIMIT 10)`,
-		[]any{tenant, role}, &h.Members, &h.Mappings, &h.Clients, &h.Heirs, &h.Tenants)
+		[]any{tenant, role, list(but)}, &h.Members, &h.Mappings, &h.Clients, &h.Heirs, &h.Tenants)
 	return h, wrap("count who holds a role", err)
 }
 

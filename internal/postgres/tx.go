@@ -14,9 +14,20 @@ import (
 
 // Limits of an admin's transaction.
 const (
-	changeLimit = 10 * time.Second
-	changeTries = 5 // where it lost a race against another: a deadlock or a serialization failure
+	changeLimit  = 10 * time.Second
+	patientLimit = 5 * time.Minute // see Patient
+	changeTries  = 5               // where it lost a race against another: a deadlock or a serialization failure
 )
+
+// What one statement may take, its wait for a lock included. They are set for the
+// transaction, not the session: a pooler may be between.
+const limits = `SELECT set_config('statement_timeout', '2s', true), set_config('lock_timeout', '1500ms', true)`
+
+type patient struct{}
+
+// Patient lets a transaction, and each statement of it, take minutes: for what looks at
+// or deletes very much.
+func Patient(ctx context.Context) context.Context { return context.WithValue(ctx, patient{}, true) }
 
 // Tx is one transaction of the admin pool. Its methods are the statements that an
 // administrative change is made of; what must be locked for them, and in which
@@ -40,10 +51,19 @@ func (db *DB) View(ctx context.Context, do func(context.Context, *Tx) error) err
 }
 
 func (db *DB) transact(ctx context.Context, options pgx.TxOptions, do func(context.Context, *Tx) error) error {
-	ctx, cancel := context.WithTimeout(ctx, changeLimit)
+	limit, long := changeLimit, ctx.Value(patient{}) != nil
+	if long {
+		limit = patientLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for try := 1; ; try++ {
 		err := pgx.BeginTxFunc(ctx, db.admin, options, func(tx pgx.Tx) error {
+			if !long {
+				if _, err := tx.Exec(ctx, limits); err != nil {
+					return err
+				}
+			}
 			return do(ctx, &Tx{tx, db.issuers})
 		})
 		switch {
@@ -58,8 +78,15 @@ func (db *DB) transact(ctx context.Context, options pgx.TxOptions, do func(conte
 		if _, ours := errors.AsType[*iam.Error](err); ours {
 			return err
 		}
-		if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code[:2] == "22" { // data exception
-			return &iam.Error{Kind: iam.Invalid, Detail: "a value holds what cannot be stored, such as a NUL", Cause: err}
+		if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
+			switch {
+			case pg.Code[:2] == "22": // data exception
+				return &iam.Error{Kind: iam.Invalid, Detail: "a value holds what cannot be stored, such as a NUL", Cause: err}
+			case pg.Code == "23514": // check_violation
+				return &iam.Error{Kind: iam.Invalid, Detail: "a value is not allowed, or takes too much room when it is written out", Cause: err}
+			case pg.Code == "55P03": // lock_not_available
+				return &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "somebody else is changing the same thing", Cause: err}
+			}
 		}
 		if reason := reasonOf(ctx, err); reason == "connection" || reason == "timeout" {
 			return &iam.Error{Kind: iam.Unavailable, Code: "database_unavailable", Detail: "the database cannot be asked now", Cause: err}
@@ -71,8 +98,12 @@ func (db *DB) transact(ctx context.Context, options pgx.TxOptions, do func(conte
 // lostRace reports whether a transaction failed only because of another one.
 func lostRace(err error) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && (pg.Code == "40001" || pg.Code == "40P01")
+	return errors.Is(err, errLostRace) ||
+		ok && (pg.Code == "40001" || pg.Code == "40P01" || pg.ConstraintName == "memberships_user_fkey") // erased meanwhile
 }
+
+// errLostRace says that something went away while the transaction ran.
+var errLostRace = errors.New("it went away meanwhile")
 
 // look reads one row; see lookUp.
 func (tx *Tx) look(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
@@ -100,9 +131,13 @@ func (tx *Tx) Client(ctx context.Context, issuer, clientID string) (iam.ClientFa
 	return clientFacts(ctx, tx.look, issuer, clientID)
 }
 
-// LockCaller keeps what a user is from changing until the transaction ends.
-func (tx *Tx) LockCaller(ctx context.Context, issuer, subject string) error {
+// LockCaller keeps what a user and a client are from changing until the transaction
+// ends.
+func (tx *Tx) LockCaller(ctx context.Context, issuer, subject, clientID string) error {
 	_, err := tx.tx.Exec(ctx, `SELECT FROM users WHERE issuer = $1 AND subject = $2 FOR SHARE`, issuer, subject)
+	if err == nil {
+		_, err = tx.tx.Exec(ctx, `SELECT FROM clients WHERE issuer = $1 AND client_id = $2 FOR SHARE`, issuer, clientID)
+	}
 	return wrap("lock a caller", err)
 }
 

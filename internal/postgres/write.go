@@ -25,7 +25,7 @@ func (db *DB) PutTenant(ctx context.Context, t iam.Tenant) error {
 	})
 }
 
-// PutRole makes a role or replaces what it is; see Tx.PutRole.
+// PutRole makes a role or replaces what it is; see Tx.PutRoles.
 func (db *DB) PutRole(ctx context.Context, r iam.Role) error {
 	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
 		if err := invalid(r.Check()); err != nil {
@@ -34,8 +34,7 @@ func (db *DB) PutRole(ctx context.Context, r iam.Role) error {
 		if err := tx.LockRoles(ctx, r.Tenant); err != nil {
 			return err
 		}
-		_, err := tx.PutRole(ctx, r)
-		return err
+		return iam.Rebase(tx.PutRoles(ctx, r.Tenant, []*iam.Role{&r}), "/0", "")
 	})
 }
 
@@ -73,8 +72,7 @@ func (db *DB) PutMapping(ctx context.Context, m iam.Mapping) error {
 		if err := tx.LockRoles(ctx, m.Tenant); err != nil {
 			return err
 		}
-		_, err := tx.PutMapping(ctx, m)
-		return err
+		return iam.Rebase(tx.PutMappings(ctx, m.Tenant, []*iam.Mapping{&m}), "/0", "")
 	})
 }
 
@@ -98,7 +96,7 @@ func (tx *Tx) PutTenant(ctx context.Context, t iam.Tenant) (version int64, err e
 		SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT FROM retired_tenants WHERE id = $1)
 		ON CONFLICT ON CONSTRAINT tenants_pkey DO UPDATE
 		   SET slug = excluded.slug, name = excluded.name, status = excluded.status, attributes = excluded.attributes,
-		       version = t.version + 1, updated_at = now()
+		       version = nextval('iam_versions'), updated_at = now()
 		RETURNING version`,
 		[]any{t.ID, t.Slug, t.Name, t.Status, attributes}, &version)
 	switch {
@@ -110,50 +108,88 @@ func (tx *Tx) PutTenant(ctx context.Context, t iam.Tenant) (version int64, err e
 	return version, wrap("put a tenant", err)
 }
 
-// PutRole makes a role or replaces its permissions, inheritance, description and
-// service. It refuses cycles, chains that are too deep, names that nothing bears, and
-// a name that is taken by a global role or, for a global one, by a role of any
-// tenant. It returns the new version. LockRoles before.
-func (tx *Tx) PutRole(ctx context.Context, r iam.Role) (version int64, err error) {
-	if err := invalid(r.Check()); err != nil {
-		return 0, err
-	}
-	roles, err := rolesOf(ctx, tx.tx, r.Tenant)
+// PutRoles makes roles of one tenant, or global ones with "", or replaces their
+// permissions, inheritance, description and service, and sets the new versions. Each comes
+// after those that it inherits. It refuses cycles, chains that are too deep, names that
+// nothing bears, and a name that is taken by a global role or, for a global one, by a role
+// of any tenant. A fault names the place in the list, as in /1/inherits/0. LockRoles
+// before.
+func (tx *Tx) PutRoles(ctx context.Context, tenant string, puts []*iam.Role) error {
+	roles, err := rolesOf(ctx, tx.tx, tenant)
 	if err != nil {
-		return 0, wrap("put a role", err)
+		return wrap("put roles", err)
 	}
-	if err := nameIsFree(ctx, tx.tx, r, roles); err != nil {
-		return 0, wrap("put a role", err)
+	before := slices.Clone(roles)
+	type row struct {
+		Name        string   `json:"name"`
+		Permissions []string `json:"permissions"`
+		Inherits    []string `json:"inherits"`
+		Description string   `json:"description"`
+		Service     string   `json:"service"`
 	}
-	if i := slices.IndexFunc(roles, func(x iam.Role) bool { return x.Name == r.Name }); i >= 0 {
-		roles[i] = r
-	} else {
-		roles = append(roles, r)
+	rows, place := make([]row, len(puts)), make(map[string]int, len(roles))
+	for i, r := range roles {
+		place[r.Name] = i
 	}
 	own := 0
-	for _, x := range roles {
-		if x.Tenant == r.Tenant {
+	for _, r := range roles {
+		if r.Tenant == tenant {
 			own++
 		}
 	}
-	if own > iam.MaxRolesPerTenant {
-		return 0, iam.Errorf(iam.Conflict, "there are already %d roles, more are not allowed", iam.MaxRolesPerTenant)
+	for i, r := range puts {
+		at := fmt.Sprintf("/%d", i)
+		if err := iam.Rebase(invalid(r.Check()), "", at); err != nil {
+			return err
+		}
+		if err := nameIsFree(ctx, tx.tx, *r, roles); err != nil {
+			return iam.Rebase(wrap("put a role", err), "", at)
+		}
+		check := true
+		if j, there := place[r.Name]; there {
+			check = !slices.Equal(roles[j].Inherits, r.Inherits) // a global role may have made the chain too deep: that is no reason to refuse another edit
+			roles[j] = *r
+		} else {
+			place[r.Name] = len(roles)
+			roles = append(roles, *r)
+			own++
+		}
+		if own > iam.MaxRolesPerTenant {
+			return iam.Errorf(iam.Conflict, "there are already %d roles, more are not allowed", iam.MaxRolesPerTenant)
+		}
+		if check {
+			if err := iam.Rebase(invalid(iam.CheckInheritance(roles, r.Name)), "", at); err != nil {
+				return err
+			}
+		}
+		rows[i] = row{r.Name, list(r.Permissions), list(r.Inherits), r.Description, r.Service}
 	}
-	if err := invalid(iam.CheckInheritance(roles, r.Name)); err != nil {
-		return 0, err
+	if wrong := iam.CheckWeight(roles); len(wrong) > 0 && !iam.Lighter(roles, before) {
+		return iam.Rebase(invalid(wrong), "", fmt.Sprintf("/%d", len(puts)-1))
 	}
-	if err := invalid(iam.CheckWeight(roles)); err != nil {
-		return 0, err
+	body, err := json.Marshal(rows)
+	if err != nil {
+		return wrap("put roles", err)
 	}
-	err = tx.tx.QueryRow(ctx, `
+	got, err := tx.tx.Query(ctx, `
 		INSERT INTO roles AS r (tenant, name, permissions, inherits, description, service)
-		VALUES (nullif($1, ''), $2, $3, $4, $5, nullif($6, ''))
+		SELECT nullif($1, ''), name, permissions, inherits, description, nullif(service, '')
+		  FROM jsonb_to_recordset($2::jsonb) AS x (name text, permissions text[], inherits text[], description text, service text)
 		ON CONFLICT ON CONSTRAINT roles_tenant_name_key DO UPDATE
 		   SET permissions = excluded.permissions, inherits = excluded.inherits, description = excluded.description,
-		       service = excluded.service, version = r.version + 1, updated_at = now()
-		RETURNING version`,
-		r.Tenant, r.Name, list(r.Permissions), list(r.Inherits), r.Description, r.Service).Scan(&version)
-	return version, wrap("put a role", err)
+		       service = excluded.service, version = nextval('iam_versions'), updated_at = now()
+		RETURNING name, version`, tenant, body)
+	if err != nil {
+		return wrap("put roles", err)
+	}
+	versions, name, version := map[string]int64{}, "", int64(0)
+	if _, err := pgx.ForEachRow(got, []any{&name, &version}, func() error { versions[name] = version; return nil }); err != nil {
+		return wrap("put roles", err)
+	}
+	for _, r := range puts {
+		r.Version = versions[r.Name]
+	}
+	return nil
 }
 
 // lockRoles makes edits of one tenant's roles happen one after the other: two
@@ -240,7 +276,7 @@ func (tx *Tx) PutUser(ctx context.Context, u iam.User) (iam.User, error) {
 		ON CONFLICT ON CONSTRAINT users_issuer_subject_key DO UPDATE
 		   SET status = excluded.status, attributes = excluded.attributes, platform_roles = excluded.platform_roles,
 		       tokens_not_before = excluded.tokens_not_before, default_tenant = excluded.default_tenant,
-		       version = u.version + 1, updated_at = now()
+		       version = nextval('iam_versions'), updated_at = now()
 		RETURNING id::text, version`,
 		u.Issuer, u.Subject, u.Status, attributes, list(u.PlatformRoles), optional(u.TokensNotBefore), u.DefaultTenant).Scan(&u.ID, &u.Version)
 	if violates(err, "users_default_tenant_fkey") {
@@ -249,8 +285,8 @@ func (tx *Tx) PutUser(ctx context.Context, u iam.User) (iam.User, error) {
 	return u, wrap("put a user", err)
 }
 
-// EnsureUsers returns the users of these (issuer, subject) pairs in our ids' order,
-// locked, and makes those that are missing; created says which.
+// EnsureUsers returns the users of these (issuer, subject) pairs in our ids' order, and
+// makes those that are missing; created says which. They are not locked.
 func (tx *Tx) EnsureUsers(ctx context.Context, who [][2]string) (users []iam.User, created map[string]bool, err error) {
 	issuers, subjects := make([]string, len(who)), make([]string, len(who))
 	for i, w := range who {
@@ -270,7 +306,14 @@ func (tx *Tx) EnsureUsers(ctx context.Context, who [][2]string) (users []iam.Use
 	for _, id := range ids {
 		created[id] = true
 	}
-	users, err = tx.users(ctx, `WHERE (u.issuer, u.subject) IN (SELECT * FROM unnest($1::text[], $2::text[])) ORDER BY u.id FOR NO KEY UPDATE`, issuers, subjects)
+	users, err = tx.users(ctx, `WHERE (u.issuer, u.subject) IN (SELECT * FROM unnest($1::text[], $2::text[])) ORDER BY u.id`, issuers, subjects)
+	distinct := make(map[[2]string]bool, len(who))
+	for _, w := range who {
+		distinct[w] = true
+	}
+	if err == nil && len(users) != len(distinct) {
+		err = errLostRace // erased between the two statements
+	}
 	return users, created, err
 }
 
@@ -316,8 +359,9 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 		all[i] = row{m.User, m.Status, list(m.Roles), attributes, optional(m.ExpiresAt)}
 		ids[i], place[m.User] = m.User, i
 	}
-	// The users are locked in the order of their ids: no two writers wait for each other.
-	users, err := tx.users(ctx, `WHERE u.id = ANY ($1::uuid[]) ORDER BY u.id FOR NO KEY UPDATE`, ids)
+	// The users are not locked: administrators who add each other to their tenants would
+	// wait for each other. That they are there is what the foreign key sees to.
+	users, err := tx.users(ctx, `WHERE u.id = ANY ($1::uuid[])`, ids)
 	if err != nil {
 		return err
 	}
@@ -343,7 +387,7 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 		  FROM jsonb_to_recordset($2::jsonb) AS x (user_id uuid, status text, roles text[], attributes jsonb, expires_at timestamptz)
 		ON CONFLICT ON CONSTRAINT memberships_pkey DO UPDATE
 		   SET status = excluded.status, roles = excluded.roles, attributes = excluded.attributes,
-		       expires_at = excluded.expires_at, version = m.version + 1, updated_at = now()
+		       expires_at = excluded.expires_at, version = nextval('iam_versions'), updated_at = now()
 		RETURNING user_id::text, version`, tenant, body)
 	if err != nil {
 		return wrap("put members", err)
@@ -356,15 +400,35 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 	}); err != nil {
 		return wrap("put members", err)
 	}
-	var most int
-	err = tx.tx.QueryRow(ctx, `SELECT max(n) FROM (SELECT count(*) AS n FROM memberships WHERE user_id = ANY ($1::uuid[]) GROUP BY user_id) x`, ids).Scan(&most)
-	if err != nil {
-		return wrap("put members", err)
+	return tx.notTooMany(ctx, ids, place)
+}
+
+// notTooMany refuses users with more memberships than are allowed. Those who are close to
+// it are counted under a lock, in one order: of two tenants that they join at once, the
+// second sees the first.
+func (tx *Tx) notTooMany(ctx context.Context, ids []string, place map[string]int) error {
+	const many = `SELECT user_id::text FROM memberships WHERE user_id = ANY ($1::uuid[]) GROUP BY user_id HAVING count(*) > $2 ORDER BY 1`
+	closeTo := func(n int) ([]string, error) {
+		return collect(ctx, tx, "count memberships", many, []any{ids, n}, pgx.RowTo[string])
 	}
-	if most > iam.MaxMembershipsPerUser {
-		return iam.Errorf(iam.Conflict, "the user is already a member of %d tenants, more are not allowed", iam.MaxMembershipsPerUser)
+	almost, err := closeTo(iam.MaxMembershipsPerUser - 50)
+	if err != nil || len(almost) == 0 {
+		return err
 	}
-	return nil
+	for _, id := range almost {
+		if _, err := tx.tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('iam memberships '||$1||current_schema(), 0))`, id); err != nil {
+			return wrap("count memberships", err)
+		}
+	}
+	over, err := closeTo(iam.MaxMembershipsPerUser)
+	if err != nil || len(over) == 0 {
+		return err
+	}
+	e := &iam.Error{Kind: iam.Conflict, Code: "too_many_memberships", Detail: "a user cannot become a member of any more tenants"}
+	for _, id := range over {
+		e.Fields = append(e.Fields, iam.FieldError{Pointer: fmt.Sprintf("/%d", place[id]), Detail: "is a member of as many tenants as are allowed"})
+	}
+	return e
 }
 
 func (tx *Tx) checkMapping(m iam.Mapping) []iam.FieldError {
@@ -375,32 +439,69 @@ func (tx *Tx) checkMapping(m iam.Mapping) []iam.FieldError {
 	return wrong
 }
 
-// PutMapping makes or replaces what a claim of an issuer's tokens means in a
-// tenant, and returns the new version. LockRoles before.
-func (tx *Tx) PutMapping(ctx context.Context, m iam.Mapping) (version int64, err error) {
-	if err := invalid(tx.checkMapping(m)); err != nil {
-		return 0, err
-	}
-	if err := rolesExist(ctx, tx.tx, m.Tenant, m.Roles); err != nil {
-		return 0, wrap("put a mapping", err)
-	}
-	err = tx.tx.QueryRow(ctx, `
-		INSERT INTO mappings AS m (tenant, issuer, claim, value, roles) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT ON CONSTRAINT mappings_pkey DO UPDATE
-		   SET roles = excluded.roles, version = m.version + 1, updated_at = now()
-		RETURNING version`,
-		m.Tenant, m.Issuer, m.Claim, m.Value, m.Roles).Scan(&version)
+// PutMappings makes or replaces what claims of issuers' tokens mean in a tenant, and sets
+// the new versions. A fault names the place in the list, as in /1/roles/0. LockRoles
+// before.
+func (tx *Tx) PutMappings(ctx context.Context, tenant string, puts []*iam.Mapping) error {
+	roles, err := rolesOf(ctx, tx.tx, tenant)
 	if err != nil {
-		return 0, wrap("put a mapping", err)
+		return wrap("put mappings", err)
+	}
+	known := make(map[string]bool, len(roles))
+	for _, r := range roles {
+		known[r.Name] = true
+	}
+	type row struct {
+		Issuer string   `json:"issuer"`
+		Claim  string   `json:"claim"`
+		Value  string   `json:"value"`
+		Roles  []string `json:"roles"`
+	}
+	rows := make([]row, len(puts))
+	var wrong []iam.FieldError
+	for i, m := range puts {
+		for _, f := range tx.checkMapping(*m) {
+			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d%s", i, f.Pointer), Detail: f.Detail})
+		}
+		for j, name := range m.Roles {
+			if !known[name] {
+				wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d/roles/%d", i, j), Detail: fmt.Sprintf("there is no role named %q", name)})
+			}
+		}
+		rows[i] = row{m.Issuer, m.Claim, m.Value, m.Roles}
+	}
+	if err := invalid(wrong); err != nil {
+		return err
+	}
+	body, err := json.Marshal(rows)
+	if err != nil {
+		return wrap("put mappings", err)
+	}
+	got, err := tx.tx.Query(ctx, `
+		INSERT INTO mappings AS m (tenant, issuer, claim, value, roles)
+		SELECT $1, issuer, claim, value, roles FROM jsonb_to_recordset($2::jsonb) AS x (issuer text, claim text, value text, roles text[])
+		ON CONFLICT ON CONSTRAINT mappings_pkey DO UPDATE
+		   SET roles = excluded.roles, version = nextval('iam_versions'), updated_at = now()
+		RETURNING issuer, claim, value, version`, tenant, body)
+	if err != nil {
+		return wrap("put mappings", err)
+	}
+	versions := map[string]int64{}
+	var m iam.Mapping
+	if _, err := pgx.ForEachRow(got, []any{&m.Issuer, &m.Claim, &m.Value, &m.Version}, func() error { versions[m.ID()] = m.Version; return nil }); err != nil {
+		return wrap("put mappings", err)
+	}
+	for _, m := range puts {
+		m.Version = versions[m.ID()]
 	}
 	var n int
-	if err := tx.tx.QueryRow(ctx, `SELECT count(*) FROM mappings WHERE tenant = $1`, m.Tenant).Scan(&n); err != nil {
-		return 0, wrap("put a mapping", err)
+	if err := tx.tx.QueryRow(ctx, `SELECT count(*) FROM mappings WHERE tenant = $1`, tenant).Scan(&n); err != nil {
+		return wrap("put mappings", err)
 	}
 	if n > iam.MaxMappingsPerTenant {
-		return 0, iam.Errorf(iam.Conflict, "the tenant already has %d mappings, more are not allowed", iam.MaxMappingsPerTenant)
+		return iam.Errorf(iam.Conflict, "the tenant already has %d mappings, more are not allowed", iam.MaxMappingsPerTenant)
 	}
-	return version, nil
+	return nil
 }
 
 // PutClient makes or replaces what a program may be.
@@ -430,7 +531,7 @@ func (tx *Tx) PutClient(ctx context.Context, c iam.Client) error {
 		VALUES ($1, $2, nullif($3, ''), $4, $5, $6, $7)
 		ON CONFLICT ON CONSTRAINT clients_pkey DO UPDATE
 		   SET tenant = excluded.tenant, status = excluded.status, roles = excluded.roles, scopes = excluded.scopes,
-		       tokens_not_before = excluded.tokens_not_before, version = c.version + 1, updated_at = now()`,
+		       tokens_not_before = excluded.tokens_not_before, version = nextval('iam_versions'), updated_at = now()`,
 		c.Issuer, c.ClientID, c.Tenant, c.Status, list(c.Roles), list(c.Scopes), optional(c.TokensNotBefore))
 	return wrap("put a client", err)
 }

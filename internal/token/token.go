@@ -115,6 +115,31 @@ func (t *Token) Memo() *atomic.Value { return &t.memo }
 // client, or it has none (RFC 9068, section 2.2).
 func (t *Token) Program() bool { return t.Subject == "" || t.Subject == t.ClientID }
 
+// Scopes are those of the claim scope: a list of words (RFC 6749, section 3.3), or, as
+// some issuers have it, an array.
+func (t *Token) Scopes() []string {
+	claims, ok := t.Claims.(ast.Object)
+	if !ok {
+		return nil
+	}
+	scope := claims.Get(ast.StringTerm("scope"))
+	if scope == nil {
+		return nil
+	}
+	var list []string
+	switch v := scope.Value.(type) {
+	case ast.String:
+		list = strings.Fields(string(v))
+	case *ast.Array:
+		v.Foreach(func(t *ast.Term) {
+			if s, ok := t.Value.(ast.String); ok {
+				list = append(list, string(s))
+			}
+		})
+	}
+	return list
+}
+
 // Misses is the token's account of look-ups in vain.
 func (t *Token) Misses() interface {
 	Take() bool
