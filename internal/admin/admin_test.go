@@ -352,7 +352,7 @@ func TestTamperingWithTheAuditIsFound(t *testing.T) {
 					return err
 				}))
 			}
-			o.ok(o.s.Chores(ctx))
+			o.ok(o.s.Chores(ctx, time.Hour))
 			anchors := o.outbox("AuditCheckpoint.v1")
 			o.sql(c.sql)
 			got := o.verify(anchors)
@@ -374,7 +374,7 @@ func TestAChainThatWasWrittenAnewIsFoundByAnAnchor(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
 	o.tenant("acme")
-	o.ok(o.s.Chores(ctx))
+	o.ok(o.s.Chores(ctx, time.Hour))
 	anchors := o.outbox("AuditCheckpoint.v1")
 	var e iam.AuditEntry
 	o.ok(o.db.View(ctx, func(ctx context.Context, tx *postgres.Tx) error {
@@ -453,7 +453,7 @@ func TestRetentionCutsTheChainsWhereACheckpointWasTold(t *testing.T) {
 	if _, err := prune(); err == nil || !strings.Contains(err.Error(), "no checkpoint was told of") {
 		t.Fatalf("without a checkpoint: %v", err)
 	}
-	o.ok(o.s.Chores(ctx))
+	o.ok(o.s.Chores(ctx, time.Hour))
 	dropped, err := prune()
 	o.ok(err)
 	if !slices.Equal(dropped, []string{"audit_2024_03"}) {
@@ -583,7 +583,7 @@ func TestTheServicesRoleCannotTouchTheAudit(t *testing.T) {
 		_, _, err := w.PutManifest(ctx, iam.Manifest{Service: "s", Roles: []iam.Role{{Name: "t"}}, Attributes: []iam.AttributeSchema{{Key: "n", Type: "integer"}}})
 		return err
 	}))
-	o.ok(mine.s.Chores(ctx))
+	o.ok(mine.s.Chores(ctx, time.Hour))
 	o.ok(mine.do("acme", func(ctx context.Context, w *admin.Work) error {
 		if _, err := w.SetTenantStatus(ctx, "acme", iam.TenantArchived, admin.Condition{}); err != nil {
 			return err
@@ -765,5 +765,31 @@ func TestAttributesThatSwellAreInvalid(t *testing.T) {
 	})
 	if iam.KindOf(err) != iam.Invalid {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Whoever changed something has the answer when this replica has forgotten what was.
+func TestAnAnswerComesWhenThisReplicaHasForgotten(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	settled := 0
+	s := admin.New(admin.Config{DB: o.db, Issuers: postgrestest.Issuers, Settle: func(context.Context) { settled++ }, Log: slog.New(slog.DiscardHandler)})
+	create := func(ctx context.Context, w *admin.Work) error {
+		_, _, err := w.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: "A"}, admin.Condition{Absent: true})
+		return err
+	}
+	o.ok(s.Do(ctx, operator, admin.Task{Writes: true}, create))
+	if settled != 1 {
+		t.Errorf("settled %d times after a change", settled)
+	}
+	if err := s.Do(ctx, operator, admin.Task{Writes: true}, create); err == nil || settled != 1 {
+		t.Errorf("settled %d times after a failure: %v", settled, err)
+	}
+	o.ok(s.Do(ctx, operator, admin.Task{}, func(ctx context.Context, w *admin.Work) error {
+		_, err := w.Tenant(ctx, "acme")
+		return err
+	}))
+	if settled != 1 {
+		t.Errorf("settled %d times after reading", settled)
 	}
 }

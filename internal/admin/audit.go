@@ -150,9 +150,9 @@ func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[
 }
 
 // Chores does what is due once an hour, on one replica: partitions of the audit ahead of
-// time, keys of requests that have expired, and telling the heads of the audit's chains,
-// as events and in the log.
-func (s *Service) Chores(ctx context.Context) error {
+// time, keys of requests that have expired, events that were sent longer than keepSent
+// ago, and telling the heads of the audit's chains, as events and in the log.
+func (s *Service) Chores(ctx context.Context, keepSent time.Duration) error {
 	var heads []iam.Checkpoint
 	err := s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
 		heads = nil
@@ -160,7 +160,7 @@ func (s *Service) Chores(ctx context.Context) error {
 		if err != nil || !got {
 			return err
 		}
-		heads, err = tx.Chores(ctx)
+		heads, err = tx.Chores(ctx, keepSent)
 		return err
 	})
 	for _, h := range heads {
@@ -170,9 +170,9 @@ func (s *Service) Chores(ctx context.Context) error {
 }
 
 // KeepChores runs Chores now and once an hour, until ctx ends.
-func (s *Service) KeepChores(ctx context.Context) {
+func (s *Service) KeepChores(ctx context.Context, keepSent time.Duration) {
 	for {
-		if err := s.Chores(ctx); err != nil && !errors.Is(ctx.Err(), context.Canceled) {
+		if err := s.Chores(ctx, keepSent); err != nil && !errors.Is(ctx.Err(), context.Canceled) {
 			s.cfg.Log.WarnContext(ctx, "hourly chores failed", slog.Any("err", err))
 		}
 		select {

@@ -169,7 +169,7 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 			t.Errorf("%s: %d entries, want %d", c.what, n, c.audit)
 		}
 	}
-	o.ok(o.s.Chores(ctx))
+	o.ok(o.s.Chores(ctx, time.Hour))
 
 	// Each type that is promised was caused, and its data are of the promised shape and
 	// say nothing of whom it is about.

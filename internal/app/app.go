@@ -16,6 +16,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -31,6 +32,7 @@ import (
 	"iam-service/internal/feed"
 	"iam-service/internal/httpapi"
 	"iam-service/internal/iam"
+	"iam-service/internal/outbox"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
 	"iam-service/internal/telemetry"
@@ -124,8 +126,12 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 
 	var bus *eventbus.Bus
 	if cfg.NATSURL != "" {
-		if bus, err = eventbus.Connect(work, cfg.NATSURL, cfg.NATSCredentialsFile, log); err != nil {
-			return errors.New("NATS_URL or NATS_CREDENTIALS_FILE cannot be used") // why could show a password
+		bus, err = eventbus.Connect(work, eventbus.Config{
+			URL: cfg.NATSURL, CredentialsFile: cfg.NATSCredentialsFile, CAFile: cfg.NATSCAFile, CertFile: cfg.NATSCertFile, KeyFile: cfg.NATSKeyFile,
+			Stream: cfg.NATSStream, Replicas: cfg.NATSStreamReplicas, Log: log,
+		})
+		if err != nil {
+			return errors.New("NATS_URL, or one of the files of NATS, cannot be used") // why could show a password
 		}
 		defer bus.Close()
 	}
@@ -148,7 +154,20 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	if err := bootstrap(ctx, administration, cfg, log); err != nil {
 		return err
 	}
-	beside.Go(func() { administration.KeepChores(work) })
+	beside.Go(func() { administration.KeepChores(work, cfg.OutboxRetention) })
+	waiting := &outboxState{db: db}
+	beside.Go(func() { waiting.keep(work) })
+	waiting.register(metrics)
+	if bus != nil {
+		relay := outbox.New(outbox.Config{Queue: db, Bus: bus, Log: log, OnSent: metrics.Published, OnError: metrics.EventBusError})
+		metrics.Gauge("iam_event_stream_recreated", "1: the stream is younger than what it took; events are gone from it.", nil, func() float64 {
+			if relay.Recreated() {
+				return 1
+			}
+			return 0
+		})
+		beside.Go(func() { relay.Run(work) })
+	}
 	admins := httpapi.Admin{
 		Service: administration, Policy: func() any { return engine.Status() }, Issuer: cfg.RAuthURL, Trusted: cfg.TrustedProxies,
 		Writes: cfg.AdminWrites, Version: build.Version, Log: log, Observe: metrics.Request,
@@ -177,6 +196,40 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		ready(addrs)
 	}
 	return group.Wait()
+}
+
+// outboxState keeps in mind what waits in the outbox, for the metrics: a scrape asks no
+// database.
+type outboxState struct {
+	db  *postgres.DB
+	now atomic.Pointer[postgres.OutboxState]
+}
+
+func (o *outboxState) keep(ctx context.Context) {
+	every := time.NewTicker(2 * time.Second)
+	defer every.Stop()
+	for {
+		if s, err := o.db.Outbox(ctx); err == nil { // else what was known; the database's errors are counted
+			o.now.Store(&s)
+		}
+		select {
+		case <-every.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (o *outboxState) register(m *telemetry.Metrics) {
+	state := func() postgres.OutboxState {
+		if s := o.now.Load(); s != nil {
+			return *s
+		}
+		return postgres.OutboxState{}
+	}
+	m.Gauge("outbox_pending_count", "Events that are not sent yet.", nil, func() float64 { return float64(state().Pending) })
+	m.Gauge("outbox_oldest_seconds", "How long the oldest event that is not sent yet has waited.", nil, func() float64 { return state().Oldest.Seconds() })
+	m.Gauge("iam_outbox_parked", "Events that the bus refuses, and that hold back those of the same object.", nil, func() float64 { return float64(state().Parked) })
 }
 
 // bootstrap makes BOOTSTRAP_ADMIN the first platform administrator, if there is none.

@@ -62,8 +62,14 @@ type Config struct {
 	IntrospectionTTL time.Duration `env:"INTROSPECTION_TTL" envDefault:"10s" doc:"how long a positive introspection is used"`
 	EnrichDeadline   time.Duration `env:"ENRICH_DEADLINE" envDefault:"150ms" doc:"longest time for one enrichment"`
 
-	NATSURL             string `env:"NATS_URL" secret:"true" doc:"servers of NATS, comma-separated; none: no events"`
-	NATSCredentialsFile string `env:"NATS_CREDENTIALS_FILE" doc:"credentials file of NATS"`
+	NATSURL             string        `env:"NATS_URL" secret:"true" doc:"servers of NATS, comma-separated; none: no events"`
+	NATSCredentialsFile string        `env:"NATS_CREDENTIALS_FILE" doc:"credentials file of NATS"`
+	NATSCAFile          string        `env:"NATS_CA_FILE" doc:"PEM of who signs the certificates of NATS; else the system's"`
+	NATSCertFile        string        `env:"NATS_CERT_FILE" doc:"our certificate for NATS, with NATS_KEY_FILE"`
+	NATSKeyFile         string        `env:"NATS_KEY_FILE" doc:"its key"`
+	NATSStream          string        `env:"NATS_STREAM" envDefault:"IAM" doc:"stream of events; it is made if there is none"`
+	NATSStreamReplicas  int           `env:"NATS_STREAM_REPLICAS" envDefault:"1" doc:"replicas of a stream that is made: 3 in production"`
+	OutboxRetention     time.Duration `env:"OUTBOX_RETENTION" envDefault:"168h" doc:"how long events are kept for a replay after they were sent"`
 
 	LogLevel       slog.Level    `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
 	DecisionSample float64       `env:"DECISION_LOG_SAMPLE" envDefault:"0.01" doc:"share of answers from the cache that are logged, 0 to 1; evaluations all are"`
@@ -188,10 +194,24 @@ func (cfg *Config) check(fault func(string, ...any)) {
 			break
 		}
 	}
-	if cfg.NATSCredentialsFile != "" {
-		if _, err := os.Stat(cfg.NATSCredentialsFile); err != nil {
-			fault("NATS_CREDENTIALS_FILE cannot be read: %v", err)
+	for name, file := range map[string]string{
+		"NATS_CREDENTIALS_FILE": cfg.NATSCredentialsFile, "NATS_CA_FILE": cfg.NATSCAFile, "NATS_CERT_FILE": cfg.NATSCertFile, "NATS_KEY_FILE": cfg.NATSKeyFile,
+	} {
+		if file == "" {
+			continue
 		}
+		if _, err := os.Stat(file); err != nil {
+			fault("%s cannot be read: %v", name, err)
+		}
+	}
+	if (cfg.NATSCertFile == "") != (cfg.NATSKeyFile == "") {
+		fault("NATS_CERT_FILE and NATS_KEY_FILE go together: set both or none")
+	}
+	if cfg.NATSStreamReplicas < 1 || cfg.NATSStreamReplicas > 5 {
+		fault("NATS_STREAM_REPLICAS must be 1 to 5, is %d", cfg.NATSStreamReplicas)
+	}
+	if cfg.NATSStream == "" || strings.ContainsAny(cfg.NATSStream, " .*>/\\") {
+		fault("NATS_STREAM must be a name without blanks, dots, slashes or wildcards, is %q", cfg.NATSStream)
 	}
 	for name, addr := range map[string]string{"GATEWAY_ADDR": cfg.GatewayAddr, "ADMIN_ADDR": cfg.AdminAddr, "OPS_ADDR": cfg.OpsAddr} {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
@@ -215,7 +235,7 @@ func (cfg *Config) check(fault func(string, ...any)) {
 	for name, n := range map[string]int64{
 		"FACTS_ENTRIES": int64(cfg.FactsEntries), "MEMORY_AIM": cfg.MemoryAim, "TOKEN_ENTRIES": int64(cfg.TokenEntries),
 		"ADMIN_WRITES_PER_MINUTE": int64(cfg.AdminWrites), "HEADER_BUDGET": int64(cfg.HeaderBudget), "MAX_STALENESS": int64(cfg.MaxStaleness), "JWKS_MAX_AGE": int64(cfg.JWKSMaxAge),
-		"INTROSPECTION_TTL": int64(cfg.IntrospectionTTL), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline), "START_TIMEOUT": int64(cfg.StartTimeout),
+		"OUTBOX_RETENTION": int64(cfg.OutboxRetention), "INTROSPECTION_TTL": int64(cfg.IntrospectionTTL), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline), "START_TIMEOUT": int64(cfg.StartTimeout),
 	} {
 		if n <= 0 {
 			fault("%s must be more than 0", name)

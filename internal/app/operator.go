@@ -293,3 +293,58 @@ func progress(cmd *cobra.Command, size int64, what string) *progressbar.Progress
 	}
 	return progressbar.NewOptions64(size, options...)
 }
+
+func eventsCommand(environ []string) *cobra.Command {
+	cmd := &cobra.Command{Use: "events", Short: "Look after the events on their way to NATS: replay, parked, retry, skip"}
+	var since string
+	replay := &cobra.Command{
+		Use:   "replay --since TIME|DURATION",
+		Short: "Send again what occurred since then, under the same ids, as far back as OUTBOX_RETENTION",
+		Args:  cobra.NoArgs,
+		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
+			from, err := time.Parse(time.RFC3339, since)
+			if err != nil {
+				ago, err := time.ParseDuration(since)
+				if err != nil || ago < 0 {
+					return errors.New("--since must be a time such as 2026-01-02T15:04:05Z or a duration such as 24h")
+				}
+				from = time.Now().Add(-ago)
+			}
+			var n int64
+			err = o.db.Change(postgres.Patient(cmd.Context()), func(ctx context.Context, tx *postgres.Tx) (err error) {
+				n, err = tx.ReplayEvents(ctx, from)
+				return err
+			})
+			if err == nil {
+				fmt.Fprintf(cmd.OutOrStdout(), "%d events since %s are to be sent again\n", n, from.UTC().Format(time.RFC3339))
+			}
+			return err
+		}),
+	}
+	replay.Flags().StringVar(&since, "since", "", "2026-01-02T15:04:05Z, or 24h for a day ago")
+	_ = replay.MarkFlagRequired("since") // it is there
+	parked := &cobra.Command{
+		Use:   "parked",
+		Short: "List events that NATS refuses for themselves: each holds back those after it of the same object",
+		Args:  cobra.NoArgs,
+		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
+			return o.db.View(cmd.Context(), func(ctx context.Context, tx *postgres.Tx) error {
+				list, err := tx.ParkedEvents(ctx)
+				for _, e := range list {
+					fmt.Fprintf(cmd.OutOrStdout(), "%s  %s  %s %s/%s/%s  %s\n", e.ID, e.OccurredAt.UTC().Format(time.RFC3339), e.Type, e.Tenant, e.Kind, e.Object, e.Why)
+				}
+				if err == nil && len(list) == 0 {
+					fmt.Fprintln(cmd.OutOrStdout(), "nothing is parked")
+				}
+				return err
+			})
+		}),
+	}
+	decide := func(use, short string, skip bool) *cobra.Command {
+		return &cobra.Command{Use: use + " ID", Short: short, Args: cobra.ExactArgs(1), RunE: withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
+			return o.db.Change(cmd.Context(), func(ctx context.Context, tx *postgres.Tx) error { return tx.Unpark(ctx, args[0], skip) })
+		})}
+	}
+	cmd.AddCommand(replay, parked, decide("retry", "Try a parked event again", false), decide("skip", "Give a parked event up: it is never sent", true))
+	return cmd
+}

@@ -325,6 +325,7 @@ func TestWhateverThePolicySaysNobodyGivesAwayMoreThanTheyHold(t *testing.T) {
 		}
 		for name, r := range map[string]reply{
 			"a role":          w.call(token, "POST", "/v1/tenants/"+tenant+"/members", map[string]any{"subject": "new", "roles": []string{"own"}}),
+			"changing a role": w.call(token, "PUT", "/v1/tenants/"+tenant+"/roles/own", map[string]any{"permissions": []string{"a:b"}, "description": "x"}, "If-Match: *"),
 			"a platform role": w.call(token, "POST", "/v1/users", map[string]any{"subject": "new", "platform_roles": []string{"auditor"}}),
 			"blocking":        w.call(token, "PATCH", "/v1/users/"+w.user("root"), map[string]any{"status": "blocked"}),
 			"erasing":         w.call(token, "DELETE", "/v1/users/"+w.user("audrey"), nil),

@@ -211,14 +211,17 @@ func (tx *Tx) Finish(ctx context.Context, caller []byte, key string, answer json
 }
 
 // Chores does what is due once an hour: partitions of the audit ahead of time, keys
-// that have expired, and the heads of chains that have grown since they were last
+// that have expired, events that were sent long ago, and the heads of chains that have grown since they were last
 // told. It returns those heads; an event of each is in the outbox.
-func (tx *Tx) Chores(ctx context.Context) (heads []iam.Checkpoint, err error) {
+func (tx *Tx) Chores(ctx context.Context, keepSent time.Duration) (heads []iam.Checkpoint, err error) {
 	if _, err := tx.tx.Exec(ctx, `SELECT iam_audit_partitions()`); err != nil {
 		return nil, wrap("make partitions of the audit", err)
 	}
 	if _, err := tx.tx.Exec(ctx, `DELETE FROM idempotency WHERE created_at < now() - interval '24 hours'`); err != nil {
 		return nil, wrap("forget keys of requests", err)
+	}
+	if _, err := tx.tx.Exec(ctx, `DELETE FROM outbox WHERE sent_at < $1`, time.Now().Add(-keepSent)); err != nil {
+		return nil, wrap("forget events that were sent", err)
 	}
 	heads, err = collect(ctx, tx, "read the heads of the audit", `
 		UPDATE audit_heads SET published = seq WHERE published < seq RETURNING chain, seq, encode(hash, 'hex')`, nil, pgx.RowToStructByPos[iam.Checkpoint])

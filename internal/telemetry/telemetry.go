@@ -63,6 +63,8 @@ type Metrics struct {
 	durations *prometheus.HistogramVec
 	database  *prometheus.CounterVec
 	idp       *prometheus.CounterVec
+	published *prometheus.CounterVec
+	eventBus  *prometheus.CounterVec
 	decisions *prometheus.CounterVec
 	evaluated prometheus.Histogram
 	offers    *prometheus.CounterVec
@@ -118,6 +120,12 @@ func NewMetrics(b Build, databaseReasons []string) *Metrics {
 		idp: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "idp_adapter_errors_total", Help: "Failed calls to an identity provider.",
 		}, []string{"operation", "reason"}),
+		published: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "iam_events_published_total", Help: "Events that the bus has taken, by type.",
+		}, []string{"type"}),
+		eventBus: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "event_bus_errors_total", Help: "Failures of the bus: unavailable, refused (an event for itself), stream (missing or unfit).",
+		}, []string{"reason"}),
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "iam_decisions_total", Help: "Enrichments by outcome (allowed, denied, error) and the first reason's code.",
 		}, []string{"outcome", "code"}),
@@ -138,7 +146,7 @@ func NewMetrics(b Build, databaseReasons []string) *Metrics {
 		ConstLabels: prometheus.Labels{"version": b.Version, "revision": b.Revision, "go": b.Go},
 	})
 	info.Set(1)
-	m.Registry.MustRegister(m.requests, m.durations, m.database, m.idp, m.decisions, m.evaluated, m.offers, m.delay, info,
+	m.Registry.MustRegister(m.requests, m.durations, m.database, m.idp, m.published, m.eventBus, m.decisions, m.evaluated, m.offers, m.delay, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, r := range databaseReasons {
 		m.database.WithLabelValues(r)
@@ -147,6 +155,9 @@ func NewMetrics(b Build, databaseReasons []string) *Metrics {
 		for _, r := range []string{"timeout", "connection", "unauthorized", "forbidden", "rate_limited", "server_error", "bad_response"} {
 			m.idp.WithLabelValues(op, r)
 		}
+	}
+	for _, r := range []string{"unavailable", "refused", "stream"} {
+		m.eventBus.WithLabelValues(r)
 	}
 	for _, r := range []string{"accepted", "refused"} {
 		m.offers.WithLabelValues(r)
@@ -191,6 +202,12 @@ func (m *Metrics) DatabaseError(reason string) { m.database.WithLabelValues(reas
 
 // IdPError counts one.
 func (m *Metrics) IdPError(operation, reason string) { m.idp.WithLabelValues(operation, reason).Inc() }
+
+// Published counts an event that the bus has taken.
+func (m *Metrics) Published(kind string) { m.published.WithLabelValues(kind).Inc() }
+
+// EventBusError counts a failure of the bus.
+func (m *Metrics) EventBusError(reason string) { m.eventBus.WithLabelValues(reason).Inc() }
 
 // Decision counts one. Codes come from the METADATA of policies, so they are few.
 func (m *Metrics) Decision(outcome, code string, took time.Duration) {

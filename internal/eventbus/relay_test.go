@@ -1,0 +1,365 @@
+package eventbus_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"iam-service/internal/eventbus"
+	"iam-service/internal/iam"
+	"iam-service/internal/outbox"
+	"iam-service/internal/postgres"
+	"iam-service/internal/postgres/postgrestest"
+)
+
+func TestMain(m *testing.M) { os.Exit(postgrestest.Run(m)) }
+
+var ctx = context.Background()
+
+// line is an outbox on PostgreSQL, NATS in process, and relays between them.
+type line struct {
+	testing.TB
+	db   *postgres.DB
+	pool *pgxpool.Pool
+	opts *server.Options
+	nats *server.Server
+
+	mu     sync.Mutex
+	errors map[string]int
+}
+
+func newLine(t testing.TB) *line {
+	t.Helper()
+	url := postgrestest.URL(t)
+	pool, err := pgxpool.New(ctx, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return &line{
+		TB: t, db: postgrestest.OpenURL(t, url), pool: pool, errors: map[string]int{},
+		opts: &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true},
+	}
+}
+
+func (l *line) ok(err error) {
+	l.Helper()
+	if err != nil {
+		l.Fatal(err)
+	}
+}
+
+// up starts NATS, again where it was before.
+func (l *line) up() {
+	l.Helper()
+	opts := *l.opts
+	ns, err := server.NewServer(&opts)
+	l.ok(err)
+	go ns.Start()
+	if !ns.ReadyForConnections(10 * time.Second) {
+		l.Fatal("NATS does not answer")
+	}
+	l.opts.Port = opts.Port
+	if l.nats == nil {
+		l.Cleanup(func() { l.down() })
+	}
+	l.nats = ns
+}
+
+func (l *line) down() {
+	l.nats.Shutdown()
+	l.nats.WaitForShutdown()
+}
+
+func (l *line) url() string { return fmt.Sprintf("nats://127.0.0.1:%d", l.opts.Port) }
+
+// relay runs one until the test ends or stop is called.
+func (l *line) relay() (r *outbox.Relay, stop func()) {
+	l.Helper()
+	bus, err := eventbus.Connect(ctx, eventbus.Config{URL: l.url(), Log: slog.New(slog.DiscardHandler)})
+	l.ok(err)
+	r = outbox.New(outbox.Config{Queue: l.db, Bus: bus, Log: slog.New(slog.DiscardHandler), OnError: func(reason string) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.errors[reason]++
+	}})
+	running, cancel := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() { r.Run(running) })
+	stop = sync.OnceFunc(func() { cancel(); done.Wait(); bus.Close() })
+	l.Cleanup(stop)
+	return r, stop
+}
+
+// write appends n events of each object, interleaved; the data count.
+func (l *line) write(from, n int, objects ...string) {
+	l.Helper()
+	for i := from; i < from+n; i++ {
+		var events []iam.Event
+		for _, o := range objects {
+			events = append(events, iam.Event{Type: "RoleUpdated.v1", Tenant: "acme", Kind: iam.KindRole, Object: o, Data: iam.RoleGone{Tenant: "acme", Role: fmt.Sprint(i)}})
+		}
+		l.ok(l.db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.Append(ctx, nil, events) }))
+	}
+}
+
+// drained waits until nothing is pending but what is held back.
+func (l *line) drained(but int) {
+	l.Helper()
+	for until := time.Now().Add(30 * time.Second); ; {
+		s, err := l.db.Outbox(ctx)
+		l.ok(err)
+		if int(s.Pending) == but {
+			return
+		}
+		if time.Now().After(until) {
+			l.Fatalf("%d events are still pending, want %d", s.Pending, but)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+type received struct {
+	subject, id, object, n string
+}
+
+// stream is everything that the stream keeps, in its order.
+func (l *line) stream() []received {
+	l.Helper()
+	nc, err := nats.Connect(l.url())
+	l.ok(err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	l.ok(err)
+	s, err := js.Stream(ctx, "IAM")
+	l.ok(err)
+	var all []received
+	for seq := uint64(1); seq <= s.CachedInfo().State.LastSeq; seq++ {
+		m, err := s.GetMsg(ctx, seq)
+		l.ok(err)
+		var e event.Event
+		l.ok(json.Unmarshal(m.Data, &e))
+		l.ok(e.Validate())
+		var data iam.RoleGone
+		l.ok(e.DataAs(&data))
+		if m.Header.Get("Nats-Msg-Id") != e.ID() || e.Source() != "iam-service" {
+			l.Errorf("id %s, header %v", e.ID(), m.Header)
+		}
+		all = append(all, received{m.Subject, e.ID(), e.Subject(), data.Role})
+	}
+	return all
+}
+
+// inOrder fails where events of one object are missing, twice or out of order.
+func (l *line) inOrder(all []received, n int, objects ...string) {
+	l.Helper()
+	next, seen := map[string]int{}, map[string]bool{}
+	for _, r := range all {
+		if seen[r.id] {
+			l.Fatalf("%s comes twice", r.id)
+		}
+		seen[r.id] = true
+		if r.n != fmt.Sprint(next[r.object]) {
+			l.Fatalf("of %s comes %s, want %d", r.object, r.n, next[r.object])
+		}
+		next[r.object]++
+	}
+	for _, o := range objects {
+		if next[o] != n {
+			l.Errorf("%d events of %s, want %d", next[o], o, n)
+		}
+	}
+}
+
+func TestEventsArriveInOrderOfTheirObject(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	l.up()
+	l.write(0, 20, "a", "b.c", "iam:x")
+	l.relay()
+	l.write(20, 20, "a", "b.c", "iam:x")
+	l.drained(0)
+	all := l.stream()
+	l.inOrder(all, 40, "a", "b.c", "iam:x")
+	if all[1].subject != "iam.acme.role.b%2Ec.RoleUpdated.v1" {
+		t.Errorf("subject %s", all[1].subject)
+	}
+}
+
+// NATS is away for the whole run: everything is written. It comes back: everything
+// arrives, in order, nothing twice. And again, while events are under way, with two relays.
+func TestAnOutageLosesAndDoublesNothing(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	l.up()
+	l.down()
+	l.relay()
+	l.relay()
+	l.write(0, 10, "a", "b")
+	l.up()
+	l.drained(0)
+	for i := range 3 {
+		var writing sync.WaitGroup
+		writing.Go(func() { l.write(10+i*50, 50, "a", "b") })
+		time.Sleep(20 * time.Millisecond)
+		l.down()
+		time.Sleep(50 * time.Millisecond)
+		l.up()
+		writing.Wait()
+	}
+	l.drained(0)
+	l.inOrder(l.stream(), 160, "a", "b")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.errors["unavailable"]+l.errors["stream"] == 0 {
+		t.Error("no failure was counted")
+	}
+}
+
+// The leader goes, the other takes over; what was acknowledged and not marked comes under
+// the id that the stream knows.
+func TestAnotherReplicaTakesOver(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	l.up()
+	_, first := l.relay()
+	_, second := l.relay()
+	l.write(0, 20, "a")
+	l.drained(0)
+	first()
+	l.write(20, 20, "a")
+	l.drained(0)
+	second()
+	// As if they had crashed before they marked.
+	_, err := l.pool.Exec(ctx, `UPDATE outbox SET sent_at = NULL`)
+	l.ok(err)
+	l.relay()
+	l.drained(0)
+	l.inOrder(l.stream(), 40, "a")
+}
+
+// An event that the bus refuses for itself is parked and holds back its own object
+// alone, until an operator decides.
+func TestAParkedEventHoldsBackItsObjectAlone(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	l.opts.MaxPayload = 2000
+	l.up()
+	large := iam.Event{Type: "RoleUpdated.v1", Tenant: "acme", Kind: iam.KindRole, Object: "a", Data: iam.RoleGone{Tenant: strings.Repeat("x", 3000), Role: "large"}}
+	l.ok(l.db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.Append(ctx, nil, []iam.Event{large}) }))
+	l.write(0, 5, "a", "b")
+	l.relay()
+	l.drained(6)
+	l.inOrder(l.stream(), 5, "b")
+	var id string
+	l.ok(l.db.View(ctx, func(ctx context.Context, tx *postgres.Tx) error {
+		list, err := tx.ParkedEvents(ctx)
+		if err == nil && (len(list) != 1 || list[0].Why == "") {
+			t.Fatalf("parked: %+v", list)
+		}
+		id = list[0].ID
+		return err
+	}))
+	l.ok(l.db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.Unpark(ctx, id, true) }))
+	l.drained(0)
+	l.inOrder(l.stream(), 5, "a", "b")
+	if err := l.db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.Unpark(ctx, id, false) }); err == nil {
+		t.Error("what is not parked was retried")
+	}
+}
+
+// A stream that was lost is made again, and said to be; a replay fills it.
+func TestAStreamThatWasLostIsToldAndFilledAgain(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	l.up()
+	r, stop := l.relay()
+	l.write(0, 10, "a")
+	l.drained(0)
+	if r.Recreated() {
+		t.Error("a stream of before is told to be lost")
+	}
+	stop()
+	l.down()
+	l.ok(os.RemoveAll(filepath.Join(l.opts.StoreDir, "jetstream")))
+	l.up()
+	r, _ = l.relay()
+	l.write(10, 1, "a")
+	l.drained(0)
+	if !r.Recreated() {
+		t.Error("nobody was told")
+	}
+	var n int64
+	l.ok(l.db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) (err error) {
+		n, err = tx.ReplayEvents(ctx, time.Now().Add(-time.Hour))
+		return err
+	}))
+	l.drained(0)
+	if got := len(l.stream()); n != 11 || got != 11 { // the last one is known already
+		t.Errorf("%d replayed, %d in the stream", n, got)
+	}
+}
+
+// A stream that would lose events is not used.
+func TestAStreamThatDoesNotFitIsNotUsed(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]jetstream.StreamConfig{
+		"memory":     {Name: "IAM", Subjects: []string{eventbus.Subjects}, Storage: jetstream.MemoryStorage, Duplicates: eventbus.Duplicates},
+		"subjects":   {Name: "IAM", Subjects: []string{"iam.acme.>"}, Storage: jetstream.FileStorage, Duplicates: eventbus.Duplicates},
+		"duplicates": {Name: "IAM", Subjects: []string{eventbus.Subjects}, Storage: jetstream.FileStorage, Duplicates: time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLine(t)
+			l.up()
+			nc, err := nats.Connect(l.url())
+			l.ok(err)
+			defer nc.Close()
+			js, err := jetstream.New(nc)
+			l.ok(err)
+			_, err = js.CreateStream(ctx, c)
+			l.ok(err)
+			bus, err := eventbus.Connect(ctx, eventbus.Config{URL: l.url(), Log: slog.New(slog.DiscardHandler)})
+			l.ok(err)
+			defer bus.Close()
+			if _, err := bus.Ready(ctx); err == nil || !strings.Contains(err.Error(), "must") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// BenchmarkRelay is how many events a second pass from the table to the stream.
+func BenchmarkRelay(b *testing.B) {
+	l := newLine(b)
+	l.up()
+	_, err := l.pool.Exec(ctx, `
+		INSERT INTO outbox (type, tenant, kind, object, data)
+		SELECT 'RoleUpdated.v1', 'acme', 'role', 'r' || (i % 1000), '{"tenant": "acme", "role": "x"}' FROM generate_series(1, $1) i`, b.N)
+	l.ok(err)
+	b.ResetTimer()
+	began := time.Now()
+	l.relay()
+	for {
+		var n int
+		l.ok(l.pool.QueryRow(ctx, `SELECT count(*) FROM outbox WHERE sent_at IS NULL`).Scan(&n))
+		if n == 0 {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	b.ReportMetric(float64(b.N)/time.Since(began).Seconds(), "events/s")
+}
