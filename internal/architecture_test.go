@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	"internal/token":     {"internal/iam", "internal/bounded"},
 	"internal/enrich":    {"internal/iam", "internal/bounded", "internal/directory", "internal/policy", "internal/token"},
 	"internal/outbox":    {},
+	"internal/rauth":     {"internal/iam"},
 	"internal/postgres":  {"internal/iam", "internal/directory", "internal/feed", "internal/outbox", "migrations"},
 	"internal/eventbus":  {"internal/outbox"},
 	"internal/admin":     {"internal/iam", "internal/directory", "internal/policy", "internal/postgres", "internal/token"},
@@ -42,6 +43,7 @@ var mayImport = map[string][]string{
 	"internal/devstack/devpg":        {},
 	"internal/devstack/devrauth":     {},
 	"internal/postgres/postgrestest": {"internal/devstack/devpg", "internal/iam", "internal/postgres"},
+	"internal/rauth/rauthtest":       {"internal/iam", "internal/rauth"},
 	"internal/scripttest":            {},
 	"cmd/iam-dev":                    {"internal/app", "internal/devstack", "internal/iam", "internal/postgres", "internal/telemetry"},
 }

@@ -271,6 +271,37 @@ func TestAProgramThatIsBlockedMeanwhileWritesNothing(t *testing.T) {
 	w.want(404, "root", "GET", "/v1/tenants/acme/roles/late", nil)
 }
 
+// Who is changing something stays who they are until it is done.
+func TestWhoIsAtWorkIsNotChangedMeanwhile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	tx, err := w.sql().Begin(ctx)
+	w.ok(err)
+	_, err = tx.Exec(ctx, `INSERT INTO audit_heads (chain, seq, hash) VALUES ('acme', 0, '')`) // the last thing that a change needs
+	w.ok(err)
+	var r reply
+	var working sync.WaitGroup
+	working.Go(func() { r = w.call("root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "slow"}) })
+	for n := 0; n == 0; {
+		w.ok(w.sql().QueryRow(ctx, `SELECT count(*) FROM pg_locks WHERE NOT granted`).Scan(&n))
+	}
+	conn, err := w.sql().Acquire(ctx)
+	w.ok(err)
+	defer conn.Release()
+	_, err = conn.Exec(ctx, `SET lock_timeout = '50ms'`)
+	w.ok(err)
+	if _, err := conn.Exec(ctx, `UPDATE users SET platform_roles = '{}' WHERE subject = 'root'`); err == nil {
+		t.Error("an administrator lost their role in the middle of a change")
+	}
+	_, err = conn.Exec(ctx, `RESET lock_timeout`)
+	w.ok(err)
+	w.ok(tx.Rollback(ctx))
+	working.Wait()
+	if r.status != 201 && r.status != 503 { // 503: it waited too long
+		t.Errorf("got %s", r)
+	}
+}
+
 // What expired is listed as such.
 func TestMembersAreListedAsTheyAre(t *testing.T) {
 	t.Parallel()

@@ -1,7 +1,7 @@
 // Package devrauth is an R-Auth for development and tests, in process: discovery,
 // JWKS with an RS256, an ES256 and an EdDSA key that can be rotated, a token
-// endpoint for client credentials, introspection, and a way to have a token made
-// for anybody.
+// endpoint for client credentials, introspection, the admin API with switches for
+// faults, and a way to have a token made for anybody.
 //
 // It is not secure and not meant to be: whoever reaches it is whoever they like.
 package devrauth
@@ -47,7 +47,11 @@ type Server struct {
 	old    []key          // rotated out but still published
 	opaque map[string]map[string]any
 	gone   bool // answers 503
-	fetchs int
+
+	registered map[string]*registration // by the admin API
+	fault      func(method, path string) Fault
+	adminToken string
+	fetchs     int
 }
 
 type key struct {
@@ -177,6 +181,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST /introspect", s.introspect)
 	mux.HandleFunc("GET /dev/token", s.devToken)
 	mux.HandleFunc("POST /dev/rotate", s.devRotate)
+	mux.HandleFunc("/admin/clients", s.admin)
+	mux.HandleFunc("/admin/clients/", s.admin)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		gone := s.gone
@@ -254,6 +260,18 @@ func (s *Server) authenticate(r *http.Request) (Client, bool) {
 	} else {
 		id, secret = r.PostFormValue("client_id"), r.PostFormValue("client_secret")
 	}
+	s.mu.Lock()
+	provisioned := s.registered[id]
+	if provisioned != nil {
+		for _, known := range provisioned.secrets {
+			if subtle.ConstantTimeCompare([]byte(known), []byte(secret)) == 1 {
+				scope, _ := provisioned.metadata["scope"].(string) // none is fine
+				s.mu.Unlock()
+				return Client{ID: id, Secret: known, Scopes: strings.Fields(scope)}, true
+			}
+		}
+	}
+	s.mu.Unlock()
 	for _, c := range s.Clients {
 		if c.ID == id && subtle.ConstantTimeCompare([]byte(c.Secret), []byte(secret)) == 1 {
 			return c, true

@@ -1,0 +1,240 @@
+package devrauth
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"maps"
+	mrand "math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// The admin API, as R-Auth and Ory Hydra have it: clients by their RFC 7591 metadata.
+
+// registration is a client that was provisioned.
+type registration struct {
+	metadata map[string]any
+	secrets  []string // the newest first
+	made     time.Time
+}
+
+// Fault is what goes wrong with a call of the admin API.
+type Fault string
+
+// The faults.
+const (
+	FaultSlow    Fault = "slow"     // answers after SlowFor
+	Fault500     Fault = "500"      // answers 500 and does nothing
+	Fault503     Fault = "503"      // answers 503 and does nothing
+	Fault429     Fault = "429"      // answers 429 with Retry-After: 0 and does nothing
+	FaultCut     Fault = "cut"      // cuts the connection and does nothing
+	FaultCutDone Fault = "cut-done" // does it, and cuts the connection
+)
+
+// Faults are all of them.
+var Faults = []Fault{FaultSlow, Fault500, Fault503, Fault429, FaultCut, FaultCutDone}
+
+// SlowFor is how long FaultSlow waits.
+const SlowFor = 300 * time.Millisecond
+
+// Break decides what goes wrong with each call of the admin API that follows; "" is
+// nothing. nil mends everything.
+func (s *Server) Break(decide func(method, path string) Fault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault = decide
+}
+
+// BreakSome makes a share of the calls, 0 to 1, go wrong in any way.
+func (s *Server) BreakSome(share float64) {
+	s.Break(func(string, string) Fault {
+		if mrand.Float64() >= share {
+			return ""
+		}
+		return Faults[mrand.IntN(len(Faults))]
+	})
+}
+
+// AdminToken sets what the admin API wants as bearer; "": anybody is let in.
+func (s *Server) AdminToken(token string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.adminToken = token
+}
+
+// Provisioned are the metadata of all clients that the admin API has.
+func (s *Server) Provisioned() map[string]map[string]any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := map[string]map[string]any{}
+	for id, r := range s.registered {
+		all[id] = maps.Clone(r.metadata)
+	}
+	return all
+}
+
+// Secrets are those of a client that work now, the newest first.
+func (s *Server) Secrets(id string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r := s.registered[id]; r != nil {
+		return slices.Clone(r.secrets)
+	}
+	return nil
+}
+
+func (s *Server) admin(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	fault, token := Fault(""), s.adminToken
+	if s.fault != nil {
+		fault = s.fault(r.Method, r.URL.Path)
+	}
+	s.mu.Unlock()
+	if token != "" && r.Header.Get("Authorization") != "Bearer "+token {
+		reply(w, http.StatusUnauthorized, map[string]string{"error": "invalid_token"})
+		return
+	}
+	switch fault {
+	case FaultSlow:
+		time.Sleep(SlowFor)
+	case Fault500:
+		reply(w, http.StatusInternalServerError, map[string]string{"error": "server_error"})
+		return
+	case Fault503:
+		reply(w, http.StatusServiceUnavailable, map[string]string{"error": "temporarily_unavailable"})
+		return
+	case Fault429:
+		w.Header().Set("Retry-After", "0")
+		reply(w, http.StatusTooManyRequests, map[string]string{"error": "slow_down"})
+		return
+	case FaultCut:
+		panic(http.ErrAbortHandler)
+	case FaultCutDone:
+		s.clients(discard{}, r)
+		panic(http.ErrAbortHandler)
+	}
+	s.clients(w, r)
+}
+
+// discard is an answer that nobody gets.
+type discard struct{}
+
+func (discard) Header() http.Header         { return http.Header{} }
+func (discard) Write(b []byte) (int, error) { return len(b), nil }
+func (discard) WriteHeader(int)             {}
+
+func (s *Server) clients(w http.ResponseWriter, r *http.Request) {
+	parts := strings.Split(strings.Trim(strings.TrimPrefix(r.URL.Path, "/admin/clients"), "/"), "/")
+	id := parts[0]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case id == "" && r.Method == http.MethodPost:
+		s.create(w, r)
+		return
+	case id == "" && r.Method == http.MethodGet:
+		s.list(w, r)
+		return
+	}
+	c := s.registered[id]
+	if c == nil {
+		reply(w, http.StatusNotFound, map[string]string{"error": "not_found"})
+		return
+	}
+	switch rest := strings.Join(parts[1:], "/"); {
+	case rest == "" && r.Method == http.MethodGet:
+		reply(w, http.StatusOK, c.metadata)
+	case rest == "" && r.Method == http.MethodPut:
+		m, ok := metadata(w, r)
+		if !ok {
+			return
+		}
+		m["client_id"] = id
+		c.metadata = m
+		reply(w, http.StatusOK, m)
+	case rest == "" && r.Method == http.MethodDelete:
+		delete(s.registered, id)
+		w.WriteHeader(http.StatusNoContent)
+	case rest == "secrets/rotate" && r.Method == http.MethodPost:
+		c.secrets = append([]string{rand.Text()}, c.secrets...)
+		m := maps.Clone(c.metadata)
+		m["client_secret"] = c.secrets[0]
+		reply(w, http.StatusOK, m)
+	case rest == "secrets/rotate" && r.Method == http.MethodDelete:
+		c.secrets = c.secrets[:min(1, len(c.secrets))]
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		reply(w, http.StatusMethodNotAllowed, map[string]string{"error": "invalid_request"})
+	}
+}
+
+// metadata reads a body, and refuses what a provider refuses.
+func metadata(w http.ResponseWriter, r *http.Request) (map[string]any, bool) {
+	var m map[string]any
+	if err := json.NewDecoder(r.Body).Decode(&m); err != nil {
+		reply(w, http.StatusBadRequest, map[string]string{"error": "invalid_client_metadata", "error_description": "no JSON"})
+		return nil, false
+	}
+	uris, _ := m["redirect_uris"].([]any) // none is fine
+	for _, u := range uris {
+		if p, err := url.Parse(fmt.Sprint(u)); err != nil || p.Scheme == "" || strings.Contains(fmt.Sprint(u), "refuse-me") {
+			reply(w, http.StatusBadRequest, map[string]string{"error": "invalid_redirect_uri", "error_description": "redirect_uris: not this one"})
+			return nil, false
+		}
+	}
+	delete(m, "client_secret")
+	return m, true
+}
+
+func (s *Server) create(w http.ResponseWriter, r *http.Request) {
+	m, ok := metadata(w, r)
+	if !ok {
+		return
+	}
+	id, _ := m["client_id"].(string) // none: one is made
+	if id == "" {
+		id = rand.Text()
+		m["client_id"] = id
+	}
+	if s.registered[id] != nil {
+		reply(w, http.StatusConflict, map[string]string{"error": "conflict"})
+		return
+	}
+	c := &registration{metadata: m, made: time.Now()}
+	answer := maps.Clone(m)
+	if m["token_endpoint_auth_method"] != "none" && m["token_endpoint_auth_method"] != "private_key_jwt" {
+		c.secrets = []string{rand.Text()}
+		answer["client_secret"] = c.secrets[0]
+	}
+	if s.registered == nil {
+		s.registered = map[string]*registration{}
+	}
+	s.registered[id] = c
+	reply(w, http.StatusCreated, answer)
+}
+
+func (s *Server) list(w http.ResponseWriter, r *http.Request) {
+	ids := slices.Sorted(maps.Keys(s.registered))
+	if from := r.URL.Query().Get("page_token"); from != "" {
+		i, _ := slices.BinarySearch(ids, from)
+		ids = ids[i:]
+	}
+	size, err := strconv.Atoi(r.URL.Query().Get("page_size"))
+	if err != nil || size < 1 || size > 500 {
+		size = 100
+	}
+	if len(ids) > size {
+		w.Header().Set("Link", fmt.Sprintf(`</admin/clients?page_size=%d&page_token=%s>; rel="next"`, size, url.QueryEscape(ids[size])))
+		ids = ids[:size]
+	}
+	page := []map[string]any{}
+	for _, id := range ids {
+		page = append(page, s.registered[id].metadata)
+	}
+	reply(w, http.StatusOK, page)
+}
