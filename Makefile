@@ -43,9 +43,10 @@ image: ## a container image (needs a Docker engine)
 OPA := go tool -modfile=.ci/opa.mod opa
 
 .PHONY: bench
-bench: need-go ## CPU and allocations of an enrichment, beside bare net/http and OPA's server
+bench: need-go ## CPU and allocations of an enrichment, beside bare net/http and OPA's server; events a second
 	@$(OPA) version >/dev/null # builds it
 	go test -run "^$$" -bench Allocations -count 3 ./internal/bench
+	go test -run "^$$" -bench Relay -benchtime 50000x ./internal/eventbus
 	OPA="$$(go tool -modfile=.ci/opa.mod -n opa)" go test -run "^$$" -bench "Peers|FixedRate" -benchtime 1x -timeout 30m ./internal/bench
 
 .PHONY: profile

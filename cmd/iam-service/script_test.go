@@ -2,16 +2,21 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"iam-service/internal/app"
@@ -75,6 +80,14 @@ func TestScripts(t *testing.T) {
 		p.Deafen(args[0] == "deaf")
 		p.Swallow(args[0] == "swallows")
 	}
+	commands["nats"] = func(ts *testscript.TestScript, _ bool, args []string) { // nats up|down, at NATS_URL
+		l := ts.Value("nats").(*natsServer)
+		if args[0] == "down" {
+			l.stop()
+			return
+		}
+		ts.Check(l.start(strings.TrimPrefix(ts.Getenv("NATS_URL"), "nats://")))
+	}
 	commands["rauth"] = func(ts *testscript.TestScript, _ bool, args []string) { // rauth gone|back
 		ts.Value("rauth").(*devrauth.Server).SetGone(args[0] == "gone")
 	}
@@ -100,6 +113,9 @@ func TestScripts(t *testing.T) {
 			role := "service_of_" + service.Query().Get("search_path")
 			service.User = url.UserPassword(role, "secret")
 			env.Values["proxy"] = proxy
+			bus := &natsServer{dir: filepath.Join(env.WorkDir, "nats")}
+			env.Defer(bus.stop)
+			env.Values["nats"] = bus
 			for name, v := range map[string]string{
 				"DATABASE_URL": database, "SERVICE_ROLE": role, "SERVICE_URL": service.String(), "PROXY_URL": proxy.URL, "RAUTH_URL": srv.URL, "RAUTH_AUDIENCES": devstack.Audience,
 				"GATEWAY_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0", "OPS_ADDR": "127.0.0.1:0", "SHUTDOWN_DELAY": "1s",
@@ -110,4 +126,38 @@ func TestScripts(t *testing.T) {
 			return os.MkdirAll(filepath.Join(env.WorkDir, "tmp"), 0o755)
 		},
 	})
+}
+
+// natsServer is NATS with JetStream in process.
+type natsServer struct {
+	dir string
+	ns  *server.Server
+}
+
+func (n *natsServer) start(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return err
+	}
+	p, err := strconv.Atoi(port)
+	if err != nil {
+		return err
+	}
+	n.ns, err = server.NewServer(&server.Options{Host: host, Port: p, JetStream: true, StoreDir: n.dir, NoSigs: true, NoLog: true})
+	if err != nil {
+		return err
+	}
+	go n.ns.Start()
+	if !n.ns.ReadyForConnections(10 * time.Second) {
+		return errors.New("NATS does not answer")
+	}
+	return nil
+}
+
+func (n *natsServer) stop() {
+	if n.ns != nil {
+		n.ns.Shutdown()
+		n.ns.WaitForShutdown()
+		n.ns = nil
+	}
 }

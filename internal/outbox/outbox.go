@@ -128,6 +128,8 @@ const (
 	ackWait  = 10 * time.Second
 	minPause = 200 * time.Millisecond
 	maxPause = 30 * time.Second
+
+	checkEvery = 10 * time.Second // how often the stream is looked at
 )
 
 // Config of a Relay.
@@ -187,9 +189,10 @@ func (r *Relay) Run(ctx context.Context) {
 
 // lead sends what is pending until the session is lost.
 func (r *Relay) lead(ctx context.Context, s Session) error {
-	wait, checked := minPause, false
+	wait := minPause
+	var checked time.Time // also when there is nothing to send: a stream that was lost is told soon
 	for ctx.Err() == nil {
-		if !checked {
+		if time.Since(checked) > checkEvery {
 			if err := r.check(ctx, s); err != nil {
 				r.cfg.OnError("stream")
 				r.cfg.Log.WarnContext(ctx, "the stream of events cannot be used now", slog.Any("err", err))
@@ -198,7 +201,7 @@ func (r *Relay) lead(ctx context.Context, s Session) error {
 				}
 				continue
 			}
-			checked = true
+			checked = time.Now()
 		}
 		events, err := s.Pending(ctx, batch)
 		if err != nil {
@@ -220,7 +223,7 @@ func (r *Relay) lead(ctx context.Context, s Session) error {
 		}
 		r.cfg.OnError("unavailable")
 		r.cfg.Log.WarnContext(ctx, "the bus is away; events wait", slog.Int("sent", sent), slog.Any("err", outage))
-		checked = false // it may come back as another one
+		checked = time.Time{} // it may come back as another one
 		if err := r.patience(ctx, s, &wait); err != nil {
 			return err
 		}
