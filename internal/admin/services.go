@@ -56,8 +56,9 @@ func (d manifestDoc) manifest(service string) iam.Manifest {
 	return m
 }
 
-// Manifest returns a service and what it declares.
-func (w *Work) Manifest(ctx context.Context, name string) (iam.Service, iam.Manifest, error) {
+// Manifest returns a service and what it declares, or declared in an earlier version; 0 is
+// the one that is in force.
+func (w *Work) Manifest(ctx context.Context, name string, version int64) (iam.Service, iam.Manifest, error) {
 	s, found, err := w.tx.ServiceByName(ctx, name)
 	if err == nil && !found {
 		err = errGone
@@ -65,7 +66,13 @@ func (w *Work) Manifest(ctx context.Context, name string) (iam.Service, iam.Mani
 	if err != nil {
 		return s, iam.Manifest{}, err
 	}
-	body, err := w.tx.ManifestOf(ctx, name)
+	if version != 0 {
+		s.Version = version
+	}
+	body, found, err := w.tx.ManifestOf(ctx, name, s.Version)
+	if err == nil && !found {
+		err = errGone
+	}
 	if err != nil {
 		return s, iam.Manifest{}, err
 	}
@@ -104,7 +111,7 @@ func (w *Work) PutManifest(ctx context.Context, m iam.Manifest) (iam.Service, ia
 	var was any
 	var before iam.Manifest
 	if exists {
-		if _, before, err = w.Manifest(ctx, m.Service); err != nil {
+		if _, before, err = w.Manifest(ctx, m.Service, 0); err != nil {
 			return s, m, err
 		}
 		was = docOfManifest(before)

@@ -254,6 +254,9 @@ func importCommand(environ []string) *cobra.Command {
 			"cut off is finished by the same import. Nothing is deleted.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
+			if o.issuer == "" {
+				return &ConfigError{[]string{"RAUTH_URL is missing: members are of issuers that are trusted"}}
+			}
 			in, size := cmd.InOrStdin(), int64(-1)
 			if len(args) > 0 && args[0] != "-" {
 				f, err := os.Open(args[0])

@@ -993,8 +993,12 @@ func (a *adminAPI) listServices(ctx context.Context, w *admin.Work, in *struct {
 		func(s iam.Service) []any { return []any{s.Name} })
 }
 
-func (a *adminAPI) readManifest(ctx context.Context, w *admin.Work, in *OnService) (*one[manifestBody], error) {
-	s, m, err := w.Manifest(ctx, in.Service)
+func (a *adminAPI) readManifest(ctx context.Context, w *admin.Work, in *struct {
+	OnService
+	Version int64 `query:"version" minimum:"1" doc:"an earlier one; absent: the one in force"`
+},
+) (*one[manifestBody], error) {
+	s, m, err := w.Manifest(ctx, in.Service, in.Version)
 	if err != nil {
 		return nil, err
 	}

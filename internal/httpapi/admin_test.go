@@ -689,6 +689,11 @@ attributes:
 	w.want(200, ci, "POST", "/s2s/system/sync", "service: billing\nroles: []\nattributes: []", yaml...)
 	w.want(404, "root", "GET", "/v1/roles/billing-admin", nil)
 	w.want(404, "root", "GET", "/v1/roles/billing-viewer", nil)
+	// What was declared before is still known.
+	if r := w.want(200, "root", "GET", "/v1/services/billing/manifest?version=1", nil); !strings.Contains(string(r.body), "billing-admin") {
+		t.Errorf("version 1: %s", r)
+	}
+	w.want(404, "root", "GET", "/v1/services/billing/manifest?version=99", nil)
 }
 
 // Erasing forgets whom it was; what they did stays, by our id.

@@ -263,10 +263,11 @@ func (tx *Tx) ServiceByName(ctx context.Context, name string) (s iam.Service, fo
 	return s, found, wrap("read a service", err)
 }
 
-// ManifestOf returns what a service declared last, as it was written.
-func (tx *Tx) ManifestOf(ctx context.Context, service string) (body json.RawMessage, err error) {
-	_, err = tx.look(ctx, `SELECT manifest FROM manifests WHERE service = $1 ORDER BY version DESC LIMIT 1`, []any{service}, &body)
-	return body, wrap("read a manifest", err)
+// ManifestOf returns what a service declared in one version, as it was written, and
+// whether there is such a version.
+func (tx *Tx) ManifestOf(ctx context.Context, service string, version int64) (body json.RawMessage, found bool, err error) {
+	found, err = tx.look(ctx, `SELECT manifest FROM manifests WHERE service = $1 AND version = $2`, []any{service, version}, &body)
+	return body, found, wrap("read a manifest", err)
 }
 
 // AttributeSchemas returns all that is declared, by key.
