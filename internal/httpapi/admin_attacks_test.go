@@ -255,12 +255,7 @@ func TestAProgramThatIsBlockedMeanwhileWritesNothing(t *testing.T) {
 	waiting.Go(func() {
 		r = w.call(w.program("bot", ""), "POST", "/v1/tenants/acme/roles", map[string]any{"name": "late"})
 	})
-	for n := 0; n == 0; {
-		w.ok(w.sql().QueryRow(ctx, `SELECT count(*) FROM pg_locks l JOIN pg_class c ON c.oid = l.relation WHERE NOT l.granted OR l.locktype = 'transactionid' AND NOT l.granted`).Scan(&n))
-		if n == 0 {
-			w.ok(w.sql().QueryRow(ctx, `SELECT count(*) FROM pg_locks WHERE NOT granted`).Scan(&n))
-		}
-	}
+	w.somebodyWaits()
 	_, err = w.sql().Exec(ctx, `UPDATE clients SET status = 'blocked' WHERE client_id = 'bot'`)
 	w.ok(err)
 	w.ok(tx.Rollback(ctx))
@@ -282,9 +277,7 @@ func TestWhoIsAtWorkIsNotChangedMeanwhile(t *testing.T) {
 	var r reply
 	var working sync.WaitGroup
 	working.Go(func() { r = w.call("root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "slow"}) })
-	for n := 0; n == 0; {
-		w.ok(w.sql().QueryRow(ctx, `SELECT count(*) FROM pg_locks WHERE NOT granted`).Scan(&n))
-	}
+	w.somebodyWaits()
 	conn, err := w.sql().Acquire(ctx)
 	w.ok(err)
 	defer conn.Release()
@@ -299,6 +292,21 @@ func TestWhoIsAtWorkIsNotChangedMeanwhile(t *testing.T) {
 	working.Wait()
 	if r.status != 201 && r.status != 503 { // 503: it waited too long
 		t.Errorf("got %s", r)
+	}
+}
+
+// somebodyWaits returns when a statement in this schema waits for a lock.
+func (w *world) somebodyWaits() {
+	w.Helper()
+	for until := time.Now().Add(10 * time.Second); ; {
+		var n int
+		w.ok(w.sql().QueryRow(ctx, `SELECT count(*) FROM pg_locks WHERE NOT granted`).Scan(&n))
+		if n > 0 {
+			return
+		}
+		if time.Now().After(until) {
+			w.Fatal("nobody waits for a lock")
+		}
 	}
 }
 
