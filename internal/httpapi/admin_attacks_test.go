@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"iam-service/internal/admin"
 	"iam-service/internal/iam"
 )
@@ -255,7 +257,7 @@ func TestAProgramThatIsBlockedMeanwhileWritesNothing(t *testing.T) {
 	waiting.Go(func() {
 		r = w.call(w.program("bot", ""), "POST", "/v1/tenants/acme/roles", map[string]any{"name": "late"})
 	})
-	w.somebodyWaits()
+	w.somebodyWaitsFor(tx)
 	_, err = w.sql().Exec(ctx, `UPDATE clients SET status = 'blocked' WHERE client_id = 'bot'`)
 	w.ok(err)
 	w.ok(tx.Rollback(ctx))
@@ -277,7 +279,7 @@ func TestWhoIsAtWorkIsNotChangedMeanwhile(t *testing.T) {
 	var r reply
 	var working sync.WaitGroup
 	working.Go(func() { r = w.call("root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "slow"}) })
-	w.somebodyWaits()
+	w.somebodyWaitsFor(tx)
 	conn, err := w.sql().Acquire(ctx)
 	w.ok(err)
 	defer conn.Release()
@@ -295,12 +297,12 @@ func TestWhoIsAtWorkIsNotChangedMeanwhile(t *testing.T) {
 	}
 }
 
-// somebodyWaits returns when a statement in this schema waits for a lock.
-func (w *world) somebodyWaits() {
+// somebodyWaitsFor returns when somebody waits for a lock of a transaction.
+func (w *world) somebodyWaitsFor(tx pgx.Tx) {
 	w.Helper()
 	for until := time.Now().Add(10 * time.Second); ; {
 		var n int
-		w.ok(w.sql().QueryRow(ctx, `SELECT count(*) FROM pg_locks WHERE NOT granted`).Scan(&n))
+		w.ok(w.sql().QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE $1::int = ANY (pg_blocking_pids(pid))`, tx.Conn().PgConn().PID()).Scan(&n))
 		if n > 0 {
 			return
 		}
