@@ -77,6 +77,7 @@ func TestWhoMayNotWaitsForNoLock(t *testing.T) {
 	w := newWorld(t, settings{})
 	tx, err := w.sql().Begin(ctx)
 	w.ok(err)
+	defer tx.Rollback(ctx)
 	_, err = tx.Exec(ctx, `SELECT FROM tenants WHERE id = 'acme' FOR UPDATE`)
 	w.ok(err)
 	began := time.Now()
@@ -250,6 +251,7 @@ func TestAProgramThatIsBlockedMeanwhileWritesNothing(t *testing.T) {
 	w.cast()
 	tx, err := w.sql().Begin(ctx)
 	w.ok(err)
+	defer tx.Rollback(ctx)
 	_, err = tx.Exec(ctx, `SELECT FROM tenants WHERE id = 'acme' FOR UPDATE`)
 	w.ok(err)
 	var r reply
@@ -274,6 +276,7 @@ func TestWhoIsAtWorkIsNotChangedMeanwhile(t *testing.T) {
 	w := newWorld(t, settings{})
 	tx, err := w.sql().Begin(ctx)
 	w.ok(err)
+	defer tx.Rollback(ctx)
 	_, err = tx.Exec(ctx, `INSERT INTO audit_heads (chain, seq, hash) VALUES ('acme', 0, '')`) // the last thing that a change needs
 	w.ok(err)
 	var r reply
