@@ -130,11 +130,11 @@ Every change of state is written to the outbox in the transaction that makes it 
 ([CloudEvents 1.0](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md)). Types are numbered: what could break a reader gets
 a new number. Fields may be added; pass over those that you do not know. For programs: [asyncapi.yaml](asyncapi.yaml).
 
-**Where.** NATS JetStream, stream `+"`IAM`"+` (`+"`NATS_STREAM`"+`), subject `+"`iam.<tenant>.<kind>.<object>.<type>`"+`: the tenant is `+"`_`"+` for the platform, and what cannot
-stand in a subject is percent-encoded (`+"`a.b`"+` is `+"`a%2Eb`"+`). A type has a dot of its own, so all new tenants are `+"`iam.*.tenant.*.TenantCreated.v1`"+`, and all of one
-tenant is `+"`iam.acme.>`"+`. The body is the whole CloudEvent as JSON.
+**Where.** NATS JetStream, stream ` + "`IAM`" + ` (` + "`NATS_STREAM`" + `), subject ` + "`iam.<tenant>.<kind>.<object>.<type>`" + `: the tenant is ` + "`_`" + ` for the platform, and what cannot
+stand in a subject is percent-encoded (` + "`a.b`" + ` is ` + "`a%2Eb`" + `). A type has a dot of its own, so all new tenants are ` + "`iam.*.tenant.*.TenantCreated.v1`" + `, and all of one
+tenant is ` + "`iam.acme.>`" + `. The body is the whole CloudEvent as JSON.
 
-**At least once.** The same event twice has one `+"`id`"+`, which is also the `+"`Nats-Msg-Id`"+`: the stream drops a second one for ten minutes. After a replay, drop those that
+**At least once.** The same event twice has one ` + "`id`" + `, which is also the ` + "`Nats-Msg-Id`" + `: the stream drops a second one for ten minutes. After a replay, drop those that
 you know.
 
 **Nothing personal, nothing secret.** A person is our id. Issuer, subject and values of attributes do not travel: who needs them
