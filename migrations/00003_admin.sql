@@ -149,21 +149,40 @@ CREATE TABLE outbox (
     data        json NOT NULL,
     occurred_at timestamptz NOT NULL DEFAULT now(),
     sent_at     timestamptz,
+    round       integer NOT NULL DEFAULT 0,              -- how often it was replayed: each time under another Nats-Msg-Id
+    tries       integer NOT NULL DEFAULT 0,              -- how often the bus refused this very event,
+    refused     text NOT NULL DEFAULT '',                -- and why
+    parked      boolean NOT NULL DEFAULT false,          -- holds back those after it of the same object until an operator decides
+    skipped     boolean NOT NULL DEFAULT false,          -- was given up
     CONSTRAINT outbox_pkey PRIMARY KEY (seq),
     CONSTRAINT outbox_id_key UNIQUE (id)
 );
 CREATE INDEX outbox_pending_idx ON outbox (seq) WHERE sent_at IS NULL;
+CREATE INDEX outbox_sent_idx ON outbox (sent_at) WHERE sent_at IS NOT NULL;
+CREATE INDEX outbox_parked_idx ON outbox (kind, object, seq) WHERE parked;
+
+-- One row: what the relay knows of the stream, and what it is asked to send again.
+CREATE TABLE relay (
+    only_one        boolean NOT NULL DEFAULT true,
+    stream_created  timestamptz, -- when the stream was made that events went to; null: not known
+    replay_since    timestamptz, -- null: nothing is to be sent again
+    CONSTRAINT relay_pkey PRIMARY KEY (only_one),
+    CONSTRAINT relay_only_one CHECK (only_one)
+);
+INSERT INTO relay DEFAULT VALUES;
 
 -- Answers to requests with an Idempotency-Key, for a day.
 CREATE TABLE idempotency (
     caller      bytea NOT NULL, -- SHA-256 of who asked
     key         text COLLATE "C" NOT NULL,
     request     bytea NOT NULL, -- SHA-256 of what was asked
-    answer      json,
+    answer      json,           -- null: not known yet, or forgotten with whom it was about
+    users       uuid[] NOT NULL DEFAULT '{}', -- whom it is about
     created_at  timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT idempotency_pkey PRIMARY KEY (caller, key)
 );
 CREATE INDEX idempotency_created_idx ON idempotency (created_at);
+CREATE INDEX idempotency_users_idx ON idempotency USING gin (users);
 
 -- For lists in order, and for who bears a role.
 CREATE INDEX users_platform_roles_idx ON users (id) WHERE platform_roles <> '{}';
@@ -185,6 +204,7 @@ BEGIN
     EXECUTE 'GRANT SELECT, INSERT ON manifests, retired_tenants, audit TO ' || r;
     EXECUTE 'GRANT SELECT, INSERT, UPDATE ON audit_heads TO ' || r;
     EXECUTE 'GRANT SELECT ON audit_cuts TO ' || r;
+    EXECUTE 'GRANT SELECT, UPDATE ON relay TO ' || r;
     EXECUTE 'GRANT EXECUTE ON FUNCTION iam_audit_partitions() TO ' || r;
 END
 $$;
@@ -209,6 +229,7 @@ DROP INDEX users_platform_roles_idx;
 DROP FUNCTION iam_grant(text);
 DROP FUNCTION iam_audit_partitions();
 DROP TABLE idempotency;
+DROP TABLE relay;
 DROP TABLE outbox;
 DROP TABLE audit_cuts;
 DROP TABLE audit_heads;

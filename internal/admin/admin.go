@@ -132,7 +132,7 @@ func (s *Service) Do(ctx context.Context, c Caller, t Task, do func(context.Cont
 		if err != nil {
 			return err
 		}
-		return tx.Finish(ctx, c.hash(), t.Once.Key, answer)
+		return tx.Finish(ctx, c.hash(), t.Once.Key, answer, w.about())
 	})
 	if err != nil || !changed {
 		return err
@@ -141,9 +141,23 @@ func (s *Service) Do(ctx context.Context, c Caller, t Task, do func(context.Cont
 	return nil
 }
 
+// about is which users a change is about.
+func (w *Work) about() []string {
+	var users []string
+	for _, e := range w.entries {
+		if e.Kind == iam.KindUser || e.Kind == iam.KindMember {
+			users = append(users, e.Object)
+		}
+	}
+	return users
+}
+
 func (o *Once) replay(before *postgres.Answered) error {
 	if !slices.Equal(before.Request, o.Request[:]) {
 		return &iam.Error{Kind: iam.Invalid, Code: "idempotency_key_reused", Detail: "this Idempotency-Key was used for another request"}
+	}
+	if len(before.Answer) == 0 {
+		return &iam.Error{Kind: iam.Conflict, Code: "answer_forgotten", Detail: "this was done; whom it was about has been erased since, and the answer with them"}
 	}
 	return o.Replay(before.Answer)
 }

@@ -397,6 +397,14 @@ func TestAChainThatWasWrittenAnewIsFoundByAnAnchor(t *testing.T) {
 			t.Errorf("with an anchor: %+v", v)
 		}
 	}
+	// Also where the forged head was told as well: an anchor is not outvoted.
+	o.sql(`UPDATE audit_heads SET published = 0`)
+	o.ok(o.s.Chores(ctx, time.Hour))
+	for v := range o.verify(o.outbox("AuditCheckpoint.v1")) {
+		if !strings.Contains(v.Fault, "say different things") {
+			t.Errorf("with two anchors: %+v", v)
+		}
+	}
 }
 
 // outbox is the data of events of a type.

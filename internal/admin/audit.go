@@ -38,9 +38,13 @@ type Anchor = iam.Checkpoint
 // only that nobody was careless.
 func (s *Service) Verify(ctx context.Context, anchors []Anchor, tell func(Verdict)) error {
 	byChain := map[string]map[int64]string{}
+	torn := map[string]int64{} // chains of which two anchors say different things
 	for _, a := range anchors {
 		if byChain[a.Chain] == nil {
 			byChain[a.Chain] = map[int64]string{}
+		}
+		if was, told := byChain[a.Chain][a.Seq]; told && was != a.Hash {
+			torn[a.Chain] = a.Seq
 		}
 		byChain[a.Chain][a.Seq] = a.Hash
 	}
@@ -55,6 +59,10 @@ func (s *Service) Verify(ctx context.Context, anchors []Anchor, tell func(Verdic
 	seen := map[string]bool{}
 	for _, c := range chains {
 		seen[c.Chain] = true
+		if seq := torn[c.Chain]; seq > 0 {
+			tell(Verdict{Chain: c.Chain, Fault: fmt.Sprintf("two anchors of entry %d say different things: the chain was written anew and told again", seq)})
+			continue
+		}
 		v, err := s.verify(ctx, c, byChain[c.Chain])
 		if err != nil {
 			return err
@@ -154,17 +162,24 @@ func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[
 // ago, and telling the heads of the audit's chains, as events and in the log.
 func (s *Service) Chores(ctx context.Context, keepSent time.Duration) error {
 	var heads []iam.Checkpoint
-	err := s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
+	err := s.cfg.DB.Change(postgres.Patient(ctx), func(ctx context.Context, tx *postgres.Tx) error {
 		heads = nil
 		got, err := tx.TryLoop(ctx, "chores")
 		if err != nil || !got {
 			return err
 		}
-		heads, err = tx.Chores(ctx, keepSent)
+		heads, err = tx.Chores(ctx)
 		return err
 	})
 	for _, h := range heads {
 		s.cfg.Log.InfoContext(ctx, "audit checkpoint", slog.String("chain", h.Chain), slog.Int64("seq", h.Seq), slog.String("hash", h.Hash))
+	}
+	// Some at a time, apart from the rest: after a long outage there are very many.
+	for more := int64(1); more > 0 && err == nil; {
+		err = s.cfg.DB.Change(postgres.Patient(ctx), func(ctx context.Context, tx *postgres.Tx) (err error) {
+			more, err = tx.ForgetSent(ctx, time.Now().Add(-keepSent))
+			return err
+		})
 	}
 	return err
 }

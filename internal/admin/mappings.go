@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"iam-service/internal/iam"
 )
@@ -100,7 +101,8 @@ func (w *Work) putMappings(ctx context.Context, tenant string, changes []mapping
 		if err := mayGive(holding, graph, c.after.Roles, "map", fmt.Sprintf("/%d/roles", i)); err != nil {
 			return err
 		}
-		if end := w.heldUntil(tenant); !end.IsZero() {
+		added := c.before == nil || slices.ContainsFunc(c.after.Roles, func(r string) bool { return !slices.Contains(c.before.Roles, r) })
+		if end := w.heldUntil(tenant); added && !end.IsZero() {
 			return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a mapping has no end, and what the caller holds ends at " + stamp(end)}
 		}
 		puts, places = append(puts, &c.after), append(places, i)

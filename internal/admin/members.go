@@ -283,7 +283,11 @@ func outlasts(c *memberChange, end time.Time) bool {
 	if !c.after.ExpiresAt.IsZero() && !c.after.ExpiresAt.After(end) {
 		return false
 	}
-	if c.before == nil || !c.before.ExpiresAt.Equal(c.after.ExpiresAt) || c.before.Status != c.after.Status {
+	if c.before == nil {
+		return true
+	}
+	longer := !c.before.ExpiresAt.IsZero() && (c.after.ExpiresAt.IsZero() || c.after.ExpiresAt.After(c.before.ExpiresAt))
+	if longer || c.before.Status != c.after.Status && c.after.Status == iam.MembershipActive {
 		return true
 	}
 	return slices.ContainsFunc(c.after.Roles, func(r string) bool { return !slices.Contains(c.before.Roles, r) })

@@ -50,3 +50,21 @@ func (s *Service) GrantPlatformRole(ctx context.Context, c Caller, issuer, subje
 	})
 	return id, done, err
 }
+
+// ReplayEvents asks the relay to send again what occurred since a time. It is for
+// operators, and returns how many events that are.
+func (w *Work) ReplayEvents(ctx context.Context, since time.Time) (int64, error) {
+	n, err := w.tx.ReplayEvents(ctx, since)
+	if err != nil {
+		return 0, err
+	}
+	return n, w.record("", iam.KindEvent, "replay", nil, map[string]any{"since": stamp(since), "events": n})
+}
+
+// Unpark lets a parked event be tried again, or gives it up. It is for operators.
+func (w *Work) Unpark(ctx context.Context, id string, skip bool) error {
+	if err := w.tx.Unpark(ctx, id, skip); err != nil {
+		return err
+	}
+	return w.record("", iam.KindEvent, id, map[string]any{"parked": true}, map[string]any{"parked": false, "skipped": skip})
+}

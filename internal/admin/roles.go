@@ -2,8 +2,10 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"iam-service/internal/iam"
@@ -77,6 +79,13 @@ func (w *Work) PutRole(ctx context.Context, r iam.Role, c Condition) (iam.Role, 
 	after := slices.DeleteFunc(slices.Clone(roles), func(x iam.Role) bool { return x.Name == r.Name })
 	if err := mayGive(holding, iam.NewGraph(append(after, r)), []string{r.Name}, "put into a role", "/permissions"); err != nil {
 		return r, false, err
+	}
+	if end := w.heldUntil(r.Tenant); before != nil && !end.IsZero() {
+		// Who bears it bears it for longer than the caller holds what is put into it.
+		was := graph.Hold([]string{r.Name})
+		if more := was.Beyond(iam.NewGraph(append(after, r)), []string{r.Name}); more != "" {
+			return r, false, &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a role has no end, and what the caller holds ends at " + stamp(end) + ": " + more + " cannot be put into it"}
+		}
 	}
 	r, err = w.putRole(ctx, before, r)
 	return r, before == nil, err
@@ -158,13 +167,26 @@ func (w *Work) putRoles(ctx context.Context, tenant string, changes []roleChange
 	return nil
 }
 
-// moveBack puts the places of a caller's list into an error about a part of it. From the
-// end, since places only grow.
+// moveBack puts the places of a caller's list into an error about a part of it.
 func moveBack(err error, places []int) error {
-	for i := len(places) - 1; i >= 0; i-- {
-		err = iam.Rebase(err, fmt.Sprintf("/%d/", i), fmt.Sprintf("/%d/", places[i]))
+	e, ok := errors.AsType[*iam.Error](err)
+	if !ok || len(e.Fields) == 0 {
+		return err
 	}
-	return err
+	moved := *e
+	moved.Fields = slices.Clone(e.Fields)
+	for i, f := range moved.Fields {
+		first, rest, deeper := strings.Cut(strings.TrimPrefix(f.Pointer, "/"), "/")
+		n, err := strconv.Atoi(first)
+		if err != nil || n >= len(places) {
+			continue
+		}
+		moved.Fields[i].Pointer = fmt.Sprintf("/%d", places[n])
+		if deeper {
+			moved.Fields[i].Pointer += "/" + rest
+		}
+	}
+	return &moved
 }
 
 // DeleteRole deletes a role that nobody holds; with remove, it is first taken away from

@@ -198,6 +198,12 @@ func (w *Work) userChanged(before, after iam.User) {
 // EraseUser forgets a user: issuer, subject, attributes and memberships. Our id stays
 // in the audit.
 func (w *Work) EraseUser(ctx context.Context, id string, c Condition) error {
+	// Nobody adds them to a tenant from here on: each membership that ends is known.
+	if canonical(id) {
+		if err := w.tx.LockUserWhole(ctx, id); err != nil {
+			return err
+		}
+	}
 	u, err := w.User(ctx, id)
 	if err != nil {
 		return err

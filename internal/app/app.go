@@ -82,6 +82,18 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		return errors.New("DATABASE_URL cannot be used") // checked before: why could show a password
 	}
 	defer db.Close()
+	var bus *eventbus.Bus
+	if cfg.NATSURL != "" {
+		bus, err = eventbus.Connect(work, eventbus.Config{
+			URL: cfg.NATSURL, CredentialsFile: cfg.NATSCredentialsFile, CAFile: cfg.NATSCAFile, CertFile: cfg.NATSCertFile, KeyFile: cfg.NATSKeyFile,
+			Stream: cfg.NATSStream, Replicas: cfg.NATSStreamReplicas, Log: log,
+		})
+		if err != nil {
+			return errors.New("NATS_URL, or one of the files of NATS, cannot be used") // why could show a password
+		}
+		defer bus.Close()
+	}
+
 	// What runs beside the requests ends before what it uses is closed.
 	var beside sync.WaitGroup
 	defer beside.Wait()
@@ -123,18 +135,6 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		return err
 	}
 	defer stopPolicies()
-
-	var bus *eventbus.Bus
-	if cfg.NATSURL != "" {
-		bus, err = eventbus.Connect(work, eventbus.Config{
-			URL: cfg.NATSURL, CredentialsFile: cfg.NATSCredentialsFile, CAFile: cfg.NATSCAFile, CertFile: cfg.NATSCertFile, KeyFile: cfg.NATSKeyFile,
-			Stream: cfg.NATSStream, Replicas: cfg.NATSStreamReplicas, Log: log,
-		})
-		if err != nil {
-			return errors.New("NATS_URL, or one of the files of NATS, cannot be used") // why could show a password
-		}
-		defer bus.Close()
-	}
 
 	ops := &telemetry.Ops{Metrics: metrics, Build: build, Policy: func() any { return engine.Status() }, Checks: checks(db, verifier, engine, changes, bus)}
 	decisions := telemetry.NewAside(decisionQueue)

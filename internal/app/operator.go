@@ -153,7 +153,7 @@ func auditCommand(environ []string) *cobra.Command {
 				return errors.New("--keep must be 720h (30 days) or more")
 			}
 			var dropped []string
-			err := o.db.Change(cmd.Context(), func(ctx context.Context, tx *postgres.Tx) (err error) {
+			err := o.db.Change(postgres.Patient(cmd.Context()), func(ctx context.Context, tx *postgres.Tx) (err error) {
 				dropped, err = tx.PruneAudit(ctx, time.Now().Add(-keep))
 				return err
 			})
@@ -314,12 +314,13 @@ func eventsCommand(environ []string) *cobra.Command {
 				from = time.Now().Add(-ago)
 			}
 			var n int64
-			err = o.db.Change(postgres.Patient(cmd.Context()), func(ctx context.Context, tx *postgres.Tx) (err error) {
-				n, err = tx.ReplayEvents(ctx, from)
+			task := admin.Task{Action: "event:replay", Writes: true, Patient: true}
+			err = o.service.Do(cmd.Context(), o.caller, task, func(ctx context.Context, w *admin.Work) (err error) {
+				n, err = w.ReplayEvents(ctx, from)
 				return err
 			})
 			if err == nil {
-				fmt.Fprintf(cmd.OutOrStdout(), "%d events since %s are to be sent again\n", n, from.UTC().Format(time.RFC3339))
+				fmt.Fprintf(cmd.OutOrStdout(), "%d events since %s are to be sent again, by the replica that relays\n", n, from.UTC().Format(time.RFC3339))
 			}
 			return err
 		}),
@@ -345,7 +346,8 @@ func eventsCommand(environ []string) *cobra.Command {
 	}
 	decide := func(use, short string, skip bool) *cobra.Command {
 		return &cobra.Command{Use: use + " ID", Short: short, Args: cobra.ExactArgs(1), RunE: withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
-			return o.db.Change(cmd.Context(), func(ctx context.Context, tx *postgres.Tx) error { return tx.Unpark(ctx, args[0], skip) })
+			task := admin.Task{Action: "event:" + use, Object: args[0], Writes: true}
+			return o.service.Do(cmd.Context(), o.caller, task, func(ctx context.Context, w *admin.Work) error { return w.Unpark(ctx, args[0], skip) })
 		})}
 	}
 	cmd.AddCommand(replay, parked, decide("retry", "Try a parked event again", false), decide("skip", "Give a parked event up: it is never sent", true))

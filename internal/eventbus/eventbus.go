@@ -83,7 +83,7 @@ func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 	if err != nil {
 		return nil, err
 	}
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(4096))
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(4096), jetstream.WithPublishAsyncTimeout(outbox.AckWait))
 	if err != nil {
 		nc.Close()
 		return nil, err
@@ -126,6 +126,8 @@ func (b *Bus) Ready(ctx context.Context) (created time.Time, err error) {
 		return time.Time{}, fmt.Errorf("stream %s keeps %v, and must keep %s", b.cfg.Stream, c.Subjects, Subjects)
 	case c.Storage != jetstream.FileStorage:
 		return time.Time{}, fmt.Errorf("stream %s keeps events in memory, and must keep them in files", b.cfg.Stream)
+	case c.NoAck || c.Sealed:
+		return time.Time{}, fmt.Errorf("stream %s is sealed or acknowledges nothing, and must acknowledge what it keeps", b.cfg.Stream)
 	case c.Duplicates < Duplicates:
 		return time.Time{}, fmt.Errorf("stream %s drops duplicates for %s, and must for %s", b.cfg.Stream, c.Duplicates, Duplicates)
 	}

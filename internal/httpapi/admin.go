@@ -202,10 +202,18 @@ func (a *adminAPI) around(next http.Handler) http.Handler {
 // survive answers a request that makes us panic as any other fault of ours.
 func (a *adminAPI) survive(w *recorder, r *http.Request, next http.Handler) {
 	defer func() {
-		if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // it is the value itself
-			a.Log.ErrorContext(r.Context(), "a request made us panic", slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
-			fail(w, r, a.Log, fmt.Errorf("panic: %v", p))
+		p := recover()
+		if p == nil {
+			return
 		}
+		if p == http.ErrAbortHandler { //nolint:errorlint // it is the value itself
+			panic(p)
+		}
+		a.Log.ErrorContext(r.Context(), "a request made us panic", slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+		if w.wrote {
+			panic(http.ErrAbortHandler) // half an answer is none: the connection is cut
+		}
+		fail(w, r, a.Log, fmt.Errorf("panic: %v", p))
 	}()
 	next.ServeHTTP(w, r)
 }
@@ -361,9 +369,13 @@ func yamlToJSON(next http.Handler) http.Handler {
 // noAliases refuses YAML that refers to itself: a few bytes of it can be gigabytes when
 // they are written out.
 func noAliases(body []byte) error {
-	var doc yamlv3.Node
-	if err := yamlv3.Unmarshal(body, &doc); err != nil {
+	var doc, more yamlv3.Node
+	d := yamlv3.NewDecoder(bytes.NewReader(body))
+	if err := d.Decode(&doc); err != nil {
 		return err
+	}
+	if err := d.Decode(&more); !errors.Is(err, io.EOF) {
+		return errors.New("one document is taken, and there are more")
 	}
 	var walk func(n *yamlv3.Node) error
 	walk = func(n *yamlv3.Node) error {

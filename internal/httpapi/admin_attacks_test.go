@@ -155,6 +155,8 @@ func TestWhoHoldsForATimeGivesForNoLonger(t *testing.T) {
 	end := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	id := w.member("acme", "temp")
 	w.ok(w.db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: id, Status: "active", Roles: []string{iam.RoleTenantAdmin, "viewer"}, ExpiresAt: end}))
+	w.want(201, "root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "plain"})
+	bearer := w.member("acme", "bearer", "plain")
 	later, sooner := end.Add(time.Minute), end.Add(-time.Minute)
 	for name, r := range map[string]reply{
 		"for themself, for ever":   w.call("temp", "PUT", "/v1/tenants/acme/members/"+id, map[string]any{"roles": []string{iam.RoleTenantAdmin, "viewer"}}, "If-Match: *"),
@@ -169,6 +171,10 @@ func TestWhoHoldsForATimeGivesForNoLonger(t *testing.T) {
 	}
 	w.want(201, "temp", "POST", "/v1/tenants/acme/members", map[string]any{"subject": "heir", "roles": []string{"viewer"}, "expires_at": sooner})
 	w.want(204, "temp", "DELETE", "/v1/tenants/acme/members/"+w.user("heir"), nil)
+	// Taking away, and shortening, need no end.
+	w.want(200, "temp", "PATCH", "/v1/tenants/acme/members/"+bearer, map[string]any{"status": "suspended"})
+	w.want(403, "temp", "PATCH", "/v1/tenants/acme/members/"+bearer, map[string]any{"status": "active"})
+	w.want(200, "temp", "PUT", "/v1/tenants/acme/members/"+bearer, map[string]any{"status": "suspended", "roles": []string{"plain"}, "expires_at": later}, "If-Match: *")
 	w.want(201, "root", "POST", "/v1/tenants/acme/members", map[string]any{"subject": "heir", "roles": []string{"viewer"}})
 }
 
@@ -345,6 +351,10 @@ func TestAKeptAnswerIsForgottenWithWhomItIsAbout(t *testing.T) {
 	w.want(204, "root", "DELETE", "/v1/users/"+w.user(subject), nil)
 	if found := w.search(subject); len(found) > 0 {
 		t.Errorf("still in %v", found)
+	}
+	// Who asks again does not do it again.
+	if r := w.want(409, "tina", "POST", "/v1/tenants/acme/members", map[string]any{"subject": subject, "attributes": map[string]any{"plan": "kept-value"}}, "Idempotency-Key: m"); r.field("code") != "answer_forgotten" {
+		t.Errorf("got %s", r)
 	}
 }
 

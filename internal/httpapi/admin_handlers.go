@@ -934,6 +934,23 @@ type manifestPut struct {
 	Attributes *[]manifestAttribute `json:"attributes,omitempty" maxItems:"200" doc:"attributes of users, tenants and memberships"`
 }
 
+// UnmarshalJSON takes our names as they are written, and passes over all others: a name in
+// other letters is not ours.
+func (b *manifestPut) UnmarshalJSON(text []byte) error {
+	var all map[string]json.RawMessage
+	if err := json.Unmarshal(text, &all); err != nil {
+		return err
+	}
+	for name, into := range map[string]any{"service": &b.Service, "roles": &b.Roles, "attributes": &b.Attributes} {
+		if raw, there := all[name]; there {
+			if err := json.Unmarshal(raw, into); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 func (b manifestPut) manifest(service string) (iam.Manifest, error) {
 	m := iam.Manifest{Service: service}
 	var wrong []iam.FieldError
@@ -1065,7 +1082,7 @@ type auditIn struct {
 	Tenant string    `query:"tenant" maxLength:"64" doc:"id of the tenant; absent: everything"`
 	Actor  string    `query:"actor" maxLength:"255"`
 	Action string    `query:"action" maxLength:"64" doc:"as in member:create"`
-	Kind   string    `query:"kind" enum:"tenant,role,user,member,mapping,service"`
+	Kind   string    `query:"kind" enum:"tenant,role,user,member,mapping,service,event"`
 	Object string    `query:"object" maxLength:"255" doc:"id or name"`
 	From   time.Time `query:"from" doc:"not before"`
 	Until  time.Time `query:"until" doc:"before"`

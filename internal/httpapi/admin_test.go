@@ -67,6 +67,8 @@ func TestBadInputIsToldFieldByField(t *testing.T) {
 		"a cycle":                {"PUT", "/v1/roles/viewer", map[string]any{"inherits": []string{"editor"}}, []string{"If-Match: *"}, 422, []string{"/inherits"}},
 		"revoked in the future":  {"POST", "/v1/users/" + w.user("carol") + ":revoke", map[string]any{"before": "2100-01-01T00:00:00Z"}, nil, 422, []string{"/before"}},
 		"an unknown default":     {"POST", "/v1/users", map[string]any{"subject": "n", "default_tenant": "nowhere"}, nil, 422, []string{"/default_tenant"}},
+		"a manifest in capitals": {"PUT", "/v1/services/s/manifest", `{"ROLES":[{"name":"x"}]}`, nil, 422, []string{""}},
+		"YAML of two documents":  {"PUT", "/v1/services/s/manifest", "roles: []\n---\nroles: []", []string{"Content-Type: application/yaml"}, 400, nil},
 		"a manifest that drops":  {"PUT", "/v1/services/s/manifest", map[string]any{"rolse": []any{}}, nil, 422, []string{""}},
 		"permissions of others":  {"PUT", "/v1/services/s/manifest", map[string]any{"roles": []any{map[string]any{"name": "r", "permissions": []string{"s:a", "t:a"}}}}, nil, 422, []string{"/roles/0/permissions/1"}},
 		"a manifest's cycle":     {"PUT", "/v1/services/s/manifest", map[string]any{"roles": []any{map[string]any{"name": "a", "inherits": []string{"b"}}, map[string]any{"name": "b", "inherits": []string{"a"}}}}, nil, 422, []string{"/roles/0/inherits"}},
@@ -783,6 +785,9 @@ func TestARoleIsDeletedOnlyWhenNobodyHoldsIt(t *testing.T) {
 	if got := w.want(200, "root", "GET", "/v1/tenants/acme/roles/chief", nil).field("inherits"); fmt.Sprint(got) != "[]" {
 		t.Errorf("chief inherits %v", got)
 	}
+	w.want(201, "root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "botrole"})
+	w.ok(w.db.PutClient(ctx, iam.Client{Issuer: w.rauth.Issuer, ClientID: "b", Tenant: "acme", Roles: []string{"botrole"}, Status: iam.ClientActive}))
+	w.want(409, "root", "DELETE", "/v1/tenants/acme/roles/botrole?remove=true", nil)
 	w.want(409, "root", "DELETE", "/v1/roles/viewer", nil)
 	w.want(409, "root", "DELETE", "/v1/roles/iam:tenant-admin", nil)
 	w.want(409, "tina", "DELETE", "/v1/tenants/acme/roles/viewer", nil) // a global one

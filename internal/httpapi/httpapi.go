@@ -160,11 +160,17 @@ func observed(route string, observe Observe, h http.HandlerFunc) http.HandlerFun
 type recorder struct {
 	http.ResponseWriter
 	status int
+	wrote  bool
 }
 
 func (r *recorder) WriteHeader(status int) {
-	r.status = status
+	r.status, r.wrote = status, true
 	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	r.wrote = true
+	return r.ResponseWriter.Write(b)
 }
 
 func encode(w http.ResponseWriter, status int, v any) error {

@@ -9,6 +9,7 @@ const (
 	KindMapping = "mapping"
 	KindService = "service"
 	KindAudit   = "audit"
+	KindEvent   = "event" // only audited
 )
 
 // Event says that something has become true: named in the past tense, and

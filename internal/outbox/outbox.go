@@ -39,6 +39,17 @@ type Event struct {
 	Data       json.RawMessage
 	OccurredAt time.Time
 	Tries      int
+	Round      int // how often it was replayed
+}
+
+// MessageID is by what the stream knows the event again. A replay is to arrive even where
+// the stream has seen the event: its rounds have names of their own. The CloudEvents id
+// stays.
+func (e *Event) MessageID() string {
+	if e.Round == 0 {
+		return e.ID
+	}
+	return fmt.Sprintf("%s.%d", e.ID, e.Round)
 }
 
 // key is what keeps its order.
@@ -100,8 +111,11 @@ type Session interface {
 	Sent(ctx context.Context, seqs []int64) error
 	// Refused notes that the bus refused an event for itself, and parks it if park is set.
 	Refused(ctx context.Context, seq int64, why string, park bool) error
-	// LastSent is when the last event was marked; zero: none ever was.
-	LastSent(ctx context.Context) (time.Time, error)
+	// Stream is told when the stream was made, and reports when the one was made that events
+	// went to before: the same, unless that was lost.
+	Stream(ctx context.Context, created time.Time) (before time.Time, err error)
+	// Replay makes events pending again, if an operator asked for it. It reports how many.
+	Replay(ctx context.Context) (int64, error)
 	// Wait returns when something may have become true, or after a second.
 	Wait(ctx context.Context) error
 	Close()
@@ -121,15 +135,20 @@ type RefusedError struct{ Cause error }
 func (e *RefusedError) Error() string { return "refused: " + e.Cause.Error() }
 func (e *RefusedError) Unwrap() error { return e.Cause }
 
+// AckWait is how long an acknowledgement is waited for.
+const AckWait = 10 * time.Second
+
 // Limits.
 const (
 	batch    = 1000
 	tries    = 5
-	ackWait  = 10 * time.Second
 	minPause = 200 * time.Millisecond
 	maxPause = 30 * time.Second
 
 	checkEvery = 10 * time.Second // how often the stream is looked at
+	markEvery  = time.Second      // how long what was taken stays unmarked
+
+	refusedPause = time.Second
 )
 
 // Config of a Relay.
@@ -184,6 +203,7 @@ func (r *Relay) Run(ctx context.Context) {
 			r.cfg.Log.WarnContext(ctx, "stopped relaying events", slog.Any("err", err))
 		}
 		s.Close()
+		r.lost(false) // the next leader says
 	}
 }
 
@@ -203,6 +223,12 @@ func (r *Relay) lead(ctx context.Context, s Session) error {
 			}
 			checked = time.Now()
 		}
+		if n, err := s.Replay(ctx); err != nil {
+			return err
+		} else if n > 0 {
+			r.cfg.Log.InfoContext(ctx, "sending events again", slog.Int64("events", n))
+			checked = time.Time{} // a stream that was lost is filled
+		}
 		events, err := s.Pending(ctx, batch)
 		if err != nil {
 			return err
@@ -213,12 +239,15 @@ func (r *Relay) lead(ctx context.Context, s Session) error {
 			}
 			continue
 		}
-		sent, outage, err := r.send(ctx, s, events)
+		sent, refused, outage, err := r.send(ctx, s, events)
 		if err != nil {
 			return err
 		}
 		if outage == nil {
 			wait = minPause
+			if refused > 0 {
+				pause(ctx, refusedPause) // a try is worth something only after a while
+			}
 			continue
 		}
 		r.cfg.OnError("unavailable")
@@ -231,26 +260,31 @@ func (r *Relay) lead(ctx context.Context, s Session) error {
 	return nil
 }
 
-// check looks at the stream, and says whether it has lost what it took.
+// check looks at the stream, and says whether it is the one that events went to before.
 func (r *Relay) check(ctx context.Context, s Session) error {
 	created, err := r.cfg.Bus.Ready(ctx)
 	if err != nil {
 		return err
 	}
-	last, err := s.LastSent(ctx)
+	created = created.Truncate(time.Microsecond) // as exactly as a table keeps it
+	before, err := s.Stream(ctx, created)
 	if err != nil {
 		return err
 	}
-	lost := !last.IsZero() && created.After(last)
-	r.mu.Lock()
-	was := r.recreate
-	r.recreate = lost
-	r.mu.Unlock()
-	if lost && !was {
-		r.cfg.Log.ErrorContext(ctx, "the stream of events is younger than the last event it took: events are gone from it; \"iam-service events replay --since\" sends them again",
-			slog.Time("created", created), slog.Time("last_sent", last))
+	lost := !created.Equal(before)
+	if was := r.lost(lost); lost && !was {
+		r.cfg.Log.ErrorContext(ctx, "the stream of events is another one than before: events are gone from it; \"iam-service events replay --since\" sends them again",
+			slog.Time("created", created), slog.Time("before", before))
 	}
 	return nil
+}
+
+// lost notes whether the stream was lost, and returns what was known.
+func (r *Relay) lost(is bool) (was bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was, r.recreate = r.recreate, is
+	return was
 }
 
 // patience waits, longer each time. The session is asked along, so that a leader that was
@@ -263,8 +297,10 @@ func (r *Relay) patience(ctx context.Context, s Session, wait *time.Duration) er
 }
 
 // send publishes events, of each object one after the other, and marks those that were
-// taken. It returns how many were, and what was wrong with the bus; err is of the queue.
-func (r *Relay) send(ctx context.Context, s Session, events []Event) (sent int, outage, err error) {
+// taken, about once a second: a leader that was cut off notices. It returns how many were
+// taken, how many were refused for themselves, and what was wrong with the bus; err is of
+// the queue.
+func (r *Relay) send(ctx context.Context, s Session, events []Event) (sent, refused int, outage, err error) {
 	lanes := map[string][]*Event{}
 	var order []string
 	for i := range events {
@@ -276,66 +312,91 @@ func (r *Relay) send(ctx context.Context, s Session, events []Event) (sent int, 
 		lanes[k] = append(lanes[k], e)
 	}
 	var done []int64
-	for len(order) > 0 && outage == nil && ctx.Err() == nil {
-		type flight struct {
-			e   *Event
-			ack <-chan error
+	marked := time.Now()
+	mark := func() error {
+		if len(done) == 0 {
+			return nil
 		}
-		flights := make([]flight, 0, len(order))
-		for _, k := range order {
-			e := lanes[k][0]
-			body, err := e.CloudEvent()
-			if err != nil {
-				ack := make(chan error, 1)
-				ack <- &RefusedError{err}
-				flights = append(flights, flight{e, ack})
-				continue
-			}
-			flights = append(flights, flight{e, r.cfg.Bus.Publish(e.Subject(), e.ID, body)})
+		// Also when we are to stop: what was taken is not sent again.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		err := s.Sent(ctx, done)
+		sent, done, marked = sent+len(done), done[:0], time.Now()
+		return err
+	}
+	for len(order) > 0 && outage == nil && ctx.Err() == nil {
+		acks := make([]<-chan error, len(order))
+		for i, k := range order {
+			acks[i] = r.publish(lanes[k][0])
 		}
 		var next []string
-		deadline := time.NewTimer(ackWait)
-		for i, f := range flights {
-			k := order[i]
-			var failed error
-			select {
-			case failed = <-f.ack:
-			case <-deadline.C:
-				failed = errors.New("the bus does not acknowledge")
-				deadline.Reset(0)
-			case <-ctx.Done():
-				failed = ctx.Err()
-			}
-			var refused *RefusedError
-			switch {
-			case failed == nil:
-				done = append(done, f.e.Seq)
-				r.cfg.OnSent(f.e.Type)
-				if lanes[k] = lanes[k][1:]; len(lanes[k]) > 0 {
-					next = append(next, k)
-				}
-			case errors.As(failed, &refused):
+		deadline := time.After(AckWait)
+		for i, k := range order {
+			e := lanes[k][0]
+			failed := await(ctx, acks[i], deadline)
+			if _, is := errors.AsType[*RefusedError](failed); is {
+				refused++
 				r.cfg.OnError("refused")
-				park := f.e.Tries+1 >= tries
-				r.cfg.Log.ErrorContext(ctx, "the bus refuses an event", slog.String("id", f.e.ID), slog.String("type", f.e.Type), slog.Bool("parked", park), slog.Any("err", failed))
-				if err := s.Refused(ctx, f.e.Seq, failed.Error(), park); err != nil {
-					deadline.Stop()
-					return len(done), nil, err
+				park := e.Tries+1 >= tries
+				r.cfg.Log.ErrorContext(ctx, "the bus refuses an event", slog.String("id", e.ID), slog.String("type", e.Type), slog.Bool("parked", park), slog.Any("err", failed))
+				if err := s.Refused(ctx, e.Seq, failed.Error(), park); err != nil {
+					return sent, refused, nil, err
 				}
-			default:
+				continue
+			}
+			if failed != nil {
 				outage = failed
+				deadline = closed // the rest is only looked at
+				continue
+			}
+			done = append(done, e.Seq)
+			r.cfg.OnSent(e.Type)
+			if lanes[k] = lanes[k][1:]; len(lanes[k]) > 0 {
+				next = append(next, k)
 			}
 		}
-		deadline.Stop()
 		order = next
+		if time.Since(marked) > markEvery {
+			if err := mark(); err != nil {
+				return sent, refused, outage, err
+			}
+		}
 	}
-	if len(done) == 0 {
-		return 0, outage, nil
+	return sent, refused, outage, mark()
+}
+
+func (r *Relay) publish(e *Event) <-chan error {
+	body, err := e.CloudEvent()
+	if err != nil {
+		ack := make(chan error, 1)
+		ack <- &RefusedError{err}
+		return ack
 	}
-	// Also when we are to stop: what was taken is not sent again.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	return len(done), outage, s.Sent(ctx, done)
+	return r.cfg.Bus.Publish(e.Subject(), e.MessageID(), body)
+}
+
+// closed is a deadline that is over.
+var closed = func() <-chan time.Time {
+	c := make(chan time.Time)
+	close(c)
+	return c
+}()
+
+// await waits for an acknowledgement. One that is there counts, however late it is.
+func await(ctx context.Context, ack <-chan error, deadline <-chan time.Time) error {
+	select {
+	case err := <-ack:
+		return err
+	default:
+	}
+	select {
+	case err := <-ack:
+		return err
+	case <-deadline:
+		return errors.New("the bus does not acknowledge")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func pause(ctx context.Context, d time.Duration) {

@@ -38,7 +38,8 @@ func (tx *Tx) DeleteRole(ctx context.Context, tenant, name string) error {
 func (tx *Tx) DeleteUser(ctx context.Context, id string) error {
 	_, err := tx.tx.Exec(ctx, `DELETE FROM users WHERE id = $1::uuid`, id)
 	if err == nil {
-		_, err = tx.tx.Exec(ctx, `DELETE FROM idempotency WHERE answer::text LIKE '%' || $1 || '%'`, id)
+		// That it was asked stays, so that it is not done once more; the answer goes.
+		_, err = tx.tx.Exec(ctx, `UPDATE idempotency SET answer = NULL, users = '{}' WHERE users @> ARRAY[$1::uuid]`, id)
 	}
 	return wrap("delete a user", err)
 }
@@ -204,24 +205,21 @@ func (tx *Tx) Begin(ctx context.Context, caller []byte, key string, request []by
 	return before, wrap("read what became of a key", err)
 }
 
-// Finish notes the answer that Begin will return.
-func (tx *Tx) Finish(ctx context.Context, caller []byte, key string, answer json.RawMessage) error {
-	_, err := tx.tx.Exec(ctx, `UPDATE idempotency SET answer = $3 WHERE caller = $1 AND key = $2`, caller, key, []byte(answer))
+// Finish notes the answer that Begin will return, and whom it is about.
+func (tx *Tx) Finish(ctx context.Context, caller []byte, key string, answer json.RawMessage, users []string) error {
+	_, err := tx.tx.Exec(ctx, `UPDATE idempotency SET answer = $3, users = $4 WHERE caller = $1 AND key = $2`, caller, key, []byte(answer), list(users))
 	return wrap("finish under a key", err)
 }
 
 // Chores does what is due once an hour: partitions of the audit ahead of time, keys
-// that have expired, events that were sent long ago, and the heads of chains that have grown since they were last
+// that have expired, and the heads of chains that have grown since they were last
 // told. It returns those heads; an event of each is in the outbox.
-func (tx *Tx) Chores(ctx context.Context, keepSent time.Duration) (heads []iam.Checkpoint, err error) {
+func (tx *Tx) Chores(ctx context.Context) (heads []iam.Checkpoint, err error) {
 	if _, err := tx.tx.Exec(ctx, `SELECT iam_audit_partitions()`); err != nil {
 		return nil, wrap("make partitions of the audit", err)
 	}
 	if _, err := tx.tx.Exec(ctx, `DELETE FROM idempotency WHERE created_at < now() - interval '24 hours'`); err != nil {
 		return nil, wrap("forget keys of requests", err)
-	}
-	if _, err := tx.tx.Exec(ctx, `DELETE FROM outbox WHERE sent_at < $1`, time.Now().Add(-keepSent)); err != nil {
-		return nil, wrap("forget events that were sent", err)
 	}
 	heads, err = collect(ctx, tx, "read the heads of the audit", `
 		UPDATE audit_heads SET published = seq WHERE published < seq RETURNING chain, seq, encode(hash, 'hex')`, nil, pgx.RowToStructByPos[iam.Checkpoint])
@@ -342,4 +340,10 @@ func (tx *Tx) PruneAudit(ctx context.Context, before time.Time) (dropped []strin
 		dropped = append(dropped, name)
 	}
 	return dropped, nil
+}
+
+// ForgetSent forgets some events that were sent before a time. It returns how many.
+func (tx *Tx) ForgetSent(ctx context.Context, before time.Time) (int64, error) {
+	tag, err := tx.tx.Exec(ctx, `DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE sent_at < $1 ORDER BY sent_at LIMIT 20000)`, before)
+	return tag.RowsAffected(), wrap("forget events that were sent", err)
 }

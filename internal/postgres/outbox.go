@@ -24,6 +24,11 @@ func (db *DB) Lead(ctx context.Context) (outbox.Session, error) {
 	cfg.ConnectTimeout = connectTimeout
 	cfg.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	cfg.RuntimeParams["application_name"] = "iam-service relay"
+	// A leader that vanishes without a word gives its lock back within half a minute.
+	cfg.RuntimeParams["tcp_keepalives_idle"] = "10"
+	cfg.RuntimeParams["tcp_keepalives_interval"] = "5"
+	cfg.RuntimeParams["tcp_keepalives_count"] = "3"
+	cfg.RuntimeParams["tcp_user_timeout"] = "25000"
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, err
@@ -54,10 +59,11 @@ type relaySession struct{ conn *pgx.Conn }
 const relayLimit = 5 * time.Second
 
 func (s *relaySession) Pending(ctx context.Context, most int) ([]outbox.Event, error) {
+	s.drain() // what was heard before is what is read now
 	ctx, cancel := context.WithTimeout(ctx, relayLimit)
 	defer cancel()
 	rows, err := s.conn.Query(ctx, `
-		SELECT o.seq, o.id::text, o.type, coalesce(o.tenant, ''), o.kind, o.object, o.data, o.occurred_at, o.tries FROM outbox o
+		SELECT o.seq, o.id::text, o.type, coalesce(o.tenant, ''), o.kind, o.object, o.data, o.occurred_at, o.tries, o.round FROM outbox o
 		 WHERE o.sent_at IS NULL AND NOT o.parked
 		   AND NOT EXISTS (SELECT FROM outbox p WHERE p.parked AND p.sent_at IS NULL AND p.kind = o.kind AND p.object = o.object
 		                      AND p.tenant IS NOT DISTINCT FROM o.tenant AND p.seq < o.seq)
@@ -83,12 +89,35 @@ func (s *relaySession) Refused(ctx context.Context, seq int64, why string, park 
 	return wrap("note a refused event", err)
 }
 
-func (s *relaySession) LastSent(ctx context.Context) (time.Time, error) {
+func (s *relaySession) Stream(ctx context.Context, created time.Time) (before time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, relayLimit)
 	defer cancel()
-	var last *time.Time
-	err := s.conn.QueryRow(ctx, `SELECT max(sent_at) FROM outbox WHERE sent_at IS NOT NULL`).Scan(&last)
-	return deref(last), wrap("read when the last event was sent", err)
+	err = s.conn.QueryRow(ctx, `UPDATE relay SET stream_created = coalesce(stream_created, $1) RETURNING stream_created`, created).Scan(&before)
+	return before, wrap("note the stream", err)
+}
+
+func (s *relaySession) Replay(ctx context.Context) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 12*relayLimit)
+	defer cancel()
+	// The leader does it between two batches: nothing of an object is under way, so that its
+	// events keep their order.
+	tag, err := s.conn.Exec(ctx, `
+		WITH asked AS (SELECT replay_since AS since FROM relay WHERE replay_since IS NOT NULL FOR UPDATE),
+		     done AS (UPDATE relay SET replay_since = NULL, stream_created = NULL FROM asked)
+		UPDATE outbox o SET sent_at = NULL, round = round + 1, tries = 0 FROM asked
+		 WHERE o.sent_at IS NOT NULL AND NOT o.skipped AND o.occurred_at >= asked.since`)
+	return tag.RowsAffected(), wrap("replay events", err)
+}
+
+// drain takes what was heard and not looked at: one look at the table answers it all.
+func (s *relaySession) drain() {
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	for {
+		if _, err := s.conn.WaitForNotification(over); err != nil {
+			return
+		}
+	}
 }
 
 func (s *relaySession) Wait(ctx context.Context) error {
@@ -114,23 +143,31 @@ type OutboxState struct {
 	Parked  int64
 }
 
+// MostCounted is where counting ends: more than that is too much anyway.
+const MostCounted = 100_000
+
 // Outbox returns what waits.
 func (db *DB) Outbox(ctx context.Context) (s OutboxState, err error) {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
 	var seconds float64
 	err = db.admin.QueryRow(ctx, `
-		SELECT count(*), coalesce(extract(epoch FROM now() - min(occurred_at)), 0)::float8, count(*) FILTER (WHERE parked) FROM outbox WHERE sent_at IS NULL`).
+		SELECT (SELECT count(*) FROM (SELECT FROM outbox WHERE sent_at IS NULL LIMIT $1) x),
+		       coalesce((SELECT extract(epoch FROM now() - occurred_at) FROM outbox WHERE sent_at IS NULL ORDER BY seq LIMIT 1), 0)::float8,
+		       (SELECT count(*) FROM outbox WHERE parked AND sent_at IS NULL)`, MostCounted).
 		Scan(&s.Pending, &seconds, &s.Parked)
 	s.Oldest = time.Duration(max(0, seconds) * float64(time.Second))
 	return s, wrap("count pending events", err)
 }
 
-// ReplayEvents makes events that occurred since a time pending again, under their ids. It
-// returns how many.
-func (tx *Tx) ReplayEvents(ctx context.Context, since time.Time) (int64, error) {
-	tag, err := tx.tx.Exec(ctx, `UPDATE outbox SET sent_at = NULL WHERE sent_at IS NOT NULL AND occurred_at >= $1`, since)
-	return tag.RowsAffected(), wrap("replay events", err)
+// ReplayEvents asks the relay to send again what occurred since a time, but for what was
+// given up. It returns how many that are now.
+func (tx *Tx) ReplayEvents(ctx context.Context, since time.Time) (n int64, err error) {
+	_, err = tx.tx.Exec(ctx, `UPDATE relay SET replay_since = least(replay_since, $1)`, since)
+	if err == nil {
+		_, err = tx.look(ctx, `SELECT count(*) FROM outbox WHERE sent_at IS NOT NULL AND NOT skipped AND occurred_at >= $1`, []any{since}, &n)
+	}
+	return n, wrap("ask for a replay", err)
 }
 
 // ParkedEvent is an event that holds back its object.
@@ -151,7 +188,7 @@ func (tx *Tx) ParkedEvents(ctx context.Context) ([]ParkedEvent, error) {
 func (tx *Tx) Unpark(ctx context.Context, id string, skip bool) error {
 	sql := `UPDATE outbox SET parked = false, tries = 0 WHERE id::text = $1 AND parked AND sent_at IS NULL`
 	if skip {
-		sql = `UPDATE outbox SET parked = false, sent_at = now() WHERE id::text = $1 AND parked AND sent_at IS NULL`
+		sql = `UPDATE outbox SET parked = false, skipped = true, sent_at = now() WHERE id::text = $1 AND parked AND sent_at IS NULL`
 	}
 	tag, err := tx.tx.Exec(ctx, sql, id)
 	if err == nil && tag.RowsAffected() == 0 {

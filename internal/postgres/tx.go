@@ -141,6 +141,13 @@ func (tx *Tx) LockCaller(ctx context.Context, issuer, subject, clientID string) 
 	return wrap("lock a caller", err)
 }
 
+// LockUserWhole keeps a user from being changed, and from becoming a member of anything,
+// until the transaction ends.
+func (tx *Tx) LockUserWhole(ctx context.Context, id string) error {
+	_, err := tx.tx.Exec(ctx, `SELECT FROM users WHERE id = $1::uuid FOR UPDATE`, id)
+	return wrap("lock a user", err)
+}
+
 // LockTenant makes changes in one tenant happen one after the other. It reports
 // whether there is such a tenant.
 func (tx *Tx) LockTenant(ctx context.Context, id string) (bool, error) {

@@ -388,19 +388,24 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 		ON CONFLICT ON CONSTRAINT memberships_pkey DO UPDATE
 		   SET status = excluded.status, roles = excluded.roles, attributes = excluded.attributes,
 		       expires_at = excluded.expires_at, version = nextval('iam_versions'), updated_at = now()
-		RETURNING user_id::text, version`, tenant, body)
+		RETURNING user_id::text, version, xmax = 0`, tenant, body)
 	if err != nil {
 		return wrap("put members", err)
 	}
 	var id string
 	var version int64
-	if _, err := pgx.ForEachRow(rows, []any{&id, &version}, func() error {
+	var joined bool
+	var fresh []string
+	if _, err := pgx.ForEachRow(rows, []any{&id, &version, &joined}, func() error {
 		members[place[id]].Version = version
+		if joined {
+			fresh = append(fresh, id)
+		}
 		return nil
 	}); err != nil {
 		return wrap("put members", err)
 	}
-	return tx.notTooMany(ctx, ids, place)
+	return tx.notTooMany(ctx, fresh, place)
 }
 
 // notTooMany refuses users with more memberships than are allowed. Those who are close to

@@ -25,9 +25,9 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/go-retryablehttp"
@@ -71,7 +71,8 @@ const (
 	repeats    = 2               // beyond the first attempt
 	maxPause   = 2 * time.Second // also where the provider asks for more
 	trips      = 5               // failures in a row that open the breaker
-	pageSize   = 500
+	pageSize   = 100
+	maxPages   = 10_000 // of a list that leads on and on
 	earlyRenew = 30 * time.Second
 )
 
@@ -83,8 +84,8 @@ type Client struct {
 	again   *retryablehttp.Client
 	breaker *gobreaker.CircuitBreaker[*answer]
 
-	mu    sync.Mutex
-	token *oauth2.Token
+	renewing chan struct{} // of one; whoever waits for it does so no longer than they may
+	token    *oauth2.Token // under renewing
 }
 
 // New returns a client; it calls nobody yet.
@@ -112,7 +113,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	attempts := *cfg.HTTP
 	attempts.Timeout = cfg.Timeout
-	c := &Client{cfg: cfg, base: base}
+	c := &Client{cfg: cfg, base: base, renewing: make(chan struct{}, 1)}
 	repeating := func(most int) *retryablehttp.Client {
 		return &retryablehttp.Client{
 			HTTPClient: &attempts, RetryMax: most, RetryWaitMin: cfg.Pause, RetryWaitMax: maxPause, CheckRetry: worthAgain, Backoff: pause,
@@ -123,7 +124,8 @@ func New(cfg Config) (*Client, error) {
 	c.breaker = gobreaker.NewCircuitBreaker[*answer](gobreaker.Settings{
 		Name: "rauth", MaxRequests: 1, Timeout: cfg.Open,
 		ReadyToTrip:  func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= trips },
-		IsSuccessful: func(err error) bool { return iam.KindOf(err) != iam.Unavailable || errors.Is(err, context.Canceled) },
+		IsSuccessful: func(err error) bool { return err == nil || iam.KindOf(err) != iam.Unavailable },
+		IsExcluded:   func(err error) bool { return errors.Is(err, errGivenUp) }, // says nothing of the provider
 	})
 	return c, nil
 }
@@ -138,21 +140,38 @@ func worthAgain(ctx context.Context, resp *http.Response, err error) (bool, erro
 	}
 	switch resp.StatusCode {
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return true, nil
+		wait, said := retryAfter(resp)
+		return !said || wait <= maxPause, nil // who asks for more is asked later, and not by us
 	}
 	return false, nil
+}
+
+// retryAfter reads what the provider asks for, in seconds or as a date (RFC 9110, section
+// 10.2.3).
+func retryAfter(resp *http.Response) (wait time.Duration, said bool) {
+	v := resp.Header.Get("Retry-After")
+	if n, err := strconv.Atoi(v); err == nil && n >= 0 {
+		return time.Duration(n) * time.Second, true
+	}
+	if at, err := http.ParseTime(v); err == nil {
+		return max(0, time.Until(at)), true
+	}
+	return 0, false
 }
 
 // pause is what the provider asks for, if that is not too long, else twice as long each
 // time, with jitter.
 func pause(least, most time.Duration, attempt int, resp *http.Response) time.Duration {
 	if resp != nil {
-		if n, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && n >= 0 {
-			return min(time.Duration(n)*time.Second, most)
+		if wait, said := retryAfter(resp); said {
+			return max(least, min(wait, most))
 		}
 	}
 	return retryablehttp.LinearJitterBackoff(least, 2*least, attempt, nil)
 }
+
+// errGivenUp marks a call whose caller did not wait for its end.
+var errGivenUp = errors.New("the caller did not wait")
 
 // Secret is a client's secret, as it is obtained: it is not to be kept.
 type Secret string
@@ -166,7 +185,7 @@ func (Secret) LogValue() slog.Value { return slog.StringValue("(secret)") }
 // registered is an answer with a client.
 type registered struct {
 	iam.Registration
-	Secret string `json:"client_secret"`
+	Secret string `json:"client_secret,omitempty"`
 }
 
 // Create makes a client under the id that is given, so that it can be repeated. The
@@ -175,7 +194,7 @@ func (c *Client) Create(ctx context.Context, r iam.Registration) (Secret, error)
 	var got registered
 	err := c.call(ctx, "create", http.MethodPost, c.at("clients"), r, &got, http.StatusCreated)
 	if err == nil && got.ClientID != r.ClientID {
-		return "", c.bad("create", fmt.Errorf("it made %q and not %q", got.ClientID, r.ClientID))
+		return "", c.refuse("create", errors.Join(iam.ErrOutcomeUnknown, fmt.Errorf("it made %q and not %q", got.ClientID, r.ClientID)))
 	}
 	return Secret(got.Secret), err
 }
@@ -201,15 +220,32 @@ func (c *Client) Delete(ctx context.Context, id string) error {
 	return err
 }
 
+// CodeCannotRotate is of a provider that has no rotation with an overlap: SetSecret is what
+// is left there.
+const CodeCannotRotate = "rotation_unsupported"
+
 // Rotate gives a client another secret. The one before works until Retire. It is never
-// repeated: each call makes a secret.
+// repeated: each call makes a secret. A provider that cannot is a Conflict of the code
+// CodeCannotRotate.
 func (c *Client) Rotate(ctx context.Context, id string) (Secret, error) {
 	var got registered
 	err := c.call(ctx, "rotate", http.MethodPost, c.at("clients", id, "secrets", "rotate"), nil, &got, http.StatusOK)
+	if k := iam.KindOf(err); err != nil && (k == iam.NotFound || iam.CodeOf(err) == codeNoSuchCall) {
+		// No such client, or no such call?
+		if _, there := c.Get(ctx, id); there == nil {
+			return "", &iam.Error{Kind: iam.Conflict, Code: CodeCannotRotate, Detail: "the identity provider cannot rotate secrets", Cause: err}
+		}
+	}
 	if err == nil && got.Secret == "" {
-		return "", c.bad("rotate", errors.New("it answers without a secret"))
+		return "", c.refuse("rotate", errors.Join(iam.ErrOutcomeUnknown, errors.New("it answers without a secret")))
 	}
 	return Secret(got.Secret), err
+}
+
+// SetSecret replaces all of a client's metadata and its secret, at once and without an
+// overlap.
+func (c *Client) SetSecret(ctx context.Context, r iam.Registration, secret Secret) error {
+	return c.call(ctx, "update", http.MethodPut, c.at("clients", r.ClientID), registered{r, string(secret)}, nil, http.StatusOK)
 }
 
 // Retire ends all secrets but the newest.
@@ -220,7 +256,10 @@ func (c *Client) Retire(ctx context.Context, id string) error {
 // List calls each for all clients of the provider, whosever they are.
 func (c *Client) List(ctx context.Context, each func(iam.Registration) error) error {
 	next := c.at("clients") + "?page_size=" + strconv.Itoa(pageSize)
-	for next != "" {
+	for pages := 0; next != ""; pages++ {
+		if pages == maxPages {
+			return c.refuse("list", errors.New("its list does not end"))
+		}
 		var page []registered
 		a, err := c.ask(ctx, "list", http.MethodGet, next, nil, &page, http.StatusOK)
 		if err != nil {
@@ -243,26 +282,47 @@ func (c *Client) nextPage(from string, h http.Header) (string, error) {
 	for _, link := range h.Values("Link") {
 		for one := range strings.SplitSeq(link, ",") {
 			target, params, _ := strings.Cut(strings.TrimSpace(one), ">")
-			if !strings.Contains(params, `rel="next"`) {
+			if !isNext(params) {
 				continue
 			}
 			u, err := url.Parse(strings.TrimPrefix(target, "<"))
 			base, err2 := url.Parse(from)
 			if err != nil || err2 != nil {
-				return "", c.bad("list", errors.New("its link to the next page cannot be read"))
+				return "", c.refuse("list", errors.New("its link to the next page cannot be read"))
 			}
 			u = base.ResolveReference(u)
-			if u.Host != c.base.Host || u.Scheme != c.base.Scheme {
-				return "", c.bad("list", fmt.Errorf("its link to the next page leads to %s", u.Host))
+			if u.Host != c.base.Host || u.Scheme != c.base.Scheme || u.String() == from {
+				return "", c.refuse("list", fmt.Errorf("its link to the next page leads to %s%s", u.Host, u.Path))
 			}
-			return u.String(), nil
+			// Only the query is taken: behind a prefix the provider does not know its own path.
+			base.RawQuery = u.RawQuery
+			return base.String(), nil
 		}
 	}
 	return "", nil
 }
 
+// isNext reads the parameters of a link: rel may be quoted, and be several words.
+func isNext(params string) bool {
+	for p := range strings.SplitSeq(params, ";") {
+		name, value, _ := strings.Cut(strings.TrimSpace(p), "=")
+		if strings.EqualFold(name, "rel") && slices.Contains(strings.Fields(strings.Trim(value, `"`)), "next") {
+			return true
+		}
+	}
+	return false
+}
+
+// at is the address of a part of the admin API. An id is one segment, whatever it holds;
+// "" is for one that can be none.
 func (c *Client) at(parts ...string) string {
-	return c.base.JoinPath(append([]string{"admin"}, parts...)...).String()
+	for i, p := range parts {
+		if p == "" || p == "." || p == ".." {
+			return ""
+		}
+		parts[i] = url.PathEscape(p)
+	}
+	return c.base.String() + "/admin/" + strings.Join(parts, "/")
 }
 
 // answer is what came back.
@@ -277,8 +337,12 @@ func (c *Client) call(ctx context.Context, operation, method, target string, in,
 	return err
 }
 
-// ask calls under the breaker, and says in the log what failed.
+// ask calls under the breaker, counts what failed and says so in the log: once, however
+// often it was tried.
 func (c *Client) ask(ctx context.Context, operation, method, target string, in, out any, want int) (*answer, error) {
+	if target == "" {
+		return nil, &iam.Error{Kind: iam.NotFound, Detail: "the identity provider has no such client"}
+	}
 	var body []byte
 	if in != nil {
 		var err error
@@ -292,20 +356,44 @@ func (c *Client) ask(ctx context.Context, operation, method, target string, in, 
 			// The token may have been taken back before its time.
 			a, err = c.try(ctx, operation, method, target, body, want, true)
 		}
+		if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+			err = &iam.Error{Kind: iam.Unavailable, Code: "idp_timeout", Detail: awayNow, Cause: errors.Join(errGivenUp, iam.ErrOutcomeUnknown, err)}
+		}
 		return a, err
 	})
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
-		err = c.away(operation, "circuit_open", err)
+		err = away("circuit_open", err)
 	}
 	if err == nil && out != nil {
 		if jsonErr := json.Unmarshal(a.body, out); jsonErr != nil {
-			err = c.bad(operation, fmt.Errorf("its answer is not the JSON that is expected: %w", jsonErr))
+			err = away("bad_response", errors.Join(iam.ErrOutcomeUnknown, errors.New("its answer is not the JSON that is expected")))
 		}
 	}
-	if k := iam.KindOf(err); err != nil && k != iam.NotFound && k != iam.Conflict {
-		c.cfg.Log.WarnContext(ctx, "failed to "+operation+" client in upstream IdP", slog.Any("err", err))
+	if err != nil {
+		c.tell(ctx, operation, err)
 	}
 	return a, err
+}
+
+// tell counts and logs a failure. What the caller gave up is none of the provider's, and
+// what is not there, or there already, is an answer.
+func (c *Client) tell(ctx context.Context, operation string, err error) {
+	if k := iam.KindOf(err); k == iam.NotFound || k == iam.Conflict || errors.Is(ctx.Err(), context.Canceled) {
+		return
+	}
+	if reason, ok := strings.CutPrefix(iam.CodeOf(err), "idp_token_"); ok {
+		c.cfg.OnError("token", reason)
+	} else if reason, ok := strings.CutPrefix(iam.CodeOf(err), "idp_"); ok && iam.KindOf(err) == iam.Unavailable {
+		c.cfg.OnError(operation, reason)
+	}
+	c.cfg.Log.WarnContext(ctx, "failed to "+operation+" client in upstream IdP", slog.Any("err", err))
+}
+
+// refuse is a failure that is found after the call.
+func (c *Client) refuse(operation string, cause error) error {
+	err := away("bad_response", cause)
+	c.tell(context.Background(), operation, err)
+	return err
 }
 
 func (c *Client) try(ctx context.Context, operation, method, target string, body []byte, want int, fresh bool) (*answer, error) {
@@ -334,22 +422,22 @@ func (c *Client) try(ctx context.Context, operation, method, target string, body
 	}
 	resp, err := caller.Do(req)
 	if err != nil {
-		return nil, c.failed(operation, err)
+		return nil, failed(operation, err)
 	}
 	defer resp.Body.Close()
 	a := &answer{status: resp.StatusCode, header: resp.Header}
 	if a.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer)); err != nil {
-		return nil, c.failed(operation, err)
+		return nil, failed(operation, err)
 	}
 	if a.status == want {
 		return a, nil
 	}
-	return nil, c.refused(operation, a)
+	return nil, refused(operation, a)
 }
 
 // failed sorts what went wrong with the connection. Who was never reached did nothing; of
 // what is repeated, an attempt before may have been done.
-func (c *Client) failed(operation string, err error) error {
+func failed(operation string, err error) error {
 	reason := "connection"
 	if t, ok := errors.AsType[net.Error](err); ok && t.Timeout() || errors.Is(err, context.DeadlineExceeded) {
 		reason = "timeout"
@@ -357,25 +445,31 @@ func (c *Client) failed(operation string, err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); operation != "rotate" || !ok || op.Op != "dial" {
 		err = errors.Join(iam.ErrOutcomeUnknown, err)
 	}
-	return c.away(operation, reason, err)
+	return away(reason, err)
 }
 
+// codeNoSuchCall is of a provider that does not know a call.
+const codeNoSuchCall = "idp_bad_response"
+
 // refused sorts an answer that is none of those wanted. Its own words go to the log.
-func (c *Client) refused(operation string, a *answer) error {
-	said := fmt.Errorf("it answered %d: %s", a.status, firstBytes(a.body))
+func refused(operation string, a *answer) error {
+	said := fmt.Errorf("it answered %d", a.status)
+	if a.status >= http.StatusBadRequest {
+		said = fmt.Errorf("it answered %d: %s", a.status, words(a.body))
+	}
 	switch a.status {
 	case http.StatusNotFound:
 		return &iam.Error{Kind: iam.NotFound, Detail: "the identity provider has no such client", Cause: said}
 	case http.StatusConflict:
 		return &iam.Error{Kind: iam.Conflict, Detail: "the identity provider has such a client already", Cause: said}
 	case http.StatusUnauthorized:
-		return c.away(operation, "unauthorized", said)
+		return away("unauthorized", said)
 	case http.StatusForbidden:
-		return c.away(operation, "forbidden", said)
+		return away("forbidden", said)
 	case http.StatusTooManyRequests:
-		return c.away(operation, "rate_limited", c.perhaps(operation, said))
-	case http.StatusServiceUnavailable:
-		return c.away(operation, "server_error", c.perhaps(operation, said))
+		return away("rate_limited", perhaps(operation, said))
+	case http.StatusMethodNotAllowed:
+		return &iam.Error{Kind: iam.Unavailable, Code: codeNoSuchCall, Detail: awayNow, Cause: said}
 	case http.StatusBadRequest, http.StatusUnprocessableEntity:
 		e := &iam.Error{Kind: iam.Invalid, Code: "idp_refused", Detail: "the identity provider refuses this client", Cause: said}
 		if field := fieldOf(a.body); field != "" {
@@ -384,9 +478,9 @@ func (c *Client) refused(operation string, a *answer) error {
 		return e
 	}
 	if a.status >= http.StatusInternalServerError {
-		return c.away(operation, "server_error", errors.Join(iam.ErrOutcomeUnknown, said))
+		return away("server_error", errors.Join(iam.ErrOutcomeUnknown, said))
 	}
-	return c.bad(operation, said)
+	return away("bad_response", errors.Join(iam.ErrOutcomeUnknown, said))
 }
 
 // fieldOf finds which field a refusal is about: RFC 7591, section 3.2.2 has a code for
@@ -398,39 +492,46 @@ func fieldOf(body []byte) string {
 		Detail      string `json:"detail"`
 	}
 	_ = json.Unmarshal(body, &said) // no JSON: nothing is found
-	if said.Error == "invalid_redirect_uri" {
-		return "redirect_uris"
-	}
-	for _, field := range []string{
-		"redirect_uris", "post_logout_redirect_uris", "grant_types", "response_types", "token_endpoint_auth_method", "jwks_uri", "jwks", "scope", "client_name",
+	for _, field := range []string{ // a name before those that it holds
+		"post_logout_redirect_uris", "redirect_uris", "grant_types", "response_types", "token_endpoint_auth_method", "jwks_uri", "jwks", "scope", "client_name",
 	} {
 		if strings.Contains(said.Description+said.Detail, field) {
 			return field
 		}
+	}
+	if said.Error == "invalid_redirect_uri" {
+		return "redirect_uris"
 	}
 	return ""
 }
 
 // perhaps is for an answer that says itself that nothing was done: only an attempt before
 // it can have been.
-func (c *Client) perhaps(operation string, cause error) error {
+func perhaps(operation string, cause error) error {
 	if operation == "rotate" {
 		return cause
 	}
 	return errors.Join(iam.ErrOutcomeUnknown, cause)
 }
 
-func (c *Client) away(operation, reason string, cause error) error {
-	c.cfg.OnError(operation, reason)
-	return &iam.Error{Kind: iam.Unavailable, Code: "idp_" + reason, Detail: "the identity provider cannot be asked now", Cause: cause}
+const awayNow = "the identity provider cannot be asked now"
+
+func away(reason string, cause error) error {
+	return &iam.Error{Kind: iam.Unavailable, Code: "idp_" + reason, Detail: awayNow, Cause: cause}
 }
 
-func (c *Client) bad(operation string, cause error) error {
-	return c.away(operation, "bad_response", errors.Join(iam.ErrOutcomeUnknown, cause))
-}
-
-func firstBytes(b []byte) string {
-	return strings.Join(strings.Fields(string(b[:min(len(b), 300)])), " ")
+// words are what an answer says of a failure, for the log: nothing else of it, since it
+// could hold a secret.
+func words(body []byte) string {
+	var said struct {
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+		Title       string `json:"title"`
+		Detail      string `json:"detail"`
+	}
+	_ = json.Unmarshal(body, &said) // no JSON: it says nothing
+	text := strings.Join(strings.Fields(said.Error+" "+said.Description+" "+said.Title+" "+said.Detail), " ")
+	return text[:min(len(text), 300)]
 }
 
 // bearer is the token for the admin API; "" where none is needed.
@@ -439,14 +540,20 @@ func (c *Client) bearer(ctx context.Context, fresh bool) (string, error) {
 	case c.cfg.TokenFile != "":
 		b, err := os.ReadFile(c.cfg.TokenFile)
 		if err != nil {
-			return "", c.away("token", "unauthorized", fmt.Errorf("the file with the token cannot be read: %w", err))
+			return "", away("token_unauthorized", fmt.Errorf("the file with the token cannot be read: %w", err))
 		}
 		return string(bytes.TrimSpace(b)), nil
 	case c.cfg.ClientID == "":
 		return "", nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	select {
+	case c.renewing <- struct{}{}:
+		defer func() { <-c.renewing }()
+	case <-ctx.Done():
+		return "", away("token_timeout", ctx.Err())
+	}
+	ctx, cancel := context.WithTimeout(context.WithValue(ctx, oauth2.HTTPClient, c.cfg.HTTP), c.cfg.Timeout)
+	defer cancel()
 	if c.token != nil && !fresh && (c.token.Expiry.IsZero() || time.Until(c.token.Expiry) > earlyRenew) {
 		return c.token.AccessToken, nil
 	}
@@ -454,33 +561,35 @@ func (c *Client) bearer(ctx context.Context, fresh bool) (string, error) {
 	if c.cfg.SecretFile != "" {
 		b, err := os.ReadFile(c.cfg.SecretFile)
 		if err != nil {
-			return "", c.away("token", "unauthorized", fmt.Errorf("the file with the secret cannot be read: %w", err))
+			return "", away("token_unauthorized", fmt.Errorf("the file with the secret cannot be read: %w", err))
 		}
 		secret = string(bytes.TrimSpace(b))
 	}
 	endpoint, err := c.cfg.TokenURL(ctx)
 	if err != nil {
-		return "", c.away("token", "connection", err)
+		return "", away("token_connection", err)
 	}
 	cc := clientcredentials.Config{ClientID: c.cfg.ClientID, ClientSecret: secret, TokenURL: endpoint, AuthStyle: oauth2.AuthStyleInHeader}
 	if c.cfg.TokenAudience != "" {
 		cc.EndpointParams = url.Values{"audience": {c.cfg.TokenAudience}}
 	}
-	ctx, cancel := context.WithTimeout(context.WithValue(ctx, oauth2.HTTPClient, c.cfg.HTTP), c.cfg.Timeout)
-	defer cancel()
 	token, err := cc.Token(ctx)
 	if err != nil {
 		reason := "connection"
 		if r, ok := errors.AsType[*oauth2.RetrieveError](err); ok {
 			reason = "unauthorized"
-			if r.Response != nil && r.Response.StatusCode >= http.StatusInternalServerError {
+			switch {
+			case r.Response == nil:
+			case r.Response.StatusCode == http.StatusTooManyRequests:
+				reason = "rate_limited"
+			case r.Response.StatusCode >= http.StatusInternalServerError:
 				reason = "server_error"
 			}
 			err = fmt.Errorf("the token endpoint answered %s", r.ErrorCode) // its words could repeat what we sent
 		} else if t, ok := errors.AsType[net.Error](err); ok && t.Timeout() {
 			reason = "timeout"
 		}
-		return "", c.away("token", reason, err)
+		return "", away("token_"+reason, err)
 	}
 	c.token = token
 	return token.AccessToken, nil

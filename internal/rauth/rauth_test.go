@@ -3,6 +3,7 @@ package rauth_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -130,7 +131,7 @@ func TestEachFailureHasItsReason(t *testing.T) {
 		reason  string
 		unknown bool // for a rotation, which is never repeated
 	}{
-		devrauth.Fault500: {"server_error", true}, devrauth.Fault503: {"server_error", false}, devrauth.Fault429: {"rate_limited", false},
+		devrauth.Fault500: {"server_error", true}, devrauth.Fault503: {"server_error", true}, devrauth.Fault429: {"rate_limited", false},
 		devrauth.FaultCut: {"connection", true}, devrauth.FaultCutDone: {"connection", true}, devrauth.FaultSlow: {"timeout", true},
 	} {
 		p := newProvider(t)
@@ -257,13 +258,13 @@ func TestCredentialsAreReadAgain(t *testing.T) {
 		t.Errorf("%d tokens for three calls", tokens)
 	}
 	p.AdminToken("token2") // the first was taken back
-	if _, err := c.Get(t.Context(), "a"); iam.KindOf(err) != iam.NotFound || tokens != 2 {
+	if _, err := c.Get(t.Context(), "a"); iam.KindOf(err) != iam.NotFound || tokens != 2 || len(p.errors) != 0 {
 		t.Errorf("%v with %d tokens", err, tokens)
 	}
 	secret = "new"
 	p.AdminToken("token3")
 	_, err := c.Get(t.Context(), "a")
-	if iam.CodeOf(err) != "idp_unauthorized" || strings.Contains(fmt.Sprint(err)+p.log.String(), "the secret old") {
+	if iam.CodeOf(err) != "idp_token_unauthorized" || p.counted("token unauthorized") != 1 || strings.Contains(fmt.Sprint(err)+p.log.String(), "the secret old") {
 		t.Errorf("got %v, log %s", err, &p.log)
 	}
 	write("new")
@@ -303,11 +304,126 @@ func TestARefusalNamesItsField(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
 	r := registration("a")
-	r.RedirectURIs = []string{"https://refuse-me.example.com/"}
+	r.RedirectURIs = []string{"https://refuse-me.example.com/"} // its description says redirect_uris
 	_, err := p.client(nil).Create(t.Context(), r)
 	e, ok := errors.AsType[*iam.Error](err)
 	if !ok || e.Kind != iam.Invalid || len(e.Fields) != 1 || e.Fields[0].Pointer != "/redirect_uris" || strings.Contains(e.Detail, "not this one") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A provider that knows no rotation is told from one that does not know the client.
+func TestAProviderThatCannotRotateIsTold(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{http.StatusNotFound, http.StatusMethodNotAllowed} {
+		var put map[string]any
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch {
+			case strings.HasSuffix(r.URL.Path, "/rotate"), strings.HasSuffix(r.URL.Path, "/gone"):
+				w.WriteHeader(status)
+			case r.Method == http.MethodPut:
+				_ = json.NewDecoder(r.Body).Decode(&put)
+				fallthrough
+			default:
+				fmt.Fprint(w, `{"client_id":"a"}`)
+			}
+		}))
+		t.Cleanup(srv.Close)
+		c, err := rauth.New(rauth.Config{URL: srv.URL, Log: slog.New(slog.DiscardHandler), Pause: time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Rotate(t.Context(), "a"); iam.CodeOf(err) != rauth.CodeCannotRotate {
+			t.Errorf("%d: %v", status, err)
+		}
+		if _, err := c.Rotate(t.Context(), "gone"); iam.CodeOf(err) == rauth.CodeCannotRotate {
+			t.Errorf("%d: %v", status, err)
+		}
+		if err := c.SetSecret(t.Context(), registration("a"), "ours"); err != nil || put["client_secret"] != "ours" {
+			t.Errorf("%v, put %v", err, put)
+		}
+	}
+}
+
+// What an answer holds beside its words about a failure is not logged: it could be a
+// secret.
+func TestNoAnswerIsLogged(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{200, 201, 202, 400, 500} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			fmt.Fprint(w, `{"client_id":"a","client_secret":"hush","error":"some_error"`)
+			if status != 201 && status != 200 {
+				fmt.Fprint(w, "}")
+			}
+		}))
+		t.Cleanup(srv.Close)
+		var log bytes.Buffer
+		c, err := rauth.New(rauth.Config{URL: srv.URL, Log: slog.New(slog.NewTextHandler(&log, nil)), Pause: time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err1 := c.Create(t.Context(), registration("a"))
+		_, err2 := c.Rotate(t.Context(), "a")
+		if err1 == nil && err2 == nil || strings.Contains(fmt.Sprint(err1, err2, &log), "hush") {
+			t.Errorf("%d: %v, %v, log %s", status, err1, err2, &log)
+		}
+	}
+}
+
+// An id is one segment of a path, whatever it holds.
+func TestAnIDLeadsNowhereElse(t *testing.T) {
+	t.Parallel()
+	var asked []string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.URL.EscapedPath())
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	t.Cleanup(srv.Close)
+	c, err := rauth.New(rauth.Config{URL: srv.URL, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"", ".", "..", "x/../../keys/jwt"} {
+		_ = c.Delete(t.Context(), id)
+	}
+	if len(asked) != 1 || asked[0] != "/admin/clients/x%2F..%2F..%2Fkeys%2Fjwt" {
+		t.Errorf("asked for %q", asked)
+	}
+}
+
+// Who gives up is no failure of the provider, and waits for nobody's token.
+func TestWhoGivesUpIsNoFailureOfTheProvider(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	hang := make(chan struct{})
+	c := p.client(func(cfg *rauth.Config) {
+		cfg.ClientID, cfg.Secret, cfg.Log = "svc", "x", slog.New(slog.DiscardHandler)
+		cfg.TokenURL = func(ctx context.Context) (string, error) {
+			select {
+			case <-hang:
+			case <-ctx.Done():
+			}
+			return "", errors.New("it hangs")
+		}
+	})
+	var hanging sync.WaitGroup
+	hanging.Go(func() { _, _ = c.Get(t.Context(), "a") })
+	t.Cleanup(func() { close(hang); hanging.Wait() })
+	began := time.Now()
+	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := c.Get(short, "a"); iam.KindOf(err) != iam.Unavailable || time.Since(began) > 3*time.Second {
+		t.Errorf("%v after %s", err, time.Since(began))
+	}
+	waited := p.counted("get timeout") // it does not answer: that is its failure
+	gone, stop := context.WithCancel(t.Context())
+	stop()
+	if _, err := c.Get(gone, "a"); iam.KindOf(err) != iam.Unavailable {
+		t.Errorf("got %v", err)
+	}
+	if n := p.counted("get timeout") + p.counted("get connection"); n != waited {
+		t.Errorf("%d were counted", n-waited)
 	}
 }
 
