@@ -83,7 +83,7 @@ func asyncAPI(t *testing.T) []byte {
 	data["CloudEvent"] = map[string]any{
 		"type": "object", "required": []any{"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data"},
 		"properties": map[string]any{
-			"specversion": map[string]any{"const": "1.0"}, "id": str("UUID; also the Nats-Msg-Id: the same event twice has one id"), "source": map[string]any{"const": "iam-service"},
+			"specversion": map[string]any{"const": "1.0"}, "id": str("UUID; also the Nats-Msg-Id, unless it is a replay: the same event twice has one id"), "source": map[string]any{"const": "iam-service"},
 			"type": str("what happened"), "subject": str("id or name of what it happened to"), "time": map[string]any{"type": "string", "format": "date-time"},
 			"datacontenttype": map[string]any{"const": "application/json"}, "data": map[string]any{"type": "object"},
 		},
@@ -134,8 +134,8 @@ a new number. Fields may be added; pass over those that you do not know. For pro
 stand in a subject is percent-encoded (` + "`a.b`" + ` is ` + "`a%2Eb`" + `). A type has a dot of its own, so all new tenants are ` + "`iam.*.tenant.*.TenantCreated.v1`" + `, and all of one
 tenant is ` + "`iam.acme.>`" + `. The body is the whole CloudEvent as JSON.
 
-**At least once.** The same event twice has one ` + "`id`" + `, which is also the ` + "`Nats-Msg-Id`" + `: the stream drops a second one for ten minutes. After a replay, drop those that
-you know.
+**At least once.** The same event twice has one ` + "`id`" + `, which is also the ` + "`Nats-Msg-Id`" + `: the stream drops a second one for ten minutes. An operator can have
+events sent again, with their ` + "`id`" + ` and a ` + "`Nats-Msg-Id`" + ` of their own, so that they arrive: drop by ` + "`id`" + ` those that you know.
 
 **Nothing personal, nothing secret.** A person is our id. Issuer, subject and values of attributes do not travel: who needs them
 asks the admin API, and is audited.

@@ -294,6 +294,9 @@ func TestNobodyEscalates(t *testing.T) {
 	second := w.user("second")
 	w.want(200, "root", "PATCH", "/v1/users/"+second, map[string]any{"status": "blocked"})
 	w.want(409, "root", "PATCH", "/v1/users/"+root, map[string]any{"status": "blocked"})
+	_, err := w.sql().Exec(ctx, `INSERT INTO users (issuer, subject, platform_roles) VALUES ($1, 'chief', '{platform-admin}')`, w.other.Issuer)
+	w.ok(err)
+	w.want(409, "root", "PATCH", "/v1/users/"+root, map[string]any{"status": "blocked"})
 	w.want(200, "root", "PATCH", "/v1/users/"+second, map[string]any{"status": "active"})
 	w.want(200, "root", "PATCH", "/v1/users/"+root, map[string]any{"status": "blocked"})
 	w.want(403, "root", "GET", "/v1/tenants", nil)
@@ -714,6 +717,11 @@ func TestAnErasedUserLeavesOurIDAndNothingElse(t *testing.T) {
 	}
 	if got := len(w.want(200, "root", "GET", "/v1/audit?object="+id, nil).items()); got != 4 { // made, a member, erased, no member
 		t.Errorf("%d entries speak of them", got)
+	}
+	for _, e := range w.want(200, "root", "GET", "/v1/audit?action=user:erase", nil).items() {
+		if strings.Contains(fmt.Sprint(e), "very-particular-value") {
+			t.Errorf("erasing them wrote down what they were: %v", e)
+		}
 	}
 	// Who comes again is somebody else.
 	w.want(201, "root", "POST", "/v1/users", map[string]any{"subject": subject})
