@@ -99,13 +99,20 @@ func (s *relaySession) Stream(ctx context.Context, created time.Time) (before ti
 func (s *relaySession) Replay(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 12*relayLimit)
 	defer cancel()
+	var since time.Time
+	err := s.conn.QueryRow(ctx, `SELECT replay_since FROM relay WHERE replay_since IS NOT NULL`).Scan(&since)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, wrap("read whether events are to be replayed", err)
+	}
 	// The leader does it between two batches: nothing of an object is under way, so that its
-	// events keep their order.
+	// events keep their order. Whoever asks for more meanwhile is not passed over.
 	tag, err := s.conn.Exec(ctx, `
-		WITH asked AS (SELECT replay_since AS since FROM relay WHERE replay_since IS NOT NULL FOR UPDATE),
-		     done AS (UPDATE relay SET replay_since = NULL, stream_created = NULL FROM asked)
-		UPDATE outbox o SET sent_at = NULL, round = round + 1, tries = 0 FROM asked
-		 WHERE o.sent_at IS NOT NULL AND NOT o.skipped AND o.occurred_at >= asked.since`)
+		WITH done AS (UPDATE relay SET replay_since = NULL, stream_created = NULL WHERE replay_since = $1 RETURNING 1)
+		UPDATE outbox SET sent_at = NULL, round = round + 1, tries = 0
+		 WHERE EXISTS (SELECT FROM done) AND sent_at IS NOT NULL AND NOT skipped AND occurred_at >= $1`, since)
 	return tag.RowsAffected(), wrap("replay events", err)
 }
 
