@@ -56,6 +56,16 @@ func TestErasingAndAddingAtOnceIsOneOrTheOther(t *testing.T) {
 	for v := range w.audit() {
 		t.Errorf("the audit: %s", v)
 	}
+	// Each membership that began and whose user is gone has ended, for who reads events too.
+	rows, err := w.sql().Query(ctx, `
+		SELECT o.tenant || ' ' || o.object FROM outbox o WHERE o.kind = 'member' AND NOT EXISTS (SELECT FROM users u WHERE u.id::text = o.object)
+		 GROUP BY o.tenant, o.object HAVING count(*) FILTER (WHERE o.type = 'MemberAdded.v1') <> count(*) FILTER (WHERE o.type = 'MemberRemoved.v1')`)
+	w.ok(err)
+	torn, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	w.ok(err)
+	if len(torn) > 0 {
+		t.Errorf("memberships that never ended: %v", torn)
+	}
 }
 
 // audit are the faults that a verification finds.
@@ -163,6 +173,7 @@ func TestWhoHoldsForATimeGivesForNoLonger(t *testing.T) {
 		"for themself, longer":     w.call("temp", "PUT", "/v1/tenants/acme/members/"+id, map[string]any{"roles": []string{iam.RoleTenantAdmin}, "expires_at": later}, "If-Match: *"),
 		"for another, for ever":    w.call("temp", "POST", "/v1/tenants/acme/members", map[string]any{"subject": "heir", "roles": []string{iam.RoleTenantAdmin}}),
 		"a role, for who is there": w.call("temp", "PUT", "/v1/tenants/acme/members/"+w.user("frank"), map[string]any{"roles": []string{"viewer"}}, "If-Match: *"),
+		"into a role that is held": w.call("temp", "PUT", "/v1/tenants/acme/roles/plain", map[string]any{"inherits": []string{iam.RoleTenantAdmin}}, "If-Match: *"),
 		"by a mapping":             w.call("temp", "POST", "/v1/tenants/acme/mappings", map[string]any{"claim": "groups", "value": "x", "roles": []string{"viewer"}}),
 	} {
 		if r.status != 403 || r.field("code") != "more_than_held" {
