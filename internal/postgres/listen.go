@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -19,15 +20,7 @@ import (
 // Listen returns a connection of its own that hears what the triggers of
 // migrations/00002_change_feed.sql tell.
 func (db *DB) Listen(ctx context.Context) (feed.Listener, error) {
-	pool, err := pgxpool.ParseConfig(db.listenURL) // as the pools do: it knows their settings
-	if err != nil {
-		return nil, errors.New("the connection string cannot be read") // why could show a password
-	}
-	cfg := pool.ConnConfig
-	cfg.ConnectTimeout = connectTimeout
-	cfg.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite // a standby hears nothing
-	cfg.RuntimeParams["application_name"] = "iam-service feed"
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+	conn, err := db.direct(ctx, map[string]string{"application_name": "iam-service feed"})
 	if err != nil {
 		return nil, err
 	}
@@ -43,6 +36,20 @@ func (db *DB) Listen(ctx context.Context) (feed.Listener, error) {
 	}
 	db.heard.Store(&server)
 	return l, nil
+}
+
+// direct returns a connection of its own to the primary, past any pooler: a standby hears
+// nothing and gives no locks.
+func (db *DB) direct(ctx context.Context, params map[string]string) (*pgx.Conn, error) {
+	pool, err := pgxpool.ParseConfig(db.listenURL) // as the pools do: it knows their settings
+	if err != nil {
+		return nil, errors.New("the connection string cannot be read") // why could show a password
+	}
+	cfg := pool.ConnConfig
+	cfg.ConnectTimeout = connectTimeout
+	cfg.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	maps.Copy(cfg.RuntimeParams, params)
+	return pgx.ConnectConfig(ctx, cfg)
 }
 
 type listener struct {

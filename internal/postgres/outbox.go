@@ -8,7 +8,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"iam-service/internal/outbox"
 )
@@ -16,20 +15,11 @@ import (
 // Lead makes this replica the one that relays: it holds a lock of a session of its own
 // on the direct connection. It fails with outbox.ErrFollower where another replica does.
 func (db *DB) Lead(ctx context.Context) (outbox.Session, error) {
-	pool, err := pgxpool.ParseConfig(db.listenURL) // as the pools do: it knows their settings
-	if err != nil {
-		return nil, errors.New("the connection string cannot be read") // why could show a password
-	}
-	cfg := pool.ConnConfig
-	cfg.ConnectTimeout = connectTimeout
-	cfg.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
-	cfg.RuntimeParams["application_name"] = "iam-service relay"
-	// A leader that vanishes without a word gives its lock back within half a minute.
-	cfg.RuntimeParams["tcp_keepalives_idle"] = "10"
-	cfg.RuntimeParams["tcp_keepalives_interval"] = "5"
-	cfg.RuntimeParams["tcp_keepalives_count"] = "3"
-	cfg.RuntimeParams["tcp_user_timeout"] = "25000"
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+	conn, err := db.direct(ctx, map[string]string{
+		"application_name": "iam-service relay",
+		// A leader that vanishes without a word gives its lock back within half a minute.
+		"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3", "tcp_user_timeout": "25000",
+	})
 	if err != nil {
 		return nil, err
 	}
