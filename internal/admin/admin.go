@@ -19,9 +19,7 @@ package admin
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -279,7 +277,7 @@ func (w *Work) ask(ctx context.Context, t *token.Token) error {
 	if w.s.cfg.Engine == nil {
 		return errors.New("no policy engine")
 	}
-	w.decisionID = newDecisionID()
+	w.decisionID = policy.NewDecisionID()
 	facts := directory.NewDirect(w.tx, w.s.cfg.Issuers, t.Issuer)
 	deadline := time.Now().Add(2 * time.Second) // the policy's own time is limited by its engine
 	d, err := w.s.cfg.Engine.Administer(ctx, policy.AdminQuestion{
@@ -311,13 +309,6 @@ func (w *Work) ask(ctx context.Context, t *token.Token) error {
 		e.Code, e.Detail = d.Reasons[0].Code, d.Reasons[0].Title
 	}
 	return e
-}
-
-// newDecisionID is 128 random bits.
-func newDecisionID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
 // holding is what the caller holds in a tenant that sees these roles, as they are
@@ -433,11 +424,4 @@ func (c Condition) hold(exists bool, version int64, needed bool) error {
 		return &iam.Error{Kind: iam.PreconditionFailed, Code: "changed", Detail: "somebody has changed it since it was read: read it again"}
 	}
 	return nil
-}
-
-func invalid(wrong []iam.FieldError) error {
-	if len(wrong) == 0 {
-		return nil
-	}
-	return &iam.Error{Kind: iam.Invalid, Detail: "some fields are not valid", Fields: wrong}
 }

@@ -128,7 +128,7 @@ func (w *Work) rolesForMembers(ctx context.Context, tenant string) ([]iam.Role, 
 func (w *Work) checkRows(ctx context.Context, tenant string, rows []Row) error {
 	var wrong []iam.FieldError
 	if len(rows) > MaxBatch {
-		return invalid([]iam.FieldError{{Pointer: "", Detail: fmt.Sprintf("has %d rows, at most %d are allowed", len(rows), MaxBatch)}})
+		return iam.Refuse([]iam.FieldError{{Pointer: "", Detail: fmt.Sprintf("has %d rows, at most %d are allowed", len(rows), MaxBatch)}})
 	}
 	seen := make(map[[2]string]int, len(rows))
 	for i, r := range rows {
@@ -152,7 +152,7 @@ func (w *Work) checkRows(ctx context.Context, tenant string, rows []Row) error {
 		}
 		wrong = append(wrong, more...)
 	}
-	return invalid(wrong)
+	return iam.Refuse(wrong)
 }
 
 // PutMember replaces what a member is. Only who is a member already is found by our
@@ -194,7 +194,7 @@ func (w *Work) changeMember(ctx context.Context, tenant, user string, c Conditio
 		}
 		wrong = append(wrong, more...)
 	}
-	if err := invalid(wrong); err != nil {
+	if err := iam.Refuse(wrong); err != nil {
 		return before, err
 	}
 	changes := []memberChange{{before: &before, after: after}}

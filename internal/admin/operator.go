@@ -20,7 +20,7 @@ func (s *Service) GrantPlatformRole(ctx context.Context, c Caller, issuer, subje
 				return err
 			}
 		}
-		if err := invalid(iam.User{Issuer: issuer, Subject: subject, Status: iam.UserActive, PlatformRoles: []string{role}}.Check()); err != nil {
+		if err := iam.Refuse(iam.User{Issuer: issuer, Subject: subject, Status: iam.UserActive, PlatformRoles: []string{role}}.Check()); err != nil {
 			return err
 		}
 		users, created, err := w.tx.EnsureUsers(ctx, [][2]string{{issuer, subject}})

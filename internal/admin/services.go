@@ -93,7 +93,7 @@ func (w *Work) PutManifest(ctx context.Context, m iam.Manifest) (iam.Service, ia
 	if err := w.tx.LockRoles(ctx, ""); err != nil {
 		return iam.Service{}, m, err
 	}
-	if err := invalid(m.Check()); err != nil {
+	if err := iam.Refuse(m.Check()); err != nil {
 		return iam.Service{}, m, err
 	}
 	m = docOfManifest(m).manifest(m.Service)
@@ -199,7 +199,7 @@ func (w *Work) putTemplates(ctx context.Context, m iam.Manifest) error {
 		case done:
 			return nil
 		case underWay:
-			return invalid([]iam.FieldError{{Pointer: at + "/inherits", Detail: "would make a cycle"}})
+			return iam.Refuse([]iam.FieldError{{Pointer: at + "/inherits", Detail: "would make a cycle"}})
 		}
 		state[name] = underWay
 		for _, parent := range m.Roles[i].Inherits {

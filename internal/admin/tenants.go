@@ -43,7 +43,7 @@ func (w *Work) PutTenant(ctx context.Context, t iam.Tenant, c Condition) (iam.Te
 	if err != nil {
 		return t, false, err
 	}
-	if err := invalid(append(wrong, more...)); err != nil {
+	if err := iam.Refuse(append(wrong, more...)); err != nil {
 		return t, false, err
 	}
 	if err := c.hold(exists, before.Version, true); err != nil {

@@ -54,7 +54,7 @@ func (w *Work) CreateUser(ctx context.Context, u iam.User) (iam.User, error) {
 	if err != nil {
 		return u, err
 	}
-	if err := invalid(append(wrong, more...)); err != nil {
+	if err := iam.Refuse(append(wrong, more...)); err != nil {
 		return u, err
 	}
 	if err := w.mayMake(u.PlatformRoles); err != nil {
@@ -98,7 +98,7 @@ func (w *Work) PutUser(ctx context.Context, id string, e UserEdit, c Condition) 
 		if !sameAttributes(u.Attributes, e.Attributes) {
 			wrong, err := w.checkAttributes(ctx, "/attributes", e.Attributes)
 			if err == nil {
-				err = invalid(wrong)
+				err = iam.Refuse(wrong)
 			}
 			if err != nil {
 				return err
@@ -122,7 +122,7 @@ func (w *Work) SetUserStatus(ctx context.Context, id, status string, c Condition
 func (w *Work) RevokeTokens(ctx context.Context, id string, before time.Time) (iam.User, error) {
 	now := time.Now()
 	if before.After(now) {
-		return iam.User{}, invalid([]iam.FieldError{{Pointer: "/before", Detail: "must not lie in the future: it never goes back"}})
+		return iam.User{}, iam.Refuse([]iam.FieldError{{Pointer: "/before", Detail: "must not lie in the future: it never goes back"}})
 	}
 	if before.IsZero() {
 		// Tokens have whole seconds: one issued in this second may be from before.
@@ -151,7 +151,7 @@ func (w *Work) changeUser(ctx context.Context, id string, c Condition, needed bo
 	if same(docOfUser(before), docOfUser(after)) {
 		return before, nil
 	}
-	if err := invalid(after.Check()); err != nil {
+	if err := iam.Refuse(after.Check()); err != nil {
 		return before, err
 	}
 	if err := w.mayTouch(before); err != nil {

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/user"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,18 +46,15 @@ func openOperator(ctx context.Context, environ []string) (*operator, error) {
 		vars[k] = v
 	}
 	cfg := Config{RAuthURL: vars["RAUTH_URL"]}
-	cfg.issuers = iam.Issuers{{URL: cfg.RAuthURL, Tenants: []string{"*"}, Platform: true}}
+	cfg.RAuthInsecureHTTP, _ = strconv.ParseBool(vars["RAUTH_INSECURE_HTTP"]) // serve says what is wrong with it
 	if err := fromFile(vars, "TRUSTED_ISSUERS"); err != nil {
 		return nil, &ConfigError{[]string{err.Error()}}
 	}
-	if vars["TRUSTED_ISSUERS"] != "" {
-		var more []trustedIssuer
-		if err := json.Unmarshal([]byte(vars["TRUSTED_ISSUERS"]), &more); err != nil {
-			return nil, &ConfigError{[]string{"TRUSTED_ISSUERS is not the JSON that is wanted: " + err.Error()}}
-		}
-		for _, t := range more {
-			cfg.issuers = append(cfg.issuers, iam.Issuer{URL: t.URL, Tenants: t.Tenants, Platform: t.Platform})
-		}
+	cfg.TrustedIssuers = vars["TRUSTED_ISSUERS"]
+	var faults []string
+	cfg.checkIssuers(func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) })
+	if len(faults) > 0 {
+		return nil, &ConfigError{faults}
 	}
 	log := slog.New(slog.DiscardHandler)
 	db, err := postgres.Open(ctx, postgres.Config{URL: url, Issuers: cfg.issuers, Conns: 2}, log, nil)

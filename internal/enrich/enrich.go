@@ -19,8 +19,6 @@ package enrich
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"log/slog"
 	mrand "math/rand/v2"
@@ -279,7 +277,7 @@ func refused(code string) error {
 
 // answer holds the policy to what it may say.
 func (s *Service) answer(d policy.Decision, r *policy.Revision, t *token.Token, req *Request) (Answer, error) {
-	a := Answer{HadToken: t != nil, DecisionID: newDecisionID()}
+	a := Answer{HadToken: t != nil, DecisionID: policy.NewDecisionID()}
 	if !d.Allow {
 		a.Status, a.Code = d.Status, "not_granted"
 		if len(d.Reasons) > 0 {
@@ -395,11 +393,4 @@ func who(q *Question, t *token.Token) []slog.Attr {
 		attrs = append(attrs, slog.String("issuer", t.Issuer), slog.String("subject", t.Subject), slog.String("client_id", t.ClientID))
 	}
 	return attrs
-}
-
-// newDecisionID is 128 random bits.
-func newDecisionID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
-	return base64.RawURLEncoding.EncodeToString(b[:])
 }

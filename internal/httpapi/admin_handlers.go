@@ -20,13 +20,6 @@ import (
 
 type attributes map[string]any
 
-func refuse(wrong []iam.FieldError) error {
-	if len(wrong) == 0 {
-		return nil
-	}
-	return &iam.Error{Kind: iam.Invalid, Detail: "some fields are not valid", Fields: wrong}
-}
-
 func orEmpty(a map[string]any) attributes {
 	if a == nil {
 		return attributes{}
@@ -466,7 +459,7 @@ func (a *adminAPI) addMember(ctx context.Context, w *admin.Work, in *struct {
 	Body memberPost
 },
 ) (*one[memberBody], error) {
-	if err := refuse(in.Body.check("")); err != nil {
+	if err := iam.Refuse(in.Body.check("")); err != nil {
 		return nil, err
 	}
 	outcomes, err := w.PutMembers(ctx, in.Tenant, []admin.Row{a.row(in.Body)}, true)
@@ -498,7 +491,7 @@ func (a *adminAPI) batchMembers(ctx context.Context, w *admin.Work, in *struct {
 		rows[i] = a.row(m)
 		wrong = append(wrong, m.check(fmt.Sprintf("/members/%d", i))...)
 	}
-	if err := refuse(wrong); err != nil {
+	if err := iam.Refuse(wrong); err != nil {
 		return nil, err
 	}
 	outcomes, err := w.PutMembers(ctx, in.Tenant, rows, false)
@@ -537,7 +530,7 @@ func (a *adminAPI) putMember(ctx context.Context, w *admin.Work, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	if err := refuse(in.Body.check("")); err != nil {
+	if err := iam.Refuse(in.Body.check("")); err != nil {
 		return nil, err
 	}
 	m := in.Body.membership()
@@ -971,7 +964,7 @@ func (b manifestPut) manifest(service string) (iam.Manifest, error) {
 			m.Attributes = append(m.Attributes, iam.AttributeSchema{Key: x.Key, Type: x.Type, Description: x.Description})
 		}
 	}
-	return m, refuse(wrong)
+	return m, iam.Refuse(wrong)
 }
 
 func oneManifest(s iam.Service, m iam.Manifest) *one[manifestBody] {

@@ -62,6 +62,14 @@ func Errorf(k Kind, format string, args ...any) error {
 	return &Error{Kind: k, Detail: fmt.Sprintf(format, args...)}
 }
 
+// Refuse makes one Invalid error of all wrong fields; nil where there are none.
+func Refuse(wrong []FieldError) error {
+	if len(wrong) == 0 {
+		return nil
+	}
+	return &Error{Kind: Invalid, Detail: "some fields are not valid", Fields: wrong}
+}
+
 // KindOf is total: an error nobody classified is Internal.
 func KindOf(err error) Kind {
 	if e, ok := errors.AsType[*Error](err); ok {

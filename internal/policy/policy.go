@@ -21,6 +21,8 @@ package policy
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -234,6 +236,13 @@ type Decision struct {
 	Reasons   []Reason
 	Keep      time.Duration // how long the answer may be used again while nothing changes; negative: as long as one likes
 	Took      time.Duration // the evaluation's own time, without waiting for facts
+}
+
+// NewDecisionID names one evaluation: 128 random bits.
+func NewDecisionID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
 // ErrNoPolicy says that nothing is in force yet.

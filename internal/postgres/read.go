@@ -113,12 +113,6 @@ func (tx *Tx) UserByID(ctx context.Context, id string, lock bool) (iam.User, boo
 	return first(all), len(all) > 0, err
 }
 
-// UserBySubject returns one user, and whether there is one.
-func (tx *Tx) UserBySubject(ctx context.Context, issuer, subject string) (iam.User, bool, error) {
-	all, err := tx.users(ctx, ` WHERE u.issuer = $1 AND u.subject = $2`, issuer, subject)
-	return first(all), len(all) > 0, err
-}
-
 func (tx *Tx) users(ctx context.Context, tail string, args ...any) ([]iam.User, error) {
 	return collect(ctx, tx, "read users", `
 		SELECT u.id::text, u.issuer, u.subject, u.status, u.attributes, u.platform_roles, u.tokens_not_before, coalesce(u.default_tenant, ''), u.version
@@ -240,12 +234,6 @@ func (tx *Tx) HoldersOf(ctx context.Context, tenant, role string, but []string) 
 func (tx *Tx) ClientsOf(ctx context.Context, tenant string) (n int, err error) {
 	_, err = tx.look(ctx, `SELECT count(*) FROM clients WHERE tenant = $1`, []any{tenant}, &n)
 	return n, wrap("count clients", err)
-}
-
-// MembershipsOfTenant counts the members of a tenant.
-func (tx *Tx) MembershipsOfTenant(ctx context.Context, tenant string) (n int, err error) {
-	_, err = tx.look(ctx, `SELECT count(*) FROM memberships WHERE tenant = $1`, []any{tenant}, &n)
-	return n, wrap("count members", err)
 }
 
 // Services lists all services by name.

@@ -148,14 +148,6 @@ func (tx *Tx) LockUserWhole(ctx context.Context, id string) error {
 	return wrap("lock a user", err)
 }
 
-// LockTenant makes changes in one tenant happen one after the other. It reports
-// whether there is such a tenant.
-func (tx *Tx) LockTenant(ctx context.Context, id string) (bool, error) {
-	var n int
-	found, err := tx.look(ctx, `SELECT 1 FROM tenants WHERE id = $1 FOR NO KEY UPDATE`, []any{id}, &n)
-	return found, wrap("lock a tenant", err)
-}
-
 // LockPlatform makes changes of who administers the platform happen one after the
 // other. Take it before any user.
 func (tx *Tx) LockPlatform(ctx context.Context) error {

@@ -28,7 +28,7 @@ func (db *DB) PutTenant(ctx context.Context, t iam.Tenant) error {
 // PutRole makes a role or replaces what it is; see Tx.PutRoles.
 func (db *DB) PutRole(ctx context.Context, r iam.Role) error {
 	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
-		if err := invalid(r.Check()); err != nil {
+		if err := iam.Refuse(r.Check()); err != nil {
 			return err
 		}
 		if err := tx.LockRoles(ctx, r.Tenant); err != nil {
@@ -52,7 +52,7 @@ func (db *DB) PutUser(ctx context.Context, u iam.User) (id string, err error) {
 // PutMembership makes or replaces what a user is in a tenant.
 func (db *DB) PutMembership(ctx context.Context, m iam.Membership) error {
 	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
-		if err := invalid(m.Check()); err != nil {
+		if err := iam.Refuse(m.Check()); err != nil {
 			return err
 		}
 		if err := tx.LockRoles(ctx, m.Tenant); err != nil {
@@ -66,7 +66,7 @@ func (db *DB) PutMembership(ctx context.Context, m iam.Membership) error {
 // tenant.
 func (db *DB) PutMapping(ctx context.Context, m iam.Mapping) error {
 	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
-		if err := invalid(tx.checkMapping(m)); err != nil {
+		if err := iam.Refuse(tx.checkMapping(m)); err != nil {
 			return err
 		}
 		if err := tx.LockRoles(ctx, m.Tenant); err != nil {
@@ -84,7 +84,7 @@ func (db *DB) PutClient(ctx context.Context, c iam.Client) error {
 // PutTenant makes a tenant or replaces its slug, name, status and attributes. It
 // returns the new version. An id that a deleted tenant had is refused.
 func (tx *Tx) PutTenant(ctx context.Context, t iam.Tenant) (version int64, err error) {
-	if err := invalid(t.Check()); err != nil {
+	if err := iam.Refuse(t.Check()); err != nil {
 		return 0, err
 	}
 	attributes, err := encode(t.Attributes)
@@ -139,7 +139,7 @@ func (tx *Tx) PutRoles(ctx context.Context, tenant string, puts []*iam.Role) err
 	}
 	for i, r := range puts {
 		at := fmt.Sprintf("/%d", i)
-		if err := iam.Rebase(invalid(r.Check()), "", at); err != nil {
+		if err := iam.Rebase(iam.Refuse(r.Check()), "", at); err != nil {
 			return err
 		}
 		if err := nameIsFree(ctx, tx.tx, *r, roles); err != nil {
@@ -158,14 +158,14 @@ func (tx *Tx) PutRoles(ctx context.Context, tenant string, puts []*iam.Role) err
 			return iam.Errorf(iam.Conflict, "there are already %d roles, more are not allowed", iam.MaxRolesPerTenant)
 		}
 		if check {
-			if err := iam.Rebase(invalid(iam.CheckInheritance(roles, r.Name)), "", at); err != nil {
+			if err := iam.Rebase(iam.Refuse(iam.CheckInheritance(roles, r.Name)), "", at); err != nil {
 				return err
 			}
 		}
 		rows[i] = row{r.Name, list(r.Permissions), list(r.Inherits), r.Description, r.Service}
 	}
 	if wrong := iam.CheckWeight(roles); len(wrong) > 0 && !iam.Lighter(roles, before) {
-		return iam.Rebase(invalid(wrong), "", fmt.Sprintf("/%d", len(puts)-1))
+		return iam.Rebase(iam.Refuse(wrong), "", fmt.Sprintf("/%d", len(puts)-1))
 	}
 	body, err := json.Marshal(rows)
 	if err != nil {
@@ -263,7 +263,7 @@ func (tx *Tx) PutUser(ctx context.Context, u iam.User) (iam.User, error) {
 	if u.DefaultTenant != "" && known && !issuer.Reaches(u.DefaultTenant) {
 		wrong = append(wrong, outOfReach("/default_tenant"))
 	}
-	if err := invalid(wrong); err != nil {
+	if err := iam.Refuse(wrong); err != nil {
 		return u, err
 	}
 	attributes, err := encode(u.Attributes)
@@ -280,7 +280,7 @@ func (tx *Tx) PutUser(ctx context.Context, u iam.User) (iam.User, error) {
 		RETURNING id::text, version`,
 		u.Issuer, u.Subject, u.Status, attributes, list(u.PlatformRoles), optional(u.TokensNotBefore), u.DefaultTenant).Scan(&u.ID, &u.Version)
 	if violates(err, "users_default_tenant_fkey") {
-		return u, invalid([]iam.FieldError{{Pointer: "/default_tenant", Detail: fmt.Sprintf("there is no tenant %q", u.DefaultTenant)}})
+		return u, iam.Refuse([]iam.FieldError{{Pointer: "/default_tenant", Detail: fmt.Sprintf("there is no tenant %q", u.DefaultTenant)}})
 	}
 	return u, wrap("put a user", err)
 }
@@ -374,7 +374,7 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 			wrong = append(wrong, iam.FieldError{Pointer: at(place[u.ID], f.Pointer), Detail: f.Detail})
 		}
 	}
-	if err := invalid(wrong); err != nil {
+	if err := iam.Refuse(wrong); err != nil {
 		return err
 	}
 	body, err := json.Marshal(all)
@@ -475,7 +475,7 @@ func (tx *Tx) PutMappings(ctx context.Context, tenant string, puts []*iam.Mappin
 		}
 		rows[i] = row{m.Issuer, m.Claim, m.Value, m.Roles}
 	}
-	if err := invalid(wrong); err != nil {
+	if err := iam.Refuse(wrong); err != nil {
 		return err
 	}
 	body, err := json.Marshal(rows)
@@ -522,7 +522,7 @@ func (tx *Tx) PutClient(ctx context.Context, c iam.Client) error {
 	case c.Tenant == "" && known && !issuer.Platform:
 		wrong = append(wrong, iam.FieldError{Pointer: "/tenant", Detail: "programs of this issuer need a tenant"})
 	}
-	if err := invalid(wrong); err != nil {
+	if err := iam.Refuse(wrong); err != nil {
 		return err
 	}
 	if err := tx.LockRoles(ctx, c.Tenant); err != nil {
@@ -554,7 +554,7 @@ func rolesExist(ctx context.Context, tx pgx.Tx, tenant string, names []string) e
 			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/roles/%d", i), Detail: fmt.Sprintf("there is no role named %q", name)})
 		}
 	}
-	return invalid(wrong)
+	return iam.Refuse(wrong)
 }
 
 // SaveKeys keeps the last discovery document and keys of an issuer, for a start
@@ -581,13 +581,6 @@ func (db *DB) LoadKeys(ctx context.Context, issuer string) (discovery, jwks []by
 		return nil, nil, time.Time{}, nil
 	}
 	return discovery, jwks, at, wrap("read an issuer's kept keys", err)
-}
-
-func invalid(wrong []iam.FieldError) error {
-	if len(wrong) == 0 {
-		return nil
-	}
-	return &iam.Error{Kind: iam.Invalid, Detail: "some fields are not valid", Fields: wrong}
 }
 
 func outOfReach(pointer string) iam.FieldError {
