@@ -27,11 +27,12 @@ var mayImport = map[string][]string{
 	"internal/postgres":  {"internal/iam", "internal/directory", "internal/feed", "internal/outbox", "migrations"},
 	"internal/eventbus":  {"internal/outbox"},
 	"internal/admin":     {"internal/iam", "internal/directory", "internal/policy", "internal/postgres", "internal/token"},
-	"internal/httpapi":   {"internal/iam", "internal/admin", "internal/enrich", "internal/postgres", "internal/token"},
+	"internal/clients":   {"internal/iam", "internal/admin", "internal/postgres"},
+	"internal/httpapi":   {"internal/iam", "internal/admin", "internal/clients", "internal/enrich", "internal/postgres", "internal/token"},
 	"internal/telemetry": {},
 	"internal/app": {
 		"internal/iam", "internal/admin", "internal/bounded", "internal/directory", "internal/feed", "internal/policy", "internal/token", "internal/enrich", "internal/postgres",
-		"internal/eventbus", "internal/outbox",
+		"internal/clients", "internal/eventbus", "internal/outbox", "internal/rauth",
 		"internal/httpapi", "internal/telemetry", "policies",
 	},
 	"migrations":      {},
@@ -43,7 +44,7 @@ var mayImport = map[string][]string{
 	"internal/devstack/devpg":        {},
 	"internal/devstack/devrauth":     {},
 	"internal/postgres/postgrestest": {"internal/devstack/devpg", "internal/iam", "internal/postgres"},
-	"internal/rauth/rauthtest":       {"internal/iam", "internal/rauth"},
+	"internal/rauth/rauthtest":       {"internal/iam"},
 	"internal/scripttest":            {},
 	"cmd/iam-dev":                    {"internal/app", "internal/devstack", "internal/iam", "internal/postgres", "internal/telemetry"},
 }

@@ -98,6 +98,7 @@ func preset(environ []string, stack *devstack.Stack) []string {
 		"RAUTH_URL=" + stack.RAuth.Issuer,
 		"RAUTH_AUDIENCES=" + devstack.Audience,
 		"ADMIN_AUDIENCE=" + devstack.AdminAudience,
+		"RAUTH_ADMIN_URL=" + stack.RAuth.Issuer,
 		"NATS_URL=" + stack.NATS.ClientURL(),
 		"GATEWAY_ADDR=127.0.0.1:8080", "ADMIN_ADDR=127.0.0.1:8081", "OPS_ADDR=127.0.0.1:9090",
 		"TRUSTED_PROXIES=127.0.0.0/8,::1/128",

@@ -40,6 +40,7 @@ type Config struct {
 	DB      *postgres.DB
 	Engine  *policy.Engine // nil: only operators are served
 	Issuers iam.Issuers
+	Issuer  string                // of the clients that are managed here: R-Auth
 	Settle  func(context.Context) // returns when this replica has forgotten what was changed, or at the end of the context; may be nil
 	Log     *slog.Logger
 }
@@ -59,7 +60,7 @@ func New(cfg Config) *Service {
 type Caller struct {
 	Token     *token.Token // verified, for the admin API; nil: an operator, who has the database
 	Operator  string       // what an operator is called
-	Via       string       // "api", "command", "bootstrap"
+	Via       string       // "api", "command", "bootstrap", "loop"
 	Method    string       // of the request, for the policy
 	Address   string       // where they ask from, if that is known
 	RequestID string
@@ -70,8 +71,10 @@ type Task struct {
 	Action string // "member:create": what it is about, and what is done
 	Tenant string // that it is about; empty: the platform
 	Object string // id or name, for the policy
+	Client bool   // the object is a client, which says what the tenant is
 	Writes bool
-	Once   *Once // nil: it may be done again
+	Once   *Once  // nil: it may be done again
+	For    *Actor // who asked for what is only finished here, and is not asked for again; nil: the caller
 
 	Patient bool // it may take minutes
 }
@@ -83,6 +86,16 @@ type Once struct {
 	Answer  func() (json.RawMessage, error)    // what was answered, after it was done
 	Replay  func(answer json.RawMessage) error // what was answered before
 }
+
+// Actor is who asked for something, as the audit names them.
+type Actor struct{ kind, id, decision string }
+
+// Actor is who asks for this.
+func (w *Work) Actor() *Actor { return &Actor{w.actorKind, w.actor, w.decisionID} }
+
+// Begun reports whether an operation in the identity provider was begun: it is for the
+// caller to go on with it.
+func (w *Work) Begun() bool { return w.begun }
 
 // errGone is what everybody hears of what is not there, and of what is not theirs to
 // see: nobody learns which.
@@ -183,6 +196,7 @@ type Work struct {
 	user             *iam.UserFacts   // the caller, where it is a known person
 	client           *iam.ClientFacts // the caller, where it is a known program
 
+	begun    bool                           // an operation in the identity provider
 	declared map[string]iam.AttributeSchema // once it was read
 	entries  []iam.AuditEntry
 	events   []iam.Event
@@ -193,6 +207,17 @@ type Work struct {
 // nobody holds up a tenant, or learns that it is there, by asking for what they may not.
 func (w *Work) admit(ctx context.Context) error {
 	t := w.caller.Token
+	if w.task.Client {
+		c, _, err := w.tx.ManagedClient(ctx, w.s.cfg.Issuer, w.task.Object, false)
+		if err != nil {
+			return err
+		}
+		w.task.Tenant = c.Tenant // empty: of the platform, or there is none
+	}
+	if who := w.task.For; who != nil {
+		w.actorKind, w.actor, w.decisionID = who.kind, who.id, who.decision
+		return w.lock(ctx)
+	}
 	if t == nil {
 		w.actorKind, w.actor = "operator", w.caller.Operator
 	} else if err := w.mayThey(ctx, t, false); err != nil {
@@ -298,7 +323,7 @@ func (w *Work) ask(ctx context.Context, t *token.Token) error {
 		return errGone // whatever the policy says
 	case d.Allow:
 		return nil
-	case d.Status == http.StatusNotFound:
+	case d.Status == http.StatusNotFound, w.task.Client && w.task.Tenant == "": // of the platform and not there are alike
 		return errGone
 	}
 	e := &iam.Error{Kind: iam.Forbidden, Code: "not_granted", Detail: "the caller may not do this"}

@@ -43,7 +43,7 @@ func newOffice(t testing.TB) *office {
 	t.Helper()
 	url := postgrestest.URL(t)
 	db := postgrestest.OpenURL(t, url)
-	return &office{t, admin.New(admin.Config{DB: db, Issuers: postgrestest.Issuers, Log: slog.New(slog.DiscardHandler)}), db, url}
+	return &office{t, admin.New(admin.Config{DB: db, Issuers: postgrestest.Issuers, Issuer: postgrestest.Issuer, Log: slog.New(slog.DiscardHandler)}), db, url}
 }
 
 // do runs one change as the operator.
@@ -140,7 +140,7 @@ func TestWhatIsEffectiveEqualsAPlainModel(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
 	rapid.Check(t, func(rt *rapid.T) {
-		o.sql(`TRUNCATE tenants, users, memberships, mappings, clients, roles, services, manifests, attribute_schemas, audit, audit_heads, retired_tenants, outbox`)
+		o.sql(`TRUNCATE tenants, users, memberships, mappings, clients, registrations, roles, services, manifests, attribute_schemas, audit, audit_heads, retired_tenants, outbox`)
 		tenants, names, users := []string{"acme", "globex"}, []string{"a", "b", "c", "d"}, []string{"u0", "u1", "u2"}
 		global := []string{"g", "h"}
 		ids := map[string]string{}

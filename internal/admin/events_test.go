@@ -31,6 +31,20 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 	var none admin.Condition
 	fresh, present := admin.Condition{Absent: true}, admin.Condition{Present: true}
 	manifest := iam.Manifest{Service: "s", Roles: []iam.Role{{Name: "t", Permissions: []string{"s:x"}}}, Attributes: []iam.AttributeSchema{{Key: "n", Type: "integer"}}}
+	var client iam.ManagedClient
+	program := func(name string) admin.ClientEdit {
+		return admin.ClientEdit{Registration: iam.Registration{ClientName: name, GrantTypes: []string{"client_credentials"}}, Roles: []string{"t"}}
+	}
+	finished := func(d admin.Done) func(context.Context, *admin.Work) error {
+		return func(ctx context.Context, w *admin.Work) error {
+			_, _, err := w.Finished(ctx, client, d)
+			return err
+		}
+	}
+	rotation := func(ctx context.Context, w *admin.Work) (err error) {
+		client, err = w.RotateClientSecret(ctx, client.ClientID, none, false, 0)
+		return err
+	}
 	for _, c := range []struct {
 		what   string
 		tenant string
@@ -139,6 +153,66 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 			_, err := w.PutMembers(ctx, "acme", row(), true)
 			return err
 		}, "MemberAdded.v1", 1},
+		{"a client, that is only tried", "acme", func(ctx context.Context, w *admin.Work) (err error) {
+			client, err = w.CreateClient(ctx, "acme", program("r2"), 0)
+			return err
+		}, "", 1},
+		{"blocked, and nobody was told of it", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.SetClientStatus(ctx, client.ClientID, iam.ClientBlocked, none)
+			return err
+		}, "", 1},
+		{"the client is made", "acme", finished(admin.Done{Secret: "x"}), "ClientCreated.v1", 0},
+		{"that it is made is told once", "acme", finished(admin.Done{Secret: "x"}), "", 0},
+		{"unblocked client", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.SetClientStatus(ctx, client.ClientID, iam.ClientActive, none)
+			return err
+		}, "ClientUnblocked.v1", 1},
+		{"blocked client", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.SetClientStatus(ctx, client.ClientID, iam.ClientBlocked, none)
+			return err
+		}, "ClientBlocked.v1", 1},
+		{"revoked client", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.RevokeClientTokens(ctx, client.ClientID, time.Time{})
+			return err
+		}, "ClientTokensRevoked.v1", 1},
+		{"another name is only tried", "acme", func(ctx context.Context, w *admin.Work) (err error) {
+			client, err = w.PutClient(ctx, client.ClientID, program("other"), present, 0)
+			return err
+		}, "", 1},
+		{"and done", "acme", finished(admin.Done{}), "ClientUpdated.v1", 0},
+		{"the same client", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.PutClient(ctx, client.ClientID, program("other"), present, 0)
+			return err
+		}, "", 0},
+		{"a rotation of unknown outcome", "acme", rotation, "", 0},
+		{"is no event", "acme", func(ctx context.Context, w *admin.Work) error {
+			return w.NotRotated(ctx, client, true, false, "cut")
+		}, "", 1},
+		{"rotation", "acme", rotation, "", 0},
+		{"rotated", "acme", finished(admin.Done{Secret: "x", Overlap: time.Hour}), "ClientSecretRotated.v1", 1},
+		{"the old secret ends soon", "acme", func(ctx context.Context, w *admin.Work) error {
+			o.sql(`UPDATE registrations SET overlap_from = now() - interval '50 minutes', retire_at = now() + interval '10 minutes'`)
+			_, due, err := w.EndOverlap(ctx, client.ClientID, 0)
+			if due {
+				t.Error("it is ended before its time")
+			}
+			return err
+		}, "ClientSecretExpiring.v1", 0},
+		{"that is told once", "acme", func(ctx context.Context, w *admin.Work) error {
+			_, _, err := w.EndOverlap(ctx, client.ClientID, 0)
+			return err
+		}, "", 0},
+		{"its time is over", "acme", func(ctx context.Context, w *admin.Work) (err error) {
+			o.sql(`UPDATE registrations SET retire_at = now()`)
+			client, _, err = w.EndOverlap(ctx, client.ClientID, 0)
+			return err
+		}, "", 0},
+		{"it is ended", "acme", finished(admin.Done{}), "ClientSecretRetired.v1", 1},
+		{"a client is deleted here", "acme", func(ctx context.Context, w *admin.Work) (err error) {
+			client, err = w.DeleteClient(ctx, client.ClientID, none, 0)
+			return err
+		}, "", 1},
+		{"and there", "acme", finished(admin.Done{}), "ClientDeleted.v1", 0},
 		{"erased", "", func(ctx context.Context, w *admin.Work) error { return w.EraseUser(ctx, user, none) }, "UserErased.v1 MemberRemoved.v1", 2},
 		{"suspended tenant", "acme", func(ctx context.Context, w *admin.Work) error {
 			_, err := w.SetTenantStatus(ctx, "acme", iam.TenantSuspended, none)
@@ -189,7 +263,7 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 		if err := d.Decode(reflect.New(reflect.TypeOf(iam.Events[i].Data)).Interface()); err != nil {
 			t.Errorf("%s: %v", e.Type, err)
 		}
-		for _, no := range []string{subject, `"second"`, postgrestest.Issuer} {
+		for _, no := range []string{subject, `"second"`, postgrestest.Issuer, `"x"`} {
 			if bytes.Contains(e.Data, []byte(no)) {
 				t.Errorf("%s tells %s: %s", e.Type, no, e.Data)
 			}

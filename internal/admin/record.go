@@ -37,6 +37,20 @@ type (
 		Attributes map[string]any `json:"attributes,omitempty"`
 		ExpiresAt  string         `json:"expires_at,omitempty"`
 	}
+	clientDoc struct {
+		Tenant          string            `json:"tenant,omitempty"`
+		Status          string            `json:"status"`
+		Roles           []string          `json:"roles"`
+		Scopes          []string          `json:"scopes"`
+		TokensNotBefore string            `json:"tokens_not_before,omitempty"`
+		Registration    *iam.Registration `json:"registration,omitempty"`
+	}
+	// secretDoc says what was done about a client's secret.
+	secretDoc struct {
+		Secrets  int64  `json:"secrets"`
+		State    string `json:"state"`
+		OldUntil string `json:"old_until,omitempty"`
+	}
 	mappingDoc struct {
 		Issuer string   `json:"issuer"`
 		Claim  string   `json:"claim"`
@@ -57,6 +71,20 @@ func docOfUser(u iam.User) userDoc {
 
 func docOfMember(m iam.Membership) memberDoc {
 	return memberDoc{m.Status, some(m.Roles), m.Attributes, stamp(m.ExpiresAt)}
+}
+
+func docOfClient(c iam.ManagedClient) clientDoc {
+	d := clientDoc{Tenant: c.Tenant, Status: c.Status, Roles: some(c.Roles), Scopes: some(c.Scopes), TokensNotBefore: stamp(c.TokensNotBefore)}
+	if c.Managed {
+		r := c.Wanted
+		r.RedirectURIs, r.PostLogoutRedirectURIs, r.GrantTypes = some(r.RedirectURIs), some(r.PostLogoutRedirectURIs), some(r.GrantTypes)
+		d.Registration = &r
+	}
+	return d
+}
+
+func docOfSecret(c iam.ManagedClient) secretDoc {
+	return secretDoc{c.Secrets, c.SecretState, stamp(c.RetireAt)}
 }
 
 func docOfMapping(m iam.Mapping) mappingDoc {

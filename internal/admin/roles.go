@@ -220,11 +220,9 @@ func (w *Work) DeleteRole(ctx context.Context, tenant, name string, remove bool,
 		switch {
 		case !remove:
 			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: "the role is held by " + who + ": take it away first, or delete with ?remove=true"}
-		case h.Clients > 0:
-			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: "the role is held by " + plural(h.Clients, "client", "clients") + ": change them first"}
 		case tenant == "":
 			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: "the global role is held by " + who + ": take it away in each tenant first"}
-		case h.Members > maxRemoved:
+		case h.Members > maxRemoved || h.Clients > maxRemoved:
 			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: fmt.Sprintf("the role is held by %s: it is removed from %d at once at most", who, maxRemoved)}
 		}
 		if err := w.removeRole(ctx, tenant, name, roles, holding, graph); err != nil {
@@ -277,6 +275,15 @@ func (w *Work) removeRole(ctx context.Context, tenant, name string, roles []iam.
 	}
 	if err := w.putMappings(ctx, tenant, kept, holding, graph); err != nil {
 		return err
+	}
+	clients, err := w.tx.ManagedClients(ctx, postgres.ClientFilter{Tenant: tenant, Role: name, Limit: maxRemoved})
+	if err != nil {
+		return err
+	}
+	for _, c := range clients {
+		if err := w.changeClientRoles(ctx, c, without(c.Roles)); err != nil {
+			return err
+		}
 	}
 	for _, r := range roles {
 		if r.Tenant != tenant || !slices.Contains(r.Inherits, name) {

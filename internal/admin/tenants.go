@@ -109,6 +109,9 @@ func (w *Work) DeleteTenant(ctx context.Context, id string, c Condition) error {
 	if t.Status == iam.TenantActive {
 		return &iam.Error{Kind: iam.Conflict, Code: "tenant_active", Detail: "an active tenant is not deleted: suspend or archive it first"}
 	}
+	if err := w.tx.DetachDeletedClients(ctx, id); err != nil {
+		return err
+	}
 	n, err := w.tx.ClientsOf(ctx, id)
 	if err != nil {
 		return err

@@ -120,20 +120,30 @@ func (w *Work) SetUserStatus(ctx context.Context, id, status string, c Condition
 // RevokeTokens refuses all tokens of a user that were issued before a time, which never
 // goes back. The zero time is now.
 func (w *Work) RevokeTokens(ctx context.Context, id string, before time.Time) (iam.User, error) {
+	before, err := revokedBefore(before)
+	if err != nil {
+		return iam.User{}, err
+	}
+	return w.changeUser(ctx, id, Condition{}, false, func(u *iam.User) error {
+		if before.After(u.TokensNotBefore) {
+			u.TokensNotBefore = before
+		}
+		return nil
+	})
+}
+
+// revokedBefore is the time before which issued tokens are refused, as it is kept; the
+// zero time is now.
+func revokedBefore(before time.Time) (time.Time, error) {
 	now := time.Now()
 	if before.After(now) {
-		return iam.User{}, iam.Refuse([]iam.FieldError{{Pointer: "/before", Detail: "must not lie in the future: it never goes back"}})
+		return before, iam.Refuse([]iam.FieldError{{Pointer: "/before", Detail: "must not lie in the future: it never goes back"}})
 	}
 	if before.IsZero() {
 		// Tokens have whole seconds: one issued in this second may be from before.
 		before = now.Truncate(time.Second).Add(time.Second)
 	}
-	return w.changeUser(ctx, id, Condition{}, false, func(u *iam.User) error {
-		if before = before.Truncate(time.Microsecond); before.After(u.TokensNotBefore) {
-			u.TokensNotBefore = before
-		}
-		return nil
-	})
+	return before.Truncate(time.Microsecond), nil
 }
 
 func (w *Work) changeUser(ctx context.Context, id string, c Condition, needed bool, change func(*iam.User) error) (iam.User, error) {

@@ -26,6 +26,7 @@ import (
 
 	"iam-service/internal/admin"
 	"iam-service/internal/bounded"
+	"iam-service/internal/clients"
 	"iam-service/internal/directory"
 	"iam-service/internal/enrich"
 	"iam-service/internal/eventbus"
@@ -35,6 +36,7 @@ import (
 	"iam-service/internal/outbox"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
+	"iam-service/internal/rauth"
 	"iam-service/internal/telemetry"
 	"iam-service/internal/token"
 	"iam-service/policies"
@@ -150,7 +152,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		Trusted: cfg.TrustedProxies, Log: log, Observe: metrics.Request,
 	}
 
-	administration := admin.New(admin.Config{DB: db, Engine: engine, Issuers: cfg.issuers, Settle: changes.Settle, Log: log})
+	administration := admin.New(admin.Config{DB: db, Engine: engine, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Settle: changes.Settle, Log: log})
 	if err := bootstrap(ctx, administration, cfg, log); err != nil {
 		return err
 	}
@@ -168,8 +170,18 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		})
 		beside.Go(func() { relay.Run(work) })
 	}
+	managed, err := manageClients(work, cfg, db, administration, verifier, metrics, log)
+	if err != nil {
+		return err
+	}
+	if cfg.RAuthAdminURL != "" {
+		beside.Go(func() { managed.Run(work) })
+		unsettled := &clients.State{}
+		beside.Go(func() { unsettled.Keep(work, db) })
+		registerClients(metrics, unsettled)
+	}
 	admins := httpapi.Admin{
-		Service: administration, Policy: func() any { return engine.Status() }, Issuer: cfg.RAuthURL, Trusted: cfg.TrustedProxies,
+		Service: administration, Clients: managed, Policy: func() any { return engine.Status() }, Issuer: cfg.RAuthURL, Trusted: cfg.TrustedProxies,
 		Writes: cfg.AdminWrites, Version: build.Version, Log: log, Observe: metrics.Request,
 	}
 	if cfg.AdminAudience != "" {
@@ -230,6 +242,52 @@ func (o *outboxState) register(m *telemetry.Metrics) {
 	m.Gauge("outbox_pending_count", "Events that are not sent yet.", nil, func() float64 { return float64(state().Pending) })
 	m.Gauge("outbox_oldest_seconds", "How long the oldest event that is not sent yet has waited.", nil, func() float64 { return state().Oldest.Seconds() })
 	m.Gauge("iam_outbox_parked", "Events that the bus refuses, and that hold back those of the same object.", nil, func() float64 { return float64(state().Parked) })
+}
+
+// manageClients makes the service of clients. Without RAUTH_ADMIN_URL it has no provider.
+func manageClients(
+	ctx context.Context, cfg Config, db *postgres.DB, administration *admin.Service, verifier *token.Verifier, metrics *telemetry.Metrics, log *slog.Logger,
+) (*clients.Service, error) {
+	c := clients.Config{
+		Admin: administration, DB: db, Issuer: cfg.RAuthURL, Log: log, TokenLifetime: cfg.MaxTokenLifetime, MaxRepairs: cfg.ReconcileMaxChanges,
+		OnRepaired: metrics.Repaired, OnCompared: func(r clients.Report) {
+			for _, kind := range clients.DriftKinds {
+				metrics.Drift(kind, r.Of(kind))
+			}
+		},
+	}
+	if cfg.RAuthAdminURL == "" {
+		return clients.New(c), nil
+	}
+	metrics.IdPErrors(rauth.Operations, rauth.Reasons)
+	provider, err := newProvider(cfg, verifier, log, metrics.IdPError)
+	if err != nil {
+		return nil, fmt.Errorf("RAUTH_ADMIN_URL: %w", err)
+	}
+	c.Provider = provider
+	if c.Instance, err = db.Instance(ctx); err != nil {
+		return nil, err
+	}
+	return clients.New(c), nil
+}
+
+// newProvider makes the adapter of R-Auth's admin API.
+func newProvider(cfg Config, verifier *token.Verifier, log *slog.Logger, onError func(operation, reason string)) (*rauth.Client, error) {
+	c := rauth.Config{
+		URL: cfg.RAuthAdminURL, TokenFile: cfg.RAuthAdminTokenFile, ClientID: cfg.RAuthAdminClientID, TokenAudience: cfg.RAuthAdminAudience, Log: log, OnError: onError,
+		TokenURL: func(context.Context) (string, error) { return verifier.TokenEndpoint() },
+	}
+	if c.SecretFile = cfg.adminSecretFile; c.SecretFile == "" {
+		c.Secret = cfg.RAuthAdminClientSecret
+	}
+	return rauth.New(c)
+}
+
+func registerClients(m *telemetry.Metrics, s *clients.State) {
+	m.Gauge("iam_clients_pending", "Changes of clients that the identity provider has yet to be told of.", nil, func() float64 { return float64(s.Now().Pending) })
+	m.Gauge("iam_clients_pending_oldest_seconds", "How long the oldest one has waited.", nil, func() float64 { return s.Now().Oldest.Seconds() })
+	m.Gauge("iam_clients_failed", "Clients of which the identity provider has refused the last change.", nil, func() float64 { return float64(s.Now().Failed) })
+	m.Gauge("iam_client_secrets_unknown", "Clients of which a rotation has an unknown outcome.", nil, func() float64 { return float64(s.Now().SecretUnknown) })
 }
 
 // bootstrap makes BOOTSTRAP_ADMIN the first platform administrator, if there is none.

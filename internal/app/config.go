@@ -37,6 +37,11 @@ type Config struct {
 	IntrospectionClientID   string   `env:"RAUTH_INTROSPECTION_CLIENT_ID" doc:"turns introspection of opaque tokens on"`
 	IntrospectionClientPass string   `env:"RAUTH_INTROSPECTION_CLIENT_SECRET" secret:"true" doc:"its secret"`
 	TrustedIssuers          string   `env:"TRUSTED_ISSUERS" secret:"true" doc:"further issuers, a JSON list: see docs/configuration.md"`
+	RAuthAdminURL           string   `env:"RAUTH_ADMIN_URL" doc:"R-Auth's admin API, without /admin; none: clients are not managed"`
+	RAuthAdminClientID      string   `env:"RAUTH_ADMIN_CLIENT_ID" doc:"our client for the admin API, by client credentials"`
+	RAuthAdminClientSecret  string   `env:"RAUTH_ADMIN_CLIENT_SECRET" secret:"true" doc:"its secret; a file is read again for each new token"`
+	RAuthAdminTokenFile     string   `env:"RAUTH_ADMIN_TOKEN_FILE" doc:"file with a bearer token for the admin API, instead of a client; it is read for each call"`
+	RAuthAdminAudience      string   `env:"RAUTH_ADMIN_AUDIENCE" doc:"audience that the token for the admin API is asked for"`
 	AdminAudience           string   `env:"ADMIN_AUDIENCE" doc:"audience of admins' tokens, never one of the gateways'; none: the admin API is off"`
 	AdminWrites             int      `env:"ADMIN_WRITES_PER_MINUTE" envDefault:"600" doc:"that one caller may ask one replica for"`
 	BootstrapAdmin          string   `env:"BOOTSTRAP_ADMIN" doc:"subject of R-Auth's tokens that is made platform administrator at a start while there is none"`
@@ -71,14 +76,18 @@ type Config struct {
 	NATSStreamReplicas  int           `env:"NATS_STREAM_REPLICAS" envDefault:"1" doc:"replicas of a stream that is made: 3 in production"`
 	OutboxRetention     time.Duration `env:"OUTBOX_RETENTION" envDefault:"168h" doc:"how long events are kept for a replay after they were sent"`
 
+	MaxTokenLifetime    time.Duration `env:"MAX_TOKEN_LIFETIME" envDefault:"24h" doc:"of the longest token that R-Auth issues: a deleted client is refused for so long"`
+	ReconcileMaxChanges int           `env:"RECONCILE_MAX_CHANGES" envDefault:"10" doc:"clients that are repaired in R-Auth at once; more are left until somebody has looked"`
+
 	LogLevel       slog.Level    `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
 	DecisionSample float64       `env:"DECISION_LOG_SAMPLE" envDefault:"0.01" doc:"share of answers from the cache that are logged, 0 to 1; evaluations all are"`
 	StartTimeout   time.Duration `env:"START_TIMEOUT" envDefault:"10s" doc:"how long a start waits for PostgreSQL and R-Auth"`
 	ShutdownDelay  time.Duration `env:"SHUTDOWN_DELAY" envDefault:"5s" doc:"how long to serve on after SIGTERM, not ready"`
 	ShutdownGrace  time.Duration `env:"SHUTDOWN_GRACE" envDefault:"10s" doc:"how long requests in flight may take to end"`
 
-	issuers  iam.Issuers
-	verified []token.Issuer
+	issuers         iam.Issuers
+	verified        []token.Issuer
+	adminSecretFile string // of RAUTH_ADMIN_CLIENT_SECRET_FILE
 }
 
 // ConfigError lists every fault of the configuration, by variable.
@@ -120,6 +129,7 @@ func ParseConfig(environ []string) (Config, error) {
 			fault("%v", e)
 		}
 	}
+	cfg.adminSecretFile = vars["RAUTH_ADMIN_CLIENT_SECRET_FILE"]
 	cfg.check(fault)
 	if len(faults) > 0 {
 		return cfg, &ConfigError{faults}
@@ -235,7 +245,7 @@ func (cfg *Config) check(fault func(string, ...any)) {
 	for name, n := range map[string]int64{
 		"FACTS_ENTRIES": int64(cfg.FactsEntries), "MEMORY_AIM": cfg.MemoryAim, "TOKEN_ENTRIES": int64(cfg.TokenEntries),
 		"ADMIN_WRITES_PER_MINUTE": int64(cfg.AdminWrites), "HEADER_BUDGET": int64(cfg.HeaderBudget), "MAX_STALENESS": int64(cfg.MaxStaleness), "JWKS_MAX_AGE": int64(cfg.JWKSMaxAge),
-		"OUTBOX_RETENTION": int64(cfg.OutboxRetention), "INTROSPECTION_TTL": int64(cfg.IntrospectionTTL), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline), "START_TIMEOUT": int64(cfg.StartTimeout),
+		"OUTBOX_RETENTION": int64(cfg.OutboxRetention), "MAX_TOKEN_LIFETIME": int64(cfg.MaxTokenLifetime), "RECONCILE_MAX_CHANGES": int64(cfg.ReconcileMaxChanges), "INTROSPECTION_TTL": int64(cfg.IntrospectionTTL), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline), "START_TIMEOUT": int64(cfg.StartTimeout),
 	} {
 		if n <= 0 {
 			fault("%s must be more than 0", name)
@@ -253,7 +263,36 @@ func (cfg *Config) check(fault func(string, ...any)) {
 	if (cfg.IntrospectionClientID == "") != (cfg.IntrospectionClientPass == "") {
 		fault("RAUTH_INTROSPECTION_CLIENT_ID and RAUTH_INTROSPECTION_CLIENT_SECRET go together: set both or none")
 	}
+	cfg.checkRAuthAdmin(fault)
 	cfg.checkIssuers(fault)
+}
+
+func (cfg *Config) checkRAuthAdmin(fault func(string, ...any)) {
+	if cfg.RAuthAdminURL == "" {
+		for name, value := range map[string]string{
+			"RAUTH_ADMIN_CLIENT_ID": cfg.RAuthAdminClientID, "RAUTH_ADMIN_CLIENT_SECRET": cfg.RAuthAdminClientSecret,
+			"RAUTH_ADMIN_TOKEN_FILE": cfg.RAuthAdminTokenFile, "RAUTH_ADMIN_AUDIENCE": cfg.RAuthAdminAudience,
+		} {
+			if value != "" {
+				fault("%s is set, and RAUTH_ADMIN_URL is missing", name)
+			}
+		}
+		return
+	}
+	if why := badIssuerURL(cfg.RAuthAdminURL, cfg.RAuthInsecureHTTP); why != "" {
+		fault("RAUTH_ADMIN_URL %s", why)
+	}
+	if (cfg.RAuthAdminClientID == "") != (cfg.RAuthAdminClientSecret == "") {
+		fault("RAUTH_ADMIN_CLIENT_ID and RAUTH_ADMIN_CLIENT_SECRET go together: set both or none")
+	}
+	if cfg.RAuthAdminTokenFile != "" {
+		if cfg.RAuthAdminClientID != "" {
+			fault("RAUTH_ADMIN_TOKEN_FILE and RAUTH_ADMIN_CLIENT_ID are both set: one of them is allowed")
+		}
+		if _, err := os.ReadFile(cfg.RAuthAdminTokenFile); err != nil {
+			fault("RAUTH_ADMIN_TOKEN_FILE cannot be read: %v", err)
+		}
+	}
 }
 
 // trustedIssuer is one entry of TRUSTED_ISSUERS.

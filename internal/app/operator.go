@@ -3,6 +3,7 @@ package app
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,8 +21,11 @@ import (
 	"golang.org/x/term"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/clients"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
+	"iam-service/internal/telemetry"
+	"iam-service/internal/token"
 )
 
 // operator is what commands of an operator share: the database, and who they say
@@ -74,7 +78,7 @@ func openOperator(ctx context.Context, environ []string) (*operator, error) {
 	}
 	return &operator{
 		db: db, issuer: cfg.RAuthURL, caller: admin.Caller{Operator: name, Via: "command"},
-		service: admin.New(admin.Config{DB: db, Issuers: cfg.issuers, Log: log}),
+		service: admin.New(admin.Config{DB: db, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Log: log}),
 	}, nil
 }
 
@@ -350,4 +354,90 @@ func eventsCommand(environ []string) *cobra.Command {
 	}
 	cmd.AddCommand(replay, parked, decide("retry", "Try a parked event again", false), decide("skip", "Give a parked event up: it is never sent", true))
 	return cmd
+}
+
+func reconcileCommand(environ []string) *cobra.Command {
+	var dryRun bool
+	var most int
+	cmd := &cobra.Command{
+		Use:   "reconcile",
+		Short: "Make the identity provider's clients agree with ours: finish what was interrupted, compare, repair",
+		Long: "Finish changes of clients that were interrupted, then compare all clients of the database with those in R-Auth and repair\n" +
+			"those that differ, if two comparisons see it. Clients of others are never touched. It takes the settings of serve, and can\n" +
+			"run beside it. The exit status is 1 where something is left.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := ParseConfig(environ)
+			if err != nil {
+				return err
+			}
+			if cfg.RAuthAdminURL == "" {
+				return &ConfigError{[]string{"RAUTH_ADMIN_URL is missing: R-Auth's admin API"}}
+			}
+			if most <= 0 {
+				most = cfg.ReconcileMaxChanges
+			}
+			return withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
+				report, err := reconcile(cmd.Context(), cfg, o, telemetry.NewLogger(cmd.ErrOrStderr(), slog.LevelError), dryRun, most)
+				if err != nil {
+					return err
+				}
+				return printReport(cmd.OutOrStdout(), report, dryRun, most)
+			})(cmd, nil)
+		},
+	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "compare only, and change nothing")
+	cmd.Flags().IntVar(&most, "max-changes", 0, "clients to repair at most; more are all left; else RECONCILE_MAX_CHANGES")
+	return cmd
+}
+
+func reconcile(ctx context.Context, cfg Config, o *operator, log *slog.Logger, dryRun bool, most int) (clients.Report, error) {
+	verifier, err := token.New(token.Config{Issuers: cfg.verified[:1], Keeper: o.db, Log: log})
+	if err != nil {
+		return clients.Report{}, err
+	}
+	if cfg.RAuthAdminClientID != "" { // its token endpoint is asked for
+		if err := verifier.Start(ctx, time.Now().Add(cfg.StartTimeout)); err != nil {
+			return clients.Report{}, fmt.Errorf("R-Auth cannot be asked for its endpoints (RAUTH_URL=%s): %w", cfg.RAuthURL, err)
+		}
+	}
+	provider, err := newProvider(cfg, verifier, log, nil)
+	if err != nil {
+		return clients.Report{}, fmt.Errorf("RAUTH_ADMIN_URL: %w", err)
+	}
+	instance, err := o.db.Instance(ctx)
+	if err != nil {
+		return clients.Report{}, err
+	}
+	return clients.New(clients.Config{
+		Admin: o.service, DB: o.db, Provider: provider, Issuer: cfg.RAuthURL, Instance: instance, Log: log, TokenLifetime: cfg.MaxTokenLifetime,
+	}).Reconcile(ctx, dryRun, most)
+}
+
+// printReport fails where something is left.
+func printReport(out io.Writer, r clients.Report, dryRun bool, most int) error {
+	for _, d := range r.Differences {
+		winner, done := "iam-service wins", d.Done
+		if d.Repair == "" {
+			winner = "nobody wins by itself"
+		}
+		if done == "" {
+			done = "left"
+		}
+		about := d.Kind
+		if len(d.Fields) > 0 {
+			about += " (" + strings.Join(d.Fields, ", ") + ")"
+		}
+		fmt.Fprintf(out, "%s of %s: %s: %s; %s: %s\n", d.Client, cmp.Or(d.Tenant, "the platform"), about, done, winner, d.Why)
+	}
+	fmt.Fprintf(out, "%d compared, %d pending, %d differ, %d left; %d clients of others\n", r.Compared, r.Pending, len(r.Differences), r.Left(), r.Foreign)
+	switch {
+	case r.Stopped:
+		return fmt.Errorf("more than %d clients differ, so nothing was repaired: look at them, then say --max-changes", most)
+	case r.Left() > 0 && dryRun:
+		return fmt.Errorf("%d clients differ", r.Left())
+	case r.Left() > 0 || r.Pending > 0 && !dryRun:
+		return errors.New("not everything agrees")
+	}
+	return nil
 }

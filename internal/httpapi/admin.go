@@ -31,6 +31,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/clients"
 	"iam-service/internal/iam"
 	"iam-service/internal/token"
 )
@@ -38,6 +39,7 @@ import (
 // Admin is what the admins' listener serves.
 type Admin struct {
 	Service *admin.Service
+	Clients *clients.Service
 	Verify  func(ctx context.Context, raw, idp string, deadline time.Time) (*token.Token, error) // of tokens for the admin API; nil: it is off
 	Policy  func() any                                                                           // what is in force
 	Issuer  string                                                                               // of tokens where a request names none
@@ -86,7 +88,21 @@ func (a Admin) Handler() http.Handler {
 		h.routes()
 	})
 	h.describe(r)
-	return r
+	return withoutVersion(r)
+}
+
+// withoutVersion lets clients be found at /clients too, as the platform calls it.
+func withoutVersion(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/clients" || strings.HasPrefix(r.URL.Path, "/clients/") {
+			r = r.Clone(r.Context())
+			r.URL.Path = "/v1" + r.URL.Path
+			if r.URL.RawPath != "" {
+				r.URL.RawPath = "/v1" + r.URL.RawPath
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // config is how requests are read and what the document says of the whole.
@@ -416,6 +432,34 @@ type once interface {
 // add registers a route: h runs within one transaction, in which its caller was found
 // to be allowed what the route is about.
 func add[I, O any, P about[I]](a *adminAPI, rt route, h func(context.Context, *admin.Work, P) (*O, error)) {
+	register(a, rt, func(ctx context.Context, r asked, p P) (*O, error) {
+		var out *O
+		task := r.task
+		if task.Once = r.once; task.Once != nil {
+			task.Once.Answer = func() (json.RawMessage, error) { return json.Marshal(out) }
+			task.Once.Replay = func(answer json.RawMessage) error {
+				r.header.Set("Idempotency-Replayed", "true")
+				return jsonFormat.Unmarshal(answer, &out)
+			}
+		}
+		err := a.Service.Do(ctx, r.caller, task, func(ctx context.Context, w *admin.Work) (err error) {
+			out, err = h(ctx, w, p)
+			return err
+		})
+		return out, err
+	})
+}
+
+// asked is a request of the admin API.
+type asked struct {
+	caller admin.Caller
+	task   admin.Task
+	once   *admin.Once // without Answer and Replay; nil: it has no key
+	header http.Header // of the answer
+}
+
+// register adds a route to the API: h sees to it that its caller may.
+func register[I, O any, P about[I]](a *adminAPI, rt route, h func(context.Context, asked, P) (*O, error)) {
 	op := huma.Operation{
 		OperationID: operationID(rt), Method: rt.method, Path: rt.path, Summary: rt.summary, Description: rt.description,
 		Tags: []string{rt.tag}, DefaultStatus: rt.status, MaxBodyBytes: rt.maxBody,
@@ -435,26 +479,18 @@ func add[I, O any, P about[I]](a *adminAPI, rt route, h func(context.Context, *a
 	huma.Register(a.api, op, func(ctx context.Context, in *I) (*O, error) {
 		p := P(in)
 		req, _ := ctx.Value(requestKey{}).(request) // authenticate puts it there
-		task := admin.Task{Action: rt.action, Tenant: p.tenant(), Writes: writes, Patient: rt.action == "tenant:delete"}
+		r := asked{
+			caller: callerOf(ctx), header: req.w.Header(),
+			task: admin.Task{Action: rt.action, Tenant: p.tenant(), Writes: writes, Patient: rt.action == "tenant:delete"},
+		}
 		if o, ok := any(p).(interface{ object() string }); ok {
-			task.Object = o.object()
+			r.task.Object = o.object()
 		}
-		var out *O
+		_, r.task.Client = any(p).(interface{ client() })
 		if k, ok := any(p).(once); ok && k.key() != "" {
-			task.Once = &admin.Once{
-				Key:     k.key(),
-				Request: sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s", req.r.Method, req.r.URL.RequestURI(), k.raw())),
-				Answer:  func() (json.RawMessage, error) { return json.Marshal(out) },
-				Replay: func(answer json.RawMessage) error {
-					req.w.Header().Set("Idempotency-Replayed", "true")
-					return jsonFormat.Unmarshal(answer, &out)
-				},
-			}
+			r.once = &admin.Once{Key: k.key(), Request: sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s", req.r.Method, req.r.URL.RequestURI(), k.raw()))}
 		}
-		err := a.Service.Do(ctx, callerOf(ctx), task, func(ctx context.Context, w *admin.Work) (err error) {
-			out, err = h(ctx, w, p)
-			return err
-		})
+		out, err := h(ctx, r, p)
 		if err != nil {
 			pr := newProblem(err, requestID(req.r))
 			tell(req.w, req.r, a.Log, pr, err)

@@ -321,7 +321,7 @@ func (a *adminAPI) putGlobalRole(ctx context.Context, w *admin.Work, in *struct 
 func (a *adminAPI) deleteRole(ctx context.Context, w *admin.Work, in *struct {
 	OnRole
 	Conditional
-	Remove bool `query:"remove" doc:"take it away from who holds it: members, mappings, roles that inherit it"`
+	Remove bool `query:"remove" doc:"take it away from who holds it: members, mappings, clients, roles that inherit it"`
 },
 ) (*struct{}, error) {
 	c, err := in.condition()
@@ -1052,7 +1052,7 @@ type auditBody struct {
 	At         time.Time       `json:"at"`
 	ActorKind  string          `json:"actor_kind" enum:"user,client,operator"`
 	Actor      string          `json:"actor" doc:"our id of a user, a client_id, who ran a command"`
-	Via        string          `json:"via" enum:"api,command,bootstrap"`
+	Via        string          `json:"via" enum:"api,command,bootstrap,loop"`
 	Address    string          `json:"address,omitempty"`
 	RequestID  string          `json:"request_id,omitempty"`
 	DecisionID string          `json:"decision_id,omitempty"`
@@ -1075,7 +1075,7 @@ type auditIn struct {
 	Tenant string    `query:"tenant" maxLength:"64" doc:"id of the tenant; absent: everything"`
 	Actor  string    `query:"actor" maxLength:"255"`
 	Action string    `query:"action" maxLength:"64" doc:"as in member:create"`
-	Kind   string    `query:"kind" enum:"tenant,role,user,member,mapping,service,event"`
+	Kind   string    `query:"kind" enum:"tenant,role,user,member,mapping,service,client,event"`
 	Object string    `query:"object" maxLength:"255" doc:"id or name"`
 	From   time.Time `query:"from" doc:"not before"`
 	Until  time.Time `query:"until" doc:"before"`

@@ -13,6 +13,7 @@ var tenantActions = []string{
 	"tenant:read", "role:list", "role:create", "role:read", "role:update", "role:delete",
 	"member:list", "member:create", "member:batch", "member:read", "member:update", "member:set-status", "member:delete",
 	"mapping:list", "mapping:create", "mapping:read", "mapping:update", "mapping:delete", "effective:read", "audit:read",
+	"client:list", "client:create", "client:read", "client:update", "client:set-status", "client:revoke", "client:rotate", "client:delete",
 }
 
 // platformActions are the rest.
@@ -21,6 +22,7 @@ var platformActions = []string{
 	"global-role:list", "global-role:create", "global-role:read", "global-role:update", "global-role:delete",
 	"user:list", "user:create", "user:read", "user:update", "user:set-status", "user:revoke", "user:erase",
 	"service:list", "service:read", "service:sync", "audit:read", "policy:read",
+	"client:list", "client:create", "drift:read",
 }
 
 func reads(action string) bool {
@@ -103,6 +105,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 	w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "globex", Name: "helper"}))
 	mapping := iam.Mapping{Issuer: w.rauth.Issuer, Claim: "groups", Value: "auditors"}.ID()
 
+	made := map[string]string{"acme": w.client("acme", nil), "globex": w.client("globex", nil)}
+
 	// What is sent is well-formed, and would change nothing if it were allowed: it names a
 	// version that never was, or makes what is there already.
 	bodies := map[string]any{
@@ -114,6 +118,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"member:update": map[string]any{}, "member:set-status": map[string]any{"status": "active"},
 		"mapping:create": map[string]any{"claim": "groups", "value": "auditors", "roles": []string{"viewer"}}, "mapping:update": map[string]any{"roles": []string{"viewer"}},
 		"user:create": map[string]any{"subject": "target"}, "user:update": map[string]any{}, "user:set-status": map[string]any{"status": "active"},
+		"client:update": map[string]any{"client_name": "x", "redirect_uris": []string{"no URI"}}, "client:set-status": map[string]any{"status": "active"},
+		"client:revoke": map[string]any{"before": "2001-01-01T00:00:00Z"}, "client:rotate": map[string]any{"overlap": "1s"},
 		"user:revoke": map[string]any{"before": "2001-01-01T00:00:00Z"}, "service:sync": map[string]any{"service": "sample", "roles": []any{map[string]any{"name": "x", "inherits": []string{"none"}}}},
 	}
 	cells, rows := 0, 0
@@ -126,8 +132,11 @@ func TestWhoMayDoWhat(t *testing.T) {
 			if strings.Contains(template, "{tenant}") || action == "effective:read" {
 				wheres = []string{"own", "foreign"}
 			}
-			if action == "audit:read" {
+			switch {
+			case action == "audit:read", action == "client:list", action == "client:create":
 				wheres = []string{"", "own", "foreign"}
+			case strings.HasPrefix(action, "client:"):
+				wheres = []string{"own", "foreign"}
 			}
 			for _, where := range wheres {
 				known := platformActions
@@ -143,8 +152,15 @@ func TestWhoMayDoWhat(t *testing.T) {
 				if where == "" {
 					path = strings.ReplaceAll(path, "/roles/helper", "/roles/viewer")
 				}
-				if action == "effective:read" || action == "audit:read" && where != "" {
+				path = strings.ReplaceAll(path, "{id}", made[tenant])
+				if action == "effective:read" || (action == "audit:read" || action == "client:list") && where != "" {
 					path += "?tenant=" + tenant
+				}
+				if action == "client:create" {
+					bodies[action] = map[string]any{"client_name": "x", "redirect_uris": []string{"no URI"}}
+					if where != "" {
+						bodies[action] = map[string]any{"client_name": "x", "tenant": tenant}
+					}
 				}
 				for who, may := range callers {
 					cells++

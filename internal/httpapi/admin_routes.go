@@ -6,7 +6,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-const apiDescription = "Tenants, roles, users, members and mappings; what services declare; the audit. " +
+const apiDescription = "Tenants, roles, users, members, mappings and OAuth2 clients; what services declare; the audit. " +
 	"A caller needs an access token for the admin API's own audience. What is not there and what is not theirs to see is 404 alike.\n\n" +
 	"**Conditions.** What is read has an `ETag`. A `PUT` says what it replaces: `If-Match` with that tag, or `If-None-Match: *` to make something new; " +
 	"without either it is 428, and 412 where somebody else was first.\n\n" +
@@ -23,6 +23,7 @@ var apiTags = []*huma.Tag{
 	{Name: "mappings", Description: "What the identity provider says, as roles of a tenant."},
 	{Name: "users", Description: "Whom the platform knows, across tenants."},
 	{Name: "services", Description: "What services declare: role templates and attributes."},
+	{Name: "clients", Description: "OAuth2 clients, here and in the identity provider. What it could not be told yet is 202, with sync: pending; it is told later."},
 	{Name: "audit", Description: "Who changed what."},
 	{Name: "policy", Description: "What is in force."},
 }
@@ -37,7 +38,7 @@ func (a *adminAPI) routes() {
 	add(a, route{get, "/v1/tenants/{tenant}", "tenant:read", "Read a tenant", "", "tenants", 0, 0}, a.readTenant)
 	add(a, route{put, "/v1/tenants/{tenant}", "tenant:update", "Make or replace a tenant", "Its status stays.", "tenants", 0, 0}, a.putTenant)
 	add(a, route{patch, "/v1/tenants/{tenant}", "tenant:set-status", "Suspend, resume or archive a tenant", "Nobody gets into a tenant that is not active.", "tenants", 0, 0}, a.patchTenant)
-	add(a, route{del, "/v1/tenants/{tenant}", "tenant:delete", "Delete a tenant", "Only a suspended or archived one without clients; with its roles, members and mappings.", "tenants", gone, 0}, a.deleteTenant)
+	add(a, route{del, "/v1/tenants/{tenant}", "tenant:delete", "Delete a tenant", "Only a suspended or archived one whose clients are all deleted; with its roles, members and mappings.", "tenants", gone, 0}, a.deleteTenant)
 
 	add(a, route{get, "/v1/tenants/{tenant}/roles", "role:list", "List the roles of a tenant", "Its own and the global ones, by name; all on one page.", "roles", 0, 0}, a.listRoles)
 	add(a, route{post, "/v1/tenants/{tenant}/roles", "role:create", "Make a role", "", "roles", created, 0}, a.createRole)
@@ -79,6 +80,16 @@ func (a *adminAPI) routes() {
 	add(a, route{put, "/v1/services/{service}/manifest", "service:sync", "Declare what a service needs", "JSON or YAML. The same again changes nothing; what is in use is not taken away.", "services", 0, 0}, a.putManifest)
 	add(a, route{post, "/s2s/system/sync", "service:sync", "Declare what a service needs, by its own name for itself", "JSON or YAML, as in citadel.manifest.yaml.", "services", 0, 0}, a.syncManifest)
 
+	add(a, route{get, "/v1/clients", "client:list", "List and search clients", "By client_id; of one tenant, or of everything.", "clients", 0, 0}, a.listClients)
+	register(a, route{post, "/v1/clients", "client:create", "Make a client", "Its secret is in this answer and nowhere else. 202: it is made later, without a secret; rotate to have one.", "clients", created, 0}, a.createClient)
+	register(a, route{get, "/v1/clients/drift", "drift:read", "Compare all clients with the identity provider", "Changes nothing. What was decided here wins, once two comparisons have seen a difference; what we do not know is only reported.", "clients", 0, 0}, a.readDrift)
+	add(a, route{get, "/v1/clients/{id}", "client:read", "Read a client", "", "clients", 0, 0}, a.readClient)
+	register(a, route{put, "/v1/clients/{id}", "client:update", "Replace what a client is", "Roles and scopes are in force here at once. A refusal by the identity provider is 422, and undoes all of it.", "clients", 0, 0}, a.putClient)
+	add(a, route{patch, "/v1/clients/{id}", "client:set-status", "Block or unblock a client", "Its tokens are refused here at once. The identity provider is not told, and goes on issuing them.", "clients", 0, 0}, a.patchClient)
+	add(a, route{post, "/v1/clients/{id}:revoke", "client:revoke", "Refuse a client's tokens that were issued until now", "", "clients", 0, 0}, a.revokeClient)
+	register(a, route{post, "/v1/clients/{id}/secrets:rotate", "client:rotate", "Give a client another secret", "It is in this answer and nowhere else; the old one works until the overlap ends. 503 secret_unknown: rotate again.", "clients", 0, 0}, a.rotateClient)
+	register(a, route{del, "/v1/clients/{id}", "client:delete", "Delete a client", "Its tokens are refused here at once. 202: the identity provider deletes it later.", "clients", gone, 0}, a.deleteClient)
+
 	add(a, route{get, "/v1/audit", "audit:read", "Read the audit", "The newest first; of one tenant, or of everything.", "audit", 0, 0}, a.listAudit)
 	add(a, route{get, "/v1/policy", "policy:read", "Read which policy is in force", "", "policy", 0, 0}, a.readPolicy)
 
@@ -89,7 +100,15 @@ func (a *adminAPI) routes() {
 		made.Description = "Created"
 		answers["201"] = &made
 	}
-	paths["/v1/users/{user}:revoke"].Post.RequestBody.Required = false // nothing to say: now
+	for _, path := range []string{"/v1/users/{user}:revoke", "/v1/clients/{id}:revoke", "/v1/clients/{id}/secrets:rotate"} {
+		paths[path].Post.RequestBody.Required = false // nothing to say: now
+	}
+	for _, op := range []*huma.Operation{paths["/v1/clients"].Post, paths["/v1/clients/{id}"].Put, paths["/v1/clients/{id}"].Delete} {
+		later := *paths["/v1/clients/{id}"].Get.Responses["200"]
+		later.Description = "It is done later: Location says where to look"
+		op.Responses["202"] = &later
+	}
+	paths["/v1/clients/{id}"].Delete.Responses["204"] = &huma.Response{Description: "Deleted here and in the identity provider"}
 	for _, body := range []*huma.RequestBody{paths["/v1/services/{service}/manifest"].Put.RequestBody, paths["/s2s/system/sync"].Post.RequestBody} {
 		body.Content["application/yaml"] = &huma.MediaType{Schema: body.Content["application/json"].Schema}
 	}

@@ -795,7 +795,8 @@ func TestARoleIsDeletedOnlyWhenNobodyHoldsIt(t *testing.T) {
 	}
 	w.want(201, "root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "botrole"})
 	w.ok(w.db.PutClient(ctx, iam.Client{Issuer: w.rauth.Issuer, ClientID: "b", Tenant: "acme", Roles: []string{"botrole"}, Status: iam.ClientActive}))
-	w.want(409, "root", "DELETE", "/v1/tenants/acme/roles/botrole?remove=true", nil)
+	w.want(409, "root", "DELETE", "/v1/tenants/acme/roles/botrole", nil)
+	w.want(204, "root", "DELETE", "/v1/tenants/acme/roles/botrole?remove=true", nil)
 	w.want(409, "root", "DELETE", "/v1/roles/viewer", nil)
 	w.want(409, "root", "DELETE", "/v1/roles/iam:tenant-admin", nil)
 	w.want(409, "tina", "DELETE", "/v1/tenants/acme/roles/viewer", nil) // a global one

@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/clients"
 	"iam-service/internal/devstack"
 	"iam-service/internal/devstack/devrauth"
 	"iam-service/internal/directory"
@@ -32,6 +33,7 @@ import (
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
 	"iam-service/internal/postgres/postgrestest"
+	"iam-service/internal/rauth"
 	"iam-service/internal/token"
 	"iam-service/policies"
 )
@@ -54,6 +56,7 @@ type world struct {
 	url          string
 	admin        string // URL of the admin API
 	service      *admin.Service
+	clients      *clients.Service
 	issuers      iam.Issuers
 	database     string // URL
 	pool         *pgxpool.Pool
@@ -76,6 +79,8 @@ type settings struct {
 	facts     directory.Config
 	writes    int  // of a caller in a minute
 	panics    bool // when it is asked for the policy
+	noClients bool // are managed
+	loop      bool // of clients runs
 }
 
 type syncBuffer struct {
@@ -176,12 +181,23 @@ func newWorld(t testing.TB, s settings) *world {
 	t.Cleanup(srv.Close)
 	w.url = srv.URL
 	w.issuers, w.database = issuers, s.url
-	w.service = admin.New(admin.Config{DB: w.db, Engine: w.engine, Issuers: issuers, Settle: w.feed.Settle, Log: log})
+	w.service = admin.New(admin.Config{DB: w.db, Engine: w.engine, Issuers: issuers, Issuer: w.rauth.Issuer, Settle: w.feed.Settle, Log: log})
+	instance, err := w.db.Instance(ctx)
+	w.ok(err)
+	managed := clients.Config{Admin: w.service, DB: w.db, Issuer: w.rauth.Issuer, Instance: instance, Log: log, Tick: 20 * time.Millisecond, CompareEvery: 100 * time.Millisecond}
+	if !s.noClients {
+		managed.Provider, err = rauth.New(rauth.Config{URL: w.rauth.Issuer, Pause: time.Millisecond, Open: 100 * time.Millisecond, Log: log})
+		w.ok(err)
+	}
+	w.clients = clients.New(managed)
+	if s.loop {
+		hearing.Go(func() { w.clients.Run(running) })
+	}
 	if s.writes == 0 {
 		s.writes = 1_000_000
 	}
 	api := httptest.NewServer(httpapi.Admin{
-		Service: w.service, Verify: verifier.For(devstack.AdminAudience).Verify, Policy: func() any {
+		Service: w.service, Clients: w.clients, Verify: verifier.For(devstack.AdminAudience).Verify, Policy: func() any {
 			if s.panics {
 				panic("a secret")
 			}

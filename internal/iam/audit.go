@@ -14,7 +14,7 @@ type AuditEntry struct {
 	At         time.Time
 	ActorKind  string // "user", "client", "operator"
 	Actor      string // our id of a user, a client id, who ran a command
-	Via        string // "api", "command", "bootstrap"
+	Via        string // "api", "command", "bootstrap", "loop"
 	Address    string // of the caller, where known
 	RequestID  string
 	DecisionID string // of the decision that allowed it, where one was asked for

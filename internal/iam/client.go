@@ -1,8 +1,14 @@
 package iam
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
 )
 
 // Registration is a client's metadata as the identity provider keeps it, by the names
@@ -32,3 +38,148 @@ const (
 // ErrOutcomeUnknown marks a failure after which nobody knows whether the thing was done:
 // the connection was cut, or the answer says nothing of it.
 var ErrOutcomeUnknown = errors.New("it is not known whether it was done")
+
+// CodeCannotRotate is of an identity provider that has no rotation with an overlap: to
+// set another secret is what is left there.
+const CodeCannotRotate = "rotation_unsupported"
+
+// Secret is a client's secret, as it is obtained: it is not to be kept.
+type Secret string
+
+// String keeps a secret from being printed by accident.
+func (Secret) String() string { return "(secret)" }
+
+// LogValue keeps it from being logged.
+func (Secret) LogValue() slog.Value { return slog.StringValue("(secret)") }
+
+// Whether the identity provider agrees with what a client should be.
+const (
+	SyncDone    = "in_sync"
+	SyncPending = "pending"
+	SyncFailed  = "failed" // it refused the last change for good, which was undone
+)
+
+// Operations on a client in the identity provider: one at a time.
+const (
+	OperationCreate = "create"
+	OperationUpdate = "update"
+	OperationDelete = "delete"
+	OperationRotate = "rotate"
+	OperationRetire = "retire"
+)
+
+// What is known of a client's secret.
+const (
+	SecretNone      = "none"       // the client has none: it is public, or signs with a key
+	SecretNotIssued = "not_issued" // nobody was given the one there is
+	SecretIssued    = "issued"
+	SecretUnknown   = "unknown" // a rotation has an unknown outcome: rotate again
+)
+
+// ManagedClient is a client with what the identity provider should know of it. One that
+// is not Managed was not made by us there: it is a fact and nothing else.
+type ManagedClient struct {
+	Client
+	Managed bool
+
+	Wanted        Registration  // without ClientID and marks
+	WantedVersion int64         // its mark
+	Applied       *Registration // what was confirmed last; nil: nothing yet, and nobody was told of the client
+	Before        *Before       // what an update has replaced, while it is pending
+
+	Sync        string
+	Reason      string // code of the last failure; empty: none
+	Operation   string // under way; empty: none
+	OperationID string
+	LeaseUntil  time.Time // until when the one who began it may still be at it
+	NextTry     time.Time
+	Tries       int
+
+	SecretState string
+	Secrets     int64     // how many were issued
+	OverlapFrom time.Time // the overlap of two secrets, if there is one
+	RetireAt    time.Time
+	Warned      bool // that the old one ends soon
+
+	CreatedAt time.Time
+	UpdatedAt time.Time
+}
+
+// Before is what an update of a client has replaced here.
+type Before struct {
+	Version int64    `json:"version"` // that the update has made
+	Roles   []string `json:"roles"`
+	Scopes  []string `json:"scopes"`
+}
+
+// Type is "public" or "confidential" (RFC 6749, section 2.1).
+func (r Registration) Type() string {
+	if r.TokenEndpointAuthMethod == "none" {
+		return "public"
+	}
+	return "confidential"
+}
+
+// HasSecret reports whether a client authenticates with a secret.
+func (r Registration) HasSecret() bool {
+	return strings.HasPrefix(r.TokenEndpointAuthMethod, "client_secret_")
+}
+
+// Marked is what is sent to the identity provider by an instance of the service.
+func (c ManagedClient) Marked(instance string) Registration {
+	r := c.Wanted
+	r.ClientID = c.ClientID
+	r.Metadata = map[string]string{
+		MarkInstance: instance, MarkClient: c.ClientID, MarkTenant: c.Tenant, MarkVersion: strconv.FormatInt(c.WantedVersion, 10),
+	}
+	return r
+}
+
+// Announced reports whether anybody was told of the client.
+func (c ManagedClient) Announced() bool { return !c.Managed || c.Applied != nil }
+
+// Gone reports whether a client is deleted here and in the identity provider.
+func (c ManagedClient) Gone() bool { return c.Status == ClientDeleted && c.Operation == "" }
+
+// Differs names the fields in which two registrations differ, by the names of RFC 7591;
+// marks do not count. Lists are sets, keys are compared as JSON.
+func (r Registration) Differs(other Registration) []string {
+	var fields []string
+	differ := func(name string, same bool) {
+		if !same {
+			fields = append(fields, name)
+		}
+	}
+	set := func(a, b []string) bool { return slices.Equal(sortedSet(a), sortedSet(b)) }
+	differ("client_name", r.ClientName == other.ClientName)
+	differ("redirect_uris", set(r.RedirectURIs, other.RedirectURIs))
+	differ("post_logout_redirect_uris", set(r.PostLogoutRedirectURIs, other.PostLogoutRedirectURIs))
+	differ("grant_types", set(r.GrantTypes, other.GrantTypes))
+	differ("response_types", set(r.ResponseTypes, other.ResponseTypes))
+	differ("token_endpoint_auth_method", r.TokenEndpointAuthMethod == other.TokenEndpointAuthMethod)
+	differ("scope", set(strings.Fields(r.Scope), strings.Fields(other.Scope)))
+	differ("jwks_uri", r.JWKSURI == other.JWKSURI)
+	differ("jwks", bytes.Equal(canonicalJSON(r.JWKS), canonicalJSON(other.JWKS)))
+	return fields
+}
+
+func sortedSet(list []string) []string { return slices.Compact(slices.Sorted(slices.Values(list))) }
+
+// canonicalJSON is JSON without blanks and with names in order; nil for none, null, and an
+// empty key set, as which some providers answer none.
+func canonicalJSON(raw json.RawMessage) []byte {
+	var v any
+	if len(raw) == 0 || json.Unmarshal(raw, &v) != nil || v == nil {
+		return nil
+	}
+	if m, ok := v.(map[string]any); ok {
+		if keys, has := m["keys"].([]any); has && len(keys) == 0 || len(m) == 0 {
+			return nil
+		}
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return nil
+	}
+	return b
+}

@@ -9,6 +9,7 @@ const (
 	KindMapping = "mapping"
 	KindService = "service"
 	KindAudit   = "audit"
+	KindClient  = "client"
 	KindEvent   = "event" // only audited
 )
 
@@ -113,6 +114,35 @@ type (
 		Roles      []string `json:"roles" doc:"names of the role templates"`
 		Attributes []string `json:"attributes" doc:"keys"`
 	}
+	// ClientState is an OAuth2 client after a change.
+	ClientState struct {
+		Client  string   `json:"client" doc:"client_id; it is never used again"`
+		Tenant  string   `json:"tenant,omitempty" doc:"absent: a program of the platform"`
+		Name    string   `json:"name,omitempty"`
+		Type    string   `json:"type,omitempty" enum:"public,confidential"`
+		Status  string   `json:"status" enum:"active,blocked"`
+		Roles   []string `json:"roles"`
+		Scopes  []string `json:"scopes"`
+		Version int64    `json:"version"`
+	}
+	// ClientRevoked says from when on a client's tokens must be.
+	ClientRevoked struct {
+		Client          string `json:"client" doc:"client_id"`
+		Tenant          string `json:"tenant,omitempty"`
+		TokensNotBefore string `json:"tokens_not_before" doc:"tokens issued earlier are refused" format:"date-time"`
+		Version         int64  `json:"version"`
+	}
+	// ClientSecret says until when a client's old secret works. No secret travels.
+	ClientSecret struct {
+		Client   string `json:"client" doc:"client_id"`
+		Tenant   string `json:"tenant,omitempty"`
+		OldUntil string `json:"old_until,omitempty" doc:"until when the secret before works; absent: it does not any more" format:"date-time"`
+	}
+	// ClientGone is a client that was deleted.
+	ClientGone struct {
+		Client string `json:"client" doc:"client_id; it is never used again"`
+		Tenant string `json:"tenant,omitempty"`
+	}
 	// Checkpoint is the head of an audit chain: keep it where this service cannot
 	// write, and the chain before it can be verified.
 	Checkpoint struct {
@@ -159,5 +189,14 @@ var Events = []EventType{
 	{"MappingUpdated.v1", KindMapping, "What a provider says means other roles in a tenant.", MappingState{}},
 	{"MappingDeleted.v1", KindMapping, "What a provider says means nothing in a tenant any more.", MappingGone{}},
 	{"ServiceManifestApplied.v1", KindService, "A service declares other roles or attributes.", ManifestState{}},
+	{"ClientCreated.v1", KindClient, "There is a new OAuth2 client, here and in the identity provider.", ClientState{}},
+	{"ClientUpdated.v1", KindClient, "A client's metadata, roles or scopes have changed, in both.", ClientState{}},
+	{"ClientBlocked.v1", KindClient, "A client's tokens are refused from now on.", ClientState{}},
+	{"ClientUnblocked.v1", KindClient, "A client is active again.", ClientState{}},
+	{"ClientTokensRevoked.v1", KindClient, "A client's tokens that were issued earlier are refused.", ClientRevoked{}},
+	{"ClientSecretRotated.v1", KindClient, "A client has a new secret; the one before works for a while.", ClientSecret{}},
+	{"ClientSecretExpiring.v1", KindClient, "A quarter of the time is left in which a client's old secret works.", ClientSecret{}},
+	{"ClientSecretRetired.v1", KindClient, "A client's old secret does not work any more.", ClientSecret{}},
+	{"ClientDeleted.v1", KindClient, "A client is gone, here and in the identity provider.", ClientGone{}},
 	{"AuditCheckpoint.v1", KindAudit, "The head of an audit chain, hourly where it has grown.", Checkpoint{}},
 }

@@ -15,22 +15,16 @@ import (
 // Lead makes this replica the one that relays: it holds a lock of a session of its own
 // on the direct connection. It fails with outbox.ErrFollower where another replica does.
 func (db *DB) Lead(ctx context.Context) (outbox.Session, error) {
-	conn, err := db.direct(ctx, map[string]string{
-		"application_name": "iam-service relay",
-		// A leader that vanishes without a word gives its lock back within half a minute.
-		"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3", "tcp_user_timeout": "25000",
-	})
+	conn, leads, err := db.hold(ctx, "relay")
 	if err != nil {
 		return nil, err
 	}
-	s := &relaySession{conn}
-	var leads bool
-	var schema string
-	err = conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtextextended('iam relay ' || current_schema(), 0)), current_schema()`).Scan(&leads, &schema)
-	if err == nil && !leads {
-		err = outbox.ErrFollower
+	if !leads {
+		return nil, outbox.ErrFollower
 	}
-	if err == nil {
+	s := &relaySession{conn}
+	var schema string
+	if err = conn.QueryRow(ctx, `SELECT current_schema()`).Scan(&schema); err == nil {
 		// Who changes a fact says so there, and writes an event with it. What is no change of
 		// a fact comes to light with the next beat.
 		_, err = conn.Exec(ctx, `LISTEN `+pgx.Identifier{"iam_directory_" + schema}.Sanitize())
@@ -40,6 +34,26 @@ func (db *DB) Lead(ctx context.Context) (outbox.Session, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// hold takes a lock of a session of its own on the direct connection, or reports that
+// another replica has it.
+func (db *DB) hold(ctx context.Context, name string) (*pgx.Conn, bool, error) {
+	conn, err := db.direct(ctx, map[string]string{
+		"application_name": "iam-service " + name,
+		// One that vanishes without a word gives its lock back within half a minute.
+		"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3", "tcp_user_timeout": "25000",
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	var got bool
+	err = conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtextextended('iam ' || $1 || ' ' || current_schema(), 0))`, name).Scan(&got)
+	if err != nil || !got {
+		(&Held{conn}).Close()
+		return nil, false, err
+	}
+	return conn, true, nil
 }
 
 // relaySession is the leader's connection. A failure of it ends the leadership: the

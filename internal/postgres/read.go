@@ -229,8 +229,8 @@ func (tx *Tx) HoldersOf(ctx context.Context, tenant, role string, but []string) 
 	return h, wrap("count who holds a role", err)
 }
 
-// ClientsOf counts the clients of a tenant, those included that are deleted and must still
-// be refused.
+// ClientsOf counts the clients of a tenant, those included that the identity provider has
+// yet to delete.
 func (tx *Tx) ClientsOf(ctx context.Context, tenant string) (n int, err error) {
 	_, err = tx.look(ctx, `SELECT count(*) FROM clients WHERE tenant = $1`, []any{tenant}, &n)
 	return n, wrap("count clients", err)

@@ -78,7 +78,10 @@ func (db *DB) PutMapping(ctx context.Context, m iam.Mapping) error {
 
 // PutClient makes or replaces what a program may be.
 func (db *DB) PutClient(ctx context.Context, c iam.Client) error {
-	return db.Change(ctx, func(ctx context.Context, tx *Tx) error { return tx.PutClient(ctx, c) })
+	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
+		_, err := tx.PutClient(ctx, c)
+		return err
+	})
 }
 
 // PutTenant makes a tenant or replaces its slug, name, status and attributes. It
@@ -366,7 +369,7 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 		return err
 	}
 	if len(users) != len(place) {
-		return iam.Errorf(iam.NotFound, "there is no such user")
+		return errLostRace // erased since they were looked up
 	}
 	for _, u := range users {
 		if !tx.issuers.Reaches(u.Issuer, tenant) {
@@ -509,8 +512,8 @@ func (tx *Tx) PutMappings(ctx context.Context, tenant string, puts []*iam.Mappin
 	return nil
 }
 
-// PutClient makes or replaces what a program may be.
-func (tx *Tx) PutClient(ctx context.Context, c iam.Client) error {
+// PutClient makes or replaces what a program may be, and returns the new version.
+func (tx *Tx) PutClient(ctx context.Context, c iam.Client) (version int64, err error) {
 	wrong := c.Check()
 	issuer, known := tx.issuers.Find(c.Issuer)
 	if !known {
@@ -523,22 +526,23 @@ func (tx *Tx) PutClient(ctx context.Context, c iam.Client) error {
 		wrong = append(wrong, iam.FieldError{Pointer: "/tenant", Detail: "programs of this issuer need a tenant"})
 	}
 	if err := iam.Refuse(wrong); err != nil {
-		return err
+		return 0, err
 	}
 	if err := tx.LockRoles(ctx, c.Tenant); err != nil {
-		return err
+		return 0, err
 	}
 	if err := rolesExist(ctx, tx.tx, c.Tenant, c.Roles); err != nil {
-		return wrap("put a client", err)
+		return 0, wrap("put a client", err)
 	}
-	_, err := tx.tx.Exec(ctx, `
+	err = tx.tx.QueryRow(ctx, `
 		INSERT INTO clients AS c (issuer, client_id, tenant, status, roles, scopes, tokens_not_before)
 		VALUES ($1, $2, nullif($3, ''), $4, $5, $6, $7)
 		ON CONFLICT ON CONSTRAINT clients_pkey DO UPDATE
 		   SET tenant = excluded.tenant, status = excluded.status, roles = excluded.roles, scopes = excluded.scopes,
-		       tokens_not_before = excluded.tokens_not_before, version = nextval('iam_versions'), updated_at = now()`,
-		c.Issuer, c.ClientID, c.Tenant, c.Status, list(c.Roles), list(c.Scopes), optional(c.TokensNotBefore))
-	return wrap("put a client", err)
+		       tokens_not_before = excluded.tokens_not_before, version = nextval('iam_versions'), updated_at = now()
+		RETURNING version`,
+		c.Issuer, c.ClientID, c.Tenant, c.Status, list(c.Roles), list(c.Scopes), optional(c.TokensNotBefore)).Scan(&version)
+	return version, wrap("put a client", err)
 }
 
 // rolesExist refuses names that no role of the tenant, and no global role, bears. The

@@ -173,15 +173,6 @@ func pause(least, most time.Duration, attempt int, resp *http.Response) time.Dur
 // errGivenUp marks a call whose caller did not wait for its end.
 var errGivenUp = errors.New("the caller did not wait")
 
-// Secret is a client's secret, as it is obtained: it is not to be kept.
-type Secret string
-
-// String keeps a secret from being printed by accident.
-func (Secret) String() string { return "(secret)" }
-
-// LogValue keeps it from being logged.
-func (Secret) LogValue() slog.Value { return slog.StringValue("(secret)") }
-
 // registered is an answer with a client.
 type registered struct {
 	iam.Registration
@@ -190,13 +181,13 @@ type registered struct {
 
 // Create makes a client under the id that is given, so that it can be repeated. The
 // secret is empty for a public one. An id that is taken is a Conflict.
-func (c *Client) Create(ctx context.Context, r iam.Registration) (Secret, error) {
+func (c *Client) Create(ctx context.Context, r iam.Registration) (iam.Secret, error) {
 	var got registered
 	err := c.call(ctx, "create", http.MethodPost, c.at("clients"), r, &got, http.StatusCreated)
 	if err == nil && got.ClientID != r.ClientID {
 		return "", c.refuse("create", errors.Join(iam.ErrOutcomeUnknown, fmt.Errorf("it made %q and not %q", got.ClientID, r.ClientID)))
 	}
-	return Secret(got.Secret), err
+	return iam.Secret(got.Secret), err
 }
 
 // Get returns a client as the provider has it.
@@ -220,31 +211,27 @@ func (c *Client) Delete(ctx context.Context, id string) error {
 	return err
 }
 
-// CodeCannotRotate is of a provider that has no rotation with an overlap: SetSecret is what
-// is left there.
-const CodeCannotRotate = "rotation_unsupported"
-
 // Rotate gives a client another secret. The one before works until Retire. It is never
 // repeated: each call makes a secret. A provider that cannot is a Conflict of the code
-// CodeCannotRotate.
-func (c *Client) Rotate(ctx context.Context, id string) (Secret, error) {
+// iam.CodeCannotRotate.
+func (c *Client) Rotate(ctx context.Context, id string) (iam.Secret, error) {
 	var got registered
 	err := c.call(ctx, "rotate", http.MethodPost, c.at("clients", id, "secrets", "rotate"), nil, &got, http.StatusOK)
 	if k := iam.KindOf(err); err != nil && (k == iam.NotFound || iam.CodeOf(err) == codeNoSuchCall) {
 		// No such client, or no such call?
 		if _, there := c.Get(ctx, id); there == nil {
-			return "", &iam.Error{Kind: iam.Conflict, Code: CodeCannotRotate, Detail: "the identity provider cannot rotate secrets", Cause: err}
+			return "", &iam.Error{Kind: iam.Conflict, Code: iam.CodeCannotRotate, Detail: "the identity provider cannot rotate secrets", Cause: err}
 		}
 	}
 	if err == nil && got.Secret == "" {
 		return "", c.refuse("rotate", errors.Join(iam.ErrOutcomeUnknown, errors.New("it answers without a secret")))
 	}
-	return Secret(got.Secret), err
+	return iam.Secret(got.Secret), err
 }
 
 // SetSecret replaces all of a client's metadata and its secret, at once and without an
 // overlap.
-func (c *Client) SetSecret(ctx context.Context, r iam.Registration, secret Secret) error {
+func (c *Client) SetSecret(ctx context.Context, r iam.Registration, secret iam.Secret) error {
 	return c.call(ctx, "update", http.MethodPut, c.at("clients", r.ClientID), registered{r, string(secret)}, nil, http.StatusOK)
 }
 

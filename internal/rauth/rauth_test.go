@@ -89,7 +89,7 @@ func registration(id string) iam.Registration {
 func TestTheAdapterConforms(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
-	rauthtest.Run(t, p.client(nil), func(id string, secret rauth.Secret) bool { return slices.Contains(p.Secrets(id), string(secret)) })
+	rauthtest.Run(t, p.client(nil), func(id string, secret iam.Secret) bool { return slices.Contains(p.Secrets(id), string(secret)) })
 }
 
 // A trouble of a moment is repeated where that is safe, and never a rotation.
@@ -333,10 +333,10 @@ func TestAProviderThatCannotRotateIsTold(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.Rotate(t.Context(), "a"); iam.CodeOf(err) != rauth.CodeCannotRotate {
+		if _, err := c.Rotate(t.Context(), "a"); iam.CodeOf(err) != iam.CodeCannotRotate {
 			t.Errorf("%d: %v", status, err)
 		}
-		if _, err := c.Rotate(t.Context(), "gone"); iam.CodeOf(err) == rauth.CodeCannotRotate {
+		if _, err := c.Rotate(t.Context(), "gone"); iam.CodeOf(err) == iam.CodeCannotRotate {
 			t.Errorf("%d: %v", status, err)
 		}
 		if err := c.SetSecret(t.Context(), registration("a"), "ours"); err != nil || put["client_secret"] != "ours" {
@@ -429,7 +429,7 @@ func TestWhoGivesUpIsNoFailureOfTheProvider(t *testing.T) {
 
 func TestASecretIsNotPrinted(t *testing.T) {
 	t.Parallel()
-	s := rauth.Secret("hush")
+	s := iam.Secret("hush")
 	var b bytes.Buffer
 	slog.New(slog.NewTextHandler(&b, nil)).Info("x", "secret", s)
 	if said := fmt.Sprint(s) + fmt.Sprintf("%v %s", s, s) + b.String(); strings.Contains(said, "hush") {

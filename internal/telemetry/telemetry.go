@@ -64,6 +64,8 @@ type Metrics struct {
 	database  *prometheus.CounterVec
 	idp       *prometheus.CounterVec
 	published *prometheus.CounterVec
+	drift     *prometheus.GaugeVec
+	repairs   *prometheus.CounterVec
 	eventBus  *prometheus.CounterVec
 	decisions *prometheus.CounterVec
 	evaluated prometheus.Histogram
@@ -126,6 +128,12 @@ func NewMetrics(b Build, databaseReasons []string) *Metrics {
 		eventBus: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "event_bus_errors_total", Help: "Failures of the bus: unavailable, refused (an event for itself), stream (missing or unfit).",
 		}, []string{"reason"}),
+		drift: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "iam_client_drift", Help: "Clients that differ from the identity provider, by kind, as this replica has seen it last.",
+		}, []string{"kind"}),
+		repairs: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "iam_client_repairs_total", Help: "Clients that differed from the identity provider: repaired, failed, or stopped because there were too many at once.",
+		}, []string{"outcome"}),
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "iam_decisions_total", Help: "Enrichments by outcome (allowed, denied, error) and the first reason's code.",
 		}, []string{"outcome", "code"}),
@@ -146,18 +154,17 @@ func NewMetrics(b Build, databaseReasons []string) *Metrics {
 		ConstLabels: prometheus.Labels{"version": b.Version, "revision": b.Revision, "go": b.Go},
 	})
 	info.Set(1)
-	m.Registry.MustRegister(m.requests, m.durations, m.database, m.idp, m.published, m.eventBus, m.decisions, m.evaluated, m.offers, m.delay, info,
+	m.Registry.MustRegister(m.requests, m.durations, m.database, m.idp, m.published, m.eventBus, m.drift, m.repairs, m.decisions, m.evaluated, m.offers, m.delay, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, r := range databaseReasons {
 		m.database.WithLabelValues(r)
 	}
-	for _, op := range []string{"discovery", "jwks", "introspect"} {
-		for _, r := range []string{"timeout", "connection", "unauthorized", "forbidden", "rate_limited", "server_error", "bad_response"} {
-			m.idp.WithLabelValues(op, r)
-		}
-	}
+	m.IdPErrors([]string{"discovery", "jwks", "introspect"}, []string{"timeout", "connection", "unauthorized", "forbidden", "rate_limited", "server_error", "bad_response"})
 	for _, r := range []string{"unavailable", "refused", "stream"} {
 		m.eventBus.WithLabelValues(r)
+	}
+	for _, r := range []string{"repaired", "failed", "stopped"} {
+		m.repairs.WithLabelValues(r)
 	}
 	for _, r := range []string{"accepted", "refused"} {
 		m.offers.WithLabelValues(r)
@@ -200,8 +207,24 @@ func (m *Metrics) Request(handler, gateway, method string, status int, took time
 // DatabaseError counts one.
 func (m *Metrics) DatabaseError(reason string) { m.database.WithLabelValues(reason).Inc() }
 
+// IdPErrors makes the series of operations and reasons, so that a first failure is an
+// increase.
+func (m *Metrics) IdPErrors(operations, reasons []string) {
+	for _, op := range operations {
+		for _, r := range reasons {
+			m.idp.WithLabelValues(op, r)
+		}
+	}
+}
+
 // IdPError counts one.
 func (m *Metrics) IdPError(operation, reason string) { m.idp.WithLabelValues(operation, reason).Inc() }
+
+// Repaired counts what became of a difference between us and the identity provider.
+func (m *Metrics) Repaired(outcome string) { m.repairs.WithLabelValues(outcome).Inc() }
+
+// Drift notes how many clients differ in one way.
+func (m *Metrics) Drift(kind string, n int) { m.drift.WithLabelValues(kind).Set(float64(n)) }
 
 // Published counts an event that the bus has taken.
 func (m *Metrics) Published(kind string) { m.published.WithLabelValues(kind).Inc() }

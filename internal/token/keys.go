@@ -47,6 +47,7 @@ type keySet struct {
 	fetchedAt     time.Time
 	byID          map[string]*signingKey
 	introspection string // endpoint; may be empty
+	token         string // as above
 }
 
 type signingKey struct {
@@ -242,6 +243,7 @@ type discoveryDoc struct {
 	Issuer                string `json:"issuer"`
 	JWKSURI               string `json:"jwks_uri"`
 	IntrospectionEndpoint string `json:"introspection_endpoint"`
+	TokenEndpoint         string `json:"token_endpoint"`
 }
 
 // WrongIssuerError says that a discovery document speaks for another issuer:
@@ -265,7 +267,7 @@ func parseDiscovery(b []byte, issuerURL string) (discoveryDoc, error) {
 	if err != nil {
 		return doc, fmt.Errorf("discovery of %s: %w", issuerURL, err)
 	}
-	for name, endpoint := range map[string]string{"jwks_uri": doc.JWKSURI, "introspection_endpoint": doc.IntrospectionEndpoint} {
+	for name, endpoint := range map[string]string{"jwks_uri": doc.JWKSURI, "introspection_endpoint": doc.IntrospectionEndpoint, "token_endpoint": doc.TokenEndpoint} {
 		if endpoint == "" && name != "jwks_uri" {
 			continue
 		}
@@ -286,7 +288,7 @@ func newKeySet(doc discoveryDoc, jwks []byte, at time.Time) (*keySet, error) {
 	if err := json.Unmarshal(jwks, &raw); err != nil {
 		return nil, fmt.Errorf("no JWKS: %w", err)
 	}
-	set := &keySet{fetchedAt: at, byID: map[string]*signingKey{}, introspection: doc.IntrospectionEndpoint}
+	set := &keySet{fetchedAt: at, byID: map[string]*signingKey{}, introspection: doc.IntrospectionEndpoint, token: doc.TokenEndpoint}
 	for _, one := range raw.Keys {
 		var k jose.JSONWebKey
 		if err := k.UnmarshalJSON(one); err != nil {
@@ -407,6 +409,16 @@ func (v *Verifier) Start(ctx context.Context, until time.Time) error {
 		}()
 	}
 	return v.first.begin(ctx, until)
+}
+
+// TokenEndpoint is the first issuer's (RFC 6749, section 3.2), as its discovery document
+// says.
+func (v *Verifier) TokenEndpoint() (string, error) {
+	set := v.first.held.Load()
+	if set == nil || set.token == "" {
+		return "", fmt.Errorf("the discovery document of %s has no token_endpoint", v.first.URL)
+	}
+	return set.token, nil
 }
 
 // KeepFresh fetches the keys of all issuers again and again until ctx ends.

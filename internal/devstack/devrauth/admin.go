@@ -154,6 +154,10 @@ func (s *Server) clients(w http.ResponseWriter, r *http.Request) {
 		if !ok {
 			return
 		}
+		if secret, set := m["client_secret"].(string); set {
+			c.secrets = []string{secret}
+		}
+		delete(m, "client_secret")
 		m["client_id"] = id
 		c.metadata = m
 		reply(w, http.StatusOK, m)
@@ -187,7 +191,6 @@ func metadata(w http.ResponseWriter, r *http.Request) (map[string]any, bool) {
 			return nil, false
 		}
 	}
-	delete(m, "client_secret")
 	return m, true
 }
 
@@ -196,6 +199,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	delete(m, "client_secret")
 	id, _ := m["client_id"].(string) // none: one is made
 	if id == "" {
 		id = rand.Text()

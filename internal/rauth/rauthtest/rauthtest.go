@@ -11,23 +11,22 @@ import (
 	"github.com/google/uuid"
 
 	"iam-service/internal/iam"
-	"iam-service/internal/rauth"
 )
 
 // Provider is the adapter under test.
 type Provider interface {
-	Create(ctx context.Context, r iam.Registration) (rauth.Secret, error)
+	Create(ctx context.Context, r iam.Registration) (iam.Secret, error)
 	Get(ctx context.Context, id string) (iam.Registration, error)
 	Update(ctx context.Context, r iam.Registration) error
 	Delete(ctx context.Context, id string) error
-	Rotate(ctx context.Context, id string) (rauth.Secret, error)
+	Rotate(ctx context.Context, id string) (iam.Secret, error)
 	Retire(ctx context.Context, id string) error
 	List(ctx context.Context, each func(iam.Registration) error) error
 }
 
 // Run tests p against a provider that works. Valid says whether a secret of a client
 // works at this moment, at the token endpoint for instance.
-func Run(t *testing.T, p Provider, valid func(id string, secret rauth.Secret) bool) {
+func Run(t *testing.T, p Provider, valid func(id string, secret iam.Secret) bool) {
 	t.Helper()
 	ctx := t.Context()
 	fresh := func() iam.Registration {
@@ -38,7 +37,7 @@ func Run(t *testing.T, p Provider, valid func(id string, secret rauth.Secret) bo
 			Metadata: map[string]string{iam.MarkInstance: "test", iam.MarkClient: id, iam.MarkTenant: "acme", iam.MarkVersion: "1"},
 		}
 	}
-	made := func(t *testing.T) (iam.Registration, rauth.Secret) {
+	made := func(t *testing.T) (iam.Registration, iam.Secret) {
 		t.Helper()
 		r := fresh()
 		secret, err := p.Create(ctx, r)

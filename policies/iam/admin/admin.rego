@@ -68,7 +68,7 @@ grants contains _reason(rego.metadata.rule()) if {
 
 # METADATA
 # title: An administrator of the tenant
-# description: May manage roles, members and mappings of their own tenant, and read its audit.
+# description: May manage roles, members, mappings and clients of their own tenant, and read its audit.
 # custom:
 #   code: tenant_admin
 grants contains _reason(rego.metadata.rule()) if {
@@ -184,7 +184,7 @@ _changes_policy if {
 
 _of_a_tenant if input.tenant
 
-_within_tenant if _subject in {"role", "member", "mapping", "effective", "audit"}
+_within_tenant if _subject in {"role", "member", "mapping", "client", "effective", "audit"}
 
 _within_tenant if input.action == "tenant:read"
 

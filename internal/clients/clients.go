@@ -1,0 +1,541 @@
+// Package clients makes two systems agree about OAuth2 clients: our database, which says
+// what should be, and the identity provider, which must be made to.
+//
+// It owns the saga of one change, which is two transactions and what lies between them:
+//
+//	begin (package admin)               in the identity provider       finish (package admin)
+//	who may, facts, audit,  ─commit──▶  create, update, delete,  ──▶  in_sync, and the event
+//	operation, a lease                  rotate, retire                 │ refused for good: undone, 422
+//	                                                                   │ not now: pending, 202, tried again
+//	                                                                   └ rotation unknown: 503, rotate again
+//
+// and the states of a client between the two:
+//
+//	           ┌─ POST ─▶ pending(create) ─made──────▶ in_sync ◀──┐
+//	(nothing) ◀┴─ refused ─────┘   │                    │ │ │ ▲   │done, refused (failed)
+//	                               │                    │ │ └─┼─ pending(update) ◀─ PUT
+//	                               │ DELETE             │ │   │done, not done, unknown (secret_state)
+//	                               ▼                    │ └───┴─ pending(rotate), pending(retire)
+//	(forgotten) ◀─ a day ─ deleted ◀─done─ pending(delete) ◀─ DELETE, at any time
+//
+// Whoever began an operation is at it until its lease ends; then the loop, on one replica
+// at a time, takes it up. Every step can be done once more: a create finds what it made by
+// the id, which we choose; an update is read back; only a rotation is never repeated.
+//
+// It also compares the two systems, and repairs what differs. It does not know HTTP, SQL,
+// or who the provider is.
+package clients
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+)
+
+// Provider is the identity provider, as package rauthtest holds it to. A failure says by
+// its kind what can be done: Invalid is for good, Unavailable is for now, and
+// iam.ErrOutcomeUnknown in its chain says that it may have been done.
+type Provider interface {
+	Create(ctx context.Context, r iam.Registration) (iam.Secret, error)
+	Get(ctx context.Context, id string) (iam.Registration, error)
+	Update(ctx context.Context, r iam.Registration) error
+	Delete(ctx context.Context, id string) error
+	Rotate(ctx context.Context, id string) (iam.Secret, error)
+	SetSecret(ctx context.Context, r iam.Registration, secret iam.Secret) error
+	Retire(ctx context.Context, id string) error
+	List(ctx context.Context, each func(iam.Registration) error) error
+}
+
+// Config of a Service.
+type Config struct {
+	Admin    *admin.Service
+	DB       *postgres.DB
+	Provider Provider // nil: clients are not managed
+	Issuer   string   // that the provider is
+	Instance string   // who we are among all that share the provider
+	Log      *slog.Logger
+
+	TokenLifetime  time.Duration // of the longest token; 0: 24 h
+	MaxRepairs     int           // of one comparison; more are done by hand; 0: 10
+	CompareEvery   time.Duration // 0: 10 min
+	Patience       time.Duration // with the provider while the caller waits; 0: 1.4 s
+	Lease          time.Duration // 0: 30 s
+	Tick           time.Duration // of the loop; 0: 500 ms
+	OnCompared     func(Report)  // told of each comparison of the loop; may be nil
+	OnRepaired     func(outcome string)
+	betweenSystems func(step string) // tests stop here
+}
+
+// Service manages clients. It is safe for concurrent use.
+type Service struct{ cfg Config }
+
+// New returns a service.
+func New(cfg Config) *Service {
+	for _, d := range []struct {
+		value *time.Duration
+		least time.Duration
+	}{
+		{&cfg.TokenLifetime, 24 * time.Hour}, {&cfg.CompareEvery, 10 * time.Minute}, {&cfg.Patience, 1400 * time.Millisecond},
+		{&cfg.Lease, 30 * time.Second}, {&cfg.Tick, 500 * time.Millisecond},
+	} {
+		if *d.value <= 0 {
+			*d.value = d.least
+		}
+	}
+	if cfg.MaxRepairs <= 0 {
+		cfg.MaxRepairs = 10
+	}
+	if cfg.OnCompared == nil {
+		cfg.OnCompared = func(Report) {}
+	}
+	if cfg.OnRepaired == nil {
+		cfg.OnRepaired = func(string) {}
+	}
+	return &Service{cfg}
+}
+
+const maxOverlap = 720 * time.Hour // of two secrets
+
+const (
+	settlePatience = 3 * time.Second // for writing down what became of an operation
+	settleTries    = 3
+	callerLease    = 8 * time.Second // while a caller waits: their patience, and that
+)
+
+// Result is what became of a request.
+type Result struct {
+	Client       iam.ManagedClient
+	Secret       iam.Secret // only here: it is kept nowhere
+	SecretStatus string     // "given", "not_issued"; empty: nothing was to be said
+	Pending      bool       // it will be finished later
+	Replayed     bool       // it was asked before
+}
+
+// What is said of the secret that a request was to obtain.
+const (
+	Given     = "given"
+	NotIssued = "not_issued"
+)
+
+// Request is who asks for what, and how.
+type Request struct {
+	Caller admin.Caller
+	Task   admin.Task
+	Key    *admin.Once // with Key and Request alone; nil: it may be done again
+	Later  bool        // the caller does not want to wait
+}
+
+// begun is what the replay of a request finds.
+type begun struct {
+	Client string `json:"client"`
+	Secret int64  `json:"secret,omitempty"` // which one, of all that were issued, the request is for
+}
+
+func (s *Service) lease(r Request) time.Duration {
+	if r.Later {
+		return 0
+	}
+	return callerLease
+}
+
+// errOff is for an installation that does not manage clients.
+var errOff = &iam.Error{Kind: iam.Unavailable, Code: "clients_not_managed", Detail: "clients are not managed here: RAUTH_ADMIN_URL is not set"}
+
+// Create makes a client.
+func (s *Service) Create(ctx context.Context, r Request, tenant string, e admin.ClientEdit) (Result, error) {
+	return s.change(ctx, r, 1, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+		return w.CreateClient(ctx, tenant, e, s.lease(r))
+	})
+}
+
+// Put replaces what a client is.
+func (s *Service) Put(ctx context.Context, r Request, id string, e admin.ClientEdit, c admin.Condition) (Result, error) {
+	return s.change(ctx, r, 0, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+		return w.PutClient(ctx, id, e, c, s.lease(r))
+	})
+}
+
+// Delete deletes a client: here at once.
+func (s *Service) Delete(ctx context.Context, r Request, id string, c admin.Condition) (Result, error) {
+	return s.change(ctx, r, 0, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+		return w.DeleteClient(ctx, id, c, s.lease(r))
+	})
+}
+
+// change is a request that can be finished later.
+func (s *Service) change(ctx context.Context, r Request, secret int64, begin func(context.Context, *admin.Work) (iam.ManagedClient, error)) (Result, error) {
+	if s.cfg.Provider == nil && secret > 0 {
+		return Result{}, errOff
+	}
+	c, by, replayed, err := s.begin(ctx, r, secret, begin)
+	if err != nil || replayed != nil {
+		return s.replay(c, replayed), err
+	}
+	res := Result{Client: c, Pending: c.Operation != ""}
+	if by == nil || s.cfg.Provider == nil {
+		return res, nil
+	}
+	// The caller may go: what was begun is brought to an end.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Patience)
+	defer cancel()
+	o := s.operation(r, c, by)
+	d, err := s.step(ctx, c, true)
+	if err == nil {
+		after, settled := o.finish(ctx, d)
+		res.Client, res.Pending = after, !settled
+		if settled {
+			res.tell(d)
+		}
+		return res, nil
+	}
+	if refused(c, err) {
+		if err := o.refuse(ctx, err, true); err != nil {
+			s.cfg.Log.WarnContext(ctx, "a refusal was not written down; it will be tried again", slog.Any("err", err), slog.String("client", c.ClientID))
+			return res, nil
+		}
+		return Result{}, err
+	}
+	res.Client = o.postpone(ctx, err)
+	return res, nil
+}
+
+// tell says what the caller learns of a secret.
+func (res *Result) tell(d admin.Done) {
+	if !res.Client.Wanted.HasSecret() {
+		return
+	}
+	res.SecretStatus = NotIssued
+	if d.Secret != "" {
+		res.Secret, res.SecretStatus = d.Secret, Given
+	}
+}
+
+// begin runs the first transaction, or finds that it was run before. It returns who asked
+// where there is something to go on with.
+func (s *Service) begin(ctx context.Context, r Request, secret int64, do func(context.Context, *admin.Work) (iam.ManagedClient, error)) (c iam.ManagedClient, by *admin.Actor, replayed *begun, err error) {
+	task := r.Task
+	if r.Key != nil {
+		once := *r.Key
+		once.Answer = func() (json.RawMessage, error) {
+			b := begun{Client: c.ClientID}
+			if secret > 0 {
+				b.Secret = c.Secrets + 1
+			}
+			return json.Marshal(b)
+		}
+		once.Replay = func(answer json.RawMessage) error {
+			replayed = &begun{}
+			return json.Unmarshal(answer, replayed)
+		}
+		task.Once = &once
+	}
+	err = s.cfg.Admin.Do(ctx, r.Caller, task, func(ctx context.Context, w *admin.Work) (err error) {
+		replayed = nil
+		by = nil
+		if c, err = do(ctx, w); w.Begun() {
+			by = w.Actor()
+		}
+		return err
+	})
+	if err != nil || replayed == nil {
+		return c, by, nil, err
+	}
+	// As it is now. The caller was let in to ask for it once more.
+	read := admin.Task{Action: task.Action, Tenant: task.Tenant, Object: replayed.Client, Client: true}
+	err = s.cfg.Admin.Do(ctx, r.Caller, read, func(ctx context.Context, w *admin.Work) (err error) {
+		c, err = w.Client(ctx, replayed.Client)
+		return err
+	})
+	if iam.KindOf(err) == iam.NotFound {
+		err = &iam.Error{Kind: iam.Conflict, Code: "answer_forgotten", Detail: "this was asked before; the client was refused by the identity provider, or deleted, since"}
+	}
+	return c, by, replayed, err
+}
+
+// replay is the answer to a request that was sent before.
+func (s *Service) replay(c iam.ManagedClient, b *begun) Result {
+	res := Result{Client: c, Pending: c.Operation != "", Replayed: true}
+	if b != nil && b.Secret > 0 && c.Wanted.HasSecret() {
+		res.SecretStatus = NotIssued
+		if c.Secrets >= b.Secret {
+			res.SecretStatus = Given
+		}
+	}
+	return res
+}
+
+// Rotation is how a secret is rotated.
+type Rotation struct {
+	Overlap   time.Duration // that the old one works for; 0: it ends at once
+	RetireOld bool          // ends an overlap that is running
+}
+
+// Rotate gives a client another secret. It fails with Unavailable where none was
+// obtained, which is never made up for: whoever wants a secret asks again.
+func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.Condition, rot Rotation) (Result, error) {
+	if s.cfg.Provider == nil {
+		return Result{}, errOff
+	}
+	if rot.Overlap < 0 || rot.Overlap > maxOverlap {
+		return Result{}, iam.Refuse([]iam.FieldError{{Pointer: "/overlap", Detail: "must be 0 to 720h"}})
+	}
+	c, by, replayed, err := s.begin(ctx, r, 1, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+		return w.RotateClientSecret(ctx, id, cond, rot.RetireOld, callerLease)
+	})
+	if err != nil || replayed != nil {
+		if err == nil && c.Operation == iam.OperationRotate {
+			err = &iam.Error{Kind: iam.Conflict, Code: "operation_pending", Detail: "this very request is being worked on"}
+		}
+		return s.replay(c, replayed), err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Patience)
+	defer cancel()
+	o := s.operation(r, c, by)
+	retired := false
+	if rot.RetireOld && !c.RetireAt.IsZero() {
+		if err := s.cfg.Provider.Retire(ctx, c.ClientID); err != nil {
+			return Result{}, o.notRotated(ctx, err, false, false)
+		}
+		retired = true
+	}
+	s.pass("rotate")
+	secret, beside, err := s.newSecret(ctx, c, rot.Overlap > 0)
+	if err != nil {
+		return Result{}, o.notRotated(ctx, err, errors.Is(err, iam.ErrOutcomeUnknown), retired)
+	}
+	s.pass("rotated")
+	d := admin.Done{Secret: secret, Overlap: rot.Overlap, Retired: retired}
+	if rot.Overlap == 0 && beside {
+		d.Late = s.cfg.Provider.Retire(ctx, c.ClientID) != nil
+	}
+	after, settled := o.finish(ctx, d)
+	if !settled {
+		// Nobody knows whether it was written down; the loop says it is unknown, unless it was.
+		return Result{}, rotateAgain(errors.New("what became of it was not written down"))
+	}
+	res := Result{Client: after}
+	res.tell(d)
+	return res, nil
+}
+
+func rotateAgain(cause error) error {
+	return &iam.Error{Kind: iam.Unavailable, Code: "secret_unknown", Detail: "it is not known whether the secret was rotated: rotate it again", Cause: cause}
+}
+
+// newSecret obtains another secret, and reports whether the old one still works beside it.
+// Where the provider cannot keep two, one of ours takes the place of the old one.
+func (s *Service) newSecret(ctx context.Context, c iam.ManagedClient, overlap bool) (secret iam.Secret, beside bool, err error) {
+	secret, err = s.cfg.Provider.Rotate(ctx, c.ClientID)
+	if iam.CodeOf(err) != iam.CodeCannotRotate {
+		return secret, true, err
+	}
+	if overlap {
+		return "", false, &iam.Error{
+			Kind: iam.Invalid, Code: iam.CodeCannotRotate, Detail: "some fields are not valid", Cause: err,
+			Fields: []iam.FieldError{{Pointer: "/overlap", Detail: "must be 0: the identity provider cannot keep two secrets of a client"}},
+		}
+	}
+	secret = iam.Secret(rand.Text() + rand.Text())
+	return secret, false, s.cfg.Provider.SetSecret(ctx, c.Marked(s.cfg.Instance), secret)
+}
+
+// step does in the identity provider what is under way.
+func (s *Service) step(ctx context.Context, c iam.ManagedClient, waits bool) (d admin.Done, err error) {
+	s.pass(c.Operation)
+	defer func() { s.pass(c.Operation + "d") }()
+	p := s.cfg.Provider
+	switch c.Operation {
+	case iam.OperationCreate:
+		return s.create(ctx, c, waits)
+	case iam.OperationUpdate:
+		err = s.update(ctx, c)
+		if iam.KindOf(err) == iam.NotFound {
+			return s.create(ctx, c, false) // somebody has deleted it there
+		}
+	case iam.OperationDelete:
+		err = p.Delete(ctx, c.ClientID)
+	case iam.OperationRetire:
+		if err = p.Retire(ctx, c.ClientID); iam.KindOf(err) == iam.NotFound {
+			err = nil // with the client, its secrets are gone
+		}
+	}
+	return d, err
+}
+
+// create makes a client, or finds that it was made: an answer that was lost is not asked
+// for again. The secret is lost with it; whoever waits is given another one.
+func (s *Service) create(ctx context.Context, c iam.ManagedClient, waits bool) (admin.Done, error) {
+	p, wanted := s.cfg.Provider, c.Marked(s.cfg.Instance)
+	secret, err := p.Create(ctx, wanted)
+	if iam.KindOf(err) != iam.Conflict {
+		if !waits {
+			secret = "" // nobody is there to be given it
+		}
+		return admin.Done{Secret: secret}, err
+	}
+	got, err := p.Get(ctx, c.ClientID)
+	switch {
+	case iam.KindOf(err) == iam.NotFound:
+		return admin.Done{}, &iam.Error{Kind: iam.Unavailable, Code: "idp_bad_response", Detail: "the identity provider has the client and has it not"}
+	case err != nil:
+		return admin.Done{}, err
+	case !s.ours(got):
+		return admin.Done{}, &iam.Error{Kind: iam.Conflict, Code: "client_id_taken", Detail: "the identity provider has a client of that id, which is not ours"}
+	}
+	if got.Metadata[iam.MarkVersion] != wanted.Metadata[iam.MarkVersion] || len(got.Differs(wanted)) > 0 {
+		if err := s.update(ctx, c); err != nil {
+			return admin.Done{}, err
+		}
+	}
+	if !waits || !c.Wanted.HasSecret() {
+		return admin.Done{}, nil
+	}
+	secret, beside, err := s.newSecret(ctx, c, false)
+	if err != nil {
+		return admin.Done{}, nil //nolint:nilerr // the client is made; who gets no secret rotates
+	}
+	return admin.Done{Secret: secret, Late: beside && p.Retire(ctx, c.ClientID) != nil}, nil
+}
+
+// ours reports whether a client of the provider was made by this instance.
+func (s *Service) ours(r iam.Registration) bool {
+	return r.Metadata[iam.MarkInstance] == s.cfg.Instance && r.Metadata[iam.MarkClient] == r.ClientID
+}
+
+// update replaces a client's metadata. Where the answer was lost, it is read back.
+func (s *Service) update(ctx context.Context, c iam.ManagedClient) error {
+	err := s.cfg.Provider.Update(ctx, c.Marked(s.cfg.Instance))
+	if err == nil || !errors.Is(err, iam.ErrOutcomeUnknown) {
+		return err
+	}
+	got, readErr := s.cfg.Provider.Get(ctx, c.ClientID)
+	if readErr == nil && got.Metadata[iam.MarkVersion] == strconv.FormatInt(c.WantedVersion, 10) && len(got.Differs(c.Wanted)) == 0 {
+		return nil
+	}
+	return err
+}
+
+// refused reports whether an operation failed for good. Whoever deletes a client waits for
+// as long as it takes.
+func refused(c iam.ManagedClient, err error) bool {
+	k := iam.KindOf(err)
+	return (c.Operation == iam.OperationCreate || c.Operation == iam.OperationUpdate) && (k == iam.Invalid || k == iam.Conflict)
+}
+
+func (s *Service) pass(step string) {
+	if s.cfg.betweenSystems != nil {
+		s.cfg.betweenSystems(step)
+	}
+}
+
+// operation is one that was begun, with who asked for it.
+type operation struct {
+	s      *Service
+	caller admin.Caller
+	task   admin.Task
+	key    *admin.Once
+	client iam.ManagedClient
+}
+
+func (s *Service) operation(r Request, c iam.ManagedClient, by *admin.Actor) operation {
+	return operation{s, r.Caller, admin.Task{Action: r.Task.Action, Tenant: c.Tenant, Object: c.ClientID, Writes: true, For: by}, r.Key, c}
+}
+
+// settle writes down what became of an operation, also where its time is over.
+func (o operation) settle(ctx context.Context, do func(context.Context, *admin.Work) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settlePatience)
+	defer cancel()
+	var err error
+	for try := range settleTries {
+		if try > 0 {
+			time.Sleep(100 * time.Millisecond << try)
+		}
+		if err = o.s.cfg.Admin.Do(ctx, o.caller, o.task, do); iam.KindOf(err) != iam.Unavailable || ctx.Err() != nil {
+			break
+		}
+	}
+	if err != nil {
+		o.s.cfg.Log.WarnContext(ctx, "what became of an operation in the identity provider was not written down", slog.Any("err", err),
+			slog.String("client", o.client.ClientID), slog.String("operation", o.client.Operation))
+	}
+	return err
+}
+
+// finish reports whether the operation is known to be done, and how the client is then.
+func (o operation) finish(ctx context.Context, d admin.Done) (c iam.ManagedClient, settled bool) {
+	tries := 0
+	err := o.settle(ctx, func(ctx context.Context, w *admin.Work) (err error) {
+		tries++
+		c, settled, err = w.Finished(ctx, o.client, d)
+		return err
+	})
+	if err != nil {
+		return o.client, false
+	}
+	if !settled && tries > 1 && d.Secret != "" && c.Operation == "" && c.Secrets == o.client.Secrets+1 {
+		settled = true // the try before was committed, and its answer was lost
+	}
+	if !settled {
+		return c, c.Operation == "" && d.Secret == "" // somebody else has finished it
+	}
+	return c, true
+}
+
+func (o operation) refuse(ctx context.Context, cause error, waits bool) error {
+	o.s.cfg.Log.WarnContext(ctx, "the identity provider refuses a client", slog.Any("err", cause), slog.String("client", o.client.ClientID), slog.String("operation", o.client.Operation))
+	return o.settle(ctx, func(ctx context.Context, w *admin.Work) error {
+		if err := w.Refused(ctx, o.client, reasonOf(cause), waits); err != nil || o.key == nil {
+			return err
+		}
+		return w.ForgetKey(ctx, o.key.Key)
+	})
+}
+
+// reasonOf is a code, with the field that it is about.
+func reasonOf(err error) string {
+	e, ok := errors.AsType[*iam.Error](err)
+	if !ok {
+		return "failed"
+	}
+	if len(e.Fields) > 0 {
+		return e.Code + ":" + e.Fields[0].Pointer
+	}
+	return e.Code
+}
+
+// postpone returns the client as it is.
+func (o operation) postpone(ctx context.Context, cause error) (c iam.ManagedClient) {
+	err := o.settle(ctx, func(ctx context.Context, w *admin.Work) (err error) {
+		c, err = w.Postponed(ctx, o.client, reasonOf(cause))
+		return err
+	})
+	if err != nil {
+		return o.client // when the lease is over it is taken up
+	}
+	return c
+}
+
+// notRotated returns what the caller hears.
+func (o operation) notRotated(ctx context.Context, cause error, unknown, retired bool) error {
+	_ = o.settle(ctx, func(ctx context.Context, w *admin.Work) error { // not written: the loop says it is unknown
+		if err := w.NotRotated(ctx, o.client, unknown, retired, reasonOf(cause)); err != nil || o.key == nil {
+			return err
+		}
+		return w.ForgetKey(ctx, o.key.Key)
+	})
+	switch {
+	case unknown:
+		return rotateAgain(cause)
+	case iam.KindOf(cause) == iam.NotFound:
+		return &iam.Error{Kind: iam.Conflict, Code: "client_missing", Detail: "the identity provider does not know this client any more; it is made again when the two are compared", Cause: cause}
+	}
+	return cause
+}

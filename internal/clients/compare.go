@@ -1,0 +1,266 @@
+package clients
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+)
+
+// Kinds of drift.
+const (
+	DriftMissing    = "missing"     // we have it, the identity provider does not
+	DriftChanged    = "changed"     // it is there otherwise than it was applied
+	DriftNotDeleted = "not_deleted" // it is deleted here, and there it is
+	DriftOrphan     = "orphan"      // it bears our marks, and we do not know it
+	DriftNotOurs    = "not_ours"    // it has the id of one of ours, and bears other marks
+)
+
+// DriftKinds are all of them.
+var DriftKinds = []string{DriftMissing, DriftChanged, DriftNotDeleted, DriftOrphan, DriftNotOurs}
+
+// Difference is one between the two systems.
+type Difference struct {
+	Client string
+	Tenant string
+	Kind   string
+	Fields []string // that differ, by the names of RFC 7591
+	Repair string   // operation that would end it; empty: nobody wins by itself
+	Why    string
+	Done   string // what became of it: "", "repaired", "failed", "comes back", "stopped"
+
+	seen iam.ManagedClient
+	mark string // of what is there
+}
+
+// Report is one comparison of all clients in three ways: what is wanted, what was applied
+// last, and what is there.
+type Report struct {
+	At          time.Time
+	Compared    int // of ours
+	Pending     int // not compared: the identity provider has yet to be told
+	Foreign     int // in the identity provider, of others: never touched
+	Differences []Difference
+	Stopped     bool // there were more than are repaired by themselves
+}
+
+// Of counts differences of a kind.
+func (r Report) Of(kind string) (n int) {
+	for _, d := range r.Differences {
+		if d.Kind == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// Left counts differences that are left.
+func (r Report) Left() (n int) {
+	for _, d := range r.Differences {
+		if d.Done != "repaired" {
+			n++
+		}
+	}
+	return n
+}
+
+// Compare looks at all clients of both systems, and changes nothing.
+func (s *Service) Compare(ctx context.Context) (Report, error) {
+	if s.cfg.Provider == nil {
+		return Report{}, errOff
+	}
+	r := Report{At: time.Now()}
+	ours := map[string]iam.ManagedClient{}
+	err := s.cfg.DB.View(postgres.Patient(ctx), func(ctx context.Context, tx *postgres.Tx) error {
+		clear(ours)
+		return tx.AllManagedClients(ctx, s.cfg.Issuer, func(c iam.ManagedClient) { ours[c.ClientID] = c })
+	})
+	if err != nil {
+		return r, err
+	}
+	there := map[string]bool{}
+	err = s.cfg.Provider.List(ctx, func(got iam.Registration) error {
+		there[got.ClientID] = true
+		c, known := ours[got.ClientID]
+		switch {
+		case !known && !s.ours(got):
+			r.Foreign++
+		case !known:
+			r.add(Difference{
+				Client: got.ClientID, Tenant: got.Metadata[iam.MarkTenant], Kind: DriftOrphan,
+				Why: "it bears our marks, and there is no such client here: a backup of the database was restored, or it was copied; it is for you to say what becomes of it",
+			}, c, got)
+		case c.Operation != "":
+		case !s.ours(got):
+			r.add(Difference{
+				Client: c.ClientID, Tenant: c.Tenant, Kind: DriftNotOurs,
+				Why: "it has the id of a client of ours and bears other marks: another instance or somebody by hand has taken it over; it is not touched",
+			}, c, got)
+		case c.Status == iam.ClientDeleted:
+			r.add(Difference{
+				Client: c.ClientID, Tenant: c.Tenant, Kind: DriftNotDeleted, Repair: iam.OperationDelete,
+				Why: "it was deleted here, and it is there again; what was decided here wins",
+			}, c, got)
+		default:
+			fields := got.Differs(c.Wanted)
+			if len(fields) == 0 && got.Metadata[iam.MarkVersion] != strconv.FormatInt(c.WantedVersion, 10) {
+				fields = []string{"metadata." + iam.MarkVersion}
+			}
+			if len(fields) > 0 {
+				r.add(Difference{
+					Client: c.ClientID, Tenant: c.Tenant, Kind: DriftChanged, Fields: fields, Repair: iam.OperationUpdate,
+					Why: "it was applied as it is wanted, and has been changed there since; what was decided here wins",
+				}, c, got)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return r, err
+	}
+	for id, c := range ours {
+		switch {
+		case c.Operation != "":
+			r.Pending++
+			continue
+		case !there[id] && c.Status != iam.ClientDeleted:
+			why := "it was made there, and is gone; it is made again under its id"
+			if c.Wanted.HasSecret() {
+				why += ", with a secret that nobody has: rotate it"
+			}
+			r.add(Difference{Client: id, Tenant: c.Tenant, Kind: DriftMissing, Repair: iam.OperationCreate, Why: why}, c, iam.Registration{})
+		}
+		r.Compared++
+	}
+	slices.SortFunc(r.Differences, func(a, b Difference) int { return strings.Compare(a.Client, b.Client) })
+	return r, nil
+}
+
+func (r *Report) add(d Difference, seen iam.ManagedClient, got iam.Registration) {
+	d.seen, d.mark = seen, fmt.Sprintf("%s %d %+v", d.Kind, seen.WantedVersion, got)
+	r.Differences = append(r.Differences, d)
+}
+
+// rounds are what comparisons have seen: a difference counts when two see it.
+type rounds struct {
+	before map[string]string // client → mark
+	tried  map[string]string // what was repaired, and was not to be seen again
+}
+
+func (*Service) newRounds() *rounds { return &rounds{map[string]string{}, map[string]string{}} }
+
+// round compares, and repairs what the round before has seen too.
+func (s *Service) round(ctx context.Context, rs *rounds) {
+	r, err := s.Compare(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			s.cfg.Log.WarnContext(ctx, "clients cannot be compared with the identity provider", slog.Any("err", err))
+		}
+		return
+	}
+	s.repair(ctx, &r, rs, s.cfg.MaxRepairs)
+	s.cfg.OnCompared(r)
+	level := slog.LevelInfo
+	if r.Left() > 0 {
+		level = slog.LevelWarn
+	}
+	s.cfg.Log.Log(ctx, level, "clients were compared with the identity provider", slog.Int("compared", r.Compared), slog.Int("pending", r.Pending),
+		slog.Int("foreign", r.Foreign), slog.Int("differences", len(r.Differences)), slog.Int("left", r.Left()), slog.Bool("stopped", r.Stopped))
+}
+
+// repair ends differences that were seen before, unless there are too many: then
+// somebody must look.
+func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
+	now := map[string]string{}
+	var due []*Difference
+	for i := range r.Differences {
+		d := &r.Differences[i]
+		now[d.Client] = d.mark
+		if d.Repair == "" || rs.before[d.Client] != d.mark {
+			continue
+		}
+		if rs.tried[d.Client] == d.mark {
+			d.Done = "comes back" // the identity provider keeps it otherwise than it was told
+			continue
+		}
+		due = append(due, d)
+	}
+	rs.before = now
+	maps.DeleteFunc(rs.tried, func(client, _ string) bool { return now[client] == "" })
+	if len(due) > most {
+		r.Stopped = true
+		for _, d := range due {
+			d.Done = "stopped"
+		}
+		s.cfg.OnRepaired("stopped")
+		s.cfg.Log.ErrorContext(ctx, "too many clients differ from the identity provider: nothing is repaired until somebody has looked", slog.Int("differences", len(due)), slog.Int("most", most))
+		return
+	}
+	for _, d := range due {
+		d.Done = "failed"
+		if s.repairOne(ctx, *d) {
+			d.Done = "repaired"
+			rs.tried[d.Client] = d.mark
+		}
+		s.cfg.OnRepaired(d.Done)
+		s.cfg.Log.WarnContext(ctx, "a client differed from the identity provider", slog.String("client", d.Client), slog.String("tenant", d.Tenant),
+			slog.String("kind", d.Kind), slog.Any("fields", d.Fields), slog.String("outcome", d.Done))
+	}
+}
+
+func (s *Service) repairOne(ctx context.Context, d Difference) bool {
+	var c iam.ManagedClient
+	can := false
+	task := admin.Task{Action: "client:repair", Object: d.Client, Client: true, Writes: true}
+	err := s.cfg.Admin.Do(ctx, loop, task, func(ctx context.Context, w *admin.Work) (err error) {
+		c, can, err = w.Repair(ctx, d.seen, d.Repair, s.cfg.Lease)
+		return err
+	})
+	return err == nil && can && s.takeUp(ctx, c)
+}
+
+// betweenRounds is how long apart the two rounds of a command are.
+const betweenRounds = 2 * time.Second
+
+// Reconcile finishes what is due, compares twice and repairs, unless it is only to be
+// looked at.
+func (s *Service) Reconcile(ctx context.Context, dryRun bool, most int) (Report, error) {
+	if dryRun {
+		return s.Compare(ctx)
+	}
+	for {
+		n, err := s.Finish(ctx)
+		if err != nil {
+			return Report{}, err
+		}
+		if n == 0 {
+			break
+		}
+	}
+	first, err := s.Compare(ctx)
+	if err != nil || len(first.Differences) == 0 {
+		return first, err
+	}
+	rs := s.newRounds()
+	for _, d := range first.Differences {
+		rs.before[d.Client] = d.mark
+	}
+	select {
+	case <-ctx.Done():
+		return first, ctx.Err()
+	case <-time.After(betweenRounds):
+	}
+	second, err := s.Compare(ctx)
+	if err == nil {
+		s.repair(ctx, &second, rs, most)
+	}
+	return second, err
+}

@@ -1,0 +1,198 @@
+package clients
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+)
+
+// Limits of the loop.
+const (
+	atOnce     = 8                // operations under way: what is claimed is begun at once
+	stepTime   = 20 * time.Second // for one operation in the identity provider; below the lease
+	checkEvery = 5 * time.Second  // that the lock is still ours
+	waitOthers = 3 * time.Second  // while another replica has it
+	forgetPace = time.Hour
+)
+
+// loop is who finishes what others began.
+var loop = admin.Caller{Operator: "reconciler", Via: "loop"}
+
+// Run finishes what was interrupted, ends old secrets and compares the two systems, on one
+// replica at a time, until ctx ends.
+func (s *Service) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		lock, got, err := s.cfg.DB.TryHold(ctx, "clients")
+		switch {
+		case err != nil:
+			s.cfg.Log.InfoContext(ctx, "the loop of clients cannot begin", slog.Any("err", err))
+		case got:
+			s.lead(ctx, lock)
+			lock.Close()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(waitOthers):
+		}
+	}
+}
+
+func (s *Service) lead(ctx context.Context, lock *postgres.Held) {
+	tick := time.NewTicker(s.cfg.Tick)
+	defer tick.Stop()
+	var checked, compared, forgot time.Time
+	rounds := s.newRounds()
+	for {
+		if time.Since(checked) > checkEvery {
+			if err := lock.Check(ctx); err != nil {
+				return
+			}
+			checked = time.Now()
+		}
+		n, err := s.Finish(ctx)
+		if err != nil {
+			s.cfg.Log.InfoContext(ctx, "operations cannot be taken up", slog.Any("err", err))
+		}
+		if n == atOnce && ctx.Err() == nil {
+			continue // there may be more
+		}
+		if time.Since(compared) > s.cfg.CompareEvery {
+			compared = time.Now()
+			s.round(ctx, rounds)
+		}
+		if time.Since(forgot) > forgetPace {
+			forgot = time.Now()
+			s.forget(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Finish takes up what is due and that nobody is at: operations, and old secrets whose
+// time has passed. It returns how many it took up.
+func (s *Service) Finish(ctx context.Context) (int, error) {
+	due, err := s.claim(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var group sync.WaitGroup
+	for _, c := range due {
+		group.Go(func() { s.takeUp(ctx, c) })
+	}
+	group.Wait()
+	return len(due), nil
+}
+
+// claim returns operations that are ours until the end of the lease.
+func (s *Service) claim(ctx context.Context) (due []iam.ManagedClient, err error) {
+	var old []string
+	err = s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
+		due = nil
+		ids, err := tx.ClaimClients(ctx, s.cfg.Issuer, s.cfg.Lease, atOnce)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			c, found, err := tx.ManagedClient(ctx, s.cfg.Issuer, id, false)
+			if err != nil {
+				return err
+			}
+			if found {
+				due = append(due, c)
+			}
+		}
+		old, err = tx.DueOverlaps(ctx, s.cfg.Issuer, atOnce-len(due))
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range old {
+		task := admin.Task{Action: "client:retire-secret", Object: id, Client: true, Writes: true}
+		err := s.cfg.Admin.Do(ctx, loop, task, func(ctx context.Context, w *admin.Work) error {
+			c, begun, err := w.EndOverlap(ctx, id, s.cfg.Lease)
+			if begun {
+				due = append(due, c)
+			}
+			return err
+		})
+		if err != nil && iam.KindOf(err) != iam.NotFound {
+			return due, err
+		}
+	}
+	return due, nil
+}
+
+// takeUp goes on with an operation for which nobody waits.
+func (s *Service) takeUp(ctx context.Context, c iam.ManagedClient) (done bool) {
+	ctx, cancel := context.WithTimeout(ctx, stepTime)
+	defer cancel()
+	o := operation{s: s, caller: loop, task: admin.Task{Action: "client:" + c.Operation, Tenant: c.Tenant, Object: c.ClientID, Writes: true}, client: c}
+	if c.Operation == iam.OperationRotate {
+		// Whoever began it is gone, and with them what they may have been given.
+		_ = o.notRotated(ctx, errors.New("interrupted"), true, false) // nobody waits for it
+		return true
+	}
+	d, err := s.step(ctx, c, false)
+	if err == nil {
+		_, done = o.finish(ctx, d)
+		return done
+	}
+	if refused(c, err) {
+		return o.refuse(ctx, err, false) == nil
+	}
+	o.postpone(ctx, err)
+	return false
+}
+
+func (s *Service) forget(ctx context.Context) {
+	err := s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
+		_, err := tx.ForgetDeletedClients(ctx, s.cfg.TokenLifetime)
+		return err
+	})
+	if err != nil && ctx.Err() == nil {
+		s.cfg.Log.InfoContext(ctx, "deleted clients cannot be forgotten", slog.Any("err", err))
+	}
+}
+
+// State keeps in mind what waits between the two systems, for metrics: a scrape asks no
+// database.
+type State struct {
+	mu  sync.Mutex
+	now postgres.ClientsState
+}
+
+// Keep looks every now and then, until ctx ends.
+func (st *State) Keep(ctx context.Context, db *postgres.DB) {
+	every := time.NewTicker(2 * time.Second)
+	defer every.Stop()
+	for {
+		if now, err := db.Clients(ctx); err == nil { // else what was known; the database's errors are counted
+			st.mu.Lock()
+			st.now = now
+			st.mu.Unlock()
+		}
+		select {
+		case <-every.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Now returns what was seen last.
+func (st *State) Now() postgres.ClientsState {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.now
+}

@@ -1,0 +1,241 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"iam-service/internal/iam"
+)
+
+// ClientFilter says which clients; what is empty does not matter.
+type ClientFilter struct {
+	Issuer, Tenant, Status, Sync, Type, Role string
+
+	Name  string // a part of it, whatever its case
+	After string // client_id
+	Limit int
+}
+
+// ManagedClients lists clients by id, but for those that are deleted here and in the
+// identity provider.
+func (tx *Tx) ManagedClients(ctx context.Context, f ClientFilter) ([]iam.ManagedClient, error) {
+	var w where
+	w.only("c.issuer = $%d", f.Issuer)
+	w.conditions = append(w.conditions, "(c.status <> 'deleted' OR r.operation IS NOT NULL)")
+	w.only("c.tenant = $%d", f.Tenant)
+	w.only("c.status = $%d", f.Status)
+	w.only("r.sync = $%d", f.Sync)
+	w.only("CASE r.wanted->>'token_endpoint_auth_method' WHEN 'none' THEN 'public' ELSE 'confidential' END = $%d", f.Type)
+	if f.Role != "" {
+		w.and("c.roles @> $%d", []string{f.Role})
+	}
+	w.only("position(lower($%d) IN lower(r.wanted->>'client_name')) > 0", f.Name)
+	w.only("c.client_id > $%d", f.After)
+	return tx.managed(ctx, w.sql("c.client_id", f.Limit), w.args...)
+}
+
+// ManagedClient returns one client, and whether there is one. Locked, nobody else changes
+// it until the transaction ends.
+func (tx *Tx) ManagedClient(ctx context.Context, issuer, id string, lock bool) (iam.ManagedClient, bool, error) {
+	if lock {
+		// A row that is locked by the query that joins it could be joined with what was before.
+		if _, err := tx.tx.Exec(ctx, `SELECT FROM clients WHERE issuer = $1 AND client_id = $2 FOR NO KEY UPDATE`, issuer, id); err != nil {
+			return iam.ManagedClient{}, false, wrap("lock a client", err)
+		}
+	}
+	all, err := tx.managed(ctx, ` WHERE c.issuer = $1 AND c.client_id = $2`, issuer, id)
+	return first(all), len(all) > 0, err
+}
+
+// AllManagedClients calls each for every client of an issuer that we made there, those
+// included that are deleted and remembered.
+func (tx *Tx) AllManagedClients(ctx context.Context, issuer string, each func(iam.ManagedClient)) error {
+	const page = 1000
+	for after := ""; ; {
+		list, err := tx.managed(ctx, ` WHERE c.issuer = $1 AND c.client_id > $2 AND r.client_id IS NOT NULL ORDER BY c.client_id LIMIT $3`, issuer, after, page)
+		if err != nil {
+			return err
+		}
+		for _, c := range list {
+			each(c)
+		}
+		if len(list) < page {
+			return nil
+		}
+		after = list[page-1].ClientID
+	}
+}
+
+func (tx *Tx) managed(ctx context.Context, tail string, args ...any) ([]iam.ManagedClient, error) {
+	return collect(ctx, tx, "read clients", `
+		SELECT c.issuer, c.client_id, coalesce(c.tenant, ''), c.status, c.roles, c.scopes, c.tokens_not_before, c.version, c.created_at,
+		       greatest(c.updated_at, r.updated_at), r.client_id IS NOT NULL, coalesce(r.wanted, '{}'), coalesce(r.wanted_version, 0), r.applied, r.before,
+		       coalesce(r.sync, ''), coalesce(r.reason, ''), coalesce(r.operation, ''), coalesce(r.operation_id::text, ''), r.lease_until, r.next_try,
+		       coalesce(r.tries, 0), coalesce(r.secret_state, ''), coalesce(r.secrets, 0), r.overlap_from, r.retire_at, coalesce(r.warned, false)
+		  FROM clients c LEFT JOIN registrations r ON r.issuer = c.issuer AND r.client_id = c.client_id`+tail, args,
+		func(row pgx.CollectableRow) (c iam.ManagedClient, err error) {
+			var notBefore, lease, next, from, retire *time.Time
+			var wanted, applied, before []byte
+			err = row.Scan(&c.Issuer, &c.ClientID, &c.Tenant, &c.Status, &c.Roles, &c.Scopes, &notBefore, &c.Version, &c.CreatedAt,
+				&c.UpdatedAt, &c.Managed, &wanted, &c.WantedVersion, &applied, &before,
+				&c.Sync, &c.Reason, &c.Operation, &c.OperationID, &lease, &next,
+				&c.Tries, &c.SecretState, &c.Secrets, &from, &retire, &c.Warned)
+			if err != nil {
+				return c, err
+			}
+			c.TokensNotBefore, c.LeaseUntil, c.NextTry, c.OverlapFrom, c.RetireAt = deref(notBefore), deref(lease), deref(next), deref(from), deref(retire)
+			if err = json.Unmarshal(wanted, &c.Wanted); err == nil && applied != nil {
+				err = json.Unmarshal(applied, &c.Applied)
+			}
+			if err == nil && before != nil {
+				err = json.Unmarshal(before, &c.Before)
+			}
+			return c, err
+		})
+}
+
+// PutRegistration makes or replaces what the identity provider should know of a client.
+// Whoever writes it is at it for the time of the lease, and after a failure it is tried
+// again after retry, by the database's clock.
+func (tx *Tx) PutRegistration(ctx context.Context, c iam.ManagedClient, lease, retry time.Duration) error {
+	var applied, before any
+	wanted, err := json.Marshal(c.Wanted)
+	if err != nil {
+		return wrap("encode a registration", err)
+	}
+	if c.Applied != nil {
+		if applied, err = json.Marshal(c.Applied); err != nil {
+			return wrap("encode a registration", err)
+		}
+	}
+	if c.Before != nil {
+		if before, err = json.Marshal(c.Before); err != nil {
+			return wrap("encode a registration", err)
+		}
+	}
+	_, err = tx.tx.Exec(ctx, `
+		INSERT INTO registrations AS r (issuer, client_id, wanted, wanted_version, applied, before, sync, reason, operation, operation_id,
+		                                lease_until, next_try, tries, secret_state, secrets, overlap_from, retire_at, warned)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, nullif($9, ''), nullif($10, '')::uuid, clock_timestamp() + $11::interval, clock_timestamp() + $12::interval, $13, $14, $15, $16, $17, $18)
+		ON CONFLICT ON CONSTRAINT registrations_pkey DO UPDATE
+		   SET wanted = excluded.wanted, wanted_version = excluded.wanted_version, applied = excluded.applied, before = excluded.before, sync = excluded.sync,
+		       reason = excluded.reason, operation = excluded.operation, operation_id = excluded.operation_id,
+		       begun_at = CASE WHEN r.operation_id IS NOT DISTINCT FROM excluded.operation_id THEN r.begun_at ELSE now() END, lease_until = excluded.lease_until,
+		       next_try = excluded.next_try, tries = excluded.tries, secret_state = excluded.secret_state, secrets = excluded.secrets,
+		       overlap_from = excluded.overlap_from, retire_at = excluded.retire_at, warned = excluded.warned, updated_at = now()`,
+		c.Issuer, c.ClientID, wanted, c.WantedVersion, applied, before, c.Sync, c.Reason, c.Operation, c.OperationID,
+		lease, retry, c.Tries, c.SecretState, c.Secrets, optional(c.OverlapFrom), optional(c.RetireAt), c.Warned)
+	return wrap("put a registration", err)
+}
+
+// ForgetClient deletes a client that was never made.
+func (tx *Tx) ForgetClient(ctx context.Context, issuer, id string) error {
+	_, err := tx.tx.Exec(ctx, `DELETE FROM clients WHERE issuer = $1 AND client_id = $2`, issuer, id)
+	return wrap("forget a client", err)
+}
+
+// ForgetDeletedClients forgets clients that were deleted in the identity provider too, and
+// whose last token has expired since.
+func (tx *Tx) ForgetDeletedClients(ctx context.Context, lifetime time.Duration) (int64, error) {
+	tag, err := tx.tx.Exec(ctx, `
+		DELETE FROM clients WHERE (issuer, client_id) IN (
+		    SELECT c.issuer, c.client_id FROM clients c LEFT JOIN registrations r ON r.issuer = c.issuer AND r.client_id = c.client_id
+		     WHERE c.status = 'deleted' AND r.operation IS NULL AND greatest(c.updated_at, r.updated_at) < now() - $1::interval LIMIT 10000)`, lifetime)
+	return tag.RowsAffected(), wrap("forget deleted clients", err)
+}
+
+// DetachDeletedClients lets a tenant go whose clients are all deleted, here and in the
+// identity provider: they are still refused, and belong to nobody.
+func (tx *Tx) DetachDeletedClients(ctx context.Context, tenant string) error {
+	_, err := tx.tx.Exec(ctx, `
+		UPDATE clients c SET tenant = NULL
+		 WHERE tenant = $1 AND status = 'deleted'
+		   AND NOT EXISTS (SELECT FROM registrations r WHERE r.issuer = c.issuer AND r.client_id = c.client_id AND r.operation IS NOT NULL)`, tenant)
+	return wrap("detach deleted clients", err)
+}
+
+// ForgetKey makes as if nothing had been asked under a key: what was begun under it came
+// to nothing.
+func (tx *Tx) ForgetKey(ctx context.Context, caller []byte, key string) error {
+	_, err := tx.tx.Exec(ctx, `DELETE FROM idempotency WHERE caller = $1 AND key = $2`, caller, key)
+	return wrap("forget a key", err)
+}
+
+// ClaimClients takes over operations of an issuer's clients that nobody is at, and that
+// are due, for the time of the lease. It returns the ids.
+func (tx *Tx) ClaimClients(ctx context.Context, issuer string, lease time.Duration, most int) ([]string, error) {
+	return collect(ctx, tx, "claim operations", `
+		UPDATE registrations r SET lease_until = now() + $2::interval
+		  FROM (SELECT client_id FROM registrations
+		         WHERE issuer = $1 AND operation IS NOT NULL AND next_try <= now() AND (lease_until IS NULL OR lease_until <= now())
+		         ORDER BY next_try LIMIT $3 FOR UPDATE SKIP LOCKED) due
+		 WHERE r.issuer = $1 AND r.client_id = due.client_id
+		RETURNING r.client_id`, []any{issuer, lease, most}, pgx.RowTo[string])
+}
+
+// DueOverlaps are the clients of an issuer of which an old secret ends, or ends soon: a
+// quarter of its time is left, and nobody was told.
+func (tx *Tx) DueOverlaps(ctx context.Context, issuer string, most int) ([]string, error) {
+	return collect(ctx, tx, "look for old secrets", `
+		SELECT r.client_id FROM registrations r JOIN clients c ON c.issuer = r.issuer AND c.client_id = r.client_id
+		 WHERE r.issuer = $1 AND r.retire_at IS NOT NULL AND r.operation IS NULL AND c.status <> 'deleted'
+		   AND (r.retire_at <= now() OR NOT r.warned AND r.retire_at - (r.retire_at - r.overlap_from) / 4 <= now())
+		 ORDER BY r.retire_at LIMIT $2`, []any{issuer, most}, pgx.RowTo[string])
+}
+
+// Instance is who we are among all that share an identity provider.
+func (db *DB) Instance(ctx context.Context) (id string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
+	err = db.admin.QueryRow(ctx, `SELECT id::text FROM instance`).Scan(&id)
+	return id, wrap("read who we are", err)
+}
+
+// ClientsState is what waits between us and the identity provider.
+type ClientsState struct {
+	Pending, Failed, SecretUnknown int64
+	Oldest                         time.Duration // of what is pending
+}
+
+// Clients returns what waits.
+func (db *DB) Clients(ctx context.Context) (s ClientsState, err error) {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
+	var seconds float64
+	err = db.admin.QueryRow(ctx, `
+		SELECT count(*) FILTER (WHERE operation IS NOT NULL), count(*) FILTER (WHERE sync = 'failed'), count(*) FILTER (WHERE secret_state = 'unknown'),
+		       coalesce(extract(epoch FROM now() - min(begun_at) FILTER (WHERE operation IS NOT NULL)), 0)::float8
+		  FROM registrations WHERE operation IS NOT NULL OR sync = 'failed' OR secret_state = 'unknown'`).
+		Scan(&s.Pending, &s.Failed, &s.SecretUnknown, &seconds)
+	s.Oldest = time.Duration(max(0, seconds) * float64(time.Second))
+	return s, wrap("count operations", err)
+}
+
+// Held is a lock that lasts as long as a connection of its own to the primary.
+type Held struct{ conn *pgx.Conn }
+
+// TryHold takes a lock that only one replica has, or reports that another one has it.
+func (db *DB) TryHold(ctx context.Context, name string) (h *Held, got bool, err error) {
+	conn, got, err := db.hold(ctx, name)
+	if err != nil || !got {
+		return nil, false, err
+	}
+	return &Held{conn}, true, nil
+}
+
+// Check fails where the lock is lost.
+func (h *Held) Check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, relayLimit)
+	defer cancel()
+	return h.conn.Ping(ctx)
+}
+
+// Close gives the lock back.
+func (h *Held) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	_ = h.conn.Close(ctx) // it is of no more use
+}
