@@ -63,15 +63,14 @@ type Config struct {
 	Instance string   // who we are among all that share the provider
 	Log      *slog.Logger
 
-	TokenLifetime  time.Duration // of the longest token; 0: 24 h
-	MaxRepairs     int           // of one comparison; more are done by hand; 0: 10
-	CompareEvery   time.Duration // 0: 10 min
-	Patience       time.Duration // with the provider while the caller waits; 0: 1.4 s
-	Lease          time.Duration // 0: 30 s
-	Tick           time.Duration // of the loop; 0: 500 ms
-	OnCompared     func(Report)  // told of each comparison of the loop; may be nil
-	OnRepaired     func(outcome string)
-	betweenSystems func(step string) // tests stop here
+	TokenLifetime time.Duration // of the longest token; 0: 24 h
+	MaxRepairs    int           // of one comparison; more are done by hand; 0: 10
+	CompareEvery  time.Duration // 0: 10 min
+	Patience      time.Duration // with the provider while the caller waits; 0: 1.4 s
+	Lease         time.Duration // 0: 30 s
+	Tick          time.Duration // of the loop; 0: 500 ms
+	OnCompared    func(Report)  // told of each comparison of the loop; may be nil
+	OnRepaired    func(outcome string)
 }
 
 // Service manages clients. It is safe for concurrent use.
@@ -306,12 +305,10 @@ func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.C
 		}
 		retired = true
 	}
-	s.pass("rotate")
 	secret, beside, err := s.newSecret(ctx, c, rot.Overlap > 0)
 	if err != nil {
 		return Result{}, o.notRotated(ctx, err, errors.Is(err, iam.ErrOutcomeUnknown), retired)
 	}
-	s.pass("rotated")
 	d := admin.Done{Secret: secret, Overlap: rot.Overlap, Retired: retired}
 	if rot.Overlap == 0 && beside {
 		d.Late = s.cfg.Provider.Retire(ctx, c.ClientID) != nil
@@ -349,8 +346,6 @@ func (s *Service) newSecret(ctx context.Context, c iam.ManagedClient, overlap bo
 
 // step does in the identity provider what is under way.
 func (s *Service) step(ctx context.Context, c iam.ManagedClient, waits bool) (d admin.Done, err error) {
-	s.pass(c.Operation)
-	defer func() { s.pass(c.Operation + "d") }()
 	p := s.cfg.Provider
 	switch c.Operation {
 	case iam.OperationCreate:
@@ -428,12 +423,6 @@ func (s *Service) update(ctx context.Context, c iam.ManagedClient) error {
 func refused(c iam.ManagedClient, err error) bool {
 	k := iam.KindOf(err)
 	return (c.Operation == iam.OperationCreate || c.Operation == iam.OperationUpdate) && (k == iam.Invalid || k == iam.Conflict)
-}
-
-func (s *Service) pass(step string) {
-	if s.cfg.betweenSystems != nil {
-		s.cfg.betweenSystems(step)
-	}
 }
 
 // operation is one that was begun, with who asked for it.

@@ -95,6 +95,9 @@ func (s *Service) Finish(ctx context.Context) (int, error) {
 
 // claim returns operations that are ours until the end of the lease.
 func (s *Service) claim(ctx context.Context) (due []iam.ManagedClient, err error) {
+	if any, err := s.cfg.DB.ClientsDue(ctx, s.cfg.Issuer); err != nil || !any {
+		return nil, err
+	}
 	var old []string
 	err = s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
 		due = nil

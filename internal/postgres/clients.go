@@ -180,10 +180,22 @@ func (tx *Tx) ClaimClients(ctx context.Context, issuer string, lease time.Durati
 // quarter of its time is left, and nobody was told.
 func (tx *Tx) DueOverlaps(ctx context.Context, issuer string, most int) ([]string, error) {
 	return collect(ctx, tx, "look for old secrets", `
-		SELECT r.client_id FROM registrations r JOIN clients c ON c.issuer = r.issuer AND c.client_id = r.client_id
-		 WHERE r.issuer = $1 AND r.retire_at IS NOT NULL AND r.operation IS NULL AND c.status <> 'deleted'
+		SELECT r.client_id FROM registrations r
+		 WHERE r.issuer = $1 AND r.retire_at IS NOT NULL AND r.operation IS NULL
 		   AND (r.retire_at <= now() OR NOT r.warned AND r.retire_at - (r.retire_at - r.overlap_from) / 4 <= now())
 		 ORDER BY r.retire_at LIMIT $2`, []any{issuer, most}, pgx.RowTo[string])
+}
+
+// ClientsDue reports whether ClaimClients or DueOverlaps would find anything. It is one
+// statement, for who looks often.
+func (db *DB) ClientsDue(ctx context.Context, issuer string) (due bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
+	err = db.admin.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM registrations WHERE issuer = $1 AND operation IS NOT NULL AND next_try <= now() AND (lease_until IS NULL OR lease_until <= now()))
+		    OR EXISTS (SELECT FROM registrations WHERE issuer = $1 AND retire_at IS NOT NULL AND operation IS NULL
+		                  AND (retire_at <= now() OR NOT warned AND retire_at - (retire_at - overlap_from) / 4 <= now()))`, issuer).Scan(&due)
+	return due, wrap("look for operations", err)
 }
 
 // Instance is who we are among all that share an identity provider.

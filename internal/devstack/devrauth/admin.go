@@ -88,6 +88,20 @@ func (s *Server) Secrets(id string) []string {
 	return nil
 }
 
+// Issued are all secrets that were ever made by the admin API.
+func (s *Server) Issued() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.issued)
+}
+
+// secret makes one.
+func (s *Server) secret() string {
+	text := rand.Text()
+	s.issued = append(s.issued, text)
+	return text
+}
+
 func (s *Server) admin(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	fault, token := Fault(""), s.adminToken
@@ -165,7 +179,7 @@ func (s *Server) clients(w http.ResponseWriter, r *http.Request) {
 		delete(s.registered, id)
 		w.WriteHeader(http.StatusNoContent)
 	case rest == "secrets/rotate" && r.Method == http.MethodPost:
-		c.secrets = append([]string{rand.Text()}, c.secrets...)
+		c.secrets = append([]string{s.secret()}, c.secrets...)
 		m := maps.Clone(c.metadata)
 		m["client_secret"] = c.secrets[0]
 		reply(w, http.StatusOK, m)
@@ -212,7 +226,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 	c := &registration{metadata: m, made: time.Now()}
 	answer := maps.Clone(m)
 	if m["token_endpoint_auth_method"] != "none" && m["token_endpoint_auth_method"] != "private_key_jwt" {
-		c.secrets = []string{rand.Text()}
+		c.secrets = []string{s.secret()}
 		answer["client_secret"] = c.secrets[0]
 	}
 	if s.registered == nil {

@@ -49,6 +49,7 @@ type Server struct {
 	gone   bool // answers 503
 
 	registered map[string]*registration // by the admin API
+	issued     []string
 	fault      func(method, path string) Fault
 	adminToken string
 	fetchs     int

@@ -2,6 +2,7 @@ package postgrestest
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -17,9 +18,32 @@ type Proxy struct {
 	URL string // as the server's, through the proxy
 
 	swallow, deaf atomic.Bool
+	commit        atomic.Pointer[func(done bool)]
 	mu            sync.Mutex
 	conns         []net.Conn
 }
+
+// OnCommit calls do for each commit of a transaction: before the server hears of it, and
+// when it is done, before the client does. nil: no more.
+func (p *Proxy) OnCommit(do func(done bool)) {
+	if do == nil {
+		p.commit.Store(nil)
+		return
+	}
+	p.commit.Store(&do)
+}
+
+func (p *Proxy) committing(done bool) {
+	if do := p.commit.Load(); do != nil {
+		(*do)(done)
+	}
+}
+
+// A commit as it is asked for and confirmed: each is one whole message.
+var (
+	askedCommit = []byte("Q\x00\x00\x00\x0bcommit\x00")
+	doneCommit  = []byte("C\x00\x00\x00\x0bCOMMIT\x00")
+)
 
 // Swallow makes the proxy keep connections open and pass nothing on, as a network
 // does that has lost the way.
@@ -87,6 +111,9 @@ func (p *Proxy) forth(client, server net.Conn) {
 		if p.swallow.Load() {
 			continue
 		}
+		if bytes.Contains(buf[:n], askedCommit) {
+			p.committing(false)
+		}
 		if _, err := server.Write(buf[:n]); err != nil {
 			return
 		}
@@ -108,6 +135,9 @@ func (p *Proxy) back(client, server net.Conn) {
 		}
 		if p.swallow.Load() || p.deaf.Load() && message[0] == 'A' {
 			continue
+		}
+		if bytes.Equal(message, doneCommit) {
+			p.committing(true)
 		}
 		if _, err := client.Write(message); err != nil && !errors.Is(err, net.ErrClosed) {
 			return

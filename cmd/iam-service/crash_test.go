@@ -1,0 +1,552 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+
+	"iam-service/internal/devstack"
+	"iam-service/internal/devstack/devrauth"
+	"iam-service/internal/postgres/postgrestest"
+)
+
+// plant is the program as a process of its own, between a provider, a database and a bus
+// that can be told to end it, or to cut it off, at any step of what it does with them.
+type plant struct {
+	testing.TB
+	ctx     context.Context
+	rauth   *devrauth.Server
+	issuer  string
+	proxy   *postgrestest.Proxy
+	pool    *pgxpool.Pool
+	bus     *natsServer
+	natsURL string
+
+	mu    sync.Mutex
+	cmd   *exec.Cmd
+	admin string
+	ops   string
+	log   bytes.Buffer
+
+	step atomic.Pointer[func(where string) (cut bool)] // called at each step
+}
+
+func newPlant(t testing.TB) *plant {
+	t.Helper()
+	p := &plant{TB: t, ctx: t.Context()}
+	var handler http.Handler
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, "/admin/") {
+			handler.ServeHTTP(w, r)
+			return
+		}
+		if p.pass("before " + r.Method + " in R-Auth") {
+			panic(http.ErrAbortHandler)
+		}
+		rec := httptest.NewRecorder()
+		handler.ServeHTTP(rec, r)
+		if p.pass("after " + r.Method + " in R-Auth") {
+			panic(http.ErrAbortHandler)
+		}
+		for k, v := range rec.Header() {
+			w.Header()[k] = v
+		}
+		w.WriteHeader(rec.Code)
+		_, _ = w.Write(rec.Body.Bytes()) // whoever asked may be dead
+	}))
+	t.Cleanup(srv.Close)
+	var err error
+	p.rauth, err = devrauth.New(srv.URL, devstack.Audience)
+	p.ok(err)
+	handler, p.issuer = p.rauth.Handler(), srv.URL
+
+	database := postgrestest.URL(t)
+	p.proxy = postgrestest.NewProxy(t, database)
+	p.pool, err = pgxpool.New(p.ctx, database)
+	p.ok(err)
+	t.Cleanup(p.pool.Close)
+	p.bus = &natsServer{dir: filepath.Join(t.TempDir(), "nats")}
+	p.ok(p.bus.start("127.0.0.1:-1"))
+	p.natsURL = p.bus.ns.ClientURL()
+	t.Cleanup(p.bus.stop)
+	p.start()
+	t.Cleanup(p.kill)
+	return p
+}
+
+func (p *plant) ok(err error) {
+	p.Helper()
+	if err != nil {
+		p.Fatal(err)
+	}
+}
+
+// pass is a step; it reports whether the connection is to be cut there.
+func (p *plant) pass(where string) (cut bool) {
+	do := p.step.Load()
+	return do != nil && (*do)(where)
+}
+
+// start runs the program until it is ready.
+func (p *plant) start() {
+	p.Helper()
+	cmd := exec.Command(os.Args[0], "serve") //nolint:gosec // it is this very program
+	cmd.Args[0] = "iam-service"
+	cmd.Env = []string{
+		"DATABASE_URL=" + p.proxy.URL, "RAUTH_URL=" + p.issuer, "RAUTH_AUDIENCES=" + devstack.Audience, "ADMIN_AUDIENCE=" + devstack.AdminAudience,
+		"RAUTH_ADMIN_URL=" + p.issuer, "NATS_URL=" + p.natsURL, "BOOTSTRAP_ADMIN=root", "LOG_LEVEL=debug",
+		"GATEWAY_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0", "OPS_ADDR=127.0.0.1:0", "SHUTDOWN_DELAY=0s",
+	}
+	out, err := cmd.StderrPipe()
+	p.ok(err)
+	p.ok(cmd.Start())
+	ready := make(chan [2]string, 1)
+	go func() {
+		defer close(ready)
+		lines := bufio.NewScanner(out)
+		lines.Buffer(nil, 1<<20)
+		for lines.Scan() {
+			p.mu.Lock()
+			p.log.Write(append(lines.Bytes(), '\n'))
+			p.mu.Unlock()
+			var line struct{ Msg, Admin, Ops string }
+			if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "ready" {
+				ready <- [2]string{line.Admin, line.Ops}
+			}
+		}
+		_ = cmd.Wait() // killed
+	}()
+	select {
+	case addrs, ok := <-ready:
+		if !ok {
+			p.Fatalf("it does not start: %s", p.logged())
+		}
+		p.mu.Lock()
+		p.cmd, p.admin, p.ops = cmd, "http://"+addrs[0], "http://"+addrs[1]
+		p.mu.Unlock()
+	case <-time.After(30 * time.Second):
+		_ = cmd.Process.Kill()
+		p.Fatalf("it does not start: %s", p.logged())
+	}
+}
+
+// quiet waits until what a start brings with it is over.
+func (p *plant) quiet() {
+	p.Helper()
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		log := p.logged()
+		if strings.Contains(log, "clients were compared") && strings.Contains(log, "audit checkpoint") && p.count(`SELECT count(*) FROM outbox WHERE sent_at IS NULL`) == 0 {
+			time.Sleep(50 * time.Millisecond) // chores end with a commit
+			return
+		}
+		if time.Now().After(end) {
+			p.Fatalf("it does not come to rest: %s", log)
+		}
+	}
+}
+
+func (p *plant) logged() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log.String()
+}
+
+// kill ends it as a power failure would.
+func (p *plant) kill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd != nil {
+		_ = p.cmd.Process.Kill() // it may be dead already
+	}
+}
+
+// disturb lets the n-th step from now on go wrong, and says whether it came to that.
+func (p *plant) disturb(n int64, how func() (cut bool)) (where func() string, stop func()) {
+	var seen atomic.Int64
+	var at atomic.Pointer[string]
+	do := func(step string) bool {
+		if seen.Add(1) != n {
+			return false
+		}
+		at.Store(&step)
+		return how()
+	}
+	p.step.Store(&do)
+	p.proxy.OnCommit(func(done bool) {
+		where := "before a commit"
+		if done {
+			where = "after a commit"
+		}
+		if p.pass(where) {
+			p.proxy.Cut()
+		}
+	})
+	where = func() string {
+		if s := at.Load(); s != nil {
+			return *s
+		}
+		return ""
+	}
+	return where, func() { p.step.Store(nil); p.proxy.OnCommit(nil) }
+}
+
+type said struct {
+	status int
+	body   map[string]any
+}
+
+func (s said) text(name string) string {
+	v, _ := s.body[name].(string) // none: ""
+	return v
+}
+
+// call asks the admin API; status 0: there was no answer.
+func (p *plant) call(method, path string, body any, headers ...string) said {
+	p.Helper()
+	b, err := json.Marshal(body)
+	p.ok(err)
+	if body == nil {
+		b = nil
+	}
+	p.mu.Lock()
+	url := p.admin + path
+	p.mu.Unlock()
+	ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(b))
+	p.ok(err)
+	token, err := p.rauth.Mint("ES256", map[string]any{"sub": "root", "client_id": "web", "aud": devstack.AdminAudience})
+	p.ok(err)
+	req.Header.Set("Authorization", "Bearer "+token)
+	if b != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		req.Header.Set(name, value)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return said{}
+	}
+	defer resp.Body.Close()
+	s := said{status: resp.StatusCode}
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return said{}
+	}
+	_ = json.Unmarshal(text, &s.body) // no JSON: nothing is said
+	return s
+}
+
+// again sends a request until it has one of the statuses.
+func (p *plant) again(method, path string, body any, headers []string, statuses ...int) said {
+	p.Helper()
+	var got said
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		p.hurry()
+		if got = p.call(method, path, body, headers...); slices.Contains(statuses, got.status) {
+			return got
+		}
+	}
+	p.Fatalf("%s %s: %v; %s", method, path, got, p.logged())
+	return got
+}
+
+// hurry lets leases and pauses be over: time that a test need not wait for.
+func (p *plant) hurry() {
+	p.Helper()
+	_, err := p.pool.Exec(p.ctx, `UPDATE registrations SET lease_until = NULL, next_try = now() WHERE operation IS NOT NULL`)
+	p.ok(err)
+}
+
+func (p *plant) count(sql string, args ...any) (n int) {
+	p.Helper()
+	p.ok(p.pool.QueryRow(p.ctx, sql, args...).Scan(&n))
+	return n
+}
+
+// settle waits until nothing is under way.
+func (p *plant) settle() {
+	p.Helper()
+	for end := time.Now().Add(30 * time.Second); p.count(`SELECT count(*) FROM registrations WHERE operation IS NOT NULL`) > 0; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			p.Fatalf("something is under way for ever: %s", p.logged())
+		}
+		p.hurry()
+	}
+}
+
+// agree holds both systems, the events and the secrets to what was to be. Clients is how
+// many there must be, and events which ones the client has.
+func (p *plant) agree(where string, clients int, id string, events map[string]int) {
+	p.Helper()
+	drift := p.again("GET", "/v1/clients/drift", nil, nil, 200)
+	if list, _ := drift.body["differences"].([]any); len(list) > 0 || len(p.rauth.Provisioned()) != clients ||
+		p.count(`SELECT count(*) FROM clients WHERE status <> 'deleted'`) != clients {
+		p.Errorf("%s: %d clients in R-Auth, and they differ in %v", where, len(p.rauth.Provisioned()), list)
+	}
+	for what, n := range events {
+		if got := p.count(`SELECT count(*) FROM outbox WHERE object = $1 AND type = $2`, id, what+".v1"); got != n {
+			p.Errorf("%s: %d events %s, want %d", where, got, what, n)
+		}
+	}
+	p.delivered(where)
+	p.secretless(where)
+}
+
+// delivered waits until the bus has all that is in the outbox, each once or more under its
+// one id, and nothing else.
+func (p *plant) delivered(where string) {
+	p.Helper()
+	var there, sent []string
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		p.ok(p.pool.QueryRow(p.ctx, `SELECT array_agg(id::text ORDER BY id::text) FROM outbox`).Scan(&there))
+		sent = nil
+		for _, m := range p.messages() {
+			var e struct{ ID string }
+			p.ok(json.Unmarshal(m, &e))
+			sent = append(sent, e.ID)
+		}
+		slices.Sort(sent)
+		if sent = slices.Compact(sent); slices.Equal(sent, there) {
+			return
+		}
+	}
+	p.Errorf("%s: there are the events %q, and delivered were %q", where, there, sent)
+}
+
+// messages are all that the bus has.
+func (p *plant) messages() (all [][]byte) {
+	p.Helper()
+	conn, err := nats.Connect(p.natsURL)
+	p.ok(err)
+	defer conn.Close()
+	js, err := conn.JetStream()
+	p.ok(err)
+	sub, err := js.SubscribeSync("iam.>", nats.OrderedConsumer())
+	p.ok(err)
+	info, err := js.StreamInfo("IAM")
+	p.ok(err)
+	for range info.State.Msgs {
+		m, err := sub.NextMsg(10 * time.Second)
+		p.ok(err)
+		all = append(all, m.Data)
+	}
+	return all
+}
+
+// secretless looks for every secret that was ever issued, wherever it must not be.
+func (p *plant) secretless(where string) {
+	p.Helper()
+	places := map[string]string{"the log": p.logged()}
+	for _, m := range p.messages() {
+		places["an event"] += string(m)
+	}
+	rows, err := p.pool.Query(p.ctx, `SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema() AND table_type = 'BASE TABLE'`)
+	p.ok(err)
+	var tables []string
+	for rows.Next() {
+		var t string
+		p.ok(rows.Scan(&t))
+		tables = append(tables, t)
+	}
+	for _, t := range tables {
+		var all string
+		p.ok(p.pool.QueryRow(p.ctx, `SELECT coalesce(string_agg(x::text, ' '), '') FROM `+t+` x`).Scan(&all)) //nolint:gosec // the names are the database's
+		places["the table "+t] = all
+	}
+	if resp, err := http.Get(p.ops + "/metrics"); err == nil { //nolint:noctx // a test
+		text, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		places["the metrics"] = string(text)
+	}
+	if len(tables) < 10 || len(places["the log"]) == 0 || places["the metrics"] == "" {
+		p.Fatalf("%s: not everything was searched: %d tables", where, len(tables))
+	}
+	for _, secret := range p.rauth.Issued() {
+		for place, text := range places {
+			if strings.Contains(text, secret) {
+				p.Errorf("%s: a secret is in %s", where, place)
+			}
+		}
+	}
+}
+
+// scenario is one change, from a client or from nothing.
+type scenario struct {
+	name   string
+	method string // of what is done in R-Auth
+	fresh  bool   // there is no client yet
+	before func(p *plant, id string)
+	do     func(p *plant, id string)
+	check  func(p *plant, where, id string)
+}
+
+var program = map[string]any{"client_name": "billing", "grant_types": []string{"client_credentials"}}
+
+const clientKey = "Idempotency-Key: 1"
+
+// only is the one client that there is.
+func (p *plant) only() string {
+	p.Helper()
+	for id := range p.rauth.Provisioned() {
+		return id
+	}
+	return ""
+}
+
+var scenarios = []scenario{
+	{"create", http.MethodPost, true, nil, func(p *plant, _ string) {
+		p.call("POST", "/v1/clients", program, clientKey)
+	}, func(p *plant, where, _ string) {
+		// Whoever had no answer asks again.
+		p.again("POST", "/v1/clients", program, []string{clientKey}, 201, 202)
+		p.settle()
+		id := p.only()
+		p.agree(where, 1, id, map[string]int{"ClientCreated": 1})
+		p.works(where, id)
+	}},
+	{"update", http.MethodPut, false, nil, func(p *plant, id string) {
+		p.call("PUT", "/v1/clients/"+id, renamed, "If-Match: *")
+	}, func(p *plant, where, id string) {
+		p.settle()
+		p.again("PUT", "/v1/clients/"+id, renamed, []string{"If-Match: *"}, 200)
+		p.settle()
+		if got := p.rauth.Provisioned()[id]["client_name"]; got != "renamed" {
+			p.Errorf("%s: it is called %v", where, got)
+		}
+		p.agree(where, 1, id, map[string]int{"ClientCreated": 1, "ClientUpdated": 1})
+	}},
+	{"rotate", http.MethodPost, false, nil, func(p *plant, id string) {
+		p.call("POST", "/v1/clients/"+id+"/secrets:rotate", nil)
+	}, func(p *plant, where, id string) {
+		p.settle()
+		c := p.again("GET", "/v1/clients/"+id, nil, nil, 200)
+		rotated := p.count(`SELECT count(*) FROM outbox WHERE object = $1 AND type = 'ClientSecretRotated.v1'`, id)
+		issued := p.count(`SELECT secrets FROM registrations WHERE client_id = $1`, id)
+		if rotated != issued-1 || c.text("secret_state") == "unknown" && rotated != 0 {
+			p.Errorf("%s: %d rotations are told of, %d secrets issued, the state is %s", where, rotated, issued, c.text("secret_state"))
+		}
+		first := p.rauth.Issued()[0]
+		if !slices.Contains(p.rauth.Secrets(id), first) {
+			p.Errorf("%s: the secret in use does not work any more", where)
+		}
+		p.agree(where, 1, id, map[string]int{"ClientCreated": 1, "ClientSecretRotated": issued - 1})
+		p.works(where, id)
+	}},
+	{"delete", http.MethodDelete, false, nil, func(p *plant, id string) {
+		p.call("DELETE", "/v1/clients/"+id, nil)
+	}, func(p *plant, where, id string) {
+		p.again("DELETE", "/v1/clients/"+id, nil, nil, 204, 202, 404)
+		p.settle()
+		p.again("GET", "/v1/clients/"+id, nil, nil, 404)
+		p.agree(where, 0, id, map[string]int{"ClientCreated": 1, "ClientDeleted": 1})
+	}},
+	{"retire", http.MethodDelete, false, func(p *plant, id string) {
+		p.again("POST", "/v1/clients/"+id+"/secrets:rotate", nil, nil, 200)
+	}, func(p *plant, _ string) {
+		_, err := p.pool.Exec(p.ctx, `UPDATE registrations SET retire_at = now()`)
+		p.ok(err)
+		time.Sleep(1500 * time.Millisecond) // the loop comes by
+	}, func(p *plant, where, id string) {
+		for end := time.Now().Add(30 * time.Second); p.count(`SELECT count(*) FROM registrations WHERE retire_at IS NOT NULL`) > 0; time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(end) {
+				p.Fatalf("%s: the old secret is never ended", where)
+			}
+			p.hurry()
+		}
+		p.settle()
+		if n := len(p.rauth.Secrets(id)); n != 1 {
+			p.Errorf("%s: %d secrets work", where, n)
+		}
+		p.agree(where, 1, id, map[string]int{"ClientCreated": 1, "ClientSecretRotated": 1, "ClientSecretRetired": 1})
+	}},
+}
+
+var renamed = map[string]any{"client_name": "renamed", "grant_types": []string{"client_credentials"}}
+
+// works rotates, at once, and tries the secret.
+func (p *plant) works(where, id string) {
+	p.Helper()
+	r := p.again("POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": "0", "retire_old": true}, nil, 200)
+	if got := p.rauth.Secrets(id); !slices.Equal(got, []string{r.text("client_secret")}) {
+		p.Errorf("%s: the secret that was given is not the one that works", where)
+	}
+}
+
+// The process ends, or the network is cut, at each step of each change in turn: after it
+// both systems agree, there is one client, each change has one event, and no secret is
+// anywhere.
+func TestNoStepOfAChangeIsLost(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"killed", "cut"} {
+		for _, s := range scenarios {
+			t.Run(how+" "+s.name, func(t *testing.T) {
+				t.Parallel()
+				steps := []string{}
+				for n := int64(1); ; n++ {
+					where, more := disturbed(t, s, how, n)
+					if !more {
+						break
+					}
+					steps = append(steps, where)
+				}
+				begin, finish := []string{"before a commit", "after a commit"}, []string{"before " + s.method + " in R-Auth", "after " + s.method + " in R-Auth"}
+				for _, want := range slices.Concat(begin, finish) {
+					if !slices.Contains(steps, want) {
+						t.Errorf("nothing was disturbed %s, only %q", want, steps)
+					}
+				}
+				t.Logf("disturbed at %q", steps)
+			})
+		}
+	}
+}
+
+// disturbed runs one scenario with one step gone wrong.
+func disturbed(t *testing.T, s scenario, how string, n int64) (where string, more bool) {
+	t.Helper()
+	p := newPlant(t)
+	defer p.kill()
+	id := ""
+	if !s.fresh {
+		id = p.again("POST", "/v1/clients", program, []string{clientKey}, 201).text("client_id")
+	}
+	if s.before != nil {
+		s.before(p, id)
+	}
+	p.quiet()
+	at, stop := p.disturb(n, func() bool {
+		if how == "killed" {
+			p.kill()
+			time.Sleep(50 * time.Millisecond) // the dead hear nothing
+		}
+		return how == "cut"
+	})
+	s.do(p, id)
+	where = at()
+	stop()
+	if where != "" && how == "killed" {
+		p.start()
+	}
+	s.check(p, fmt.Sprintf("%s at step %d (%s)", how, n, where), id)
+	return where, where != "" && n < 40 && !t.Failed()
+}
