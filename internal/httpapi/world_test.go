@@ -40,7 +40,10 @@ import (
 
 func TestMain(m *testing.M) { os.Exit(postgrestest.Run(m)) }
 
-var ctx = context.Background()
+var (
+	ctx     = context.Background()
+	discard = slog.New(slog.DiscardHandler)
+)
 
 // world is a gateway's view of the service: real PostgreSQL, real Rego, real
 // tokens, a real listener. Loopback is a trusted proxy unless change says

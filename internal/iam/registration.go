@@ -145,7 +145,7 @@ func badURI(s string, native bool) string {
 }
 
 func badPort(u *url.URL) string {
-	if p := u.Port(); p != "" {
+	if p := u.Port(); p != "" || strings.HasSuffix(u.Host, ":") {
 		if n, err := strconv.Atoi(p); err != nil || n < 1 || n > 65535 {
 			return "must have a port from 1 to 65535"
 		}
@@ -176,6 +176,8 @@ func badHost(host string) string {
 	labels := strings.Split(host, ".")
 	last := labels[len(labels)-1]
 	switch {
+	case last == "":
+		return "must have a host"
 	case len(labels) < 2 || slices.Contains([]string{"localhost", "local", "internal", "lan", "intranet", "home", "corp", "private", "invalid", "onion"}, last) || strings.HasSuffix(host, ".home.arpa"):
 		return private
 	case last[0] >= '0' && last[0] <= '9': // 127.1, 0x7f.1: some programs read an address in it

@@ -1,0 +1,437 @@
+package httpapi_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"iam-service/internal/clients"
+	"iam-service/internal/devstack/devrauth"
+	"iam-service/internal/iam"
+	"iam-service/internal/rauth"
+)
+
+// there is the provider as somebody by hand sees it.
+func (w *world) there() *rauth.Client {
+	w.Helper()
+	c, err := rauth.New(rauth.Config{URL: w.rauth.Issuer, Pause: time.Millisecond})
+	w.ok(err)
+	return c
+}
+
+// manage is another service of clients over the same systems, with settings of its own.
+func (w *world) manage(change func(*clients.Config)) *clients.Service {
+	w.Helper()
+	instance, err := w.db.Instance(ctx)
+	w.ok(err)
+	c := clients.Config{Admin: w.service, DB: w.db, Provider: w.there(), Issuer: w.rauth.Issuer, Instance: instance, Log: discard}
+	change(&c)
+	return clients.New(c)
+}
+
+func (w *world) drift() map[string]map[string]any {
+	w.Helper()
+	list, _ := w.want(200, "audrey", "GET", "/v1/clients/drift", nil).field("differences").([]any) // none: nil
+	all := map[string]map[string]any{}
+	for _, x := range list {
+		d, _ := x.(map[string]any) // it is an object
+		all[fmt.Sprint(d["client_id"])] = d
+	}
+	return all
+}
+
+// Somebody works by hand in the provider: what we decided wins, what is not ours is only
+// told of.
+func TestDriftIsSeenAndRepaired(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	there := w.there()
+	ok := func(err error) { t.Helper(); w.ok(err) }
+	kept, changed, missing, deleted, taken := w.client("acme", nil), w.client("acme", nil), w.client("acme", nil), w.client("acme", nil), w.client("acme", nil)
+	got, err := there.Get(ctx, changed)
+	ok(err)
+	got.RedirectURIs, got.GrantTypes = []string{"https://attacker.example.com/"}, []string{"authorization_code"}
+	ok(there.Update(ctx, got))
+	ok(there.Delete(ctx, missing))
+	again, err := there.Get(ctx, deleted)
+	ok(err)
+	w.want(204, "root", "DELETE", "/v1/clients/"+deleted, nil)
+	_, err = there.Create(ctx, again)
+	ok(err)
+	got, err = there.Get(ctx, taken)
+	ok(err)
+	got.Metadata = map[string]string{iam.MarkInstance: "another"}
+	ok(there.Update(ctx, got))
+	got, err = there.Get(ctx, kept)
+	ok(err)
+	got.ClientID = "00000000-0000-4000-8000-00000000000a"
+	got.Metadata[iam.MarkClient] = got.ClientID
+	_, err = there.Create(ctx, got)
+	ok(err)
+	orphan := got.ClientID
+	_, err = there.Create(ctx, iam.Registration{ClientID: "grafana", ClientName: "somebody else's"})
+	ok(err)
+
+	want := map[string][2]string{
+		changed: {"changed", "iam-service"}, missing: {"missing", "iam-service"}, deleted: {"not_deleted", "iam-service"},
+		taken: {"not_ours", "nobody"}, orphan: {"orphan", "nobody"},
+	}
+	seen := w.drift()
+	for id, x := range want {
+		if d := seen[id]; d["kind"] != x[0] || d["winner"] != x[1] || len(fmt.Sprint(d["why"])) < 20 {
+			t.Errorf("%s is told as %v", x[0], d)
+		}
+	}
+	if len(seen) != len(want) || fmt.Sprint(seen[changed]["fields"]) != "[grant_types redirect_uris]" {
+		t.Errorf("told are %v", seen)
+	}
+	if n := w.want(200, "root", "GET", "/v1/clients/drift", nil).field("foreign"); n != 1.0 {
+		t.Errorf("%v are of others", n)
+	}
+	before := w.rauth.Provisioned()
+	s := w.manage(func(*clients.Config) {})
+	if r, err := s.Reconcile(ctx, true, 10); err != nil || len(r.Differences) != len(want) || r.Left() != len(want) {
+		t.Errorf("a dry run: %+v, %v", r, err)
+	}
+	if r, err := s.Reconcile(ctx, false, 2); err != nil || !r.Stopped || r.Left() != len(want) {
+		t.Errorf("three at most two: %+v, %v", r, err)
+	}
+	if fmt.Sprint(w.rauth.Provisioned()) != fmt.Sprint(before) {
+		t.Error("something was repaired")
+	}
+	r, err := s.Reconcile(ctx, false, 10)
+	if err != nil || r.Left() != 2 || r.Stopped {
+		t.Errorf("repaired: %+v, %v", r, err)
+	}
+	seen = w.drift()
+	if len(seen) != 2 || seen[taken] == nil || seen[orphan] == nil {
+		t.Errorf("left are %v", seen)
+	}
+	after := w.rauth.Provisioned()
+	if after[changed]["redirect_uris"] != nil || after[missing]["client_name"] != "billing" || after[deleted] != nil || after["grafana"] == nil || after[orphan] == nil {
+		t.Errorf("R-Auth has %v", after)
+	}
+	if r := w.want(200, "root", "GET", "/v1/clients/"+missing, nil); r.text("secret_state") != "not_issued" || r.text("sync") != "in_sync" {
+		t.Errorf("what was made again is %s", r)
+	}
+	w.announced(missing, "ClientCreated") // nobody has changed anything here
+	w.announced(changed, "ClientCreated")
+	w.announced(deleted, "ClientCreated", "ClientDeleted")
+	if r, err := s.Reconcile(ctx, false, 10); err != nil || r.Left() != 2 {
+		t.Errorf("once more: %+v, %v", r, err)
+	}
+}
+
+// The loop repairs what two rounds see, and gives up on what comes back.
+func TestTheLoopComparesByItself(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{loop: true})
+	id := w.client("acme", nil)
+	there := w.there()
+	got, err := there.Get(ctx, id)
+	w.ok(err)
+	got.ClientName = "renamed by hand"
+	w.ok(there.Update(ctx, got))
+	w.until("it is repaired", func() bool { return w.rauth.Provisioned()[id]["client_name"] == "billing" })
+	w.until("that is known", func() bool { return len(w.drift()) == 0 })
+	w.until("it is settled", func() bool { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") == "in_sync" })
+}
+
+// A provider that keeps something otherwise than it is told is not told for ever.
+func TestWhatComesBackIsTriedOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	stubborn := &otherwise{Provider: w.there()}
+	var mu sync.Mutex
+	var last clients.Report
+	rounds := 0
+	s := w.manage(func(c *clients.Config) {
+		c.Provider, c.Tick, c.CompareEvery = stubborn, 10*time.Millisecond, 20*time.Millisecond
+		c.OnCompared = func(r clients.Report) { mu.Lock(); defer mu.Unlock(); last = r; rounds++ }
+	})
+	w.client("acme", nil)
+	running, stop := context.WithCancel(ctx)
+	var loop sync.WaitGroup
+	loop.Go(func() { s.Run(running) })
+	t.Cleanup(loop.Wait)
+	t.Cleanup(stop)
+	w.until("it is given up", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return rounds > 8 && len(last.Differences) == 1 && last.Differences[0].Done == "comes back"
+	})
+	if n := stubborn.updates(); n != 1 {
+		t.Errorf("it was told %d times", n)
+	}
+}
+
+// otherwise is a provider that writes scopes as it likes.
+type otherwise struct {
+	clients.Provider
+	mu   sync.Mutex
+	told int
+}
+
+func (o *otherwise) Update(ctx context.Context, r iam.Registration) error {
+	o.mu.Lock()
+	o.told++
+	o.mu.Unlock()
+	return o.Provider.Update(ctx, r)
+}
+
+func (o *otherwise) updates() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.told
+}
+
+func (o *otherwise) List(ctx context.Context, each func(iam.Registration) error) error {
+	return o.Provider.List(ctx, func(r iam.Registration) error {
+		r.Scope = "offline_access openid"
+		return each(r)
+	})
+}
+
+// Where the answer to a rotation is lost, nobody is told a secret that may not be one,
+// what is in use works on, and another rotation mends it.
+func TestARotationOfUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	for _, fault := range []devrauth.Fault{devrauth.FaultCut, devrauth.FaultCutDone, devrauth.Fault500} {
+		w := newWorld(t, settings{})
+		r := w.want(201, "root", "POST", "/v1/clients", service(nil))
+		id, first := r.text("client_id"), r.text("client_secret")
+		path := "/v1/clients/" + id
+		w.want(200, "root", "POST", path+"/secrets:rotate", nil)
+		second := w.rauth.Secrets(id)[0]
+		w.rauth.Break(func(method, path string) devrauth.Fault {
+			if method == http.MethodPost && strings.HasSuffix(path, "/rotate") {
+				return fault
+			}
+			return ""
+		})
+		if r = w.want(503, "root", "POST", path+"/secrets:rotate", map[string]any{"retire_old": true}); r.text("code") != "secret_unknown" {
+			t.Errorf("%s: %s", fault, r)
+		}
+		w.rauth.Break(nil)
+		r = w.want(200, "root", "GET", path, nil)
+		if r.text("secret_state") != "unknown" || r.field("old_secret_until") != nil || r.text("sync") != "in_sync" {
+			t.Errorf("%s: it is %s", fault, r)
+		}
+		if got := w.rauth.Secrets(id); !slices.Contains(got, second) || slices.Contains(got, first) {
+			t.Errorf("%s: what is in use does not work, or what was retired does", fault)
+		}
+		w.announced(id, "ClientCreated", "ClientSecretRotated", "ClientSecretRetired") // nothing of the unknown one
+		if entries := w.want(200, "root", "GET", "/v1/audit?kind=client&object="+id+"&action=client:rotate", nil).items(); fmt.Sprint(entries[0]["after"].(map[string]any)["state"]) != "unknown" {
+			t.Errorf("%s: the audit says %v", fault, entries[0])
+		}
+		// The loop ends nothing meanwhile.
+		_, err := w.sql().Exec(ctx, `UPDATE registrations SET next_try = now() - interval '2 days', begun_at = now() - interval '2 days'`)
+		w.ok(err)
+		if n, err := w.clients.Finish(ctx); n != 0 || err != nil {
+			t.Errorf("%s: %d were taken up, %v", fault, n, err)
+		}
+		r = w.want(200, "root", "POST", path+"/secrets:rotate", nil)
+		if got := w.rauth.Secrets(id); got[0] != r.text("client_secret") || !slices.Contains(got, second) || r.text("secret_state") != "issued" {
+			t.Errorf("%s: rotated again: %s", fault, r)
+		}
+	}
+}
+
+// An old secret works until its time is over; who uses it is told in time.
+func TestAnOldSecretEnds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{loop: true})
+	id := w.client("acme", nil)
+	r := w.want(200, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": "2s"})
+	if n := len(w.rauth.Secrets(id)); n != 2 {
+		t.Errorf("%d secrets work", n)
+	}
+	w.until("the old one is ended", func() bool { return len(w.rauth.Secrets(id)) == 1 })
+	if got := w.rauth.Secrets(id); got[0] != r.text("client_secret") {
+		t.Error("the wrong one was ended")
+	}
+	w.until("that is told", func() bool { return slices.Contains(w.events(id), "ClientSecretRetired") })
+	w.announced(id, "ClientCreated", "ClientSecretRotated", "ClientSecretExpiring", "ClientSecretRetired")
+	for _, wrong := range []string{"tomorrow", "-1s", "721h", "24"} {
+		if r := w.want(422, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": wrong}); !slices.Equal(r.pointers(), []string{"/overlap"}) {
+			t.Errorf("%s: %s", wrong, r)
+		}
+	}
+	public := w.want(201, "root", "POST", "/v1/clients", map[string]any{"client_name": "app", "token_endpoint_auth_method": "none", "redirect_uris": []string{"com.example.app:/cb"}})
+	if public.field("client_secret") != nil || public.text("secret_state") != "none" || public.text("type") != "public" || public.field("client_secret_status") != nil {
+		t.Errorf("a public client is %s", public)
+	}
+	if r := w.want(409, "root", "POST", "/v1/clients/"+public.text("client_id")+"/secrets:rotate", nil); r.text("code") != "no_secret" {
+		t.Errorf("rotated: %s", r)
+	}
+}
+
+// A provider that knows no rotation is given another secret, and no overlap.
+func TestAProviderWithoutRotation(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	target, err := url.Parse(w.rauth.Issuer)
+	w.ok(err)
+	old := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/rotate") {
+			rw.WriteHeader(http.StatusNotFound)
+			return
+		}
+		httputil.NewSingleHostReverseProxy(target).ServeHTTP(rw, r)
+	}))
+	t.Cleanup(old.Close)
+	provider, err := rauth.New(rauth.Config{URL: old.URL, Pause: time.Millisecond, Log: discard})
+	w.ok(err)
+	*w.clients = *w.manage(func(c *clients.Config) { c.Provider = provider })
+	id := w.client("", nil)
+	if r := w.want(422, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", nil); !slices.Equal(r.pointers(), []string{"/overlap"}) {
+		t.Errorf("with an overlap: %s", r)
+	}
+	r := w.want(200, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": "0"})
+	if got := w.rauth.Secrets(id); len(got) != 1 || got[0] != r.text("client_secret") || r.field("old_secret_until") != nil {
+		t.Errorf("rotated: %s", r)
+	}
+	w.announced(id, "ClientCreated", "ClientSecretRotated", "ClientSecretRetired")
+	if len(w.drift()) != 0 {
+		t.Error("they differ")
+	}
+}
+
+var (
+	manyClients = flag.Int("clients", 150, "clients of the test with many administrators")
+	manyAdmins  = flag.Int("admins", 15, "administrators of the test with many of them")
+)
+
+// Many administrators make, change and delete clients against a provider of which one call
+// in ten fails in some way: in the end both systems are equal.
+func TestManyAdministratorsAndAFaultyProvider(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{loop: true})
+	tenants := []string{"acme", "globex", "umbrella", ""}
+	w.rauth.BreakSome(.1)
+	var mu sync.Mutex
+	want := map[string]string{} // client → name
+	work := make(chan int)
+	var admins sync.WaitGroup
+	for range *manyAdmins {
+		admins.Go(func() {
+			for n := range work {
+				id, name := w.oneOfMany(t, n, tenants[n%len(tenants)])
+				mu.Lock()
+				if name != "" {
+					want[id] = name
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for n := range *manyClients {
+		work <- n
+	}
+	close(work)
+	admins.Wait()
+	w.rauth.Break(nil)
+	count := func(sql string) (n int) {
+		w.ok(w.sql().QueryRow(ctx, sql).Scan(&n))
+		return n
+	}
+	for end := time.Now().Add(3 * time.Minute); count(`SELECT count(*) FROM registrations WHERE operation IS NOT NULL`) > 0 && time.Now().Before(end); {
+		time.Sleep(100 * time.Millisecond)
+	}
+	got := map[string]string{}
+	for id, m := range w.rauth.Provisioned() {
+		got[id] = fmt.Sprint(m["client_name"])
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("R-Auth has %d clients, and %d should be", len(got), len(want))
+	}
+	if d := w.drift(); len(d) > 0 {
+		t.Errorf("they differ: %v", d)
+	}
+	if n := count(`SELECT count(*) FROM clients c JOIN registrations USING (issuer, client_id) WHERE c.status <> 'deleted'`); n != len(want) {
+		t.Errorf("%d are here, and %d should be", n, len(want))
+	}
+	for what, n := range map[string]int{"ClientCreated.v1": *manyClients, "ClientUpdated.v1": *manyClients, "ClientDeleted.v1": *manyClients - len(want)} {
+		if got := count(`SELECT count(*) FROM outbox WHERE type = '` + what + `'`); got != n {
+			t.Errorf("%d events %s, want %d", got, what, n)
+		}
+	}
+	for v := range w.audit() {
+		t.Errorf("the audit: %s", v)
+	}
+}
+
+// oneOfMany is the life of one client. It returns its id, and its name if it lives on.
+func (w *world) oneOfMany(t *testing.T, n int, tenant string) (id, name string) {
+	t.Helper()
+	ask := func(method, path string, body any, headers ...string) reply {
+		for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+			r := w.call("root", method, path, body, headers...)
+			busy := r.status == 409 && r.text("code") == "operation_pending" || r.status == 503
+			if !busy || time.Now().After(end) {
+				return r
+			}
+		}
+	}
+	body := service(map[string]any{"client_name": fmt.Sprint("client ", n)})
+	if tenant != "" {
+		body["tenant"] = tenant
+	}
+	r := ask("POST", "/v1/clients", body, fmt.Sprint("Idempotency-Key: ", n))
+	if id = r.text("client_id"); r.status != 201 && r.status != 202 {
+		t.Errorf("made: %s", r)
+		return "", ""
+	}
+	name = fmt.Sprint("changed ", n)
+	if r = ask("PUT", "/v1/clients/"+id, service(map[string]any{"client_name": name}), "If-Match: *"); r.status != 200 && r.status != 202 {
+		t.Errorf("changed: %s", r)
+	}
+	if n%3 == 0 {
+		w.until("the change is known", func() bool {
+			return w.call("root", "GET", "/v1/clients/"+id, nil).field("operation") == nil
+		})
+		if r = ask("DELETE", "/v1/clients/"+id, nil); r.status != 204 && r.status != 202 {
+			t.Errorf("deleted: %s", r)
+		}
+		return id, ""
+	}
+	return id, name
+}
+
+// The pages of a list hold each client once, and a search finds what it should.
+func TestClientsAreListedInPages(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	want := map[string]bool{}
+	for n := range 7 {
+		want[w.client("globex", map[string]any{"client_name": fmt.Sprint("Number ", n)})] = true
+	}
+	seen := map[string]bool{}
+	for path := "/v1/clients?tenant=globex&limit=2"; path != ""; {
+		r := w.want(200, "root", "GET", path, nil)
+		for _, c := range r.items() {
+			seen[fmt.Sprint(c["client_id"])] = true
+		}
+		path, _, _ = strings.Cut(strings.TrimPrefix(r.header.Get("Link"), "<"), ">")
+	}
+	if !maps.Equal(seen, want) {
+		t.Errorf("listed are %v", seen)
+	}
+	for query, n := range map[string]int{
+		"name=number%203": 1, "name=NUMBER": 7, "name=%25": 0, "type=public": 0, "type=confidential&tenant=globex": 7, "sync=pending": 0, "status=blocked": 0, "role=viewer": 1,
+	} {
+		if got := len(w.want(200, "audrey", "GET", "/v1/clients?"+query, nil).items()); got != n {
+			t.Errorf("%s: %d, want %d", query, got, n)
+		}
+	}
+}
