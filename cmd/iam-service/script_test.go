@@ -88,8 +88,13 @@ func TestScripts(t *testing.T) {
 		}
 		ts.Check(l.start(strings.TrimPrefix(ts.Getenv("NATS_URL"), "nats://")))
 	}
-	commands["rauth"] = func(ts *testscript.TestScript, _ bool, args []string) { // rauth gone|back
-		ts.Value("rauth").(*devrauth.Server).SetGone(args[0] == "gone")
+	commands["rauth"] = func(ts *testscript.TestScript, _ bool, args []string) { // rauth gone|back|admin TOKEN
+		p := ts.Value("rauth").(*devrauth.Server)
+		if args[0] == "admin" {
+			p.AdminToken(args[1])
+			return
+		}
+		p.SetGone(args[0] == "gone")
 	}
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata", Cmds: commands, RequireExplicitExec: true, RequireUniqueNames: true,

@@ -430,7 +430,7 @@ func printReport(out io.Writer, r clients.Report, dryRun bool, most int) error {
 		}
 		fmt.Fprintf(out, "%s of %s: %s: %s; %s: %s\n", d.Client, cmp.Or(d.Tenant, "the platform"), about, done, winner, d.Why)
 	}
-	fmt.Fprintf(out, "%d compared, %d pending, %d differ, %d left; %d clients of others\n", r.Compared, r.Pending, len(r.Differences), r.Left(), r.Foreign)
+	fmt.Fprintf(out, "%d compared, %d pending, %d differ, %d left; of others: %d\n", r.Compared, r.Pending, len(r.Differences), r.Left(), r.Foreign)
 	switch {
 	case r.Stopped:
 		return fmt.Errorf("more than %d clients differ, so nothing was repaired: look at them, then say --max-changes", most)

@@ -2,7 +2,6 @@ package httpapi_test
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"maps"
 	"net/http"
@@ -307,9 +306,9 @@ func TestAProviderWithoutRotation(t *testing.T) {
 	}
 }
 
-var (
-	manyClients = flag.Int("clients", 150, "clients of the test with many administrators")
-	manyAdmins  = flag.Int("admins", 15, "administrators of the test with many of them")
+const (
+	manyClients = 1000
+	manyAdmins  = 100
 )
 
 // Many administrators make, change and delete clients against a provider of which one call
@@ -323,7 +322,7 @@ func TestManyAdministratorsAndAFaultyProvider(t *testing.T) {
 	want := map[string]string{} // client → name
 	work := make(chan int)
 	var admins sync.WaitGroup
-	for range *manyAdmins {
+	for range manyAdmins {
 		admins.Go(func() {
 			for n := range work {
 				id, name := w.oneOfMany(t, n, tenants[n%len(tenants)])
@@ -335,7 +334,7 @@ func TestManyAdministratorsAndAFaultyProvider(t *testing.T) {
 			}
 		})
 	}
-	for n := range *manyClients {
+	for n := range manyClients {
 		work <- n
 	}
 	close(work)
@@ -361,7 +360,7 @@ func TestManyAdministratorsAndAFaultyProvider(t *testing.T) {
 	if n := count(`SELECT count(*) FROM clients c JOIN registrations USING (issuer, client_id) WHERE c.status <> 'deleted'`); n != len(want) {
 		t.Errorf("%d are here, and %d should be", n, len(want))
 	}
-	for what, n := range map[string]int{"ClientCreated.v1": *manyClients, "ClientUpdated.v1": *manyClients, "ClientDeleted.v1": *manyClients - len(want)} {
+	for what, n := range map[string]int{"ClientCreated.v1": manyClients, "ClientUpdated.v1": manyClients, "ClientDeleted.v1": manyClients - len(want)} {
 		if got := count(`SELECT count(*) FROM outbox WHERE type = '` + what + `'`); got != n {
 			t.Errorf("%d events %s, want %d", got, what, n)
 		}
