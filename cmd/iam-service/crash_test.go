@@ -107,7 +107,7 @@ func (p *plant) pass(where string) (cut bool) {
 // start runs the program until it is ready.
 func (p *plant) start() {
 	p.Helper()
-	cmd := exec.Command(os.Args[0], "serve") //nolint:gosec // it is this very program
+	cmd := exec.Command(os.Args[0], "serve")
 	cmd.Args[0] = "iam-service"
 	cmd.Env = []string{
 		"DATABASE_URL=" + p.proxy.URL, "RAUTH_URL=" + p.issuer, "RAUTH_AUDIENCES=" + devstack.Audience, "ADMIN_AUDIENCE=" + devstack.AdminAudience,
@@ -370,7 +370,7 @@ func (p *plant) secretless(where string) {
 	}
 	for _, t := range tables {
 		var all string
-		p.ok(p.pool.QueryRow(p.ctx, `SELECT coalesce(string_agg(x::text, ' '), '') FROM `+t+` x`).Scan(&all)) //nolint:gosec // the names are the database's
+		p.ok(p.pool.QueryRow(p.ctx, `SELECT coalesce(string_agg(x::text, ' '), '') FROM `+t+` x`).Scan(&all))
 		places["the table "+t] = all
 	}
 	if resp, err := http.Get(p.ops + "/metrics"); err == nil { //nolint:noctx // a test

@@ -95,7 +95,7 @@ func (s *Service) Finish(ctx context.Context) (int, error) {
 
 // claim returns operations that are ours until the end of the lease.
 func (s *Service) claim(ctx context.Context) (due []iam.ManagedClient, err error) {
-	if any, err := s.cfg.DB.ClientsDue(ctx, s.cfg.Issuer); err != nil || !any {
+	if some, err := s.cfg.DB.ClientsDue(ctx, s.cfg.Issuer); err != nil || !some {
 		return nil, err
 	}
 	var old []string
