@@ -27,7 +27,7 @@ var mayImport = map[string][]string{
 	"internal/postgres":  {"internal/iam", "internal/directory", "internal/feed", "internal/outbox", "migrations"},
 	"internal/eventbus":  {"internal/outbox"},
 	"internal/admin":     {"internal/iam", "internal/directory", "internal/policy", "internal/postgres", "internal/token"},
-	"internal/clients":   {"internal/iam", "internal/admin", "internal/postgres"},
+	"internal/clients":   {"internal/iam", "internal/admin", "internal/clock", "internal/postgres"},
 	"internal/httpapi":   {"internal/iam", "internal/admin", "internal/clients", "internal/enrich", "internal/postgres", "internal/token"},
 	"internal/telemetry": {},
 	"internal/app": {

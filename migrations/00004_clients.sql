@@ -9,7 +9,8 @@ CREATE TABLE registrations (
     wanted          json NOT NULL,               -- metadata by the names of RFC 7591
     wanted_version  bigint NOT NULL,             -- as it is marked there
     applied         json,                        -- what was confirmed last; null: nothing yet
-    before          json,                        -- facts that a pending update has replaced
+    applied_version bigint NOT NULL DEFAULT 0,   -- its mark
+    before          json,                        -- what was told of it before a change that is pending
     sync            text NOT NULL,
     reason          text NOT NULL DEFAULT '',
     operation       text,                        -- null: none is under way

@@ -244,7 +244,11 @@ func (w *Work) mayThey(ctx context.Context, t *token.Token, locked bool) error {
 // may know it.
 func (w *Work) lock(ctx context.Context) error {
 	if w.task.Tenant == "" {
-		return w.tx.LockPlatform(ctx)
+		err := w.tx.LockPlatform(ctx)
+		if err == nil && w.task.Client {
+			err = w.tx.ShareGlobalRoles(ctx) // before the client, which somebody may be calling by
+		}
+		return err
 	}
 	err := w.tx.LockRoles(ctx, w.task.Tenant)
 	if iam.KindOf(err) == iam.NotFound {
@@ -323,8 +327,16 @@ func (w *Work) ask(ctx context.Context, t *token.Token) error {
 		return errGone // whatever the policy says
 	case d.Allow:
 		return nil
-	case d.Status == http.StatusNotFound, w.task.Client && w.task.Tenant == "": // of the platform and not there are alike
+	case d.Status == http.StatusNotFound:
 		return errGone
+	case w.task.Client:
+		// Whoever may not read a client does not learn that it is there.
+		reads, err := w.s.cfg.Engine.Administer(ctx, policy.AdminQuestion{
+			Claims: t.Claims, Action: "client:read", Tenant: w.task.Tenant, Object: w.task.Object, Method: w.caller.Method, ClientIP: w.caller.Address,
+		}, facts, deadline)
+		if err != nil || !reads.Allow {
+			return errors.Join(err, errGone)
+		}
 	}
 	e := &iam.Error{Kind: iam.Forbidden, Code: "not_granted", Detail: "the caller may not do this"}
 	if d.Status == http.StatusUnauthorized {

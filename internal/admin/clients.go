@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -29,10 +30,6 @@ func (e ClientEdit) wanted() iam.Registration {
 	r.ClientID, r.Metadata, r.Scope = "", nil, strings.Join(some(e.Scopes), " ")
 	return r
 }
-
-// standardScopes mean nothing but what the identity provider does by itself (OpenID
-// Connect Core, sections 5.4 and 11).
-var standardScopes = []string{"openid", "profile", "email", "address", "phone", "offline", "offline_access"}
 
 // Clients lists clients by id.
 func (w *Work) Clients(ctx context.Context, f postgres.ClientFilter) ([]iam.ManagedClient, error) {
@@ -65,6 +62,7 @@ func (w *Work) CreateClient(ctx context.Context, tenant string, e ClientEdit, le
 	if err := iam.Refuse(slices.Concat(c.Wanted.Check(), c.Check())); err != nil {
 		return c, err
 	}
+	c.Wanted = c.Wanted.Tidy()
 	if err := w.mayHandle(ctx, c, "give away"); err != nil {
 		return c, err
 	}
@@ -106,11 +104,11 @@ func (w *Work) PutClient(ctx context.Context, id string, e ClientEdit, cond Cond
 	}
 	after := before
 	after.Wanted, after.Roles, after.Scopes = e.wanted(), e.Roles, e.Scopes
-	if same(docOfClient(before), docOfClient(after)) {
-		return before, nil
-	}
 	if err := iam.Refuse(slices.Concat(after.Wanted.Check(), after.Check())); err != nil {
 		return before, err
+	}
+	if after.Wanted = after.Wanted.Tidy(); same(docOfClient(before), docOfClient(after)) {
+		return before, nil
 	}
 	// Whoever changes where a client's codes go, or its keys, can be the client.
 	if err := w.mayHandle(ctx, before, "change"); err != nil {
@@ -138,13 +136,28 @@ func (w *Work) PutClient(ctx context.Context, id string, e ClientEdit, cond Cond
 	case metadata:
 		after.WantedVersion, after.Before = after.Version, &iam.Before{Version: after.Version, Roles: before.Roles, Scopes: before.Scopes}
 		err = w.begin(ctx, &after, iam.OperationUpdate, lease, 0)
-	case after.Announced():
-		w.announceClient(after, "ClientUpdated.v1", stateOfClient(after))
+	default:
+		err = w.rolesChanged(ctx, &after)
 	}
 	if err != nil {
 		return before, err
 	}
 	return after, w.record(after.Tenant, iam.KindClient, id, docOfClient(before), docOfClient(after))
+}
+
+// rolesChanged tells of other roles. They are what is told of a client while a change of
+// the rest is pending, and they outlast it.
+func (w *Work) rolesChanged(ctx context.Context, c *iam.ManagedClient) error {
+	if c.Before != nil {
+		c.Before.Roles = c.Roles
+		if err := w.tx.KeepBefore(ctx, *c); err != nil {
+			return err
+		}
+	}
+	if c.Announced() {
+		w.announceClient(*c, "ClientUpdated.v1", stateOfClient(*c))
+	}
+	return nil
 }
 
 // SetClientStatus blocks or unblocks a client: here, and at once. The identity provider
@@ -211,8 +224,8 @@ func (w *Work) changeClientRoles(ctx context.Context, before iam.ManagedClient, 
 	if after.Version, err = w.tx.PutClient(ctx, after.Client); err != nil {
 		return err
 	}
-	if after.Announced() {
-		w.announceClient(after, "ClientUpdated.v1", stateOfClient(after))
+	if err := w.rolesChanged(ctx, &after); err != nil {
+		return err
 	}
 	return w.record(after.Tenant, iam.KindClient, after.ClientID, docOfClient(before), docOfClient(after))
 }
@@ -243,8 +256,8 @@ func (w *Work) DeleteClient(ctx context.Context, id string, cond Condition, leas
 		return after, w.record(after.Tenant, iam.KindClient, id, docOfClient(before), nil)
 	}
 	var wait time.Duration
-	if left := time.Until(before.LeaseUntil); before.Operation != "" && left > 0 {
-		lease, wait = 0, left+time.Second
+	if before.Operation != "" && before.LeaseLeft > 0 {
+		lease, wait = 0, before.LeaseLeft+time.Second
 	}
 	after.Before, after.OverlapFrom, after.RetireAt = &iam.Before{Version: after.Version}, time.Time{}, time.Time{}
 	if err := w.begin(ctx, &after, iam.OperationDelete, lease, wait); err != nil {
@@ -278,7 +291,11 @@ func (w *Work) RotateClientSecret(ctx context.Context, id string, cond Condition
 			Detail: "an old secret works until " + stamp(c.RetireAt) + ": wait for that, or rotate with retire_old, which ends it now",
 		}
 	}
-	return c, w.begin(ctx, &c, iam.OperationRotate, lease, 0)
+	was := docOfSecret(c)
+	if err := w.begin(ctx, &c, iam.OperationRotate, lease, 0); err != nil {
+		return c, err
+	}
+	return c, w.record(c.Tenant, iam.KindClient, id, was, secretDoc{c.Secrets, "rotating", was.OldUntil})
 }
 
 // clientToChange returns a client, locked, that is not deleted and that the caller knows
@@ -321,7 +338,7 @@ func (w *Work) mayHandle(ctx context.Context, c iam.ManagedClient, verb string) 
 		e.Fields = append(e.Fields, iam.FieldError{Pointer: "/roles", Detail: "means " + more + ", which the caller does not hold"})
 	}
 	for i, s := range c.Scopes {
-		if !holding.Permissions[s] && !slices.Contains(standardScopes, s) {
+		if !holding.Permissions[s] && !slices.Contains(iam.StandardScopes, s) {
 			e.Fields = append(e.Fields, iam.FieldError{Pointer: fmt.Sprintf("/scopes/%d", i), Detail: fmt.Sprintf("the caller does not hold the permission %q in the tenant", s)})
 		}
 	}
@@ -335,7 +352,7 @@ func (w *Work) mayHandle(ctx context.Context, c iam.ManagedClient, verb string) 
 // for a time only.
 func (w *Work) endsNotBefore(c iam.ManagedClient) error {
 	end := w.heldUntil(c.Tenant)
-	means := len(c.Roles) > 0 || slices.ContainsFunc(c.Scopes, func(s string) bool { return !slices.Contains(standardScopes, s) })
+	means := len(c.Roles) > 0 || slices.ContainsFunc(c.Scopes, func(s string) bool { return !slices.Contains(iam.StandardScopes, s) })
 	if end.IsZero() || !means {
 		return nil
 	}
@@ -348,6 +365,8 @@ type Done struct {
 	Overlap time.Duration // that an old one works for; 0: it does not any more
 	Retired bool          // the one of an overlap before does not work any more
 	Late    bool          // what should not work any more still does: it is to be ended
+	Made    bool          // the client was made anew there, and with it a secret
+	Found   bool          // the client was there already, and has the secret that it had
 }
 
 // Finished says that the operation was done. One that was finished already, or that
@@ -366,15 +385,17 @@ func (w *Work) Finished(ctx context.Context, op iam.ManagedClient, d Done) (iam.
 		if !announced {
 			w.announceClient(c, "ClientCreated.v1", stateOfClient(c))
 		}
-		w.issued(&c, d)
+		if change || !d.Found {
+			err = w.issued(ctx, &c, d)
+		}
 	case iam.OperationUpdate:
 		if change {
 			w.announceClient(c, "ClientUpdated.v1", stateOfClient(c))
 		}
 		switch {
-		case !c.Wanted.HasSecret():
-			c.SecretState, c.OverlapFrom, c.RetireAt, c.Warned = iam.SecretNone, time.Time{}, time.Time{}, false
-		case c.SecretState == iam.SecretNone:
+		case d.Made:
+			err = w.issued(ctx, &c, d)
+		case c.Wanted.HasSecret() && c.SecretState == iam.SecretNone: // one that it had before works on
 			c.SecretState = iam.SecretNotIssued
 		}
 	case iam.OperationDelete:
@@ -385,41 +406,53 @@ func (w *Work) Finished(ctx context.Context, op iam.ManagedClient, d Done) (iam.
 		if d.Retired {
 			w.retired(&c)
 		}
-		w.issued(&c, d)
+		if err = w.issued(ctx, &c, d); err != nil {
+			return c, true, err
+		}
 		w.announceClient(c, "ClientSecretRotated.v1", secretOf(c))
 		if d.Overlap == 0 && !d.Late {
 			w.announceClient(c, "ClientSecretRetired.v1", secretOf(c))
 		}
-		if err := w.record(c.Tenant, iam.KindClient, c.ClientID, docOfSecret(op), docOfSecret(c)); err != nil {
-			return c, true, err
-		}
+		err = w.secretChanged(ctx, docOfSecret(op), &c)
 	case iam.OperationRetire:
 		w.retired(&c)
-		if err := w.record(c.Tenant, iam.KindClient, c.ClientID, docOfSecret(op), docOfSecret(c)); err != nil {
-			return c, true, err
-		}
+		err = w.secretChanged(ctx, docOfSecret(op), &c)
+	}
+	if err != nil {
+		return c, true, err
 	}
 	if operation == iam.OperationCreate || operation == iam.OperationUpdate {
 		applied := c.Wanted
-		c.Applied = &applied
+		c.Applied, c.AppliedMark = &applied, c.WantedVersion
 	}
 	return c, true, w.tx.PutRegistration(ctx, c, 0, 0)
 }
 
+// secretChanged audits it, and makes another version: whoever rotates says which one they
+// have seen.
+func (w *Work) secretChanged(ctx context.Context, was secretDoc, c *iam.ManagedClient) (err error) {
+	if c.Version, err = w.tx.TouchClient(ctx, c.Issuer, c.ClientID); err != nil {
+		return err
+	}
+	return w.record(c.Tenant, iam.KindClient, c.ClientID, was, docOfSecret(*c))
+}
+
 // issued notes a secret that somebody is given, or that there is one that nobody has.
-func (w *Work) issued(c *iam.ManagedClient, d Done) {
+func (w *Work) issued(ctx context.Context, c *iam.ManagedClient, d Done) error {
 	if !c.Wanted.HasSecret() {
-		return
+		return nil
 	}
 	c.SecretState, c.OverlapFrom, c.RetireAt, c.Warned = iam.SecretNotIssued, time.Time{}, time.Time{}, false
 	if d.Secret != "" {
 		c.SecretState = iam.SecretIssued
 		c.Secrets++
 	}
-	if d.Overlap > 0 || d.Late {
-		c.OverlapFrom = time.Now().Truncate(time.Microsecond)
-		c.RetireAt = c.OverlapFrom.Add(d.Overlap)
+	if d.Overlap == 0 && !d.Late {
+		return nil
 	}
+	now, err := w.tx.Now(ctx)
+	c.OverlapFrom, c.RetireAt = now, now.Add(d.Overlap)
+	return err
 }
 
 func (w *Work) retired(c *iam.ManagedClient) {
@@ -465,17 +498,26 @@ func (w *Work) Refused(ctx context.Context, op iam.ManagedClient, reason string,
 		}
 		c.Roles = slices.DeleteFunc(keep(c.Before.Roles, c.Roles), func(r string) bool { return find(roles, r) == nil })
 		c.Scopes = keep(c.Before.Scopes, c.Scopes)
-		c.Wanted = *c.Applied
+		c.Wanted, c.WantedVersion = *c.Applied, c.AppliedMark
 		if c.Version, err = w.tx.PutClient(ctx, c.Client); err != nil {
 			return err
 		}
 		if err := w.record(c.Tenant, iam.KindClient, c.ClientID, was, docOfClient(c)); err != nil {
 			return err
 		}
+		told := *c.Before
+		c.Before = nil
+		if !slices.Equal(some(told.Roles), some(c.Roles)) || !slices.Equal(some(told.Scopes), some(c.Scopes)) {
+			w.announceClient(c, "ClientUpdated.v1", stateOfClient(c))
+		}
 	}
 	c.Operation, c.OperationID, c.Sync, c.Reason, c.Before = "", "", iam.SyncFailed, reason, nil
-	return w.tx.PutRegistration(ctx, c, 0, 0)
+	return w.tx.PutRegistration(ctx, c, 0, retrySlow)
 }
+
+// retrySlow is the pause before an old secret is ended once more that the identity
+// provider refuses to end.
+const retrySlow = 10 * time.Minute
 
 // Longest pause between two tries of an operation.
 const maxPause = 30 * time.Second
@@ -507,8 +549,8 @@ func (w *Work) NotRotated(ctx context.Context, op iam.ManagedClient, unknown, re
 	if unknown {
 		c.SecretState, c.OverlapFrom, c.RetireAt, c.Warned = iam.SecretUnknown, time.Time{}, time.Time{}, false
 	}
-	if !same(was, docOfSecret(c)) {
-		if err := w.record(c.Tenant, iam.KindClient, c.ClientID, was, docOfSecret(c)); err != nil {
+	if unknown || !same(was, docOfSecret(c)) {
+		if err := w.secretChanged(ctx, was, &c); err != nil {
 			return err
 		}
 	}
@@ -516,8 +558,13 @@ func (w *Work) NotRotated(ctx context.Context, op iam.ManagedClient, unknown, re
 }
 
 // ForgetKey lets a request be sent again that came to nothing.
-func (w *Work) ForgetKey(ctx context.Context, key string) error {
-	return w.tx.ForgetKey(ctx, w.caller.hash(), key)
+func (s *Service) ForgetKey(ctx context.Context, c Caller, key string) error {
+	return s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.ForgetKey(ctx, c.hash(), key) })
+}
+
+// Answer replaces what the replay of a request will find.
+func (s *Service) Answer(ctx context.Context, c Caller, key string, answer json.RawMessage) error {
+	return s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.Finish(ctx, c.hash(), key, answer, nil) })
 }
 
 // EndOverlap begins to end an old secret whose time has passed, or tells that it soon
@@ -527,7 +574,11 @@ func (w *Work) EndOverlap(ctx context.Context, id string, lease time.Duration) (
 	if err != nil || c.Operation != "" || c.RetireAt.IsZero() || c.Status == iam.ClientDeleted {
 		return c, false, err
 	}
-	left := time.Until(c.RetireAt)
+	now, err := w.tx.Now(ctx)
+	if err != nil {
+		return c, false, err
+	}
+	left := c.RetireAt.Sub(now)
 	if left <= 0 {
 		return c, true, w.begin(ctx, &c, iam.OperationRetire, lease, 0)
 	}
@@ -557,7 +608,12 @@ func (w *Work) announceClient(c iam.ManagedClient, what string, data any) {
 	w.announce(iam.KindClient, c.Tenant, c.ClientID, what, data)
 }
 
+// stateOfClient is what is told of a client: what was told before, while a change of it is
+// only tried.
 func stateOfClient(c iam.ManagedClient) iam.ClientState {
+	if c.Operation == iam.OperationUpdate && c.Before != nil && c.Applied != nil {
+		c.Wanted, c.Roles, c.Scopes = *c.Applied, c.Before.Roles, c.Before.Scopes
+	}
 	s := iam.ClientState{Client: c.ClientID, Tenant: c.Tenant, Name: c.Wanted.ClientName, Status: c.Status, Roles: some(c.Roles), Scopes: some(c.Scopes), Version: c.Version}
 	if c.Managed {
 		s.Type = c.Wanted.Type()

@@ -184,11 +184,11 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 			_, err := w.PutClient(ctx, client.ClientID, program("other"), present, 0)
 			return err
 		}, "", 0},
-		{"a rotation of unknown outcome", "acme", rotation, "", 0},
+		{"a rotation of unknown outcome", "acme", rotation, "", 1},
 		{"is no event", "acme", func(ctx context.Context, w *admin.Work) error {
 			return w.NotRotated(ctx, client, true, false, "cut")
 		}, "", 1},
-		{"rotation", "acme", rotation, "", 0},
+		{"rotation", "acme", rotation, "", 1},
 		{"rotated", "acme", finished(admin.Done{Secret: "x", Overlap: time.Hour}), "ClientSecretRotated.v1", 1},
 		{"the old secret ends soon", "acme", func(ctx context.Context, w *admin.Work) error {
 			o.sql(`UPDATE registrations SET overlap_from = now() - interval '50 minutes', retire_at = now() + interval '10 minutes'`)

@@ -36,6 +36,7 @@ import (
 	"time"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/clock"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
 )
@@ -106,7 +107,8 @@ const maxOverlap = 720 * time.Hour // of two secrets
 const (
 	settlePatience = 3 * time.Second // for writing down what became of an operation
 	settleTries    = 3
-	callerLease    = 8 * time.Second // while a caller waits: their patience, and that
+	callerLease    = 8 * time.Second // while a caller waits: their patience, that, and some
+	leaseRest      = 4 * time.Second // of a lease, in which nothing is begun any more
 )
 
 // Result is what became of a request.
@@ -132,10 +134,24 @@ type Request struct {
 	Later  bool        // the caller does not want to wait
 }
 
+// lease is until when nobody else takes up an operation, by a clock that runs while the
+// machine is suspended.
+type lease time.Duration
+
+func leaseFor(d time.Duration) lease { return lease(clock.Now() + d) }
+
+// left is how long one may be at it.
+func (l lease) left() time.Duration { return time.Duration(l) - leaseRest - clock.Now() }
+
+// over reports whether somebody else may be at it soon.
+func (l lease) over() bool { return l.left() <= 0 }
+
+var errLeaseOver = &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "it took too long to begin"}
+
 // begun is what the replay of a request finds.
 type begun struct {
 	Client string `json:"client"`
-	Secret int64  `json:"secret,omitempty"` // which one, of all that were issued, the request is for
+	Status string `json:"status,omitempty"` // of the secret that it was to obtain, as it was answered
 }
 
 func (s *Service) lease(r Request) time.Duration {
@@ -150,30 +166,31 @@ var errOff = &iam.Error{Kind: iam.Unavailable, Code: "clients_not_managed", Deta
 
 // Create makes a client.
 func (s *Service) Create(ctx context.Context, r Request, tenant string, e admin.ClientEdit) (Result, error) {
-	return s.change(ctx, r, 1, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+	return s.change(ctx, r, true, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
 		return w.CreateClient(ctx, tenant, e, s.lease(r))
 	})
 }
 
 // Put replaces what a client is.
 func (s *Service) Put(ctx context.Context, r Request, id string, e admin.ClientEdit, c admin.Condition) (Result, error) {
-	return s.change(ctx, r, 0, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+	return s.change(ctx, r, false, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
 		return w.PutClient(ctx, id, e, c, s.lease(r))
 	})
 }
 
 // Delete deletes a client: here at once.
 func (s *Service) Delete(ctx context.Context, r Request, id string, c admin.Condition) (Result, error) {
-	return s.change(ctx, r, 0, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+	return s.change(ctx, r, false, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
 		return w.DeleteClient(ctx, id, c, s.lease(r))
 	})
 }
 
 // change is a request that can be finished later.
-func (s *Service) change(ctx context.Context, r Request, secret int64, begin func(context.Context, *admin.Work) (iam.ManagedClient, error)) (Result, error) {
-	if s.cfg.Provider == nil && secret > 0 {
+func (s *Service) change(ctx context.Context, r Request, secret bool, begin func(context.Context, *admin.Work) (iam.ManagedClient, error)) (Result, error) {
+	if s.cfg.Provider == nil && secret {
 		return Result{}, errOff
 	}
+	lease := leaseFor(callerLease)
 	c, by, replayed, err := s.begin(ctx, r, secret, begin)
 	if err != nil || replayed != nil {
 		return s.replay(c, replayed), err
@@ -186,13 +203,17 @@ func (s *Service) change(ctx context.Context, r Request, secret int64, begin fun
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Patience)
 	defer cancel()
 	o := s.operation(r, c, by)
-	d, err := s.step(ctx, c, true)
+	d, err := s.step(ctx, c, lease, true)
 	if err == nil {
 		after, settled := o.finish(ctx, d)
 		res.Client, res.Pending = after, !settled
-		if settled {
+		if settled && (c.Operation == iam.OperationCreate || d.Made) {
 			res.tell(d)
 		}
+		if settled && d.Late {
+			res.Client = s.endNow(ctx, after)
+		}
+		o.answered(ctx, res)
 		return res, nil
 	}
 	if refused(c, err) {
@@ -219,14 +240,14 @@ func (res *Result) tell(d admin.Done) {
 
 // begin runs the first transaction, or finds that it was run before. It returns who asked
 // where there is something to go on with.
-func (s *Service) begin(ctx context.Context, r Request, secret int64, do func(context.Context, *admin.Work) (iam.ManagedClient, error)) (c iam.ManagedClient, by *admin.Actor, replayed *begun, err error) {
+func (s *Service) begin(ctx context.Context, r Request, secret bool, do func(context.Context, *admin.Work) (iam.ManagedClient, error)) (c iam.ManagedClient, by *admin.Actor, replayed *begun, err error) {
 	task := r.Task
 	if r.Key != nil {
 		once := *r.Key
 		once.Answer = func() (json.RawMessage, error) {
 			b := begun{Client: c.ClientID}
-			if secret > 0 {
-				b.Secret = c.Secrets + 1
+			if secret && c.Wanted.HasSecret() {
+				b.Status = NotIssued
 			}
 			return json.Marshal(b)
 		}
@@ -262,11 +283,8 @@ func (s *Service) begin(ctx context.Context, r Request, secret int64, do func(co
 // replay is the answer to a request that was sent before.
 func (s *Service) replay(c iam.ManagedClient, b *begun) Result {
 	res := Result{Client: c, Pending: c.Operation != "", Replayed: true}
-	if b != nil && b.Secret > 0 && c.Wanted.HasSecret() {
-		res.SecretStatus = NotIssued
-		if c.Secrets >= b.Secret {
-			res.SecretStatus = Given
-		}
+	if b != nil {
+		res.SecretStatus = b.Status
 	}
 	return res
 }
@@ -286,7 +304,8 @@ func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.C
 	if rot.Overlap < 0 || rot.Overlap > maxOverlap {
 		return Result{}, iam.Refuse([]iam.FieldError{{Pointer: "/overlap", Detail: "must be 0 to 720h"}})
 	}
-	c, by, replayed, err := s.begin(ctx, r, 1, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+	lease := leaseFor(callerLease)
+	c, by, replayed, err := s.begin(ctx, r, true, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
 		return w.RotateClientSecret(ctx, id, cond, rot.RetireOld, callerLease)
 	})
 	if err != nil || replayed != nil {
@@ -300,19 +319,24 @@ func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.C
 	o := s.operation(r, c, by)
 	retired := false
 	if rot.RetireOld && !c.RetireAt.IsZero() {
+		if lease.over() {
+			return Result{}, o.notRotated(ctx, errLeaseOver, false, false)
+		}
 		if err := s.cfg.Provider.Retire(ctx, c.ClientID); err != nil {
 			return Result{}, o.notRotated(ctx, err, false, false)
 		}
 		retired = true
 	}
+	if lease.over() {
+		return Result{}, o.notRotated(ctx, errLeaseOver, false, retired)
+	}
 	secret, beside, err := s.newSecret(ctx, c, rot.Overlap > 0)
 	if err != nil {
 		return Result{}, o.notRotated(ctx, err, errors.Is(err, iam.ErrOutcomeUnknown), retired)
 	}
-	d := admin.Done{Secret: secret, Overlap: rot.Overlap, Retired: retired}
-	if rot.Overlap == 0 && beside {
-		d.Late = s.cfg.Provider.Retire(ctx, c.ClientID) != nil
-	}
+	// The old secret is ended when the new one is written down, and not before: until then
+	// somebody may need it.
+	d := admin.Done{Secret: secret, Overlap: rot.Overlap, Retired: retired, Late: beside && rot.Overlap == 0}
 	after, settled := o.finish(ctx, d)
 	if !settled {
 		// Nobody knows whether it was written down; the loop says it is unknown, unless it was.
@@ -320,7 +344,23 @@ func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.C
 	}
 	res := Result{Client: after}
 	res.tell(d)
+	if d.Late {
+		res.Client = s.endNow(ctx, after)
+	}
+	o.answered(ctx, res)
 	return res, nil
+}
+
+// endNow ends an old secret whose time is over while the caller waits; what cannot be done
+// now the loop does.
+func (s *Service) endNow(ctx context.Context, c iam.ManagedClient) iam.ManagedClient {
+	lease := leaseFor(callerLease)
+	if op, begun, err := s.endOverlap(ctx, c.ClientID, callerLease); err == nil && begun {
+		if after, done := s.takeUp(ctx, op, lease); done {
+			return after
+		}
+	}
+	return c
 }
 
 func rotateAgain(cause error) error {
@@ -345,15 +385,19 @@ func (s *Service) newSecret(ctx context.Context, c iam.ManagedClient, overlap bo
 }
 
 // step does in the identity provider what is under way.
-func (s *Service) step(ctx context.Context, c iam.ManagedClient, waits bool) (d admin.Done, err error) {
+func (s *Service) step(ctx context.Context, c iam.ManagedClient, l lease, waits bool) (d admin.Done, err error) {
+	if l.over() {
+		return d, errLeaseOver // and not done: somebody else is at it by the time the provider hears of it
+	}
 	p := s.cfg.Provider
 	switch c.Operation {
 	case iam.OperationCreate:
-		return s.create(ctx, c, waits)
+		return s.create(ctx, c, l, waits)
 	case iam.OperationUpdate:
 		err = s.update(ctx, c)
 		if iam.KindOf(err) == iam.NotFound {
-			return s.create(ctx, c, false) // somebody has deleted it there
+			d, err = s.create(ctx, c, l, false) // somebody has deleted it there
+			d.Made = !d.Found
 		}
 	case iam.OperationDelete:
 		err = p.Delete(ctx, c.ClientID)
@@ -367,7 +411,7 @@ func (s *Service) step(ctx context.Context, c iam.ManagedClient, waits bool) (d 
 
 // create makes a client, or finds that it was made: an answer that was lost is not asked
 // for again. The secret is lost with it; whoever waits is given another one.
-func (s *Service) create(ctx context.Context, c iam.ManagedClient, waits bool) (admin.Done, error) {
+func (s *Service) create(ctx context.Context, c iam.ManagedClient, l lease, waits bool) (admin.Done, error) {
 	p, wanted := s.cfg.Provider, c.Marked(s.cfg.Instance)
 	secret, err := p.Create(ctx, wanted)
 	if iam.KindOf(err) != iam.Conflict {
@@ -387,17 +431,19 @@ func (s *Service) create(ctx context.Context, c iam.ManagedClient, waits bool) (
 	}
 	if got.Metadata[iam.MarkVersion] != wanted.Metadata[iam.MarkVersion] || len(got.Differs(wanted)) > 0 {
 		if err := s.update(ctx, c); err != nil {
-			return admin.Done{}, err
+			// Also where it is refused for good: there is a client, and it must not be forgotten.
+			return admin.Done{}, &iam.Error{Kind: iam.Unavailable, Code: reasonOf(err), Detail: "the client was made and cannot be brought up to date", Cause: err}
 		}
 	}
-	if !waits || !c.Wanted.HasSecret() {
-		return admin.Done{}, nil
+	found := admin.Done{Found: true}
+	if !waits || !c.Wanted.HasSecret() || l.over() {
+		return found, nil
 	}
 	secret, beside, err := s.newSecret(ctx, c, false)
 	if err != nil {
-		return admin.Done{}, nil //nolint:nilerr // the client is made; who gets no secret rotates
+		return found, nil //nolint:nilerr // the client is made; who gets no secret rotates
 	}
-	return admin.Done{Secret: secret, Late: beside && p.Retire(ctx, c.ClientID) != nil}, nil
+	return admin.Done{Found: true, Secret: secret, Late: beside}, nil
 }
 
 // ours reports whether a client of the provider was made by this instance.
@@ -422,7 +468,7 @@ func (s *Service) update(ctx context.Context, c iam.ManagedClient) error {
 // as long as it takes.
 func refused(c iam.ManagedClient, err error) bool {
 	k := iam.KindOf(err)
-	return (c.Operation == iam.OperationCreate || c.Operation == iam.OperationUpdate) && (k == iam.Invalid || k == iam.Conflict)
+	return c.Operation != iam.OperationDelete && (k == iam.Invalid || k == iam.Conflict)
 }
 
 // operation is one that was begun, with who asked for it.
@@ -480,12 +526,38 @@ func (o operation) finish(ctx context.Context, d admin.Done) (c iam.ManagedClien
 
 func (o operation) refuse(ctx context.Context, cause error, waits bool) error {
 	o.s.cfg.Log.WarnContext(ctx, "the identity provider refuses a client", slog.Any("err", cause), slog.String("client", o.client.ClientID), slog.String("operation", o.client.Operation))
-	return o.settle(ctx, func(ctx context.Context, w *admin.Work) error {
-		if err := w.Refused(ctx, o.client, reasonOf(cause), waits); err != nil || o.key == nil {
-			return err
-		}
-		return w.ForgetKey(ctx, o.key.Key)
+	err := o.settle(ctx, func(ctx context.Context, w *admin.Work) error {
+		return w.Refused(ctx, o.client, reasonOf(cause), waits)
 	})
+	if err == nil {
+		o.forgetKey(ctx)
+	}
+	return err
+}
+
+// forgetKey lets a request be sent again that came to nothing. It is a transaction of its
+// own: whoever repeats a request holds its key before anything else.
+func (o operation) forgetKey(ctx context.Context) {
+	if o.key == nil {
+		return
+	}
+	if err := o.s.cfg.Admin.ForgetKey(context.WithoutCancel(ctx), o.caller, o.key.Key); err != nil {
+		o.s.cfg.Log.InfoContext(ctx, "a key could not be forgotten: the request is not to be sent again under it", slog.Any("err", err))
+	}
+}
+
+// answered notes that a secret is about to be given: whoever asks again is told so.
+func (o operation) answered(ctx context.Context, res Result) {
+	if o.key == nil || res.SecretStatus != Given {
+		return
+	}
+	answer, err := json.Marshal(begun{Client: res.Client.ClientID, Status: Given})
+	if err == nil {
+		err = o.s.cfg.Admin.Answer(context.WithoutCancel(ctx), o.caller, o.key.Key, answer)
+	}
+	if err != nil {
+		o.s.cfg.Log.InfoContext(ctx, "it could not be noted that a secret is given: a replay will say that it was not", slog.Any("err", err))
+	}
 }
 
 // reasonOf is a code, with the field that it is about.
@@ -514,12 +586,12 @@ func (o operation) postpone(ctx context.Context, cause error) (c iam.ManagedClie
 
 // notRotated returns what the caller hears.
 func (o operation) notRotated(ctx context.Context, cause error, unknown, retired bool) error {
-	_ = o.settle(ctx, func(ctx context.Context, w *admin.Work) error { // not written: the loop says it is unknown
-		if err := w.NotRotated(ctx, o.client, unknown, retired, reasonOf(cause)); err != nil || o.key == nil {
-			return err
-		}
-		return w.ForgetKey(ctx, o.key.Key)
+	err := o.settle(ctx, func(ctx context.Context, w *admin.Work) error {
+		return w.NotRotated(ctx, o.client, unknown, retired, reasonOf(cause))
 	})
+	if err == nil { // else the loop says that it is unknown
+		o.forgetKey(ctx)
+	}
 	switch {
 	case unknown:
 		return rotateAgain(cause)

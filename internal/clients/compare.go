@@ -37,8 +37,9 @@ type Difference struct {
 	Why    string
 	Done   string // what became of it: "", "repaired", "failed", "comes back", "stopped"
 
-	seen iam.ManagedClient
-	mark string // of what is there
+	seen  iam.ManagedClient
+	mark  string // of what is there
+	twice bool   // two comparisons have seen it
 }
 
 // Report is one comparison of all clients in three ways: what is wanted, what was applied
@@ -52,10 +53,10 @@ type Report struct {
 	Stopped     bool // there were more than are repaired by themselves
 }
 
-// Of counts differences of a kind.
+// Of counts differences of a kind that two comparisons have seen.
 func (r Report) Of(kind string) (n int) {
 	for _, d := range r.Differences {
-		if d.Kind == kind {
+		if d.Kind == kind && d.twice {
 			n++
 		}
 	}
@@ -87,17 +88,15 @@ func (s *Service) Compare(ctx context.Context) (Report, error) {
 		return r, err
 	}
 	there := map[string]bool{}
+	unknown := map[string]iam.Registration{} // that bear our mark
 	err = s.cfg.Provider.List(ctx, func(got iam.Registration) error {
 		there[got.ClientID] = true
 		c, known := ours[got.ClientID]
 		switch {
-		case !known && !s.ours(got):
+		case !known && got.Metadata[iam.MarkInstance] != s.cfg.Instance:
 			r.Foreign++
 		case !known:
-			r.add(Difference{
-				Client: got.ClientID, Tenant: got.Metadata[iam.MarkTenant], Kind: DriftOrphan,
-				Why: "it bears our marks, and there is no such client here: a backup of the database was restored, or it was copied; it is for you to say what becomes of it",
-			}, c, got)
+			unknown[got.ClientID] = got
 		case c.Operation != "":
 		case !s.ours(got):
 			r.add(Difference{
@@ -126,6 +125,9 @@ func (s *Service) Compare(ctx context.Context) (Report, error) {
 	if err != nil {
 		return r, err
 	}
+	if err := s.orphans(ctx, &r, unknown); err != nil {
+		return r, err
+	}
 	for id, c := range ours {
 		switch {
 		case c.Operation != "":
@@ -142,6 +144,34 @@ func (s *Service) Compare(ctx context.Context) (Report, error) {
 	}
 	slices.SortFunc(r.Differences, func(a, b Difference) int { return strings.Compare(a.Client, b.Client) })
 	return r, nil
+}
+
+// orphans reports those that we do not know, now that the list is read: one that was made
+// meanwhile is none.
+func (s *Service) orphans(ctx context.Context, r *Report, unknown map[string]iam.Registration) error {
+	if len(unknown) == 0 {
+		return nil
+	}
+	made := map[string]bool{}
+	err := s.cfg.DB.View(ctx, func(ctx context.Context, tx *postgres.Tx) error {
+		for id := range unknown {
+			c, known, err := tx.ManagedClient(ctx, s.cfg.Issuer, id, false)
+			if err != nil {
+				return err
+			}
+			made[id] = known && c.Managed
+		}
+		return nil
+	})
+	for id, got := range unknown {
+		if err == nil && !made[id] {
+			r.add(Difference{
+				Client: id, Tenant: got.Metadata[iam.MarkTenant], Kind: DriftOrphan,
+				Why: "it bears our marks, and there is no such client here: a backup of the database was restored, or it was copied; it is for you to say what becomes of it",
+			}, iam.ManagedClient{}, got)
+		}
+	}
+	return err
 }
 
 func (r *Report) add(d Difference, seen iam.ManagedClient, got iam.Registration) {
@@ -184,7 +214,8 @@ func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
 	for i := range r.Differences {
 		d := &r.Differences[i]
 		now[d.Client] = d.mark
-		if d.Repair == "" || rs.before[d.Client] != d.mark {
+		d.twice = rs.before[d.Client] == d.mark
+		if d.Repair == "" || !d.twice {
 			continue
 		}
 		if rs.tried[d.Client] == d.mark {
@@ -219,12 +250,17 @@ func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
 func (s *Service) repairOne(ctx context.Context, d Difference) bool {
 	var c iam.ManagedClient
 	can := false
+	lease := leaseFor(s.cfg.Lease)
 	task := admin.Task{Action: "client:repair", Object: d.Client, Client: true, Writes: true}
 	err := s.cfg.Admin.Do(ctx, loop, task, func(ctx context.Context, w *admin.Work) (err error) {
 		c, can, err = w.Repair(ctx, d.seen, d.Repair, s.cfg.Lease)
 		return err
 	})
-	return err == nil && can && s.takeUp(ctx, c)
+	if err != nil || !can {
+		return false
+	}
+	_, done := s.takeUp(ctx, c, lease)
+	return done
 }
 
 // betweenRounds is how long apart the two rounds of a command are.

@@ -15,10 +15,12 @@ import (
 // Limits of the loop.
 const (
 	atOnce     = 8                // operations under way: what is claimed is begun at once
-	stepTime   = 20 * time.Second // for one operation in the identity provider; below the lease
+	stepTime   = 20 * time.Second // for one operation in the identity provider
 	checkEvery = 5 * time.Second  // that the lock is still ours
 	waitOthers = 3 * time.Second  // while another replica has it
 	forgetPace = time.Hour
+
+	compareTime = 5 * time.Minute
 )
 
 // loop is who finishes what others began.
@@ -48,6 +50,13 @@ func (s *Service) lead(ctx context.Context, lock *postgres.Held) {
 	defer tick.Stop()
 	var checked, compared, forgot time.Time
 	rounds := s.newRounds()
+	ctx, cancel := context.WithCancel(ctx)
+	comparing := make(chan struct{}, 1) // beside: what is pending does not wait for it
+	defer func() {
+		cancel()
+		comparing <- struct{}{}
+		s.cfg.OnCompared(Report{}) // whoever leads next knows better
+	}()
 	for {
 		if time.Since(checked) > checkEvery {
 			if err := lock.Check(ctx); err != nil {
@@ -63,8 +72,17 @@ func (s *Service) lead(ctx context.Context, lock *postgres.Held) {
 			continue // there may be more
 		}
 		if time.Since(compared) > s.cfg.CompareEvery {
-			compared = time.Now()
-			s.round(ctx, rounds)
+			select {
+			case comparing <- struct{}{}:
+				compared = time.Now()
+				go func() {
+					defer func() { <-comparing }()
+					ctx, cancel := context.WithTimeout(ctx, compareTime)
+					defer cancel()
+					s.round(ctx, rounds)
+				}()
+			default: // the one before is not over
+			}
 		}
 		if time.Since(forgot) > forgetPace {
 			forgot = time.Now()
@@ -81,13 +99,14 @@ func (s *Service) lead(ctx context.Context, lock *postgres.Held) {
 // Finish takes up what is due and that nobody is at: operations, and old secrets whose
 // time has passed. It returns how many it took up.
 func (s *Service) Finish(ctx context.Context) (int, error) {
+	lease := leaseFor(s.cfg.Lease)
 	due, err := s.claim(ctx)
 	if err != nil {
 		return 0, err
 	}
 	var group sync.WaitGroup
 	for _, c := range due {
-		group.Go(func() { s.takeUp(ctx, c) })
+		group.Go(func() { s.takeUp(ctx, c, lease) })
 	}
 	group.Wait()
 	return len(due), nil
@@ -121,41 +140,45 @@ func (s *Service) claim(ctx context.Context) (due []iam.ManagedClient, err error
 		return nil, err
 	}
 	for _, id := range old {
-		task := admin.Task{Action: "client:retire-secret", Object: id, Client: true, Writes: true}
-		err := s.cfg.Admin.Do(ctx, loop, task, func(ctx context.Context, w *admin.Work) error {
-			c, begun, err := w.EndOverlap(ctx, id, s.cfg.Lease)
-			if begun {
-				due = append(due, c)
-			}
-			return err
-		})
-		if err != nil && iam.KindOf(err) != iam.NotFound {
-			return due, err
+		c, begun, err := s.endOverlap(ctx, id, s.cfg.Lease)
+		switch {
+		case begun:
+			due = append(due, c)
+		case err != nil: // it is due again, and others must not wait for it
+			s.cfg.Log.InfoContext(ctx, "an old secret cannot be ended now", slog.String("client", id), slog.Any("err", err))
 		}
 	}
 	return due, nil
 }
 
+// endOverlap begins to end an old secret, where it is time.
+func (s *Service) endOverlap(ctx context.Context, id string, lease time.Duration) (c iam.ManagedClient, begun bool, err error) {
+	task := admin.Task{Action: "client:retire-secret", Object: id, Client: true, Writes: true}
+	err = s.cfg.Admin.Do(ctx, loop, task, func(ctx context.Context, w *admin.Work) (err error) {
+		c, begun, err = w.EndOverlap(ctx, id, lease)
+		return err
+	})
+	return c, begun && err == nil, err
+}
+
 // takeUp goes on with an operation for which nobody waits.
-func (s *Service) takeUp(ctx context.Context, c iam.ManagedClient) (done bool) {
-	ctx, cancel := context.WithTimeout(ctx, stepTime)
+func (s *Service) takeUp(ctx context.Context, c iam.ManagedClient, l lease) (after iam.ManagedClient, done bool) {
+	ctx, cancel := context.WithTimeout(ctx, min(stepTime, l.left()))
 	defer cancel()
 	o := operation{s: s, caller: loop, task: admin.Task{Action: "client:" + c.Operation, Tenant: c.Tenant, Object: c.ClientID, Writes: true}, client: c}
 	if c.Operation == iam.OperationRotate {
 		// Whoever began it is gone, and with them what they may have been given.
 		_ = o.notRotated(ctx, errors.New("interrupted"), true, false) // nobody waits for it
-		return true
+		return c, true
 	}
-	d, err := s.step(ctx, c, false)
-	if err == nil {
-		_, done = o.finish(ctx, d)
-		return done
+	d, err := s.step(ctx, c, l, false)
+	switch {
+	case err == nil:
+		return o.finish(ctx, d)
+	case refused(c, err):
+		return c, o.refuse(ctx, err, false) == nil
 	}
-	if refused(c, err) {
-		return o.refuse(ctx, err, false) == nil
-	}
-	o.postpone(ctx, err)
-	return false
+	return o.postpone(ctx, err), false
 }
 
 func (s *Service) forget(ctx context.Context) {

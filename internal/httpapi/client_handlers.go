@@ -92,6 +92,9 @@ func wireClient(c iam.ManagedClient) clientBody {
 	}
 	if c.Managed {
 		b.Type = r.Type()
+		if !r.HasSecret() {
+			b.SecretState = iam.SecretNone
+		}
 	}
 	return b
 }

@@ -196,7 +196,7 @@ func (o *otherwise) updates() int {
 
 func (o *otherwise) List(ctx context.Context, each func(iam.Registration) error) error {
 	return o.Provider.List(ctx, func(r iam.Registration) error {
-		r.Scope = "offline_access openid"
+		r.Scope = "everything"
 		return each(r)
 	})
 }

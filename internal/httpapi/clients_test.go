@@ -108,6 +108,9 @@ func TestTheLifeOfAClient(t *testing.T) {
 	if there = w.rauth.Provisioned()[id]; there["client_name"] != "invoices" || there["scope"] != "openid" || r.text("sync") != "in_sync" {
 		t.Errorf("R-Auth has %v", there)
 	}
+	if r.text("secret_state") != "issued" || r.field("client_secret_status") != nil {
+		t.Errorf("a change that is about no secret says of it: %s", r)
+	}
 	tina(412, "PUT", path, put, tag)
 
 	tina(200, "PATCH", path, map[string]any{"status": "blocked"})
@@ -329,7 +332,10 @@ func TestARefusalUndoesTheChange(t *testing.T) {
 	gone := r.text("client_id")
 	w.until("it is refused", func() bool { return w.call("root", "GET", "/v1/clients/"+gone, nil).status == 404 })
 	w.announced(gone)
-	w.announced(id, "ClientCreated")
+	w.announced(id, "ClientCreated", "ClientUpdated") // the role that was taken away is not there any more
+	if d := w.drift(); len(d) > 0 {
+		t.Errorf("what was refused differs: %v", d)
+	}
 	if r := w.want(200, "root", "GET", "/v1/audit?kind=client&object="+gone, nil).items(); len(r) != 2 || r[0]["after"] != nil {
 		t.Errorf("the audit says %v", r)
 	}
@@ -428,6 +434,24 @@ func TestNobodyGetsMoreThroughAClient(t *testing.T) {
 			t.Errorf("%s: %s", id, r)
 		}
 		w.want(404, "tina", "DELETE", "/v1/clients/"+id, nil)
+	}
+}
+
+// What a generous policy allows is held to what its caller holds: a client of the platform
+// is the platform administrator's.
+func TestAGenerousPolicyGivesNoClientsOfThePlatform(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{adminRego: "package iam.admin\n\n# METADATA\n# entrypoint: true\ndecision := {\"allow\": true, \"reasons\": []}\n"})
+	platform := w.client("", nil)
+	for _, who := range []string{"tina", "stranger"} {
+		for _, r := range []reply{
+			w.call(who, "POST", "/v1/clients", service(nil)), w.call(who, "POST", "/v1/clients/"+platform+"/secrets:rotate", nil),
+			w.call(who, "PATCH", "/v1/clients/"+platform, map[string]any{"status": "blocked"}), w.call(who, "DELETE", "/v1/clients/"+platform, nil),
+		} {
+			if r.status != 403 || r.text("code") != "more_than_held" {
+				t.Errorf("%s: %s", who, r)
+			}
+		}
 	}
 }
 

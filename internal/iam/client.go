@@ -14,17 +14,35 @@ import (
 // Registration is a client's metadata as the identity provider keeps it, by the names
 // of RFC 7591, section 2.
 type Registration struct {
-	ClientID                string            `json:"client_id,omitempty"`
-	ClientName              string            `json:"client_name,omitempty"`
-	RedirectURIs            []string          `json:"redirect_uris,omitempty"`
-	PostLogoutRedirectURIs  []string          `json:"post_logout_redirect_uris,omitempty"`
-	GrantTypes              []string          `json:"grant_types,omitempty"`
-	ResponseTypes           []string          `json:"response_types,omitempty"`
-	TokenEndpointAuthMethod string            `json:"token_endpoint_auth_method,omitempty"`
-	Scope                   string            `json:"scope,omitempty"` // words, with blanks between
-	JWKSURI                 string            `json:"jwks_uri,omitempty"`
-	JWKS                    json.RawMessage   `json:"jwks,omitempty"`
-	Metadata                map[string]string `json:"metadata,omitempty"` // our marks: iam_instance, iam_client, iam_tenant, iam_version
+	ClientID                string          `json:"client_id,omitempty"`
+	ClientName              string          `json:"client_name,omitempty"`
+	RedirectURIs            []string        `json:"redirect_uris,omitempty"`
+	PostLogoutRedirectURIs  []string        `json:"post_logout_redirect_uris,omitempty"`
+	GrantTypes              []string        `json:"grant_types,omitempty"`
+	ResponseTypes           []string        `json:"response_types,omitempty"`
+	TokenEndpointAuthMethod string          `json:"token_endpoint_auth_method,omitempty"`
+	Scope                   string          `json:"scope,omitempty"` // words, with blanks between
+	JWKSURI                 string          `json:"jwks_uri,omitempty"`
+	JWKS                    json.RawMessage `json:"jwks,omitempty"`
+	Metadata                Marks           `json:"metadata,omitempty"`
+}
+
+// Marks are the part of a client's metadata that is ours, or was: what others write there
+// beside words is passed over.
+type Marks map[string]string
+
+// UnmarshalJSON takes what are words, and nothing amiss of the rest.
+func (m *Marks) UnmarshalJSON(text []byte) error {
+	var all map[string]json.RawMessage
+	_ = json.Unmarshal(text, &all) // no object: it has no marks
+	*m = Marks{}
+	for name, raw := range all {
+		var word string
+		if json.Unmarshal(raw, &word) == nil {
+			(*m)[name] = word
+		}
+	}
+	return nil
 }
 
 // Marks that a client of ours bears in the identity provider.
@@ -85,14 +103,14 @@ type ManagedClient struct {
 	Wanted        Registration  // without ClientID and marks
 	WantedVersion int64         // its mark
 	Applied       *Registration // what was confirmed last; nil: nothing yet, and nobody was told of the client
-	Before        *Before       // what an update has replaced, while it is pending
+	AppliedMark   int64         // its mark
+	Before        *Before       // what a pending change has replaced; nil: nobody asked for it
 
 	Sync        string
 	Reason      string // code of the last failure; empty: none
 	Operation   string // under way; empty: none
 	OperationID string
-	LeaseUntil  time.Time // until when the one who began it may still be at it
-	NextTry     time.Time
+	LeaseLeft   time.Duration // that whoever began it may still be at it, when it was read
 	Tries       int
 
 	SecretState string
@@ -105,9 +123,9 @@ type ManagedClient struct {
 	UpdatedAt time.Time
 }
 
-// Before is what an update of a client has replaced here.
+// Before is what was told of a client before a change that is pending.
 type Before struct {
-	Version int64    `json:"version"` // that the update has made
+	Version int64    `json:"version"` // that the change has made
 	Roles   []string `json:"roles"`
 	Scopes  []string `json:"scopes"`
 }
@@ -129,7 +147,7 @@ func (r Registration) HasSecret() bool {
 func (c ManagedClient) Marked(instance string) Registration {
 	r := c.Wanted
 	r.ClientID = c.ClientID
-	r.Metadata = map[string]string{
+	r.Metadata = Marks{
 		MarkInstance: instance, MarkClient: c.ClientID, MarkTenant: c.Tenant, MarkVersion: strconv.FormatInt(c.WantedVersion, 10),
 	}
 	return r
@@ -141,9 +159,14 @@ func (c ManagedClient) Announced() bool { return !c.Managed || c.Applied != nil 
 // Gone reports whether a client is deleted here and in the identity provider.
 func (c ManagedClient) Gone() bool { return c.Status == ClientDeleted && c.Operation == "" }
 
-// Differs names the fields in which two registrations differ, by the names of RFC 7591;
-// marks do not count. Lists are sets, keys are compared as JSON.
-func (r Registration) Differs(other Registration) []string {
+// StandardScopes mean nothing but what an identity provider does by itself (OpenID Connect
+// Core, sections 5.4 and 11).
+var StandardScopes = []string{"openid", "profile", "email", "address", "phone", "offline", "offline_access"}
+
+// Differs names the fields in which a registration differs from the one that is wanted, by
+// the names of RFC 7591; marks do not count. Lists are sets, keys are compared as keys.
+// Where no scope is wanted, a provider may fill in standard ones.
+func (r Registration) Differs(wanted Registration) []string {
 	var fields []string
 	differ := func(name string, same bool) {
 		if !same {
@@ -151,35 +174,18 @@ func (r Registration) Differs(other Registration) []string {
 		}
 	}
 	set := func(a, b []string) bool { return slices.Equal(sortedSet(a), sortedSet(b)) }
-	differ("client_name", r.ClientName == other.ClientName)
-	differ("redirect_uris", set(r.RedirectURIs, other.RedirectURIs))
-	differ("post_logout_redirect_uris", set(r.PostLogoutRedirectURIs, other.PostLogoutRedirectURIs))
-	differ("grant_types", set(r.GrantTypes, other.GrantTypes))
-	differ("response_types", set(r.ResponseTypes, other.ResponseTypes))
-	differ("token_endpoint_auth_method", r.TokenEndpointAuthMethod == other.TokenEndpointAuthMethod)
-	differ("scope", set(strings.Fields(r.Scope), strings.Fields(other.Scope)))
-	differ("jwks_uri", r.JWKSURI == other.JWKSURI)
-	differ("jwks", bytes.Equal(canonicalJSON(r.JWKS), canonicalJSON(other.JWKS)))
+	differ("client_name", r.ClientName == wanted.ClientName)
+	differ("redirect_uris", set(r.RedirectURIs, wanted.RedirectURIs))
+	differ("post_logout_redirect_uris", set(r.PostLogoutRedirectURIs, wanted.PostLogoutRedirectURIs))
+	differ("grant_types", set(r.GrantTypes, wanted.GrantTypes))
+	differ("response_types", set(r.ResponseTypes, wanted.ResponseTypes))
+	differ("token_endpoint_auth_method", r.TokenEndpointAuthMethod == wanted.TokenEndpointAuthMethod)
+	beyond := func(s string) bool { return !slices.Contains(StandardScopes, s) }
+	filledIn := wanted.Scope == "" && !slices.ContainsFunc(strings.Fields(r.Scope), beyond)
+	differ("scope", filledIn || set(strings.Fields(r.Scope), strings.Fields(wanted.Scope)))
+	differ("jwks_uri", r.JWKSURI == wanted.JWKSURI)
+	differ("jwks", bytes.Equal(publicKeys(r.JWKS), publicKeys(wanted.JWKS)))
 	return fields
 }
 
 func sortedSet(list []string) []string { return slices.Compact(slices.Sorted(slices.Values(list))) }
-
-// canonicalJSON is JSON without blanks and with names in order; nil for none, null, and an
-// empty key set, as which some providers answer none.
-func canonicalJSON(raw json.RawMessage) []byte {
-	var v any
-	if len(raw) == 0 || json.Unmarshal(raw, &v) != nil || v == nil {
-		return nil
-	}
-	if m, ok := v.(map[string]any); ok {
-		if keys, has := m["keys"].([]any); has && len(keys) == 0 || len(m) == 0 {
-			return nil
-		}
-	}
-	b, err := json.Marshal(v)
-	if err != nil {
-		return nil
-	}
-	return b
-}

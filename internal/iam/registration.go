@@ -44,6 +44,29 @@ func (r Registration) WithDefaults() Registration {
 	return r
 }
 
+// Tidy is what is kept of a registration that was checked: of keys, what they are, and
+// nothing that stands beside it.
+func (r Registration) Tidy() Registration {
+	r.JWKS = publicKeys(r.JWKS)
+	return r
+}
+
+// publicKeys writes a key set in one way; nil for none, null, and an empty one, as which
+// some providers answer none.
+func publicKeys(raw json.RawMessage) json.RawMessage {
+	var set jose.JSONWebKeySet
+	if err := json.Unmarshal(raw, &set); len(raw) == 0 || err == nil && len(set.Keys) == 0 {
+		return nil
+	} else if err != nil {
+		return raw // none that we wrote: it differs from all of those
+	}
+	b, err := json.Marshal(set)
+	if err != nil {
+		return raw
+	}
+	return b
+}
+
 // Check returns one entry for each wrong field, by RFC 7591 and the security practice of
 // RFC 9700. Scope, id and marks are not looked at.
 func (r Registration) Check() []FieldError {
@@ -157,9 +180,12 @@ func badPort(u *url.URL) string {
 var special = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"), netip.MustParsePrefix("192.0.2.0/24"),
 	netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("100::/64"), netip.MustParsePrefix("2001::/23"),
-	netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("2002::/16"),
+	netip.MustParsePrefix("192.88.99.0/24"), netip.MustParsePrefix("168.63.129.16/32"), // the latter is Azure's own to each machine
+	netip.MustParsePrefix("2001::/23"), netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("3fff::/20"),
 }
+
+// routed is all of IPv6 that leads anywhere (RFC 4291, section 2.4).
+var routed = netip.MustParsePrefix("2000::/3")
 
 // badHost says why a host is none on the internet; "" if it may be one. What a name leads
 // to is not asked: it can change.
@@ -167,29 +193,33 @@ func badHost(host string) string {
 	const private = "must be a public host: no loopback, private or local one"
 	if addr, err := netip.ParseAddr(host); err == nil {
 		addr = addr.Unmap()
-		if !addr.IsGlobalUnicast() || addr.IsPrivate() || addr.Zone() != "" || slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(addr) }) {
+		if !addr.IsGlobalUnicast() || addr.IsPrivate() || addr.Zone() != "" || addr.Is6() && !routed.Contains(addr) || slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(addr) }) {
 			return private
 		}
 		return ""
 	}
 	host = strings.TrimSuffix(host, ".")
 	labels := strings.Split(host, ".")
-	last := labels[len(labels)-1]
-	switch {
-	case last == "":
-		return "must have a host"
-	case len(labels) < 2 || slices.Contains([]string{"localhost", "local", "internal", "lan", "intranet", "home", "corp", "private", "invalid", "onion"}, last) || strings.HasSuffix(host, ".home.arpa"):
-		return private
-	case last[0] >= '0' && last[0] <= '9': // 127.1, 0x7f.1: some programs read an address in it
-		return "must be a name or an address in its usual form"
-	}
 	for _, l := range labels {
 		if l == "" || len(l) > 63 || strings.Trim(l, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 			return "must have a host in ASCII (an internationalized name as xn--…)"
 		}
 	}
+	last := labels[len(labels)-1]
+	switch {
+	case len(labels) < 2 || slices.Contains([]string{"localhost", "local", "internal", "lan", "intranet", "home", "corp", "private", "invalid", "onion", "svc"}, last) || strings.HasSuffix(host, ".home.arpa"):
+		return private
+	case last[0] >= '0' && last[0] <= '9': // 127.1, 0x7f.1: some programs read an address in it
+		return "must be a name or an address in its usual form"
+	}
 	return ""
 }
+
+// secretMembers are those that make a key private or symmetric (RFC 7518, section 6).
+var secretMembers = []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
+
+// signatures are the algorithms of private_key_jwt (RFC 7518, section 3.1; RFC 8037).
+var signatures = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 
 // badKeys says what is wrong with a JSON Web Key Set; "" if nothing is.
 func badKeys(raw json.RawMessage) string {
@@ -203,8 +233,24 @@ func badKeys(raw json.RawMessage) string {
 	if len(set.Keys) == 0 || len(set.Keys) > MaxKeysPerClient {
 		return fmt.Sprintf("must have 1 to %d keys", MaxKeysPerClient)
 	}
+	var raws struct {
+		Keys []map[string]json.RawMessage `json:"keys"`
+	}
+	if err := json.Unmarshal(raw, &raws); err != nil || len(raws.Keys) != len(set.Keys) {
+		return "must be a JSON Web Key Set (RFC 7517, section 5)"
+	}
 	for i, k := range set.Keys {
+		for name := range raws.Keys[i] {
+			if slices.Contains(secretMembers, strings.ToLower(name)) {
+				return fmt.Sprintf("keys/%d has the member %q: a private or symmetric key must never leave its owner", i, name)
+			}
+			if strings.HasPrefix(strings.ToLower(name), "x5") {
+				return fmt.Sprintf("keys/%d has the member %q: keys are given, certificates are not", i, name)
+			}
+		}
 		switch {
+		case k.Algorithm != "" && !slices.Contains(signatures, k.Algorithm):
+			return fmt.Sprintf("keys/%d must have an alg of %s, or none", i, strings.Join(signatures, ", "))
 		case !k.Valid() || !k.IsPublic():
 			return fmt.Sprintf("keys/%d must be a public key: a private or symmetric one must never leave its owner", i)
 		case k.Use != "" && k.Use != "sig":

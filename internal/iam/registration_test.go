@@ -80,6 +80,15 @@ func TestURIsOfAClient(t *testing.T) {
 		"https://app.example.com/\r\nX: y":      "nobody",
 		"https:///cb":                           "nobody",
 		"https://..":                            "nobody",
+		"https://a../cb":                        "nobody",
+		"https://[::10.0.0.1]/cb":               "nobody",
+		"https://[::7f00:1]/cb":                 "nobody",
+		"https://[::ffff:0:10.0.0.1]/cb":        "nobody",
+		"https://[fec0::1]/cb":                  "nobody",
+		"https://[3fff::1]/cb":                  "nobody",
+		"https://192.88.99.1/cb":                "nobody",
+		"https://168.63.129.16/cb":              "nobody",
+		"https://kubernetes.default.svc/cb":     "nobody",
 		"https://./cb":                          "nobody",
 		"https:app.example.com/cb":              "nobody",
 		"//app.example.com/cb":                  "nobody",
@@ -171,6 +180,10 @@ func TestRegistrationsOfAClient(t *testing.T) {
 		{machine(keys(`{"keys":[` + privateKey + `]}`)), "/jwks"},
 		{machine(keys(`{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}`)), "/jwks"},
 		{machine(keys(`{"keys":[]}`)), "/jwks"},
+		{machine(keys(`{"keys":[` + strings.Replace(publicKey, `"kid":"1"`, `"D":"x"`, 1) + `]}`)), "/jwks"},
+		{machine(keys(`{"keys":[` + strings.Replace(publicKey, `"kid":"1"`, `"p":"x","q":"y"`, 1) + `]}`)), "/jwks"},
+		{machine(keys(`{"keys":[` + strings.Replace(publicKey, `"kid":"1"`, `"x5u":"https://169.254.169.254/"`, 1) + `]}`)), "/jwks"},
+		{machine(keys(`{"keys":[` + strings.Replace(publicKey, `"kid":"1"`, `"alg":"HS256"`, 1) + `]}`)), "/jwks"},
 		{machine(keys(`[]`)), "/jwks"},
 		{machine(keys(`{"keys":[` + strings.Replace(publicKey, `"kid":"1"`, `"use":"enc"`, 1) + `]}`)), "/jwks"},
 		{machine(keys(`{"keys":[{"kty":"RSA","n":"` + strings.Repeat("A", 64) + `","e":"AQAB"}]}`)), "/jwks"},
@@ -204,6 +217,10 @@ func TestWhatDiffersIsNamed(t *testing.T) {
 	want := []string{"client_name", "redirect_uris", "grant_types", "response_types", "token_endpoint_auth_method", "scope", "jwks_uri", "jwks"}
 	if got := one.Differs(other); !slices.Equal(got, want) {
 		t.Errorf("differ in %q, want %q", got, want)
+	}
+	tidy := iam.Registration{JWKS: json.RawMessage(`{"d":"secret","keys":[` + strings.Replace(publicKey, `"kid":"1"`, `"ext":true`, 1) + `]}`)}.Tidy()
+	if strings.Contains(string(tidy.JWKS), "secret") || strings.Contains(string(tidy.JWKS), "ext") {
+		t.Errorf("kept is %s", tidy.JWKS)
 	}
 	for _, none := range []string{``, `null`, `{}`, `{"keys":[]}`} {
 		if got := (iam.Registration{JWKS: json.RawMessage(none)}).Differs(iam.Registration{}); len(got) > 0 {

@@ -28,7 +28,7 @@ func (tx *Tx) ManagedClients(ctx context.Context, f ClientFilter) ([]iam.Managed
 	w.only("c.tenant = $%d", f.Tenant)
 	w.only("c.status = $%d", f.Status)
 	w.only("r.sync = $%d", f.Sync)
-	w.only("CASE r.wanted->>'token_endpoint_auth_method' WHEN 'none' THEN 'public' ELSE 'confidential' END = $%d", f.Type)
+	w.only("r.client_id IS NOT NULL AND CASE r.wanted->>'token_endpoint_auth_method' WHEN 'none' THEN 'public' ELSE 'confidential' END = $%d", f.Type)
 	if f.Role != "" {
 		w.and("c.roles @> $%d", []string{f.Role})
 	}
@@ -72,21 +72,23 @@ func (tx *Tx) AllManagedClients(ctx context.Context, issuer string, each func(ia
 func (tx *Tx) managed(ctx context.Context, tail string, args ...any) ([]iam.ManagedClient, error) {
 	return collect(ctx, tx, "read clients", `
 		SELECT c.issuer, c.client_id, coalesce(c.tenant, ''), c.status, c.roles, c.scopes, c.tokens_not_before, c.version, c.created_at,
-		       greatest(c.updated_at, r.updated_at), r.client_id IS NOT NULL, coalesce(r.wanted, '{}'), coalesce(r.wanted_version, 0), r.applied, r.before,
-		       coalesce(r.sync, ''), coalesce(r.reason, ''), coalesce(r.operation, ''), coalesce(r.operation_id::text, ''), r.lease_until, r.next_try,
-		       coalesce(r.tries, 0), coalesce(r.secret_state, ''), coalesce(r.secrets, 0), r.overlap_from, r.retire_at, coalesce(r.warned, false)
+		       greatest(c.updated_at, r.updated_at), r.client_id IS NOT NULL, coalesce(r.wanted, '{}'), coalesce(r.wanted_version, 0), r.applied, coalesce(r.applied_version, 0), r.before,
+		       coalesce(r.sync, ''), coalesce(r.reason, ''), coalesce(r.operation, ''), coalesce(r.operation_id::text, ''),
+		       coalesce(extract(epoch FROM r.lease_until - clock_timestamp()), 0)::float8, coalesce(r.tries, 0), coalesce(r.secret_state, ''), coalesce(r.secrets, 0), r.overlap_from, r.retire_at, coalesce(r.warned, false)
 		  FROM clients c LEFT JOIN registrations r ON r.issuer = c.issuer AND r.client_id = c.client_id`+tail, args,
 		func(row pgx.CollectableRow) (c iam.ManagedClient, err error) {
-			var notBefore, lease, next, from, retire *time.Time
+			var notBefore, from, retire *time.Time
+			var lease float64
 			var wanted, applied, before []byte
 			err = row.Scan(&c.Issuer, &c.ClientID, &c.Tenant, &c.Status, &c.Roles, &c.Scopes, &notBefore, &c.Version, &c.CreatedAt,
-				&c.UpdatedAt, &c.Managed, &wanted, &c.WantedVersion, &applied, &before,
-				&c.Sync, &c.Reason, &c.Operation, &c.OperationID, &lease, &next,
-				&c.Tries, &c.SecretState, &c.Secrets, &from, &retire, &c.Warned)
+				&c.UpdatedAt, &c.Managed, &wanted, &c.WantedVersion, &applied, &c.AppliedMark, &before,
+				&c.Sync, &c.Reason, &c.Operation, &c.OperationID,
+				&lease, &c.Tries, &c.SecretState, &c.Secrets, &from, &retire, &c.Warned)
 			if err != nil {
 				return c, err
 			}
-			c.TokensNotBefore, c.LeaseUntil, c.NextTry, c.OverlapFrom, c.RetireAt = deref(notBefore), deref(lease), deref(next), deref(from), deref(retire)
+			c.TokensNotBefore, c.OverlapFrom, c.RetireAt = deref(notBefore), deref(from), deref(retire)
+			c.LeaseLeft = time.Duration(max(0, lease) * float64(time.Second))
 			if err = json.Unmarshal(wanted, &c.Wanted); err == nil && applied != nil {
 				err = json.Unmarshal(applied, &c.Applied)
 			}
@@ -118,17 +120,45 @@ func (tx *Tx) PutRegistration(ctx context.Context, c iam.ManagedClient, lease, r
 	}
 	_, err = tx.tx.Exec(ctx, `
 		INSERT INTO registrations AS r (issuer, client_id, wanted, wanted_version, applied, before, sync, reason, operation, operation_id,
-		                                lease_until, next_try, tries, secret_state, secrets, overlap_from, retire_at, warned)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, nullif($9, ''), nullif($10, '')::uuid, clock_timestamp() + $11::interval, clock_timestamp() + $12::interval, $13, $14, $15, $16, $17, $18)
+		                                lease_until, next_try, tries, secret_state, secrets, overlap_from, retire_at, warned, applied_version)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, nullif($9, ''), nullif($10, '')::uuid, clock_timestamp() + $11::interval, clock_timestamp() + $12::interval, $13, $14, $15, $16, $17, $18, $19)
 		ON CONFLICT ON CONSTRAINT registrations_pkey DO UPDATE
 		   SET wanted = excluded.wanted, wanted_version = excluded.wanted_version, applied = excluded.applied, before = excluded.before, sync = excluded.sync,
 		       reason = excluded.reason, operation = excluded.operation, operation_id = excluded.operation_id,
 		       begun_at = CASE WHEN r.operation_id IS NOT DISTINCT FROM excluded.operation_id THEN r.begun_at ELSE now() END, lease_until = excluded.lease_until,
 		       next_try = excluded.next_try, tries = excluded.tries, secret_state = excluded.secret_state, secrets = excluded.secrets,
-		       overlap_from = excluded.overlap_from, retire_at = excluded.retire_at, warned = excluded.warned, updated_at = now()`,
+		       overlap_from = excluded.overlap_from, retire_at = excluded.retire_at, warned = excluded.warned, applied_version = excluded.applied_version, updated_at = now()`,
 		c.Issuer, c.ClientID, wanted, c.WantedVersion, applied, before, c.Sync, c.Reason, c.Operation, c.OperationID,
-		lease, retry, c.Tries, c.SecretState, c.Secrets, optional(c.OverlapFrom), optional(c.RetireAt), c.Warned)
+		lease, retry, c.Tries, c.SecretState, c.Secrets, optional(c.OverlapFrom), optional(c.RetireAt), c.Warned, c.AppliedMark)
 	return wrap("put a registration", err)
+}
+
+// KeepBefore keeps what was told of a client before a change that is pending.
+func (tx *Tx) KeepBefore(ctx context.Context, c iam.ManagedClient) error {
+	before, err := json.Marshal(c.Before)
+	if err == nil {
+		_, err = tx.tx.Exec(ctx, `UPDATE registrations SET before = $3 WHERE issuer = $1 AND client_id = $2`, c.Issuer, c.ClientID, before)
+	}
+	return wrap("keep what was told of a client", err)
+}
+
+// TouchClient gives a client another version: what is known of it has changed, and no fact.
+func (tx *Tx) TouchClient(ctx context.Context, issuer, id string) (version int64, err error) {
+	err = tx.tx.QueryRow(ctx, `UPDATE clients SET version = nextval('iam_versions') WHERE issuer = $1 AND client_id = $2 RETURNING version`, issuer, id).Scan(&version)
+	return version, wrap("touch a client", err)
+}
+
+// Now is the database's clock, by which times are kept that another replica judges.
+func (tx *Tx) Now(ctx context.Context) (now time.Time, err error) {
+	err = tx.tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now)
+	return now, wrap("read the clock", err)
+}
+
+// ShareGlobalRoles keeps the global roles as they are until the transaction ends. Take it
+// before any row.
+func (tx *Tx) ShareGlobalRoles(ctx context.Context) error {
+	_, err := tx.tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(`+globalRoles+`)`)
+	return wrap("lock the global roles", err)
 }
 
 // ForgetClient deletes a client that was never made.
@@ -181,7 +211,7 @@ func (tx *Tx) ClaimClients(ctx context.Context, issuer string, lease time.Durati
 func (tx *Tx) DueOverlaps(ctx context.Context, issuer string, most int) ([]string, error) {
 	return collect(ctx, tx, "look for old secrets", `
 		SELECT r.client_id FROM registrations r
-		 WHERE r.issuer = $1 AND r.retire_at IS NOT NULL AND r.operation IS NULL
+		 WHERE r.issuer = $1 AND r.retire_at IS NOT NULL AND r.operation IS NULL AND r.next_try <= now()
 		   AND (r.retire_at <= now() OR NOT r.warned AND r.retire_at - (r.retire_at - r.overlap_from) / 4 <= now())
 		 ORDER BY r.retire_at LIMIT $2`, []any{issuer, most}, pgx.RowTo[string])
 }
@@ -193,7 +223,7 @@ func (db *DB) ClientsDue(ctx context.Context, issuer string) (due bool, err erro
 	defer cancel()
 	err = db.admin.QueryRow(ctx, `
 		SELECT EXISTS (SELECT FROM registrations WHERE issuer = $1 AND operation IS NOT NULL AND next_try <= now() AND (lease_until IS NULL OR lease_until <= now()))
-		    OR EXISTS (SELECT FROM registrations WHERE issuer = $1 AND retire_at IS NOT NULL AND operation IS NULL
+		    OR EXISTS (SELECT FROM registrations WHERE issuer = $1 AND retire_at IS NOT NULL AND operation IS NULL AND next_try <= now()
 		                  AND (retire_at <= now() OR NOT warned AND retire_at - (retire_at - overlap_from) / 4 <= now()))`, issuer).Scan(&due)
 	return due, wrap("look for operations", err)
 }

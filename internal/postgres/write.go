@@ -195,19 +195,20 @@ func (tx *Tx) PutRoles(ctx context.Context, tenant string, puts []*iam.Role) err
 	return nil
 }
 
+const globalRoles = `hashtextextended('iam global roles ' || current_schema(), 0)`
+
 // lockRoles makes edits of one tenant's roles happen one after the other: two
 // edits, each fine, can make a cycle. Global roles are under a lock that edits
 // of tenants' roles share.
 func lockRoles(ctx context.Context, tx pgx.Tx, tenant string) error {
-	const global = `hashtextextended('iam global roles ' || current_schema(), 0)`
 	if tenant == "" {
-		_, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(`+global+`)`)
+		_, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(`+globalRoles+`)`)
 		return err
 	}
 	if err := lockTenant(ctx, tx, tenant); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(`+global+`)`)
+	_, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(`+globalRoles+`)`)
 	return err
 }
 
@@ -528,7 +529,12 @@ func (tx *Tx) PutClient(ctx context.Context, c iam.Client) (version int64, err e
 	if err := iam.Refuse(wrong); err != nil {
 		return 0, err
 	}
-	if err := tx.LockRoles(ctx, c.Tenant); err != nil {
+	if c.Tenant == "" {
+		err = tx.ShareGlobalRoles(ctx)
+	} else {
+		err = tx.LockRoles(ctx, c.Tenant)
+	}
+	if err != nil {
 		return 0, err
 	}
 	if err := rolesExist(ctx, tx.tx, c.Tenant, c.Roles); err != nil {

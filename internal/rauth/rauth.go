@@ -179,13 +179,38 @@ type registered struct {
 	Secret string `json:"client_secret,omitempty"`
 }
 
+// UnmarshalJSON reads a client as it is, and of one that somebody has written otherwise at
+// least which one it is: a single one must not hide all others.
+func (r *registered) UnmarshalJSON(text []byte) error {
+	type plain registered
+	var all plain
+	err := json.Unmarshal(text, &all)
+	if err == nil {
+		*r = registered(all)
+		return nil
+	}
+	var some struct {
+		ID     string    `json:"client_id"`
+		Marks  iam.Marks `json:"metadata"`
+		Secret string    `json:"client_secret"`
+	}
+	if json.Unmarshal(text, &some) != nil || some.ID == "" {
+		return err
+	}
+	*r = registered{iam.Registration{ClientID: some.ID, Metadata: some.Marks}, some.Secret}
+	return nil
+}
+
 // Create makes a client under the id that is given, so that it can be repeated. The
 // secret is empty for a public one. An id that is taken is a Conflict.
 func (c *Client) Create(ctx context.Context, r iam.Registration) (iam.Secret, error) {
 	var got registered
 	err := c.call(ctx, "create", http.MethodPost, c.at("clients"), r, &got, http.StatusCreated)
 	if err == nil && got.ClientID != r.ClientID {
-		return "", c.refuse("create", errors.Join(iam.ErrOutcomeUnknown, fmt.Errorf("it made %q and not %q", got.ClientID, r.ClientID)))
+		// Each try would make another one.
+		cause := errors.Join(fmt.Errorf("it made %q and not %q", got.ClientID, r.ClientID), c.Delete(ctx, got.ClientID))
+		_ = c.refuse("create", cause) // counted and logged
+		return "", &iam.Error{Kind: iam.Invalid, Code: "idp_ignores_client_id", Detail: "the identity provider does not take the id that we choose: clients cannot be managed there", Cause: cause}
 	}
 	return iam.Secret(got.Secret), err
 }
@@ -331,6 +356,10 @@ func (c *Client) ask(ctx context.Context, operation, method, target string, in, 
 		return nil, &iam.Error{Kind: iam.NotFound, Detail: "the identity provider has no such client"}
 	}
 	var body []byte
+	hide := ""
+	if r, ok := in.(registered); ok {
+		hide = r.Secret
+	}
 	if in != nil {
 		var err error
 		if body, err = json.Marshal(in); err != nil {
@@ -338,10 +367,10 @@ func (c *Client) ask(ctx context.Context, operation, method, target string, in, 
 		}
 	}
 	a, err := c.breaker.Execute(func() (*answer, error) {
-		a, err := c.try(ctx, operation, method, target, body, want, false)
+		a, err := c.try(ctx, operation, method, target, body, hide, want, false)
 		if err != nil && iam.CodeOf(err) == "idp_unauthorized" {
 			// The token may have been taken back before its time.
-			a, err = c.try(ctx, operation, method, target, body, want, true)
+			a, err = c.try(ctx, operation, method, target, body, hide, want, true)
 		}
 		if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 			err = &iam.Error{Kind: iam.Unavailable, Code: "idp_timeout", Detail: awayNow, Cause: errors.Join(errGivenUp, iam.ErrOutcomeUnknown, err)}
@@ -383,7 +412,7 @@ func (c *Client) refuse(operation string, cause error) error {
 	return err
 }
 
-func (c *Client) try(ctx context.Context, operation, method, target string, body []byte, want int, fresh bool) (*answer, error) {
+func (c *Client) try(ctx context.Context, operation, method, target string, body []byte, hide string, want int, fresh bool) (*answer, error) {
 	bearer, err := c.bearer(ctx, fresh)
 	if err != nil {
 		return nil, err
@@ -415,6 +444,9 @@ func (c *Client) try(ctx context.Context, operation, method, target string, body
 	a := &answer{status: resp.StatusCode, header: resp.Header}
 	if a.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer)); err != nil {
 		return nil, failed(operation, err)
+	}
+	if hide != "" {
+		a.body = bytes.ReplaceAll(a.body, []byte(hide), []byte("(secret)")) // its words could repeat it
 	}
 	if a.status == want {
 		return a, nil

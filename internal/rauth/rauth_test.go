@@ -371,6 +371,29 @@ func TestNoAnswerIsLogged(t *testing.T) {
 	}
 }
 
+// Words that repeat the secret that was set are not logged as they are.
+func TestAProviderThatRepeatsASecretIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var got struct {
+			Secret string `json:"client_secret"`
+		}
+		_ = json.NewDecoder(r.Body).Decode(&got)
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprintf(w, `{"error":"invalid_client_metadata","error_description":"client_secret %s is too weak"}`, got.Secret)
+	}))
+	t.Cleanup(srv.Close)
+	var log bytes.Buffer
+	c, err := rauth.New(rauth.Config{URL: srv.URL, Log: slog.New(slog.NewTextHandler(&log, nil)), Pause: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = c.SetSecret(t.Context(), registration("a"), "hush-hush")
+	if said := fmt.Sprint(err) + log.String(); strings.Contains(said, "hush") || !strings.Contains(said, "too weak") {
+		t.Errorf("said is %s", said)
+	}
+}
+
 // An id is one segment of a path, whatever it holds.
 func TestAnIDLeadsNowhereElse(t *testing.T) {
 	t.Parallel()
