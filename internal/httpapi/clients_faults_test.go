@@ -415,3 +415,125 @@ func TestAProviderThatChoosesIDsIsRefused(t *testing.T) {
 		t.Errorf("%d are left there", n)
 	}
 }
+
+// An answer that was lost is found: the client is made once, and whoever waits has a secret.
+func TestALostAnswerIsFound(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	broken := 0
+	w.rauth.Break(func(method, _ string) devrauth.Fault {
+		if method == http.MethodPost && broken == 0 {
+			broken++
+			return devrauth.FaultCutDone
+		}
+		return ""
+	})
+	r := w.want(201, "root", "POST", "/v1/clients", service(nil))
+	id := r.text("client_id")
+	if got := w.rauth.Secrets(id); !slices.Equal(got, []string{r.text("client_secret")}) || r.text("client_secret_status") != "given" || r.field("old_secret_until") != nil {
+		t.Errorf("made: %s", r)
+	}
+	w.rauth.Break(func(method, _ string) devrauth.Fault {
+		if method == http.MethodPut {
+			return devrauth.FaultCutDone // each time
+		}
+		return ""
+	})
+	if r = w.want(200, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "x"}), "If-Match: *"); r.text("sync") != "in_sync" {
+		t.Errorf("changed: %s", r)
+	}
+	w.rauth.Break(nil)
+
+	h := w.hook()
+	h.create = func(ctx context.Context, r iam.Registration) (iam.Secret, error) {
+		r.Metadata = iam.Marks{iam.MarkInstance: "another"}
+		_, err := h.Provider.Create(ctx, r)
+		w.ok(err)
+		return "", &iam.Error{Kind: iam.Conflict}
+	}
+	if r = w.want(409, "root", "POST", "/v1/clients", service(map[string]any{"client_name": "taken"})); r.text("code") != "client_id_taken" {
+		t.Errorf("of another: %s", r)
+	}
+	if list := w.want(200, "root", "GET", "/v1/clients?name=taken", nil).items(); len(list) != 0 {
+		t.Errorf("there is %v", list)
+	}
+}
+
+// Whoever goes away before the answer has begun something, and it is brought to an end.
+func TestACallerWhoGoesAwayStopsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	h := w.hook()
+	begun, gone := make(chan struct{}), make(chan struct{})
+	h.create = func(ctx context.Context, r iam.Registration) (iam.Secret, error) {
+		close(begun)
+		<-gone
+		time.Sleep(50 * time.Millisecond) // the server hears of it
+		return h.Provider.Create(ctx, r)
+	}
+	short, cancel := context.WithCancel(ctx)
+	go func() { <-begun; cancel(); close(gone) }()
+	req, err := http.NewRequestWithContext(short, http.MethodPost, w.admin+"/v1/clients", strings.NewReader(`{"client_name":"left","grant_types":["client_credentials"]}`))
+	w.ok(err)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Bearer "+w.mint("root", map[string]any{"aud": "iam-admin"}))
+	if resp, err := http.DefaultClient.Do(req); err == nil {
+		_ = resp.Body.Close()
+		t.Fatalf("it was answered: %d", resp.StatusCode)
+	}
+	w.until("it is made", func() bool {
+		list := w.want(200, "root", "GET", "/v1/clients?name=left&sync=in_sync", nil).items()
+		return len(list) == 1
+	})
+}
+
+// What is under way is somebody's: it is neither taken up nor compared, and a deletion
+// waits for it.
+func TestWhatIsUnderWayIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", nil)
+	w.rauth.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
+	w.want(202, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "x"}), "If-Match: *")
+	fresh := w.want(202, "root", "POST", "/v1/clients", service(nil)).text("client_id")
+	w.rauth.Break(nil)
+	time.Sleep(150 * time.Millisecond) // the breaker
+	if d := w.want(200, "root", "GET", "/v1/clients/drift", nil); d.field("pending") != 2.0 || len(w.drift()) != 0 {
+		t.Errorf("compared: %s", d)
+	}
+	w.exec(`UPDATE registrations SET next_try = now(), lease_until = CASE WHEN client_id = $1 THEN now() + interval '1 minute' END`, id)
+	if n, err := w.clients.Finish(ctx); n != 1 || err != nil {
+		t.Errorf("%d were taken up, %v", n, err)
+	}
+	if r := w.want(202, "root", "DELETE", "/v1/clients/"+id, nil); r.text("operation") != "delete" {
+		t.Errorf("deleted: %s", r)
+	}
+	if n, err := w.clients.Finish(ctx); n != 0 || err != nil || w.rauth.Provisioned()[id] == nil {
+		t.Errorf("%d were taken up, %v", n, err)
+	}
+	w.exec(`UPDATE registrations SET next_try = now()`)
+	if n, err := w.clients.Finish(ctx); n != 1 || err != nil || w.rauth.Provisioned()[id] != nil {
+		t.Errorf("%d were taken up, %v", n, err)
+	}
+	w.announced(id, "ClientCreated", "ClientDeleted")
+	w.announced(fresh, "ClientCreated")
+	for _, query := range []string{"", "?status=deleted"} {
+		for _, c := range w.want(200, "root", "GET", "/v1/clients"+query, nil).items() {
+			if c["client_id"] == id {
+				t.Errorf("listed under %q is %v", query, c)
+			}
+		}
+	}
+	// One that nobody was told of goes without a word.
+	w.rauth.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
+	silent := w.want(202, "root", "POST", "/v1/clients", service(nil)).text("client_id")
+	w.want(202, "root", "DELETE", "/v1/clients/"+silent, nil)
+	w.rauth.Break(nil)
+	w.until("it is gone", func() bool {
+		w.exec(`UPDATE registrations SET next_try = now(), lease_until = NULL`)
+		_, err := w.clients.Finish(ctx)
+		w.ok(err)
+		return w.call("root", "GET", "/v1/clients/"+silent, nil).status == 404
+	})
+	w.announced(silent)
+}
