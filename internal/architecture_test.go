@@ -14,26 +14,27 @@ import (
 // mayImport is the architecture: what each package may know of its siblings.
 // Change it on purpose and in the same commit as the diagram in ARCHITECTURE.md.
 var mayImport = map[string][]string{
-	"internal/iam":       {},
-	"internal/bounded":   {},
-	"internal/clock":     {},
-	"internal/directory": {"internal/iam", "internal/bounded", "internal/clock"},
-	"internal/feed":      {"internal/directory"},
-	"internal/policy":    {"internal/iam", "internal/directory"},
-	"internal/token":     {"internal/iam", "internal/bounded"},
-	"internal/enrich":    {"internal/iam", "internal/bounded", "internal/directory", "internal/policy", "internal/token"},
-	"internal/outbox":    {},
-	"internal/rauth":     {"internal/iam"},
-	"internal/postgres":  {"internal/iam", "internal/directory", "internal/feed", "internal/outbox", "migrations"},
-	"internal/eventbus":  {"internal/outbox"},
-	"internal/admin":     {"internal/iam", "internal/directory", "internal/policy", "internal/postgres", "internal/token"},
-	"internal/clients":   {"internal/iam", "internal/admin", "internal/clock", "internal/postgres"},
-	"internal/httpapi":   {"internal/iam", "internal/admin", "internal/clients", "internal/enrich", "internal/postgres", "internal/token"},
-	"internal/telemetry": {},
+	"internal/iam":              {},
+	"internal/bounded":          {},
+	"internal/clock":            {},
+	"internal/directory":        {"internal/iam", "internal/bounded", "internal/clock"},
+	"internal/feed":             {"internal/directory"},
+	"internal/policy":           {"internal/iam", "internal/directory"},
+	"internal/policy/authoring": {"internal/policy"},
+	"internal/token":            {"internal/iam", "internal/bounded"},
+	"internal/enrich":           {"internal/iam", "internal/bounded", "internal/directory", "internal/policy", "internal/token"},
+	"internal/outbox":           {},
+	"internal/rauth":            {"internal/iam"},
+	"internal/postgres":         {"internal/iam", "internal/directory", "internal/feed", "internal/outbox", "migrations"},
+	"internal/eventbus":         {"internal/outbox"},
+	"internal/admin":            {"internal/iam", "internal/directory", "internal/policy", "internal/postgres", "internal/token"},
+	"internal/clients":          {"internal/iam", "internal/admin", "internal/clock", "internal/postgres"},
+	"internal/httpapi":          {"internal/iam", "internal/admin", "internal/clients", "internal/enrich", "internal/postgres", "internal/token"},
+	"internal/telemetry":        {},
 	"internal/app": {
 		"internal/iam", "internal/admin", "internal/bounded", "internal/directory", "internal/feed", "internal/policy", "internal/token", "internal/enrich", "internal/postgres",
 		"internal/clients", "internal/eventbus", "internal/outbox", "internal/rauth",
-		"internal/httpapi", "internal/telemetry", "policies",
+		"internal/policy/authoring", "internal/httpapi", "internal/telemetry", "policies",
 	},
 	"migrations":      {},
 	"policies":        {},
@@ -52,7 +53,7 @@ var mayImport = map[string][]string{
 // mayKnow says who may use a library that others must not know.
 var mayKnow = map[string][]string{
 	"github.com/jackc/pgx":             {"internal/postgres", "internal/app", "internal/devstack/devpg", "internal/postgres/postgrestest", "cmd/iam-dev"},
-	"github.com/open-policy-agent/opa": {"internal/policy", "internal/directory", "internal/enrich", "internal/token"},
+	"github.com/open-policy-agent/opa": {"internal/policy", "internal/policy/authoring", "internal/directory", "internal/enrich", "internal/token"},
 	"github.com/nats-io":               {"internal/eventbus", "internal/devstack"},
 }
 

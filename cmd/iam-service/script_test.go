@@ -2,6 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"log/slog"
 	"net"
@@ -66,6 +71,16 @@ func TestScripts(t *testing.T) {
 		raw, err := ts.Value("rauth").(*devrauth.Server).Mint("ES256", claims)
 		ts.Check(err)
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(raw), 0o600))
+	}
+	commands["keypair"] = func(ts *testscript.TestScript, _ bool, args []string) { // keypair PRIVATE PUBLIC: PEM files of an ES256 key
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		ts.Check(err)
+		private, err := x509.MarshalPKCS8PrivateKey(key)
+		ts.Check(err)
+		public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}), 0o600))
 	}
 	commands["sql"] = func(ts *testscript.TestScript, _ bool, args []string) { // sql STATEMENT
 		ctx := context.Background()

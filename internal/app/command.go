@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
 	"iam-service/internal/telemetry"
 )
@@ -135,66 +133,6 @@ func databaseURL(environ []string) (string, error) {
 		}
 	}
 	return "", &ConfigError{[]string{"DATABASE_URL is missing: PostgreSQL"}}
-}
-
-func policyCommand(environ []string) *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "Look at a policy"}
-	cmd.AddCommand(&cobra.Command{
-		Use:   "check [folder or bundle]",
-		Short: "Say whether a policy would come into force, and what its kept answers are found by",
-		Long: "Take a policy through the gate that stands before what serves, and print what its answers are found by\n" +
-			"in the decision cache: the paths of the input that it can see. Without an argument: the embedded policy.\n" +
-			"GATEWAY_HEADERS and ADMIN_AUDIENCE are taken from the environment, as serve takes them.",
-		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			var headers []string
-			administers := false
-			for _, kv := range environ {
-				if v, ok := strings.CutPrefix(kv, "GATEWAY_HEADERS="); ok && v != "" {
-					headers = strings.Split(v, ",")
-				}
-				if v, ok := strings.CutPrefix(kv, "ADMIN_AUDIENCE="); ok && v != "" {
-					administers = true
-				}
-			}
-			engine, err := policy.NewEngine(policy.Config{Headers: headers, Admin: administers, Log: slog.New(slog.DiscardHandler)})
-			if err != nil {
-				return &ConfigError{[]string{"GATEWAY_HEADERS: " + err.Error()}}
-			}
-			if len(args) == 0 {
-				err = offerEmbedded(cmd.Context(), engine)
-			} else {
-				err = engine.OfferPath(cmd.Context(), args[0])
-			}
-			if err != nil {
-				return err
-			}
-			printRevision(cmd.OutOrStdout(), engine.Revision())
-			return nil
-		},
-	})
-	return cmd
-}
-
-// printRevision says what is of interest to who wrote it.
-func printRevision(out io.Writer, r *policy.Revision) {
-	row := func(name string, values ...string) {
-		for _, v := range values {
-			fmt.Fprintf(out, "%-10s %s\n", name, v)
-			name = ""
-		}
-	}
-	row("revision", r.ID+" of "+r.Source)
-	row("headers", strings.Join(r.Headers, ", "))
-	row("cache key", r.CacheKey...)
-	if r.Capped {
-		row("answers", "are kept for a second at most: they may differ by themselves")
-	} else {
-		row("answers", "are kept while no fact that they rest on changes")
-	}
-	for _, w := range r.Warnings {
-		row("warning", w)
-	}
 }
 
 func healthcheckCommand(environ []string) *cobra.Command {

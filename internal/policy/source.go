@@ -96,7 +96,7 @@ func (e *Engine) Watch(ctx context.Context, name string) {
 			return
 		case <-tick.C:
 		}
-		now := fingerprint(name)
+		now := Fingerprint(name)
 		if now != offered && now == before {
 			offered = now
 			_ = e.OfferPath(ctx, name) // said already: log, metric, status
@@ -115,8 +115,8 @@ func (e *Engine) OfferPath(ctx context.Context, name string) error {
 	return e.Offer(ctx, c)
 }
 
-// fingerprint changes when a file below name does.
-func fingerprint(name string) string {
+// Fingerprint changes when a file below name does.
+func Fingerprint(name string) string {
 	h := fnv.New64a()
 	target, err := filepath.EvalSymlinks(name)
 	if err != nil {

@@ -1,0 +1,322 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"iam-service/internal/policy"
+	"iam-service/internal/policy/authoring"
+	"iam-service/policies"
+)
+
+func policyCommand(environ []string) *cobra.Command {
+	cmd := &cobra.Command{Use: "policy", Short: "Write a policy: test, check, format, build, sign, verify, inspect"}
+	cmd.AddCommand(policyCheckCommand(environ), policyTestCommand(), policyWatchCommand(), policyFormatCommand(), policyBuildCommand(), policySignCommand(),
+		policyVerifyCommand(environ), policyInspectCommand(), policyNewCommand())
+	return cmd
+}
+
+// checkOptions takes what serve would take.
+func checkOptions(environ []string) (o authoring.CheckOptions) {
+	for _, kv := range environ {
+		if v, ok := strings.CutPrefix(kv, "GATEWAY_HEADERS="); ok && v != "" {
+			o.Headers = strings.Split(v, ",")
+		}
+		if v, ok := strings.CutPrefix(kv, "ADMIN_AUDIENCE="); ok && v != "" {
+			o.Admin = true
+		}
+	}
+	return o
+}
+
+func policyCheckCommand(environ []string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "check [folder or bundle]",
+		Short: "Say what is to be mended in a policy, and what its kept answers are found by",
+		Long: "Compile a folder strictly under its schemas and the sandbox, ask for METADATA on every rule that grants or denies, look for walks over\n" +
+			"the directory and for house style, and take it through the gate that stands before what serves. Of a bundle, and of the embedded\n" +
+			"policy (without an argument), only the gate is asked. Then print what its answers are found by in the decision cache: the paths of\n" +
+			"the input that it can see. GATEWAY_HEADERS and ADMIN_AUDIENCE are taken from the environment, as serve takes them.",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o := checkOptions(environ)
+			if len(args) == 0 {
+				engine, err := policy.NewEngine(policy.Config{Headers: o.Headers, Admin: o.Admin, Log: slog.New(slog.DiscardHandler)})
+				if err != nil {
+					return &ConfigError{[]string{"GATEWAY_HEADERS: " + err.Error()}}
+				}
+				if err := offerEmbedded(cmd.Context(), engine); err != nil {
+					return err
+				}
+				printRevision(cmd.OutOrStdout(), engine.Revision())
+				return nil
+			}
+			if info, err := os.Stat(args[0]); err == nil && !info.IsDir() {
+				revision, err := authoring.CheckBundle(cmd.Context(), args[0], o)
+				if err != nil {
+					return err
+				}
+				printRevision(cmd.OutOrStdout(), revision)
+				return nil
+			}
+			folder, err := authoring.Load(args[0])
+			if err != nil {
+				return err
+			}
+			found, revision, err := folder.Check(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			for _, f := range found {
+				fmt.Fprintln(cmd.ErrOrStderr(), f)
+			}
+			if len(found) > 0 {
+				return fmt.Errorf("%d to mend", len(found))
+			}
+			printRevision(cmd.OutOrStdout(), revision)
+			return nil
+		},
+	}
+}
+
+func policyTestCommand() *cobra.Command {
+	var o authoring.TestOptions
+	cmd := &cobra.Command{
+		Use:   "test FOLDER",
+		Short: "Run the tests beside the rules and the acceptance cases, and say what no test has seen",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			folder, err := authoring.Load(args[0])
+			if err != nil {
+				return err
+			}
+			report, err := folder.Test(cmd.Context(), cmd.OutOrStdout(), o)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%d tests, %d failed; %d cases, %d failed\n", report.Ran, report.Failed, report.Cases, report.CasesFailed)
+			switch {
+			case report.Failed+report.CasesFailed > 0:
+				return errors.New("some failed")
+			case len(report.Uncovered) > 0:
+				return fmt.Errorf("tests see less than %g %% of %s", o.Threshold, strings.Join(report.Uncovered, ", "))
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&o.Run, "run", "", "only tests whose names match; coverage is not judged then")
+	cmd.Flags().Float64Var(&o.Threshold, "threshold", 90, "least coverage of each file of rules, in percent")
+	cmd.Flags().BoolVarP(&o.Verbose, "verbose", "v", false, "name the tests that pass too")
+	return cmd
+}
+
+func policyWatchCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "watch FOLDER",
+		Short: "Show tests, and what is decided in each case, whenever you save",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return watchPolicy(cmd.Context(), cmd.OutOrStdout(), args[0])
+		},
+	}
+}
+
+// watchPolicy looks twice a second: saved is shown within a second.
+func watchPolicy(ctx context.Context, out io.Writer, dir string) error {
+	if _, err := os.Stat(dir); err != nil {
+		return err
+	}
+	shown := ""
+	for {
+		if now := policy.Fingerprint(dir); now != shown {
+			shown = now
+			folder, err := authoring.Load(dir)
+			if err == nil {
+				err = folder.Show(ctx, out)
+			}
+			if err != nil {
+				fmt.Fprintln(out, err)
+			}
+			fmt.Fprintln(out, "--- waiting for a change of", dir)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+}
+
+func policyFormatCommand() *cobra.Command {
+	var list bool
+	cmd := &cobra.Command{
+		Use:   "fmt PATH...",
+		Short: "Format .rego files, as opa fmt does",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			changed, err := authoring.Format(args, list)
+			for _, name := range changed {
+				fmt.Fprintln(cmd.OutOrStdout(), name)
+			}
+			if err == nil && list && len(changed) > 0 {
+				err = fmt.Errorf("%d files are not formatted", len(changed))
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVarP(&list, "list", "l", false, "write nothing, name what is not formatted, and fail if anything is")
+	return cmd
+}
+
+// keyFlags are those of a key.
+func keyFlags(cmd *cobra.Command, key *authoring.Key, use string) {
+	cmd.Flags().StringVar(&key.File, "key", "", "PEM file with the "+use+" key")
+	cmd.Flags().StringVar(&key.ID, "key-id", "iam", "its name in the signature")
+	cmd.Flags().StringVar(&key.Algorithm, "algorithm", "ES256", "of the signature: ES256, RS256, …")
+}
+
+func policyBuildCommand() *cobra.Command {
+	var key authoring.Key
+	var output, revision string
+	cmd := &cobra.Command{
+		Use:   "build FOLDER",
+		Short: "Make a bundle of a folder, without its tests, and sign it if there is a key",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			signer := &key
+			if key.File == "" {
+				signer = nil
+			}
+			packed, err := authoring.Build(args[0], revision, signer)
+			if err != nil {
+				return err
+			}
+			return writeBundle(cmd.OutOrStdout(), output, packed)
+		},
+	}
+	keyFlags(cmd, &key, "private")
+	cmd.Flags().StringVarP(&output, "output", "o", "bundle.tar.gz", "file to write")
+	cmd.Flags().StringVarP(&revision, "revision", "r", "", "what the bundle calls itself, such as a commit; else what .manifest says")
+	return cmd
+}
+
+// writeBundle replaces a file as a whole: whoever watches it reads no half of it.
+func writeBundle(out io.Writer, name string, packed []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".bundle-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // moved away already, unless something failed
+	_, err = f.Write(packed)
+	err = errors.Join(err, f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	if err == nil {
+		fmt.Fprintf(out, "wrote %s, %d bytes\n", name, len(packed))
+	}
+	return err
+}
+
+func policySignCommand() *cobra.Command {
+	var key authoring.Key
+	cmd := &cobra.Command{
+		Use:   "sign BUNDLE --key FILE",
+		Short: "Sign a bundle, whatever signature it had",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			packed, err := os.ReadFile(args[0])
+			if err != nil {
+				return err
+			}
+			if packed, err = authoring.Sign(packed, key); err != nil {
+				return err
+			}
+			return writeBundle(cmd.OutOrStdout(), args[0], packed)
+		},
+	}
+	keyFlags(cmd, &key, "private")
+	_ = cmd.MarkFlagRequired("key") // it is there
+	return cmd
+}
+
+func policyVerifyCommand(environ []string) *cobra.Command {
+	var key authoring.Key
+	cmd := &cobra.Command{
+		Use:   "verify BUNDLE --key FILE",
+		Short: "Say whether a bundle's signature is good, and whether it would come into force",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			packed, err := os.ReadFile(args[0])
+			if err != nil {
+				return err
+			}
+			if _, err := authoring.Verify(packed, key); err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			revision, err := authoring.CheckBundle(cmd.Context(), args[0], checkOptions(environ))
+			if err != nil {
+				return fmt.Errorf("its signature is good, and it would be refused: %w", err)
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is signed by %s, and would come into force as %s\n", args[0], key.ID, revision.ID)
+			return nil
+		},
+	}
+	keyFlags(cmd, &key, "public")
+	_ = cmd.MarkFlagRequired("key") // it is there
+	return cmd
+}
+
+func policyInspectCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "inspect FOLDER|BUNDLE",
+		Short: "Say what a policy is: revision, roots, signature, packages, the reasons it can give",
+		Args:  cobra.ExactArgs(1),
+		RunE:  func(cmd *cobra.Command, args []string) error { return authoring.Inspect(cmd.OutOrStdout(), args[0]) },
+	}
+}
+
+func policyNewCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "new FOLDER",
+		Short: "Begin a policy: the default one, and a rule of your own with its test, schema and cases",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			made, err := authoring.New(args[0], policies.FS)
+			for _, name := range made {
+				fmt.Fprintln(cmd.OutOrStdout(), name)
+			}
+			return err
+		},
+	}
+}
+
+// printRevision says what is of interest to who wrote it.
+func printRevision(out io.Writer, r *policy.Revision) {
+	row := func(name string, values ...string) {
+		for _, v := range values {
+			fmt.Fprintf(out, "%-10s %s\n", name, v)
+			name = ""
+		}
+	}
+	row("revision", r.ID+" of "+r.Source)
+	row("headers", strings.Join(r.Headers, ", "))
+	row("cache key", r.CacheKey...)
+	if r.Capped {
+		row("answers", "are kept for a second at most: they may differ by themselves")
+	} else {
+		row("answers", "are kept while no fact that they rest on changes")
+	}
+	for _, w := range r.Warnings {
+		row("warning", w)
+	}
+}

@@ -1,0 +1,352 @@
+package authoring_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/bundle"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/tester"
+
+	"iam-service/internal/policy/authoring"
+	"iam-service/policies"
+)
+
+// folder is a new policy, with files written over it.
+func folder(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "mine")
+	if _, err := authoring.New(dir, policies.FS); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range files {
+		name = filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func load(t *testing.T, dir string) *authoring.Folder {
+	t.Helper()
+	f, err := authoring.Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// What "policy new" makes is good in every respect, and so is the default policy.
+func TestABeginningIsGood(t *testing.T) {
+	t.Parallel()
+	for _, dir := range []string{folder(t, nil), "../../../policies"} {
+		f := load(t, dir)
+		found, revision, err := f.Check(t.Context(), authoring.CheckOptions{Admin: true})
+		if err != nil || len(found) > 0 || revision == nil {
+			t.Errorf("%s: %v, %v", dir, found, err)
+		}
+		var out bytes.Buffer
+		report, err := f.Test(t.Context(), &out, authoring.TestOptions{Threshold: 100})
+		if err != nil || !report.Good() || report.Ran < 10 {
+			t.Errorf("%s: %+v, %v: %s", dir, report, err, &out)
+		}
+	}
+	if _, err := authoring.New("../../../policies", policies.FS); err == nil {
+		t.Error("a folder that is there was written over")
+	}
+}
+
+// Each thing that is asked for is missed where it is missing, with file and line.
+func TestWhatIsToBeMendedIsFound(t *testing.T) {
+	t.Parallel()
+	const meta = "# METADATA\n# title: T\n# description: D\n# custom:\n#   code: c\n"
+	rule := func(text string) string { return "package iam.claims\n\n" + text }
+	denial := func(body string) string {
+		return rule(meta + "denials contains _reason(rego.metadata.rule()) if {\n\t" + body + "\n}\n")
+	}
+	for name, c := range map[string]struct {
+		text string
+		want string // rule:line, of all findings
+	}{
+		"nothing":                        {denial("input.token.acr == \"1\""), ""},
+		"not formatted":                  {rule(meta + "denials contains _reason(rego.metadata.rule()) if input.token.acr  ==  \"1\"\n"), "format:0"},
+		"no metadata":                    {rule("denials contains {\"code\": \"x\", \"title\": \"x\"} if input.token.acr == \"1\"\n"), "metadata:3"},
+		"no description":                 {rule("# METADATA\n# title: T\n# custom:\n#   code: c\ndenials contains _reason(rego.metadata.rule()) if input.token.acr == \"1\"\n"), "metadata:7"},
+		"a bad code":                     {strings.Replace(denial("input.token.acr == \"1\""), "code: c", "code: Not-A-Code", 1), "metadata:8"},
+		"a name":                         {rule("_isIt if input.token.acr\n"), "snake-case:3"},
+		"print":                          {denial("print(input.token.acr)"), "print:8"},
+		"a field that is none":           {denial("input.tokn.acr == \"1\""), "strict:9"},
+		"an unused variable":             {denial("x := input.token.acr"), "strict:9"},
+		"a forbidden builtin":            {denial("http.send({\"url\": input.token.acr})"), "strict:9"},
+		"a walk":                         {denial("some u in data.directory.users\n\tu.x == input.token.acr"), "walk:9"},
+		"a walk with a key":              {denial("some id, _ in data.directory.tenants\n\tid == input.token.acr"), "walk:9"},
+		"a walk by a wildcard":           {denial("data.directory.tenants[_].slug == input.token.acr"), "walk:9"},
+		"a walk over one issuer":         {denial("data.directory.users[input.token.iss][_].id == input.token.acr"), "walk:9"},
+		"a walk by a variable":           {denial("some s\n\tdata.directory.users[input.token.iss][s].id == input.token.acr"), "walk:10"},
+		"a count":                        {denial("count(data.directory.users) > to_number(input.token.acr)"), "walk:9"},
+		"a walk under another name":      {"package iam.claims\n\nimport data.directory as d\n\n" + meta + "denials contains _reason(rego.metadata.rule()) if count(d.users) > to_number(input.token.acr)\n", "walk:10"},
+		"a document by a variable":       {denial("some tenant in input.token.groups\n\tdata.directory.tenants[tenant].status == \"archived\""), ""},
+		"a document by an assignment":    {denial("t := input.token.acr\n\tdata.directory.tenants[t].status == \"archived\""), ""},
+		"a document by an argument":      {rule("_f(t) := data.directory.tenants[t].status\n"), ""},
+		"a negated call of the input":    {rule("_f(x) if x == \"1\"\n\n_g if not _f(input.token.acr)\n"), "negated-call-of-input:5"},
+		"a negated builtin":              {rule("_g if not startswith(input.request.path, \"/x\")\n"), ""},
+		"a test among the rules":         {rule("test_x if input.token.acr == \"1\"\n"), "test-in-test-file:3"},
+		"a package in another folder":    {"package iam.elsewhere\n\nx := 1\n", "package-in-folder:1"},
+		"a package outside of the roots": {"package other\n\nx := 1\n", "package-in-folder:1"},
+	} {
+		dir := folder(t, map[string]string{"iam/claims/extra.rego": c.text})
+		found, _, err := load(t, dir).Check(t.Context(), authoring.CheckOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, f := range found {
+			if f.File != "iam/claims/extra.rego" {
+				t.Errorf("%s: %s", name, f)
+			}
+			got = append(got, f.Rule+":"+line(f))
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: found %q, want %q: %v", name, got, c.want, found)
+		}
+	}
+	// What only the gate knows.
+	dir := folder(t, map[string]string{"iam/config/data.json": `{"headers": ["X-User-ID", "X-User-Shoe-Size"]}`})
+	if found, _, err := load(t, dir).Check(t.Context(), authoring.CheckOptions{}); err != nil || len(found) == 0 || !strings.Contains(found[0].String(), "X-User-Shoe-Size is absent from GATEWAY_HEADERS") {
+		t.Errorf("found %v, %v", found, err)
+	}
+	// All errors of parsing, of all files.
+	dir = folder(t, map[string]string{"iam/claims/a.rego": "package iam.claims\n\nx if {\n", "iam/claims/b.rego": "pakage x\n"})
+	if _, err := authoring.Load(dir); err == nil || !strings.Contains(err.Error(), "a.rego:") || !strings.Contains(err.Error(), "b.rego:1") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func line(f authoring.Finding) string {
+	_, rest, _ := strings.Cut(f.String(), ":")
+	n, _, ok := strings.Cut(rest, ":")
+	if !ok || f.Line == 0 {
+		return "0"
+	}
+	return n
+}
+
+// Tests and cases that fail are said, and what nothing has seen.
+func TestWhatFailsIsSaid(t *testing.T) {
+	t.Parallel()
+	run := func(files map[string]string, o authoring.TestOptions) (authoring.TestReport, string) {
+		t.Helper()
+		var out bytes.Buffer
+		report, err := load(t, folder(t, files)).Test(t.Context(), &out, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return report, out.String()
+	}
+	report, out := run(map[string]string{"iam/claims/more_test.rego": "package iam.claims_test\n\ntest_wrong if 1 == 2\n"}, authoring.TestOptions{})
+	if report.Failed != 1 || report.Good() || !strings.Contains(out, "test_wrong: FAIL") {
+		t.Errorf("%+v: %s", report, out)
+	}
+	report, out = run(map[string]string{"iam/claims/extra.rego": "package iam.claims\n\n_unseen if input.token.acr == \"7\"\n"}, authoring.TestOptions{Threshold: 90})
+	if !slices.Equal(report.Uncovered, []string{"iam/claims/extra.rego"}) || !strings.Contains(out, "iam/claims/extra.rego:3") {
+		t.Errorf("%+v: %s", report, out)
+	}
+	report, _ = run(map[string]string{"iam/claims/extra.rego": "package iam.claims\n\n_unseen if input.token.acr == \"7\"\n"}, authoring.TestOptions{Threshold: 90, Run: "mine"})
+	if !report.Good() || report.Ran != 2 {
+		t.Errorf("a part: %+v", report)
+	}
+	wrong := `cases:
+  - {title: who, input: {token: {iss: i, sub: s}}, want: {allow: true, tenant: acme, headers: {X-User-ID: u}, codes: [member], status: 401}}
+  - {title: broken, entrypoint: admin, input: {}, want: {allow: false, status: 403}}
+`
+	report, out = run(map[string]string{"cases/wrong.yaml": wrong}, authoring.TestOptions{})
+	if report.CasesFailed != 1 || !strings.Contains(out, `FAIL cases/wrong.yaml: who: allow is false, want true; status is 403, want 401; tenant is null, want "acme"; codes is ["user_unknown"], want "member"; X-User-ID is "", want "u"`) {
+		t.Errorf("%+v: %s", report, out)
+	}
+	for text, want := range map[string]string{
+		"cases: [{title: x, want: {}}]":                                   "does not say whether it wants allow",
+		"cases: [{want: {allow: true}}]":                                  "has no title",
+		"cases: [{title: x, entrypoint: y, want: {allow: true}}]":         "entrypoint must be",
+		"cases: [{title: x, wants: {allow: true}}]":                       "wants",
+		"cases: [{title: x, want: {allow: true}}]\ncases: []":             "cases",
+		"cases:\n- {title: x, input: {a: [}, want: {allow: true}}\n  bad": "cases/x.yaml",
+	} {
+		if _, err := authoring.Load(folder(t, map[string]string{"cases/x.yaml": text})); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+// keyPair writes an ES256 key and its public half.
+func keyPair(t *testing.T) (private, public authoring.Key) {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err1 := x509.MarshalPKCS8PrivateKey(k)
+	b, err2 := x509.MarshalPKIXPublicKey(&k.PublicKey)
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	dir := t.TempDir()
+	write := func(name, kind string, der []byte) authoring.Key {
+		name = filepath.Join(dir, name)
+		if err := os.WriteFile(name, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return authoring.Key{File: name, ID: "k", Algorithm: "ES256"}
+	}
+	return write("private.pem", "PRIVATE KEY", a), write("public.pem", "PUBLIC KEY", b)
+}
+
+// A bundle is what its folder is, without tests; a signature is good for these bytes and
+// this key alone.
+func TestBundlesAreBuiltSignedAndVerified(t *testing.T) {
+	t.Parallel()
+	dir := folder(t, nil)
+	private, public := keyPair(t)
+	_, other := keyPair(t)
+	signed, err := authoring.Build(dir, "v7", &private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := authoring.Verify(signed, public)
+	if err != nil || b.Manifest.Revision != "v7" || len(b.Modules) != 3 {
+		t.Errorf("%d modules of %q, %v", len(b.Modules), b.Manifest.Revision, err)
+	}
+	plain, err := authoring.Build(dir, "v7", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := authoring.Build(dir, "v7", nil)
+	if err != nil || !bytes.Equal(plain, again) {
+		t.Errorf("the same folder makes other bytes, %v", err)
+	}
+	resigned, err := authoring.Sign(plain, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := authoring.Verify(resigned, public); err != nil {
+		t.Error(err)
+	}
+	// Another rule, under the signature of before.
+	changed := folder(t, map[string]string{"iam/claims/mine.rego": "package iam.claims\n\ngrants contains {\"code\": \"x\", \"title\": \"x\"}\n"})
+	forged, err := authoring.Build(changed, "v7", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged = withSignatureOf(t, forged, signed)
+	for what, verify := range map[string]func() error{
+		"unsigned":    func() error { _, err := authoring.Verify(plain, public); return err },
+		"forged":      func() error { _, err := authoring.Verify(forged, public); return err },
+		"another key": func() error { _, err := authoring.Verify(signed, other); return err },
+		"HMAC": func() error {
+			_, err := authoring.Verify(signed, authoring.Key{File: public.File, ID: "k", Algorithm: "HS256"})
+			return err
+		},
+		"no bundle": func() error { _, err := authoring.Verify([]byte("x"), public); return err },
+	} {
+		if verify() == nil {
+			t.Errorf("%s is taken", what)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, ".manifest")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := authoring.Build(dir, "", nil); err == nil || !strings.Contains(err.Error(), ".manifest") {
+		t.Errorf("without a manifest: %v", err)
+	}
+}
+
+// withSignatureOf puts the signature of one bundle on another.
+func withSignatureOf(t *testing.T, packed, signed []byte) []byte {
+	t.Helper()
+	read := func(text []byte) bundle.Bundle {
+		b, err := bundle.NewReader(bytes.NewReader(text)).WithSkipBundleVerification(true).Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	b := read(packed)
+	b.Signatures = read(signed).Signatures
+	var out bytes.Buffer
+	if err := bundle.NewWriter(&out).DisableFormat(true).Write(b); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func TestAFileIsFormattedInPlace(t *testing.T) {
+	t.Parallel()
+	dir := folder(t, map[string]string{"iam/claims/x.rego": "package iam.claims\n_x   :=   1\n"})
+	listed, err := authoring.Format([]string{dir}, true)
+	if err != nil || len(listed) != 1 {
+		t.Errorf("listed %v, %v", listed, err)
+	}
+	if written, err := authoring.Format([]string{dir}, false); err != nil || !slices.Equal(written, listed) {
+		t.Errorf("wrote %v, %v", written, err)
+	}
+	text, err := os.ReadFile(listed[0])
+	if err != nil || string(text) != "package iam.claims\n\n_x := 1\n" {
+		t.Errorf("wrote %q, %v", text, err)
+	}
+	if left, err := authoring.Format([]string{dir}, true); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+// House style is Rego, and has tests beside it.
+func TestHouseStyle(t *testing.T) {
+	t.Parallel()
+	modules := map[string]*ast.Module{}
+	for _, file := range []string{"style/style.rego", "style/style_test.rego"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		modules[file] = ast.MustParseModuleWithOpts(string(text), ast.ParserOptions{RegoVersion: ast.RegoV1, ProcessAnnotation: true})
+	}
+	ctx := context.Background()
+	store := inmem.New()
+	txn, err := store.NewTransaction(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	results, err := tester.NewRunner().SetStore(store).SetModules(modules).SetTimeout(10*time.Second).RunTests(ctx, txn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := 0
+	for r := range results {
+		ran++
+		if !r.Pass() {
+			t.Errorf("%s", r)
+		}
+		for name, sub := range r.SubResults {
+			if sub.Fail {
+				t.Errorf("case failed: %s", name)
+			}
+		}
+	}
+	if ran < 2 {
+		t.Errorf("%d tests ran", ran)
+	}
+}

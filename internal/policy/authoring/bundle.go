@@ -1,0 +1,218 @@
+package authoring
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/bundle"
+	"github.com/open-policy-agent/opa/v1/format"
+	"github.com/open-policy-agent/opa/v1/loader/filter"
+
+	"iam-service/internal/policy"
+)
+
+// Format writes each .rego file below the paths as opa fmt does, or with list only names
+// those that it would write. It returns their names.
+func Format(paths []string, list bool) (changed []string, err error) {
+	for _, p := range paths {
+		err := filepath.WalkDir(p, func(name string, d os.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(name, ".rego") {
+				return err
+			}
+			text, err := os.ReadFile(name) //nolint:gosec // the author's own folder
+			if err != nil {
+				return err
+			}
+			pretty, err := format.SourceWithOpts(name, text, format.Opts{RegoVersion: ast.RegoV1})
+			if err != nil || bytes.Equal(pretty, text) {
+				return err
+			}
+			changed = append(changed, name)
+			if list {
+				return nil
+			}
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(name, pretty, info.Mode().Perm())
+		})
+		if err != nil {
+			return changed, err
+		}
+	}
+	return changed, nil
+}
+
+// Key signs bundles, or verifies them.
+type Key struct {
+	File      string // PEM, private to sign with and public to verify with
+	ID        string // named in the signature
+	Algorithm string // ES256, RS256, … (RFC 7518, section 3.1); HMAC is not taken
+}
+
+func (k Key) check() error {
+	if !slices.Contains([]string{"ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}, k.Algorithm) {
+		return fmt.Errorf("the algorithm must be ES256, ES384, ES512, RS256, …, is %q: who verifies must not be able to sign", k.Algorithm)
+	}
+	if k.ID == "" {
+		return errors.New("the key needs an id: whoever verifies finds it by that")
+	}
+	_, err := os.Stat(k.File)
+	return err
+}
+
+// Build makes a bundle of a folder, without its tests, and signs it if there is a key. The
+// same folder makes the same bytes, but for the signature.
+func Build(dir, revision string, key *Key) ([]byte, error) {
+	b, err := read(dir)
+	if err != nil {
+		return nil, err
+	}
+	if revision != "" {
+		b.Manifest.Revision = revision
+	}
+	if b.Manifest.Roots == nil || slices.Contains(*b.Manifest.Roots, "") {
+		return nil, fmt.Errorf(`%s has no .manifest with its roots: write {"roots": ["iam"], "rego_version": 1} into %s`, dir, filepath.Join(dir, ".manifest"))
+	}
+	return write(b, key)
+}
+
+// Sign signs a bundle that is there, whatever signature it had.
+func Sign(packed []byte, key Key) ([]byte, error) {
+	b, err := open(packed, nil)
+	if err != nil {
+		return nil, err
+	}
+	return write(b, &key)
+}
+
+// Verify reads a bundle if its signature is good.
+func Verify(packed []byte, key Key) (bundle.Bundle, error) {
+	if err := key.check(); err != nil {
+		return bundle.Bundle{}, err
+	}
+	pem, err := os.ReadFile(key.File)
+	if err != nil {
+		return bundle.Bundle{}, err
+	}
+	return open(packed, bundle.NewVerificationConfig(map[string]*bundle.KeyConfig{key.ID: {Key: string(pem), Algorithm: key.Algorithm}}, key.ID, "", nil))
+}
+
+// maxBundle bounds one file of a bundle.
+const maxBundle = 32 << 20
+
+func read(dir string) (bundle.Bundle, error) {
+	var leftOut filter.LoaderFilter = func(name string, info os.FileInfo, _ int) bool {
+		return isTest(name) || info.IsDir() && strings.HasPrefix(info.Name(), ".") && info.Name() != "."
+	}
+	b, err := bundle.NewCustomReader(bundle.NewDirectoryLoader(dir).WithFilter(leftOut)).WithRegoVersion(ast.RegoV1).
+		WithProcessAnnotations(true).WithSkipBundleVerification(true).WithSizeLimitBytes(maxBundle).Read()
+	if err != nil {
+		return b, fmt.Errorf("read %s: %w", dir, err)
+	}
+	return b, nil
+}
+
+// open reads a packed bundle; with a configuration only if its signature is good.
+func open(packed []byte, v *bundle.VerificationConfig) (bundle.Bundle, error) {
+	r := bundle.NewReader(bytes.NewReader(packed)).WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSizeLimitBytes(maxBundle)
+	if v == nil {
+		r = r.WithSkipBundleVerification(true)
+	} else {
+		r = r.WithBundleVerificationConfig(v)
+	}
+	return r.Read()
+}
+
+func write(b bundle.Bundle, key *Key) ([]byte, error) {
+	b.Signatures = bundle.SignaturesConfig{}
+	if key != nil {
+		if err := key.check(); err != nil {
+			return nil, err
+		}
+		if err := b.GenerateSignature(bundle.NewSigningConfig(key.File, key.Algorithm, ""), key.ID, false); err != nil {
+			return nil, fmt.Errorf("sign: %w", err)
+		}
+	}
+	var out bytes.Buffer
+	if err := bundle.NewWriter(&out).DisableFormat(true).Write(b); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
+
+// Inspect says what a folder or a bundle is.
+func Inspect(out io.Writer, name string) error {
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	var b bundle.Bundle
+	if info.IsDir() {
+		b, err = read(name)
+	} else {
+		packed, readErr := os.ReadFile(name)
+		if readErr != nil {
+			return readErr
+		}
+		b, err = open(packed, nil)
+	}
+	if err != nil {
+		return err
+	}
+	row := func(what string, values ...string) {
+		for _, v := range values {
+			fmt.Fprintf(out, "%-10s %s\n", what, v)
+			what = ""
+		}
+	}
+	row("revision", b.Manifest.Revision)
+	if b.Manifest.Roots != nil {
+		row("roots", strings.Join(*b.Manifest.Roots, ", "))
+	}
+	signature := "none"
+	if len(b.Signatures.Signatures) > 0 {
+		signature = "there is one; iam-service policy verify says whether it is good"
+	}
+	row("signature", signature)
+	packages := map[string]int{}
+	var reasons []string
+	for _, m := range b.Modules {
+		packages[strings.TrimPrefix(m.Parsed.Package.Path.String(), "data.")] += len(m.Parsed.Rules)
+		for _, a := range m.Parsed.Annotations {
+			if code, ok := a.Custom["code"].(string); ok {
+				reasons = append(reasons, code+": "+a.Title)
+			}
+		}
+	}
+	var list []string
+	for _, p := range slices.Sorted(maps.Keys(packages)) {
+		list = append(list, fmt.Sprintf("%s (%d rules)", p, packages[p]))
+	}
+	row("packages", list...)
+	slices.Sort(reasons)
+	row("reasons", slices.Compact(reasons)...)
+	c := policy.FromBundle(name, &b)
+	config, err := json.Marshal(c.Data["iam"])
+	if err != nil {
+		return err
+	}
+	row("data.iam", string(config))
+	return nil
+}
+
+// CheckBundle asks the gate about a packed bundle.
+func CheckBundle(ctx context.Context, name string, o CheckOptions) (*policy.Revision, error) {
+	return (&Folder{Path: name}).gate(ctx, o)
+}

@@ -1,0 +1,171 @@
+// Package authoring is the tools of who writes a policy: test, check, format, build, sign,
+// verify, inspect, and a beginning of a new one. They work on a folder or a bundle and need
+// nothing that runs.
+//
+// It owns what is asked of a policy beyond that it compiles: tests, acceptance cases,
+// METADATA, no walk over the directory, house style (in Rego, beside this). What comes into
+// force is decided by the gate of package policy, which is asked too. It does not know
+// what is in force anywhere.
+package authoring
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"sigs.k8s.io/yaml"
+
+	"iam-service/internal/policy"
+)
+
+// Folder is a policy as its author has it: rules with tests beside them, data, schemas
+// (schemas/*.json) and acceptance cases (cases/*.yaml).
+type Folder struct {
+	Path    string
+	Modules map[string]*ast.Module // by file, tests included
+	Sources map[string][]byte      // of the modules
+	Data    map[string]any
+	Schemas *ast.SchemaSet
+	Cases   []Case
+}
+
+// Load reads a folder. It fails with an ast.Errors that has all errors of parsing.
+func Load(dir string) (*Folder, error) {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return nil, fmt.Errorf("%s is no folder: a bundle has no tests", dir)
+	}
+	f := &Folder{Path: dir, Modules: map[string]*ast.Module{}, Sources: map[string][]byte{}, Data: map[string]any{}, Schemas: ast.NewSchemaSet()}
+	var parsing ast.Errors
+	err = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, name)
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		if d.IsDir() {
+			if rel != "." && strings.HasPrefix(path.Base(rel), ".") {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		err = f.read(name, rel)
+		if many, ok := errors.AsType[ast.Errors](err); ok {
+			parsing = append(parsing, many...)
+			return nil
+		}
+		return err
+	})
+	if err == nil && len(parsing) > 0 {
+		err = parsing
+	}
+	if err == nil && len(f.Modules) == 0 {
+		err = fmt.Errorf("%s has no .rego file", dir)
+	}
+	return f, err
+}
+
+func (f *Folder) read(name, rel string) error {
+	base := path.Base(rel)
+	switch {
+	case strings.HasSuffix(rel, ".rego"):
+	case strings.HasPrefix(rel, "schemas/") && strings.HasSuffix(rel, ".json"):
+	case strings.HasPrefix(rel, "cases/") && strings.HasSuffix(rel, ".yaml"):
+	case base == "data.json" || base == "data.yaml":
+	default:
+		return nil
+	}
+	text, err := os.ReadFile(name) //nolint:gosec // the author's own folder
+	if err != nil {
+		return err
+	}
+	switch {
+	case strings.HasSuffix(rel, ".rego"):
+		f.Sources[rel] = text
+		m, err := ast.ParseModuleWithOpts(rel, string(text), ast.ParserOptions{RegoVersion: ast.RegoV1, ProcessAnnotation: true, Capabilities: policy.Capabilities()})
+		if err != nil {
+			return err
+		}
+		f.Modules[rel] = m
+	case strings.HasPrefix(rel, "schemas/"):
+		var schema any
+		if err := json.Unmarshal(text, &schema); err != nil {
+			return fmt.Errorf("%s: %w", rel, err)
+		}
+		ref, err := ast.ParseRef("schema." + strings.TrimSuffix(strings.TrimPrefix(rel, "schemas/"), ".json"))
+		if err != nil {
+			return fmt.Errorf("%s: its name is no name of a schema: %w", rel, err)
+		}
+		f.Schemas.Put(ref, schema)
+	case strings.HasPrefix(rel, "cases/"):
+		cases, err := readCases(rel, text)
+		f.Cases = append(f.Cases, cases...)
+		return err
+	default:
+		return f.readData(rel, text)
+	}
+	return nil
+}
+
+// readData puts a data file where its folder says.
+func (f *Folder) readData(rel string, text []byte) error {
+	var value any
+	js, err := yaml.YAMLToJSON(text) // JSON is YAML
+	if err == nil {
+		d := json.NewDecoder(bytes.NewReader(js))
+		d.UseNumber()
+		err = d.Decode(&value)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", rel, err)
+	}
+	steps := strings.Split(path.Dir(rel), "/")
+	if steps[0] == "." {
+		steps = nil
+	}
+	for _, step := range slices.Backward(steps) {
+		value = map[string]any{step: value}
+	}
+	object, ok := value.(map[string]any)
+	if !ok {
+		return fmt.Errorf("%s must be an object", rel)
+	}
+	merge(f.Data, object)
+	return nil
+}
+
+func merge(into, from map[string]any) {
+	for k, v := range from {
+		a, ok1 := into[k].(map[string]any)
+		b, ok2 := v.(map[string]any)
+		if ok1 && ok2 {
+			merge(a, b)
+			continue
+		}
+		into[k] = v
+	}
+}
+
+func isTest(file string) bool { return strings.HasSuffix(file, "_test.rego") }
+
+// rules are the modules that are no tests.
+func (f *Folder) rules() map[string]*ast.Module {
+	m := maps.Clone(f.Modules)
+	maps.DeleteFunc(m, func(file string, _ *ast.Module) bool { return isTest(file) })
+	return m
+}
