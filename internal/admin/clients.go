@@ -137,7 +137,7 @@ func (w *Work) PutClient(ctx context.Context, id string, e ClientEdit, cond Cond
 		after.WantedVersion, after.Before = after.Version, &iam.Before{Version: after.Version, Roles: before.Roles, Scopes: before.Scopes}
 		err = w.begin(ctx, &after, iam.OperationUpdate, lease, 0)
 	default:
-		err = w.rolesChanged(ctx, &after)
+		err = w.rolesChanged(ctx, before, &after)
 	}
 	if err != nil {
 		return before, err
@@ -145,11 +145,22 @@ func (w *Work) PutClient(ctx context.Context, id string, e ClientEdit, cond Cond
 	return after, w.record(after.Tenant, iam.KindClient, id, docOfClient(before), docOfClient(after))
 }
 
-// rolesChanged tells of other roles. They are what is told of a client while a change of
-// the rest is pending, and they outlast it.
-func (w *Work) rolesChanged(ctx context.Context, c *iam.ManagedClient) error {
+// rolesChanged tells of other roles. While a change of the rest is pending, what is told is
+// what was, with these: they outlast that change, and what it has tried is not told.
+func (w *Work) rolesChanged(ctx context.Context, before iam.ManagedClient, c *iam.ManagedClient) error {
 	if c.Before != nil {
-		c.Before.Roles = c.Roles
+		told := slices.DeleteFunc(slices.Clone(c.Before.Roles), func(r string) bool {
+			return slices.Contains(before.Roles, r) && !slices.Contains(c.Roles, r)
+		})
+		for _, r := range c.Roles {
+			if !slices.Contains(before.Roles, r) && !slices.Contains(told, r) {
+				told = append(told, r)
+			}
+		}
+		if slices.Equal(some(told), some(c.Before.Roles)) {
+			return nil
+		}
+		c.Before.Roles = told
 		if err := w.tx.KeepBefore(ctx, *c); err != nil {
 			return err
 		}
@@ -224,7 +235,7 @@ func (w *Work) changeClientRoles(ctx context.Context, before iam.ManagedClient, 
 	if after.Version, err = w.tx.PutClient(ctx, after.Client); err != nil {
 		return err
 	}
-	if err := w.rolesChanged(ctx, &after); err != nil {
+	if err := w.rolesChanged(ctx, before, &after); err != nil {
 		return err
 	}
 	return w.record(after.Tenant, iam.KindClient, after.ClientID, docOfClient(before), docOfClient(after))
@@ -366,7 +377,6 @@ type Done struct {
 	Retired bool          // the one of an overlap before does not work any more
 	Late    bool          // what should not work any more still does: it is to be ended
 	Made    bool          // the client was made anew there, and with it a secret
-	Found   bool          // the client was there already, and has the secret that it had
 }
 
 // Finished says that the operation was done. One that was finished already, or that
@@ -385,7 +395,7 @@ func (w *Work) Finished(ctx context.Context, op iam.ManagedClient, d Done) (iam.
 		if !announced {
 			w.announceClient(c, "ClientCreated.v1", stateOfClient(c))
 		}
-		if change || !d.Found {
+		if change || d.Made {
 			err = w.issued(ctx, &c, d)
 		}
 	case iam.OperationUpdate:
@@ -439,10 +449,11 @@ func (w *Work) secretChanged(ctx context.Context, was secretDoc, c *iam.ManagedC
 
 // issued notes a secret that somebody is given, or that there is one that nobody has.
 func (w *Work) issued(ctx context.Context, c *iam.ManagedClient, d Done) error {
+	c.SecretState, c.OverlapFrom, c.RetireAt, c.Warned = iam.SecretNone, time.Time{}, time.Time{}, false
 	if !c.Wanted.HasSecret() {
 		return nil
 	}
-	c.SecretState, c.OverlapFrom, c.RetireAt, c.Warned = iam.SecretNotIssued, time.Time{}, time.Time{}, false
+	c.SecretState = iam.SecretNotIssued
 	if d.Secret != "" {
 		c.SecretState = iam.SecretIssued
 		c.Secrets++
@@ -475,17 +486,17 @@ func (w *Work) operation(ctx context.Context, op iam.ManagedClient) (c iam.Manag
 // Refused says that the identity provider refuses the operation for good: it is undone. A
 // caller who waits is told that nothing was changed; for one who does not, what was taken
 // away meanwhile is not given back.
-func (w *Work) Refused(ctx context.Context, op iam.ManagedClient, reason string, waits bool) error {
+func (w *Work) Refused(ctx context.Context, op iam.ManagedClient, reason string, waits bool) (iam.ManagedClient, error) {
 	c, ours, err := w.operation(ctx, op)
 	if err != nil || !ours {
-		return err
+		return c, err
 	}
 	was := docOfClient(c)
 	if c.Operation == iam.OperationCreate && c.Applied == nil {
 		if err := w.tx.ForgetClient(ctx, c.Issuer, c.ClientID); err != nil {
-			return err
+			return c, err
 		}
-		return w.record(c.Tenant, iam.KindClient, c.ClientID, was, nil)
+		return c, w.record(c.Tenant, iam.KindClient, c.ClientID, was, nil)
 	}
 	if c.Operation == iam.OperationUpdate && c.Before != nil && c.Applied != nil {
 		nothingSince := waits && c.Before.Version == c.Version
@@ -494,16 +505,16 @@ func (w *Work) Refused(ctx context.Context, op iam.ManagedClient, reason string,
 		}
 		roles, err := w.tx.Roles(ctx, c.Tenant)
 		if err != nil {
-			return err
+			return c, err
 		}
 		c.Roles = slices.DeleteFunc(keep(c.Before.Roles, c.Roles), func(r string) bool { return find(roles, r) == nil })
 		c.Scopes = keep(c.Before.Scopes, c.Scopes)
 		c.Wanted, c.WantedVersion = *c.Applied, c.AppliedMark
 		if c.Version, err = w.tx.PutClient(ctx, c.Client); err != nil {
-			return err
+			return c, err
 		}
 		if err := w.record(c.Tenant, iam.KindClient, c.ClientID, was, docOfClient(c)); err != nil {
-			return err
+			return c, err
 		}
 		told := *c.Before
 		c.Before = nil
@@ -511,8 +522,12 @@ func (w *Work) Refused(ctx context.Context, op iam.ManagedClient, reason string,
 			w.announceClient(c, "ClientUpdated.v1", stateOfClient(c))
 		}
 	}
+	var pause time.Duration
+	if c.Operation == iam.OperationRetire {
+		pause = retrySlow
+	}
 	c.Operation, c.OperationID, c.Sync, c.Reason, c.Before = "", "", iam.SyncFailed, reason, nil
-	return w.tx.PutRegistration(ctx, c, 0, retrySlow)
+	return c, w.tx.PutRegistration(ctx, c, 0, pause)
 }
 
 // retrySlow is the pause before an old secret is ended once more that the identity
@@ -598,6 +613,13 @@ func (w *Work) Repair(ctx context.Context, seen iam.ManagedClient, operation str
 		return c, false, err
 	}
 	c.Before = nil
+	if operation == iam.OperationCreate {
+		// Another mark, by which one that is made now is told from one that was there all along.
+		if c.Version, err = w.tx.TouchClient(ctx, c.Issuer, c.ClientID); err != nil {
+			return c, false, err
+		}
+		c.WantedVersion = c.Version
+	}
 	if err := w.begin(ctx, &c, operation, lease, 0); err != nil {
 		return c, false, err
 	}

@@ -27,7 +27,10 @@ func TestAnOperationThatWasReplacedIsNotHeard(t *testing.T) {
 			}
 			return err
 		})
-		step(func(ctx context.Context, w *admin.Work) error { return w.Refused(ctx, op, "x", false) })
+		step(func(ctx context.Context, w *admin.Work) error {
+			_, err := w.Refused(ctx, op, "x", false)
+			return err
+		})
 		step(func(ctx context.Context, w *admin.Work) error { return w.NotRotated(ctx, op, true, true, "x") })
 		step(func(ctx context.Context, w *admin.Work) error {
 			c, err := w.Postponed(ctx, op, "x")

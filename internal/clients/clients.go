@@ -217,7 +217,7 @@ func (s *Service) change(ctx context.Context, r Request, secret bool, begin func
 		return res, nil
 	}
 	if refused(c, err) {
-		if err := o.refuse(ctx, err, true); err != nil {
+		if _, err := o.refuse(ctx, err, true); err != nil {
 			s.cfg.Log.WarnContext(ctx, "a refusal was not written down; it will be tried again", slog.Any("err", err), slog.String("client", c.ClientID))
 			return res, nil
 		}
@@ -356,9 +356,7 @@ func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.C
 func (s *Service) endNow(ctx context.Context, c iam.ManagedClient) iam.ManagedClient {
 	lease := leaseFor(callerLease)
 	if op, begun, err := s.endOverlap(ctx, c.ClientID, callerLease); err == nil && begun {
-		if after, done := s.takeUp(ctx, op, lease); done {
-			return after
-		}
+		c, _ = s.takeUp(ctx, op, lease)
 	}
 	return c
 }
@@ -396,8 +394,7 @@ func (s *Service) step(ctx context.Context, c iam.ManagedClient, l lease, waits 
 	case iam.OperationUpdate:
 		err = s.update(ctx, c)
 		if iam.KindOf(err) == iam.NotFound {
-			d, err = s.create(ctx, c, l, false) // somebody has deleted it there
-			d.Made = !d.Found
+			return s.create(ctx, c, l, false) // somebody has deleted it there
 		}
 	case iam.OperationDelete:
 		err = p.Delete(ctx, c.ClientID)
@@ -418,7 +415,7 @@ func (s *Service) create(ctx context.Context, c iam.ManagedClient, l lease, wait
 		if !waits {
 			secret = "" // nobody is there to be given it
 		}
-		return admin.Done{Secret: secret}, err
+		return admin.Done{Secret: secret, Made: err == nil}, err
 	}
 	got, err := p.Get(ctx, c.ClientID)
 	switch {
@@ -429,13 +426,14 @@ func (s *Service) create(ctx context.Context, c iam.ManagedClient, l lease, wait
 	case !s.ours(got):
 		return admin.Done{}, &iam.Error{Kind: iam.Conflict, Code: "client_id_taken", Detail: "the identity provider has a client of that id, which is not ours"}
 	}
-	if got.Metadata[iam.MarkVersion] != wanted.Metadata[iam.MarkVersion] || len(got.Differs(wanted)) > 0 {
+	made := got.Metadata[iam.MarkVersion] == wanted.Metadata[iam.MarkVersion] // by a try before
+	if !made || len(got.Drift(wanted)) > 0 {
 		if err := s.update(ctx, c); err != nil {
 			// Also where it is refused for good: there is a client, and it must not be forgotten.
 			return admin.Done{}, &iam.Error{Kind: iam.Unavailable, Code: reasonOf(err), Detail: "the client was made and cannot be brought up to date", Cause: err}
 		}
 	}
-	found := admin.Done{Found: true}
+	found := admin.Done{Made: made}
 	if !waits || !c.Wanted.HasSecret() || l.over() {
 		return found, nil
 	}
@@ -443,7 +441,8 @@ func (s *Service) create(ctx context.Context, c iam.ManagedClient, l lease, wait
 	if err != nil {
 		return found, nil //nolint:nilerr // the client is made; who gets no secret rotates
 	}
-	return admin.Done{Found: true, Secret: secret, Late: beside}, nil
+	// The secret before was in the answer that was lost: nobody uses it.
+	return admin.Done{Made: made, Secret: secret, Late: beside && p.Retire(ctx, c.ClientID) != nil}, nil
 }
 
 // ours reports whether a client of the provider was made by this instance.
@@ -458,7 +457,7 @@ func (s *Service) update(ctx context.Context, c iam.ManagedClient) error {
 		return err
 	}
 	got, readErr := s.cfg.Provider.Get(ctx, c.ClientID)
-	if readErr == nil && got.Metadata[iam.MarkVersion] == strconv.FormatInt(c.WantedVersion, 10) && len(got.Differs(c.Wanted)) == 0 {
+	if readErr == nil && got.Metadata[iam.MarkVersion] == strconv.FormatInt(c.WantedVersion, 10) && len(got.Drift(c.Wanted)) == 0 {
 		return nil
 	}
 	return err
@@ -515,7 +514,7 @@ func (o operation) finish(ctx context.Context, d admin.Done) (c iam.ManagedClien
 	if err != nil {
 		return o.client, false
 	}
-	if !settled && tries > 1 && d.Secret != "" && c.Operation == "" && c.Secrets == o.client.Secrets+1 {
+	if !settled && tries > 1 && d.Secret != "" && c.Secrets == o.client.Secrets+1 {
 		settled = true // the try before was committed, and its answer was lost
 	}
 	if !settled {
@@ -524,15 +523,16 @@ func (o operation) finish(ctx context.Context, d admin.Done) (c iam.ManagedClien
 	return c, true
 }
 
-func (o operation) refuse(ctx context.Context, cause error, waits bool) error {
+func (o operation) refuse(ctx context.Context, cause error, waits bool) (c iam.ManagedClient, err error) {
 	o.s.cfg.Log.WarnContext(ctx, "the identity provider refuses a client", slog.Any("err", cause), slog.String("client", o.client.ClientID), slog.String("operation", o.client.Operation))
-	err := o.settle(ctx, func(ctx context.Context, w *admin.Work) error {
-		return w.Refused(ctx, o.client, reasonOf(cause), waits)
+	err = o.settle(ctx, func(ctx context.Context, w *admin.Work) (err error) {
+		c, err = w.Refused(ctx, o.client, reasonOf(cause), waits)
+		return err
 	})
 	if err == nil {
 		o.forgetKey(ctx)
 	}
-	return err
+	return c, err
 }
 
 // forgetKey lets a request be sent again that came to nothing. It is a transaction of its

@@ -109,7 +109,7 @@ func (s *Service) Compare(ctx context.Context) (Report, error) {
 				Why: "it was deleted here, and it is there again; what was decided here wins",
 			}, c, got)
 		default:
-			fields := got.Differs(c.Wanted)
+			fields := got.Drift(c.Wanted)
 			if len(fields) == 0 && got.Metadata[iam.MarkVersion] != strconv.FormatInt(c.WantedVersion, 10) {
 				fields = []string{"metadata." + iam.MarkVersion}
 			}
@@ -152,19 +152,13 @@ func (s *Service) orphans(ctx context.Context, r *Report, unknown map[string]iam
 	if len(unknown) == 0 {
 		return nil
 	}
-	made := map[string]bool{}
-	err := s.cfg.DB.View(ctx, func(ctx context.Context, tx *postgres.Tx) error {
-		for id := range unknown {
-			c, known, err := tx.ManagedClient(ctx, s.cfg.Issuer, id, false)
-			if err != nil {
-				return err
-			}
-			made[id] = known && c.Managed
-		}
-		return nil
+	var known []string
+	err := s.cfg.DB.View(postgres.Patient(ctx), func(ctx context.Context, tx *postgres.Tx) (err error) {
+		known, err = tx.WhichAreManaged(ctx, s.cfg.Issuer, slices.Collect(maps.Keys(unknown)))
+		return err
 	})
 	for id, got := range unknown {
-		if err == nil && !made[id] {
+		if err == nil && !slices.Contains(known, id) {
 			r.add(Difference{
 				Client: id, Tenant: got.Metadata[iam.MarkTenant], Kind: DriftOrphan,
 				Why: "it bears our marks, and there is no such client here: a backup of the database was restored, or it was copied; it is for you to say what becomes of it",

@@ -176,7 +176,10 @@ func (s *Service) takeUp(ctx context.Context, c iam.ManagedClient, l lease) (aft
 	case err == nil:
 		return o.finish(ctx, d)
 	case refused(c, err):
-		return c, o.refuse(ctx, err, false) == nil
+		if after, err = o.refuse(ctx, err, false); err != nil {
+			return c, false
+		}
+		return after, false
 	}
 	return o.postpone(ctx, err), false
 }

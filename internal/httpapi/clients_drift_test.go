@@ -23,7 +23,7 @@ import (
 // there is the provider as somebody by hand sees it.
 func (w *world) there() *rauth.Client {
 	w.Helper()
-	c, err := rauth.New(rauth.Config{URL: w.rauth.Issuer, Pause: time.Millisecond})
+	c, err := rauth.New(rauth.Config{URL: w.rauth.Issuer, Pause: time.Millisecond, Log: discard})
 	w.ok(err)
 	return c
 }

@@ -214,6 +214,73 @@ func TestEventsSayNothingOfWhatIsOnlyTried(t *testing.T) {
 	}
 }
 
+// What is taken away is taken away there too, be it a scope that a provider may fill in;
+// the same again changes nothing.
+func TestTheLastScopeIsTakenAwayThereToo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", map[string]any{"scopes": []string{"openid", "offline_access"}})
+	for range 2 {
+		w.want(200, "root", "PUT", "/v1/clients/"+id, service(nil), "If-Match: *")
+	}
+	if scope := w.rauth.Provisioned()[id]["scope"]; scope != nil {
+		t.Errorf("R-Auth has the scope %v", scope)
+	}
+	w.announced(id, "ClientCreated", "ClientUpdated")
+}
+
+// A role that is taken away while a change is tried takes nothing of that change with it.
+func TestARoleTakenAwayWhileAChangeIsTried(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	w.want(201, "root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "gone"})
+	id := w.client("acme", map[string]any{"roles": []string{"viewer"}})
+	tried := map[string]any{"client_name": "x", "redirect_uris": []string{"https://refuse-me.example.com/"}, "roles": []string{"viewer", "editor", "gone"}}
+	w.want(202, "root", "PUT", "/v1/clients/"+id, tried, "If-Match: *", "Prefer: respond-async")
+	w.want(204, "root", "DELETE", "/v1/tenants/acme/roles/gone?remove=true", nil)
+	w.announced(id, "ClientCreated")
+	_, err := w.clients.Finish(ctx)
+	w.ok(err)
+	if r := w.want(200, "root", "GET", "/v1/clients/"+id, nil); fmt.Sprint(r.field("roles")) != "[viewer]" || r.text("sync") != "failed" {
+		t.Errorf("it is %s", r)
+	}
+	w.announced(id, "ClientCreated")
+}
+
+// A repair that the provider refuses is none, and one whose answer was lost has made a
+// secret that nobody has.
+func TestARepairSaysWhatBecameOfIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", nil)
+	there := w.there()
+	got, err := there.Get(ctx, id)
+	w.ok(err)
+	got.ClientName = "changed"
+	w.ok(there.Update(ctx, got))
+	h := w.hook()
+	h.update = func(context.Context, iam.Registration) error {
+		return &iam.Error{Kind: iam.Invalid, Code: "idp_refused"}
+	}
+	if r, err := w.clients.Reconcile(ctx, false, 10); err != nil || r.Left() != 1 || r.Differences[0].Done != "failed" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	h.update = nil
+	w.exec(`UPDATE registrations SET sync = 'in_sync'`)
+	w.ok(there.Delete(ctx, id))
+	h.create = func(ctx context.Context, r iam.Registration) (iam.Secret, error) {
+		_, err := h.Provider.Create(ctx, r)
+		w.ok(err)
+		return "", &iam.Error{Kind: iam.Conflict} // the answer was lost, and it was tried again
+	}
+	if r, err := w.clients.Reconcile(ctx, false, 10); err != nil || r.Left() != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if r := w.want(200, "root", "GET", "/v1/clients/"+id, nil); r.text("secret_state") != "not_issued" {
+		t.Errorf("it is %s", r)
+	}
+}
+
 // A replay says that a secret was given when it was, whoever was given another one since.
 func TestAReplayKnowsWhatWasGiven(t *testing.T) {
 	t.Parallel()
@@ -287,6 +354,12 @@ func TestAnOldSecretIsNotForgotten(t *testing.T) {
 	}
 	if n, err = w.clients.Finish(ctx); n != 0 || err != nil {
 		t.Errorf("at once again: %d, %v", n, err)
+	}
+	w.exec(`UPDATE registrations SET next_try = now()`)
+	refused := map[string]any{"client_name": "x", "redirect_uris": []string{"https://refuse-me.example.com/"}}
+	w.want(422, "root", "PUT", path, refused, "If-Match: *")
+	if n, err = w.clients.Finish(ctx); n != 1 || err != nil {
+		t.Errorf("after a change that was refused: %d, %v", n, err)
 	}
 	w.want(200, "root", "PUT", path, service(map[string]any{"client_name": "x"}), "If-Match: *")
 	h.retire = nil
@@ -433,6 +506,7 @@ func TestALostAnswerIsFound(t *testing.T) {
 	if got := w.rauth.Secrets(id); !slices.Equal(got, []string{r.text("client_secret")}) || r.text("client_secret_status") != "given" || r.field("old_secret_until") != nil {
 		t.Errorf("made: %s", r)
 	}
+	w.announced(id, "ClientCreated")
 	w.rauth.Break(func(method, _ string) devrauth.Fault {
 		if method == http.MethodPut {
 			return devrauth.FaultCutDone // each time

@@ -163,10 +163,9 @@ func (c ManagedClient) Gone() bool { return c.Status == ClientDeleted && c.Opera
 // Core, sections 5.4 and 11).
 var StandardScopes = []string{"openid", "profile", "email", "address", "phone", "offline", "offline_access"}
 
-// Differs names the fields in which a registration differs from the one that is wanted, by
-// the names of RFC 7591; marks do not count. Lists are sets, keys are compared as keys.
-// Where no scope is wanted, a provider may fill in standard ones.
-func (r Registration) Differs(wanted Registration) []string {
+// Differs names the fields in which two registrations differ, by the names of RFC 7591;
+// marks do not count. Lists are sets, keys are compared as keys.
+func (r Registration) Differs(other Registration) []string {
 	var fields []string
 	differ := func(name string, same bool) {
 		if !same {
@@ -174,18 +173,26 @@ func (r Registration) Differs(wanted Registration) []string {
 		}
 	}
 	set := func(a, b []string) bool { return slices.Equal(sortedSet(a), sortedSet(b)) }
-	differ("client_name", r.ClientName == wanted.ClientName)
-	differ("redirect_uris", set(r.RedirectURIs, wanted.RedirectURIs))
-	differ("post_logout_redirect_uris", set(r.PostLogoutRedirectURIs, wanted.PostLogoutRedirectURIs))
-	differ("grant_types", set(r.GrantTypes, wanted.GrantTypes))
-	differ("response_types", set(r.ResponseTypes, wanted.ResponseTypes))
-	differ("token_endpoint_auth_method", r.TokenEndpointAuthMethod == wanted.TokenEndpointAuthMethod)
-	beyond := func(s string) bool { return !slices.Contains(StandardScopes, s) }
-	filledIn := wanted.Scope == "" && !slices.ContainsFunc(strings.Fields(r.Scope), beyond)
-	differ("scope", filledIn || set(strings.Fields(r.Scope), strings.Fields(wanted.Scope)))
-	differ("jwks_uri", r.JWKSURI == wanted.JWKSURI)
-	differ("jwks", bytes.Equal(publicKeys(r.JWKS), publicKeys(wanted.JWKS)))
+	differ("client_name", r.ClientName == other.ClientName)
+	differ("redirect_uris", set(r.RedirectURIs, other.RedirectURIs))
+	differ("post_logout_redirect_uris", set(r.PostLogoutRedirectURIs, other.PostLogoutRedirectURIs))
+	differ("grant_types", set(r.GrantTypes, other.GrantTypes))
+	differ("response_types", set(r.ResponseTypes, other.ResponseTypes))
+	differ("token_endpoint_auth_method", r.TokenEndpointAuthMethod == other.TokenEndpointAuthMethod)
+	differ("scope", set(strings.Fields(r.Scope), strings.Fields(other.Scope)))
+	differ("jwks_uri", r.JWKSURI == other.JWKSURI)
+	differ("jwks", bytes.Equal(publicKeys(r.JWKS), publicKeys(other.JWKS)))
 	return fields
+}
+
+// Drift names the fields in which a registration, as a provider answers it, is not what is
+// wanted. Where no scope is wanted, a provider may fill in standard ones.
+func (r Registration) Drift(wanted Registration) []string {
+	beyond := func(s string) bool { return !slices.Contains(StandardScopes, s) }
+	if wanted.Scope == "" && !slices.ContainsFunc(strings.Fields(r.Scope), beyond) {
+		r.Scope = ""
+	}
+	return r.Differs(wanted)
 }
 
 func sortedSet(list []string) []string { return slices.Compact(slices.Sorted(slices.Values(list))) }

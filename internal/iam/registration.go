@@ -249,6 +249,8 @@ func badKeys(raw json.RawMessage) string {
 			}
 		}
 		switch {
+		case k.KeyID != "" && !ValidClientID(k.KeyID):
+			return fmt.Sprintf("keys/%d must have a kid of 1 to %d printable ASCII characters, or none", i, MaxClientIDBytes)
 		case k.Algorithm != "" && !slices.Contains(signatures, k.Algorithm):
 			return fmt.Sprintf("keys/%d must have an alg of %s, or none", i, strings.Join(signatures, ", "))
 		case !k.Valid() || !k.IsPublic():

@@ -184,6 +184,7 @@ func TestRegistrationsOfAClient(t *testing.T) {
 		{machine(keys(`{"keys":[` + strings.Replace(publicKey, `"kid":"1"`, `"p":"x","q":"y"`, 1) + `]}`)), "/jwks"},
 		{machine(keys(`{"keys":[` + strings.Replace(publicKey, `"kid":"1"`, `"x5u":"https://169.254.169.254/"`, 1) + `]}`)), "/jwks"},
 		{machine(keys(`{"keys":[` + strings.Replace(publicKey, `"kid":"1"`, `"alg":"HS256"`, 1) + `]}`)), "/jwks"},
+		{machine(keys(`{"keys":[` + strings.Replace(publicKey, `"kid":"1"`, `"kid":"a\u0000b"`, 1) + `]}`)), "/jwks"},
 		{machine(keys(`[]`)), "/jwks"},
 		{machine(keys(`{"keys":[` + strings.Replace(publicKey, `"kid":"1"`, `"use":"enc"`, 1) + `]}`)), "/jwks"},
 		{machine(keys(`{"keys":[{"kty":"RSA","n":"` + strings.Repeat("A", 64) + `","e":"AQAB"}]}`)), "/jwks"},

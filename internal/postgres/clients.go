@@ -42,12 +42,21 @@ func (tx *Tx) ManagedClients(ctx context.Context, f ClientFilter) ([]iam.Managed
 func (tx *Tx) ManagedClient(ctx context.Context, issuer, id string, lock bool) (iam.ManagedClient, bool, error) {
 	if lock {
 		// A row that is locked by the query that joins it could be joined with what was before.
-		if _, err := tx.tx.Exec(ctx, `SELECT FROM clients WHERE issuer = $1 AND client_id = $2 FOR NO KEY UPDATE`, issuer, id); err != nil {
+		_, err := tx.tx.Exec(ctx, `SELECT FROM clients WHERE issuer = $1 AND client_id = $2 FOR NO KEY UPDATE`, issuer, id)
+		if err == nil { // also from being claimed
+			_, err = tx.tx.Exec(ctx, `SELECT FROM registrations WHERE issuer = $1 AND client_id = $2 FOR NO KEY UPDATE`, issuer, id)
+		}
+		if err != nil {
 			return iam.ManagedClient{}, false, wrap("lock a client", err)
 		}
 	}
 	all, err := tx.managed(ctx, ` WHERE c.issuer = $1 AND c.client_id = $2`, issuer, id)
 	return first(all), len(all) > 0, err
+}
+
+// WhichAreManaged are those of some ids that are of clients which we made.
+func (tx *Tx) WhichAreManaged(ctx context.Context, issuer string, ids []string) ([]string, error) {
+	return collect(ctx, tx, "look for clients", `SELECT client_id FROM registrations WHERE issuer = $1 AND client_id = ANY ($2)`, []any{issuer, ids}, pgx.RowTo[string])
 }
 
 // AllManagedClients calls each for every client of an issuer that we made there, those
@@ -248,9 +257,11 @@ func (db *DB) Clients(ctx context.Context) (s ClientsState, err error) {
 	defer cancel()
 	var seconds float64
 	err = db.admin.QueryRow(ctx, `
-		SELECT count(*) FILTER (WHERE operation IS NOT NULL), count(*) FILTER (WHERE sync = 'failed'), count(*) FILTER (WHERE secret_state = 'unknown'),
-		       coalesce(extract(epoch FROM now() - min(begun_at) FILTER (WHERE operation IS NOT NULL)), 0)::float8
-		  FROM registrations WHERE operation IS NOT NULL OR sync = 'failed' OR secret_state = 'unknown'`).
+		SELECT count(*) FILTER (WHERE r.operation IS NOT NULL), count(*) FILTER (WHERE r.sync = 'failed'),
+		       count(*) FILTER (WHERE r.secret_state = 'unknown' AND c.status <> 'deleted' AND r.wanted->>'token_endpoint_auth_method' LIKE 'client\_secret\_%'),
+		       coalesce(extract(epoch FROM now() - min(r.begun_at) FILTER (WHERE r.operation IS NOT NULL)), 0)::float8
+		  FROM registrations r JOIN clients c ON c.issuer = r.issuer AND c.client_id = r.client_id
+		 WHERE r.operation IS NOT NULL OR r.sync = 'failed' OR r.secret_state = 'unknown'`).
 		Scan(&s.Pending, &s.Failed, &s.SecretUnknown, &seconds)
 	s.Oldest = time.Duration(max(0, seconds) * float64(time.Second))
 	return s, wrap("count operations", err)
