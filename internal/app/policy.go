@@ -215,7 +215,7 @@ func writeBundle(out io.Writer, name string, packed []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) // moved away already, unless something failed
+	defer func() { _ = os.Remove(f.Name()) }() // moved away already, unless something failed
 	_, err = f.Write(packed)
 	err = errors.Join(err, f.Chmod(0o644), f.Close())
 	if err == nil {

@@ -45,7 +45,7 @@ func Format(paths []string, list bool) (changed []string, err error) {
 			if err != nil {
 				return err
 			}
-			return os.WriteFile(name, pretty, info.Mode().Perm())
+			return os.WriteFile(name, pretty, info.Mode().Perm()) //nolint:gosec // the author's own folder
 		})
 		if err != nil {
 			return changed, err

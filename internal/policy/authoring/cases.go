@@ -180,11 +180,9 @@ func (f *Folder) RunCases(ctx context.Context, out io.Writer) (failed int, err e
 	}
 	for _, c := range f.Cases {
 		answer, err := f.Answer(ctx, compiler, c)
-		why := ""
+		why := c.Want.differs(answer)
 		if err != nil {
 			why = err.Error()
-		} else {
-			why = c.Want.differs(answer)
 		}
 		if why != "" {
 			failed++

@@ -32,7 +32,7 @@ func New(dir string, from fs.FS) ([]string, error) {
 			rel := strings.TrimPrefix(file, root+"/")
 			rel = strings.ReplaceAll(strings.TrimSuffix(rel, ".txt"), "NAME", name)
 			target := filepath.Join(dir, filepath.FromSlash(rel))
-			if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+			if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil { //nolint:gosec // as below
 				return err
 			}
 			made = append(made, target)
