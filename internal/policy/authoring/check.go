@@ -117,13 +117,17 @@ var codeShape = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 // undescribed finds rules that grant or deny and do not say why: title and code are in every
 // decision, the description is what who reads one in a year has.
 func undescribed(file string, m *ast.Module) (found []Finding) {
+	set, errs := ast.BuildAnnotationSet([]*ast.Module{m})
+	if len(errs) > 0 {
+		return ofCompiler(errs, "metadata")
+	}
 	for _, r := range m.Rules {
 		if len(r.Head.Reference) < 1 || !slices.Contains(decisive, r.Head.Reference[0].Value.String()) && !slices.Contains(decisive, string(r.Head.Name)) {
 			continue
 		}
 		name := cmp.Or(string(r.Head.Name), r.Head.Reference[0].Value.String())
 		var missing []string
-		a := annotated(m, r)
+		a := annotated(set, r)
 		code, _ := a.Custom["code"].(string) // none: ""
 		for what, has := range map[string]bool{"title": a.Title != "", "description": a.Description != "", "custom.code": code != ""} {
 			if !has {
@@ -140,11 +144,11 @@ func undescribed(file string, m *ast.Module) (found []Finding) {
 	return found
 }
 
-// annotated are the annotations of a rule: those that end right above it.
-func annotated(m *ast.Module, r *ast.Rule) ast.Annotations {
-	for _, a := range m.Annotations {
-		if a.Scope == "rule" && a.GetTargetPath() != nil && a.EndLoc().Row+1 == r.Location.Row {
-			return *a
+// annotated are the annotations of a rule itself, as rego.metadata.rule() has them.
+func annotated(set *ast.AnnotationSet, r *ast.Rule) ast.Annotations {
+	for _, a := range set.Chain(r) {
+		if a.Annotations != nil && a.Annotations.Scope == "rule" {
+			return *a.Annotations
 		}
 	}
 	return ast.Annotations{}
