@@ -36,6 +36,14 @@ fmt: need-go ## format
 build: need-go ## bin/iam-service, static
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/iam-service ./cmd/iam-service
 
+.PHONY: bundle
+bundle: build ## bundles/iam.tar.gz of policies/, tested, checked and signed: KEY=private.pem
+	@test -n "$(KEY)" || { echo "say which key signs: make bundle KEY=private.pem"; \
+		echo "to make one: openssl ecparam -genkey -name prime256v1 -noout | openssl pkcs8 -topk8 -nocrypt -out private.pem; openssl ec -in private.pem -pubout -out public.pem"; exit 1; }
+	bin/iam-service policy test policies
+	bin/iam-service policy check policies
+	bin/iam-service policy build policies -o bundles/iam.tar.gz --revision "$(VERSION)" --key "$(KEY)"
+
 .PHONY: image
 image: ## a container image (needs a Docker engine)
 	docker build --build-arg VERSION=$(VERSION) -t iam-service:$(VERSION) .
@@ -43,10 +51,11 @@ image: ## a container image (needs a Docker engine)
 OPA := go tool -modfile=.ci/opa.mod opa
 
 .PHONY: bench
-bench: need-go ## CPU and allocations of an enrichment, beside bare net/http and OPA's server; events a second
+bench: need-go ## CPU and allocations of an enrichment, beside bare net/http and OPA's server; events a second; a client made
 	@$(OPA) version >/dev/null # builds it
 	go test -run "^$$" -bench Allocations -count 3 ./internal/bench
 	go test -run "^$$" -bench Relay -benchtime 50000x ./internal/eventbus
+	go test -run "^$$" -bench AClientIsMade -benchtime 20x ./internal/httpapi
 	OPA="$$(go tool -modfile=.ci/opa.mod -n opa)" go test -run "^$$" -bench "Peers|FixedRate" -benchtime 1x -timeout 30m ./internal/bench
 
 .PHONY: profile

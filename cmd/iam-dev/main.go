@@ -106,7 +106,7 @@ func preset(environ []string, stack *devstack.Stack) []string {
 		"SHUTDOWN_DELAY=0s",
 	}
 	if info, err := os.Stat("policies"); err == nil && info.IsDir() {
-		vars = append(vars, "POLICY_BUNDLE=policies")
+		vars = append(vars, "POLICY_BUNDLE=policies", "POLICY_ALLOW_UNSIGNED=1")
 	}
 	return append(vars, environ...)
 }

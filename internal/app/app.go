@@ -127,7 +127,8 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		return err
 	}
 	engine, err := policy.NewEngine(policy.Config{
-		Headers: cfg.GatewayHeaders, Admin: cfg.AdminAudience != "", Settings: map[string]string{"unknown_users": cfg.UnknownUsers}, Log: log, OnOffer: metrics.Candidate,
+		Headers: cfg.GatewayHeaders, Admin: cfg.AdminAudience != "", Settings: map[string]string{"unknown_users": cfg.UnknownUsers},
+		SignedOnly: !cfg.PolicyAllowUnsigned, Key: cfg.policyKey, Log: log, OnOffer: metrics.Candidate,
 	})
 	if err != nil {
 		return fmt.Errorf("GATEWAY_HEADERS: %w", err)

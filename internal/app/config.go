@@ -2,6 +2,7 @@ package app
 
 import (
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -54,9 +55,13 @@ type Config struct {
 	GatewayHeaders []string       `env:"GATEWAY_HEADERS" doc:"headers that the gateways copy; every 200 carries them all"`
 	HeaderBudget   int            `env:"HEADER_BUDGET" envDefault:"3500" doc:"bytes that the headers of an answer may take together"`
 
-	PolicyBundle string `env:"POLICY_BUNDLE" doc:"bundle file or folder, watched; else the embedded policy"`
-	OPAConfig    string `env:"OPA_CONFIG" doc:"file with an OPA configuration that fetches bundles"`
-	UnknownUsers string `env:"UNKNOWN_USERS" envDefault:"deny" doc:"users that are not written down: deny or mapped"`
+	PolicyBundle        string `env:"POLICY_BUNDLE" doc:"bundle file or folder, watched; else the embedded policy"`
+	OPAConfig           string `env:"OPA_CONFIG" doc:"file with an OPA configuration that fetches bundles"`
+	PolicyKeyFile       string `env:"POLICY_KEY_FILE" doc:"PEM of the public key that POLICY_BUNDLE must be signed with"`
+	PolicyKeyID         string `env:"POLICY_KEY_ID" envDefault:"iam" doc:"its name in the signature"`
+	PolicyKeyAlgorithm  string `env:"POLICY_KEY_ALGORITHM" envDefault:"ES256" doc:"of the signature: ES256, RS256, …"`
+	PolicyAllowUnsigned bool   `env:"POLICY_ALLOW_UNSIGNED" doc:"1 lets policies come into force that nobody has signed, folders among them"`
+	UnknownUsers        string `env:"UNKNOWN_USERS" envDefault:"deny" doc:"users that are not written down: deny or mapped"`
 
 	FactsEntries     int           `env:"FACTS_ENTRIES" envDefault:"10000" doc:"documents kept in memory"`
 	TokenEntries     int           `env:"TOKEN_ENTRIES" envDefault:"10000" doc:"verified tokens kept in memory"`
@@ -88,6 +93,7 @@ type Config struct {
 	issuers         iam.Issuers
 	verified        []token.Issuer
 	adminSecretFile string // of RAUTH_ADMIN_CLIENT_SECRET_FILE
+	policyKey       *policy.Key
 }
 
 // ConfigError lists every fault of the configuration, by variable.
@@ -236,6 +242,7 @@ func (cfg *Config) check(fault func(string, ...any)) {
 	if cfg.PolicyBundle != "" && cfg.OPAConfig != "" {
 		fault("POLICY_BUNDLE and OPA_CONFIG are both set: one of them is allowed")
 	}
+	cfg.checkPolicyKey(fault)
 	if !slices.Contains([]string{"deny", "mapped"}, cfg.UnknownUsers) {
 		fault("UNKNOWN_USERS must be deny or mapped, is %q", cfg.UnknownUsers)
 	}
@@ -265,6 +272,28 @@ func (cfg *Config) check(fault func(string, ...any)) {
 	}
 	cfg.checkRAuthAdmin(fault)
 	cfg.checkIssuers(fault)
+}
+
+func (cfg *Config) checkPolicyKey(fault func(string, ...any)) {
+	if cfg.PolicyKeyFile == "" {
+		if cfg.PolicyBundle != "" && !cfg.PolicyAllowUnsigned {
+			fault("POLICY_KEY_FILE is missing: POLICY_BUNDLE must be signed, or POLICY_ALLOW_UNSIGNED=1")
+		}
+		return
+	}
+	if !slices.Contains(policy.SigningAlgorithms, cfg.PolicyKeyAlgorithm) {
+		fault("POLICY_KEY_ALGORITHM must be one of %s, is %q", strings.Join(policy.SigningAlgorithms, ", "), cfg.PolicyKeyAlgorithm)
+	}
+	text, err := os.ReadFile(cfg.PolicyKeyFile)
+	block, _ := pem.Decode(text)
+	switch {
+	case err != nil:
+		fault("POLICY_KEY_FILE cannot be read: %v", err)
+	case block == nil || strings.Contains(block.Type, "PRIVATE"):
+		fault("POLICY_KEY_FILE must be the PEM of a public key")
+	default:
+		cfg.policyKey = &policy.Key{PEM: string(text), ID: cfg.PolicyKeyID, Algorithm: cfg.PolicyKeyAlgorithm}
+	}
 }
 
 func (cfg *Config) checkRAuthAdmin(fault func(string, ...any)) {

@@ -32,7 +32,7 @@ func StartManager(ctx context.Context, e *Engine, config []byte, id string) (*Ma
 	if err != nil {
 		return nil, fmt.Errorf("it is neither JSON nor YAML: %w", err)
 	}
-	if err := checkConfig(config); err != nil {
+	if err := checkConfig(config, e.cfg.SignedOnly); err != nil {
 		return nil, err
 	}
 	log := logging.NewLoggerFromSlogHandler(e.cfg.Log.With(slog.String("part", "opa")).Handler(), logging.Warn)
@@ -68,14 +68,16 @@ func StartManager(ctx context.Context, e *Engine, config []byte, id string) (*Ma
 func (m *Manager) Stop(ctx context.Context) { m.m.Stop(ctx) }
 
 // checkConfig refuses what OPA would accept and should not.
-func checkConfig(config []byte) error {
+func checkConfig(config []byte, signedOnly bool) error {
 	var c struct {
 		Bundle  json.RawMessage            `json:"bundle"`
 		Keys    map[string]json.RawMessage `json:"keys"`
 		Bundles map[string]struct {
 			Signing json.RawMessage `json:"signing"`
 		} `json:"bundles"`
-		Discovery json.RawMessage `json:"discovery"`
+		Discovery *struct {
+			Signing json.RawMessage `json:"signing"`
+		} `json:"discovery"`
 	}
 	if err := json.Unmarshal(config, &c); err != nil {
 		return err
@@ -90,7 +92,12 @@ func checkConfig(config []byte) error {
 	for name, b := range c.Bundles {
 		if len(c.Keys) > 0 && b.Signing == nil {
 			errs = append(errs, fmt.Errorf(`bundle %q has no "signing" although there are "keys": OPA would take it unsigned`, name))
+		} else if signedOnly && b.Signing == nil {
+			errs = append(errs, fmt.Errorf(`bundle %q has no "signing": OPA would take it unsigned; give it a key, or allow that with POLICY_ALLOW_UNSIGNED=1`, name))
 		}
+	}
+	if signedOnly && c.Discovery != nil && c.Discovery.Signing == nil {
+		errs = append(errs, errors.New(`"discovery" has no "signing": whoever answers there could name any bundle; give it a key, or allow that with POLICY_ALLOW_UNSIGNED=1`))
 	}
 	return errors.Join(errs...)
 }

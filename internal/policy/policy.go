@@ -87,8 +87,23 @@ type Config struct {
 	Limit    time.Duration     // of one evaluation's own time; 0: 50 ms
 	Settings map[string]string // input.settings
 	Admin    bool              // refuse a candidate that does not answer AdminEntrypoint
-	Log      *slog.Logger
-	OnOffer  func(accepted bool) // told of each candidate; may be nil
+
+	SignedOnly bool // what is not signed is refused: folders too, and OPA configurations that would take it
+	Key        *Key // that bundle files must be signed with; nil: they need no signature
+
+	Log     *slog.Logger
+	OnOffer func(accepted bool) // told of each candidate; may be nil
+}
+
+// SigningAlgorithms are those of bundles' signatures. HMAC is none of them: whoever could
+// verify could sign.
+var SigningAlgorithms = []string{"ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
+
+// Key verifies bundles.
+type Key struct {
+	PEM       string // the public half
+	ID        string // as the signature names it
+	Algorithm string // ES256, RS256, … (RFC 7518, section 3.1)
 }
 
 // Engine answers questions under the revision in force. It is safe for

@@ -5,7 +5,12 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
@@ -27,6 +32,7 @@ import (
 
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
+	"iam-service/internal/policy/authoring"
 	"iam-service/policies"
 )
 
@@ -610,6 +616,96 @@ func TestABundleFromAServerComesThroughTheGate(t *testing.T) {
 	}
 }
 
+// Over HTTP as from a file: what is not signed with the key is refused, and the old one
+// serves on.
+func TestOnlyWhatIsSignedComesIntoForce(t *testing.T) {
+	t.Parallel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err1 := x509.MarshalPKCS8PrivateKey(key)
+	public, err2 := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err1 != nil || err2 != nil {
+		t.Fatal(err1, err2)
+	}
+	signer := authoring.Key{File: filepath.Join(t.TempDir(), "private.pem"), ID: "k", Algorithm: "ES256"}
+	if err := os.WriteFile(signer.File, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	verify := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}))
+	bundleOf := func(revision string, sign bool) []byte {
+		t.Helper()
+		f := files{".manifest": `{"roots": ["iam"]}`, "iam/claims/p_test.rego": "package iam.claims_test\n\ntest_x if true\n"}
+		b, err := authoring.Build(f.write(t, t.TempDir()), revision, nil)
+		if err == nil && sign {
+			b, err = authoring.Sign(b, signer)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	signed, unsigned := bundleOf("signed", true), bundleOf("unsigned", false)
+	newEngine := func() *policy.Engine {
+		t.Helper()
+		e, err := policy.NewEngine(policy.Config{SignedOnly: true, Key: &policy.Key{PEM: verify, ID: "k", Algorithm: "ES256"}, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	refusedForSignature := func(e *policy.Engine) bool {
+		r := e.Status().Refused
+		return r != nil && strings.Contains(r.Reason, ".signatures.json") && e.Revision().Name == "signed"
+	}
+
+	file := filepath.Join(t.TempDir(), "bundle.tar.gz")
+	put := func(b []byte) {
+		t.Helper()
+		if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e := newEngine()
+	put(signed)
+	if err := e.OfferPath(ctx, file); err != nil {
+		t.Fatal(err)
+	}
+	put(unsigned)
+	if err := e.OfferPath(ctx, file); err == nil || !refusedForSignature(e) {
+		t.Errorf("from a file: %v, %+v", err, e.Status())
+	}
+	put(bytes.Replace(signed, signed[len(signed)/2:len(signed)/2+1], []byte{signed[len(signed)/2] + 1}, 1))
+	if err := e.OfferPath(ctx, file); err == nil || e.Revision().Name != "signed" {
+		t.Errorf("tampered with: %v", err)
+	}
+
+	var served atomic.Pointer[[]byte]
+	served.Store(&signed)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(*served.Load()) }))
+	defer srv.Close()
+	config, err := json.Marshal(map[string]any{
+		"services": map[string]any{"b": map[string]any{"url": srv.URL}},
+		"keys":     map[string]any{"k": map[string]any{"algorithm": "ES256", "key": verify}},
+		"bundles": map[string]any{"main": map[string]any{
+			"service": "b", "resource": "/b.tar.gz", "signing": map[string]any{"keyid": "k"}, "polling": map[string]int{"min_delay_seconds": 1, "max_delay_seconds": 1},
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e = newEngine()
+	m, err := policy.StartManager(ctx, e, config, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Stop(ctx)
+	eventually(t, "the signed one comes into force", func() bool { return e.Revision() != nil && e.Revision().Name == "signed" })
+	served.Store(&unsigned)
+	eventually(t, "the unsigned one is refused", func() bool { return refusedForSignature(e) })
+}
+
 func TestAnOPAConfigurationThatWouldTakeAnythingIsRefused(t *testing.T) {
 	t.Parallel()
 	for want, config := range map[string]string{
@@ -619,6 +715,23 @@ func TestAnOPAConfigurationThatWouldTakeAnythingIsRefused(t *testing.T) {
 		"neither JSON":       "\t{",
 	} {
 		if _, err := policy.StartManager(ctx, engine(t), []byte(config), "test"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", config, err)
+		}
+	}
+}
+
+// Where only what is signed is taken, OPA must be told to ask for it.
+func TestAnOPAConfigurationThatWouldTakeTheUnsignedIsRefused(t *testing.T) {
+	t.Parallel()
+	e, err := policy.NewEngine(policy.Config{SignedOnly: true, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, config := range map[string]string{
+		`bundle "main" has no "signing"`: `bundles: {main: {resource: /x}}`,
+		`"discovery" has no "signing"`:   `discovery: {resource: /x}`,
+	} {
+		if _, err := policy.StartManager(ctx, e, []byte(config), "test"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", config, err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -29,8 +30,9 @@ func FromFS(source string, fsys fs.FS) (*Candidate, error) {
 	return fromLoader(source, loader)
 }
 
-// FromPath reads a candidate from a folder or from a bundle file (.tar.gz).
-func FromPath(name string) (*Candidate, error) {
+// fromPath reads a candidate from a folder or from a bundle file (.tar.gz), with the
+// signature that is asked for.
+func (e *Engine) fromPath(name string) (*Candidate, error) {
 	target, err := filepath.EvalSymlinks(name) // "current" may lead to a release
 	if err != nil {
 		return nil, fmt.Errorf("read the policy: %w", err)
@@ -39,21 +41,43 @@ func FromPath(name string) (*Candidate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the policy: %w", err)
 	}
-	if info.IsDir() {
+	switch {
+	case info.IsDir() && e.cfg.SignedOnly:
+		return nil, fmt.Errorf("%s is a folder, which has no signature: build and sign a bundle (iam-service policy build --key), or allow it with POLICY_ALLOW_UNSIGNED=1", name)
+	case info.IsDir():
 		return fromLoader(name, bundle.NewDirectoryLoader(target))
+	case e.cfg.SignedOnly && e.cfg.Key == nil:
+		return nil, fmt.Errorf("there is no key that the signature of %s could be verified with", name)
 	}
 	f, err := os.Open(target)
 	if err != nil {
 		return nil, fmt.Errorf("read the policy: %w", err)
 	}
 	defer f.Close()
-	return fromLoader(name, bundle.NewTarballLoaderWithBaseURL(io.LimitReader(f, maxBundleBytes), ""))
+	loader := bundle.NewTarballLoaderWithBaseURL(io.LimitReader(f, maxBundleBytes), "")
+	if e.cfg.Key == nil {
+		return fromLoader(name, loader)
+	}
+	// What is signed is read as a whole: a file that is left out would be missing.
+	k := e.cfg.Key
+	keys := map[string]*bundle.KeyConfig{k.ID: {Key: k.PEM, Algorithm: k.Algorithm}}
+	c, err := readBundle(name, reader(loader).WithBundleVerificationConfig(bundle.NewVerificationConfig(keys, k.ID, "", nil)))
+	if err == nil {
+		maps.DeleteFunc(c.Modules, func(file, _ string) bool { return leftOut(file, nil, 0) })
+	}
+	return c, err
 }
 
 func fromLoader(source string, loader bundle.DirectoryLoader) (*Candidate, error) {
-	b, err := bundle.NewCustomReader(loader.WithFilter(leftOut).WithFollowSymlinks(true)).
-		WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSkipBundleVerification(true).
-		WithSizeLimitBytes(maxBundleBytes).WithFollowSymlinks(true).Read()
+	return readBundle(source, reader(loader.WithFilter(leftOut).WithFollowSymlinks(true)).WithSkipBundleVerification(true).WithFollowSymlinks(true))
+}
+
+func reader(loader bundle.DirectoryLoader) *bundle.Reader {
+	return bundle.NewCustomReader(loader).WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSizeLimitBytes(maxBundleBytes)
+}
+
+func readBundle(source string, r *bundle.Reader) (*Candidate, error) {
+	b, err := r.Read()
 	if err != nil {
 		return nil, fmt.Errorf("read the policy %s: %w", source, err)
 	}
@@ -107,7 +131,7 @@ func (e *Engine) Watch(ctx context.Context, name string) {
 
 // OfferPath reads the folder or file and offers it.
 func (e *Engine) OfferPath(ctx context.Context, name string) error {
-	c, err := FromPath(name)
+	c, err := e.fromPath(name)
 	if err != nil {
 		e.Refuse(ctx, name, err)
 		return err
