@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -193,7 +192,7 @@ func policyBuildCommand() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			signer := &key
-			if key.File == "" {
+			if !cmd.Flags().Changed("key") { // one that is empty is a mistake
 				signer = nil
 			}
 			packed, err := authoring.Build(args[0], revision, signer)
@@ -209,22 +208,12 @@ func policyBuildCommand() *cobra.Command {
 	return cmd
 }
 
-// writeBundle replaces a file as a whole: whoever watches it reads no half of it.
 func writeBundle(out io.Writer, name string, packed []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".bundle-*")
-	if err != nil {
+	if err := authoring.WriteFile(name, packed, 0o644); err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(f.Name()) }() // moved away already, unless something failed
-	_, err = f.Write(packed)
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err == nil {
-		fmt.Fprintf(out, "wrote %s, %d bytes\n", name, len(packed))
-	}
-	return err
+	fmt.Fprintf(out, "wrote %s, %d bytes\n", name, len(packed))
+	return nil
 }
 
 func policySignCommand() *cobra.Command {
@@ -267,7 +256,7 @@ func policyVerifyCommand(environ []string) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("its signature is good, and it would be refused: %w", err)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is signed by %s, and would come into force as %s\n", args[0], key.ID, revision.ID)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is signed with this key, and would come into force as %s\n", args[0], revision.ID)
 			return nil
 		},
 	}

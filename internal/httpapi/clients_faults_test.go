@@ -470,7 +470,7 @@ func TestAClientOfThePlatformIsNoDeadlock(t *testing.T) {
 // A provider that makes clients under ids of its own is of no use, and is left clean.
 func TestAProviderThatChoosesIDsIsRefused(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, settings{loop: true})
+	w := newWorld(t, settings{})
 	own := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
 			r.Body = io.NopCloser(strings.NewReader(`{"client_name":"billing"}`))

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -27,7 +26,7 @@ func FromFS(source string, fsys fs.FS) (*Candidate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the policy %s: %w", source, err)
 	}
-	return fromLoader(source, loader)
+	return fromLoader(source, "", loader)
 }
 
 // fromPath reads a candidate from a folder or from a bundle file (.tar.gz), with the
@@ -45,7 +44,7 @@ func (e *Engine) fromPath(name string) (*Candidate, error) {
 	case info.IsDir() && e.cfg.SignedOnly:
 		return nil, fmt.Errorf("%s is a folder, which has no signature: build and sign a bundle (iam-service policy build --key), or allow it with POLICY_ALLOW_UNSIGNED=1", name)
 	case info.IsDir():
-		return fromLoader(name, bundle.NewDirectoryLoader(target))
+		return fromLoader(name, target, bundle.NewDirectoryLoader(target))
 	case e.cfg.SignedOnly && e.cfg.Key == nil:
 		return nil, fmt.Errorf("there is no key that the signature of %s could be verified with", name)
 	}
@@ -56,20 +55,20 @@ func (e *Engine) fromPath(name string) (*Candidate, error) {
 	defer f.Close()
 	loader := bundle.NewTarballLoaderWithBaseURL(io.LimitReader(f, maxBundleBytes), "")
 	if e.cfg.Key == nil {
-		return fromLoader(name, loader)
+		return fromLoader(name, "", loader)
 	}
 	// What is signed is read as a whole: a file that is left out would be missing.
 	k := e.cfg.Key
 	keys := map[string]*bundle.KeyConfig{k.ID: {Key: k.PEM, Algorithm: k.Algorithm}}
 	c, err := readBundle(name, reader(loader).WithBundleVerificationConfig(bundle.NewVerificationConfig(keys, k.ID, "", nil)))
 	if err == nil {
-		maps.DeleteFunc(c.Modules, func(file, _ string) bool { return leftOut(file, nil, 0) })
+		maps.DeleteFunc(c.Modules, func(file, _ string) bool { return LeftOut("")(file, nil, 0) })
 	}
 	return c, err
 }
 
-func fromLoader(source string, loader bundle.DirectoryLoader) (*Candidate, error) {
-	return readBundle(source, reader(loader.WithFilter(leftOut).WithFollowSymlinks(true)).WithSkipBundleVerification(true).WithFollowSymlinks(true))
+func fromLoader(source, root string, loader bundle.DirectoryLoader) (*Candidate, error) {
+	return readBundle(source, reader(loader.WithFilter(LeftOut(root)).WithFollowSymlinks(true)).WithSkipBundleVerification(true).WithFollowSymlinks(true))
 }
 
 func reader(loader bundle.DirectoryLoader) *bundle.Reader {
@@ -98,11 +97,22 @@ func FromBundle(source string, b *bundle.Bundle) *Candidate {
 	return c
 }
 
-// leftOut leaves tests out (true means out), and the hidden folder that the files
-// of a mounted ConfigMap are links to.
-func leftOut(name string, _ fs.FileInfo, _ int) bool {
-	base := path.Base(filepath.ToSlash(name))
-	return strings.HasSuffix(base, "_test.rego") || strings.HasPrefix(base, "..") && base != ".."
+// LeftOut tells what of a folder is no policy (true means out): tests, and what is hidden,
+// such as editors' files and the folder that the files of a mounted ConfigMap are links to.
+func LeftOut(root string) func(name string, info fs.FileInfo, depth int) bool {
+	root = filepath.ToSlash(root)
+	return func(name string, _ fs.FileInfo, _ int) bool {
+		name = strings.TrimPrefix(filepath.ToSlash(name), root)
+		if strings.HasSuffix(name, "_test.rego") {
+			return true
+		}
+		for step := range strings.SplitSeq(name, "/") {
+			if strings.HasPrefix(step, ".") && step != "." && step != ".manifest" && step != ".signatures.json" {
+				return true
+			}
+		}
+		return false
+	}
 }
 
 // Watch offers the folder or file to the engine whenever it has changed, until
@@ -151,6 +161,9 @@ func Fingerprint(name string) string {
 			return err
 		}
 		info, err := os.Stat(p) // follows links: a mounted ConfigMap is made of them
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // a link that leads nowhere, such as an editor's lock
+		}
 		if err != nil {
 			return err
 		}

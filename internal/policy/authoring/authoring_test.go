@@ -20,6 +20,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/tester"
 
+	"iam-service/internal/policy"
 	"iam-service/internal/policy/authoring"
 	"iam-service/policies"
 )
@@ -105,10 +106,26 @@ func TestWhatIsToBeMendedIsFound(t *testing.T) {
 		"a document by an assignment":    {denial("t := input.token.acr\n\tdata.directory.tenants[t].status == \"archived\""), ""},
 		"a document by an argument":      {rule("_f(t) := data.directory.tenants[t].status\n"), ""},
 		"a negated call of the input":    {rule("_f(x) if x == \"1\"\n\n_g if not _f(input.token.acr)\n"), "negated-call-of-input:5"},
-		"a negated builtin":              {rule("_g if not startswith(input.request.path, \"/x\")\n"), ""},
+		"a negated builtin":              {rule("_g if not startswith(input.request.path, \"/x\")\n"), "negated-call-of-input:3"},
+		"a negated membership":           {rule("_g if not input.token.acr in {\"2\"}\n"), "negated-call-of-input:3"},
+		"a negated call of a rule":       {rule("_p := input.request.path\n\n_g if not startswith(_p, \"/x\")\n"), "negated-call-of-input:5"},
+		"a negated call within one":      {rule("_g if not startswith(lower(input.request.path), \"/x\")\n"), "negated-call-of-input:3"},
+		"a negated comparison":           {rule("_g if not input.token.acr == \"2\"\n"), ""},
+		"a negated rule":                 {rule("_strong if input.token.acr == \"2\"\n\n_g if not _strong\n"), ""},
+		"a walk in a comprehension":      {rule("_x := [id | data.directory.tenants[id].status == \"active\"]\n"), "walk:3"},
+		"a key that is bound later":      {rule("_x if {\n\tdata.directory.tenants[k].status == \"active\"\n\tk = input.token.sub\n}\n"), "walk:4"},
+		"a key that is read later":       {rule("_x := who if {\n\tsome sub\n\tdata.directory.users[input.token.iss][sub].status == \"active\"\n\twho := lower(sub)\n}\n"), "walk:5"},
+		"a collection under its name":    {"package iam.claims\n\nimport data.directory.tenants as ts\n\n_x if ts[_].status == \"active\"\n", "walk:5"},
+		"the directory as a value":       {"package iam.claims\n\nimport data.directory as d\n\n_x := d\n", "walk:5"},
+		"any root of data":               {rule("_x if {\n\tsome root\n\tdata[root].tenants[_]\n}\n"), "walk:5"},
+		"a variable named as a rule":     {rule("_x if {\n\tsome roles\n\tdata.directory.tenants[roles].status == \"active\"\n}\n"), "walk:5"},
+		"every":                          {rule("_x if {\n\tevery t in input.token.groups {\n\t\tdata.directory.tenants[t].status == \"active\"\n\t}\n}\n"), ""},
+		"a key of another document":      {rule("_x if {\n\tsome id\n\t_user.memberships[id].status == \"active\"\n\tdata.directory.tenants[id].status == \"active\"\n}\n"), ""},
+		"a key of the head":              {rule("_t[id] := data.directory.tenants[id] if _user.memberships[id].status == \"active\"\n"), ""},
+		"mocked":                         {rule("_x if _y with data.directory.users as {}\n\n_y if input.token.acr\n"), ""},
 		"a test among the rules":         {rule("test_x if input.token.acr == \"1\"\n"), "test-in-test-file:3"},
 		"a package in another folder":    {"package iam.elsewhere\n\nx := 1\n", "package-in-folder:1"},
-		"a package outside of the roots": {"package other\n\nx := 1\n", "package-in-folder:1"},
+		"a package outside of the roots": {"package other\n\nx := 1\n", "gate:0 package-in-folder:1"},
 	} {
 		dir := folder(t, map[string]string{"iam/claims/extra.rego": c.text})
 		found, _, err := load(t, dir).Check(t.Context(), authoring.CheckOptions{})
@@ -117,7 +134,7 @@ func TestWhatIsToBeMendedIsFound(t *testing.T) {
 		}
 		var got []string
 		for _, f := range found {
-			if f.File != "iam/claims/extra.rego" {
+			if f.File != "iam/claims/extra.rego" && f.Rule != "gate" {
 				t.Errorf("%s: %s", name, f)
 			}
 			got = append(got, f.Rule+":"+line(f))
@@ -130,6 +147,13 @@ func TestWhatIsToBeMendedIsFound(t *testing.T) {
 	dir := folder(t, map[string]string{"iam/config/data.json": `{"headers": ["X-User-ID", "X-User-Shoe-Size"]}`})
 	if found, _, err := load(t, dir).Check(t.Context(), authoring.CheckOptions{}); err != nil || len(found) == 0 || !strings.Contains(found[0].String(), "X-User-Shoe-Size is absent from GATEWAY_HEADERS") {
 		t.Errorf("found %v, %v", found, err)
+	}
+	// From another package, by a reference.
+	for _, head := range []string{"claims.grants contains", "claims[\"grants\"] contains"} {
+		dir = folder(t, map[string]string{"iam/extra.rego": "package iam\n\n" + head + " {\"code\": \"x\", \"title\": \"x\"} if input.token.acr == \"0\"\n"})
+		if found, _, err := load(t, dir).Check(t.Context(), authoring.CheckOptions{}); err != nil || !slices.ContainsFunc(found, func(f authoring.Finding) bool { return f.Rule == "metadata" && f.Line == 3 }) {
+			t.Errorf("%s: found %v, %v", head, found, err)
+		}
 	}
 	// All errors of parsing, of all files.
 	dir = folder(t, map[string]string{"iam/claims/a.rego": "package iam.claims\n\nx if {\n", "iam/claims/b.rego": "pakage x\n"})
@@ -182,8 +206,9 @@ func TestWhatFailsIsSaid(t *testing.T) {
 	for text, want := range map[string]string{
 		"cases: [{title: x, want: {}}]":                                   "does not say whether it wants allow",
 		"cases: [{want: {allow: true}}]":                                  "has no title",
-		"cases: [{title: x, entrypoint: y, want: {allow: true}}]":         "entrypoint must be",
+		"cases: [{title: x, entrypoint: other, want: {allow: true}}]":     "entrypoint must be",
 		"cases: [{title: x, wants: {allow: true}}]":                       "wants",
+		"cases: []\n---\ncases: []":                                       "there are more",
 		"cases: [{title: x, want: {allow: true}}]\ncases: []":             "cases",
 		"cases:\n- {title: x, input: {a: [}, want: {allow: true}}\n  bad": "cases/x.yaml",
 	} {
@@ -292,6 +317,68 @@ func withSignatureOf(t *testing.T, packed, signed []byte) []byte {
 		t.Fatal(err)
 	}
 	return out.Bytes()
+}
+
+// What is checked is what is built, and what serves takes: hidden files are none of it,
+// links are; wherever the folder lies, the bytes are the same.
+func TestAllToolsSeeTheSamePolicy(t *testing.T) {
+	t.Parallel()
+	dir := folder(t, map[string]string{".hidden/z.rego": "package iam.claims\n\ngrants contains 1\n", "iam/claims/.#lock.rego": "not Rego at all"})
+	linked := filepath.Join(dir, "iam/claims/mine.rego")
+	elsewhere := filepath.Join(t.TempDir(), "shared.rego")
+	if err := os.Rename(linked, elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(elsewhere, linked); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("nowhere", filepath.Join(dir, "iam/claims/.#claims.rego")); err != nil {
+		t.Fatal(err)
+	}
+	current := filepath.Join(t.TempDir(), "current")
+	if err := os.Symlink(dir, current); err != nil {
+		t.Fatal(err)
+	}
+	found, checked, err := load(t, current).Check(t.Context(), authoring.CheckOptions{})
+	if err != nil || len(found) > 0 {
+		t.Fatalf("found %v, %v", found, err)
+	}
+	a, err1 := authoring.Build(dir, "v", nil)
+	b, err2 := authoring.Build(current, "v", nil)
+	if err1 != nil || err2 != nil || !bytes.Equal(a, b) {
+		t.Errorf("%d and %d bytes, %v, %v", len(a), len(b), err1, err2)
+	}
+	file := filepath.Join(t.TempDir(), "b.tar.gz")
+	if err := os.WriteFile(file, a, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	built, err := authoring.CheckBundle(t.Context(), file, authoring.CheckOptions{})
+	if err != nil || built.ID != checked.ID {
+		t.Errorf("checked was %s, built is %+v, %v", checked.ID, built, err)
+	}
+	if policy.Fingerprint(dir) == "" || authoringFingerprintMoves(t, dir) {
+		t.Error("a save is not seen beside a link that leads nowhere")
+	}
+}
+
+func authoringFingerprintMoves(t *testing.T, dir string) (same bool) {
+	t.Helper()
+	before := policy.Fingerprint(dir)
+	if err := os.WriteFile(filepath.Join(dir, "iam/claims/zz.rego"), []byte("package iam.claims\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return policy.Fingerprint(dir) == before
+}
+
+// A name that would break what is begun is refused.
+func TestABeginningHasANameOfItsOwn(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"claims", "member", "2fa", "MyPolicy", "policy.v2", "my policy"} {
+		dir := filepath.Join(t.TempDir(), name)
+		if made, err := authoring.New(dir, policies.FS); err == nil || len(made) > 0 {
+			t.Errorf("%s: made %v, %v", name, made, err)
+		}
+	}
 }
 
 func TestAFileIsFormattedInPlace(t *testing.T) {

@@ -16,42 +16,70 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
 	"github.com/open-policy-agent/opa/v1/format"
-	"github.com/open-policy-agent/opa/v1/loader/filter"
 
 	"iam-service/internal/policy"
 )
 
 // Format writes each .rego file below the paths as opa fmt does, or with list only names
-// those that it would write. It returns their names.
+// those that it would write. It returns their names, and all errors; links are left alone.
 func Format(paths []string, list bool) (changed []string, err error) {
+	var errs []error
 	for _, p := range paths {
-		err := filepath.WalkDir(p, func(name string, d os.DirEntry, err error) error {
-			if err != nil || d.IsDir() || !strings.HasSuffix(name, ".rego") {
-				return err
-			}
-			text, err := os.ReadFile(name) //nolint:gosec // the author's own folder
-			if err != nil {
-				return err
-			}
-			pretty, err := format.SourceWithOpts(name, text, format.Opts{RegoVersion: ast.RegoV1})
-			if err != nil || bytes.Equal(pretty, text) {
-				return err
-			}
-			changed = append(changed, name)
-			if list {
-				return nil
-			}
-			info, err := d.Info()
-			if err != nil {
-				return err
-			}
-			return os.WriteFile(name, pretty, info.Mode().Perm()) //nolint:gosec // the author's own folder
-		})
+		target, err := filepath.EvalSymlinks(p)
 		if err != nil {
-			return changed, err
+			errs = append(errs, err)
+			continue
 		}
+		if info, err := os.Stat(target); err == nil && !info.IsDir() && !strings.HasSuffix(target, ".rego") {
+			errs = append(errs, fmt.Errorf("%s is neither a folder nor a .rego file", p))
+			continue
+		}
+		err = filepath.WalkDir(target, func(name string, d os.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() || !strings.HasSuffix(name, ".rego") || strings.HasPrefix(d.Name(), ".") {
+				return err
+			}
+			different, err := formatFile(name, list)
+			if err != nil {
+				errs = append(errs, err)
+			}
+			if different {
+				changed = append(changed, name)
+			}
+			return nil
+		})
+		errs = append(errs, err)
 	}
-	return changed, nil
+	return changed, errors.Join(errs...)
+}
+
+func formatFile(name string, list bool) (different bool, err error) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return false, err
+	}
+	pretty, err := format.SourceWithOpts(name, text, format.Opts{RegoVersion: ast.RegoV1})
+	if err != nil || bytes.Equal(pretty, text) || list {
+		return err == nil && !bytes.Equal(pretty, text), err
+	}
+	info, err := os.Stat(name)
+	if err == nil {
+		err = WriteFile(name, pretty, info.Mode().Perm())
+	}
+	return err == nil, err
+}
+
+// WriteFile replaces a file as a whole: whoever watches it reads no half of it.
+func WriteFile(name string, text []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(f.Name()) }() // moved away already, unless something failed
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Chmod(mode), f.Close()); err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	return err
 }
 
 // Key signs bundles, or verifies them.
@@ -88,12 +116,13 @@ func Build(dir, revision string, key *Key) ([]byte, error) {
 	return write(b, key)
 }
 
-// Sign signs a bundle that is there, whatever signature it had.
+// Sign signs a bundle that is there, whatever signature it had, without tests.
 func Sign(packed []byte, key Key) ([]byte, error) {
 	b, err := open(packed, nil)
 	if err != nil {
 		return nil, err
 	}
+	b.Modules = slices.DeleteFunc(b.Modules, func(m bundle.ModuleFile) bool { return isTest(m.Path) })
 	return write(b, &key)
 }
 
@@ -113,11 +142,12 @@ func Verify(packed []byte, key Key) (bundle.Bundle, error) {
 const maxBundle = 32 << 20
 
 func read(dir string) (bundle.Bundle, error) {
-	var leftOut filter.LoaderFilter = func(name string, info os.FileInfo, _ int) bool {
-		return isTest(name) || info.IsDir() && strings.HasPrefix(info.Name(), ".") && info.Name() != "."
+	target, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return bundle.Bundle{}, err
 	}
-	b, err := bundle.NewCustomReader(bundle.NewDirectoryLoader(dir).WithFilter(leftOut)).WithRegoVersion(ast.RegoV1).
-		WithProcessAnnotations(true).WithSkipBundleVerification(true).WithSizeLimitBytes(maxBundle).Read()
+	b, err := bundle.NewCustomReader(bundle.NewDirectoryLoader(target).WithFilter(policy.LeftOut(target)).WithFollowSymlinks(true)).
+		WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSkipBundleVerification(true).WithSizeLimitBytes(maxBundle).WithFollowSymlinks(true).Read()
 	if err != nil {
 		return b, fmt.Errorf("read %s: %w", dir, err)
 	}
@@ -141,12 +171,12 @@ func write(b bundle.Bundle, key *Key) ([]byte, error) {
 		if err := key.check(); err != nil {
 			return nil, err
 		}
-		if err := b.GenerateSignature(bundle.NewSigningConfig(key.File, key.Algorithm, ""), key.ID, false); err != nil {
+		if err := b.GenerateSignature(bundle.NewSigningConfig(key.File, key.Algorithm, ""), key.ID, true); err != nil {
 			return nil, fmt.Errorf("sign: %w", err)
 		}
 	}
 	var out bytes.Buffer
-	if err := bundle.NewWriter(&out).DisableFormat(true).Write(b); err != nil {
+	if err := bundle.NewWriter(&out).UseModulePath(true).DisableFormat(true).Write(b); err != nil {
 		return nil, err
 	}
 	return out.Bytes(), nil

@@ -1,6 +1,7 @@
 package authoring
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -12,7 +13,9 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	yamlv3 "go.yaml.in/yaml/v3"
 	"sigs.k8s.io/yaml"
 
 	"iam-service/internal/policy"
@@ -43,7 +46,19 @@ func readCases(file string, text []byte) ([]Case, error) {
 	var body struct {
 		Cases []Case `json:"cases"`
 	}
-	if err := yaml.UnmarshalStrict(text, &body); err != nil {
+	var first, second yamlv3.Node
+	docs := yamlv3.NewDecoder(bytes.NewReader(text))
+	if docs.Decode(&first) == nil && docs.Decode(&second) == nil {
+		return nil, fmt.Errorf("%s: one document is read, and there are more", file)
+	}
+	js, err := yaml.YAMLToJSONStrict(text)
+	if err == nil {
+		d := json.NewDecoder(bytes.NewReader(js))
+		d.UseNumber()
+		d.DisallowUnknownFields()
+		err = d.Decode(&body)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	for i := range body.Cases {
@@ -79,7 +94,7 @@ func (f *Folder) Answer(ctx context.Context, compiler *ast.Compiler, c Case) (An
 	data["directory"] = directory
 	ctx, cancel := context.WithTimeout(ctx, caseTime)
 	defer cancel()
-	rs, err := rego.New(rego.Query(query), rego.Compiler(compiler), rego.Store(inmem.NewFromObject(data)), rego.Input(c.Input), rego.StrictBuiltinErrors(true)).Eval(ctx)
+	rs, err := rego.New(rego.Query(query), rego.Compiler(compiler), rego.Store(&refusing{inmem.NewFromObject(data)}), rego.Input(c.Input), rego.StrictBuiltinErrors(true)).Eval(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -91,6 +106,16 @@ func (f *Folder) Answer(ctx context.Context, compiler *ast.Compiler, c Case) (An
 		return nil, fmt.Errorf("%s is no object", query)
 	}
 	return answer, nil
+}
+
+// refusing is a store that refuses a walk over the directory, as the one that serves does.
+type refusing struct{ storage.Store }
+
+func (s *refusing) Read(ctx context.Context, txn storage.Transaction, p storage.Path) (any, error) {
+	if len(p) > 0 && p[0] == "directory" && (len(p) < 2 || len(p)-2 < collections[p[1]]) {
+		return nil, fmt.Errorf("data.%s cannot be walked over: name a document by its keys", strings.Join(p, "."))
+	}
+	return s.Store.Read(ctx, txn, p)
 }
 
 // Codes are those of the reasons.

@@ -72,7 +72,7 @@ func (f *Folder) Check(ctx context.Context, o CheckOptions) ([]Finding, *policy.
 		found = append(found, style...)
 	}
 	revision, err := f.gate(ctx, o)
-	if err != nil && len(found) == 0 { // else it may say the same in other words
+	if strict := slices.ContainsFunc(found, func(f Finding) bool { return f.Rule == "strict" }); err != nil && !strict { // which says the same
 		found = append(found, ofCompiler(err, "gate")...)
 	}
 	slices.SortStableFunc(found, func(a, b Finding) int {
@@ -122,10 +122,10 @@ func undescribed(file string, m *ast.Module) (found []Finding) {
 		return ofCompiler(errs, "metadata")
 	}
 	for _, r := range m.Rules {
-		if len(r.Head.Reference) < 1 || !slices.Contains(decisive, r.Head.Reference[0].Value.String()) && !slices.Contains(decisive, string(r.Head.Name)) {
+		name := setOf(r)
+		if !slices.Contains(decisive, name) {
 			continue
 		}
-		name := cmp.Or(string(r.Head.Name), r.Head.Reference[0].Value.String())
 		var missing []string
 		a := annotated(set, r)
 		code, _ := a.Custom["code"].(string) // none: ""
@@ -144,6 +144,24 @@ func undescribed(file string, m *ast.Module) (found []Finding) {
 	return found
 }
 
+// setOf is the name of the set or object that a rule adds to, wherever its package lies:
+// grants of "grants contains x", "claims.grants contains x" and "claims[\"grants\"][x]".
+func setOf(r *ast.Rule) string {
+	for _, t := range slices.Backward(r.Head.Ref()) {
+		switch v := t.Value.(type) {
+		case ast.Var:
+			if slices.Contains(decisive, string(v)) {
+				return string(v)
+			}
+		case ast.String:
+			if slices.Contains(decisive, string(v)) {
+				return string(v)
+			}
+		}
+	}
+	return ""
+}
+
 // annotated are the annotations of a rule itself, as rego.metadata.rule() has them.
 func annotated(set *ast.AnnotationSet, r *ast.Rule) ast.Annotations {
 	for _, a := range set.Chain(r) {
@@ -152,120 +170,6 @@ func annotated(set *ast.AnnotationSet, r *ast.Rule) ast.Annotations {
 		}
 	}
 	return ast.Annotations{}
-}
-
-// collections are those of the directory, with how many keys name one document.
-var collections = map[string]int{"users": 2, "clients": 2, "tenants": 1}
-
-// walks finds where a policy would go through a collection of the directory: a document
-// must be named by its keys. What it does not find the store refuses.
-func (f *Folder) walks(file string, m *ast.Module) (found []Finding) {
-	aliases, named := map[string]bool{}, map[ast.Var]bool{} // what is a name of something is no variable
-	for _, i := range m.Imports {
-		named[i.Name()] = true
-		if i.Path.String() == "data.directory" {
-			aliases[cmp.Or(string(i.Alias), "directory")] = true
-		}
-	}
-	for _, other := range f.Modules {
-		if !other.Package.Equal(m.Package) {
-			continue
-		}
-		for _, r := range other.Rules {
-			if head, ok := r.Head.Ref()[0].Value.(ast.Var); ok {
-				named[head] = true
-			}
-		}
-	}
-	for _, r := range m.Rules {
-		bound := boundIn(r)
-		maps.Copy(bound, named)
-		ast.WalkRefs(r, func(ref ast.Ref) bool {
-			rest, ok := ofDirectory(ref, aliases)
-			if !ok {
-				return false
-			}
-			finding := Finding{file, ref[0].Location.Row, "walk", fmt.Sprintf("%s is a walk over the directory, which the service refuses: name a document by its keys", ref)}
-			if len(rest) == 0 {
-				found = append(found, finding)
-				return false
-			}
-			name, _ := rest[0].Value.(ast.String) // a variable: it could be any of them
-			keys, known := collections[string(name)]
-			switch {
-			case !known && name != "":
-			case !known, len(rest)-1 < keys:
-				found = append(found, finding)
-			default:
-				for _, key := range rest[1 : 1+keys] {
-					if v, isVar := key.Value.(ast.Var); isVar && !bound[v] {
-						found = append(found, finding)
-						break
-					}
-				}
-			}
-			return false
-		})
-	}
-	return found
-}
-
-// ofDirectory is what follows data.directory in a reference.
-func ofDirectory(ref ast.Ref, aliases map[string]bool) (ast.Ref, bool) {
-	head, ok := ref[0].Value.(ast.Var)
-	if ok && aliases[string(head)] {
-		return ref[1:], true
-	}
-	if len(ref) >= 2 && head == "data" && ref[1].Value.Compare(ast.String("directory")) == 0 {
-		return ref[2:], true
-	}
-	return nil, false
-}
-
-// boundIn are the variables of a rule that something but the directory gives a value:
-// arguments, assignments, and elements of other collections.
-func boundIn(r *ast.Rule) map[ast.Var]bool {
-	bound := map[ast.Var]bool{}
-	take := func(x any) {
-		vis := ast.NewVarVisitor().WithParams(ast.VarVisitorParams{SkipRefHead: true})
-		vis.Walk(x)
-		for v := range vis.Vars() {
-			bound[v] = true
-		}
-	}
-	for _, arg := range r.Head.Args {
-		take(arg)
-	}
-	ast.WalkExprs(r, func(e *ast.Expr) bool {
-		decl, isDecl := e.Terms.(*ast.SomeDecl)
-		switch {
-		case e.IsAssignment(), e.IsEquality():
-			for i := range 2 {
-				if v, ok := e.Operand(i).Value.(ast.Var); ok {
-					bound[v] = true
-				} else if _, ref := e.Operand(i).Value.(ast.Ref); !ref {
-					take(e.Operand(i))
-				}
-			}
-		case isDecl:
-			for _, s := range decl.Symbols {
-				call, ok := s.Value.(ast.Call)
-				if !ok {
-					continue
-				}
-				if collection, isRef := call[len(call)-1].Value.(ast.Ref); isRef {
-					if _, walk := ofDirectory(collection, nil); walk {
-						continue
-					}
-				}
-				for _, v := range call[1 : len(call)-1] {
-					take(v)
-				}
-			}
-		}
-		return false
-	})
-	return bound
 }
 
 //go:embed style/style.rego
@@ -294,7 +198,12 @@ func (f *Folder) style(ctx context.Context, file string, m *ast.Module) ([]Findi
 
 // prepared is a module as the rules of style see it.
 func prepared(file string, m *ast.Module, source []byte) map[string]any {
-	rules := []any{}
+	rules, named := []any{}, map[ast.Var]bool{}
+	for _, r := range m.Rules {
+		if head, ok := r.Head.Ref()[0].Value.(ast.Var); ok && len(r.Head.Args) == 0 {
+			named[head] = true
+		}
+	}
 	for _, r := range m.Rules {
 		name := string(r.Head.Name)
 		if name == "" {
@@ -309,8 +218,8 @@ func prepared(file string, m *ast.Module, source []byte) map[string]any {
 		prints := false
 		ast.WalkExprs(r, func(e *ast.Expr) bool {
 			prints = prints || e.IsCall() && e.Operator().String() == "print"
-			if e.Negated && e.IsCall() && slices.ContainsFunc(e.Operands(), ofInput) && ast.BuiltinMap[e.Operator().String()] == nil {
-				negations = append(negations, map[string]any{"line": e.Location.Row, "text": strings.TrimPrefix(e.String(), "not ")})
+			if e.Negated && e.IsCall() && !e.IsEquality() && e.Operator().String() != "equal" && slices.ContainsFunc(e.Operands(), undefinable(named)) {
+				negations = append(negations, map[string]any{"line": e.Location.Row, "text": strings.TrimPrefix(string(e.Location.Text), "not ")})
 			}
 			return false
 		})
@@ -322,7 +231,20 @@ func prepared(file string, m *ast.Module, source []byte) map[string]any {
 	}
 }
 
-func ofInput(t *ast.Term) bool {
-	ref, ok := t.Value.(ast.Ref)
-	return ok && ref.HasPrefix(ast.InputRootRef)
+// undefinable reports whether a term can be undefined: somewhere in it stands the input, or
+// a rule.
+func undefinable(rules map[ast.Var]bool) func(*ast.Term) bool {
+	return func(t *ast.Term) (found bool) {
+		ast.WalkTerms(t, func(t *ast.Term) bool {
+			switch v := t.Value.(type) {
+			case ast.Ref:
+				head, _ := v[0].Value.(ast.Var) // a call has no head of this sort
+				found = found || v.HasPrefix(ast.InputRootRef) || rules[head]
+			case ast.Var:
+				found = found || rules[v]
+			}
+			return found
+		})
+		return found
+	}
 }

@@ -40,6 +40,10 @@ type Folder struct {
 
 // Load reads a folder. It fails with an ast.Errors that has all errors of parsing.
 func Load(dir string) (*Folder, error) {
+	dir, err := filepath.EvalSymlinks(dir) // "current" may lead to a release
+	if err != nil {
+		return nil, err
+	}
 	info, err := os.Stat(dir)
 	if err != nil {
 		return nil, err
@@ -58,10 +62,13 @@ func Load(dir string) (*Folder, error) {
 			return err
 		}
 		rel = filepath.ToSlash(rel)
-		if d.IsDir() {
-			if rel != "." && strings.HasPrefix(path.Base(rel), ".") {
+		switch {
+		case rel != "." && strings.HasPrefix(path.Base(rel), "."): // hidden: no policy
+			if d.IsDir() {
 				return fs.SkipDir
 			}
+			return nil
+		case d.IsDir():
 			return nil
 		}
 		err = f.read(name, rel)
@@ -85,7 +92,10 @@ func (f *Folder) read(name, rel string) error {
 	switch {
 	case strings.HasSuffix(rel, ".rego"):
 	case strings.HasPrefix(rel, "schemas/") && strings.HasSuffix(rel, ".json"):
-	case strings.HasPrefix(rel, "cases/") && strings.HasSuffix(rel, ".yaml"):
+	case strings.HasPrefix(rel, "cases/"):
+		if !strings.HasSuffix(rel, ".yaml") && !strings.HasSuffix(rel, ".yml") {
+			return fmt.Errorf("%s: cases are written in .yaml files", rel)
+		}
 	case base == "data.json" || base == "data.yaml":
 	default:
 		return nil
@@ -107,9 +117,9 @@ func (f *Folder) read(name, rel string) error {
 		if err := json.Unmarshal(text, &schema); err != nil {
 			return fmt.Errorf("%s: %w", rel, err)
 		}
-		ref, err := ast.ParseRef("schema." + strings.TrimSuffix(strings.TrimPrefix(rel, "schemas/"), ".json"))
-		if err != nil {
-			return fmt.Errorf("%s: its name is no name of a schema: %w", rel, err)
+		ref := ast.Ref{ast.VarTerm("schema")}
+		for step := range strings.SplitSeq(strings.TrimSuffix(strings.TrimPrefix(rel, "schemas/"), ".json"), "/") {
+			ref = ref.Append(ast.StringTerm(step))
 		}
 		f.Schemas.Put(ref, schema)
 	case strings.HasPrefix(rel, "cases/"):
@@ -125,9 +135,12 @@ func (f *Folder) read(name, rel string) error {
 // readData puts a data file where its folder says.
 func (f *Folder) readData(rel string, text []byte) error {
 	var value any
-	js, err := yaml.YAMLToJSON(text) // JSON is YAML
+	var err error
+	if strings.HasSuffix(rel, ".yaml") {
+		text, err = yaml.YAMLToJSON(text)
+	}
 	if err == nil {
-		d := json.NewDecoder(bytes.NewReader(js))
+		d := json.NewDecoder(bytes.NewReader(text))
 		d.UseNumber()
 		err = d.Decode(&value)
 	}

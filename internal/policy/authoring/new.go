@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 )
@@ -18,7 +19,17 @@ func New(dir string, from fs.FS) ([]string, error) {
 	if list, err := os.ReadDir(dir); err == nil && len(list) > 0 {
 		return nil, fmt.Errorf("%s is not empty", dir)
 	}
-	name := strings.ReplaceAll(filepath.Base(dir), "-", "_")
+	whole, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	name := strings.ReplaceAll(filepath.Base(whole), "-", "_")
+	if !codeShape.MatchString(name) {
+		return nil, fmt.Errorf("the name of the folder is that of the first rule: it must be of a-z 0-9 _ - and begin with a letter, is %q", filepath.Base(whole))
+	}
+	if taken(from, name) {
+		return nil, fmt.Errorf("the default policy has a rule or a file named %q: choose another name", name)
+	}
 	var made []string
 	write := func(source fs.FS, root string) error {
 		return fs.WalkDir(source, root, func(file string, d fs.DirEntry, err error) error {
@@ -36,11 +47,26 @@ func New(dir string, from fs.FS) ([]string, error) {
 				return err
 			}
 			made = append(made, target)
-			return os.WriteFile(target, []byte(strings.ReplaceAll(string(text), "NAME", name)), 0o644) //nolint:gosec // a policy is no secret
+			if root != "." {
+				text = []byte(strings.ReplaceAll(string(text), "NAME", name))
+			}
+			return os.WriteFile(target, text, 0o644) //nolint:gosec // a policy is no secret
 		})
 	}
 	if err := write(from, "."); err != nil {
 		return made, err
 	}
 	return made, write(skeleton, "skeleton")
+}
+
+// taken reports whether a policy has a file or a code of that name.
+func taken(from fs.FS, name string) (found bool) {
+	_ = fs.WalkDir(from, ".", func(file string, d fs.DirEntry, err error) error { // what cannot be read is found out when it is copied
+		if err == nil && !d.IsDir() && strings.HasSuffix(file, ".rego") {
+			text, _ := fs.ReadFile(from, file) // as above
+			found = found || strings.TrimSuffix(path.Base(file), ".rego") == name || strings.Contains(string(text), "#   code: "+name+"\n")
+		}
+		return nil
+	})
+	return found
 }

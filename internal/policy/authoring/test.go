@@ -34,7 +34,7 @@ func (r TestReport) Good() bool { return r.Failed+r.CasesFailed+len(r.Uncovered)
 
 // compile compiles modules under the sandbox; strict also under the schemas.
 func (f *Folder) compile(modules map[string]*ast.Module, strict bool) (*ast.Compiler, error) {
-	c := ast.NewCompiler().WithCapabilities(policy.Capabilities()).WithEnablePrintStatements(true)
+	c := ast.NewCompiler().WithCapabilities(policy.Capabilities()).WithEnablePrintStatements(true).SetErrorLimit(0)
 	if strict {
 		c = c.WithStrict(true).WithSchemas(f.Schemas).WithUseTypeCheckAnnotations(true)
 	}
@@ -91,13 +91,17 @@ func (f *Folder) Test(ctx context.Context, out io.Writer, o TestOptions) (TestRe
 	}
 	files := coverage.Report(f.Modules).Files
 	for _, file := range slices.Sorted(maps.Keys(files)) {
-		if isTest(file) || files[file].Coverage >= o.Threshold {
+		if isTest(file) || len(files[file].Covered)+len(files[file].NotCovered) == 0 || files[file].Coverage >= o.Threshold {
 			continue
 		}
 		report.Uncovered = append(report.Uncovered, file)
 		fmt.Fprintf(out, "coverage of %s is %.1f %%, %.1f %% are wanted; no test has seen:\n", file, files[file].Coverage, o.Threshold)
+		last := 0
 		for _, r := range files[file].NotCovered {
-			fmt.Fprintf(out, "  %s:%d\n", file, r.Start.Row)
+			if r.Start.Row != last {
+				fmt.Fprintf(out, "  %s:%d\n", file, r.Start.Row)
+			}
+			last = r.Start.Row
 		}
 	}
 	return report, nil

@@ -179,8 +179,10 @@ _reads if _verb in {"read", "list"}
 
 _changes_policy if {
 	_subject == "policy"
-	not _verb in {"read", "list", "rollback"}
+	not _leaves_policy
 }
+
+_leaves_policy if _verb in {"read", "list", "rollback"}
 
 _of_a_tenant if input.tenant
 

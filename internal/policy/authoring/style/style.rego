@@ -64,10 +64,10 @@ debugging contains _finding("print", rule.line, "print is for tests") if {
 # METADATA
 # title: A negated call does not hide what is missing
 # description: >-
-#   With input.x missing, f(input.x) is undefined and "not f(input.x)" is true: a denial
-#   that is written so is skipped, a grant is given. Give the call a name of its own,
-#   without arguments, and negate that.
-negations contains _finding("negated-call-of-input", negation.line, $"not {negation.text} is true also where the input is missing: name the call in a rule, and negate that") if {
+#   With input.x missing, the body of "not f(input.x)" is undefined: a denial that is
+#   written so is skipped, and what it was to deny is let in. Give the call a name of its
+#   own, without arguments, and negate that.
+negations contains _finding("negated-call-of-input", negation.line, $"with the input missing, not {negation.text} is undefined and the rule is skipped: name the call in a rule, and negate that") if {
 	not _is_test
 	some rule in input.rules
 	some negation in rule.negations

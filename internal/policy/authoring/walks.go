@@ -1,0 +1,218 @@
+package authoring
+
+import (
+	"fmt"
+	"maps"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+)
+
+// collections are those of the directory, with how many keys name one document.
+var collections = map[string]int{"users": 2, "clients": 2, "tenants": 1}
+
+// walks finds where a policy would go through a collection of the directory: a document
+// must be named by its keys, each of which has a value before it is used. What it does not
+// find the store refuses, in the cases and when it serves.
+func (f *Folder) walks(file string, m *ast.Module) []Finding {
+	w := &walker{file: file, aliases: map[ast.Var]ast.Ref{}, named: map[ast.Var]bool{}}
+	for _, i := range m.Imports {
+		w.named[i.Name()] = true
+		if ref, ok := i.Path.Value.(ast.Ref); ok {
+			if _, inside := ofDirectory(ref); inside {
+				w.aliases[i.Name()] = ref
+			}
+		}
+	}
+	for _, other := range f.Modules {
+		if !other.Package.Equal(m.Package) {
+			continue
+		}
+		for _, r := range other.Rules {
+			if head, ok := r.Head.Ref()[0].Value.(ast.Var); ok {
+				w.named[head] = true
+			}
+		}
+	}
+	for _, r := range m.Rules {
+		for ; r != nil; r = r.Else {
+			bound := maps.Clone(w.named) // what names something is no variable
+			for _, arg := range r.Head.Args {
+				bind(arg, bound)
+			}
+			bound = w.body(r.Body, bound)
+			for _, t := range []*ast.Term{r.Head.Key, r.Head.Value} {
+				if t != nil {
+					w.term(t, bound)
+				}
+			}
+		}
+	}
+	return w.found
+}
+
+// walker reads a rule in its order: what has a value is bound.
+type walker struct {
+	file    string
+	aliases map[ast.Var]ast.Ref // imports from the directory
+	named   map[ast.Var]bool
+	found   []Finding
+}
+
+func (w *walker) body(body ast.Body, bound map[ast.Var]bool) map[ast.Var]bool {
+	bound = maps.Clone(bound)
+	for _, e := range body {
+		w.expr(e, bound)
+	}
+	return bound
+}
+
+func (w *walker) expr(e *ast.Expr, bound map[ast.Var]bool) {
+	for _, with := range e.With {
+		w.term(with.Value, bound)
+	}
+	switch t := e.Terms.(type) {
+	case *ast.SomeDecl:
+		for _, s := range t.Symbols {
+			call, in := s.Value.(ast.Call)
+			if !in {
+				if v, ok := s.Value.(ast.Var); ok {
+					delete(bound, v) // a variable of its own, whatever bears the name outside
+				}
+				continue
+			}
+			w.term(call[len(call)-1], bound)
+			for _, x := range call[1 : len(call)-1] {
+				bind(x, bound)
+			}
+		}
+	case *ast.Every:
+		w.term(t.Domain, bound)
+		inner := maps.Clone(bound)
+		for _, x := range []*ast.Term{t.Key, t.Value} {
+			if x != nil {
+				bind(x, inner)
+			}
+		}
+		w.body(t.Body, inner)
+	case []*ast.Term:
+		switch {
+		case e.IsAssignment():
+			w.term(e.Operand(1), bound)
+			bind(e.Operand(0), bound)
+		case e.IsEquality():
+			for i := range 2 {
+				if _, isVar := e.Operand(i).Value.(ast.Var); !isVar {
+					w.term(e.Operand(i), bound)
+				}
+			}
+			for i := range 2 {
+				bind(e.Operand(i), bound)
+			}
+		default:
+			for _, x := range t[1:] {
+				w.term(x, bound)
+			}
+		}
+	case *ast.Term:
+		w.term(t, bound)
+	}
+}
+
+// bind gives a value to the variables of a pattern.
+func bind(t *ast.Term, bound map[ast.Var]bool) {
+	ast.WalkTerms(t, func(t *ast.Term) bool {
+		switch v := t.Value.(type) {
+		case ast.Var:
+			bound[v] = true
+		case ast.Ref, ast.Call, *ast.ArrayComprehension, *ast.SetComprehension, *ast.ObjectComprehension:
+			return true
+		}
+		return false
+	})
+}
+
+func (w *walker) term(t *ast.Term, bound map[ast.Var]bool) {
+	switch v := t.Value.(type) {
+	case ast.Var:
+		if _, alias := w.aliases[v]; alias {
+			w.finding(t.Location, v.String())
+		}
+	case ast.Ref:
+		w.ref(v, bound)
+	case *ast.ArrayComprehension:
+		w.term(v.Term, w.body(v.Body, bound))
+	case *ast.SetComprehension:
+		w.term(v.Term, w.body(v.Body, bound))
+	case *ast.ObjectComprehension:
+		inner := w.body(v.Body, bound)
+		w.term(v.Key, inner)
+		w.term(v.Value, inner)
+	case ast.Call:
+		for _, x := range v[1:] {
+			w.term(x, bound)
+		}
+	case *ast.Array:
+		v.Foreach(func(x *ast.Term) { w.term(x, bound) })
+	case ast.Set:
+		v.Foreach(func(x *ast.Term) { w.term(x, bound) })
+	case ast.Object:
+		v.Foreach(func(k, x *ast.Term) { w.term(k, bound); w.term(x, bound) })
+	}
+}
+
+func (w *walker) ref(ref ast.Ref, bound map[ast.Var]bool) {
+	whole := ref
+	if head, ok := ref[0].Value.(ast.Var); ok {
+		if path, alias := w.aliases[head]; alias {
+			whole = append(path.Copy(), ref[1:]...)
+		}
+	}
+	rest, inside := ofDirectory(whole)
+	var keys int
+	if inside {
+		keys = w.collection(ref, rest)
+	} else if head, _ := whole[0].Value.(ast.Var); head == "data" && len(whole) > 1 {
+		if v, isVar := whole[1].Value.(ast.Var); isVar && !bound[v] {
+			w.finding(ref[0].Location, ref.String()) // the directory would be among what it goes through
+		}
+	}
+	for i, step := range whole[1:] {
+		v, isVar := step.Value.(ast.Var)
+		switch {
+		case !isVar:
+			w.term(step, bound)
+		case inside && i >= 2 && i < 2+keys && !bound[v]:
+			w.finding(ref[0].Location, ref.String())
+			bound[v] = true // said once
+		default:
+			bound[v] = true // each of what is there
+		}
+	}
+}
+
+// collection is how many keys name a document of the collection that a reference is to; it
+// is none where the reference was found to be a walk already.
+func (w *walker) collection(ref, rest ast.Ref) int {
+	if len(rest) > 0 {
+		name, isName := rest[0].Value.(ast.String)
+		keys, known := collections[string(name)]
+		if isName && (!known || len(rest)-1 >= keys) {
+			return keys
+		}
+	}
+	w.finding(ref[0].Location, ref.String())
+	return 0
+}
+
+func (w *walker) finding(at *ast.Location, what string) {
+	w.found = append(w.found, Finding{w.file, at.Row, "walk", fmt.Sprintf("%s is a walk over the directory, which the service refuses: name a document by its keys", what)})
+}
+
+// ofDirectory is what follows data.directory in a reference.
+func ofDirectory(ref ast.Ref) (ast.Ref, bool) {
+	head, _ := ref[0].Value.(ast.Var) // a call: none
+	if len(ref) >= 2 && head == "data" && ref[1].Value.Compare(ast.String("directory")) == 0 {
+		return ref[2:], true
+	}
+	return nil, false
+}
