@@ -161,7 +161,7 @@ func badURI(s string, native bool) string {
 		}
 		return "must be https; http is for public clients on 127.0.0.1 or [::1] (RFC 8252, section 7.3)"
 	}
-	if native && strings.Contains(u.Scheme, ".") && u.Host == "" && u.Opaque == "" {
+	if native && strings.Contains(u.Scheme, ".") && strings.HasPrefix(u.Path, "/") && !strings.Contains(s, "://") {
 		return "" // com.example.app:/callback
 	}
 	return "must be https; a public client may have a scheme of its own that is a domain the other way round, as in com.example.app:/callback (RFC 8252, section 7.1)"

@@ -27,6 +27,8 @@ func TestURIsOfAClient(t *testing.T) {
 		"http://[::1]:8000/cb":                  "native",
 		"com.example.app:/callback":             "native",
 		"com.example.app:callback":              "nobody",
+		"com.example.app:":                      "nobody",
+		"com.example.app:///callback":           "nobody",
 		"com.example.app://host/callback":       "nobody",
 		"myapp:/callback":                       "nobody",
 		"javascript:alert(1)":                   "nobody",
