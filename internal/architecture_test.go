@@ -45,7 +45,7 @@ var mayImport = map[string][]string{
 	"internal/devstack/devpg":        {},
 	"internal/devstack/devrauth":     {},
 	"internal/postgres/postgrestest": {"internal/devstack/devpg", "internal/iam", "internal/postgres"},
-	"internal/rauth/rauthtest":       {"internal/iam"},
+	"internal/rauth/rauthtest":       {"internal/clients", "internal/iam"},
 	"internal/scripttest":            {},
 	"cmd/iam-dev":                    {"internal/app", "internal/devstack", "internal/iam", "internal/postgres", "internal/telemetry"},
 }

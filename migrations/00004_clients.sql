@@ -39,23 +39,14 @@ CREATE INDEX registrations_retire_idx ON registrations (retire_at) WHERE retire_
 CREATE INDEX clients_roles_idx ON clients USING gin (roles);
 CREATE INDEX clients_deleted_idx ON clients (updated_at) WHERE status = 'deleted';
 
--- As before, and the new table.
+-- iam_grant grants what it did, and the new table.
+ALTER FUNCTION iam_grant(text) RENAME TO iam_grant_00003;
 -- +goose StatementBegin
-CREATE OR REPLACE FUNCTION iam_grant(to_role text) RETURNS void
+CREATE FUNCTION iam_grant(to_role text) RETURNS void
     LANGUAGE plpgsql AS $$
-DECLARE
-    r text := quote_ident(to_role);
 BEGIN
-    EXECUTE 'GRANT USAGE ON SCHEMA ' || quote_ident(current_schema()) || ' TO ' || r;
-    EXECUTE 'GRANT SELECT ON goose_db_version, instance TO ' || r;
-    EXECUTE 'GRANT SELECT, INSERT, UPDATE, DELETE ON tenants, roles, users, memberships, mappings, clients, registrations, issuer_keys, '
-         || 'services, attribute_schemas, outbox, idempotency TO ' || r;
-    EXECUTE 'GRANT USAGE ON SEQUENCE iam_versions TO ' || r;
-    EXECUTE 'GRANT SELECT, INSERT ON manifests, retired_tenants, audit TO ' || r;
-    EXECUTE 'GRANT SELECT, INSERT, UPDATE ON audit_heads TO ' || r;
-    EXECUTE 'GRANT SELECT ON audit_cuts TO ' || r;
-    EXECUTE 'GRANT SELECT, UPDATE ON relay TO ' || r;
-    EXECUTE 'GRANT EXECUTE ON FUNCTION iam_audit_partitions() TO ' || r;
+    PERFORM iam_grant_00003(to_role);
+    EXECUTE 'GRANT SELECT, INSERT, UPDATE, DELETE ON registrations TO ' || quote_ident(to_role);
 END
 $$;
 -- +goose StatementEnd
@@ -63,14 +54,11 @@ $$;
 -- A role that runs the service already may use the new table at once.
 -- +goose StatementBegin
 DO $$
-DECLARE
-    r text;
 BEGIN
     EXECUTE format('ALTER FUNCTION iam_grant(text) SET search_path = %I, pg_temp', current_schema());
-    FOR r IN SELECT DISTINCT grantee FROM information_schema.role_table_grants
-              WHERE table_schema = current_schema() AND table_name = 'clients' AND privilege_type = 'UPDATE' AND grantee NOT IN ('PUBLIC', current_user) LOOP
-        EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON registrations TO %I', r);
-    END LOOP;
+    PERFORM iam_grant(grantee) FROM (
+        SELECT DISTINCT grantee::text FROM information_schema.role_table_grants
+         WHERE table_schema = current_schema() AND table_name = 'clients' AND privilege_type = 'UPDATE' AND grantee NOT IN ('PUBLIC', current_user)) r;
 END
 $$;
 -- +goose StatementEnd
@@ -78,28 +66,6 @@ $$;
 -- +goose Down
 DROP INDEX clients_deleted_idx;
 DROP INDEX clients_roles_idx;
+DROP FUNCTION iam_grant(text);
+ALTER FUNCTION iam_grant_00003(text) RENAME TO iam_grant;
 DROP TABLE registrations;
--- +goose StatementBegin
-CREATE OR REPLACE FUNCTION iam_grant(to_role text) RETURNS void
-    LANGUAGE plpgsql AS $$
-DECLARE
-    r text := quote_ident(to_role);
-BEGIN
-    EXECUTE 'GRANT USAGE ON SCHEMA ' || quote_ident(current_schema()) || ' TO ' || r;
-    EXECUTE 'GRANT SELECT ON goose_db_version, instance TO ' || r;
-    EXECUTE 'GRANT SELECT, INSERT, UPDATE, DELETE ON tenants, roles, users, memberships, mappings, clients, issuer_keys, '
-         || 'services, attribute_schemas, outbox, idempotency TO ' || r;
-    EXECUTE 'GRANT USAGE ON SEQUENCE iam_versions TO ' || r;
-    EXECUTE 'GRANT SELECT, INSERT ON manifests, retired_tenants, audit TO ' || r;
-    EXECUTE 'GRANT SELECT, INSERT, UPDATE ON audit_heads TO ' || r;
-    EXECUTE 'GRANT SELECT ON audit_cuts TO ' || r;
-    EXECUTE 'GRANT SELECT, UPDATE ON relay TO ' || r;
-    EXECUTE 'GRANT EXECUTE ON FUNCTION iam_audit_partitions() TO ' || r;
-END
-$$;
-DO $$
-BEGIN
-    EXECUTE format('ALTER FUNCTION iam_grant(text) SET search_path = %I, pg_temp', current_schema());
-END
-$$;
--- +goose StatementEnd

@@ -41,11 +41,13 @@ type plant struct {
 
 	mu    sync.Mutex
 	cmd   *exec.Cmd
+	dead  chan struct{} // closed when it has ended
 	admin string
 	ops   string
 	log   bytes.Buffer
 
-	step atomic.Pointer[func(where string) (cut bool)] // called at each step
+	step    atomic.Pointer[func(where string) (cut bool)] // called at each step
+	reached func() bool                                   // the step that goes wrong
 }
 
 func newPlant(t testing.TB) *plant {
@@ -117,8 +119,9 @@ func (p *plant) start() {
 	out, err := cmd.StderrPipe()
 	p.ok(err)
 	p.ok(cmd.Start())
-	ready := make(chan [2]string, 1)
+	ready, dead := make(chan [2]string, 1), make(chan struct{})
 	go func() {
+		defer close(dead)
 		defer close(ready)
 		lines := bufio.NewScanner(out)
 		lines.Buffer(nil, 1<<20)
@@ -139,7 +142,7 @@ func (p *plant) start() {
 			p.Fatalf("it does not start: %s", p.logged())
 		}
 		p.mu.Lock()
-		p.cmd, p.admin, p.ops = cmd, "http://"+addrs[0], "http://"+addrs[1]
+		p.cmd, p.dead, p.admin, p.ops = cmd, dead, "http://"+addrs[0], "http://"+addrs[1]
 		p.mu.Unlock()
 	case <-time.After(30 * time.Second):
 		_ = cmd.Process.Kill()
@@ -147,19 +150,23 @@ func (p *plant) start() {
 	}
 }
 
+// until looks at what another process does, until it is so.
+func (p *plant) until(what string, is func() bool) {
+	p.Helper()
+	for end := time.Now().Add(30 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			p.Fatalf("not in time: %s; %s", what, p.logged())
+		}
+	}
+}
+
 // quiet waits until what a start brings with it is over.
 func (p *plant) quiet() {
 	p.Helper()
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	p.until("it comes to rest", func() bool {
 		log := p.logged()
-		if strings.Contains(log, "clients were compared") && strings.Contains(log, "audit checkpoint") && p.count(`SELECT count(*) FROM outbox WHERE sent_at IS NULL`) == 0 {
-			time.Sleep(50 * time.Millisecond) // chores end with a commit
-			return
-		}
-		if time.Now().After(end) {
-			p.Fatalf("it does not come to rest: %s", log)
-		}
-	}
+		return strings.Contains(log, "clients were compared") && strings.Contains(log, "audit checkpoint") && p.count(`SELECT count(*) FROM outbox WHERE sent_at IS NULL`) == 0
+	})
 }
 
 func (p *plant) logged() string {
@@ -168,18 +175,20 @@ func (p *plant) logged() string {
 	return p.log.String()
 }
 
-// kill ends it as a power failure would.
+// kill ends it as a power failure would, and returns when it is dead.
 func (p *plant) kill() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.cmd != nil {
-		_ = p.cmd.Process.Kill() // it may be dead already
+	cmd, dead := p.cmd, p.dead
+	p.mu.Unlock()
+	if cmd != nil {
+		_ = cmd.Process.Kill() // it may be dead already
+		<-dead
 	}
 }
 
-// disturb lets the n-th step of a kind from now on go wrong, and says whether it came to
-// that.
-func (p *plant) disturb(step string, n int64, how func() (cut bool)) (reached func() bool, stop func()) {
+// disturb lets the n-th step of a kind from now on go wrong; reached says whether it came
+// to that.
+func (p *plant) disturb(step string, n int64, how func() (cut bool)) (stop func()) {
 	var seen atomic.Int64
 	do := func(where string) bool { return where == step && seen.Add(1) == n && how() }
 	p.step.Store(&do)
@@ -192,7 +201,8 @@ func (p *plant) disturb(step string, n int64, how func() (cut bool)) (reached fu
 			p.proxy.Cut()
 		}
 	})
-	return func() bool { return seen.Load() >= n }, func() { p.step.Store(nil); p.proxy.OnCommit(nil) }
+	p.reached = func() bool { return seen.Load() >= n }
+	return func() { p.step.Store(nil); p.proxy.OnCommit(nil) }
 }
 
 type said struct {
@@ -248,13 +258,11 @@ func (p *plant) call(method, path string, body any, headers ...string) said {
 func (p *plant) again(method, path string, body any, headers []string, statuses ...int) said {
 	p.Helper()
 	var got said
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	p.until(fmt.Sprintf("%s %s is %v", method, path, statuses), func() bool {
 		p.hurry()
-		if got = p.call(method, path, body, headers...); slices.Contains(statuses, got.status) {
-			return got
-		}
-	}
-	p.Fatalf("%s %s: %v; %s", method, path, got, p.logged())
+		got = p.call(method, path, body, headers...)
+		return slices.Contains(statuses, got.status)
+	})
 	return got
 }
 
@@ -271,15 +279,19 @@ func (p *plant) count(sql string, args ...any) (n int) {
 	return n
 }
 
+// retiring is how many old secrets are to be ended.
+func (p *plant) retiring() int {
+	p.Helper()
+	return p.count(`SELECT count(*) FROM registrations WHERE retire_at IS NOT NULL`)
+}
+
 // settle waits until nothing is under way.
 func (p *plant) settle() {
 	p.Helper()
-	for end := time.Now().Add(30 * time.Second); p.count(`SELECT count(*) FROM registrations WHERE operation IS NOT NULL`) > 0; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
-			p.Fatalf("something is under way for ever: %s", p.logged())
-		}
+	p.until("nothing is under way", func() bool {
 		p.hurry()
-	}
+		return p.count(`SELECT count(*) FROM registrations WHERE operation IS NOT NULL`) == 0
+	})
 }
 
 // agree holds both systems, the events and the secrets to what was to be. Clients is how
@@ -305,7 +317,7 @@ func (p *plant) agree(where string, clients int, id string, events map[string]in
 func (p *plant) delivered(where string) {
 	p.Helper()
 	var there, sent []string
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	p.until(where+": the bus has the events of the outbox, and no others", func() bool {
 		p.ok(p.pool.QueryRow(p.ctx, `SELECT array_agg(id::text ORDER BY id::text) FROM outbox`).Scan(&there))
 		sent = nil
 		for _, m := range p.messages() {
@@ -314,11 +326,8 @@ func (p *plant) delivered(where string) {
 			sent = append(sent, e.ID)
 		}
 		slices.Sort(sent)
-		if sent = slices.Compact(sent); slices.Equal(sent, there) {
-			return
-		}
-	}
-	p.Errorf("%s: there are the events %q, and delivered were %q", where, there, sent)
+		return slices.Equal(slices.Compact(sent), there)
+	})
 }
 
 // messages are all that the bus has.
@@ -453,14 +462,12 @@ var scenarios = []scenario{
 	}, func(p *plant, _ string) {
 		_, err := p.pool.Exec(p.ctx, `UPDATE registrations SET retire_at = now()`)
 		p.ok(err)
-		time.Sleep(1500 * time.Millisecond) // the loop comes by
+		p.until("the loop comes by", func() bool { return p.reached() || p.retiring() == 0 })
 	}, func(p *plant, where, id string) {
-		for end := time.Now().Add(30 * time.Second); p.count(`SELECT count(*) FROM registrations WHERE retire_at IS NOT NULL`) > 0; time.Sleep(50 * time.Millisecond) {
-			if time.Now().After(end) {
-				p.Fatalf("%s: the old secret is never ended", where)
-			}
+		p.until(where+": the old secret is ended", func() bool {
 			p.hurry()
-		}
+			return p.retiring() == 0
+		})
 		p.settle()
 		if n := len(p.rauth.Secrets(id)); n != 1 {
 			p.Errorf("%s: %d secrets work", where, n)
@@ -520,18 +527,17 @@ func disturbed(t *testing.T, s scenario, how, step string, n int64) bool {
 		s.before(p, id)
 	}
 	p.quiet()
-	reached, stop := p.disturb(step, n, func() bool {
+	stop := p.disturb(step, n, func() bool {
 		if how == "killed" {
 			p.kill()
-			time.Sleep(50 * time.Millisecond) // the dead hear nothing
 		}
 		return how == "cut"
 	})
 	s.do(p, id)
 	stop()
-	if reached() && how == "killed" {
+	if p.reached() && how == "killed" {
 		p.start()
 	}
 	s.check(p, fmt.Sprintf("%s %s, for the %d. time", how, step, n), id)
-	return reached()
+	return p.reached()
 }

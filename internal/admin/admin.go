@@ -208,7 +208,7 @@ type Work struct {
 func (w *Work) admit(ctx context.Context) error {
 	t := w.caller.Token
 	if w.task.Client {
-		c, _, err := w.tx.ManagedClient(ctx, w.s.cfg.Issuer, w.task.Object, false)
+		c, _, err := w.tx.Client(ctx, w.s.cfg.Issuer, w.task.Object)
 		if err != nil {
 			return err
 		}

@@ -63,7 +63,7 @@ func (w *Work) CreateClient(ctx context.Context, tenant string, e ClientEdit, le
 		return c, err
 	}
 	c.Wanted = c.Wanted.Tidy()
-	if err := w.mayHandle(ctx, c, "give away"); err != nil {
+	if err := w.mayHandle(ctx, "make", c); err != nil {
 		return c, err
 	}
 	if err := w.endsNotBefore(c); err != nil {
@@ -111,10 +111,7 @@ func (w *Work) PutClient(ctx context.Context, id string, e ClientEdit, cond Cond
 		return before, nil
 	}
 	// Whoever changes where a client's codes go, or its keys, can be the client.
-	if err := w.mayHandle(ctx, before, "change"); err != nil {
-		return before, err
-	}
-	if err := w.mayHandle(ctx, after, "give away"); err != nil {
+	if err := w.mayHandle(ctx, "change", before, after); err != nil {
 		return before, err
 	}
 	metadata := len(before.Wanted.Differs(after.Wanted)) > 0
@@ -206,7 +203,7 @@ func (w *Work) changeClient(ctx context.Context, id string, cond Condition, what
 	if same(docOfClient(before), docOfClient(after)) {
 		return before, nil
 	}
-	if err := w.mayHandle(ctx, before, "change"); err != nil {
+	if err := w.mayHandle(ctx, "change", before); err != nil {
 		return before, err
 	}
 	if after.Version, err = w.tx.PutClient(ctx, after.Client); err != nil {
@@ -227,7 +224,7 @@ func (w *Work) changeClientRoles(ctx context.Context, before iam.ManagedClient, 
 	if before.Status == iam.ClientDeleted {
 		return nil
 	}
-	if err := w.mayHandle(ctx, before, "change"); err != nil {
+	if err := w.mayHandle(ctx, "change", before); err != nil {
 		return err
 	}
 	after := before
@@ -254,7 +251,7 @@ func (w *Work) DeleteClient(ctx context.Context, id string, cond Condition, leas
 	if err := cond.hold(true, before.Version, false); err != nil {
 		return before, err
 	}
-	if err := w.mayHandle(ctx, before, "delete"); err != nil {
+	if err := w.mayHandle(ctx, "delete", before); err != nil {
 		return before, err
 	}
 	after := before
@@ -290,7 +287,7 @@ func (w *Work) RotateClientSecret(ctx context.Context, id string, cond Condition
 	case c.Operation != "":
 		return c, busy(c)
 	}
-	if err := w.mayHandle(ctx, c, "rotate the secret of"); err != nil {
+	if err := w.mayHandle(ctx, "rotate the secret of", c); err != nil {
 		return c, err
 	}
 	if err := w.endsNotBefore(c); err != nil {
@@ -328,29 +325,32 @@ func busy(c iam.ManagedClient) error {
 	return &iam.Error{Kind: iam.Conflict, Code: "operation_pending", Detail: "the identity provider has yet to be told of the last change (" + c.Operation + "): one at a time"}
 }
 
-// mayHandle refuses to make, change or have a client that means more than the caller holds. What
-// a scope means is the permission of that name.
-func (w *Work) mayHandle(ctx context.Context, c iam.ManagedClient, verb string) error {
+// mayHandle refuses to do something to a client that means more than the caller holds, as
+// it is and as it is to be: cs are both. What a scope means is the permission of that name.
+func (w *Work) mayHandle(ctx context.Context, verb string, cs ...iam.ManagedClient) error {
 	if w.everything() {
 		return nil
 	}
+	tenant := cs[0].Tenant // for ever
 	e := &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "nobody can " + verb + " a client that is more than they are"}
-	if c.Tenant == "" {
+	if tenant == "" {
 		e.Fields = []iam.FieldError{{Pointer: "/tenant", Detail: "only a platform administrator has clients of the platform"}}
 		return e
 	}
-	roles, err := w.tx.Roles(ctx, c.Tenant)
+	roles, err := w.tx.Roles(ctx, tenant)
 	if err != nil {
 		return err
 	}
 	graph := iam.NewGraph(roles)
-	holding := w.holding(c.Tenant, graph)
-	if more := holding.Beyond(graph, c.Roles); more != "" {
-		e.Fields = append(e.Fields, iam.FieldError{Pointer: "/roles", Detail: "means " + more + ", which the caller does not hold"})
-	}
-	for i, s := range c.Scopes {
-		if !holding.Permissions[s] && !slices.Contains(iam.StandardScopes, s) {
-			e.Fields = append(e.Fields, iam.FieldError{Pointer: fmt.Sprintf("/scopes/%d", i), Detail: fmt.Sprintf("the caller does not hold the permission %q in the tenant", s)})
+	holding := w.holding(tenant, graph)
+	for _, c := range cs {
+		if more := holding.Beyond(graph, c.Roles); more != "" {
+			e.Fields = append(e.Fields, iam.FieldError{Pointer: "/roles", Detail: "means " + more + ", which the caller does not hold"})
+		}
+		for i, s := range c.Scopes {
+			if !holding.Permissions[s] && !slices.Contains(iam.StandardScopes, s) {
+				e.Fields = append(e.Fields, iam.FieldError{Pointer: fmt.Sprintf("/scopes/%d", i), Detail: fmt.Sprintf("the caller does not hold the permission %q in the tenant", s)})
+			}
 		}
 	}
 	if len(e.Fields) > 0 {

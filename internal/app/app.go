@@ -158,9 +158,9 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		return err
 	}
 	beside.Go(func() { administration.KeepChores(work, cfg.OutboxRetention) })
-	waiting := &outboxState{db: db}
-	beside.Go(func() { waiting.keep(work) })
-	waiting.register(metrics)
+	waiting := &lately[postgres.OutboxState]{}
+	beside.Go(func() { waiting.keep(work, db.Outbox) })
+	registerOutbox(metrics, waiting.get)
 	if bus != nil {
 		relay := outbox.New(outbox.Config{Queue: db, Bus: bus, Log: log, OnSent: metrics.Published, OnError: metrics.EventBusError})
 		metrics.Gauge("iam_event_stream_recreated", "1: the stream is younger than what it took; events are gone from it.", nil, func() float64 {
@@ -177,9 +177,9 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	}
 	if cfg.RAuthAdminURL != "" {
 		beside.Go(func() { managed.Run(work) })
-		unsettled := &clients.State{}
-		beside.Go(func() { unsettled.Keep(work, db) })
-		registerClients(metrics, unsettled)
+		unsettled := &lately[postgres.ClientsState]{}
+		beside.Go(func() { unsettled.keep(work, db.Clients) })
+		registerClients(metrics, unsettled.get)
 	}
 	admins := httpapi.Admin{
 		Service: administration, Clients: managed, Policy: func() any { return engine.Status() }, Issuer: cfg.RAuthURL, Trusted: cfg.TrustedProxies,
@@ -211,19 +211,16 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	return group.Wait()
 }
 
-// outboxState keeps in mind what waits in the outbox, for the metrics: a scrape asks no
-// database.
-type outboxState struct {
-	db  *postgres.DB
-	now atomic.Pointer[postgres.OutboxState]
-}
+// lately keeps in mind what was read last, for metrics: a scrape asks no database.
+type lately[T any] struct{ now atomic.Pointer[T] }
 
-func (o *outboxState) keep(ctx context.Context) {
+// keep reads every now and then, until ctx ends.
+func (l *lately[T]) keep(ctx context.Context, read func(context.Context) (T, error)) {
 	every := time.NewTicker(2 * time.Second)
 	defer every.Stop()
 	for {
-		if s, err := o.db.Outbox(ctx); err == nil { // else what was known; the database's errors are counted
-			o.now.Store(&s)
+		if x, err := read(ctx); err == nil { // else what was known; the database's errors are counted
+			l.now.Store(&x)
 		}
 		select {
 		case <-every.C:
@@ -233,13 +230,15 @@ func (o *outboxState) keep(ctx context.Context) {
 	}
 }
 
-func (o *outboxState) register(m *telemetry.Metrics) {
-	state := func() postgres.OutboxState {
-		if s := o.now.Load(); s != nil {
-			return *s
-		}
-		return postgres.OutboxState{}
+// get returns what was read last.
+func (l *lately[T]) get() (x T) {
+	if now := l.now.Load(); now != nil {
+		x = *now
 	}
+	return x
+}
+
+func registerOutbox(m *telemetry.Metrics, state func() postgres.OutboxState) {
 	m.Gauge("outbox_pending_count", "Events that are not sent yet.", nil, func() float64 { return float64(state().Pending) })
 	m.Gauge("outbox_oldest_seconds", "How long the oldest event that is not sent yet has waited.", nil, func() float64 { return state().Oldest.Seconds() })
 	m.Gauge("iam_outbox_parked", "Events that the bus refuses, and that hold back those of the same object.", nil, func() float64 { return float64(state().Parked) })
@@ -251,9 +250,17 @@ func manageClients(
 ) (*clients.Service, error) {
 	c := clients.Config{
 		Admin: administration, DB: db, Issuer: cfg.RAuthURL, Log: log, TokenLifetime: cfg.MaxTokenLifetime, MaxRepairs: cfg.ReconcileMaxChanges,
-		OnRepaired: metrics.Repaired, OnCompared: func(r clients.Report) {
+		OnCompared: func(r clients.Report) {
 			for _, kind := range clients.DriftKinds {
 				metrics.Drift(kind, r.Of(kind))
+			}
+			for _, d := range r.Differences {
+				if d.Done == clients.Repaired || d.Done == clients.Failed {
+					metrics.Repaired(d.Done)
+				}
+			}
+			if r.Stopped {
+				metrics.Repaired(clients.Stopped)
 			}
 		},
 	}
@@ -275,7 +282,7 @@ func manageClients(
 // newProvider makes the adapter of R-Auth's admin API.
 func newProvider(cfg Config, verifier *token.Verifier, log *slog.Logger, onError func(operation, reason string)) (*rauth.Client, error) {
 	c := rauth.Config{
-		URL: cfg.RAuthAdminURL, TokenFile: cfg.RAuthAdminTokenFile, ClientID: cfg.RAuthAdminClientID, TokenAudience: cfg.RAuthAdminAudience, Log: log, OnError: onError,
+		URL: cfg.RAuthAdminURL, TokenFile: cfg.RAuthAdminTokenFile, ClientID: cfg.RAuthAdminClientID, Log: log, OnError: onError,
 		TokenURL: func(context.Context) (string, error) { return verifier.TokenEndpoint() },
 	}
 	if c.SecretFile = cfg.adminSecretFile; c.SecretFile == "" {
@@ -284,11 +291,11 @@ func newProvider(cfg Config, verifier *token.Verifier, log *slog.Logger, onError
 	return rauth.New(c)
 }
 
-func registerClients(m *telemetry.Metrics, s *clients.State) {
-	m.Gauge("iam_clients_pending", "Changes of clients that the identity provider has yet to be told of.", nil, func() float64 { return float64(s.Now().Pending) })
-	m.Gauge("iam_clients_pending_oldest_seconds", "How long the oldest one has waited.", nil, func() float64 { return s.Now().Oldest.Seconds() })
-	m.Gauge("iam_clients_failed", "Clients of which the identity provider has refused the last change.", nil, func() float64 { return float64(s.Now().Failed) })
-	m.Gauge("iam_client_secrets_unknown", "Clients of which a rotation has an unknown outcome.", nil, func() float64 { return float64(s.Now().SecretUnknown) })
+func registerClients(m *telemetry.Metrics, state func() postgres.ClientsState) {
+	m.Gauge("iam_clients_pending", "Changes of clients that the identity provider has yet to be told of.", nil, func() float64 { return float64(state().Pending) })
+	m.Gauge("iam_clients_pending_oldest_seconds", "How long the oldest one has waited.", nil, func() float64 { return state().Oldest.Seconds() })
+	m.Gauge("iam_clients_failed", "Clients of which the identity provider has refused the last change.", nil, func() float64 { return float64(state().Failed) })
+	m.Gauge("iam_client_secrets_unknown", "Clients of which a rotation has an unknown outcome.", nil, func() float64 { return float64(state().SecretUnknown) })
 }
 
 // bootstrap makes BOOTSTRAP_ADMIN the first platform administrator, if there is none.

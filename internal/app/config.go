@@ -2,7 +2,6 @@ package app
 
 import (
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -42,7 +41,6 @@ type Config struct {
 	RAuthAdminClientID      string   `env:"RAUTH_ADMIN_CLIENT_ID" doc:"our client for the admin API, by client credentials"`
 	RAuthAdminClientSecret  string   `env:"RAUTH_ADMIN_CLIENT_SECRET" secret:"true" doc:"its secret; a file is read again for each new token"`
 	RAuthAdminTokenFile     string   `env:"RAUTH_ADMIN_TOKEN_FILE" doc:"file with a bearer token for the admin API, instead of a client; it is read for each call"`
-	RAuthAdminAudience      string   `env:"RAUTH_ADMIN_AUDIENCE" doc:"audience that the token for the admin API is asked for"`
 	AdminAudience           string   `env:"ADMIN_AUDIENCE" doc:"audience of admins' tokens, never one of the gateways'; none: the admin API is off"`
 	AdminWrites             int      `env:"ADMIN_WRITES_PER_MINUTE" envDefault:"600" doc:"that one caller may ask one replica for"`
 	BootstrapAdmin          string   `env:"BOOTSTRAP_ADMIN" doc:"subject of R-Auth's tokens that is made platform administrator at a start while there is none"`
@@ -58,8 +56,6 @@ type Config struct {
 	PolicyBundle        string `env:"POLICY_BUNDLE" doc:"bundle file or folder, watched; else the embedded policy"`
 	OPAConfig           string `env:"OPA_CONFIG" doc:"file with an OPA configuration that fetches bundles"`
 	PolicyKeyFile       string `env:"POLICY_KEY_FILE" doc:"PEM of the public key that POLICY_BUNDLE must be signed with"`
-	PolicyKeyID         string `env:"POLICY_KEY_ID" envDefault:"iam" doc:"its name in the signature"`
-	PolicyKeyAlgorithm  string `env:"POLICY_KEY_ALGORITHM" envDefault:"ES256" doc:"of the signature: ES256, RS256, …"`
 	PolicyAllowUnsigned bool   `env:"POLICY_ALLOW_UNSIGNED" doc:"1 lets policies come into force that nobody has signed, folders among them"`
 	UnknownUsers        string `env:"UNKNOWN_USERS" envDefault:"deny" doc:"users that are not written down: deny or mapped"`
 
@@ -281,18 +277,13 @@ func (cfg *Config) checkPolicyKey(fault func(string, ...any)) {
 		}
 		return
 	}
-	if !slices.Contains(policy.SigningAlgorithms, cfg.PolicyKeyAlgorithm) {
-		fault("POLICY_KEY_ALGORITHM must be one of %s, is %q", strings.Join(policy.SigningAlgorithms, ", "), cfg.PolicyKeyAlgorithm)
-	}
 	text, err := os.ReadFile(cfg.PolicyKeyFile)
-	block, _ := pem.Decode(text)
-	switch {
-	case err != nil:
+	if err != nil {
 		fault("POLICY_KEY_FILE cannot be read: %v", err)
-	case block == nil || strings.Contains(block.Type, "PRIVATE"):
-		fault("POLICY_KEY_FILE must be the PEM of a public key")
-	default:
-		cfg.policyKey = &policy.Key{PEM: string(text), ID: cfg.PolicyKeyID, Algorithm: cfg.PolicyKeyAlgorithm}
+		return
+	}
+	if cfg.policyKey, err = policy.ParseKey(text); err != nil {
+		fault("POLICY_KEY_FILE cannot be used: %v", err)
 	}
 }
 
@@ -300,7 +291,7 @@ func (cfg *Config) checkRAuthAdmin(fault func(string, ...any)) {
 	if cfg.RAuthAdminURL == "" {
 		for name, value := range map[string]string{
 			"RAUTH_ADMIN_CLIENT_ID": cfg.RAuthAdminClientID, "RAUTH_ADMIN_CLIENT_SECRET": cfg.RAuthAdminClientSecret,
-			"RAUTH_ADMIN_TOKEN_FILE": cfg.RAuthAdminTokenFile, "RAUTH_ADMIN_AUDIENCE": cfg.RAuthAdminAudience,
+			"RAUTH_ADMIN_TOKEN_FILE": cfg.RAuthAdminTokenFile,
 		} {
 			if value != "" {
 				fault("%s is set, and RAUTH_ADMIN_URL is missing", name)

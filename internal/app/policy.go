@@ -98,11 +98,10 @@ func policyTestCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			report, err := folder.Test(cmd.Context(), cmd.OutOrStdout(), o)
+			report, err := testPolicy(cmd.Context(), cmd.OutOrStdout(), folder, o)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%d tests, %d failed; %d cases, %d failed\n", report.Ran, report.Failed, report.Cases, report.CasesFailed)
 			switch {
 			case report.Failed+report.CasesFailed > 0:
 				return errors.New("some failed")
@@ -116,6 +115,15 @@ func policyTestCommand() *cobra.Command {
 	cmd.Flags().Float64Var(&o.Threshold, "threshold", 90, "least coverage of each file of rules, in percent")
 	cmd.Flags().BoolVarP(&o.Verbose, "verbose", "v", false, "name the tests that pass too")
 	return cmd
+}
+
+// testPolicy ends with what became of all of them.
+func testPolicy(ctx context.Context, out io.Writer, folder *authoring.Folder, o authoring.TestOptions) (authoring.TestReport, error) {
+	report, err := folder.Test(ctx, out, o)
+	if err == nil {
+		fmt.Fprintf(out, "%d tests, %d failed; %d cases, %d failed\n", report.Ran, report.Failed, report.Cases, report.CasesFailed)
+	}
+	return report, err
 }
 
 func policyWatchCommand() *cobra.Command {
@@ -140,7 +148,7 @@ func watchPolicy(ctx context.Context, out io.Writer, dir string) error {
 			shown = now
 			folder, err := authoring.Load(dir)
 			if err == nil {
-				err = folder.Show(ctx, out)
+				_, err = testPolicy(ctx, out, folder, authoring.TestOptions{Decisions: true})
 			}
 			if err != nil {
 				fmt.Fprintln(out, err)
@@ -176,15 +184,13 @@ func policyFormatCommand() *cobra.Command {
 	return cmd
 }
 
-// keyFlags are those of a key.
-func keyFlags(cmd *cobra.Command, key *authoring.Key, use string) {
-	cmd.Flags().StringVar(&key.File, "key", "", "PEM file with the "+use+" key")
-	cmd.Flags().StringVar(&key.ID, "key-id", "iam", "its name in the signature")
-	cmd.Flags().StringVar(&key.Algorithm, "algorithm", "ES256", "of the signature: ES256, RS256, …")
+func signerFlags(cmd *cobra.Command, key *authoring.Signer) {
+	cmd.Flags().StringVar(&key.File, "key", "", "PEM file with the private key: EC or RSA, without a password")
+	cmd.Flags().StringVar(&key.ID, "key-id", "iam", "its name in the signature, by which an OPA finds the public one")
 }
 
 func policyBuildCommand() *cobra.Command {
-	var key authoring.Key
+	var key authoring.Signer
 	var output, revision string
 	cmd := &cobra.Command{
 		Use:   "build FOLDER",
@@ -202,7 +208,7 @@ func policyBuildCommand() *cobra.Command {
 			return writeBundle(cmd.OutOrStdout(), output, packed)
 		},
 	}
-	keyFlags(cmd, &key, "private")
+	signerFlags(cmd, &key)
 	cmd.Flags().StringVarP(&output, "output", "o", "bundle.tar.gz", "file to write")
 	cmd.Flags().StringVarP(&revision, "revision", "r", "", "what the bundle calls itself, such as a commit; else what .manifest says")
 	return cmd
@@ -217,7 +223,7 @@ func writeBundle(out io.Writer, name string, packed []byte) error {
 }
 
 func policySignCommand() *cobra.Command {
-	var key authoring.Key
+	var key authoring.Signer
 	cmd := &cobra.Command{
 		Use:   "sign BUNDLE --key FILE",
 		Short: "Sign a bundle, whatever signature it had",
@@ -233,13 +239,13 @@ func policySignCommand() *cobra.Command {
 			return writeBundle(cmd.OutOrStdout(), args[0], packed)
 		},
 	}
-	keyFlags(cmd, &key, "private")
+	signerFlags(cmd, &key)
 	_ = cmd.MarkFlagRequired("key") // it is there
 	return cmd
 }
 
 func policyVerifyCommand(environ []string) *cobra.Command {
-	var key authoring.Key
+	var keyFile string
 	cmd := &cobra.Command{
 		Use:   "verify BUNDLE --key FILE",
 		Short: "Say whether a bundle's signature is good, and whether it would come into force",
@@ -248,6 +254,14 @@ func policyVerifyCommand(environ []string) *cobra.Command {
 			packed, err := os.ReadFile(args[0])
 			if err != nil {
 				return err
+			}
+			text, err := os.ReadFile(keyFile)
+			if err != nil {
+				return err
+			}
+			key, err := policy.ParseKey(text)
+			if err != nil {
+				return fmt.Errorf("%s: %w", keyFile, err)
 			}
 			if _, err := authoring.Verify(packed, key); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
@@ -260,7 +274,7 @@ func policyVerifyCommand(environ []string) *cobra.Command {
 			return nil
 		},
 	}
-	keyFlags(cmd, &key, "public")
+	cmd.Flags().StringVar(&keyFile, "key", "", "PEM file with the public key")
 	_ = cmd.MarkFlagRequired("key") // it is there
 	return cmd
 }

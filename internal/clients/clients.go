@@ -27,6 +27,7 @@
 package clients
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -67,11 +68,8 @@ type Config struct {
 	TokenLifetime time.Duration // of the longest token; 0: 24 h
 	MaxRepairs    int           // of one comparison; more are done by hand; 0: 10
 	CompareEvery  time.Duration // 0: 10 min
-	Patience      time.Duration // with the provider while the caller waits; 0: 1.4 s
-	Lease         time.Duration // 0: 30 s
 	Tick          time.Duration // of the loop; 0: 500 ms
 	OnCompared    func(Report)  // told of each comparison of the loop; may be nil
-	OnRepaired    func(outcome string)
 }
 
 // Service manages clients. It is safe for concurrent use.
@@ -79,25 +77,12 @@ type Service struct{ cfg Config }
 
 // New returns a service.
 func New(cfg Config) *Service {
-	for _, d := range []struct {
-		value *time.Duration
-		least time.Duration
-	}{
-		{&cfg.TokenLifetime, 24 * time.Hour}, {&cfg.CompareEvery, 10 * time.Minute}, {&cfg.Patience, 1400 * time.Millisecond},
-		{&cfg.Lease, 30 * time.Second}, {&cfg.Tick, 500 * time.Millisecond},
-	} {
-		if *d.value <= 0 {
-			*d.value = d.least
-		}
-	}
-	if cfg.MaxRepairs <= 0 {
-		cfg.MaxRepairs = 10
-	}
+	cfg.TokenLifetime = cmp.Or(cfg.TokenLifetime, 24*time.Hour)
+	cfg.CompareEvery = cmp.Or(cfg.CompareEvery, 10*time.Minute)
+	cfg.Tick = cmp.Or(cfg.Tick, 500*time.Millisecond)
+	cfg.MaxRepairs = cmp.Or(cfg.MaxRepairs, 10)
 	if cfg.OnCompared == nil {
 		cfg.OnCompared = func(Report) {}
-	}
-	if cfg.OnRepaired == nil {
-		cfg.OnRepaired = func(string) {}
 	}
 	return &Service{cfg}
 }
@@ -105,7 +90,8 @@ func New(cfg Config) *Service {
 const maxOverlap = 720 * time.Hour // of two secrets
 
 const (
-	settlePatience = 3 * time.Second // for writing down what became of an operation
+	patience       = 1400 * time.Millisecond // with the provider while the caller waits: 202 is promised within 2 s
+	settlePatience = 3 * time.Second         // for writing down what became of an operation
 	settleTries    = 3
 	callerLease    = 8 * time.Second // while a caller waits: their patience, that, and some
 	leaseRest      = 4 * time.Second // of a lease, in which nothing is begun any more
@@ -200,7 +186,7 @@ func (s *Service) change(ctx context.Context, r Request, secret bool, begin func
 		return res, nil
 	}
 	// The caller may go: what was begun is brought to an end.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	o := s.operation(r, c, by)
 	d, err := s.step(ctx, c, lease, true)
@@ -314,7 +300,7 @@ func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.C
 		}
 		return s.replay(c, replayed), err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
 	o := s.operation(r, c, by)
 	retired := false

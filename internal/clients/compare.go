@@ -27,6 +27,14 @@ const (
 // DriftKinds are all of them.
 var DriftKinds = []string{DriftMissing, DriftChanged, DriftNotDeleted, DriftOrphan, DriftNotOurs}
 
+// What becomes of a difference.
+const (
+	Repaired  = "repaired"
+	Failed    = "failed"
+	Stopped   = "stopped"    // there were too many
+	ComesBack = "comes back" // the identity provider keeps it otherwise than it was told
+)
+
 // Difference is one between the two systems.
 type Difference struct {
 	Client string
@@ -35,7 +43,7 @@ type Difference struct {
 	Fields []string // that differ, by the names of RFC 7591
 	Repair string   // operation that would end it; empty: nobody wins by itself
 	Why    string
-	Done   string // what became of it: "", "repaired", "failed", "comes back", "stopped"
+	Done   string // what became of it; empty: nothing was done about it
 
 	seen  iam.ManagedClient
 	mark  string // of what is there
@@ -66,7 +74,7 @@ func (r Report) Of(kind string) (n int) {
 // Left counts differences that are left.
 func (r Report) Left() (n int) {
 	for _, d := range r.Differences {
-		if d.Done != "repaired" {
+		if d.Done != Repaired {
 			n++
 		}
 	}
@@ -169,7 +177,7 @@ func (s *Service) orphans(ctx context.Context, r *Report, unknown map[string]iam
 }
 
 func (r *Report) add(d Difference, seen iam.ManagedClient, got iam.Registration) {
-	d.seen, d.mark = seen, fmt.Sprintf("%s %d %+v", d.Kind, seen.WantedVersion, got)
+	d.seen, d.mark = seen, fmt.Sprintf("%s %+v", d.Kind, got)
 	r.Differences = append(r.Differences, d)
 }
 
@@ -179,7 +187,7 @@ type rounds struct {
 	tried  map[string]string // what was repaired, and was not to be seen again
 }
 
-func (*Service) newRounds() *rounds { return &rounds{map[string]string{}, map[string]string{}} }
+func newRounds() *rounds { return &rounds{map[string]string{}, map[string]string{}} }
 
 // round compares, and repairs what the round before has seen too.
 func (s *Service) round(ctx context.Context, rs *rounds) {
@@ -213,7 +221,7 @@ func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
 			continue
 		}
 		if rs.tried[d.Client] == d.mark {
-			d.Done = "comes back" // the identity provider keeps it otherwise than it was told
+			d.Done = ComesBack
 			continue
 		}
 		due = append(due, d)
@@ -223,19 +231,17 @@ func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
 	if len(due) > most {
 		r.Stopped = true
 		for _, d := range due {
-			d.Done = "stopped"
+			d.Done = Stopped
 		}
-		s.cfg.OnRepaired("stopped")
 		s.cfg.Log.ErrorContext(ctx, "too many clients differ from the identity provider: nothing is repaired until somebody has looked", slog.Int("differences", len(due)), slog.Int("most", most))
 		return
 	}
 	for _, d := range due {
-		d.Done = "failed"
+		d.Done = Failed
 		if s.repairOne(ctx, *d) {
-			d.Done = "repaired"
+			d.Done = Repaired
 			rs.tried[d.Client] = d.mark
 		}
-		s.cfg.OnRepaired(d.Done)
 		s.cfg.Log.WarnContext(ctx, "a client differed from the identity provider", slog.String("client", d.Client), slog.String("tenant", d.Tenant),
 			slog.String("kind", d.Kind), slog.Any("fields", d.Fields), slog.String("outcome", d.Done))
 	}
@@ -244,10 +250,10 @@ func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
 func (s *Service) repairOne(ctx context.Context, d Difference) bool {
 	var c iam.ManagedClient
 	can := false
-	lease := leaseFor(s.cfg.Lease)
+	lease := leaseFor(loopLease)
 	task := admin.Task{Action: "client:repair", Object: d.Client, Client: true, Writes: true}
 	err := s.cfg.Admin.Do(ctx, loop, task, func(ctx context.Context, w *admin.Work) (err error) {
-		c, can, err = w.Repair(ctx, d.seen, d.Repair, s.cfg.Lease)
+		c, can, err = w.Repair(ctx, d.seen, d.Repair, loopLease)
 		return err
 	})
 	if err != nil || !can {
@@ -279,7 +285,7 @@ func (s *Service) Reconcile(ctx context.Context, dryRun bool, most int) (Report,
 	if err != nil || len(first.Differences) == 0 {
 		return first, err
 	}
-	rs := s.newRounds()
+	rs := newRounds()
 	for _, d := range first.Differences {
 		rs.before[d.Client] = d.mark
 	}

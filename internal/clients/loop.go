@@ -15,6 +15,7 @@ import (
 // Limits of the loop.
 const (
 	atOnce     = 8                // operations under way: what is claimed is begun at once
+	loopLease  = 30 * time.Second // of what the loop takes up
 	stepTime   = 20 * time.Second // for one operation in the identity provider
 	checkEvery = 5 * time.Second  // that the lock is still ours
 	waitOthers = 3 * time.Second  // while another replica has it
@@ -49,7 +50,7 @@ func (s *Service) lead(ctx context.Context, lock *postgres.Held) {
 	tick := time.NewTicker(s.cfg.Tick)
 	defer tick.Stop()
 	var checked, compared, forgot time.Time
-	rounds := s.newRounds()
+	rounds := newRounds()
 	ctx, cancel := context.WithCancel(ctx)
 	comparing := make(chan struct{}, 1) // beside: what is pending does not wait for it
 	defer func() {
@@ -99,48 +100,26 @@ func (s *Service) lead(ctx context.Context, lock *postgres.Held) {
 // Finish takes up what is due and that nobody is at: operations, and old secrets whose
 // time has passed. It returns how many it took up.
 func (s *Service) Finish(ctx context.Context) (int, error) {
-	lease := leaseFor(s.cfg.Lease)
-	due, err := s.claim(ctx)
-	if err != nil {
-		return 0, err
-	}
+	lease := leaseFor(loopLease)
+	due, err := s.claim(ctx) // what was claimed is taken up, whatever failed after it
 	var group sync.WaitGroup
 	for _, c := range due {
 		group.Go(func() { s.takeUp(ctx, c, lease) })
 	}
 	group.Wait()
-	return len(due), nil
+	return len(due), err
 }
 
-// claim returns operations that are ours until the end of the lease.
-func (s *Service) claim(ctx context.Context) (due []iam.ManagedClient, err error) {
-	if some, err := s.cfg.DB.ClientsDue(ctx, s.cfg.Issuer); err != nil || !some {
-		return nil, err
-	}
-	var old []string
-	err = s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
-		due = nil
-		ids, err := tx.ClaimClients(ctx, s.cfg.Issuer, s.cfg.Lease, atOnce)
-		if err != nil {
-			return err
-		}
-		for _, id := range ids {
-			c, found, err := tx.ManagedClient(ctx, s.cfg.Issuer, id, false)
-			if err != nil {
-				return err
-			}
-			if found {
-				due = append(due, c)
-			}
-		}
-		old, err = tx.DueOverlaps(ctx, s.cfg.Issuer, atOnce-len(due))
-		return err
-	})
+// claim returns operations that are ours until the end of the lease. Where nothing is due
+// it is two statements that change nothing.
+func (s *Service) claim(ctx context.Context) ([]iam.ManagedClient, error) {
+	due, err := s.cfg.DB.ClaimClients(ctx, s.cfg.Issuer, loopLease, atOnce)
 	if err != nil {
 		return nil, err
 	}
+	old, err := s.cfg.DB.DueOverlaps(ctx, s.cfg.Issuer, atOnce-len(due))
 	for _, id := range old {
-		c, begun, err := s.endOverlap(ctx, id, s.cfg.Lease)
+		c, begun, err := s.endOverlap(ctx, id, loopLease)
 		switch {
 		case begun:
 			due = append(due, c)
@@ -148,7 +127,7 @@ func (s *Service) claim(ctx context.Context) (due []iam.ManagedClient, err error
 			s.cfg.Log.InfoContext(ctx, "an old secret cannot be ended now", slog.String("client", id), slog.Any("err", err))
 		}
 	}
-	return due, nil
+	return due, err
 }
 
 // endOverlap begins to end an old secret, where it is time.
@@ -192,36 +171,4 @@ func (s *Service) forget(ctx context.Context) {
 	if err != nil && ctx.Err() == nil {
 		s.cfg.Log.InfoContext(ctx, "deleted clients cannot be forgotten", slog.Any("err", err))
 	}
-}
-
-// State keeps in mind what waits between the two systems, for metrics: a scrape asks no
-// database.
-type State struct {
-	mu  sync.Mutex
-	now postgres.ClientsState
-}
-
-// Keep looks every now and then, until ctx ends.
-func (st *State) Keep(ctx context.Context, db *postgres.DB) {
-	every := time.NewTicker(2 * time.Second)
-	defer every.Stop()
-	for {
-		if now, err := db.Clients(ctx); err == nil { // else what was known; the database's errors are counted
-			st.mu.Lock()
-			st.now = now
-			st.mu.Unlock()
-		}
-		select {
-		case <-every.C:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// Now returns what was seen last.
-func (st *State) Now() postgres.ClientsState {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	return st.now
 }

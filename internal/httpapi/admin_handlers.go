@@ -372,13 +372,9 @@ type memberPost struct {
 }
 
 func wireMember(m iam.Member) memberBody {
-	b := memberBody{m.Tenant, m.User, m.Issuer, m.Subject, m.Status, sorted(m.Roles), orEmpty(m.Attributes), nil, m.Version}
-	if !m.ExpiresAt.IsZero() {
-		at := m.ExpiresAt.UTC()
-		b.ExpiresAt = &at
-		if b.Status == iam.MembershipActive && (m.Expired || !at.After(time.Now())) {
-			b.Status = iam.MembershipExpired
-		}
+	b := memberBody{m.Tenant, m.User, m.Issuer, m.Subject, m.Status, sorted(m.Roles), orEmpty(m.Attributes), given(m.ExpiresAt), m.Version}
+	if b.ExpiresAt != nil && b.Status == iam.MembershipActive && (m.Expired || !b.ExpiresAt.After(time.Now())) {
+		b.Status = iam.MembershipExpired
 	}
 	return b
 }
@@ -708,12 +704,7 @@ type userPost struct {
 }
 
 func wireUser(u iam.User) userBody {
-	b := userBody{u.ID, u.Issuer, u.Subject, u.Status, orEmpty(u.Attributes), sorted(u.PlatformRoles), u.DefaultTenant, nil, u.Version}
-	if !u.TokensNotBefore.IsZero() {
-		at := u.TokensNotBefore.UTC()
-		b.TokensNotBefore = &at
-	}
-	return b
+	return userBody{u.ID, u.Issuer, u.Subject, u.Status, orEmpty(u.Attributes), sorted(u.PlatformRoles), u.DefaultTenant, given(u.TokensNotBefore), u.Version}
 }
 
 func oneUser(u iam.User, err error) (*one[userBody], error) {

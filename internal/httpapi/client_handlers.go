@@ -123,12 +123,13 @@ type outcome struct {
 	Location   string `header:"Location"`
 	ETag       string `header:"ETag"`
 	Preference string `header:"Preference-Applied" doc:"respond-async, where that was asked for (RFC 7240)"`
-	Body       clientBody
+	Body       *clientBody
 }
 
 func outcomeOf(r asked, res clients.Result, status int, later bool) *outcome {
-	out := &outcome{Status: status, ETag: etag(res.Client.Version), Body: wireClient(res.Client)}
-	out.Body.ClientSecret, out.Body.ClientSecretStatus = string(res.Secret), res.SecretStatus
+	body := wireClient(res.Client)
+	body.ClientSecret, body.ClientSecretStatus = string(res.Secret), res.SecretStatus
+	out := &outcome{Status: status, ETag: etag(res.Client.Version), Body: &body}
 	if status == 201 || res.Pending {
 		out.Location = clientPath(res.Client.ClientID)
 	}
@@ -295,20 +296,12 @@ func (a *adminAPI) rotateClient(ctx context.Context, r asked, in *struct {
 	return outcomeOf(r, res, 200, false), nil
 }
 
-// deletion is the answer to a deletion: with a body where it is finished later.
-type deletion struct {
-	Status     int
-	Location   string `header:"Location"`
-	Preference string `header:"Preference-Applied" doc:"respond-async, where that was asked for (RFC 7240)"`
-	Body       *clientBody
-}
-
 func (a *adminAPI) deleteClient(ctx context.Context, r asked, in *struct {
 	OnClient
 	Conditional
 	Preferring
 },
-) (*deletion, error) {
+) (*outcome, error) {
 	c, err := in.condition()
 	if err != nil {
 		return nil, err
@@ -317,12 +310,10 @@ func (a *adminAPI) deleteClient(ctx context.Context, r asked, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	out := &deletion{Status: 204}
-	if res.Pending {
-		o := outcomeOf(r, res, 202, in.later())
-		out.Status, out.Location, out.Preference, out.Body = 202, o.Location, o.Preference, &o.Body
+	if !res.Pending {
+		return &outcome{Status: 204}, nil
 	}
-	return out, nil
+	return outcomeOf(r, res, 202, in.later()), nil
 }
 
 // driftBody is a comparison.

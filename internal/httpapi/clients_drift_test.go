@@ -146,59 +146,62 @@ func TestTheLoopComparesByItself(t *testing.T) {
 	w.until("it is settled", func() bool { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") == "in_sync" })
 }
 
-// A provider that keeps something otherwise than it is told is not told for ever.
+// A provider that keeps something otherwise than it is told, or hides it, is not told for
+// ever.
 func TestWhatComesBackIsTriedOnce(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, settings{})
-	stubborn := &otherwise{Provider: w.there()}
-	var mu sync.Mutex
-	var last clients.Report
-	rounds := 0
-	s := w.manage(func(c *clients.Config) {
-		c.Provider, c.Tick, c.CompareEvery = stubborn, 10*time.Millisecond, 20*time.Millisecond
-		c.OnCompared = func(r clients.Report) { mu.Lock(); defer mu.Unlock(); last = r; rounds++ }
-	})
-	w.client("acme", nil)
-	running, stop := context.WithCancel(ctx)
-	var loop sync.WaitGroup
-	loop.Go(func() { s.Run(running) })
-	t.Cleanup(loop.Wait)
-	t.Cleanup(stop)
-	w.until("it is given up", func() bool {
-		mu.Lock()
-		defer mu.Unlock()
-		return rounds > 8 && len(last.Differences) == 1 && last.Differences[0].Done == "comes back"
-	})
-	if n := stubborn.updates(); n != 1 {
-		t.Errorf("it was told %d times", n)
+	for kind, list := range map[string]func(*hooked) func(context.Context, func(iam.Registration) error) error{
+		clients.DriftChanged: func(h *hooked) func(context.Context, func(iam.Registration) error) error {
+			return func(ctx context.Context, each func(iam.Registration) error) error {
+				return h.Provider.List(ctx, func(r iam.Registration) error {
+					r.Scope, r.Metadata[iam.MarkVersion] = "everything", "0"
+					return each(r)
+				})
+			}
+		},
+		clients.DriftMissing: func(*hooked) func(context.Context, func(iam.Registration) error) error {
+			return func(context.Context, func(iam.Registration) error) error { return nil }
+		},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, settings{})
+			w.client("acme", nil)
+			h := w.hook()
+			h.list = list(h)
+			reports := make(chan clients.Report, 100)
+			s := w.manage(func(c *clients.Config) {
+				c.Provider, c.Tick, c.CompareEvery = h, 10*time.Millisecond, 20*time.Millisecond
+				c.OnCompared = func(r clients.Report) {
+					select {
+					case reports <- r:
+					default: // enough were seen
+					}
+				}
+			})
+			running, stop := context.WithCancel(ctx)
+			var loop sync.WaitGroup
+			loop.Go(func() { s.Run(running) })
+			t.Cleanup(loop.Wait)
+			t.Cleanup(stop)
+			repaired, cameBack := 0, 0
+			for cameBack < 4 {
+				r := <-reports
+				if len(r.Differences) != 1 || r.Differences[0].Kind != kind {
+					t.Fatalf("compared: %+v", r)
+				}
+				switch r.Differences[0].Done {
+				case clients.Repaired:
+					repaired++
+				case clients.ComesBack:
+					cameBack++
+				}
+			}
+			if repaired != 1 {
+				t.Errorf("it was told %d times", repaired)
+			}
+		})
 	}
-}
-
-// otherwise is a provider that writes scopes as it likes.
-type otherwise struct {
-	clients.Provider
-	mu   sync.Mutex
-	told int
-}
-
-func (o *otherwise) Update(ctx context.Context, r iam.Registration) error {
-	o.mu.Lock()
-	o.told++
-	o.mu.Unlock()
-	return o.Provider.Update(ctx, r)
-}
-
-func (o *otherwise) updates() int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.told
-}
-
-func (o *otherwise) List(ctx context.Context, each func(iam.Registration) error) error {
-	return o.Provider.List(ctx, func(r iam.Registration) error {
-		r.Scope = "everything"
-		return each(r)
-	})
 }
 
 // Where the answer to a rotation is lost, nobody is told a secret that may not be one,
@@ -344,9 +347,7 @@ func TestManyAdministratorsAndAFaultyProvider(t *testing.T) {
 		w.ok(w.sql().QueryRow(ctx, sql).Scan(&n))
 		return n
 	}
-	for end := time.Now().Add(3 * time.Minute); count(`SELECT count(*) FROM registrations WHERE operation IS NOT NULL`) > 0 && time.Now().Before(end); {
-		time.Sleep(100 * time.Millisecond)
-	}
+	w.until("everything is settled", func() bool { return count(`SELECT count(*) FROM registrations WHERE operation IS NOT NULL`) == 0 })
 	got := map[string]string{}
 	for id, m := range w.rauth.Provisioned() {
 		got[id] = fmt.Sprint(m["client_name"])
@@ -373,14 +374,12 @@ func TestManyAdministratorsAndAFaultyProvider(t *testing.T) {
 // oneOfMany is the life of one client. It returns its id, and its name if it lives on.
 func (w *world) oneOfMany(t *testing.T, n int, tenant string) (id, name string) {
 	t.Helper()
-	ask := func(method, path string, body any, headers ...string) reply {
-		for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-			r := w.call("root", method, path, body, headers...)
-			busy := r.status == 409 && r.text("code") == "operation_pending" || r.status == 503
-			if !busy || time.Now().After(end) {
-				return r
-			}
-		}
+	ask := func(method, path string, body any, headers ...string) (r reply) {
+		w.until(method+" "+path, func() bool {
+			r = w.call("root", method, path, body, headers...)
+			return r.status != 503 && (r.status != 409 || r.text("code") != "operation_pending")
+		})
+		return r
 	}
 	body := service(map[string]any{"client_name": fmt.Sprint("client ", n)})
 	if tenant != "" {

@@ -571,7 +571,7 @@ func TestWhatIsUnderWayIsLeftAlone(t *testing.T) {
 	w.want(202, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "x"}), "If-Match: *")
 	fresh := w.want(202, "root", "POST", "/v1/clients", service(nil)).text("client_id")
 	w.rauth.Break(nil)
-	time.Sleep(150 * time.Millisecond) // the breaker
+	w.until("the breaker closes", func() bool { return w.call("root", "GET", "/v1/clients/drift", nil).status == 200 })
 	if d := w.want(200, "root", "GET", "/v1/clients/drift", nil); d.field("pending") != 2.0 || len(w.drift()) != 0 {
 		t.Errorf("compared: %s", d)
 	}

@@ -21,8 +21,13 @@ package policy
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,6 +40,7 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/bundle"
 	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/storage"
@@ -95,15 +101,54 @@ type Config struct {
 	OnOffer func(accepted bool) // told of each candidate; may be nil
 }
 
-// SigningAlgorithms are those of bundles' signatures. HMAC is none of them: whoever could
-// verify could sign.
-var SigningAlgorithms = []string{"ES256", "ES384", "ES512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
-
 // Key verifies bundles.
-type Key struct {
-	PEM       string // the public half
-	ID        string // as the signature names it
-	Algorithm string // ES256, RS256, … (RFC 7518, section 3.1)
+type Key struct{ pem, algorithm string }
+
+// keyID is what our own tools call the key in a signature. Whoever verifies with one key
+// looks at no name.
+const keyID = "iam"
+
+// ParseKey reads the PEM of a public key.
+func ParseKey(text []byte) (*Key, error) {
+	block, _ := pem.Decode(text)
+	if block == nil || block.Type != "PUBLIC KEY" {
+		return nil, errors.New("it must be the PEM of a public key (BEGIN PUBLIC KEY)")
+	}
+	public, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	algorithm, err := SigningAlgorithm(public)
+	if err != nil {
+		return nil, err
+	}
+	return &Key{string(text), algorithm}, nil
+}
+
+// SigningAlgorithm is the one that a public key is for (RFC 7518, section 3.1): a key has
+// one, and nobody need say it. HMAC is none: whoever could verify could sign.
+func SigningAlgorithm(public any) (string, error) {
+	switch k := public.(type) {
+	case *ecdsa.PublicKey:
+		switch k.Curve {
+		case elliptic.P256():
+			return "ES256", nil
+		case elliptic.P384():
+			return "ES384", nil
+		case elliptic.P521():
+			return "ES512", nil
+		}
+	case *rsa.PublicKey:
+		if k.N.BitLen() >= 2048 {
+			return "RS256", nil
+		}
+	}
+	return "", errors.New("the key must be of the curve P-256, P-384 or P-521, or RSA of 2048 bits or more")
+}
+
+// Verification is how a bundle is read that must be signed with the key.
+func (k *Key) Verification() *bundle.VerificationConfig {
+	return bundle.NewVerificationConfig(map[string]*bundle.KeyConfig{keyID: {Key: k.pem, Algorithm: k.algorithm}}, keyID, "", nil)
 }
 
 // Engine answers questions under the revision in force. It is safe for

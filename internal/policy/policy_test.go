@@ -629,11 +629,15 @@ func TestOnlyWhatIsSignedComesIntoForce(t *testing.T) {
 	if err1 != nil || err2 != nil {
 		t.Fatal(err1, err2)
 	}
-	signer := authoring.Key{File: filepath.Join(t.TempDir(), "private.pem"), ID: "k", Algorithm: "ES256"}
+	signer := authoring.Signer{File: filepath.Join(t.TempDir(), "private.pem"), ID: "k"}
 	if err := os.WriteFile(signer.File, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	verify := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}))
+	verify := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})
+	verifier, err := policy.ParseKey(verify)
+	if err != nil {
+		t.Fatal(err)
+	}
 	bundleOf := func(revision string, sign bool) []byte {
 		t.Helper()
 		f := files{".manifest": `{"roots": ["iam"]}`, "iam/claims/p_test.rego": "package iam.claims_test\n\ntest_x if true\n"}
@@ -649,7 +653,7 @@ func TestOnlyWhatIsSignedComesIntoForce(t *testing.T) {
 	signed, unsigned := bundleOf("signed", true), bundleOf("unsigned", false)
 	newEngine := func() *policy.Engine {
 		t.Helper()
-		e, err := policy.NewEngine(policy.Config{SignedOnly: true, Key: &policy.Key{PEM: verify, ID: "k", Algorithm: "ES256"}, Log: slog.New(slog.DiscardHandler)})
+		e, err := policy.NewEngine(policy.Config{SignedOnly: true, Key: verifier, Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -687,7 +691,7 @@ func TestOnlyWhatIsSignedComesIntoForce(t *testing.T) {
 	defer srv.Close()
 	config, err := json.Marshal(map[string]any{
 		"services": map[string]any{"b": map[string]any{"url": srv.URL}},
-		"keys":     map[string]any{"k": map[string]any{"algorithm": "ES256", "key": verify}},
+		"keys":     map[string]any{"k": map[string]any{"algorithm": "ES256", "key": string(verify)}},
 		"bundles": map[string]any{"main": map[string]any{
 			"service": "b", "resource": "/b.tar.gz", "signing": map[string]any{"keyid": "k"}, "polling": map[string]int{"min_delay_seconds": 1, "max_delay_seconds": 1},
 		}},

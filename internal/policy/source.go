@@ -58,11 +58,10 @@ func (e *Engine) fromPath(name string) (*Candidate, error) {
 		return fromLoader(name, "", loader)
 	}
 	// What is signed is read as a whole: a file that is left out would be missing.
-	k := e.cfg.Key
-	keys := map[string]*bundle.KeyConfig{k.ID: {Key: k.PEM, Algorithm: k.Algorithm}}
-	c, err := readBundle(name, reader(loader).WithBundleVerificationConfig(bundle.NewVerificationConfig(keys, k.ID, "", nil)))
+	c, err := readBundle(name, reader(loader).WithBundleVerificationConfig(e.cfg.Key.Verification()))
 	if err == nil {
-		maps.DeleteFunc(c.Modules, func(file, _ string) bool { return LeftOut("")(file, nil, 0) })
+		leftOut := LeftOut("")
+		maps.DeleteFunc(c.Modules, func(file, _ string) bool { return leftOut(file, nil, 0) })
 	}
 	return c, err
 }

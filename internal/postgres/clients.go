@@ -204,37 +204,45 @@ func (tx *Tx) ForgetKey(ctx context.Context, caller []byte, key string) error {
 }
 
 // ClaimClients takes over operations of an issuer's clients that nobody is at, and that
-// are due, for the time of the lease. It returns the ids.
-func (tx *Tx) ClaimClients(ctx context.Context, issuer string, lease time.Duration, most int) ([]string, error) {
-	return collect(ctx, tx, "claim operations", `
+// are due, for the time of the lease. It is one statement, for who looks often.
+func (db *DB) ClaimClients(ctx context.Context, issuer string, lease time.Duration, most int) (claimed []iam.ManagedClient, err error) {
+	ids, err := db.ids(ctx, "claim operations", `
 		UPDATE registrations r SET lease_until = now() + $2::interval
 		  FROM (SELECT client_id FROM registrations
 		         WHERE issuer = $1 AND operation IS NOT NULL AND next_try <= now() AND (lease_until IS NULL OR lease_until <= now())
 		         ORDER BY next_try LIMIT $3 FOR UPDATE SKIP LOCKED) due
 		 WHERE r.issuer = $1 AND r.client_id = due.client_id
-		RETURNING r.client_id`, []any{issuer, lease, most}, pgx.RowTo[string])
+		RETURNING r.client_id`, issuer, lease, most)
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+	err = db.View(ctx, func(ctx context.Context, tx *Tx) (err error) {
+		claimed, err = tx.managed(ctx, ` WHERE c.issuer = $1 AND c.client_id = ANY ($2)`, issuer, ids)
+		return err
+	})
+	return claimed, err
 }
 
 // DueOverlaps are the clients of an issuer of which an old secret ends, or ends soon: a
 // quarter of its time is left, and nobody was told.
-func (tx *Tx) DueOverlaps(ctx context.Context, issuer string, most int) ([]string, error) {
-	return collect(ctx, tx, "look for old secrets", `
+func (db *DB) DueOverlaps(ctx context.Context, issuer string, most int) ([]string, error) {
+	return db.ids(ctx, "look for old secrets", `
 		SELECT r.client_id FROM registrations r
 		 WHERE r.issuer = $1 AND r.retire_at IS NOT NULL AND r.operation IS NULL AND r.next_try <= now()
 		   AND (r.retire_at <= now() OR NOT r.warned AND r.retire_at - (r.retire_at - r.overlap_from) / 4 <= now())
-		 ORDER BY r.retire_at LIMIT $2`, []any{issuer, most}, pgx.RowTo[string])
+		 ORDER BY r.retire_at LIMIT $2`, issuer, most)
 }
 
-// ClientsDue reports whether ClaimClients or DueOverlaps would find anything. It is one
-// statement, for who looks often.
-func (db *DB) ClientsDue(ctx context.Context, issuer string) (due bool, err error) {
+// ids runs one statement outside of a transaction.
+func (db *DB) ids(ctx context.Context, doing, sql string, args ...any) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
-	err = db.admin.QueryRow(ctx, `
-		SELECT EXISTS (SELECT FROM registrations WHERE issuer = $1 AND operation IS NOT NULL AND next_try <= now() AND (lease_until IS NULL OR lease_until <= now()))
-		    OR EXISTS (SELECT FROM registrations WHERE issuer = $1 AND retire_at IS NOT NULL AND operation IS NULL AND next_try <= now()
-		                  AND (retire_at <= now() OR NOT warned AND retire_at - (retire_at - overlap_from) / 4 <= now()))`, issuer).Scan(&due)
-	return due, wrap("look for operations", err)
+	rows, err := db.admin.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, wrap(doing, err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return list, wrap(doing, err)
 }
 
 // Instance is who we are among all that share an identity provider.
@@ -287,8 +295,4 @@ func (h *Held) Check(ctx context.Context) error {
 }
 
 // Close gives the lock back.
-func (h *Held) Close() {
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-	defer cancel()
-	_ = h.conn.Close(ctx) // it is of no more use
-}
+func (h *Held) Close() { closeNow(h.conn) }

@@ -70,11 +70,14 @@ func (l *listener) Next(ctx context.Context) (feed.Message, error) {
 	}
 }
 
-// Close ends the connection, without waiting for a server that does not answer.
-func (l *listener) Close() {
+// Close ends the connection.
+func (l *listener) Close() { closeNow(l.conn) }
+
+// closeNow ends a connection without waiting for a server that does not answer.
+func closeNow(conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	_ = l.conn.Close(ctx) // it is of no more use
+	_ = conn.Close(ctx) // it is of no more use
 }
 
 // parse reads a payload: "v1 <schema> <kind> <key in hex>", "v1 <schema> all" or

@@ -50,7 +50,7 @@ func (db *DB) hold(ctx context.Context, name string) (*pgx.Conn, bool, error) {
 	var got bool
 	err = conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtextextended('iam ' || $1 || ' ' || current_schema(), 0))`, name).Scan(&got)
 	if err != nil || !got {
-		(&Held{conn}).Close()
+		closeNow(conn)
 		return nil, false, err
 	}
 	return conn, true, nil
@@ -141,11 +141,7 @@ func (s *relaySession) Wait(ctx context.Context) error {
 	return err
 }
 
-func (s *relaySession) Close() {
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-	defer cancel()
-	_ = s.conn.Close(ctx) // it is of no more use
-}
+func (s *relaySession) Close() { closeNow(s.conn) }
 
 // OutboxState is what waits in the outbox.
 type OutboxState struct {

@@ -44,12 +44,11 @@ type Config struct {
 
 	// Credentials: a token of a file, or client credentials, or none. What is in files is
 	// read again for each new token.
-	TokenFile     string
-	TokenURL      func(context.Context) (string, error) // the provider's token endpoint, by discovery
-	ClientID      string
-	Secret        string
-	SecretFile    string // instead of Secret
-	TokenAudience string // "": none is asked for
+	TokenFile  string
+	TokenURL   func(context.Context) (string, error) // the provider's token endpoint, by discovery
+	ClientID   string
+	Secret     string
+	SecretFile string // instead of Secret
 
 	HTTP    *http.Client  // nil: one with time-outs that follows no redirects
 	Timeout time.Duration // of one attempt; 0: 3 s
@@ -589,9 +588,6 @@ func (c *Client) bearer(ctx context.Context, fresh bool) (string, error) {
 		return "", away("token_connection", err)
 	}
 	cc := clientcredentials.Config{ClientID: c.cfg.ClientID, ClientSecret: secret, TokenURL: endpoint, AuthStyle: oauth2.AuthStyleInHeader}
-	if c.cfg.TokenAudience != "" {
-		cc.EndpointParams = url.Values{"audience": {c.cfg.TokenAudience}}
-	}
 	token, err := cc.Token(ctx)
 	if err != nil {
 		reason := "connection"

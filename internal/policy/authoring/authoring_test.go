@@ -3,11 +3,15 @@ package authoring_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -218,27 +222,62 @@ func TestWhatFailsIsSaid(t *testing.T) {
 	}
 }
 
-// keyPair writes an ES256 key and its public half.
-func keyPair(t *testing.T) (private, public authoring.Key) {
+// keyPair writes a private key, and returns it with its public half.
+func keyPair(t *testing.T, key crypto.Signer) (authoring.Signer, *policy.Key) {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err1 := x509.MarshalPKCS8PrivateKey(k)
-	b, err2 := x509.MarshalPKIXPublicKey(&k.PublicKey)
+	private, err1 := x509.MarshalPKCS8PrivateKey(key)
+	der, err2 := x509.MarshalPKIXPublicKey(key.Public())
 	if err1 != nil || err2 != nil {
 		t.Fatal(err1, err2)
 	}
-	dir := t.TempDir()
-	write := func(name, kind string, der []byte) authoring.Key {
-		name = filepath.Join(dir, name)
-		if err := os.WriteFile(name, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return authoring.Key{File: name, ID: "k", Algorithm: "ES256"}
+	file := filepath.Join(t.TempDir(), "private.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	return write("private.pem", "PRIVATE KEY", a), write("public.pem", "PUBLIC KEY", b)
+	public, err := policy.ParseKey(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return authoring.Signer{File: file, ID: "k"}, public
+}
+
+func ecKey(t *testing.T, curve elliptic.Curve) crypto.Signer {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(curve, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// A key says itself which algorithm it is for.
+func TestEachSortOfKeySigns(t *testing.T) {
+	t.Parallel()
+	packed, err := authoring.Build(folder(t, nil), "v", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	strong, err1 := rsa.GenerateKey(rand.Reader, 2048)
+	weak, err2 := rsa.GenerateKey(rand.Reader, 1024)
+	_, other, err3 := ed25519.GenerateKey(rand.Reader)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []crypto.Signer{ecKey(t, elliptic.P256()), ecKey(t, elliptic.P384()), ecKey(t, elliptic.P521()), strong} {
+		private, public := keyPair(t, key)
+		signed, err := authoring.Sign(packed, private)
+		if err == nil {
+			_, err = authoring.Verify(signed, public)
+		}
+		if err != nil {
+			t.Errorf("%T: %v", key.Public(), err)
+		}
+	}
+	for _, key := range []crypto.Signer{weak, other} {
+		if _, err := policy.SigningAlgorithm(key.Public()); err == nil {
+			t.Errorf("%T is taken", key.Public())
+		}
+	}
 }
 
 // A bundle is what its folder is, without tests; a signature is good for these bytes and
@@ -246,8 +285,8 @@ func keyPair(t *testing.T) (private, public authoring.Key) {
 func TestBundlesAreBuiltSignedAndVerified(t *testing.T) {
 	t.Parallel()
 	dir := folder(t, nil)
-	private, public := keyPair(t)
-	_, other := keyPair(t)
+	private, public := keyPair(t, ecKey(t, elliptic.P256()))
+	_, other := keyPair(t, ecKey(t, elliptic.P256()))
 	signed, err := authoring.Build(dir, "v7", &private)
 	if err != nil {
 		t.Fatal(err)
@@ -282,11 +321,7 @@ func TestBundlesAreBuiltSignedAndVerified(t *testing.T) {
 		"unsigned":    func() error { _, err := authoring.Verify(plain, public); return err },
 		"forged":      func() error { _, err := authoring.Verify(forged, public); return err },
 		"another key": func() error { _, err := authoring.Verify(signed, other); return err },
-		"HMAC": func() error {
-			_, err := authoring.Verify(signed, authoring.Key{File: public.File, ID: "k", Algorithm: "HS256"})
-			return err
-		},
-		"no bundle": func() error { _, err := authoring.Verify([]byte("x"), public); return err },
+		"no bundle":   func() error { _, err := authoring.Verify([]byte("x"), public); return err },
 	} {
 		if verify() == nil {
 			t.Errorf("%s is taken", what)

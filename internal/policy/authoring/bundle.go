@@ -3,7 +3,10 @@ package authoring
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -82,27 +85,38 @@ func WriteFile(name string, text []byte, mode os.FileMode) error {
 	return err
 }
 
-// Key signs bundles, or verifies them.
-type Key struct {
-	File      string // PEM, private to sign with and public to verify with
-	ID        string // named in the signature
-	Algorithm string // ES256, RS256, … (RFC 7518, section 3.1); HMAC is not taken
+// Signer signs bundles.
+type Signer struct {
+	File string // PEM with a private key
+	ID   string // its name in the signature, by which an OPA finds the public one
 }
 
-func (k Key) check() error {
-	if !slices.Contains(policy.SigningAlgorithms, k.Algorithm) {
-		return fmt.Errorf("the algorithm must be one of %s, is %q", strings.Join(policy.SigningAlgorithms, ", "), k.Algorithm)
+// algorithm is the one that the key is for.
+func (k Signer) algorithm() (string, error) {
+	text, err := os.ReadFile(k.File)
+	if err != nil {
+		return "", err
 	}
-	if k.ID == "" {
-		return errors.New("the key needs an id: whoever verifies finds it by that")
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return "", fmt.Errorf("%s must be the PEM of a private key", k.File)
 	}
-	_, err := os.Stat(k.File)
-	return err
+	for _, parse := range []func([]byte) (any, error){
+		x509.ParsePKCS8PrivateKey,
+		func(der []byte) (any, error) { return x509.ParseECPrivateKey(der) },
+		func(der []byte) (any, error) { return x509.ParsePKCS1PrivateKey(der) },
+	} {
+		private, err := parse(block.Bytes)
+		if signer, ok := private.(crypto.Signer); ok && err == nil {
+			return policy.SigningAlgorithm(signer.Public())
+		}
+	}
+	return "", fmt.Errorf("%s must be the PEM of a private key without a password", k.File)
 }
 
 // Build makes a bundle of a folder, without its tests, and signs it if there is a key. The
 // same folder makes the same bytes, but for the signature.
-func Build(dir, revision string, key *Key) ([]byte, error) {
+func Build(dir, revision string, key *Signer) ([]byte, error) {
 	b, err := read(dir)
 	if err != nil {
 		return nil, err
@@ -117,7 +131,7 @@ func Build(dir, revision string, key *Key) ([]byte, error) {
 }
 
 // Sign signs a bundle that is there, whatever signature it had, without tests.
-func Sign(packed []byte, key Key) ([]byte, error) {
+func Sign(packed []byte, key Signer) ([]byte, error) {
 	b, err := open(packed, nil)
 	if err != nil {
 		return nil, err
@@ -127,15 +141,8 @@ func Sign(packed []byte, key Key) ([]byte, error) {
 }
 
 // Verify reads a bundle if its signature is good.
-func Verify(packed []byte, key Key) (bundle.Bundle, error) {
-	if err := key.check(); err != nil {
-		return bundle.Bundle{}, err
-	}
-	pem, err := os.ReadFile(key.File)
-	if err != nil {
-		return bundle.Bundle{}, err
-	}
-	return open(packed, bundle.NewVerificationConfig(map[string]*bundle.KeyConfig{key.ID: {Key: string(pem), Algorithm: key.Algorithm}}, key.ID, "", nil))
+func Verify(packed []byte, key *policy.Key) (bundle.Bundle, error) {
+	return open(packed, key.Verification())
 }
 
 // maxBundle bounds one file of a bundle.
@@ -165,13 +172,14 @@ func open(packed []byte, v *bundle.VerificationConfig) (bundle.Bundle, error) {
 	return r.Read()
 }
 
-func write(b bundle.Bundle, key *Key) ([]byte, error) {
+func write(b bundle.Bundle, key *Signer) ([]byte, error) {
 	b.Signatures = bundle.SignaturesConfig{}
 	if key != nil {
-		if err := key.check(); err != nil {
+		algorithm, err := key.algorithm()
+		if err != nil {
 			return nil, err
 		}
-		if err := b.GenerateSignature(bundle.NewSigningConfig(key.File, key.Algorithm, ""), key.ID, true); err != nil {
+		if err := b.GenerateSignature(bundle.NewSigningConfig(key.File, algorithm, ""), key.ID, true); err != nil {
 			return nil, fmt.Errorf("sign: %w", err)
 		}
 	}
@@ -244,5 +252,5 @@ func Inspect(out io.Writer, name string) error {
 
 // CheckBundle asks the gate about a packed bundle.
 func CheckBundle(ctx context.Context, name string, o CheckOptions) (*policy.Revision, error) {
-	return (&Folder{Path: name}).gate(ctx, o)
+	return gate(ctx, name, o)
 }

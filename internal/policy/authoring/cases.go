@@ -194,8 +194,8 @@ func (w Want) differs(a Answer) string {
 	return strings.Join(wrong, "; ")
 }
 
-// RunCases runs all cases and prints those that fail.
-func (f *Folder) RunCases(ctx context.Context, out io.Writer) (failed int, err error) {
+// RunCases runs all cases and prints those that fail, or with each what is decided in all.
+func (f *Folder) RunCases(ctx context.Context, out io.Writer, each bool) (failed int, err error) {
 	if len(f.Cases) == 0 {
 		return 0, nil
 	}
@@ -209,9 +209,12 @@ func (f *Folder) RunCases(ctx context.Context, out io.Writer) (failed int, err e
 		if err != nil {
 			why = err.Error()
 		}
-		if why != "" {
+		switch {
+		case why != "":
 			failed++
 			fmt.Fprintf(out, "FAIL %s: %s: %s\n", c.File, c.Title, why)
+		case each:
+			fmt.Fprintf(out, "     %s: %s\n", c.Title, answer)
 		}
 	}
 	return failed, nil

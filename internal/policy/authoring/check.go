@@ -71,7 +71,7 @@ func (f *Folder) Check(ctx context.Context, o CheckOptions) ([]Finding, *policy.
 		}
 		found = append(found, style...)
 	}
-	revision, err := f.gate(ctx, o)
+	revision, err := gate(ctx, f.Path, o)
 	if strict := slices.ContainsFunc(found, func(f Finding) bool { return f.Rule == "strict" }); err != nil && !strict { // which says the same
 		found = append(found, ofCompiler(err, "gate")...)
 	}
@@ -82,12 +82,12 @@ func (f *Folder) Check(ctx context.Context, o CheckOptions) ([]Finding, *policy.
 }
 
 // gate asks what will decide when it is to come into force.
-func (f *Folder) gate(ctx context.Context, o CheckOptions) (*policy.Revision, error) {
+func gate(ctx context.Context, path string, o CheckOptions) (*policy.Revision, error) {
 	engine, err := policy.NewEngine(policy.Config{Headers: o.Headers, Admin: o.Admin, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
-	if err := engine.OfferPath(ctx, f.Path); err != nil {
+	if err := engine.OfferPath(ctx, path); err != nil {
 		return nil, err
 	}
 	return engine.Revision(), nil

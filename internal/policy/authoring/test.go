@@ -21,6 +21,7 @@ type TestOptions struct {
 	Run       string  // only tests whose names match; coverage is not judged then
 	Threshold float64 // least coverage of each file of rules, in percent
 	Verbose   bool
+	Decisions bool // say what is decided in each case
 }
 
 // TestReport is what became of tests.
@@ -86,7 +87,7 @@ func (f *Folder) Test(ctx context.Context, out io.Writer, o TestOptions) (TestRe
 		return report, fmt.Errorf("no test ran: rules named test_… in files named …_test.rego are tests")
 	}
 	report.Cases = len(f.Cases)
-	if report.CasesFailed, err = f.RunCases(ctx, out); err != nil || o.Run != "" {
+	if report.CasesFailed, err = f.RunCases(ctx, out, o.Decisions); err != nil || o.Run != "" {
 		return report, err
 	}
 	files := coverage.Report(f.Modules).Files
@@ -105,35 +106,4 @@ func (f *Folder) Test(ctx context.Context, out io.Writer, o TestOptions) (TestRe
 		}
 	}
 	return report, nil
-}
-
-// Show prints what tests say, and what is decided in each case.
-func (f *Folder) Show(ctx context.Context, out io.Writer) error {
-	compiler, err := f.compile(f.rules(), false)
-	if err != nil {
-		return err
-	}
-	for _, c := range f.Cases {
-		answer, err := f.Answer(ctx, compiler, c)
-		verdict := "     "
-		switch {
-		case err != nil:
-			fmt.Fprintf(out, "FAIL %s: %v\n", c.Title, err)
-			continue
-		case c.Want.differs(answer) != "":
-			verdict = "FAIL "
-		}
-		fmt.Fprintf(out, "%s%s: %s\n", verdict, c.Title, answer)
-	}
-	report, err := f.Test(ctx, io.Discard, TestOptions{})
-	if err != nil {
-		return err
-	}
-	if report.Failed > 0 {
-		if _, err := f.Test(ctx, out, TestOptions{}); err != nil {
-			return err
-		}
-	}
-	fmt.Fprintf(out, "%d tests, %d failed; %d cases, %d failed\n", report.Ran, report.Failed, report.Cases, report.CasesFailed)
-	return nil
 }

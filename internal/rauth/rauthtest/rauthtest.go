@@ -10,23 +10,13 @@ import (
 
 	"github.com/google/uuid"
 
+	"iam-service/internal/clients"
 	"iam-service/internal/iam"
 )
 
-// Provider is the adapter under test.
-type Provider interface {
-	Create(ctx context.Context, r iam.Registration) (iam.Secret, error)
-	Get(ctx context.Context, id string) (iam.Registration, error)
-	Update(ctx context.Context, r iam.Registration) error
-	Delete(ctx context.Context, id string) error
-	Rotate(ctx context.Context, id string) (iam.Secret, error)
-	Retire(ctx context.Context, id string) error
-	List(ctx context.Context, each func(iam.Registration) error) error
-}
-
 // Run tests p against a provider that works. Valid says whether a secret of a client
 // works at this moment, at the token endpoint for instance.
-func Run(t *testing.T, p Provider, valid func(id string, secret iam.Secret) bool) {
+func Run(t *testing.T, p clients.Provider, valid func(id string, secret iam.Secret) bool) {
 	t.Helper()
 	ctx := t.Context()
 	fresh := func() iam.Registration {
@@ -137,6 +127,20 @@ func Run(t *testing.T, p Provider, valid func(id string, secret iam.Secret) bool
 		}
 		if err := p.Retire(ctx, r.ClientID); err != nil {
 			t.Errorf("once more: %v", err)
+		}
+	})
+	t.Run("a secret that is set takes the place of all before it", func(t *testing.T) {
+		r, old := made(t)
+		r.ClientName = "with another secret"
+		const secret = iam.Secret("a-secret-that-was-chosen-and-not-made")
+		if err := p.SetSecret(ctx, r, secret); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := p.Get(ctx, r.ClientID); err != nil || got.ClientName != r.ClientName {
+			t.Errorf("got %+v, %v", got, err)
+		}
+		if !valid(r.ClientID, secret) || valid(r.ClientID, old) {
+			t.Error("the old one works, or the new one does not")
 		}
 	})
 	t.Run("metadata that cannot be are refused for good", func(t *testing.T) {
