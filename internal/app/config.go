@@ -231,7 +231,7 @@ func (cfg *Config) check(fault func(string, ...any)) {
 		}
 	}
 	if cfg.GatewayHeaders != nil {
-		if err := policy.CheckHeaders(cfg.GatewayHeaders); err != nil {
+		if err := policy.CheckHeaders(cfg.GatewayHeaders...); err != nil {
 			fault("GATEWAY_HEADERS: %v", err)
 		}
 	}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
-	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"iam-service/internal/iam"
 )
@@ -48,20 +47,9 @@ func (e *Engine) Administer(ctx context.Context, q AdminQuestion, facts Facts, d
 	}
 	began := time.Now()
 	ev := &evaluation{facts: facts, ctx: ctx, began: began, waited: facts.Waited(), limit: e.cfg.Limit, deadline: deadline}
-	rs, err := r.admin.Eval(ctx,
-		rego.EvalParsedInput(q.input()),
-		rego.EvalTransaction(ev),
-		rego.EvalBaseCache(ev),
-		rego.EvalExternalCancel(ev),
-		rego.EvalGenerateJSON(rawTerm),
-		rego.EvalMetrics(noMetrics),
-	)
-	if err == nil && ev.late(time.Now()) {
-		ev.Cancel()
-		err = &topdown.Error{Code: topdown.CancelErr, Message: "the answer came too late"}
-	}
+	rs, err := r.eval(ctx, AdminEntrypoint, r.admin, q.input(), ev)
 	if err != nil {
-		return AdminDecision{}, r.failure(AdminEntrypoint, err, ev)
+		return AdminDecision{}, err
 	}
 	d, err := adminDecision(rs)
 	if err != nil {

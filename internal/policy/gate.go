@@ -28,10 +28,15 @@ type Candidate struct {
 	Roots   []string          // what its manifests claim of data
 	Modules map[string]string // file → Rego
 	Data    map[string]any
+	Cases   []Case // what it must decide, or it does not come into force
+
+	Packed []byte `json:"-"` // as it was signed; nil: nobody has
+	Local  bool   `json:"-"` // a folder or the embedded one: of this replica alone, and nothing that another should follow
 }
 
-// digest is over what is evaluated, so that two names for the same bytes are one.
-func (c *Candidate) digest() string {
+// Digest is over what is evaluated and what is accepted, so that two names for the same
+// bytes are one.
+func (c *Candidate) Digest() string {
 	h := sha256.New()
 	for _, file := range slices.Sorted(maps.Keys(c.Modules)) {
 		fmt.Fprintf(h, "%d %s %d %s", len(file), file, len(c.Modules[file]), c.Modules[file])
@@ -41,6 +46,13 @@ func (c *Candidate) digest() string {
 		data = []byte(err.Error()) // not JSON: the gate says so
 	}
 	fmt.Fprintf(h, "%d %s %q", len(data), data, c.Roots)
+	if len(c.Cases) > 0 {
+		cases, err := json.Marshal(c.Cases)
+		if err != nil {
+			cases = []byte(err.Error()) // as above
+		}
+		fmt.Fprintf(h, "%d %s", len(cases), cases)
+	}
 	return hex.EncodeToString(h.Sum(nil))
 }
 
@@ -60,9 +72,12 @@ type Revision struct {
 	Nondeterministic []string `json:"nondeterministic"` // builtins it uses that may answer differently each time
 	Capped           bool     `json:"cache_capped"`     // its answers are kept for a second at most: it looks at the time, or is nondeterministic
 	Warnings         []string `json:"warnings,omitempty"`
+	Cases            int      `json:"cases"` // acceptance cases that hold
 
-	number uint64 // among all of this process: what outlives a revision keeps this, and not the revision
-	query  rego.PreparedEvalQuery
+	number   uint64 // among all of this process: what outlives a revision keeps this, and not the revision
+	compiler *ast.Compiler
+	store    *revisionStore
+	query    rego.PreparedEvalQuery
 
 	administers bool // it has AdminEntrypoint
 	admin       rego.PreparedEvalQuery
@@ -94,9 +109,31 @@ func (r *Revision) Anonymous(path string, preflight bool) bool {
 	})
 }
 
-// gate makes a revision of c, or says all that is wrong with it. A candidate that
-// makes the compiler panic is refused like any other bad one.
-func (e *Engine) gate(ctx context.Context, c *Candidate, digest string) (_ *Revision, err error) {
+// Prepare takes c through the gate: it makes a revision of it, or says all that is wrong
+// with it. It does not put it in force.
+func (e *Engine) Prepare(ctx context.Context, c *Candidate) (*Revision, error) {
+	return e.gate(ctx, c, c.Digest())
+}
+
+func (e *Engine) gate(ctx context.Context, c *Candidate, digest string) (*Revision, error) {
+	r, err := e.compiled(ctx, c, digest)
+	if err == nil {
+		err = e.runCases(ctx, c, r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Check is Prepare without the acceptance cases.
+func (e *Engine) Check(ctx context.Context, c *Candidate) (*Revision, error) {
+	return e.compiled(ctx, c, c.Digest())
+}
+
+// compiled is the gate without the acceptance cases. A candidate that makes the compiler
+// panic is refused like any other bad one.
+func (e *Engine) compiled(ctx context.Context, c *Candidate, digest string) (_ *Revision, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("it makes the compiler panic: %v", p)
@@ -120,7 +157,8 @@ func (e *Engine) gate(ctx context.Context, c *Candidate, digest string) (_ *Revi
 	if err != nil {
 		return nil, fmt.Errorf("its data: %w", err)
 	}
-	r := &Revision{Digest: digest, ID: digest[:12], Name: c.Name, Source: c.Source, Since: time.Now().UTC(), number: revisions.Add(1), administers: administers}
+	r := &Revision{Digest: digest, ID: digest[:12], Name: c.Name, Source: c.Source, Since: time.Now().UTC(), number: revisions.Add(1), administers: administers,
+		Cases: len(c.Cases), compiler: compiler, store: &revisionStore{data}}
 	if err := e.declared(r, c.Data); err != nil {
 		return nil, err
 	}
@@ -131,7 +169,7 @@ func (e *Engine) gate(ctx context.Context, c *Candidate, digest string) (_ *Revi
 		q, err := rego.New(
 			rego.Query(entrypoint),
 			rego.Compiler(compiler),
-			rego.Store(&revisionStore{data}),
+			rego.Store(r.store),
 			rego.StrictBuiltinErrors(true), // a builtin that fails is an error, never an undefined that a "not" turns into a yes
 		).PrepareForEval(ctx)
 		if err != nil {
@@ -141,6 +179,9 @@ func (e *Engine) gate(ctx context.Context, c *Candidate, digest string) (_ *Revi
 	}
 	if r.query, err = prepare(Entrypoint); err != nil {
 		return nil, err
+	}
+	if len(c.Cases) == 0 && !c.Local {
+		r.Warnings = append(r.Warnings, "it carries no acceptance cases (cases/*.yaml, taken along by iam-service policy build)")
 	}
 	if !administers {
 		r.Warnings = append(r.Warnings, "it has no rule "+AdminEntrypoint+": it is refused where there is an admin API")

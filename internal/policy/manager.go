@@ -196,6 +196,9 @@ func (s *staging) offer(ctx context.Context, txn storage.Transaction) error {
 	if c.Data, err = s.snapshot(ctx, txn); err != nil {
 		return err
 	}
+	if err := c.takeCases(); err != nil {
+		return err
+	}
 	return s.engine.Offer(ctx, c)
 }
 

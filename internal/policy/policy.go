@@ -63,7 +63,7 @@ var headerShape = regexp.MustCompile(`^X-(User|Tenant|Client|Service|Active-Tena
 
 // CheckHeaders returns what is wrong with a list of header names that gateways
 // are configured for.
-func CheckHeaders(names []string) error {
+func CheckHeaders(names ...string) error {
 	var errs []error
 	seen := map[string]bool{}
 	for _, n := range names {
@@ -97,8 +97,16 @@ type Config struct {
 	SignedOnly bool // what is not signed is refused: folders too, and OPA configurations that would take it
 	Key        *Key // that bundle files must be signed with; nil: they need no signature
 
+	// Child is the command line, beginning with the program's own name, that runs
+	// ServeCases: acceptance cases run there. None: they run here.
+	Child []string
+
 	Log     *slog.Logger
 	OnOffer func(accepted bool) // told of each candidate; may be nil
+
+	// OnPassed is told of a candidate that has passed the gate, and says whether it comes
+	// into force now; an error refuses it, one of kind Unavailable for now. nil: it does.
+	OnPassed func(ctx context.Context, c *Candidate, r *Revision) (now bool, err error)
 }
 
 // Key verifies bundles.
@@ -178,7 +186,7 @@ func NewEngine(cfg Config) (*Engine, error) {
 	if cfg.OnOffer == nil {
 		cfg.OnOffer = func(bool) {}
 	}
-	if err := CheckHeaders(cfg.Headers); err != nil {
+	if err := CheckHeaders(cfg.Headers...); err != nil {
 		return nil, err
 	}
 	settings := ast.NewObject()
@@ -222,10 +230,11 @@ func (e *Engine) Status() Status {
 	return Status{e.current.Load(), e.refused.Load()}
 }
 
-// Offer takes c through the gate and, if it passes, puts it in force before it
-// returns. A candidate that was just offered is not looked at again.
+// Offer takes c through the gate and, if it passes and nothing else was decided
+// (Config.OnPassed), puts it in force before it returns. A candidate that was just
+// offered is not looked at again.
 func (e *Engine) Offer(ctx context.Context, c *Candidate) error {
-	digest := c.digest()
+	digest := c.Digest()
 	e.offering.Lock()
 	defer e.offering.Unlock()
 	if e.lastSeen == digest {
@@ -236,16 +245,35 @@ func (e *Engine) Offer(ctx context.Context, c *Candidate) error {
 	}
 	e.lastSeen = digest
 	r, err := e.gate(ctx, c, digest)
+	now := err == nil
+	if now && e.cfg.OnPassed != nil {
+		now, err = e.cfg.OnPassed(ctx, c, r)
+	}
 	if err != nil {
+		if iam.KindOf(err) == iam.Unavailable {
+			e.lastSeen = "" // to be looked at again
+		}
 		e.refuse(ctx, c.Source, digest, err)
 		return err
 	}
-	e.current.Store(r)
 	e.refused.Store(nil)
 	e.cfg.OnOffer(true)
+	if now {
+		e.Activate(ctx, r)
+	}
+	return nil
+}
+
+// Activate puts a prepared revision in force, unless it is.
+func (e *Engine) Activate(ctx context.Context, r *Revision) {
+	if old := e.current.Load(); old != nil && old.Digest == r.Digest {
+		return
+	}
+	inForce := *r
+	inForce.Since = time.Now().UTC()
+	e.current.Store(&inForce)
 	e.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "policy in force", slog.String("revision", r.ID), slog.String("name", r.Name),
 		slog.String("source", r.Source), slog.Any("cache_key", r.CacheKey))
-	return nil
 }
 
 // Refuse records that a candidate could not even be read.
@@ -317,24 +345,11 @@ const capped = time.Second
 func (e *Engine) Decide(ctx context.Context, r *Revision, q *Question, facts Facts, deadline time.Time) (Decision, error) {
 	began := time.Now()
 	ev := &evaluation{facts: facts, ctx: ctx, began: began, waited: facts.Waited(), limit: e.cfg.Limit, deadline: deadline}
-	rs, err := r.query.Eval(ctx,
-		rego.EvalParsedInput(r.input(q, e.settings)),
-		rego.EvalTransaction(ev),
-		rego.EvalBaseCache(ev),
-		rego.EvalExternalCancel(ev),
-		rego.EvalGenerateJSON(rawTerm),
-		rego.EvalMetrics(noMetrics),
-		rego.EvalTime(q.Now),
-	)
-	ended := time.Now()
-	if err == nil && ev.late(ended) {
-		ev.Cancel()
-		err = &topdown.Error{Code: topdown.CancelErr, Message: "the answer came too late"}
-	}
+	rs, err := r.eval(ctx, Entrypoint, r.query, r.input(q, e.settings), ev, rego.EvalTime(q.Now))
 	if err != nil {
-		return Decision{}, r.failure(Entrypoint, err, ev)
+		return Decision{}, err
 	}
-	took := ev.own(ended)
+	took := ev.own(time.Now())
 	d, err := e.decision(rs, r)
 	if err != nil {
 		return Decision{}, err
@@ -344,6 +359,27 @@ func (e *Engine) Decide(ctx context.Context, r *Revision, q *Question, facts Fac
 		d.Keep = capped
 	}
 	return d, nil
+}
+
+// eval runs one of r's queries: the least that OPA can do for it, with limits that are
+// polled.
+func (r *Revision) eval(ctx context.Context, entrypoint string, query rego.PreparedEvalQuery, input ast.Value, ev *evaluation, more ...rego.EvalOption) (rego.ResultSet, error) {
+	rs, err := query.Eval(ctx, append(more,
+		rego.EvalParsedInput(input),
+		rego.EvalTransaction(ev),
+		rego.EvalBaseCache(ev),
+		rego.EvalExternalCancel(ev),
+		rego.EvalGenerateJSON(rawTerm),
+		rego.EvalMetrics(noMetrics),
+	)...)
+	if err == nil && ev.late(time.Now()) {
+		ev.Cancel()
+		err = &topdown.Error{Code: topdown.CancelErr, Message: "the answer came too late"}
+	}
+	if err != nil {
+		return nil, r.failure(entrypoint, err, ev)
+	}
+	return rs, nil
 }
 
 var noMetrics = metrics.NoOp()

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -10,15 +12,21 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
+
+	"iam-service/internal/iam"
 )
 
-// maxBundleBytes bounds one file of a bundle, unpacked.
-const maxBundleBytes = 32 << 20
+// Bounds of a bundle, in bytes.
+const (
+	MaxBundle   = 32 << 20 // packed, and of one file in it
+	maxUnpacked = 64 << 20 // all files in it together
+)
 
 // FromFS reads a candidate from a file system, such as an embedded one.
 func FromFS(source string, fsys fs.FS) (*Candidate, error) {
@@ -26,44 +34,137 @@ func FromFS(source string, fsys fs.FS) (*Candidate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the policy %s: %w", source, err)
 	}
-	return fromLoader(source, "", loader)
+	c, err := fromLoader(source, "", loader)
+	if err != nil {
+		return nil, err
+	}
+	c.Local = true
+	return c, c.readCases(fsys)
 }
 
-// fromPath reads a candidate from a folder or from a bundle file (.tar.gz), with the
-// signature that is asked for.
-func (e *Engine) fromPath(name string) (*Candidate, error) {
+// readCases reads the acceptance cases that lie beside the rules of a folder.
+func (c *Candidate) readCases(fsys fs.FS) error {
+	for _, pattern := range []string{"cases/*.yaml", "cases/*.yml"} {
+		files, err := fs.Glob(fsys, pattern) // sorted
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			text, err := fs.ReadFile(fsys, file)
+			if err != nil {
+				return fmt.Errorf("read the policy %s: %w", c.Source, err)
+			}
+			cases, err := ParseCases(file, text)
+			if err != nil {
+				return err
+			}
+			c.Cases = append(c.Cases, cases...)
+		}
+	}
+	return nil
+}
+
+// FromFolder reads a candidate from a folder.
+func FromFolder(name string) (*Candidate, error) {
 	target, err := filepath.EvalSymlinks(name) // "current" may lead to a release
 	if err != nil {
 		return nil, fmt.Errorf("read the policy: %w", err)
 	}
-	info, err := os.Stat(target)
+	c, err := fromLoader(name, target, bundle.NewDirectoryLoader(target))
 	if err != nil {
-		return nil, fmt.Errorf("read the policy: %w", err)
+		return nil, err
 	}
+	c.Local = true
+	return c, c.readCases(os.DirFS(target))
+}
+
+// FromPath reads a candidate from a folder or from a bundle file (.tar.gz), with the
+// signature that is asked for.
+func (e *Engine) FromPath(name string) (*Candidate, error) {
+	info, err := os.Stat(name)
 	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read the policy: %w", err)
 	case info.IsDir() && e.cfg.SignedOnly:
 		return nil, fmt.Errorf("%s is a folder, which has no signature: build and sign a bundle (iam-service policy build --key), or allow it with POLICY_ALLOW_UNSIGNED=1", name)
 	case info.IsDir():
-		return fromLoader(name, target, bundle.NewDirectoryLoader(target))
-	case e.cfg.SignedOnly && e.cfg.Key == nil:
-		return nil, fmt.Errorf("there is no key that the signature of %s could be verified with", name)
+		return FromFolder(name)
+	case info.Size() > MaxBundle:
+		return nil, fmt.Errorf("%s is larger than %d MB", name, MaxBundle>>20)
 	}
-	f, err := os.Open(target)
+	packed, err := os.ReadFile(name)
 	if err != nil {
 		return nil, fmt.Errorf("read the policy: %w", err)
 	}
-	defer f.Close()
-	loader := bundle.NewTarballLoaderWithBaseURL(io.LimitReader(f, maxBundleBytes), "")
-	if e.cfg.Key == nil {
-		return fromLoader(name, "", loader)
+	return e.Unpack(name, packed, false)
+}
+
+// Unpack reads a candidate from a packed bundle, with the signature that is asked for.
+// Verified says that somebody whom we trust has verified it before: then it needs one only
+// where there is a key.
+func (e *Engine) Unpack(source string, packed []byte, verified bool) (*Candidate, error) {
+	if e.cfg.SignedOnly && e.cfg.Key == nil && !verified {
+		return nil, fmt.Errorf("there is no key that the signature of %s could be verified with", source)
 	}
-	// What is signed is read as a whole: a file that is left out would be missing.
-	c, err := readBundle(name, reader(loader).WithBundleVerificationConfig(e.cfg.Key.Verification()))
-	if err == nil {
+	if err := checkPacked(packed); err != nil {
+		return nil, fmt.Errorf("read the policy %s: %w", source, err)
+	}
+	loader := bundle.NewTarballLoaderWithBaseURL(bytes.NewReader(packed), "")
+	var c *Candidate
+	var err error
+	if e.cfg.Key == nil {
+		c, err = fromLoader(source, "", loader)
+	} else if c, err = readBundle(source, reader(loader).WithBundleVerificationConfig(e.cfg.Key.Verification())); err == nil {
+		// What is signed is read as a whole: a file that is left out would be missing.
 		leftOut := LeftOut("")
 		maps.DeleteFunc(c.Modules, func(file, _ string) bool { return leftOut(file, nil, 0) })
 	}
-	return c, err
+	if err != nil {
+		return nil, err
+	}
+	c.Packed = packed
+	return c, nil
+}
+
+// checkPacked refuses what is too large before anything holds it as a whole.
+func checkPacked(packed []byte) error {
+	if len(packed) > MaxBundle {
+		return fmt.Errorf("it is larger than %d MB", MaxBundle>>20)
+	}
+	z, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return fmt.Errorf("it is no bundle (.tar.gz): %w", err)
+	}
+	n, err := io.Copy(io.Discard, io.LimitReader(z, maxUnpacked+1))
+	if err != nil {
+		return fmt.Errorf("it is no bundle (.tar.gz): %w", err)
+	}
+	if n > maxUnpacked {
+		return fmt.Errorf("it takes more than %d MB when it is unpacked", maxUnpacked>>20)
+	}
+	return nil
+}
+
+// Pack makes a bundle of a candidate, without a signature; as it was signed, if it was.
+func (c *Candidate) Pack() ([]byte, error) {
+	if c.Packed != nil {
+		return c.Packed, nil
+	}
+	b := bundle.Bundle{Manifest: bundle.Manifest{Revision: c.Name, Roots: &c.Roots}, Data: maps.Clone(c.Data)}
+	if b.Data == nil {
+		b.Data = map[string]any{}
+	}
+	if err := PutCases(b.Data, c.Cases); err != nil {
+		return nil, err
+	}
+	for _, file := range slices.Sorted(maps.Keys(c.Modules)) {
+		b.Modules = append(b.Modules, bundle.ModuleFile{URL: file, Path: "/" + file, Raw: []byte(c.Modules[file])})
+	}
+	var out bytes.Buffer
+	if err := bundle.NewWriter(&out).UseModulePath(true).DisableFormat(true).Write(b); err != nil {
+		return nil, fmt.Errorf("pack %s: %w", c.Source, err)
+	}
+	return out.Bytes(), nil
 }
 
 func fromLoader(source, root string, loader bundle.DirectoryLoader) (*Candidate, error) {
@@ -71,7 +172,7 @@ func fromLoader(source, root string, loader bundle.DirectoryLoader) (*Candidate,
 }
 
 func reader(loader bundle.DirectoryLoader) *bundle.Reader {
-	return bundle.NewCustomReader(loader).WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSizeLimitBytes(maxBundleBytes)
+	return bundle.NewCustomReader(loader).WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSizeLimitBytes(MaxBundle)
 }
 
 func readBundle(source string, r *bundle.Reader) (*Candidate, error) {
@@ -79,11 +180,11 @@ func readBundle(source string, r *bundle.Reader) (*Candidate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the policy %s: %w", source, err)
 	}
-	return FromBundle(source, &b), nil
+	return FromBundle(source, &b)
 }
 
 // FromBundle makes a candidate of a bundle that OPA has read.
-func FromBundle(source string, b *bundle.Bundle) *Candidate {
+func FromBundle(source string, b *bundle.Bundle) (*Candidate, error) {
 	c := &Candidate{Source: source, Name: b.Manifest.Revision, Modules: map[string]string{}, Data: b.Data}
 	if b.Manifest.Roots != nil {
 		c.Roots = *b.Manifest.Roots
@@ -93,7 +194,7 @@ func FromBundle(source string, b *bundle.Bundle) *Candidate {
 	for _, m := range b.Modules {
 		c.Modules[strings.TrimPrefix(m.Path, "/")] = string(m.Raw)
 	}
-	return c
+	return c, c.takeCases()
 }
 
 // LeftOut tells what of a folder is no policy (true means out): tests, and what is hidden,
@@ -132,7 +233,10 @@ func (e *Engine) Watch(ctx context.Context, name string) {
 		now := Fingerprint(name)
 		if now != offered && now == before {
 			offered = now
-			_ = e.OfferPath(ctx, name) // said already: log, metric, status
+			// What is wrong is said already: log, metric, status.
+			if err := e.OfferPath(ctx, name); iam.KindOf(err) == iam.Unavailable {
+				offered = ""
+			}
 		}
 		before = now
 	}
@@ -140,7 +244,7 @@ func (e *Engine) Watch(ctx context.Context, name string) {
 
 // OfferPath reads the folder or file and offers it.
 func (e *Engine) OfferPath(ctx context.Context, name string) error {
-	c, err := e.fromPath(name)
+	c, err := e.FromPath(name)
 	if err != nil {
 		e.Refuse(ctx, name, err)
 		return err

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -121,6 +122,13 @@ func Build(dir, revision string, key *Signer) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	folder, err := policy.FromFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := policy.PutCases(b.Data, folder.Cases); err != nil {
+		return nil, err
+	}
 	if revision != "" {
 		b.Manifest.Revision = revision
 	}
@@ -145,16 +153,13 @@ func Verify(packed []byte, key *policy.Key) (bundle.Bundle, error) {
 	return open(packed, key.Verification())
 }
 
-// maxBundle bounds one file of a bundle.
-const maxBundle = 32 << 20
-
 func read(dir string) (bundle.Bundle, error) {
 	target, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return bundle.Bundle{}, err
 	}
 	b, err := bundle.NewCustomReader(bundle.NewDirectoryLoader(target).WithFilter(policy.LeftOut(target)).WithFollowSymlinks(true)).
-		WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSkipBundleVerification(true).WithSizeLimitBytes(maxBundle).WithFollowSymlinks(true).Read()
+		WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSkipBundleVerification(true).WithSizeLimitBytes(policy.MaxBundle).WithFollowSymlinks(true).Read()
 	if err != nil {
 		return b, fmt.Errorf("read %s: %w", dir, err)
 	}
@@ -163,7 +168,7 @@ func read(dir string) (bundle.Bundle, error) {
 
 // open reads a packed bundle; with a configuration only if its signature is good.
 func open(packed []byte, v *bundle.VerificationConfig) (bundle.Bundle, error) {
-	r := bundle.NewReader(bytes.NewReader(packed)).WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSizeLimitBytes(maxBundle)
+	r := bundle.NewReader(bytes.NewReader(packed)).WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSizeLimitBytes(policy.MaxBundle)
 	if v == nil {
 		r = r.WithSkipBundleVerification(true)
 	} else {
@@ -241,16 +246,20 @@ func Inspect(out io.Writer, name string) error {
 	row("packages", list...)
 	slices.Sort(reasons)
 	row("reasons", slices.Compact(reasons)...)
-	c := policy.FromBundle(name, &b)
+	c, err := policy.FromBundle(name, &b)
+	if err != nil {
+		return err
+	}
 	config, err := json.Marshal(c.Data["iam"])
 	if err != nil {
 		return err
 	}
+	row("cases", strconv.Itoa(len(c.Cases)))
 	row("data.iam", string(config))
 	return nil
 }
 
-// CheckBundle asks the gate about a packed bundle.
+// CheckBundle asks the gate about a packed bundle, its acceptance cases included.
 func CheckBundle(ctx context.Context, name string, o CheckOptions) (*policy.Revision, error) {
-	return gate(ctx, name, o)
+	return gate(ctx, name, o, true)
 }

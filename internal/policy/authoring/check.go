@@ -71,7 +71,7 @@ func (f *Folder) Check(ctx context.Context, o CheckOptions) ([]Finding, *policy.
 		}
 		found = append(found, style...)
 	}
-	revision, err := gate(ctx, f.Path, o)
+	revision, err := gate(ctx, f.Path, o, false)
 	if strict := slices.ContainsFunc(found, func(f Finding) bool { return f.Rule == "strict" }); err != nil && !strict { // which says the same
 		found = append(found, ofCompiler(err, "gate")...)
 	}
@@ -81,16 +81,21 @@ func (f *Folder) Check(ctx context.Context, o CheckOptions) ([]Finding, *policy.
 	return slices.Compact(found), revision, nil
 }
 
-// gate asks what will decide when it is to come into force.
-func gate(ctx context.Context, path string, o CheckOptions) (*policy.Revision, error) {
+// gate asks what will decide when it is to come into force; about the acceptance cases only
+// where that is wanted.
+func gate(ctx context.Context, path string, o CheckOptions, cases bool) (*policy.Revision, error) {
 	engine, err := policy.NewEngine(policy.Config{Headers: o.Headers, Admin: o.Admin, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
-	if err := engine.OfferPath(ctx, path); err != nil {
+	c, err := engine.FromPath(path)
+	if err != nil {
 		return nil, err
 	}
-	return engine.Revision(), nil
+	if !cases {
+		return engine.Check(ctx, c) // policy test runs them
+	}
+	return engine.Prepare(ctx, c)
 }
 
 // ofCompiler makes findings of errors that name file and line.

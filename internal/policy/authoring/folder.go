@@ -35,7 +35,7 @@ type Folder struct {
 	Sources map[string][]byte      // of the modules
 	Data    map[string]any
 	Schemas *ast.SchemaSet
-	Cases   []Case
+	Cases   []policy.Case
 }
 
 // Load reads a folder. It fails with an ast.Errors that has all errors of parsing.
@@ -123,7 +123,7 @@ func (f *Folder) read(name, rel string) error {
 		}
 		f.Schemas.Put(ref, schema)
 	case strings.HasPrefix(rel, "cases/"):
-		cases, err := readCases(rel, text)
+		cases, err := policy.ParseCases(rel, text)
 		f.Cases = append(f.Cases, cases...)
 		return err
 	default:

@@ -1,0 +1,295 @@
+package policy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	yamlv3 "go.yaml.in/yaml/v3"
+	"sigs.k8s.io/yaml"
+
+	"iam-service/internal/directory"
+)
+
+// Case is a question with facts, and the decision that is wanted: cases/*.yaml. A bundle
+// carries them as data.iam.cases, which the gate takes out again.
+type Case struct {
+	File  string `json:"file,omitempty"`
+	Title string `json:"title"`
+
+	Entrypoint string         `json:"entrypoint,omitempty"` // "claims" (the default) or "admin"
+	Input      map[string]any `json:"input"`
+	Directory  map[string]any `json:"directory,omitempty"` // as data.directory: users, tenants, clients
+
+	Want Want `json:"want"`
+}
+
+// Want is what must be true of a decision; what is not named may be anything.
+type Want struct {
+	Allow   *bool             `json:"allow"`
+	Status  int               `json:"status,omitempty"`
+	Tenant  string            `json:"tenant,omitempty"`
+	Codes   []string          `json:"codes,omitempty"`   // each of them must be among the reasons
+	Headers map[string]string `json:"headers,omitempty"` // a list is written with commas
+}
+
+// ParseCases reads a file of cases.
+func ParseCases(file string, text []byte) ([]Case, error) {
+	var first, second yamlv3.Node
+	docs := yamlv3.NewDecoder(bytes.NewReader(text))
+	if docs.Decode(&first) == nil && docs.Decode(&second) == nil {
+		return nil, fmt.Errorf("%s: one document is read, and there are more", file)
+	}
+	var cases []Case
+	js, err := yaml.YAMLToJSONStrict(text)
+	if err == nil {
+		var body struct {
+			Cases []Case `json:"cases"`
+		}
+		err = strictly(js, &body)
+		cases = body.Cases
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	for i := range cases {
+		cases[i].File = file
+	}
+	return cases, checkCases(cases)
+}
+
+func strictly(js []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(js))
+	d.UseNumber()
+	d.DisallowUnknownFields()
+	return d.Decode(into)
+}
+
+func checkCases(cases []Case) error {
+	for i, c := range cases {
+		switch {
+		case c.Title == "":
+			return fmt.Errorf("%s: the case %d has no title", c.File, i+1)
+		case c.Want.Allow == nil:
+			return fmt.Errorf("%s: %q does not say whether it wants allow: true or false", c.File, c.Title)
+		case c.Entrypoint != "" && c.Entrypoint != "claims" && c.Entrypoint != "admin":
+			return fmt.Errorf("%s: %q: entrypoint must be claims or admin", c.File, c.Title)
+		}
+	}
+	return nil
+}
+
+// casesKey is where below data.iam a bundle carries its cases.
+const casesKey = "cases"
+
+// PutCases writes cases into the data of a bundle.
+func PutCases(data map[string]any, cases []Case) error {
+	if len(cases) == 0 {
+		return nil
+	}
+	text, err := json.Marshal(cases)
+	if err != nil {
+		return err
+	}
+	var list any
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	if err := d.Decode(&list); err != nil {
+		return err
+	}
+	root, _ := data["iam"].(map[string]any) // absent: made here
+	if root == nil {
+		root = map[string]any{}
+	}
+	root = maps.Clone(root)
+	root[casesKey] = list
+	data["iam"] = root
+	return nil
+}
+
+// takeCases takes the cases out of data, so that they are not in memory for as long as
+// the policy is in force.
+func (c *Candidate) takeCases() error {
+	root, _ := c.Data["iam"].(map[string]any) // absent: nothing to take
+	list, there := root[casesKey]
+	if !there {
+		return nil
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	if err := strictly(text, &c.Cases); err != nil {
+		return fmt.Errorf("data.iam.%s are no acceptance cases: %w", casesKey, err)
+	}
+	c.Data, root = maps.Clone(c.Data), maps.Clone(root)
+	delete(root, casesKey)
+	c.Data["iam"] = root
+	return checkCases(c.Cases)
+}
+
+// Answer is a decision, as a policy has given it.
+type Answer map[string]any
+
+// caseTime is how long one case may take: far more than a request may.
+const caseTime = 2 * time.Second
+
+// Case asks r what a case asks. Its answer is as strict as that to a request: an error is
+// what would be a 503.
+func (e *Engine) Case(ctx context.Context, r *Revision, c Case) (Answer, error) {
+	facts, err := directory.NewStatic(c.Directory)
+	if err != nil {
+		return nil, err
+	}
+	input, err := ast.InterfaceToValue(c.Input)
+	if err != nil {
+		return nil, fmt.Errorf("input: %w", err)
+	}
+	entrypoint, query := Entrypoint, r.query
+	if c.Entrypoint == "admin" {
+		if !r.administers {
+			return nil, fmt.Errorf("the policy has no rule %s", AdminEntrypoint)
+		}
+		entrypoint, query = AdminEntrypoint, r.admin
+	}
+	now := time.Now()
+	ev := &evaluation{facts: facts, ctx: ctx, began: now, limit: caseTime, deadline: now.Add(caseTime)}
+	rs, err := r.eval(ctx, entrypoint, query, input, ev)
+	if err != nil {
+		return nil, plain(err)
+	}
+	if entrypoint == AdminEntrypoint {
+		_, err = adminDecision(rs)
+	} else {
+		_, err = e.decision(rs, r)
+	}
+	if err != nil {
+		return nil, plain(err)
+	}
+	doc, err := answerOf(rs)
+	if err != nil {
+		return nil, err
+	}
+	return toAnswer(doc)
+}
+
+// plain is the reason of an error that would be hidden from a caller.
+func plain(err error) error {
+	if cause := errors.Unwrap(err); cause != nil {
+		return cause
+	}
+	return err
+}
+
+func toAnswer(doc ast.Object) (Answer, error) {
+	v, err := ast.JSON(doc)
+	if err != nil {
+		return nil, err
+	}
+	answer, ok := v.(map[string]any)
+	if !ok {
+		return nil, errors.New("the answer is no object")
+	}
+	return answer, nil
+}
+
+// Codes are those of the reasons.
+func (a Answer) Codes() []string {
+	var codes []string
+	list, _ := a["reasons"].([]any) // none: none
+	for _, r := range list {
+		reason, _ := r.(map[string]any) // as above
+		if code, ok := reason["code"].(string); ok {
+			codes = append(codes, code)
+		}
+	}
+	slices.Sort(codes)
+	return codes
+}
+
+// String is a decision in one line.
+func (a Answer) String() string {
+	word := "deny"
+	if a["allow"] == true {
+		word = "allow"
+	}
+	if status := fmt.Sprint(a["status"]); a["status"] != nil {
+		word += " " + status
+	}
+	if tenant, ok := a["tenant"].(string); ok && tenant != "" {
+		word += " in " + tenant
+	}
+	word += " because of " + strings.Join(a.Codes(), ", ")
+	headers, _ := a["headers"].(map[string]any) // a deny has none
+	for _, name := range slices.Sorted(maps.Keys(headers)) {
+		if v := headerText(headers[name]); v != "" {
+			word += "; " + name + ": " + v
+		}
+	}
+	return word
+}
+
+func headerText(v any) string {
+	list, ok := v.([]any)
+	if !ok {
+		return fmt.Sprint(v)
+	}
+	words := make([]string, len(list))
+	for i, x := range list {
+		words[i] = fmt.Sprint(x)
+	}
+	slices.Sort(words)
+	return strings.Join(words, ",")
+}
+
+// Differs says how an answer is not what is wanted; "" if it is.
+func (w Want) Differs(a Answer) string {
+	var wrong []string
+	want := func(what string, ok bool, got, wanted any) {
+		if !ok {
+			g, _ := json.Marshal(got)    // from JSON
+			x, _ := json.Marshal(wanted) // as above
+			wrong = append(wrong, fmt.Sprintf("%s is %s, want %s", what, g, x))
+		}
+	}
+	want("allow", a["allow"] == *w.Allow, a["allow"], *w.Allow)
+	want("status", w.Status == 0 || fmt.Sprint(a["status"]) == fmt.Sprint(w.Status), a["status"], w.Status)
+	want("tenant", w.Tenant == "" || a["tenant"] == w.Tenant, a["tenant"], w.Tenant)
+	for _, code := range w.Codes {
+		want("codes", slices.Contains(a.Codes(), code), a.Codes(), code)
+	}
+	headers, _ := a["headers"].(map[string]any) // a deny has none
+	for _, name := range slices.Sorted(maps.Keys(w.Headers)) {
+		got := ""
+		if v, there := headers[name]; there {
+			got = headerText(v)
+		}
+		want(name, got == w.Headers[name], got, w.Headers[name])
+	}
+	return strings.Join(wrong, "; ")
+}
+
+// failing says which cases do not hold, and why.
+func (e *Engine) failing(ctx context.Context, r *Revision, cases []Case) []string {
+	var all []string
+	for _, c := range cases {
+		answer, err := e.Case(ctx, r, c)
+		why := ""
+		if err != nil {
+			why = err.Error()
+		} else {
+			why = c.Want.Differs(answer)
+		}
+		if why != "" {
+			all = append(all, fmt.Sprintf("%s: %s: %s", c.File, c.Title, why))
+		}
+	}
+	return all
+}
