@@ -29,11 +29,12 @@ var mayImport = map[string][]string{
 	"internal/eventbus":         {"internal/outbox"},
 	"internal/admin":            {"internal/iam", "internal/directory", "internal/policy", "internal/postgres", "internal/token"},
 	"internal/clients":          {"internal/iam", "internal/admin", "internal/clock", "internal/postgres"},
-	"internal/httpapi":          {"internal/iam", "internal/admin", "internal/clients", "internal/enrich", "internal/postgres", "internal/token"},
+	"internal/rollout":          {"internal/iam", "internal/admin", "internal/policy", "internal/postgres"},
+	"internal/httpapi":          {"internal/iam", "internal/admin", "internal/clients", "internal/enrich", "internal/policy", "internal/postgres", "internal/rollout", "internal/token"},
 	"internal/telemetry":        {},
 	"internal/app": {
 		"internal/iam", "internal/admin", "internal/bounded", "internal/directory", "internal/feed", "internal/policy", "internal/token", "internal/enrich", "internal/postgres",
-		"internal/clients", "internal/eventbus", "internal/outbox", "internal/rauth",
+		"internal/clients", "internal/eventbus", "internal/outbox", "internal/rauth", "internal/rollout",
 		"internal/policy/authoring", "internal/httpapi", "internal/telemetry", "policies",
 	},
 	"migrations":      {},
@@ -47,7 +48,7 @@ var mayImport = map[string][]string{
 	"internal/postgres/postgrestest": {"internal/devstack/devpg", "internal/iam", "internal/postgres"},
 	"internal/rauth/rauthtest":       {"internal/clients", "internal/iam"},
 	"internal/scripttest":            {},
-	"cmd/iam-dev":                    {"internal/app", "internal/devstack", "internal/iam", "internal/postgres", "internal/telemetry"},
+	"cmd/iam-dev":                    {"internal/app", "internal/devstack", "internal/iam", "internal/policy", "internal/postgres", "internal/telemetry"},
 }
 
 // mayKnow says who may use a library that others must not know.

@@ -17,6 +17,7 @@ import (
 	"iam-service/internal/app"
 	"iam-service/internal/devstack"
 	"iam-service/internal/iam"
+	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
 	"iam-service/internal/telemetry"
 )
@@ -30,6 +31,8 @@ func main() {
 		err = scale(ctx, os.Args[2:])
 	case len(os.Args) > 1 && os.Args[1] == "propagation":
 		err = propagation(ctx, os.Args[2:])
+	case len(os.Args) > 1 && os.Args[1] == policy.ChildCommand:
+		err = policy.ServeCases(os.Stdin, os.Stdout)
 	default:
 		err = run(ctx, os.Args[1:], os.Environ())
 	}

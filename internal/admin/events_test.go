@@ -45,6 +45,9 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 		client, err = w.RotateClientSecret(ctx, client.ClientID, none, false, 0)
 		return err
 	}
+	revision := func(digit string) iam.PolicyRevision {
+		return iam.PolicyRevision{Digest: strings.Repeat(digit, 64), Name: "v1", Source: "test", Verified: iam.VerifiedByNobody}
+	}
 	for _, c := range []struct {
 		what   string
 		tenant string
@@ -226,6 +229,38 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 			_, err := w.SetTenantStatus(ctx, "acme", iam.TenantArchived, none)
 			return err
 		}, "TenantArchived.v1", 1},
+		{"a policy", "", func(ctx context.Context, w *admin.Work) error {
+			_, _, err := w.AddPolicyRevision(ctx, revision("a"), []byte("bundle"))
+			return err
+		}, "PolicyRevisionAdded.v1", 1},
+		{"the same policy", "", func(ctx context.Context, w *admin.Work) error {
+			_, _, err := w.AddPolicyRevision(ctx, revision("a"), []byte("bundle"))
+			return err
+		}, "", 0},
+		{"a policy comes into force", "", func(ctx context.Context, w *admin.Work) error { return w.TakePolicy(ctx, revision("a").Digest) }, "PolicyActivated.v1", 1},
+		{"it is in force", "", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.ActivatePolicy(ctx, revision("a").Digest, admin.Activation{})
+			return err
+		}, "", 0},
+		{"another policy comes into force", "", func(ctx context.Context, w *admin.Work) error {
+			if _, _, err := w.AddPolicyRevision(ctx, revision("b"), []byte("bundle")); err != nil {
+				return err
+			}
+			_, err := w.ActivatePolicy(ctx, revision("b").Digest, admin.Activation{})
+			return err
+		}, "PolicyRevisionAdded.v1 PolicyActivated.v1", 2},
+		{"back again", "", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.RollBackPolicy(ctx, "", "it was wrong")
+			return err
+		}, "PolicyActivated.v1", 1},
+		{"a shadow", "", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.SetPolicyShadow(ctx, revision("b").Digest, 0.5)
+			return err
+		}, "PolicyShadowSet.v1", 1},
+		{"no shadow", "", func(ctx context.Context, w *admin.Work) error {
+			_, err := w.SetPolicyShadow(ctx, revision("b").Digest, 0)
+			return err
+		}, "PolicyShadowSet.v1", 1},
 		{"no tenant", "acme", func(ctx context.Context, w *admin.Work) error { return w.DeleteTenant(ctx, "acme", none) }, "TenantDeleted.v1", 1},
 	} {
 		before, entries := o.rows("outbox"), o.rows("audit")

@@ -8,6 +8,7 @@ package app
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,9 +38,10 @@ import (
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
 	"iam-service/internal/rauth"
+	"iam-service/internal/rollout"
 	"iam-service/internal/telemetry"
 	"iam-service/internal/token"
-	"iam-service/policies"
+	embedded "iam-service/policies"
 )
 
 // Version is set by the linker for a release.
@@ -121,23 +123,39 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	facts := directory.New(db, directory.Config{
 		Issuers: cfg.issuers, Entries: cfg.FactsEntries, Bytes: share(cfg.MemoryAim, factsShare), MaxStale: cfg.MaxStaleness,
 	})
-	changes := feed.New(feed.Config{Source: db, Store: facts, Log: log, OnDelay: metrics.FeedDelay})
+	policyChanged := make(chan struct{}, 1)
+	changes := feed.New(feed.Config{Source: db, Store: facts, Log: log, OnDelay: metrics.FeedDelay, OnPolicy: func() {
+		select {
+		case policyChanged <- struct{}{}:
+		default: // somebody will look already
+		}
+	}})
 	beside.Go(func() { changes.Run(work) })
 	if err := awaitFeed(ctx, changes, cfg); err != nil {
 		return err
 	}
+	var policies *rollout.Service
 	engine, err := policy.NewEngine(policy.Config{
 		Headers: cfg.GatewayHeaders, Admin: cfg.AdminAudience != "", Settings: map[string]string{"unknown_users": cfg.UnknownUsers},
-		SignedOnly: !cfg.PolicyAllowUnsigned, Key: cfg.policyKey, Log: log, OnOffer: metrics.Candidate,
+		SignedOnly: !cfg.PolicyAllowUnsigned, Key: cfg.policyKey, Child: []string{os.Args[0], policy.ChildCommand}, Log: log, OnOffer: metrics.Candidate,
+		OnPassed: func(ctx context.Context, c *policy.Candidate, r *policy.Revision) (bool, error) {
+			return policies.Passed(ctx, c, r)
+		},
 	})
 	if err != nil {
 		return fmt.Errorf("GATEWAY_HEADERS: %w", err)
 	}
-	stopPolicies, err := loadPolicies(work, engine, cfg)
+	administration := admin.New(admin.Config{DB: db, Engine: engine, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Settle: changes.Settle, Log: log})
+	policies = rollout.New(rollout.Config{
+		DB: db, Admin: administration, Engine: engine, Managed: cfg.PolicyActivation == "managed", Follows: cfg.follows(), ByOPA: cfg.OPAConfig != "",
+		Unsigned: cfg.PolicyAllowUnsigned, StateDir: cfg.StateDir, Replica: replicaName(), Version: build.Version, Log: log,
+	})
+	stopPolicies, err := loadPolicies(work, engine, policies, cfg)
 	if err != nil {
 		return err
 	}
 	defer stopPolicies()
+	beside.Go(func() { policies.Run(work, policyChanged) })
 
 	ops := &telemetry.Ops{Metrics: metrics, Build: build, Policy: func() any { return engine.Status() }, Checks: checks(db, verifier, engine, changes, bus)}
 	decisions := telemetry.NewAside(decisionQueue)
@@ -153,7 +171,6 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		Trusted: cfg.TrustedProxies, Log: log, Observe: metrics.Request,
 	}
 
-	administration := admin.New(admin.Config{DB: db, Engine: engine, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Settle: changes.Settle, Log: log})
 	if err := bootstrap(ctx, administration, cfg, log); err != nil {
 		return err
 	}
@@ -182,7 +199,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		registerClients(metrics, unsettled.get)
 	}
 	admins := httpapi.Admin{
-		Service: administration, Clients: managed, Policy: func() any { return engine.Status() }, Issuer: cfg.RAuthURL, Trusted: cfg.TrustedProxies,
+		Service: administration, Clients: managed, Policy: func() any { return engine.Status() }, Policies: policies, Issuer: cfg.RAuthURL, Trusted: cfg.TrustedProxies,
 		Writes: cfg.AdminWrites, Version: build.Version, Log: log, Observe: metrics.Request,
 	}
 	if cfg.AdminAudience != "" {
@@ -377,45 +394,76 @@ func oneLine(err error) error {
 	return errors.New(strings.Join(strings.Fields(err.Error()), " "))
 }
 
+// follows reports whether what is in force is for the database to say: a folder, and what is
+// part of the program, are this replica's own affair.
+func (cfg *Config) follows() bool {
+	if cfg.PolicyActivation == "managed" || cfg.OPAConfig != "" {
+		return true
+	}
+	info, err := os.Stat(cfg.PolicyBundle)
+	return cfg.PolicyBundle != "" && (err != nil || !info.IsDir()) // what is not there is told of when it is read
+}
+
+// replicaName tells replicas apart, and two runs of one.
+func replicaName() string {
+	host, _ := os.Hostname() // only a name
+	return cmp.Or(host, "unknown") + "-" + strings.ToLower(rand.Text()[:6])
+}
+
 // loadPolicies puts the first policy in force and keeps looking for the next. The
-// function it returns stops that.
-func loadPolicies(ctx context.Context, engine *policy.Engine, cfg Config) (stop func(), err error) {
+// function it returns stops that. What is in force elsewhere goes first, then what was kept
+// here, then what the source has.
+func loadPolicies(ctx context.Context, engine *policy.Engine, policies *rollout.Service, cfg Config) (stop func(), err error) {
+	stop = func() {}
+	first := policies.Sync(ctx)
+	if err := policies.FromState(ctx); err != nil {
+		first = errors.Join(first, err)
+	}
 	switch {
 	case cfg.OPAConfig != "":
 		config, err := os.ReadFile(cfg.OPAConfig)
 		if err != nil {
 			return nil, fmt.Errorf("OPA_CONFIG cannot be read: %w", err)
 		}
-		host, _ := os.Hostname() // only a name for OPA's status
-		m, err := policy.StartManager(ctx, engine, config, host)
+		m, err := policy.StartManager(ctx, engine, config, policies.Replica())
 		if err != nil {
 			return nil, fmt.Errorf("OPA_CONFIG %s cannot be used: %w", cfg.OPAConfig, err)
 		}
-		return func() {
+		stop = func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 			defer cancel()
 			m.Stop(ctx)
-		}, nil
+		}
 	case cfg.PolicyBundle != "":
-		if err := engine.OfferPath(ctx, cfg.PolicyBundle); err != nil {
+		// What is refused is fatal only where nothing else is in force.
+		if err := engine.OfferPath(ctx, cfg.PolicyBundle); err != nil && engine.Revision() == nil && !policies.Managed() {
 			return nil, fmt.Errorf("POLICY_BUNDLE %s cannot be used: %w", cfg.PolicyBundle, err)
 		}
-		ctx, cancel := context.WithCancel(ctx)
-		go engine.Watch(ctx, cfg.PolicyBundle)
-		return cancel, nil
+		watching, cancel := context.WithCancel(ctx)
+		go engine.Watch(watching, cfg.PolicyBundle)
+		stop = cancel
 	}
-	return func() {}, offerEmbedded(ctx, engine)
+	if engine.Revision() != nil || cfg.OPAConfig != "" && !policies.Managed() {
+		return stop, nil
+	}
+	if first != nil {
+		stop()
+		return nil, fmt.Errorf("the policy that is in force elsewhere cannot be used here: %w", first)
+	}
+	return stop, offerEmbedded(ctx, engine)
 }
 
-// offerEmbedded offers the policy that is part of the program.
+// offerEmbedded puts the policy in force that is part of the program.
 func offerEmbedded(ctx context.Context, engine *policy.Engine) error {
-	c, err := policy.FromFS("embedded", policies.FS)
+	c, err := policy.FromFS("embedded", embedded.FS)
+	var r *policy.Revision
 	if err == nil {
-		err = engine.Offer(ctx, c)
+		r, err = engine.Prepare(ctx, c)
 	}
 	if err != nil {
 		return fmt.Errorf("the embedded policy cannot be used: %w", err)
 	}
+	engine.Activate(ctx, r)
 	return nil
 }
 

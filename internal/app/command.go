@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
 	"iam-service/internal/telemetry"
 )
@@ -29,7 +30,7 @@ func Command(environ []string) *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(serveCommand(environ), migrateCommand(environ), policyCommand(environ), healthcheckCommand(environ), versionCommand(),
-		grantAdminCommand(environ), auditCommand(environ), exportCommand(environ), importCommand(environ), eventsCommand(environ), reconcileCommand(environ))
+		grantAdminCommand(environ), auditCommand(environ), exportCommand(environ), importCommand(environ), eventsCommand(environ), reconcileCommand(environ), casesCommand())
 	return root
 }
 
@@ -186,6 +187,16 @@ func versionCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			e := json.NewEncoder(cmd.OutOrStdout())
 			return e.Encode(telemetry.ReadBuild(Version))
+		},
+	}
+}
+
+// casesCommand is how we call ourselves to run the acceptance cases of a policy apart.
+func casesCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: policy.ChildCommand, Hidden: true, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return policy.ServeCases(cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
 }

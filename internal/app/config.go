@@ -57,6 +57,8 @@ type Config struct {
 	OPAConfig           string `env:"OPA_CONFIG" doc:"file with an OPA configuration that fetches bundles"`
 	PolicyKeyFile       string `env:"POLICY_KEY_FILE" doc:"PEM of the public key that POLICY_BUNDLE must be signed with"`
 	PolicyAllowUnsigned bool   `env:"POLICY_ALLOW_UNSIGNED" doc:"1 lets policies come into force that nobody has signed, folders among them"`
+	PolicyActivation    string `env:"POLICY_ACTIVATION" envDefault:"auto" doc:"auto: a new policy comes into force at once; managed: when somebody says so"`
+	StateDir            string `env:"STATE_DIR" doc:"folder of this replica's own, where the policy in force is kept for a start without its source; none: nowhere"`
 	UnknownUsers        string `env:"UNKNOWN_USERS" envDefault:"deny" doc:"users that are not written down: deny or mapped"`
 
 	FactsEntries     int           `env:"FACTS_ENTRIES" envDefault:"10000" doc:"documents kept in memory"`
@@ -239,6 +241,19 @@ func (cfg *Config) check(fault func(string, ...any)) {
 		fault("POLICY_BUNDLE and OPA_CONFIG are both set: one of them is allowed")
 	}
 	cfg.checkPolicyKey(fault)
+	if !slices.Contains([]string{"auto", "managed"}, cfg.PolicyActivation) {
+		fault("POLICY_ACTIVATION must be auto or managed, is %q", cfg.PolicyActivation)
+	}
+	if cfg.StateDir != "" {
+		switch info, err := os.Stat(cfg.StateDir); {
+		case err != nil:
+			fault("STATE_DIR cannot be used: %v", err)
+		case !info.IsDir():
+			fault("STATE_DIR must be a folder, %s is none", cfg.StateDir)
+		case info.Mode().Perm()&0o002 != 0:
+			fault("STATE_DIR must not be writable by everybody: whoever writes there decides which policy a start finds")
+		}
+	}
 	if !slices.Contains([]string{"deny", "mapped"}, cfg.UnknownUsers) {
 		fault("UNKNOWN_USERS must be deny or mapped, is %q", cfg.UnknownUsers)
 	}
@@ -274,6 +289,9 @@ func (cfg *Config) checkPolicyKey(fault func(string, ...any)) {
 	if cfg.PolicyKeyFile == "" {
 		if cfg.PolicyBundle != "" && !cfg.PolicyAllowUnsigned {
 			fault("POLICY_KEY_FILE is missing: POLICY_BUNDLE must be signed, or POLICY_ALLOW_UNSIGNED=1")
+		}
+		if cfg.PolicyActivation == "managed" && cfg.OPAConfig == "" && !cfg.PolicyAllowUnsigned {
+			fault("POLICY_KEY_FILE is missing: what is sent with POLICY_ACTIVATION=managed must be signed, or POLICY_ALLOW_UNSIGNED=1")
 		}
 		return
 	}

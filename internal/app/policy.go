@@ -14,13 +14,14 @@ import (
 
 	"iam-service/internal/policy"
 	"iam-service/internal/policy/authoring"
-	"iam-service/policies"
+	embedded "iam-service/policies"
 )
 
 func policyCommand(environ []string) *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "Write a policy: test, check, format, build, sign, verify, inspect"}
+	cmd := &cobra.Command{Use: "policy", Short: "Write a policy (test, check, format, build, sign, verify, inspect), and say which one is in force (push, activate, rollback, list)"}
 	cmd.AddCommand(policyCheckCommand(environ), policyTestCommand(), policyWatchCommand(), policyFormatCommand(), policyBuildCommand(), policySignCommand(),
-		policyVerifyCommand(environ), policyInspectCommand(), policyNewCommand())
+		policyVerifyCommand(environ), policyInspectCommand(), policyNewCommand(),
+		policyPushCommand(environ), policyActivateCommand(environ), policyRollbackCommand(environ), policyListCommand(environ))
 	return cmd
 }
 
@@ -294,7 +295,7 @@ func policyNewCommand() *cobra.Command {
 		Short: "Begin a policy: the default one, and a rule of your own with its test, schema and cases",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			made, err := authoring.New(args[0], policies.FS)
+			made, err := authoring.New(args[0], embedded.FS)
 			for _, name := range made {
 				fmt.Fprintln(cmd.OutOrStdout(), name)
 			}

@@ -76,12 +76,13 @@ type Listener interface {
 	Close()
 }
 
-// Message is one notification: a beat, a change of everything, or of one key.
+// Message is one notification: a beat, a change of the policy, of everything, or of one key.
 type Message struct {
-	Beat *Beat
-	All  bool
-	Kind directory.Kind
-	Key  directory.Key
+	Beat   *Beat
+	Policy bool
+	All    bool
+	Kind   directory.Kind
+	Key    directory.Key
 }
 
 // Beat is a proof of life.
@@ -97,6 +98,10 @@ type Config struct {
 	Store   *directory.Store
 	Log     *slog.Logger
 	OnDelay func(time.Duration) // told how long each beat of our own was under way; may be nil
+
+	// OnPolicy is told that another policy may be in force, and whenever that may have been
+	// missed. It must not block; may be nil.
+	OnPolicy func()
 }
 
 const (
@@ -142,6 +147,9 @@ type Feed struct {
 func New(cfg Config) *Feed {
 	if cfg.OnDelay == nil {
 		cfg.OnDelay = func(time.Duration) {}
+	}
+	if cfg.OnPolicy == nil {
+		cfg.OnPolicy = func() {}
 	}
 	return &Feed{cfg: cfg, name: rand.Text()[:12], waiting: map[string]chan struct{}{}, started: make(chan struct{})}
 }
@@ -260,6 +268,7 @@ func (f *Feed) session(ctx context.Context) error {
 	// that is no longer the primary, must not be taken for new.
 	f.cfg.Source.Reset()
 	f.cfg.Store.DropAll()
+	f.cfg.OnPolicy()
 	f.listened.Store(true)
 	f.sessions.Add(1)
 
@@ -343,6 +352,8 @@ func (s *session) take(ctx context.Context, m Message) {
 	switch {
 	case m.Beat != nil:
 		s.beat(ctx, *m.Beat)
+	case m.Policy:
+		s.f.cfg.OnPolicy()
 	case m.All:
 		s.f.cfg.Store.DropAll()
 	default:

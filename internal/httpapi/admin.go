@@ -33,6 +33,7 @@ import (
 	"iam-service/internal/admin"
 	"iam-service/internal/clients"
 	"iam-service/internal/iam"
+	"iam-service/internal/rollout"
 	"iam-service/internal/token"
 )
 
@@ -41,13 +42,15 @@ type Admin struct {
 	Service *admin.Service
 	Clients *clients.Service
 	Verify  func(ctx context.Context, raw, idp string, deadline time.Time) (*token.Token, error) // of tokens for the admin API; nil: it is off
-	Policy  func() any                                                                           // what is in force
-	Issuer  string                                                                               // of tokens where a request names none
-	Trusted []netip.Prefix                                                                       // whose X-Forwarded-For is believed
-	Writes  int                                                                                  // that one caller may ask for in a minute; 0: 600
-	Version string
-	Log     *slog.Logger
-	Observe Observe
+	Policy  func() any                                                                           // what is in force here
+
+	Policies *rollout.Service // the life of policies
+	Issuer   string           // of tokens where a request names none
+	Trusted  []netip.Prefix   // whose X-Forwarded-For is believed
+	Writes   int              // that one caller may ask for in a minute; 0: 600
+	Version  string
+	Log      *slog.Logger
+	Observe  Observe
 }
 
 // Limits of the admin API.
@@ -138,8 +141,31 @@ var jsonFormat = huma.Format{
 		}
 		d = json.NewDecoder(bytes.NewReader(b))
 		d.UseNumber()
-		return noTwice(d)
+		if err := noTwice(d); err != nil {
+			return err
+		}
+		if whole, ok := v.(*any); ok {
+			*whole = asFloats(*whole) // what huma only validates: it knows no json.Number
+		}
+		return nil
 	},
+}
+
+func asFloats(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		f, _ := v.Float64() // out of range: infinite, which no bound allows
+		return f
+	case map[string]any:
+		for k, x := range v {
+			v[k] = asFloats(x)
+		}
+	case []any:
+		for i, x := range v {
+			v[i] = asFloats(x)
+		}
+	}
+	return v
 }
 
 // noTwice refuses an object with one name twice (RFC 8259, section 4): two programs

@@ -1085,7 +1085,3 @@ func (a *adminAPI) listAudit(ctx context.Context, w *admin.Work, in *auditIn) (*
 	}
 	return pageOf(ctx, in.Paged, list, wireEntry, func(e iam.AuditEntry) []any { return []any{e.At, e.Chain, e.Seq} })
 }
-
-func (a *adminAPI) readPolicy(context.Context, *admin.Work, *OnPlatform) (*one[any], error) {
-	return &one[any]{Status: 200, Body: a.Policy()}, nil
-}

@@ -21,22 +21,35 @@ var platformActions = []string{
 	"tenant:list", "tenant:create", "tenant:update", "tenant:set-status", "tenant:delete",
 	"global-role:list", "global-role:create", "global-role:read", "global-role:update", "global-role:delete",
 	"user:list", "user:create", "user:read", "user:update", "user:set-status", "user:revoke", "user:erase",
-	"service:list", "service:read", "service:sync", "audit:read", "policy:read",
+	"service:list", "service:read", "service:sync", "audit:read",
+	"policy:read", "policy:list", "policy:upload", "policy:activate", "policy:rollback", "policy:shadow",
 	"client:list", "client:create", "drift:read",
 }
 
 func reads(action string) bool {
-	return strings.HasSuffix(action, ":read") || strings.HasSuffix(action, ":list")
+	return strings.HasSuffix(action, ":read") || strings.HasSuffix(action, ":list") || action == "policy:explain"
+}
+
+// changesPolicy are what a platform administrator may not.
+func changesPolicy(action string) bool {
+	return action == "policy:upload" || action == "policy:activate" || action == "policy:shadow"
+}
+
+func platformAdmin(action, _ string) int {
+	if changesPolicy(action) {
+		return 403
+	}
+	return 200
 }
 
 // what each kind of caller may, in words of its own: action, and "own", "foreign" or
 // "" for the platform. What is not allowed is 401, 403, or 404 where nothing is seen.
 var callers = map[string]func(action, where string) int{
-	"platform admin":            func(string, string) int { return 200 },
-	"platform admin by program": func(string, string) int { return 200 },
+	"platform admin":            platformAdmin,
+	"platform admin by program": platformAdmin,
 	"policy admin": func(action, where string) int {
 		switch {
-		case action == "policy:read":
+		case strings.HasPrefix(action, "policy:") || strings.HasPrefix(action, "decision:"):
 			return 200
 		case where != "":
 			return 404
@@ -105,6 +118,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "globex", Name: "helper"}))
 	mapping := iam.Mapping{Issuer: w.rauth.Issuer, Claim: "groups", Value: "auditors"}.ID()
 
+	kept := w.kept()
 	made := map[string]string{"acme": w.client("acme", nil), "globex": w.client("globex", nil)}
 
 	// What is sent is well-formed, and would change nothing if it were allowed: it names a
@@ -120,7 +134,9 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"user:create": map[string]any{"subject": "target"}, "user:update": map[string]any{}, "user:set-status": map[string]any{"status": "active"},
 		"client:update": map[string]any{"client_name": "x", "redirect_uris": []string{"no URI"}}, "client:set-status": map[string]any{"status": "active"},
 		"client:revoke": map[string]any{"before": "2001-01-01T00:00:00Z"}, "client:rotate": map[string]any{"overlap": "1s"},
-		"user:revoke": map[string]any{"before": "2001-01-01T00:00:00Z"}, "service:sync": map[string]any{"service": "sample", "roles": []any{map[string]any{"name": "x", "inherits": []string{"none"}}}},
+		"policy:upload": "no bundle", "policy:activate": map[string]any{"preview": "00000000-0000-0000-0000-000000000000"},
+		"policy:shadow": map[string]any{"share": 0},
+		"user:revoke":   map[string]any{"before": "2001-01-01T00:00:00Z"}, "service:sync": map[string]any{"service": "sample", "roles": []any{map[string]any{"name": "x", "inherits": []string{"none"}}}},
 	}
 	cells, rows := 0, 0
 	paths, _ := w.document()["paths"].(map[string]any)
@@ -153,6 +169,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 					path = strings.ReplaceAll(path, "/roles/helper", "/roles/viewer")
 				}
 				path = strings.ReplaceAll(path, "{id}", made[tenant])
+				path = strings.ReplaceAll(path, "{revision}", kept)
 				if action == "effective:read" || (action == "audit:read" || action == "client:list") && where != "" {
 					path += "?tenant=" + tenant
 				}

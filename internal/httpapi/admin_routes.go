@@ -4,6 +4,8 @@ import (
 	"net/http"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"iam-service/internal/policy"
 )
 
 const apiDescription = "Tenants, roles, users, members, mappings and OAuth2 clients; what services declare; the audit. " +
@@ -25,7 +27,7 @@ var apiTags = []*huma.Tag{
 	{Name: "services", Description: "What services declare: role templates and attributes."},
 	{Name: "clients", Description: "OAuth2 clients, here and in the identity provider. What it could not be told yet is 202, with sync: pending; it is told later."},
 	{Name: "audit", Description: "Who changed what."},
-	{Name: "policy", Description: "What is in force."},
+	{Name: "policy", Description: "Which rules are in force, what would change under others, and why somebody was refused."},
 }
 
 // routes are all of the admin API.
@@ -91,7 +93,14 @@ func (a *adminAPI) routes() {
 	register(a, route{del, "/v1/clients/{id}", "client:delete", "Delete a client", "Its tokens are refused here at once. 202: the identity provider deletes it later.", "clients", gone, 0}, a.deleteClient)
 
 	add(a, route{get, "/v1/audit", "audit:read", "Read the audit", "The newest first; of one tenant, or of everything.", "audit", 0, 0}, a.listAudit)
-	add(a, route{get, "/v1/policy", "policy:read", "Read which policy is in force", "", "policy", 0, 0}, a.readPolicy)
+	add(a, route{get, "/v1/policy", "policy:read", "Read which policy is in force", "Where, since when, by whom, and what was refused.", "policy", 0, 0}, a.readPolicy)
+	add(a, route{get, "/v1/policy/revisions", "policy:list", "List revisions of the policy", "The newest first.", "policy", 0, 0}, a.listRevisions)
+	register(a, route{post, "/v1/policy/revisions", "policy:upload", "Send a bundle", "It goes through the gate and is kept; it is not in force. The same again is 200.", "policy", created, policy.MaxBundle}, a.createRevision)
+	add(a, route{get, "/v1/policy/revisions/{revision}", "policy:read", "Read what is known of a revision", "", "policy", 0, 0}, a.readRevision)
+	register(a, route{post, "/v1/policy/revisions/{revision}:activate", "policy:activate", "Put a revision in force", "Once all replicas are ready for it; they switch within a second. One that was in force before comes back only by a rollback.", "policy", 0, 0}, a.activateRevision)
+	register(a, route{post, "/v1/policy/revisions/{revision}:rollback", "policy:rollback", "Put a revision in force again", "One that was in force before.", "policy", 0, 0}, a.rollBackRevision)
+	register(a, route{post, "/v1/policy/revisions/{revision}:shadow", "policy:shadow", "Evaluate a revision beside what is in force", "Aside: no request waits for it.", "policy", 0, 0}, a.shadowRevision)
+	add(a, route{get, "/v1/policy/activations", "policy:list", "List what came into force", "The last one first.", "policy", 0, 0}, a.listActivations)
 
 	paths := a.api.OpenAPI().Paths
 	for _, path := range []string{"/v1/tenants/{tenant}", "/v1/tenants/{tenant}/roles/{role}", "/v1/roles/{role}"} {
@@ -100,7 +109,12 @@ func (a *adminAPI) routes() {
 		made.Description = "Created"
 		answers["201"] = &made
 	}
-	for _, path := range []string{"/v1/users/{user}:revoke", "/v1/clients/{id}:revoke", "/v1/clients/{id}/secrets:rotate"} {
+	kept := *paths["/v1/policy/revisions"].Post.Responses["201"]
+	kept.Description = "Kept already"
+	paths["/v1/policy/revisions"].Post.Responses["200"] = &kept
+	for _, path := range []string{
+		"/v1/users/{user}:revoke", "/v1/clients/{id}:revoke", "/v1/clients/{id}/secrets:rotate", "/v1/policy/revisions/{revision}:activate", "/v1/policy/revisions/{revision}:rollback",
+	} {
 		paths[path].Post.RequestBody.Required = false // nothing to say: now
 	}
 	for _, op := range []*huma.Operation{paths["/v1/clients"].Post, paths["/v1/clients/{id}"].Put, paths["/v1/clients/{id}"].Delete} {

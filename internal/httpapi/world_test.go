@@ -34,6 +34,7 @@ import (
 	"iam-service/internal/postgres"
 	"iam-service/internal/postgres/postgrestest"
 	"iam-service/internal/rauth"
+	"iam-service/internal/rollout"
 	"iam-service/internal/token"
 	"iam-service/policies"
 )
@@ -60,6 +61,7 @@ type world struct {
 	admin        string // URL of the admin API
 	service      *admin.Service
 	clients      *clients.Service
+	policies     *rollout.Service
 	issuers      iam.Issuers
 	database     string // URL
 	pool         *pgxpool.Pool
@@ -199,8 +201,9 @@ func newWorld(t testing.TB, s settings) *world {
 	if s.writes == 0 {
 		s.writes = 1_000_000
 	}
+	w.policies = rollout.New(rollout.Config{DB: w.db, Admin: w.service, Engine: w.engine, Managed: true, Follows: true, Unsigned: true, Replica: "test", Log: log})
 	api := httptest.NewServer(httpapi.Admin{
-		Service: w.service, Clients: w.clients, Verify: verifier.For(devstack.AdminAudience).Verify, Policy: func() any {
+		Service: w.service, Clients: w.clients, Policies: w.policies, Verify: verifier.For(devstack.AdminAudience).Verify, Policy: func() any {
 			if s.panics {
 				panic("a secret")
 			}

@@ -10,6 +10,7 @@ const (
 	KindService = "service"
 	KindAudit   = "audit"
 	KindClient  = "client"
+	KindPolicy  = "policy"
 	KindEvent   = "event" // only audited
 )
 
@@ -143,6 +144,15 @@ type (
 		Client string `json:"client" doc:"client_id; it is never used again"`
 		Tenant string `json:"tenant,omitempty"`
 	}
+	// PolicyState is a revision of the policy.
+	PolicyState struct {
+		Revision string  `json:"revision" doc:"its short name, as in X-Policy-Revision"`
+		Digest   string  `json:"digest" doc:"SHA-256 of what is evaluated, in hex"`
+		Name     string  `json:"name,omitempty" doc:"what its bundle calls it"`
+		Replaced string  `json:"replaced,omitempty" doc:"digest of the one that was in force before"`
+		Rollback bool    `json:"rollback,omitempty"`
+		Share    float64 `json:"share,omitempty" doc:"of requests for which it is evaluated beside what is in force"`
+	}
 	// Checkpoint is the head of an audit chain: keep it where this service cannot
 	// write, and the chain before it can be verified.
 	Checkpoint struct {
@@ -198,5 +208,8 @@ var Events = []EventType{
 	{"ClientSecretExpiring.v1", KindClient, "A quarter of the time is left in which a client's old secret works.", ClientSecret{}},
 	{"ClientSecretRetired.v1", KindClient, "A client's old secret does not work any more.", ClientSecret{}},
 	{"ClientDeleted.v1", KindClient, "A client is gone, here and in the identity provider.", ClientGone{}},
+	{"PolicyRevisionAdded.v1", KindPolicy, "A policy has passed the gate and is kept; it is not in force.", PolicyState{}},
+	{"PolicyActivated.v1", KindPolicy, "Another policy is in force from now on.", PolicyState{}},
+	{"PolicyShadowSet.v1", KindPolicy, "A policy is evaluated beside what is in force, for a share of requests; none where revision is empty.", PolicyState{}},
 	{"AuditCheckpoint.v1", KindAudit, "The head of an audit chain, hourly where it has grown.", Checkpoint{}},
 }

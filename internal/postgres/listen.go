@@ -80,8 +80,8 @@ func closeNow(conn *pgx.Conn) {
 	_ = conn.Close(ctx) // it is of no more use
 }
 
-// parse reads a payload: "v1 <schema> <kind> <key in hex>", "v1 <schema> all" or
-// "v1 <schema> beat <nonce> <clock in µs> <queue>". What it does not understand, a
+// parse reads a payload: "v1 <schema> <kind> <key in hex>", "v1 <schema> all", "v1 <schema>
+// policy" or "v1 <schema> beat <nonce> <clock in µs> <queue>". What it does not understand, a
 // newer version's, is a change of everything.
 func parse(payload, schema string) (m feed.Message, ours bool) {
 	all := feed.Message{All: true}
@@ -100,6 +100,8 @@ func parse(payload, schema string) (m feed.Message, ours bool) {
 			return all, true
 		}
 		return feed.Message{Beat: &feed.Beat{Nonce: f[3], At: time.Duration(µs) * time.Microsecond, Queue: queue}}, true
+	case f[2] == "policy" && len(f) == 3:
+		return feed.Message{Policy: true}, true
 	case len(f) == 4 && len(f[2]) == 1 && strings.Contains("utcmg", f[2]) && len(f[3]) == hex.EncodedLen(len(m.Key)):
 		m.Kind = directory.Kind(f[2][0])
 		if _, err := hex.Decode(m.Key[:], []byte(f[3])); err == nil {

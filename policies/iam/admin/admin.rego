@@ -38,7 +38,7 @@ decision := {
 
 # METADATA
 # title: A platform administrator
-# description: May do everything but change the policy; may look at it and roll it back.
+# description: May do everything but change the policy; may look at it, preview another one and roll it back.
 # custom:
 #   code: platform_admin
 grants contains _reason(rego.metadata.rule()) if {
@@ -48,12 +48,12 @@ grants contains _reason(rego.metadata.rule()) if {
 
 # METADATA
 # title: A policy administrator
-# description: May look at the policy and change it.
+# description: May look at the policy and at decisions, and change the policy.
 # custom:
 #   code: policy_admin
 grants contains _reason(rego.metadata.rule()) if {
 	"policy-admin" in _user.platform_roles
-	_subject == "policy"
+	_about_policy
 }
 
 # METADATA
@@ -177,12 +177,16 @@ _verb := split(input.action, ":")[1]
 
 _reads if _verb in {"read", "list"}
 
+_reads if input.action == "policy:explain"
+
+_about_policy if _subject in {"policy", "decision"}
+
 _changes_policy if {
 	_subject == "policy"
 	not _leaves_policy
 }
 
-_leaves_policy if _verb in {"read", "list", "rollback"}
+_leaves_policy if _verb in {"read", "list", "rollback", "preview", "explain"}
 
 _of_a_tenant if input.tenant
 

@@ -1,0 +1,271 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"iam-service/internal/iam"
+)
+
+// policyDoc is how a revision stands in the audit.
+type policyDoc struct {
+	Digest   string  `json:"digest"`
+	Name     string  `json:"name,omitempty"`
+	Source   string  `json:"source,omitempty"`
+	Verified string  `json:"verified,omitempty"`
+	Kind     string  `json:"kind,omitempty"`
+	Preview  string  `json:"preview,omitempty"`
+	Reason   string  `json:"reason,omitempty"`
+	Share    float64 `json:"share,omitempty"`
+}
+
+// Objects of kind policy that are no revision: what keeps the order of their events.
+const (
+	policyInForce = "in-force"
+	policyShadow  = "shadow"
+)
+
+// PolicyRevisions lists revisions, the newest first.
+func (w *Work) PolicyRevisions(ctx context.Context, before time.Time, digest string, limit int) ([]iam.PolicyRevision, error) {
+	return w.tx.PolicyRevisions(ctx, before, digest, limit)
+}
+
+// PolicyRevision finds a revision by its digest or the first 12 or more digits of it.
+func (w *Work) PolicyRevision(ctx context.Context, ref string) (iam.PolicyRevision, error) {
+	if !iam.ValidPolicyRef(ref) {
+		return iam.PolicyRevision{}, errGone
+	}
+	r, found, err := w.tx.PolicyRevision(ctx, ref)
+	if err == nil && !found {
+		err = errGone
+	}
+	return r, err
+}
+
+// PolicyActivations lists what came into force, the last one first.
+func (w *Work) PolicyActivations(ctx context.Context, limit int) ([]iam.PolicyActivation, error) {
+	return w.tx.PolicyActivations(ctx, limit)
+}
+
+// PolicyReplicas lists what replicas have in force.
+func (w *Work) PolicyReplicas(ctx context.Context) ([]iam.PolicyReplica, error) {
+	return w.tx.PolicyReplicas(ctx)
+}
+
+// PolicyShadow is what is evaluated beside what is in force.
+func (w *Work) PolicyShadow(ctx context.Context) (iam.PolicyShadow, error) {
+	return w.tx.PolicyShadow(ctx)
+}
+
+// AddPolicyRevision keeps a revision that has passed a gate. One that is kept already is
+// returned as it is.
+func (w *Work) AddPolicyRevision(ctx context.Context, r iam.PolicyRevision, bundle []byte) (_ iam.PolicyRevision, made bool, err error) {
+	if old, found, err := w.tx.PolicyRevision(ctx, r.Digest); err != nil || found {
+		return old, false, err
+	}
+	r.ActorKind, r.Actor, r.Via, r.Bytes, r.AddedAt = w.actorKind, w.actor, w.caller.Via, len(bundle), time.Now().UTC()
+	if err := w.tx.AddPolicyRevision(ctx, r, bundle); err != nil {
+		return r, false, err
+	}
+	w.announce(iam.KindPolicy, "", r.ID(), "PolicyRevisionAdded.v1", iam.PolicyState{Revision: r.ID(), Digest: r.Digest, Name: r.Name})
+	return r, true, w.record("", iam.KindPolicy, r.ID(), nil, policyDoc{Digest: r.Digest, Name: r.Name, Source: r.Source, Verified: r.Verified})
+}
+
+// Activation is what is asked about a revision.
+type Activation struct {
+	Preview string // id of the preview that was looked at; empty: none
+	Reason  string
+	Force   bool // also where a replica is not ready for it
+}
+
+// errSuperseded says that a revision was in force before: a download does not bring it
+// back.
+func errSuperseded(r iam.PolicyRevision) error {
+	return &iam.Error{Kind: iam.Conflict, Code: "policy_superseded", Detail: fmt.Sprintf(
+		"revision %s was in force before (last from %s) and has been replaced: only a rollback brings it back (iam-service policy rollback %s)",
+		r.ID(), r.LastInForce.UTC().Format(time.RFC3339), r.ID())}
+}
+
+// TakePolicy puts a revision in force that a source has brought (POLICY_ACTIVATION=auto),
+// if it is a new one.
+func (w *Work) TakePolicy(ctx context.Context, digest string) error {
+	r, current, err := w.revisionAndCurrent(ctx, digest)
+	switch {
+	case err != nil || current.Digest == r.Digest:
+		return err
+	case r.Activations > 0:
+		return errSuperseded(r)
+	}
+	_, err = w.putInForce(ctx, r, current, iam.PolicyActivation{Kind: iam.PolicyFromSource})
+	return err
+}
+
+// ActivatePolicy puts a revision in force that never was, once all replicas are ready for
+// it.
+func (w *Work) ActivatePolicy(ctx context.Context, ref string, a Activation) (iam.PolicyActivation, error) {
+	r, current, err := w.revisionAndCurrent(ctx, ref)
+	switch {
+	case err != nil:
+		return current, err
+	case current.Digest == r.Digest:
+		return current, nil
+	case r.Activations > 0:
+		return current, errSuperseded(r)
+	}
+	if a.Preview != "" {
+		p, found, err := w.tx.PolicyPreview(ctx, a.Preview)
+		if err == nil && (!found || p.Candidate != r.Digest || p.State != "done") {
+			err = iam.Refuse([]iam.FieldError{{Pointer: "/preview", Detail: "must be a preview of this revision that is done"}})
+		}
+		if err != nil {
+			return current, err
+		}
+	}
+	if !a.Force {
+		if err := w.allPrepared(ctx, r); err != nil {
+			return current, err
+		}
+	}
+	return w.putInForce(ctx, r, current, iam.PolicyActivation{Kind: iam.PolicyActivated, Preview: a.Preview, Reason: a.Reason})
+}
+
+// allPrepared refuses a revision that a replica has not ready: it would go on with another
+// one.
+func (w *Work) allPrepared(ctx context.Context, r iam.PolicyRevision) error {
+	replicas, err := w.tx.PolicyReplicas(ctx)
+	if err != nil {
+		return err
+	}
+	var missing []iam.FieldError
+	for _, x := range replicas {
+		if slices.Contains(x.Prepared, r.Digest) {
+			continue
+		}
+		why := "has not prepared it yet"
+		if strings.Contains(string(x.Refused), r.Digest) {
+			why = "refuses it: " + string(x.Refused)
+		}
+		missing = append(missing, iam.FieldError{Pointer: x.Replica, Detail: why})
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return &iam.Error{Kind: iam.Conflict, Code: "policy_not_prepared", Detail: "not all replicas are ready for it; try again, or force it", Fields: missing}
+}
+
+// RollBackPolicy puts a revision in force again that was before; with an empty ref the one
+// that what is in force has replaced. It asks no replica: it is for three in the morning.
+func (w *Work) RollBackPolicy(ctx context.Context, ref, reason string) (iam.PolicyActivation, error) {
+	if ref == "" {
+		list, err := w.tx.PolicyActivations(ctx, 1)
+		if err == nil && len(list) > 0 {
+			ref, err = w.tx.BeforePolicy(ctx, list[0].Digest)
+		}
+		if err == nil && ref == "" {
+			err = &iam.Error{Kind: iam.Conflict, Code: "no_policy_before", Detail: "nothing was in force before: there is nothing to roll back to"}
+		}
+		if err != nil {
+			return iam.PolicyActivation{}, err
+		}
+	}
+	r, current, err := w.revisionAndCurrent(ctx, ref)
+	switch {
+	case err != nil:
+		return current, err
+	case current.Digest == r.Digest:
+		return current, nil
+	case r.Activations == 0:
+		return current, &iam.Error{Kind: iam.Conflict, Code: "policy_never_in_force", Detail: fmt.Sprintf("revision %s never was in force: activate it", r.ID())}
+	}
+	return w.putInForce(ctx, r, current, iam.PolicyActivation{Kind: iam.PolicyRolledBack, Reason: reason})
+}
+
+func (w *Work) revisionAndCurrent(ctx context.Context, ref string) (r iam.PolicyRevision, current iam.PolicyActivation, err error) {
+	if r, err = w.PolicyRevision(ctx, ref); err != nil {
+		return r, current, err
+	}
+	list, err := w.tx.PolicyActivations(ctx, 1)
+	if err == nil && len(list) > 0 {
+		current = list[0]
+	}
+	return r, current, err
+}
+
+func (w *Work) putInForce(ctx context.Context, r iam.PolicyRevision, current, a iam.PolicyActivation) (iam.PolicyActivation, error) {
+	if len(a.Reason) > 500 {
+		return a, iam.Refuse([]iam.FieldError{{Pointer: "/reason", Detail: "must have at most 500 bytes"}})
+	}
+	a.Digest, a.Name, a.ActorKind, a.Actor, a.Via = r.Digest, r.Name, w.actorKind, w.actor, w.caller.Via
+	a, err := w.tx.ActivatePolicy(ctx, a)
+	if err != nil {
+		return a, err
+	}
+	w.announce(iam.KindPolicy, "", policyInForce, "PolicyActivated.v1", iam.PolicyState{
+		Revision: r.ID(), Digest: r.Digest, Name: r.Name, Replaced: current.Digest, Rollback: a.Kind == iam.PolicyRolledBack,
+	})
+	var before any
+	if current.Digest != "" {
+		before = policyDoc{Digest: current.Digest, Name: current.Name}
+	}
+	return a, w.record("", iam.KindPolicy, r.ID(), before, policyDoc{Digest: r.Digest, Name: r.Name, Kind: a.Kind, Preview: a.Preview, Reason: a.Reason})
+}
+
+// SetPolicyShadow has a revision evaluated beside what is in force, for a share of
+// requests; 0 ends it.
+func (w *Work) SetPolicyShadow(ctx context.Context, ref string, share float64) (iam.PolicyShadow, error) {
+	if share < 0 || share > 1 {
+		return iam.PolicyShadow{}, iam.Refuse([]iam.FieldError{{Pointer: "/share", Detail: "must be 0 to 1"}})
+	}
+	before, err := w.tx.PolicyShadow(ctx)
+	if err != nil {
+		return before, err
+	}
+	r, err := w.PolicyRevision(ctx, ref)
+	if err != nil {
+		return before, err
+	}
+	now := iam.PolicyShadow{Digest: r.Digest, Share: share}
+	state := iam.PolicyState{Revision: r.ID(), Digest: r.Digest, Name: r.Name, Share: share}
+	if share == 0 {
+		if before.Digest != r.Digest {
+			return before, nil // it is no shadow
+		}
+		now, state = iam.PolicyShadow{}, iam.PolicyState{}
+	}
+	if now.Digest == before.Digest && now.Share == before.Share {
+		return before, nil
+	}
+	if err := w.tx.SetPolicyShadow(ctx, now); err != nil {
+		return before, err
+	}
+	now.SetAt = time.Now().UTC()
+	w.announce(iam.KindPolicy, "", policyShadow, "PolicyShadowSet.v1", state)
+	return now, w.record("", iam.KindPolicy, policyShadow, policyDoc{Digest: before.Digest, Share: before.Share}, policyDoc{Digest: now.Digest, Share: now.Share})
+}
+
+// BeginPolicyPreview notes that a replica begins to preview a revision.
+func (w *Work) BeginPolicyPreview(ctx context.Context, ref, against, replica string) (iam.PolicyPreview, error) {
+	r, err := w.PolicyRevision(ctx, ref)
+	if err != nil {
+		return iam.PolicyPreview{}, err
+	}
+	p := iam.PolicyPreview{
+		Candidate: r.Digest, Against: against, State: "running", Replica: replica, ActorKind: w.actorKind, Actor: w.actor, StartedAt: time.Now().UTC(),
+	}
+	if p.ID, err = w.tx.BeginPreview(ctx, p); err != nil {
+		return p, err
+	}
+	return p, w.record("", iam.KindPolicy, r.ID(), nil, policyDoc{Digest: r.Digest, Kind: "preview", Preview: p.ID})
+}
+
+// PolicyPreview finds a preview.
+func (w *Work) PolicyPreview(ctx context.Context, id string) (iam.PolicyPreview, error) {
+	p, found, err := w.tx.PolicyPreview(ctx, id)
+	if err == nil && !found {
+		err = errGone
+	}
+	return p, err
+}

@@ -1,0 +1,241 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+)
+
+// The life of policies, for operators with DATABASE_URL alone: no service need run, and no
+// policy is asked. It is audited.
+
+func policyPushCommand(environ []string) *cobra.Command {
+	var source string
+	cmd := &cobra.Command{
+		Use:   "push BUNDLE",
+		Short: "Keep a bundle, to be activated (break-glass: needs DATABASE_URL alone, and is audited)",
+		Long: "Take a bundle through the gate and keep it in the database, where replicas that follow get ready for it. Each of them verifies\n" +
+			"its signature again. POLICY_KEY_FILE, POLICY_ALLOW_UNSIGNED, GATEWAY_HEADERS and ADMIN_AUDIENCE are taken as serve takes them.",
+		Args: cobra.ExactArgs(1),
+		RunE: withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
+			engine, verified, err := engineOf(environ)
+			if err != nil {
+				return err
+			}
+			if info, err := os.Stat(args[0]); err != nil {
+				return err
+			} else if info.IsDir() {
+				return fmt.Errorf("%s is a folder: build a bundle first", args[0])
+			}
+			c, err := engine.FromPath(args[0])
+			if err != nil {
+				return err
+			}
+			r, err := engine.Prepare(cmd.Context(), c)
+			if err != nil {
+				return fmt.Errorf("the policy is refused: %w", err)
+			}
+			if source == "" {
+				source = args[0]
+			}
+			kept := iam.PolicyRevision{Digest: r.Digest, Name: r.Name, Source: source, Verified: verified}
+			made := false
+			err = o.service.Do(cmd.Context(), o.caller, admin.Task{Action: "policy:upload", Object: kept.ID(), Writes: true}, func(ctx context.Context, w *admin.Work) error {
+				_, made, err = w.AddPolicyRevision(ctx, kept, c.Packed)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			word := "is kept"
+			if !made {
+				word = "was kept already"
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "revision %s %s\n", r.ID, word)
+			return nil
+		}),
+	}
+	cmd.Flags().StringVar(&source, "source", "", "where it comes from, for people; else the file's name")
+	return cmd
+}
+
+// engineOf is a gate with the settings of serve, and who verifies signatures under them.
+func engineOf(environ []string) (*policy.Engine, string, error) {
+	cfg := Config{}
+	for _, kv := range environ {
+		switch k, v, _ := strings.Cut(kv, "="); k {
+		case "POLICY_KEY_FILE":
+			cfg.PolicyKeyFile = v
+		case "POLICY_ALLOW_UNSIGNED":
+			cfg.PolicyAllowUnsigned = v == "1" || v == "true"
+		}
+	}
+	var faults []string
+	cfg.checkPolicyKey(func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) })
+	if cfg.policyKey == nil && !cfg.PolicyAllowUnsigned && len(faults) == 0 {
+		faults = append(faults, "POLICY_KEY_FILE is missing: bundles must be signed, or POLICY_ALLOW_UNSIGNED=1")
+	}
+	if len(faults) > 0 {
+		return nil, "", &ConfigError{faults}
+	}
+	o := checkOptions(environ)
+	engine, err := policy.NewEngine(policy.Config{
+		Headers: o.Headers, Admin: o.Admin, SignedOnly: !cfg.PolicyAllowUnsigned, Key: cfg.policyKey,
+		Child: []string{os.Args[0], policy.ChildCommand}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return nil, "", &ConfigError{[]string{"GATEWAY_HEADERS: " + err.Error()}}
+	}
+	if cfg.policyKey != nil {
+		return engine, iam.VerifiedByKey, nil
+	}
+	return engine, iam.VerifiedByNobody, nil
+}
+
+func policyActivateCommand(environ []string) *cobra.Command {
+	var a admin.Activation
+	cmd := &cobra.Command{
+		Use:   "activate REVISION",
+		Short: "Put a revision in force on all replicas that follow (break-glass: needs DATABASE_URL alone, and is audited)",
+		Args:  cobra.ExactArgs(1),
+		RunE: decided(environ, "policy:activate", func(ctx context.Context, w *admin.Work, args []string) (iam.PolicyActivation, error) {
+			return w.ActivatePolicy(ctx, args[0], a)
+		}),
+	}
+	cmd.Flags().StringVar(&a.Reason, "reason", "", "why, for the audit")
+	cmd.Flags().StringVar(&a.Preview, "preview", "", "id of the preview that was looked at")
+	cmd.Flags().BoolVar(&a.Force, "force", false, "also where a replica is not ready for it")
+	return cmd
+}
+
+func policyRollbackCommand(environ []string) *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use:   "rollback [REVISION]",
+		Short: "Put a revision in force again; without an argument the one before (break-glass: needs DATABASE_URL alone, and is audited)",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: decided(environ, "policy:rollback", func(ctx context.Context, w *admin.Work, args []string) (iam.PolicyActivation, error) {
+			ref := ""
+			if len(args) > 0 {
+				ref = args[0]
+			}
+			return w.RollBackPolicy(ctx, ref, reason)
+		}),
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the audit")
+	return cmd
+}
+
+// decided is a command that says what is to be in force, and waits until all replicas that
+// were heard of lately say that it is.
+func decided(environ []string, action string, do func(context.Context, *admin.Work, []string) (iam.PolicyActivation, error)) func(*cobra.Command, []string) error {
+	return withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
+		var got iam.PolicyActivation
+		err := o.service.Do(cmd.Context(), o.caller, admin.Task{Action: action, Writes: true}, func(ctx context.Context, w *admin.Work) (err error) {
+			got, err = do(ctx, w, args)
+			return err
+		})
+		if e, ok := errors.AsType[*iam.Error](err); ok && len(e.Fields) > 0 {
+			for _, f := range e.Fields {
+				fmt.Fprintf(cmd.ErrOrStderr(), "%s %s\n", f.Pointer, f.Detail)
+			}
+			return errors.New(e.Detail)
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "revision %s %s is to be in force\n", iam.PolicyID(got.Digest), got.Name)
+		return o.awaitReplicas(cmd.Context(), cmd.OutOrStdout(), got.Digest)
+	})
+}
+
+// replicaPatience is how long replicas may take to switch, and to say so.
+const replicaPatience = 5 * time.Second
+
+// awaitReplicas waits until all replicas that were heard of lately have a revision in force.
+func (o *operator) awaitReplicas(ctx context.Context, out io.Writer, digest string) error {
+	began := time.Now()
+	for {
+		var behind []string
+		var replicas []iam.PolicyReplica
+		err := o.service.Do(ctx, o.caller, admin.Task{Action: "policy:read"}, func(ctx context.Context, w *admin.Work) (err error) {
+			replicas, err = w.PolicyReplicas(ctx)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		for _, r := range replicas {
+			if r.InForce != digest {
+				behind = append(behind, r.Replica)
+			}
+		}
+		switch {
+		case len(behind) == 0:
+			fmt.Fprintf(out, "in force on %d replicas after %s\n", len(replicas), time.Since(began).Round(time.Millisecond))
+			return nil
+		case time.Since(began) > replicaPatience:
+			return fmt.Errorf("not in force on %s: see /policy/status there; one whose policy is a folder follows nobody", strings.Join(behind, ", "))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func policyListCommand(environ []string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List what came into force, the revisions that are kept, and what each replica has (needs DATABASE_URL alone)",
+		Args:  cobra.NoArgs,
+		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
+			table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			err := o.service.Do(cmd.Context(), o.caller, admin.Task{Action: "policy:list"}, func(ctx context.Context, w *admin.Work) error {
+				revisions, err := w.PolicyRevisions(ctx, time.Time{}, "", 50)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(table, "REVISION\tNAME\tADDED\tBY\tIN FORCE")
+				for _, r := range revisions {
+					last := "never"
+					if !r.LastInForce.IsZero() {
+						last = "last from " + r.LastInForce.UTC().Format(time.RFC3339)
+					}
+					fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", r.ID(), r.Name, r.AddedAt.UTC().Format(time.RFC3339), r.Actor, last)
+				}
+				activations, err := w.PolicyActivations(ctx, 20)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(table, "\nAT\tREVISION\tKIND\tBY\tREASON")
+				for _, a := range activations {
+					fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", a.At.UTC().Format(time.RFC3339), iam.PolicyID(a.Digest), a.Kind, a.Actor, a.Reason)
+				}
+				replicas, err := w.PolicyReplicas(ctx)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintln(table, "\nREPLICA\tREVISION\tSOURCE\tREFUSED")
+				for _, r := range replicas {
+					fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", r.Replica, iam.PolicyID(r.InForce), r.Source, r.Refused)
+				}
+				return nil
+			})
+			return errors.Join(err, table.Flush())
+		}),
+	}
+}

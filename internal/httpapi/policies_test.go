@@ -1,0 +1,144 @@
+package httpapi_test
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/policies"
+)
+
+// bundleOf is the default policy, packed, with a change.
+func (w *world) bundleOf(change func(c *policy.Candidate)) []byte {
+	w.Helper()
+	c, err := policy.FromFS("test", policies.FS)
+	w.ok(err)
+	change(c)
+	packed, err := c.Pack()
+	w.ok(err)
+	return packed
+}
+
+// named is a bundle that differs from others by a rule.
+func (w *world) named(name string) []byte {
+	w.Helper()
+	return w.bundleOf(func(c *policy.Candidate) {
+		c.Name = name
+		c.Modules["iam/claims/name.rego"] = "package iam.claims\n\n_name := \"" + name + "\"\n"
+	})
+}
+
+// kept is the short name of a revision that is kept, and was in force twice.
+func (w *world) kept() string {
+	w.Helper()
+	packed := w.named("kept")
+	r, err := w.policies.Receive(ctx, "test", packed)
+	w.ok(err)
+	w.ok(w.service.Do(ctx, admin.Caller{Operator: "test", Via: "command"}, admin.Task{Action: "policy:take", Writes: true}, func(ctx context.Context, wk *admin.Work) error {
+		if _, _, err := wk.AddPolicyRevision(ctx, r, packed); err != nil {
+			return err
+		}
+		return wk.TakePolicy(ctx, r.Digest)
+	}))
+	return r.ID()
+}
+
+func (w *world) upload(status int, who string, packed []byte) string {
+	w.Helper()
+	r := w.want(status, who, "POST", "/v1/policy/revisions", string(packed), "Content-Type: application/gzip")
+	revision, _ := r.field("revision").(string)
+	return revision
+}
+
+func TestAPolicyIsSentActivatedAndRolledBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	embedded := w.engine.Revision().ID
+
+	// What does not pass the gate is refused, with file and line.
+	bad := w.bundleOf(func(c *policy.Candidate) {
+		c.Modules["iam/claims/bad.rego"] = "package iam.claims\n\ndenials contains x\n"
+	})
+	r := w.want(422, "paula", "POST", "/v1/policy/revisions", string(bad), "Content-Type: application/gzip")
+	if text, _ := r.field("detail").(string); !strings.Contains(text, "bad.rego:3") {
+		t.Errorf("no file and line: %s", r)
+	}
+	w.want(422, "paula", "POST", "/v1/policy/revisions", "no bundle", "Content-Type: application/gzip")
+
+	first := w.upload(201, "paula", w.named("first"))
+	if again := w.upload(200, "paula", w.named("first")); again != first {
+		t.Errorf("the same bundle is %s and %s", first, again)
+	}
+	second := w.upload(201, "paula", w.named("second"))
+	if now := w.engine.Revision().ID; now != embedded {
+		t.Errorf("%s is in force: an upload puts nothing in force", now)
+	}
+
+	// Only policy administrators activate; platform administrators roll back.
+	w.want(403, "root", "POST", "/v1/policy/revisions/"+first+":activate", map[string]any{})
+	w.want(409, "paula", "POST", "/v1/policy/revisions/"+first+":rollback", nil)
+	w.want(200, "paula", "POST", "/v1/policy/revisions/"+first+":activate", map[string]any{"reason": "ticket 7"})
+	if now := w.engine.Revision().ID; now != first {
+		t.Errorf("%s is in force, want %s", now, first)
+	}
+	w.want(200, "paula", "POST", "/v1/policy/revisions/"+second+":activate", nil)
+	r = w.want(409, "paula", "POST", "/v1/policy/revisions/"+first+":activate", nil)
+	if r.field("code") != "policy_superseded" {
+		t.Errorf("an older one is activated again, or is refused for another reason: %s", r)
+	}
+	w.want(200, "root", "POST", "/v1/policy/revisions/"+first+":rollback", map[string]any{"reason": "it locks people out"})
+	if now := w.engine.Revision().ID; now != first {
+		t.Errorf("%s is in force, want %s", now, first)
+	}
+	w.want(404, "paula", "POST", "/v1/policy/revisions/000000000000:activate", nil)
+	w.want(404, "paula", "GET", "/v1/policy/revisions/nonsense", nil)
+
+	// Who did what is kept.
+	var kinds []string
+	for _, x := range w.want(200, "audrey", "GET", "/v1/policy/activations", nil).items() {
+		kinds = append(kinds, x["kind"].(string)+" "+x["revision"].(string))
+	}
+	if got, want := strings.Join(kinds, ", "), "rollback "+first+", activate "+second+", activate "+first; got != want {
+		t.Errorf("activations are %s, want %s", got, want)
+	}
+	r = w.want(200, "audrey", "GET", "/v1/policy", nil)
+	if r.field("last_activation", "reason") != "it locks people out" || r.field("last_activation", "kind") != "rollback" || r.field("activation") != "managed" {
+		t.Errorf("GET /v1/policy: %s", r)
+	}
+	if replicas, _ := r.field("replicas").([]any); len(replicas) != 1 {
+		t.Errorf("replicas: %s", r)
+	}
+	r = w.want(200, "audrey", "GET", "/v1/policy/revisions?limit=1", nil)
+	if len(r.items()) != 1 || r.items()[0]["revision"] != second || r.field("next") == nil {
+		t.Errorf("the first page is %s", r)
+	}
+}
+
+// A replica that is not ready for a revision holds its activation up, unless it is forced.
+func TestAReplicaThatIsNotReadyHoldsAnActivationUp(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	first := w.upload(201, "paula", w.named("first"))
+	w.ok(w.db.ReportPolicy(ctx, iam.PolicyReplica{Replica: "other-replica", Prepared: []string{}}))
+	r := w.want(409, "paula", "POST", "/v1/policy/revisions/"+first+":activate", nil)
+	if r.field("code") != "policy_not_prepared" || !strings.Contains(r.String(), "other-replica") {
+		t.Errorf("got %s", r)
+	}
+	refused, err := json.Marshal(map[string]any{"digest": w.digest(first), "reason": "it declares X-User-Shoe"})
+	w.ok(err)
+	w.ok(w.db.ReportPolicy(ctx, iam.PolicyReplica{Replica: "other-replica", Prepared: []string{}, Refused: refused}))
+	if r = w.want(409, "paula", "POST", "/v1/policy/revisions/"+first+":activate", nil); !strings.Contains(r.String(), "X-User-Shoe") {
+		t.Errorf("why it refuses it is not said: %s", r)
+	}
+	w.want(200, "paula", "POST", "/v1/policy/revisions/"+first+":activate", map[string]any{"force": true})
+}
+
+func (w *world) digest(revision string) string {
+	w.Helper()
+	d, _ := w.want(200, "paula", "GET", "/v1/policy/revisions/"+revision, nil).field("digest").(string)
+	return d
+}

@@ -1,0 +1,102 @@
+package iam
+
+import (
+	"encoding/json"
+	"regexp"
+	"time"
+)
+
+// PolicyRevision is a policy that has passed the gate and is kept.
+type PolicyRevision struct {
+	Digest      string // SHA-256 of what is evaluated, in hex
+	Name        string // what its manifest calls it
+	Source      string // where it came from
+	Verified    string // who verified its signature: see the constants
+	Bytes       int    // of its bundle
+	AddedAt     time.Time
+	ActorKind   string
+	Actor       string
+	Via         string
+	Activations int       // how often it came into force
+	LastInForce time.Time // when it last came into force; zero: never
+}
+
+// ID is the short name of a revision, as in X-Policy-Revision.
+func (r PolicyRevision) ID() string { return PolicyID(r.Digest) }
+
+// PolicyID is the short name of the revision with the digest.
+func PolicyID(digest string) string {
+	if len(digest) < 12 {
+		return digest
+	}
+	return digest[:12]
+}
+
+// Who verified a revision's signature.
+const (
+	VerifiedByKey    = "key"    // the key that is configured; it can be verified again
+	VerifiedByOPA    = "opa"    // OPA's own machinery, when it fetched it
+	VerifiedByNobody = "nobody" // POLICY_ALLOW_UNSIGNED
+)
+
+// How a revision came into force.
+const (
+	PolicyFromSource = "source"   // by itself: POLICY_ACTIVATION=auto
+	PolicyActivated  = "activate" // somebody said so
+	PolicyRolledBack = "rollback"
+)
+
+// PolicyActivation is one coming into force.
+type PolicyActivation struct {
+	Seq       int64
+	Digest    string
+	Name      string
+	Kind      string
+	At        time.Time
+	ActorKind string
+	Actor     string
+	Via       string
+	Preview   string // id; empty: none was named
+	Reason    string
+}
+
+// PolicyShadow is what is evaluated beside what is in force.
+type PolicyShadow struct {
+	Digest string // empty: nothing
+	Share  float64
+	SetAt  time.Time
+}
+
+// PolicyReplica is what one replica says of itself.
+type PolicyReplica struct {
+	Replica  string
+	Version  string
+	InForce  string // digest
+	Since    time.Time
+	Source   string
+	Prepared []string        // digests
+	Refused  json.RawMessage // nil: nothing
+	SeenAt   time.Time
+}
+
+// PolicyPreview is a comparison of two revisions, under way or done.
+type PolicyPreview struct {
+	ID         string
+	Candidate  string // digest
+	Against    string // digest, or "embedded"
+	State      string // running, done, failed
+	Replica    string
+	StartedAt  time.Time
+	FinishedAt time.Time
+	ActorKind  string
+	Actor      string
+	Done       int64
+	Total      int64
+	Report     json.RawMessage // nil: not yet
+}
+
+var policyRefShape = regexp.MustCompile(`^[0-9a-f]{12,64}$`)
+
+// ValidPolicyRef reports whether s can name a revision: its digest, or 12 or more of its
+// first digits.
+func ValidPolicyRef(s string) bool { return policyRefShape.MatchString(s) }

@@ -1,0 +1,333 @@
+// Package rollout keeps replicas in step about which policy is in force.
+//
+// PostgreSQL says which one it is: the last row of policy_activations. A source (a bundle
+// file, OPA's plugin manager, an upload) brings candidates; what passes the gate is kept
+// there, as it was packed and signed, and comes into force by itself
+// (POLICY_ACTIVATION=auto) or when somebody says so (managed). All replicas hear of it by
+// the feed of facts, and have ready what may come into force next, so that a switch is the
+// swap of a pointer:
+//
+//	source ──gate──▶ kept ──auto: at once; managed: activate──▶ in force ◀──rollback── in force before
+//	           │ refused: says why        │ each replica: gate, prepared
+//	           └─ older than what replaced it: refused; only a rollback brings it back
+//
+// A replica whose policy is its own (a folder, or nothing configured) follows nobody.
+//
+// What is in force is also kept in a folder (STATE_DIR), for a start when the database
+// has nothing of it and the source does not answer. The package does not know Rego, SQL or
+// HTTP.
+package rollout
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/internal/postgres"
+)
+
+// Config of a Service.
+type Config struct {
+	DB     *postgres.DB
+	Admin  *admin.Service
+	Engine *policy.Engine
+
+	Managed  bool   // POLICY_ACTIVATION=managed
+	Follows  bool   // what is in force is what the database says; else it is this replica's own affair
+	ByOPA    bool   // OPA's machinery verifies what it fetches
+	Unsigned bool   // POLICY_ALLOW_UNSIGNED
+	StateDir string // where what is in force is kept too; empty: nowhere
+
+	Replica string
+	Version string
+	Log     *slog.Logger
+}
+
+const (
+	lookEvery   = 5 * time.Second  // for what the feed may not have told
+	reportEvery = 10 * time.Second // that we are still here
+)
+
+// Service is made by New; Run keeps it going.
+type Service struct {
+	cfg Config
+
+	mu       sync.Mutex                  // one Sync at a time
+	prepared map[string]*policy.Revision // by digest; under mu
+	failed   map[string]string           // why one could not be prepared, by digest; under mu
+	reported string                      // what was reported last; under mu
+	shadow   atomic.Pointer[Shadow]      // nil: none
+	at       time.Time                   // when that was; under mu
+	kept     string                      // digest of what is in STATE_DIR; under mu
+}
+
+// Shadow is what is evaluated beside what is in force.
+type Shadow struct {
+	Revision *policy.Revision
+	Share    float64
+}
+
+// New returns a service. Its Passed is for policy.Config.OnPassed.
+func New(cfg Config) *Service {
+	return &Service{cfg: cfg, prepared: map[string]*policy.Revision{}, failed: map[string]string{}}
+}
+
+// Managed reports whether somebody decides what comes into force; Follows, whether what is in
+// force is the same on all replicas.
+func (s *Service) Managed() bool { return s.cfg.Managed }
+
+// Follows: see Managed.
+func (s *Service) Follows() bool { return s.cfg.Follows }
+
+// Replica is what this one is called.
+func (s *Service) Replica() string { return s.cfg.Replica }
+
+// Receive takes a bundle that somebody has sent through the gate. What is wrong with it is
+// an Invalid error.
+func (s *Service) Receive(ctx context.Context, source string, packed []byte) (iam.PolicyRevision, error) {
+	c, err := s.cfg.Engine.Unpack(source, packed, false)
+	var r *policy.Revision
+	if err == nil {
+		r, err = s.cfg.Engine.Prepare(ctx, c)
+	}
+	if err != nil {
+		s.cfg.Engine.Refuse(ctx, source, err)
+		return iam.PolicyRevision{}, &iam.Error{Kind: iam.Invalid, Code: "policy_refused", Detail: "the policy is refused: " + err.Error()}
+	}
+	kept, _, err := s.describe(c, r)
+	return kept, err
+}
+
+// Shadow is what is evaluated beside what is in force; nil: nothing.
+func (s *Service) Shadow() *Shadow { return s.shadow.Load() }
+
+// source is who does what a source brings about.
+var source = admin.Caller{Operator: "source", Via: "loop"}
+
+// Passed keeps a candidate that has passed the gate, and says whether it comes into force
+// now. It fails with an error of kind Unavailable where that is not known now.
+func (s *Service) Passed(ctx context.Context, c *policy.Candidate, r *policy.Revision) (now bool, err error) {
+	if !s.cfg.Follows {
+		return true, nil
+	}
+	revision, packed, err := s.describe(c, r)
+	if err != nil {
+		return false, err
+	}
+	err = s.cfg.Admin.Do(ctx, source, admin.Task{Action: "policy:take", Object: revision.ID(), Writes: true}, func(ctx context.Context, w *admin.Work) error {
+		kept, _, err := w.AddPolicyRevision(ctx, revision, packed)
+		if err != nil || s.cfg.Managed {
+			return err
+		}
+		return w.TakePolicy(ctx, kept.Digest)
+	})
+	if err != nil {
+		return false, err
+	}
+	return !s.cfg.Managed, nil
+}
+
+// describe is a candidate as it is kept.
+func (s *Service) describe(c *policy.Candidate, r *policy.Revision) (iam.PolicyRevision, []byte, error) {
+	packed, err := c.Pack()
+	if err != nil {
+		return iam.PolicyRevision{}, nil, err
+	}
+	kept := iam.PolicyRevision{Digest: r.Digest, Name: r.Name, Source: r.Source, Verified: iam.VerifiedByKey}
+	switch {
+	case c.Packed == nil && s.cfg.ByOPA && !c.Local:
+		kept.Verified = iam.VerifiedByOPA
+	case s.cfg.Unsigned:
+		kept.Verified = iam.VerifiedByNobody
+	}
+	return kept, packed, nil
+}
+
+// Run keeps this replica in step, until ctx ends. It looks whenever something comes from
+// changed, and every now and then.
+func (s *Service) Run(ctx context.Context, changed <-chan struct{}) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		if err := s.Sync(ctx); err != nil && ctx.Err() == nil {
+			s.cfg.Log.WarnContext(ctx, "it is not known which policy is to be in force", slog.Any("err", err))
+		}
+		select {
+		case <-ctx.Done():
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+			defer cancel()
+			_ = s.cfg.DB.RetirePolicyReplica(ctx, s.cfg.Replica) // else it is forgotten later
+			return
+		case <-changed:
+		case <-tick.C:
+		}
+	}
+}
+
+// Sync does what the database says: has ready what may come into force, and puts in force
+// what is to be. Then it reports.
+func (s *Service) Sync(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	orders, err := s.cfg.DB.PolicyOrders(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	// What is to be in force goes first: it was prepared long ago, unless we have just begun.
+	if s.cfg.Follows && orders.InForce != "" {
+		if r, err := s.prepare(ctx, orders.InForce); err != nil {
+			errs = append(errs, err)
+		} else {
+			s.cfg.Engine.Activate(ctx, r)
+			s.keep(ctx, r.Digest)
+		}
+	}
+	for _, digest := range orders.Prepare {
+		if _, err := s.prepare(ctx, digest); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	wanted := func(digest string, _ *policy.Revision) bool { return !slices.Contains(orders.Prepare, digest) }
+	maps.DeleteFunc(s.prepared, wanted)
+	maps.DeleteFunc(s.failed, func(digest, _ string) bool { return wanted(digest, nil) })
+	s.setShadow(orders.Shadow)
+	return errors.Join(append(errs, s.report(ctx))...)
+}
+
+// prepare takes a revision that is kept through the gate, once.
+func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision, error) {
+	if r := s.prepared[digest]; r != nil {
+		return r, nil
+	}
+	if why, failed := s.failed[digest]; failed {
+		return nil, errors.New(why)
+	}
+	kept, packed, err := s.cfg.DB.PolicyBundle(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.through(ctx, kept.Source, packed, kept.Verified == iam.VerifiedByOPA && s.cfg.ByOPA)
+	if err == nil && r.Digest != digest {
+		err = fmt.Errorf("what is kept as revision %s is revision %s", iam.PolicyID(digest), r.ID)
+	}
+	if err != nil {
+		s.failed[digest] = err.Error()
+		s.cfg.Engine.Refuse(ctx, "revision "+iam.PolicyID(digest)+" of "+kept.Source, err)
+		return nil, err
+	}
+	s.prepared[digest] = r
+	return r, nil
+}
+
+func (s *Service) through(ctx context.Context, source string, packed []byte, verified bool) (*policy.Revision, error) {
+	c, err := s.cfg.Engine.Unpack(source, packed, verified)
+	if err != nil {
+		return nil, err
+	}
+	return s.cfg.Engine.Prepare(ctx, c)
+}
+
+func (s *Service) setShadow(want iam.PolicyShadow) {
+	r := s.prepared[want.Digest]
+	if r == nil || want.Share == 0 {
+		s.shadow.Store(nil)
+		return
+	}
+	if now := s.shadow.Load(); now == nil || now.Revision != r || now.Share != want.Share {
+		s.shadow.Store(&Shadow{r, want.Share})
+	}
+}
+
+// report says what this replica has, where that has changed and every now and then.
+func (s *Service) report(ctx context.Context) error {
+	status := s.cfg.Engine.Status()
+	me := iam.PolicyReplica{Replica: s.cfg.Replica, Version: s.cfg.Version, Prepared: slices.Sorted(maps.Keys(s.prepared))}
+	if r := status.Revision; r != nil {
+		me.InForce, me.Since, me.Source = r.Digest, r.Since, r.Source
+	}
+	if status.Refused != nil {
+		text, err := json.Marshal(status.Refused)
+		if err != nil {
+			return err
+		}
+		me.Refused = text
+	}
+	said := fmt.Sprint(me.InForce, me.Prepared, string(me.Refused))
+	if said == s.reported && time.Since(s.at) < reportEvery {
+		return nil
+	}
+	if err := s.cfg.DB.ReportPolicy(ctx, me); err != nil {
+		return err
+	}
+	s.reported, s.at = said, time.Now()
+	return nil
+}
+
+// keptName is the file below STATE_DIR.
+const keptName = "policy.tar.gz"
+
+// keep writes what is in force to STATE_DIR, as it is kept in the database: after the gate.
+func (s *Service) keep(ctx context.Context, digest string) {
+	if s.cfg.StateDir == "" || s.kept == digest {
+		return
+	}
+	_, packed, err := s.cfg.DB.PolicyBundle(ctx, digest)
+	if err == nil {
+		err = writeWhole(filepath.Join(s.cfg.StateDir, keptName), packed)
+	}
+	if err != nil {
+		s.cfg.Log.WarnContext(ctx, "the policy in force could not be kept in STATE_DIR", slog.Any("err", err))
+		return
+	}
+	s.kept = digest
+}
+
+// writeWhole replaces a file as a whole, and has it on the disk when it returns.
+func writeWhole(name string, text []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(f.Name()) }() // moved away already, unless something failed
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), name)
+	}
+	return err
+}
+
+// FromState puts the policy that was kept in STATE_DIR in force, if nothing is and there is
+// one. It goes through the gate like any other.
+func (s *Service) FromState(ctx context.Context) error {
+	if s.cfg.StateDir == "" || !s.cfg.Follows || s.cfg.Engine.Revision() != nil {
+		return nil
+	}
+	name := filepath.Join(s.cfg.StateDir, keptName)
+	packed, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var r *policy.Revision
+	if err == nil {
+		r, err = s.through(ctx, name, packed, s.cfg.ByOPA)
+	}
+	if err != nil {
+		s.cfg.Engine.Refuse(ctx, name, err)
+		return err
+	}
+	s.cfg.Engine.Activate(ctx, r)
+	return nil
+}
