@@ -453,17 +453,15 @@ func loadPolicies(ctx context.Context, engine *policy.Engine, policies *rollout.
 	return stop, offerEmbedded(ctx, engine)
 }
 
-// offerEmbedded puts the policy in force that is part of the program.
+// offerEmbedded offers the policy that is part of the program.
 func offerEmbedded(ctx context.Context, engine *policy.Engine) error {
 	c, err := policy.FromFS("embedded", embedded.FS)
-	var r *policy.Revision
 	if err == nil {
-		r, err = engine.Prepare(ctx, c)
+		err = engine.Offer(ctx, c)
 	}
 	if err != nil {
 		return fmt.Errorf("the embedded policy cannot be used: %w", err)
 	}
-	engine.Activate(ctx, r)
 	return nil
 }
 

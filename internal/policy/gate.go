@@ -30,8 +30,8 @@ type Candidate struct {
 	Data    map[string]any
 	Cases   []Case // what it must decide, or it does not come into force
 
-	Packed []byte `json:"-"` // as it was signed; nil: nobody has
-	Local  bool   `json:"-"` // a folder or the embedded one: of this replica alone, and nothing that another should follow
+	Packed   []byte `json:"-"` // as it was signed; nil: nobody has
+	Embedded bool   `json:"-"` // part of the program: nothing that another replica should follow
 }
 
 // Digest is over what is evaluated and what is accepted, so that two names for the same
@@ -180,7 +180,7 @@ func (e *Engine) compiled(ctx context.Context, c *Candidate, digest string) (_ *
 	if r.query, err = prepare(Entrypoint); err != nil {
 		return nil, err
 	}
-	if len(c.Cases) == 0 && !c.Local {
+	if len(c.Cases) == 0 && !c.Embedded {
 		r.Warnings = append(r.Warnings, "it carries no acceptance cases (cases/*.yaml, taken along by iam-service policy build)")
 	}
 	if !administers {

@@ -38,7 +38,7 @@ func FromFS(source string, fsys fs.FS) (*Candidate, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Local = true
+	c.Embedded = true
 	return c, c.readCases(fsys)
 }
 
@@ -74,7 +74,6 @@ func FromFolder(name string) (*Candidate, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Local = true
 	return c, c.readCases(os.DirFS(target))
 }
 

@@ -119,7 +119,7 @@ var source = admin.Caller{Operator: "source", Via: "loop"}
 // Passed keeps a candidate that has passed the gate, and says whether it comes into force
 // now. It fails with an error of kind Unavailable where that is not known now.
 func (s *Service) Passed(ctx context.Context, c *policy.Candidate, r *policy.Revision) (now bool, err error) {
-	if !s.cfg.Follows {
+	if !s.cfg.Follows || c.Embedded {
 		return true, nil
 	}
 	revision, packed, err := s.describe(c, r)
@@ -147,7 +147,7 @@ func (s *Service) describe(c *policy.Candidate, r *policy.Revision) (iam.PolicyR
 	}
 	kept := iam.PolicyRevision{Digest: r.Digest, Name: r.Name, Source: r.Source, Verified: iam.VerifiedByKey}
 	switch {
-	case c.Packed == nil && s.cfg.ByOPA && !c.Local:
+	case c.Packed == nil && s.cfg.ByOPA:
 		kept.Verified = iam.VerifiedByOPA
 	case s.cfg.Unsigned:
 		kept.Verified = iam.VerifiedByNobody
@@ -254,7 +254,8 @@ func (s *Service) setShadow(want iam.PolicyShadow) {
 // report says what this replica has, where that has changed and every now and then.
 func (s *Service) report(ctx context.Context) error {
 	status := s.cfg.Engine.Status()
-	me := iam.PolicyReplica{Replica: s.cfg.Replica, Version: s.cfg.Version, Prepared: slices.Sorted(maps.Keys(s.prepared))}
+	me := iam.PolicyReplica{Replica: s.cfg.Replica, Version: s.cfg.Version, Prepared: slices.AppendSeq([]string{}, maps.Keys(s.prepared))}
+	slices.Sort(me.Prepared)
 	if r := status.Revision; r != nil {
 		me.InForce, me.Since, me.Source = r.Digest, r.Since, r.Source
 	}
