@@ -29,12 +29,14 @@ var mayImport = map[string][]string{
 	"internal/eventbus":         {"internal/outbox"},
 	"internal/admin":            {"internal/iam", "internal/directory", "internal/policy", "internal/postgres", "internal/token"},
 	"internal/clients":          {"internal/iam", "internal/admin", "internal/clock", "internal/postgres"},
+	"internal/decisions":        {"internal/iam", "internal/directory", "internal/enrich", "internal/policy"},
+	"internal/explain":          {"internal/iam", "internal/directory", "internal/enrich", "internal/policy", "internal/token"},
 	"internal/rollout":          {"internal/iam", "internal/admin", "internal/policy", "internal/postgres"},
-	"internal/httpapi":          {"internal/iam", "internal/admin", "internal/clients", "internal/enrich", "internal/policy", "internal/postgres", "internal/rollout", "internal/token"},
+	"internal/httpapi":          {"internal/iam", "internal/admin", "internal/clients", "internal/enrich", "internal/explain", "internal/policy", "internal/postgres", "internal/rollout", "internal/token"},
 	"internal/telemetry":        {},
 	"internal/app": {
 		"internal/iam", "internal/admin", "internal/bounded", "internal/directory", "internal/feed", "internal/policy", "internal/token", "internal/enrich", "internal/postgres",
-		"internal/clients", "internal/eventbus", "internal/outbox", "internal/rauth", "internal/rollout",
+		"internal/clients", "internal/decisions", "internal/eventbus", "internal/explain", "internal/outbox", "internal/rauth", "internal/rollout",
 		"internal/policy/authoring", "internal/httpapi", "internal/telemetry", "policies",
 	},
 	"migrations":      {},
@@ -54,7 +56,7 @@ var mayImport = map[string][]string{
 // mayKnow says who may use a library that others must not know.
 var mayKnow = map[string][]string{
 	"github.com/jackc/pgx":             {"internal/postgres", "internal/app", "internal/devstack/devpg", "internal/postgres/postgrestest", "cmd/iam-dev"},
-	"github.com/open-policy-agent/opa": {"internal/policy", "internal/policy/authoring", "internal/directory", "internal/enrich", "internal/token"},
+	"github.com/open-policy-agent/opa": {"internal/policy", "internal/policy/authoring", "internal/directory", "internal/decisions", "internal/enrich", "internal/explain", "internal/token"},
 	"github.com/nats-io":               {"internal/eventbus", "internal/devstack"},
 }
 

@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,9 +29,11 @@ import (
 	"iam-service/internal/admin"
 	"iam-service/internal/bounded"
 	"iam-service/internal/clients"
+	"iam-service/internal/decisions"
 	"iam-service/internal/directory"
 	"iam-service/internal/enrich"
 	"iam-service/internal/eventbus"
+	"iam-service/internal/explain"
 	"iam-service/internal/feed"
 	"iam-service/internal/httpapi"
 	"iam-service/internal/iam"
@@ -147,10 +150,10 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	}
 	administration := admin.New(admin.Config{DB: db, Engine: engine, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Settle: changes.Settle, Log: log})
 	policies = rollout.New(rollout.Config{
-		DB: db, Admin: administration, Engine: engine, Managed: cfg.PolicyActivation == "managed", Follows: cfg.follows(), ByOPA: cfg.OPAConfig != "",
+		DB: db, Admin: administration, Engine: engine, Managed: cfg.PolicyActivation == "managed", Follows: cfg.follows(), ByOPA: cfg.opaFetches,
 		Unsigned: cfg.PolicyAllowUnsigned, StateDir: cfg.StateDir, Replica: replicaName(), Version: build.Version, Log: log,
 	})
-	stopPolicies, err := loadPolicies(work, engine, policies, cfg)
+	manager, stopPolicies, err := loadPolicies(work, engine, policies, cfg)
 	if err != nil {
 		return err
 	}
@@ -158,14 +161,28 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	beside.Go(func() { policies.Run(work, policyChanged) })
 
 	ops := &telemetry.Ops{Metrics: metrics, Build: build, Policy: func() any { return engine.Status() }, Checks: checks(db, verifier, engine, changes, bus)}
-	decisions := telemetry.NewAside(decisionQueue)
-	defer decisions.Close()
+	aside := telemetry.NewAside(decisionQueue)
+	defer aside.Close()
+	kept, err := openDecisions(work, ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	if kept != nil {
+		defer kept.Close()
+		beside.Go(func() { kept.Keep(work, log) })
+	}
+	recorded := decisions.New(decisions.Config{
+		Fields: cfg.DecisionFields, Headers: engine.Headers(), Log: log, Queue: decisionQueue,
+		Labels: map[string]string{"app": "iam-service", "id": policies.Replica(), "version": build.Version},
+		Sinks:  sinks(cfg, log, bus, manager, kept),
+	})
+	defer recorded.Close()
 	enricher := enrich.New(enrich.Config{
 		Verifier: verifier, Directory: facts, Engine: engine, Issuers: cfg.issuers, Deadline: cfg.EnrichDeadline, HeaderMax: cfg.HeaderBudget,
 		Entries: cmp.Or(cfg.DecisionEntries, -1), Bytes: share(cfg.MemoryAim, decisionsShare),
-		SampleLog: cfg.DecisionSample, Log: decisions.Logger(log), OnDecision: metrics.Decision,
+		SampleLog: cfg.DecisionSample, Log: aside.Logger(log), Record: recorded.Record, OnDecision: metrics.Decision,
 	})
-	register(metrics, db, verifier, facts, changes, engine, enricher, decisions)
+	register(metrics, db, verifier, facts, changes, engine, enricher, recorded)
 	gateway := httpapi.Gateway{
 		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Tenants: db,
 		Trusted: cfg.TrustedProxies, Log: log, Observe: metrics.Request,
@@ -199,8 +216,11 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		registerClients(metrics, unsettled.get)
 	}
 	admins := httpapi.Admin{
-		Service: administration, Clients: managed, Policy: func() any { return engine.Status() }, Policies: policies, Issuer: cfg.RAuthURL, Trusted: cfg.TrustedProxies,
+		Service: administration, Clients: managed, Policy: func() any { return engine.Status() }, Policies: policies, Explain: &explain.Service{Engine: engine, Enricher: enricher}, VerifyGateway: verifier.Verify, Issuer: cfg.RAuthURL, Trusted: cfg.TrustedProxies,
 		Writes: cfg.AdminWrites, Version: build.Version, Log: log, Observe: metrics.Request,
+	}
+	if kept != nil {
+		admins.Decisions = kept
 	}
 	if cfg.AdminAudience != "" {
 		admins.Verify = verifier.For(cfg.AdminAudience).Verify
@@ -397,7 +417,7 @@ func oneLine(err error) error {
 // follows reports whether what is in force is for the database to say: a folder, and what is
 // part of the program, are this replica's own affair.
 func (cfg *Config) follows() bool {
-	if cfg.PolicyActivation == "managed" || cfg.OPAConfig != "" {
+	if cfg.PolicyActivation == "managed" || cfg.opaFetches {
 		return true
 	}
 	info, err := os.Stat(cfg.PolicyBundle)
@@ -411,46 +431,43 @@ func replicaName() string {
 }
 
 // loadPolicies puts the first policy in force and keeps looking for the next. The
-// function it returns stops that. What is in force elsewhere goes first, then what was kept
+// function it returns stops that; the manager is nil without OPA_CONFIG. What is in force elsewhere goes first, then what was kept
 // here, then what the source has.
-func loadPolicies(ctx context.Context, engine *policy.Engine, policies *rollout.Service, cfg Config) (stop func(), err error) {
+func loadPolicies(ctx context.Context, engine *policy.Engine, policies *rollout.Service, cfg Config) (m *policy.Manager, stop func(), err error) {
 	stop = func() {}
 	first := policies.Sync(ctx)
 	if err := policies.FromState(ctx); err != nil {
 		first = errors.Join(first, err)
 	}
-	switch {
-	case cfg.OPAConfig != "":
-		config, err := os.ReadFile(cfg.OPAConfig)
-		if err != nil {
-			return nil, fmt.Errorf("OPA_CONFIG cannot be read: %w", err)
-		}
-		m, err := policy.StartManager(ctx, engine, config, policies.Replica())
-		if err != nil {
-			return nil, fmt.Errorf("OPA_CONFIG %s cannot be used: %w", cfg.OPAConfig, err)
+	if cfg.OPAConfig != "" {
+		if m, err = policy.StartManager(ctx, engine, cfg.opaConfig, policies.Replica()); err != nil {
+			return nil, nil, fmt.Errorf("OPA_CONFIG %s cannot be used: %w", cfg.OPAConfig, err)
 		}
 		stop = func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 			defer cancel()
 			m.Stop(ctx)
 		}
-	case cfg.PolicyBundle != "":
+	}
+	if cfg.PolicyBundle != "" {
 		// What is refused is fatal only where nothing else is in force.
 		if err := engine.OfferPath(ctx, cfg.PolicyBundle); err != nil && engine.Revision() == nil && !policies.Managed() {
-			return nil, fmt.Errorf("POLICY_BUNDLE %s cannot be used: %w", cfg.PolicyBundle, err)
+			stop()
+			return nil, nil, fmt.Errorf("POLICY_BUNDLE %s cannot be used: %w", cfg.PolicyBundle, err)
 		}
 		watching, cancel := context.WithCancel(ctx)
 		go engine.Watch(watching, cfg.PolicyBundle)
-		stop = cancel
+		before := stop
+		stop = func() { cancel(); before() }
 	}
-	if engine.Revision() != nil || cfg.OPAConfig != "" && !policies.Managed() {
-		return stop, nil
+	if engine.Revision() != nil || cfg.opaFetches && !policies.Managed() {
+		return m, stop, nil
 	}
 	if first != nil {
 		stop()
-		return nil, fmt.Errorf("the policy that is in force elsewhere cannot be used here: %w", first)
+		return nil, nil, fmt.Errorf("the policy that is in force elsewhere cannot be used here: %w", first)
 	}
-	return stop, offerEmbedded(ctx, engine)
+	return m, stop, offerEmbedded(ctx, engine)
 }
 
 // offerEmbedded offers the policy that is part of the program.
@@ -463,6 +480,65 @@ func offerEmbedded(ctx context.Context, engine *policy.Engine) error {
 		return fmt.Errorf("the embedded policy cannot be used: %w", err)
 	}
 	return nil
+}
+
+// openDecisions opens the database where decisions can be queried, if there is one.
+func openDecisions(work, ctx context.Context, cfg Config, log *slog.Logger) (*postgres.Decisions, error) {
+	if cfg.DecisionsURL == "" {
+		return nil, nil //nolint:nilnil // none is an answer
+	}
+	kept, err := postgres.OpenDecisions(work, cfg.DecisionsURL, cfg.DecisionsKeep)
+	if err != nil {
+		return nil, errors.New("DECISIONS_DATABASE_URL cannot be used") // why could show a password
+	}
+	ctx, cancel := context.WithTimeout(ctx, cfg.StartTimeout)
+	defer cancel()
+	if err := kept.Check(ctx); err != nil {
+		// It decides about no request: its absence stops nothing.
+		log.WarnContext(ctx, "decisions cannot be written down (DECISIONS_DATABASE_URL)", slog.String("server", postgres.Server(cfg.DecisionsURL)), slog.Any("err", oneLine(err)))
+	}
+	return kept, nil
+}
+
+// sinks are where decisions are written down.
+func sinks(cfg Config, log *slog.Logger, bus *eventbus.Bus, manager *policy.Manager, kept *postgres.Decisions) []decisions.Sink {
+	var list []decisions.Sink
+	if cfg.DecisionConsole {
+		list = append(list, decisions.Console(log))
+	}
+	if cfg.DecisionFile != "" {
+		list = append(list, decisions.File(cfg.DecisionFile))
+	}
+	if cfg.DecisionSubject != "" && bus != nil {
+		list = append(list, decisions.Sink{Name: "nats", Write: func(_ context.Context, batch []decisions.Written) error {
+			var errs []error
+			for _, w := range batch {
+				errs = append(errs, bus.Tell(cfg.DecisionSubject, w.Text))
+			}
+			return errors.Join(errs...)
+		}})
+	}
+	if manager != nil && manager.LogsDecisions() {
+		list = append(list, decisions.Sink{Name: "opa", Write: func(ctx context.Context, batch []decisions.Written) error {
+			var errs []error
+			for _, w := range batch {
+				var doc struct {
+					Input, Result any
+					Custom        map[string]any
+				}
+				err := json.Unmarshal(w.Text, &doc) // a copy: OPA's mask writes into what it is given
+				if err == nil {
+					err = manager.LogDecision(ctx, w.Event.DecisionID, w.Event.Bundles["iam"].Revision, w.Event.Timestamp, doc.Input, doc.Result, doc.Custom)
+				}
+				errs = append(errs, err)
+			}
+			return errors.Join(errs...)
+		}})
+	}
+	if kept != nil {
+		list = append(list, decisions.Keep(kept.Add))
+	}
+	return list
 }
 
 // checks are what readiness looks at. What all replicas share only degrades.
@@ -505,7 +581,7 @@ func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, changes *
 // register hands the owners' figures to the registry.
 func register(
 	m *telemetry.Metrics, db *postgres.DB, v *token.Verifier, facts *directory.Store, changes *feed.Feed,
-	engine *policy.Engine, enricher *enrich.Service, decisions *telemetry.Aside,
+	engine *policy.Engine, enricher *enrich.Service, recorded *decisions.Log,
 ) {
 	count := func(read func() int64) func() float64 { return func() float64 { return float64(read()) } }
 	for i, s := range db.Stats() {
@@ -561,7 +637,10 @@ func register(
 	m.Counter("iam_feed_beats_total", "Beats sent by this replica.", nil, count(func() int64 { return changes.Stats().Beats }))
 	m.Counter("iam_feed_notifications_total", "Notifications heard, beats included.", nil, count(func() int64 { return changes.Stats().Heard }))
 	m.Gauge("iam_feed_queue_usage", "How full PostgreSQL's queue of notifications was at the last beat, 0 to 1.", nil, func() float64 { return changes.Stats().Queue })
-	m.Counter("iam_decision_log_dropped_total", "Lines of the decision log that were dropped because its reader was too slow.", nil, count(decisions.Dropped))
+	for sink := range recorded.Dropped() {
+		m.Counter("iam_decision_log_dropped_total", "Decisions that were not written down because a reader was too slow or could not be reached; sink \"\": none of them were told.",
+			prometheus.Labels{"sink": sink}, func() float64 { return float64(recorded.Dropped()[sink]) })
+	}
 	m.Gauge("iam_policy_in_force_timestamp_seconds", "When the policy in force came into force; 0: none is.", nil, func() float64 {
 		if r := engine.Revision(); r != nil {
 			return float64(r.Since.Unix())

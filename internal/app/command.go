@@ -89,12 +89,33 @@ func migrateCommand(environ []string) *cobra.Command {
 		}
 	}
 	var grantTo string
-	up := act("up", "Apply all steps that are missing", func(ctx context.Context, out io.Writer, url string) error {
-		if err := move(postgres.Up, "applied")(ctx, out, url); err != nil || grantTo == "" {
+	up := act("up", "Apply all steps that are missing; with DECISIONS_DATABASE_URL there too", func(ctx context.Context, out io.Writer, url string) error {
+		if err := move(postgres.Up, "applied")(ctx, out, url); err != nil {
 			return err
+		}
+		apart, err := setting(environ, "DECISIONS_DATABASE_URL")
+		if err != nil {
+			return err
+		}
+		if apart != "" {
+			steps, err := postgres.MigrateDecisions(ctx, apart, postgres.Up)
+			for _, s := range steps {
+				fmt.Fprintln(out, "applied to the database of decisions", s.File)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if grantTo == "" {
+			return nil
 		}
 		if err := postgres.Grant(ctx, url, grantTo); err != nil {
 			return err
+		}
+		if apart != "" {
+			if err := postgres.GrantDecisions(ctx, apart, grantTo); err != nil {
+				return err
+			}
 		}
 		fmt.Fprintln(out, "granted to", grantTo)
 		return nil
@@ -120,20 +141,25 @@ func migrateCommand(environ []string) *cobra.Command {
 
 // databaseURL reads the one setting that migrations need.
 func databaseURL(environ []string) (string, error) {
+	for _, name := range []string{"DATABASE_LISTEN_URL", "DATABASE_URL"} {
+		if url, err := setting(environ, name); err != nil || url != "" {
+			return url, err
+		}
+	}
+	return "", &ConfigError{[]string{"DATABASE_URL is missing: PostgreSQL"}}
+}
+
+// setting reads one secret setting, from the environment or its file.
+func setting(environ []string, name string) (string, error) {
 	vars := map[string]string{}
 	for _, kv := range environ {
 		k, v, _ := strings.Cut(kv, "=")
 		vars[k] = v
 	}
-	for _, name := range []string{"DATABASE_LISTEN_URL", "DATABASE_URL"} {
-		if err := fromFile(vars, name); err != nil {
-			return "", &ConfigError{[]string{err.Error()}}
-		}
-		if vars[name] != "" {
-			return vars[name], nil
-		}
+	if err := fromFile(vars, name); err != nil {
+		return "", &ConfigError{[]string{err.Error()}}
 	}
-	return "", &ConfigError{[]string{"DATABASE_URL is missing: PostgreSQL"}}
+	return vars[name], nil
 }
 
 func healthcheckCommand(environ []string) *cobra.Command {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/caarlos0/env/v11"
 
+	"iam-service/internal/decisions"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
@@ -82,16 +83,24 @@ type Config struct {
 	MaxTokenLifetime    time.Duration `env:"MAX_TOKEN_LIFETIME" envDefault:"24h" doc:"of the longest token that R-Auth issues: a deleted client is refused for so long"`
 	ReconcileMaxChanges int           `env:"RECONCILE_MAX_CHANGES" envDefault:"10" doc:"clients that are repaired in R-Auth at once; more are left until somebody has looked"`
 
-	LogLevel       slog.Level    `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
-	DecisionSample float64       `env:"DECISION_LOG_SAMPLE" envDefault:"0.01" doc:"share of answers from the cache that are logged, 0 to 1; evaluations all are"`
-	StartTimeout   time.Duration `env:"START_TIMEOUT" envDefault:"10s" doc:"how long a start waits for PostgreSQL and R-Auth"`
-	ShutdownDelay  time.Duration `env:"SHUTDOWN_DELAY" envDefault:"5s" doc:"how long to serve on after SIGTERM, not ready"`
-	ShutdownGrace  time.Duration `env:"SHUTDOWN_GRACE" envDefault:"10s" doc:"how long requests in flight may take to end"`
+	LogLevel        slog.Level    `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
+	DecisionFields  []string      `env:"DECISION_LOG_FIELDS" doc:"what of the input is logged: token.<claim>, request.<field>, comma-separated; else a list of usual ones"`
+	DecisionConsole bool          `env:"DECISION_LOG_CONSOLE" envDefault:"true" doc:"decisions are lines of our own log"`
+	DecisionFile    string        `env:"DECISION_LOG_FILE" doc:"file that decisions are appended to, as JSON lines"`
+	DecisionSubject string        `env:"DECISION_LOG_NATS_SUBJECT" doc:"subject of NATS that decisions are published on, such as decisions.iam"`
+	DecisionsURL    string        `env:"DECISIONS_DATABASE_URL" secret:"true" doc:"PostgreSQL where decisions can be queried, in production another one than DATABASE_URL; none: they cannot"`
+	DecisionsKeep   time.Duration `env:"DECISIONS_RETENTION" envDefault:"72h" doc:"how long decisions can be queried"`
+	DecisionSample  float64       `env:"DECISION_LOG_SAMPLE" envDefault:"0.01" doc:"share of answers from the cache that are logged, 0 to 1; evaluations all are"`
+	StartTimeout    time.Duration `env:"START_TIMEOUT" envDefault:"10s" doc:"how long a start waits for PostgreSQL and R-Auth"`
+	ShutdownDelay   time.Duration `env:"SHUTDOWN_DELAY" envDefault:"5s" doc:"how long to serve on after SIGTERM, not ready"`
+	ShutdownGrace   time.Duration `env:"SHUTDOWN_GRACE" envDefault:"10s" doc:"how long requests in flight may take to end"`
 
 	issuers         iam.Issuers
 	verified        []token.Issuer
 	adminSecretFile string // of RAUTH_ADMIN_CLIENT_SECRET_FILE
 	policyKey       *policy.Key
+	opaConfig       []byte // content of OPA_CONFIG
+	opaFetches      bool   // it brings policies
 }
 
 // ConfigError lists every fault of the configuration, by variable.
@@ -237,9 +246,18 @@ func (cfg *Config) check(fault func(string, ...any)) {
 			fault("GATEWAY_HEADERS: %v", err)
 		}
 	}
-	if cfg.PolicyBundle != "" && cfg.OPAConfig != "" {
-		fault("POLICY_BUNDLE and OPA_CONFIG are both set: one of them is allowed")
+	if cfg.OPAConfig != "" {
+		var err error
+		if cfg.opaConfig, err = os.ReadFile(cfg.OPAConfig); err != nil {
+			fault("OPA_CONFIG cannot be read: %v", err)
+		} else if cfg.opaFetches, err = policy.Fetches(cfg.opaConfig); err != nil {
+			fault("OPA_CONFIG cannot be used: %v", err)
+		}
 	}
+	if cfg.PolicyBundle != "" && cfg.opaFetches {
+		fault("POLICY_BUNDLE and OPA_CONFIG both bring policies: one of them is allowed")
+	}
+	cfg.checkDecisions(fault)
 	cfg.checkPolicyKey(fault)
 	if !slices.Contains([]string{"auto", "managed"}, cfg.PolicyActivation) {
 		fault("POLICY_ACTIVATION must be auto or managed, is %q", cfg.PolicyActivation)
@@ -285,12 +303,29 @@ func (cfg *Config) check(fault func(string, ...any)) {
 	cfg.checkIssuers(fault)
 }
 
+func (cfg *Config) checkDecisions(fault func(string, ...any)) {
+	if err := decisions.CheckFields(cfg.DecisionFields); err != nil {
+		fault("DECISION_LOG_FIELDS: %v", err)
+	}
+	if cfg.DecisionSubject != "" && (cfg.NATSURL == "" || strings.ContainsAny(cfg.DecisionSubject, " *>") || strings.HasPrefix(cfg.DecisionSubject+".", "iam.")) {
+		fault("DECISION_LOG_NATS_SUBJECT needs NATS_URL, and must be a subject without wildcards that does not begin with iam., which is for events")
+	}
+	if cfg.DecisionsURL != "" {
+		if err := postgres.CheckURL(cfg.DecisionsURL); err != nil {
+			fault("DECISIONS_DATABASE_URL cannot be used: %v", err)
+		}
+	}
+	if cfg.DecisionsKeep < time.Hour {
+		fault("DECISIONS_RETENTION must be 1h or more, is %s", cfg.DecisionsKeep)
+	}
+}
+
 func (cfg *Config) checkPolicyKey(fault func(string, ...any)) {
 	if cfg.PolicyKeyFile == "" {
 		if cfg.PolicyBundle != "" && !cfg.PolicyAllowUnsigned {
 			fault("POLICY_KEY_FILE is missing: POLICY_BUNDLE must be signed, or POLICY_ALLOW_UNSIGNED=1")
 		}
-		if cfg.PolicyActivation == "managed" && cfg.OPAConfig == "" && !cfg.PolicyAllowUnsigned {
+		if cfg.PolicyActivation == "managed" && !cfg.opaFetches && !cfg.PolicyAllowUnsigned {
 			fault("POLICY_KEY_FILE is missing: what is sent with POLICY_ACTIVATION=managed must be signed, or POLICY_ALLOW_UNSIGNED=1")
 		}
 		return

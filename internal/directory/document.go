@@ -18,6 +18,7 @@ type document struct {
 	tenant    string    // of a client
 	notBefore time.Time // tokens issued earlier are refused; zero: none
 	tenants   []string  // those that a user's document speaks of
+	version   int64     // of the row that was changed last: versions come from one sequence
 }
 
 // userDocument builds data.directory.users[issuer][subject]. The second result
@@ -29,12 +30,14 @@ func userDocument(u iam.UserFacts, issuers iam.Issuers) (*document, time.Duratio
 		platform = nil
 	}
 	var lives time.Duration
+	version := u.Version
 	memberships := make([][2]*ast.Term, 0, len(u.Memberships))
 	tenants := make([]string, 0, len(u.Memberships))
 	for _, m := range u.Memberships {
 		if !issuer.Reaches(m.Tenant) {
 			continue
 		}
+		version = max(version, m.Version)
 		status := m.Status
 		if !m.ExpiresAt.IsZero() {
 			left := m.ExpiresAt.Sub(u.AsOf)
@@ -67,7 +70,7 @@ func userDocument(u iam.UserFacts, issuers iam.Issuers) (*document, time.Duratio
 		fields = append(fields, item("tokens_not_before", unix(u.TokensNotBefore)))
 	}
 	return &document{
-		value: object(fields...).Value, id: u.ID, status: u.Status, notBefore: u.TokensNotBefore, tenants: tenants,
+		value: object(fields...).Value, id: u.ID, status: u.Status, notBefore: u.TokensNotBefore, tenants: tenants, version: version,
 	}, lives
 }
 
@@ -75,8 +78,10 @@ func userDocument(u iam.UserFacts, issuers iam.Issuers) (*document, time.Duratio
 // holding it means, is worked out here, once, and not in every evaluation.
 func tenantDocument(t iam.TenantFacts, issuers iam.Issuers) *document {
 	closure := iam.Closure(t.Roles)
+	version := t.Version
 	roles := make([][2]*ast.Term, 0, len(t.Roles))
 	for _, r := range t.Roles {
+		version = max(version, r.Version)
 		roles = append(roles, item(r.Name, object(
 			item("permissions", strs(r.Permissions)),
 			item("inherits", strs(r.Inherits)),
@@ -93,7 +98,7 @@ func tenantDocument(t iam.TenantFacts, issuers iam.Issuers) *document {
 			item("roles", object(roles...)),
 			item("mappings", mappings(t.Mappings, issuers)),
 		).Value,
-		status: t.Status,
+		status: t.Status, version: version,
 	}
 }
 
@@ -147,7 +152,7 @@ func clientDocument(c iam.ClientFacts, issuers iam.Issuers) *document {
 	if !c.TokensNotBefore.IsZero() {
 		fields = append(fields, item("tokens_not_before", unix(c.TokensNotBefore)))
 	}
-	return &document{value: object(fields...).Value, status: c.Status, tenant: c.Tenant, notBefore: c.TokensNotBefore}
+	return &document{value: object(fields...).Value, status: c.Status, tenant: c.Tenant, notBefore: c.TokensNotBefore, version: c.Version}
 }
 
 func str(s string) *ast.Term { return ast.InternedTerm(s) }

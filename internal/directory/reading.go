@@ -197,6 +197,37 @@ func (r *Reading) ask(ctx context.Context, kd Kind, a, b string) (*entry, error)
 	return e, err
 }
 
+// Fact is one document that was read, or looked for.
+type Fact struct {
+	Path    string `json:"path"`              // as in data.directory: users/<issuer>/<subject>
+	Version int64  `json:"version,omitempty"` // of the row in it that was changed last; 0: there is no such document
+}
+
+// Facts are all that was read so far.
+func (r *Reading) Facts() []Fact {
+	list := make([]Fact, len(r.pinned))
+	for i, e := range r.pinned {
+		list[i] = e.fact()
+	}
+	return list
+}
+
+func (e *entry) fact() Fact {
+	f := Fact{Path: e.a}
+	switch e.kind {
+	case User:
+		f.Path = "users/" + e.a + "/" + e.b
+	case Client:
+		f.Path = "clients/" + e.a + "/" + e.b
+	case Tenant:
+		f.Path = "tenants/" + e.a
+	}
+	if e.doc != nil {
+		f.Version = e.doc.version
+	}
+	return f
+}
+
 // Record is what a reading rests on: all that it found and all that it did not
 // find.
 type Record struct {

@@ -23,7 +23,7 @@ type answers struct {
 	lost            [causes]atomic.Int64
 }
 
-// kept is one decision, ready to be sent again. It is immutable.
+// kept is one decision, ready to be sent again. It is immutable, but for its hits.
 type kept struct {
 	answer    Answer
 	outcome   string // for metrics
@@ -33,6 +33,7 @@ type kept struct {
 	notBefore time.Time     // tokens issued earlier are refused
 	until     time.Duration // by the directory's clock; 0: for ever
 	weight    int64
+	hits      atomic.Int64 // how often it was used again
 }
 
 // cause is why an answer that was kept was not used.

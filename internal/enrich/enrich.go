@@ -43,8 +43,11 @@ type Config struct {
 	HeaderMax  int           // bytes that all headers of an answer may take together; 0: 3,500
 	Entries    int           // decisions kept; 0: 20,000; negative: none
 	Bytes      int64         // most bytes they may weigh, estimated; 0: 32 MiB
-	SampleLog  float64       // share of answers from the cache that are logged, 0 to 1; evaluations all are
+	SampleLog  float64       // share of answers from the cache that are recorded, 0 to 1; evaluations all are
 	Log        *slog.Logger
+	Record     func(*Evaluated)                               // told of each evaluation, and of a sample of answers from the cache; it must not block; may be nil
+	Shadow     func(*Evaluated)                               // told of a share of all answers; it must not block; may be nil
+	ShadowOf   func() float64                                 // that share, 0 to 1, at any moment
 	OnDecision func(outcome, code string, took time.Duration) // told of each answer; took is 0 where nothing was evaluated; may be nil
 }
 
@@ -75,6 +78,12 @@ func New(cfg Config) *Service {
 	}
 	if cfg.OnDecision == nil {
 		cfg.OnDecision = func(string, string, time.Duration) {}
+	}
+	if cfg.Record == nil {
+		cfg.Record = func(*Evaluated) {}
+	}
+	if cfg.Shadow == nil {
+		cfg.ShadowOf = func() float64 { return 0 }
 	}
 	s := &Service{cfg: cfg, now: time.Now, answers: newAnswers(cfg.Entries, cfg.Bytes), decision: -1, revision: -1, kind: -1}
 	for i, name := range cfg.Engine.Headers() {
@@ -144,12 +153,13 @@ func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
 	key := r.Key(&asked)
 	at := s.cfg.Directory.Now()
 	if k := s.answers.get(key, r, issuedAt, s.cfg.Directory, at); k != nil {
-		s.repeat(ctx, r, k, &q, t)
+		s.repeat(r, k, &asked, &q, t)
 		return k.answer, nil
 	}
 	asked.Now = s.now()
 	for try := 0; ; try++ {
-		k, d, err := s.evaluate(ctx, r, &asked, &q, t, at, deadline)
+		facts := s.reading(t, deadline)
+		k, d, err := s.evaluate(ctx, r, &asked, &q, t, facts, at, deadline)
 		if err != nil {
 			return s.refuse(ctx, err, &q, t)
 		}
@@ -162,9 +172,39 @@ func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
 		if sure && d.Keep != 0 && s.cfg.Entries > 0 {
 			s.answers.add(key, k)
 		}
-		s.note(ctx, r, k, d, &q, t)
+		s.note(r, k, d, &asked, &q, t, facts)
 		return k.answer, nil
 	}
+}
+
+// Outcome is an answer, and what it rests on.
+type Outcome struct {
+	Answer   Answer
+	Decision policy.Decision
+	Asked    policy.Question
+}
+
+// Ask answers q for a verified token (nil: none) as r decides, from facts that the caller
+// has chosen. Nothing is kept, counted or logged: it is for those who want to know what
+// would be. It fails as Enrich does, and with Unauthenticated or Forbidden where Enrich
+// would refuse.
+func (s *Service) Ask(ctx context.Context, r *policy.Revision, t *token.Token, q Question, facts *directory.Reading, now, deadline time.Time) (Outcome, error) {
+	o := Outcome{Asked: s.question(r, &q, t)}
+	o.Asked.Now = now
+	k, d, err := s.evaluate(ctx, r, &o.Asked, &q, t, facts, 0, deadline)
+	if err != nil {
+		return o, err
+	}
+	o.Answer, o.Decision = k.answer, d
+	return o, nil
+}
+
+// Reading is the view of the facts on behalf of t, or of nobody.
+func (s *Service) Reading(t *token.Token, deadline time.Time) *directory.Reading {
+	if t == nil {
+		return s.cfg.Directory.Reading(directory.Asker{}, deadline)
+	}
+	return s.cfg.Directory.Reading(directory.Asker{Issuer: t.Issuer, Subject: t.Subject, ClientID: t.ClientID}, deadline)
 }
 
 // question is q as the policy is asked it.
@@ -193,8 +233,7 @@ func (s *Service) question(r *policy.Revision, q *Question, t *token.Token) poli
 
 // evaluate asks the policy, and holds its answer and the token to what no policy
 // decides.
-func (s *Service) evaluate(ctx context.Context, r *policy.Revision, asked *policy.Question, q *Question, t *token.Token, at time.Duration, deadline time.Time) (*kept, policy.Decision, error) {
-	facts := s.reading(t, deadline)
+func (s *Service) evaluate(ctx context.Context, r *policy.Revision, asked *policy.Question, q *Question, t *token.Token, facts *directory.Reading, at time.Duration, deadline time.Time) (*kept, policy.Decision, error) {
 	k := &kept{revision: r.Number(), outcome: "allowed"}
 	var d policy.Decision
 	var err error
@@ -359,28 +398,56 @@ func (s *Service) refuse(ctx context.Context, err error, q *Question, t *token.T
 	return a, nil
 }
 
-// note counts and logs an evaluation. Never a token.
-func (s *Service) note(ctx context.Context, r *policy.Revision, k *kept, d policy.Decision, q *Question, t *token.Token) {
+// Evaluated is one decision, for who keeps a log of them. What it points to is immutable.
+type Evaluated struct {
+	At       time.Time
+	Revision *policy.Revision
+	Token    *token.Token // nil: none came
+	Request  Request
+	Hint     string // of the tenant
+	Asked    policy.Question
+	Answer   Answer
+	Reasons  []policy.Reason  // none where it is repeated
+	Facts    []directory.Fact // as above
+	Took     time.Duration
+	Repeated bool  // the answer came from the cache
+	Hits     int64 // how often it was repeated until now
+}
+
+// note counts and records an evaluation.
+func (s *Service) note(r *policy.Revision, k *kept, d policy.Decision, asked *policy.Question, q *Question, t *token.Token, facts *directory.Reading) {
 	s.cfg.OnDecision(k.outcome, k.code, d.Took)
-	codes := make([]string, len(d.Reasons))
-	for i, reason := range d.Reasons {
-		codes[i] = reason.Code
+	e := &Evaluated{
+		At: asked.Now, Revision: r, Token: t, Request: q.Request, Hint: q.TenantHint, Asked: *asked, Answer: k.answer, Reasons: d.Reasons, Facts: facts.Facts(), Took: d.Took,
 	}
-	s.log(ctx, r, k, q, t, slog.Any("codes", codes), slog.Duration("took", d.Took))
+	s.cfg.Record(e)
+	if drawn(s.cfg.ShadowOf()) {
+		s.cfg.Shadow(e)
+	}
 }
 
-// repeat counts an answer from the cache, and logs a sample.
-func (s *Service) repeat(ctx context.Context, r *policy.Revision, k *kept, q *Question, t *token.Token) {
+// drawn is true for a share of all calls.
+func drawn(share float64) bool {
+	return share > 0 && mrand.Float64() < share //nolint:gosec // sampling is no secret
+}
+
+// repeat counts an answer from the cache, and records a sample.
+func (s *Service) repeat(r *policy.Revision, k *kept, asked *policy.Question, q *Question, t *token.Token) {
 	s.cfg.OnDecision(k.outcome, k.code, 0)
-	if s.cfg.SampleLog > 0 && mrand.Float64() < s.cfg.SampleLog { //nolint:gosec // sampling is no secret
-		s.log(ctx, r, k, q, t, slog.Bool("repeated", true))
+	hits := k.hits.Add(1)
+	sampled, shadowed := drawn(s.cfg.SampleLog), drawn(s.cfg.ShadowOf())
+	if !sampled && !shadowed {
+		return
 	}
-}
-
-func (s *Service) log(ctx context.Context, r *policy.Revision, k *kept, q *Question, t *token.Token, more ...slog.Attr) {
-	attrs := append(who(q, t), slog.String("outcome", k.outcome), slog.String("decision_id", k.answer.DecisionID),
-		slog.String("revision", r.ID), slog.String("tenant", k.answer.Tenant))
-	s.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "decision", append(attrs, more...)...)
+	e := &Evaluated{
+		At: time.Now(), Revision: r, Token: t, Request: q.Request, Hint: q.TenantHint, Asked: *asked, Answer: k.answer, Repeated: true, Hits: hits,
+	}
+	if sampled {
+		s.cfg.Record(e)
+	}
+	if shadowed {
+		s.cfg.Shadow(e)
+	}
 }
 
 // who names the parties by pseudonymous ids.

@@ -153,6 +153,10 @@ func (b *Bus) Publish(subject, id string, body []byte) <-chan error {
 	return answer
 }
 
+// Tell publishes a message that nobody acknowledges: it is lost where the connection does not
+// stand.
+func (b *Bus) Tell(subject string, body []byte) error { return b.nc.Publish(subject, body) }
+
 // sorted marks what is wrong with this very message; everything else is the bus's.
 func sorted(err error) error {
 	if errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrBadSubject) {

@@ -32,6 +32,7 @@ import (
 
 	"iam-service/internal/admin"
 	"iam-service/internal/clients"
+	"iam-service/internal/explain"
 	"iam-service/internal/iam"
 	"iam-service/internal/rollout"
 	"iam-service/internal/token"
@@ -42,15 +43,20 @@ type Admin struct {
 	Service *admin.Service
 	Clients *clients.Service
 	Verify  func(ctx context.Context, raw, idp string, deadline time.Time) (*token.Token, error) // of tokens for the admin API; nil: it is off
-	Policy  func() any                                                                           // what is in force here
+	// VerifyGateway is Verify for tokens that gateways send: for what is to be explained.
+	VerifyGateway func(ctx context.Context, raw, idp string, deadline time.Time) (*token.Token, error)
 
-	Policies *rollout.Service // the life of policies
-	Issuer   string           // of tokens where a request names none
-	Trusted  []netip.Prefix   // whose X-Forwarded-For is believed
-	Writes   int              // that one caller may ask for in a minute; 0: 600
-	Version  string
-	Log      *slog.Logger
-	Observe  Observe
+	Policy func() any // what is in force here
+
+	Policies  *rollout.Service // the life of policies
+	Explain   *explain.Service
+	Decisions Decisions      // where decisions can be found again; nil: nowhere
+	Issuer    string         // of tokens where a request names none
+	Trusted   []netip.Prefix // whose X-Forwarded-For is believed
+	Writes    int            // that one caller may ask for in a minute; 0: 600
+	Version   string
+	Log       *slog.Logger
+	Observe   Observe
 }
 
 // Limits of the admin API.

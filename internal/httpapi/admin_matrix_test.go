@@ -22,7 +22,8 @@ var platformActions = []string{
 	"global-role:list", "global-role:create", "global-role:read", "global-role:update", "global-role:delete",
 	"user:list", "user:create", "user:read", "user:update", "user:set-status", "user:revoke", "user:erase",
 	"service:list", "service:read", "service:sync", "audit:read",
-	"policy:read", "policy:list", "policy:upload", "policy:activate", "policy:rollback", "policy:shadow",
+	"policy:read", "policy:list", "policy:upload", "policy:activate", "policy:rollback", "policy:shadow", "policy:explain",
+	"decision:list", "decision:read",
 	"client:list", "client:create", "drift:read",
 }
 
@@ -109,7 +110,7 @@ func ofTenant(may func(action string) bool) func(action, where string) int {
 // the platform. The routes are those of the document: a new one without a row fails.
 func TestWhoMayDoWhat(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, settings{})
+	w := newWorld(t, settings{decisions: true})
 	gone := map[string]bool{}
 	tokens := w.cast()
 	users := map[string]string{"acme": w.member("acme", "target", "viewer"), "globex": w.member("globex", "other-target", "viewer")}
@@ -118,7 +119,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "globex", Name: "helper"}))
 	mapping := iam.Mapping{Issuer: w.rauth.Issuer, Claim: "groups", Value: "auditors"}.ID()
 
-	kept := w.kept()
+	kept, seen := w.kept(), w.decided()
 	made := map[string]string{"acme": w.client("acme", nil), "globex": w.client("globex", nil)}
 
 	// What is sent is well-formed, and would change nothing if it were allowed: it names a
@@ -135,8 +136,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"client:update": map[string]any{"client_name": "x", "redirect_uris": []string{"no URI"}}, "client:set-status": map[string]any{"status": "active"},
 		"client:revoke": map[string]any{"before": "2001-01-01T00:00:00Z"}, "client:rotate": map[string]any{"overlap": "1s"},
 		"policy:upload": "no bundle", "policy:activate": map[string]any{"preview": "00000000-0000-0000-0000-000000000000"},
-		"policy:shadow": map[string]any{"share": 0},
-		"user:revoke":   map[string]any{"before": "2001-01-01T00:00:00Z"}, "service:sync": map[string]any{"service": "sample", "roles": []any{map[string]any{"name": "x", "inherits": []string{"none"}}}},
+		"policy:shadow": map[string]any{"share": 0}, "policy:explain": map[string]any{"subject": "target"},
+		"user:revoke": map[string]any{"before": "2001-01-01T00:00:00Z"}, "service:sync": map[string]any{"service": "sample", "roles": []any{map[string]any{"name": "x", "inherits": []string{"none"}}}},
 	}
 	cells, rows := 0, 0
 	paths, _ := w.document()["paths"].(map[string]any)
@@ -169,7 +170,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 					path = strings.ReplaceAll(path, "/roles/helper", "/roles/viewer")
 				}
 				path = strings.ReplaceAll(path, "{id}", made[tenant])
-				path = strings.ReplaceAll(path, "{revision}", kept)
+				path = strings.NewReplacer("{revision}", kept, "{decision}", seen).Replace(path)
 				if action == "effective:read" || (action == "audit:read" || action == "client:list") && where != "" {
 					path += "?tenant=" + tenant
 				}

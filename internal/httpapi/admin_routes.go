@@ -102,6 +102,10 @@ func (a *adminAPI) routes() {
 	register(a, route{post, "/v1/policy/revisions/{revision}:shadow", "policy:shadow", "Evaluate a revision beside what is in force", "Aside: no request waits for it.", "policy", 0, 0}, a.shadowRevision)
 	add(a, route{get, "/v1/policy/activations", "policy:list", "List what came into force", "The last one first.", "policy", 0, 0}, a.listActivations)
 
+	register(a, route{post, "/v1/policy/explain", "policy:explain", "Explain a decision", "For a token, a recorded decision, or who somebody is: the rules that fired, and of those that grant the first condition that was not so. The facts are those of now.", "policy", 0, 0}, a.explain)
+	register(a, route{get, "/v1/decisions", "decision:list", "Find decisions again", "Evaluations of the time that they are kept for, the newest first.", "policy", 0, 0}, a.listDecisions)
+	register(a, route{get, "/v1/decisions/{decision}", "decision:read", "Read a decision", "What was asked, what was answered and why, and which facts it rested on; masked.", "policy", 0, 0}, a.readDecision)
+
 	paths := a.api.OpenAPI().Paths
 	for _, path := range []string{"/v1/tenants/{tenant}", "/v1/tenants/{tenant}/roles/{role}", "/v1/roles/{role}"} {
 		answers := paths[path].Put.Responses

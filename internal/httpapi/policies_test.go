@@ -3,8 +3,11 @@ package httpapi_test
 import (
 	"context"
 	"encoding/json"
+	"regexp"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"iam-service/internal/admin"
 	"iam-service/internal/iam"
@@ -141,4 +144,85 @@ func (w *world) digest(revision string) string {
 	w.Helper()
 	d, _ := w.want(200, "paula", "GET", "/v1/policy/revisions/"+revision, nil).field("digest").(string)
 	return d
+}
+
+// decided is the id of a decision that was recorded: mia is not let into a tenant that is
+// not hers.
+func (w *world) decided() string {
+	w.Helper()
+	status, lines, body := w.ask("GET /system/enrich-token", bearer(w.mint("alice", nil)), "X-Active-Tenant-ID: nowhere")
+	if status != 403 {
+		w.Fatalf("alice got into a tenant that is not there: %d %v", status, lines)
+	}
+	id := regexp.MustCompile(`/decisions/([A-Za-z0-9_-]{22})`).FindStringSubmatch(body)
+	if id == nil {
+		w.Fatalf("the answer names no decision: %s", body)
+	}
+	w.eventually(func() bool { return w.call("audrey", "GET", "/v1/decisions/"+id[1], nil).status == 200 })
+	return id[1]
+}
+
+func (w *world) eventually(ok func() bool) {
+	w.Helper()
+	for until := time.Now().Add(20 * time.Second); time.Now().Before(until); {
+		if ok() {
+			return
+		}
+		runtime.Gosched()
+	}
+	w.Fatal("never")
+}
+
+func TestADecisionIsFoundAgainAndExplained(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{decisions: true})
+	id := w.decided()
+	r := w.want(200, "audrey", "GET", "/v1/decisions?subject=alice&tenant=nowhere&code=not_a_member", nil)
+	if len(r.items()) != 1 || r.items()[0]["decision"] != id || r.items()[0]["allow"] != false {
+		t.Errorf("found %s, want %s", r, id)
+	}
+	for _, other := range []string{"subject=bob", "tenant=acme", "code=member", "outcome=allowed", "to=2001-01-01T00:00:00Z", "issuer=x", "client_id=x"} {
+		if r := w.want(200, "audrey", "GET", "/v1/decisions?"+other, nil); len(r.items()) != 0 {
+			t.Errorf("%s finds %s", other, r)
+		}
+	}
+	r = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"decision": id})
+	text, _ := r.field("text").(string)
+	for _, want := range []string{
+		"denied, 403 not_a_member", "when it was asked", "refused by:\n  not_a_member: Not a member of the tenant asked for (iam/claims/claims.rego:",
+		"member: A member of the active tenant", "is not so: _membership.status == \"active\"", "_membership.status is undefined",
+		"_user.memberships[_tenant_meant] is undefined", "_tenant_meant is \"nowhere\"", "facts:\n", "users/" + w.rauth.Issuer + "/alice, version ",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not said:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "changed since") {
+		t.Errorf("nothing has changed:\n%s", text)
+	}
+
+	// What has changed since is said, and what would be now.
+	w.want(200, "root", "GET", "/v1/users?issuer="+w.rauth.Issuer+"&subject=alice", nil)
+	user, _ := w.want(200, "root", "GET", "/v1/users?issuer="+w.rauth.Issuer+"&subject=alice", nil).items()[0]["id"].(string)
+	w.want(200, "root", "PATCH", "/v1/users/"+user, map[string]any{"status": "blocked"}, "If-Match: *", "Content-Type: application/merge-patch+json")
+	text, _ = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"decision": id}).field("text").(string)
+	for _, want := range []string{"changed since: users/" + w.rauth.Issuer + "/alice", "user_blocked: The user is blocked"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not said:\n%s", want, text)
+		}
+	}
+
+	// By who somebody is, and by a token.
+	r = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"subject": "frank", "tenant": "acme"})
+	if r.field("allow") != true || !strings.Contains(r.field("text").(string), "granted by:\n  member:") {
+		t.Errorf("frank: %s", r)
+	}
+	r = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"token": w.mint("stranger", nil)})
+	if r.field("code") != "user_unknown" {
+		t.Errorf("a stranger: %s", r)
+	}
+	w.want(422, "audrey", "POST", "/v1/policy/explain", map[string]any{"token": "x.y.z"})
+	w.want(422, "audrey", "POST", "/v1/policy/explain", map[string]any{"token": "x", "subject": "y"})
+	w.want(422, "audrey", "POST", "/v1/policy/explain", map[string]any{})
+	w.want(404, "audrey", "POST", "/v1/policy/explain", map[string]any{"decision": "none"})
 }

@@ -1,13 +1,18 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/enrich"
+	"iam-service/internal/explain"
 	"iam-service/internal/iam"
+	"iam-service/internal/policy"
 )
 
 // --- policies
@@ -187,9 +192,7 @@ func (a *adminAPI) createRevision(ctx context.Context, r asked, in *struct {
 	if err := a.notManaged(); err != nil {
 		return nil, err
 	}
-	check := r.task
-	check.Writes = false
-	if err := a.Service.Do(ctx, r.caller, check, func(context.Context, *admin.Work) error { return nil }); err != nil {
+	if err := a.may(ctx, r); err != nil {
 		return nil, err
 	}
 	source := in.Source
@@ -284,4 +287,103 @@ func (a *adminAPI) shadowRevision(ctx context.Context, r asked, in *struct {
 		return nil, err
 	}
 	return &one[shadowBody]{Status: 200, Body: wireShadow(got)}, a.inStep(ctx)
+}
+
+// explainBody says what is to be explained: a token, a decision, or who somebody is.
+type explainBody struct {
+	Token    string         `json:"token,omitempty" maxLength:"8192" doc:"an access token for gateways; it is neither kept nor logged"`
+	Decision string         `json:"decision,omitempty" maxLength:"64" doc:"id of a decision that was recorded"`
+	Issuer   string         `json:"issuer,omitempty" maxLength:"512" doc:"of the subject; absent: R-Auth"`
+	Subject  string         `json:"subject,omitempty" maxLength:"255"`
+	ClientID string         `json:"client_id,omitempty" maxLength:"255" doc:"alone: a program"`
+	Claims   map[string]any `json:"claims,omitempty" doc:"further claims of the token that they would have"`
+	Tenant   string         `json:"tenant,omitempty" maxLength:"64" doc:"that is asked for"`
+	Revision string         `json:"revision,omitempty" maxLength:"64" doc:"under another one than what is in force"`
+	Request  struct {
+		Method  string `json:"method,omitempty" maxLength:"32"`
+		Scheme  string `json:"scheme,omitempty" maxLength:"8"`
+		Host    string `json:"host,omitempty" maxLength:"255"`
+		Path    string `json:"path,omitempty" maxLength:"4096"`
+		Gateway string `json:"gateway,omitempty" maxLength:"32"`
+	} `json:"request,omitempty"`
+}
+
+type explanationBody struct {
+	explain.Explanation
+	Text string `json:"text" doc:"for people"`
+}
+
+func (a *adminAPI) explain(ctx context.Context, r asked, in *struct {
+	OnPlatform
+	Body explainBody
+},
+) (*one[explanationBody], error) {
+	if err := a.may(ctx, r); err != nil {
+		return nil, err
+	}
+	q, err := a.questionOf(ctx, in.Body)
+	if err != nil {
+		return nil, err
+	}
+	var under *policy.Revision
+	if in.Body.Revision != "" {
+		var kept iam.PolicyRevision
+		err := a.Service.Do(ctx, r.caller, admin.Task{Action: r.task.Action}, func(ctx context.Context, w *admin.Work) (err error) {
+			kept, err = w.PolicyRevision(ctx, in.Body.Revision)
+			return err
+		})
+		if err == nil {
+			under, err = a.Policies.Revision(ctx, kept.Digest)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	x, err := a.Explain.Explain(ctx, under, q)
+	if err != nil {
+		return nil, err
+	}
+	var text strings.Builder
+	x.Text(&text)
+	return &one[explanationBody]{Status: 200, Body: explanationBody{x, text.String()}}, nil
+}
+
+// questionOf makes a question of one of three things.
+func (a *adminAPI) questionOf(ctx context.Context, b explainBody) (explain.Question, error) {
+	ways := 0
+	for _, given := range []bool{b.Token != "", b.Decision != "", b.Subject != "" || b.ClientID != ""} {
+		if given {
+			ways++
+		}
+	}
+	if ways != 1 {
+		return explain.Question{}, iam.Refuse([]iam.FieldError{{Pointer: "", Detail: "say one of token, decision, and subject or client_id"}})
+	}
+	if b.Decision != "" {
+		d, err := a.decision(ctx, b.Decision)
+		if err != nil {
+			return explain.Question{}, err
+		}
+		return explain.FromRecord(d)
+	}
+	if b.Tenant != "" && !iam.ValidTenantID(b.Tenant) {
+		return explain.Question{}, iam.Refuse([]iam.FieldError{{Pointer: "/tenant", Detail: "is not the id of a tenant"}})
+	}
+	q := explain.Question{Tenant: b.Tenant, Request: enrich.Request{
+		Method: b.Request.Method, Scheme: b.Request.Scheme, Host: b.Request.Host, Path: b.Request.Path, RawPath: b.Request.Path, Gateway: b.Request.Gateway,
+	}}
+	var err error
+	if b.Token != "" {
+		q.Token, err = a.VerifyGateway(ctx, b.Token, "", time.Now().Add(verifyWait))
+		if iam.KindOf(err) == iam.Unauthenticated { // it is not the caller's own
+			err = iam.Refuse([]iam.FieldError{{Pointer: "/token", Detail: "is refused whatever the policy says: " + err.Error()}})
+		}
+		return q, err
+	}
+	subject, issuer := b.Subject, cmp.Or(b.Issuer, a.Issuer)
+	if subject == "" {
+		subject = b.ClientID // a program speaks for itself
+	}
+	q.Token, err = explain.Of(issuer, subject, b.ClientID, b.Claims, time.Now())
+	return q, err
 }

@@ -23,10 +23,12 @@ import (
 
 	"iam-service/internal/admin"
 	"iam-service/internal/clients"
+	"iam-service/internal/decisions"
 	"iam-service/internal/devstack"
 	"iam-service/internal/devstack/devrauth"
 	"iam-service/internal/directory"
 	"iam-service/internal/enrich"
+	"iam-service/internal/explain"
 	"iam-service/internal/feed"
 	"iam-service/internal/httpapi"
 	"iam-service/internal/iam"
@@ -72,6 +74,7 @@ type world struct {
 }
 
 type settings struct {
+	decisions bool // they can be found again
 	untrusted bool
 	unknown   string
 	headers   []string
@@ -167,7 +170,20 @@ func newWorld(t testing.TB, s settings) *world {
 	t.Cleanup(hearing.Wait)
 	t.Cleanup(stop)
 	w.ok(w.feed.Started(ctx))
+	sinks := []decisions.Sink{decisions.Console(log)}
+	var findable httpapi.Decisions
+	if s.decisions {
+		_, err = postgres.MigrateDecisions(ctx, s.url, postgres.Up)
+		w.ok(err)
+		kept, err := postgres.OpenDecisions(ctx, s.url, time.Hour)
+		w.ok(err)
+		t.Cleanup(kept.Close)
+		sinks, findable = append(sinks, decisions.Keep(kept.Add)), kept
+	}
+	recorded := decisions.New(decisions.Config{Headers: w.engine.Headers(), Log: log, Sinks: sinks})
+	t.Cleanup(recorded.Close)
 	enricher := enrich.New(enrich.Config{
+		Record:   recorded.Record,
 		Verifier: verifier, Directory: w.facts, Engine: w.engine, Issuers: issuers, Deadline: 10 * time.Second,
 		HeaderMax: s.headerMax, SampleLog: 1, Log: log,
 	})
@@ -203,7 +219,7 @@ func newWorld(t testing.TB, s settings) *world {
 	}
 	w.policies = rollout.New(rollout.Config{DB: w.db, Admin: w.service, Engine: w.engine, Managed: true, Follows: true, Unsigned: true, Replica: "test", Log: log})
 	api := httptest.NewServer(httpapi.Admin{
-		Service: w.service, Clients: w.clients, Policies: w.policies, Verify: verifier.For(devstack.AdminAudience).Verify, Policy: func() any {
+		Service: w.service, Clients: w.clients, Policies: w.policies, Explain: &explain.Service{Engine: w.engine, Enricher: enricher}, VerifyGateway: verifier.Verify, Decisions: findable, Verify: verifier.For(devstack.AdminAudience).Verify, Policy: func() any {
 			if s.panics {
 				panic("a secret")
 			}

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
@@ -15,6 +17,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/plugins"
 	bundleplugin "github.com/open-policy-agent/opa/v1/plugins/bundle"
 	"github.com/open-policy-agent/opa/v1/plugins/discovery"
+	"github.com/open-policy-agent/opa/v1/plugins/logs"
+	"github.com/open-policy-agent/opa/v1/server"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"sigs.k8s.io/yaml"
@@ -33,6 +37,9 @@ func StartManager(ctx context.Context, e *Engine, config []byte, id string) (*Ma
 		return nil, fmt.Errorf("it is neither JSON nor YAML: %w", err)
 	}
 	if err := checkConfig(config, e.cfg.SignedOnly); err != nil {
+		return nil, err
+	}
+	if config, err = bounded(config); err != nil {
 		return nil, err
 	}
 	log := logging.NewLoggerFromSlogHandler(e.cfg.Log.With(slog.String("part", "opa")).Handler(), logging.Warn)
@@ -64,8 +71,54 @@ func StartManager(ctx context.Context, e *Engine, config []byte, id string) (*Ma
 	return &Manager{m}, nil
 }
 
+// LogsDecisions reports whether the configuration has decision_logs.
+func (m *Manager) LogsDecisions() bool { return logs.Lookup(m.m) != nil }
+
+// LogDecision hands one decision to OPA's own decision log, which masks, buffers and uploads
+// as the configuration says. The documents are the callee's from then on.
+func (m *Manager) LogDecision(ctx context.Context, id, revision string, at time.Time, input, result any, custom map[string]any) error {
+	p := logs.Lookup(m.m)
+	if p == nil {
+		return errors.New("OPA_CONFIG has no decision_logs")
+	}
+	return p.Log(ctx, &server.Info{
+		DecisionID: id, Path: "iam/claims/decision", Timestamp: at, Input: &input, Results: &result,
+		Bundles: map[string]server.BundleInfo{"iam": {Revision: revision}}, Custom: custom,
+	})
+}
+
 // Stop ends all fetching.
 func (m *Manager) Stop(ctx context.Context) { m.m.Stop(ctx) }
+
+// Fetches reports whether an OPA configuration brings policies, and not only tells others of
+// decisions and status.
+func Fetches(config []byte) (bool, error) {
+	var c struct {
+		Bundles   map[string]json.RawMessage `json:"bundles"`
+		Discovery json.RawMessage            `json:"discovery"`
+	}
+	if err := yaml.Unmarshal(config, &c); err != nil {
+		return false, fmt.Errorf("it is neither JSON nor YAML: %w", err)
+	}
+	return len(c.Bundles) > 0 || c.Discovery != nil, nil
+}
+
+// bounded gives each bundle a size that it may have, unless the configuration says another.
+func bounded(config []byte) ([]byte, error) {
+	var c map[string]any
+	d := json.NewDecoder(bytes.NewReader(config))
+	d.UseNumber()
+	if err := d.Decode(&c); err != nil {
+		return nil, err
+	}
+	bundles, _ := c["bundles"].(map[string]any) // none: nothing to bound
+	for _, b := range bundles {
+		if b, ok := b.(map[string]any); ok && b["size_limit_bytes"] == nil {
+			b["size_limit_bytes"] = MaxBundle
+		}
+	}
+	return json.Marshal(c)
+}
 
 // checkConfig refuses what OPA would accept and should not.
 func checkConfig(config []byte, signedOnly bool) error {
@@ -78,6 +131,8 @@ func checkConfig(config []byte, signedOnly bool) error {
 		Discovery *struct {
 			Signing json.RawMessage `json:"signing"`
 		} `json:"discovery"`
+		DecisionLogs json.RawMessage `json:"decision_logs"`
+		Status       json.RawMessage `json:"status"`
 	}
 	if err := json.Unmarshal(config, &c); err != nil {
 		return err
@@ -86,8 +141,8 @@ func checkConfig(config []byte, signedOnly bool) error {
 	if c.Bundle != nil {
 		errs = append(errs, errors.New(`it uses "bundle", which OPA has replaced: write "bundles"`))
 	}
-	if len(c.Bundles) == 0 && c.Discovery == nil {
-		errs = append(errs, errors.New(`it has neither "bundles" nor "discovery": nothing would ever come into force`))
+	if len(c.Bundles) == 0 && c.Discovery == nil && c.DecisionLogs == nil && c.Status == nil {
+		errs = append(errs, errors.New(`it has neither "bundles" nor "discovery", "decision_logs" or "status": it does nothing`))
 	}
 	for name, b := range c.Bundles {
 		if len(c.Keys) > 0 && b.Signing == nil {

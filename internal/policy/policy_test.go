@@ -713,10 +713,10 @@ func TestOnlyWhatIsSignedComesIntoForce(t *testing.T) {
 func TestAnOPAConfigurationThatWouldTakeAnythingIsRefused(t *testing.T) {
 	t.Parallel()
 	for want, config := range map[string]string{
-		"nothing would ever": `{}`,
-		"write \"bundles\"":  `{"bundle": {"name": "x"}, "bundles": {"a": {}}}`,
-		"no \"signing\"":     "keys: {k: {key: x}}\nbundles: {main: {resource: /x}}",
-		"neither JSON":       "\t{",
+		"it does nothing":   `{}`,
+		"write \"bundles\"": `{"bundle": {"name": "x"}, "bundles": {"a": {}}}`,
+		"no \"signing\"":    "keys: {k: {key: x}}\nbundles: {main: {resource: /x}}",
+		"neither JSON":      "\t{",
 	} {
 		if _, err := policy.StartManager(ctx, engine(t), []byte(config), "test"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", config, err)

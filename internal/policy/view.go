@@ -117,7 +117,7 @@ func (v *view) paths() []string {
 		paths = append(paths, "input.request.anonymous")
 	}
 	for _, f := range v.fields {
-		paths = append(paths, "input.request."+fieldName(f))
+		paths = append(paths, "input.request."+f.String())
 	}
 	if v.allClaims {
 		paths = append(paths, "input.token")
@@ -130,7 +130,8 @@ func (v *view) paths() []string {
 	return paths
 }
 
-func fieldName(f Field) string {
+// String is the field's name in input.request.
+func (f Field) String() string {
 	s, _ := fieldTerms[f].Value.(ast.String) // all are
 	return string(s)
 }
@@ -144,7 +145,7 @@ func (r *Revision) warnings() []string {
 	for _, f := range r.view.fields {
 		switch f {
 		case Path, RawPath, ClientIP, Host, Method:
-			w = append(w, fmt.Sprintf("it looks at input.request.%s: each value of it is a decision of its own", fieldName(f)))
+			w = append(w, fmt.Sprintf("it looks at input.request.%s: each value of it is a decision of its own", f.String()))
 		default: // few values, or as many as there are tenants
 		}
 	}

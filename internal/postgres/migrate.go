@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io/fs"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -37,8 +38,28 @@ type Step struct {
 // an advisory lock of its session, so url must be a direct connection; a second
 // caller waits for the first.
 func Migrate(ctx context.Context, url string, d Direction) ([]Step, error) {
+	return migrate(ctx, url, facts, d)
+}
+
+// MigrateDecisions is Migrate for the database that decisions are kept in.
+func MigrateDecisions(ctx context.Context, url string, d Direction) ([]Step, error) {
+	return migrate(ctx, url, decisions, d)
+}
+
+// schema is a series of steps, and the table in which it is noted which were taken.
+type schema struct {
+	steps fs.FS
+	table string
+}
+
+var (
+	facts     = schema{migrations.FS, goose.DefaultTablename}
+	decisions = schema{migrations.Decisions(), "goose_decisions_version"}
+)
+
+func migrate(ctx context.Context, url string, s schema, d Direction) ([]Step, error) {
 	var done []Step
-	err := withGoose(url, func(p *goose.Provider) error {
+	err := withGoose(url, s, func(p *goose.Provider) error {
 		var results []*goose.MigrationResult
 		var err error
 		if d == Up {
@@ -65,7 +86,14 @@ func Migrate(ctx context.Context, url string, d Direction) ([]Step, error) {
 
 // Grant lets a role run the service on the schema at url: read and write facts, append
 // to the audit, and nothing else. It needs the schema's owner.
-func Grant(ctx context.Context, url, role string) error {
+func Grant(ctx context.Context, url, role string) error { return grant(ctx, url, "iam_grant", role) }
+
+// GrantDecisions lets a role write decisions down and read them.
+func GrantDecisions(ctx context.Context, url, role string) error {
+	return grant(ctx, url, "iam_grant_decisions", role)
+}
+
+func grant(ctx context.Context, url, function, role string) error {
 	cfg, err := pgxpool.ParseConfig(url) // as serve does: it knows the pools' settings
 	if err != nil {
 		return errors.New("the database's URL cannot be used")
@@ -75,7 +103,7 @@ func Grant(ctx context.Context, url, role string) error {
 		return fmt.Errorf("grant to %s: %w", role, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	if _, err := conn.Exec(ctx, `SELECT iam_grant($1)`, role); err != nil {
+	if _, err := conn.Exec(ctx, `SELECT `+function+`($1)`, role); err != nil {
 		return fmt.Errorf("grant to %s: %w", role, err)
 	}
 	return nil
@@ -84,7 +112,7 @@ func Grant(ctx context.Context, url, role string) error {
 // Status lists all steps this program knows.
 func Status(ctx context.Context, url string) ([]Step, error) {
 	var steps []Step
-	err := withGoose(url, func(p *goose.Provider) error {
+	err := withGoose(url, facts, func(p *goose.Provider) error {
 		all, err := p.Status(ctx)
 		for _, s := range all {
 			steps = append(steps, Step{Version: s.Source.Version, File: s.Source.Path, AppliedAt: s.AppliedAt})
@@ -97,7 +125,7 @@ func Status(ctx context.Context, url string) ([]Step, error) {
 	return steps, nil
 }
 
-func withGoose(url string, do func(*goose.Provider) error) error {
+func withGoose(url string, s schema, do func(*goose.Provider) error) error {
 	pool, err := pgxpool.ParseConfig(url) // as serve does: it knows the pools' settings
 	if err != nil {
 		return err
@@ -112,7 +140,7 @@ func withGoose(url string, do func(*goose.Provider) error) error {
 	}
 	db := stdlib.OpenDB(*cfg)
 	defer db.Close()
-	p, err := goose.NewProvider(goose.DialectPostgres, db, migrations.FS, goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
+	p, err := goose.NewProvider(goose.DialectPostgres, db, s.steps, goose.WithTableName(s.table), goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return err
 	}

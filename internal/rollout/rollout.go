@@ -110,6 +110,20 @@ func (s *Service) Receive(ctx context.Context, source string, packed []byte) (ia
 	return kept, err
 }
 
+// Revision returns a revision that is kept, prepared.
+func (s *Service) Revision(ctx context.Context, digest string) (*policy.Revision, error) {
+	if now := s.cfg.Engine.Revision(); now != nil && now.Digest == digest {
+		return now, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, err := s.prepare(ctx, digest)
+	if err != nil {
+		return nil, &iam.Error{Kind: iam.Conflict, Code: "policy_refused", Detail: "the revision does not pass the gate here: " + err.Error()}
+	}
+	return r, nil
+}
+
 // Shadow is what is evaluated beside what is in force; nil: nothing.
 func (s *Service) Shadow() *Shadow { return s.shadow.Load() }
 

@@ -1,0 +1,277 @@
+package decisions
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/enrich"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+)
+
+// Event is one decision as it is written down: OPA's decision log (EventV1, see
+// openpolicyagent.org/docs/management-decision-logs), so that its consumers work. What OPA
+// has no name for is below custom.
+type Event struct {
+	Labels     map[string]string `json:"labels"`
+	DecisionID string            `json:"decision_id"`
+	Bundles    map[string]Bundle `json:"bundles"`
+	Path       string            `json:"path"`
+	Input      map[string]any    `json:"input"`
+	Result     map[string]any    `json:"result"`
+	Erased     []string          `json:"erased,omitempty"` // JSON Pointers (RFC 6901) of what was there and is not written down
+	RequestBy  string            `json:"requested_by,omitempty"`
+	Timestamp  time.Time         `json:"timestamp"`
+	Metrics    map[string]int64  `json:"metrics"`
+	Custom     Custom            `json:"custom"`
+}
+
+// Bundle is the revision that decided.
+type Bundle struct {
+	Revision string `json:"revision"` // its digest
+}
+
+// Custom is what OPA has no name for.
+type Custom struct {
+	Facts    []directory.Fact `json:"facts,omitempty"`    // the documents that were read, with the versions of their rows
+	Repeated bool             `json:"repeated,omitempty"` // the answer came from the cache
+	Hits     int64            `json:"hits"`               // how often it was repeated until then
+	Name     string           `json:"policy_name,omitempty"`
+}
+
+// DefaultFields are what of the input is written down unless something else is said.
+var DefaultFields = []string{
+	"token.iss", "token.sub", "token.aud", "token.client_id", "token.scope", "token.acr", "token.amr", "token.groups", "token.roles", "token.entitlements",
+	"token.exp", "token.iat", "request.gateway", "request.method", "request.scheme", "request.host", "request.path", "request.tenant_hint", "request.client_ip",
+	"request.anonymous",
+}
+
+var (
+	fieldShape = regexp.MustCompile(`^token\.[A-Za-z0-9_:/.-]{1,128}$`)
+	// secretive are names of claims that nobody can have written down.
+	secretive = regexp.MustCompile(`(?i)passw|secret|token\.(.*[_.-])?(token|assertion|key|code|cookie|credential)s?$|authorization|private|cvv|pin$`)
+)
+
+// CheckFields says what is wrong with an allow-list of fields of the input. A field is
+// named as a whole: nothing stands for several.
+func CheckFields(fields []string) error {
+	var wrong []string
+	for _, f := range fields {
+		request, isRequest := strings.CutPrefix(f, "request.")
+		switch {
+		case isRequest && slices.Contains(requestFields(), request):
+		case secretive.MatchString(f):
+			wrong = append(wrong, fmt.Sprintf("%q sounds like a secret, and is never written down", f))
+		case !fieldShape.MatchString(f):
+			wrong = append(wrong, fmt.Sprintf("%q is neither token.<claim> nor one of request.%s", f, strings.Join(requestFields(), ", request.")))
+		}
+	}
+	if len(wrong) > 0 {
+		return fmt.Errorf("%s", strings.Join(wrong, "; "))
+	}
+	return nil
+}
+
+func requestFields() []string {
+	names := []string{"anonymous"}
+	for f := range policy.NumFields {
+		names = append(names, f.String())
+	}
+	return names
+}
+
+// headersShown are the headers of an answer whose values are written down: names of
+// things, never attributes of people. Of others only that they were there is.
+var headersShown = []string{
+	"X-User-ID", "X-User-Subject", "X-Service-ID", "X-Client-ID", "X-Tenant-ID", "X-Active-Tenant-ID", "X-Enriched-Tenant-ID", "X-User-Roles", "X-User-Permissions", "X-Scopes",
+	"X-Principal-Type",
+}
+
+// masks makes events.
+type masks struct {
+	claims  map[string]bool
+	fields  map[string]bool
+	headers []string // canonical, parallel to the values of answers
+	shown   []bool   // parallel to headers
+	labels  map[string]string
+}
+
+func newMasks(fields, headers []string, labels map[string]string) *masks {
+	m := &masks{claims: map[string]bool{}, fields: map[string]bool{}, headers: headers, labels: labels}
+	for _, f := range fields {
+		if claim, ok := strings.CutPrefix(f, "token."); ok {
+			m.claims[claim] = true
+		} else {
+			m.fields[strings.TrimPrefix(f, "request.")] = true
+		}
+	}
+	for _, h := range headers {
+		m.shown = append(m.shown, slices.ContainsFunc(headersShown, func(name string) bool { return http.CanonicalHeaderKey(name) == h }))
+	}
+	return m
+}
+
+// event is what is written down of one decision.
+func (m *masks) event(e *enrich.Evaluated) *Event {
+	out := &Event{
+		Labels: m.labels, DecisionID: e.Answer.DecisionID, Bundles: map[string]Bundle{"iam": {e.Revision.Digest}}, Path: "iam/claims/decision",
+		Input: map[string]any{}, Result: map[string]any{"allow": e.Answer.Allowed}, Timestamp: e.At.UTC(),
+		Metrics: map[string]int64{"timer_rego_query_eval_ns": e.Took.Nanoseconds()},
+		Custom:  Custom{Facts: e.Facts, Repeated: e.Repeated, Hits: e.Hits, Name: e.Revision.Name},
+	}
+	if e.Token != nil {
+		if claims, ok := e.Token.Claims.(ast.Object); ok {
+			out.Input["token"] = m.token(claims, out)
+		}
+	}
+	out.Input["request"] = m.request(e, out)
+	if e.Request.ClientIP.IsValid() && m.fields["client_ip"] {
+		out.RequestBy = e.Request.ClientIP.String()
+	}
+	if e.Asked.Now.IsZero() {
+		out.Input["now"] = e.At.Unix()
+	} else {
+		out.Input["now"] = e.Asked.Now.Unix()
+	}
+	m.result(e, out)
+	return out
+}
+
+func (m *masks) token(claims ast.Object, out *Event) map[string]any {
+	token := map[string]any{}
+	claims.Foreach(func(k, v *ast.Term) {
+		name, ok := k.Value.(ast.String)
+		if !ok {
+			return
+		}
+		at := "/input/token/" + pointer(string(name))
+		if !m.claims[string(name)] {
+			out.Erased = append(out.Erased, at)
+			return
+		}
+		value, err := ast.JSON(v.Value)
+		if err != nil {
+			out.Erased = append(out.Erased, at)
+			return
+		}
+		token[string(name)] = out.scrub(at, value)
+	})
+	return token
+}
+
+func (m *masks) request(e *enrich.Evaluated, out *Event) map[string]any {
+	request := map[string]any{}
+	for f := range policy.NumFields {
+		value := e.Asked.Fields[f]
+		if f == policy.ClientIP && e.Request.ClientIP.IsValid() {
+			value = e.Request.ClientIP.String()
+		}
+		at := "/input/request/" + f.String()
+		switch {
+		case value == "":
+		case m.fields[f.String()]:
+			request[f.String()] = out.scrub(at, value)
+		default:
+			out.Erased = append(out.Erased, at)
+		}
+	}
+	if m.fields["anonymous"] {
+		request["anonymous"] = e.Asked.Anonymous
+	}
+	return request
+}
+
+func (m *masks) result(e *enrich.Evaluated, out *Event) {
+	if !e.Answer.Allowed {
+		out.Result["status"] = e.Answer.Status
+	}
+	if e.Answer.Tenant != "" {
+		out.Result["tenant"] = e.Answer.Tenant
+	}
+	if len(e.Reasons) > 0 {
+		out.Result["reasons"] = e.Reasons
+	} else if e.Answer.Code != "" {
+		out.Result["reasons"] = []policy.Reason{{Code: e.Answer.Code}}
+	}
+	if e.Answer.Values == nil {
+		return
+	}
+	headers := map[string]any{}
+	for i, value := range e.Answer.Values {
+		at := "/result/headers/" + m.headers[i]
+		switch {
+		case value == "":
+		case m.shown[i]:
+			headers[m.headers[i]] = out.scrub(at, value)
+		case m.headers[i] != "X-Decision-Id" && m.headers[i] != "X-Policy-Revision": // which stand here already
+			out.Erased = append(out.Erased, at)
+		}
+	}
+	out.Result["headers"] = headers
+}
+
+// longest is how many bytes of one value are written down.
+const longest = 1024
+
+// jwtShape is what a JWT looks like, wherever it stands (RFC 7515, section 7.1).
+var jwtShape = regexp.MustCompile(`eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*`)
+
+// scrub takes out of a value what looks like a token, and what is too long, wherever the
+// caller has put it.
+func (e *Event) scrub(at string, v any) any {
+	switch v := v.(type) {
+	case string:
+		switch {
+		case len(v) > longest:
+			e.Erased = append(e.Erased, at)
+			return "(too long)"
+		case strings.Contains(v, "eyJ") && jwtShape.MatchString(v):
+			e.Erased = append(e.Erased, at)
+			return jwtShape.ReplaceAllString(v, "(token)")
+		}
+	case []any:
+		for i, x := range v {
+			v[i] = e.scrub(fmt.Sprint(at, "/", i), x)
+		}
+	case map[string]any:
+		for k, x := range v {
+			if secretive.MatchString("token." + k) {
+				e.Erased = append(e.Erased, at+"/"+pointer(k))
+				delete(v, k)
+				continue
+			}
+			v[k] = e.scrub(at+"/"+pointer(k), x)
+		}
+	}
+	return v
+}
+
+// pointer writes a name as a part of a JSON Pointer (RFC 6901, section 3).
+func pointer(name string) string {
+	return strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+}
+
+// record is an event as it can be found again.
+func record(e *enrich.Evaluated, ev *Event, text json.RawMessage) iam.RecordedDecision {
+	r := iam.RecordedDecision{
+		ID: ev.DecisionID, At: ev.Timestamp, Revision: e.Revision.ID, Allow: e.Answer.Allowed, Tenant: e.Answer.Tenant, Codes: []string{}, Event: text,
+	}
+	if e.Token != nil {
+		r.Issuer, r.Subject, r.ClientID = e.Token.Issuer, e.Token.Subject, e.Token.ClientID
+	}
+	if r.Tenant == "" {
+		r.Tenant = e.Hint
+	}
+	for _, reason := range e.Reasons {
+		r.Codes = append(r.Codes, reason.Code)
+	}
+	return r
+}

@@ -1,0 +1,384 @@
+// Package explain says why somebody is let in or not: what is answered, the rules that fired,
+// and of those that did not the first condition that was not so, with what it is about.
+//
+// It owns the explanation and its text for people. What is asked comes from a token, from a
+// decision that was recorded, or from who somebody is; the facts are those of now. It does
+// not know HTTP, SQL or Rego's syntax.
+package explain
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/enrich"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/internal/token"
+)
+
+// Service explains. It is safe for concurrent use.
+type Service struct {
+	Engine   *policy.Engine
+	Enricher *enrich.Service
+}
+
+// Over returns a service that rests on nothing that runs: it reads facts through loader, which
+// must show one moment.
+func Over(loader directory.Loader, engine *policy.Engine, issuers iam.Issuers, headerMax int) *Service {
+	const patience = 24 * time.Hour // the moment does not pass
+	store := directory.New(loader, directory.Config{Issuers: issuers, MaxStale: patience, Wait: 10 * time.Second})
+	store.Proved(store.Now())
+	return &Service{engine, enrich.New(enrich.Config{
+		Directory: store, Engine: engine, Issuers: issuers, HeaderMax: headerMax, Entries: -1, Log: slog.New(slog.DiscardHandler),
+	})}
+}
+
+// Question is what is to be explained.
+type Question struct {
+	Token   *token.Token // nil: none came
+	Tenant  string       // that is asked for; empty: none
+	Request enrich.Request
+	Now     time.Time // zero: now
+
+	Recorded *Recorded // nil: the question was not asked before
+}
+
+// Recorded is what was decided, when it was.
+type Recorded struct {
+	Decision string           `json:"decision"`
+	At       time.Time        `json:"at"`
+	Revision string           `json:"revision"`
+	Allow    bool             `json:"allow"`
+	Codes    []string         `json:"codes"`
+	Facts    []directory.Fact `json:"facts"`
+	Erased   []string         `json:"erased,omitempty"` // what of the question was not written down
+}
+
+// Explanation is what is said of a question.
+type Explanation struct {
+	Revision string            `json:"revision"`
+	Name     string            `json:"name,omitempty" doc:"what its bundle calls it"`
+	Allow    bool              `json:"allow"`
+	Status   int               `json:"status" doc:"that the gateway gets"`
+	Code     string            `json:"code,omitempty" doc:"of a deny: the first reason's"`
+	Detail   string            `json:"detail,omitempty" doc:"where it is not the policy that decides, or there is no answer"`
+	Tenant   string            `json:"tenant,omitempty"`
+	Headers  map[string]string `json:"headers,omitempty"`
+	Rules    []policy.Rule     `json:"rules" doc:"all that can grant or deny, in the order of the files"`
+	Facts    []directory.Fact  `json:"facts" doc:"that were read, with the versions of their rows; without one: there is no such document"`
+
+	Recorded *Recorded `json:"recorded,omitempty" doc:"what was decided when it was asked"`
+	Changed  []string  `json:"changed,omitempty" doc:"documents that have changed since"`
+	Unknown  []string  `json:"unknown,omitempty" doc:"what the policy looks at and the record does not have"`
+}
+
+// Explain explains under r; nil: what is in force.
+func (s *Service) Explain(ctx context.Context, r *policy.Revision, q Question) (Explanation, error) {
+	if r == nil {
+		if r = s.Engine.Revision(); r == nil {
+			return Explanation{}, policy.ErrNoPolicy
+		}
+	}
+	now := q.Now
+	if now.IsZero() {
+		now = time.Now()
+	}
+	deadline := time.Now().Add(5 * time.Second)
+	facts := s.Enricher.Reading(q.Token, deadline)
+	asked := enrich.Question{TenantHint: q.Tenant, Request: q.Request}
+	o, err := s.Enricher.Ask(ctx, r, q.Token, asked, facts, now, deadline)
+	x := Explanation{Revision: r.ID, Name: r.Name, Recorded: q.Recorded, Rules: []policy.Rule{}}
+	if err != nil {
+		known, ours := errors.AsType[*iam.Error](err)
+		if !ours {
+			return x, err
+		}
+		x.Code, x.Detail, x.Status = known.Code, known.Error(), statusOf(known.Kind)
+	} else {
+		x.Allow, x.Status, x.Code, x.Tenant = o.Answer.Allowed, o.Answer.Status, o.Answer.Code, o.Answer.Tenant
+		if x.Allow {
+			x.Status = http.StatusOK
+			x.Headers = map[string]string{}
+			for i, name := range s.Engine.Headers() {
+				if o.Answer.Values[i] != "" {
+					x.Headers[name] = o.Answer.Values[i]
+				}
+			}
+		}
+	}
+	if x.Rules, err = s.Engine.Explain(ctx, r, &o.Asked, facts); err != nil {
+		x.Rules, x.Detail = []policy.Rule{}, strings.TrimSpace(x.Detail+" (the rules cannot be told of: "+err.Error()+")")
+	}
+	x.Facts = facts.Facts()
+	if q.Recorded != nil {
+		x.Changed = Changed(q.Recorded.Facts, x.Facts)
+		x.Unknown = Unknown(r, q.Recorded.Erased)
+	}
+	return x, nil
+}
+
+func statusOf(k iam.Kind) int {
+	switch k {
+	case iam.Unauthenticated:
+		return http.StatusUnauthorized
+	case iam.Forbidden:
+		return http.StatusForbidden
+	default:
+		return http.StatusServiceUnavailable
+	}
+}
+
+// Changed are the documents of before that are not the same now.
+func Changed(before, now []directory.Fact) []string {
+	var paths []string
+	for _, f := range before {
+		for _, g := range now {
+			if f.Path == g.Path && f.Version != g.Version {
+				paths = append(paths, f.Path)
+			}
+		}
+	}
+	return paths
+}
+
+// Unknown are the parts of a question that r looks at and that were not written down.
+func Unknown(r *policy.Revision, erased []string) []string {
+	var list []string
+	for _, pointer := range erased {
+		path, ok := strings.CutPrefix(pointer, "/input/")
+		if !ok {
+			continue
+		}
+		path = "input." + strings.ReplaceAll(path, "/", ".")
+		for _, seen := range r.CacheKey {
+			if path == seen || strings.HasPrefix(path, seen+".") || strings.HasPrefix(seen, path+".") {
+				list = append(list, path)
+				break
+			}
+		}
+	}
+	return list
+}
+
+// Of makes a question of who somebody is: claims without a token. It fails with an Invalid
+// error.
+func Of(issuer, subject, clientID string, more map[string]any, now time.Time) (*token.Token, error) {
+	claims := maps.Clone(more)
+	if claims == nil {
+		claims = map[string]any{}
+	}
+	claims["iss"] = issuer
+	put := func(name, value string) {
+		if value != "" {
+			claims[name] = value
+		}
+	}
+	put("sub", subject)
+	put("client_id", clientID)
+	return FromClaims(claims, now)
+}
+
+// FromClaims makes a token of claims that somebody has verified, or that nobody has. Where
+// they do not say when it was issued, it was at now.
+func FromClaims(claims map[string]any, now time.Time) (*token.Token, error) {
+	text := func(name string) string {
+		s, _ := claims[name].(string) // absent, or no string: none
+		return s
+	}
+	t := &token.Token{Issuer: text("iss"), Subject: text("sub"), ClientID: text("client_id"), IssuedAt: now}
+	if t.ClientID == "" {
+		if t.ClientID = text("azp"); t.ClientID != "" {
+			claims = maps.Clone(claims)
+			claims["client_id"] = t.ClientID
+		}
+	}
+	if t.Issuer == "" {
+		return nil, iam.Refuse([]iam.FieldError{{Pointer: "/issuer", Detail: "is needed: whose subject it is"}})
+	}
+	switch n := claims["iat"].(type) {
+	case json.Number:
+		if f, err := n.Float64(); err == nil {
+			t.IssuedAt = time.Unix(int64(f), 0)
+		}
+	case float64:
+		t.IssuedAt = time.Unix(int64(n), 0)
+	}
+	v, err := ast.InterfaceToValue(claims)
+	if err != nil {
+		return nil, iam.Refuse([]iam.FieldError{{Pointer: "/claims", Detail: "cannot be read: " + err.Error()}})
+	}
+	t.Claims = v
+	return t, nil
+}
+
+// FromRecord makes a question of a decision that was recorded.
+func FromRecord(d iam.RecordedDecision) (Question, error) {
+	var event struct {
+		Input struct {
+			Token   map[string]any `json:"token"`
+			Request struct {
+				Gateway    string `json:"gateway"`
+				Method     string `json:"method"`
+				Scheme     string `json:"scheme"`
+				Host       string `json:"host"`
+				Path       string `json:"path"`
+				RawPath    string `json:"raw_path"`
+				ClientIP   string `json:"client_ip"`
+				TenantHint string `json:"tenant_hint"`
+			} `json:"request"`
+			Now int64 `json:"now"`
+		} `json:"input"`
+		Erased []string `json:"erased"`
+		Custom struct {
+			Facts []directory.Fact `json:"facts"`
+		} `json:"custom"`
+	}
+	decoder := json.NewDecoder(bytes.NewReader(d.Event))
+	decoder.UseNumber()
+	if err := decoder.Decode(&event); err != nil {
+		return Question{}, fmt.Errorf("read the decision %s: %w", d.ID, err)
+	}
+	r := event.Input.Request
+	q := Question{
+		Tenant: r.TenantHint, Now: time.Unix(event.Input.Now, 0),
+		Request:  enrich.Request{Gateway: r.Gateway, Method: r.Method, Scheme: r.Scheme, Host: r.Host, Path: r.Path, RawPath: r.RawPath},
+		Recorded: &Recorded{Decision: d.ID, At: d.At, Revision: d.Revision, Allow: d.Allow, Codes: d.Codes, Facts: event.Custom.Facts, Erased: event.Erased},
+	}
+	if ip, err := netip.ParseAddr(r.ClientIP); err == nil {
+		q.Request.ClientIP = ip
+	}
+	if event.Input.Token == nil {
+		return q, nil
+	}
+	var err error
+	q.Token, err = FromClaims(event.Input.Token, q.Now)
+	return q, err
+}
+
+// Text writes an explanation for people.
+func (x Explanation) Text(w io.Writer) {
+	word := "denied"
+	if x.Allow {
+		word = "allowed"
+	} else if x.Status == http.StatusServiceUnavailable {
+		word = "not answered"
+	}
+	fmt.Fprintf(w, "%s, %d", word, x.Status)
+	if x.Code != "" {
+		fmt.Fprintf(w, " %s", x.Code)
+	}
+	if x.Tenant != "" {
+		fmt.Fprintf(w, " in %s", x.Tenant)
+	}
+	fmt.Fprintf(w, ", by revision %s", x.Revision)
+	if x.Name != "" {
+		fmt.Fprintf(w, " (%s)", x.Name)
+	}
+	fmt.Fprintln(w)
+	if x.Detail != "" {
+		fmt.Fprintln(w, "  "+x.Detail)
+	}
+	if d := x.Recorded; d != nil {
+		was := "denied"
+		if d.Allow {
+			was = "allowed"
+		}
+		fmt.Fprintf(w, "  when it was asked, %s, it was %s by revision %s: %s\n", d.At.UTC().Format(time.RFC3339), was, d.Revision, strings.Join(d.Codes, ", "))
+		for _, path := range x.Changed {
+			fmt.Fprintf(w, "  changed since: %s\n", path)
+		}
+		for _, path := range x.Unknown {
+			fmt.Fprintf(w, "  not recorded, and looked at by the policy: %s\n", path)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(x.Headers)) {
+		fmt.Fprintf(w, "  %s: %s\n", name, x.Headers[name])
+	}
+	fired := func(set func(string) bool, title string) {
+		first := true
+		for _, r := range x.Rules {
+			if !r.Fired || !set(r.Set) {
+				continue
+			}
+			if first {
+				fmt.Fprintf(w, "%s:\n", title)
+				first = false
+			}
+			fmt.Fprintf(w, "  %s: %s (%s:%d)\n", r.Code, r.Title, r.File, r.Line)
+		}
+	}
+	grants := func(set string) bool { return set == "grants" }
+	fired(grants, "granted by")
+	fired(func(set string) bool { return !grants(set) && (set != "refusals" || !x.Allow) }, "refused by")
+	if x.Allow {
+		x.facts(w)
+		return
+	}
+	first := true
+	for _, r := range x.Rules {
+		if r.Fired || !grants(r.Set) {
+			continue
+		}
+		if first {
+			fmt.Fprintln(w, "not granted, since:")
+			first = false
+		}
+		fmt.Fprintf(w, "  %s: %s (%s:%d)\n", r.Code, r.Title, r.File, r.Line)
+		if r.Failed != nil {
+			condition(w, *r.Failed, "    ")
+		}
+	}
+	x.facts(w)
+}
+
+func (x Explanation) facts(w io.Writer) {
+	if len(x.Facts) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "facts:")
+	for _, f := range x.Facts {
+		if f.Version == 0 {
+			fmt.Fprintf(w, "  %s: there is none\n", f.Path)
+		} else {
+			fmt.Fprintf(w, "  %s, version %d\n", f.Path, f.Version)
+		}
+	}
+}
+
+func condition(w io.Writer, c policy.Condition, indent string) {
+	fmt.Fprintf(w, "%sis not so: %s (line %d)\n", indent, c.Text, c.Line)
+	for _, v := range c.Values {
+		if !v.Defined {
+			if slices.ContainsFunc(c.Because, func(b policy.Cause) bool { return b.Name == v.Name }) {
+				continue // said below
+			}
+			fmt.Fprintf(w, "%s  %s is undefined\n", indent, v.Name)
+			continue
+		}
+		value, err := json.Marshal(v.Value)
+		if err != nil {
+			value = []byte(fmt.Sprint(v.Value))
+		}
+		fmt.Fprintf(w, "%s  %s is %s\n", indent, v.Name, value)
+	}
+	for _, cause := range c.Because {
+		for _, f := range cause.Failed {
+			fmt.Fprintf(w, "%s  %s has no value:\n", indent, cause.Name)
+			condition(w, f, indent+"    ")
+		}
+	}
+}

@@ -1,0 +1,114 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+)
+
+// Decisions is where decisions can be found again.
+type Decisions interface {
+	Find(ctx context.Context, f iam.DecisionFilter) ([]iam.RecordedDecision, error)
+	Get(ctx context.Context, id string) (iam.RecordedDecision, bool, error)
+}
+
+// --- decisions
+
+type decisionBody struct {
+	Decision string          `json:"decision" doc:"its id, as in X-Decision-ID"`
+	At       time.Time       `json:"at"`
+	Revision string          `json:"revision"`
+	Allow    bool            `json:"allow"`
+	Issuer   string          `json:"issuer,omitempty"`
+	Subject  string          `json:"subject,omitempty"`
+	ClientID string          `json:"client_id,omitempty"`
+	Tenant   string          `json:"tenant,omitempty" doc:"the active one, else the one that was asked for"`
+	Codes    []string        `json:"codes"`
+	Event    json.RawMessage `json:"event,omitempty" doc:"as in OPA's decision log"`
+}
+
+func wireDecision(d iam.RecordedDecision) decisionBody {
+	return decisionBody{d.ID, d.At, d.Revision, d.Allow, d.Issuer, d.Subject, d.ClientID, d.Tenant, d.Codes, d.Event}
+}
+
+// may asks whether the caller may what the route is about, and does nothing.
+func (a *adminAPI) may(ctx context.Context, r asked) error {
+	task := r.task
+	task.Writes = false
+	return a.Service.Do(ctx, r.caller, task, func(context.Context, *admin.Work) error { return nil })
+}
+
+func (a *adminAPI) kept() error {
+	if a.Decisions == nil {
+		return &iam.Error{Kind: iam.Conflict, Code: "decisions_off", Detail: "decisions cannot be found again here: DECISIONS_DATABASE_URL is not set"}
+	}
+	return nil
+}
+
+func (a *adminAPI) listDecisions(ctx context.Context, r asked, in *struct {
+	OnPlatform
+	Paged
+	Issuer   string    `query:"issuer" maxLength:"512"`
+	Subject  string    `query:"subject" maxLength:"255"`
+	ClientID string    `query:"client_id" maxLength:"255"`
+	Tenant   string    `query:"tenant" maxLength:"64"`
+	Code     string    `query:"code" maxLength:"64" doc:"of a reason"`
+	Outcome  string    `query:"outcome" enum:"allowed,denied"`
+	From     time.Time `query:"from" doc:"not earlier than this (RFC 3339)"`
+	To       time.Time `query:"to" doc:"earlier than this"`
+},
+) (*many[decisionBody], error) {
+	if err := a.may(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := a.kept(); err != nil {
+		return nil, err
+	}
+	f := iam.DecisionFilter{
+		Issuer: in.Issuer, Subject: in.Subject, ClientID: in.ClientID, Tenant: in.Tenant, Code: in.Code, From: in.From, To: in.To, Limit: in.Limit + 1,
+	}
+	if in.Outcome != "" {
+		allow := in.Outcome == "allowed"
+		f.Allow = &allow
+	}
+	if err := in.cursor(&f.Before, &f.BeforeID); err != nil {
+		return nil, err
+	}
+	list, err := a.Decisions.Find(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	for i := range list {
+		list[i].Event = nil // one by one
+	}
+	return pageOf(ctx, in.Paged, list, wireDecision, func(d iam.RecordedDecision) []any { return []any{d.At, d.ID} })
+}
+
+func (a *adminAPI) readDecision(ctx context.Context, r asked, in *struct {
+	OnPlatform
+	Decision string `path:"decision" maxLength:"64" doc:"id, as in X-Decision-ID"`
+},
+) (*one[decisionBody], error) {
+	if err := a.may(ctx, r); err != nil {
+		return nil, err
+	}
+	d, err := a.decision(ctx, in.Decision)
+	if err != nil {
+		return nil, err
+	}
+	return &one[decisionBody]{Status: 200, Body: wireDecision(d)}, nil
+}
+
+func (a *adminAPI) decision(ctx context.Context, id string) (iam.RecordedDecision, error) {
+	if err := a.kept(); err != nil {
+		return iam.RecordedDecision{}, err
+	}
+	d, found, err := a.Decisions.Get(ctx, id)
+	if err == nil && !found {
+		err = iam.Errorf(iam.NotFound, "there is no such thing, or not for you")
+	}
+	return d, err
+}

@@ -1,0 +1,31 @@
+package iam
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// RecordedDecision is a decision as the decision log keeps it.
+type RecordedDecision struct {
+	ID       string
+	At       time.Time
+	Revision string // short name
+	Allow    bool
+	Issuer   string // of the token; empty: none came
+	Subject  string
+	ClientID string
+	Tenant   string   // that it is about: the active one, else the one that was asked for
+	Codes    []string // of the reasons
+	Event    json.RawMessage
+}
+
+// DecisionFilter says which decisions are wanted. What is empty is not looked at.
+type DecisionFilter struct {
+	Issuer, Subject, ClientID, Tenant, Code string
+
+	Allow    *bool
+	From, To time.Time // of At: from inclusive, to exclusive
+	Before   time.Time // page: older than this one, with
+	BeforeID string    // this id
+	Limit    int
+}

@@ -1,0 +1,399 @@
+package policy
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/topdown"
+)
+
+// Rule is one that can grant or deny, and what became of it.
+type Rule struct {
+	Set         string `json:"set"` // that it is a rule of: grants, denials, refusals
+	Code        string `json:"code"`
+	Title       string `json:"title"`
+	Description string `json:"description,omitempty"`
+	File        string `json:"file"`
+	Line        int    `json:"line"`
+	Fired       bool   `json:"fired"`
+
+	// Failed is the first condition that was not so; nil where it fired, or where that is
+	// not known.
+	Failed *Condition `json:"failed,omitempty"`
+}
+
+// Condition is one that was not so.
+type Condition struct {
+	Text    string  `json:"text"` // as it is written
+	File    string  `json:"file"`
+	Line    int     `json:"line"`
+	Values  []Value `json:"values,omitempty"`  // of what it is about
+	Because []Cause `json:"because,omitempty"` // of what is undefined in it
+}
+
+// Value is what a name in a condition stands for.
+type Value struct {
+	Name    string `json:"name"`
+	Value   any    `json:"value,omitempty"` // absent: undefined
+	Defined bool   `json:"defined"`
+}
+
+// Cause is why something is undefined: the condition of each rule that would define it.
+type Cause struct {
+	Name   string      `json:"name"`
+	Failed []Condition `json:"failed"`
+}
+
+const (
+	explainDepth  = 4               // how far it is followed why something is undefined
+	explainCauses = 5               // rules of one name that are told of
+	explainTime   = 2 * time.Second // for all of it: it is asked for by people
+	valueLongest  = 500             // bytes of a value that are shown
+	claimsPrefix  = "data.iam.claims"
+)
+
+// Explain says of each rule with a code that the answer to q may rest on whether it fired,
+// and where not, which of its conditions was the first that was not so. Rules are evaluated
+// that Decide need not look at. Facts must be the ones that the answer was worked out from.
+func (e *Engine) Explain(ctx context.Context, r *Revision, q *Question, facts Facts) ([]Rule, error) {
+	ctx, cancel := context.WithTimeout(ctx, explainTime)
+	defer cancel()
+	x := &explaining{r: r, ctx: ctx, input: r.input(q, e.settings), facts: facts, now: q.Now, seen: map[string]*trace{}}
+	var all []Rule
+	for _, path := range r.decisive() {
+		t, err := x.trace(path)
+		if err != nil {
+			return nil, err
+		}
+		for _, rule := range r.compiler.GetRulesExact(ast.MustParseRef(path)) {
+			told, ok := r.told(rule)
+			if !ok {
+				continue
+			}
+			told.Fired = t.fired[rule]
+			if f := t.failed[rule]; f != nil && !told.Fired {
+				if told.Failed, err = x.condition(f, explainDepth); err != nil {
+					return nil, err
+				}
+			}
+			all = append(all, told)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Rule) int { return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line)) })
+	return all, nil
+}
+
+// decisive are the paths of rules with codes below the package of the entrypoint.
+func (r *Revision) decisive() []string {
+	found := map[string]bool{}
+	for _, m := range r.compiler.Modules {
+		if path := m.Package.Path.String(); path != claimsPrefix && !strings.HasPrefix(path, claimsPrefix+".") {
+			continue
+		}
+		for _, rule := range m.Rules {
+			if _, ok := r.told(rule); ok {
+				found[rule.Ref().GroundPrefix().String()] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// told is what the METADATA of a rule says; false where it has no code.
+func (r *Revision) told(rule *ast.Rule) (Rule, bool) {
+	set := r.compiler.GetAnnotationSet()
+	if set == nil {
+		return Rule{}, false
+	}
+	for _, a := range set.GetRuleScope(rule) {
+		if code, ok := a.Custom["code"].(string); ok {
+			path := rule.Ref().GroundPrefix()
+			name, _ := path[len(path)-1].Value.(ast.String) // a rule has a name
+			return Rule{
+				Set: string(name), Code: code, Title: a.Title, Description: strings.TrimSpace(a.Description), File: rule.Location.File, Line: rule.Location.Row,
+			}, true
+		}
+	}
+	return Rule{}, false
+}
+
+// explaining is one explanation under way.
+type explaining struct {
+	r     *Revision
+	ctx   context.Context //nolint:containedctx // it lives as long as the call that made it
+	input ast.Value
+	facts Facts
+	now   time.Time
+	seen  map[string]*trace // by what was evaluated
+}
+
+// trace is what was seen of one evaluation. It is a topdown.QueryTracer.
+type trace struct {
+	inside map[uint64]*ast.Rule // whose body a query is
+	fired  map[*ast.Rule]bool
+	failed map[*ast.Rule]*failure
+	value  ast.Value // nil: undefined
+}
+
+// failure is an expression that was not so.
+type failure struct {
+	expr   *ast.Expr
+	rule   *ast.Rule
+	locals *ast.ValueMap
+	names  map[ast.Var]topdown.VarMetadata
+}
+
+// Enabled, Config and TraceEvent are topdown.QueryTracer.
+func (t *trace) Enabled() bool { return true }
+
+// Config asks for the values of local variables.
+func (t *trace) Config() topdown.TraceConfig { return topdown.TraceConfig{PlugLocalVars: true} }
+
+// TraceEvent notes which rules fired, and of the others the last expression that was come to:
+// all before it were so.
+func (t *trace) TraceEvent(evt topdown.Event) {
+	switch evt.Op {
+	case topdown.EnterOp:
+		if rule, ok := evt.Node.(*ast.Rule); ok {
+			t.inside[evt.QueryID] = rule
+		}
+	case topdown.ExitOp:
+		if rule, ok := evt.Node.(*ast.Rule); ok {
+			t.fired[rule] = true
+		}
+	case topdown.FailOp:
+		rule, expr := t.inside[evt.QueryID], (*ast.Expr)(nil)
+		expr, _ = evt.Node.(*ast.Expr) // nothing else fails
+		if rule == nil || expr == nil {
+			return
+		}
+		if last := t.failed[rule]; last == nil || expr.Index > last.expr.Index {
+			t.failed[rule] = &failure{expr, rule, evt.Locals, evt.LocalMetadata}
+		}
+	default: // the rest is on the way
+	}
+}
+
+// trace evaluates a reference.
+func (x *explaining) trace(ref string) (*trace, error) {
+	if t := x.seen[ref]; t != nil {
+		return t, nil
+	}
+	t := &trace{inside: map[uint64]*ast.Rule{}, fired: map[*ast.Rule]bool{}, failed: map[*ast.Rule]*failure{}}
+	x.seen[ref] = t
+	query, err := rego.New(rego.Query(ref), rego.Compiler(x.r.compiler), rego.Store(x.r.store), rego.StrictBuiltinErrors(true)).PrepareForEval(x.ctx)
+	if err != nil {
+		return nil, fmt.Errorf("prepare %s: %w", ref, err)
+	}
+	began := time.Now()
+	ev := &evaluation{facts: x.facts, ctx: x.ctx, began: began, waited: x.facts.Waited(), limit: explainTime, deadline: began.Add(explainTime)}
+	rs, err := x.r.eval(x.ctx, ref, query, x.input, ev,
+		rego.EvalTime(x.now), rego.EvalQueryTracer(t), rego.EvalRuleIndexing(false), rego.EvalEarlyExit(false))
+	if err != nil {
+		return nil, err
+	}
+	if len(rs) > 0 && len(rs[0].Expressions) > 0 {
+		if term, ok := rs[0].Expressions[0].Value.(*ast.Term); ok {
+			t.value = term.Value
+		}
+	}
+	return t, nil
+}
+
+// condition tells of an expression: its text, what its names stand for, and why those that
+// stand for nothing do.
+func (x *explaining) condition(f *failure, depth int) (*Condition, error) {
+	c := &Condition{}
+	if at := f.expr.Location; at != nil {
+		c.Text, c.File, c.Line = strings.Join(strings.Fields(string(at.Text)), " "), at.File, at.Row
+	}
+	if c.Text == "" {
+		c.Text = f.expr.String()
+	}
+	told := map[string]bool{}
+	tell := func(name string, v ast.Value) {
+		if told[name] {
+			return
+		}
+		told[name] = true
+		c.Values = append(c.Values, valueOf(name, v))
+	}
+	for _, ref := range f.refs() {
+		ground, name := f.plug(ref), f.nameOf(ref)
+		if !ground.IsGround() {
+			continue // it is found, not looked up
+		}
+		t, err := x.trace(ground.String())
+		if err != nil {
+			return nil, err
+		}
+		tell(name, t.value)
+		if t.value != nil || depth == 0 {
+			continue
+		}
+		if cause, err := x.cause(name, ground, depth-1); err != nil {
+			return nil, err
+		} else if len(cause.Failed) > 0 {
+			c.Because = append(c.Because, cause)
+		}
+	}
+	for _, v := range f.vars() {
+		if meta, known := f.names[v]; known && f.locals != nil {
+			if value := f.locals.Get(v); value != nil && ast.IsConstant(value) {
+				tell(f.sourceOf(v, string(meta.Name)), value)
+			}
+		}
+	}
+	return c, nil
+}
+
+// cause finds the rule that a reference goes through, and why it has no value.
+func (x *explaining) cause(name string, ref ast.Ref, depth int) (Cause, error) {
+	cause := Cause{Name: name}
+	for n := len(ref); n > 1; n-- {
+		rules := x.r.compiler.GetRulesExact(ref[:n])
+		if len(rules) == 0 {
+			continue
+		}
+		t, err := x.trace(ref[:n].String())
+		if err != nil || t.value != nil {
+			return cause, err // it has a value, and what is asked for is not in it
+		}
+		if n < len(ref) {
+			cause.Name = short(ref[:n])
+		}
+		for _, rule := range rules {
+			for ; rule != nil && len(cause.Failed) < explainCauses; rule = rule.Else {
+				if f := t.failed[rule]; f != nil && !t.fired[rule] {
+					c, err := x.condition(f, depth)
+					if err != nil {
+						return cause, err
+					}
+					cause.Failed = append(cause.Failed, *c)
+				}
+			}
+		}
+		return cause, nil
+	}
+	return cause, nil
+}
+
+// refs are what an expression reads: not what it calls.
+func (f *failure) refs() []ast.Ref {
+	var refs []ast.Ref
+	operator := func(t *ast.Term) *ast.Ref {
+		if ref, ok := t.Value.(ast.Ref); ok {
+			return &ref
+		}
+		return nil
+	}
+	called := map[string]bool{}
+	if terms, ok := f.expr.Terms.([]*ast.Term); ok {
+		if op := operator(terms[0]); op != nil {
+			called[op.String()] = true
+		}
+	}
+	ast.WalkTerms(f.expr, func(t *ast.Term) bool {
+		switch v := t.Value.(type) {
+		case ast.Call:
+			if op := operator(v[0]); op != nil {
+				called[op.String()] = true
+			}
+		case *ast.ArrayComprehension, *ast.SetComprehension, *ast.ObjectComprehension:
+			return true // a question of its own
+		case ast.Ref:
+			head, _ := v[0].Value.(ast.Var) // a call: none
+			if (head == "data" || head == "input") && !called[v.String()] {
+				refs = append(refs, v)
+			}
+		}
+		return false
+	})
+	return refs
+}
+
+// vars are the local variables of an expression.
+func (f *failure) vars() []ast.Var {
+	var vars []ast.Var
+	ast.WalkVars(f.expr, func(v ast.Var) bool {
+		if !slices.Contains(vars, v) {
+			vars = append(vars, v)
+		}
+		return false
+	})
+	return vars
+}
+
+// sourceOf is what a variable that the compiler has made stands for, as its author would
+// write it.
+func (f *failure) sourceOf(v ast.Var, name string) string {
+	if !v.IsGenerated() && !strings.HasPrefix(name, "__local") {
+		return name
+	}
+	for _, e := range f.rule.Body {
+		if !e.IsEquality() {
+			continue
+		}
+		for i := range 2 {
+			ref, isRef := e.Operand(1 - i).Value.(ast.Ref)
+			if e.Operand(i).Value.Compare(v) == 0 && isRef {
+				return f.nameOf(ref)
+			}
+		}
+	}
+	return name
+}
+
+// plug puts the values of local variables into a reference.
+func (f *failure) plug(ref ast.Ref) ast.Ref {
+	plugged := ref.Copy()
+	for i, t := range plugged[1:] {
+		if v, ok := t.Value.(ast.Var); ok && f.locals != nil {
+			if value := f.locals.Get(v); value != nil {
+				plugged[i+1] = ast.NewTerm(value)
+			}
+		}
+	}
+	return plugged
+}
+
+// nameOf is a reference as its author would write it.
+func (f *failure) nameOf(ref ast.Ref) string {
+	named := ref.Copy()
+	for i, t := range named[1:] {
+		if v, ok := t.Value.(ast.Var); ok {
+			name := string(v)
+			if meta, known := f.names[v]; known {
+				name = string(meta.Name)
+			}
+			named[i+1] = ast.VarTerm(f.sourceOf(v, name))
+		}
+	}
+	return short(named)
+}
+
+// short leaves the package of the entrypoint out of a name.
+func short(ref ast.Ref) string {
+	return strings.TrimPrefix(ref.String(), claimsPrefix+".")
+}
+
+func valueOf(name string, v ast.Value) Value {
+	if v == nil {
+		return Value{Name: name}
+	}
+	js, err := ast.JSON(v)
+	if err != nil {
+		js = v.String()
+	}
+	if text := v.String(); len(text) > valueLongest {
+		js = text[:valueLongest] + "…"
+	}
+	return Value{name, js, true}
+}

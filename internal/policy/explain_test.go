@@ -1,0 +1,104 @@
+package policy_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/policy"
+)
+
+// explained is what is said of a small policy; input.token is given.
+func explained(t *testing.T, body string, token map[string]any, users map[string]any) map[string]policy.Rule {
+	t.Helper()
+	e := engine(t)
+	if err := offer(t, e, files{"iam/claims/p.rego": "package iam.claims\n\ndecision := {\"allow\": count(grants) > 0}\n\n" + body}); err != nil {
+		t.Fatal(err)
+	}
+	facts, err := directory.NewStatic(map[string]any{"users": map[string]any{"i": users}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := e.Revision()
+	q := policy.Question{Token: r.Token("", "", "", ast.MustInterfaceToValue(token)), Now: time.Unix(1000, 0)}
+	rules, err := e.Explain(ctx, r, &q, facts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	byCode := map[string]policy.Rule{}
+	for _, rule := range rules {
+		byCode[rule.Code] = rule
+	}
+	return byCode
+}
+
+const twoGrants = `# METADATA
+# title: First
+# custom:
+#   code: first
+grants contains "first" if {
+	input.token.sub
+	_user.level >= 3
+	input.token.acr == "2"
+}
+
+# METADATA
+# title: Second
+# custom:
+#   code: second
+grants contains "second" if {
+	some role in _user.roles
+	role == "editor"
+}
+
+_user := data.directory.users[input.token.iss][input.token.sub]
+`
+
+func TestTheFirstConditionThatWasNotSoIsNamedWithItsValues(t *testing.T) {
+	t.Parallel()
+	alice := map[string]any{"alice": map[string]any{"level": 2, "roles": []any{"viewer", "author"}}}
+	got := explained(t, twoGrants, map[string]any{"iss": "i", "sub": "alice"}, alice)
+	first := got["first"]
+	if first.Fired || first.Failed == nil || first.Failed.Text != "_user.level >= 3" || first.Failed.Line != 11 || first.Title != "First" || first.Set != "grants" {
+		t.Fatalf("first: %+v, %+v", first, first.Failed)
+	}
+	if v := first.Failed.Values; len(v) != 1 || v[0].Name != "_user.level" || !v[0].Defined || v[0].Value.(interface{ String() string }).String() != "2" {
+		t.Errorf("the value is %+v", v)
+	}
+	if second := got["second"]; second.Fired || second.Failed == nil || second.Failed.Text != `role == "editor"` {
+		t.Errorf("second: %+v, %+v", second, second.Failed)
+	}
+}
+
+func TestItIsFollowedWhySomethingIsUndefined(t *testing.T) {
+	t.Parallel()
+	got := explained(t, twoGrants, map[string]any{"iss": "i", "sub": "nobody"}, map[string]any{})
+	f := got["first"].Failed
+	if f == nil || f.Text != "_user.level" || len(f.Because) != 1 || f.Because[0].Name != "_user" || len(f.Because[0].Failed) != 1 {
+		t.Fatalf("got %+v", f)
+	}
+	if why := f.Because[0].Failed[0]; why.Line != 24 || len(why.Values) == 0 || why.Values[0].Defined {
+		t.Errorf("why there is no user: %+v", why)
+	}
+}
+
+func TestARuleThatFiredIsSaid(t *testing.T) {
+	t.Parallel()
+	alice := map[string]any{"alice": map[string]any{"level": 3, "roles": []any{"viewer", "editor"}}}
+	got := explained(t, twoGrants, map[string]any{"iss": "i", "sub": "alice", "acr": "2"}, alice)
+	for code, rule := range got {
+		if !rule.Fired || rule.Failed != nil {
+			t.Errorf("%s: %+v", code, rule)
+		}
+	}
+	if len(got) != 2 {
+		t.Errorf("rules: %v", got)
+	}
+	// The rule is looked at although the decision's index would pass over it.
+	got = explained(t, twoGrants, map[string]any{"iss": "i", "sub": "alice", "acr": "1"}, alice)
+	if f := got["first"].Failed; f == nil || f.Text != `input.token.acr == "2"` || f.Values[0].Value != "1" {
+		t.Errorf("first: %+v", f)
+	}
+}

@@ -1,0 +1,135 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"iam-service/internal/iam"
+)
+
+// Decisions is where the decision log can be queried: a database that may be another one
+// than that of the facts. It is safe for concurrent use.
+type Decisions struct {
+	pool *pgxpool.Pool
+	keep time.Duration
+}
+
+// OpenDecisions returns a store without waiting for a server. Decisions are kept for so
+// long.
+func OpenDecisions(ctx context.Context, url string, keep time.Duration) (*Decisions, error) {
+	pc, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	pc.MaxConns = 4
+	pc.ConnConfig.ConnectTimeout = connectTimeout
+	pc.ConnConfig.RuntimeParams["application_name"] = "iam-service decisions"
+	pc.ConnConfig.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: c, DeadlineDelay: 250 * time.Millisecond}
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	if err != nil {
+		return nil, err
+	}
+	return &Decisions{pool, keep}, nil
+}
+
+// Close closes all connections.
+func (d *Decisions) Close() { d.pool.Close() }
+
+// Check fails where the schema is not there.
+func (d *Decisions) Check(ctx context.Context) error {
+	var there bool
+	if err := d.pool.QueryRow(ctx, `SELECT to_regclass('decisions') IS NOT NULL`).Scan(&there); err != nil {
+		return err
+	}
+	if !there {
+		return errors.New(`it has no table of decisions: run "iam-service migrate up" with DECISIONS_DATABASE_URL first`)
+	}
+	return nil
+}
+
+// Add writes decisions down.
+func (d *Decisions) Add(ctx context.Context, list []iam.RecordedDecision, repeated func(i int) bool) error {
+	_, err := d.pool.CopyFrom(ctx, pgx.Identifier{"decisions"},
+		[]string{"id", "at", "revision", "allow", "issuer", "subject", "client_id", "tenant", "codes", "repeated", "event"},
+		pgx.CopyFromSlice(len(list), func(i int) ([]any, error) {
+			r := list[i]
+			return []any{r.ID, r.At, r.Revision, r.Allow, r.Issuer, r.Subject, r.ClientID, r.Tenant, r.Codes, repeated(i), r.Event}, nil
+		}))
+	return wrap("write decisions down", err)
+}
+
+const decisionColumns = `id, at, revision, allow, issuer, subject, client_id, tenant, codes, event`
+
+// decisionsLimit is how long one query of decisions may take.
+const decisionsLimit = 5 * time.Second
+
+// Find lists decisions, the newest first. Answers from the cache are not among them.
+func (d *Decisions) Find(ctx context.Context, f iam.DecisionFilter) ([]iam.RecordedDecision, error) {
+	ctx, cancel := context.WithTimeout(ctx, decisionsLimit)
+	defer cancel()
+	at := func(t time.Time) *time.Time {
+		if t.IsZero() {
+			return nil
+		}
+		return &t
+	}
+	rows, err := d.pool.Query(ctx, `
+		SELECT `+decisionColumns+` FROM decisions
+		 WHERE NOT repeated AND ($1 = '' OR issuer = $1) AND ($2 = '' OR subject = $2) AND ($3 = '' OR client_id = $3) AND ($4 = '' OR tenant = $4)
+		   AND ($5 = '' OR codes @> ARRAY[$5]) AND ($6::boolean IS NULL OR allow = $6)
+		   AND ($7::timestamptz IS NULL OR at >= $7) AND ($8::timestamptz IS NULL OR at < $8) AND ($9::timestamptz IS NULL OR (at, id) < ($9, $10))
+		 ORDER BY at DESC, id DESC LIMIT $11`,
+		f.Issuer, f.Subject, f.ClientID, f.Tenant, f.Code, f.Allow, at(f.From), at(f.To), at(f.Before), f.BeforeID, f.Limit)
+	if err != nil {
+		return nil, d.away(err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[iam.RecordedDecision])
+	return list, d.away(err)
+}
+
+// Get finds the evaluation of one decision.
+func (d *Decisions) Get(ctx context.Context, id string) (iam.RecordedDecision, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, decisionsLimit)
+	defer cancel()
+	rows, err := d.pool.Query(ctx, `SELECT `+decisionColumns+` FROM decisions WHERE id = $1 ORDER BY repeated, at LIMIT 1`, id)
+	if err != nil {
+		return iam.RecordedDecision{}, false, d.away(err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[iam.RecordedDecision])
+	if err != nil || len(list) == 0 {
+		return iam.RecordedDecision{}, false, d.away(err)
+	}
+	return list[0], true, nil
+}
+
+// away says that it is not known now.
+func (*Decisions) away(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &iam.Error{Kind: iam.Unavailable, Code: "decisions_unavailable", Detail: "the decision log cannot be asked now", Cause: err}
+}
+
+// Keep makes partitions ahead and drops those that are too old, now and once an hour, until
+// ctx ends.
+func (d *Decisions) Keep(ctx context.Context, log *slog.Logger) {
+	for {
+		if _, err := d.pool.Exec(ctx, `SELECT iam_decision_partitions($1)`, d.keep); err != nil && ctx.Err() == nil {
+			log.WarnContext(ctx, "old decisions could not be dropped", slog.Any("err", err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Hour):
+		}
+	}
+}
