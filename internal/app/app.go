@@ -40,6 +40,7 @@ import (
 	"iam-service/internal/outbox"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
+	"iam-service/internal/preview"
 	"iam-service/internal/rauth"
 	"iam-service/internal/rollout"
 	"iam-service/internal/telemetry"
@@ -177,11 +178,24 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		Sinks:  sinks(cfg, log, bus, manager, kept),
 	})
 	defer recorded.Close()
+	var beneath *preview.Shadow
 	enricher := enrich.New(enrich.Config{
 		Verifier: verifier, Directory: facts, Engine: engine, Issuers: cfg.issuers, Deadline: cfg.EnrichDeadline, HeaderMax: cfg.HeaderBudget,
 		Entries: cmp.Or(cfg.DecisionEntries, -1), Bytes: share(cfg.MemoryAim, decisionsShare),
 		SampleLog: cfg.DecisionSample, Log: aside.Logger(log), Record: recorded.Record, OnDecision: metrics.Decision,
+		Shadow: func(e *enrich.Evaluated) { beneath.Take(e) }, ShadowOf: func() float64 { _, share := policies.Shadow(); return share },
 	})
+	beneath = preview.NewShadow(enricher, engine.Headers(), policies.Shadow)
+	beside.Go(func() { beneath.Run(work) })
+	for name, what := range map[string]string{
+		"evaluations": "Live requests that a shadow policy was asked too.", "differences": "Of those, the ones that it would have answered otherwise, as a caller notices.",
+		"dropped": "Live requests that it was not asked, for there was no time.",
+	} {
+		metrics.Counter("iam_policy_shadow_"+name+"_total", what, nil, func() float64 {
+			asked, differences, dropped := beneath.Figures()
+			return float64(map[string]int64{"evaluations": asked, "differences": differences, "dropped": dropped}[name])
+		})
+	}
 	register(metrics, db, verifier, facts, changes, engine, enricher, recorded)
 	gateway := httpapi.Gateway{
 		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Tenants: db,
@@ -215,7 +229,16 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 		beside.Go(func() { unsettled.keep(work, db.Clients) })
 		registerClients(metrics, unsettled.get)
 	}
+	previewEngine, err := policy.NewEngine(policy.Config{
+		Headers: cfg.GatewayHeaders, Settings: map[string]string{"unknown_users": cfg.UnknownUsers}, Limit: time.Second, Log: log,
+	})
+	if err != nil {
+		return fmt.Errorf("GATEWAY_HEADERS: %w", err)
+	}
+	previews := &preview.Jobs{Snapshot: func(ctx context.Context) (preview.Moment, error) { return db.Snapshot(ctx) }, Note: db.PreviewProgress, Log: log}
+	beside.Go(func() { <-work.Done(); previews.Wait() })
 	admins := httpapi.Admin{
+		Shadow: beneath, Previews: previews, PreviewEngine: previewEngine, Issuers: cfg.issuers, HeaderMax: cfg.HeaderBudget, Background: work,
 		Service: administration, Clients: managed, Policy: func() any { return engine.Status() }, Policies: policies, Explain: &explain.Service{Engine: engine, Enricher: enricher}, VerifyGateway: verifier.Verify, Issuer: cfg.RAuthURL, Trusted: cfg.TrustedProxies,
 		Writes: cfg.AdminWrites, Version: build.Version, Log: log, Observe: metrics.Request,
 	}

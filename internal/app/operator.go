@@ -35,6 +35,7 @@ type operator struct {
 	service *admin.Service
 	caller  admin.Caller
 	issuer  string // RAUTH_URL; may be empty
+	issuers iam.Issuers
 }
 
 // openOperator opens the database for an operator. Issuers are trusted as serve trusts
@@ -77,7 +78,7 @@ func openOperator(ctx context.Context, environ []string) (*operator, error) {
 		name += "@" + host
 	}
 	return &operator{
-		db: db, issuer: cfg.RAuthURL, caller: admin.Caller{Operator: name, Via: "command"},
+		db: db, issuer: cfg.RAuthURL, issuers: cfg.issuers, caller: admin.Caller{Operator: name, Via: "command"},
 		service: admin.New(admin.Config{DB: db, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Log: log}),
 	}, nil
 }

@@ -18,10 +18,10 @@ import (
 )
 
 func policyCommand(environ []string) *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "Write a policy (test, check, format, build, sign, verify, inspect), and say which one is in force (push, activate, rollback, list)"}
+	cmd := &cobra.Command{Use: "policy", Short: "Write a policy (test, check, format, build, sign, verify, inspect), look ahead and back (preview, explain), and say which one is in force (push, activate, rollback, list)"}
 	cmd.AddCommand(policyCheckCommand(environ), policyTestCommand(), policyWatchCommand(), policyFormatCommand(), policyBuildCommand(), policySignCommand(),
 		policyVerifyCommand(environ), policyInspectCommand(), policyNewCommand(),
-		policyPushCommand(environ), policyActivateCommand(environ), policyRollbackCommand(environ), policyListCommand(environ))
+		policyPreviewCommand(environ), policyExplainCommand(environ), policyPushCommand(environ), policyActivateCommand(environ), policyRollbackCommand(environ), policyListCommand(environ))
 	return cmd
 }
 

@@ -34,6 +34,8 @@ import (
 	"iam-service/internal/clients"
 	"iam-service/internal/explain"
 	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/internal/preview"
 	"iam-service/internal/rollout"
 	"iam-service/internal/token"
 )
@@ -48,15 +50,22 @@ type Admin struct {
 
 	Policy func() any // what is in force here
 
-	Policies  *rollout.Service // the life of policies
-	Explain   *explain.Service
-	Decisions Decisions      // where decisions can be found again; nil: nowhere
-	Issuer    string         // of tokens where a request names none
-	Trusted   []netip.Prefix // whose X-Forwarded-For is believed
-	Writes    int            // that one caller may ask for in a minute; 0: 600
-	Version   string
-	Log       *slog.Logger
-	Observe   Observe
+	Policies *rollout.Service // the life of policies
+	Explain  *explain.Service
+	Shadow   *preview.Shadow
+	Previews *preview.Jobs
+
+	PreviewEngine *policy.Engine // with the settings of what serves, and more time
+	Issuers       iam.Issuers
+	HeaderMax     int
+	Background    context.Context //nolint:containedctx // of what goes on after an answer
+	Decisions     Decisions       // where decisions can be found again; nil: nowhere
+	Issuer        string          // of tokens where a request names none
+	Trusted       []netip.Prefix  // whose X-Forwarded-For is believed
+	Writes        int             // that one caller may ask for in a minute; 0: 600
+	Version       string
+	Log           *slog.Logger
+	Observe       Observe
 }
 
 // Limits of the admin API.

@@ -22,7 +22,7 @@ var platformActions = []string{
 	"global-role:list", "global-role:create", "global-role:read", "global-role:update", "global-role:delete",
 	"user:list", "user:create", "user:read", "user:update", "user:set-status", "user:revoke", "user:erase",
 	"service:list", "service:read", "service:sync", "audit:read",
-	"policy:read", "policy:list", "policy:upload", "policy:activate", "policy:rollback", "policy:shadow", "policy:explain",
+	"policy:read", "policy:list", "policy:upload", "policy:activate", "policy:rollback", "policy:shadow", "policy:explain", "policy:preview",
 	"decision:list", "decision:read",
 	"client:list", "client:create", "drift:read",
 }
@@ -120,6 +120,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	mapping := iam.Mapping{Issuer: w.rauth.Issuer, Claim: "groups", Value: "auditors"}.ID()
 
 	kept, seen := w.kept(), w.decided()
+	foreseen, _ := w.want(202, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": kept}).field("id").(string)
 	made := map[string]string{"acme": w.client("acme", nil), "globex": w.client("globex", nil)}
 
 	// What is sent is well-formed, and would change nothing if it were allowed: it names a
@@ -136,7 +137,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"client:update": map[string]any{"client_name": "x", "redirect_uris": []string{"no URI"}}, "client:set-status": map[string]any{"status": "active"},
 		"client:revoke": map[string]any{"before": "2001-01-01T00:00:00Z"}, "client:rotate": map[string]any{"overlap": "1s"},
 		"policy:upload": "no bundle", "policy:activate": map[string]any{"preview": "00000000-0000-0000-0000-000000000000"},
-		"policy:shadow": map[string]any{"share": 0}, "policy:explain": map[string]any{"subject": "target"},
+		"policy:shadow": map[string]any{"share": 0}, "policy:explain": map[string]any{"subject": "target"}, "policy:preview": map[string]any{"revision": kept},
 		"user:revoke": map[string]any{"before": "2001-01-01T00:00:00Z"}, "service:sync": map[string]any{"service": "sample", "roles": []any{map[string]any{"name": "x", "inherits": []string{"none"}}}},
 	}
 	cells, rows := 0, 0
@@ -170,7 +171,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 					path = strings.ReplaceAll(path, "/roles/helper", "/roles/viewer")
 				}
 				path = strings.ReplaceAll(path, "{id}", made[tenant])
-				path = strings.NewReplacer("{revision}", kept, "{decision}", seen).Replace(path)
+				path = strings.NewReplacer("{revision}", kept, "{decision}", seen, "{preview}", foreseen).Replace(path)
 				if action == "effective:read" || (action == "audit:read" || action == "client:list") && where != "" {
 					path += "?tenant=" + tenant
 				}

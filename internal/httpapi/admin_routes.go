@@ -102,6 +102,9 @@ func (a *adminAPI) routes() {
 	register(a, route{post, "/v1/policy/revisions/{revision}:shadow", "policy:shadow", "Evaluate a revision beside what is in force", "Aside: no request waits for it.", "policy", 0, 0}, a.shadowRevision)
 	add(a, route{get, "/v1/policy/activations", "policy:list", "List what came into force", "The last one first.", "policy", 0, 0}, a.listActivations)
 
+	register(a, route{post, "/v1/policy/preview", "policy:preview", "Preview a revision", "Begins to ask it and what is in force the same, of each user in each tenant and of each client: who would gain and lose what. Location says where to look.", "policy", http.StatusAccepted, 0}, a.createPreview)
+	add(a, route{get, "/v1/policy/previews/{preview}", "policy:read", "Read a preview", "How far it is, and in the end its report.", "policy", 0, 0}, a.readPreview)
+	add(a, route{get, "/v1/policy/shadow", "policy:read", "Read what the shadow has seen", "Differences by kind, and samples, on this replica.", "policy", 0, 0}, a.readShadow)
 	register(a, route{post, "/v1/policy/explain", "policy:explain", "Explain a decision", "For a token, a recorded decision, or who somebody is: the rules that fired, and of those that grant the first condition that was not so. The facts are those of now.", "policy", 0, 0}, a.explain)
 	register(a, route{get, "/v1/decisions", "decision:list", "Find decisions again", "Evaluations of the time that they are kept for, the newest first.", "policy", 0, 0}, a.listDecisions)
 	register(a, route{get, "/v1/decisions/{decision}", "decision:read", "Read a decision", "What was asked, what was answered and why, and which facts it rested on; masked.", "policy", 0, 0}, a.readDecision)

@@ -35,6 +35,7 @@ import (
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
 	"iam-service/internal/postgres/postgrestest"
+	"iam-service/internal/preview"
 	"iam-service/internal/rauth"
 	"iam-service/internal/rollout"
 	"iam-service/internal/token"
@@ -182,7 +183,9 @@ func newWorld(t testing.TB, s settings) *world {
 	}
 	recorded := decisions.New(decisions.Config{Headers: w.engine.Headers(), Log: log, Sinks: sinks})
 	t.Cleanup(recorded.Close)
+	var beneath *preview.Shadow
 	enricher := enrich.New(enrich.Config{
+		Shadow: func(e *enrich.Evaluated) { beneath.Take(e) }, ShadowOf: func() float64 { _, share := w.policies.Shadow(); return share },
 		Record:   recorded.Record,
 		Verifier: verifier, Directory: w.facts, Engine: w.engine, Issuers: issuers, Deadline: 10 * time.Second,
 		HeaderMax: s.headerMax, SampleLog: 1, Log: log,
@@ -218,7 +221,12 @@ func newWorld(t testing.TB, s settings) *world {
 		s.writes = 1_000_000
 	}
 	w.policies = rollout.New(rollout.Config{DB: w.db, Admin: w.service, Engine: w.engine, Managed: true, Follows: true, Unsigned: true, Replica: "test", Log: log})
+	previews := &preview.Jobs{Snapshot: func(ctx context.Context) (preview.Moment, error) { return w.db.Snapshot(ctx) }, Note: w.db.PreviewProgress, Log: log}
+	t.Cleanup(previews.Wait)
+	beneath = preview.NewShadow(enricher, w.engine.Headers(), w.policies.Shadow)
+	hearing.Go(func() { beneath.Run(running) })
 	api := httptest.NewServer(httpapi.Admin{
+		Shadow: beneath, Previews: previews, PreviewEngine: w.engine, Issuers: issuers, Background: running,
 		Service: w.service, Clients: w.clients, Policies: w.policies, Explain: &explain.Service{Engine: w.engine, Enricher: enricher}, VerifyGateway: verifier.Verify, Decisions: findable, Verify: verifier.For(devstack.AdminAudience).Verify, Policy: func() any {
 			if s.panics {
 				panic("a secret")

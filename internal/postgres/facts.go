@@ -25,24 +25,39 @@ func (db *DB) User(ctx context.Context, issuer, subject string) (iam.UserFacts, 
 type lookUp func(ctx context.Context, sql string, args []any, dest ...any) (bool, error)
 
 func userFacts(ctx context.Context, look lookUp, issuer, subject string) (iam.UserFacts, bool, error) {
-	var u iam.UserFacts
-	var attributes, memberships []byte
-	var notBefore *time.Time
-	found, err := look(ctx, `
-		SELECT u.id::text, u.status, u.attributes, u.platform_roles, u.tokens_not_before,
+	var row userRow
+	found, err := look(ctx, userSelect+` WHERE u.issuer = $1 AND u.subject = $2`, []any{issuer, subject}, row.dest()...)
+	if err != nil || !found {
+		return iam.UserFacts{}, false, wrap("read a user", err)
+	}
+	u, err := row.facts()
+	return u, err == nil, err
+}
+
+const userSelect = `
+		SELECT u.issuer, u.subject, u.id::text, u.status, u.attributes, u.platform_roles, u.tokens_not_before,
 		       coalesce(u.default_tenant, ''), u.version, now(),
 		       coalesce((SELECT jsonb_agg(jsonb_build_object('tenant', m.tenant, 'status', m.status, 'roles', m.roles,
 		                                                     'attributes', m.attributes, 'expires_at', m.expires_at, 'version', m.version,
 		                                                     'tenant_status', t.status))
 		                   FROM memberships m JOIN tenants t ON t.id = m.tenant WHERE m.user_id = u.id), '[]')
-		  FROM users u WHERE u.issuer = $1 AND u.subject = $2`,
-		[]any{issuer, subject},
-		&u.ID, &u.Status, &attributes, &u.PlatformRoles, &notBefore, &u.DefaultTenant, &u.Version, &u.AsOf, &memberships)
-	if err != nil || !found {
-		return iam.UserFacts{}, false, wrap("read a user", err)
-	}
-	u.Issuer, u.Subject = issuer, subject
-	u.TokensNotBefore = deref(notBefore)
+		  FROM users u`
+
+// userRow is one row of userSelect.
+type userRow struct {
+	u                       iam.UserFacts
+	attributes, memberships []byte
+	notBefore               *time.Time
+}
+
+func (r *userRow) dest() []any {
+	u := &r.u
+	return []any{&u.Issuer, &u.Subject, &u.ID, &u.Status, &r.attributes, &u.PlatformRoles, &r.notBefore, &u.DefaultTenant, &u.Version, &u.AsOf, &r.memberships}
+}
+
+func (r *userRow) facts() (iam.UserFacts, error) {
+	u := r.u
+	u.TokensNotBefore = deref(r.notBefore)
 	var rows []struct {
 		Tenant     string         `json:"tenant"`
 		Status     string         `json:"status"`
@@ -52,17 +67,17 @@ func userFacts(ctx context.Context, look lookUp, issuer, subject string) (iam.Us
 		Version    int64          `json:"version"`
 		Open       string         `json:"tenant_status"`
 	}
-	if err := errors.Join(decode(attributes, &u.Attributes), decode(memberships, &rows)); err != nil {
-		return iam.UserFacts{}, false, wrap("read a user", err)
+	if err := errors.Join(decode(r.attributes, &u.Attributes), decode(r.memberships, &rows)); err != nil {
+		return iam.UserFacts{}, wrap("read a user", err)
 	}
 	u.Memberships = make([]iam.Membership, len(rows))
-	for i, r := range rows {
+	for i, m := range rows {
 		u.Memberships[i] = iam.Membership{
-			Tenant: r.Tenant, User: u.ID, Status: r.Status, Roles: r.Roles,
-			Attributes: r.Attributes, ExpiresAt: deref(r.ExpiresAt), Version: r.Version, TenantStatus: r.Open,
+			Tenant: m.Tenant, User: u.ID, Status: m.Status, Roles: m.Roles,
+			Attributes: m.Attributes, ExpiresAt: deref(m.ExpiresAt), Version: m.Version, TenantStatus: m.Open,
 		}
 	}
-	return u, true, nil
+	return u, nil
 }
 
 // Tenant returns one tenant with its roles, the global roles and its mappings,

@@ -68,15 +68,15 @@ type Service struct {
 	prepared map[string]*policy.Revision // by digest; under mu
 	failed   map[string]string           // why one could not be prepared, by digest; under mu
 	reported string                      // what was reported last; under mu
-	shadow   atomic.Pointer[Shadow]      // nil: none
+	shadow   atomic.Pointer[shadow]      // nil: none
 	at       time.Time                   // when that was; under mu
 	kept     string                      // digest of what is in STATE_DIR; under mu
 }
 
-// Shadow is what is evaluated beside what is in force.
-type Shadow struct {
-	Revision *policy.Revision
-	Share    float64
+// shadow is what is evaluated beside what is in force.
+type shadow struct {
+	revision *policy.Revision
+	share    float64
 }
 
 // New returns a service. Its Passed is for policy.Config.OnPassed.
@@ -124,8 +124,17 @@ func (s *Service) Revision(ctx context.Context, digest string) (*policy.Revision
 	return r, nil
 }
 
-// Shadow is what is evaluated beside what is in force; nil: nothing.
-func (s *Service) Shadow() *Shadow { return s.shadow.Load() }
+// InForce is what is in force on this replica; nil: nothing.
+func (s *Service) InForce() *policy.Revision { return s.cfg.Engine.Revision() }
+
+// Shadow is what is evaluated beside what is in force, and for which share of requests; nil:
+// nothing.
+func (s *Service) Shadow() (*policy.Revision, float64) {
+	if sh := s.shadow.Load(); sh != nil {
+		return sh.revision, sh.share
+	}
+	return nil, 0
+}
 
 // source is who does what a source brings about.
 var source = admin.Caller{Operator: "source", Via: "loop"}
@@ -260,8 +269,8 @@ func (s *Service) setShadow(want iam.PolicyShadow) {
 		s.shadow.Store(nil)
 		return
 	}
-	if now := s.shadow.Load(); now == nil || now.Revision != r || now.Share != want.Share {
-		s.shadow.Store(&Shadow{r, want.Share})
+	if now := s.shadow.Load(); now == nil || now.revision != r || now.share != want.Share {
+		s.shadow.Store(&shadow{r, want.Share})
 	}
 }
 

@@ -1,0 +1,409 @@
+package app
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"iam-service/internal/enrich"
+	"iam-service/internal/explain"
+	"iam-service/internal/policy"
+	"iam-service/internal/postgres"
+	"iam-service/internal/preview"
+	embedded "iam-service/policies"
+)
+
+// What a policy would say, asked over one snapshot of the facts: explain and preview. No
+// service need run.
+
+// asking is what both commands share: a gate with the settings of serve, and a snapshot.
+type asking struct {
+	*operator
+	engine    *policy.Engine
+	facts     *postgres.Snapshot
+	headerMax int
+}
+
+func openAsking(ctx context.Context, environ []string, issuer string) (*asking, error) {
+	if issuer != "" { // with DATABASE_URL alone, the operator says whom to trust
+		environ = append(environ[:len(environ):len(environ)], "RAUTH_URL="+issuer)
+	}
+	o, err := openOperator(ctx, environ)
+	if err != nil {
+		return nil, err
+	}
+	a := &asking{operator: o, headerMax: 3500}
+	settings := map[string]string{"unknown_users": "deny"}
+	for _, kv := range environ {
+		switch k, v, _ := strings.Cut(kv, "="); {
+		case k == "UNKNOWN_USERS" && v != "":
+			settings["unknown_users"] = v
+		case k == "HEADER_BUDGET" && v != "":
+			if a.headerMax, err = strconv.Atoi(v); err != nil {
+				o.db.Close()
+				return nil, &ConfigError{[]string{"HEADER_BUDGET must be a number of bytes"}}
+			}
+		}
+	}
+	options := checkOptions(environ)
+	a.engine, err = policy.NewEngine(policy.Config{
+		Headers: options.Headers, Admin: options.Admin, Settings: settings, Limit: time.Second, Log: slog.New(slog.DiscardHandler),
+		Child: []string{os.Args[0], policy.ChildCommand},
+	})
+	if err != nil {
+		o.db.Close()
+		return nil, &ConfigError{[]string{"GATEWAY_HEADERS: " + err.Error()}}
+	}
+	if a.facts, err = o.db.Snapshot(ctx); err != nil {
+		o.db.Close()
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *asking) close() {
+	a.facts.Close()
+	a.db.Close()
+}
+
+// revision is the policy at a path; without one, what is in force by the database, or else
+// the embedded one.
+func (a *asking) revision(ctx context.Context, path string) (*policy.Revision, error) {
+	if path != "" {
+		c, err := a.engine.FromPath(path)
+		if err != nil {
+			return nil, err
+		}
+		return a.engine.Prepare(ctx, c)
+	}
+	orders, err := a.db.PolicyOrders(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if orders.InForce == "" {
+		c, err := policy.FromFS("embedded", embedded.FS)
+		if err != nil {
+			return nil, err
+		}
+		return a.engine.Prepare(ctx, c)
+	}
+	kept, packed, err := a.db.PolicyBundle(ctx, orders.InForce)
+	if err != nil {
+		return nil, err
+	}
+	c, err := a.engine.Unpack(kept.Source, packed, true)
+	if err != nil {
+		return nil, err
+	}
+	return a.engine.Prepare(ctx, c)
+}
+
+func policyExplainCommand(environ []string) *cobra.Command {
+	var issuer, subject, clientID, tenant, claims, method, path, tokenFile, decision, under string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "explain --subject SUBJECT | --token-file FILE | --decision ID",
+		Short: "Say why somebody is let in or not, over the facts of now (needs DATABASE_URL alone)",
+		Long: "Say what is answered, which rules fired, and of those that grant the first condition that was not so, with its values.\n" +
+			"The policy is what is in force by the database, else the embedded one, or that of --policy. Of a token only the claims are\n" +
+			"looked at: its signature is not verified here. --decision needs DECISIONS_DATABASE_URL.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx := cmd.Context()
+			a, err := openAsking(ctx, environ, issuer)
+			if err != nil {
+				return err
+			}
+			defer a.close()
+			q, err := a.question(ctx, environ, subject, clientID, claims, tokenFile, decision)
+			if err != nil {
+				return err
+			}
+			if decision == "" {
+				q.Tenant, q.Request = tenant, enrich.Request{Method: method, Path: path, RawPath: path, Gateway: "explain"}
+			}
+			r, err := a.revision(ctx, under)
+			if err != nil {
+				return err
+			}
+			x, err := explain.Over(a.facts, a.engine, a.issuers, a.headerMax).Explain(ctx, r, q)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				e := json.NewEncoder(cmd.OutOrStdout())
+				e.SetIndent("", "  ")
+				return e.Encode(x)
+			}
+			x.Text(cmd.OutOrStdout())
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&subject, "subject", "", "subject of their tokens, as in sub")
+	f.StringVar(&issuer, "issuer", "", "issuer of their tokens; else RAUTH_URL")
+	f.StringVar(&clientID, "client-id", "", "client of the token; alone: a program that speaks for itself")
+	f.StringVar(&claims, "claims", "", `further claims of the token, as JSON: {"acr":"2"}`)
+	f.StringVar(&tenant, "tenant", "", "tenant that is asked for")
+	f.StringVar(&method, "method", "GET", "method of the request")
+	f.StringVar(&path, "path", "/", "path of the request")
+	f.StringVar(&tokenFile, "token-file", "", "file with an access token (a JWT); - is standard input")
+	f.StringVar(&decision, "decision", "", "id of a recorded decision, as in X-Decision-ID")
+	f.StringVar(&under, "policy", "", "folder or bundle to explain under, instead of what is in force")
+	f.BoolVar(&asJSON, "json", false, "JSON, for machines")
+	return cmd
+}
+
+func (a *asking) question(ctx context.Context, environ []string, subject, clientID, claims, tokenFile, decision string) (explain.Question, error) {
+	ways := 0
+	for _, given := range []bool{subject != "" || clientID != "", tokenFile != "", decision != ""} {
+		if given {
+			ways++
+		}
+	}
+	if ways != 1 {
+		return explain.Question{}, errors.New("say one of --subject (or --client-id), --token-file and --decision")
+	}
+	switch {
+	case decision != "":
+		kept, err := openKept(ctx, environ)
+		if err != nil {
+			return explain.Question{}, err
+		}
+		defer kept.Close()
+		d, found, err := kept.Get(ctx, decision)
+		if err == nil && !found {
+			err = fmt.Errorf("there is no decision %s any more, or it never was recorded", decision)
+		}
+		if err != nil {
+			return explain.Question{}, err
+		}
+		return explain.FromRecord(d)
+	case tokenFile != "":
+		text, err := readAll(tokenFile)
+		if err != nil {
+			return explain.Question{}, err
+		}
+		parts := strings.Split(strings.TrimSpace(string(text)), ".")
+		if len(parts) != 3 {
+			return explain.Question{}, errors.New("--token-file: it is no JWT; an opaque token says nothing by itself, use --subject")
+		}
+		body, err := base64.RawURLEncoding.DecodeString(parts[1])
+		if err != nil {
+			return explain.Question{}, errors.New("--token-file: it is no JWT")
+		}
+		claims, err := object(body)
+		if err != nil {
+			return explain.Question{}, errors.New("--token-file: it is no JWT")
+		}
+		t, err := explain.FromClaims(claims, time.Now())
+		return explain.Question{Token: t}, err
+	}
+	more := map[string]any{}
+	if claims != "" {
+		var err error
+		if more, err = object([]byte(claims)); err != nil {
+			return explain.Question{}, fmt.Errorf("--claims: %w", err)
+		}
+	}
+	if subject == "" {
+		subject = clientID
+	}
+	if a.issuer == "" {
+		return explain.Question{}, errors.New("say of which issuer the subject is: --issuer or RAUTH_URL")
+	}
+	t, err := explain.Of(a.issuer, subject, clientID, more, time.Now())
+	return explain.Question{Token: t}, err
+}
+
+// object reads a JSON object and keeps numbers as they are written.
+func object(text []byte) (map[string]any, error) {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber()
+	var o map[string]any
+	err := d.Decode(&o)
+	return o, err
+}
+
+func readAll(name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(os.Stdin)
+	}
+	return os.ReadFile(name)
+}
+
+func policyPreviewCommand(environ []string) *cobra.Command {
+	var against, export, issuer string
+	var questions, failOn []string
+	var replay time.Duration
+	var asJSON bool
+	var workers int
+	cmd := &cobra.Command{
+		Use:   "preview FOLDER|BUNDLE",
+		Short: "Say who would gain and lose what under another policy, over one snapshot of the facts (needs DATABASE_URL alone)",
+		Long: "Ask what is in force (by the database, else the embedded policy, or that of --against) and the candidate the same questions, and compare:\n" +
+			"each question of preview/*.yaml, of each user in each tenant, and of each client. Without such files one question is asked: a minimal\n" +
+			"token, GET /. With --replay, decisions that were recorded lately are asked once more (DECISIONS_DATABASE_URL). GATEWAY_HEADERS,\n" +
+			"UNKNOWN_USERS, HEADER_BUDGET, RAUTH_URL and TRUSTED_ISSUERS are taken as serve takes them.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, kind := range failOn {
+				if !slices.Contains(preview.Kinds, kind) && kind != "any" {
+					return fmt.Errorf("--fail-on: %q is none of any, %s", kind, strings.Join(preview.Kinds, ", "))
+				}
+			}
+			ctx := cmd.Context()
+			a, err := openAsking(ctx, environ, issuer)
+			if err != nil {
+				return err
+			}
+			defer a.close()
+			if a.issuer == "" {
+				return &ConfigError{[]string{"RAUTH_URL is missing: whose users are asked about (or --issuer)"}}
+			}
+			c := preview.Config{Engine: a.engine, Issuers: a.issuers, HeaderMax: a.headerMax, Facts: a.facts, Workers: workers}
+			if c.Base, err = a.revision(ctx, against); err != nil {
+				return err
+			}
+			if c.Candidate, err = a.revision(ctx, args[0]); err != nil {
+				return err
+			}
+			if c.Questions, err = questionsOf(args[0], questions); err != nil {
+				return err
+			}
+			if replay > 0 {
+				kept, err := openKept(ctx, environ)
+				if err != nil {
+					return err
+				}
+				defer kept.Close()
+				c.Replay = preview.Since(kept, time.Now().Add(-replay))
+			}
+			report, err := runPreview(cmd, c, export)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				e := json.NewEncoder(cmd.OutOrStdout())
+				e.SetIndent("", "  ")
+				err = e.Encode(report)
+			} else {
+				report.Text(cmd.OutOrStdout())
+			}
+			if err != nil {
+				return err
+			}
+			var found []string
+			for _, kind := range preview.Kinds {
+				if n := report.Of(kind); n > 0 && (slices.Contains(failOn, kind) || slices.Contains(failOn, "any") && kind != preview.Reasons) {
+					found = append(found, fmt.Sprintf("%d %s", n, kind))
+				}
+			}
+			if len(found) > 0 {
+				return fmt.Errorf("answers change: %s", strings.Join(found, ", "))
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&against, "against", "", "folder or bundle to compare with, instead of what is in force")
+	f.StringSliceVar(&questions, "questions", nil, "files with questions, or folders of them; else preview/*.yaml of a folder")
+	f.DurationVar(&replay, "replay", 0, "ask decisions once more that were recorded in this time, such as 24h")
+	f.StringVar(&export, "export", "", "file for all changes, as JSON lines")
+	f.StringSliceVar(&failOn, "fail-on", nil, "kinds of changes that make the command fail, for CI: any, "+strings.Join(preview.Kinds, ", "))
+	f.StringVar(&issuer, "issuer", "", "issuer of users' tokens; else RAUTH_URL")
+	f.IntVar(&workers, "workers", runtime.GOMAXPROCS(0), "questions that are asked at once")
+	f.BoolVar(&asJSON, "json", false, "JSON, for machines")
+	return cmd
+}
+
+// openKept opens the database of decisions, which must be set.
+func openKept(ctx context.Context, environ []string) (*postgres.Decisions, error) {
+	url, err := setting(environ, "DECISIONS_DATABASE_URL")
+	if err != nil {
+		return nil, err
+	}
+	if url == "" {
+		return nil, &ConfigError{[]string{"DECISIONS_DATABASE_URL is missing: where decisions are recorded"}}
+	}
+	kept, err := postgres.OpenDecisions(ctx, url, time.Hour)
+	if err != nil {
+		return nil, errors.New("DECISIONS_DATABASE_URL cannot be used") // why could show a password
+	}
+	return kept, nil
+}
+
+// questionsOf reads questions from files or folders; without any, from preview/ of a policy
+// that is a folder.
+func questionsOf(candidate string, names []string) ([]preview.Question, error) {
+	if len(names) == 0 {
+		names = []string{filepath.Join(candidate, "preview")}
+		if info, err := os.Stat(names[0]); err != nil || !info.IsDir() {
+			return nil, nil // the usual one
+		}
+	}
+	var all []preview.Question
+	for _, name := range names {
+		files := []string{name}
+		if info, err := os.Stat(name); err != nil {
+			return nil, err
+		} else if info.IsDir() {
+			if files, err = filepath.Glob(filepath.Join(name, "*.yaml")); err != nil {
+				return nil, err
+			}
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				return nil, err
+			}
+			list, err := preview.ParseQuestions(file, text)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, list...)
+		}
+	}
+	return all, preview.CheckQuestions("all files", all)
+}
+
+// runPreview runs it with a bar, and writes all changes to a file if there is one.
+func runPreview(cmd *cobra.Command, c preview.Config, export string) (preview.Report, error) {
+	var out *bufio.Writer
+	if export != "" {
+		f, err := os.OpenFile(export, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) // it names people
+		if err != nil {
+			return preview.Report{}, err
+		}
+		defer f.Close()
+		out = bufio.NewWriter(f)
+		e := json.NewEncoder(out)
+		c.OnChange = func(x preview.Change) error { return e.Encode(x) }
+	}
+	bar := progress(cmd, 0, "questions")
+	c.OnProgress = func(done, total int64) {
+		bar.ChangeMax64(max(total, done))
+		_ = bar.Set64(done) // only drawing
+	}
+	report, err := preview.Run(cmd.Context(), c)
+	_ = bar.Finish() // only drawing
+	if err == nil && out != nil {
+		err = out.Flush()
+	}
+	return report, err
+}

@@ -1,0 +1,107 @@
+package preview
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"iam-service/internal/iam"
+)
+
+// Moment is facts of one moment, until it is closed.
+type Moment interface {
+	Facts
+	Close()
+}
+
+// Jobs runs previews aside, one at a time on this replica.
+type Jobs struct {
+	Snapshot func(context.Context) (Moment, error)
+	Note     func(context.Context, iam.PolicyPreview) error // how far one is, or with a report that it is over
+	Log      *slog.Logger
+
+	busy    atomic.Bool
+	running sync.WaitGroup
+}
+
+const noteEvery = 2 * time.Second
+
+// Start begins a preview that is noted as p, and returns. It works until ctx ends. c lacks
+// its Facts.
+func (j *Jobs) Start(ctx context.Context, p iam.PolicyPreview, c Config) {
+	j.running.Go(func() {
+		defer j.busy.Store(false)
+		var done, total atomic.Int64
+		c.OnProgress = func(n, of int64) {
+			done.Store(n)
+			total.Store(of)
+		}
+		note := func(p iam.PolicyPreview) {
+			p.Done, p.Total = done.Load(), total.Load()
+			if err := j.Note(ctx, p); err != nil && ctx.Err() == nil {
+				j.Log.WarnContext(ctx, "how far a preview is could not be noted", slog.String("preview", p.ID), slog.Any("err", err))
+			}
+		}
+		over := make(chan struct{})
+		var noting sync.WaitGroup
+		noting.Go(func() {
+			tick := time.NewTicker(noteEvery)
+			defer tick.Stop()
+			for {
+				select {
+				case <-tick.C:
+					note(p)
+				case <-over:
+					return
+				}
+			}
+		})
+		report, err := j.run(ctx, c)
+		close(over)
+		noting.Wait()
+		p.State = "done"
+		var say any = report
+		if err != nil {
+			j.Log.WarnContext(ctx, "a preview failed", slog.String("preview", p.ID), slog.Any("err", err))
+			p.State, say = "failed", map[string]string{"error": "the facts or decisions could not be read to the end; the log says why"}
+		}
+		if p.Report, err = json.Marshal(say); err != nil {
+			j.Log.ErrorContext(ctx, "a preview could not be written down", slog.Any("err", err))
+			return
+		}
+		note(p)
+	})
+}
+
+func (j *Jobs) run(ctx context.Context, c Config) (_ Report, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	m, err := j.Snapshot(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	defer m.Close()
+	c.Facts = m
+	return Run(ctx, c)
+}
+
+// Take reserves the place of the one preview; Free gives it back where none was started.
+func (j *Jobs) Take() error {
+	if !j.busy.CompareAndSwap(false, true) {
+		return &iam.Error{Kind: iam.Conflict, Code: "preview_running", Detail: "another preview is running on this replica: one at a time"}
+	}
+	return nil
+}
+
+// Free: see Take.
+func (j *Jobs) Free() { j.busy.Store(false) }
+
+// Wait waits until none is running.
+func (j *Jobs) Wait() { j.running.Wait() }

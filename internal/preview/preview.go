@@ -1,0 +1,529 @@
+// Package preview says what would change under another policy before it is in force: who
+// would gain and lose what.
+//
+// It owns which questions are asked, how two answers are compared, and that memory does not
+// grow with the platform: users are read some at a time from one snapshot, and differences
+// are grouped and counted while they are found. Two revisions answer each question over the
+// same facts, by the same code that answers gateways. It does not know SQL, HTTP or Rego's
+// syntax.
+//
+//	snapshot ─▶ user × tenant × question ─▶ base, candidate ─▶ the same? ─no─▶ group, export
+//	recorded decisions ─────────────────────▶ the same over the facts of the snapshot
+package preview
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"sigs.k8s.io/yaml"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/enrich"
+	"iam-service/internal/explain"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+)
+
+// Facts are all of the directory, at one moment.
+type Facts interface {
+	directory.Loader
+	Count(ctx context.Context) (int64, error)
+	Users(ctx context.Context, after string, limit int) ([]iam.UserFacts, error)
+	Clients(ctx context.Context, issuer, clientID string, limit int) ([]iam.Client, error)
+}
+
+// Question is asked of each user in each of their tenants, and of each client:
+// preview/*.yaml.
+type Question struct {
+	Title   string         `json:"title"`
+	Token   map[string]any `json:"token,omitempty"` // claims beside iss, sub and client_id
+	Request struct {
+		Method string `json:"method,omitempty"`
+		Scheme string `json:"scheme,omitempty"`
+		Host   string `json:"host,omitempty"`
+		Path   string `json:"path,omitempty"`
+	} `json:"request,omitempty"`
+	Of []string `json:"of,omitempty"` // users, clients; none: both
+}
+
+// Usual is what is asked where nothing else is said.
+func Usual() []Question {
+	q := Question{Title: "GET / with a minimal token"}
+	q.Request.Method, q.Request.Path = "GET", "/"
+	return []Question{q}
+}
+
+// ParseQuestions reads a file of questions.
+func ParseQuestions(file string, text []byte) ([]Question, error) {
+	var body struct {
+		Questions []Question `json:"questions"`
+	}
+	if err := yaml.UnmarshalStrict(text, &body); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return body.Questions, CheckQuestions(file, body.Questions)
+}
+
+// CheckQuestions says what is wrong with questions.
+func CheckQuestions(where string, list []Question) error {
+	seen := map[string]bool{}
+	for i, q := range list {
+		switch {
+		case q.Title == "":
+			return fmt.Errorf("%s: the question %d has no title", where, i+1)
+		case seen[q.Title]:
+			return fmt.Errorf("%s: two questions are called %q", where, q.Title)
+		}
+		seen[q.Title] = true
+		for _, who := range q.Of {
+			if who != "users" && who != "clients" {
+				return fmt.Errorf("%s: %q: of must be users or clients, is %q", where, q.Title, who)
+			}
+		}
+		for _, claim := range []string{"iss", "sub"} {
+			if q.Token[claim] != nil {
+				return fmt.Errorf("%s: %q: %s is that of each who is asked about", where, q.Title, claim)
+			}
+		}
+	}
+	return nil
+}
+
+func (q Question) of(who string) bool { return len(q.Of) == 0 || slices.Contains(q.Of, who) }
+
+// Kinds of changes, the weightiest first.
+const (
+	Breaks  = "breaks"  // the candidate gives no answer, or one that is no good
+	Gains   = "gains"   // is let in, and was not
+	Loses   = "loses"   // is not let in, and was
+	Headers = "headers" // is let in with other headers
+	Status  = "status"  // is refused with another status
+	Mends   = "mends"   // there is an answer, and there was none
+	Reasons = "reasons" // only the reasons are others: nobody notices
+)
+
+// Kinds lists them.
+var Kinds = []string{Breaks, Gains, Loses, Headers, Status, Mends, Reasons}
+
+// Outcome is one answer, as far as it is compared.
+type Outcome struct {
+	Allow  bool     `json:"allow"`
+	Status int      `json:"status"`
+	Error  string   `json:"error,omitempty"` // code of what is no answer
+	Codes  []string `json:"codes"`
+	values []string // of the headers
+}
+
+// Change is one question that would be answered otherwise.
+type Change struct {
+	Kind     string   `json:"kind"`
+	Question string   `json:"question,omitempty"` // title; absent: a recorded decision
+	Decision string   `json:"decision,omitempty"` // id of a recorded one
+	Issuer   string   `json:"issuer,omitempty"`
+	Subject  string   `json:"subject,omitempty"`
+	ClientID string   `json:"client_id,omitempty"`
+	Tenant   string   `json:"tenant,omitempty"` // that is asked for
+	Before   Outcome  `json:"before"`
+	After    Outcome  `json:"after"`
+	Headers  []Header `json:"headers,omitempty"`       // that differ
+	Facts    []string `json:"facts_changed,omitempty"` // documents that have changed since it was recorded
+}
+
+// Header is one that differs.
+type Header struct {
+	Name   string `json:"name"`
+	Before string `json:"before"`
+	After  string `json:"after"`
+}
+
+// Group is changes that are alike.
+type Group struct {
+	Kind     string   `json:"kind"`
+	Question string   `json:"question,omitempty"`
+	Before   []string `json:"before" doc:"codes of the rules that decided"`
+	After    []string `json:"after" doc:"codes of the rules that would: they are responsible"`
+	Headers  []string `json:"headers,omitempty" doc:"that differ"`
+	Count    int64    `json:"count"`
+	Sample   []Who    `json:"sample" doc:"some of them"`
+}
+
+// Who is somebody in a tenant.
+type Who struct {
+	Issuer   string `json:"issuer,omitempty"`
+	Subject  string `json:"subject,omitempty"`
+	ClientID string `json:"client_id,omitempty"`
+	Tenant   string `json:"tenant,omitempty"`
+	Decision string `json:"decision,omitempty"`
+}
+
+// Section is what became of many questions.
+type Section struct {
+	Asked  int64            `json:"asked"`
+	Counts map[string]int64 `json:"counts" doc:"changes by kind"`
+	Groups []Group          `json:"groups" doc:"the weightiest first"`
+	Left   int64            `json:"groups_left_out,omitempty" doc:"changes that are in counts and in no group: there are too many different ones"`
+
+	FactsChanged  int64 `json:"facts_changed,omitempty" doc:"recorded decisions that rest on documents that have changed since"`
+	NotReplayable int64 `json:"not_replayable,omitempty" doc:"recorded decisions that lack what a policy looks at"`
+}
+
+// Report is what is said in the end.
+type Report struct {
+	Candidate string    `json:"candidate" doc:"revision"`
+	Name      string    `json:"name,omitempty"`
+	Against   string    `json:"against" doc:"revision"`
+	Questions []string  `json:"questions" doc:"titles of what was asked of each user in each tenant, and of each client"`
+	At        time.Time `json:"at" doc:"the moment of the facts"`
+	Took      string    `json:"took"`
+	Directory Section   `json:"directory"`
+	Replayed  *Section  `json:"replayed,omitempty" doc:"recorded decisions, over the facts of that moment"`
+}
+
+// Bounds of what is kept.
+const (
+	pageSize   = 500
+	sampleSize = 10
+	groupsMost = 500
+	evalLimit  = 5 * time.Second // of one question
+)
+
+// Config of a preview.
+type Config struct {
+	Engine          *policy.Engine // with the settings of serve
+	Issuers         iam.Issuers
+	HeaderMax       int
+	Base, Candidate *policy.Revision
+	Questions       []Question // none: Usual
+	Facts           Facts
+	Replay          func(ctx context.Context, each func(iam.RecordedDecision) error) error // recorded decisions; nil: none
+	Workers         int                                                                    // 0: 1
+	OnProgress      func(done, total int64)                                                // may be nil
+	OnChange        func(Change) error                                                     // told of each change, one after the other; may be nil
+}
+
+// run is a preview under way.
+type run struct {
+	Config
+	both  comparer
+	users users
+	now   time.Time
+	done  atomic.Int64
+	total int64
+
+	mu       sync.Mutex
+	sections [2]section // of the directory, of what is replayed
+}
+
+type section struct {
+	Section
+	groups map[string]*Group
+}
+
+// Run asks all questions of both.
+func Run(ctx context.Context, c Config) (Report, error) {
+	began := time.Now()
+	if len(c.Questions) == 0 {
+		c.Questions = Usual()
+	}
+	r := &run{Config: c, users: users{Loader: c.Facts, held: map[[2]string]iam.UserFacts{}}, now: began}
+	r.both = newComparer(explain.Over(&r.users, c.Engine, c.Issuers, c.HeaderMax).Enricher, c.Engine.Headers())
+	for i := range r.sections {
+		r.sections[i] = section{Section{Counts: map[string]int64{}, Groups: []Group{}}, map[string]*Group{}}
+	}
+	report := Report{Candidate: c.Candidate.ID, Name: c.Candidate.Name, Against: c.Base.ID, At: began.UTC(), Questions: []string{}}
+	for _, q := range c.Questions {
+		report.Questions = append(report.Questions, q.Title)
+	}
+	n, err := c.Facts.Count(ctx)
+	if err != nil {
+		return report, err
+	}
+	r.total = n * int64(len(c.Questions))
+	if err := r.directory(ctx); err != nil {
+		return report, err
+	}
+	report.Directory = r.sections[0].sorted()
+	if c.Replay != nil {
+		if err := r.replay(ctx); err != nil {
+			return report, err
+		}
+		replayed := r.sections[1].sorted()
+		report.Replayed = &replayed
+	}
+	report.Took = time.Since(began).Round(time.Millisecond).String()
+	return report, nil
+}
+
+// users is a loader that knows the users who are asked about at the moment.
+type users struct {
+	directory.Loader
+	mu   sync.Mutex
+	held map[[2]string]iam.UserFacts
+}
+
+// User answers from what was read already.
+func (u *users) User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
+	u.mu.Lock()
+	facts, held := u.held[[2]string{issuer, subject}]
+	u.mu.Unlock()
+	if held {
+		return facts, true, nil
+	}
+	return u.Loader.User(ctx, issuer, subject)
+}
+
+func (u *users) hold(f iam.UserFacts) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.held[[2]string{f.Issuer, f.Subject}] = f
+}
+
+func (u *users) drop(f iam.UserFacts) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.held, [2]string{f.Issuer, f.Subject})
+}
+
+// directory asks about each user in each of their tenants, and about each client.
+func (r *run) directory(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	jobs := make(chan func(context.Context) error, pageSize)
+	for range max(1, r.Workers) {
+		group.Go(func() error {
+			for job := range jobs {
+				if err := job(ctx); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	group.Go(func() error {
+		defer close(jobs)
+		give := func(job func(context.Context) error) error {
+			select {
+			case jobs <- job:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		for after := ""; ; {
+			page, err := r.Facts.Users(ctx, after, pageSize)
+			if err != nil {
+				return err
+			}
+			for _, u := range page {
+				r.users.hold(u)
+				if err := give(func(ctx context.Context) error { return r.user(ctx, u) }); err != nil {
+					return err
+				}
+				after = u.ID
+			}
+			if len(page) < pageSize {
+				break
+			}
+		}
+		for issuer, clientID := "", ""; ; {
+			page, err := r.Facts.Clients(ctx, issuer, clientID, pageSize)
+			if err != nil {
+				return err
+			}
+			for _, c := range page {
+				if err := give(func(ctx context.Context) error { return r.client(ctx, c) }); err != nil {
+					return err
+				}
+				issuer, clientID = c.Issuer, c.ClientID
+			}
+			if len(page) < pageSize {
+				return nil
+			}
+		}
+	})
+	return group.Wait()
+}
+
+func (r *run) user(ctx context.Context, u iam.UserFacts) error {
+	defer r.users.drop(u)
+	tenants := []string{}
+	for _, m := range u.Memberships {
+		tenants = append(tenants, m.Tenant)
+	}
+	if len(tenants) == 0 {
+		tenants = append(tenants, "") // they ask for none
+	}
+	return r.questions(ctx, "users", u.Issuer, u.Subject, "", tenants)
+}
+
+func (r *run) client(ctx context.Context, c iam.Client) error {
+	return r.questions(ctx, "clients", c.Issuer, c.ClientID, c.ClientID, []string{""})
+}
+
+func (r *run) questions(ctx context.Context, who, issuer, subject, clientID string, tenants []string) error {
+	for _, q := range r.Questions {
+		if q.of(who) {
+			t, err := explain.Of(issuer, subject, clientID, q.Token, r.now)
+			if err != nil {
+				return err
+			}
+			asked := enrich.Question{Request: enrich.Request{
+				Gateway: "preview", Method: q.Request.Method, Scheme: q.Request.Scheme, Host: q.Request.Host, Path: q.Request.Path, RawPath: q.Request.Path,
+			}}
+			for _, tenant := range tenants {
+				asked.TenantHint = tenant
+				c, _, err := r.both.ask(ctx, r.Base, r.Candidate, t, asked, r.now)
+				if err != nil {
+					return err
+				}
+				c.Question, c.Issuer, c.Subject, c.ClientID, c.Tenant = q.Title, issuer, subject, clientID, tenant
+				if err := r.count(0, c); err != nil {
+					return err
+				}
+			}
+		}
+		if done := r.done.Add(int64(len(tenants))); r.OnProgress != nil {
+			r.OnProgress(done, r.total)
+		}
+	}
+	return nil
+}
+
+// count notes the outcome of one question.
+func (r *run) count(place int, c Change) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := &r.sections[place]
+	s.Asked++
+	if len(c.Facts) > 0 {
+		s.FactsChanged++
+	}
+	if c.Kind == "" {
+		return nil
+	}
+	s.add(c)
+	if r.OnChange != nil {
+		return r.OnChange(c)
+	}
+	return nil
+}
+
+func (s *section) add(c Change) {
+	s.Counts[c.Kind]++
+	var headers []string
+	for _, h := range c.Headers {
+		headers = append(headers, h.Name)
+	}
+	key := fmt.Sprintf("%q", []any{c.Kind, c.Question, c.Before.Codes, c.After.Codes, headers})
+	g := s.groups[key]
+	if g == nil {
+		if len(s.groups) >= groupsMost {
+			s.Left++
+			return
+		}
+		g = &Group{Kind: c.Kind, Question: c.Question, Before: c.Before.Codes, After: c.After.Codes, Headers: headers, Sample: []Who{}}
+		s.groups[key] = g
+	}
+	g.Count++
+	if len(g.Sample) < sampleSize {
+		g.Sample = append(g.Sample, Who{c.Issuer, c.Subject, c.ClientID, c.Tenant, c.Decision})
+	}
+}
+
+func (s *section) sorted() Section {
+	for _, g := range s.groups {
+		slices.SortFunc(g.Sample, func(a, b Who) int {
+			return cmp.Or(strings.Compare(a.Subject, b.Subject), strings.Compare(a.Tenant, b.Tenant))
+		})
+		s.Groups = append(s.Groups, *g)
+	}
+	slices.SortFunc(s.Groups, func(a, b Group) int {
+		return cmp.Or(cmp.Compare(slices.Index(Kinds, a.Kind), slices.Index(Kinds, b.Kind)), -cmp.Compare(a.Count, b.Count),
+			strings.Compare(a.Question, b.Question), slices.Compare(a.After, b.After), slices.Compare(a.Before, b.Before), slices.Compare(a.Headers, b.Headers))
+	})
+	return s.Section
+}
+
+// replay asks what was recorded once more.
+func (r *run) replay(ctx context.Context) error {
+	return r.Replay(ctx, func(d iam.RecordedDecision) error {
+		q, err := explain.FromRecord(d)
+		if err != nil {
+			return err
+		}
+		if len(explain.Unknown(r.Base, q.Recorded.Erased))+len(explain.Unknown(r.Candidate, q.Recorded.Erased)) > 0 {
+			r.sections[1].NotReplayable++
+			return nil
+		}
+		c, facts, err := r.both.ask(ctx, r.Base, r.Candidate, q.Token, enrich.Question{TenantHint: q.Tenant, Request: q.Request}, q.Now)
+		if err != nil {
+			return err
+		}
+		c.Facts = explain.Changed(q.Recorded.Facts, facts)
+		c.Decision, c.Issuer, c.Subject, c.ClientID, c.Tenant = d.ID, d.Issuer, d.Subject, d.ClientID, d.Tenant
+		return r.count(1, c)
+	})
+}
+
+// Recorded is where decisions are found again.
+type Recorded interface {
+	Find(ctx context.Context, f iam.DecisionFilter) ([]iam.RecordedDecision, error)
+}
+
+// Since gives the decisions that were recorded since a time, the newest first, some at a
+// time.
+func Since(kept Recorded, from time.Time) func(context.Context, func(iam.RecordedDecision) error) error {
+	return func(ctx context.Context, each func(iam.RecordedDecision) error) error {
+		f := iam.DecisionFilter{From: from, Limit: pageSize}
+		for {
+			page, err := kept.Find(ctx, f)
+			if err != nil {
+				return err
+			}
+			for _, d := range page {
+				if err := each(d); err != nil {
+					return err
+				}
+				f.Before, f.BeforeID = d.At, d.ID
+			}
+			if len(page) < pageSize {
+				return nil
+			}
+		}
+	}
+}
+
+// Changed is how many questions would be answered otherwise, as a caller notices.
+func (s Section) Changed() int64 {
+	var n int64
+	for kind, count := range s.Counts {
+		if kind != Reasons {
+			n += count
+		}
+	}
+	return n
+}
+
+// JSON is the report for machines.
+func (r Report) JSON() (json.RawMessage, error) { return json.Marshal(r) }
+
+// Of is how many changes of a kind there are, in all sections.
+func (r Report) Of(kind string) int64 {
+	n := r.Directory.Counts[kind]
+	if r.Replayed != nil {
+		n += r.Replayed.Counts[kind]
+	}
+	return n
+}
+
+// kindsFound are those of which there are changes, in order.
+func (s Section) kindsFound() []string {
+	return slices.DeleteFunc(slices.Clone(Kinds), func(kind string) bool { return s.Counts[kind] == 0 })
+}

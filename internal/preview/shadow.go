@@ -1,0 +1,136 @@
+package preview
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"iam-service/internal/enrich"
+	"iam-service/internal/policy"
+)
+
+// Shadow asks a candidate beside what is in force, for a share of live requests: aside, from
+// a queue that drops what does not fit, so that no caller waits. It counts differences and
+// keeps samples of them.
+//
+// Both are asked, over the same documents: a fact that has changed since the caller was
+// answered makes no difference.
+type Shadow struct {
+	both  comparer
+	now   func() (candidate *policy.Revision, share float64) // nil: none
+	queue chan *enrich.Evaluated
+
+	dropped atomic.Int64
+
+	mu       sync.Mutex
+	revision *policy.Revision // that the figures are of
+	since    time.Time
+	asked    int64
+	failed   int64
+	counts   map[string]int64
+	samples  []Change // a ring
+	next     int
+
+	total, differences atomic.Int64
+}
+
+const (
+	shadowQueue   = 1024
+	shadowSamples = 100
+)
+
+// NewShadow returns a shadow that works while Run does. What now returns can change at any
+// moment.
+func NewShadow(e *enrich.Service, headers []string, now func() (*policy.Revision, float64)) *Shadow {
+	return &Shadow{both: newComparer(e, headers), now: now, queue: make(chan *enrich.Evaluated, shadowQueue), counts: map[string]int64{}}
+}
+
+// Take takes one answer. It does not block.
+func (s *Shadow) Take(e *enrich.Evaluated) {
+	select {
+	case s.queue <- e:
+	default:
+		s.dropped.Add(1)
+	}
+}
+
+// Run asks until ctx ends.
+func (s *Shadow) Run(ctx context.Context) {
+	for {
+		select {
+		case e := <-s.queue:
+			s.ask(ctx, e)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Shadow) ask(ctx context.Context, e *enrich.Evaluated) {
+	candidate, _ := s.now()
+	if candidate == nil || candidate.Digest == e.Revision.Digest {
+		return
+	}
+	c, _, err := s.both.ask(ctx, e.Revision, candidate, e.Token, enrich.Question{TenantHint: e.Hint, Request: e.Request}, e.At)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.revision != candidate {
+		s.revision, s.since, s.asked, s.failed, s.counts, s.samples, s.next = candidate, time.Now().UTC(), 0, 0, map[string]int64{}, nil, 0
+	}
+	if err != nil {
+		s.failed++
+		return
+	}
+	s.asked++
+	s.total.Add(1)
+	if c.Kind == "" {
+		return
+	}
+	s.counts[c.Kind]++
+	if c.Kind != Reasons {
+		s.differences.Add(1)
+	}
+	if e.Token != nil {
+		c.Issuer, c.Subject, c.ClientID = e.Token.Issuer, e.Token.Subject, e.Token.ClientID
+	}
+	c.Tenant, c.Decision = e.Hint, e.Answer.DecisionID
+	for i := range c.Headers {
+		c.Headers[i].Before, c.Headers[i].After = "", "" // what they say is for the backend alone
+	}
+	if len(s.samples) < shadowSamples {
+		s.samples = append(s.samples, c)
+		return
+	}
+	s.samples[s.next] = c
+	s.next = (s.next + 1) % shadowSamples
+}
+
+// ShadowState is what a shadow has seen on this replica.
+type ShadowState struct {
+	Revision string           `json:"revision,omitempty" doc:"absent: none has been asked yet"`
+	Since    time.Time        `json:"since"`
+	Asked    int64            `json:"asked"`
+	Failed   int64            `json:"failed" doc:"facts that could not be read"`
+	Dropped  int64            `json:"dropped" doc:"since the start of the replica: there was no time for them"`
+	Counts   map[string]int64 `json:"counts" doc:"differences by kind"`
+	Samples  []Change         `json:"samples" doc:"some of them"`
+}
+
+// State returns what was seen so far.
+func (s *Shadow) State() ShadowState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := ShadowState{Since: s.since, Asked: s.asked, Failed: s.failed, Dropped: s.dropped.Load(), Counts: maps.Clone(s.counts), Samples: []Change{}}
+	st.Samples = append(st.Samples, s.samples...)
+	if s.revision != nil {
+		st.Revision = s.revision.ID
+	}
+	return st
+}
+
+// Figures are those since the start of the process, for metrics.
+func (s *Shadow) Figures() (asked, differences, dropped int64) {
+	return s.total.Load(), s.differences.Load(), s.dropped.Load()
+}
