@@ -1,6 +1,7 @@
 package main
 
 import (
+	"compress/gzip"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -8,6 +9,8 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,6 +20,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -103,6 +107,45 @@ func TestScripts(t *testing.T) {
 		}
 		ts.Check(l.start(strings.TrimPrefix(ts.Getenv("NATS_URL"), "nats://")))
 	}
+	commands["load"] = func(ts *testscript.TestScript, _ bool, args []string) { // load begin NAME TOKENFILE TENANT URL... | load end NAME
+		if args[0] == "end" {
+			ts.Check(ts.Value(args[1]).(*load).end())
+			return
+		}
+		l := ts.Value("loads").(func(string) *load)(args[1])
+		l.begin(strings.TrimSpace(ts.ReadFile(args[2])), args[3], args[4:])
+	}
+	commands["collector"] = func(ts *testscript.TestScript, _ bool, args []string) { // collector ADDR FOLDER: serves the folder, and writes what is posted to the file collected
+		l, err := net.Listen("tcp", args[0])
+		ts.Check(err)
+		var mu sync.Mutex
+		files := http.FileServer(http.Dir(ts.MkAbs(args[1])))
+		into := ts.MkAbs("collected")
+		ts.Check(os.WriteFile(into, nil, 0o600))
+		srv := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method != http.MethodPost {
+				files.ServeHTTP(w, r)
+				return
+			}
+			var in io.Reader = r.Body
+			if r.Header.Get("Content-Encoding") == "gzip" {
+				if in, err = gzip.NewReader(r.Body); err != nil {
+					http.Error(w, err.Error(), http.StatusBadRequest)
+					return
+				}
+			}
+			body, err := io.ReadAll(in)
+			mu.Lock()
+			defer mu.Unlock()
+			f, opened := os.OpenFile(into, os.O_APPEND|os.O_WRONLY, 0)
+			if err == nil && opened == nil {
+				fmt.Fprintf(f, "%s %s\n", r.URL.Path, body)
+				_ = f.Close() // what is missing is seen
+			}
+		})}
+		go func() { _ = srv.Serve(l) }()
+		ts.Defer(func() { _ = srv.Close() })
+	}
 	commands["rauth"] = func(ts *testscript.TestScript, _ bool, args []string) { // rauth gone|back|admin TOKEN
 		p := ts.Value("rauth").(*devrauth.Server)
 		if args[0] == "admin" {
@@ -133,6 +176,12 @@ func TestScripts(t *testing.T) {
 			role := "service_of_" + service.Query().Get("search_path")
 			service.User = url.UserPassword(role, "secret")
 			env.Values["proxy"] = proxy
+			env.Values["loads"] = func(name string) *load {
+				l := &load{}
+				env.Values[name] = l
+				env.Defer(func() { _ = l.end() })
+				return l
+			}
 			bus := &natsServer{dir: filepath.Join(env.WorkDir, "nats")}
 			env.Defer(bus.stop)
 			env.Values["nats"] = bus
@@ -146,6 +195,68 @@ func TestScripts(t *testing.T) {
 			return os.MkdirAll(filepath.Join(env.WorkDir, "tmp"), 0o755)
 		},
 	})
+}
+
+// load asks replicas as a gateway does, without a pause, until it ends.
+type load struct {
+	stop    chan struct{}
+	running sync.WaitGroup
+	mu      sync.Mutex
+	asked   map[int]int // by status
+	bad     string
+}
+
+func (l *load) begin(token, tenant string, urls []string) {
+	stop := make(chan struct{})
+	l.stop, l.asked = stop, map[int]int{}
+	for _, url := range urls {
+		l.running.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				l.ask(token, tenant, url)
+			}
+		})
+	}
+}
+
+func (l *load) ask(token, tenant, url string) {
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, "http://"+url+"/system/enrich-token", nil)
+	if err == nil {
+		req.Header.Set("Authorization", "Bearer "+token)
+		req.Header.Set("X-Active-Tenant-ID", tenant)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.bad = err.Error()
+		return
+	}
+	_ = resp.Body.Close() // it is not read
+	l.asked[resp.StatusCode]++
+}
+
+// end says what was not an answer.
+func (l *load) end() error {
+	if l.stop == nil {
+		return nil
+	}
+	close(l.stop)
+	l.stop = nil
+	l.running.Wait()
+	for status := range l.asked {
+		if status != http.StatusOK && status != http.StatusForbidden {
+			return fmt.Errorf("under load there were other answers than 200 and 403: %v", l.asked)
+		}
+	}
+	if l.bad != "" || l.asked[http.StatusOK] == 0 || l.asked[http.StatusForbidden] == 0 {
+		return fmt.Errorf("under load there was %v; %s", l.asked, l.bad)
+	}
+	return nil
 }
 
 // natsServer is NATS with JetStream in process.

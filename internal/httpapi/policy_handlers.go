@@ -104,7 +104,7 @@ type policyBody struct {
 	Activation string          `json:"activation" enum:"auto,managed" doc:"POLICY_ACTIVATION"`
 	Here       any             `json:"here" doc:"this replica: what is in force, and what was refused since"`
 	Last       *activationBody `json:"last_activation,omitempty" doc:"absent: nothing came into force that all replicas share"`
-	Shadow     ShadowSet      `json:"shadow"`
+	Shadow     ShadowSet       `json:"shadow"`
 	Replicas   []replicaBody   `json:"replicas" doc:"those that were heard of lately"`
 }
 
