@@ -1,12 +1,15 @@
 package main
 
 import (
+	"archive/tar"
+	"bytes"
 	"compress/gzip"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -26,6 +29,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"iam-service/internal/app"
@@ -76,6 +80,45 @@ func TestScripts(t *testing.T) {
 		ts.Check(err)
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(raw), 0o600))
 	}
+	commands["mintwith"] = func(ts *testscript.TestScript, _ bool, args []string) { // mintwith USER FILE CLAIMS
+		claims := map[string]any{"sub": args[0], "client_id": "web"}
+		ts.Check(json.Unmarshal([]byte(args[2]), &claims))
+		raw, err := ts.Value("rauth").(*devrauth.Server).Mint("ES256", claims)
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(raw), 0o600))
+	}
+	commands["dump"] = func(ts *testscript.TestScript, _ bool, args []string) { // dump FILE: all tables of the schema, as text
+		ctx := context.Background()
+		conn, err := pgx.Connect(ctx, ts.Getenv("DATABASE_URL"))
+		ts.Check(err)
+		defer conn.Close(ctx)
+		rows, err := conn.Query(ctx, `SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema() ORDER BY 1`)
+		ts.Check(err)
+		tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		ts.Check(err)
+		var out bytes.Buffer
+		for _, table := range tables {
+			_, err = conn.PgConn().CopyTo(ctx, &out, "COPY (SELECT * FROM "+pgx.Identifier{table}.Sanitize()+") TO STDOUT")
+			ts.Check(err)
+		}
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]), out.Bytes(), 0o600))
+	}
+	commands["listen"] = func(ts *testscript.TestScript, _ bool, args []string) { // listen SUBJECT FILE: what is published on NATS_URL
+		nc, err := nats.Connect(ts.Getenv("NATS_URL"))
+		ts.Check(err)
+		ts.Defer(nc.Close)
+		file := ts.MkAbs(args[1])
+		ts.Check(os.WriteFile(file, nil, 0o600))
+		_, err = nc.Subscribe(args[0], func(m *nats.Msg) {
+			f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
+			if err == nil {
+				fmt.Fprintf(f, "%s %s\n", m.Subject, m.Data)
+				_ = f.Close() // what is missing is seen
+			}
+		})
+		ts.Check(err)
+		ts.Check(nc.Flush())
+	}
 	commands["keypair"] = func(ts *testscript.TestScript, _ bool, args []string) { // keypair PRIVATE PUBLIC: PEM files of an ES256 key
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		ts.Check(err)
@@ -114,6 +157,40 @@ func TestScripts(t *testing.T) {
 		}
 		l := ts.Value("loads").(func(string) *load)(args[1])
 		l.begin(strings.TrimSpace(ts.ReadFile(args[2])), args[3], args[4:])
+	}
+	commands["tamper"] = func(ts *testscript.TestScript, _ bool, args []string) { // tamper BUNDLE INTO: another rule, the same signature
+		ts.Check(repack(ts.MkAbs(args[0]), ts.MkAbs(args[1]), func(name string, text []byte) []byte {
+			if strings.HasSuffix(name, "claims.rego") {
+				return append(text, "\nforged := true\n"...)
+			}
+			return text
+		}))
+	}
+	commands["huge"] = func(ts *testscript.TestScript, _ bool, args []string) { // huge FILE: 33 MB
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]), make([]byte, 33<<20), 0o600))
+	}
+	commands["bomb"] = func(ts *testscript.TestScript, _ bool, args []string) { // bomb FILE: small, 70 MB unpacked
+		f, err := os.Create(ts.MkAbs(args[0]))
+		ts.Check(err)
+		z := gzip.NewWriter(f)
+		w := tar.NewWriter(z)
+		for i := range 7 {
+			ts.Check(w.WriteHeader(&tar.Header{Name: fmt.Sprintf("/iam/f%d.rego", i), Mode: 0o600, Size: 10 << 20}))
+			_, err = w.Write(make([]byte, 10<<20))
+			ts.Check(err)
+		}
+		ts.Check(errors.Join(w.Close(), z.Close(), f.Close()))
+	}
+	commands["config"] = func(ts *testscript.TestScript, _ bool, args []string) { // config FILE KEY: an OPA configuration for the plane at PLANE
+		key, err := json.Marshal(ts.ReadFile(args[1]))
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]), fmt.Appendf(nil, `{
+			"services": {"plane": {"url": "http://%s"}}, "keys": {"iam": {"algorithm": "ES256", "key": %s}},
+			"bundles": {"main": {"service": "plane", "resource": "iam.tar.gz", "signing": {"keyid": "iam"}, "polling": {"min_delay_seconds": 1, "max_delay_seconds": 1}}},
+			"decision_logs": {"service": "plane", "reporting": {"min_delay_seconds": 1, "max_delay_seconds": 1}}, "status": {"service": "plane"}}`, ts.Getenv("PLANE"), key), 0o600))
+	}
+	commands["away"] = func(ts *testscript.TestScript, _ bool, args []string) { // away FROM INTO: the same configuration, of a plane that is not there
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(strings.ReplaceAll(ts.ReadFile(args[0]), ts.Getenv("PLANE"), "127.0.0.1:1")), 0o600))
 	}
 	commands["collector"] = func(ts *testscript.TestScript, _ bool, args []string) { // collector ADDR FOLDER: serves the folder, and writes what is posted to the file collected
 		l, err := net.Listen("tcp", args[0])
@@ -195,6 +272,46 @@ func TestScripts(t *testing.T) {
 			return os.MkdirAll(filepath.Join(env.WorkDir, "tmp"), 0o755)
 		},
 	})
+}
+
+// repack writes a bundle anew, with its files changed.
+func repack(from, into string, change func(name string, text []byte) []byte) error {
+	packed, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	z, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return err
+	}
+	var out bytes.Buffer
+	zw := gzip.NewWriter(&out)
+	w, r := tar.NewWriter(zw), tar.NewReader(z)
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		text, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		text = change(h.Name, text)
+		h.Size = int64(len(text))
+		if err := w.WriteHeader(h); err != nil {
+			return err
+		}
+		if _, err := w.Write(text); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(w.Close(), zw.Close()); err != nil {
+		return err
+	}
+	return os.WriteFile(into, out.Bytes(), 0o600)
 }
 
 // load asks replicas as a gateway does, without a pause, until it ends.
