@@ -51,12 +51,12 @@ image: ## a container image (needs a Docker engine)
 OPA := go tool -modfile=.ci/opa.mod opa
 
 .PHONY: bench
-bench: need-go ## CPU and allocations of an enrichment, beside bare net/http and OPA's server; events a second; a client made
+bench: need-go ## CPU and allocations of an enrichment, beside bare net/http and OPA's server; the decision log; events a second; a client made
 	@$(OPA) version >/dev/null # builds it
 	go test -run "^$$" -bench Allocations -count 3 ./internal/bench
 	go test -run "^$$" -bench Relay -benchtime 50000x ./internal/eventbus
 	go test -run "^$$" -bench AClientIsMade -benchtime 20x ./internal/httpapi
-	OPA="$$(go tool -modfile=.ci/opa.mod -n opa)" go test -run "^$$" -bench "Peers|FixedRate" -benchtime 1x -timeout 30m ./internal/bench
+	OPA="$$(go tool -modfile=.ci/opa.mod -n opa)" go test -run "^$$" -bench "Peers|FixedRate|DecisionLog" -benchtime 1x -timeout 30m ./internal/bench
 
 .PHONY: profile
 profile: need-go ## where the time of an enrichment goes, for "go tool pprof"

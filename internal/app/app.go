@@ -533,7 +533,7 @@ func sinks(cfg Config, log *slog.Logger, bus *eventbus.Bus, manager *policy.Mana
 		list = append(list, decisions.File(cfg.DecisionFile))
 	}
 	if cfg.DecisionSubject != "" && bus != nil {
-		list = append(list, decisions.Sink{Name: "nats", Write: func(_ context.Context, batch []decisions.Written) error {
+		list = append(list, decisions.Sink{Name: "nats", Text: true, Write: func(_ context.Context, batch []decisions.Written) error {
 			var errs []error
 			for _, w := range batch {
 				errs = append(errs, bus.Tell(cfg.DecisionSubject, w.Text))
@@ -542,7 +542,7 @@ func sinks(cfg Config, log *slog.Logger, bus *eventbus.Bus, manager *policy.Mana
 		}})
 	}
 	if manager != nil && manager.LogsDecisions() {
-		list = append(list, decisions.Sink{Name: "opa", Write: func(ctx context.Context, batch []decisions.Written) error {
+		list = append(list, decisions.Sink{Name: "opa", Text: true, Write: func(ctx context.Context, batch []decisions.Written) error {
 			var errs []error
 			for _, w := range batch {
 				var doc struct {

@@ -344,38 +344,8 @@ func BenchmarkFixedRate(b *testing.B) {
 		plain, _ = child(b, "bare")
 		ours, _ = child(b, "decision")
 	})
-	const seconds, rate = 4, 1000
 	measure := func(t *target) (p50, p99 time.Duration) {
-		var mu sync.Mutex
-		var all []time.Duration
-		free := make(chan *conversation, connections)
-		for range connections {
-			conn, err := net.Dial("tcp", t.addr)
-			check(b, err)
-			defer conn.Close()
-			free <- &conversation{conn, bufio.NewReader(conn)}
-		}
-		var wg sync.WaitGroup
-		began := time.Now()
-		for i := range seconds * rate {
-			due := began.Add(time.Duration(i) * time.Second / rate)
-			time.Sleep(time.Until(due))
-			wg.Go(func() {
-				sent := time.Now() // not when it was due: the client's own timer is late
-				c := <-free        // waiting for a connection counts
-				err := t.exchange(c.conn, c.r, i)
-				took := time.Since(sent)
-				free <- c
-				mu.Lock()
-				defer mu.Unlock()
-				if err != nil {
-					b.Error(err)
-				}
-				all = append(all, took)
-			})
-		}
-		wg.Wait()
-		slices.Sort(all)
+		all := t.atRate(b)
 		return all[len(all)/2], all[len(all)*99/100]
 	}
 	for b.Loop() {
@@ -391,6 +361,76 @@ func BenchmarkFixedRate(b *testing.B) {
 		}
 		fmt.Printf("\n1,000 requests/s on one core: bare net/http p50 %.0f µs, p99 %.0f µs; decision cached p50 %.0f µs, p99 %.0f µs; p99 %.2f× (wanted: at most 2×)\n",
 			median(bareP50), median(bareP99), median(oursP50), median(oursP99), median(ratios))
+	}
+}
+
+// atRate asks at 1,000 requests a second for some seconds, and returns how long the answers
+// took, sorted.
+func (t *target) atRate(b *testing.B) []time.Duration {
+	b.Helper()
+	const seconds, rate = 4, 1000
+	var mu sync.Mutex
+	var all []time.Duration
+	free := make(chan *conversation, connections)
+	for range connections {
+		conn, err := net.Dial("tcp", t.addr)
+		check(b, err)
+		defer conn.Close()
+		free <- &conversation{conn, bufio.NewReader(conn)}
+	}
+	var wg sync.WaitGroup
+	began := time.Now()
+	for i := range seconds * rate {
+		due := began.Add(time.Duration(i) * time.Second / rate)
+		time.Sleep(time.Until(due))
+		wg.Go(func() {
+			sent := time.Now() // not when it was due: the client's own timer is late
+			c := <-free        // waiting for a connection counts
+			err := t.exchange(c.conn, c.r, i)
+			took := time.Since(sent)
+			free <- c
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				b.Error(err)
+			}
+			all = append(all, took)
+		})
+	}
+	wg.Wait()
+	slices.Sort(all)
+	return all
+}
+
+// BenchmarkDecisionLog asks at 1,000 requests a second and prints what writing decisions down
+// costs: CPU of the server for each request, with the log and without it, in turn.
+func BenchmarkDecisionLog(b *testing.B) {
+	targets := map[string]*target{}
+	for _, name := range []string{"decision", "decision-unlogged", "token", "token-unlogged"} {
+		targets[name], _ = child(b, name)
+	}
+	spent := func(t *target) float64 {
+		before := t.cpu(b)
+		n := len(t.atRate(b))
+		return float64((t.cpu(b) - before).Nanoseconds()) / 1000 / float64(n)
+	}
+	for b.Loop() {
+		for _, kind := range []struct{ name, says string }{
+			{"decision", "answers from the cache, 1 % of them written down"},
+			{"token", "every request evaluated, and every evaluation written down"},
+		} {
+			logged, unlogged := targets[kind.name], targets[kind.name+"-unlogged"]
+			spent(logged)
+			spent(unlogged)
+			var with, without, more []float64
+			for range rounds {
+				w, wo := spent(logged), spent(unlogged)
+				with, without, more = append(with, w), append(without, wo), append(more, 100*(w/wo-1))
+			}
+			slices.Sort(more)
+			fmt.Printf("\n1,000 requests/s, %s: %.0f µs of CPU for each with the log, %.0f without, %+.0f %% (middle half %+.0f to %+.0f; wanted: at most +10)\n",
+				kind.says, median(with), median(without), median(more), more[len(more)/4], more[len(more)*3/4])
+		}
 	}
 }
 
@@ -443,14 +483,14 @@ func one(b *testing.B, o options) {
 	}
 }
 
-func BenchmarkAllocationsDecisionCached(b *testing.B)  { one(b, options{10_000, 10_000}) }
-func BenchmarkAllocationsPolicyEvaluated(b *testing.B) { one(b, options{10_000, -1}) }
-func BenchmarkAllocationsNothingCached(b *testing.B)   { one(b, options{1, -1}) }
+func BenchmarkAllocationsDecisionCached(b *testing.B)  { one(b, options{10_000, 10_000, false}) }
+func BenchmarkAllocationsPolicyEvaluated(b *testing.B) { one(b, options{10_000, -1, false}) }
+func BenchmarkAllocationsNothingCached(b *testing.B)   { one(b, options{1, -1, false}) }
 
 // The path that all gateways take all the time makes next to no garbage. This is a
 // count, not a time, so it is a test.
 func TestAnAnswerFromTheCacheAllocatesNextToNothing(t *testing.T) {
-	s := newService(t, options{10_000, 10_000})
+	s := newService(t, options{10_000, 10_000, false})
 	r := httptest.NewRequest(http.MethodGet, "/system/enrich-token", nil)
 	r.Header.Set("Authorization", "Bearer "+s.mint(t, 1)[0])
 	answer := &discard{header: http.Header{}}

@@ -22,6 +22,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"iam-service/internal/app"
+	"iam-service/internal/decisions"
 	"iam-service/internal/devstack"
 	"iam-service/internal/devstack/devrauth"
 	"iam-service/internal/directory"
@@ -92,7 +93,10 @@ type service struct {
 }
 
 // options say what is cached.
-type options struct{ tokens, decisions int }
+type options struct {
+	tokens, decisions int
+	unlogged          bool // no decision is written down
+}
 
 func newService(tb testing.TB, o options) *service {
 	tb.Helper()
@@ -122,8 +126,14 @@ func newService(tb testing.TB, o options) *service {
 	s.store = directory.New(memory{srv.URL}, directory.Config{Issuers: issuers, Entries: 2 * users, Wait: 5 * time.Second, MaxStale: 24 * time.Hour})
 	s.store.Proved(s.store.Now())
 	aside := telemetry.NewAside(4096)
+	record, sample := func(*enrich.Evaluated) {}, 0.
+	if !o.unlogged {
+		recorded := decisions.New(decisions.Config{Headers: engine.Headers(), Log: log, Sinks: []decisions.Sink{decisions.Console(log)}})
+		tb.Cleanup(recorded.Close)
+		record, sample = recorded.Record, .01
+	}
 	enricher := enrich.New(enrich.Config{
-		Verifier: verifier, Directory: s.store, Issuers: issuers, Engine: engine, Log: aside.Logger(log), SampleLog: .01, Deadline: 10 * time.Second,
+		Verifier: verifier, Directory: s.store, Issuers: issuers, Engine: engine, Log: aside.Logger(log), Record: record, SampleLog: sample, Deadline: 10 * time.Second,
 		Entries: o.decisions, OnDecision: metrics.Decision,
 	})
 	s.handler = httpapi.Gateway{
@@ -172,7 +182,7 @@ func sixHeaders() http.Header {
 // ourHeaders are those of a real answer.
 func ourHeaders(tb testing.TB) http.Header {
 	tb.Helper()
-	s := newService(tb, options{10, 10})
+	s := newService(tb, options{10, 10, false})
 	r := httptest.NewRequest(http.MethodGet, "/system/enrich-token", nil)
 	r.Header.Set("Authorization", "Bearer "+s.mint(tb, 1)[0])
 	rec := httptest.NewRecorder()
@@ -188,15 +198,29 @@ var variants = map[string]func(tb testing.TB) (http.Handler, *service){
 	"bare":     func(tb testing.TB) (http.Handler, *service) { return bare(ourHeaders(tb)), nil },
 	"bare-six": func(testing.TB) (http.Handler, *service) { return bare(sixHeaders()), nil },
 	"decision": func(tb testing.TB) (http.Handler, *service) {
-		s := newService(tb, options{10_000, 10_000})
+		s := newService(tb, options{10_000, 10_000, false})
 		return s.handler, s
 	},
-	"facts": func(tb testing.TB) (http.Handler, *service) { s := newService(tb, options{1, -1}); return s.handler, s },
+	"facts": func(tb testing.TB) (http.Handler, *service) {
+		s := newService(tb, options{1, -1, false})
+		return s.handler, s
+	},
 	"token": func(tb testing.TB) (http.Handler, *service) {
-		s := newService(tb, options{10_000, -1})
+		s := newService(tb, options{10_000, -1, false})
 		return s.handler, s
 	},
-	"nothing": func(tb testing.TB) (http.Handler, *service) { s := newService(tb, options{1, -1}); return s.handler, s },
+	"decision-unlogged": func(tb testing.TB) (http.Handler, *service) {
+		s := newService(tb, options{10_000, 10_000, true})
+		return s.handler, s
+	},
+	"token-unlogged": func(tb testing.TB) (http.Handler, *service) {
+		s := newService(tb, options{10_000, -1, true})
+		return s.handler, s
+	},
+	"nothing": func(tb testing.TB) (http.Handler, *service) {
+		s := newService(tb, options{1, -1, false})
+		return s.handler, s
+	},
 }
 
 // announcement is what a server's process says first.

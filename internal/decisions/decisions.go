@@ -39,12 +39,13 @@ type Config struct {
 type Sink struct {
 	Name  string
 	Write func(ctx context.Context, batch []Written) error
+	Text  bool // it wants the event as text
 }
 
 // Written is one decision, masked.
 type Written struct {
 	Event  *Event
-	Text   json.RawMessage      // the event
+	Text   json.RawMessage      // the event, where a sink wants it
 	Record iam.RecordedDecision // how it is found again
 }
 
@@ -54,6 +55,7 @@ type Log struct {
 	masks *masks
 	queue chan *enrich.Evaluated
 	sinks []*running
+	text  bool // some sink wants it
 
 	mu      sync.RWMutex // closed under it, so that nothing is sent on a closed channel
 	closed  bool
@@ -71,8 +73,9 @@ type running struct {
 }
 
 const (
-	batchMost  = 500
-	batchWait  = 100 * time.Millisecond
+	batchMost  = 2000
+	batchWait  = 50 * time.Millisecond
+	pause      = 5 * time.Millisecond // before what has come is masked
 	writeLimit = 5 * time.Second
 	closeLimit = 2 * time.Second // how long Close waits for a sink that does not take what it is given
 )
@@ -89,14 +92,16 @@ func New(cfg Config) *Log {
 	var writing sync.WaitGroup
 	for _, s := range cfg.Sinks {
 		r := &running{Sink: s, queue: make(chan Written, cfg.Queue), log: cfg.Log}
-		l.sinks = append(l.sinks, r)
+		l.sinks, l.text = append(l.sinks, r), l.text || s.Text
 		writing.Go(r.run)
 	}
 	go func() {
 		defer close(l.done)
-		for e := range l.queue {
-			l.write(e)
-		}
+		together(l.queue, cfg.Queue, pause, func(batch []*enrich.Evaluated) {
+			for _, e := range batch {
+				l.write(e)
+			}
+		})
 		for _, s := range l.sinks {
 			close(s.queue)
 		}
@@ -122,11 +127,14 @@ func (l *Log) Record(e *enrich.Evaluated) {
 
 func (l *Log) write(e *enrich.Evaluated) {
 	ev := l.masks.event(e)
-	text, err := json.Marshal(ev)
-	if err != nil {
-		l.dropped.Add(1)
-		l.cfg.Log.Error("a decision could not be written down", slog.Any("err", err), slog.String("decision_id", ev.DecisionID))
-		return
+	var text json.RawMessage
+	if l.text {
+		var err error
+		if text, err = json.Marshal(ev); err != nil {
+			l.dropped.Add(1)
+			l.cfg.Log.Error("a decision could not be written down", slog.Any("err", err), slog.String("decision_id", ev.DecisionID))
+			return
+		}
 	}
 	w := Written{ev, text, record(e, ev, text)}
 	for _, s := range l.sinks {
@@ -139,25 +147,29 @@ func (l *Log) write(e *enrich.Evaluated) {
 }
 
 // run hands over what has come together, until the queue is closed.
-func (s *running) run() {
-	batch := make([]Written, 0, batchMost)
-	for w := range s.queue {
-		batch = append(batch[:0], w)
-		wait := time.NewTimer(batchWait)
+func (s *running) run() { together(s.queue, batchMost, batchWait, s.hand) }
+
+// together hands over what a queue holds, a while after the first came, until it is closed:
+// one wake-up for many.
+func together[T any](queue <-chan T, most int, wait time.Duration, hand func([]T)) {
+	var batch []T
+	for first := range queue {
+		time.Sleep(wait)
+		batch = append(batch[:0], first)
 	gather:
-		for len(batch) < batchMost {
+		for len(batch) < most {
 			select {
-			case w, ok := <-s.queue:
+			case next, ok := <-queue:
 				if !ok {
 					break gather
 				}
-				batch = append(batch, w)
-			case <-wait.C:
+				batch = append(batch, next)
+			default:
 				break gather
 			}
 		}
-		wait.Stop()
-		s.hand(batch)
+		hand(batch)
+		clear(batch) // nothing is held that was written down
 	}
 }
 
@@ -201,7 +213,7 @@ func (l *Log) Close() {
 
 // Console writes lines of our own log.
 func Console(log *slog.Logger) Sink {
-	return Sink{"console", func(ctx context.Context, batch []Written) error {
+	return Sink{Name: "console", Write: func(ctx context.Context, batch []Written) error {
 		for _, w := range batch {
 			outcome := "denied"
 			if w.Record.Allow {
@@ -225,7 +237,7 @@ func Console(log *slog.Logger) Sink {
 // File appends JSON lines to a file. It is opened anew for each batch, so that it can be
 // moved away.
 func File(name string) Sink {
-	return Sink{"file", func(_ context.Context, batch []Written) error {
+	return Sink{Name: "file", Text: true, Write: func(_ context.Context, batch []Written) error {
 		f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		if err != nil {
 			return err
@@ -245,7 +257,7 @@ func File(name string) Sink {
 
 // Keep writes decisions down where they can be found again.
 func Keep(add func(ctx context.Context, list []iam.RecordedDecision, repeated func(i int) bool) error) Sink {
-	return Sink{"database", func(ctx context.Context, batch []Written) error {
+	return Sink{Name: "database", Text: true, Write: func(ctx context.Context, batch []Written) error {
 		rows := make([]iam.RecordedDecision, len(batch))
 		for i, w := range batch {
 			rows[i] = w.Record

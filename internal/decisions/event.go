@@ -254,10 +254,10 @@ func (e *Event) scrub(at string, v any) any {
 	return v
 }
 
+var pointers = strings.NewReplacer("~", "~0", "/", "~1")
+
 // pointer writes a name as a part of a JSON Pointer (RFC 6901, section 3).
-func pointer(name string) string {
-	return strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
-}
+func pointer(name string) string { return pointers.Replace(name) }
 
 // record is an event as it can be found again.
 func record(e *enrich.Evaluated, ev *Event, text json.RawMessage) iam.RecordedDecision {

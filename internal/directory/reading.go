@@ -219,7 +219,7 @@ func (e *entry) fact() Fact {
 		f.Path = "users/" + e.a + "/" + e.b
 	case Client:
 		f.Path = "clients/" + e.a + "/" + e.b
-	case Tenant:
+	default:
 		f.Path = "tenants/" + e.a
 	}
 	if e.doc != nil {

@@ -216,17 +216,17 @@ func (a *adminAPI) createRevision(ctx context.Context, r asked, in *struct {
 		return err
 	})
 	if err == nil {
-		err = a.inStep(ctx)
+		a.inStep(ctx)
 	}
 	return out, err
 }
 
-// inStep has this replica do at once what was decided.
-func (a *adminAPI) inStep(ctx context.Context) error {
+// inStep has this replica do at once what was decided. It is decided all the same where that
+// fails.
+func (a *adminAPI) inStep(ctx context.Context) {
 	if err := a.Policies.Sync(ctx); err != nil {
 		a.Log.WarnContext(ctx, "what was decided about the policy is not done here yet", slog.Any("err", err))
 	}
-	return nil // it is decided all the same
 }
 
 // decided runs a change of what is in force, and does it here before it answers.
@@ -242,7 +242,8 @@ func (a *adminAPI) decided(ctx context.Context, r asked, do func(context.Context
 	if err != nil {
 		return nil, err
 	}
-	return &one[activationBody]{Status: 200, Body: wireActivation(got)}, a.inStep(ctx)
+	a.inStep(ctx)
+	return &one[activationBody]{Status: 200, Body: wireActivation(got)}, nil
 }
 
 func (a *adminAPI) activateRevision(ctx context.Context, r asked, in *struct {
@@ -289,7 +290,8 @@ func (a *adminAPI) shadowRevision(ctx context.Context, r asked, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	return &one[ShadowSet]{Status: 200, Body: wireShadow(got)}, a.inStep(ctx)
+	a.inStep(ctx)
+	return &one[ShadowSet]{Status: 200, Body: wireShadow(got)}, nil
 }
 
 // explainBody says what is to be explained: a token, a decision, or who somebody is.

@@ -244,7 +244,7 @@ func TestAPreviewEqualsWhatActivationChanges(t *testing.T) {
 			return got
 		}
 		before, after := answers(base), answers(candidate)
-		real := map[string]string{}
+		happens := map[string]string{}
 		for who, b := range before {
 			a := after[who]
 			var headers []string
@@ -256,13 +256,13 @@ func TestAPreviewEqualsWhatActivationChanges(t *testing.T) {
 				}
 			}
 			if b.status != a.status || len(headers) > 0 {
-				real[who] = fmt.Sprint(b.status, " > ", a.status, " ", headers)
+				happens[who] = fmt.Sprint(b.status, " > ", a.status, " ", headers)
 			}
 		}
-		if !maps.Equal(said, real) {
-			t.Fatalf("the preview says\n%v\nand what happens is\n%v", said, real)
+		if !maps.Equal(said, happens) {
+			t.Fatalf("the preview says\n%v\nand what happens is\n%v", said, happens)
 		}
-		changes += len(real)
+		changes += len(happens)
 	}
 	if changes < rounds {
 		t.Errorf("only %d changes in %d rounds: the policies are too much alike", changes, rounds)

@@ -276,18 +276,20 @@ func (w Want) Differs(a Answer) string {
 	return strings.Join(wrong, "; ")
 }
 
+// Try runs a case. The second result is how it does not hold; "" if it does.
+func (e *Engine) Try(ctx context.Context, r *Revision, c Case) (Answer, string) {
+	answer, err := e.Case(ctx, r, c)
+	if err != nil {
+		return nil, err.Error()
+	}
+	return answer, c.Want.Differs(answer)
+}
+
 // failing says which cases do not hold, and why.
 func (e *Engine) failing(ctx context.Context, r *Revision, cases []Case) []string {
 	var all []string
 	for _, c := range cases {
-		answer, err := e.Case(ctx, r, c)
-		why := ""
-		if err != nil {
-			why = err.Error()
-		} else {
-			why = c.Want.Differs(answer)
-		}
-		if why != "" {
+		if _, why := e.Try(ctx, r, c); why != "" {
 			all = append(all, fmt.Sprintf("%s: %s: %s", c.File, c.Title, why))
 		}
 	}

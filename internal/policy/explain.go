@@ -169,9 +169,9 @@ func (t *trace) TraceEvent(evt topdown.Event) {
 			t.fired[rule] = true
 		}
 	case topdown.FailOp:
-		rule, expr := t.inside[evt.QueryID], (*ast.Expr)(nil)
-		expr, _ = evt.Node.(*ast.Expr) // nothing else fails
-		if rule == nil || expr == nil {
+		rule := t.inside[evt.QueryID]
+		expr, ok := evt.Node.(*ast.Expr)
+		if rule == nil || !ok {
 			return
 		}
 		if last := t.failed[rule]; last == nil || expr.Index > last.expr.Index {

@@ -92,7 +92,7 @@ func (j *Jobs) run(ctx context.Context, c Config) (_ Report, err error) {
 	return Run(ctx, c)
 }
 
-// Take reserves the place of the one preview; Free gives it back where none was started.
+// Take reserves the place of the one preview.
 func (j *Jobs) Take() error {
 	if !j.busy.CompareAndSwap(false, true) {
 		return &iam.Error{Kind: iam.Conflict, Code: "preview_running", Detail: "another preview is running on this replica: one at a time"}
@@ -100,7 +100,7 @@ func (j *Jobs) Take() error {
 	return nil
 }
 
-// Free: see Take.
+// Free gives back the place that Take has reserved, where no preview was started.
 func (j *Jobs) Free() { j.busy.Store(false) }
 
 // Wait waits until none is running.

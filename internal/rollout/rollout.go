@@ -84,11 +84,10 @@ func New(cfg Config) *Service {
 	return &Service{cfg: cfg, prepared: map[string]*policy.Revision{}, failed: map[string]string{}}
 }
 
-// Managed reports whether somebody decides what comes into force; Follows, whether what is in
-// force is the same on all replicas.
+// Managed reports whether somebody decides what comes into force.
 func (s *Service) Managed() bool { return s.cfg.Managed }
 
-// Follows: see Managed.
+// Follows reports whether what is in force is the same on all replicas.
 func (s *Service) Follows() bool { return s.cfg.Follows }
 
 // Replica is what this one is called.

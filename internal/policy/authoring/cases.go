@@ -29,13 +29,7 @@ func (f *Folder) RunCases(ctx context.Context, out io.Writer, each bool) (failed
 		return 0, err
 	}
 	for _, c := range f.Cases {
-		answer, err := engine.Case(ctx, revision, c)
-		why := ""
-		if err != nil {
-			why = err.Error()
-		} else {
-			why = c.Want.Differs(answer)
-		}
+		answer, why := engine.Try(ctx, revision, c)
 		switch {
 		case why != "":
 			failed++

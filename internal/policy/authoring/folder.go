@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -175,10 +174,3 @@ func merge(into, from map[string]any) {
 }
 
 func isTest(file string) bool { return strings.HasSuffix(file, "_test.rego") }
-
-// rules are the modules that are no tests.
-func (f *Folder) rules() map[string]*ast.Module {
-	m := maps.Clone(f.Modules)
-	maps.DeleteFunc(m, func(file string, _ *ast.Module) bool { return isTest(file) })
-	return m
-}

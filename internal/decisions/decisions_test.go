@@ -1,0 +1,188 @@
+package decisions
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/enrich"
+	"iam-service/internal/policy"
+	"iam-service/internal/token"
+)
+
+var headers = []string{"X-User-Id", "X-Tenant-Id", "X-User-Roles", "X-User-Attributes", "X-Email", "X-Decision-Id", "X-Policy-Revision"}
+
+// evaluated is a decision about alice, with claims beside the usual ones.
+func evaluated(more map[string]any) *enrich.Evaluated {
+	claims := map[string]any{"iss": "https://i", "sub": "alice", "client_id": "web", "aud": "gateway", "exp": json.Number("1790000000")}
+	for k, v := range more {
+		claims[k] = v
+	}
+	e := &enrich.Evaluated{
+		At: time.Unix(1_780_000_000, 0), Revision: &policy.Revision{ID: "0123456789ab", Digest: strings.Repeat("0123456789abcdef", 4), Name: "v1"},
+		Token:   &token.Token{Issuer: "https://i", Subject: "alice", ClientID: "web", Claims: ast.MustInterfaceToValue(claims)},
+		Request: enrich.Request{Gateway: "traefik", Method: "GET", Path: "/v1/documents", ClientIP: netip.MustParseAddr("192.0.2.1")}, Hint: "acme",
+		Answer:  enrich.Answer{Allowed: true, Status: 0, DecisionID: "decision-1", Tenant: "acme", Values: []string{"u1", "acme", "editor,viewer", "eyJkIjoic2FsZXMifQ==", "alice@example.com", "decision-1", "0123456789ab"}},
+		Reasons: []policy.Reason{{Code: "member", Title: "A member"}},
+		Facts:   []directory.Fact{{Path: "users/https://i/alice", Version: 7}, {Path: "tenants/acme", Version: 9}}, Took: 120 * time.Microsecond,
+	}
+	e.Asked.Fields[policy.Method], e.Asked.Fields[policy.Path], e.Asked.Fields[policy.TenantHint] = "GET", "/v1/documents", "acme"
+	return e
+}
+
+// written is an event as JSON, and as its parts.
+func written(t *testing.T, fields []string, e *enrich.Evaluated) (string, map[string]any) {
+	t.Helper()
+	if fields == nil {
+		fields = DefaultFields
+	}
+	text, err := json.Marshal(newMasks(fields, headers, nil).event(e))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc map[string]any
+	if err := json.Unmarshal(text, &doc); err != nil {
+		t.Fatal(err)
+	}
+	return string(text), doc
+}
+
+func at(doc map[string]any, names ...string) any {
+	var v any = doc
+	for _, n := range names {
+		m, _ := v.(map[string]any) // no object: nil
+		v = m[n]
+	}
+	return v
+}
+
+func TestADecisionIsWrittenDownAsOPAWritesIt(t *testing.T) {
+	t.Parallel()
+	_, doc := written(t, nil, evaluated(nil))
+	for want, got := range map[string]any{
+		"decision-1": at(doc, "decision_id"), "iam/claims/decision": at(doc, "path"), "alice": at(doc, "input", "token", "sub"), "GET": at(doc, "input", "request", "method"),
+		"acme": at(doc, "result", "tenant"), "editor,viewer": at(doc, "result", "headers", "X-User-Roles"), "2026-05-28T20:26:40Z": at(doc, "timestamp"), "192.0.2.1": at(doc, "requested_by"),
+		strings.Repeat("0123456789abcdef", 4): at(doc, "bundles", "iam", "revision"),
+	} {
+		if got != want {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	}
+	if at(doc, "result", "allow") != true || at(doc, "metrics", "timer_rego_query_eval_ns") != 120000.0 {
+		t.Errorf("%v", doc)
+	}
+	facts, _ := at(doc, "custom", "facts").([]any)
+	if len(facts) != 2 || facts[0].(map[string]any)["version"] != 7.0 {
+		t.Errorf("facts: %v", facts)
+	}
+}
+
+// Whatever a caller plants, and wherever, is not written down.
+func TestNothingIsWrittenDownThatNobodyAskedFor(t *testing.T) {
+	t.Parallel()
+	const jwt = "eyJhbGciOiJub25lIn0.eyJwIjoicGxhbnRlZCJ9.cGxhbnRlZA"
+	long := strings.Repeat("planted ", 1000)
+	e := evaluated(map[string]any{
+		"password": "planted", "email": "planted@example.com", "jti": "planted", "name": "planted", "groups": []any{"staff", jwt, long, map[string]any{"secret": "planted", "id_token": "planted", "x": jwt}},
+		"scope": "read " + jwt, "amr": map[string]any{"client_secret": "planted", "deep": map[string]any{"password": "planted"}},
+	})
+	e.Asked.Fields[policy.Path] = "/reset/" + jwt
+	e.Asked.Fields[policy.RawPath] = "/reset/" + jwt + "?planted"
+	e.Asked.Fields[policy.Host] = jwt + ".example.com"
+	text, doc := written(t, nil, e)
+	for _, no := range []string{"planted", "eyJ", "cGxhbnRlZA", "alice@example.com", "c2FsZXM"} {
+		if strings.Contains(text, no) {
+			t.Errorf("%q is written down: %s", no, text)
+		}
+	}
+	if at(doc, "input", "request", "path") != "/reset/(token)" {
+		t.Errorf("the path is %v", at(doc, "input", "request", "path"))
+	}
+	erased, _ := at(doc, "erased").([]any)
+	for _, want := range []any{"/input/token/password", "/input/token/email", "/input/request/raw_path", "/input/request/path", "/result/headers/X-User-Attributes", "/result/headers/X-Email"} {
+		if !slices.Contains(erased, want) {
+			t.Errorf("%v is not said to be left out: %v", want, erased)
+		}
+	}
+}
+
+func TestAListThatWouldLetEverythingThroughIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, bad := range []string{
+		"", "*", "token", "token.", "token.*", "input", "input.token.sub", "request", "request.*", "request.headers", "request.authorization", "token.password", "token.client_secret",
+		"token.refresh_token", "token.access_token", "token.id_token", "token.api_key", "token.apiKey ", "token.code", "token.private_claim", "token.client_assertion", "token.sub\n", "TOKEN.sub", "token.a b",
+	} {
+		if CheckFields([]string{"token.sub", bad}) == nil {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+	if err := CheckFields(DefaultFields); err != nil {
+		t.Error(err)
+	}
+	if err := CheckFields([]string{"token.department", "token.https://example.com/claims/tier", "request.raw_path"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// Nobody waits: what a sink does not take is dropped, and counted for that sink alone.
+func TestASinkThatStandsStillHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	var lines bytes.Buffer
+	l := New(Config{Headers: headers, Queue: 10, Log: slog.New(slog.DiscardHandler), Sinks: []Sink{
+		{Name: "stuck", Write: func(context.Context, []Written) error { <-release; return nil }},
+		{Name: "broken", Write: func(context.Context, []Written) error { return errors.New("away") }},
+		{Name: "good", Write: func(_ context.Context, batch []Written) error {
+			for range batch {
+				lines.WriteByte('.')
+			}
+			return nil
+		}},
+	}})
+	const n = 2000
+	for i := range n {
+		for l.Record(evaluated(nil)); l.Dropped()[""] > 0 && i == 0; {
+			t.Fatal("the first one was dropped")
+		}
+	}
+	close(release)
+	l.Close()
+	dropped := l.Dropped()
+	if dropped["stuck"] == 0 && dropped[""] == 0 {
+		t.Error("nothing was dropped")
+	}
+	if got := int64(lines.Len()) + dropped["good"] + dropped[""]; got != n {
+		t.Errorf("%d of %d decisions are accounted for", got, n)
+	}
+	if dropped["broken"]+dropped[""] != n {
+		t.Errorf("%d decisions were not written, want all: %v", dropped["broken"]+dropped[""], dropped)
+	}
+	l.Record(evaluated(nil)) // after the end
+	if l.Dropped()[""] != dropped[""]+1 {
+		t.Error("what comes after the end is not counted")
+	}
+}
+
+func BenchmarkWritingADecisionDown(b *testing.B) {
+	m := newMasks(DefaultFields, headers, map[string]string{"app": "iam-service"})
+	console := Console(slog.New(slog.NewJSONHandler(io.Discard, nil)))
+	e := evaluated(nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		ev := m.event(e)
+		if err := console.Write(context.Background(), []Written{{Event: ev, Record: record(e, ev, nil)}}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
