@@ -78,6 +78,10 @@ propagation: programs ## how long a role that was taken away is still answered, 
 scale: programs ## 10,000 to 1,000,000 users, one and four replicas: time to ready, memory, CPU
 	@./bin/iam-dev scale --service bin/iam-service
 
+.PHONY: preview
+preview: programs ## how long a preview over 1,000,000 members takes, and its memory
+	@./bin/iam-dev preview --service bin/iam-service
+
 .PHONY: nightly
 nightly: need-go ## the long forms: fuzzing, many property steps, benchmarks; writes docs/nightly.md
 	.ci/nightly

@@ -1,6 +1,7 @@
 -- +goose Up
 
--- Policies that have passed a gate, as they were packed and signed. A row never changes.
+-- Policies that have passed a gate, as they were packed and signed: sent again, they may have
+-- another signature.
 CREATE TABLE policy_revisions (
     digest      text COLLATE "C" NOT NULL,  -- SHA-256 of what is evaluated; its first 12 digits are X-Policy-Revision
     name        text NOT NULL DEFAULT '',   -- what its manifest calls it
@@ -8,6 +9,7 @@ CREATE TABLE policy_revisions (
     verified    text NOT NULL,              -- who verified its signature: key (it can be verified again), opa, nobody
     bundle      bytea NOT NULL,
     added_at    timestamptz NOT NULL DEFAULT now(),
+    wanted_at   timestamptz NOT NULL DEFAULT now(), -- when it was sent last: replicas are ready for the newest
     actor_kind  text NOT NULL,
     actor       text NOT NULL,
     via         text NOT NULL,
@@ -18,6 +20,7 @@ CREATE TABLE policy_revisions (
 );
 ALTER TABLE policy_revisions ALTER COLUMN bundle SET STORAGE EXTERNAL; -- it is compressed already
 CREATE INDEX policy_revisions_added_idx ON policy_revisions (added_at);
+CREATE INDEX policy_revisions_wanted_idx ON policy_revisions (wanted_at);
 
 -- Previews: who would gain and lose what.
 CREATE TABLE policy_previews (
@@ -95,7 +98,7 @@ BEGIN
 END
 $$;
 -- +goose StatementEnd
-CREATE TRIGGER policy_revisions_told AFTER INSERT ON policy_revisions FOR EACH STATEMENT EXECUTE FUNCTION iam_changed_policy();
+CREATE TRIGGER policy_revisions_told AFTER INSERT OR UPDATE ON policy_revisions FOR EACH STATEMENT EXECUTE FUNCTION iam_changed_policy();
 CREATE TRIGGER policy_activations_told AFTER INSERT ON policy_activations FOR EACH STATEMENT EXECUTE FUNCTION iam_changed_policy();
 CREATE TRIGGER policy_shadow_told AFTER UPDATE ON policy_shadow FOR EACH STATEMENT EXECUTE FUNCTION iam_changed_policy();
 
@@ -108,6 +111,7 @@ DECLARE
 BEGIN
     PERFORM iam_grant_00004(to_role);
     EXECUTE 'GRANT SELECT, INSERT ON policy_revisions, policy_activations TO ' || r;
+    EXECUTE 'GRANT UPDATE (bundle, verified, wanted_at) ON policy_revisions TO ' || r;
     EXECUTE 'GRANT SELECT, INSERT, UPDATE ON policy_previews TO ' || r;
     EXECUTE 'GRANT SELECT, UPDATE ON policy_shadow TO ' || r;
     EXECUTE 'GRANT SELECT, INSERT, UPDATE, DELETE ON policy_replicas TO ' || r;

@@ -31,6 +31,8 @@ func main() {
 		err = scale(ctx, os.Args[2:])
 	case len(os.Args) > 1 && os.Args[1] == "propagation":
 		err = propagation(ctx, os.Args[2:])
+	case len(os.Args) > 1 && os.Args[1] == "preview":
+		err = previewAll(ctx, os.Args[2:])
 	case len(os.Args) > 1 && os.Args[1] == policy.ChildCommand:
 		err = policy.ServeCases(os.Stdin, os.Stdout)
 	default:

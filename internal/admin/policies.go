@@ -60,10 +60,13 @@ func (w *Work) PolicyShadow(ctx context.Context) (iam.PolicyShadow, error) {
 	return w.tx.PolicyShadow(ctx)
 }
 
-// AddPolicyRevision keeps a revision that has passed a gate. One that is kept already is
-// returned as it is.
+// AddPolicyRevision keeps a revision that has passed a gate. Of one that is kept already the
+// signature may be another one; that is no change of the policy.
 func (w *Work) AddPolicyRevision(ctx context.Context, r iam.PolicyRevision, bundle []byte) (_ iam.PolicyRevision, made bool, err error) {
 	if old, found, err := w.tx.PolicyRevision(ctx, r.Digest); err != nil || found {
+		if err == nil {
+			err = w.tx.SendPolicyRevision(ctx, r.Digest, r.Verified, bundle)
+		}
 		return old, false, err
 	}
 	r.ActorKind, r.Actor, r.Via, r.Bytes, r.AddedAt = w.actorKind, w.actor, w.caller.Via, len(bundle), time.Now().UTC()
@@ -145,7 +148,7 @@ func (w *Work) allPrepared(ctx context.Context, r iam.PolicyRevision) error {
 			continue
 		}
 		why := "has not prepared it yet"
-		if strings.Contains(string(x.Refused), r.Digest) {
+		if strings.Contains(string(x.Refused), r.ID()) {
 			why = "refuses it: " + string(x.Refused)
 		}
 		missing = append(missing, iam.FieldError{Pointer: x.Replica, Detail: why})
@@ -153,7 +156,7 @@ func (w *Work) allPrepared(ctx context.Context, r iam.PolicyRevision) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	return &iam.Error{Kind: iam.Conflict, Code: "policy_not_prepared", Detail: "not all replicas are ready for it; try again, or force it", Fields: missing}
+	return &iam.Error{Kind: iam.Conflict, Code: "policy_not_prepared", Detail: "not all replicas are ready for it: try again, send the bundle again if it is an old one, or force it", Fields: missing}
 }
 
 // RollBackPolicy puts a revision in force again that was before; with an empty ref the one

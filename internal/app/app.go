@@ -161,7 +161,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	defer stopPolicies()
 	beside.Go(func() { policies.Run(work, policyChanged) })
 
-	ops := &telemetry.Ops{Metrics: metrics, Build: build, Policy: func() any { return engine.Status() }, Checks: checks(db, verifier, engine, changes, bus)}
+	ops := &telemetry.Ops{Metrics: metrics, Build: build, Policy: func() any { return engine.Status() }, Checks: checks(db, verifier, engine, policies, changes, bus)}
 	aside := telemetry.NewAside(decisionQueue)
 	defer aside.Close()
 	kept, err := openDecisions(work, ctx, cfg, log)
@@ -187,6 +187,10 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	})
 	beneath = preview.NewShadow(enricher, engine.Headers(), policies.Shadow)
 	beside.Go(func() { beneath.Run(work) })
+	if manager != nil {
+		metrics.Counter("iam_decision_log_dropped_total", "Decisions that were not written down because a reader was too slow or could not be reached; sink \"\": none of them were told.",
+			prometheus.Labels{"sink": "opa_upload"}, func() float64 { return float64(manager.DecisionsDropped()) })
+	}
 	for name, what := range map[string]string{
 		"evaluations": "Live requests that a shadow policy was asked too.", "differences": "Of those, the ones that it would have answered otherwise, as a caller notices.",
 		"dropped": "Live requests that it was not asked, for there was no time.",
@@ -458,7 +462,7 @@ func replicaName() string {
 // here, then what the source has.
 func loadPolicies(ctx context.Context, engine *policy.Engine, policies *rollout.Service, cfg Config) (m *policy.Manager, stop func(), err error) {
 	stop = func() {}
-	first := policies.Sync(ctx)
+	first := policies.Sync(ctx) // what is in force elsewhere and cannot be here
 	if err := policies.FromState(ctx); err != nil {
 		first = errors.Join(first, err)
 	}
@@ -541,8 +545,11 @@ func sinks(cfg Config, log *slog.Logger, bus *eventbus.Bus, manager *policy.Mana
 			return errors.Join(errs...)
 		}})
 	}
-	if manager != nil && manager.LogsDecisions() {
+	if manager != nil {
 		list = append(list, decisions.Sink{Name: "opa", Text: true, Write: func(ctx context.Context, batch []decisions.Written) error {
+			if !manager.LogsDecisions() {
+				return nil // nobody has asked for it; a discovered configuration may, later
+			}
 			var errs []error
 			for _, w := range batch {
 				var doc struct {
@@ -565,7 +572,7 @@ func sinks(cfg Config, log *slog.Logger, bus *eventbus.Bus, manager *policy.Mana
 }
 
 // checks are what readiness looks at. What all replicas share only degrades.
-func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, changes *feed.Feed, bus *eventbus.Bus) []telemetry.Check {
+func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, policies *rollout.Service, changes *feed.Feed, bus *eventbus.Bus) []telemetry.Check {
 	list := []telemetry.Check{
 		{Name: "policy", Ask: func() error {
 			if engine.Revision() == nil {
@@ -573,6 +580,7 @@ func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, changes *
 			}
 			return nil
 		}},
+		{Name: "policy_in_force", Ask: policies.Behind},
 		{Name: "policy_candidate", Degraded: true, Ask: func() error {
 			if r := engine.Status().Refused; r != nil {
 				return errors.New("the last one was refused: " + r.Reason)

@@ -136,7 +136,7 @@ func (l *Log) write(e *enrich.Evaluated) {
 			return
 		}
 	}
-	w := Written{ev, text, record(e, ev, text)}
+	w := Written{ev, text, l.masks.record(e, ev, text)}
 	for _, s := range l.sinks {
 		select {
 		case s.queue <- w:

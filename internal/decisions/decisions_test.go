@@ -121,7 +121,7 @@ func TestAListThatWouldLetEverythingThroughIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []string{
 		"", "*", "token", "token.", "token.*", "input", "input.token.sub", "request", "request.*", "request.headers", "request.authorization", "token.password", "token.client_secret",
-		"token.refresh_token", "token.access_token", "token.id_token", "token.api_key", "token.apiKey ", "token.code", "token.private_claim", "token.client_assertion", "token.sub\n", "TOKEN.sub", "token.a b",
+		"token.refresh_token", "token.access_token", "token.accessToken", "token.apiKey", "token.sessionId", "token.otp", "token.id_token", "token.api_key", "token.apiKey ", "token.code", "token.private_claim", "token.client_assertion", "token.sub\n", "TOKEN.sub", "token.a b",
 	} {
 		if CheckFields([]string{"token.sub", bad}) == nil {
 			t.Errorf("%q is taken", bad)
@@ -181,7 +181,7 @@ func BenchmarkWritingADecisionDown(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		ev := m.event(e)
-		if err := console.Write(context.Background(), []Written{{Event: ev, Record: record(e, ev, nil)}}); err != nil {
+		if err := console.Write(context.Background(), []Written{{Event: ev, Record: m.record(e, ev, nil)}}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -41,10 +41,11 @@ type Bundle struct {
 
 // Custom is what OPA has no name for.
 type Custom struct {
-	Facts    []directory.Fact `json:"facts,omitempty"`    // the documents that were read, with the versions of their rows
-	Repeated bool             `json:"repeated,omitempty"` // the answer came from the cache
-	Hits     int64            `json:"hits"`               // how often it was repeated until then
-	Name     string           `json:"policy_name,omitempty"`
+	Preflight bool             `json:"preflight,omitempty"` // the request was a CORS preflight
+	Facts     []directory.Fact `json:"facts,omitempty"`     // the documents that were read, with the versions of their rows
+	Repeated  bool             `json:"repeated,omitempty"`  // the answer came from the cache
+	Hits      int64            `json:"hits"`                // how often it was repeated until then
+	Name      string           `json:"policy_name,omitempty"`
 }
 
 // DefaultFields are what of the input is written down unless something else is said.
@@ -56,8 +57,9 @@ var DefaultFields = []string{
 
 var (
 	fieldShape = regexp.MustCompile(`^token\.[A-Za-z0-9_:/.-]{1,128}$`)
-	// secretive are names of claims that nobody can have written down.
-	secretive = regexp.MustCompile(`(?i)passw|secret|token\.(.*[_.-])?(token|assertion|key|code|cookie|credential)s?$|authorization|private|cvv|pin$`)
+	// secretive are names of claims that nobody can have written down. The words count
+	// wherever they stand: access_token, accessToken, API-Key.
+	secretive = regexp.MustCompile(`(?i)passw|secret|token|assertion|cookie|credential|authorization|private|session|signature|nonce|cvv|otp$|api.?key|key$|[_.-]code$|^code$|pin$`)
 )
 
 // CheckFields says what is wrong with an allow-list of fields of the input. A field is
@@ -68,7 +70,7 @@ func CheckFields(fields []string) error {
 		request, isRequest := strings.CutPrefix(f, "request.")
 		switch {
 		case isRequest && slices.Contains(requestFields(), request):
-		case secretive.MatchString(f):
+		case secretive.MatchString(strings.TrimPrefix(f, "token.")) && f != "token":
 			wrong = append(wrong, fmt.Sprintf("%q sounds like a secret, and is never written down", f))
 		case !fieldShape.MatchString(f):
 			wrong = append(wrong, fmt.Sprintf("%q is neither token.<claim> nor one of request.%s", f, strings.Join(requestFields(), ", request.")))
@@ -114,7 +116,14 @@ func newMasks(fields, headers []string, labels map[string]string) *masks {
 		}
 	}
 	for _, h := range headers {
-		m.shown = append(m.shown, slices.ContainsFunc(headersShown, func(name string) bool { return http.CanonicalHeaderKey(name) == h }))
+		shown := slices.ContainsFunc(headersShown, func(name string) bool { return http.CanonicalHeaderKey(name) == h })
+		switch h { // they say what a claim says
+		case http.CanonicalHeaderKey("X-User-Subject"):
+			shown = m.claims["sub"]
+		case http.CanonicalHeaderKey("X-Client-ID"), http.CanonicalHeaderKey("X-Service-ID"):
+			shown = m.claims["client_id"]
+		}
+		m.shown = append(m.shown, shown)
 	}
 	return m
 }
@@ -125,7 +134,7 @@ func (m *masks) event(e *enrich.Evaluated) *Event {
 		Labels: m.labels, DecisionID: e.Answer.DecisionID, Bundles: map[string]Bundle{"iam": {e.Revision.Digest}}, Path: "iam/claims/decision",
 		Input: map[string]any{}, Result: map[string]any{"allow": e.Answer.Allowed}, Timestamp: e.At.UTC(),
 		Metrics: map[string]int64{"timer_rego_query_eval_ns": e.Took.Nanoseconds()},
-		Custom:  Custom{Facts: e.Facts, Repeated: e.Repeated, Hits: e.Hits, Name: e.Revision.Name},
+		Custom:  Custom{Facts: m.facts(e.Facts), Repeated: e.Repeated, Hits: e.Hits, Name: e.Revision.Name, Preflight: e.Request.Preflight},
 	}
 	if e.Token != nil {
 		if claims, ok := e.Token.Claims.(ast.Object); ok {
@@ -143,6 +152,28 @@ func (m *masks) event(e *enrich.Evaluated) *Event {
 	}
 	m.result(e, out)
 	return out
+}
+
+// facts are those that were read; their names say what claims say.
+func (m *masks) facts(list []directory.Fact) []directory.Fact {
+	if m.claims["iss"] && m.claims["sub"] && m.claims["client_id"] {
+		return list
+	}
+	shown := make([]directory.Fact, len(list))
+	for i, f := range list {
+		steps := strings.Split(f.Path, "/")
+		if len(steps) == 3 {
+			if !m.claims["iss"] {
+				steps[1] = "(masked)"
+			}
+			if steps[0] == "users" && !m.claims["sub"] || steps[0] == "clients" && !m.claims["client_id"] {
+				steps[2] = "(masked)"
+			}
+			f.Path = strings.Join(steps, "/")
+		}
+		shown[i] = f
+	}
+	return shown
 }
 
 func (m *masks) token(claims ast.Object, out *Event) map[string]any {
@@ -221,8 +252,10 @@ func (m *masks) result(e *enrich.Evaluated, out *Event) {
 // longest is how many bytes of one value are written down.
 const longest = 1024
 
-// jwtShape is what a JWT looks like, wherever it stands (RFC 7515, section 7.1).
-var jwtShape = regexp.MustCompile(`eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*`)
+// tokenShape is what a signed or an encrypted token looks like, wherever it stands (RFC 7515,
+// section 7.1; RFC 7516, section 7.1): a JSON object in base64url, and two to four parts
+// after it, which may be empty.
+var tokenShape = regexp.MustCompile(`e[wy][A-Za-z0-9_-]{6,}(\.[A-Za-z0-9_-]*){2,4}`)
 
 // scrub takes out of a value what looks like a token, and what is too long, wherever the
 // caller has put it.
@@ -233,9 +266,9 @@ func (e *Event) scrub(at string, v any) any {
 		case len(v) > longest:
 			e.Erased = append(e.Erased, at)
 			return "(too long)"
-		case strings.Contains(v, "eyJ") && jwtShape.MatchString(v):
+		case strings.Contains(v, ".") && tokenShape.MatchString(v):
 			e.Erased = append(e.Erased, at)
-			return jwtShape.ReplaceAllString(v, "(token)")
+			return tokenShape.ReplaceAllString(v, "(token)")
 		}
 	case []any:
 		for i, x := range v {
@@ -243,7 +276,7 @@ func (e *Event) scrub(at string, v any) any {
 		}
 	case map[string]any:
 		for k, x := range v {
-			if secretive.MatchString("token." + k) {
+			if secretive.MatchString(k) || tokenShape.MatchString(k) {
 				e.Erased = append(e.Erased, at+"/"+pointer(k))
 				delete(v, k)
 				continue
@@ -259,19 +292,28 @@ var pointers = strings.NewReplacer("~", "~0", "/", "~1")
 // pointer writes a name as a part of a JSON Pointer (RFC 6901, section 3).
 func pointer(name string) string { return pointers.Replace(name) }
 
-// record is an event as it can be found again.
-func record(e *enrich.Evaluated, ev *Event, text json.RawMessage) iam.RecordedDecision {
+// record is an event as it can be found again: by nothing that is not written down.
+func (m *masks) record(e *enrich.Evaluated, ev *Event, text json.RawMessage) iam.RecordedDecision {
 	r := iam.RecordedDecision{
 		ID: ev.DecisionID, At: ev.Timestamp, Revision: e.Revision.ID, Allow: e.Answer.Allowed, Tenant: e.Answer.Tenant, Codes: []string{}, Event: text,
 	}
-	if e.Token != nil {
-		r.Issuer, r.Subject, r.ClientID = e.Token.Issuer, e.Token.Subject, e.Token.ClientID
+	said := func(claim, value string) string {
+		if !m.claims[claim] {
+			return ""
+		}
+		return value
 	}
-	if r.Tenant == "" {
+	if e.Token != nil {
+		r.Issuer, r.Subject, r.ClientID = said("iss", e.Token.Issuer), said("sub", e.Token.Subject), said("client_id", e.Token.ClientID)
+	}
+	if r.Tenant == "" && m.fields["tenant_hint"] {
 		r.Tenant = e.Hint
 	}
 	for _, reason := range e.Reasons {
 		r.Codes = append(r.Codes, reason.Code)
+	}
+	if len(r.Codes) == 0 && e.Answer.Code != "" {
+		r.Codes = append(r.Codes, e.Answer.Code)
 	}
 	return r
 }

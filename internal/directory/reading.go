@@ -199,8 +199,40 @@ func (r *Reading) ask(ctx context.Context, kd Kind, a, b string) (*entry, error)
 
 // Fact is one document that was read, or looked for.
 type Fact struct {
-	Path    string `json:"path"`              // as in data.directory: users/<issuer>/<subject>
+	// Path is as in data.directory, each name written as in a JSON Pointer (RFC 6901):
+	// users/<issuer>/<subject>.
+	Path    string `json:"path"`
 	Version int64  `json:"version,omitempty"` // of the row in it that was changed last; 0: there is no such document
+	Hash    string `json:"hash,omitempty"`    // of the document as the policy sees it
+}
+
+var (
+	escape   = strings.NewReplacer("~", "~0", "/", "~1")
+	unescape = strings.NewReplacer("~1", "/", "~0", "~")
+)
+
+// Name is the path for people.
+func (f Fact) Name() string { return unescape.Replace(f.Path) }
+
+// Look reads the document that a Fact is of, and says what it is now. One that no document
+// can be of is not there.
+func (r *Reading) Look(ctx context.Context, path string) (Fact, error) {
+	now := Fact{Path: path}
+	steps := strings.Split(path, "/")
+	names := make([]string, len(steps)+1)
+	names[0] = Root
+	for i, s := range steps {
+		names[i+1] = unescape.Replace(s)
+	}
+	kd, a, b, rest, err := split(names)
+	if err != nil || len(rest) > 0 {
+		return now, nil //nolint:nilerr // there is no such document
+	}
+	e, err := r.entry(ctx, kd, a, b)
+	if err != nil || e == nil {
+		return now, err
+	}
+	return e.fact(), nil
 }
 
 // Facts are all that was read so far.
@@ -213,17 +245,16 @@ func (r *Reading) Facts() []Fact {
 }
 
 func (e *entry) fact() Fact {
-	f := Fact{Path: e.a}
+	f := Fact{Path: "tenants/" + e.a}
 	switch e.kind {
 	case User:
-		f.Path = "users/" + e.a + "/" + e.b
+		f.Path = "users/" + escape.Replace(e.a) + "/" + escape.Replace(e.b)
 	case Client:
-		f.Path = "clients/" + e.a + "/" + e.b
-	default:
-		f.Path = "tenants/" + e.a
+		f.Path = "clients/" + escape.Replace(e.a) + "/" + escape.Replace(e.b)
+	default: // as above
 	}
 	if e.doc != nil {
-		f.Version = e.doc.version
+		f.Version, f.Hash = e.doc.version, strconv.FormatUint(uint64(e.doc.value.Hash()), 16) //nolint:gosec // bits are bits
 	}
 	return f
 }

@@ -141,15 +141,15 @@ func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
 	if q.Token != "" {
 		var err error
 		if t, err = s.cfg.Verifier.Verify(ctx, q.Token, q.IdP, deadline); err != nil {
-			return s.refuse(ctx, err, &q, nil)
+			return s.refuse(ctx, err, nil, nil, &q, nil)
 		}
 		issuedAt = t.IssuedAt
 	}
 	r := s.cfg.Engine.Revision()
 	if r == nil {
-		return s.refuse(ctx, policy.ErrNoPolicy, &q, t)
+		return s.refuse(ctx, policy.ErrNoPolicy, nil, nil, &q, t)
 	}
-	asked := s.question(r, &q, t)
+	asked := s.question(r, &q, t, true)
 	key := r.Key(&asked)
 	at := s.cfg.Directory.Now()
 	if k := s.answers.get(key, r, issuedAt, s.cfg.Directory, at); k != nil {
@@ -161,7 +161,7 @@ func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
 		facts := s.reading(t, deadline)
 		k, d, err := s.evaluate(ctx, r, &asked, &q, t, facts, at, deadline)
 		if err != nil {
-			return s.refuse(ctx, err, &q, t)
+			return s.refuse(ctx, err, r, &asked, &q, t)
 		}
 		// A fact that changed while the policy ran may have been read old: then once
 		// more, and then without keeping it.
@@ -189,7 +189,7 @@ type Outcome struct {
 // would be. It fails as Enrich does, and with Unauthenticated or Forbidden where Enrich
 // would refuse.
 func (s *Service) Ask(ctx context.Context, r *policy.Revision, t *token.Token, q Question, facts *directory.Reading, now, deadline time.Time) (Outcome, error) {
-	o := Outcome{Asked: s.question(r, &q, t)}
+	o := Outcome{Asked: s.question(r, &q, t, false)}
 	o.Asked.Now = now
 	k, d, err := s.evaluate(ctx, r, &o.Asked, &q, t, facts, 0, deadline)
 	if err != nil {
@@ -207,8 +207,9 @@ func (s *Service) Reading(t *token.Token, deadline time.Time) *directory.Reading
 	return s.cfg.Directory.Reading(directory.Asker{Issuer: t.Issuer, Subject: t.Subject, ClientID: t.ClientID}, deadline)
 }
 
-// question is q as the policy is asked it.
-func (s *Service) question(r *policy.Revision, q *Question, t *token.Token) policy.Question {
+// question is q as the policy is asked it. What the policy sees of a token is remembered
+// where it is the one in force.
+func (s *Service) question(r *policy.Revision, q *Question, t *token.Token, inForce bool) policy.Question {
 	req := &q.Request
 	asked := policy.Question{
 		Fields: [policy.NumFields]string{
@@ -226,7 +227,9 @@ func (s *Service) question(r *policy.Revision, q *Question, t *token.Token) poli
 	var ok bool
 	if asked.Token, ok = t.Memo().Load().(*policy.Token); !ok || !asked.Token.Of(r) {
 		asked.Token = r.Token(t.Issuer, t.Subject, t.ClientID, t.Claims)
-		t.Memo().Store(asked.Token)
+		if inForce {
+			t.Memo().Store(asked.Token)
+		}
 	}
 	return asked
 }
@@ -375,9 +378,17 @@ func sizes(names, values []string) string {
 }
 
 // refuse turns what is wrong with the caller into an answer, and logs it; what is
-// wrong with us stays an error.
-func (s *Service) refuse(ctx context.Context, err error, q *Question, t *token.Token) (Answer, error) {
+// wrong with us stays an error. Where a policy was asked, or would have been, it is recorded.
+func (s *Service) refuse(ctx context.Context, err error, r *policy.Revision, asked *policy.Question, q *Question, t *token.Token) (Answer, error) {
 	a := Answer{HadToken: q.Token != "", Code: iam.CodeOf(err)}
+	record := func() {
+		if r != nil {
+			s.cfg.Record(&Evaluated{At: asked.Now, Revision: r, Token: t, Request: q.Request, Hint: q.TenantHint, Asked: *asked, Answer: a})
+		}
+	}
+	if r != nil {
+		a.DecisionID = policy.NewDecisionID()
+	}
 	switch iam.KindOf(err) {
 	case iam.Unauthenticated:
 		a.Status = http.StatusUnauthorized
@@ -385,9 +396,12 @@ func (s *Service) refuse(ctx context.Context, err error, q *Question, t *token.T
 		a.Status = http.StatusForbidden
 	default:
 		s.cfg.OnDecision("error", a.Code, 0)
+		a.Status = http.StatusServiceUnavailable
+		record()
 		return Answer{}, err
 	}
 	s.cfg.OnDecision("denied", a.Code, 0)
+	record()
 	level := slog.LevelDebug // anybody can send nonsense: not worth a line each
 	if t != nil {
 		level = slog.LevelInfo

@@ -593,7 +593,7 @@ func (w *walk) plant(x *replica, q Question) {
 		return
 	}
 	r := w.engine.Revision()
-	asked := x.service.question(r, &q, t)
+	asked := x.service.question(r, &q, t, true)
 	k, ok := x.service.answers.allowed.Get(r.Key(&asked))
 	if !ok {
 		return

@@ -125,8 +125,10 @@ func (s *Service) Explain(ctx context.Context, r *policy.Revision, q Question) (
 	}
 	x.Facts = facts.Facts()
 	if q.Recorded != nil {
-		x.Changed = Changed(q.Recorded.Facts, x.Facts)
-		x.Unknown = Unknown(r, q.Recorded.Erased)
+		if x.Changed, err = Changed(ctx, q.Recorded.Facts, facts); err != nil {
+			return x, err
+		}
+		x.Unknown = Unknown(r, q)
 	}
 	return x, nil
 }
@@ -142,37 +144,44 @@ func statusOf(k iam.Kind) int {
 	}
 }
 
-// Changed are the documents of before that are not the same now.
-func Changed(before, now []directory.Fact) []string {
-	var paths []string
+// Changed are the documents of before that are not the same now, also those that nobody has
+// looked at again.
+func Changed(ctx context.Context, before []directory.Fact, now *directory.Reading) ([]string, error) {
+	var names []string
 	for _, f := range before {
-		for _, g := range now {
-			if f.Path == g.Path && f.Version != g.Version {
-				paths = append(paths, f.Path)
-			}
+		g, err := now.Look(ctx, f.Path)
+		if err != nil {
+			return nil, err
+		}
+		if f.Hash != g.Hash || f.Version != g.Version {
+			names = append(names, f.Name())
 		}
 	}
-	return paths
+	return names, nil
 }
 
-// Unknown are the parts of a question that r looks at and that were not written down.
-func Unknown(r *policy.Revision, erased []string) []string {
+// Unknown are the parts of a recorded question that r looks at and that were not written
+// down.
+func Unknown(r *policy.Revision, q Question) []string {
 	var list []string
-	for _, pointer := range erased {
+	for _, pointer := range q.Recorded.Erased {
 		path, ok := strings.CutPrefix(pointer, "/input/")
 		if !ok {
 			continue
 		}
-		path = "input." + strings.ReplaceAll(path, "/", ".")
-		for _, seen := range r.CacheKey {
-			if path == seen || strings.HasPrefix(path, seen+".") || strings.HasPrefix(seen, path+".") {
-				list = append(list, path)
-				break
-			}
+		ref := ast.Ref{ast.InputRootDocument}
+		for step := range strings.SplitSeq(path, "/") {
+			ref = append(ref, ast.StringTerm(unescape.Replace(step)))
+		}
+		looksAt := func(ref ast.Ref) bool { return slices.Contains(r.CacheKey, ref.String()) }
+		if looksAt(ref[:2]) || len(ref) > 2 && looksAt(ref[:3]) || q.Token == nil && path == "request/path" { // Go itself looks at the path of who sends no token
+			list = append(list, ref.String())
 		}
 	}
 	return list
 }
+
+var unescape = strings.NewReplacer("~1", "/", "~0", "~")
 
 // Of makes a question of who somebody is: claims without a token. It fails with an Invalid
 // error.
@@ -244,7 +253,8 @@ func FromRecord(d iam.RecordedDecision) (Question, error) {
 		} `json:"input"`
 		Erased []string `json:"erased"`
 		Custom struct {
-			Facts []directory.Fact `json:"facts"`
+			Facts     []directory.Fact `json:"facts"`
+			Preflight bool             `json:"preflight"`
 		} `json:"custom"`
 	}
 	decoder := json.NewDecoder(bytes.NewReader(d.Event))
@@ -255,7 +265,7 @@ func FromRecord(d iam.RecordedDecision) (Question, error) {
 	r := event.Input.Request
 	q := Question{
 		Tenant: r.TenantHint, Now: time.Unix(event.Input.Now, 0),
-		Request:  enrich.Request{Gateway: r.Gateway, Method: r.Method, Scheme: r.Scheme, Host: r.Host, Path: r.Path, RawPath: r.RawPath},
+		Request:  enrich.Request{Gateway: r.Gateway, Method: r.Method, Scheme: r.Scheme, Host: r.Host, Path: r.Path, RawPath: r.RawPath, Preflight: event.Custom.Preflight},
 		Recorded: &Recorded{Decision: d.ID, At: d.At, Revision: d.Revision, Allow: d.Allow, Codes: d.Codes, Facts: event.Custom.Facts, Erased: event.Erased},
 	}
 	if ip, err := netip.ParseAddr(r.ClientIP); err == nil {
@@ -341,6 +351,9 @@ func (x Explanation) Text(w io.Writer) {
 		if r.Failed != nil {
 			condition(w, *r.Failed, "    ")
 		}
+		if r.Error != "" {
+			fmt.Fprintf(w, "    cannot be evaluated: %s\n", r.Error)
+		}
 	}
 	x.facts(w)
 }
@@ -352,9 +365,9 @@ func (x Explanation) facts(w io.Writer) {
 	fmt.Fprintln(w, "facts:")
 	for _, f := range x.Facts {
 		if f.Version == 0 {
-			fmt.Fprintf(w, "  %s: there is none\n", f.Path)
+			fmt.Fprintf(w, "  %s: there is none\n", f.Name())
 		} else {
-			fmt.Fprintf(w, "  %s, version %d\n", f.Path, f.Version)
+			fmt.Fprintf(w, "  %s, version %d\n", f.Name(), f.Version)
 		}
 	}
 }

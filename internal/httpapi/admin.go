@@ -74,13 +74,16 @@ const (
 	maxBatchBody = 4 << 20
 	verifyWait   = 2 * time.Second // for an issuer's keys
 	maxLimiters  = 10_000          // callers whose rate is remembered
+	maxUploads   = 2               // bundles that are read at once
+	uploadWait   = 25 * time.Second
 )
 
 // adminAPI is an Admin under way.
 type adminAPI struct {
 	Admin
-	api   huma.API
-	rates *rates
+	api       huma.API
+	rates     *rates
+	uploading chan struct{} // places for bundles that are being sent
 }
 
 // Handler returns the handler of the admins' listener.
@@ -99,9 +102,9 @@ func (a Admin) Handler() http.Handler {
 		return r
 	}
 	useProblems()
-	h := &adminAPI{Admin: a, rates: newRates(a.Writes)}
+	h := &adminAPI{Admin: a, rates: newRates(a.Writes), uploading: make(chan struct{}, maxUploads)}
 	r.Group(func(r chi.Router) {
-		r.Use(h.around, h.authenticate, h.limit, yamlToJSON)
+		r.Use(h.around, h.authenticate, h.limit, h.uploads, yamlToJSON)
 		h.api = humachi.New(r, h.config())
 		h.routes()
 	})
@@ -353,6 +356,29 @@ func (a *adminAPI) limit(next http.Handler) http.Handler {
 	})
 }
 
+// uploads asks whether somebody may send a bundle before its body is read, and lets few do
+// so at once: bundles are large, and the gate is work that not everybody can have done.
+func (a *adminAPI) uploads(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost || r.URL.Path != "/v1/policy/revisions" {
+			next.ServeHTTP(w, r)
+			return
+		}
+		err := a.Service.Do(r.Context(), callerOf(r.Context()), admin.Task{Action: "policy:upload"}, func(context.Context, *admin.Work) error { return nil })
+		if err != nil {
+			fail(w, r, a.Log, err)
+			return
+		}
+		select {
+		case a.uploading <- struct{}{}:
+			defer func() { <-a.uploading }()
+			next.ServeHTTP(w, r)
+		default:
+			fail(w, r, a.Log, &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "other bundles are being sent: try again"})
+		}
+	})
+}
+
 // rates are the buckets of callers, those seen last.
 type rates struct {
 	mu     sync.Mutex
@@ -509,6 +535,9 @@ func register[I, O any, P about[I]](a *adminAPI, rt route, h func(context.Contex
 	}
 	if op.MaxBodyBytes == 0 {
 		op.MaxBodyBytes = maxBody
+	}
+	if op.MaxBodyBytes > maxBatchBody {
+		op.BodyReadTimeout = uploadWait
 	}
 	writes := rt.method != http.MethodGet
 	if writes {

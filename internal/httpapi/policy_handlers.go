@@ -184,8 +184,8 @@ func (a *adminAPI) notManaged() error {
 	return &iam.Error{Kind: iam.Conflict, Code: "policy_not_managed", Detail: "POLICY_ACTIVATION is auto here: what the source of the policy brings comes into force by itself"}
 }
 
-// createRevision serves POST /v1/policy/revisions. Whether the caller may is asked first:
-// the gate is work that not everybody can have done.
+// createRevision serves POST /v1/policy/revisions. Whether the caller may was asked before the
+// body was read, and is asked again where it is kept.
 func (a *adminAPI) createRevision(ctx context.Context, r asked, in *struct {
 	OnPlatform
 	Source  string `query:"source" maxLength:"200" doc:"where it comes from, for people"`
@@ -193,9 +193,6 @@ func (a *adminAPI) createRevision(ctx context.Context, r asked, in *struct {
 },
 ) (*one[revisionBody], error) {
 	if err := a.notManaged(); err != nil {
-		return nil, err
-	}
-	if err := a.may(ctx, r); err != nil {
 		return nil, err
 	}
 	source := in.Source
@@ -227,6 +224,7 @@ func (a *adminAPI) inStep(ctx context.Context) {
 	if err := a.Policies.Sync(ctx); err != nil {
 		a.Log.WarnContext(ctx, "what was decided about the policy is not done here yet", slog.Any("err", err))
 	}
+	a.Policies.Prepare(ctx)
 }
 
 // decided runs a change of what is in force, and does it here before it answers.

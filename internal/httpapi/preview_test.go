@@ -132,6 +132,10 @@ func TestAShadowIsAskedAside(t *testing.T) {
 var pieces = []string{
 	`denials contains {"code": "no_editors", "title": "t"} if "editor" in roles`,
 	`denials contains {"code": "no_viewers", "title": "t"} if "viewer" in roles`,
+	`grants contains {"code": "at_home", "title": "t"} if {
+	_known
+	not _has_hint
+}`,
 	`denials contains {"code": "no_globex", "title": "t"} if _tenant.id == "globex"`,
 	`denials contains {"code": "only_level", "title": "t"} if {
 	_person
@@ -283,12 +287,9 @@ func (w *world) tenantsOf(subject string) []string {
 	if !found {
 		w.Fatal("no such user: " + subject)
 	}
-	tenants := []string{}
+	tenants := []string{""} // asking for none
 	for _, m := range u.Memberships {
 		tenants = append(tenants, m.Tenant)
-	}
-	if len(tenants) == 0 {
-		tenants = append(tenants, "")
 	}
 	return tenants
 }

@@ -58,7 +58,7 @@ func (e *Engine) runCases(ctx context.Context, c *Candidate, r *Revision) error 
 	defer cancel()
 	exe, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("its acceptance cases cannot be run: %w", err)
+		return notRun(err)
 	}
 	var said, complaint bytes.Buffer
 	cmd := exec.CommandContext(ctx, exe) //nolint:gosec // it is ourselves
@@ -71,10 +71,14 @@ func (e *Engine) runCases(ctx context.Context, c *Candidate, r *Revision) error 
 	err = cmd.Run()
 	exit, _ := errors.AsType[*exec.ExitError](err) // nil: another error, or none
 	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return notRun(ctx.Err())
 	case ctx.Err() != nil:
 		return fmt.Errorf("its acceptance cases did not end within %s", childTime)
 	case exit != nil && exit.ExitCode() == childTooBig:
-		return fmt.Errorf("its acceptance cases take more than %d MB of memory", childMemory>>20)
+		return fmt.Errorf("its acceptance cases, or its data, take more than %d MB of memory", childMemory>>20)
+	case exit == nil && err != nil:
+		return notRun(err)
 	case err != nil:
 		return fmt.Errorf("its acceptance cases cannot be run: %w: %s", err, strings.TrimSpace(complaint.String()))
 	}
@@ -86,6 +90,11 @@ func (e *Engine) runCases(ctx context.Context, c *Candidate, r *Revision) error 
 		return errors.New(o.Error)
 	}
 	return holding(o.Failing)
+}
+
+// notRun says that it is not the policy's fault.
+func notRun(err error) error {
+	return &LaterError{fmt.Errorf("its acceptance cases cannot be run: %w", err)}
 }
 
 func holding(failing []string) error {
@@ -113,6 +122,7 @@ func (l *limited) Write(b []byte) (int, error) {
 // ServeCases is the other end: it reads a job from in, writes its outcome to out, and ends
 // the process where it takes too much time or memory.
 func ServeCases(in io.Reader, out io.Writer) error {
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0) // where there is such a thing, we go first and not who serves
 	debug.SetMemoryLimit(childMemory * 3 / 4)
 	debug.SetMaxStack(64 << 20)
 	time.AfterFunc(childTime, func() { os.Exit(1) }) // whoever waited is gone

@@ -27,6 +27,7 @@ type Rule struct {
 	// Failed is the first condition that was not so; nil where it fired, or where that is
 	// not known.
 	Failed *Condition `json:"failed,omitempty"`
+	Error  string     `json:"error,omitempty"` // it cannot be evaluated; who decides may not have needed it
 }
 
 // Condition is one that was not so.
@@ -69,41 +70,45 @@ func (e *Engine) Explain(ctx context.Context, r *Revision, q *Question, facts Fa
 	var all []Rule
 	for _, path := range r.decisive() {
 		t, err := x.trace(path)
-		if err != nil {
-			return nil, err
-		}
-		for _, rule := range r.compiler.GetRulesExact(ast.MustParseRef(path)) {
+		for _, rule := range r.compiler.GetRulesExact(path) {
 			told, ok := r.told(rule)
 			if !ok {
 				continue
 			}
-			told.Fired = t.fired[rule]
-			if f := t.failed[rule]; f != nil && !told.Fired {
-				if told.Failed, err = x.condition(f, explainDepth); err != nil {
-					return nil, err
-				}
+			if err != nil {
+				told.Error = plain(err).Error()
+			} else if told.Fired = t.fired[rule]; !told.Fired && t.failed[rule] != nil {
+				told.Failed = x.condition(t.failed[rule], explainDepth)
 			}
 			all = append(all, told)
 		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("explain: %w", err)
 	}
 	slices.SortStableFunc(all, func(a, b Rule) int { return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line)) })
 	return all, nil
 }
 
 // decisive are the paths of rules with codes below the package of the entrypoint.
-func (r *Revision) decisive() []string {
-	found := map[string]bool{}
+func (r *Revision) decisive() []ast.Ref {
+	found := map[string]ast.Ref{}
 	for _, m := range r.compiler.Modules {
 		if path := m.Package.Path.String(); path != claimsPrefix && !strings.HasPrefix(path, claimsPrefix+".") {
 			continue
 		}
 		for _, rule := range m.Rules {
-			if _, ok := r.told(rule); ok {
-				found[rule.Ref().GroundPrefix().String()] = true
+			if _, ok := r.told(rule); ok && len(rule.Head.Args) == 0 { // a function answers nothing by itself
+				path := rule.Ref().GroundPrefix()
+				found[keyOf(path)] = path
 			}
 		}
 	}
-	return slices.Sorted(maps.Keys(found))
+	var paths []ast.Ref
+	for _, key := range slices.Sorted(maps.Keys(found)) {
+		paths = append(paths, found[key])
+	}
+	return paths
 }
 
 // told is what the METADATA of a rule says; false where it has no code.
@@ -140,6 +145,7 @@ type trace struct {
 	fired  map[*ast.Rule]bool
 	failed map[*ast.Rule]*failure
 	value  ast.Value // nil: undefined
+	err    error     // it cannot be evaluated
 }
 
 // failure is an expression that was not so.
@@ -181,35 +187,51 @@ func (t *trace) TraceEvent(evt topdown.Event) {
 	}
 }
 
-// trace evaluates a reference.
-func (x *explaining) trace(ref string) (*trace, error) {
-	if t := x.seen[ref]; t != nil {
-		return t, nil
+// keyOf tells references apart: no two are written alike.
+func keyOf(ref ast.Ref) string {
+	var b []byte
+	for _, t := range ref {
+		b = appendString(b, t.Value.String())
+	}
+	return string(b)
+}
+
+// trace evaluates a reference. It is never made a text of: what is in it comes from whoever
+// asked.
+func (x *explaining) trace(ref ast.Ref) (*trace, error) {
+	key := keyOf(ref)
+	if t := x.seen[key]; t != nil {
+		return t, t.err
 	}
 	t := &trace{inside: map[uint64]*ast.Rule{}, fired: map[*ast.Rule]bool{}, failed: map[*ast.Rule]*failure{}}
-	x.seen[ref] = t
-	query, err := rego.New(rego.Query(ref), rego.Compiler(x.r.compiler), rego.Store(x.r.store), rego.StrictBuiltinErrors(true)).PrepareForEval(x.ctx)
+	x.seen[key] = t
+	t.err = x.run(t, ref)
+	return t, t.err
+}
+
+func (x *explaining) run(t *trace, ref ast.Ref) error {
+	query, err := rego.New(rego.ParsedQuery(ast.NewBody(ast.NewExpr(ast.NewTerm(ref)))), rego.Compiler(x.r.compiler), rego.Store(x.r.store), rego.StrictBuiltinErrors(true)).PrepareForEval(x.ctx)
 	if err != nil {
-		return nil, fmt.Errorf("prepare %s: %w", ref, err)
+		return fmt.Errorf("prepare %s: %w", ref, err)
 	}
 	began := time.Now()
 	ev := &evaluation{facts: x.facts, ctx: x.ctx, began: began, waited: x.facts.Waited(), limit: explainTime, deadline: began.Add(explainTime)}
-	rs, err := x.r.eval(x.ctx, ref, query, x.input, ev,
+	rs, err := x.r.eval(x.ctx, "a rule", query, x.input, ev,
 		rego.EvalTime(x.now), rego.EvalQueryTracer(t), rego.EvalRuleIndexing(false), rego.EvalEarlyExit(false))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if len(rs) > 0 && len(rs[0].Expressions) > 0 {
 		if term, ok := rs[0].Expressions[0].Value.(*ast.Term); ok {
 			t.value = term.Value
 		}
 	}
-	return t, nil
+	return nil
 }
 
 // condition tells of an expression: its text, what its names stand for, and why those that
 // stand for nothing do.
-func (x *explaining) condition(f *failure, depth int) (*Condition, error) {
+func (x *explaining) condition(f *failure, depth int) *Condition {
 	c := &Condition{}
 	if at := f.expr.Location; at != nil {
 		c.Text, c.File, c.Line = strings.Join(strings.Fields(string(at.Text)), " "), at.File, at.Row
@@ -230,41 +252,41 @@ func (x *explaining) condition(f *failure, depth int) (*Condition, error) {
 		if !ground.IsGround() {
 			continue // it is found, not looked up
 		}
-		t, err := x.trace(ground.String())
+		t, err := x.trace(ground)
 		if err != nil {
-			return nil, err
+			continue // it is not known what it stands for
 		}
 		tell(name, t.value)
 		if t.value != nil || depth == 0 {
 			continue
 		}
-		if cause, err := x.cause(name, ground, depth-1); err != nil {
-			return nil, err
-		} else if len(cause.Failed) > 0 {
+		if cause := x.cause(name, ground, depth-1); len(cause.Failed) > 0 {
 			c.Because = append(c.Because, cause)
 		}
 	}
 	for _, v := range f.vars() {
 		if meta, known := f.names[v]; known && f.locals != nil {
 			if value := f.locals.Get(v); value != nil && ast.IsConstant(value) {
-				tell(f.sourceOf(v, string(meta.Name)), value)
+				if name := f.sourceOf(v, string(meta.Name)); !strings.HasPrefix(name, "__") {
+					tell(name, value)
+				}
 			}
 		}
 	}
-	return c, nil
+	return c
 }
 
 // cause finds the rule that a reference goes through, and why it has no value.
-func (x *explaining) cause(name string, ref ast.Ref, depth int) (Cause, error) {
+func (x *explaining) cause(name string, ref ast.Ref, depth int) Cause {
 	cause := Cause{Name: name}
 	for n := len(ref); n > 1; n-- {
 		rules := x.r.compiler.GetRulesExact(ref[:n])
 		if len(rules) == 0 {
 			continue
 		}
-		t, err := x.trace(ref[:n].String())
+		t, err := x.trace(ref[:n])
 		if err != nil || t.value != nil {
-			return cause, err // it has a value, and what is asked for is not in it
+			return cause // it has a value, and what is asked for is not in it
 		}
 		if n < len(ref) {
 			cause.Name = short(ref[:n])
@@ -272,17 +294,13 @@ func (x *explaining) cause(name string, ref ast.Ref, depth int) (Cause, error) {
 		for _, rule := range rules {
 			for ; rule != nil && len(cause.Failed) < explainCauses; rule = rule.Else {
 				if f := t.failed[rule]; f != nil && !t.fired[rule] {
-					c, err := x.condition(f, depth)
-					if err != nil {
-						return cause, err
-					}
-					cause.Failed = append(cause.Failed, *c)
+					cause.Failed = append(cause.Failed, *x.condition(f, depth))
 				}
 			}
 		}
-		return cause, nil
+		return cause
 	}
-	return cause, nil
+	return cause
 }
 
 // refs are what an expression reads: not what it calls.

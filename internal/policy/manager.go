@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
 	"github.com/open-policy-agent/opa/v1/logging"
+	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/plugins"
 	bundleplugin "github.com/open-policy-agent/opa/v1/plugins/bundle"
 	"github.com/open-policy-agent/opa/v1/plugins/discovery"
@@ -28,7 +30,10 @@ import (
 // activates them into a staging store. No request reads that store: its commit
 // offers what it would hold to the engine, and is refused when the engine
 // refuses, so that OPA's status says why.
-type Manager struct{ m *plugins.Manager }
+type Manager struct {
+	m       *plugins.Manager
+	figures metrics.Metrics
+}
 
 // StartManager runs an OPA configuration, in JSON or YAML, until Stop.
 func StartManager(ctx context.Context, e *Engine, config []byte, id string) (*Manager, error) {
@@ -50,7 +55,9 @@ func StartManager(ctx context.Context, e *Engine, config []byte, id string) (*Ma
 	if err != nil {
 		return nil, err
 	}
-	d, err := discovery.New(m)
+	store.manager = m
+	figures := metrics.New()
+	d, err := discovery.New(m, discovery.Metrics(figures))
 	if err != nil {
 		return nil, err
 	}
@@ -61,18 +68,33 @@ func StartManager(ctx context.Context, e *Engine, config []byte, id string) (*Ma
 			case s.Code == "":
 				e.settled()
 			case !store.refused.Swap(false): // the gate's own word needs no repetition
-				e.Refuse(ctx, "bundle "+s.Name, errors.New(statusText(s)))
+				e.Refuse(ctx, "bundle "+s.Name, "", errors.New(statusText(s)))
 			}
 		})
 	}
 	if err := m.Start(ctx); err != nil {
 		return nil, err
 	}
-	return &Manager{m}, nil
+	return &Manager{m, figures}, nil
 }
 
 // LogsDecisions reports whether the configuration has decision_logs.
 func (m *Manager) LogsDecisions() bool { return logs.Lookup(m.m) != nil }
+
+// DecisionsDropped is how many decisions OPA's own log has dropped since the start: they did
+// not fit into its buffer, or were too large to be uploaded.
+func (m *Manager) DecisionsDropped() int64 {
+	n := uint64(0)
+	for _, name := range []string{
+		"decision_logs_dropped_rate_limit_exceeded", "decision_logs_dropped_buffer_size_limit_exceeded", "decision_logs_dropped_buffer_size_limit_bytes_exceeded",
+		"decision_logs_encoding_failure",
+	} {
+		if v, ok := m.figures.Counter(name).Value().(uint64); ok {
+			n += v
+		}
+	}
+	return int64(n) //nolint:gosec // it counts from 0
+}
 
 // LogDecision hands one decision to OPA's own decision log, which masks, buffers and uploads
 // as the configuration says. The documents are the callee's from then on.
@@ -103,7 +125,14 @@ func Fetches(config []byte) (bool, error) {
 	return len(c.Bundles) > 0 || c.Discovery != nil, nil
 }
 
-// bounded gives each bundle a size that it may have, unless the configuration says another.
+// Bounds that OPA does not have unless they are said.
+const (
+	maxFetched = 8 << 20  // bytes of one file of a bundle that OPA fetches
+	maxWaiting = 32 << 20 // bytes of decisions that wait to be uploaded
+)
+
+// bounded gives each bundle a size that it may have, and the log of decisions one that it may
+// take up, unless the configuration says another.
 func bounded(config []byte) ([]byte, error) {
 	var c map[string]any
 	d := json.NewDecoder(bytes.NewReader(config))
@@ -114,7 +143,17 @@ func bounded(config []byte) ([]byte, error) {
 	bundles, _ := c["bundles"].(map[string]any) // none: nothing to bound
 	for _, b := range bundles {
 		if b, ok := b.(map[string]any); ok && b["size_limit_bytes"] == nil {
-			b["size_limit_bytes"] = MaxBundle
+			b["size_limit_bytes"] = maxFetched
+		}
+	}
+	if logs, ok := c["decision_logs"].(map[string]any); ok {
+		reporting, _ := logs["reporting"].(map[string]any) // none: made here
+		if reporting == nil {
+			reporting = map[string]any{}
+			logs["reporting"] = reporting
+		}
+		if reporting["buffer_size_limit_bytes"] == nil && reporting["buffer_type"] != "event" {
+			reporting["buffer_size_limit_bytes"] = maxWaiting
 		}
 	}
 	return json.Marshal(c)
@@ -145,17 +184,20 @@ func checkConfig(config []byte, signedOnly bool) error {
 		errs = append(errs, errors.New(`it has neither "bundles" nor "discovery", "decision_logs" or "status": it does nothing`))
 	}
 	for name, b := range c.Bundles {
-		if len(c.Keys) > 0 && b.Signing == nil {
+		if len(c.Keys) > 0 && absent(b.Signing) {
 			errs = append(errs, fmt.Errorf(`bundle %q has no "signing" although there are "keys": OPA would take it unsigned`, name))
-		} else if signedOnly && b.Signing == nil {
+		} else if signedOnly && absent(b.Signing) {
 			errs = append(errs, fmt.Errorf(`bundle %q has no "signing": OPA would take it unsigned; give it a key, or allow that with POLICY_ALLOW_UNSIGNED=1`, name))
 		}
 	}
-	if signedOnly && c.Discovery != nil && c.Discovery.Signing == nil {
+	if signedOnly && c.Discovery != nil && absent(c.Discovery.Signing) {
 		errs = append(errs, errors.New(`"discovery" has no "signing": whoever answers there could name any bundle; give it a key, or allow that with POLICY_ALLOW_UNSIGNED=1`))
 	}
 	return errors.Join(errs...)
 }
+
+// absent reports whether a part of a configuration is not there; null is as good as that.
+func absent(part json.RawMessage) bool { return len(part) == 0 || string(part) == "null" }
 
 func statusText(s bundleplugin.Status) string {
 	text := s.Message
@@ -173,6 +215,7 @@ func statusText(s bundleplugin.Status) string {
 type staging struct {
 	storage.Store
 	engine  *Engine
+	manager *plugins.Manager
 	refused atomic.Bool // the gate has just refused
 }
 
@@ -225,6 +268,11 @@ func (s *staging) offer(ctx context.Context, txn storage.Transaction) error {
 	if err != nil {
 		return err
 	}
+	slices.Sort(names) // one policy has one digest, in whichever order its parts came
+	whole, err := s.whole(names)
+	if err != nil || !whole {
+		return err
+	}
 	for _, name := range names {
 		roots, err := bundle.ReadBundleRootsFromStore(ctx, s, txn, name)
 		if err != nil {
@@ -236,6 +284,7 @@ func (s *staging) offer(ctx context.Context, txn storage.Transaction) error {
 			c.Name = strings.TrimPrefix(c.Name+"+"+revision, "+")
 		}
 	}
+	slices.Sort(c.Roots)
 	c.Source = "bundle " + strings.Join(names, ", ")
 	ids, err := s.ListPolicies(ctx, txn)
 	if err != nil {
@@ -255,6 +304,24 @@ func (s *staging) offer(ctx context.Context, txn storage.Transaction) error {
 		return err
 	}
 	return s.engine.Offer(ctx, c)
+}
+
+// whole reports whether all bundles of the configuration that is in force, a discovered one
+// too, are in the store: a part of a policy is none, and could lack what denies. It fails
+// where one of them needs no signature and should.
+func (s *staging) whole(names []string) (bool, error) {
+	p := bundleplugin.Lookup(s.manager)
+	if p == nil {
+		return true, nil
+	}
+	whole := true
+	for name, source := range p.Config().Bundles {
+		if s.engine.cfg.SignedOnly && source.Signing == nil {
+			return false, fmt.Errorf(`bundle %q has no "signing": nobody vouches for it; give it a key, or allow that with POLICY_ALLOW_UNSIGNED=1`, name)
+		}
+		whole = whole && slices.Contains(names, name)
+	}
+	return whole, nil
 }
 
 // snapshot is a deep copy of the data, without what OPA keeps there for itself.

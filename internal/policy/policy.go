@@ -20,6 +20,7 @@
 package policy
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -109,28 +110,41 @@ type Config struct {
 	OnPassed func(ctx context.Context, c *Candidate, r *Revision) (now bool, err error)
 }
 
-// Key verifies bundles.
-type Key struct{ pem, algorithm string }
+// Key verifies bundles: one key, or several of which any will do, so that one can follow
+// another.
+type Key struct{ all []publicKey }
+
+type publicKey struct{ pem, algorithm string }
 
 // keyID is what our own tools call the key in a signature. Whoever verifies with one key
 // looks at no name.
 const keyID = "iam"
 
-// ParseKey reads the PEM of a public key.
+// ParseKey reads the PEM of one or more public keys.
 func ParseKey(text []byte) (*Key, error) {
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != "PUBLIC KEY" {
+	k := &Key{}
+	for {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			break
+		}
+		if block.Type != "PUBLIC KEY" {
+			return nil, errors.New("it must be the PEM of a public key (BEGIN PUBLIC KEY)")
+		}
+		public, err := x509.ParsePKIXPublicKey(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		algorithm, err := SigningAlgorithm(public)
+		if err != nil {
+			return nil, err
+		}
+		k.all = append(k.all, publicKey{string(pem.EncodeToMemory(block)), algorithm})
+	}
+	if len(k.all) == 0 || len(bytes.TrimSpace(text)) > 0 {
 		return nil, errors.New("it must be the PEM of a public key (BEGIN PUBLIC KEY)")
 	}
-	public, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	algorithm, err := SigningAlgorithm(public)
-	if err != nil {
-		return nil, err
-	}
-	return &Key{string(text), algorithm}, nil
+	return k, nil
 }
 
 // SigningAlgorithm is the one that a public key is for (RFC 7518, section 3.1): a key has
@@ -154,9 +168,14 @@ func SigningAlgorithm(public any) (string, error) {
 	return "", errors.New("the key must be of the curve P-256, P-384 or P-521, or RSA of 2048 bits or more")
 }
 
-// Verification is how a bundle is read that must be signed with the key.
-func (k *Key) Verification() *bundle.VerificationConfig {
-	return bundle.NewVerificationConfig(map[string]*bundle.KeyConfig{keyID: {Key: k.pem, Algorithm: k.algorithm}}, keyID, "", nil)
+// Verify calls read with each key until one is good, and returns the last error.
+func (k *Key) Verify(read func(*bundle.VerificationConfig) error) (err error) {
+	for _, one := range k.all {
+		if err = read(bundle.NewVerificationConfig(map[string]*bundle.KeyConfig{keyID: {Key: one.pem, Algorithm: one.algorithm}}, keyID, "", nil)); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // Engine answers questions under the revision in force. It is safe for
@@ -170,7 +189,8 @@ type Engine struct {
 	current  atomic.Pointer[Revision]
 
 	offering sync.Mutex // one candidate at a time
-	lastSeen string     // digest of the last candidate, accepted or not; under offering
+	mu       sync.Mutex
+	lastSeen string // digest of the last candidate that needs no second look; under mu
 
 	refused atomic.Pointer[Refusal]
 }
@@ -230,33 +250,46 @@ func (e *Engine) Status() Status {
 	return Status{e.current.Load(), e.refused.Load()}
 }
 
+// LaterError says that it is not known now whether a candidate comes into force: it should
+// be offered again.
+type LaterError struct{ Cause error }
+
+func (e *LaterError) Error() string {
+	return "it is not known now whether it comes into force: " + e.Cause.Error()
+}
+func (e *LaterError) Unwrap() error { return e.Cause }
+
 // Offer takes c through the gate and, if it passes and nothing else was decided
 // (Config.OnPassed), puts it in force before it returns. A candidate that was just
-// offered is not looked at again.
+// offered is not looked at again. It fails with a LaterError where somebody should offer it
+// again.
 func (e *Engine) Offer(ctx context.Context, c *Candidate) error {
 	digest := c.Digest()
 	e.offering.Lock()
 	defer e.offering.Unlock()
-	if e.lastSeen == digest {
+	if e.seen(digest) {
 		if r := e.refused.Load(); r != nil {
 			return errors.New(r.Reason)
 		}
 		return nil
 	}
-	e.lastSeen = digest
 	r, err := e.gate(ctx, c, digest)
-	now := err == nil
-	if now && e.cfg.OnPassed != nil {
-		now, err = e.cfg.OnPassed(ctx, c, r)
-	}
 	if err != nil {
-		if iam.KindOf(err) == iam.Unavailable {
-			e.lastSeen = "" // to be looked at again
-		}
-		e.refuse(ctx, c.Source, digest, err)
-		return err
+		return e.turnDown(ctx, c.Source, digest, err)
 	}
+	now := true
+	if e.cfg.OnPassed != nil {
+		if now, err = e.cfg.OnPassed(ctx, c, r); err != nil {
+			if kind := iam.KindOf(err); kind != iam.Conflict && kind != iam.Invalid {
+				err = &LaterError{err}
+			}
+			return e.turnDown(ctx, c.Source, digest, err)
+		}
+	}
+	e.mu.Lock()
+	e.lastSeen = digest
 	e.refused.Store(nil)
+	e.mu.Unlock()
 	e.cfg.OnOffer(true)
 	if now {
 		e.Activate(ctx, r)
@@ -264,47 +297,91 @@ func (e *Engine) Offer(ctx context.Context, c *Candidate) error {
 	return nil
 }
 
+// seen reports whether a candidate needs no second look: it was refused just now, or nothing
+// else came into force since it was taken.
+func (e *Engine) seen(digest string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.lastSeen == digest
+}
+
+// turnDown refuses a candidate, for good or for now.
+func (e *Engine) turnDown(ctx context.Context, source, digest string, err error) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, later := errors.AsType[*LaterError](err)
+	if r := e.refused.Load(); r != nil && r.Digest == digest && r.Reason == reasonOf(err) {
+		return err // told already
+	}
+	e.lastSeen = digest
+	if later {
+		e.lastSeen = ""
+	}
+	e.refuse(ctx, source, digest, err)
+	return err
+}
+
 // Activate puts a prepared revision in force, unless it is.
 func (e *Engine) Activate(ctx context.Context, r *Revision) {
-	if old := e.current.Load(); old != nil && old.Digest == r.Digest {
+	old := e.current.Load()
+	if old != nil && old.Digest == r.Digest {
 		return
 	}
 	inForce := *r
 	inForce.Since = time.Now().UTC()
 	e.current.Store(&inForce)
+	e.mu.Lock()
+	if e.lastSeen != r.Digest && e.refused.Load() == nil {
+		e.lastSeen = "" // what a source brought is in force no more: it may be offered again
+	}
+	e.mu.Unlock()
 	e.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "policy in force", slog.String("revision", r.ID), slog.String("name", r.Name),
 		slog.String("source", r.Source), slog.Any("cache_key", r.CacheKey))
 }
 
-// Refuse records that a candidate could not even be read.
-func (e *Engine) Refuse(ctx context.Context, source string, err error) {
-	e.offering.Lock()
-	defer e.offering.Unlock()
-	if r := e.refused.Load(); r != nil && r.Reason == err.Error() {
+// Refuse records that a candidate could not even be read, or cannot be put in force; the
+// digest is empty where it is not known.
+func (e *Engine) Refuse(ctx context.Context, source, digest string, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if r := e.refused.Load(); r != nil && r.Reason == reasonOf(err) {
 		return // told already
 	}
 	e.lastSeen = ""
-	e.refuse(ctx, source, "", err)
+	e.refuse(ctx, source, digest, err)
 }
 
 // settled forgets a refusal: the source offers again what is in force.
 func (e *Engine) settled() {
-	e.offering.Lock()
-	defer e.offering.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.refused.Store(nil)
 	if r := e.current.Load(); r != nil {
 		e.lastSeen = r.Digest
 	}
 }
 
+// longestReason is how many bytes of a reason are kept: it goes to the log, to the status and
+// to all who look.
+const longestReason = 4 << 10
+
+func reasonOf(err error) string {
+	reason := err.Error()
+	if len(reason) > longestReason {
+		return strings.ToValidUTF8(reason[:longestReason], "") + "…"
+	}
+	return reason
+}
+
+// refuse is called under mu.
 func (e *Engine) refuse(ctx context.Context, source, digest string, err error) {
-	e.refused.Store(&Refusal{Source: source, Digest: digest, Reason: err.Error(), At: time.Now().UTC()})
+	e.refused.Store(&Refusal{Source: source, Digest: digest, Reason: reasonOf(err), At: time.Now().UTC()})
 	e.cfg.OnOffer(false)
 	serving := "nothing"
 	if r := e.current.Load(); r != nil {
 		serving = r.ID
 	}
-	e.cfg.Log.LogAttrs(ctx, slog.LevelError, "policy refused", slog.String("source", source), slog.Any("err", err), slog.String("still_in_force", serving))
+	e.cfg.Log.LogAttrs(ctx, slog.LevelError, "policy refused", slog.String("source", source), slog.String("err", reasonOf(err)), slog.String("still_in_force", serving))
 }
 
 // Reason is why a decision is what it is, from the METADATA of a rule that

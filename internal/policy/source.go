@@ -18,8 +18,6 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
-
-	"iam-service/internal/iam"
 )
 
 // Bounds of a bundle, in bytes.
@@ -99,8 +97,7 @@ func (e *Engine) FromPath(name string) (*Candidate, error) {
 }
 
 // Unpack reads a candidate from a packed bundle, with the signature that is asked for.
-// Verified says that somebody whom we trust has verified it before: then it needs one only
-// where there is a key.
+// Verified says that somebody whom we trust has verified it before: then it needs none.
 func (e *Engine) Unpack(source string, packed []byte, verified bool) (*Candidate, error) {
 	if e.cfg.SignedOnly && e.cfg.Key == nil && !verified {
 		return nil, fmt.Errorf("there is no key that the signature of %s could be verified with", source)
@@ -108,12 +105,15 @@ func (e *Engine) Unpack(source string, packed []byte, verified bool) (*Candidate
 	if err := checkPacked(packed); err != nil {
 		return nil, fmt.Errorf("read the policy %s: %w", source, err)
 	}
-	loader := bundle.NewTarballLoaderWithBaseURL(bytes.NewReader(packed), "")
+	loader := func() bundle.DirectoryLoader { return bundle.NewTarballLoaderWithBaseURL(bytes.NewReader(packed), "") }
 	var c *Candidate
 	var err error
-	if e.cfg.Key == nil {
-		c, err = fromLoader(source, "", loader)
-	} else if c, err = readBundle(source, reader(loader).WithBundleVerificationConfig(e.cfg.Key.Verification())); err == nil {
+	if e.cfg.Key == nil || verified {
+		c, err = fromLoader(source, "", loader())
+	} else if err = e.cfg.Key.Verify(func(v *bundle.VerificationConfig) error {
+		c, err = readBundle(source, reader(loader()).WithBundleVerificationConfig(v))
+		return err
+	}); err == nil {
 		// What is signed is read as a whole: a file that is left out would be missing.
 		leftOut := LeftOut("")
 		maps.DeleteFunc(c.Modules, func(file, _ string) bool { return leftOut(file, nil, 0) })
@@ -222,6 +222,8 @@ func LeftOut(root string) func(name string, info fs.FileInfo, depth int) bool {
 func (e *Engine) Watch(ctx context.Context, name string) {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
+	var looked time.Time // when it was offered last
+	later, then := false, e.digestInForce()
 	offered, before := "", "" // what was offered before we look is offered again, which changes nothing
 	for {
 		select {
@@ -230,22 +232,34 @@ func (e *Engine) Watch(ctx context.Context, name string) {
 		case <-tick.C:
 		}
 		now := Fingerprint(name)
+		if time.Since(looked) > lookAgain && (later || e.digestInForce() != then) {
+			offered = "" // it was not known then, or something else has come into force since
+		}
 		if now != offered && now == before {
 			offered = now
 			// What is wrong is said already: log, metric, status.
-			if err := e.OfferPath(ctx, name); iam.KindOf(err) == iam.Unavailable {
-				offered = ""
-			}
+			_, later = errors.AsType[*LaterError](e.OfferPath(ctx, name))
+			looked, then = time.Now(), e.digestInForce()
 		}
 		before = now
 	}
+}
+
+// lookAgain is how long after a candidate was offered it may be offered again unchanged.
+const lookAgain = 5 * time.Second
+
+func (e *Engine) digestInForce() string {
+	if r := e.current.Load(); r != nil {
+		return r.Digest
+	}
+	return ""
 }
 
 // OfferPath reads the folder or file and offers it.
 func (e *Engine) OfferPath(ctx context.Context, name string) error {
 	c, err := e.FromPath(name)
 	if err != nil {
-		e.Refuse(ctx, name, err)
+		e.Refuse(ctx, name, "", err)
 		return err
 	}
 	return e.Offer(ctx, c)

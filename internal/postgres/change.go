@@ -221,6 +221,10 @@ func (tx *Tx) Chores(ctx context.Context) (heads []iam.Checkpoint, err error) {
 	if _, err := tx.tx.Exec(ctx, `DELETE FROM idempotency WHERE created_at < now() - interval '24 hours'`); err != nil {
 		return nil, wrap("forget keys of requests", err)
 	}
+	// They name people: they are kept for a month.
+	if _, err := tx.tx.Exec(ctx, `UPDATE policy_previews SET report = NULL WHERE report IS NOT NULL AND started_at < now() - interval '30 days'`); err != nil {
+		return nil, wrap("forget reports of previews", err)
+	}
 	heads, err = collect(ctx, tx, "read the heads of the audit", `
 		UPDATE audit_heads SET published = seq WHERE published < seq RETURNING chain, seq, encode(hash, 'hex')`, nil, pgx.RowToStructByPos[iam.Checkpoint])
 	if err != nil {

@@ -64,6 +64,17 @@ func (tx *Tx) AddPolicyRevision(ctx context.Context, r iam.PolicyRevision, bundl
 	return wrap("keep a policy", err)
 }
 
+// SendPolicyRevision notes that a revision that is kept was sent again, as it is signed now.
+func (tx *Tx) SendPolicyRevision(ctx context.Context, digest, verified string, bundle []byte) error {
+	// Who takes what nobody has signed does not take a signature away.
+	_, err := tx.tx.Exec(ctx, `
+		UPDATE policy_revisions SET wanted_at = now(),
+		       bundle = CASE WHEN verified = 'key' AND $2 <> 'key' THEN bundle ELSE $3 END,
+		       verified = CASE WHEN verified = 'key' THEN verified ELSE $2 END
+		 WHERE digest = $1`, digest, verified, bundle)
+	return wrap("keep a policy", err)
+}
+
 const activationColumns = `a.seq, a.digest, r.name, a.kind, a.at, a.actor_kind, a.actor, a.via, coalesce(a.preview::text, ''), a.reason`
 
 func scanActivation(row pgx.CollectableRow) (a iam.PolicyActivation, err error) {
@@ -169,7 +180,7 @@ func (db *DB) PolicyOrders(ctx context.Context) (o PolicyOrders, err error) {
 		WITH latest AS (SELECT digest FROM policy_activations ORDER BY seq DESC LIMIT 1),
 		     before AS (SELECT a.digest FROM policy_activations a
 		                 WHERE a.seq < (SELECT min(seq) FROM policy_activations WHERE digest = (SELECT digest FROM latest)) ORDER BY a.seq DESC LIMIT 1),
-		     newest AS (SELECT digest FROM policy_revisions ORDER BY added_at DESC, digest DESC LIMIT 3)
+		     newest AS (SELECT digest FROM policy_revisions ORDER BY wanted_at DESC, digest DESC LIMIT 3)
 		SELECT coalesce((SELECT digest FROM latest), ''),
 		       ARRAY (SELECT digest FROM latest UNION SELECT digest FROM before UNION SELECT digest FROM newest
 		              UNION SELECT s.digest FROM policy_shadow s WHERE s.digest IS NOT NULL),

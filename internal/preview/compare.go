@@ -31,19 +31,20 @@ func newComparer(e *enrich.Service, headers []string) comparer {
 
 // ask asks both, over the same documents, which it returns too. A change of no kind is
 // none.
-func (c comparer) ask(ctx context.Context, base, candidate *policy.Revision, t *token.Token, q enrich.Question, now time.Time) (Change, []directory.Fact, error) {
+func (c comparer) ask(ctx context.Context, base, candidate *policy.Revision, t *token.Token, q enrich.Question, now time.Time) (Change, *directory.Reading, error) {
 	deadline := time.Now().Add(evalLimit)
 	facts := c.enricher.Reading(t, deadline)
 	before, err := c.outcome(ctx, base, t, q, facts, now, deadline)
 	if err != nil {
 		return Change{}, nil, err
 	}
-	read := facts.Facts() // by what is in force
 	after, err := c.outcome(ctx, candidate, t, q, facts, now, deadline)
 	if err != nil {
 		return Change{}, nil, err
 	}
-	return c.compare(before, after), read, nil
+	x := c.compare(before, after)
+	x.slow = after.took > serveLimit
+	return x, facts, nil
 }
 
 // outcome asks one. What is no answer of the policy's is an outcome; that the facts cannot
@@ -65,7 +66,7 @@ func (c comparer) outcome(ctx context.Context, r *policy.Revision, t *token.Toke
 		}
 		return out, nil
 	}
-	out := Outcome{Allow: o.Answer.Allowed, Status: o.Answer.Status, Codes: []string{}, values: o.Answer.Values}
+	out := Outcome{Allow: o.Answer.Allowed, Status: o.Answer.Status, Codes: []string{}, values: o.Answer.Values, took: o.Decision.Took}
 	if out.Allow {
 		out.Status = 200
 	}

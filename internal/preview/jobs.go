@@ -28,7 +28,10 @@ type Jobs struct {
 	running sync.WaitGroup
 }
 
-const noteEvery = 2 * time.Second
+const (
+	noteEvery = 2 * time.Second
+	jobLimit  = 30 * time.Minute // a snapshot keeps PostgreSQL from cleaning up behind it
+)
 
 // Start begins a preview that is noted as p, and returns. It works until ctx ends. c lacks
 // its Facts.
@@ -83,6 +86,8 @@ func (j *Jobs) run(ctx context.Context, c Config) (_ Report, err error) {
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
+	ctx, cancel := context.WithTimeout(ctx, jobLimit)
+	defer cancel()
 	m, err := j.Snapshot(ctx)
 	if err != nil {
 		return Report{}, err

@@ -120,6 +120,7 @@ type Outcome struct {
 	Error  string   `json:"error,omitempty"` // code of what is no answer
 	Codes  []string `json:"codes"`
 	values []string // of the headers
+	took   time.Duration
 }
 
 // Change is one question that would be answered otherwise.
@@ -135,6 +136,8 @@ type Change struct {
 	After    Outcome  `json:"after"`
 	Headers  []Header `json:"headers,omitempty"`       // that differ
 	Facts    []string `json:"facts_changed,omitempty"` // documents that have changed since it was recorded
+
+	slow bool // the candidate took longer than serve lets it
 }
 
 // Header is one that differs.
@@ -171,6 +174,7 @@ type Section struct {
 	Groups []Group          `json:"groups" doc:"the weightiest first"`
 	Left   int64            `json:"groups_left_out,omitempty" doc:"changes that are in counts and in no group: there are too many different ones"`
 
+	Slow          int64 `json:"slow,omitempty" doc:"answers of the candidate that took longer than serve lets them: they may be 503 policy_timeout"`
 	FactsChanged  int64 `json:"facts_changed,omitempty" doc:"recorded decisions that rest on documents that have changed since"`
 	NotReplayable int64 `json:"not_replayable,omitempty" doc:"recorded decisions that lack what a policy looks at"`
 }
@@ -193,6 +197,9 @@ const (
 	sampleSize = 10
 	groupsMost = 500
 	evalLimit  = 5 * time.Second // of one question
+	replayMost = 100_000         // recorded decisions that are asked once more
+
+	serveLimit = 50 * time.Millisecond // of one evaluation, where it is served
 )
 
 // Config of a preview.
@@ -353,18 +360,19 @@ func (r *run) directory(ctx context.Context) error {
 
 func (r *run) user(ctx context.Context, u iam.UserFacts) error {
 	defer r.users.drop(u)
-	tenants := []string{}
+	tenants := []string{""} // where they ask for none
 	for _, m := range u.Memberships {
 		tenants = append(tenants, m.Tenant)
-	}
-	if len(tenants) == 0 {
-		tenants = append(tenants, "") // they ask for none
 	}
 	return r.questions(ctx, "users", u.Issuer, u.Subject, "", tenants)
 }
 
 func (r *run) client(ctx context.Context, c iam.Client) error {
-	return r.questions(ctx, "clients", c.Issuer, c.ClientID, c.ClientID, []string{""})
+	tenants := []string{""}
+	if c.Tenant != "" {
+		tenants = append(tenants, c.Tenant)
+	}
+	return r.questions(ctx, "clients", c.Issuer, c.ClientID, c.ClientID, tenants)
 }
 
 func (r *run) questions(ctx context.Context, who, issuer, subject, clientID string, tenants []string) error {
@@ -402,6 +410,9 @@ func (r *run) count(place int, c Change) error {
 	defer r.mu.Unlock()
 	s := &r.sections[place]
 	s.Asked++
+	if c.slow {
+		s.Slow++
+	}
 	if len(c.Facts) > 0 {
 		s.FactsChanged++
 	}
@@ -455,10 +466,7 @@ func (s *section) sorted() Section {
 func (r *run) replay(ctx context.Context) error {
 	return r.Replay(ctx, func(d iam.RecordedDecision) error {
 		q, err := explain.FromRecord(d)
-		if err != nil {
-			return err
-		}
-		if len(explain.Unknown(r.Base, q.Recorded.Erased))+len(explain.Unknown(r.Candidate, q.Recorded.Erased)) > 0 {
+		if err != nil || len(explain.Unknown(r.Base, q))+len(explain.Unknown(r.Candidate, q)) > 0 {
 			r.sections[1].NotReplayable++
 			return nil
 		}
@@ -466,7 +474,9 @@ func (r *run) replay(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.Facts = explain.Changed(q.Recorded.Facts, facts)
+		if c.Facts, err = explain.Changed(ctx, q.Recorded.Facts, facts); err != nil {
+			return err
+		}
 		c.Decision, c.Issuer, c.Subject, c.ClientID, c.Tenant = d.ID, d.Issuer, d.Subject, d.ClientID, d.Tenant
 		return r.count(1, c)
 	})
@@ -478,11 +488,11 @@ type Recorded interface {
 }
 
 // Since gives the decisions that were recorded since a time, the newest first, some at a
-// time.
+// time; 100,000 at most.
 func Since(kept Recorded, from time.Time) func(context.Context, func(iam.RecordedDecision) error) error {
 	return func(ctx context.Context, each func(iam.RecordedDecision) error) error {
 		f := iam.DecisionFilter{From: from, Limit: pageSize}
-		for {
+		for range replayMost / pageSize {
 			page, err := kept.Find(ctx, f)
 			if err != nil {
 				return err
@@ -497,6 +507,7 @@ func Since(kept Recorded, from time.Time) func(context.Context, func(iam.Recorde
 				return nil
 			}
 		}
+		return nil
 	}
 }
 

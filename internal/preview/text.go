@@ -61,6 +61,9 @@ func (s Section) text(w io.Writer, indent string) {
 			fmt.Fprintf(w, "%s    and %d more (--export FILE has them all)\n", indent, more)
 		}
 	}
+	if s.Slow > 0 {
+		fmt.Fprintf(w, "%s%d answers took longer than serve lets them: they may be 503 policy_timeout\n", indent, s.Slow)
+	}
 	if s.Left > 0 {
 		fmt.Fprintf(w, "%s%d changes are in no group: there are too many different ones (--export FILE has them all)\n", indent, s.Left)
 	}

@@ -58,19 +58,33 @@ type Config struct {
 const (
 	lookEvery   = 5 * time.Second  // for what the feed may not have told
 	reportEvery = 10 * time.Second // that we are still here
+	failedFor   = 30 * time.Second // before a revision that could not be prepared is tried again
+	patience    = 10 * time.Second // for how long another revision may be in force than should be
 )
 
 // Service is made by New; Run keeps it going.
 type Service struct {
-	cfg Config
+	cfg    Config
+	wanted chan struct{} // something is to be prepared
 
-	mu       sync.Mutex                  // one Sync at a time
+	preparing sync.Mutex // one at a time goes through the gate for later
+
+	mu       sync.Mutex
 	prepared map[string]*policy.Revision // by digest; under mu
-	failed   map[string]string           // why one could not be prepared, by digest; under mu
+	failed   map[string]failure          // why one could not be prepared, by digest; under mu
+	orders   postgres.PolicyOrders       // as they were read last; under mu
 	reported string                      // what was reported last; under mu
-	shadow   atomic.Pointer[shadow]      // nil: none
 	at       time.Time                   // when that was; under mu
 	kept     string                      // digest of what is in STATE_DIR; under mu
+
+	shadow atomic.Pointer[shadow]    // nil: none
+	behind atomic.Pointer[time.Time] // since when something else should be in force; nil: it is
+}
+
+// failure is remembered for a while: what was wrong may have been the machine's fault.
+type failure struct {
+	why string
+	at  time.Time
 }
 
 // shadow is what is evaluated beside what is in force.
@@ -81,7 +95,7 @@ type shadow struct {
 
 // New returns a service. Its Passed is for policy.Config.OnPassed.
 func New(cfg Config) *Service {
-	return &Service{cfg: cfg, prepared: map[string]*policy.Revision{}, failed: map[string]string{}}
+	return &Service{cfg: cfg, wanted: make(chan struct{}, 1), prepared: map[string]*policy.Revision{}, failed: map[string]failure{}}
 }
 
 // Managed reports whether somebody decides what comes into force.
@@ -102,7 +116,10 @@ func (s *Service) Receive(ctx context.Context, source string, packed []byte) (ia
 		r, err = s.cfg.Engine.Prepare(ctx, c)
 	}
 	if err != nil {
-		s.cfg.Engine.Refuse(ctx, source, err)
+		if _, later := errors.AsType[*policy.LaterError](err); later {
+			return iam.PolicyRevision{}, &iam.Error{Kind: iam.Unavailable, Code: "gate_unavailable", Detail: "the policy cannot be checked now", Cause: err}
+		}
+		s.cfg.Engine.Refuse(ctx, source, "", err)
 		return iam.PolicyRevision{}, &iam.Error{Kind: iam.Invalid, Code: "policy_refused", Detail: "the policy is refused: " + err.Error()}
 	}
 	kept, _, err := s.describe(c, r)
@@ -114,8 +131,6 @@ func (s *Service) Revision(ctx context.Context, digest string) (*policy.Revision
 	if now := s.cfg.Engine.Revision(); now != nil && now.Digest == digest {
 		return now, nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	r, err := s.prepare(ctx, digest)
 	if err != nil {
 		return nil, &iam.Error{Kind: iam.Conflict, Code: "policy_refused", Detail: "the revision does not pass the gate here: " + err.Error()}
@@ -139,7 +154,8 @@ func (s *Service) Shadow() (*policy.Revision, float64) {
 var source = admin.Caller{Operator: "source", Via: "loop"}
 
 // Passed keeps a candidate that has passed the gate, and says whether it comes into force
-// now. It fails with an error of kind Unavailable where that is not known now.
+// now: of one that all replicas share, Sync decides that, so that a rollback meanwhile is not
+// undone.
 func (s *Service) Passed(ctx context.Context, c *policy.Candidate, r *policy.Revision) (now bool, err error) {
 	if !s.cfg.Follows || c.Embedded {
 		return true, nil
@@ -158,7 +174,10 @@ func (s *Service) Passed(ctx context.Context, c *policy.Candidate, r *policy.Rev
 	if err != nil {
 		return false, err
 	}
-	return !s.cfg.Managed, nil
+	s.mu.Lock()
+	s.prepared[r.Digest] = r
+	s.mu.Unlock()
+	return false, s.Sync(ctx)
 }
 
 // describe is a candidate as it is kept.
@@ -180,11 +199,23 @@ func (s *Service) describe(c *policy.Candidate, r *policy.Revision) (iam.PolicyR
 // Run keeps this replica in step, until ctx ends. It looks whenever something comes from
 // changed, and every now and then.
 func (s *Service) Run(ctx context.Context, changed <-chan struct{}) {
+	var ready sync.WaitGroup
+	defer ready.Wait()
+	ready.Go(func() {
+		for {
+			select {
+			case <-s.wanted:
+				s.Prepare(ctx)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
 		if err := s.Sync(ctx); err != nil && ctx.Err() == nil {
-			s.cfg.Log.WarnContext(ctx, "it is not known which policy is to be in force", slog.Any("err", err))
+			s.cfg.Log.WarnContext(ctx, "what is to be in force is not, or not known", slog.Any("err", err))
 		}
 		select {
 		case <-ctx.Done():
@@ -198,60 +229,117 @@ func (s *Service) Run(ctx context.Context, changed <-chan struct{}) {
 	}
 }
 
-// Sync does what the database says: has ready what may come into force, and puts in force
-// what is to be. Then it reports.
+// Sync puts in force what is to be, by the database, and reports. What may come into force
+// next is prepared aside: nothing that somebody sends holds a rollback up. It fails where
+// what is to be in force is not.
 func (s *Service) Sync(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	orders, err := s.cfg.DB.PolicyOrders(ctx)
 	if err != nil {
 		return err
 	}
-	var errs []error
-	// What is to be in force goes first: it was prepared long ago, unless we have just begun.
+	s.mu.Lock()
+	s.orders = orders
+	s.mu.Unlock()
 	if s.cfg.Follows && orders.InForce != "" {
-		if r, err := s.prepare(ctx, orders.InForce); err != nil {
-			errs = append(errs, err)
-		} else {
-			s.cfg.Engine.Activate(ctx, r)
-			s.keep(ctx, r.Digest)
+		var r *policy.Revision
+		if r, err = s.prepare(ctx, orders.InForce); err == nil {
+			s.mu.Lock()
+			if s.orders.InForce == r.Digest { // nothing newer was read meanwhile
+				s.cfg.Engine.Activate(ctx, r)
+			}
+			s.mu.Unlock()
 		}
+		s.note(orders.InForce)
 	}
-	for _, digest := range orders.Prepare {
-		if _, err := s.prepare(ctx, digest); err != nil {
-			errs = append(errs, err)
-		}
+	select {
+	case s.wanted <- struct{}{}:
+	default: // it is known already
 	}
-	wanted := func(digest string, _ *policy.Revision) bool { return !slices.Contains(orders.Prepare, digest) }
-	maps.DeleteFunc(s.prepared, wanted)
-	maps.DeleteFunc(s.failed, func(digest, _ string) bool { return wanted(digest, nil) })
-	s.setShadow(orders.Shadow)
-	return errors.Join(append(errs, s.report(ctx))...)
+	s.setShadow()
+	if reported := s.report(ctx); reported != nil {
+		s.cfg.Log.WarnContext(ctx, "what is in force here could not be reported", slog.Any("err", reported))
+	}
+	return err
 }
 
-// prepare takes a revision that is kept through the gate, once.
+// note notes whether what is in force is what should be.
+func (s *Service) note(digest string) {
+	if r := s.cfg.Engine.Revision(); r != nil && r.Digest == digest {
+		s.behind.Store(nil)
+		return
+	}
+	now := time.Now()
+	s.behind.CompareAndSwap(nil, &now)
+}
+
+// Behind says that this replica cannot run what is in force elsewhere. It should get no
+// requests: it would answer by other rules.
+func (s *Service) Behind() error {
+	if since := s.behind.Load(); since != nil && time.Since(*since) > patience {
+		return errors.New("it cannot run the policy that is in force: /policy/status says why")
+	}
+	return nil
+}
+
+// Prepare has ready what may come into force next, and keeps what is in force.
+func (s *Service) Prepare(ctx context.Context) {
+	s.preparing.Lock()
+	defer s.preparing.Unlock()
+	s.mu.Lock()
+	wanted := s.orders.Prepare
+	s.mu.Unlock()
+	if s.cfg.Follows {
+		for _, digest := range wanted {
+			_, _ = s.prepare(ctx, digest) // said already: log, metric, status
+		}
+	}
+	gone := func(digest string) bool { return !slices.Contains(wanted, digest) }
+	s.mu.Lock()
+	maps.DeleteFunc(s.prepared, func(digest string, _ *policy.Revision) bool { return gone(digest) && digest != s.orders.InForce })
+	maps.DeleteFunc(s.failed, func(digest string, f failure) bool { return gone(digest) || time.Since(f.at) > failedFor })
+	s.mu.Unlock()
+	s.setShadow()
+	if r := s.cfg.Engine.Revision(); r != nil && s.cfg.Follows {
+		s.keep(ctx, r.Digest)
+	}
+	if err := s.report(ctx); err != nil {
+		s.cfg.Log.WarnContext(ctx, "what is in force here could not be reported", slog.Any("err", err))
+	}
+}
+
+// prepare takes a revision that is kept through the gate, once. It goes on though who asked
+// leaves: what is cut off is no fault of the policy's.
 func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision, error) {
-	if r := s.prepared[digest]; r != nil {
+	s.mu.Lock()
+	r, f := s.prepared[digest], s.failed[digest]
+	s.mu.Unlock()
+	switch {
+	case r != nil:
 		return r, nil
+	case f.why != "" && time.Since(f.at) < failedFor:
+		return nil, errors.New(f.why)
 	}
-	if why, failed := s.failed[digest]; failed {
-		return nil, errors.New(why)
-	}
+	ctx = context.WithoutCancel(ctx)
 	kept, packed, err := s.cfg.DB.PolicyBundle(ctx, digest)
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.through(ctx, kept.Source, packed, kept.Verified == iam.VerifiedByOPA && s.cfg.ByOPA)
+	r, err = s.through(ctx, kept.Source, packed, kept.Verified == iam.VerifiedByOPA && s.cfg.ByOPA)
 	if err == nil && r.Digest != digest {
 		err = fmt.Errorf("what is kept as revision %s is revision %s", iam.PolicyID(digest), r.ID)
 	}
-	if err != nil {
-		s.failed[digest] = err.Error()
-		s.cfg.Engine.Refuse(ctx, "revision "+iam.PolicyID(digest)+" of "+kept.Source, err)
-		return nil, err
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil {
+		delete(s.failed, digest)
+		s.prepared[digest] = r
+		return r, nil
 	}
-	s.prepared[digest] = r
-	return r, nil
+	if _, later := errors.AsType[*policy.LaterError](err); !later {
+		s.failed[digest] = failure{err.Error(), time.Now()}
+		s.cfg.Engine.Refuse(ctx, "revision "+iam.PolicyID(digest)+" of "+kept.Source, digest, err)
+	}
+	return nil, err
 }
 
 func (s *Service) through(ctx context.Context, source string, packed []byte, verified bool) (*policy.Revision, error) {
@@ -262,7 +350,10 @@ func (s *Service) through(ctx context.Context, source string, packed []byte, ver
 	return s.cfg.Engine.Prepare(ctx, c)
 }
 
-func (s *Service) setShadow(want iam.PolicyShadow) {
+func (s *Service) setShadow() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	want := s.orders.Shadow
 	r := s.prepared[want.Digest]
 	if r == nil || want.Share == 0 {
 		s.shadow.Store(nil)
@@ -275,6 +366,8 @@ func (s *Service) setShadow(want iam.PolicyShadow) {
 
 // report says what this replica has, where that has changed and every now and then.
 func (s *Service) report(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	status := s.cfg.Engine.Status()
 	me := iam.PolicyReplica{Replica: s.cfg.Replica, Version: s.cfg.Version, Prepared: slices.AppendSeq([]string{}, maps.Keys(s.prepared))}
 	slices.Sort(me.Prepared)
@@ -304,7 +397,10 @@ const keptName = "policy.tar.gz"
 
 // keep writes what is in force to STATE_DIR, as it is kept in the database: after the gate.
 func (s *Service) keep(ctx context.Context, digest string) {
-	if s.cfg.StateDir == "" || s.kept == digest {
+	s.mu.Lock()
+	done := s.kept == digest
+	s.mu.Unlock()
+	if s.cfg.StateDir == "" || done {
 		return
 	}
 	_, packed, err := s.cfg.DB.PolicyBundle(ctx, digest)
@@ -315,7 +411,9 @@ func (s *Service) keep(ctx context.Context, digest string) {
 		s.cfg.Log.WarnContext(ctx, "the policy in force could not be kept in STATE_DIR", slog.Any("err", err))
 		return
 	}
+	s.mu.Lock()
 	s.kept = digest
+	s.mu.Unlock()
 }
 
 // writeWhole replaces a file as a whole, and has it on the disk when it returns.
@@ -348,7 +446,7 @@ func (s *Service) FromState(ctx context.Context) error {
 		r, err = s.through(ctx, name, packed, s.cfg.ByOPA)
 	}
 	if err != nil {
-		s.cfg.Engine.Refuse(ctx, name, err)
+		s.cfg.Engine.Refuse(ctx, name, "", err)
 		return err
 	}
 	s.cfg.Engine.Activate(ctx, r)

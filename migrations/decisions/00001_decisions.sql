@@ -19,6 +19,7 @@ CREATE INDEX decisions_id_idx ON decisions (id);
 CREATE INDEX decisions_at_idx ON decisions (at, id);
 CREATE INDEX decisions_subject_idx ON decisions (subject, at);
 CREATE INDEX decisions_tenant_idx ON decisions (tenant, at);
+CREATE INDEX decisions_client_idx ON decisions (client_id, at);
 CREATE INDEX decisions_codes_idx ON decisions USING gin (codes);
 CREATE TABLE decisions_default PARTITION OF decisions DEFAULT;
 
@@ -79,6 +80,7 @@ $$;
 DO $$
 BEGIN
     EXECUTE format('ALTER FUNCTION iam_decision_partitions(interval) SET search_path = %I, pg_temp', current_schema());
+    ALTER FUNCTION iam_decision_partitions(interval) SET lock_timeout = '2s'; -- who writes does not wait behind it for long
     EXECUTE format('ALTER FUNCTION iam_grant_decisions(text) SET search_path = %I, pg_temp', current_schema());
     REVOKE ALL ON FUNCTION iam_decision_partitions(interval) FROM PUBLIC;
     PERFORM iam_decision_partitions(interval '30 days');

@@ -149,8 +149,12 @@ func Sign(packed []byte, key Signer) ([]byte, error) {
 }
 
 // Verify reads a bundle if its signature is good.
-func Verify(packed []byte, key *policy.Key) (bundle.Bundle, error) {
-	return open(packed, key.Verification())
+func Verify(packed []byte, key *policy.Key) (b bundle.Bundle, err error) {
+	err = key.Verify(func(v *bundle.VerificationConfig) error {
+		b, err = open(packed, v)
+		return err
+	})
+	return b, err
 }
 
 func read(dir string) (bundle.Bundle, error) {
