@@ -35,7 +35,7 @@ func evaluated(more map[string]any) *enrich.Evaluated {
 		Request: enrich.Request{Gateway: "traefik", Method: "GET", Path: "/v1/documents", ClientIP: netip.MustParseAddr("192.0.2.1")}, Hint: "acme",
 		Answer:  enrich.Answer{Allowed: true, Status: 0, DecisionID: "decision-1", Tenant: "acme", Values: []string{"u1", "acme", "editor,viewer", "eyJkIjoic2FsZXMifQ==", "alice@example.com", "decision-1", "0123456789ab"}},
 		Reasons: []policy.Reason{{Code: "member", Title: "A member"}},
-		Facts:   []directory.Fact{{Path: "users/https://i/alice", Version: 7}, {Path: "tenants/acme", Version: 9}}, Took: 120 * time.Microsecond,
+		Facts:   []directory.Fact{{Path: "users/https:~1~1i/alice", Version: 7}, {Path: "tenants/acme", Version: 9}}, Took: 120 * time.Microsecond,
 	}
 	e.Asked.Fields[policy.Method], e.Asked.Fields[policy.Path], e.Asked.Fields[policy.TenantHint] = "GET", "/v1/documents", "acme"
 	return e
@@ -113,6 +113,51 @@ func TestNothingIsWrittenDownThatNobodyAskedFor(t *testing.T) {
 	for _, want := range []any{"/input/token/password", "/input/token/email", "/input/request/raw_path", "/input/request/path", "/result/headers/X-User-Attributes", "/result/headers/X-Email"} {
 		if !slices.Contains(erased, want) {
 			t.Errorf("%v is not said to be left out: %v", want, erased)
+		}
+	}
+}
+
+// What the list does not name is nowhere: not in the names of facts, not in headers, not in
+// what a decision is found by.
+func TestWhatIsMaskedIsMaskedEverywhere(t *testing.T) {
+	t.Parallel()
+	m := newMasks([]string{"token.aud"}, append(slices.Clone(headers), "X-User-Subject", "X-Service-Id"), nil)
+	e := evaluated(nil)
+	e.Answer.Values = append(slices.Clone(e.Answer.Values), "alice", "web")
+	ev := m.event(e)
+	text, err := json.Marshal(ev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := json.Marshal(m.record(e, ev, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, no := range []string{"alice", "web", "https:"} {
+		if strings.Contains(string(text), no) || strings.Contains(string(found), no) {
+			t.Errorf("%q is written down: %s %s", no, text, found)
+		}
+	}
+	e.Answer.Tenant = ""
+	if r := m.record(e, ev, nil); r.Tenant != "" {
+		t.Errorf("the hint is written down: %+v", r)
+	}
+}
+
+func TestWhateverLooksLikeATokenIsTakenOut(t *testing.T) {
+	t.Parallel()
+	for _, secret := range []string{
+		"eyJhbGciOiJub25lIn0.eyJwIjoxfQ.c2ln", "eyJhbGciOiJkaXIifQ..aXY.Y2lwaGVy.dGFn", "eyJhbGciOiJSU0EifQ.a2V5.aXY.Y2lwaGVy.dGFn", "eyAiYWxnIjoibm9uZSJ9.eyJwIjoxfQ.", "ewoiYWxnIjoxfQ.e30.c2ln",
+	} {
+		e := evaluated(map[string]any{"groups": []any{"before " + secret + " after", map[string]any{secret: "x", "accessToken": "y", "apiKey": "z"}}})
+		text, _ := written(t, nil, e)
+		for _, part := range strings.Split(secret, ".") {
+			if len(part) > 3 && strings.Contains(text, part) {
+				t.Errorf("%s: %q is written down", secret, part)
+			}
+		}
+		if strings.Contains(text, `"y"`) || strings.Contains(text, `"z"`) || !strings.Contains(text, "before (token) after") {
+			t.Errorf("%s: %s", secret, text)
 		}
 	}
 }

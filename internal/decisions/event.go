@@ -183,7 +183,7 @@ func (m *masks) token(claims ast.Object, out *Event) map[string]any {
 		if !ok {
 			return
 		}
-		at := "/input/token/" + pointer(string(name))
+		at := "/input/token/" + pointer(tokenShape.ReplaceAllString(string(name), "(token)"))
 		if !m.claims[string(name)] {
 			out.Erased = append(out.Erased, at)
 			return
@@ -277,7 +277,7 @@ func (e *Event) scrub(at string, v any) any {
 	case map[string]any:
 		for k, x := range v {
 			if secretive.MatchString(k) || tokenShape.MatchString(k) {
-				e.Erased = append(e.Erased, at+"/"+pointer(k))
+				e.Erased = append(e.Erased, at+"/"+pointer(tokenShape.ReplaceAllString(k, "(token)")))
 				delete(v, k)
 				continue
 			}

@@ -102,3 +102,45 @@ func TestARuleThatFiredIsSaid(t *testing.T) {
 		t.Errorf("first: %+v", f)
 	}
 }
+
+// Names come from whoever asks: nothing of them is ever a query.
+func TestNoQueryIsMadeOfWhatACallerSends(t *testing.T) {
+	t.Parallel()
+	for _, sub := range []string{`x"]; print(1); y := ["`, `x"] ; data.iam.claims.decision ; z := ["`, `"`, "\\", "\x01\x7f", "]", "`", "ü\u2028"} {
+		users := map[string]any{sub: map[string]any{"level": 1, "roles": []any{"viewer"}}, "x": map[string]any{"level": 9}}
+		got := explained(t, twoGrants, map[string]any{"iss": "i", "sub": sub}, users)
+		f := got["first"].Failed
+		if f == nil || f.Text != "_user.level >= 3" || f.Values[0].Value.(interface{ String() string }).String() != "1" {
+			t.Errorf("%q: %+v", sub, f)
+		}
+		got = explained(t, twoGrants, map[string]any{"iss": "i", "sub": sub}, map[string]any{"x": map[string]any{"level": 9}})
+		if f = got["first"].Failed; f == nil || len(f.Because) != 1 || got["first"].Error != "" {
+			t.Errorf("%q, who is not there: %+v, %s", sub, f, got["first"].Error)
+		}
+	}
+}
+
+// A rule that cannot be evaluated takes nothing away from what is said of the others; a
+// function is no answer.
+func TestOneBadRuleLeavesTheOthersExplained(t *testing.T) {
+	t.Parallel()
+	got := explained(t, twoGrants+`
+# METADATA
+# title: Bad
+# custom:
+#   code: bad
+refusals contains "bad" if to_number(input.token.sub) > 1
+
+# METADATA
+# title: Function
+# custom:
+#   code: function
+helps(x) if x == 1
+`, map[string]any{"iss": "i", "sub": "alice"}, map[string]any{"alice": map[string]any{"level": 2, "roles": []any{}}})
+	if got["bad"].Error == "" || got["first"].Failed == nil || got["first"].Error != "" {
+		t.Errorf("bad: %+v; first: %+v", got["bad"], got["first"])
+	}
+	if _, told := got["function"]; told {
+		t.Error("a function is told of")
+	}
+}

@@ -616,6 +616,56 @@ func TestABundleFromAServerComesThroughTheGate(t *testing.T) {
 	}
 }
 
+// A policy of several bundles is one policy: a part of it, which may lack what denies, is none,
+// and in whichever order the parts come it is the same.
+func TestAPolicyOfSeveralBundlesComesIntoForceWhole(t *testing.T) {
+	t.Parallel()
+	var both atomic.Bool
+	rules := files{"iam/claims/p.rego": "package iam.claims\n\nimport data.extra\n\ndecision := {\"allow\": count(extra.denials) == 0, \"tenant\": \"\", \"headers\": {}}\n"}.tarball(t)
+	extra := files{
+		".manifest": `{"roots": ["extra"]}`, "iam/claims/p.rego": "-", "iam/config/data.json": "-", "extra/p.rego": "package extra\n\ndenials contains \"all\"\n",
+	}.tarball(t)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.URL.Path == "/a.tar.gz":
+			_, _ = w.Write(rules)
+		case both.Load():
+			_, _ = w.Write(extra)
+		default:
+			http.Error(w, "not yet", http.StatusNotFound)
+		}
+	}))
+	defer srv.Close()
+	start := func(first, second string) (*policy.Engine, func()) {
+		poll := `, "polling": {"min_delay_seconds": 1, "max_delay_seconds": 1}}`
+		config := `{"services": {"b": {"url": "` + srv.URL + `"}}, "bundles": {"` + first + `": {"service": "b", "resource": "/a.tar.gz"` + poll + `, "` + second + `": {"service": "b", "resource": "/b.tar.gz"` + poll + `}}`
+		e := engine(t)
+		m, err := policy.StartManager(ctx, e, []byte(config), "test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e, func() { m.Stop(ctx) }
+	}
+	one, stopOne := start("a", "b")
+	defer stopOne()
+	eventually(t, "the other part is missed", func() bool { return one.Status().Refused != nil })
+	if one.Revision() != nil {
+		t.Fatal("a part of a policy is in force")
+	}
+	both.Store(true)
+	other, stopOther := start("a", "b")
+	defer stopOther()
+	for _, e := range []*policy.Engine{one, other} {
+		eventually(t, "all of it is in force", func() bool { return e.Revision() != nil })
+		if d, err := decide(e, facts{}); err != nil || d.Allow {
+			t.Errorf("%+v, %v", d, err)
+		}
+	}
+	if one.Revision().Digest != other.Revision().Digest {
+		t.Error("the same parts are two policies")
+	}
+}
+
 // Over HTTP as from a file: what is not signed with the key is refused, and the old one
 // serves on.
 func TestOnlyWhatIsSignedComesIntoForce(t *testing.T) {
@@ -731,9 +781,11 @@ func TestAnOPAConfigurationThatWouldTakeTheUnsignedIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for want, config := range map[string]string{
-		`bundle "main" has no "signing"`: `bundles: {main: {resource: /x}}`,
-		`"discovery" has no "signing"`:   `discovery: {resource: /x}`,
+	for config, want := range map[string]string{
+		`bundles: {main: {resource: /x}}`:            `bundle "main" has no "signing"`,
+		`bundles: {main: {resource: /x, signing: }}`: `bundle "main" has no "signing"`,
+		`discovery: {resource: /x}`:                  `"discovery" has no "signing"`,
+		`discovery: {resource: /x, signing: null}`:   `"discovery" has no "signing"`,
 	} {
 		if _, err := policy.StartManager(ctx, e, []byte(config), "test"); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", config, err)
