@@ -45,7 +45,7 @@ func previewAll(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(candidate)
+	defer func() { _ = os.RemoveAll(candidate) }() // a temporary folder
 	if err := os.CopyFS(candidate, os.DirFS(*policy)); err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func previewAll(ctx context.Context, args []string) error {
 	if err := os.WriteFile(filepath.Join(candidate, "iam", "claims", "measured.rego"), []byte(rule), 0o600); err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, *service, "policy", "preview", candidate, "--against", *policy) //nolint:gosec // the operator names it
+	cmd := exec.CommandContext(ctx, *service, "policy", "preview", candidate, "--against", *policy)
 	cmd.Env = append(os.Environ(), "DATABASE_URL="+stack.Postgres.URL, "RAUTH_URL="+stack.RAuth.Issuer)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	began := time.Now()

@@ -31,6 +31,9 @@ import (
 // What a policy would say, asked over one snapshot of the facts: explain and preview. No
 // service need run.
 
+// previewAim is how many bytes a preview aims at.
+const previewAim = 256 << 20
+
 // asking is what both commands share: a gate with the settings of serve, and a snapshot.
 type asking struct {
 	*operator
@@ -276,6 +279,7 @@ func policyPreviewCommand(environ []string) *cobra.Command {
 			if a.issuer == "" {
 				return &ConfigError{[]string{"RAUTH_URL is missing: whose users are asked about (or --issuer)"}}
 			}
+			go TuneGC(ctx, previewAim) // it makes much garbage, and nothing else waits for the memory
 			c := preview.Config{Engine: a.engine, Issuers: a.issuers, HeaderMax: a.headerMax, Facts: a.facts, Workers: workers}
 			if c.Base, err = a.revision(ctx, against); err != nil {
 				return err

@@ -221,7 +221,7 @@ func TestASinkThatStandsStillHoldsNobodyUp(t *testing.T) {
 
 func BenchmarkWritingADecisionDown(b *testing.B) {
 	m := newMasks(DefaultFields, headers, map[string]string{"app": "iam-service"})
-	console := Console(slog.New(slog.NewJSONHandler(io.Discard, nil)))
+	console := Console(slog.New(slog.NewJSONHandler(io.Discard, nil))) //nolint:sloglint // written as in production, to nowhere
 	e := evaluated(nil)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -2,6 +2,7 @@ package explain_test
 
 import (
 	"encoding/json"
+	"net/http"
 	"slices"
 	"testing"
 	"time"
@@ -58,7 +59,7 @@ func TestAQuestionIsWhatWasAsked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if q.Tenant != "acme" || q.Request.Method != "PUT" || q.Request.ClientIP.String() != "192.0.2.1" || !q.Request.Preflight || q.Now.Unix() != 1700000001 ||
+	if q.Tenant != "acme" || q.Request.Method != http.MethodPut || q.Request.ClientIP.String() != "192.0.2.1" || !q.Request.Preflight || q.Now.Unix() != 1700000001 ||
 		q.Token.ClientID != "web" || q.Token.IssuedAt.Unix() != 1700000000 || q.Recorded.Facts[0].Hash != "ff" {
 		t.Errorf("got %+v, %+v", q, q.Token)
 	}

@@ -93,7 +93,7 @@ func (m *Manager) DecisionsDropped() int64 {
 			n += v
 		}
 	}
-	return int64(n) //nolint:gosec // it counts from 0
+	return int64(n)
 }
 
 // LogDecision hands one decision to OPA's own decision log, which masks, buffers and uploads
