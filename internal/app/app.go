@@ -152,7 +152,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	administration := admin.New(admin.Config{DB: db, Engine: engine, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Settle: changes.Settle, Log: log})
 	policies = rollout.New(rollout.Config{
 		DB: db, Admin: administration, Engine: engine, Managed: cfg.PolicyActivation == "managed", Follows: cfg.follows(), ByOPA: cfg.opaFetches,
-		Unsigned: cfg.PolicyAllowUnsigned, StateDir: cfg.StateDir, Replica: replicaName(), Version: build.Version, Log: log,
+		Unsigned: cfg.PolicyAllowUnsigned && cfg.policyKey == nil, StateDir: cfg.StateDir, Replica: replicaName(), Version: build.Version, Log: log,
 	})
 	manager, stopPolicies, err := loadPolicies(work, engine, policies, cfg)
 	if err != nil {

@@ -288,13 +288,20 @@ func (e *Engine) Offer(ctx context.Context, c *Candidate) error {
 	}
 	e.mu.Lock()
 	e.lastSeen = digest
-	e.refused.Store(nil)
 	e.mu.Unlock()
-	e.cfg.OnOffer(true)
+	e.Accept()
 	if now {
 		e.Activate(ctx, r)
 	}
 	return nil
+}
+
+// Accept notes that a candidate has passed the gate: what was refused before it is history.
+func (e *Engine) Accept() {
+	e.mu.Lock()
+	e.refused.Store(nil)
+	e.mu.Unlock()
+	e.cfg.OnOffer(true)
 }
 
 // seen reports whether a candidate needs no second look: it was refused just now, or nothing

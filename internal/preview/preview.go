@@ -14,7 +14,6 @@ package preview
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -521,9 +520,6 @@ func (s Section) Changed() int64 {
 	}
 	return n
 }
-
-// JSON is the report for machines.
-func (r Report) JSON() (json.RawMessage, error) { return json.Marshal(r) }
 
 // Of is how many changes of a kind there are, in all sections.
 func (r Report) Of(kind string) int64 {

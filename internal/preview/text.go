@@ -17,10 +17,10 @@ var says = map[string]string{
 func (r Report) Text(w io.Writer) {
 	fmt.Fprintf(w, "revision %s %s against %s, over the facts of %s\n", r.Candidate, r.Name, r.Against, r.At.Format(time.RFC3339))
 	fmt.Fprintf(w, "asked of each user in each tenant, and of each client: %s\n", strings.Join(r.Questions, "; "))
-	r.Directory.text(w, "")
+	r.Directory.text(w)
 	if r.Replayed != nil {
 		fmt.Fprintln(w, "\nrecorded decisions, asked once more:")
-		r.Replayed.text(w, "")
+		r.Replayed.text(w)
 		if n := r.Replayed.FactsChanged; n > 0 {
 			fmt.Fprintf(w, "%d of them rest on facts that have changed since\n", n)
 		}
@@ -30,22 +30,22 @@ func (r Report) Text(w io.Writer) {
 	}
 }
 
-func (s Section) text(w io.Writer, indent string) {
-	fmt.Fprintf(w, "%s%d questions, %d answers change\n", indent, s.Asked, s.Changed())
+func (s Section) text(w io.Writer) {
+	fmt.Fprintf(w, "%d questions, %d answers change\n", s.Asked, s.Changed())
 	for _, kind := range s.kindsFound() {
-		fmt.Fprintf(w, "%s  %-8s %d %s\n", indent, kind, s.Counts[kind], says[kind])
+		fmt.Fprintf(w, "  %-8s %d %s\n", kind, s.Counts[kind], says[kind])
 	}
 	for _, g := range s.Groups {
 		if g.Kind == Reasons {
 			continue
 		}
-		fmt.Fprintf(w, "\n%s%s: %d", indent, g.Kind, g.Count)
+		fmt.Fprintf(w, "\n%s: %d", g.Kind, g.Count)
 		if g.Question != "" {
 			fmt.Fprintf(w, ", %s", g.Question)
 		}
-		fmt.Fprintf(w, "\n%s  by %s, before by %s\n", indent, codes(g.After), codes(g.Before))
+		fmt.Fprintf(w, "\n  by %s, before by %s\n", codes(g.After), codes(g.Before))
 		if len(g.Headers) > 0 {
-			fmt.Fprintf(w, "%s  headers: %s\n", indent, strings.Join(g.Headers, ", "))
+			fmt.Fprintf(w, "  headers: %s\n", strings.Join(g.Headers, ", "))
 		}
 		for _, who := range g.Sample {
 			name := who.Subject
@@ -55,17 +55,17 @@ func (s Section) text(w io.Writer, indent string) {
 			if who.Decision != "" {
 				name += ", decision " + who.Decision
 			}
-			fmt.Fprintf(w, "%s    %s\n", indent, name)
+			fmt.Fprintf(w, "    %s\n", name)
 		}
 		if more := g.Count - int64(len(g.Sample)); more > 0 {
-			fmt.Fprintf(w, "%s    and %d more (--export FILE has them all)\n", indent, more)
+			fmt.Fprintf(w, "    and %d more (--export FILE has them all)\n", more)
 		}
 	}
 	if s.Slow > 0 {
-		fmt.Fprintf(w, "%s%d answers took longer than serve lets them: they may be 503 policy_timeout\n", indent, s.Slow)
+		fmt.Fprintf(w, "%d answers took longer than serve lets them: they may be 503 policy_timeout\n", s.Slow)
 	}
 	if s.Left > 0 {
-		fmt.Fprintf(w, "%s%d changes are in no group: there are too many different ones (--export FILE has them all)\n", indent, s.Left)
+		fmt.Fprintf(w, "%d changes are in no group: there are too many different ones (--export FILE has them all)\n", s.Left)
 	}
 }
 

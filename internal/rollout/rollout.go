@@ -47,7 +47,7 @@ type Config struct {
 	Managed  bool   // POLICY_ACTIVATION=managed
 	Follows  bool   // what is in force is what the database says; else it is this replica's own affair
 	ByOPA    bool   // OPA's machinery verifies what it fetches
-	Unsigned bool   // POLICY_ALLOW_UNSIGNED
+	Unsigned bool   // nobody verifies signatures
 	StateDir string // where what is in force is kept too; empty: nowhere
 
 	Replica string
@@ -122,6 +122,7 @@ func (s *Service) Receive(ctx context.Context, source string, packed []byte) (ia
 		s.cfg.Engine.Refuse(ctx, source, "", err)
 		return iam.PolicyRevision{}, &iam.Error{Kind: iam.Invalid, Code: "policy_refused", Detail: "the policy is refused: " + err.Error()}
 	}
+	s.cfg.Engine.Accept()
 	kept, _, err := s.describe(c, r)
 	return kept, err
 }
@@ -177,7 +178,10 @@ func (s *Service) Passed(ctx context.Context, c *policy.Candidate, r *policy.Rev
 	s.mu.Lock()
 	s.prepared[r.Digest] = r
 	s.mu.Unlock()
-	return false, s.Sync(ctx)
+	if err := s.Sync(ctx); err != nil && !s.cfg.Managed {
+		return false, err
+	}
+	return false, nil
 }
 
 // describe is a candidate as it is kept.
@@ -331,7 +335,10 @@ func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision,
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err == nil {
-		delete(s.failed, digest)
+		if _, before := s.failed[digest]; before {
+			delete(s.failed, digest)
+			s.cfg.Engine.Accept()
+		}
 		s.prepared[digest] = r
 		return r, nil
 	}
