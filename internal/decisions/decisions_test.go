@@ -219,6 +219,17 @@ func TestASinkThatStandsStillHoldsNobodyUp(t *testing.T) {
 	}
 }
 
+// Whoever decides never waits, though nobody takes what is written.
+func TestADecisionThatDoesNotFitIsDropped(t *testing.T) {
+	t.Parallel()
+	l := &Log{queue: make(chan *enrich.Evaluated, 1)} // without a worker
+	l.Record(evaluated(nil))
+	l.Record(evaluated(nil))
+	if n := l.Dropped()[""]; n != 1 {
+		t.Errorf("%d were dropped", n)
+	}
+}
+
 func BenchmarkWritingADecisionDown(b *testing.B) {
 	m := newMasks(DefaultFields, headers, map[string]string{"app": "iam-service"})
 	console := Console(slog.New(slog.NewJSONHandler(io.Discard, nil))) //nolint:sloglint // written as in production, to nowhere

@@ -224,3 +224,34 @@ func TestAnEvaluationThatIsCutOffIsNotKept(t *testing.T) {
 		t.Errorf("it is not kept: %+v", st)
 	}
 }
+
+// To ask another revision about a token leaves what is remembered of it for the one in force:
+// who is asked beside a request costs the next one nothing.
+func TestAskingAnotherRevisionLeavesTheTokenAlone(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	w := f.walk(0, "")
+	bundle := func(body string) *policy.Candidate {
+		return &policy.Candidate{
+			Roots: []string{"iam"}, Modules: map[string]string{"p.rego": "package iam.claims\n\ndecision := {" + body + "}"},
+			Data: map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-ID"}}}},
+		}
+	}
+	w.template = f.template("memo", bundle(`"allow": true, "headers": {"X-User-ID": input.token.sub}`))
+	x := w.replicas[0]
+	x.service.cfg.Engine = w.engine
+	x.prove(w)
+	_, err := x.service.Enrich(t.Context(), Question{Token: f.tokens[3]})
+	f.ok(err)
+	tok, err := x.service.cfg.Verifier.Verify(t.Context(), f.tokens[3], "", time.Now().Add(time.Minute))
+	f.ok(err)
+	before := tok.Memo().Load()
+	candidate, err := w.engine.Prepare(t.Context(), bundle(`"allow": false`))
+	f.ok(err)
+	deadline := time.Now().Add(time.Minute)
+	o, err := x.service.Ask(t.Context(), candidate, tok, Question{}, x.service.Reading(tok, deadline), time.Now(), deadline)
+	f.ok(err)
+	if o.Answer.Allowed || before == nil || tok.Memo().Load() != before {
+		t.Errorf("%+v; the memo was %v and is %v", o.Answer, before, tok.Memo().Load())
+	}
+}

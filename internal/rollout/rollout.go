@@ -19,6 +19,7 @@
 package rollout
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,16 +51,16 @@ type Config struct {
 	Unsigned bool   // nobody verifies signatures
 	StateDir string // where what is in force is kept too; empty: nowhere
 
-	Replica string
-	Version string
-	Log     *slog.Logger
+	Patience time.Duration // for how long something else may be in force than should be; 0: 10 s
+	Replica  string
+	Version  string
+	Log      *slog.Logger
 }
 
 const (
 	lookEvery   = 5 * time.Second  // for what the feed may not have told
 	reportEvery = 10 * time.Second // that we are still here
 	failedFor   = 30 * time.Second // before a revision that could not be prepared is tried again
-	patience    = 10 * time.Second // for how long another revision may be in force than should be
 )
 
 // Service is made by New; Run keeps it going.
@@ -279,7 +280,7 @@ func (s *Service) note(digest string) {
 // Behind says that this replica cannot run what is in force elsewhere. It should get no
 // requests: it would answer by other rules.
 func (s *Service) Behind() error {
-	if since := s.behind.Load(); since != nil && time.Since(*since) > patience {
+	if since := s.behind.Load(); since != nil && time.Since(*since) > cmp.Or(s.cfg.Patience, 10*time.Second) {
 		return errors.New("it cannot run the policy that is in force: /policy/status says why")
 	}
 	return nil

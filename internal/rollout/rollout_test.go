@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -144,9 +145,37 @@ func TestALookThatWasCutOffIsNotRemembered(t *testing.T) {
 	if err := two.Sync(gone); err == nil {
 		t.Error("a look that was cut off has seen something")
 	}
+	if r, err := two.Revision(gone, f.inForce()); err != nil || r.Name != "v1" {
+		t.Errorf("%v, %v: who asks for it has left, and it is prepared all the same", r, err)
+	}
 	f.ok(two.Sync(ctx))
 	if two.name() != "v1" || two.engine.Status().Refused != nil {
 		t.Errorf("%q is in force, %+v", two.name(), two.engine.Status().Refused)
+	}
+}
+
+func (f *fleet) inForce() string {
+	f.Helper()
+	orders, err := f.db.PolicyOrders(ctx)
+	f.ok(err)
+	return orders.InForce
+}
+
+// What is kept under a digest must be what has it, whoever has changed the row.
+func TestWhatIsKeptUnderAnotherNameIsNotTaken(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	f.ok(f.replica("one", usual).engine.Offer(ctx, candidate("v1")))
+	other, err := candidate("v2").Pack()
+	f.ok(err)
+	conn, err := pgx.Connect(ctx, f.url)
+	f.ok(err)
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, `UPDATE policy_revisions SET bundle = $1`, other)
+	f.ok(err)
+	two := f.replica("two", usual)
+	if err := two.Sync(ctx); err == nil || two.name() != "" {
+		t.Errorf("%q is in force, %v", two.name(), err)
 	}
 }
 
@@ -178,14 +207,20 @@ func TestAReplicaThatCannotFollowSaysSo(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	one := f.replica("one", usual)
-	two := f.replica("two", func(pc *policy.Config, _ *rollout.Config) { pc.Headers = []string{"X-Tenant-ID", "X-User-ID"} })
+	two := f.replica("two", func(pc *policy.Config, rc *rollout.Config) {
+		pc.Headers, rc.Patience = []string{"X-Tenant-ID", "X-User-ID"}, time.Nanosecond
+	})
 	f.ok(one.engine.Offer(ctx, candidate("v1")))
 	f.ok(two.Sync(ctx))
+	f.ok(two.Behind())
 	other := candidate("v2")
 	other.Data = map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-ID", "X-User-Roles"}}}}
 	f.ok(one.engine.Offer(ctx, other))
 	if err := two.Sync(ctx); err == nil || !strings.Contains(err.Error(), "X-User-Roles is absent from GATEWAY_HEADERS") {
 		t.Errorf("got %v", err)
+	}
+	if two.Behind() == nil {
+		t.Error("it is ready although it answers by other rules")
 	}
 	two.Prepare(ctx)
 	if two.name() != "v1" || two.engine.Status().Refused == nil || two.engine.Status().Refused.Digest == "" {

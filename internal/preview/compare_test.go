@@ -1,0 +1,56 @@
+package preview
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestEachChangeIsOfItsKind(t *testing.T) {
+	t.Parallel()
+	c := newComparer(nil, []string{"X-User-Roles", "X-Decision-Id", "X-Policy-Revision"})
+	allow := func(roles, id string, codes ...string) Outcome {
+		return Outcome{Allow: true, Status: 200, Codes: codes, values: []string{roles, id, id}}
+	}
+	deny := func(status int, codes ...string) Outcome { return Outcome{Status: status, Codes: codes} }
+	broken := Outcome{Status: 503, Error: "policy_error", Codes: []string{"policy_error"}}
+	for name, x := range map[string]struct {
+		before, after Outcome
+		want          string
+	}{
+		"the same":           {allow("a", "1", "m"), allow("a", "2", "m"), ""},
+		"other roles":        {allow("a", "1", "m"), allow("b", "2", "m"), Headers},
+		"another grant":      {allow("a", "1", "m"), allow("a", "2", "n"), Reasons},
+		"let in":             {deny(403, "x"), allow("a", "1", "m"), Gains},
+		"kept out":           {allow("a", "1", "m"), deny(403, "x"), Loses},
+		"another status":     {deny(403, "x"), deny(401, "x"), Status},
+		"another reason":     {deny(403, "x"), deny(403, "y"), Reasons},
+		"no answer any more": {allow("a", "1", "m"), broken, Breaks},
+		"no answer instead":  {deny(403, "x"), broken, Breaks},
+		"an answer again":    {broken, allow("a", "1", "m"), Mends},
+		"still no answer":    {broken, broken, ""},
+	} {
+		if got := c.compare(x.before, x.after); got.Kind != x.want {
+			t.Errorf("%s: %q, want %q", name, got.Kind, x.want)
+		}
+	}
+}
+
+func TestQuestionsAreHeldToWhatTheyMayAsk(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"questions: [{title: a, token: {sub: x}}]":            "sub is that of each",
+		"questions: [{title: a}, {title: a}]":                 "two questions are called",
+		"questions: [{token: {}}]":                            "has no title",
+		"questions: [{title: a, of: [people]}]":               "of must be users or clients",
+		"questions: [{title: a, tokens: {}}]":                 "unknown field",
+		"questions: [{title: a, request: {headers: {a: b}}}]": "unknown field",
+	} {
+		if _, err := ParseQuestions("f", []byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	list, err := ParseQuestions("f", []byte("questions: [{title: a, token: {acr: 2}, request: {method: PUT, path: /x}, of: [users]}]"))
+	if err != nil || len(list) != 1 || list[0].of("clients") || !list[0].of("users") || list[0].Request.Path != "/x" {
+		t.Errorf("%+v, %v", list, err)
+	}
+}
