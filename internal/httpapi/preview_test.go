@@ -24,10 +24,13 @@ func (w *world) with(rego string) []byte {
 
 const noViewers = `# METADATA
 # title: No viewers
-# description: Whoever is a viewer is kept out.
+# description: Whoever is nothing but a viewer is kept out of acme.
 # custom:
 #   code: no_viewers
-denials contains _reason(rego.metadata.rule()) if "viewer" in roles
+denials contains _reason(rego.metadata.rule()) if {
+	_tenant.id == "acme"
+	_membership.roles == ["viewer"]
+}
 `
 
 // A preview names those who would gain and lose, and what activating it shows is what the
