@@ -208,6 +208,7 @@ type entry struct {
 	kind   Kind
 	a, b   string // the names under the key, compared on every hit
 	doc    *document
+	fact   Fact // what is said of it
 	weight int64
 	stamp  stamp
 	until  time.Duration // by the clock: when a membership in it expires; 0: never
@@ -340,7 +341,7 @@ func (s *Store) fly(k Key, kd Kind, a, b string) (*entry, error) {
 
 // keep puts e where it is found, unless a change has made it untrue already.
 func (s *Store) keep(k Key, e *entry) {
-	e.weight += int64(len(e.a)+len(e.b)+8*len(e.stamp.parts)) + 320
+	e.weight += int64(2*(len(e.a)+len(e.b))+8*len(e.stamp.parts)) + 400
 	if !s.unchanged(e.stamp) {
 		return
 	}
@@ -366,6 +367,7 @@ func (s *Store) fill(ctx context.Context, e *entry) error {
 	if e.doc = doc; doc != nil {
 		e.weight = weigh(doc.value)
 	}
+	e.fact = factOf(e)
 	return nil
 }
 

@@ -232,19 +232,20 @@ func (r *Reading) Look(ctx context.Context, path string) (Fact, error) {
 	if err != nil || e == nil {
 		return now, err
 	}
-	return e.fact(), nil
+	return e.fact, nil
 }
 
 // Facts are all that was read so far.
 func (r *Reading) Facts() []Fact {
 	list := make([]Fact, len(r.pinned))
 	for i, e := range r.pinned {
-		list[i] = e.fact()
+		list[i] = e.fact
 	}
 	return list
 }
 
-func (e *entry) fact() Fact {
+// factOf names a document, or the place where there is none.
+func factOf(e *entry) Fact {
 	f := Fact{Path: "tenants/" + e.a}
 	switch e.kind {
 	case User:

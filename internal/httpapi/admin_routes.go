@@ -8,7 +8,7 @@ import (
 	"iam-service/internal/policy"
 )
 
-const apiDescription = "Tenants, roles, users, members, mappings and OAuth2 clients; what services declare; the audit. " +
+const apiDescription = "Tenants, roles, users, members, mappings and OAuth2 clients; what services declare; the audit; which policy is in force, and why it decided what. " +
 	"A caller needs an access token for the admin API's own audience. What is not there and what is not theirs to see is 404 alike.\n\n" +
 	"**Conditions.** What is read has an `ETag`. A `PUT` says what it replaces: `If-Match` with that tag, or `If-None-Match: *` to make something new; " +
 	"without either it is 428, and 412 where somebody else was first.\n\n" +
