@@ -79,6 +79,9 @@ func run(ctx context.Context, args, environ []string) error {
 	if _, err := postgres.Migrate(ctx, stack.Postgres.URL, postgres.Up); err != nil {
 		return err
 	}
+	if _, err := postgres.MigrateDecisions(ctx, stack.Postgres.URL, postgres.Up); err != nil {
+		return err
+	}
 	if err := fill(ctx, stack, log); err != nil {
 		return err
 	}
@@ -103,6 +106,7 @@ func preset(environ []string, stack *devstack.Stack) []string {
 		"RAUTH_URL=" + stack.RAuth.Issuer,
 		"RAUTH_AUDIENCES=" + devstack.Audience,
 		"ADMIN_AUDIENCE=" + devstack.AdminAudience,
+		"DECISIONS_DATABASE_URL=" + stack.Postgres.URL,
 		"RAUTH_ADMIN_URL=" + stack.RAuth.Issuer,
 		"NATS_URL=" + stack.NATS.ClientURL(),
 		"GATEWAY_ADDR=127.0.0.1:8080", "ADMIN_ADDR=127.0.0.1:8081", "OPS_ADDR=127.0.0.1:9090",

@@ -147,9 +147,16 @@ func Curls(gateway, admin, issuer string) string {
   # A tenant she does not belong to: 403.
   curl -si -H "Authorization: Bearer $TOKEN" -H 'X-Active-Tenant-ID: initech' http://%[1]s/system/enrich-token
 
+  # Why? An auditor asks: which rules fired, and what would have had to be so.
+  AUDITOR=$(curl -s '%[2]s/dev/token?user=audrey&aud=%[6]s')
+  printf '%%b\n' "$(curl -s -H "Authorization: Bearer $AUDITOR" -H 'Content-Type: application/json' -d '{"subject":"alice","tenant":"initech"}' http://%[5]s/v1/policy/explain | sed 's/.*"text":"//; s/"}$//; s/\\"/"/g')"
+
   # No token, or one that is no good: 401.
   curl -si http://%[1]s/system/enrich-token
   curl -si -H 'Authorization: Bearer nonsense' http://%[1]s/system/enrich-token
+
+  # What was denied to her so far.
+  curl -s -H "Authorization: Bearer $AUDITOR" 'http://%[5]s/v1/decisions?subject=alice&outcome=denied'
 
   # A program by client credentials: 200, X-Service-ID and X-Scopes.
   SERVICE=$(curl -s -u %[3]s:%[4]s -d grant_type=client_credentials %[2]s/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
