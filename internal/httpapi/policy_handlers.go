@@ -227,10 +227,18 @@ func (a *adminAPI) inStep(ctx context.Context) {
 	a.Policies.Prepare(ctx)
 }
 
+// local refuses what only makes sense where replicas share a policy.
+func (a *adminAPI) local() error {
+	if a.Policies.Follows() {
+		return nil
+	}
+	return &iam.Error{Kind: iam.Conflict, Code: "policy_local", Detail: "the policy in force is this replica's own: a folder, or the one that is part of the program"}
+}
+
 // decided runs a change of what is in force, and does it here before it answers.
 func (a *adminAPI) decided(ctx context.Context, r asked, do func(context.Context, *admin.Work) (iam.PolicyActivation, error)) (*one[activationBody], error) {
-	if !a.Policies.Follows() {
-		return nil, &iam.Error{Kind: iam.Conflict, Code: "policy_local", Detail: "the policy in force is this replica's own: a folder, or the one that is part of the program"}
+	if err := a.local(); err != nil {
+		return nil, err
 	}
 	var got iam.PolicyActivation
 	err := a.Service.Do(ctx, r.caller, r.task, func(ctx context.Context, w *admin.Work) (err error) {
@@ -280,6 +288,9 @@ func (a *adminAPI) shadowRevision(ctx context.Context, r asked, in *struct {
 	}
 },
 ) (*one[ShadowSet], error) {
+	if err := a.local(); err != nil {
+		return nil, err
+	}
 	var got iam.PolicyShadow
 	err := a.Service.Do(ctx, r.caller, r.task, func(ctx context.Context, w *admin.Work) (err error) {
 		got, err = w.SetPolicyShadow(ctx, in.Revision, in.Body.Share)
