@@ -74,6 +74,10 @@ programs: build
 propagation: programs ## how long a role that was taken away is still answered, on three replicas
 	@./bin/iam-dev propagation --service bin/iam-service
 
+.PHONY: rollout
+rollout: programs ## how long a policy is still answered by after another one was activated, or it was rolled back, on three replicas
+	@./bin/iam-dev rollout --service bin/iam-service
+
 .PHONY: scale
 scale: programs ## 10,000 to 1,000,000 users, one and four replicas: time to ready, memory, CPU
 	@./bin/iam-dev scale --service bin/iam-service

@@ -27,8 +27,9 @@ type replica struct {
 	log          string
 }
 
-// startReplicas starts n of them, one after the other.
-func startReplicas(ctx context.Context, stack *devstack.Stack, program string, n int) (_ []*replica, err error) {
+// startReplicas starts n of them, one after the other; settings are NAME=value, over what
+// a measurement needs.
+func startReplicas(ctx context.Context, stack *devstack.Stack, program string, n int, settings ...string) (_ []*replica, err error) {
 	var all []*replica
 	defer func() {
 		if err != nil {
@@ -36,7 +37,7 @@ func startReplicas(ctx context.Context, stack *devstack.Stack, program string, n
 		}
 	}()
 	for i := range n {
-		r, err := startReplica(ctx, stack, program, filepath.Join(os.TempDir(), fmt.Sprintf("iam-replica-%d.log", i)))
+		r, err := startReplica(ctx, stack, program, filepath.Join(os.TempDir(), fmt.Sprintf("iam-replica-%d.log", i)), settings)
 		if err != nil {
 			return all, err
 		}
@@ -45,7 +46,7 @@ func startReplicas(ctx context.Context, stack *devstack.Stack, program string, n
 	return all, nil
 }
 
-func startReplica(ctx context.Context, stack *devstack.Stack, program, logName string) (*replica, error) {
+func startReplica(ctx context.Context, stack *devstack.Stack, program, logName string, settings []string) (*replica, error) {
 	var addrs [3]string
 	for i := range addrs {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -61,10 +62,10 @@ func startReplica(ctx context.Context, stack *devstack.Stack, program, logName s
 	}
 	defer logFile.Close()
 	r := &replica{gateway: addrs[0], ops: addrs[2], log: logName, cmd: exec.CommandContext(ctx, program, "serve")}
-	r.cmd.Env = []string{
+	r.cmd.Env = append([]string{
 		"DATABASE_URL=" + stack.Postgres.URL, "RAUTH_URL=" + stack.RAuth.Issuer, "RAUTH_AUDIENCES=" + devstack.Audience,
 		"GATEWAY_ADDR=" + addrs[0], "ADMIN_ADDR=" + addrs[1], "OPS_ADDR=" + addrs[2], "SHUTDOWN_DELAY=0s",
-	}
+	}, settings...)
 	r.cmd.Stdout, r.cmd.Stderr = logFile, logFile
 	began := time.Now()
 	if err := r.cmd.Start(); err != nil {
@@ -96,28 +97,28 @@ func stopReplicas(all []*replica) {
 	}
 }
 
-// ask sends one enrichment and returns the roles in the answer. A busy machine
+// ask sends one enrichment and returns the headers of the answer. A busy machine
 // answers "not now" at times; then it asks again.
-func (r *replica) ask(client *http.Client, token string) (roles string, err error) {
+func (r *replica) ask(client *http.Client, token string) (http.Header, error) {
 	for try := 0; ; try++ {
 		req, err := http.NewRequest(http.MethodGet, "http://"+r.gateway+"/system/enrich-token", nil)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		req.Header.Set("Authorization", "Bearer "+token)
 		resp, err := client.Do(req)
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		_, err = io.Copy(io.Discard, resp.Body)
 		_ = resp.Body.Close() // read to its end
 		switch {
 		case err != nil:
-			return "", err
+			return nil, err
 		case resp.StatusCode == http.StatusOK:
-			return resp.Header.Get("X-User-Roles"), nil
+			return resp.Header, nil
 		case resp.StatusCode != http.StatusServiceUnavailable || try == 20:
-			return "", errors.New("the answer is " + resp.Status)
+			return nil, errors.New("the answer is " + resp.Status)
 		}
 	}
 }

@@ -29,6 +29,8 @@ func main() {
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == "scale":
 		err = scale(ctx, os.Args[2:])
+	case len(os.Args) > 1 && os.Args[1] == "rollout":
+		err = rollouts(ctx, os.Args[2:])
 	case len(os.Args) > 1 && os.Args[1] == "propagation":
 		err = propagation(ctx, os.Args[2:])
 	case len(os.Args) > 1 && os.Args[1] == "preview":

@@ -135,8 +135,8 @@ func takeRole(ctx context.Context, stack *devstack.Stack, db *postgres.DB, all [
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
 	defer client.CloseIdleConnections()
 	has := func(r *replica) (bool, error) {
-		roles, err := r.ask(client, token)
-		return strings.Contains(roles, "editor"), err
+		answer, err := r.ask(client, token)
+		return strings.Contains(answer.Get("X-User-Roles"), "editor"), err
 	}
 	for _, r := range all { // each holds an answer with the role
 		for until := time.Now().Add(5 * time.Second); ; {
