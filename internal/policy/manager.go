@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +26,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/server"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/tracing"
 	"sigs.k8s.io/yaml"
 )
 
@@ -49,8 +53,9 @@ func StartManager(ctx context.Context, e *Engine, config []byte, id string) (*Ma
 	}
 	log := logging.NewLoggerFromSlogHandler(e.cfg.Log.With(slog.String("part", "opa")).Handler(), logging.Warn)
 	store := &staging{Store: inmem.New(), engine: e}
+	bound()
 	m, err := plugins.New(config, id, store,
-		plugins.Logger(log), plugins.ConsoleLogger(log), plugins.EnablePrintStatements(false), plugins.WithStoreCloseOnStop(false),
+		plugins.Logger(log), plugins.ConsoleLogger(log), plugins.EnablePrintStatements(false), plugins.WithStoreCloseOnStop(false), plugins.WithDistributedTracingOpts(tracing.NewOptions(bounds{})),
 		plugins.WithParserOptions(ast.ParserOptions{RegoVersion: ast.RegoV1, ProcessAnnotation: true}))
 	if err != nil {
 		return nil, err
@@ -125,13 +130,10 @@ func Fetches(config []byte) (bool, error) {
 	return len(c.Bundles) > 0 || c.Discovery != nil, nil
 }
 
-// Bounds that OPA does not have unless they are said.
-const (
-	maxFetched = 8 << 20  // bytes of one file of a bundle that OPA fetches
-	maxWaiting = 32 << 20 // bytes of decisions that wait to be uploaded
-)
+// maxWaiting is how many bytes of decisions may wait to be uploaded.
+const maxWaiting = 32 << 20
 
-// bounded gives each bundle a size that it may have, and the log of decisions one that it may
+// bounded gives each file of a bundle a size that it may have, and the log of decisions one that it may
 // take up, unless the configuration says another.
 func bounded(config []byte) ([]byte, error) {
 	var c map[string]any
@@ -143,7 +145,7 @@ func bounded(config []byte) ([]byte, error) {
 	bundles, _ := c["bundles"].(map[string]any) // none: nothing to bound
 	for _, b := range bundles {
 		if b, ok := b.(map[string]any); ok && b["size_limit_bytes"] == nil {
-			b["size_limit_bytes"] = maxFetched
+			b["size_limit_bytes"] = MaxBundle
 		}
 	}
 	if logs, ok := c["decision_logs"].(map[string]any); ok {
@@ -157,6 +159,39 @@ func bounded(config []byte) ([]byte, error) {
 		}
 	}
 	return json.Marshal(c)
+}
+
+// bounds holds what OPA fetches to the size of any other bundle, before OPA has it in memory:
+// OPA limits each file of a bundle, and not all of them together. Where it lets a tracer have
+// a look at each answer is the one place for that.
+type bounds struct{ http.RoundTripper }
+
+var bound = sync.OnceFunc(func() { tracing.RegisterHTTPTracing(bounds{}) })
+
+func (bounds) NewTransport(t http.RoundTripper, o tracing.Options) http.RoundTripper {
+	if len(o) == 1 && o[0] == (bounds{}) {
+		return bounds{t}
+	}
+	return t
+}
+
+func (bounds) NewHandler(h http.Handler, _ string, _ tracing.Options) http.Handler { return h }
+
+func (b bounds) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := b.RoundTripper.RoundTrip(r)
+	if err != nil || r.Method != http.MethodGet || resp.StatusCode != http.StatusOK {
+		return resp, err // no bundle
+	}
+	packed, err := io.ReadAll(io.LimitReader(resp.Body, MaxBundle+1))
+	_ = resp.Body.Close() // as much of it was read as may be
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPacked(packed); err != nil {
+		return nil, err
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(packed))
+	return resp, nil
 }
 
 // checkConfig refuses what OPA would accept and should not.

@@ -20,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -592,6 +593,10 @@ func TestABundleFromAServerComesThroughTheGate(t *testing.T) {
 		t.Errorf("%+v, %v", d, err)
 	}
 	first := e.Revision()
+	tooMuch := files{} // each of its files would do
+	for i := range 10 {
+		tooMuch["iam/d"+strconv.Itoa(i)+"/data.json"] = `"` + strings.Repeat("x", 7<<20) + `"`
+	}
 	for want, bad := range map[string]files{
 		"http.send":        rule(`decision := http.send({"method": "get", "url": "http://127.0.0.1"})`),
 		"entrypoint":       rule(`other := 1`),
@@ -600,6 +605,7 @@ func TestABundleFromAServerComesThroughTheGate(t *testing.T) {
 		`"directory"`:      {".manifest": `{"roots": ["iam", "directory"]}`},
 		`"system"`:         {".manifest": `{"roots": ["iam", "system"]}`},
 		"rego_parse_error": rule(`decision := {`),
+		"more than 64 MB":  tooMuch,
 	} {
 		put(bad)
 		eventually(t, want, func() bool { r := e.Status().Refused; return r != nil && strings.Contains(r.Reason, want) })
