@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/caarlos0/env/v11"
 	"github.com/spf13/cobra"
 
 	"iam-service/internal/policy"
@@ -151,11 +153,7 @@ func databaseURL(environ []string) (string, error) {
 
 // setting reads one secret setting, from the environment or its file.
 func setting(environ []string, name string) (string, error) {
-	vars := map[string]string{}
-	for _, kv := range environ {
-		k, v, _ := strings.Cut(kv, "=")
-		vars[k] = v
-	}
+	vars := env.ToMap(environ)
 	if err := fromFile(vars, name); err != nil {
 		return "", &ConfigError{[]string{err.Error()}}
 	}
@@ -168,12 +166,7 @@ func healthcheckCommand(environ []string) *cobra.Command {
 		Short: "Ask the service on this host whether it is ready (for a container)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			addr := ":9090"
-			for _, kv := range environ {
-				if v, ok := strings.CutPrefix(kv, "OPS_ADDR="); ok && v != "" {
-					addr = v
-				}
-			}
+			addr := cmp.Or(env.ToMap(environ)["OPS_ADDR"], ":9090")
 			host, port, err := net.SplitHostPort(addr)
 			if err != nil {
 				return fmt.Errorf("OPS_ADDR must be host:port or :port: %w", err)

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caarlos0/env/v11"
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -45,11 +46,7 @@ func openOperator(ctx context.Context, environ []string) (*operator, error) {
 	if err != nil {
 		return nil, err
 	}
-	vars := map[string]string{}
-	for _, kv := range environ {
-		k, v, _ := strings.Cut(kv, "=")
-		vars[k] = v
-	}
+	vars := env.ToMap(environ)
 	cfg := Config{RAuthURL: vars["RAUTH_URL"]}
 	cfg.RAuthInsecureHTTP, _ = strconv.ParseBool(vars["RAUTH_INSECURE_HTTP"]) // serve says what is wrong with it
 	if err := fromFile(vars, "TRUSTED_ISSUERS"); err != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caarlos0/env/v11"
 	"github.com/spf13/cobra"
 
 	"iam-service/internal/policy"
@@ -27,14 +28,11 @@ func policyCommand(environ []string) *cobra.Command {
 
 // checkOptions takes what serve would take.
 func checkOptions(environ []string) (o authoring.CheckOptions) {
-	for _, kv := range environ {
-		if v, ok := strings.CutPrefix(kv, "GATEWAY_HEADERS="); ok && v != "" {
-			o.Headers = strings.Split(v, ",")
-		}
-		if v, ok := strings.CutPrefix(kv, "ADMIN_AUDIENCE="); ok && v != "" {
-			o.Admin = true
-		}
+	vars := env.ToMap(environ)
+	if v := vars["GATEWAY_HEADERS"]; v != "" {
+		o.Headers = strings.Split(v, ",")
 	}
+	o.Admin = vars["ADMIN_AUDIENCE"] != ""
 	return o
 }
 

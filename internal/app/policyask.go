@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caarlos0/env/v11"
 	"github.com/spf13/cobra"
 
 	"iam-service/internal/enrich"
@@ -52,15 +53,14 @@ func openAsking(ctx context.Context, environ []string, issuer string) (*asking, 
 	}
 	a := &asking{operator: o, headerMax: 3500}
 	settings := map[string]string{"unknown_users": "deny"}
-	for _, kv := range environ {
-		switch k, v, _ := strings.Cut(kv, "="); {
-		case k == "UNKNOWN_USERS" && v != "":
-			settings["unknown_users"] = v
-		case k == "HEADER_BUDGET" && v != "":
-			if a.headerMax, err = strconv.Atoi(v); err != nil {
-				o.db.Close()
-				return nil, &ConfigError{[]string{"HEADER_BUDGET must be a number of bytes"}}
-			}
+	vars := env.ToMap(environ)
+	if v := vars["UNKNOWN_USERS"]; v != "" {
+		settings["unknown_users"] = v
+	}
+	if v := vars["HEADER_BUDGET"]; v != "" {
+		if a.headerMax, err = strconv.Atoi(v); err != nil {
+			o.db.Close()
+			return nil, &ConfigError{[]string{"HEADER_BUDGET must be a number of bytes"}}
 		}
 	}
 	options := checkOptions(environ)

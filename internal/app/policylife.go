@@ -7,10 +7,12 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/caarlos0/env/v11"
 	"github.com/spf13/cobra"
 
 	"iam-service/internal/admin"
@@ -73,15 +75,9 @@ func policyPushCommand(environ []string) *cobra.Command {
 
 // engineOf is a gate with the settings of serve, and who verifies signatures under them.
 func engineOf(environ []string) (*policy.Engine, string, error) {
-	cfg := Config{}
-	for _, kv := range environ {
-		switch k, v, _ := strings.Cut(kv, "="); k {
-		case "POLICY_KEY_FILE":
-			cfg.PolicyKeyFile = v
-		case "POLICY_ALLOW_UNSIGNED":
-			cfg.PolicyAllowUnsigned = v == "1" || v == "true"
-		}
-	}
+	vars := env.ToMap(environ)
+	cfg := Config{PolicyKeyFile: vars["POLICY_KEY_FILE"]}
+	cfg.PolicyAllowUnsigned, _ = strconv.ParseBool(vars["POLICY_ALLOW_UNSIGNED"]) // serve says what is wrong with it
 	var faults []string
 	cfg.checkPolicyKey(func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) })
 	if cfg.policyKey == nil && !cfg.PolicyAllowUnsigned && len(faults) == 0 {
