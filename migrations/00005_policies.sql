@@ -39,7 +39,7 @@ CREATE TABLE policy_previews (
     report      json,                       -- null: not yet
     CONSTRAINT policy_previews_pkey PRIMARY KEY (id),
     CONSTRAINT policy_previews_candidate_fkey FOREIGN KEY (candidate) REFERENCES policy_revisions (digest),
-    CONSTRAINT policy_previews_state_known CHECK (state IN ('running', 'done', 'failed'))
+    CONSTRAINT policy_previews_state_known CHECK (state IN ('running', 'done', 'failed', 'cancelled'))
 );
 CREATE INDEX policy_previews_started_idx ON policy_previews (started_at);
 

@@ -264,6 +264,21 @@ func (w *Work) BeginPolicyPreview(ctx context.Context, ref, against, replica str
 	return p, w.record("", iam.KindPolicy, r.ID(), nil, policyDoc{Digest: r.Digest, Kind: "preview", Preview: p.ID})
 }
 
+// CancelPolicyPreview ends a preview that is running, on whichever replica.
+func (w *Work) CancelPolicyPreview(ctx context.Context, id string) (p iam.PolicyPreview, err error) {
+	running, err := w.tx.CancelPreview(ctx, id)
+	if err != nil {
+		return p, err
+	}
+	if p, err = w.PolicyPreview(ctx, id); err != nil {
+		return p, err
+	}
+	if !running {
+		return p, &iam.Error{Kind: iam.Conflict, Code: "preview_over", Detail: "the preview is not running: it is " + p.State}
+	}
+	return p, w.record("", iam.KindPolicy, iam.PolicyID(p.Candidate), nil, policyDoc{Digest: p.Candidate, Kind: "preview_cancelled", Preview: p.ID})
+}
+
 // PolicyPreview finds a preview.
 func (w *Work) PolicyPreview(ctx context.Context, id string) (iam.PolicyPreview, error) {
 	p, found, err := w.tx.PolicyPreview(ctx, id)

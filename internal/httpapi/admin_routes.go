@@ -104,6 +104,7 @@ func (a *adminAPI) routes() {
 
 	register(a, route{post, "/v1/policy/preview", "policy:preview", "Preview a revision", "Begins to ask it and what is in force the same, of each user in each tenant and of each client: who would gain and lose what. Location says where to look.", "policy", http.StatusAccepted, 0}, a.createPreview)
 	add(a, route{get, "/v1/policy/previews/{preview}", "policy:read", "Read a preview", "How far it is, and in the end its report.", "policy", 0, 0}, a.readPreview)
+	add(a, route{post, "/v1/policy/previews/{preview}:cancel", "policy:preview", "Cancel a preview", "It stops within seconds.", "policy", 0, 0}, a.cancelPreview)
 	add(a, route{get, "/v1/policy/shadow", "policy:read", "Read what the shadow has seen", "Differences by kind, and samples, on this replica.", "policy", 0, 0}, a.readShadow)
 	register(a, route{post, "/v1/policy/explain", "policy:explain", "Explain a decision", "For a token, a recorded decision, or who somebody is: the rules that fired, and of those that grant the first condition that was not so. The facts are those of now.", "policy", 0, 0}, a.explain)
 	register(a, route{get, "/v1/decisions", "decision:list", "Find decisions again", "Evaluations of the time that they are kept for, the newest first.", "policy", 0, 0}, a.listDecisions)

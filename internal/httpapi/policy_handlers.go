@@ -413,7 +413,7 @@ type previewAsk struct {
 
 type previewBody struct {
 	ID         string          `json:"id"`
-	State      string          `json:"state" enum:"running,done,failed"`
+	State      string          `json:"state" enum:"running,done,failed,cancelled"`
 	Candidate  string          `json:"candidate" doc:"revision"`
 	Against    string          `json:"against" doc:"revision"`
 	StartedAt  time.Time       `json:"started_at"`
@@ -506,6 +506,15 @@ func (a *adminAPI) readPreview(ctx context.Context, w *admin.Work, in *struct {
 },
 ) (*one[previewBody], error) {
 	p, err := w.PolicyPreview(ctx, in.Preview)
+	return &one[previewBody]{Status: 200, Body: wirePreview(p)}, err
+}
+
+func (a *adminAPI) cancelPreview(ctx context.Context, w *admin.Work, in *struct {
+	OnPlatform
+	Preview string `path:"preview" format:"uuid"`
+},
+) (*one[previewBody], error) {
+	p, err := w.CancelPolicyPreview(ctx, in.Preview)
 	return &one[previewBody]{Status: 200, Body: wirePreview(p)}, err
 }
 

@@ -93,6 +93,30 @@ func TestAPreviewNamesWhoLosesWhat(t *testing.T) {
 	w.want(422, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": candidate, "replay": "soon"})
 	w.want(422, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": candidate, "questions": []any{map[string]any{"title": "q", "token": map[string]any{"sub": "root"}}}})
 	w.want(404, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": "000000000000"})
+
+	// One that runs, on whichever replica, can be cancelled; one that is over cannot.
+	if r := w.want(409, "paula", "POST", "/v1/policy/previews/"+id+":cancel", nil); r.field("code") != "preview_over" {
+		t.Errorf("got %s", r)
+	}
+	w.want(404, "paula", "POST", "/v1/policy/previews/00000000-0000-0000-0000-000000000000:cancel", nil)
+	running := iam.PolicyPreview{State: "running"}
+	w.ok(w.sql().QueryRow(ctx, `
+		INSERT INTO policy_previews (candidate, against, replica, actor_kind, actor)
+		SELECT candidate, against, 'another', actor_kind, actor FROM policy_previews WHERE id = $1::uuid RETURNING id::text`, id).Scan(&running.ID))
+	if going, err := w.db.PreviewProgress(ctx, running); err != nil || !going {
+		t.Errorf("who works on it is told %v, %v", going, err)
+	}
+	w.want(403, "audrey", "POST", "/v1/policy/previews/"+running.ID+":cancel", nil)
+	if r := w.want(200, "paula", "POST", "/v1/policy/previews/"+running.ID+":cancel", nil); r.field("state") != "cancelled" || r.field("finished_at") == nil {
+		t.Errorf("got %s", r)
+	}
+	running.State, running.Report = "done", []byte("{}")
+	if going, err := w.db.PreviewProgress(ctx, running); err != nil || going {
+		t.Errorf("who works on it is told %v, %v", going, err)
+	}
+	if r := w.want(200, "paula", "GET", "/v1/policy/previews/"+running.ID, nil); r.field("state") != "cancelled" || r.field("report") != nil {
+		t.Errorf("got %s", r)
+	}
 }
 
 // A shadow is asked beside what is in force. Callers notice nothing, and differences are

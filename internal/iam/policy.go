@@ -84,7 +84,7 @@ type PolicyPreview struct {
 	ID         string
 	Candidate  string // digest
 	Against    string // digest, or "embedded"
-	State      string // running, done, failed
+	State      string // running, done, failed, cancelled
 	Replica    string
 	StartedAt  time.Time
 	FinishedAt time.Time

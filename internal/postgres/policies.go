@@ -155,14 +155,23 @@ func (tx *Tx) BeginPreview(ctx context.Context, p iam.PolicyPreview) (id string,
 	return id, wrap("begin a preview", err)
 }
 
-// PreviewProgress notes how far a preview is, or with a report that it is over.
-func (db *DB) PreviewProgress(ctx context.Context, p iam.PolicyPreview) error {
+// CancelPreview ends a preview that is running, and reports whether it was.
+func (tx *Tx) CancelPreview(ctx context.Context, id string) (bool, error) {
+	tag, err := tx.tx.Exec(ctx, `
+		UPDATE policy_previews SET state = 'cancelled', finished_at = now()
+		 WHERE id = $1::uuid AND state = 'running' AND seen_at >= now() - interval '30 seconds'`, id)
+	return tag.RowsAffected() == 1, wrap("cancel a preview", err)
+}
+
+// PreviewProgress notes how far a preview is, or with a report that it is over. False: it
+// was cancelled meanwhile.
+func (db *DB) PreviewProgress(ctx context.Context, p iam.PolicyPreview) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
-	_, err := db.admin.Exec(ctx, `
+	tag, err := db.admin.Exec(ctx, `
 		UPDATE policy_previews SET state = $2, done = $3, total = $4, report = $5, seen_at = now(), finished_at = CASE WHEN $2 <> 'running' THEN now() END
-		 WHERE id = $1::uuid`, p.ID, p.State, p.Done, p.Total, p.Report)
-	return wrap("note how far a preview is", err)
+		 WHERE id = $1::uuid AND state = 'running'`, p.ID, p.State, p.Done, p.Total, p.Report)
+	return err != nil || tag.RowsAffected() == 1, wrap("note how far a preview is", err)
 }
 
 // PolicyOrders is what replicas are to do.

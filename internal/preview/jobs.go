@@ -21,7 +21,7 @@ type Moment interface {
 // Jobs runs previews aside, one at a time on this replica.
 type Jobs struct {
 	Snapshot func(context.Context) (Moment, error)
-	Note     func(context.Context, iam.PolicyPreview) error // how far one is, or with a report that it is over
+	Note     func(context.Context, iam.PolicyPreview) (bool, error) // how far one is, or with a report that it is over; false: it was cancelled
 	Log      *slog.Logger
 
 	busy    atomic.Bool
@@ -33,11 +33,13 @@ const (
 	jobLimit  = 30 * time.Minute // a snapshot keeps PostgreSQL from cleaning up behind it
 )
 
-// Start begins a preview that is noted as p, and returns. It works until ctx ends. c lacks
-// its Facts.
+// Start begins a preview that is noted as p, and returns. It works until ctx ends, or until
+// it is cancelled. c lacks its Facts.
 func (j *Jobs) Start(ctx context.Context, p iam.PolicyPreview, c Config) {
 	j.running.Go(func() {
 		defer j.busy.Store(false)
+		working, stop := context.WithCancel(ctx)
+		defer stop()
 		var done, total atomic.Int64
 		c.OnProgress = func(n, of int64) {
 			done.Store(n)
@@ -45,7 +47,11 @@ func (j *Jobs) Start(ctx context.Context, p iam.PolicyPreview, c Config) {
 		}
 		note := func(p iam.PolicyPreview) {
 			p.Done, p.Total = done.Load(), total.Load()
-			if err := j.Note(ctx, p); err != nil && ctx.Err() == nil {
+			going, err := j.Note(ctx, p)
+			if !going {
+				stop()
+			}
+			if err != nil && ctx.Err() == nil {
 				j.Log.WarnContext(ctx, "how far a preview is could not be noted", slog.String("preview", p.ID), slog.Any("err", err))
 			}
 		}
@@ -63,9 +69,13 @@ func (j *Jobs) Start(ctx context.Context, p iam.PolicyPreview, c Config) {
 				}
 			}
 		})
-		report, err := j.run(ctx, c)
+		report, err := j.run(working, c)
 		close(over)
 		noting.Wait()
+		if working.Err() != nil && ctx.Err() == nil {
+			j.Log.InfoContext(ctx, "a preview was cancelled", slog.String("preview", p.ID))
+			return
+		}
 		p.State = "done"
 		var say any = report
 		if err != nil {
