@@ -123,6 +123,41 @@ func (r *replica) ask(client *http.Client, token string) (http.Header, error) {
 	}
 }
 
+// lastAnswer runs change, which says when it began, and returns how long after that some
+// replica still gave the old answer. All are asked without a pause from before the change on.
+func lastAnswer(all []*replica, old func(*replica) (bool, error), change func() (time.Time, error)) (time.Duration, error) {
+	var mu sync.Mutex
+	var last time.Time
+	var wg sync.WaitGroup
+	errs := make([]error, len(all)+1)
+	for i, r := range all {
+		wg.Go(func() {
+			for until := time.Now().Add(40 * time.Second); ; {
+				is, err := old(r)
+				at := time.Now()
+				if err != nil || !is {
+					errs[i] = err
+					return
+				}
+				mu.Lock()
+				if at.After(last) {
+					last = at
+				}
+				mu.Unlock()
+				if at.After(until) {
+					errs[i] = errors.New("the old answer is given for 40 s")
+					return
+				}
+			}
+		})
+	}
+	time.Sleep(2 * time.Millisecond)
+	began, err := change()
+	errs[len(all)] = err // and wait: the others end by themselves
+	wg.Wait()
+	return max(0, last.Sub(began)), errors.Join(errs...)
+}
+
 // askAll calls do for 0 to n-1, four at a time, until one fails.
 func askAll(n int, do func(i int) error) error {
 	var wg sync.WaitGroup

@@ -152,42 +152,9 @@ func takeRole(ctx context.Context, stack *devstack.Stack, db *postgres.DB, all [
 			}
 		}
 	}
-	// All are asked without a pause from before the change on.
-	var mu sync.Mutex
-	var last time.Time
-	var wg sync.WaitGroup
-	errs := make(chan error, len(all)+1)
-	for _, r := range all {
-		wg.Go(func() {
-			for until := time.Now().Add(15 * time.Second); ; {
-				ok, err := has(r)
-				at := time.Now()
-				if err != nil {
-					errs <- err
-					return
-				}
-				if !ok {
-					return
-				}
-				mu.Lock()
-				if at.After(last) {
-					last = at
-				}
-				mu.Unlock()
-				if at.After(until) {
-					errs <- errors.New("the role is answered for 15 s")
-					return
-				}
-			}
-		})
-	}
-	time.Sleep(2 * time.Millisecond)
-	sent := time.Now()
-	m.Roles = []string{"viewer"}
-	if err := db.PutMembership(ctx, m); err != nil {
-		errs <- err // and wait: the others end by themselves
-	}
-	wg.Wait()
-	close(errs)
-	return max(0, last.Sub(sent)), <-errs
+	return lastAnswer(all, has, func() (time.Time, error) {
+		sent := time.Now()
+		m.Roles = []string{"viewer"}
+		return sent, db.PutMembership(ctx, m)
+	})
 }

@@ -157,8 +157,7 @@ func rollouts(ctx context.Context, args []string) error {
 	return err
 }
 
-// lastBy runs change, which says when it began, and returns how long after that some
-// replica still answered by the revision before. All are asked without a pause from before the change on.
+// lastBy runs change, and returns how long some replica went on answering by the revision before.
 func lastBy(stack *devstack.Stack, all []*replica, before string, change func() (time.Time, error)) (time.Duration, error) {
 	token, err := userToken(stack, 0)
 	if err != nil {
@@ -166,37 +165,8 @@ func lastBy(stack *devstack.Stack, all []*replica, before string, change func() 
 	}
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
 	defer client.CloseIdleConnections()
-	var mu sync.Mutex
-	var last time.Time
-	var wg sync.WaitGroup
-	errs := make([]error, len(all)+1)
-	for i, r := range all {
-		wg.Go(func() {
-			for until := time.Now().Add(35 * time.Second); ; {
-				answer, err := r.ask(client, token)
-				at := time.Now()
-				if err != nil {
-					errs[i] = err
-					return
-				}
-				if answer.Get("X-Policy-Revision") != before {
-					return
-				}
-				mu.Lock()
-				if at.After(last) {
-					last = at
-				}
-				mu.Unlock()
-				if at.After(until) {
-					errs[i] = errors.New("the policy before answers for 35 s")
-					return
-				}
-			}
-		})
-	}
-	time.Sleep(2 * time.Millisecond)
-	began, err := change()
-	errs[len(all)] = err // and wait: the others end by themselves
-	wg.Wait()
-	return max(0, last.Sub(began)), errors.Join(errs...)
+	return lastAnswer(all, func(r *replica) (bool, error) {
+		answer, err := r.ask(client, token)
+		return answer.Get("X-Policy-Revision") == before, err
+	}, change)
 }
