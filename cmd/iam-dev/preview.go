@@ -5,15 +5,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
-
-	"iam-service/internal/devstack"
 )
 
 // previewAll fills a database with many members and has the production program preview a
@@ -27,20 +24,11 @@ func previewAll(ctx context.Context, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	home := filepath.Join(*dir, strconv.Itoa(*users))
-	unlock, err := lock(home)
+	stack, stop, err := seeded(ctx, filepath.Join(*dir, strconv.Itoa(*users)), "127.0.0.1:8095", *users, *users/100)
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	stack, err := devstack.Start(ctx, devstack.Options{Dir: home, RAuthAddr: "127.0.0.1:8095", Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return err
-	}
-	defer stack.Stop()
-	if err := seed(ctx, stack, *users, *users/100); err != nil {
-		return err
-	}
+	defer stop()
 	candidate, err := os.MkdirTemp("", "preview")
 	if err != nil {
 		return err

@@ -37,19 +37,11 @@ func propagation(ctx context.Context, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	unlock, err := lock(*dir)
+	stack, stopStack, err := seeded(ctx, *dir, "127.0.0.1:8096", 10_000, 100)
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	stack, err := devstack.Start(ctx, devstack.Options{Dir: *dir, RAuthAddr: "127.0.0.1:8096", Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return err
-	}
-	defer stack.Stop()
-	if err := seed(ctx, stack, 10_000, 100); err != nil {
-		return err
-	}
+	defer stopStack()
 	db, err := postgres.Open(ctx, postgres.Config{
 		URL: stack.Postgres.URL, Issuers: iam.Issuers{{URL: stack.RAuth.Issuer, Tenants: []string{"*"}, Platform: true}}, FactsLimit: 5 * time.Second, FactsAcquire: 5 * time.Second,
 	}, slog.New(slog.DiscardHandler), nil)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"os"
 	"os/exec"
@@ -20,8 +19,11 @@ import (
 	"iam-service/internal/devstack"
 )
 
-// rolloutMost is the promise, which the run fails without.
-const rolloutMost = time.Second
+const (
+	rolloutMost     = time.Second // the promise, which the run fails without
+	rolloutReplicas = 3
+	rolloutRate     = 300 // enrichments a second beside it, over all replicas
+)
 
 // rollouts runs replicas of the production program under load, activates policies and
 // rolls them back with its commands, and prints how long it takes until no replica
@@ -29,34 +31,22 @@ const rolloutMost = time.Second
 func rollouts(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("iam-dev rollout", flag.ContinueOnError)
 	service := flags.String("service", "bin/iam-service", "the program to measure")
-	replicas := flags.Int("replicas", 3, "replicas on this machine")
 	changes := flags.Int("changes", 25, "policies to activate and to roll back")
-	rate := flags.Int("rate", 300, "enrichments a second beside that, over all replicas")
-	folder := flags.String("policy", "policies", "folder of the policy that is changed")
-	dir := flags.String("dir", ".dev/rollout", "folder of the database")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	unlock, err := lock(*dir)
+	stack, stopStack, err := seeded(ctx, ".dev/rollout", "127.0.0.1:8097", 10_000, 100)
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	stack, err := devstack.Start(ctx, devstack.Options{Dir: *dir, RAuthAddr: "127.0.0.1:8097", Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return err
-	}
-	defer stack.Stop()
-	if err := seed(ctx, stack, 10_000, 100); err != nil {
-		return err
-	}
+	defer stopStack()
 	work, err := os.MkdirTemp("", "rollout")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(work) }() // a temporary folder
 	candidate := filepath.Join(work, "policy")
-	if err := os.CopyFS(candidate, os.DirFS(*folder)); err != nil {
+	if err := os.CopyFS(candidate, os.DirFS("policies")); err != nil {
 		return err
 	}
 	managed := []string{"POLICY_ACTIVATION=managed", "POLICY_ALLOW_UNSIGNED=1"}
@@ -92,7 +82,7 @@ func rollouts(ctx context.Context, args []string) error {
 		}
 		return said[1], nil
 	}
-	all, err := startReplicas(ctx, stack, *service, *replicas, managed...)
+	all, err := startReplicas(ctx, stack, *service, rolloutReplicas, managed...)
 	if err != nil {
 		return err
 	}
@@ -118,7 +108,7 @@ func rollouts(ctx context.Context, args []string) error {
 	loading, stop := context.WithCancel(ctx)
 	var load sync.WaitGroup
 	var asked, failed atomic.Int64
-	load.Go(func() { keepAsking(loading, stack, all, *rate, &asked, &failed) })
+	load.Go(func() { keepAsking(loading, stack, all, rolloutRate, &asked, &failed) })
 	defer load.Wait()
 	defer stop()
 	var forth, back []time.Duration
@@ -144,7 +134,7 @@ func rollouts(ctx context.Context, args []string) error {
 	}
 	stop()
 	load.Wait()
-	fmt.Printf("%d policies were activated and rolled back by command, %d replicas, %d other enrichments meanwhile (%d not answered)\n", *changes, *replicas, asked.Load(), failed.Load())
+	fmt.Printf("%d policies were activated and rolled back by command, %d replicas, %d other enrichments meanwhile (%d not answered)\n", *changes, rolloutReplicas, asked.Load(), failed.Load())
 	for i, took := range [][]time.Duration{forth, back} {
 		slices.Sort(took)
 		most := took[len(took)-1]

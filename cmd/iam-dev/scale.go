@@ -43,20 +43,11 @@ func scale(ctx context.Context, args []string) error {
 }
 
 func scaleOne(ctx context.Context, service, dir string, users int, replicas string, ask int) error {
-	unlock, err := lock(dir)
+	stack, stop, err := seeded(ctx, dir, "127.0.0.1:8095", users, users/100)
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	// Its issuer is part of the facts, so its address stays.
-	stack, err := devstack.Start(ctx, devstack.Options{Dir: dir, RAuthAddr: "127.0.0.1:8095", Log: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return err
-	}
-	defer stack.Stop()
-	if err := seed(ctx, stack, users, users/100); err != nil {
-		return err
-	}
+	defer stop()
 	for count := range strings.SplitSeq(replicas, ",") {
 		n, err := strconv.Atoi(count)
 		if err != nil {
@@ -67,6 +58,29 @@ func scaleOne(ctx context.Context, service, dir string, users int, replicas stri
 		}
 	}
 	return nil
+}
+
+// seeded starts a stack in a folder, with users and tenants in its database, until stop. Its
+// issuer is part of the facts, so the address of R-Auth stays the same for a folder.
+func seeded(ctx context.Context, dir, rauthAddr string, users, tenants int) (_ *devstack.Stack, stop func(), err error) {
+	unlock, err := lock(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	stack, err := devstack.Start(ctx, devstack.Options{Dir: dir, RAuthAddr: rauthAddr, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	stop = func() {
+		stack.Stop()
+		unlock()
+	}
+	if err := seed(ctx, stack, users, tenants); err != nil {
+		stop()
+		return nil, nil, err
+	}
+	return stack, stop, nil
 }
 
 // seed writes the facts, unless they are there from the last time.

@@ -500,20 +500,17 @@ func (a *adminAPI) beginPreview(ctx context.Context, r asked, b previewAsk, c *p
 	return p, err
 }
 
-func (a *adminAPI) readPreview(ctx context.Context, w *admin.Work, in *struct {
+type onPreview struct {
 	OnPlatform
 	Preview string `path:"preview" format:"uuid"`
-},
-) (*one[previewBody], error) {
+}
+
+func (a *adminAPI) readPreview(ctx context.Context, w *admin.Work, in *onPreview) (*one[previewBody], error) {
 	p, err := w.PolicyPreview(ctx, in.Preview)
 	return &one[previewBody]{Status: 200, Body: wirePreview(p)}, err
 }
 
-func (a *adminAPI) cancelPreview(ctx context.Context, w *admin.Work, in *struct {
-	OnPlatform
-	Preview string `path:"preview" format:"uuid"`
-},
-) (*one[previewBody], error) {
+func (a *adminAPI) cancelPreview(ctx context.Context, w *admin.Work, in *onPreview) (*one[previewBody], error) {
 	p, err := w.CancelPolicyPreview(ctx, in.Preview)
 	return &one[previewBody]{Status: 200, Body: wirePreview(p)}, err
 }

@@ -137,8 +137,11 @@ func (tx *Tx) PolicyReplicas(ctx context.Context) ([]iam.PolicyReplica, error) {
 	return list, wrap("list replicas", err)
 }
 
+// previewWorkedOn holds for a preview that is running, and not only said to be.
+const previewWorkedOn = `state = 'running' AND seen_at >= now() - interval '30 seconds'`
+
 const previewColumns = `
-	id::text, candidate, against, CASE WHEN state = 'running' AND seen_at < now() - interval '30 seconds' THEN 'failed' ELSE state END,
+	id::text, candidate, against, CASE WHEN state = 'running' AND NOT (` + previewWorkedOn + `) THEN 'failed' ELSE state END,
 	replica, started_at, coalesce(finished_at, 'epoch'), actor_kind, actor, done, total, report`
 
 // PolicyPreview finds a preview. One that nobody works on any more has failed.
@@ -157,9 +160,7 @@ func (tx *Tx) BeginPreview(ctx context.Context, p iam.PolicyPreview) (id string,
 
 // CancelPreview ends a preview that is running, and reports whether it was.
 func (tx *Tx) CancelPreview(ctx context.Context, id string) (bool, error) {
-	tag, err := tx.tx.Exec(ctx, `
-		UPDATE policy_previews SET state = 'cancelled', finished_at = now()
-		 WHERE id = $1::uuid AND state = 'running' AND seen_at >= now() - interval '30 seconds'`, id)
+	tag, err := tx.tx.Exec(ctx, `UPDATE policy_previews SET state = 'cancelled', finished_at = now() WHERE id = $1::uuid AND `+previewWorkedOn, id)
 	return tag.RowsAffected() == 1, wrap("cancel a preview", err)
 }
 
