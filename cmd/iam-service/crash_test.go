@@ -187,10 +187,18 @@ func (p *plant) kill() {
 }
 
 // disturb lets the n-th step of a kind from now on go wrong; reached says whether it came
-// to that.
+// to that, and waits for what is done then.
 func (p *plant) disturb(step string, n int64, how func() (cut bool)) (stop func()) {
-	var seen atomic.Int64
-	do := func(where string) bool { return where == step && seen.Add(1) == n && how() }
+	var mu sync.Mutex
+	var seen int64
+	do := func(where string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if where == step {
+			seen++
+		}
+		return where == step && seen == n && how()
+	}
 	p.step.Store(&do)
 	p.proxy.OnCommit(func(done bool) {
 		where := "before a commit"
@@ -201,7 +209,11 @@ func (p *plant) disturb(step string, n int64, how func() (cut bool)) (stop func(
 			p.proxy.Cut()
 		}
 	})
-	p.reached = func() bool { return seen.Load() >= n }
+	p.reached = func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return seen >= n
+	}
 	return func() { p.step.Store(nil); p.proxy.OnCommit(nil) }
 }
 
@@ -462,7 +474,8 @@ var scenarios = []scenario{
 	}, func(p *plant, _ string) {
 		_, err := p.pool.Exec(p.ctx, `UPDATE registrations SET retire_at = now()`)
 		p.ok(err)
-		p.until("the loop comes by", func() bool { return p.reached() || p.retiring() == 0 })
+		// What is committed can be seen before the step after the commit.
+		p.until("the loop comes by", func() bool { return p.reached() || p.retiring() == 0 && !p.proxy.Committing() })
 	}, func(p *plant, where, id string) {
 		p.until(where+": the old secret is ended", func() bool {
 			p.hurry()

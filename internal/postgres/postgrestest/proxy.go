@@ -19,6 +19,7 @@ type Proxy struct {
 
 	swallow, deaf atomic.Bool
 	commit        atomic.Pointer[func(done bool)]
+	underWay      atomic.Int64 // commits
 	mu            sync.Mutex
 	conns         []net.Conn
 }
@@ -32,6 +33,10 @@ func (p *Proxy) OnCommit(do func(done bool)) {
 	}
 	p.commit.Store(&do)
 }
+
+// Committing reports whether a commit is asked for that its client has no answer to yet:
+// others may see its work, and OnCommit is not called for its end yet.
+func (p *Proxy) Committing() bool { return p.underWay.Load() > 0 }
 
 func (p *Proxy) committing(done bool) {
 	if do := p.commit.Load(); do != nil {
@@ -93,14 +98,15 @@ func NewProxy(t testing.TB, databaseURL string) *Proxy {
 			p.mu.Lock()
 			p.conns = append(p.conns, client, back)
 			p.mu.Unlock()
-			go p.forth(client, back)
-			go p.back(client, back)
+			var commits atomic.Bool
+			go p.forth(client, back, &commits)
+			go p.back(client, back, &commits)
 		}
 	}()
 	return p
 }
 
-func (p *Proxy) forth(client, server net.Conn) {
+func (p *Proxy) forth(client, server net.Conn, commits *atomic.Bool) {
 	defer func() { _ = server.Close() }() // the other side is gone
 	buf := make([]byte, 64<<10)
 	for {
@@ -112,6 +118,8 @@ func (p *Proxy) forth(client, server net.Conn) {
 			continue
 		}
 		if bytes.Contains(buf[:n], askedCommit) {
+			commits.Store(true)
+			p.underWay.Add(1)
 			p.committing(false)
 		}
 		if _, err := server.Write(buf[:n]); err != nil {
@@ -121,8 +129,14 @@ func (p *Proxy) forth(client, server net.Conn) {
 }
 
 // back passes whole messages on: a type, a length that counts itself, the rest.
-func (p *Proxy) back(client, server net.Conn) {
+func (p *Proxy) back(client, server net.Conn, commits *atomic.Bool) {
 	defer func() { _ = client.Close() }() // as above
+	over := func() {
+		if commits.Swap(false) {
+			p.underWay.Add(-1)
+		}
+	}
+	defer over()
 	r := bufio.NewReader(server)
 	for {
 		head, err := r.Peek(5)
@@ -138,6 +152,9 @@ func (p *Proxy) back(client, server net.Conn) {
 		}
 		if bytes.Equal(message, doneCommit) {
 			p.committing(true)
+		}
+		if message[0] == 'Z' { // ready for the next query: committed, or not
+			over()
 		}
 		if _, err := client.Write(message); err != nil && !errors.Is(err, net.ErrClosed) {
 			return
