@@ -206,10 +206,12 @@ func TestScripts(t *testing.T) {
 			}
 			var in io.Reader = r.Body
 			if r.Header.Get("Content-Encoding") == "gzip" {
-				if in, err = gzip.NewReader(r.Body); err != nil {
+				z, err := gzip.NewReader(r.Body)
+				if err != nil {
 					http.Error(w, err.Error(), http.StatusBadRequest)
 					return
 				}
+				in = z
 			}
 			body, err := io.ReadAll(in)
 			mu.Lock()
@@ -265,6 +267,7 @@ func TestScripts(t *testing.T) {
 			for name, v := range map[string]string{
 				"DATABASE_URL": database, "SERVICE_ROLE": role, "SERVICE_URL": service.String(), "PROXY_URL": proxy.URL, "RAUTH_URL": srv.URL, "RAUTH_AUDIENCES": devstack.Audience,
 				"GATEWAY_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0", "OPS_ADDR": "127.0.0.1:0", "SHUTDOWN_DELAY": "1s",
+				"ENRICH_DEADLINE": "10s", // the machine may be slow
 				"TMPDIR": filepath.Join(env.WorkDir, "tmp"),
 			} {
 				env.Setenv(name, v)

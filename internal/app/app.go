@@ -84,7 +84,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	}
 	defer opsListener.Close()
 
-	db, err := postgres.Open(work, postgres.Config{URL: cfg.DatabaseURL, Listen: cfg.ListenURL, Issuers: cfg.issuers}, log, metrics.DatabaseError)
+	db, err := postgres.Open(work, postgres.Config{URL: cfg.DatabaseURL, Listen: cfg.ListenURL, Issuers: cfg.issuers, FactsAcquire: cfg.part(50), FactsLimit: cfg.part(100)}, log, metrics.DatabaseError)
 	if err != nil {
 		return errors.New("DATABASE_URL cannot be used") // checked before: why could show a password
 	}
@@ -112,7 +112,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 
 	verifier, err := token.New(token.Config{
 		Issuers: cfg.verified, Entries: cfg.TokenEntries, Bytes: share(cfg.MemoryAim, tokensShare), MaxAge: cfg.JWKSMaxAge, IntrospectionTTL: cfg.IntrospectionTTL,
-		Keeper: db, Log: log, OnError: metrics.IdPError,
+		Wait: cfg.part(60), Keeper: db, Log: log, OnError: metrics.IdPError,
 	})
 	if err != nil {
 		return err
@@ -125,6 +125,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 
 	facts := directory.New(db, directory.Config{
 		Issuers: cfg.issuers, Entries: cfg.FactsEntries, Bytes: share(cfg.MemoryAim, factsShare), MaxStale: cfg.MaxStaleness,
+		Wait: cfg.part(60),
 	})
 	policyChanged := make(chan struct{}, 1)
 	changes := feed.New(feed.Config{Source: db, Store: facts, Log: log, OnDelay: metrics.FeedDelay, OnPolicy: func() {
@@ -139,7 +140,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	}
 	var policies *rollout.Service
 	engine, err := policy.NewEngine(policy.Config{
-		Headers: cfg.GatewayHeaders, Admin: cfg.AdminAudience != "", Settings: map[string]string{"unknown_users": cfg.UnknownUsers},
+		Headers: cfg.GatewayHeaders, Admin: cfg.AdminAudience != "", Settings: map[string]string{"unknown_users": cfg.UnknownUsers}, Limit: cfg.part(50),
 		SignedOnly: !cfg.PolicyAllowUnsigned, Key: cfg.policyKey, Child: []string{os.Args[0], policy.ChildCommand}, Log: log, OnOffer: metrics.Candidate,
 		OnPassed: func(ctx context.Context, c *policy.Candidate, r *policy.Revision) (bool, error) {
 			return policies.Passed(ctx, c, r)
@@ -241,7 +242,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	previews := &preview.Jobs{Snapshot: func(ctx context.Context) (preview.Moment, error) { return db.Snapshot(ctx) }, Note: db.PreviewProgress, Log: log}
 	beside.Go(func() { <-work.Done(); previews.Wait() })
 	admins := httpapi.Admin{
-		Shadow: beneath, Previews: previews, PreviewEngine: previewEngine, Issuers: cfg.issuers, HeaderMax: cfg.HeaderBudget, Background: work,
+		Shadow: beneath, Previews: previews, PreviewEngine: previewEngine, EvalLimit: cfg.part(50), Issuers: cfg.issuers, HeaderMax: cfg.HeaderBudget, Background: work,
 		Service: administration, Clients: managed, Policy: func() any { return engine.Status() }, Policies: policies, Explain: &explain.Service{Engine: engine, Enricher: enricher}, VerifyGateway: verifier.Verify, Issuer: cfg.RAuthURL, Trusted: cfg.TrustedProxies,
 		Writes: cfg.AdminWrites, Version: build.Version, Log: log, Observe: metrics.Request,
 	}

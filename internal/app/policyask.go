@@ -41,6 +41,7 @@ type asking struct {
 	engine    *policy.Engine
 	facts     *postgres.Snapshot
 	headerMax int
+	limit     time.Duration // of an evaluation of serve; 0: as usual
 }
 
 func openAsking(ctx context.Context, environ []string, issuer string) (*asking, error) {
@@ -62,6 +63,14 @@ func openAsking(ctx context.Context, environ []string, issuer string) (*asking, 
 			o.db.Close()
 			return nil, &ConfigError{[]string{"HEADER_BUDGET must be a number of bytes"}}
 		}
+	}
+	if v := vars["ENRICH_DEADLINE"]; v != "" {
+		d, err := time.ParseDuration(v)
+		if err != nil {
+			o.db.Close()
+			return nil, &ConfigError{[]string{"ENRICH_DEADLINE must be a time such as 150ms"}}
+		}
+		a.limit = (&Config{EnrichDeadline: d}).part(50)
 	}
 	options := checkOptions(environ)
 	a.engine, err = policy.NewEngine(policy.Config{
@@ -262,7 +271,7 @@ func policyPreviewCommand(environ []string) *cobra.Command {
 		Long: "Ask what is in force (by the database, else the embedded policy, or that of --against) and the candidate the same questions, and compare:\n" +
 			"each question of preview/*.yaml, of each user in each tenant, and of each client. Without such files one question is asked: a minimal\n" +
 			"token, GET /. With --replay, decisions that were recorded lately are asked once more (DECISIONS_DATABASE_URL). GATEWAY_HEADERS,\n" +
-			"UNKNOWN_USERS, HEADER_BUDGET, RAUTH_URL and TRUSTED_ISSUERS are taken as serve takes them.",
+			"UNKNOWN_USERS, HEADER_BUDGET, ENRICH_DEADLINE, RAUTH_URL and TRUSTED_ISSUERS are taken as serve takes them.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, kind := range failOn {
@@ -280,7 +289,7 @@ func policyPreviewCommand(environ []string) *cobra.Command {
 				return &ConfigError{[]string{"RAUTH_URL is missing: whose users are asked about (or --issuer)"}}
 			}
 			go TuneGC(ctx, previewAim) // it makes much garbage, and nothing else waits for the memory
-			c := preview.Config{Engine: a.engine, Issuers: a.issuers, HeaderMax: a.headerMax, Facts: a.facts, Workers: workers}
+			c := preview.Config{Engine: a.engine, Issuers: a.issuers, HeaderMax: a.headerMax, Limit: a.limit, Facts: a.facts, Workers: workers}
 			if c.Base, err = a.revision(ctx, against); err != nil {
 				return err
 			}

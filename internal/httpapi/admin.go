@@ -56,6 +56,7 @@ type Admin struct {
 	Previews *preview.Jobs
 
 	PreviewEngine *policy.Engine // with the settings of what serves, and more time
+	EvalLimit     time.Duration  // of an evaluation where it is served: what a preview holds answers to
 	Issuers       iam.Issuers
 	HeaderMax     int
 	Background    context.Context //nolint:containedctx // of what goes on after an answer

@@ -444,7 +444,7 @@ func (a *adminAPI) createPreview(ctx context.Context, r asked, in *struct {
 	if err := preview.CheckQuestions("questions", in.Body.Questions); err != nil {
 		return nil, iam.Refuse([]iam.FieldError{{Pointer: "/questions", Detail: err.Error()}})
 	}
-	c := preview.Config{Engine: a.PreviewEngine, Issuers: a.Issuers, HeaderMax: a.HeaderMax, Questions: in.Body.Questions}
+	c := preview.Config{Engine: a.PreviewEngine, Issuers: a.Issuers, HeaderMax: a.HeaderMax, Limit: a.EvalLimit, Questions: in.Body.Questions}
 	if in.Body.Replay != "" {
 		span, err := time.ParseDuration(in.Body.Replay)
 		if err != nil || span <= 0 {

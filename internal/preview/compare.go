@@ -42,9 +42,7 @@ func (c comparer) ask(ctx context.Context, base, candidate *policy.Revision, t *
 	if err != nil {
 		return Change{}, nil, err
 	}
-	x := c.compare(before, after)
-	x.slow = after.took > serveLimit
-	return x, facts, nil
+	return c.compare(before, after), facts, nil
 }
 
 // outcome asks one. What is no answer of the policy's is an outcome; that the facts cannot

@@ -135,8 +135,6 @@ type Change struct {
 	After    Outcome  `json:"after"`
 	Headers  []Header `json:"headers,omitempty"`       // that differ
 	Facts    []string `json:"facts_changed,omitempty"` // documents that have changed since it was recorded
-
-	slow bool // the candidate took longer than serve lets it
 }
 
 // Header is one that differs.
@@ -197,8 +195,6 @@ const (
 	groupsMost = 500
 	evalLimit  = 5 * time.Second // of one question
 	replayMost = 100_000         // recorded decisions that are asked once more
-
-	serveLimit = 50 * time.Millisecond // of one evaluation, where it is served
 )
 
 // Config of a preview.
@@ -206,6 +202,7 @@ type Config struct {
 	Engine          *policy.Engine // with the settings of serve
 	Issuers         iam.Issuers
 	HeaderMax       int
+	Limit           time.Duration // of one evaluation where it is served: answers that took longer are counted; 0: 50 ms
 	Base, Candidate *policy.Revision
 	Questions       []Question // none: Usual
 	Facts           Facts
@@ -239,6 +236,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	if len(c.Questions) == 0 {
 		c.Questions = Usual()
 	}
+	c.Limit = cmp.Or(c.Limit, 50*time.Millisecond)
 	r := &run{Config: c, users: users{Loader: c.Facts, held: map[[2]string]iam.UserFacts{}}, now: began}
 	r.both = newComparer(explain.Over(&r.users, c.Engine, c.Issuers, c.HeaderMax).Enricher, c.Engine.Headers())
 	for i := range r.sections {
@@ -409,7 +407,7 @@ func (r *run) count(place int, c Change) error {
 	defer r.mu.Unlock()
 	s := &r.sections[place]
 	s.Asked++
-	if c.slow {
+	if c.After.took > r.Limit {
 		s.Slow++
 	}
 	if len(c.Facts) > 0 {
