@@ -104,7 +104,7 @@ type Config struct {
 }
 
 // part is a part of ENRICH_DEADLINE: ms of its usual 150.
-func (c *Config) part(ms time.Duration) time.Duration { return c.EnrichDeadline / 150 * ms }
+func (cfg *Config) part(ms time.Duration) time.Duration { return cfg.EnrichDeadline / 150 * ms }
 
 // ConfigError lists every fault of the configuration, by variable.
 type ConfigError struct{ Faults []string }

@@ -112,6 +112,7 @@ func policyTestCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&o.Run, "run", "", "only tests whose names match; coverage is not judged then")
 	cmd.Flags().Float64Var(&o.Threshold, "threshold", 90, "least coverage of each file of rules, in percent")
+	cmd.Flags().DurationVar(&o.Timeout, "timeout", 30*time.Second, "longest time for one test")
 	cmd.Flags().BoolVarP(&o.Verbose, "verbose", "v", false, "name the tests that pass too")
 	return cmd
 }

@@ -67,7 +67,7 @@ func TestABeginningIsGood(t *testing.T) {
 			t.Errorf("%s: %v, %v", dir, found, err)
 		}
 		var out bytes.Buffer
-		report, err := f.Test(t.Context(), &out, authoring.TestOptions{Threshold: 100})
+		report, err := f.Test(t.Context(), &out, authoring.TestOptions{Threshold: 100, Timeout: time.Minute})
 		if err != nil || !report.Good() || report.Ran < 10 {
 			t.Errorf("%s: %+v, %v: %s", dir, report, err, &out)
 		}
@@ -452,7 +452,7 @@ func TestHouseStyle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	results, err := tester.NewRunner().SetStore(store).SetModules(modules).SetTimeout(10*time.Second).RunTests(ctx, txn)
+	results, err := tester.NewRunner().SetStore(store).SetModules(modules).SetTimeout(time.Minute).RunTests(ctx, txn)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package authoring
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -18,8 +19,9 @@ import (
 
 // TestOptions of Test.
 type TestOptions struct {
-	Run       string  // only tests whose names match; coverage is not judged then
-	Threshold float64 // least coverage of each file of rules, in percent
+	Timeout   time.Duration // of one test; 0: 30 s
+	Run       string        // only tests whose names match; coverage is not judged then
+	Threshold float64       // least coverage of each file of rules, in percent
 	Verbose   bool
 	Decisions bool // say what is decided in each case
 }
@@ -65,7 +67,7 @@ func (f *Folder) Test(ctx context.Context, out io.Writer, o TestOptions) (TestRe
 		copies[file] = m.Copy()
 	}
 	results, err := tester.NewRunner().SetStore(store).SetCompiler(ast.NewCompiler().WithCapabilities(policy.Capabilities()).WithEnablePrintStatements(true)).
-		SetModules(copies).CapturePrintOutput(true).SetCoverageQueryTracer(coverage).SetTimeout(10*time.Second).Filter(o.Run).RunTests(ctx, txn)
+		SetModules(copies).CapturePrintOutput(true).SetCoverageQueryTracer(coverage).SetTimeout(cmp.Or(o.Timeout, 30*time.Second)).Filter(o.Run).RunTests(ctx, txn)
 	if err != nil {
 		return report, err
 	}
