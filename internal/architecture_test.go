@@ -46,12 +46,13 @@ var mayImport = map[string][]string{
 
 	// Development and tests; nothing above may import these.
 	"internal/devstack":              {"internal/devstack/devpg", "internal/devstack/devrauth", "internal/iam", "internal/postgres"},
-	"internal/devstack/devpg":        {},
+	"internal/devstack/devpg":        {"internal/devstack/freeport"},
+	"internal/devstack/freeport":     {},
 	"internal/devstack/devrauth":     {},
 	"internal/postgres/postgrestest": {"internal/devstack/devpg", "internal/iam", "internal/postgres"},
 	"internal/rauth/rauthtest":       {"internal/clients", "internal/iam"},
-	"internal/scripttest":            {},
-	"cmd/iam-dev":                    {"internal/app", "internal/devstack", "internal/iam", "internal/policy", "internal/postgres", "internal/telemetry"},
+	"internal/scripttest":            {"internal/devstack/freeport"},
+	"cmd/iam-dev":                    {"internal/app", "internal/devstack", "internal/devstack/freeport", "internal/iam", "internal/policy", "internal/postgres", "internal/telemetry"},
 }
 
 // mayKnow says who may use a library that others must not know.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"iam-service/internal/devstack"
+	"iam-service/internal/devstack/freeport"
 )
 
 // replica is one process of the production program.
@@ -47,14 +47,9 @@ func startReplicas(ctx context.Context, stack *devstack.Stack, program string, n
 }
 
 func startReplica(ctx context.Context, stack *devstack.Stack, program, logName string, settings []string) (*replica, error) {
-	var addrs [3]string
-	for i := range addrs {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		addrs[i] = l.Addr().String()
-		_ = l.Close() // only its number is wanted
+	addrs, err := freeport.Addrs(3)
+	if err != nil {
+		return nil, err
 	}
 	logFile, err := os.Create(logName)
 	if err != nil {

@@ -24,6 +24,7 @@ import (
 
 	"iam-service/internal/devstack"
 	"iam-service/internal/devstack/devrauth"
+	"iam-service/internal/devstack/freeport"
 	"iam-service/internal/postgres/postgrestest"
 )
 
@@ -85,7 +86,9 @@ func newPlant(t testing.TB) *plant {
 	p.ok(err)
 	t.Cleanup(p.pool.Close)
 	p.bus = &natsServer{dir: filepath.Join(t.TempDir(), "nats")}
-	p.ok(p.bus.start("127.0.0.1:-1"))
+	bus, err := freeport.Addrs(1)
+	p.ok(err)
+	p.ok(p.bus.start(bus[0]))
 	p.natsURL = p.bus.ns.ClientURL()
 	t.Cleanup(p.bus.stop)
 	p.start()

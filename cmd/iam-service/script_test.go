@@ -397,7 +397,7 @@ func (n *natsServer) start(addr string) error {
 		return err
 	}
 	go n.ns.Start()
-	if !n.ns.ReadyForConnections(10 * time.Second) {
+	if !n.ns.ReadyForConnections(time.Minute) {
 		return errors.New("NATS does not answer")
 	}
 	return nil

@@ -31,6 +31,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"iam-service/internal/devstack/freeport"
 	"iam-service/policies"
 )
 
@@ -125,10 +126,9 @@ decision := d if {
 	check(b, err)
 	configFile := filepath.Join(b.TempDir(), "config.json")
 	check(b, os.WriteFile(configFile, text, 0o600))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addrs, err := freeport.Addrs(1)
 	check(b, err)
-	addr := l.Addr().String()
-	check(b, l.Close())
+	addr := addrs[0]
 	cmd := exec.Command(os.Getenv("OPA"), "run", "--server", "--addr", addr, "--log-level", "error", "--config-file", configFile, dir)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr // it says there what it cannot read
 	check(b, cmd.Start())

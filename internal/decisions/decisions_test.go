@@ -203,6 +203,7 @@ func TestASinkThatStandsStillHoldsNobodyUp(t *testing.T) {
 	}
 	close(release)
 	l.Close()
+	<-l.done // Close waits two seconds at most
 	dropped := l.Dropped()
 	if dropped["stuck"] == 0 && dropped[""] == 0 {
 		t.Error("nothing was dropped")

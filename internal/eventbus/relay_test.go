@@ -20,6 +20,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"iam-service/internal/devstack/freeport"
 	"iam-service/internal/eventbus"
 	"iam-service/internal/iam"
 	"iam-service/internal/outbox"
@@ -51,9 +52,13 @@ func newLine(t testing.TB) *line {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
+	port, err := freeport.Port()
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &line{
 		TB: t, db: postgrestest.OpenURL(t, url), pool: pool, errors: map[string]int{},
-		opts: &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true},
+		opts: &server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true},
 	}
 }
 
@@ -71,10 +76,9 @@ func (l *line) up() {
 	ns, err := server.NewServer(&opts)
 	l.ok(err)
 	go ns.Start()
-	if !ns.ReadyForConnections(10 * time.Second) {
+	if !ns.ReadyForConnections(time.Minute) {
 		l.Fatal("NATS does not answer")
 	}
-	l.opts.Port = opts.Port
 	if l.nats == nil {
 		l.Cleanup(func() { l.down() })
 	}

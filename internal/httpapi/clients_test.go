@@ -90,9 +90,9 @@ func TestTheLifeOfAClient(t *testing.T) {
 		t.Errorf("found %v", list)
 	}
 	// It is somebody at the gateway at once.
+	token, err := w.rauth.Mint("ES256", map[string]any{"sub": id, "client_id": id, "scope": "document:read"})
+	w.ok(err)
 	gateway := func() int {
-		token, err := w.rauth.Mint("ES256", map[string]any{"sub": id, "client_id": id, "scope": "document:read"})
-		w.ok(err)
 		status, _, _ := w.ask("GET /system/enrich-token", bearer(token))
 		return status
 	}

@@ -3,4 +3,4 @@
 package policy
 
 // raceSlowdown is how much longer things may take under the race detector.
-const raceSlowdown = 15
+const raceSlowdown = 50

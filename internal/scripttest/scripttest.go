@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,6 +20,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"iam-service/internal/devstack/freeport"
 )
 
 // Commands are those that scripts have beside testscript's own.
@@ -28,7 +29,7 @@ func Commands() map[string]func(ts *testscript.TestScript, neg bool, args []stri
 	return map[string]func(ts *testscript.TestScript, neg bool, args []string){
 		"http":       httpCommand,
 		"eventually": eventually,
-		"freeport":   freeport,
+		"freeport":   freePorts,
 		"signal":     signalProcess,
 		"capture":    capture,
 		"append":     appendTo,
@@ -175,13 +176,12 @@ func field(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], fmt.Sprint(v))
 }
 
-// freeport: freeport NAME... sets each variable to a loopback address that was free.
-func freeport(ts *testscript.TestScript, _ bool, args []string) {
-	for _, name := range args {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		ts.Check(err)
-		ts.Setenv(name, l.Addr().String())
-		defer l.Close() // all are held until the last is chosen
+// freePorts: freeport NAME... sets each variable to a loopback address that was free.
+func freePorts(ts *testscript.TestScript, _ bool, args []string) {
+	addrs, err := freeport.Addrs(len(args))
+	ts.Check(err)
+	for i, name := range args {
+		ts.Setenv(name, addrs[i])
 	}
 }
 

@@ -29,6 +29,8 @@ import (
 
 	embeddedpostgres "github.com/fergusstrange/embedded-postgres"
 	"github.com/jackc/pgx/v5"
+
+	"iam-service/internal/devstack/freeport"
 )
 
 // Oldest is the oldest major version that the schema runs on
@@ -87,12 +89,10 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 func (s *Server) start(ctx context.Context, bin string, who *syscall.Credential, o Options, password string) error {
 	port := o.Port
 	if port == 0 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return fmt.Errorf("find a free port for PostgreSQL: %w", err)
+		var err error
+		if port, err = freeport.Port(); err != nil {
+			return err
 		}
-		port = l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener has a TCP address
-		_ = l.Close()                       // only its number is wanted
 	}
 	logFile, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
