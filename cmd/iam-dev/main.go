@@ -36,7 +36,7 @@ func main() {
 	case len(os.Args) > 1 && os.Args[1] == "preview":
 		err = previewAll(ctx, os.Args[2:])
 	case len(os.Args) > 1 && os.Args[1] == policy.ChildCommand:
-		err = policy.ServeCases(os.Stdin, os.Stdout)
+		err = policy.ServeGate(os.Stdin, os.Stdout)
 	default:
 		err = run(ctx, os.Args[1:], os.Environ())
 	}

@@ -181,6 +181,16 @@ func TestScripts(t *testing.T) {
 		}
 		ts.Check(errors.Join(w.Close(), z.Close(), f.Close()))
 	}
+	commands["doubling"] = func(ts *testscript.TestScript, _ bool, args []string) { // doubling FILE: rules whose types take OPA a year
+		text := "package iam.claims\n\n_t0 := [input.x, 1]\n\n_u0 := [input.x, 1]\n"
+		for n := range 60 {
+			text += fmt.Sprintf("\n_t%d := [_t%d, _t%d]\n\n_u%d := [_u%d, _u%d]\n", n+1, n, n, n+1, n, n)
+		}
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text+"\n_never if _t60 == _u60\n"), 0o600))
+	}
+	commands["values"] = func(ts *testscript.TestScript, _ bool, args []string) { // values FILE: many of them, in little space
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(`{"x": [0`+strings.Repeat(",[]", 600_000)+`]}`), 0o600))
+	}
 	commands["config"] = func(ts *testscript.TestScript, _ bool, args []string) { // config FILE KEY: an OPA configuration for the plane at PLANE
 		key, err := json.Marshal(ts.ReadFile(args[1]))
 		ts.Check(err)

@@ -32,7 +32,7 @@ func Command(environ []string) *cobra.Command {
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(serveCommand(environ), migrateCommand(environ), policyCommand(environ), healthcheckCommand(environ), versionCommand(),
-		grantAdminCommand(environ), auditCommand(environ), exportCommand(environ), importCommand(environ), eventsCommand(environ), reconcileCommand(environ), casesCommand())
+		grantAdminCommand(environ), auditCommand(environ), exportCommand(environ), importCommand(environ), eventsCommand(environ), reconcileCommand(environ), gateCommand())
 	return root
 }
 
@@ -210,12 +210,12 @@ func versionCommand() *cobra.Command {
 	}
 }
 
-// casesCommand is how we call ourselves to run the acceptance cases of a policy apart.
-func casesCommand() *cobra.Command {
+// gateCommand is how we call ourselves to try a policy apart.
+func gateCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: policy.ChildCommand, Hidden: true, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return policy.ServeCases(cmd.InOrStdin(), cmd.OutOrStdout())
+			return policy.ServeGate(cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
 }

@@ -33,6 +33,7 @@ func checkOptions(environ []string) (o authoring.CheckOptions) {
 		o.Headers = strings.Split(v, ",")
 	}
 	o.Admin = vars["ADMIN_AUDIENCE"] != ""
+	o.Child = []string{os.Args[0], policy.ChildCommand}
 	return o
 }
 

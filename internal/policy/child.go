@@ -12,27 +12,34 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"strings"
+	"syscall"
 	"time"
 )
 
-// Limits of a child process that runs acceptance cases.
+// Limits of a child process that takes a candidate through the gate.
 const (
-	childTime   = 10 * time.Second
-	childMemory = 256 << 20 // bytes on its heap
-	childAnswer = 1 << 20   // bytes that it may say
+	childTime   = 10 * time.Second // of the processor's: a busy machine is no fault of the policy's
+	childWait   = time.Minute      // in all
+	childMemory = 256 << 20        // bytes on its heap
+	childAnswer = 1 << 20          // bytes that it may say
 
-	childTooBig = 77 // its exit status where it ran out of memory
+	// Its exit status where it took too much.
+	childTooBig  = 77
+	childTooLong = 78
 )
 
-// ChildCommand is the argument that makes a program run acceptance cases and nothing else:
-// see ServeCases.
-const ChildCommand = "run-acceptance-cases"
+// ChildCommand is the argument that makes a program take one candidate through the gate and
+// do nothing else: see ServeGate.
+const ChildCommand = "check-candidate"
 
 // job is what a child is given.
 type job struct {
-	Candidate *Candidate        `json:"candidate"`
-	Headers   []string          `json:"headers"`
-	Settings  map[string]string `json:"settings"`
+	Candidate *Candidate `json:"candidate,omitempty"`
+	Part      []byte     `json:"part,omitempty"` // or a bundle that may be a part of one: whether it can be compiled within the limits is all
+
+	Headers  []string          `json:"headers"`
+	Settings map[string]string `json:"settings"`
+	Admin    bool              `json:"admin"`
 }
 
 type outcome struct {
@@ -40,25 +47,20 @@ type outcome struct {
 	Failing []string `json:"failing,omitempty"`
 }
 
-// runCases runs the acceptance cases of a candidate that has passed the rest of the gate:
-// in a child process without an environment, whose time and memory are limited. A policy
-// that explodes takes nothing else down.
-func (e *Engine) runCases(ctx context.Context, c *Candidate, r *Revision) error {
-	if len(c.Cases) == 0 {
-		return nil
-	}
-	if len(e.cfg.Child) == 0 {
-		return holding(e.failing(ctx, r, c.Cases))
-	}
-	task, err := json.Marshal(job{c, e.cfg.Headers, e.cfg.Settings})
+// inChild takes a candidate through the gate, its acceptance cases too, in a child process
+// without an environment, whose time and memory are limited. A policy that explodes takes
+// nothing else down.
+func (e *Engine) inChild(ctx context.Context, j job) error {
+	j.Headers, j.Settings, j.Admin = e.cfg.Headers, e.cfg.Settings, e.cfg.Admin
+	task, err := json.Marshal(j)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, childTime)
+	ctx, cancel := context.WithTimeout(ctx, childWait)
 	defer cancel()
 	exe, err := os.Executable()
 	if err != nil {
-		return notRun(err)
+		return notChecked(err)
 	}
 	var said, complaint bytes.Buffer
 	cmd := exec.CommandContext(ctx, exe) //nolint:gosec // it is ourselves
@@ -71,20 +73,20 @@ func (e *Engine) runCases(ctx context.Context, c *Candidate, r *Revision) error 
 	err = cmd.Run()
 	exit, _ := errors.AsType[*exec.ExitError](err) // nil: another error, or none
 	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
-		return notRun(ctx.Err())
 	case ctx.Err() != nil:
-		return fmt.Errorf("its acceptance cases did not end within %s", childTime)
+		return notChecked(ctx.Err())
 	case exit != nil && exit.ExitCode() == childTooBig:
-		return fmt.Errorf("its acceptance cases, or its data, take more than %d MB of memory", childMemory>>20)
-	case exit == nil && err != nil:
-		return notRun(err)
+		return fmt.Errorf("it takes more than %d MB of memory: its data, to compile it, or its acceptance cases", childMemory>>20)
+	case exit != nil && exit.ExitCode() == childTooLong:
+		return fmt.Errorf("it takes more than %s: to compile it, or its acceptance cases", childTime)
+	case exit == nil && err != nil, exit != nil && !exit.Exited(): // ended by somebody, such as a system without memory
+		return notChecked(err)
 	case err != nil:
-		return fmt.Errorf("its acceptance cases cannot be run: %w: %s", err, strings.TrimSpace(complaint.String()))
+		return fmt.Errorf("it cannot be checked: %w: %s", err, strings.TrimSpace(complaint.String()))
 	}
 	var o outcome
 	if err := json.Unmarshal(said.Bytes(), &o); err != nil {
-		return fmt.Errorf("its acceptance cases cannot be run: %w", err)
+		return fmt.Errorf("it cannot be checked: %w", err)
 	}
 	if o.Error != "" {
 		return errors.New(o.Error)
@@ -92,9 +94,9 @@ func (e *Engine) runCases(ctx context.Context, c *Candidate, r *Revision) error 
 	return holding(o.Failing)
 }
 
-// notRun says that it is not the policy's fault.
-func notRun(err error) error {
-	return &LaterError{fmt.Errorf("its acceptance cases cannot be run: %w", err)}
+// notChecked says that it is not the policy's fault.
+func notChecked(err error) error {
+	return &LaterError{fmt.Errorf("it cannot be checked: %w", err)}
 }
 
 func holding(failing []string) error {
@@ -119,18 +121,21 @@ func (l *limited) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// ServeCases is the other end: it reads a job from in, writes its outcome to out, and ends
+// ServeGate is the other end: it reads a job from in, writes its outcome to out, and ends
 // the process where it takes too much time or memory.
-func ServeCases(in io.Reader, out io.Writer) error {
+func ServeGate(in io.Reader, out io.Writer) error {
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0) // where there is such a thing, we go first and not who serves
 	debug.SetMemoryLimit(childMemory * 3 / 4)
 	debug.SetMaxStack(64 << 20)
-	time.AfterFunc(childTime, func() { os.Exit(1) }) // whoever waited is gone
+	time.AfterFunc(childWait, func() { os.Exit(1) }) // whoever waited is gone
 	go func() {
 		heap := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
 		for range time.Tick(5 * time.Millisecond) {
 			if metrics.Read(heap); heap[0].Value.Uint64() > childMemory {
 				os.Exit(childTooBig)
+			}
+			if usedTime() > childTime {
+				os.Exit(childTooLong)
 			}
 		}
 	}()
@@ -141,15 +146,30 @@ func ServeCases(in io.Reader, out io.Writer) error {
 		return fmt.Errorf("read what to do: %w", err)
 	}
 	var o outcome
-	e, err := NewEngine(Config{Headers: j.Headers, Settings: j.Settings})
-	var r *Revision
-	if err == nil {
-		r, err = e.Check(context.Background(), j.Candidate)
+	e, err := NewEngine(Config{Headers: j.Headers, Settings: j.Settings, Admin: j.Admin})
+	switch {
+	case err != nil:
+	case j.Candidate == nil:
+		if c, err := e.Unpack("", j.Part, true); err == nil {
+			_, _ = compile(c) // what is wrong with it is for others to say
+		}
+	default:
+		var r *Revision
+		if r, err = e.Check(context.Background(), j.Candidate); err == nil {
+			o.Failing = e.failing(context.Background(), r, j.Candidate.Cases)
+		}
 	}
 	if err != nil {
 		o.Error = err.Error()
-	} else {
-		o.Failing = e.failing(context.Background(), r, j.Candidate.Cases)
 	}
 	return json.NewEncoder(out).Encode(o)
+}
+
+// usedTime is how long this process has had a processor.
+func usedTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0 // there is no reason that it could fail for
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

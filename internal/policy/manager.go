@@ -3,6 +3,7 @@ package policy
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
+	"github.com/open-policy-agent/opa/v1/config"
+	"github.com/open-policy-agent/opa/v1/hooks"
 	"github.com/open-policy-agent/opa/v1/logging"
 	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/plugins"
@@ -39,41 +42,50 @@ type Manager struct {
 	figures metrics.Metrics
 }
 
+// byOPA begins the source of what OPA has fetched; the names of bundles follow.
+const byOPA = "bundle "
+
 // StartManager runs an OPA configuration, in JSON or YAML, until Stop.
-func StartManager(ctx context.Context, e *Engine, config []byte, id string) (*Manager, error) {
-	config, err := yaml.YAMLToJSON(config)
+func StartManager(ctx context.Context, e *Engine, text []byte, id string) (*Manager, error) {
+	text, err := yaml.YAMLToJSON(text)
 	if err != nil {
 		return nil, fmt.Errorf("it is neither JSON nor YAML: %w", err)
 	}
-	if err := checkConfig(config, e.cfg.SignedOnly); err != nil {
+	if err := checkConfig(text, e.cfg.SignedOnly); err != nil {
 		return nil, err
 	}
-	if config, err = bounded(config); err != nil {
-		return nil, err
-	}
-	log := logging.NewLoggerFromSlogHandler(e.cfg.Log.With(slog.String("part", "opa")).Handler(), logging.Warn)
+	log := e.cfg.Log.With(slog.String("part", "opa")).Handler()
 	store := &staging{Store: inmem.New(), engine: e}
 	bound()
-	m, err := plugins.New(config, id, store,
-		plugins.Logger(log), plugins.ConsoleLogger(log), plugins.EnablePrintStatements(false), plugins.WithStoreCloseOnStop(false), plugins.WithDistributedTracingOpts(tracing.NewOptions(bounds{})),
+	m, err := plugins.New(text, id, store,
+		plugins.Logger(logging.NewLoggerFromSlogHandler(quiet{log}, logging.Warn)), plugins.ConsoleLogger(logging.NewLoggerFromSlogHandler(log, logging.Info)), plugins.WithHooks(hooks.New(bounded{})),
+		plugins.EnablePrintStatements(false), plugins.WithStoreCloseOnStop(false), plugins.WithDistributedTracingOpts(tracing.NewOptions(bounds{engine: e, refused: &atomic.Pointer[refusedPart]{}})),
 		plugins.WithParserOptions(ast.ParserOptions{RegoVersion: ast.RegoV1, ProcessAnnotation: true}))
 	if err != nil {
 		return nil, err
 	}
 	store.manager = m
 	figures := metrics.New()
-	d, err := discovery.New(m, discovery.Metrics(figures))
+	d, err := discovery.New(m, discovery.Metrics(figures), discovery.Hooks(hooks.New(bounded{})))
 	if err != nil {
 		return nil, err
 	}
 	m.Register(discovery.Name, d)
 	if p := bundleplugin.Lookup(m); p != nil {
+		var mu sync.Mutex
+		bad := map[string]bool{} // bundles, by name
 		p.Register("iam-service", func(s bundleplugin.Status) {
+			mu.Lock()
+			defer mu.Unlock()
+			if bad[s.Name] = s.Code != ""; !bad[s.Name] {
+				delete(bad, s.Name)
+			}
 			switch {
-			case s.Code == "":
-				e.settled()
+			case len(bad) == 0:
+				e.settled(byOPA)
+			case s.Code == "": // another one is bad still
 			case !store.refused.Swap(false): // the gate's own word needs no repetition
-				e.Refuse(ctx, "bundle "+s.Name, "", errors.New(statusText(s)))
+				e.Refuse(ctx, byOPA+s.Name, "", errors.New(statusText(s)))
 			}
 		})
 	}
@@ -133,44 +145,80 @@ func Fetches(config []byte) (bool, error) {
 // maxWaiting is how many bytes of decisions may wait to be uploaded.
 const maxWaiting = 32 << 20
 
-// bounded gives each file of a bundle a size that it may have, and the log of decisions one that it may
-// take up, unless the configuration says another.
-func bounded(config []byte) ([]byte, error) {
-	var c map[string]any
-	d := json.NewDecoder(bytes.NewReader(config))
-	d.UseNumber()
-	if err := d.Decode(&c); err != nil {
-		return nil, err
-	}
-	bundles, _ := c["bundles"].(map[string]any) // none: nothing to bound
-	for _, b := range bundles {
-		if b, ok := b.(map[string]any); ok && b["size_limit_bytes"] == nil {
-			b["size_limit_bytes"] = MaxBundle
-		}
-	}
-	if logs, ok := c["decision_logs"].(map[string]any); ok {
-		reporting, _ := logs["reporting"].(map[string]any) // none: made here
-		if reporting == nil {
-			reporting = map[string]any{}
-			logs["reporting"] = reporting
-		}
-		if reporting["buffer_size_limit_bytes"] == nil && reporting["buffer_type"] != "event" {
-			reporting["buffer_size_limit_bytes"] = maxWaiting
-		}
-	}
-	return json.Marshal(c)
+// bounded gives each file of a bundle a size that it may have, and the log of decisions one
+// that it may take up, unless the configuration says another: the one of the start, and one
+// that is discovered.
+type bounded struct{}
+
+func (b bounded) OnConfigDiscovery(ctx context.Context, c *config.Config) (*config.Config, error) {
+	return b.OnConfig(ctx, c)
 }
 
-// bounds holds what OPA fetches to the size of any other bundle, before OPA has it in memory:
-// OPA limits each file of a bundle, and not all of them together. Where it lets a tracer have
-// a look at each answer is the one place for that.
-type bounds struct{ http.RoundTripper }
+func (bounded) OnConfig(_ context.Context, c *config.Config) (*config.Config, error) {
+	bound := func(part *json.RawMessage, change func(map[string]any)) error {
+		if absent(*part) {
+			return nil
+		}
+		var m map[string]any
+		d := json.NewDecoder(bytes.NewReader(*part))
+		d.UseNumber()
+		err := d.Decode(&m)
+		if err == nil {
+			change(m)
+			*part, err = json.Marshal(m)
+		}
+		return err
+	}
+	return c, errors.Join(
+		bound(&c.Bundles, func(bundles map[string]any) {
+			for _, b := range bundles {
+				if b, ok := b.(map[string]any); ok && b["size_limit_bytes"] == nil {
+					b["size_limit_bytes"] = MaxBundle
+				}
+			}
+		}),
+		bound(&c.DecisionLogs, func(logs map[string]any) {
+			reporting, _ := logs["reporting"].(map[string]any) // none: made here
+			if reporting == nil {
+				reporting = map[string]any{}
+				logs["reporting"] = reporting
+			}
+			if reporting["buffer_size_limit_bytes"] == nil && reporting["buffer_type"] != "event" {
+				reporting["buffer_size_limit_bytes"] = maxWaiting
+			}
+		}),
+	)
+}
+
+// quiet leaves out what OPA says each time that all is well.
+type quiet struct{ slog.Handler }
+
+func (quiet) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler   { return quiet{q.Handler.WithAttrs(attrs)} }
+func (q quiet) WithGroup(name string) slog.Handler         { return quiet{q.Handler.WithGroup(name)} }
+
+// bounds holds what OPA fetches to the limits of any other bundle, before OPA has it: OPA
+// limits each file of a bundle and not all of them together, and compiles without a limit.
+// Where it lets a tracer have a look at each answer is the one place for that.
+type bounds struct {
+	http.RoundTripper
+
+	engine  *Engine
+	refused *atomic.Pointer[refusedPart] // the last one: OPA fetches it again and again
+}
+
+type refusedPart struct {
+	sum [sha256.Size]byte
+	err error
+}
 
 var bound = sync.OnceFunc(func() { tracing.RegisterHTTPTracing(bounds{}) })
 
 func (bounds) NewTransport(t http.RoundTripper, o tracing.Options) http.RoundTripper {
-	if len(o) == 1 && o[0] == (bounds{}) {
-		return bounds{t}
+	if len(o) == 1 {
+		if ours, ok := o[0].(bounds); ok {
+			return bounds{t, ours.engine, ours.refused}
+		}
 	}
 	return t
 }
@@ -187,11 +235,27 @@ func (b bounds) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkPacked(packed); err != nil {
+	if err := b.check(r.Context(), packed); err != nil {
 		return nil, err
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(packed))
 	return resp, nil
+}
+
+// check says why OPA must not have a bundle.
+func (b bounds) check(ctx context.Context, packed []byte) error {
+	if err := checkPacked(packed); err != nil || len(b.engine.cfg.Child) == 0 {
+		return err
+	}
+	sum := sha256.Sum256(packed)
+	if known := b.refused.Load(); known != nil && known.sum == sum {
+		return known.err
+	}
+	err := b.engine.inChild(ctx, job{Part: packed})
+	if _, later := errors.AsType[*LaterError](err); err != nil && !later {
+		b.refused.Store(&refusedPart{sum, err})
+	}
+	return err
 }
 
 // checkConfig refuses what OPA would accept and should not.
@@ -320,7 +384,7 @@ func (s *staging) offer(ctx context.Context, txn storage.Transaction) error {
 		}
 	}
 	slices.Sort(c.Roots)
-	c.Source = "bundle " + strings.Join(names, ", ")
+	c.Source = byOPA + strings.Join(names, ", ")
 	ids, err := s.ListPolicies(ctx, txn)
 	if err != nil {
 		return err
@@ -329,6 +393,9 @@ func (s *staging) offer(ctx context.Context, txn storage.Transaction) error {
 		source, err := s.GetPolicy(ctx, txn, id)
 		if err != nil {
 			return err
+		}
+		if len(names) == 1 {
+			id = strings.TrimPrefix(id, names[0]+"/") // as it is called where the bundle comes in another way
 		}
 		c.Modules[id] = string(source)
 	}
@@ -370,7 +437,9 @@ func (s *staging) snapshot(ctx context.Context, txn storage.Transaction) (map[st
 		return nil, err
 	}
 	var data map[string]any
-	if err := json.Unmarshal(text, &data); err != nil {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.UseNumber() // as bundles are read: a large number stays what it is
+	if err := d.Decode(&data); err != nil {
 		return nil, err
 	}
 	delete(data, "system")

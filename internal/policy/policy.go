@@ -99,7 +99,7 @@ type Config struct {
 	Key        *Key // that bundle files must be signed with; nil: they need no signature
 
 	// Child is the command line, beginning with the program's own name, that runs
-	// ServeCases: acceptance cases run there. None: they run here.
+	// ServeGate: a candidate is tried there before anything is done with it here. None: it is not.
 	Child []string
 
 	Log     *slog.Logger
@@ -358,10 +358,13 @@ func (e *Engine) Refuse(ctx context.Context, source, digest string, err error) {
 	e.refuse(ctx, source, digest, err)
 }
 
-// settled forgets a refusal: the source offers again what is in force.
-func (e *Engine) settled() {
+// settled forgets a refusal of what came in one way: it brings again what is in force.
+func (e *Engine) settled(way string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if r := e.refused.Load(); r != nil && !strings.HasPrefix(r.Source, way) {
+		return
+	}
 	e.refused.Store(nil)
 	if r := e.current.Load(); r != nil {
 		e.lastSeen = r.Digest

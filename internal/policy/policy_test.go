@@ -8,9 +8,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -759,7 +761,12 @@ func TestOnlyWhatIsSignedComesIntoForce(t *testing.T) {
 
 	var served atomic.Pointer[[]byte]
 	served.Store(&signed)
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(*served.Load()) }))
+	var fetched atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fetched.Add(1)
+		w.Header().Set("ETag", fmt.Sprintf(`"%x"`, sha256.Sum256(*served.Load())))
+		http.ServeContent(w, r, "b.tar.gz", time.Time{}, bytes.NewReader(*served.Load()))
+	}))
 	defer srv.Close()
 	config, err := json.Marshal(map[string]any{
 		"services": map[string]any{"b": map[string]any{"url": srv.URL}},
@@ -780,6 +787,16 @@ func TestOnlyWhatIsSignedComesIntoForce(t *testing.T) {
 	eventually(t, "the signed one comes into force", func() bool { return e.Revision() != nil && e.Revision().Name == "signed" })
 	served.Store(&unsigned)
 	eventually(t, "the unsigned one is refused", func() bool { return refusedForSignature(e) })
+	served.Store(&signed)
+	eventually(t, "the refusal is history", func() bool { return e.Status().Refused == nil })
+
+	// What came in another way is not good because this is.
+	e.Refuse(ctx, "git", "", errors.New("no signature"))
+	before := fetched.Load()
+	eventually(t, "OPA fetches again", func() bool { return fetched.Load() > before+2 })
+	if r := e.Status().Refused; r == nil || r.Source != "git" {
+		t.Errorf("refused is %+v", r)
+	}
 }
 
 func TestAnOPAConfigurationThatWouldTakeAnythingIsRefused(t *testing.T) {

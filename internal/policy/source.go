@@ -24,6 +24,9 @@ import (
 const (
 	MaxBundle   = 32 << 20 // packed, and of one file in it
 	maxUnpacked = 64 << 20 // all files in it together
+
+	// Each value takes many times its text in memory.
+	maxValues = 1_000_000 // commas and brackets in all files together
 )
 
 // FromFS reads a candidate from a file system, such as an embedded one.
@@ -134,14 +137,26 @@ func checkPacked(packed []byte) error {
 	if err != nil {
 		return fmt.Errorf("it is no bundle (.tar.gz): %w", err)
 	}
-	n, err := io.Copy(io.Discard, io.LimitReader(z, maxUnpacked+1))
+	var values counter
+	n, err := io.Copy(&values, io.LimitReader(z, maxUnpacked+1))
 	if err != nil {
 		return fmt.Errorf("it is no bundle (.tar.gz): %w", err)
 	}
 	if n > maxUnpacked {
 		return fmt.Errorf("it takes more than %d MB when it is unpacked", maxUnpacked>>20)
 	}
+	if values > maxValues {
+		return fmt.Errorf("it has more than %d values", maxValues)
+	}
 	return nil
+}
+
+// counter counts what begins a value, roughly.
+type counter int
+
+func (c *counter) Write(b []byte) (int, error) {
+	*c += counter(bytes.Count(b, []byte{','}) + bytes.Count(b, []byte{'['}) + bytes.Count(b, []byte{'{'}))
+	return len(b), nil
 }
 
 // Pack makes a bundle of a candidate, without a signature; as it was signed, if it was.

@@ -44,6 +44,7 @@ func (f Finding) String() string {
 type CheckOptions struct {
 	Headers []string // GATEWAY_HEADERS; none: the default set
 	Admin   bool     // there is an admin API
+	Child   []string // as in policy.Config: for what somebody else has built
 }
 
 // Check says all that is to be mended in a folder, and of a good one what comes into force.
@@ -84,7 +85,7 @@ func (f *Folder) Check(ctx context.Context, o CheckOptions) ([]Finding, *policy.
 // gate asks what will decide when it is to come into force; about the acceptance cases only
 // where that is wanted.
 func gate(ctx context.Context, path string, o CheckOptions, cases bool) (*policy.Revision, error) {
-	engine, err := policy.NewEngine(policy.Config{Headers: o.Headers, Admin: o.Admin, Log: slog.New(slog.DiscardHandler)})
+	engine, err := policy.NewEngine(policy.Config{Headers: o.Headers, Admin: o.Admin, Child: o.Child, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
