@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -199,6 +200,40 @@ func write(b bundle.Bundle, key *Signer) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// signatureOf says by which key a packed bundle claims to be signed. It looks for the file
+// itself: OPA leaves out a signature that it is not to verify.
+func signatureOf(packed []byte) (string, error) {
+	loader := bundle.NewTarballLoaderWithBaseURL(bytes.NewReader(packed), "").WithSizeLimitBytes(policy.MaxBundle + 1)
+	for {
+		f, err := loader.NextFile()
+		switch {
+		case errors.Is(err, io.EOF):
+			return "none", nil
+		case err != nil:
+			return "", err
+		case !bundle.IsSignaturesFile(f.Path()):
+			continue
+		}
+		var text bytes.Buffer
+		if _, err := f.Read(&text, policy.MaxBundle+1); err != nil && !errors.Is(err, io.EOF) {
+			return "", err
+		}
+		var found bundle.SignaturesConfig
+		var header struct {
+			Algorithm string `json:"alg"`
+			Key       string `json:"kid"`
+		}
+		if err := json.Unmarshal(text.Bytes(), &found); err != nil || len(found.Signatures) == 0 {
+			return "there is one that cannot be read", nil
+		}
+		first, _, _ := strings.Cut(found.Signatures[0], ".")
+		if decoded, err := base64.RawURLEncoding.DecodeString(first); err != nil || json.Unmarshal(decoded, &header) != nil {
+			return "there is one that cannot be read", nil
+		}
+		return fmt.Sprintf("by the key %s, %s; iam-service policy verify says whether it is good", header.Key, header.Algorithm), nil
+	}
+}
+
 // Inspect says what a folder or a bundle is.
 func Inspect(out io.Writer, name string) error {
 	info, err := os.Stat(name)
@@ -206,6 +241,7 @@ func Inspect(out io.Writer, name string) error {
 		return err
 	}
 	var b bundle.Bundle
+	signature := "none"
 	if info.IsDir() {
 		b, err = read(name)
 	} else {
@@ -213,7 +249,9 @@ func Inspect(out io.Writer, name string) error {
 		if readErr != nil {
 			return readErr
 		}
-		b, err = open(packed, nil)
+		if b, err = open(packed, nil); err == nil {
+			signature, err = signatureOf(packed)
+		}
 	}
 	if err != nil {
 		return err
@@ -227,10 +265,6 @@ func Inspect(out io.Writer, name string) error {
 	row("revision", b.Manifest.Revision)
 	if b.Manifest.Roots != nil {
 		row("roots", strings.Join(*b.Manifest.Roots, ", "))
-	}
-	signature := "none"
-	if len(b.Signatures.Signatures) > 0 {
-		signature = "there is one; iam-service policy verify says whether it is good"
 	}
 	row("signature", signature)
 	packages := map[string]int{}
