@@ -32,11 +32,12 @@ import (
 // operator is what commands of an operator share: the database, and who they say
 // they are.
 type operator struct {
-	db      *postgres.DB
-	service *admin.Service
-	caller  admin.Caller
-	issuer  string // RAUTH_URL; may be empty
-	issuers iam.Issuers
+	db       *postgres.DB
+	service  *admin.Service
+	caller   admin.Caller
+	issuer   string // RAUTH_URL; may be empty
+	issuers  iam.Issuers
+	verified []token.Issuer // the same; R-Auth's audiences only where RAUTH_AUDIENCES is set
 }
 
 // openOperator opens the database for an operator. Issuers are trusted as serve trusts
@@ -49,6 +50,9 @@ func openOperator(ctx context.Context, environ []string) (*operator, error) {
 	vars := env.ToMap(environ)
 	cfg := Config{RAuthURL: vars["RAUTH_URL"]}
 	cfg.RAuthInsecureHTTP, _ = strconv.ParseBool(vars["RAUTH_INSECURE_HTTP"]) // serve says what is wrong with it
+	if v := vars["RAUTH_AUDIENCES"]; v != "" {
+		cfg.RAuthAudiences = strings.Split(v, ",")
+	}
 	if err := fromFile(vars, "TRUSTED_ISSUERS"); err != nil {
 		return nil, &ConfigError{[]string{err.Error()}}
 	}
@@ -75,7 +79,7 @@ func openOperator(ctx context.Context, environ []string) (*operator, error) {
 		name += "@" + host
 	}
 	return &operator{
-		db: db, issuer: cfg.RAuthURL, issuers: cfg.issuers, caller: admin.Caller{Operator: name, Via: "command"},
+		db: db, issuer: cfg.RAuthURL, issuers: cfg.issuers, verified: cfg.verified, caller: admin.Caller{Operator: name, Via: "command"},
 		service: admin.New(admin.Config{DB: db, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Log: log}),
 	}, nil
 }

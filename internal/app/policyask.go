@@ -3,6 +3,7 @@ package app
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -26,6 +27,7 @@ import (
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
 	"iam-service/internal/preview"
+	"iam-service/internal/token"
 	embedded "iam-service/policies"
 )
 
@@ -44,13 +46,20 @@ type asking struct {
 	limit     time.Duration // of an evaluation of serve; 0: as usual
 }
 
+// openAsking opens them. issuer is whose subjects are asked about, if that is known: nobody is
+// let in whose issuer is not trusted, and that would be no answer to what was asked.
 func openAsking(ctx context.Context, environ []string, issuer string) (*asking, error) {
-	if issuer != "" { // with DATABASE_URL alone, the operator says whom to trust
-		environ = append(environ[:len(environ):len(environ)], "RAUTH_URL="+issuer)
+	environ, err := trusting(environ, issuer)
+	if err != nil {
+		return nil, err
 	}
 	o, err := openOperator(ctx, environ)
 	if err != nil {
 		return nil, err
+	}
+	if _, known := o.issuers.Find(issuer); !known && issuer != "" {
+		o.db.Close()
+		return nil, &ConfigError{[]string{fmt.Sprintf("%s is not trusted: set RAUTH_URL and TRUSTED_ISSUERS as for serve", issuer)}}
 	}
 	a := &asking{operator: o, headerMax: 3500}
 	settings := map[string]string{"unknown_users": "deny"}
@@ -86,6 +95,23 @@ func openAsking(ctx context.Context, environ []string, issuer string) (*asking, 
 		return nil, err
 	}
 	return a, nil
+}
+
+// trusting is environ with issuer in the place of RAUTH_URL, where that is not set and
+// TRUSTED_ISSUERS does not name it: with DATABASE_URL alone, it is R-Auth.
+func trusting(environ []string, issuer string) ([]string, error) {
+	if issuer == "" || env.ToMap(environ)["RAUTH_URL"] != "" {
+		return environ, nil
+	}
+	list, err := setting(environ, "TRUSTED_ISSUERS")
+	if err != nil {
+		return nil, err
+	}
+	var named []trustedIssuer
+	if err := json.Unmarshal([]byte(list), &named); err == nil && slices.ContainsFunc(named, func(t trustedIssuer) bool { return t.URL == issuer }) {
+		return environ, nil
+	}
+	return append(environ[:len(environ):len(environ)], "RAUTH_URL="+issuer), nil
 }
 
 func (a *asking) close() {
@@ -133,18 +159,26 @@ func policyExplainCommand(environ []string) *cobra.Command {
 		Short: "Say why somebody is let in or not, over the facts of now (needs DATABASE_URL alone)",
 		Long: "Say what is answered, which rules fired, and of those that grant the first condition that was not so, with its values.\n" +
 			"The policy is what is in force by the database, else the embedded one, or that of --policy. Of a token only the claims are\n" +
-			"looked at: its signature is not verified here. --decision needs DECISIONS_DATABASE_URL.",
+			"looked at: its signature is not verified here. --decision needs DECISIONS_DATABASE_URL. Issuers are trusted by RAUTH_URL and\n" +
+			"TRUSTED_ISSUERS, as serve takes them; where RAUTH_URL is not set, the issuer of who is asked about takes its place.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			a, err := openAsking(ctx, environ, issuer)
+			q, given, err := question(ctx, environ, issuer, subject, clientID, claims, tokenFile, decision)
+			if err != nil {
+				return err
+			}
+			whose := ""
+			if q.Token != nil {
+				whose = q.Token.Issuer
+			}
+			a, err := openAsking(ctx, environ, whose)
 			if err != nil {
 				return err
 			}
 			defer a.close()
-			q, err := a.question(ctx, environ, subject, clientID, claims, tokenFile, decision)
-			if err != nil {
-				return err
+			if env.ToMap(environ)["RAUTH_URL"] == "" && a.issuer != "" && a.issuer != issuer {
+				fmt.Fprintf(cmd.ErrOrStderr(), "RAUTH_URL is not set: %s is trusted in its place\n", a.issuer)
 			}
 			if decision == "" {
 				q.Tenant, q.Request = tenant, enrich.Request{Method: method, Path: path, RawPath: path, Gateway: "explain"}
@@ -153,14 +187,20 @@ func policyExplainCommand(environ []string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			x, err := explain.Over(a.facts, a.engine, a.issuers, a.headerMax).Explain(ctx, r, q)
-			if err != nil {
+			x := explained{}
+			if x.Explanation, err = explain.Over(a.facts, a.engine, a.issuers, a.headerMax).Explain(ctx, r, q); err != nil {
 				return err
+			}
+			if given != nil {
+				x.TokenRefused = a.refused(given)
 			}
 			if asJSON {
 				e := json.NewEncoder(cmd.OutOrStdout())
 				e.SetIndent("", "  ")
 				return e.Encode(x)
+			}
+			if x.TokenRefused != "" {
+				fmt.Fprintln(cmd.OutOrStdout(), "the gateway answers 401 whatever the policy says:", x.TokenRefused)
 			}
 			x.Text(cmd.OutOrStdout())
 			return nil
@@ -181,7 +221,23 @@ func policyExplainCommand(environ []string) *cobra.Command {
 	return cmd
 }
 
-func (a *asking) question(ctx context.Context, environ []string, subject, clientID, claims, tokenFile, decision string) (explain.Question, error) {
+// explained is an explanation, and what comes before any policy.
+type explained struct {
+	explain.Explanation
+	TokenRefused string `json:"token_refused,omitempty"`
+}
+
+// refused says why a gateway's token with these claims would be refused, its signature apart.
+func (a *asking) refused(claims map[string]any) string {
+	i := slices.IndexFunc(a.verified, func(i token.Issuer) bool { return i.URL == claims["iss"] })
+	if err := a.verified[i].Judge(claims, time.Now()); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// question is what is asked for, and all claims of the token where it is one that was issued.
+func question(ctx context.Context, environ []string, issuer, subject, clientID, claims, tokenFile, decision string) (explain.Question, map[string]any, error) {
 	ways := 0
 	for _, given := range []bool{subject != "" || clientID != "", tokenFile != "", decision != ""} {
 		if given {
@@ -189,13 +245,13 @@ func (a *asking) question(ctx context.Context, environ []string, subject, client
 		}
 	}
 	if ways != 1 {
-		return explain.Question{}, errors.New("say one of --subject (or --client-id), --token-file and --decision")
+		return explain.Question{}, nil, errors.New("say one of --subject (or --client-id), --token-file and --decision")
 	}
 	switch {
 	case decision != "":
 		kept, err := openKept(ctx, environ)
 		if err != nil {
-			return explain.Question{}, err
+			return explain.Question{}, nil, err
 		}
 		defer kept.Close()
 		d, found, err := kept.Get(ctx, decision)
@@ -203,44 +259,45 @@ func (a *asking) question(ctx context.Context, environ []string, subject, client
 			err = fmt.Errorf("there is no decision %s any more, or it never was recorded", decision)
 		}
 		if err != nil {
-			return explain.Question{}, err
+			return explain.Question{}, nil, err
 		}
-		return explain.FromRecord(d)
+		q, err := explain.FromRecord(d)
+		return q, nil, err
 	case tokenFile != "":
 		text, err := readAll(tokenFile)
 		if err != nil {
-			return explain.Question{}, err
+			return explain.Question{}, nil, err
 		}
 		parts := strings.Split(strings.TrimSpace(string(text)), ".")
 		if len(parts) != 3 {
-			return explain.Question{}, errors.New("--token-file: it is no JWT; an opaque token says nothing by itself, use --subject")
+			return explain.Question{}, nil, errors.New("--token-file: it is no JWT; an opaque token says nothing by itself, use --subject")
 		}
 		body, err := base64.RawURLEncoding.DecodeString(parts[1])
 		if err != nil {
-			return explain.Question{}, errors.New("--token-file: it is no JWT")
+			return explain.Question{}, nil, errors.New("--token-file: it is no JWT")
 		}
 		claims, err := object(body)
 		if err != nil {
-			return explain.Question{}, errors.New("--token-file: it is no JWT")
+			return explain.Question{}, nil, errors.New("--token-file: it is no JWT")
 		}
 		t, err := explain.FromClaims(claims, time.Now())
-		return explain.Question{Token: t}, err
+		return explain.Question{Token: t}, claims, err
 	}
 	more := map[string]any{}
 	if claims != "" {
 		var err error
 		if more, err = object([]byte(claims)); err != nil {
-			return explain.Question{}, fmt.Errorf("--claims: %w", err)
+			return explain.Question{}, nil, fmt.Errorf("--claims: %w", err)
 		}
 	}
 	if subject == "" {
 		subject = clientID
 	}
-	if a.issuer == "" {
-		return explain.Question{}, errors.New("say of which issuer the subject is: --issuer or RAUTH_URL")
+	if issuer = cmp.Or(issuer, env.ToMap(environ)["RAUTH_URL"]); issuer == "" {
+		return explain.Question{}, nil, errors.New("say of which issuer the subject is: --issuer or RAUTH_URL")
 	}
-	t, err := explain.Of(a.issuer, subject, clientID, more, time.Now())
-	return explain.Question{Token: t}, err
+	t, err := explain.Of(issuer, subject, clientID, more, time.Now())
+	return explain.Question{Token: t}, nil, err
 }
 
 // object reads a JSON object and keeps numbers as they are written.
@@ -267,7 +324,7 @@ func policyPreviewCommand(environ []string) *cobra.Command {
 	var workers int
 	cmd := &cobra.Command{
 		Use:   "preview FOLDER|BUNDLE",
-		Short: "Say who would gain and lose what under another policy, over one snapshot of the facts (needs DATABASE_URL alone)",
+		Short: "Say who would gain and lose what under another policy, over one snapshot of the facts (needs DATABASE_URL and RAUTH_URL)",
 		Long: "Ask what is in force (by the database, else the embedded policy, or that of --against) and the candidate the same questions, and compare:\n" +
 			"each question of preview/*.yaml, of each user in each tenant, and of each client. Without such files one question is asked: a minimal\n" +
 			"token, GET /. With --replay, decisions that were recorded lately are asked once more (DECISIONS_DATABASE_URL). GATEWAY_HEADERS,\n" +
@@ -286,7 +343,7 @@ func policyPreviewCommand(environ []string) *cobra.Command {
 			}
 			defer a.close()
 			if a.issuer == "" {
-				return &ConfigError{[]string{"RAUTH_URL is missing: whose users are asked about (or --issuer)"}}
+				return &ConfigError{[]string{"RAUTH_URL is missing (or --issuer): nobody is let in whose issuer is not trusted"}}
 			}
 			go TuneGC(ctx, previewAim) // it makes much garbage, and nothing else waits for the memory
 			c := preview.Config{Engine: a.engine, Issuers: a.issuers, HeaderMax: a.headerMax, Limit: a.limit, Facts: a.facts, Workers: workers}
@@ -339,7 +396,7 @@ func policyPreviewCommand(environ []string) *cobra.Command {
 	f.DurationVar(&replay, "replay", 0, "ask decisions once more that were recorded in this time, such as 24h")
 	f.StringVar(&export, "export", "", "file for all changes, as JSON lines")
 	f.StringSliceVar(&failOn, "fail-on", nil, "kinds of changes that make the command fail, for CI: any, "+strings.Join(preview.Kinds, ", "))
-	f.StringVar(&issuer, "issuer", "", "issuer of users' tokens; else RAUTH_URL")
+	f.StringVar(&issuer, "issuer", "", "issuer of users' tokens, where RAUTH_URL is not set")
 	f.IntVar(&workers, "workers", runtime.GOMAXPROCS(0), "questions that are asked at once")
 	f.BoolVar(&asJSON, "json", false, "JSON, for machines")
 	return cmd

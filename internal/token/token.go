@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -288,7 +289,7 @@ func (v *Verifier) Verify(ctx context.Context, raw, idp string, deadline time.Ti
 	sum := sha256.Sum256(append(room[:0], raw...))
 	if t, ok := v.cache.Get(sum); ok && v.stillGood(t, now) {
 		v.cache.Hit()
-		return t, v.inTime(t, idp, now)
+		return t, inTime(t, idp, now)
 	}
 	v.cache.Miss()
 	if left := now.Add(v.cfg.Wait); left.Before(deadline) {
@@ -307,7 +308,7 @@ func (v *Verifier) Verify(ctx context.Context, raw, idp string, deadline time.Ti
 	if err != nil {
 		return nil, err
 	}
-	if err := v.inTime(t, idp, now); err != nil {
+	if err := inTime(t, idp, now); err != nil {
 		return nil, err
 	}
 	t.weight = int64(len(raw))*weightOfText + 500
@@ -325,7 +326,7 @@ func (v *Verifier) stillGood(t *Token, now time.Time) bool {
 }
 
 // inTime is asked on every request, also for cached tokens.
-func (v *Verifier) inTime(t *Token, idp string, now time.Time) error {
+func inTime(t *Token, idp string, now time.Time) error {
 	switch {
 	case !now.Before(t.Expires):
 		return invalid("it expired at %s", t.Expires.UTC().Format(time.RFC3339))
@@ -461,6 +462,20 @@ func (is *issuer) token(claims map[string]any, now time.Time, only string) (*Tok
 		return nil, invalid("its claims: %w", err)
 	}
 	return t, nil
+}
+
+// Judge says what Verify would find wrong with the claims of a gateway's token of this issuer;
+// nobody asks about its signature. Where no audiences are known, any will do.
+func (i Issuer) Judge(claims map[string]any, now time.Time) error {
+	claims = maps.Clone(claims)
+	if len(i.Audiences) == 0 {
+		claims["aud"], i.Audiences = "any", []string{"any"}
+	}
+	t, err := (&issuer{Issuer: i}).token(claims, now, "")
+	if err != nil {
+		return err
+	}
+	return inTime(t, "", now)
 }
 
 // isAccessToken refuses what issuers sign with the same keys for other purposes:
