@@ -143,6 +143,9 @@ func decided(environ []string, action string, do func(context.Context, *admin.Wo
 			got, err = do(ctx, w, args)
 			return err
 		})
+		if iam.KindOf(err) == iam.NotFound && len(args) > 0 { // nothing is kept from an operator
+			return fmt.Errorf("there is no revision %s: say 12 or more of its first digits (iam-service policy list)", args[0])
+		}
 		if e, ok := errors.AsType[*iam.Error](err); ok && len(e.Fields) > 0 {
 			for _, f := range e.Fields {
 				fmt.Fprintf(cmd.ErrOrStderr(), "%s %s\n", f.Pointer, f.Detail)
