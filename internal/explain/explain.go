@@ -114,7 +114,7 @@ func (s *Service) Explain(ctx context.Context, r *policy.Revision, q Question) (
 			x.Status = http.StatusOK
 			x.Headers = map[string]string{}
 			for i, name := range s.Engine.Headers() {
-				if o.Answer.Values[i] != "" {
+				if name != http.CanonicalHeaderKey("X-Decision-ID") && o.Answer.Values[i] != "" { // of a decision that is recorded nowhere
 					x.Headers[name] = o.Answer.Values[i]
 				}
 			}
@@ -332,9 +332,13 @@ func (x Explanation) Text(w io.Writer) {
 		}
 	}
 	grants := func(set string) bool { return set == "grants" }
-	fired(grants, "granted by")
-	fired(func(set string) bool { return !grants(set) && (set != "refusals" || !x.Allow) }, "refused by")
-	if x.Allow {
+	by, granted := "granted by", x.Allow
+	if !x.Allow {
+		by, granted = "otherwise granted by", slices.ContainsFunc(x.Rules, func(r policy.Rule) bool { return r.Fired && grants(r.Set) })
+	}
+	fired(func(set string) bool { return !grants(set) && (set != "refusals" || !granted) }, "refused by")
+	fired(grants, by)
+	if granted {
 		x.facts(w)
 		return
 	}
