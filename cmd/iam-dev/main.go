@@ -94,6 +94,7 @@ func run(ctx context.Context, args, environ []string) error {
 	return app.Serve(ctx, cfg, log, func(a app.Addrs) {
 		gateway := strings.Replace(a.Gateway, "[::]", "127.0.0.1", 1)
 		fmt.Printf("\niam-service is ready. Paste into another terminal:\n%s\n", devstack.Curls(gateway, strings.Replace(a.Admin, "[::]", "127.0.0.1", 1), stack.RAuth.Issuer))
+		fmt.Printf("What commands of iam-service need:\n  export DATABASE_URL='%[1]s' DECISIONS_DATABASE_URL='%[1]s' RAUTH_URL=%[2]s\n\n", stack.Postgres.URL, stack.RAuth.Issuer)
 		if cfg.PolicyBundle != "" {
 			fmt.Printf("Edit the Rego in %s: it is in force within two seconds.\nWhat operators see: http://%s/readyz?verbose /metrics /policy/status\nCtrl-C stops it; data stays in %s, --fresh starts over.\n\n",
 				cfg.PolicyBundle, strings.Replace(a.Ops, "[::]", "127.0.0.1", 1), *dir)
