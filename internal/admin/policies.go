@@ -120,8 +120,8 @@ func (w *Work) ActivatePolicy(ctx context.Context, ref string, a Activation) (ia
 	}
 	if a.Preview != "" {
 		p, found, err := w.tx.PolicyPreview(ctx, a.Preview)
-		if err == nil && (!found || p.Candidate != r.Digest || p.State != "done") {
-			err = iam.Refuse([]iam.FieldError{{Pointer: "/preview", Detail: "must be a preview of this revision that is done"}})
+		if err == nil && (!found || p.Candidate != r.Digest || p.State != "done" || current.Digest != "" && p.Against != current.Digest) {
+			err = iam.Refuse([]iam.FieldError{{Pointer: "/preview", Detail: "must be a preview of this revision against the one in force, and done"}})
 		}
 		if err != nil {
 			return current, err

@@ -90,6 +90,12 @@ func TestAPreviewNamesWhoLosesWhat(t *testing.T) {
 	if r := w.want(200, "paula", "GET", "/v1/policy", nil); r.field("last_activation", "preview") != id {
 		t.Errorf("the preview is not kept: %s", r)
 	}
+	next := w.upload(201, "paula", w.named("next"))
+	of := w.want(202, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": next, "against": next}).text("id")
+	w.eventually(func() bool {
+		return w.want(200, "paula", "GET", "/v1/policy/previews/"+of, nil).text("state") == "done"
+	})
+	w.want(422, "paula", "POST", "/v1/policy/revisions/"+next+":activate", map[string]any{"preview": of}) // it says nothing of what is in force
 	w.want(422, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": candidate, "replay": "soon"})
 	w.want(422, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": candidate, "questions": []any{map[string]any{"title": "q", "token": map[string]any{"sub": "root"}}}})
 	w.want(404, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": "000000000000"})
@@ -241,7 +247,7 @@ func TestAPreviewEqualsWhatActivationChanges(t *testing.T) {
 		_, err = preview.Run(ctx, preview.Config{
 			Engine: w.engine, Issuers: w.issuers, Base: base, Candidate: candidate, Questions: []preview.Question{question}, Facts: m, Workers: 2,
 			OnChange: func(c preview.Change) error {
-				if c.Kind != preview.Reasons && slices.Contains(subjects, c.Subject) {
+				if c.Kind != preview.Reasons && !c.Outsider && slices.Contains(subjects, c.Subject) {
 					var headers []string
 					for _, h := range c.Headers {
 						headers = append(headers, fmt.Sprint(h.Name, " ", h.Before, " > ", h.After))
@@ -297,6 +303,71 @@ func TestAPreviewEqualsWhatActivationChanges(t *testing.T) {
 	}
 	if changes < rounds {
 		t.Errorf("only %d changes in %d rounds: the policies are too much alike", changes, rounds)
+	}
+}
+
+const letsAnybodyIn = `_is_member if _known
+
+# METADATA
+# title: Anybody
+# description: Whoever asks for a tenant is let in.
+# custom:
+#   code: anybody
+grants contains _reason(rego.metadata.rule()) if input.request.tenant_hint
+`
+
+// A policy that lets in who does not belong there changes nothing for members: the preview
+// asks about the others, too.
+func TestAPreviewAsksAboutThoseWhoDoNotBelong(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	prepared := func(packed []byte) *policy.Revision {
+		t.Helper()
+		c, err := w.engine.Unpack("test", packed, true)
+		w.ok(err)
+		r, err := w.engine.Prepare(ctx, c)
+		w.ok(err)
+		return r
+	}
+	open := prepared(w.bundleOf(func(c *policy.Candidate) {
+		c.Modules["iam/claims/more.rego"] = "package iam.claims\n\n" + letsAnybodyIn
+		c.Data["iam"].(map[string]any)["config"].(map[string]any)["anonymous"] = map[string]any{"paths": []any{"/"}}
+	}))
+	m, err := w.db.Snapshot(ctx)
+	w.ok(err)
+	defer m.Close()
+	gains := map[string]bool{}
+	var done, total int64
+	report, err := preview.Run(ctx, preview.Config{
+		Engine: w.engine, Issuers: w.issuers, Base: prepared(w.named("before")), Candidate: open, Facts: m,
+		OnProgress: func(d, t int64) { done, total = d, t },
+		OnChange: func(c preview.Change) error {
+			if c.Kind == preview.Gains && c.Outsider {
+				gains[c.Subject+" in "+c.Tenant] = true
+			}
+			return nil
+		},
+	})
+	w.ok(err)
+	for _, want := range []string{" in ", " in acme", preview.Unknown + " in acme", preview.Unknown + " in globex"} {
+		if !gains[want] {
+			t.Errorf("%q is not among those who gain: %v", want, gains)
+		}
+	}
+	for _, tenant := range []string{"acme", "globex"} {
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(gains)), func(who string) bool {
+			return strings.HasSuffix(who, " in "+tenant) && !strings.HasPrefix(who, " ") && !strings.HasPrefix(who, preview.Unknown)
+		}) {
+			t.Errorf("no user of another tenant gains in %s: %v", tenant, gains)
+		}
+	}
+	if report.Of(preview.Gains) < int64(len(gains)) || done != total {
+		t.Errorf("counted are %v, done are %d of %d", report.Outsiders.Counts, done, total)
+	}
+	var text strings.Builder
+	report.Text(&text)
+	if !strings.Contains(text.String(), "    nobody in acme\n") {
+		t.Errorf("it says %s", &text)
 	}
 }
 

@@ -63,12 +63,25 @@ func (s *Snapshot) Client(ctx context.Context, issuer, clientID string) (iam.Cli
 	return clientFacts(ctx, s.look, issuer, clientID)
 }
 
-// Count is how many users, memberships and clients there are, clients of a tenant twice: so
-// often is each question asked.
-func (s *Snapshot) Count(ctx context.Context) (n int64, err error) {
+// Count is how many users, memberships and clients there are, clients of a tenant twice, and
+// how many tenants.
+func (s *Snapshot) Count(ctx context.Context) (who, tenants int64, err error) {
 	_, err = s.look(ctx, `
-		SELECT (SELECT count(*) FROM memberships) + (SELECT count(*) + count(tenant) FROM clients) + (SELECT count(*) FROM users)`, nil, &n)
-	return n, wrap("count whom there is", err)
+		SELECT (SELECT count(*) FROM memberships) + (SELECT count(*) + count(tenant) FROM clients) + (SELECT count(*) FROM users),
+		       (SELECT count(*) FROM tenants)`, nil, &who, &tenants)
+	return who, tenants, wrap("count whom there is", err)
+}
+
+// Tenants lists the ids of tenants, after one.
+func (s *Snapshot) Tenants(ctx context.Context, after string, limit int) ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rows, err := s.tx.Query(ctx, `SELECT id FROM tenants WHERE id > $1 ORDER BY id LIMIT $2`, after, limit)
+	if err != nil {
+		return nil, wrap("list tenants", err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return list, wrap("list tenants", err)
 }
 
 // Users lists users with their memberships by our ids, after one.

@@ -8,6 +8,7 @@
 // syntax.
 //
 //	snapshot ─▶ user × tenant × question ─▶ base, candidate ─▶ the same? ─no─▶ group, export
+//	snapshot ─▶ tenant × who does not belong there × question ─▶ the same
 //	recorded decisions ─────────────────────▶ the same over the facts of the snapshot
 package preview
 
@@ -29,18 +30,20 @@ import (
 	"iam-service/internal/explain"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
+	"iam-service/internal/token"
 )
 
 // Facts are all of the directory, at one moment.
 type Facts interface {
 	directory.Loader
-	Count(ctx context.Context) (int64, error)
+	Count(ctx context.Context) (who, tenants int64, err error)
+	Tenants(ctx context.Context, after string, limit int) ([]string, error)
 	Users(ctx context.Context, after string, limit int) ([]iam.UserFacts, error)
 	Clients(ctx context.Context, issuer, clientID string, limit int) ([]iam.Client, error)
 }
 
-// Question is asked of each user in each of their tenants, and of each client:
-// preview/*.yaml.
+// Question is asked of each user in each of their tenants, of each client, and of outsiders in
+// each tenant: preview/*.yaml.
 type Question struct {
 	Title   string         `json:"title"`
 	Token   map[string]any `json:"token,omitempty"` // claims beside iss, sub and client_id
@@ -130,7 +133,8 @@ type Change struct {
 	Issuer   string   `json:"issuer,omitempty"`
 	Subject  string   `json:"subject,omitempty"`
 	ClientID string   `json:"client_id,omitempty"`
-	Tenant   string   `json:"tenant,omitempty"` // that is asked for
+	Tenant   string   `json:"tenant,omitempty"`   // that is asked for
+	Outsider bool     `json:"outsider,omitempty"` // does not belong there
 	Before   Outcome  `json:"before"`
 	After    Outcome  `json:"after"`
 	Headers  []Header `json:"headers,omitempty"`       // that differ
@@ -185,6 +189,7 @@ type Report struct {
 	At        time.Time `json:"at" doc:"the moment of the facts"`
 	Took      string    `json:"took"`
 	Directory Section   `json:"directory"`
+	Outsiders Section   `json:"outsiders" doc:"in each tenant: nobody, somebody unknown, a user and a client who do not belong there"`
 	Replayed  *Section  `json:"replayed,omitempty" doc:"recorded decisions, over the facts of that moment"`
 }
 
@@ -195,6 +200,9 @@ const (
 	groupsMost = 500
 	evalLimit  = 5 * time.Second // of one question
 	replayMost = 100_000         // recorded decisions that are asked once more
+
+	strangersMost   = 100 // users who are asked about in others' tenants, and as many clients
+	strangersOfPage = 10  // ids say nothing of who comes first
 )
 
 // Config of a preview.
@@ -222,7 +230,9 @@ type run struct {
 	total int64
 
 	mu       sync.Mutex
-	sections [2]section // of the directory, of what is replayed
+	sections [3]section
+
+	strangers []enquired // users and clients from everywhere, who are outsiders in most tenants
 }
 
 type section struct {
@@ -246,20 +256,24 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	for _, q := range c.Questions {
 		report.Questions = append(report.Questions, q.Title)
 	}
-	n, err := c.Facts.Count(ctx)
+	who, tenants, err := c.Facts.Count(ctx)
 	if err != nil {
 		return report, err
 	}
-	r.total = n * int64(len(c.Questions))
+	r.total = (who + tenants + 1) * int64(len(c.Questions))
 	if err := r.directory(ctx); err != nil {
 		return report, err
 	}
-	report.Directory = r.sections[0].sorted()
+	report.Directory = r.sections[ofDirectory].sorted()
+	if err := r.outsiders(ctx); err != nil {
+		return report, err
+	}
+	report.Outsiders = r.sections[ofOutsiders].sorted()
 	if c.Replay != nil {
 		if err := r.replay(ctx); err != nil {
 			return report, err
 		}
-		replayed := r.sections[1].sorted()
+		replayed := r.sections[ofRecords].sorted()
 		report.Replayed = &replayed
 	}
 	report.Took = time.Since(began).Round(time.Millisecond).String()
@@ -325,8 +339,11 @@ func (r *run) directory(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			for _, u := range page {
+			for i, u := range page {
 				r.users.hold(u)
+				if i < strangersOfPage && len(r.strangers) < strangersMost {
+					r.strangers = append(r.strangers, userOf(u))
+				}
 				if err := give(func(ctx context.Context) error { return r.user(ctx, u) }); err != nil {
 					return err
 				}
@@ -341,8 +358,11 @@ func (r *run) directory(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			for _, c := range page {
-				if err := give(func(ctx context.Context) error { return r.client(ctx, c) }); err != nil {
+			for i, c := range page {
+				if i < strangersOfPage && len(r.strangers) < 2*strangersMost {
+					r.strangers = append(r.strangers, clientOf(c))
+				}
+				if err := give(func(ctx context.Context) error { return r.questions(ctx, clientOf(c)) }); err != nil {
 					return err
 				}
 				issuer, clientID = c.Issuer, c.ClientID
@@ -357,48 +377,132 @@ func (r *run) directory(ctx context.Context) error {
 
 func (r *run) user(ctx context.Context, u iam.UserFacts) error {
 	defer r.users.drop(u)
-	tenants := []string{""} // where they ask for none
+	return r.questions(ctx, userOf(u))
+}
+
+// Places of sections.
+const (
+	ofDirectory = iota
+	ofRecords
+	ofOutsiders
+)
+
+// Unknown is the subject of whom nobody knows.
+const Unknown = "somebody-nobody-knows"
+
+// enquired is who is asked about.
+type enquired struct {
+	of                        string // users, clients; empty: nobody, who has no token
+	issuer, subject, clientID string
+	tenants                   []string // theirs, and "": they ask for none
+}
+
+func userOf(u iam.UserFacts) enquired {
+	who := enquired{of: "users", issuer: u.Issuer, subject: u.Subject, tenants: []string{""}}
 	for _, m := range u.Memberships {
-		tenants = append(tenants, m.Tenant)
+		who.tenants = append(who.tenants, m.Tenant)
 	}
-	return r.questions(ctx, "users", u.Issuer, u.Subject, "", tenants)
+	return who
 }
 
-func (r *run) client(ctx context.Context, c iam.Client) error {
-	tenants := []string{""}
+func clientOf(c iam.Client) enquired {
+	who := enquired{of: "clients", issuer: c.Issuer, subject: c.ClientID, clientID: c.ClientID, tenants: []string{""}}
 	if c.Tenant != "" {
-		tenants = append(tenants, c.Tenant)
+		who.tenants = append(who.tenants, c.Tenant)
 	}
-	return r.questions(ctx, "clients", c.Issuer, c.ClientID, c.ClientID, tenants)
+	return who
 }
 
-func (r *run) questions(ctx context.Context, who, issuer, subject, clientID string, tenants []string) error {
+func (r *run) questions(ctx context.Context, who enquired) error {
 	for _, q := range r.Questions {
-		if q.of(who) {
-			t, err := explain.Of(issuer, subject, clientID, q.Token, r.now)
-			if err != nil {
-				return err
-			}
-			asked := enrich.Question{Request: enrich.Request{
-				Gateway: "preview", Method: q.Request.Method, Scheme: q.Request.Scheme, Host: q.Request.Host, Path: q.Request.Path, RawPath: q.Request.Path,
-			}}
-			for _, tenant := range tenants {
-				asked.TenantHint = tenant
-				c, _, err := r.both.ask(ctx, r.Base, r.Candidate, t, asked, r.now)
-				if err != nil {
-					return err
-				}
-				c.Question, c.Issuer, c.Subject, c.ClientID, c.Tenant = q.Title, issuer, subject, clientID, tenant
-				if err := r.count(0, c); err != nil {
+		if q.of(who.of) {
+			for _, tenant := range who.tenants {
+				if err := r.ask(ctx, ofDirectory, q, who, tenant); err != nil {
 					return err
 				}
 			}
 		}
-		if done := r.done.Add(int64(len(tenants))); r.OnProgress != nil {
-			r.OnProgress(done, r.total)
-		}
+		r.progress(len(who.tenants))
 	}
 	return nil
+}
+
+func (r *run) progress(n int) {
+	if done := r.done.Add(int64(n)); r.OnProgress != nil {
+		r.OnProgress(done, r.total)
+	}
+}
+
+// ask asks one question about one of them, and counts what comes of it in a section.
+func (r *run) ask(ctx context.Context, place int, q Question, who enquired, tenant string) error {
+	var t *token.Token
+	if who.of != "" {
+		var err error
+		if t, err = explain.Of(who.issuer, who.subject, who.clientID, q.Token, r.now); err != nil {
+			return err
+		}
+	}
+	c, _, err := r.both.ask(ctx, r.Base, r.Candidate, t, enrich.Question{TenantHint: tenant, Request: enrich.Request{
+		Gateway: "preview", Method: q.Request.Method, Scheme: q.Request.Scheme, Host: q.Request.Host, Path: q.Request.Path, RawPath: q.Request.Path,
+	}}, r.now)
+	if err != nil {
+		return err
+	}
+	c.Question, c.Issuer, c.Subject, c.ClientID, c.Tenant, c.Outsider = q.Title, who.issuer, who.subject, who.clientID, tenant, place == ofOutsiders
+	return r.count(place, c)
+}
+
+// outsiders asks about those who do not belong to a tenant, in each: nobody, somebody whom
+// nobody knows, and some of the strangers. A policy that lets them in changes nothing for
+// members.
+func (r *run) outsiders(ctx context.Context) error {
+	start := 0
+	in := func(tenant string) error {
+		asked := []enquired{{}}
+		for _, issuer := range r.Issuers {
+			asked = append(asked, enquired{of: "users", issuer: issuer.URL, subject: Unknown})
+		}
+		if tenant != "" {
+			found := map[string]bool{}
+			for i := 0; i < len(r.strangers) && len(found) < 2; i++ {
+				s := r.strangers[(start+i)%len(r.strangers)]
+				if !found[s.of] && !slices.Contains(s.tenants, tenant) {
+					found[s.of] = true
+					asked = append(asked, s)
+				}
+			}
+			start++
+		}
+		for _, q := range r.Questions {
+			for _, who := range asked {
+				if who.of == "" || q.of(who.of) {
+					if err := r.ask(ctx, ofOutsiders, q, who, tenant); err != nil {
+						return err
+					}
+				}
+			}
+			r.progress(1)
+		}
+		return nil
+	}
+	if err := in(""); err != nil {
+		return err
+	}
+	for after := ""; ; {
+		page, err := r.Facts.Tenants(ctx, after, pageSize)
+		if err != nil {
+			return err
+		}
+		for _, tenant := range page {
+			if err := in(tenant); err != nil {
+				return err
+			}
+			after = tenant
+		}
+		if len(page) < pageSize {
+			return nil
+		}
+	}
 }
 
 // count notes the outcome of one question.
@@ -464,7 +568,7 @@ func (r *run) replay(ctx context.Context) error {
 	return r.Replay(ctx, func(d iam.RecordedDecision) error {
 		q, err := explain.FromRecord(d)
 		if err != nil || len(explain.Unknown(r.Base, q))+len(explain.Unknown(r.Candidate, q)) > 0 {
-			r.sections[1].NotReplayable++
+			r.sections[ofRecords].NotReplayable++
 			return nil
 		}
 		c, facts, err := r.both.ask(ctx, r.Base, r.Candidate, q.Token, enrich.Question{TenantHint: q.Tenant, Request: q.Request}, q.Now)
@@ -475,7 +579,7 @@ func (r *run) replay(ctx context.Context) error {
 			return err
 		}
 		c.Decision, c.Issuer, c.Subject, c.ClientID, c.Tenant = d.ID, d.Issuer, d.Subject, d.ClientID, d.Tenant
-		return r.count(1, c)
+		return r.count(ofRecords, c)
 	})
 }
 
@@ -521,7 +625,7 @@ func (s Section) Changed() int64 {
 
 // Of is how many changes of a kind there are, in all sections.
 func (r Report) Of(kind string) int64 {
-	n := r.Directory.Counts[kind]
+	n := r.Directory.Counts[kind] + r.Outsiders.Counts[kind]
 	if r.Replayed != nil {
 		n += r.Replayed.Counts[kind]
 	}

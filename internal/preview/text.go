@@ -1,6 +1,7 @@
 package preview
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -18,6 +19,8 @@ func (r Report) Text(w io.Writer) {
 	fmt.Fprintf(w, "revision %s %s against %s, over the facts of %s\n", r.Candidate, r.Name, r.Against, r.At.Format(time.RFC3339))
 	fmt.Fprintf(w, "asked of each user in each tenant, and of each client: %s\n", strings.Join(r.Questions, "; "))
 	r.Directory.text(w)
+	fmt.Fprintln(w, "\nin each tenant, of those who do not belong there: nobody (without a token), somebody unknown, a user and a client:")
+	r.Outsiders.text(w)
 	if r.Replayed != nil {
 		fmt.Fprintln(w, "\nrecorded decisions, asked once more:")
 		r.Replayed.text(w)
@@ -48,7 +51,7 @@ func (s Section) text(w io.Writer) {
 			fmt.Fprintf(w, "  headers: %s\n", strings.Join(g.Headers, ", "))
 		}
 		for _, who := range g.Sample {
-			name := who.Subject
+			name := cmp.Or(who.Subject, "nobody")
 			if who.Tenant != "" {
 				name += " in " + who.Tenant
 			}
