@@ -56,7 +56,8 @@ func (s *Store) Reading(a Asker, deadline time.Time) *Reading {
 // Waited is how long this reading waited for loads so far.
 func (r *Reading) Waited() time.Duration { return r.waited }
 
-// EnumerationError says that a policy walks over a collection of the directory.
+// EnumerationError says that a policy walks over a collection of the directory. Its path ends
+// with the kind: what follows can be what a token says.
 type EnumerationError struct{ Path string }
 
 func (e *EnumerationError) Error() string {
@@ -107,7 +108,7 @@ func split(path storage.Path) (kd Kind, first, second string, rest storage.Path,
 		return 0, "", "", nil, errNotFound
 	}
 	if len(path) < depth {
-		return 0, "", "", nil, &EnumerationError{strings.Join(path, "/")}
+		return 0, "", "", nil, &EnumerationError{Root + "/" + path[1]}
 	}
 	if depth == 4 {
 		second = path[3]

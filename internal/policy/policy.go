@@ -481,7 +481,24 @@ func (r *Revision) failure(entrypoint string, err error, ev *evaluation) error {
 		return &iam.Error{Kind: iam.Unavailable, Code: "policy_timeout", Detail: "the policy did not answer in time",
 			Cause: fmt.Errorf("evaluate %s at %s: %w", entrypoint, r.ID, err)}
 	}
-	return brokenAt(entrypoint, r, "%w", err)
+	return brokenAt(entrypoint, r, "%w", withoutValues(err))
+}
+
+// withoutValues is an error of OPA's as far as it may be told: where it happened, its code and
+// the builtin. Its message can hold what a token says, and errors are logged and kept.
+func withoutValues(err error) error {
+	e, ok := errors.AsType[*topdown.Error](err)
+	if !ok {
+		return err // our store's, which names no value
+	}
+	said := e.Code
+	if e.Location.HasFile() { // else it is a text
+		said = e.Location.String() + ": " + said
+	}
+	if name, _, _ := strings.Cut(e.Message, ":"); ast.BuiltinMap[name] != nil {
+		said += ": " + name
+	}
+	return errors.New(said)
 }
 
 func broken(r *Revision, format string, args ...any) error {

@@ -33,6 +33,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/storage"
 
+	"iam-service/internal/directory"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/policy/authoring"
@@ -277,6 +278,33 @@ func TestAnAnswerOfAnotherShapeIsAnError(t *testing.T) {
 				t.Errorf("got %+v, %v", d, err)
 			}
 		})
+	}
+}
+
+// What an error says is logged and kept. It tells where to look, and nothing of the token.
+func TestAnErrorNamesNoValueOfTheToken(t *testing.T) {
+	t.Parallel()
+	const planted = "PLANTED-SECRET-1"
+	store, err := directory.NewStatic(map[string]any{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ body, want string }{
+		"a date":              {`decision := {"allow": time.parse_rfc3339_ns(input.token.x) > 0}`, "p.rego:3: eval_builtin_error: time.parse_rfc3339_ns"},
+		"a number":            {`decision := {"allow": to_number(input.token.x) > 0}`, "p.rego:3: eval_builtin_error: to_number"},
+		"in a function":       {"f(x) := to_number(x)\n\ndecision := {\"allow\": f(input.token.x) > 0}", "p.rego:3: eval_builtin_error: to_number"},
+		"another type":        {`decision := {"allow": sum(input.token.list) > 0}`, "p.rego:3: eval_type_error: sum"},
+		"a contradiction":     {`decision := {"allow": count({input.token.x: v | some v in [1, 2]}) > 0}`, "p.rego:3: eval_conflict_error"},
+		"a walk over a realm": {`decision := {"allow": count(data.directory.users[input.token.x]) > 0}`, "data.directory.users cannot be enumerated"},
+	} {
+		e := engine(t)
+		if err := offer(t, e, rule(c.body)); err != nil {
+			t.Fatal(err)
+		}
+		_, err := decideFor(e, map[string]any{"x": planted, "list": []any{planted}}, store)
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), planted) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
 	}
 }
 
