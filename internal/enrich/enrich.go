@@ -402,13 +402,13 @@ func (s *Service) refuse(ctx context.Context, err error, r *policy.Revision, ask
 	}
 	s.cfg.OnDecision("denied", a.Code, 0)
 	record()
-	level := slog.LevelDebug // anybody can send nonsense: not worth a line each
+	level, issuer := slog.LevelDebug, "" // anybody can send nonsense: not worth a line each
 	if t != nil {
-		level = slog.LevelInfo
+		level, issuer = slog.LevelInfo, t.Issuer
 	}
-	if s.cfg.Log.Enabled(ctx, level) {
-		s.cfg.Log.LogAttrs(ctx, level, "refused", append(who(q, t), slog.String("code", a.Code), slog.Any("err", err))...)
-	}
+	// Who it was and what was asked for is the decision log's to tell: it masks.
+	s.cfg.Log.LogAttrs(ctx, level, "refused", slog.String("gateway", q.Request.Gateway), slog.String("issuer", issuer),
+		slog.String("decision_id", a.DecisionID), slog.String("code", a.Code), slog.Any("err", err))
 	return a, nil
 }
 
@@ -462,16 +462,4 @@ func (s *Service) repeat(r *policy.Revision, k *kept, asked *policy.Question, q 
 	if shadowed {
 		s.cfg.Shadow(e)
 	}
-}
-
-// who names the parties by pseudonymous ids.
-func who(q *Question, t *token.Token) []slog.Attr {
-	attrs := []slog.Attr{
-		slog.String("gateway", q.Request.Gateway), slog.String("method", q.Request.Method), slog.String("path", q.Request.Path),
-		slog.String("tenant_hint", q.TenantHint),
-	}
-	if t != nil {
-		attrs = append(attrs, slog.String("issuer", t.Issuer), slog.String("subject", t.Subject), slog.String("client_id", t.ClientID))
-	}
-	return attrs
 }

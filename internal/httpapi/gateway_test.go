@@ -686,6 +686,31 @@ func TestNoTokenIsLogged(t *testing.T) {
 	}
 }
 
+// What is not to be written down of a decision stands in no other line either.
+func TestARefusalIsLoggedAsMaskedAsADecision(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{fields: []string{"token.iss", "request.method"}})
+	_, err := w.db.PutUser(ctx, iam.User{Issuer: w.rauth.Issuer, Subject: "planted-subject", Status: iam.UserActive, TokensNotBefore: time.Now().Add(time.Minute)})
+	w.ok(err)
+	raw := bearer(w.mint("planted-subject", map[string]any{"client_id": "planted-client"}))
+	const link = "eyJhbGciOiJub25lIn0.eyJwIjoxfQ.c2ln"
+	status, _, body := w.ask(get, raw, "X-Forwarded-Uri: /reset/"+link, "X-Forwarded-Method: "+link, "X-Active-Tenant-ID: planted-tenant")
+	_, id, _ := strings.Cut(strings.TrimSuffix(body, "\"}\n"), `"instance":"/decisions/`)
+	if status != 401 || id == "" {
+		t.Fatalf("%d %s", status, body)
+	}
+	w.eventually(func() bool { return strings.Contains(w.logs.String(), `"msg":"decision"`) }) // it is written aside
+	logs := w.logs.String()
+	if !regexp.MustCompile(`"msg":"refused","gateway":"generic","issuer":"` + w.rauth.Issuer + `","decision_id":"` + id + `","code":"token_revoked"`).MatchString(logs) {
+		t.Errorf("the log does not say what was refused: %s", logs)
+	}
+	for _, secret := range []string{"planted", "/reset", link} {
+		if strings.Contains(logs, secret) {
+			t.Errorf("the log tells %s: %s", secret, logs)
+		}
+	}
+}
+
 // Whatever comes, 200 is for verified subjects.
 func FuzzEnrich(f *testing.F) {
 	f.Add("GET", "/system/enrich-token", "Bearer x", "acme", "/a", "1.2.3.4")

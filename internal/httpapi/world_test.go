@@ -75,7 +75,8 @@ type world struct {
 }
 
 type settings struct {
-	decisions bool // they can be found again
+	decisions bool     // they can be found again
+	fields    []string // of them that are written down
 	untrusted bool
 	unknown   string
 	headers   []string
@@ -181,7 +182,7 @@ func newWorld(t testing.TB, s settings) *world {
 		t.Cleanup(kept.Close)
 		sinks, findable = append(sinks, decisions.Keep(kept.Add)), kept
 	}
-	recorded := decisions.New(decisions.Config{Headers: w.engine.Headers(), Log: log, Sinks: sinks})
+	recorded := decisions.New(decisions.Config{Fields: s.fields, Headers: w.engine.Headers(), Log: log, Sinks: sinks})
 	t.Cleanup(recorded.Close)
 	var beneath *preview.Shadow
 	enricher := enrich.New(enrich.Config{
