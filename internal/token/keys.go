@@ -110,7 +110,7 @@ func (is *issuer) key(ctx context.Context, kid string, now, deadline time.Time) 
 		if k := set.byID[kid]; k != nil {
 			return k, nil
 		}
-		return nil, invalid("its issuer has no key %q", kid)
+		return nil, invalid("its issuer %s has no key of its kid", is.URL)
 	}
 	return nil, unavailable("keys_unavailable", fmt.Errorf("the keys of %s are older than %s", is.URL, is.v.cfg.MaxAge))
 }

@@ -267,8 +267,8 @@ func NewClient() *http.Client {
 // Stats returns the figures of the cache.
 func (v *Verifier) Stats() bounded.Stats { return v.cache.Stats() }
 
-// invalid says that a token is wrong. What is wrong goes to the log; the caller
-// learns only that it is.
+// invalid says that a token is wrong. What is wrong goes to the log, so it holds no value of
+// the token's; the caller learns only that it is.
 func invalid(format string, args ...any) error {
 	return &iam.Error{Kind: iam.Unauthenticated, Code: "invalid_token", Detail: "the token is not valid", Cause: fmt.Errorf(format, args...)}
 }
@@ -374,7 +374,7 @@ func (v *Verifier) keyFor(ctx context.Context, t *jwt.Token, claims jwt.MapClaim
 	}
 	typ, _ := t.Header["typ"].(string) // absent is not accepted
 	if !slices.Contains(is.Types, strings.TrimPrefix(strings.ToLower(typ), "application/")) {
-		return nil, nil, invalid("typ %q is not one of %v", typ, is.Types)
+		return nil, nil, invalid("its header typ is none of %v", is.Types)
 	}
 	for _, h := range []string{"crit", "zip", "b64"} { // we understand no extension (RFC 7515, section 4.1.11)
 		if _, there := t.Header[h]; there {
@@ -447,7 +447,7 @@ func (is *issuer) token(claims map[string]any, now time.Time, only string) (*Tok
 		return nil, invalid("it names neither a subject nor a client")
 	}
 	if only == "" && len(is.AuthorizedParties) > 0 && !slices.Contains(is.AuthorizedParties, t.ClientID) {
-		return nil, invalid("it was issued to %q, which is no authorized party", t.ClientID)
+		return nil, invalid("it was issued to who is no authorized party")
 	}
 	if _, bound := claims["cnf"]; bound {
 		return nil, invalid("it is bound to a key (cnf), and no proof can be checked here")
@@ -488,10 +488,10 @@ func isAccessToken(claims map[string]any) error {
 		}
 	}
 	if typ, there := claims["typ"]; there && typ != "Bearer" {
-		return invalid("its claim typ is %v, not Bearer", typ)
+		return invalid("its claim typ is not Bearer")
 	}
 	if use, there := claims["token_use"]; there && use != "access_token" && use != "access" {
-		return invalid("its token_use is %v", use)
+		return invalid("its token_use is neither access_token nor access")
 	}
 	return nil
 }

@@ -269,8 +269,8 @@ func TestEveryCheckOfATokenHolds(t *testing.T) {
 		"bound to a key":                {w.sign(nil, map[string]any{"cnf": map[string]any{"jkt": "x"}}), "cnf"},
 		"an ID token by nonce":          {w.sign(nil, map[string]any{"nonce": "n"}), "nonce"},
 		"an ID token by at_hash":        {w.sign(nil, map[string]any{"at_hash": "h"}), "at_hash"},
-		"an ID token of Keycloak":       {w.sign(nil, map[string]any{"typ": "ID"}), "typ is ID"},
-		"a refresh token of Keycloak":   {w.sign(nil, map[string]any{"typ": "Refresh"}), "typ is Refresh"},
+		"an ID token of Keycloak":       {w.sign(nil, map[string]any{"typ": "ID"}), "typ is not Bearer"},
+		"a refresh token of Keycloak":   {w.sign(nil, map[string]any{"typ": "Refresh"}), "typ is not Bearer"},
 		"a refresh token by use":        {w.sign(nil, map[string]any{"token_use": "refresh_token"}), "token_use"},
 	} {
 		w.invalid(name, c.raw, c.want)
@@ -292,6 +292,23 @@ func TestAnotherKindOfTokenIsAcceptedOnlyWhereTheDeploymentSaysSo(t *testing.T) 
 	w.invalid("an ID token", w.sign(map[string]any{"typ": "JWT"}, map[string]any{"nonce": "n"}), "nonce")
 	w.invalid("another party", w.sign(nil, map[string]any{"client_id": "other"}), "no authorized party")
 	w.invalid("another party by azp", w.sign(nil, map[string]any{"client_id": nil, "azp": "other"}), "no authorized party")
+}
+
+// Why a token is refused is logged, whoever sent it.
+func TestARefusalNamesNothingOfTheToken(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *Config) { c.Issuers[0].AuthorizedParties = []string{"web"} })
+	const planted = "planted"
+	for name, raw := range map[string]string{
+		"typ of the header": w.sign(map[string]any{"typ": planted}, nil), "kid": w.sign(map[string]any{"kid": planted}, nil), "alg": w.sign(map[string]any{"alg": planted}, nil),
+		"iss": w.sign(nil, map[string]any{"iss": planted}), "aud": w.sign(nil, map[string]any{"aud": planted}), "exp": w.sign(nil, map[string]any{"exp": planted}),
+		"sub": w.sign(nil, map[string]any{"sub": planted + "\n"}), "client_id": w.sign(nil, map[string]any{"client_id": planted}), "azp": w.sign(nil, map[string]any{"azp": planted}),
+		"typ": w.sign(nil, map[string]any{"typ": planted}), "token_use": w.sign(nil, map[string]any{"token_use": planted}),
+	} {
+		if _, err := w.verify(raw); iam.KindOf(err) != iam.Unauthenticated || strings.Contains(err.Error(), planted) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 func TestAnotherIssuerGainsNothing(t *testing.T) {
