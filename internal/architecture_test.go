@@ -29,7 +29,7 @@ var mayImport = map[string][]string{
 	"internal/eventbus":         {"internal/outbox"},
 	"internal/admin":            {"internal/iam", "internal/directory", "internal/policy", "internal/postgres", "internal/token"},
 	"internal/clients":          {"internal/iam", "internal/admin", "internal/clock", "internal/postgres"},
-	"internal/decisions":        {"internal/iam", "internal/directory", "internal/enrich", "internal/policy"},
+	"internal/decisions":        {"internal/iam", "internal/directory", "internal/enrich", "internal/policy", "internal/token"},
 	"internal/explain":          {"internal/iam", "internal/directory", "internal/enrich", "internal/policy", "internal/token"},
 	"internal/preview":          {"internal/iam", "internal/directory", "internal/enrich", "internal/explain", "internal/policy", "internal/token"},
 	"internal/rollout":          {"internal/iam", "internal/admin", "internal/policy", "internal/postgres"},

@@ -162,6 +162,25 @@ func TestWhateverLooksLikeATokenIsTakenOut(t *testing.T) {
 	}
 }
 
+// A caller who writes a letter of it otherwise does not get it into the log.
+func TestATokenInAPathIsTakenOutThoughItIsEncoded(t *testing.T) {
+	t.Parallel()
+	for raw, want := range map[string]string{
+		"/reset/%65yJhbGciOiJub25lIn0.eyJwIjoxfQ.c2ln":             "/reset/(token)",
+		"/reset/eyJhbGciOiJub25lIn0%2EeyJwIjoxfQ%2ec2ln/%41":       "/reset/(token)/A",
+		"/eyJhbGciOiJub25lIn0.e30.a/%zz%65yJhbGciOiJub25lIn0.e30.": "/(token)/%zz(token)",
+		"/a%20b/report.v1.%65":                                     "/a%20b/report.v1.%65",
+		"/100%/eyJhbGci":                                           "/100%/eyJhbGci",
+	} {
+		e := evaluated(nil)
+		e.Asked.Fields[policy.RawPath] = raw
+		_, doc := written(t, []string{"request.raw_path"}, e)
+		if got := at(doc, "input", "request", "raw_path"); got != want {
+			t.Errorf("%s: %v, want %s", raw, got, want)
+		}
+	}
+}
+
 func TestAListThatWouldLetEverythingThroughIsRefused(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []string{

@@ -15,6 +15,7 @@ import (
 	"iam-service/internal/enrich"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
+	"iam-service/internal/token"
 )
 
 // Event is one decision as it is written down: OPA's decision log (EventV1, see
@@ -177,13 +178,13 @@ func (m *masks) facts(list []directory.Fact) []directory.Fact {
 }
 
 func (m *masks) token(claims ast.Object, out *Event) map[string]any {
-	token := map[string]any{}
+	shown := map[string]any{}
 	claims.Foreach(func(k, v *ast.Term) {
 		name, ok := k.Value.(ast.String)
 		if !ok {
 			return
 		}
-		at := "/input/token/" + pointer(tokenShape.ReplaceAllString(string(name), "(token)"))
+		at := "/input/token/" + pointer(token.Hide(string(name)))
 		if !m.claims[string(name)] {
 			out.Erased = append(out.Erased, at)
 			return
@@ -193,9 +194,9 @@ func (m *masks) token(claims ast.Object, out *Event) map[string]any {
 			out.Erased = append(out.Erased, at)
 			return
 		}
-		token[string(name)] = out.scrub(at, value)
+		shown[string(name)] = out.scrub(at, value)
 	})
-	return token
+	return shown
 }
 
 func (m *masks) request(e *enrich.Evaluated, out *Event) map[string]any {
@@ -252,23 +253,18 @@ func (m *masks) result(e *enrich.Evaluated, out *Event) {
 // longest is how many bytes of one value are written down.
 const longest = 1024
 
-// tokenShape is what a signed or an encrypted token looks like, wherever it stands (RFC 7515,
-// section 7.1; RFC 7516, section 7.1): a JSON object in base64url, and two to four parts
-// after it, which may be empty.
-var tokenShape = regexp.MustCompile(`e[wy][A-Za-z0-9_-]{6,}(\.[A-Za-z0-9_-]*){2,4}`)
-
 // scrub takes out of a value what looks like a token, and what is too long, wherever the
 // caller has put it.
 func (e *Event) scrub(at string, v any) any {
 	switch v := v.(type) {
 	case string:
-		switch {
-		case len(v) > longest:
+		if len(v) > longest {
 			e.Erased = append(e.Erased, at)
 			return "(too long)"
-		case strings.Contains(v, ".") && tokenShape.MatchString(v):
+		}
+		if hidden := token.Hide(v); hidden != v {
 			e.Erased = append(e.Erased, at)
-			return tokenShape.ReplaceAllString(v, "(token)")
+			return hidden
 		}
 	case []any:
 		for i, x := range v {
@@ -276,8 +272,8 @@ func (e *Event) scrub(at string, v any) any {
 		}
 	case map[string]any:
 		for k, x := range v {
-			if secretive.MatchString(k) || tokenShape.MatchString(k) {
-				e.Erased = append(e.Erased, at+"/"+pointer(tokenShape.ReplaceAllString(k, "(token)")))
+			if hidden := token.Hide(k); hidden != k || secretive.MatchString(k) {
+				e.Erased = append(e.Erased, at+"/"+pointer(hidden))
 				delete(v, k)
 				continue
 			}

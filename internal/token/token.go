@@ -1,9 +1,10 @@
 // Package token verifies access tokens: JWTs by signature (RFC 9068, RFC 8725)
 // and, where an issuer wants it, opaque ones by introspection (RFC 7662).
 //
-// It owns the trusted issuers' keys, every check on a token, and the cache of
-// verified tokens by SHA-256. It does not know users, tenants or policies, nor
-// where keys are kept for a start without the issuer (a Keeper).
+// It owns the trusted issuers' keys, every check on a token, the cache of
+// verified tokens by SHA-256, and what a token looks like where none should be
+// (Hide). It does not know users, tenants or policies, nor where keys are kept
+// for a start without the issuer (a Keeper).
 //
 // The keys of one issuer:
 //
