@@ -254,7 +254,7 @@ func (a *adminAPI) around(next http.Handler) http.Handler {
 		took := time.Since(began)
 		a.Observe(route, "", r.Method, rec.status, took)
 		a.Log.LogAttrs(r.Context(), slog.LevelInfo, "admin request", append(line.attrs,
-			slog.String("method", r.Method), slog.String("route", route), slog.String("path", r.URL.Path), slog.Int("status", rec.status),
+			slog.String("method", r.Method), slog.String("route", route), slog.String("path", token.Hide(r.URL.Path)), slog.Int("status", rec.status),
 			slog.Duration("took", took), slog.String("request_id", requestID(r)))...)
 		return nil
 	})

@@ -675,6 +675,7 @@ func TestNoTokenIsLogged(t *testing.T) {
 		w.load(settings{rego: "package iam.claims\n\ndecision := " + broken + "\n"})
 		w.ask(get, bearer(good))
 	}
+	w.call("root", "GET", "/v1/tenants/"+good, nil)
 	logs := w.logs.String()
 	if !strings.Contains(logs, "p.rego:3: eval_builtin_error: time.parse_rfc3339_ns") {
 		t.Error("the log does not say what is wrong with the policy")

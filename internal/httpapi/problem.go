@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"iam-service/internal/iam"
+	"iam-service/internal/token"
 )
 
 // Problem is an RFC 9457 document.
@@ -100,9 +101,9 @@ func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
 func tell(w http.ResponseWriter, r *http.Request, log *slog.Logger, p Problem, err error) {
 	switch {
 	case p.Status == http.StatusInternalServerError:
-		log.ErrorContext(r.Context(), "request failed", slog.String("path", r.URL.Path), slog.Any("err", err))
+		log.ErrorContext(r.Context(), "request failed", slog.String("path", token.Hide(r.URL.Path)), slog.Any("err", err))
 	case p.Status > http.StatusInternalServerError:
-		log.WarnContext(r.Context(), "request not answerable now", slog.String("path", r.URL.Path), slog.Any("err", err))
+		log.WarnContext(r.Context(), "request not answerable now", slog.String("path", token.Hide(r.URL.Path)), slog.Any("err", err))
 	case p.Status == http.StatusUnauthorized:
 		challenge := "Bearer"
 		if iam.CodeOf(err) != "" { // RFC 6750, section 3.1: no error code where no token came
