@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/caarlos0/env/v11"
@@ -266,13 +267,8 @@ func (cfg *Config) check(fault func(string, ...any)) {
 		fault("POLICY_ACTIVATION must be auto or managed, is %q", cfg.PolicyActivation)
 	}
 	if cfg.StateDir != "" {
-		switch info, err := os.Stat(cfg.StateDir); {
-		case err != nil:
-			fault("STATE_DIR cannot be used: %v", err)
-		case !info.IsDir():
-			fault("STATE_DIR must be a folder, %s is none", cfg.StateDir)
-		case info.Mode().Perm()&0o002 != 0:
-			fault("STATE_DIR must not be writable by everybody: whoever writes there decides which policy a start finds")
+		if err := checkStateDir(cfg.StateDir, os.Geteuid()); err != nil {
+			fault("STATE_DIR %v", err)
 		}
 	}
 	if !slices.Contains([]string{"deny", "mapped"}, cfg.UnknownUsers) {
@@ -304,6 +300,25 @@ func (cfg *Config) check(fault func(string, ...any)) {
 	}
 	cfg.checkRAuthAdmin(fault)
 	cfg.checkIssuers(fault)
+}
+
+// checkStateDir refuses a folder that others than root and the service, which runs as uid, can
+// write to: whoever writes there decides which policy a start finds.
+func checkStateDir(dir string, uid int) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("cannot be used: %w", err)
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("must be a folder, %s is none", dir)
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		return fmt.Errorf("must not be writable by its group or by everybody, as %s is (%s): whoever writes there decides which policy a start finds", dir, mode)
+	}
+	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && int(s.Uid) != uid {
+		return fmt.Errorf("must belong to the service's own user or to root, and %s belongs to the user %d: whoever writes there decides which policy a start finds", dir, s.Uid)
+	}
+	return nil
 }
 
 func (cfg *Config) checkDecisions(fault func(string, ...any)) {
