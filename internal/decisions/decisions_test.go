@@ -95,7 +95,7 @@ func TestNothingIsWrittenDownThatNobodyAskedFor(t *testing.T) {
 	long := strings.Repeat("planted ", 1000)
 	e := evaluated(map[string]any{
 		"password": "planted", "email": "planted@example.com", "jti": "planted", "name": "planted", "groups": []any{"staff", jwt, long, map[string]any{"secret": "planted", "id_token": "planted", "x": jwt}},
-		"scope": "read " + jwt, "amr": map[string]any{"client_secret": "planted", "deep": map[string]any{"password": "planted"}},
+		"scope": "read " + jwt, "amr": map[string]any{"client_secret": "planted", "deep": map[string]any{"password": "planted", "pw": "planted", "jwt": "planted"}},
 	})
 	e.Asked.Fields[policy.Path] = "/reset/" + jwt
 	e.Asked.Fields[policy.RawPath] = "/reset/" + jwt + "?planted"
@@ -186,6 +186,7 @@ func TestAListThatWouldLetEverythingThroughIsRefused(t *testing.T) {
 	for _, bad := range []string{
 		"", "*", "token", "token.", "token.*", "input", "input.token.sub", "request", "request.*", "request.headers", "request.authorization", "token.password", "token.client_secret",
 		"token.refresh_token", "token.access_token", "token.accessToken", "token.apiKey", "token.sessionId", "token.otp", "token.id_token", "token.api_key", "token.apiKey ", "token.code", "token.private_claim", "token.client_assertion", "token.sub\n", "TOKEN.sub", "token.a b",
+		"token.pwd", "token.pw", "token.userPw", "token.pw_hash", "token.pass", "token.db-pass", "token.passphrase", "token.jwt", "token.id_jwt", "token.bearer", "token.auth", "token.basicAuth",
 	} {
 		if CheckFields([]string{"token.sub", bad}) == nil {
 			t.Errorf("%q is taken", bad)
@@ -194,7 +195,7 @@ func TestAListThatWouldLetEverythingThroughIsRefused(t *testing.T) {
 	if err := CheckFields(DefaultFields); err != nil {
 		t.Error(err)
 	}
-	if err := CheckFields([]string{"token.department", "token.https://example.com/claims/tier", "request.raw_path"}); err != nil {
+	if err := CheckFields([]string{"token.department", "token.https://example.com/claims/tier", "token.auth_time", "token.author", "token.passenger", "request.raw_path"}); err != nil {
 		t.Error(err)
 	}
 }
