@@ -3,7 +3,9 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"iam-service/internal/admin"
 	"iam-service/internal/iam"
@@ -67,6 +69,15 @@ func (a *adminAPI) listDecisions(ctx context.Context, r asked, in *struct {
 	if err := a.kept(); err != nil {
 		return nil, err
 	}
+	var wrong []iam.FieldError
+	for _, by := range []struct{ name, value string }{{"issuer", in.Issuer}, {"subject", in.Subject}, {"client_id", in.ClientID}, {"tenant", in.Tenant}, {"code", in.Code}} {
+		if !isText(by.value) {
+			wrong = append(wrong, iam.FieldError{Pointer: by.name, Detail: "must be UTF-8 without a NUL"})
+		}
+	}
+	if err := iam.Refuse(wrong); err != nil {
+		return nil, err
+	}
 	f := iam.DecisionFilter{
 		Issuer: in.Issuer, Subject: in.Subject, ClientID: in.ClientID, Tenant: in.Tenant, Code: in.Code, From: in.From, To: in.To, Limit: in.Limit + 1,
 	}
@@ -76,6 +87,9 @@ func (a *adminAPI) listDecisions(ctx context.Context, r asked, in *struct {
 	}
 	if err := in.cursor(&f.Before, &f.BeforeID); err != nil {
 		return nil, err
+	}
+	if !isText(f.BeforeID) {
+		return nil, badCursor()
 	}
 	list, err := a.Decisions.Find(ctx, f)
 	if err != nil {
@@ -106,9 +120,18 @@ func (a *adminAPI) decision(ctx context.Context, id string) (iam.RecordedDecisio
 	if err := a.kept(); err != nil {
 		return iam.RecordedDecision{}, err
 	}
-	d, found, err := a.Decisions.Get(ctx, id)
+	var d iam.RecordedDecision
+	var found bool
+	var err error
+	if isText(id) {
+		d, found, err = a.Decisions.Get(ctx, id)
+	}
 	if err == nil && !found {
 		err = iam.Errorf(iam.NotFound, "there is no such thing, or not for you")
 	}
 	return d, err
 }
+
+// isText reports whether PostgreSQL takes s for a text. What is none is in no decision, and
+// asking for it is no fault of the decision log's.
+func isText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }

@@ -2,9 +2,11 @@ package httpapi_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -186,6 +188,19 @@ func TestADecisionIsFoundAgainAndExplained(t *testing.T) {
 			t.Errorf("%s finds %s", other, r)
 		}
 	}
+	for _, name := range []string{"issuer", "subject", "client_id", "tenant", "code"} {
+		for _, bad := range []string{"%00", "a%00b", "%ff"} {
+			if r := w.want(422, "audrey", "GET", "/v1/decisions?"+name+"="+bad, nil); !slices.Equal(r.pointers(), []string{name}) {
+				t.Errorf("%s=%s: %s", name, bad, r)
+			}
+		}
+	}
+	cursor := base64.RawURLEncoding.EncodeToString([]byte(`["2030-01-01T00:00:00Z","\u0000"]`))
+	if r := w.want(422, "audrey", "GET", "/v1/decisions?after="+cursor, nil); !slices.Equal(r.pointers(), []string{"after"}) {
+		t.Errorf("got %s", r)
+	}
+	w.want(404, "audrey", "GET", "/v1/decisions/%00", nil)
+	w.want(404, "audrey", "POST", "/v1/policy/explain", map[string]any{"decision": "\x00"})
 	r = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"decision": id})
 	text, _ := r.field("text").(string)
 	for _, want := range []string{
