@@ -226,9 +226,12 @@ func (w *Work) SetPolicyShadow(ctx context.Context, ref string, share float64) (
 	if err != nil {
 		return before, err
 	}
-	r, err := w.PolicyRevision(ctx, ref)
-	if err != nil {
+	r, current, err := w.revisionAndCurrent(ctx, ref)
+	switch {
+	case err != nil:
 		return before, err
+	case share > 0 && current.Digest == r.Digest:
+		return before, &iam.Error{Kind: iam.Conflict, Code: "policy_in_force", Detail: fmt.Sprintf("revision %s is in force: there is nothing to compare it with", r.ID())}
 	}
 	now := iam.PolicyShadow{Digest: r.Digest, Share: share}
 	state := iam.PolicyState{Revision: r.ID(), Digest: r.Digest, Name: r.Name, Share: share}

@@ -300,6 +300,7 @@ func (a *adminAPI) shadowRevision(ctx context.Context, r asked, in *struct {
 		return nil, err
 	}
 	a.inStep(ctx)
+	a.Shadow.Look()
 	return &one[ShadowSet]{Status: 200, Body: wireShadow(got)}, nil
 }
 

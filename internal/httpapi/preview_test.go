@@ -159,6 +159,31 @@ func TestAShadowIsAskedAside(t *testing.T) {
 	if r = w.want(200, "paula", "GET", "/v1/policy/shadow", nil); r.field("revision") != nil || r.field("here", "asked") != 6.0 {
 		t.Errorf("it is asked on: %s", r)
 	}
+
+	// The same one again begins anew, and so does another share.
+	for _, share := range []float64{0.5, 1} {
+		w.want(200, "paula", "POST", "/v1/policy/revisions/"+candidate+":shadow", map[string]any{"share": share})
+		if r = w.want(200, "paula", "GET", "/v1/policy/shadow", nil); r.field("here", "revision") != candidate || r.field("here", "asked") != 0.0 || strings.Contains(string(r.body), "vera") {
+			t.Errorf("what was seen before is told: %s", r)
+		}
+	}
+	if status, _, _ := w.ask("GET /system/enrich-token", bearer(w.mint("vera", nil)), "X-Active-Tenant-ID: acme"); status != 200 {
+		t.Fatalf("vera gets %d", status)
+	}
+	w.eventually(func() bool {
+		return w.want(200, "paula", "GET", "/v1/policy/shadow", nil).field("here", "asked") == 1.0
+	})
+}
+
+func TestWhatIsInForceIsNoShadow(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	candidate := w.upload(201, "paula", w.with(noViewers))
+	w.want(200, "paula", "POST", "/v1/policy/revisions/"+candidate+":activate", map[string]any{"force": true})
+	if r := w.want(409, "paula", "POST", "/v1/policy/revisions/"+candidate+":shadow", map[string]any{"share": 1}); r.field("code") != "policy_in_force" {
+		t.Errorf("got %s", r)
+	}
+	w.want(200, "paula", "POST", "/v1/policy/revisions/"+candidate+":shadow", map[string]any{"share": 0}) // also to end one that has come into force
 }
 
 // pieces of policies: each changes what some are answered.

@@ -26,6 +26,8 @@ type Shadow struct {
 
 	mu       sync.Mutex
 	revision *policy.Revision // that the figures are of
+	share    float64          // as above
+	ended    bool             // what they are of is over
 	since    time.Time
 	asked    int64
 	failed   int64
@@ -39,6 +41,7 @@ type Shadow struct {
 const (
 	shadowQueue   = 1024
 	shadowSamples = 100
+	shadowLook    = time.Second // for what was set on another replica
 )
 
 // NewShadow returns a shadow that works while Run does. What now returns can change at any
@@ -58,18 +61,38 @@ func (s *Shadow) Take(e *enrich.Evaluated) {
 
 // Run asks until ctx ends.
 func (s *Shadow) Run(ctx context.Context) {
+	tick := time.NewTicker(shadowLook)
+	defer tick.Stop()
 	for {
 		select {
 		case e := <-s.queue:
 			s.ask(ctx, e)
+		case <-tick.C:
+			s.Look()
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
+// Look returns what is asked now, and begins anew where another shadow was set, or the same one
+// again. What was seen of one that has ended can be read until then.
+func (s *Shadow) Look() *policy.Revision {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	candidate, share := s.now()
+	switch {
+	case candidate == nil:
+		s.ended = true
+	case s.ended || s.revision != candidate || s.share != share:
+		s.revision, s.share, s.ended, s.since = candidate, share, false, time.Now().UTC()
+		s.asked, s.failed, s.counts, s.samples, s.next = 0, 0, map[string]int64{}, nil, 0
+	}
+	return candidate
+}
+
 func (s *Shadow) ask(ctx context.Context, e *enrich.Evaluated) {
-	candidate, _ := s.now()
+	candidate := s.Look()
 	if candidate == nil || candidate.Digest == e.Revision.Digest {
 		return
 	}
@@ -77,7 +100,7 @@ func (s *Shadow) ask(ctx context.Context, e *enrich.Evaluated) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.revision != candidate {
-		s.revision, s.since, s.asked, s.failed, s.counts, s.samples, s.next = candidate, time.Now().UTC(), 0, 0, map[string]int64{}, nil, 0
+		return // another was set meanwhile
 	}
 	if err != nil {
 		s.failed++
@@ -109,7 +132,7 @@ func (s *Shadow) ask(ctx context.Context, e *enrich.Evaluated) {
 
 // ShadowState is what a shadow has seen on this replica.
 type ShadowState struct {
-	Revision string           `json:"revision,omitempty" doc:"absent: none has been asked yet"`
+	Revision string           `json:"revision,omitempty" doc:"absent: none was set yet"`
 	Since    time.Time        `json:"since"`
 	Asked    int64            `json:"asked"`
 	Failed   int64            `json:"failed" doc:"facts that could not be read"`
