@@ -11,6 +11,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -84,6 +85,11 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	}
 	defer opsListener.Close()
 
+	if cfg.StateDir != "" {
+		if err := os.Mkdir(cfg.StateDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("STATE_DIR cannot be made: %w", err)
+		}
+	}
 	db, err := postgres.Open(work, postgres.Config{URL: cfg.DatabaseURL, Listen: cfg.ListenURL, Issuers: cfg.issuers, FactsAcquire: cfg.part(50), FactsLimit: cfg.part(100)}, log, metrics.DatabaseError)
 	if err != nil {
 		return errors.New("DATABASE_URL cannot be used") // checked before: why could show a password

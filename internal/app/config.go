@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -306,6 +308,11 @@ func (cfg *Config) check(fault func(string, ...any)) {
 // write to: whoever writes there decides which policy a start finds.
 func checkStateDir(dir string, uid int) error {
 	info, err := os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) { // it is made; where it would be must be there
+		if _, above := os.Stat(filepath.Dir(dir)); above == nil {
+			return nil
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("cannot be used: %w", err)
 	}

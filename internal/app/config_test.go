@@ -37,7 +37,10 @@ func TestAStateFolderIsWritableByNobodyElse(t *testing.T) {
 	if err := checkStateDir(dir, uid+1); err == nil || !strings.Contains(err.Error(), "must belong to the service's own user or to root") {
 		t.Errorf("somebody else's: %v", err)
 	}
-	if err := checkStateDir(filepath.Join(dir, "none"), uid); err == nil || !strings.Contains(err.Error(), "cannot be used") {
+	if err := checkStateDir(filepath.Join(dir, "none"), uid); err != nil {
+		t.Errorf("one that is to be made: %v", err)
+	}
+	if err := checkStateDir(filepath.Join(dir, "none", "state"), uid); err == nil || !strings.Contains(err.Error(), "cannot be used") {
 		t.Errorf("none: %v", err)
 	}
 }

@@ -79,7 +79,7 @@ func adminDecision(rs rego.ResultSet) (AdminDecision, error) {
 		case "404":
 			d.Status = http.StatusNotFound
 		default:
-			return AdminDecision{}, fmt.Errorf("status is %v, 401, 403 and 404 are allowed", t.Value)
+			return AdminDecision{}, fmt.Errorf("status is none of 401, 403 and 404")
 		}
 	}
 	d.Reasons, err = reasons(doc.Get(keyReasons))

@@ -558,7 +558,7 @@ func (e *Engine) decision(rs rego.ResultSet, r *Revision) (Decision, error) {
 			d.Status = http.StatusUnauthorized
 		case "403":
 		default:
-			return Decision{}, broken(r, "status is %v, 401 and 403 are allowed", t.Value)
+			return Decision{}, broken(r, "status is neither 401 nor 403")
 		}
 	}
 	if doc.Get(keyAnonymous) != nil {
@@ -577,7 +577,7 @@ func (e *Engine) decision(rs rego.ResultSet, r *Revision) (Decision, error) {
 		n, _ := t.Value.(ast.Number) // "" is refused below
 		seconds, err := strconv.ParseFloat(string(n), 64)
 		if err != nil || seconds < 0 {
-			return Decision{}, broken(r, "ttl is %v, a number of seconds from 0 on is allowed", t.Value)
+			return Decision{}, broken(r, "ttl is no number of seconds from 0 on")
 		}
 		d.Keep = time.Duration(min(seconds, 1e9) * float64(time.Second))
 	}
@@ -655,8 +655,11 @@ func (e *Engine) values(t *ast.Term, r *Revision) ([]string, error) {
 		if !declared {
 			i, declared = e.index[http.CanonicalHeaderKey(string(name))]
 		}
-		if !declared || !r.declares[i] {
-			return broken(r, "header %q is not declared", string(name))
+		switch {
+		case !declared: // its name may be something that a token says
+			return broken(r, "headers has one that is not in GATEWAY_HEADERS")
+		case !r.declares[i]:
+			return broken(r, "header %s is not declared", e.names[i])
 		}
 		if s, ok := v.Value.(ast.String); ok {
 			values[i] = string(s)
@@ -678,7 +681,7 @@ func (e *Engine) values(t *ast.Term, r *Revision) ([]string, error) {
 			if _, known := errors.AsType[*iam.Error](err); known {
 				return err
 			}
-			return broken(r, "header %q: %w", string(name), err)
+			return broken(r, "header %s: %w", e.names[i], err)
 		}
 		values[i] = strings.Join(list, ",")
 		return carriable(e.names[i], values[i])
