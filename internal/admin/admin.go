@@ -43,6 +43,9 @@ type Config struct {
 	Issuer  string                // of the clients that are managed here: R-Auth
 	Settle  func(context.Context) // returns when this replica has forgotten what was changed, or at the end of the context; may be nil
 	Log     *slog.Logger
+
+	// Embedded is the policy that is part of the program, packed: what is in force where nothing was activated yet; nil: unknown.
+	Embedded func() (iam.PolicyRevision, []byte, error)
 }
 
 // Service runs administrative requests. It is safe for concurrent use.

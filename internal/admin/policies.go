@@ -132,7 +132,28 @@ func (w *Work) ActivatePolicy(ctx context.Context, ref string, a Activation) (ia
 			return current, err
 		}
 	}
+	if current.Digest == "" {
+		if current, err = w.embedded(ctx, r.Digest); err != nil {
+			return current, err
+		}
+	}
 	return w.putInForce(ctx, r, current, iam.PolicyActivation{Kind: iam.PolicyActivated, Preview: a.Preview, Reason: a.Reason})
+}
+
+// embedded notes that the policy that is part of the program was in force before the first
+// other one, so that there is something to roll back to.
+func (w *Work) embedded(ctx context.Context, other string) (none iam.PolicyActivation, err error) {
+	if w.s.cfg.Embedded == nil {
+		return none, nil
+	}
+	r, packed, err := w.s.cfg.Embedded()
+	if err != nil || r.Digest == other {
+		return none, err
+	}
+	if r, _, err = w.AddPolicyRevision(ctx, r, packed); err != nil {
+		return none, err
+	}
+	return w.putInForce(ctx, r, none, iam.PolicyActivation{Kind: iam.PolicyFromSource, Reason: "the policy that is part of the program"})
 }
 
 // allPrepared refuses a revision that a replica has not ready: it would go on with another

@@ -155,9 +155,14 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	if err != nil {
 		return fmt.Errorf("GATEWAY_HEADERS: %w", err)
 	}
-	administration := admin.New(admin.Config{DB: db, Engine: engine, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Settle: changes.Settle, Log: log})
+	administration := admin.New(admin.Config{DB: db, Engine: engine, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Settle: changes.Settle, Log: log, Embedded: packedEmbedded})
+	ours, err := policy.FromFS("embedded", embedded.FS)
+	if err != nil {
+		return err
+	}
 	policies = rollout.New(rollout.Config{
-		DB: db, Admin: administration, Engine: engine, Managed: cfg.PolicyActivation == "managed", Follows: cfg.follows(), ByOPA: cfg.opaFetches,
+		Embedded: ours,
+		DB:       db, Admin: administration, Engine: engine, Managed: cfg.PolicyActivation == "managed", Follows: cfg.follows(), ByOPA: cfg.opaFetches,
 		Unsigned: cfg.PolicyAllowUnsigned && cfg.policyKey == nil, StateDir: cfg.StateDir, Replica: replicaName(), Version: build.Version, Log: log,
 	})
 	manager, stopPolicies, err := loadPolicies(work, engine, policies, cfg)
@@ -513,6 +518,16 @@ func offerEmbedded(ctx context.Context, engine *policy.Engine) error {
 		return fmt.Errorf("the embedded policy cannot be used: %w", err)
 	}
 	return nil
+}
+
+// packedEmbedded is the policy that is part of the program, as it is kept.
+func packedEmbedded() (iam.PolicyRevision, []byte, error) {
+	c, err := policy.FromFS("embedded", embedded.FS)
+	if err != nil {
+		return iam.PolicyRevision{}, nil, err
+	}
+	packed, err := c.Pack()
+	return iam.PolicyRevision{Digest: c.Digest(), Name: c.Name, Source: c.Source, Verified: iam.VerifiedByNobody}, packed, err
 }
 
 // checks are what readiness looks at. What all replicas share only degrades.

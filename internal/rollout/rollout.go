@@ -45,11 +45,12 @@ type Config struct {
 	Admin  *admin.Service
 	Engine *policy.Engine
 
-	Managed  bool   // POLICY_ACTIVATION=managed
-	Follows  bool   // what is in force is what the database says; else it is this replica's own affair
-	ByOPA    bool   // OPA's machinery verifies what it fetches
-	Unsigned bool   // nobody verifies signatures
-	StateDir string // where what is in force is kept too; empty: nowhere
+	Managed  bool              // POLICY_ACTIVATION=managed
+	Embedded *policy.Candidate // part of the program; nil: none
+	Follows  bool              // what is in force is what the database says; else it is this replica's own affair
+	ByOPA    bool              // OPA's machinery verifies what it fetches
+	Unsigned bool              // nobody verifies signatures
+	StateDir string            // where what is in force is kept too; empty: nowhere
 
 	Patience time.Duration // for how long something else may be in force than should be; 0: 10 s
 	Replica  string
@@ -329,7 +330,11 @@ func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision,
 	if err != nil {
 		return nil, err
 	}
-	r, err = s.through(ctx, kept.Source, packed, kept.Verified == iam.VerifiedByOPA && s.cfg.ByOPA)
+	if s.embedded(digest) { // nobody has signed it, and nobody need: it is ours
+		r, err = s.cfg.Engine.Prepare(ctx, s.cfg.Embedded)
+	} else {
+		r, err = s.through(ctx, kept.Source, packed, kept.Verified == iam.VerifiedByOPA && s.cfg.ByOPA)
+	}
 	if err == nil && r.Digest != digest {
 		err = fmt.Errorf("what is kept as revision %s is revision %s", iam.PolicyID(digest), r.ID)
 	}
@@ -348,6 +353,10 @@ func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision,
 		s.cfg.Engine.Refuse(ctx, "revision "+iam.PolicyID(digest)+" of "+kept.Source, digest, err)
 	}
 	return nil, err
+}
+
+func (s *Service) embedded(digest string) bool {
+	return s.cfg.Embedded != nil && s.cfg.Embedded.Digest() == digest
 }
 
 func (s *Service) through(ctx context.Context, source string, packed []byte, verified bool) (*policy.Revision, error) {
@@ -408,10 +417,13 @@ func (s *Service) keep(ctx context.Context, digest string) {
 	s.mu.Lock()
 	done := s.kept == digest
 	s.mu.Unlock()
-	if s.cfg.StateDir == "" || done {
+	if s.cfg.StateDir == "" || done || s.embedded(digest) {
 		return
 	}
 	_, packed, err := s.cfg.DB.PolicyBundle(ctx, digest)
+	if iam.KindOf(err) == iam.NotFound {
+		return // it came from STATE_DIR
+	}
 	if err == nil {
 		err = writeWhole(filepath.Join(s.cfg.StateDir, keptName), packed)
 	}
