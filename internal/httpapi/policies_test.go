@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -166,11 +165,10 @@ func (w *world) decided() string {
 
 func (w *world) eventually(ok func() bool) {
 	w.Helper()
-	for until := time.Now().Add(20 * time.Second); time.Now().Before(until); {
+	for until := time.Now().Add(2 * time.Minute); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
 		if ok() {
 			return
 		}
-		runtime.Gosched()
 	}
 	w.Fatal("never")
 }

@@ -42,6 +42,7 @@ func TestAPreviewNamesWhoLosesWhat(t *testing.T) {
 	w.member("acme", "vito", "viewer")
 	w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "payer"}))
 	w.member("acme", "edna", "payer")
+	w.ask("GET /system/enrich-token", bearer(w.mint("vera", map[string]any{"email": "vera@example.com"})))
 	w.decided()
 	candidate := w.upload(201, "paula", w.with(noViewers))
 	r := w.want(202, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": candidate, "replay": "1h"})
@@ -76,6 +77,9 @@ func TestAPreviewNamesWhoLosesWhat(t *testing.T) {
 	}
 	if report.Replayed == nil || report.Replayed.Asked == 0 {
 		t.Errorf("what was recorded was not asked: %s", text)
+	}
+	if report.Replayed == nil || report.Replayed.NotReplayable != 1 || !slices.Equal(report.Replayed.Lacking, []string{"input.token.email"}) {
+		t.Errorf("what was not recorded is not named: %s", text)
 	}
 	if len(report.Questions) != 1 || !strings.HasPrefix(report.Questions[0], "GET /") {
 		t.Errorf("the questions are %q", report.Questions)

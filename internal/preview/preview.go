@@ -178,6 +178,8 @@ type Section struct {
 	Slow          int64 `json:"slow,omitempty" doc:"answers of the candidate that took longer than serve lets them: they may be 503 policy_timeout"`
 	FactsChanged  int64 `json:"facts_changed,omitempty" doc:"recorded decisions that rest on documents that have changed since"`
 	NotReplayable int64 `json:"not_replayable,omitempty" doc:"recorded decisions that lack what a policy looks at"`
+
+	Lacking []string `json:"lacking,omitempty" doc:"what that is, such as input.token.email"`
 }
 
 // Report is what is said in the end.
@@ -567,8 +569,16 @@ func (s *section) sorted() Section {
 func (r *run) replay(ctx context.Context) error {
 	return r.Replay(ctx, func(d iam.RecordedDecision) error {
 		q, err := explain.FromRecord(d)
-		if err != nil || len(explain.Unknown(r.Base, q))+len(explain.Unknown(r.Candidate, q)) > 0 {
-			r.sections[ofRecords].NotReplayable++
+		lacking := append(explain.Unknown(r.Base, q), explain.Unknown(r.Candidate, q)...)
+		if err != nil || len(lacking) > 0 {
+			s := &r.sections[ofRecords]
+			s.NotReplayable++
+			slices.Sort(lacking)
+			for _, ref := range slices.Compact(lacking) {
+				if at, known := slices.BinarySearch(s.Lacking, ref); !known {
+					s.Lacking = slices.Insert(s.Lacking, at, ref)
+				}
+			}
 			return nil
 		}
 		c, facts, err := r.both.ask(ctx, r.Base, r.Candidate, q.Token, enrich.Question{TenantHint: q.Tenant, Request: q.Request}, q.Now)

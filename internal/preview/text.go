@@ -28,7 +28,7 @@ func (r Report) Text(w io.Writer) {
 			fmt.Fprintf(w, "%d of them rest on facts that have changed since\n", n)
 		}
 		if n := r.Replayed.NotReplayable; n > 0 {
-			fmt.Fprintf(w, "%d could not be asked: what a policy looks at was not recorded\n", n)
+			fmt.Fprintf(w, "%d could not be asked: what a policy looks at was not recorded: %s\n", n, strings.Join(r.Replayed.Lacking, ", "))
 		}
 	}
 }
