@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -153,6 +154,7 @@ func (a *asking) revision(ctx context.Context, path string) (*policy.Revision, e
 
 func policyExplainCommand(environ []string) *cobra.Command {
 	var issuer, subject, clientID, tenant, claims, method, path, tokenFile, decision, under string
+	var clientIP netip.Addr
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "explain --subject SUBJECT | --token-file FILE | --decision ID",
@@ -181,7 +183,7 @@ func policyExplainCommand(environ []string) *cobra.Command {
 				fmt.Fprintf(cmd.ErrOrStderr(), "RAUTH_URL is not set: %s is trusted in its place\n", a.issuer)
 			}
 			if decision == "" {
-				q.Tenant, q.Request = tenant, enrich.Request{Method: method, Path: path, RawPath: path, Gateway: "explain"}
+				q.Tenant, q.Request = tenant, enrich.Request{Method: method, Path: path, RawPath: path, ClientIP: clientIP, Gateway: "explain"}
 			}
 			r, err := a.revision(ctx, under)
 			if err != nil {
@@ -214,6 +216,7 @@ func policyExplainCommand(environ []string) *cobra.Command {
 	f.StringVar(&tenant, "tenant", "", "tenant that is asked for")
 	f.StringVar(&method, "method", "GET", "method of the request")
 	f.StringVar(&path, "path", "/", "path of the request")
+	f.TextVar(&clientIP, "client-ip", netip.Addr{}, "address that the request comes from")
 	f.StringVar(&tokenFile, "token-file", "", "file with an access token (a JWT); - is standard input")
 	f.StringVar(&decision, "decision", "", "id of a recorded decision, as in X-Decision-ID")
 	f.StringVar(&under, "policy", "", "folder or bundle to explain under, instead of what is in force")

@@ -234,6 +234,22 @@ func TestADecisionIsFoundAgainAndExplained(t *testing.T) {
 	if r.field("code") != "user_unknown" {
 		t.Errorf("a stranger: %s", r)
 	}
+	away := w.upload(201, "paula", w.with(`# METADATA
+# title: From elsewhere
+# description: Nobody is let in from there.
+# custom:
+#   code: elsewhere
+denials contains _reason(rego.metadata.rule()) if input.request.client_ip == "192.0.2.7"
+`))
+	from := func(ip string) map[string]any {
+		return map[string]any{"subject": "frank", "tenant": "acme", "revision": away, "request": map[string]any{"client_ip": ip}}
+	}
+	for ip, code := range map[string]string{"192.0.2.7": "elsewhere", "192.0.2.8": "member"} {
+		if text := w.want(200, "audrey", "POST", "/v1/policy/explain", from(ip)).text("text"); !strings.Contains(text, code) || strings.Contains(text, "allowed, ") != (code == "member") {
+			t.Errorf("from %s: %s", ip, text)
+		}
+	}
+	w.want(422, "audrey", "POST", "/v1/policy/explain", from("here"))
 	w.want(422, "audrey", "POST", "/v1/policy/explain", map[string]any{"token": "x.y.z"})
 	w.want(422, "audrey", "POST", "/v1/policy/explain", map[string]any{"token": "x", "subject": "y"})
 	w.want(422, "audrey", "POST", "/v1/policy/explain", map[string]any{})

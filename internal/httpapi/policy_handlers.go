@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -320,6 +321,8 @@ type explainBody struct {
 		Host    string `json:"host,omitempty" maxLength:"255"`
 		Path    string `json:"path,omitempty" maxLength:"4096"`
 		Gateway string `json:"gateway,omitempty" maxLength:"32"`
+
+		ClientIP netip.Addr `json:"client_ip,omitzero"`
 	} `json:"request,omitempty"`
 }
 
@@ -385,7 +388,7 @@ func (a *adminAPI) questionOf(ctx context.Context, b explainBody) (explain.Quest
 		return explain.Question{}, iam.Refuse([]iam.FieldError{{Pointer: "/tenant", Detail: "is not the id of a tenant"}})
 	}
 	q := explain.Question{Tenant: b.Tenant, Request: enrich.Request{
-		Method: b.Request.Method, Scheme: b.Request.Scheme, Host: b.Request.Host, Path: b.Request.Path, RawPath: b.Request.Path, Gateway: b.Request.Gateway,
+		Method: b.Request.Method, Scheme: b.Request.Scheme, Host: b.Request.Host, Path: b.Request.Path, RawPath: b.Request.Path, Gateway: b.Request.Gateway, ClientIP: b.Request.ClientIP,
 	}}
 	var err error
 	if b.Token != "" {

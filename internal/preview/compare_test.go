@@ -40,6 +40,7 @@ func TestQuestionsAreHeldToWhatTheyMayAsk(t *testing.T) {
 	for text, want := range map[string]string{
 		"questions: [{title: a, token: {sub: x}}]":            "sub is that of each",
 		"questions: [{title: a}, {title: a}]":                 "two questions are called",
+		"questions: [{title: a, request: {client_ip: here}}]": "unable to parse IP",
 		"questions: [{token: {}}]":                            "has no title",
 		"questions: [{title: a, of: [people]}]":               "of must be users or clients",
 		"questions: [{title: a, tokens: {}}]":                 "unknown field",
@@ -49,7 +50,7 @@ func TestQuestionsAreHeldToWhatTheyMayAsk(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
-	list, err := ParseQuestions("f", []byte("questions: [{title: a, token: {acr: 2}, request: {method: PUT, path: /x}, of: [users]}]"))
+	list, err := ParseQuestions("f", []byte("questions: [{title: a, token: {acr: 2}, request: {method: PUT, path: /x, client_ip: 192.0.2.7}, of: [users]}]"))
 	if err != nil || len(list) != 1 || list[0].of("clients") || !list[0].of("users") || list[0].Request.Path != "/x" {
 		t.Errorf("%+v, %v", list, err)
 	}

@@ -16,6 +16,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -52,6 +53,8 @@ type Question struct {
 		Scheme string `json:"scheme,omitempty"`
 		Host   string `json:"host,omitempty"`
 		Path   string `json:"path,omitempty"`
+
+		ClientIP netip.Addr `json:"client_ip,omitzero"`
 	} `json:"request,omitempty"`
 	Of []string `json:"of,omitempty"` // users, clients; none: both
 }
@@ -445,7 +448,7 @@ func (r *run) ask(ctx context.Context, place int, q Question, who enquired, tena
 		}
 	}
 	c, _, err := r.both.ask(ctx, r.Base, r.Candidate, t, enrich.Question{TenantHint: tenant, Request: enrich.Request{
-		Gateway: "preview", Method: q.Request.Method, Scheme: q.Request.Scheme, Host: q.Request.Host, Path: q.Request.Path, RawPath: q.Request.Path,
+		Gateway: "preview", Method: q.Request.Method, Scheme: q.Request.Scheme, Host: q.Request.Host, Path: q.Request.Path, RawPath: q.Request.Path, ClientIP: q.Request.ClientIP,
 	}}, r.now)
 	if err != nil {
 		return err
