@@ -65,6 +65,7 @@ type Config struct {
 	Instance string   // who we are among all that share the provider
 	Log      *slog.Logger
 
+	Patience      time.Duration // with the provider while a caller waits; 0: 1.4 s, for 202 is promised within 2 s
 	TokenLifetime time.Duration // of the longest token; 0: 24 h
 	MaxRepairs    int           // of one comparison; more are done by hand; 0: 10
 	CompareEvery  time.Duration // 0: 10 min
@@ -77,6 +78,7 @@ type Service struct{ cfg Config }
 
 // New returns a service.
 func New(cfg Config) *Service {
+	cfg.Patience = cmp.Or(cfg.Patience, 1400*time.Millisecond)
 	cfg.TokenLifetime = cmp.Or(cfg.TokenLifetime, 24*time.Hour)
 	cfg.CompareEvery = cmp.Or(cfg.CompareEvery, 10*time.Minute)
 	cfg.Tick = cmp.Or(cfg.Tick, 500*time.Millisecond)
@@ -90,8 +92,7 @@ func New(cfg Config) *Service {
 const maxOverlap = 720 * time.Hour // of two secrets
 
 const (
-	patience       = 1400 * time.Millisecond // with the provider while the caller waits: 202 is promised within 2 s
-	settlePatience = 3 * time.Second         // for writing down what became of an operation
+	settlePatience = 3 * time.Second // for writing down what became of an operation
 	settleTries    = 3
 	callerLease    = 8 * time.Second // while a caller waits: their patience, that, and some
 	leaseRest      = 4 * time.Second // of a lease, in which nothing is begun any more
@@ -186,7 +187,7 @@ func (s *Service) change(ctx context.Context, r Request, secret bool, begin func
 		return res, nil
 	}
 	// The caller may go: what was begun is brought to an end.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Patience)
 	defer cancel()
 	o := s.operation(r, c, by)
 	d, err := s.step(ctx, c, lease, true)
@@ -300,7 +301,7 @@ func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.C
 		}
 		return s.replay(c, replayed), err
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Patience)
 	defer cancel()
 	o := s.operation(r, c, by)
 	retired := false

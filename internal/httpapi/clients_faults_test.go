@@ -293,6 +293,9 @@ func TestAReplayKnowsWhatWasGiven(t *testing.T) {
 	if r := w.want(201, "root", "POST", "/v1/clients", service(nil), later...); r.text("client_secret_status") != "not_issued" {
 		t.Errorf("of the first: %s", r)
 	}
+	w.until("the old secret is ended", func() bool { // by the caller or by the loop
+		return w.want(200, "root", "GET", "/v1/clients/"+id, nil).field("operation") == nil
+	})
 	w.want(200, "root", "POST", rotate, map[string]any{"overlap": "0"})
 	if r := w.want(200, "root", "POST", rotate, map[string]any{"overlap": "0"}, "Idempotency-Key: b"); r.text("client_secret_status") != "given" {
 		t.Errorf("of the second: %s", r)
@@ -546,12 +549,14 @@ func TestACallerWhoGoesAwayStopsNothing(t *testing.T) {
 		return h.Provider.Create(ctx, r)
 	}
 	short, cancel := context.WithCancel(ctx)
-	go func() { <-begun; cancel(); close(gone) }()
+	go func() { <-begun; cancel() }()
 	req, err := http.NewRequestWithContext(short, http.MethodPost, w.admin+"/v1/clients", strings.NewReader(`{"client_name":"left","grant_types":["client_credentials"]}`))
 	w.ok(err)
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+w.mint("root", map[string]any{"aud": "iam-admin"}))
-	if resp, err := http.DefaultClient.Do(req); err == nil {
+	resp, err := http.DefaultClient.Do(req)
+	close(gone)
+	if err == nil {
 		_ = resp.Body.Close()
 		t.Fatalf("it was answered: %d", resp.StatusCode)
 	}

@@ -94,15 +94,24 @@ func TestAPreviewNamesWhoLosesWhat(t *testing.T) {
 	if r := w.want(200, "paula", "GET", "/v1/policy", nil); r.field("last_activation", "preview") != id {
 		t.Errorf("the preview is not kept: %s", r)
 	}
+	begin := func(body map[string]any) (r reply) {
+		w.eventually(func() bool { // the one before has said that it is done, and has not left yet
+			r = w.call("paula", "POST", "/v1/policy/preview", body)
+			return r.text("code") != "preview_running"
+		})
+		return r
+	}
 	next := w.upload(201, "paula", w.named("next"))
-	of := w.want(202, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": next, "against": next}).text("id")
+	of := begin(map[string]any{"revision": next, "against": next}).text("id")
 	w.eventually(func() bool {
 		return w.want(200, "paula", "GET", "/v1/policy/previews/"+of, nil).text("state") == "done"
 	})
 	w.want(422, "paula", "POST", "/v1/policy/revisions/"+next+":activate", map[string]any{"preview": of}) // it says nothing of what is in force
 	w.want(422, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": candidate, "replay": "soon"})
 	w.want(422, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": candidate, "questions": []any{map[string]any{"title": "q", "token": map[string]any{"sub": "root"}}}})
-	w.want(404, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": "000000000000"})
+	if r := begin(map[string]any{"revision": "000000000000"}); r.status != 404 {
+		t.Errorf("of one that is not there: %s", r)
+	}
 
 	// One that runs, on whichever replica, can be cancelled; one that is over cannot.
 	if r := w.want(409, "paula", "POST", "/v1/policy/previews/"+id+":cancel", nil); r.field("code") != "preview_over" {

@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -75,6 +76,7 @@ type world struct {
 }
 
 type settings struct {
+	conns     int32    // of the service to the database; 0: 4
 	decisions bool     // they can be found again
 	fields    []string // of them that are written down
 	untrusted bool
@@ -140,7 +142,7 @@ func newWorld(t testing.TB, s settings) *world {
 		s.url = postgrestest.URL(t)
 	}
 	var err error
-	if w.db, err = postgres.Open(ctx, postgres.Config{URL: s.url, Issuers: issuers, Conns: 4, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), nil); err != nil {
+	if w.db, err = postgres.Open(ctx, postgres.Config{URL: s.url, Issuers: issuers, Conns: cmp.Or(s.conns, 4), FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(w.db.Close)
@@ -209,7 +211,7 @@ func newWorld(t testing.TB, s settings) *world {
 	w.service = admin.New(admin.Config{DB: w.db, Engine: w.engine, Issuers: issuers, Issuer: w.rauth.Issuer, Settle: w.feed.Settle, Log: log})
 	instance, err := w.db.Instance(ctx)
 	w.ok(err)
-	managed := clients.Config{Admin: w.service, DB: w.db, Issuer: w.rauth.Issuer, Instance: instance, Log: log, Tick: 20 * time.Millisecond, CompareEvery: 100 * time.Millisecond}
+	managed := clients.Config{Admin: w.service, DB: w.db, Issuer: w.rauth.Issuer, Instance: instance, Log: log, Tick: 20 * time.Millisecond, CompareEvery: 100 * time.Millisecond, Patience: 4 * time.Second}
 	if !s.noClients {
 		managed.Provider, err = rauth.New(rauth.Config{URL: w.rauth.Issuer, Pause: time.Millisecond, Open: 100 * time.Millisecond, Log: log})
 		w.ok(err)

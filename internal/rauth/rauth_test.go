@@ -140,7 +140,7 @@ func TestEachFailureHasItsReason(t *testing.T) {
 				cfg.Timeout = devrauth.SlowFor / 3
 			}
 		})
-		if _, err := client.Create(t.Context(), registration("a")); err != nil {
+		if _, err := p.client(nil).Create(t.Context(), registration("a")); err != nil {
 			t.Fatal(err)
 		}
 		p.Break(func(string, string) devrauth.Fault { return fault })
@@ -168,7 +168,7 @@ func TestEachFailureHasItsReason(t *testing.T) {
 func TestTheBreakerOpensAndCloses(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
-	c := p.client(func(cfg *rauth.Config) { cfg.Open = 50 * time.Millisecond })
+	c := p.client(func(cfg *rauth.Config) { cfg.Open = 2 * time.Second })
 	p.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
 	for range 10 {
 		if _, err := c.Get(t.Context(), "a"); iam.KindOf(err) != iam.Unavailable {
