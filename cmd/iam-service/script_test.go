@@ -137,6 +137,22 @@ func TestScripts(t *testing.T) {
 		_, err = conn.Exec(ctx, args[0])
 		ts.Check(err)
 	}
+	commands["await"] = func(ts *testscript.TestScript, _ bool, args []string) { // await QUERY: until its answer is true
+		ctx := context.Background()
+		conn, err := pgx.Connect(ctx, ts.Getenv("DATABASE_URL"))
+		ts.Check(err)
+		defer conn.Close(ctx)
+		for until := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+			var is bool
+			ts.Check(conn.QueryRow(ctx, args[0]).Scan(&is))
+			if is {
+				return
+			}
+			if time.Now().After(until) {
+				ts.Fatalf("never: %s", args[0])
+			}
+		}
+	}
 	commands["proxy"] = func(ts *testscript.TestScript, _ bool, args []string) { // proxy hears|deaf|swallows
 		p := ts.Value("proxy").(*postgrestest.Proxy)
 		p.Deafen(args[0] == "deaf")
@@ -167,19 +183,34 @@ func TestScripts(t *testing.T) {
 		}))
 	}
 	commands["huge"] = func(ts *testscript.TestScript, _ bool, args []string) { // huge FILE: 33 MB
-		ts.Check(os.WriteFile(ts.MkAbs(args[0]), make([]byte, 33<<20), 0o600))
+		ts.Check(writeWhole(ts.MkAbs(args[0]), make([]byte, 33<<20)))
 	}
 	commands["bomb"] = func(ts *testscript.TestScript, _ bool, args []string) { // bomb FILE: small, 70 MB unpacked
-		f, err := os.Create(ts.MkAbs(args[0]))
-		ts.Check(err)
-		z := gzip.NewWriter(f)
-		w := tar.NewWriter(z)
-		for i := range 7 {
-			ts.Check(w.WriteHeader(&tar.Header{Name: fmt.Sprintf("/iam/f%d.rego", i), Mode: 0o600, Size: 10 << 20}))
-			_, err = w.Write(make([]byte, 10<<20))
+		var out bytes.Buffer
+		pack := func(write func(w *tar.Writer) error, more []byte) {
+			z, err := gzip.NewWriterLevel(&out, gzip.BestSpeed)
 			ts.Check(err)
+			w := tar.NewWriter(z)
+			ts.Check(write(w))
+			ts.Check(w.Flush())
+			_, err = z.Write(more)
+			ts.Check(err)
+			ts.Check(z.Close())
 		}
-		ts.Check(errors.Join(w.Close(), z.Close(), f.Close()))
+		// One file is packed, and its bytes are there seven times: a gzip file can be several.
+		pack(func(w *tar.Writer) error {
+			if err := w.WriteHeader(&tar.Header{Name: "/iam/f.rego", Mode: 0o600, Size: 10 << 20}); err != nil {
+				return err
+			}
+			_, err := w.Write(make([]byte, 10<<20))
+			return err
+		}, nil)
+		one := bytes.Clone(out.Bytes())
+		for range 6 {
+			out.Write(one)
+		}
+		pack(func(*tar.Writer) error { return nil }, make([]byte, 1024))
+		ts.Check(writeWhole(ts.MkAbs(args[0]), out.Bytes()))
 	}
 	commands["doubling"] = func(ts *testscript.TestScript, _ bool, args []string) { // doubling FILE: rules whose types take OPA a year
 		text := "package iam.claims\n\n_t0 := [input.x, 1]\n\n_u0 := [input.x, 1]\n"
@@ -287,6 +318,14 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// writeWhole puts a file in its place as a whole: who looks meanwhile sees none of it.
+func writeWhole(name string, text []byte) error {
+	if err := os.WriteFile(name+".new", text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
+}
+
 // repack writes a bundle anew, with its files changed.
 func repack(from, into string, change func(name string, text []byte) []byte) error {
 	packed, err := os.ReadFile(from)
@@ -324,7 +363,7 @@ func repack(from, into string, change func(name string, text []byte) []byte) err
 	if err := errors.Join(w.Close(), zw.Close()); err != nil {
 		return err
 	}
-	return os.WriteFile(into, out.Bytes(), 0o600)
+	return writeWhole(into, out.Bytes())
 }
 
 // load asks replicas as a gateway does, without a pause, until it ends.

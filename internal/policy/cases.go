@@ -2,6 +2,7 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -159,8 +160,8 @@ func (e *Engine) Case(ctx context.Context, r *Revision, c Case) (Answer, error) 
 		}
 		entrypoint, query = AdminEntrypoint, r.admin
 	}
-	now := time.Now()
-	ev := &evaluation{facts: facts, ctx: ctx, began: now, limit: caseTime, deadline: now.Add(caseTime)}
+	now, limit := time.Now(), cmp.Or(e.cfg.CaseTime, caseTime)
+	ev := &evaluation{facts: facts, ctx: ctx, began: now, limit: limit, deadline: now.Add(limit)}
 	rs, err := r.eval(ctx, entrypoint, query, input, ev)
 	if err != nil {
 		return nil, plain(err)

@@ -19,7 +19,7 @@ import (
 // Limits of a child process that takes a candidate through the gate.
 const (
 	childTime   = 10 * time.Second // of the processor's: a busy machine is no fault of the policy's
-	childWait   = time.Minute      // in all
+	childWait   = 3 * time.Minute  // in all
 	childMemory = 256 << 20        // bytes on its heap
 	childAnswer = 1 << 20          // bytes that it may say
 
@@ -146,7 +146,7 @@ func ServeGate(in io.Reader, out io.Writer) error {
 		return fmt.Errorf("read what to do: %w", err)
 	}
 	var o outcome
-	e, err := NewEngine(Config{Headers: j.Headers, Settings: j.Settings, Admin: j.Admin})
+	e, err := NewEngine(Config{Headers: j.Headers, Settings: j.Settings, Admin: j.Admin, CaseTime: childWait}) // the time is the processor's, of all together
 	switch {
 	case err != nil:
 	case j.Candidate == nil:

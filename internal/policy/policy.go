@@ -93,6 +93,7 @@ type Config struct {
 	Headers  []string          // what the gateways are configured for; nil: DefaultHeaders
 	Limit    time.Duration     // of one evaluation's own time; 0: 50 ms
 	Settings map[string]string // input.settings
+	CaseTime time.Duration     // of one acceptance case; 0: 2 s
 	Admin    bool              // refuse a candidate that does not answer AdminEntrypoint
 
 	SignedOnly bool // what is not signed is refused: folders too, and OPA configurations that would take it

@@ -110,7 +110,7 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: eventually STATUS METHOD URL [HEADER...] | eventually match REGEXP METHOD URL [HEADER...] | eventually grep REGEXP FILE")
 	}
 	var last string
-	for until := time.Now().Add(2 * time.Minute); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+	for until := time.Now().Add(4 * time.Minute); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
 		if args[0] == "grep" {
 			b, _ := os.ReadFile(ts.MkAbs(args[2])) // not there yet: empty
 			if last = string(b); regexp.MustCompile(`(?m)` + args[1]).Match(b) {

@@ -169,7 +169,7 @@ func (s *Server) Stop() {
 	_ = s.stdin.Close() // the shell reads the end of its input and stops the server
 	select {
 	case <-s.done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) // the whole group; nothing else is left to try
 		<-s.done
 	}
@@ -207,7 +207,13 @@ func (s *Server) Restart(ctx context.Context) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("restart PostgreSQL: %w", err)
 	}
-	return Start(ctx, Options{Dir: s.Dir, Port: port})
+	for until := time.Now().Add(10 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		again, err := Start(ctx, Options{Dir: s.Dir, Port: port})
+		// Processes of one that was killed may not be gone yet.
+		if err == nil || !strings.Contains(err.Error(), "pre-existing shared memory block") || time.Now().After(until) {
+			return again, err
+		}
+	}
 }
 
 func (s *Server) logTail() string {
