@@ -10,7 +10,8 @@
 //	    ▼          what was in force stays
 //	 forgotten
 //
-// The gate checks roots, compiles under an allow-list of builtins, and looks for
+// A candidate goes through the gate in a child process first: what does not end, or does
+// not fit, takes nothing else down. The gate checks roots, compiles under an allow-list of builtins, and looks for
 // the entrypoint and the declared headers. A request evaluates one Revision from
 // its beginning to its end, over the Revision's data and the Facts it was given.
 //
