@@ -330,9 +330,13 @@ func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision,
 	if err != nil {
 		return nil, err
 	}
-	if s.embedded(digest) { // nobody has signed it, and nobody need: it is ours
+	another := false
+	switch {
+	case s.embedded(digest): // nobody has signed it, and nobody need: it is ours
 		r, err = s.cfg.Engine.Prepare(ctx, s.cfg.Embedded)
-	} else {
+	case s.cfg.Embedded != nil && kept.Source == s.cfg.Embedded.Source && kept.Verified == iam.VerifiedByNobody && !s.cfg.Unsigned:
+		another, err = true, errors.New("it is part of another version of the program, and nobody has signed it")
+	default:
 		r, err = s.through(ctx, kept.Source, packed, kept.Verified == iam.VerifiedByOPA && s.cfg.ByOPA)
 	}
 	if err == nil && r.Digest != digest {
@@ -350,6 +354,9 @@ func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision,
 	}
 	if _, later := errors.AsType[*policy.LaterError](err); !later {
 		s.failed[digest] = failure{err.Error(), time.Now()}
+		if another { // nobody has offered it
+			return nil, err
+		}
 		s.cfg.Engine.Refuse(ctx, "revision "+iam.PolicyID(digest)+" of "+kept.Source, digest, err)
 	}
 	return nil, err

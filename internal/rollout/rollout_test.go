@@ -238,6 +238,60 @@ func TestAReplicaThatCannotFollowSaysSo(t *testing.T) {
 	}
 }
 
+// The policy that is part of the program was in force before the first other one, and can be
+// again, though nobody has signed it: on replicas that bring the same one along.
+func TestTheEmbeddedPolicyCanBeRolledBackTo(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	_, public := f.key(t.TempDir(), "key")
+	with := func(embedded *policy.Candidate) *replica {
+		embedded.Source = "embedded"
+		return f.replica(embedded.Name, func(pc *policy.Config, rc *rollout.Config) {
+			key, err := policy.ParseKey([]byte(public))
+			f.ok(err)
+			pc.Key, pc.SignedOnly, rc.Unsigned, rc.Embedded = key, true, false, embedded
+		})
+	}
+	one, newer := with(candidate("ours")), with(candidate("newer"))
+	service := admin.New(admin.Config{DB: f.db, Log: slog.New(slog.DiscardHandler), Embedded: func() (iam.PolicyRevision, []byte, error) {
+		c := candidate("ours")
+		packed, err := c.Pack()
+		return iam.PolicyRevision{Digest: c.Digest(), Name: c.Name, Source: "embedded", Verified: iam.VerifiedByNobody}, packed, err
+	}})
+	var activations []iam.PolicyActivation
+	f.ok(service.Do(ctx, admin.Caller{Operator: "test"}, admin.Task{Action: "policy:rollback", Writes: true}, func(ctx context.Context, w *admin.Work) error {
+		c := candidate("v1")
+		packed, err := c.Pack()
+		f.ok(err)
+		first, _, err := w.AddPolicyRevision(ctx, iam.PolicyRevision{Digest: c.Digest(), Name: "v1", Source: "test", Verified: iam.VerifiedByKey}, packed)
+		f.ok(err)
+		_, err = w.ActivatePolicy(ctx, first.Digest, admin.Activation{Force: true})
+		f.ok(err)
+		_, err = w.RollBackPolicy(ctx, "", "")
+		f.ok(err)
+		activations, err = w.PolicyActivations(ctx, 10)
+		return err
+	}))
+	var names []string
+	for _, a := range activations {
+		names = append(names, a.Kind+" "+a.Name)
+	}
+	if got := strings.Join(names, ", "); got != "rollback ours, activate v1, source ours" {
+		t.Errorf("in force were, the last one first, %s", got)
+	}
+	f.ok(one.Sync(ctx))
+	if one.name() != "ours" {
+		t.Errorf("%q is in force", one.name())
+	}
+	// Another version says so where it is to be in force, and that nobody has sent a bad policy.
+	if err := newer.Sync(ctx); err == nil || !strings.Contains(err.Error(), "part of another version of the program") {
+		t.Errorf("got %v", err)
+	}
+	if r := newer.engine.Status().Refused; newer.name() != "" || r != nil {
+		t.Errorf("%q is in force, refused is %+v", newer.name(), r)
+	}
+}
+
 // A key follows another: while both are known either will do, and what is sent again with
 // the new one is verified by it alone.
 func TestAKeyFollowsAnother(t *testing.T) {
