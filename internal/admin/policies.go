@@ -150,8 +150,17 @@ func (w *Work) embedded(ctx context.Context, other string) (none iam.PolicyActiv
 	if err != nil || r.Digest == other {
 		return none, err
 	}
-	if r, _, err = w.AddPolicyRevision(ctx, r, packed); err != nil {
-		return none, err
+	replicas, err := w.tx.PolicyReplicas(ctx)
+	if err != nil || !slices.ContainsFunc(replicas, func(x iam.PolicyReplica) bool { return x.InForce == r.Digest }) {
+		return none, err // it was not: they have another one, or another version of the program
+	}
+	if _, found, err := w.tx.PolicyRevision(ctx, r.Digest); err != nil || !found {
+		if err == nil {
+			_, _, err = w.AddPolicyRevision(ctx, r, packed)
+		}
+		if err != nil {
+			return none, err
+		}
 	}
 	return w.putInForce(ctx, r, none, iam.PolicyActivation{Kind: iam.PolicyFromSource, Reason: "the policy that is part of the program"})
 }
@@ -183,7 +192,8 @@ func (w *Work) allPrepared(ctx context.Context, r iam.PolicyRevision) error {
 // RollBackPolicy puts a revision in force again that was before; with an empty ref the one
 // that what is in force has replaced. It asks no replica: it is for three in the morning.
 func (w *Work) RollBackPolicy(ctx context.Context, ref, reason string) (iam.PolicyActivation, error) {
-	if ref == "" {
+	byItself := ref == ""
+	if byItself {
 		list, err := w.tx.PolicyActivations(ctx, 1)
 		if err == nil && len(list) > 0 {
 			ref, err = w.tx.BeforePolicy(ctx, list[0].Digest)
@@ -201,10 +211,25 @@ func (w *Work) RollBackPolicy(ctx context.Context, ref, reason string) (iam.Poli
 		return current, err
 	case current.Digest == r.Digest:
 		return current, nil
+	case byItself && r.Verified == iam.VerifiedByNobody:
+		if err := w.someoneCanRun(ctx, r); err != nil {
+			return current, err
+		}
 	case r.Activations == 0:
 		return current, &iam.Error{Kind: iam.Conflict, Code: "policy_never_in_force", Detail: fmt.Sprintf("revision %s never was in force: activate it", r.ID())}
 	}
 	return w.putInForce(ctx, r, current, iam.PolicyActivation{Kind: iam.PolicyRolledBack, Reason: reason})
+}
+
+// someoneCanRun refuses what nobody has signed where no replica has it ready: it may be the
+// policy that another version of the program brought along.
+func (w *Work) someoneCanRun(ctx context.Context, r iam.PolicyRevision) error {
+	replicas, err := w.tx.PolicyReplicas(ctx)
+	if err != nil || len(replicas) == 0 || slices.ContainsFunc(replicas, func(x iam.PolicyReplica) bool { return slices.Contains(x.Prepared, r.Digest) }) {
+		return err
+	}
+	return &iam.Error{Kind: iam.Conflict, Code: "policy_not_prepared", Detail: fmt.Sprintf(
+		"revision %s was in force before, nobody has signed it, and no replica can run it: name another revision, or this one to insist", r.ID())}
 }
 
 func (w *Work) revisionAndCurrent(ctx context.Context, ref string) (r iam.PolicyRevision, current iam.PolicyActivation, err error) {

@@ -309,7 +309,7 @@ func (cfg *Config) check(fault func(string, ...any)) {
 func checkStateDir(dir string, uid int) error {
 	info, err := os.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) { // it is made; where it would be must be there
-		if _, above := os.Stat(filepath.Dir(dir)); above == nil {
+		if _, above := os.Stat(filepath.Dir(filepath.Clean(dir))); above == nil {
 			return nil
 		}
 	}

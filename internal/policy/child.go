@@ -14,6 +14,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/bundle"
 )
 
 // Limits of a child process that takes a candidate through the gate.
@@ -150,8 +153,9 @@ func ServeGate(in io.Reader, out io.Writer) error {
 	switch {
 	case err != nil:
 	case j.Candidate == nil:
-		if c, err := e.Unpack("", j.Part, true); err == nil {
-			_, _ = compile(c) // what is wrong with it is for others to say
+		b, err := bundle.NewReader(bytes.NewReader(j.Part)).WithSkipBundleVerification(true).WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSizeLimitBytes(MaxBundle).Read()
+		if err == nil {
+			ast.NewCompiler().Compile(b.ParsedModules("part")) // as OPA will; what is wrong with it is for others to say
 		}
 	default:
 		var r *Revision

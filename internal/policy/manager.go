@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -77,9 +78,8 @@ func StartManager(ctx context.Context, e *Engine, text []byte, id string) (*Mana
 		p.Register("iam-service", func(s bundleplugin.Status) {
 			mu.Lock()
 			defer mu.Unlock()
-			if bad[s.Name] = s.Code != ""; !bad[s.Name] {
-				delete(bad, s.Name)
-			}
+			bad[s.Name] = s.Code != ""
+			maps.DeleteFunc(bad, func(name string, is bool) bool { return !is || p.Config().Bundles[name] == nil }) // good, or gone
 			switch {
 			case len(bad) == 0:
 				e.settled(byOPA)
@@ -210,7 +210,11 @@ type bounds struct {
 type refusedPart struct {
 	sum [sha256.Size]byte
 	err error
+	at  time.Time
 }
+
+// partFor is how long a refusal is remembered: what was wrong may have been the machine's fault.
+const partFor = 5 * time.Minute
 
 var bound = sync.OnceFunc(func() { tracing.RegisterHTTPTracing(bounds{}) })
 
@@ -248,12 +252,12 @@ func (b bounds) check(ctx context.Context, packed []byte) error {
 		return err
 	}
 	sum := sha256.Sum256(packed)
-	if known := b.refused.Load(); known != nil && known.sum == sum {
+	if known := b.refused.Load(); known != nil && known.sum == sum && time.Since(known.at) < partFor {
 		return known.err
 	}
 	err := b.engine.inChild(ctx, job{Part: packed})
 	if _, later := errors.AsType[*LaterError](err); err != nil && !later {
-		b.refused.Store(&refusedPart{sum, err})
+		b.refused.Store(&refusedPart{sum, err, time.Now()})
 	}
 	return err
 }

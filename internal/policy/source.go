@@ -26,7 +26,7 @@ const (
 	maxUnpacked = 64 << 20 // all files in it together
 
 	// Each value takes many times its text in memory.
-	maxValues = 1_000_000 // commas and brackets in all files together
+	maxValues = 1_000_000 // commas and brackets, and lines, in all files together
 )
 
 // FromFS reads a candidate from a file system, such as an embedded one.
@@ -145,17 +145,18 @@ func checkPacked(packed []byte) error {
 	if n > maxUnpacked {
 		return fmt.Errorf("it takes more than %d MB when it is unpacked", maxUnpacked>>20)
 	}
-	if values > maxValues {
+	if values.begun > maxValues || values.lines > maxValues { // a line of YAML can be a value
 		return fmt.Errorf("it has more than %d values", maxValues)
 	}
 	return nil
 }
 
-// counter counts what begins a value, roughly.
-type counter int
+// counter counts what begins a value, roughly, and lines.
+type counter struct{ begun, lines int }
 
 func (c *counter) Write(b []byte) (int, error) {
-	*c += counter(bytes.Count(b, []byte{','}) + bytes.Count(b, []byte{'['}) + bytes.Count(b, []byte{'{'}))
+	c.begun += bytes.Count(b, []byte{','}) + bytes.Count(b, []byte{'['}) + bytes.Count(b, []byte{'{'})
+	c.lines += bytes.Count(b, []byte{'\n'})
 	return len(b), nil
 }
 

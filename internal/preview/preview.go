@@ -572,7 +572,10 @@ func (s *section) sorted() Section {
 func (r *run) replay(ctx context.Context) error {
 	return r.Replay(ctx, func(d iam.RecordedDecision) error {
 		q, err := explain.FromRecord(d)
-		lacking := append(explain.Unknown(r.Base, q), explain.Unknown(r.Candidate, q)...)
+		var lacking []string
+		if err == nil {
+			lacking = append(explain.Unknown(r.Base, q), explain.Unknown(r.Candidate, q)...)
+		}
 		if err != nil || len(lacking) > 0 {
 			s := &r.sections[ofRecords]
 			s.NotReplayable++

@@ -354,7 +354,7 @@ func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision,
 	}
 	if _, later := errors.AsType[*policy.LaterError](err); !later {
 		s.failed[digest] = failure{err.Error(), time.Now()}
-		if another { // nobody has offered it
+		if another && s.orders.InForce != digest { // nobody wants it
 			return nil, err
 		}
 		s.cfg.Engine.Refuse(ctx, "revision "+iam.PolicyID(digest)+" of "+kept.Source, digest, err)
@@ -424,7 +424,18 @@ func (s *Service) keep(ctx context.Context, digest string) {
 	s.mu.Lock()
 	done := s.kept == digest
 	s.mu.Unlock()
-	if s.cfg.StateDir == "" || done || s.embedded(digest) {
+	if s.cfg.StateDir == "" || done {
+		return
+	}
+	name := filepath.Join(s.cfg.StateDir, keptName)
+	if s.embedded(digest) { // a start has it anyway, and what it has replaced must not come back
+		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			s.cfg.Log.WarnContext(ctx, "the policy that was in force could not be removed from STATE_DIR", slog.Any("err", err))
+			return
+		}
+		s.mu.Lock()
+		s.kept = digest
+		s.mu.Unlock()
 		return
 	}
 	_, packed, err := s.cfg.DB.PolicyBundle(ctx, digest)
@@ -432,7 +443,7 @@ func (s *Service) keep(ctx context.Context, digest string) {
 		return // it came from STATE_DIR
 	}
 	if err == nil {
-		err = writeWhole(filepath.Join(s.cfg.StateDir, keptName), packed)
+		err = writeWhole(name, packed)
 	}
 	if err != nil {
 		s.cfg.Log.WarnContext(ctx, "the policy in force could not be kept in STATE_DIR", slog.Any("err", err))

@@ -244,15 +244,22 @@ func TestTheEmbeddedPolicyCanBeRolledBackTo(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	_, public := f.key(t.TempDir(), "key")
+	state := t.TempDir()
+	replaced := filepath.Join(state, "policy.tar.gz")
+	f.ok(os.WriteFile(replaced, []byte("what was bad"), 0o600))
 	with := func(embedded *policy.Candidate) *replica {
 		embedded.Source = "embedded"
 		return f.replica(embedded.Name, func(pc *policy.Config, rc *rollout.Config) {
 			key, err := policy.ParseKey([]byte(public))
 			f.ok(err)
-			pc.Key, pc.SignedOnly, rc.Unsigned, rc.Embedded = key, true, false, embedded
+			pc.Key, pc.SignedOnly, rc.Unsigned, rc.Embedded, rc.StateDir = key, true, false, embedded, state
 		})
 	}
-	one, newer := with(candidate("ours")), with(candidate("newer"))
+	ours := candidate("ours")
+	ours.Embedded = true
+	one, newer := with(ours), with(candidate("newer"))
+	f.ok(one.engine.Offer(ctx, ours))
+	f.ok(one.Sync(ctx)) // it says what it has in force
 	service := admin.New(admin.Config{DB: f.db, Log: slog.New(slog.DiscardHandler), Embedded: func() (iam.PolicyRevision, []byte, error) {
 		c := candidate("ours")
 		packed, err := c.Pack()
@@ -266,12 +273,28 @@ func TestTheEmbeddedPolicyCanBeRolledBackTo(t *testing.T) {
 		first, _, err := w.AddPolicyRevision(ctx, iam.PolicyRevision{Digest: c.Digest(), Name: "v1", Source: "test", Verified: iam.VerifiedByKey}, packed)
 		f.ok(err)
 		_, err = w.ActivatePolicy(ctx, first.Digest, admin.Activation{Force: true})
-		f.ok(err)
-		_, err = w.RollBackPolicy(ctx, "", "")
-		f.ok(err)
-		activations, err = w.PolicyActivations(ctx, 10)
 		return err
 	}))
+	back := func() error {
+		return service.Do(ctx, admin.Caller{Operator: "test"}, admin.Task{Action: "policy:rollback", Writes: true}, func(ctx context.Context, w *admin.Work) (err error) {
+			if _, err = w.RollBackPolicy(ctx, "", ""); err == nil {
+				activations, err = w.PolicyActivations(ctx, 10)
+			}
+			return err
+		})
+	}
+	// Where nobody has it ready, nobody may be able to run it.
+	if err := back(); iam.CodeOf(err) != "policy_not_prepared" {
+		t.Errorf("got %v", err)
+	}
+	_ = newer.Sync(ctx) // as below
+	newer.Prepare(ctx)
+	if r := newer.engine.Status().Refused; r == nil || r.Digest == ours.Digest() {
+		t.Errorf("what nobody wants of another version is refused: %+v", r)
+	}
+	_ = one.Sync(ctx) // v1 is not signed: it is not in force here, and what was before it is to be ready
+	one.Prepare(ctx)
+	f.ok(back())
 	var names []string
 	for _, a := range activations {
 		names = append(names, a.Kind+" "+a.Name)
@@ -280,14 +303,18 @@ func TestTheEmbeddedPolicyCanBeRolledBackTo(t *testing.T) {
 		t.Errorf("in force were, the last one first, %s", got)
 	}
 	f.ok(one.Sync(ctx))
+	one.Prepare(ctx)
 	if one.name() != "ours" {
 		t.Errorf("%q is in force", one.name())
 	}
-	// Another version says so where it is to be in force, and that nobody has sent a bad policy.
+	if _, err := os.Stat(replaced); err == nil {
+		t.Error("a start would find what was replaced")
+	}
+	// Another version says so where it is to be in force.
 	if err := newer.Sync(ctx); err == nil || !strings.Contains(err.Error(), "part of another version of the program") {
 		t.Errorf("got %v", err)
 	}
-	if r := newer.engine.Status().Refused; newer.name() != "" || r != nil {
+	if r := newer.engine.Status().Refused; newer.name() != "" || r == nil {
 		t.Errorf("%q is in force, refused is %+v", newer.name(), r)
 	}
 }
