@@ -36,6 +36,7 @@ import (
 	"iam-service/internal/devstack"
 	"iam-service/internal/devstack/devrauth"
 	"iam-service/internal/iam"
+	"iam-service/internal/policy/authoring"
 	"iam-service/internal/postgres"
 	"iam-service/internal/postgres/postgrestest"
 	"iam-service/internal/scripttest"
@@ -183,7 +184,7 @@ func TestScripts(t *testing.T) {
 		}))
 	}
 	commands["huge"] = func(ts *testscript.TestScript, _ bool, args []string) { // huge FILE: 33 MB
-		ts.Check(writeWhole(ts.MkAbs(args[0]), make([]byte, 33<<20)))
+		ts.Check(authoring.WriteFile(ts.MkAbs(args[0]), make([]byte, 33<<20), 0o600))
 	}
 	commands["bomb"] = func(ts *testscript.TestScript, _ bool, args []string) { // bomb FILE: small, 70 MB unpacked
 		var out bytes.Buffer
@@ -210,7 +211,7 @@ func TestScripts(t *testing.T) {
 			out.Write(one)
 		}
 		pack(func(*tar.Writer) error { return nil }, make([]byte, 1024))
-		ts.Check(writeWhole(ts.MkAbs(args[0]), out.Bytes()))
+		ts.Check(authoring.WriteFile(ts.MkAbs(args[0]), out.Bytes(), 0o600))
 	}
 	commands["doubling"] = func(ts *testscript.TestScript, _ bool, args []string) { // doubling FILE: rules whose types take OPA a year
 		text := "package iam.claims\n\n_t0 := [input.x, 1]\n\n_u0 := [input.x, 1]\n"
@@ -318,14 +319,6 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// writeWhole puts a file in its place as a whole: who looks meanwhile sees none of it.
-func writeWhole(name string, text []byte) error {
-	if err := os.WriteFile(name+".new", text, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(name+".new", name)
-}
-
 // repack writes a bundle anew, with its files changed.
 func repack(from, into string, change func(name string, text []byte) []byte) error {
 	packed, err := os.ReadFile(from)
@@ -363,7 +356,7 @@ func repack(from, into string, change func(name string, text []byte) []byte) err
 	if err := errors.Join(w.Close(), zw.Close()); err != nil {
 		return err
 	}
-	return writeWhole(into, out.Bytes())
+	return authoring.WriteFile(into, out.Bytes(), 0o600)
 }
 
 // load asks replicas as a gateway does, without a pause, until it ends.

@@ -154,13 +154,12 @@ func (w *Work) embedded(ctx context.Context, other string) (none iam.PolicyActiv
 	if err != nil || !slices.ContainsFunc(replicas, func(x iam.PolicyReplica) bool { return x.InForce == r.Digest }) {
 		return none, err // it was not: they have another one, or another version of the program
 	}
-	if _, found, err := w.tx.PolicyRevision(ctx, r.Digest); err != nil || !found {
-		if err == nil {
-			_, _, err = w.AddPolicyRevision(ctx, r, packed)
-		}
-		if err != nil {
-			return none, err
-		}
+	_, found, err := w.tx.PolicyRevision(ctx, r.Digest)
+	if err == nil && !found {
+		_, _, err = w.AddPolicyRevision(ctx, r, packed)
+	}
+	if err != nil {
+		return none, err
 	}
 	return w.putInForce(ctx, r, none, iam.PolicyActivation{Kind: iam.PolicyFromSource, Reason: "the policy that is part of the program"})
 }

@@ -125,6 +125,9 @@ func (s *Service) Receive(ctx context.Context, source string, packed []byte) (ia
 		return iam.PolicyRevision{}, &iam.Error{Kind: iam.Invalid, Code: "policy_refused", Detail: "the policy is refused: " + err.Error()}
 	}
 	s.cfg.Engine.Accept()
+	s.mu.Lock()
+	s.prepared[r.Digest] = r // it need not go through the gate once more here; where it is not kept, it is forgotten
+	s.mu.Unlock()
 	kept, _, err := s.describe(c, r)
 	return kept, err
 }
