@@ -530,7 +530,7 @@ func packedEmbedded() (iam.PolicyRevision, []byte, error) {
 	return iam.PolicyRevision{Digest: c.Digest(), Name: c.Name, Source: c.Source, Verified: iam.VerifiedByNobody}, packed, err
 }
 
-// checks are what readiness looks at. What all replicas share only degrades.
+// checks are what readiness looks at. What all replicas share only degrades while this one can answer.
 func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, policies *rollout.Service, changes *feed.Feed, bus *eventbus.Bus) []telemetry.Check {
 	list := []telemetry.Check{
 		{Name: "policy", Ask: func() error {
@@ -546,6 +546,7 @@ func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, policies 
 			}
 			return nil
 		}},
+		{Name: "facts", Ask: changes.Ready},
 		{Name: "feed of changes", Degraded: true, Ask: changes.Problem},
 		{Name: "database", Degraded: true, Ask: func() error {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Second)

@@ -11,6 +11,9 @@
 //	                  │                                  │ connecting again             │ an error (503)
 //	                  └─── listen, reset the pool, drop all, prove once ◀───────────────┘
 //
+// Stale withdraws the replica's readiness at once; it is ready again after three seconds of
+// confirmed freshness (Ready).
+//
 // A proof is a beat: a notification that was sent through the pool of queries,
 // with the database's clock in it, and heard on the listener. Notifications come
 // in the order of commits, so whoever hears a beat has heard every change that was
@@ -113,6 +116,7 @@ const (
 	ahead        = 20 * time.Millisecond  // by how much the database's clock may gain on ours between two beats of our own
 	pauseLeast   = 50 * time.Millisecond  // before connecting again
 	pauseMost    = 500 * time.Millisecond // so that not all replicas load again at once
+	steadyFor    = 3 * time.Second        // how long freshness is confirmed after a staleness before the replica is ready again
 )
 
 // State of a feed.
@@ -141,6 +145,7 @@ type Feed struct {
 	queue    atomic.Uint64 // millionths
 
 	sessions, beats, heard atomic.Int64
+	recovered              atomic.Int64 // when the confirmation was sent that ended the last staleness; 0: it never was stale
 }
 
 // New returns a feed that does nothing yet.
@@ -194,6 +199,20 @@ func (f *Feed) Problem() error {
 		return *p
 	}
 	return ErrDeaf
+}
+
+// Ready is nil while this replica can answer. Stale, it answers nothing but 503, so it is not ready at
+// once; after that it is ready again once freshness was confirmed for steadyFor without a gap, so that a
+// feed that comes and goes does not make the replica come and go.
+func (f *Feed) Ready() error {
+	if f.State() == Stale {
+		return fmt.Errorf("facts are stale, every answer is 503: %w", f.Problem())
+	}
+	age, _ := f.cfg.Store.Age() // not stale: there was a confirmation
+	if at := f.recovered.Load(); at != 0 && f.cfg.Store.Now()-age < time.Duration(at)+steadyFor {
+		return fmt.Errorf("facts were stale and are fresh for less than %s", steadyFor)
+	}
+	return nil
 }
 
 // Stats are figures since the start; Queue is of the last beat.
@@ -390,6 +409,13 @@ func (s *session) beat(ctx context.Context, b Beat) {
 			return
 		}
 		sent = min(sent, now)
+	}
+	if age, once := s.f.cfg.Store.Age(); once {
+		gap := s.f.State()
+		at := s.f.recovered.Load()
+		if gap == Stale || gap == Suspect && at != 0 && now-age < time.Duration(at)+steadyFor {
+			s.f.recovered.Store(int64(sent))
+		}
 	}
 	s.f.cfg.Store.Proved(sent)
 	s.patience = now + suspectAfter // late is not dead

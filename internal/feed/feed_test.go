@@ -314,6 +314,49 @@ func TestAListenerThatDiesInSilenceIsFoundOut(t *testing.T) {
 	})
 }
 
+func TestAStaleReplicaIsNotReadyUntilFreshnessWasConfirmedForAWhile(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := &bus{}
+		r := start(t, b)
+		ready := func(what, why string) {
+			t.Helper()
+			synctest.Wait()
+			switch err := r.feed.Ready(); {
+			case why == "" && err != nil:
+				t.Errorf("%s: not ready: %v", what, err)
+			case why != "" && (err == nil || !strings.Contains(err.Error(), why)):
+				t.Errorf("%s: %v, want %q", what, err, why)
+			}
+		}
+		ready("a start waits for nothing", "")
+		down := func(why string) {
+			b.set(func() { b.refuse = errors.New(why) })
+			b.cut()
+		}
+		up := func() { b.set(func() { b.refuse = nil }) }
+		down("no route to host")
+		time.Sleep(9 * time.Second)
+		ready("suspect", "")
+		time.Sleep(2 * time.Second)
+		ready("stale", "facts are stale, every answer is 503: listen: no route to host")
+		up()
+		time.Sleep(time.Second)
+		r.want("connected again", feed.Fresh, "loaded")
+		ready("fresh for a moment", "fresh for less than 3s")
+		down("gone again")
+		time.Sleep(4 * time.Second)
+		ready("suspect after that", "fresh for less than 3s")
+		up()
+		time.Sleep(2 * time.Second)
+		ready("a gap begins the wait anew", "fresh for less than 3s")
+		time.Sleep(3 * time.Second)
+		ready("confirmed for 3 s", "")
+		down("once more")
+		time.Sleep(5 * time.Second)
+		ready("a gap that makes nothing stale", "")
+	})
+}
+
 // A beat that waited in a buffer proves nothing about now.
 func TestFreshnessCountsFromTheSending(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -270,8 +270,8 @@ type Check struct {
 	// Ask returns nil when all is well.
 	Ask func() error
 	// Degraded: a failure is shown where details are asked for (?verbose), but does not make the service not ready. A
-	// dependency that all replicas share is of this kind: taking them all away
-	// would help nobody.
+	// dependency that all replicas share is of this kind while the replica can still
+	// answer: taking them all away would help nobody.
 	Degraded bool
 }
 
