@@ -226,6 +226,9 @@ func FromClaims(claims map[string]any, now time.Time) (*token.Token, error) {
 	case float64:
 		t.IssuedAt = time.Unix(int64(n), 0)
 	}
+	if !iam.ValidNumbers(claims) {
+		return nil, iam.Refuse([]iam.FieldError{{Pointer: "/claims", Detail: fmt.Sprintf("holds a number with an exponent beyond 308 or of more than %d characters", iam.MaxNumberBytes)}})
+	}
 	v, err := ast.InterfaceToValue(claims)
 	if err != nil {
 		return nil, iam.Refuse([]iam.FieldError{{Pointer: "/claims", Detail: "cannot be read: " + err.Error()}})

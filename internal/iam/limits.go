@@ -28,6 +28,7 @@ const (
 	MaxRolesPerManifest   = 200
 	MaxAttributesDeclared = 200 // by one manifest
 	MaxDescriptionBytes   = 1000
+	MaxNumberBytes        = 400 // of a number in an attribute or a claim, as it is written
 
 	// What all roles that one tenant sees may weigh together, so that its document
 	// can be built within a request and kept.
@@ -316,29 +317,38 @@ func (c *check) attributes(pointer string, a map[string]any) {
 	}
 	b, err := json.Marshal(a)
 	c.that(err == nil, pointer, "must be a JSON object")
-	c.that(!hugeNumber(a), pointer, "holds a number with an exponent beyond 308, which the database would write out")
+	c.that(ValidNumbers(a), pointer, "holds a number with an exponent beyond 308 or of more than %d characters", MaxNumberBytes)
 	c.that(len(b) <= MaxAttributesBytes, pointer, "is %d bytes, at most %d are allowed", len(b), MaxAttributesBytes)
 }
 
-// hugeNumber finds numbers that are short to write and long to store: jsonb keeps
-// 1e131071 as 131,072 digits.
-func hugeNumber(v any) bool {
+// ValidNumber reports whether s is a decimal number of at most MaxNumberBytes with an exponent
+// of at most 308, as float64 has it. Longer ones are short to write and expensive to use: the
+// database stores 1e131071 as 131,072 digits, and a policy needs 300 ms to multiply 1e-30000.
+func ValidNumber(s string) bool {
+	if s == "" || len(s) > MaxNumberBytes || strings.Trim(s, "0123456789.eE+-") != "" {
+		return false
+	}
+	i := strings.IndexAny(s, "eE")
+	if i < 0 {
+		return true
+	}
+	n, err := strconv.Atoi(s[i+1:])
+	return err == nil && -308 <= n && n <= 308
+}
+
+// ValidNumbers reports whether all numbers within v, as decoded from JSON, are ValidNumbers.
+func ValidNumbers(v any) bool {
 	switch v := v.(type) {
 	case json.Number:
-		_, exponent, ok := strings.Cut(strings.ToLower(string(v)), "e")
-		if !ok {
-			return false
-		}
-		n, err := strconv.Atoi(exponent)
-		return err != nil || n > 308 || n < -308
+		return ValidNumber(string(v))
 	case map[string]any:
 		for _, x := range v {
-			if hugeNumber(x) {
-				return true
+			if !ValidNumbers(x) {
+				return false
 			}
 		}
 	case []any:
-		return slices.ContainsFunc(v, hugeNumber)
+		return !slices.ContainsFunc(v, func(x any) bool { return !ValidNumbers(x) })
 	}
-	return false
+	return true
 }

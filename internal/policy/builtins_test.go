@@ -37,7 +37,7 @@ func hostile(t types.Type) []*ast.Term {
 	case types.String:
 		add(ast.String(strings.Repeat("a", hostileString)), ast.String(""), ast.String("a"),
 			ast.String(strings.Repeat("%999999d", hostileString/8)), ast.String(strings.Repeat("(", hostileString)),
-			ast.String(strings.Repeat("[", hostileString)), ast.String(strings.Repeat(`{"a":`, hostileString/5)), ast.String("1e100000000"),
+			ast.String(strings.Repeat("[", hostileString)), ast.String(strings.Repeat(`{"a":`, hostileString/5)), ast.String("1e100000000"), ast.String("1e-30000"), ast.String("0x1p-99999999"),
 			ast.String(strings.Repeat("9", hostileString)), ast.String("10.0.0.0/0"), ast.String("::/0"), ast.String("9999-12-31T23:59:59Z"),
 			ast.String(strings.Repeat("1.", hostileString/2)), ast.String(strings.Repeat("{a,", hostileString/3)),
 			ast.String(strings.Repeat("é", hostileString/2)), ast.String(strings.Repeat("éa", 64)), ast.String(strings.Repeat("*a", hostileString/2)), ast.String(strings.Repeat("&x [*x,*x]", 800)))

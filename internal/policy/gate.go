@@ -164,6 +164,9 @@ func (e *Engine) compiled(ctx context.Context, c *Candidate, digest string) (_ *
 	if err != nil {
 		return nil, fmt.Errorf("its data: %w", err)
 	}
+	if n := wrongNumber(data); n != nil {
+		return nil, fmt.Errorf("its data: %w", errOutOfBounds(n))
+	}
 	r := &Revision{Digest: digest, ID: digest[:12], Name: c.Name, Source: c.Source, Since: time.Now().UTC(), number: revisions.Add(1), administers: administers,
 		Cases: len(c.Cases), compiler: compiler, store: &revisionStore{data}}
 	if err := e.declared(r, c.Data); err != nil {
@@ -232,6 +235,9 @@ func compile(c *Candidate) (*ast.Compiler, error) {
 		}
 		if err := ownPackage(m, c.Roots); err != nil {
 			return nil, err
+		}
+		if n := wrongNumber(m); n != nil {
+			return nil, fmt.Errorf("%s: %w", n.Location, errOutOfBounds(n))
 		}
 		modules[file] = m
 	}

@@ -199,6 +199,8 @@ func TestABadPolicyIsRefusedAndTheOldOneServesOn(t *testing.T) {
 		"resolves names":                             {rule(`decision := net.lookup_ip_addr("example.com")`), []string{"net.lookup_ip_addr"}},
 		"reads the environment":                      {rule(`decision := opa.runtime()`), []string{"opa.runtime"}},
 		"shifts bits":                                {rule(`decision := bits.lsh(1, 100000000)`), []string{"bits.lsh"}},
+		"has a number out of bounds":                 {rule("decision := {\"allow\": 1e-30000 * input.token.level < 1}"), []string{"p.rego:3", "1e-30000", "exponent"}},
+		"has data out of bounds":                     {files{"iam/config/data.json": `{"headers": ["X-User-ID"], "level": [{"x": 1e-30000}]}`}, []string{"its data", "1e-30000", "exponent"}},
 		"is recursive":                               {rule("decision := a\n\na := b\n\nb := a"), []string{"recurs"}},
 	} {
 		t.Run(name, func(t *testing.T) {

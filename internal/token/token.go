@@ -403,6 +403,9 @@ func (is *issuer) token(claims map[string]any, now time.Time, only string) (*Tok
 	if iss, _ := claims["iss"].(string); iss != is.URL {
 		return nil, invalid("its issuer is not %q", is.URL)
 	}
+	if !iam.ValidNumbers(claims) {
+		return nil, invalid("one of its numbers is out of bounds")
+	}
 	ours := audienceFits(claims["aud"], is.Audiences)
 	switch {
 	case only == "" && !ours:

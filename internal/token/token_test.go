@@ -257,6 +257,8 @@ func TestEveryCheckOfATokenHolds(t *testing.T) {
 		"no exp":                        {w.sign(nil, map[string]any{"exp": nil}), "no exp"},
 		"exp is a string":               {w.sign(nil, map[string]any{"exp": fmt.Sprint(now + 3600)}), "exp is no number"},
 		"exp is beyond all time":        {w.sign(nil, map[string]any{"exp": json.Number("1e300")}), "exp is no date"},
+		"a number without end":          {w.sign(nil, map[string]any{"level": json.Number("1e-30000")}), "out of bounds"},
+		"a number of 401 digits, deep":  {w.sign(nil, map[string]any{"x": map[string]any{"y": []any{json.Number(strings.Repeat("9", 401))}}}), "out of bounds"},
 		"not yet valid":                 {w.sign(nil, map[string]any{"nbf": now + 60}), "not valid before"},
 		"issued in the future":          {w.sign(nil, map[string]any{"iat": now + 60}), "in the future"},
 		"azp and client_id differ":      {w.sign(nil, map[string]any{"azp": "other"}), "differ"},
