@@ -69,8 +69,9 @@ func run(ctx context.Context, args, environ []string) error {
 			return err
 		}
 	}
-	log := telemetry.NewLogger(os.Stderr, slog.LevelInfo)
-	stack, err := devstack.Start(ctx, devstack.Options{Dir: *dir, RAuthAddr: *rauthAddr, Log: log})
+	log := telemetry.NewLog(os.Stderr, slog.LevelInfo)
+	defer log.Flush()
+	stack, err := devstack.Start(ctx, devstack.Options{Dir: *dir, RAuthAddr: *rauthAddr, Log: log.Logger})
 	if err != nil {
 		return err
 	}
@@ -84,7 +85,7 @@ func run(ctx context.Context, args, environ []string) error {
 	if _, err := postgres.MigrateDecisions(ctx, stack.Postgres.URL, postgres.Up); err != nil {
 		return err
 	}
-	if err := fill(ctx, stack, log); err != nil {
+	if err := fill(ctx, stack, log.Logger); err != nil {
 		return err
 	}
 	cfg, err := app.ParseConfig(preset(environ, stack))

@@ -109,16 +109,22 @@ func (p *plant) pass(where string) (cut bool) {
 	return do != nil && (*do)(where)
 }
 
-// start runs the program until it is ready.
-func (p *plant) start() {
-	p.Helper()
+// command is the program, with settings after those that all have.
+func (p *plant) command(settings ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], "serve")
 	cmd.Args[0] = "iam-service"
-	cmd.Env = []string{
+	cmd.Env = append([]string{
 		"DATABASE_URL=" + p.proxy.URL, "RAUTH_URL=" + p.issuer, "RAUTH_AUDIENCES=" + devstack.Audience, "ADMIN_AUDIENCE=" + devstack.AdminAudience,
 		"RAUTH_ADMIN_URL=" + p.issuer, "NATS_URL=" + p.natsURL, "BOOTSTRAP_ADMIN=root", "LOG_LEVEL=debug",
 		"GATEWAY_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0", "OPS_ADDR=127.0.0.1:0", "SHUTDOWN_DELAY=0s", "ENRICH_DEADLINE=10s", // the machine may be slow, and what is asked once is to be answered
-	}
+	}, settings...)
+	return cmd
+}
+
+// start runs the program until it is ready.
+func (p *plant) start() {
+	p.Helper()
+	cmd := p.command()
 	out, err := cmd.StderrPipe()
 	p.ok(err)
 	p.ok(cmd.Start())

@@ -116,8 +116,9 @@ func (s *Service) Do(ctx context.Context, c Caller, t Task, do func(context.Cont
 		ctx = postgres.Patient(ctx)
 	}
 	changed := false
+	var w *Work
 	err := run(ctx, func(ctx context.Context, tx *postgres.Tx) error {
-		w := &Work{tx: tx, s: s, caller: c, task: t}
+		w = &Work{tx: tx, s: s, caller: c, task: t}
 		var before *postgres.Answered
 		if t.Once != nil {
 			// First of all: who waits here for the same request holds no other lock.
@@ -148,6 +149,9 @@ func (s *Service) Do(ctx context.Context, c Caller, t Task, do func(context.Cont
 		}
 		return tx.Finish(ctx, c.hash(), t.Once.Key, answer, w.about())
 	})
+	if w != nil && w.decision != nil { // of the last attempt, and after its locks
+		s.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "admin decision", w.decision...)
+	}
 	if err != nil || !changed {
 		return err
 	}
@@ -196,6 +200,7 @@ type Work struct {
 
 	actorKind, actor string
 	decisionID       string
+	decision         []slog.Attr      // what the policy said last; nil: it was not asked
 	user             *iam.UserFacts   // the caller, where it is a known person
 	client           *iam.ClientFacts // the caller, where it is a known program
 
@@ -322,9 +327,11 @@ func (w *Work) ask(ctx context.Context, t *token.Token) error {
 	for i, r := range d.Reasons {
 		codes[i] = r.Code
 	}
-	w.s.cfg.Log.InfoContext(ctx, "admin decision", slog.Bool("allow", d.Allow), slog.String("action", w.task.Action), slog.String("tenant", w.task.Tenant),
+	w.decision = []slog.Attr{
+		slog.Bool("allow", d.Allow), slog.String("action", w.task.Action), slog.String("tenant", w.task.Tenant),
 		slog.String("actor_kind", w.actorKind), slog.String("actor", w.actor), slog.Any("codes", codes), slog.String("decision_id", w.decisionID),
-		slog.String("revision", d.Revision), slog.String("request_id", w.caller.RequestID))
+		slog.String("revision", d.Revision), slog.String("request_id", w.caller.RequestID),
+	}
 	switch {
 	case d.Allow && w.task.Tenant != "" && !w.s.cfg.Issuers.Reaches(t.Issuer, w.task.Tenant):
 		return errGone // whatever the policy says

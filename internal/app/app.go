@@ -60,7 +60,8 @@ type Addrs struct{ Gateway, Admin, Ops string }
 
 // Serve runs the service until ctx ends and everything has drained, or a part
 // fails. It calls ready, if given, once requests are answered.
-func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs)) error {
+func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs)) error {
+	log := out.Logger
 	// Until the drain is over, things must work on after ctx has ended.
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -173,8 +174,6 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	beside.Go(func() { policies.Run(work, policyChanged) })
 
 	ops := &telemetry.Ops{Metrics: metrics, Build: build, Policy: func() any { return engine.Status() }, Checks: checks(db, verifier, engine, policies, changes, bus)}
-	aside := telemetry.NewAside(decisionQueue)
-	defer aside.Close()
 	kept, err := openDecisions(work, ctx, cfg, log)
 	if err != nil {
 		return err
@@ -186,14 +185,14 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 	recorded := decisions.New(decisions.Config{
 		Fields: cfg.DecisionFields, Headers: engine.Headers(), Log: log, Queue: decisionQueue,
 		Labels: map[string]string{"app": "iam-service", "id": policies.Replica(), "version": build.Version},
-		Sinks:  sinks(cfg, log, bus, manager, kept),
+		Sinks:  sinks(cfg, out.Blocking(), bus, manager, kept),
 	})
 	defer recorded.Close()
 	var beneath *preview.Shadow
 	enricher := enrich.New(enrich.Config{
 		Verifier: verifier, Directory: facts, Engine: engine, Issuers: cfg.issuers, Deadline: cfg.EnrichDeadline, HeaderMax: cfg.HeaderBudget,
 		Entries: cmp.Or(cfg.DecisionEntries, -1), Bytes: share(cfg.MemoryAim, decisionsShare),
-		SampleLog: cfg.DecisionSample, Log: aside.Logger(log), Record: recorded.Record, OnDecision: metrics.Decision,
+		SampleLog: cfg.DecisionSample, Log: log, Record: recorded.Record, OnDecision: metrics.Decision,
 		Shadow: func(e *enrich.Evaluated) { beneath.Take(e) }, ShadowOf: func() float64 { _, share := policies.Shadow(); return share },
 	})
 	beneath = preview.NewShadow(enricher, engine.Headers(), policies.Shadow)
@@ -211,6 +210,7 @@ func Serve(ctx context.Context, cfg Config, log *slog.Logger, ready func(Addrs))
 			return float64(map[string]int64{"evaluations": asked, "differences": differences, "dropped": dropped}[name])
 		})
 	}
+	metrics.Counter("iam_log_dropped_total", "Lines of the log that were not written, because its reader was too slow or gone.", nil, func() float64 { return float64(out.Dropped()) })
 	register(metrics, db, verifier, facts, changes, engine, enricher, recorded)
 	gateway := httpapi.Gateway{
 		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Tenants: db,

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -44,12 +47,30 @@ func serveCommand(environ []string) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := ParseConfig(environ)
-			if err != nil {
-				return err
+			signal.Ignore(syscall.SIGPIPE) // a log whose reader is gone ends nothing
+			log := telemetry.NewLog(cmd.ErrOrStderr(), cfg.LogLevel)
+			defer log.Flush() // the last lines, whatever they say
+			if err == nil {
+				err = Serve(cmd.Context(), cfg, log, nil)
 			}
-			return Serve(cmd.Context(), cfg, telemetry.NewLogger(cmd.ErrOrStderr(), cfg.LogLevel), nil)
+			if err == nil {
+				return nil
+			}
+			log.LogAttrs(cmd.Context(), slog.LevelError, "serve failed", faultAttrs(err)...)
+			return errLogged
 		},
 	}
+}
+
+// errLogged is a failure that the log has.
+var errLogged = errors.New("the log says why")
+
+// faultAttrs says in one line what stops the program.
+func faultAttrs(err error) []slog.Attr {
+	if c, ok := errors.AsType[*ConfigError](err); ok {
+		return []slog.Attr{slog.String("err", "the configuration is not valid"), slog.Any("faults", c.Faults)}
+	}
+	return []slog.Attr{slog.String("err", oneLine(err).Error())}
 }
 
 func settingsTable() string {
@@ -223,9 +244,12 @@ func gateCommand() *cobra.Command {
 // Main runs the command line and returns the exit status.
 func Main(ctx context.Context) int {
 	cmd := Command(os.Environ())
-	if err := cmd.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "iam-service:", err)
-		return 1
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return 0
 	}
-	return 0
+	if !errors.Is(err, errLogged) {
+		fmt.Fprintln(os.Stderr, "iam-service:", err)
+	}
+	return 1
 }

@@ -125,7 +125,6 @@ func newService(tb testing.TB, o options) *service {
 	check(tb, engine.Offer(ctx, c))
 	s.store = directory.New(memory{srv.URL}, directory.Config{Issuers: issuers, Entries: 2 * users, Wait: 5 * time.Second, MaxStale: 24 * time.Hour})
 	s.store.Proved(s.store.Now())
-	aside := telemetry.NewAside(4096)
 	record, sample := func(*enrich.Evaluated) {}, 0.
 	if !o.unlogged {
 		recorded := decisions.New(decisions.Config{Headers: engine.Headers(), Log: log, Sinks: []decisions.Sink{decisions.Console(log)}})
@@ -133,7 +132,7 @@ func newService(tb testing.TB, o options) *service {
 		record, sample = recorded.Record, .01
 	}
 	enricher := enrich.New(enrich.Config{
-		Verifier: verifier, Directory: s.store, Issuers: issuers, Engine: engine, Log: aside.Logger(log), Record: record, SampleLog: sample, Deadline: 10 * time.Second,
+		Verifier: verifier, Directory: s.store, Issuers: issuers, Engine: engine, Log: log, Record: record, SampleLog: sample, Deadline: 10 * time.Second,
 		Entries: o.decisions, OnDecision: metrics.Decision,
 	})
 	s.handler = httpapi.Gateway{

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"iam-service/internal/devstack/freeport"
+)
+
+// fullPipe returns a pipe that nothing more can be written to.
+func fullPipe(t *testing.T) (r, w *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err == nil {
+		err = w.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = r.Close(), w.Close() })
+	if _, err := w.Write(make([]byte, 16<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	return r, w
+}
+
+// A log collector that has stopped to read, or is gone, costs lines and no answers.
+func TestAReaderOfStderrThatStopsReadingHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	for name, gone := range map[string]bool{"stuck": false, "gone": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlant(t)
+			p.kill()
+			addrs, err := freeport.Addrs(3)
+			p.ok(err)
+			cmd := p.command("GATEWAY_ADDR="+addrs[0], "ADMIN_ADDR="+addrs[1], "OPS_ADDR="+addrs[2], "DECISION_LOG_SAMPLE=1")
+			r, w := fullPipe(t)
+			cmd.Stderr = w
+			if gone {
+				p.ok(r.Close())
+			}
+			p.ok(cmd.Start())
+			done := make(chan error, 1)
+			go func() { done <- cmd.Wait() }()
+			p.admin = "http://" + addrs[1]
+			t.Cleanup(func() { _ = cmd.Process.Kill() }) // it may have ended
+			get := func(url, token string) int {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+url, nil)
+				p.ok(err)
+				if token != "" {
+					req.Header.Set("Authorization", "Bearer "+token)
+				}
+				resp, err := (&http.Client{Timeout: 20 * time.Second}).Do(req)
+				if err != nil {
+					return 0
+				}
+				_ = resp.Body.Close() // the status is all that is of interest
+				return resp.StatusCode
+			}
+			p.until("it is ready", func() bool { return get(addrs[2]+"/readyz", "") == http.StatusOK })
+
+			var asking sync.WaitGroup
+			for i := range 8 {
+				asking.Go(func() {
+					for n := range 20 {
+						token, err := p.rauth.Mint("ES256", map[string]any{"sub": fmt.Sprint("user-", i, "-", n), "client_id": "web"})
+						if err != nil {
+							t.Error(err)
+						}
+						if status := get(addrs[0]+"/system/enrich-token", token); status != http.StatusForbidden {
+							t.Errorf("an enrichment is answered %d", status)
+						}
+					}
+				})
+				asking.Go(func() {
+					id := fmt.Sprint("tenant-", i)
+					if r := p.call("POST", "/v1/tenants", map[string]any{"id": id, "slug": id, "name": "T"}); r.status != http.StatusCreated {
+						t.Errorf("a write is answered %d %v", r.status, r.body)
+					}
+				})
+			}
+			asking.Wait()
+			p.ok(cmd.Process.Signal(syscall.SIGTERM))
+			select {
+			case err := <-done:
+				if err != nil {
+					t.Errorf("it ends with %v", err)
+				}
+			case <-time.After(time.Minute):
+				t.Error("it does not end")
+			}
+		})
+	}
+}

@@ -1,0 +1,138 @@
+package telemetry
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// handler writes JSON lines. A duration is a number of milliseconds, and its key says so: took_ms.
+func handler(w io.Writer, level slog.Level) slog.Handler {
+	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindDuration {
+			return slog.Float64(a.Key+"_ms", float64(a.Value.Duration().Microseconds())/1000)
+		}
+		return a
+	}})
+}
+
+// NewLogger writes JSON lines at once, for commands that answer nobody else.
+func NewLogger(w io.Writer, level slog.Level) *slog.Logger { return slog.New(handler(w, level)) }
+
+// Log is a logger whose lines are written in the background: whoever logs never waits for a
+// slow reader of our output, or for one that has stopped to read. Lines that find no room are
+// dropped and counted, and a line says how many there were once there is room again.
+type Log struct {
+	*slog.Logger
+
+	out   io.Writer
+	level slog.Level
+	wake  chan struct{}
+
+	mu      sync.Mutex
+	taken   sync.Cond       // on mu: pending was taken to be written
+	pending []byte          // whole lines
+	flushes []chan struct{} // closed when what was pending at their time is written
+
+	dropped atomic.Int64
+}
+
+// pendingMost is how many bytes of lines wait to be written. As many again are being written.
+const pendingMost = 4 << 20
+
+var errNoRoom = errors.New("the reader of the log is too slow")
+
+// NewLog returns a log that writes to out for as long as the program runs.
+func NewLog(out io.Writer, level slog.Level) *Log {
+	l := &Log{out: out, level: level, wake: make(chan struct{}, 1)}
+	l.taken.L = &l.mu
+	l.Logger = slog.New(handler(lines{l, pendingMost, false}, level))
+	go l.write()
+	return l
+}
+
+// Blocking returns a logger for goroutines that write very many lines and that nobody waits for.
+// It waits for room, and has half of it, so that its lines never crowd out the others.
+func (l *Log) Blocking() *slog.Logger {
+	return slog.New(handler(lines{l, pendingMost / 2, true}, l.level))
+}
+
+// lines takes lines for a Log.
+type lines struct {
+	l    *Log
+	most int // bytes that are pending
+	wait bool
+}
+
+func (x lines) Write(line []byte) (int, error) {
+	l := x.l
+	l.mu.Lock()
+	for x.wait && len(l.pending) > 0 && len(l.pending)+len(line) > x.most {
+		l.taken.Wait()
+	}
+	fits := len(l.pending)+len(line) <= x.most
+	if fits {
+		l.pending = append(l.pending, line...)
+	}
+	l.mu.Unlock()
+	if !fits {
+		l.dropped.Add(1)
+		return 0, errNoRoom
+	}
+	l.wakeUp()
+	return len(line), nil
+}
+
+func (l *Log) wakeUp() {
+	select {
+	case l.wake <- struct{}{}:
+	default: // it will look
+	}
+}
+
+// write writes what is pending, all of it at once.
+func (l *Log) write() {
+	var batch []byte
+	var reported int64
+	for range l.wake {
+		l.mu.Lock()
+		var flushes []chan struct{}
+		batch, l.pending = l.pending, batch[:0]
+		flushes, l.flushes = l.flushes, nil
+		l.taken.Broadcast()
+		l.mu.Unlock()
+		if n, err := l.out.Write(batch); err != nil {
+			l.dropped.Add(int64(bytes.Count(batch[n:], []byte("\n")))) // a log that cannot be written has nowhere else to say so
+		} else if dropped := l.dropped.Load(); dropped > reported {
+			l.Warn("log lines were dropped", slog.Int64("lines", dropped-reported))
+			reported = dropped
+		}
+		for _, f := range flushes {
+			close(f)
+		}
+	}
+}
+
+// Dropped is how many lines were not written.
+func (l *Log) Dropped() int64 { return l.dropped.Load() }
+
+// flushLimit is how long Flush waits for a reader that does not read.
+const flushLimit = time.Second
+
+// Flush returns when everything that was logged before is written, or its reader is too slow
+// for that. A program calls it last.
+func (l *Log) Flush() {
+	done := make(chan struct{})
+	l.mu.Lock()
+	l.flushes = append(l.flushes, done)
+	l.mu.Unlock()
+	l.wakeUp()
+	select {
+	case <-done:
+	case <-time.After(flushLimit):
+	}
+}
