@@ -234,11 +234,13 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		})
 		beside.Go(func() { relay.Run(work) })
 	}
-	managed, err := manageClients(work, cfg, db, administration, verifier, metrics, log)
+	managed, provider, err := manageClients(work, cfg, db, administration, verifier, metrics, log)
 	if err != nil {
 		return err
 	}
-	if cfg.RAuthAdminURL != "" {
+	if provider != nil {
+		beside.Go(func() { provider.Watch(work) })
+		ops.Checks = append(ops.Checks, telemetry.Check{Name: "admin API of R-Auth", Degraded: true, Ask: provider.State})
 		beside.Go(func() { managed.Run(work) })
 		unsettled := &lately[postgres.ClientsState]{}
 		beside.Go(func() { unsettled.keep(work, db.Clients) })
@@ -322,7 +324,7 @@ func registerOutbox(m *telemetry.Metrics, state func() postgres.OutboxState) {
 // manageClients makes the service of clients. Without RAUTH_ADMIN_URL it has no provider.
 func manageClients(
 	ctx context.Context, cfg Config, db *postgres.DB, administration *admin.Service, verifier *token.Verifier, metrics *telemetry.Metrics, log *slog.Logger,
-) (*clients.Service, error) {
+) (*clients.Service, *rauth.Client, error) {
 	c := clients.Config{
 		Admin: administration, DB: db, Issuer: cfg.RAuthURL, Log: log, TokenLifetime: cfg.MaxTokenLifetime, MaxRepairs: cfg.ReconcileMaxChanges,
 		OnCompared: func(r clients.Report) {
@@ -340,18 +342,18 @@ func manageClients(
 		},
 	}
 	if cfg.RAuthAdminURL == "" {
-		return clients.New(c), nil
+		return clients.New(c), nil, nil
 	}
 	metrics.IdPErrors(rauth.Operations, rauth.Reasons)
 	provider, err := newProvider(cfg, verifier, log, metrics.IdPError)
 	if err != nil {
-		return nil, fmt.Errorf("RAUTH_ADMIN_URL: %w", err)
+		return nil, nil, fmt.Errorf("RAUTH_ADMIN_URL: %w", err)
 	}
 	c.Provider = provider
 	if c.Instance, err = db.Instance(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return clients.New(c), nil
+	return clients.New(c), provider, nil
 }
 
 // newProvider makes the adapter of R-Auth's admin API.

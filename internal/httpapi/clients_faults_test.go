@@ -616,3 +616,26 @@ func TestWhatIsUnderWayIsLeftAlone(t *testing.T) {
 	})
 	w.announced(silent)
 }
+
+// Where the URL of the admin API leads elsewhere, nothing is believed to be done: a client
+// that is deleted here waits until it is deleted there, and what waits says why.
+func TestAWrongAdminURLDeletesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", nil)
+	wrong, err := rauth.New(rauth.Config{URL: w.rauth.Issuer + "/wrong", Pause: time.Millisecond, Log: discard})
+	w.ok(err)
+	right := *w.clients
+	*w.clients = *w.manage(func(c *clients.Config) { c.Provider = wrong })
+	if r := w.want(202, "root", "POST", "/v1/clients", service(nil)); r.text("sync_reason") != "idp_bad_response" {
+		t.Errorf("made: %s", r)
+	}
+	if r := w.want(202, "root", "DELETE", "/v1/clients/"+id, nil); r.text("sync_reason") != "idp_bad_response" || len(w.rauth.Secrets(id)) == 0 {
+		t.Errorf("deleted: %s", r)
+	}
+	*w.clients = right
+	w.exec(`UPDATE registrations SET next_try = now()`)
+	if n, err := w.clients.Finish(ctx); n != 2 || err != nil || w.rauth.Provisioned()[id] != nil {
+		t.Errorf("%d were finished, %v", n, err)
+	}
+}

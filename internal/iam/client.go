@@ -21,10 +21,13 @@ type Registration struct {
 	GrantTypes              []string        `json:"grant_types,omitempty"`
 	ResponseTypes           []string        `json:"response_types,omitempty"`
 	TokenEndpointAuthMethod string          `json:"token_endpoint_auth_method,omitempty"`
-	Scope                   string          `json:"scope,omitempty"` // words, with blanks between
+	Scope                   string          `json:"scope,omitempty"`    // words, with blanks between
+	Audience                []string        `json:"audience,omitempty"` // that its tokens may be for, as Ory Hydra calls it; empty: of a client from a version that did not manage it
 	JWKSURI                 string          `json:"jwks_uri,omitempty"`
 	JWKS                    json.RawMessage `json:"jwks,omitempty"`
 	Metadata                Marks           `json:"metadata,omitempty"`
+
+	Unmanaged []string `json:"-"` // names of fields that the provider has, that we do not manage, and that are not its defaults
 }
 
 // Marks are the part of a client's metadata that is ours, or was: what others write there

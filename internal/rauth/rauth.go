@@ -15,20 +15,25 @@ package rauth
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hashicorp/go-retryablehttp"
 	"github.com/sony/gobreaker/v2"
@@ -85,6 +90,8 @@ type Client struct {
 
 	renewing chan struct{} // of one; whoever waits for it does so no longer than they may
 	token    *oauth2.Token // under renewing
+
+	state atomic.Pointer[error] // of the last check; nil: there was none
 }
 
 // New returns a client; it calls nobody yet.
@@ -122,9 +129,11 @@ func New(cfg Config) (*Client, error) {
 	c.once, c.again = repeating(0), repeating(repeats)
 	c.breaker = gobreaker.NewCircuitBreaker[*answer](gobreaker.Settings{
 		Name: "rauth", MaxRequests: 1, Timeout: cfg.Open,
-		ReadyToTrip:  func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= trips },
-		IsSuccessful: func(err error) bool { return err == nil || iam.KindOf(err) != iam.Unavailable },
-		IsExcluded:   func(err error) bool { return errors.Is(err, errGivenUp) }, // says nothing of the provider
+		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= trips },
+		IsSuccessful: func(err error) bool {
+			return err == nil || iam.KindOf(err) != iam.Unavailable || errors.Is(err, errOneClient)
+		},
+		IsExcluded: func(err error) bool { return errors.Is(err, errGivenUp) }, // says nothing of the provider
 	})
 	return c, nil
 }
@@ -172,6 +181,10 @@ func pause(least, most time.Duration, attempt int, resp *http.Response) time.Dur
 // errGivenUp marks a call whose caller did not wait for its end.
 var errGivenUp = errors.New("the caller did not wait")
 
+// errOneClient marks a failure of one client's call while the provider answers others: it
+// must not open the breaker for them.
+var errOneClient = errors.New("it answers for other clients")
+
 // registered is an answer with a client.
 type registered struct {
 	iam.Registration
@@ -186,6 +199,7 @@ func (r *registered) UnmarshalJSON(text []byte) error {
 	err := json.Unmarshal(text, &all)
 	if err == nil {
 		*r = registered(all)
+		r.Unmanaged = unmanaged(text)
 		return nil
 	}
 	var some struct {
@@ -196,8 +210,65 @@ func (r *registered) UnmarshalJSON(text []byte) error {
 	if json.Unmarshal(text, &some) != nil || some.ID == "" {
 		return err
 	}
-	*r = registered{iam.Registration{ClientID: some.ID, Metadata: some.Marks}, some.Secret}
+	*r = registered{iam.Registration{ClientID: some.ID, Metadata: some.Marks, Unmanaged: unmanaged(text)}, some.Secret}
 	return nil
+}
+
+// managed are the fields of a client that are ours to write.
+var managed = func() (names []string) {
+	t := reflect.TypeFor[iam.Registration]()
+	for i := range t.NumField() {
+		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); name != "-" {
+			names = append(names, name)
+		}
+	}
+	return names
+}()
+
+// readOnly are fields of an answer that a request must not repeat (RFC 7592, section 2.2),
+// and the times that Ory Hydra adds.
+var readOnly = []string{"client_secret", "client_secret_expires_at", "client_id_issued_at", "registration_access_token", "registration_client_uri", "created_at", "updated_at"}
+
+// sensitive are fields that nobody here manages and that change what a client may do, or
+// where its tokens go; so do all whose names end in lifespan.
+var sensitive = []string{
+	"skip_consent", "skip_logout_consent", "access_token_strategy", "allowed_cors_origins", "frontchannel_logout_uri", "backchannel_logout_uri",
+	"request_uris", "sector_identifier_uri", "subject_type", "token_endpoint_auth_signing_alg",
+}
+
+// unmanaged names the sensitive fields of a client that have another value than the
+// provider's default: an empty one, and "public" of subject_type.
+func unmanaged(text []byte) (names []string) {
+	var all map[string]any
+	_ = json.Unmarshal(text, &all) // no object: it has none
+	for name, v := range all {
+		if !slices.Contains(sensitive, name) && !strings.HasSuffix(name, "_lifespan") {
+			continue
+		}
+		switch v := v.(type) {
+		case nil:
+			continue
+		case bool:
+			if !v {
+				continue
+			}
+		case float64:
+			if v == 0 {
+				continue
+			}
+		case string:
+			if v == "" || name == "subject_type" && v == "public" {
+				continue
+			}
+		case []any:
+			if len(v) == 0 {
+				continue
+			}
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
 }
 
 // Create makes a client under the id that is given, so that it can be repeated. The
@@ -205,6 +276,9 @@ func (r *registered) UnmarshalJSON(text []byte) error {
 func (c *Client) Create(ctx context.Context, r iam.Registration) (iam.Secret, error) {
 	var got registered
 	err := c.call(ctx, "create", http.MethodPost, c.at("clients"), r, &got, http.StatusCreated)
+	if err == nil && got.ClientID == "" {
+		return "", c.refuse("create", errors.Join(iam.ErrOutcomeUnknown, errors.New("its answer is no client")))
+	}
 	if err == nil && got.ClientID != r.ClientID {
 		// Each try would make another one.
 		cause := errors.Join(fmt.Errorf("it made %q and not %q", got.ClientID, r.ClientID), c.Delete(ctx, got.ClientID))
@@ -218,18 +292,91 @@ func (c *Client) Create(ctx context.Context, r iam.Registration) (iam.Secret, er
 func (c *Client) Get(ctx context.Context, id string) (iam.Registration, error) {
 	var got registered
 	err := c.call(ctx, "get", http.MethodGet, c.at("clients", id), nil, &got, http.StatusOK)
+	if err == nil && got.ClientID != id {
+		err = c.refuse("get", errors.New("its answer is not the client that was asked for"))
+	}
 	return got.Registration, err
 }
 
-// Update replaces all of a client's metadata.
-func (c *Client) Update(ctx context.Context, r iam.Registration) error {
-	return c.call(ctx, "update", http.MethodPut, c.at("clients", r.ClientID), r, nil, http.StatusOK)
+// Update replaces those of a client's metadata that we manage.
+func (c *Client) Update(ctx context.Context, r iam.Registration) error { return c.replace(ctx, r, "") }
+
+// SetSecret is Update and replaces a client's secret, at once and without an overlap.
+func (c *Client) SetSecret(ctx context.Context, r iam.Registration, secret iam.Secret) error {
+	return c.replace(ctx, r, secret)
+}
+
+// replace reads a client, and writes it with what is ours replaced: the call that writes
+// replaces everything, also what others have set.
+func (c *Client) replace(ctx context.Context, r iam.Registration, secret iam.Secret) error {
+	target := c.at("clients", r.ClientID)
+	var there map[string]json.RawMessage
+	if err := c.call(ctx, "update", http.MethodGet, target, nil, &there, http.StatusOK); err != nil {
+		return err
+	}
+	var id string
+	if json.Unmarshal(there["client_id"], &id) != nil || id != r.ClientID {
+		return c.refuse("update", errors.New("its answer is not the client that was asked for"))
+	}
+	if err := merge(there, r); err != nil {
+		return err
+	}
+	if secret != "" {
+		var err error
+		if there["client_secret"], err = json.Marshal(string(secret)); err != nil {
+			return err
+		}
+	}
+	return c.call(ctx, "update", http.MethodPut, target, there, nil, anySuccess)
+}
+
+// merge puts what we manage into a client's metadata, and removes what we want empty.
+func merge(there map[string]json.RawMessage, r iam.Registration) error {
+	encoded, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	var ours map[string]json.RawMessage
+	if err := json.Unmarshal(encoded, &ours); err != nil {
+		return err
+	}
+	var marks map[string]json.RawMessage
+	if json.Unmarshal(there["metadata"], &marks) != nil || marks == nil {
+		marks = map[string]json.RawMessage{} // no object: nothing of others is in it
+	}
+	for name, value := range r.Metadata {
+		if marks[name], err = json.Marshal(value); err != nil {
+			return err
+		}
+	}
+	if ours["metadata"], err = json.Marshal(marks); err != nil {
+		return err
+	}
+	for _, name := range slices.Concat(managed, readOnly) {
+		if name == "audience" && len(r.Audience) == 0 {
+			continue // of a client from a version that did not manage it
+		}
+		delete(there, name)
+	}
+	maps.Copy(there, ours)
+	return nil
 }
 
 // Delete deletes a client. One that is not there is deleted.
 func (c *Client) Delete(ctx context.Context, id string) error {
-	err := c.call(ctx, "delete", http.MethodDelete, c.at("clients", id), nil, nil, http.StatusNoContent)
-	if iam.KindOf(err) == iam.NotFound {
+	a, err := c.ask(ctx, "delete", http.MethodDelete, c.at("clients", id), nil, nil, anySuccess)
+	switch {
+	case iam.KindOf(err) == iam.NotFound:
+		return nil
+	case err != nil || a.status == http.StatusNoContent:
+		return err
+	}
+	// Any other success may mean that it is deleted later, or that nobody has read the request.
+	_, err = c.Get(ctx, id)
+	switch {
+	case err == nil:
+		return c.refuse("delete", fmt.Errorf("it answered %d, and the client is there", a.status))
+	case iam.KindOf(err) == iam.NotFound:
 		return nil
 	}
 	return err
@@ -253,15 +400,9 @@ func (c *Client) Rotate(ctx context.Context, id string) (iam.Secret, error) {
 	return iam.Secret(got.Secret), err
 }
 
-// SetSecret replaces all of a client's metadata and its secret, at once and without an
-// overlap.
-func (c *Client) SetSecret(ctx context.Context, r iam.Registration, secret iam.Secret) error {
-	return c.call(ctx, "update", http.MethodPut, c.at("clients", r.ClientID), registered{r, string(secret)}, nil, http.StatusOK)
-}
-
 // Retire ends all secrets but the newest.
 func (c *Client) Retire(ctx context.Context, id string) error {
-	return c.call(ctx, "retire", http.MethodDelete, c.at("clients", id, "secrets", "rotate"), nil, nil, http.StatusNoContent)
+	return c.call(ctx, "retire", http.MethodDelete, c.at("clients", id, "secrets", "rotate"), nil, nil, anySuccess)
 }
 
 // List calls each for all clients of the provider, whosever they are.
@@ -343,6 +484,9 @@ type answer struct {
 	body   []byte
 }
 
+// anySuccess stands for every status of success, where the body says nothing.
+const anySuccess = 0
+
 func (c *Client) call(ctx context.Context, operation, method, target string, in, out any, want int) error {
 	_, err := c.ask(ctx, operation, method, target, in, out, want)
 	return err
@@ -356,8 +500,8 @@ func (c *Client) ask(ctx context.Context, operation, method, target string, in, 
 	}
 	var body []byte
 	hide := ""
-	if r, ok := in.(registered); ok {
-		hide = r.Secret
+	if all, ok := in.(map[string]json.RawMessage); ok && all["client_secret"] != nil {
+		_ = json.Unmarshal(all["client_secret"], &hide) // ours: it is a string
 	}
 	if in != nil {
 		var err error
@@ -372,22 +516,116 @@ func (c *Client) ask(ctx context.Context, operation, method, target string, in, 
 			a, err = c.try(ctx, operation, method, target, body, hide, want, true)
 		}
 		if err != nil && errors.Is(ctx.Err(), context.Canceled) {
-			err = &iam.Error{Kind: iam.Unavailable, Code: "idp_timeout", Detail: awayNow, Cause: errors.Join(errGivenUp, iam.ErrOutcomeUnknown, err)}
+			return a, &iam.Error{Kind: iam.Unavailable, Code: "idp_timeout", Detail: awayNow, Cause: errors.Join(errGivenUp, iam.ErrOutcomeUnknown, err)}
 		}
-		return a, err
+		return a, c.judge(ctx, operation, err)
 	})
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
 		err = away("circuit_open", err)
 	}
 	if err == nil && out != nil {
 		if jsonErr := json.Unmarshal(a.body, out); jsonErr != nil {
-			err = away("bad_response", errors.Join(iam.ErrOutcomeUnknown, errors.New("its answer is not the JSON that is expected")))
+			err = away("bad_response", perhaps(method, errors.New("its answer is not the JSON that is expected")))
 		}
 	}
 	if err != nil {
 		c.tell(ctx, operation, err)
 	}
 	return a, err
+}
+
+// judge finds out whom a failure is about. A 404 means that there is no such client only
+// where the list answers as the admin API does; behind a wrong path everything is 404. And
+// what fails for one client, while the list answers, says nothing of the provider.
+func (c *Client) judge(ctx context.Context, operation string, err error) error {
+	missing := iam.KindOf(err) == iam.NotFound
+	doubtful := slices.Contains([]string{"idp_server_error", "idp_forbidden", "idp_bad_response", "idp_timeout"}, iam.CodeOf(err))
+	if err == nil || operation == "list" || !missing && !doubtful || ctx.Err() != nil && !missing {
+		return err
+	}
+	listErr := c.answers(ctx)
+	switch e, _ := errors.AsType[*iam.Error](err); {
+	case listErr == nil && missing:
+		return err
+	case listErr == nil:
+		one := *e
+		one.Cause = errors.Join(e.Cause, errOneClient)
+		return &one
+	case missing:
+		code := "idp_bad_response"
+		if iam.KindOf(listErr) == iam.Unavailable {
+			code = iam.CodeOf(listErr)
+		}
+		return &iam.Error{Kind: iam.Unavailable, Code: code, Detail: awayNow, Cause: fmt.Errorf("%w; its list of clients does not answer either: %w", e.Cause, listErr)}
+	}
+	return err
+}
+
+// answers reports whether the list of clients answers as the admin API does. It is tried
+// once, and not under the breaker.
+func (c *Client) answers(ctx context.Context) error {
+	a, err := c.try(ctx, "probe", http.MethodGet, c.at("clients")+"?page_size=1", nil, "", http.StatusOK, false)
+	if err != nil {
+		return err
+	}
+	return isList(a.body)
+}
+
+// isList refuses what is no page of a list of clients.
+func isList(body []byte) error {
+	var page []struct {
+		ID string `json:"client_id"`
+	}
+	if json.Unmarshal(body, &page) != nil || page == nil || len(page) > 0 && page[0].ID == "" {
+		return away("bad_response", errors.New("its answer is no list of clients"))
+	}
+	return nil
+}
+
+// checkEvery is how long apart two checks of the admin API are.
+const checkEvery = 30 * time.Second
+
+// Watch checks whether the admin API answers as one, at once and then every now and then,
+// until ctx ends.
+func (c *Client) Watch(ctx context.Context) {
+	every := time.NewTicker(checkEvery)
+	defer every.Stop()
+	for {
+		c.check(ctx)
+		select {
+		case <-every.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (c *Client) check(ctx context.Context) {
+	a, err := c.ask(ctx, "list", http.MethodGet, c.at("clients")+"?page_size=1", nil, nil, http.StatusOK)
+	if err == nil {
+		if err = isList(a.body); err != nil {
+			c.tell(ctx, "list", err)
+		}
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	before := c.state.Swap(&err)
+	switch {
+	case err != nil && (before == nil || *before == nil):
+		c.cfg.Log.ErrorContext(ctx, "admin API of R-Auth unusable: clients are neither created, changed nor deleted there (RAUTH_ADMIN_URL)",
+			slog.String("url", c.base.Redacted()), slog.Any("err", err))
+	case err == nil && before != nil && *before != nil:
+		c.cfg.Log.InfoContext(ctx, "admin API of R-Auth usable again")
+	}
+}
+
+// State is what the last check has found; nil where there was none yet.
+func (c *Client) State() error {
+	if last := c.state.Load(); last != nil {
+		return *last
+	}
+	return nil
 }
 
 // tell counts and logs a failure. What the caller gave up is none of the provider's, and
@@ -432,36 +670,36 @@ func (c *Client) try(ctx context.Context, operation, method, target string, body
 		req.Header.Set("Authorization", "Bearer "+bearer)
 	}
 	caller := c.again
-	if operation == "rotate" {
+	if operation == "rotate" || operation == "probe" {
 		caller = c.once
 	}
 	resp, err := caller.Do(req)
 	if err != nil {
-		return nil, failed(operation, err)
+		return nil, failed(operation, method, err)
 	}
 	defer resp.Body.Close()
 	a := &answer{status: resp.StatusCode, header: resp.Header}
 	if a.body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswer)); err != nil {
-		return nil, failed(operation, err)
+		return nil, failed(operation, method, err)
 	}
 	if hide != "" {
 		a.body = bytes.ReplaceAll(a.body, []byte(hide), []byte("(secret)")) // its words could repeat it
 	}
-	if a.status == want {
+	if a.status == want || want == anySuccess && a.status/100 == 2 {
 		return a, nil
 	}
-	return nil, refused(operation, a)
+	return nil, refused(operation, method, a)
 }
 
 // failed sorts what went wrong with the connection. Who was never reached did nothing; of
 // what is repeated, an attempt before may have been done.
-func failed(operation string, err error) error {
+func failed(operation, method string, err error) error {
 	reason := "connection"
 	if t, ok := errors.AsType[net.Error](err); ok && t.Timeout() || errors.Is(err, context.DeadlineExceeded) {
 		reason = "timeout"
 	}
 	if op, ok := errors.AsType[*net.OpError](err); operation != "rotate" || !ok || op.Op != "dial" {
-		err = errors.Join(iam.ErrOutcomeUnknown, err)
+		err = perhaps(method, err)
 	}
 	return away(reason, err)
 }
@@ -470,13 +708,17 @@ func failed(operation string, err error) error {
 const codeNoSuchCall = "idp_bad_response"
 
 // refused sorts an answer that is none of those wanted. Its own words go to the log.
-func refused(operation string, a *answer) error {
+func refused(operation, method string, a *answer) error {
 	said := fmt.Errorf("it answered %d", a.status)
+	words := wordsOf(a.body)
 	if a.status >= http.StatusBadRequest {
-		said = fmt.Errorf("it answered %d: %s", a.status, words(a.body))
+		said = fmt.Errorf("it answered %d: %s", a.status, words)
 	}
 	switch a.status {
 	case http.StatusNotFound:
+		if slices.Contains([]string{"create", "list", "probe"}, operation) { // it is about no client
+			return away("bad_response", said)
+		}
 		return &iam.Error{Kind: iam.NotFound, Detail: "the identity provider has no such client", Cause: said}
 	case http.StatusConflict:
 		return &iam.Error{Kind: iam.Conflict, Detail: "the identity provider has such a client already", Cause: said}
@@ -485,48 +727,47 @@ func refused(operation string, a *answer) error {
 	case http.StatusForbidden:
 		return away("forbidden", said)
 	case http.StatusTooManyRequests:
-		return away("rate_limited", perhaps(operation, said))
+		if operation != "rotate" { // what was not repeated was not done
+			said = perhaps(method, said)
+		}
+		return away("rate_limited", said)
 	case http.StatusMethodNotAllowed:
 		return &iam.Error{Kind: iam.Unavailable, Code: codeNoSuchCall, Detail: awayNow, Cause: said}
 	case http.StatusBadRequest, http.StatusUnprocessableEntity:
+		if words == "" { // none of a provider: a proxy, or a port of something else
+			return away("bad_response", said)
+		}
 		e := &iam.Error{Kind: iam.Invalid, Code: "idp_refused", Detail: "the identity provider refuses this client", Cause: said}
-		if field := fieldOf(a.body); field != "" {
+		if field := fieldOf(words); field != "" {
 			e.Fields = []iam.FieldError{{Pointer: "/" + field, Detail: "the identity provider refuses it"}}
 		}
 		return e
 	}
 	if a.status >= http.StatusInternalServerError {
-		return away("server_error", errors.Join(iam.ErrOutcomeUnknown, said))
+		return away("server_error", perhaps(method, said))
 	}
-	return away("bad_response", errors.Join(iam.ErrOutcomeUnknown, said))
+	return away("bad_response", perhaps(method, said))
 }
 
 // fieldOf finds which field a refusal is about: RFC 7591, section 3.2.2 has a code for
-// one of them, and some providers name the others in their words.
-func fieldOf(body []byte) string {
-	var said struct {
-		Error       string `json:"error"`
-		Description string `json:"error_description"`
-		Detail      string `json:"detail"`
-	}
-	_ = json.Unmarshal(body, &said) // no JSON: nothing is found
-	for _, field := range []string{ // a name before those that it holds
-		"post_logout_redirect_uris", "redirect_uris", "grant_types", "response_types", "token_endpoint_auth_method", "jwks_uri", "jwks", "scope", "client_name",
+// one of them, and some providers name the others in their words, in the singular where it
+// is about one entry.
+func fieldOf(words string) string {
+	for _, f := range []struct{ word, field string }{ // a name before those that it holds
+		{"post_logout_redirect_uri", "post_logout_redirect_uris"}, {"redirect_uri", "redirect_uris"}, {"grant_type", "grant_types"},
+		{"response_type", "response_types"}, {"token_endpoint_auth_method", ""}, {"jwks_uri", ""}, {"jwks", ""}, {"scope", "scopes"},
+		{"audience", ""}, {"client_name", ""},
 	} {
-		if strings.Contains(said.Description+said.Detail, field) {
-			return field
+		if strings.Contains(words, f.word) {
+			return cmp.Or(f.field, f.word)
 		}
-	}
-	if said.Error == "invalid_redirect_uri" {
-		return "redirect_uris"
 	}
 	return ""
 }
 
-// perhaps is for an answer that says itself that nothing was done: only an attempt before
-// it can have been.
-func perhaps(operation string, cause error) error {
-	if operation == "rotate" {
+// perhaps is for a call that may have been done: one that only reads changes nothing.
+func perhaps(method string, cause error) error {
+	if method == http.MethodGet {
 		return cause
 	}
 	return errors.Join(iam.ErrOutcomeUnknown, cause)
@@ -538,18 +779,34 @@ func away(reason string, cause error) error {
 	return &iam.Error{Kind: iam.Unavailable, Code: "idp_" + reason, Detail: awayNow, Cause: cause}
 }
 
-// words are what an answer says of a failure, for the log: nothing else of it, since it
+// maxWords is how much of an answer's words about a failure is logged: Ory Hydra says why
+// after more than 200 bytes that say nothing.
+const maxWords = 2000
+
+// wordsOf are what an answer says of a failure, for the log: nothing else of it, since it
 // could hold a secret.
-func words(body []byte) string {
-	var said struct {
-		Error       string `json:"error"`
-		Description string `json:"error_description"`
-		Title       string `json:"title"`
-		Detail      string `json:"detail"`
-	}
+func wordsOf(body []byte) string {
+	var said map[string]json.RawMessage
 	_ = json.Unmarshal(body, &said) // no JSON: it says nothing
-	text := strings.Join(strings.Fields(said.Error+" "+said.Description+" "+said.Title+" "+said.Detail), " ")
-	return text[:min(len(text), 300)]
+	var inner map[string]json.RawMessage
+	_ = json.Unmarshal(said["error"], &inner) // a word, mostly
+	var words []string
+	for _, raw := range []json.RawMessage{
+		said["error"], said["error_description"], said["error_hint"], said["title"], said["detail"], inner["status"], inner["message"], inner["reason"],
+	} {
+		var word string
+		if json.Unmarshal(raw, &word) == nil {
+			words = append(words, strings.Fields(word)...)
+		}
+	}
+	text := strings.Join(words, " ")
+	if len(text) > maxWords {
+		text = text[:maxWords]
+		for !utf8.ValidString(text) {
+			text = text[:len(text)-1]
+		}
+	}
+	return text
 }
 
 // bearer is the token for the admin API; "" where none is needed.

@@ -82,6 +82,24 @@ func (p *provider) counted(what string) int {
 	return p.errors[what]
 }
 
+// syncBuffer is a log that is read while it is written.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
 func registration(id string) iam.Registration {
 	return iam.Registration{ClientID: id, TokenEndpointAuthMethod: "client_secret_basic", GrantTypes: []string{"client_credentials"}}
 }
@@ -118,8 +136,16 @@ func TestWhatIsSafeIsRepeated(t *testing.T) {
 			t.Errorf("%s: delete: %v", fault, err)
 		}
 		failed.Store(0)
-		if _, err := c.Rotate(t.Context(), "there"); iam.KindOf(err) != iam.Unavailable || failed.Load() != 1 {
-			t.Errorf("%s: rotate: %v after %d attempts", fault, err, failed.Load())
+		var rotations atomic.Int64
+		p.Break(func(_, path string) devrauth.Fault {
+			if !strings.HasSuffix(path, "/rotate") {
+				return ""
+			}
+			rotations.Add(1)
+			return fault
+		})
+		if _, err := c.Rotate(t.Context(), "there"); iam.KindOf(err) != iam.Unavailable || rotations.Load() != 1 {
+			t.Errorf("%s: rotate: %v after %d attempts", fault, err, rotations.Load())
 		}
 	}
 }
@@ -148,7 +174,16 @@ func TestEachFailureHasItsReason(t *testing.T) {
 		if iam.KindOf(err) != iam.Unavailable || errors.Is(err, iam.ErrOutcomeUnknown) != c.unknown || p.counted("rotate "+c.reason) != 1 {
 			t.Errorf("%s: %v, counted %v", fault, err, p.errors)
 		}
-		if err := client.Update(t.Context(), registration("a")); !errors.Is(err, iam.ErrOutcomeUnknown) || p.counted("update "+c.reason) != 1 {
+		if err := client.Update(t.Context(), registration("a")); errors.Is(err, iam.ErrOutcomeUnknown) || p.counted("update "+c.reason) != 1 {
+			t.Errorf("%s: an update that could not read: %v, counted %v", fault, err, p.errors)
+		}
+		p.Break(func(method, _ string) devrauth.Fault {
+			if method == http.MethodGet {
+				return ""
+			}
+			return fault
+		})
+		if err := client.Update(t.Context(), registration("a")); !errors.Is(err, iam.ErrOutcomeUnknown) || p.counted("update "+c.reason) != 2 {
 			t.Errorf("%s: update: %v, counted %v", fault, err, p.errors)
 		}
 		if !strings.Contains(p.log.String(), "failed to update client in upstream IdP") {
@@ -178,7 +213,7 @@ func TestTheBreakerOpensAndCloses(t *testing.T) {
 	p.mu.Lock()
 	asked := p.calls["GET"]
 	p.mu.Unlock()
-	if asked != 5 || p.counted("get circuit_open") != 5 {
+	if asked != 10 || p.counted("get circuit_open") != 5 { // each failure asks for the list too
 		t.Errorf("asked %d times, counted %v", asked, p.errors)
 	}
 	p.Break(nil)
@@ -197,6 +232,215 @@ func TestTheBreakerOpensAndCloses(t *testing.T) {
 		if _, err := c.Get(t.Context(), "a"); iam.KindOf(err) != iam.NotFound {
 			t.Fatal(err)
 		}
+	}
+}
+
+// What fails for one client, however often, opens no breaker for others; an old secret that
+// cannot be ended is such a thing.
+func TestOneClientOpensNoBreaker(t *testing.T) {
+	t.Parallel()
+	for _, fault := range []devrauth.Fault{devrauth.Fault500, devrauth.FaultSlow} {
+		p := newProvider(t)
+		c := p.client(func(cfg *rauth.Config) {
+			cfg.Open = time.Hour
+			if fault == devrauth.FaultSlow {
+				cfg.Timeout = devrauth.SlowFor / 3
+			}
+		})
+		for _, id := range []string{"stuck", "other"} {
+			if _, err := c.Create(t.Context(), registration(id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.Break(func(_, path string) devrauth.Fault {
+			if strings.Contains(path, "stuck") {
+				return fault
+			}
+			return ""
+		})
+		for range 6 {
+			if err := c.Retire(t.Context(), "stuck"); iam.KindOf(err) != iam.Unavailable || iam.CodeOf(err) == "idp_circuit_open" {
+				t.Fatalf("%s: %v", fault, err)
+			}
+		}
+		if err := c.Update(t.Context(), registration("other")); err != nil {
+			t.Errorf("%s: another client: %v", fault, err)
+		}
+	}
+}
+
+// A 404 of a wrong place is not believed: nothing is deleted there, nothing is missing, and
+// each call counts and logs that the answer is a bad one.
+func TestAWrongPlaceIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	for name, wrong := range map[string]http.HandlerFunc{
+		"404": func(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) },
+		"200": func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>welcome</html>") },
+		"400": func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "plain HTTP was sent to an HTTPS port", 400)
+		},
+		"an object": func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"client_id":"another"}`) },
+	} {
+		p := newProvider(t)
+		if _, err := p.client(nil).Create(t.Context(), registration("a")); err != nil {
+			t.Fatal(err)
+		}
+		elsewhere := httptest.NewServer(wrong)
+		t.Cleanup(elsewhere.Close)
+		for operation, call := range map[string]func(*rauth.Client) error{
+			"create": func(c *rauth.Client) error { _, err := c.Create(t.Context(), registration("a")); return err },
+			"get":    func(c *rauth.Client) error { _, err := c.Get(t.Context(), "a"); return err },
+			"update": func(c *rauth.Client) error { return c.Update(t.Context(), registration("a")) },
+			"delete": func(c *rauth.Client) error { return c.Delete(t.Context(), "a") },
+			"rotate": func(c *rauth.Client) error { _, err := c.Rotate(t.Context(), "a"); return err },
+			"list":   func(c *rauth.Client) error { return c.List(t.Context(), func(iam.Registration) error { return nil }) },
+		} {
+			clear(p.errors)
+			p.log.Reset()
+			err := call(p.client(func(cfg *rauth.Config) { cfg.URL = elsewhere.URL }))
+			counted := p.counted(operation + " bad_response")
+			if operation == "delete" && name != "404" && name != "400" { // it was not refused: it is looked for
+				counted += p.counted("get bad_response")
+			}
+			if iam.KindOf(err) != iam.Unavailable || iam.CodeOf(err) != "idp_bad_response" || counted != 1 || !strings.Contains(p.log.String(), "client in upstream IdP") {
+				t.Errorf("%s: %s: %v, counted %v, log %s", name, operation, err, p.errors, &p.log)
+			}
+		}
+		if p.Provisioned()["a"] == nil {
+			t.Errorf("%s: the client is gone", name)
+		}
+	}
+}
+
+// A provider that accepts a deletion and has not done it yet is asked again.
+func TestADeletionThatIsOnlyAcceptedIsNotDone(t *testing.T) {
+	t.Parallel()
+	var deleted atomic.Bool
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodDelete:
+			w.WriteHeader(http.StatusAccepted)
+		case r.URL.Path == "/admin/clients":
+			fmt.Fprint(w, "[]")
+		case deleted.Load():
+			w.WriteHeader(http.StatusNotFound)
+		default:
+			fmt.Fprint(w, `{"client_id":"a"}`)
+		}
+	}))
+	t.Cleanup(srv.Close)
+	c, err := rauth.New(rauth.Config{URL: srv.URL, Log: slog.New(slog.DiscardHandler), Pause: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Delete(t.Context(), "a"); iam.CodeOf(err) != "idp_bad_response" {
+		t.Errorf("it is there: %v", err)
+	}
+	deleted.Store(true)
+	if err := c.Delete(t.Context(), "a"); err != nil {
+		t.Errorf("it is gone: %v", err)
+	}
+}
+
+// The check of the admin API says once that it does not answer as one, and once that it
+// does again.
+func TestTheAdminAPIIsWatched(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	var log syncBuffer
+	var right atomic.Bool
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !right.Load() {
+			http.NotFound(w, r)
+			return
+		}
+		p.Handler().ServeHTTP(w, r)
+	}))
+	t.Cleanup(front.Close)
+	c := p.client(func(cfg *rauth.Config) { cfg.URL, cfg.Log = front.URL, slog.New(slog.NewTextHandler(&log, nil)) })
+	if c.State() != nil {
+		t.Error("it is said to be unusable before it was asked")
+	}
+	watchUntil := func(reached func() bool) {
+		ctx, stop := context.WithCancel(t.Context())
+		var watching sync.WaitGroup
+		watching.Go(func() { c.Watch(ctx) })
+		for end := time.Now().Add(time.Minute); !reached() && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		stop()
+		watching.Wait()
+	}
+	watchUntil(func() bool { return c.State() != nil })
+	if iam.CodeOf(c.State()) != "idp_bad_response" || !strings.Contains(log.String(), "RAUTH_ADMIN_URL") || p.counted("list bad_response") != 1 {
+		t.Errorf("%v, counted %v, log %s", c.State(), p.errors, log.String())
+	}
+	right.Store(true)
+	watchUntil(func() bool { return c.State() == nil })
+	if c.State() != nil || !strings.Contains(log.String(), "usable again") {
+		t.Errorf("%v, log %s", c.State(), log.String())
+	}
+}
+
+// What others have set for a client outlasts what we write, and what we want empty does not.
+func TestAnUpdateKeepsWhatOthersHaveSet(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	c := p.client(nil)
+	r := registration("a")
+	r.JWKSURI, r.Audience = "https://app.example.com/keys", []string{"one"}
+	r.Metadata = iam.Marks{iam.MarkInstance: "us", iam.MarkVersion: "1"}
+	if _, err := c.Create(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	foreign := `"skip_consent":true,"client_credentials_grant_access_token_lifespan":"5m0s","access_token_strategy":"jwt","owner":"billing team","contacts":["a@example.com"],` +
+		`"allowed_cors_origins":["https://app.example.com"],"backchannel_logout_uri":"https://app.example.com/out","large":12345678901234567890`
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, p.srv.URL+"/admin/clients/a", strings.NewReader(
+		`{"client_name":"by hand","jwks_uri":"https://app.example.com/keys","audience":["one","two"],"metadata":{"iam_instance":"us","cost_center":42,"nested":{"a":[1]}},`+foreign+`}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	r.JWKSURI, r.Metadata[iam.MarkVersion] = "", "2"
+	if err := c.Update(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	got := p.Provisioned()["a"]
+	text, err := json.Marshal(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range strings.Split(foreign, ",") {
+		if name, _, _ := strings.Cut(part, ":"); name != `"large"` && !strings.Contains(string(text), part) {
+			t.Errorf("%s is lost: %s", part, text)
+		}
+	}
+	marks, _ := got["metadata"].(map[string]any)
+	if marks["cost_center"] != 42.0 || marks["nested"] == nil || marks[iam.MarkVersion] != "2" {
+		t.Errorf("its metadata are %v", marks)
+	}
+	if got["jwks_uri"] != nil || got["client_name"] != nil || fmt.Sprint(got["audience"]) != "[one]" {
+		t.Errorf("what is ours is %v", got)
+	}
+	// A client of a version that knew no audience loses none.
+	r.Audience = nil
+	if err := c.Update(t.Context(), r); err != nil || fmt.Sprint(p.Provisioned()["a"]["audience"]) != "[one]" {
+		t.Errorf("%v, %v", p.Provisioned()["a"]["audience"], err)
+	}
+	there, err := c.Get(t.Context(), "a")
+	want := []string{"access_token_strategy", "allowed_cors_origins", "backchannel_logout_uri", "client_credentials_grant_access_token_lifespan", "skip_consent"}
+	if err != nil || !slices.Equal(there.Unmanaged, want) {
+		t.Errorf("beyond the defaults are %v, %v", there.Unmanaged, err)
+	}
+	if _, err := c.Create(t.Context(), registration("plain")); err != nil {
+		t.Fatal(err)
+	}
+	if plain, err := c.Get(t.Context(), "plain"); err != nil || len(plain.Unmanaged) != 0 {
+		t.Errorf("of a new client: %v, %v", plain.Unmanaged, err)
 	}
 }
 
@@ -299,16 +543,44 @@ func TestPagesDoNotLeadElsewhere(t *testing.T) {
 	}
 }
 
-// A refusal for good names the field that it is about.
+// A refusal for good names the field that it is about, as the provider names it, and the
+// log has why, however late the provider comes to it.
 func TestARefusalNamesItsField(t *testing.T) {
 	t.Parallel()
-	p := newProvider(t)
-	r := registration("a")
-	r.RedirectURIs = []string{"https://refuse-me.example.com/"} // its description says redirect_uris
-	_, err := p.client(nil).Create(t.Context(), r)
-	e, ok := errors.AsType[*iam.Error](err)
-	if !ok || e.Kind != iam.Invalid || len(e.Fields) != 1 || e.Fields[0].Pointer != "/redirect_uris" || strings.Contains(e.Detail, "not this one") {
-		t.Errorf("got %v", err)
+	const hydra = "The value of one of the Client Metadata fields is invalid and the server has rejected this request. Note that an Authorization Server MAY choose to substitute a valid value for any requested parameter of a Client's Metadata. "
+	var status int
+	var body string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		fmt.Fprint(w, body)
+	}))
+	t.Cleanup(srv.Close)
+	for _, x := range []struct{ code, why, field string }{
+		{"invalid_redirect_uri", "not this one", "/redirect_uris"},
+		{"invalid_client_metadata", `post_logout_redirect_uri "https://app.example.com/` + strings.Repeat("x", 200) + `" must match the domain, port, scheme of at least one of the registered redirect URIs but did not`, "/post_logout_redirect_uris"},
+		{"invalid_client_metadata", "Fields jwks and jwks_uri can not both be set, you must choose one.", "/jwks_uri"},
+		{"invalid_client_metadata", "the audience is not known", "/audience"},
+		{"invalid_client_metadata", "scope beyond what this server has", "/scopes"},
+	} {
+		for _, form := range []string{
+			fmt.Sprintf(`{"error":%q,"error_description":%q}`, x.code, hydra+x.why),
+			fmt.Sprintf(`{"error":{"code":400,"status":%q,"message":%q,"reason":%q}}`, x.code, hydra, x.why),
+		} {
+			status, body = http.StatusBadRequest, form
+			var log bytes.Buffer
+			c, err := rauth.New(rauth.Config{URL: srv.URL, Log: slog.New(slog.NewJSONHandler(&log, nil)), Pause: time.Millisecond})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = c.Create(t.Context(), registration("a"))
+			e, ok := errors.AsType[*iam.Error](err)
+			if !ok || e.Kind != iam.Invalid || len(e.Fields) != 1 || e.Fields[0].Pointer != x.field || strings.Contains(e.Detail, x.why) {
+				t.Errorf("%s: got %v", x.why, err)
+			}
+			if end := x.why[len(x.why)-10:]; !strings.Contains(log.String(), end) {
+				t.Errorf("the log lacks %q: %s", end, &log)
+			}
+		}
 	}
 }
 

@@ -185,7 +185,7 @@ func (s *Server) clients(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusOK, m)
 	case rest == "secrets/rotate" && r.Method == http.MethodDelete:
 		c.secrets = c.secrets[:min(1, len(c.secrets))]
-		w.WriteHeader(http.StatusNoContent)
+		reply(w, http.StatusOK, c.metadata) // as Ory Hydra does, which documents 204
 	default:
 		reply(w, http.StatusMethodNotAllowed, map[string]string{"error": "invalid_request"})
 	}

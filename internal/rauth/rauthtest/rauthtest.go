@@ -68,14 +68,19 @@ func Run(t *testing.T, p clients.Provider, valid func(id string, secret iam.Secr
 		}
 		_ = p.Delete(ctx, r.ClientID)
 	})
-	t.Run("an update replaces everything", func(t *testing.T) {
+	t.Run("an update replaces what is ours, and keeps what others have set", func(t *testing.T) {
 		r, secret := made(t)
+		r.Metadata["others"] = "theirs"
+		if err := p.Update(ctx, r); err != nil {
+			t.Fatal(err)
+		}
+		delete(r.Metadata, "others")
 		r.RedirectURIs, r.Scope, r.ClientName = []string{"https://other.example.com/"}, "read", ""
 		if err := p.Update(ctx, r); err != nil {
 			t.Fatal(err)
 		}
 		got, err := p.Get(ctx, r.ClientID)
-		if err != nil || !slices.Equal(got.RedirectURIs, r.RedirectURIs) || got.Scope != "read" || got.ClientName != "" {
+		if err != nil || !slices.Equal(got.RedirectURIs, r.RedirectURIs) || got.Scope != "read" || got.ClientName != "" || got.Metadata["others"] != "theirs" {
 			t.Errorf("got %+v, %v", got, err)
 		}
 		if !valid(r.ClientID, secret) {
