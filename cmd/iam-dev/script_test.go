@@ -23,27 +23,27 @@ func TestMain(m *testing.M) {
 // curl is as much of it as the printed commands use, so that they can be run as
 // they are where the real one is not installed.
 func curl() {
-	var headers list
+	var headers, data list
 	flag.Var(&headers, "H", "header")
+	flag.Var(&data, "d", "data; several are joined with &")
 	user := flag.String("u", "", "user:password")
-	data := flag.String("d", "", "form data")
 	quiet, withHead := flag.Bool("s", false, ""), flag.Bool("si", false, "")
 	flag.Parse()
 	_ = quiet // always
 	method, body := http.MethodGet, io.Reader(nil)
-	if *data != "" {
-		method, body = http.MethodPost, strings.NewReader(*data)
+	if len(data) > 0 {
+		method, body = http.MethodPost, strings.NewReader(strings.Join(data, "&"))
 	}
 	req, err := http.NewRequest(method, flag.Arg(0), body)
 	if err != nil {
 		panic(err)
 	}
-	if *data != "" {
+	if len(data) > 0 {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
 	for _, h := range headers {
 		name, value, _ := strings.Cut(h, ": ")
-		req.Header.Add(name, value)
+		req.Header.Set(name, value)
 	}
 	if name, password, ok := strings.Cut(*user, ":"); ok {
 		req.SetBasicAuth(name, password)

@@ -44,6 +44,9 @@ type Config struct {
 	Settle  func(context.Context) // returns when this replica has forgotten what was changed, or at the end of the context; may be nil
 	Log     *slog.Logger
 
+	// Audiences of the gateways' tokens: what a client gets that names none, and all that an administrator of a tenant can grant.
+	Audiences []string
+
 	// Embedded is the policy that is part of the program, packed: what is in force where nothing was activated yet; nil: unknown.
 	Embedded func() (iam.PolicyRevision, []byte, error)
 }

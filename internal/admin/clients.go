@@ -25,11 +25,19 @@ type ClientEdit struct {
 	Roles, Scopes []string
 }
 
-func (e ClientEdit) wanted() iam.Registration {
+// wanted is what an edit makes of a client's registration. One that names no audience gets
+// those of the gateways: without one, no token of it would be accepted.
+func (w *Work) wanted(e ClientEdit) iam.Registration {
 	r := e.Registration.WithDefaults()
 	r.ClientID, r.Metadata, r.Scope = "", nil, strings.Join(some(e.Scopes), " ")
+	if len(r.Audience) == 0 {
+		r.Audience = w.s.cfg.Audiences
+	}
 	return r
 }
+
+// Audiences are those that a client gets that names none.
+func (s *Service) Audiences() []string { return s.cfg.Audiences }
 
 // Clients lists clients by id.
 func (w *Work) Clients(ctx context.Context, f postgres.ClientFilter) ([]iam.ManagedClient, error) {
@@ -54,7 +62,7 @@ func (w *Work) Client(ctx context.Context, id string) (iam.ManagedClient, error)
 func (w *Work) CreateClient(ctx context.Context, tenant string, e ClientEdit, lease time.Duration) (iam.ManagedClient, error) {
 	c := iam.ManagedClient{
 		Client:  iam.Client{Issuer: w.s.cfg.Issuer, ClientID: uuid.NewString(), Tenant: tenant, Status: iam.ClientActive, Roles: e.Roles, Scopes: e.Scopes},
-		Managed: true, Wanted: e.wanted(), SecretState: iam.SecretNone,
+		Managed: true, Wanted: w.wanted(e), SecretState: iam.SecretNone,
 	}
 	if c.Wanted.HasSecret() {
 		c.SecretState = iam.SecretNotIssued
@@ -103,7 +111,7 @@ func (w *Work) PutClient(ctx context.Context, id string, e ClientEdit, cond Cond
 		return before, errNotManaged
 	}
 	after := before
-	after.Wanted, after.Roles, after.Scopes = e.wanted(), e.Roles, e.Scopes
+	after.Wanted, after.Roles, after.Scopes = w.wanted(e), e.Roles, e.Scopes
 	if err := iam.Refuse(slices.Concat(after.Wanted.Check(), after.Check())); err != nil {
 		return before, err
 	}
@@ -326,7 +334,9 @@ func busy(c iam.ManagedClient) error {
 }
 
 // mayHandle refuses to do something to a client that means more than the caller holds, as
-// it is and as it is to be: cs are both. What a scope means is the permission of that name.
+// it is and as it is to be: cs are both. What a scope means is the permission of that name;
+// an audience beyond the gateways' means the administration, or a service that we know
+// nothing of.
 func (w *Work) mayHandle(ctx context.Context, verb string, cs ...iam.ManagedClient) error {
 	if w.everything() {
 		return nil
@@ -350,6 +360,13 @@ func (w *Work) mayHandle(ctx context.Context, verb string, cs ...iam.ManagedClie
 		for i, s := range c.Scopes {
 			if !holding.Permissions[s] && !slices.Contains(iam.StandardScopes, s) {
 				e.Fields = append(e.Fields, iam.FieldError{Pointer: fmt.Sprintf("/scopes/%d", i), Detail: fmt.Sprintf("the caller does not hold the permission %q in the tenant", s)})
+			}
+		}
+		for i, a := range c.Wanted.Audience {
+			if !slices.Contains(w.s.cfg.Audiences, a) {
+				e.Fields = append(e.Fields, iam.FieldError{
+					Pointer: fmt.Sprintf("/audience/%d", i), Detail: fmt.Sprintf("only a platform administrator has clients for %q: others have them for %s", a, strings.Join(w.s.cfg.Audiences, ", ")),
+				})
 			}
 		}
 	}
@@ -613,6 +630,9 @@ func (w *Work) Repair(ctx context.Context, seen iam.ManagedClient, operation str
 		return c, false, err
 	}
 	c.Before = nil
+	if len(c.Wanted.Audience) == 0 {
+		c.Wanted.Audience = seen.Wanted.Audience // of a client from a version that did not manage it
+	}
 	if operation == iam.OperationCreate {
 		// Another mark, by which one that is made now is told from one that was there all along.
 		if c.Version, err = w.tx.TouchClient(ctx, c.Issuer, c.ClientID); err != nil {

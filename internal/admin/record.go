@@ -78,6 +78,7 @@ func docOfClient(c iam.ManagedClient) clientDoc {
 	if c.Managed {
 		r := c.Wanted
 		r.RedirectURIs, r.PostLogoutRedirectURIs, r.GrantTypes = some(r.RedirectURIs), some(r.PostLogoutRedirectURIs), some(r.GrantTypes)
+		r.Audience = some(r.Audience)
 		d.Registration = &r
 	}
 	return d

@@ -80,7 +80,7 @@ func openOperator(ctx context.Context, environ []string) (*operator, error) {
 	}
 	return &operator{
 		db: db, issuer: cfg.RAuthURL, issuers: cfg.issuers, verified: cfg.verified, caller: admin.Caller{Operator: name, Via: "command"},
-		service: admin.New(admin.Config{DB: db, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Log: log, Embedded: packedEmbedded}),
+		service: admin.New(admin.Config{DB: db, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Audiences: cfg.RAuthAudiences, Log: log, Embedded: packedEmbedded}),
 	}, nil
 }
 

@@ -118,13 +118,19 @@ func (s *Service) Compare(ctx context.Context) (Report, error) {
 			}, c, got)
 		default:
 			fields := got.Drift(c.Wanted)
+			why := "it was applied as it is wanted, and has been changed there since; what was decided here wins"
+			if audiences := s.cfg.Admin.Audiences(); len(c.Wanted.Audience) == 0 && len(audiences) > 0 {
+				c.Wanted.Audience = slices.Compact(slices.Sorted(slices.Values(slices.Concat(audiences, got.Audience))))
+				fields = append(fields, "audience")
+				why = "a version of this service made it that did not manage audiences; it gets those of the gateways, and keeps those that it has there"
+			}
 			if len(fields) == 0 && got.Metadata[iam.MarkVersion] != strconv.FormatInt(c.WantedVersion, 10) {
 				fields = []string{"metadata." + iam.MarkVersion}
 			}
 			if len(fields) > 0 {
 				r.add(Difference{
 					Client: c.ClientID, Tenant: c.Tenant, Kind: DriftChanged, Fields: fields, Repair: iam.OperationUpdate,
-					Why: "it was applied as it is wanted, and has been changed there since; what was decided here wins",
+					Why: why,
 				}, c, got)
 			}
 		}
@@ -142,6 +148,9 @@ func (s *Service) Compare(ctx context.Context) (Report, error) {
 			r.Pending++
 			continue
 		case !there[id] && c.Status != iam.ClientDeleted:
+			if len(c.Wanted.Audience) == 0 {
+				c.Wanted.Audience = s.cfg.Admin.Audiences()
+			}
 			why := "it was made there, and is gone; it is made again under its id"
 			if c.Wanted.HasSecret() {
 				why += ", with a secret that nobody has: rotate it"

@@ -44,8 +44,8 @@ func sampleTokens() map[string]map[string]any {
 
 func sampleClients() []devrauth.Client {
 	return []devrauth.Client{
-		{ID: sampleClientID, Secret: sampleClientSecret, Scopes: []string{"invoices:read", "invoices:write", "s2s:internal"}},
-		{ID: sampleCIID, Secret: sampleClientSecret, Scopes: []string{"s2s:internal"}},
+		{ID: sampleClientID, Secret: sampleClientSecret, Scopes: []string{"invoices:read", "invoices:write", "s2s:internal"}, Audience: []string{Audience}},
+		{ID: sampleCIID, Secret: sampleClientSecret, Scopes: []string{"s2s:internal"}, Audience: []string{Audience}},
 	}
 }
 
@@ -158,8 +158,8 @@ func Curls(gateway, admin, issuer string) string {
   # What was denied to her so far.
   curl -s -H "Authorization: Bearer $AUDITOR" 'http://%[5]s/v1/decisions?subject=alice&outcome=denied'
 
-  # A program by client credentials: 200, X-Service-ID and X-Scopes.
-  SERVICE=$(curl -s -u %[3]s:%[4]s -d grant_type=client_credentials %[2]s/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+  # A program by client credentials, for the audience that gateways accept: 200, X-Service-ID and X-Scopes.
+  SERVICE=$(curl -s -u %[3]s:%[4]s -d grant_type=client_credentials -d audience=%[7]s %[2]s/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
   curl -si -H "Authorization: Bearer $SERVICE" http://%[1]s/system/enrich-token
 
   # The tenants that she can switch between.
@@ -177,7 +177,7 @@ func Curls(gateway, admin, issuer string) string {
   # She makes a client: here, and in R-Auth. Its secret is in this answer and nowhere else. With it, it is somebody at once.
   MADE=$(curl -s -H "Authorization: Bearer $ADMIN" -H 'Content-Type: application/json' -d '{"tenant": "acme", "client_name": "reports", "grant_types": ["client_credentials"], "roles": ["viewer"], "scopes": ["document:read"]}' http://%[5]s/v1/clients)
   ID=$(echo "$MADE" | sed 's/.*"client_id":"\([^"]*\)".*/\1/') SECRET=$(echo "$MADE" | sed 's/.*"client_secret":"\([^"]*\)".*/\1/')
-  REPORTS=$(curl -s -u $ID:$SECRET -d grant_type=client_credentials %[2]s/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
+  REPORTS=$(curl -s -u $ID:$SECRET -d grant_type=client_credentials -d audience=%[7]s %[2]s/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
   curl -si -H "Authorization: Bearer $REPORTS" http://%[1]s/system/enrich-token
-`, gateway, issuer, sampleClientID, sampleClientSecret, admin, AdminAudience)
+`, gateway, issuer, sampleClientID, sampleClientSecret, admin, AdminAudience, Audience)
 }

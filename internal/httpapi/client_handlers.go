@@ -33,6 +33,7 @@ type clientBody struct {
 	PostLogoutRedirectURIs  []string        `json:"post_logout_redirect_uris"`
 	JWKSURI                 string          `json:"jwks_uri,omitempty"`
 	JWKS                    json.RawMessage `json:"jwks,omitempty"`
+	Audience                []string        `json:"audience" doc:"that its tokens may be for; empty: of a client from an earlier version that was not reconciled yet"`
 	Roles                   []string        `json:"roles"`
 	Scopes                  []string        `json:"scopes"`
 
@@ -57,6 +58,7 @@ type ClientPut struct {
 	PostLogoutRedirectURIs  []string        `json:"post_logout_redirect_uris,omitempty" maxItems:"50"`
 	JWKSURI                 string          `json:"jwks_uri,omitempty" maxLength:"2000" doc:"https, of a public host"`
 	JWKS                    json.RawMessage `json:"jwks,omitempty" doc:"public keys of private_key_jwt (RFC 7517)"`
+	Audience                []string        `json:"audience,omitempty" maxItems:"20" doc:"that its tokens may be for: it must ask R-Auth for one of them (audience=…); absent: those of the gateways (RAUTH_AUDIENCES); others, such as that of the admin API, only a platform administrator grants"`
 	Roles                   []string        `json:"roles,omitempty" maxItems:"100" doc:"names of roles that the tenant sees"`
 	Scopes                  []string        `json:"scopes,omitempty" maxItems:"100" doc:"what its tokens can be for, and no more than it is; beyond OpenID Connect's own, only who holds the permission of that name gives a scope"`
 }
@@ -75,7 +77,7 @@ func (p ClientPut) edit() admin.ClientEdit {
 	return admin.ClientEdit{
 		Registration: iam.Registration{
 			ClientName: p.ClientName, TokenEndpointAuthMethod: p.TokenEndpointAuthMethod, GrantTypes: p.GrantTypes, ResponseTypes: p.ResponseTypes,
-			RedirectURIs: p.RedirectURIs, PostLogoutRedirectURIs: p.PostLogoutRedirectURIs, JWKSURI: p.JWKSURI, JWKS: keys,
+			RedirectURIs: p.RedirectURIs, PostLogoutRedirectURIs: p.PostLogoutRedirectURIs, JWKSURI: p.JWKSURI, JWKS: keys, Audience: p.Audience,
 		},
 		Roles: p.Roles, Scopes: p.Scopes,
 	}
@@ -87,7 +89,7 @@ func wireClient(c iam.ManagedClient) clientBody {
 		ClientID: c.ClientID, Tenant: c.Tenant, Status: c.Status, Managed: c.Managed, Sync: c.Sync, SyncReason: c.Reason, Operation: c.Operation,
 		ClientName: r.ClientName, TokenEndpointAuthMethod: r.TokenEndpointAuthMethod, GrantTypes: sorted(r.GrantTypes), ResponseTypes: sorted(r.ResponseTypes),
 		RedirectURIs: sorted(r.RedirectURIs), PostLogoutRedirectURIs: sorted(r.PostLogoutRedirectURIs), JWKSURI: r.JWKSURI, JWKS: r.JWKS,
-		Roles: sorted(c.Roles), Scopes: sorted(c.Scopes), SecretState: c.SecretState, OldSecretUntil: given(c.RetireAt), TokensNotBefore: given(c.TokensNotBefore),
+		Audience: sorted(r.Audience), Roles: sorted(c.Roles), Scopes: sorted(c.Scopes), SecretState: c.SecretState, OldSecretUntil: given(c.RetireAt), TokensNotBefore: given(c.TokensNotBefore),
 		CreatedAt: c.CreatedAt.UTC(), UpdatedAt: c.UpdatedAt.UTC(), Version: c.Version,
 	}
 	if c.Managed {

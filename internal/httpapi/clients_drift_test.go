@@ -1,7 +1,9 @@
 package httpapi_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -15,6 +17,7 @@ import (
 	"time"
 
 	"iam-service/internal/clients"
+	"iam-service/internal/devstack"
 	"iam-service/internal/devstack/devrauth"
 	"iam-service/internal/iam"
 	"iam-service/internal/rauth"
@@ -440,5 +443,51 @@ func TestClientsAreListedInPages(t *testing.T) {
 		if got := len(w.want(200, "audrey", "GET", "/v1/clients?"+query, nil).items()); got != n {
 			t.Errorf("%s: %d, want %d", query, got, n)
 		}
+	}
+}
+
+// put writes a client in the provider by hand.
+func (w *world) put(id string, change func(map[string]any)) {
+	w.Helper()
+	m := w.rauth.Provisioned()[id]
+	change(m)
+	body, err := json.Marshal(m)
+	w.ok(err)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, w.rauth.Issuer+"/admin/clients/"+id, bytes.NewReader(body))
+	w.ok(err)
+	resp, err := http.DefaultClient.Do(req)
+	w.ok(err)
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		w.Fatalf("put by hand: %d", resp.StatusCode)
+	}
+}
+
+// Clients of a version that did not manage audiences get those of the gateways when they
+// are reconciled, keep what they were given by hand, and differ no more.
+func TestClientsOfAnEarlierVersionGetAnAudience(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	plain, missing, byHand := w.client("acme", nil), w.client("acme", nil), w.client("acme", nil)
+	for _, id := range []string{plain, missing} {
+		w.put(id, func(m map[string]any) { delete(m, "audience") })
+	}
+	w.put(byHand, func(m map[string]any) { m["audience"] = []string{"reports", devstack.Audience} })
+	w.exec(`UPDATE registrations SET wanted = (wanted::jsonb - 'audience')::json, applied = (applied::jsonb - 'audience')::json`)
+	w.ok(w.there().Delete(ctx, missing))
+	if d := w.drift(); d[plain]["kind"] != "changed" || fmt.Sprint(d[plain]["fields"]) != "[audience]" || d[missing]["kind"] != "missing" || fmt.Sprint(d[byHand]["fields"]) != "[audience]" {
+		t.Errorf("they differ: %v", d)
+	}
+	if r, err := w.clients.Reconcile(ctx, false, 10); err != nil || r.Left() != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	for id, want := range map[string]string{plain: "[iam-gateway]", missing: "[iam-gateway]", byHand: "[iam-gateway reports]"} {
+		r := w.want(200, "root", "GET", "/v1/clients/"+id, nil)
+		if fmt.Sprint(r.field("audience")) != want || fmt.Sprint(w.rauth.Provisioned()[id]["audience"]) != want {
+			t.Errorf("want %s: it is %s, and there %v", want, r, w.rauth.Provisioned()[id]["audience"])
+		}
+	}
+	if d := w.drift(); len(d) != 0 {
+		t.Errorf("they differ: %v", d)
 	}
 }

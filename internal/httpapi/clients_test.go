@@ -1,12 +1,17 @@
 package httpapi_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"maps"
+	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"iam-service/internal/devstack"
 	"iam-service/internal/devstack/devrauth"
 	"iam-service/internal/iam"
 )
@@ -467,4 +472,70 @@ func TestAClientThatWasNotMadeHere(t *testing.T) {
 	w.want(204, "root", "DELETE", "/v1/clients/"+id, nil)
 	w.want(404, "root", "GET", "/v1/clients/"+id, nil)
 	w.announced(id, "ClientBlocked", "ClientDeleted")
+}
+
+// grant asks the token endpoint as a program does, and returns the status and the token.
+func (w *world) grant(id, secret, audience string) (int, string) {
+	w.Helper()
+	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {id}, "client_secret": {secret}}
+	if audience != "" {
+		form.Set("audience", audience)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.rauth.Issuer+"/token", strings.NewReader(form.Encode()))
+	w.ok(err)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := http.DefaultClient.Do(req)
+	w.ok(err)
+	defer resp.Body.Close()
+	var got struct {
+		Token string `json:"access_token"`
+	}
+	w.ok(json.NewDecoder(resp.Body).Decode(&got))
+	return resp.StatusCode, got.Token
+}
+
+// A program that is made here gets a token that the gateway accepts, if it asks for the
+// gateway's audience. Other audiences are the platform administrator's to grant, and so is
+// everything about a client that has one.
+func TestAClientGetsTokensForItsAudiences(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	r := w.want(201, "tina", "POST", "/v1/clients", service(map[string]any{"tenant": "acme"}))
+	id, secret := r.text("client_id"), r.text("client_secret")
+	if fmt.Sprint(r.field("audience")) != "["+devstack.Audience+"]" || fmt.Sprint(w.rauth.Provisioned()[id]["audience"]) != "["+devstack.Audience+"]" {
+		t.Errorf("it is %s, and there %v", r, w.rauth.Provisioned()[id])
+	}
+	for audience, want := range map[string][2]int{devstack.Audience: {200, 200}, "": {200, 401}, devstack.AdminAudience: {400, 0}} {
+		status, token := w.grant(id, secret, audience)
+		gateway := 0
+		if token != "" {
+			gateway, _, _ = w.ask("GET /system/enrich-token", bearer(token))
+		}
+		if status != want[0] || gateway != want[1] {
+			t.Errorf("%q: the token endpoint answers %d, the gateway %d, want %v", audience, status, gateway, want)
+		}
+	}
+
+	path := "/v1/clients/" + id
+	both := service(map[string]any{"audience": []string{devstack.Audience, devstack.AdminAudience}})
+	if r = w.want(403, "tina", "PUT", path, both, "If-Match: *"); r.text("code") != "more_than_held" || !slices.Equal(r.pointers(), []string{"/audience/1"}) {
+		t.Errorf("tina grants the admin audience: %s", r)
+	}
+	for _, wrong := range [][]string{{"two words"}, {""}, {strings.Repeat("x", 256)}, {"a", "a"}, {`"`}, {"ä"}} {
+		if r = w.want(422, "root", "PUT", path, service(map[string]any{"audience": wrong}), "If-Match: *"); len(r.pointers()) != 1 || !strings.HasPrefix(r.pointers()[0], "/audience/") {
+			t.Errorf("%q: %s", wrong, r)
+		}
+	}
+	w.want(200, "root", "PUT", path, both, "If-Match: *")
+	if status, _ := w.grant(id, secret, devstack.AdminAudience); status != 200 {
+		t.Errorf("the admin audience: %d", status)
+	}
+	w.want(403, "tina", "PUT", path, service(nil), "If-Match: *")
+	w.want(403, "tina", "POST", path+"/secrets:rotate", nil)
+	w.want(403, "tina", "PATCH", path, map[string]any{"status": "blocked"})
+	w.want(200, "root", "PUT", path, service(nil), "If-Match: *")
+	if r = w.want(200, "tina", "GET", path, nil); fmt.Sprint(r.field("audience")) != "["+devstack.Audience+"]" {
+		t.Errorf("it is %s", r)
+	}
+	w.want(200, "tina", "PATCH", path, map[string]any{"status": "blocked"})
 }

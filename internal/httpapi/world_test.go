@@ -215,7 +215,7 @@ func newWorld(t testing.TB, s settings) *world {
 	t.Cleanup(srv.Close)
 	w.url = srv.URL
 	w.issuers, w.database = issuers, s.url
-	w.service = admin.New(admin.Config{DB: w.db, Engine: w.engine, Issuers: issuers, Issuer: w.rauth.Issuer, Settle: w.feed.Settle, Log: log})
+	w.service = admin.New(admin.Config{DB: w.db, Engine: w.engine, Issuers: issuers, Issuer: w.rauth.Issuer, Audiences: []string{devstack.Audience}, Settle: w.feed.Settle, Log: log})
 	instance, err := w.db.Instance(ctx)
 	w.ok(err)
 	managed := clients.Config{Admin: w.service, DB: w.db, Issuer: w.rauth.Issuer, Instance: instance, Log: log, Tick: 20 * time.Millisecond, CompareEvery: 100 * time.Millisecond, Patience: 4 * time.Second}

@@ -183,17 +183,22 @@ func (r Registration) Differs(other Registration) []string {
 	differ("response_types", set(r.ResponseTypes, other.ResponseTypes))
 	differ("token_endpoint_auth_method", r.TokenEndpointAuthMethod == other.TokenEndpointAuthMethod)
 	differ("scope", set(strings.Fields(r.Scope), strings.Fields(other.Scope)))
+	differ("audience", set(r.Audience, other.Audience))
 	differ("jwks_uri", r.JWKSURI == other.JWKSURI)
 	differ("jwks", bytes.Equal(publicKeys(r.JWKS), publicKeys(other.JWKS)))
 	return fields
 }
 
 // Drift names the fields in which a registration, as a provider answers it, is not what is
-// wanted. Where no scope is wanted, a provider may fill in standard ones.
+// wanted. Where no scope is wanted, a provider may fill in standard ones; where no audience
+// is, none was decided.
 func (r Registration) Drift(wanted Registration) []string {
 	beyond := func(s string) bool { return !slices.Contains(StandardScopes, s) }
 	if wanted.Scope == "" && !slices.ContainsFunc(strings.Fields(r.Scope), beyond) {
 		r.Scope = ""
+	}
+	if len(wanted.Audience) == 0 {
+		r.Audience = nil
 	}
 	return r.Differs(wanted)
 }

@@ -19,6 +19,8 @@ const (
 	MaxURIBytes      = 2000
 	MaxKeysPerClient = 10
 	MaxJWKSBytes     = 16 << 10
+	MaxAudiences     = 20 // of a client
+	MaxAudienceBytes = 255
 	minRSABits       = 2048
 )
 
@@ -90,6 +92,8 @@ func (r Registration) Check() []FieldError {
 	c.uris("/redirect_uris", r.RedirectURIs, public)
 	c.uris("/post_logout_redirect_uris", r.PostLogoutRedirectURIs, public)
 
+	c.each("/audience", r.Audience, MaxAudiences, validAudience, fmt.Sprintf("must be 1 to %d printable ASCII characters without blanks or quotes", MaxAudienceBytes))
+
 	keys := r.TokenEndpointAuthMethod == "private_key_jwt"
 	given := 0
 	if r.JWKSURI != "" {
@@ -104,6 +108,12 @@ func (r Registration) Check() []FieldError {
 	c.that(!keys || given == 1, "/jwks", "private_key_jwt needs jwks or jwks_uri, and not both")
 	c.that(keys || given == 0, "/jwks", "jwks and jwks_uri go with private_key_jwt only")
 	return c
+}
+
+// validAudience holds an audience to what can be asked for in one parameter, where blanks
+// separate several.
+func validAudience(s string) bool {
+	return len(s) <= MaxAudienceBytes && printableASCII(s) && !strings.ContainsAny(s, ` "\`)
 }
 
 func (c *check) uris(pointer string, list []string, native bool) {

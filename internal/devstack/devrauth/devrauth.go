@@ -19,6 +19,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,12 +33,13 @@ import (
 type Client struct {
 	ID, Secret string
 	Scopes     []string
+	Audience   []string // that its tokens may be for
 }
 
 // Server is the provider. Its fields are set before it serves.
 type Server struct {
 	Issuer   string                    // "iss", and where it serves
-	Audience string                    // of all tokens
+	Audience string                    // of tokens that are minted
 	Users    map[string]map[string]any // name → claims of the user's tokens; "sub" at least
 	Clients  []Client
 	TTL      time.Duration // of tokens; 0: 15 min
@@ -223,7 +225,8 @@ func (s *Server) jwks(w http.ResponseWriter, _ *http.Request) {
 	reply(w, http.StatusOK, set)
 }
 
-// token serves the client credentials grant (RFC 6749, section 4.4).
+// token serves the client credentials grant (RFC 6749, section 4.4). A token is for the
+// audiences that were asked for, which the client must list, and for none where none was.
 func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 	c, ok := s.authenticate(r)
 	if !ok {
@@ -236,10 +239,19 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	scope := strings.Join(c.Scopes, " ")
-	claims := map[string]any{"sub": c.ID, "client_id": c.ID, "scope": scope}
-	if aud := r.PostFormValue("audience"); aud != "" {
-		claims["aud"] = aud
+	audience := []string{}
+	for _, several := range r.PostForm["audience"] {
+		audience = append(audience, strings.Fields(several)...)
 	}
+	for _, a := range audience {
+		if !slices.Contains(c.Audience, a) {
+			reply(w, http.StatusBadRequest, map[string]string{"error": "invalid_request", "error_description": fmt.Sprintf(
+				"The request is missing a required parameter, includes an invalid parameter value, includes a parameter more than once, or is otherwise malformed. Requested audience %q has not been whitelisted by the OAuth 2.0 Client.", a,
+			)})
+			return
+		}
+	}
+	claims := map[string]any{"sub": c.ID, "client_id": c.ID, "scope": scope, "aud": audience}
 	t, err := s.Mint("ES256", claims)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -266,9 +278,14 @@ func (s *Server) authenticate(r *http.Request) (Client, bool) {
 	if provisioned != nil {
 		for _, known := range provisioned.secrets {
 			if subtle.ConstantTimeCompare([]byte(known), []byte(secret)) == 1 {
-				scope, _ := provisioned.metadata["scope"].(string) // none is fine
+				scope, _ := provisioned.metadata["scope"].(string)    // none is fine
+				listed, _ := provisioned.metadata["audience"].([]any) // likewise
 				s.mu.Unlock()
-				return Client{ID: id, Secret: known, Scopes: strings.Fields(scope)}, true
+				c := Client{ID: id, Secret: known, Scopes: strings.Fields(scope)}
+				for _, a := range listed {
+					c.Audience = append(c.Audience, fmt.Sprint(a))
+				}
+				return c, true
 			}
 		}
 	}
