@@ -23,7 +23,6 @@ import (
 const (
 	childTime   = 10 * time.Second // of the processor's: a busy machine is no fault of the policy's
 	childWait   = 3 * time.Minute  // in all
-	childMemory = 256 << 20        // bytes on its heap
 	childAnswer = 1 << 20          // bytes that it may say
 
 	// Its exit status where it took too much.
@@ -35,7 +34,15 @@ const (
 // do nothing else: see ServeGate.
 const ChildCommand = "check-candidate"
 
-// job is what a child is given.
+// container is what this process may take.
+var container = memoryGrants{system: os.DirFS("/")}
+
+// childLimits is what a child is told first.
+type childLimits struct {
+	Memory int64 `json:"memory"` // bytes on its heap
+}
+
+// job is what it is given.
 type job struct {
 	Candidate *Candidate `json:"candidate,omitempty"`
 	Part      []byte     `json:"part,omitempty"` // or a bundle that may be a part of one: whether it can be compiled within the limits is all
@@ -55,8 +62,14 @@ type outcome struct {
 // nothing else down.
 func (e *Engine) inChild(ctx context.Context, j job) error {
 	j.Headers, j.Settings, j.Admin = e.cfg.Headers, e.cfg.Settings, e.cfg.Admin
-	task, err := json.Marshal(j)
+	memory, giveBack, err := container.grant()
 	if err != nil {
+		return notChecked(err)
+	}
+	defer giveBack()
+	limits, err1 := json.Marshal(childLimits{memory})
+	task, err2 := json.Marshal(j)
+	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, childWait)
@@ -69,7 +82,7 @@ func (e *Engine) inChild(ctx context.Context, j job) error {
 	cmd := exec.CommandContext(ctx, exe) //nolint:gosec // it is ourselves
 	cmd.Args = e.cfg.Child
 	cmd.Env = []string{} // nothing of ours is for a policy to see
-	cmd.Stdin = bytes.NewReader(task)
+	cmd.Stdin = io.MultiReader(bytes.NewReader(limits), bytes.NewReader(task))
 	cmd.Stdout = &limited{&said, childAnswer}
 	cmd.Stderr = &limited{&complaint, 4 << 10}
 	cmd.WaitDelay = time.Second
@@ -79,7 +92,7 @@ func (e *Engine) inChild(ctx context.Context, j job) error {
 	case ctx.Err() != nil:
 		return notChecked(ctx.Err())
 	case exit != nil && exit.ExitCode() == childTooBig:
-		return fmt.Errorf("it takes more than %d MB of memory: its data, to compile it, or its acceptance cases", childMemory>>20)
+		return fmt.Errorf("it takes more than %d MB of memory: its data, to compile it, or its acceptance cases", memory>>20)
 	case exit != nil && exit.ExitCode() == childTooLong:
 		return fmt.Errorf("it takes more than %s: to compile it, or its acceptance cases", childTime)
 	case exit == nil && err != nil, exit != nil && !exit.Exited(): // ended by somebody, such as a system without memory
@@ -128,13 +141,19 @@ func (l *limited) Write(b []byte) (int, error) {
 // the process where it takes too much time or memory.
 func ServeGate(in io.Reader, out io.Writer) error {
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0) // where there is such a thing, we go first and not who serves
-	debug.SetMemoryLimit(childMemory * 3 / 4)
+	d := json.NewDecoder(in)
+	d.UseNumber()
+	var limits childLimits
+	if err := d.Decode(&limits); err != nil {
+		return fmt.Errorf("read the limits: %w", err)
+	}
+	debug.SetMemoryLimit(limits.Memory * 3 / 4)
 	debug.SetMaxStack(64 << 20)
 	time.AfterFunc(childWait, func() { os.Exit(1) }) // whoever waited is gone
 	go func() {
 		heap := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
 		for range time.Tick(5 * time.Millisecond) {
-			if metrics.Read(heap); heap[0].Value.Uint64() > childMemory {
+			if metrics.Read(heap); heap[0].Value.Uint64() > uint64(limits.Memory) { //nolint:gosec // it is not negative
 				os.Exit(childTooBig)
 			}
 			if usedTime() > childTime {
@@ -143,8 +162,6 @@ func ServeGate(in io.Reader, out io.Writer) error {
 		}
 	}()
 	var j job
-	d := json.NewDecoder(in)
-	d.UseNumber()
 	if err := d.Decode(&j); err != nil {
 		return fmt.Errorf("read what to do: %w", err)
 	}

@@ -43,8 +43,50 @@ type Manager struct {
 	figures metrics.Metrics
 }
 
-// byOPA begins the source of what OPA has fetched; the names of bundles follow.
-const byOPA = "bundle "
+// byOPA begins the source of what OPA has fetched; the names of bundles follow. So does
+// byDiscovery, of the configuration that it discovers.
+const (
+	byOPA       = "bundle "
+	byDiscovery = byOPA + "of the configuration: "
+)
+
+const listenerName = "iam-service"
+
+// listener reports what OPA says of bundles, and of the configuration that it discovers.
+type listener struct {
+	ctx    context.Context
+	engine *Engine
+	store  *staging
+
+	mu  sync.Mutex
+	bad map[string]bool // sources; under mu
+}
+
+// attach listens to the bundle plugin, if there is one yet.
+func (l *listener) attach(m *plugins.Manager) {
+	if p := bundleplugin.Lookup(m); p != nil {
+		p.Register(listenerName, func(s bundleplugin.Status) { l.hear(byOPA, s, p) })
+	}
+}
+
+func (l *listener) hear(way string, s bundleplugin.Status, p *bundleplugin.Plugin) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	source := way + s.Name
+	l.bad[source] = s.Code != ""
+	maps.DeleteFunc(l.bad, func(source string, is bool) bool {
+		gone := p != nil && !strings.HasPrefix(source, byDiscovery) && p.Config().Bundles[strings.TrimPrefix(source, byOPA)] == nil
+		return !is || gone
+	})
+	switch {
+	case len(l.bad) == 0:
+		l.engine.settled(byOPA)
+	case s.Code == "": // another one is bad still
+	case way == byOPA && l.store.refused.Swap(false): // the gate has said it already
+	default:
+		l.engine.Refuse(l.ctx, source, "", errors.New(statusText(s)))
+	}
+}
 
 // StartManager runs an OPA configuration, in JSON or YAML, until Stop.
 func StartManager(ctx context.Context, e *Engine, text []byte, id string) (*Manager, error) {
@@ -57,38 +99,29 @@ func StartManager(ctx context.Context, e *Engine, text []byte, id string) (*Mana
 	}
 	log := e.cfg.Log.With(slog.String("part", "opa")).Handler()
 	store := &staging{Store: inmem.New(), engine: e}
+	fetched := &fetched{engine: e}
 	bound()
 	m, err := plugins.New(text, id, store,
 		plugins.Logger(logging.NewLoggerFromSlogHandler(quiet{log}, logging.Warn)), plugins.ConsoleLogger(logging.NewLoggerFromSlogHandler(log, logging.Info)), plugins.WithHooks(hooks.New(bounded{})),
-		plugins.EnablePrintStatements(false), plugins.WithStoreCloseOnStop(false), plugins.WithDistributedTracingOpts(tracing.NewOptions(bounds{engine: e, refused: &atomic.Pointer[refusedPart]{}})),
+		plugins.EnablePrintStatements(false), plugins.WithStoreCloseOnStop(false), plugins.WithDistributedTracingOpts(tracing.NewOptions(bounds{fetched: fetched})),
 		plugins.WithParserOptions(ast.ParserOptions{RegoVersion: ast.RegoV1, ProcessAnnotation: true}))
 	if err != nil {
 		return nil, err
 	}
 	store.manager = m
+	fetched.manager.Store(m)
 	figures := metrics.New()
 	d, err := discovery.New(m, discovery.Metrics(figures), discovery.Hooks(hooks.New(bounded{})))
 	if err != nil {
 		return nil, err
 	}
 	m.Register(discovery.Name, d)
-	if p := bundleplugin.Lookup(m); p != nil {
-		var mu sync.Mutex
-		bad := map[string]bool{} // bundles, by name
-		p.Register("iam-service", func(s bundleplugin.Status) {
-			mu.Lock()
-			defer mu.Unlock()
-			bad[s.Name] = s.Code != ""
-			maps.DeleteFunc(bad, func(name string, is bool) bool { return !is || p.Config().Bundles[name] == nil }) // good, or gone
-			switch {
-			case len(bad) == 0:
-				e.settled(byOPA)
-			case s.Code == "": // another one is bad still
-			case !store.refused.Swap(false): // the gate's own word needs no repetition
-				e.Refuse(ctx, byOPA+s.Name, "", errors.New(statusText(s)))
-			}
-		})
-	}
+	listener := &listener{ctx: ctx, engine: e, store: store, bad: map[string]bool{}}
+	listener.attach(m)
+	d.RegisterListener(listenerName, func(s bundleplugin.Status) {
+		listener.attach(m) // the first discovered configuration brings the plugin
+		listener.hear(byDiscovery, s, nil)
+	})
 	if err := m.Start(ctx); err != nil {
 		return nil, err
 	}
@@ -202,9 +235,14 @@ func (q quiet) WithGroup(name string) slog.Handler         { return quiet{q.Hand
 // Where it lets a tracer have a look at each answer is the one place for that.
 type bounds struct {
 	http.RoundTripper
+	*fetched
+}
 
+// fetched is what the bounds of one manager know.
+type fetched struct {
 	engine  *Engine
-	refused *atomic.Pointer[refusedPart] // the last one: OPA fetches it again and again
+	manager atomic.Pointer[plugins.Manager]
+	refused atomic.Pointer[refusedPart] // the last one: OPA fetches it again and again
 }
 
 type refusedPart struct {
@@ -221,7 +259,7 @@ var bound = sync.OnceFunc(func() { tracing.RegisterHTTPTracing(bounds{}) })
 func (bounds) NewTransport(t http.RoundTripper, o tracing.Options) http.RoundTripper {
 	if len(o) == 1 {
 		if ours, ok := o[0].(bounds); ok {
-			return bounds{t, ours.engine, ours.refused}
+			return bounds{t, ours.fetched}
 		}
 	}
 	return t
@@ -247,34 +285,70 @@ func (b bounds) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // check says why OPA must not have a bundle.
-func (b bounds) check(ctx context.Context, packed []byte) error {
-	if err := checkPacked(packed); err != nil || len(b.engine.cfg.Child) == 0 {
+func (f *fetched) check(ctx context.Context, packed []byte) error {
+	if err := CheckArchive(packed); err != nil {
+		return err
+	}
+	if err := f.vouched(packed); err != nil || len(f.engine.cfg.Child) == 0 {
 		return err
 	}
 	sum := sha256.Sum256(packed)
-	if known := b.refused.Load(); known != nil && known.sum == sum && time.Since(known.at) < partFor {
+	if known := f.refused.Load(); known != nil && known.sum == sum && time.Since(known.at) < partFor {
 		return known.err
 	}
-	err := b.engine.inChild(ctx, job{Part: packed})
+	err := f.engine.inChild(ctx, job{Part: packed})
 	if _, later := errors.AsType[*LaterError](err); err != nil && !later {
-		b.refused.Store(&refusedPart{sum, err, time.Now()})
+		f.refused.Store(&refusedPart{sum, err, time.Now()})
 	}
 	return err
+}
+
+// vouched says why nobody whom the configuration trusts has signed a bundle. OPA verifies
+// it once more, for the bundle that it is: this is for what compiles it before that.
+func (f *fetched) vouched(packed []byte) (err error) {
+	m := f.manager.Load()
+	c := m.GetConfig()
+	var bundles map[string]signed
+	var discovered *signed
+	if !absent(c.Bundles) {
+		err = json.Unmarshal(c.Bundles, &bundles)
+	}
+	if !absent(c.Discovery) {
+		err = errors.Join(err, json.Unmarshal(c.Discovery, &discovered))
+	}
+	if err != nil {
+		return err
+	}
+	signers := slices.Collect(maps.Values(bundles))
+	if discovered != nil {
+		signers = append(signers, *discovered)
+	}
+	for _, s := range signers {
+		if s.Signing == nil {
+			return nil // it may be this one, and need no signature
+		}
+		s.Signing.PublicKeys = m.PublicKeys()
+		if _, err = reader(bundle.NewTarballLoaderWithBaseURL(bytes.NewReader(packed), "")).WithBundleVerificationConfig(s.Signing).WithLazyLoadingMode(true).Read(); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+// signed is the part of a bundle's configuration that says who must have signed it.
+type signed struct {
+	Signing *bundle.VerificationConfig `json:"signing"`
 }
 
 // checkConfig refuses what OPA would accept and should not.
 func checkConfig(config []byte, signedOnly bool) error {
 	var c struct {
-		Bundle  json.RawMessage            `json:"bundle"`
-		Keys    map[string]json.RawMessage `json:"keys"`
-		Bundles map[string]struct {
-			Signing json.RawMessage `json:"signing"`
-		} `json:"bundles"`
-		Discovery *struct {
-			Signing json.RawMessage `json:"signing"`
-		} `json:"discovery"`
-		DecisionLogs json.RawMessage `json:"decision_logs"`
-		Status       json.RawMessage `json:"status"`
+		Bundle       json.RawMessage            `json:"bundle"`
+		Keys         map[string]json.RawMessage `json:"keys"`
+		Bundles      map[string]signed          `json:"bundles"`
+		Discovery    *signed                    `json:"discovery"`
+		DecisionLogs json.RawMessage            `json:"decision_logs"`
+		Status       json.RawMessage            `json:"status"`
 	}
 	if err := json.Unmarshal(config, &c); err != nil {
 		return err
@@ -287,14 +361,18 @@ func checkConfig(config []byte, signedOnly bool) error {
 		errs = append(errs, errors.New(`it has neither "bundles" nor "discovery", "decision_logs" or "status": it does nothing`))
 	}
 	for name, b := range c.Bundles {
-		if len(c.Keys) > 0 && absent(b.Signing) {
+		if len(c.Keys) > 0 && b.Signing == nil {
 			errs = append(errs, fmt.Errorf(`bundle %q has no "signing" although there are "keys": OPA would take it unsigned`, name))
-		} else if signedOnly && absent(b.Signing) {
+		} else if signedOnly && b.Signing == nil {
 			errs = append(errs, fmt.Errorf(`bundle %q has no "signing": OPA would take it unsigned; give it a key, or allow that with POLICY_ALLOW_UNSIGNED=1`, name))
+		} else if b.Signing != nil && b.Signing.KeyID == "" {
+			errs = append(errs, fmt.Errorf(`bundle %q has a "signing" without "keyid": name one of "keys"`, name))
 		}
 	}
-	if signedOnly && c.Discovery != nil && absent(c.Discovery.Signing) {
+	if signedOnly && c.Discovery != nil && c.Discovery.Signing == nil {
 		errs = append(errs, errors.New(`"discovery" has no "signing": whoever answers there could name any bundle; give it a key, or allow that with POLICY_ALLOW_UNSIGNED=1`))
+	} else if c.Discovery != nil && c.Discovery.Signing != nil && c.Discovery.Signing.KeyID == "" {
+		errs = append(errs, errors.New(`"discovery" has a "signing" without "keyid": name one of "keys"`))
 	}
 	return errors.Join(errs...)
 }
@@ -319,7 +397,7 @@ type staging struct {
 	storage.Store
 	engine  *Engine
 	manager *plugins.Manager
-	refused atomic.Bool // the gate has just refused
+	refused atomic.Bool // the gate has refused what was offered last, and said so
 }
 
 // stagingTxn remembers the context in which the bundle plugin leaves its compiler:
@@ -353,7 +431,6 @@ func (s *staging) NewTransaction(ctx context.Context, params ...storage.Transact
 func (s *staging) Commit(ctx context.Context, txn storage.Transaction) error {
 	if t, ok := txn.(*stagingTxn); ok && t.write && t.params != nil && plugins.GetCompilerOnContext(t.params) != nil {
 		if err := s.offer(ctx, txn); err != nil {
-			s.refused.Store(true)
 			s.Store.Abort(ctx, within(txn))
 			return err
 		}
@@ -409,7 +486,9 @@ func (s *staging) offer(ctx context.Context, txn storage.Transaction) error {
 	if err := c.takeCases(); err != nil {
 		return err
 	}
-	return s.engine.Offer(ctx, c)
+	err = s.engine.Offer(ctx, c)
+	s.refused.Store(err != nil)
+	return err
 }
 
 // whole reports whether all bundles of the configuration that is in force, a discovered one
@@ -422,8 +501,8 @@ func (s *staging) whole(names []string) (bool, error) {
 	}
 	whole := true
 	for name, source := range p.Config().Bundles {
-		if s.engine.cfg.SignedOnly && source.Signing == nil {
-			return false, fmt.Errorf(`bundle %q has no "signing": nobody vouches for it; give it a key, or allow that with POLICY_ALLOW_UNSIGNED=1`, name)
+		if s.engine.cfg.SignedOnly && (source.Signing == nil || source.Signing.KeyID == "") {
+			return false, fmt.Errorf(`bundle %q has no "signing" with a "keyid": nobody vouches for it; give it a key, or allow that with POLICY_ALLOW_UNSIGNED=1`, name)
 		}
 		whole = whole && slices.Contains(names, name)
 	}

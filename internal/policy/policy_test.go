@@ -704,10 +704,9 @@ func TestAPolicyOfSeveralBundlesComesIntoForceWhole(t *testing.T) {
 	}
 }
 
-// Over HTTP as from a file: what is not signed with the key is refused, and the old one
-// serves on.
-func TestOnlyWhatIsSignedComesIntoForce(t *testing.T) {
-	t.Parallel()
+// keyPair is a key that signs, and the PEM of the one that verifies.
+func keyPair(t testing.TB) (authoring.Signer, []byte) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -721,7 +720,36 @@ func TestOnlyWhatIsSignedComesIntoForce(t *testing.T) {
 	if err := os.WriteFile(signer.File, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	verify := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})
+	return signer, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})
+}
+
+// repacked is a bundle in which something is replaced, once.
+func repacked(t testing.TB, packed []byte, from, to string) []byte {
+	t.Helper()
+	z, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(z)
+	if err != nil || !bytes.Contains(text, []byte(from)) {
+		t.Fatalf("no %s in %q: %v", from, text, err)
+	}
+	var out bytes.Buffer
+	w := gzip.NewWriter(&out)
+	if _, err := w.Write(bytes.Replace(text, []byte(from), []byte(to), 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// Over HTTP as from a file: what is not signed with the key is refused, and the old one
+// serves on.
+func TestOnlyWhatIsSignedComesIntoForce(t *testing.T) {
+	t.Parallel()
+	signer, verify := keyPair(t)
 	verifier, err := policy.ParseKey(verify)
 	if err != nil {
 		t.Fatal(err)
@@ -768,23 +796,7 @@ func TestOnlyWhatIsSignedComesIntoForce(t *testing.T) {
 	if err := e.OfferPath(ctx, file); err == nil || !refusedForSignature(e) {
 		t.Errorf("from a file: %v, %+v", err, e.Status())
 	}
-	unpacked, err := gzip.NewReader(bytes.NewReader(signed))
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := io.ReadAll(unpacked)
-	if err != nil || !bytes.Contains(text, []byte(`"u1"`)) {
-		t.Fatalf("no rule to change in %q: %v", text, err)
-	}
-	var forged bytes.Buffer // another rule, the same signature
-	packed := gzip.NewWriter(&forged)
-	if _, err := packed.Write(bytes.Replace(text, []byte(`"u1"`), []byte(`"u2"`), 1)); err != nil {
-		t.Fatal(err)
-	}
-	if err := packed.Close(); err != nil {
-		t.Fatal(err)
-	}
-	put(forged.Bytes())
+	put(repacked(t, signed, `"u1"`, `"u2"`)) // another rule, the same signature
 	if err := e.OfferPath(ctx, file); err == nil || e.Revision().Name != "signed" {
 		t.Errorf("tampered with: %v", err)
 	}

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -18,15 +17,6 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
-)
-
-// Bounds of a bundle, in bytes.
-const (
-	MaxBundle   = 32 << 20 // packed, and of one file in it
-	maxUnpacked = 64 << 20 // all files in it together
-
-	// Each value takes many times its text in memory.
-	maxValues = 1_000_000 // commas and brackets, and lines, in all files together
 )
 
 // FromFS reads a candidate from a file system, such as an embedded one.
@@ -89,10 +79,13 @@ func (e *Engine) FromPath(name string) (*Candidate, error) {
 		return nil, fmt.Errorf("%s is a folder, which has no signature: build and sign a bundle (iam-service policy build --key), or allow it with POLICY_ALLOW_UNSIGNED=1", name)
 	case info.IsDir():
 		return FromFolder(name)
-	case info.Size() > MaxBundle:
-		return nil, fmt.Errorf("%s is larger than %d MB", name, MaxBundle>>20)
 	}
-	packed, err := os.ReadFile(name)
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("read the policy: %w", err)
+	}
+	defer func() { _ = f.Close() }() // it is only read
+	packed, err := io.ReadAll(io.LimitReader(f, MaxBundle+1))
 	if err != nil {
 		return nil, fmt.Errorf("read the policy: %w", err)
 	}
@@ -105,7 +98,7 @@ func (e *Engine) Unpack(source string, packed []byte, verified bool) (*Candidate
 	if e.cfg.SignedOnly && e.cfg.Key == nil && !verified {
 		return nil, fmt.Errorf("there is no key that the signature of %s could be verified with", source)
 	}
-	if err := checkPacked(packed); err != nil {
+	if err := CheckArchive(packed); err != nil {
 		return nil, fmt.Errorf("read the policy %s: %w", source, err)
 	}
 	loader := func() bundle.DirectoryLoader { return bundle.NewTarballLoaderWithBaseURL(bytes.NewReader(packed), "") }
@@ -126,38 +119,6 @@ func (e *Engine) Unpack(source string, packed []byte, verified bool) (*Candidate
 	}
 	c.Packed = packed
 	return c, nil
-}
-
-// checkPacked refuses what is too large before anything holds it as a whole.
-func checkPacked(packed []byte) error {
-	if len(packed) > MaxBundle {
-		return fmt.Errorf("it is larger than %d MB", MaxBundle>>20)
-	}
-	z, err := gzip.NewReader(bytes.NewReader(packed))
-	if err != nil {
-		return fmt.Errorf("it is no bundle (.tar.gz): %w", err)
-	}
-	var values counter
-	n, err := io.Copy(&values, io.LimitReader(z, maxUnpacked+1))
-	if err != nil {
-		return fmt.Errorf("it is no bundle (.tar.gz): %w", err)
-	}
-	if n > maxUnpacked {
-		return fmt.Errorf("it takes more than %d MB when it is unpacked", maxUnpacked>>20)
-	}
-	if values.begun > maxValues || values.lines > maxValues { // a line of YAML can be a value
-		return fmt.Errorf("it has more than %d values", maxValues)
-	}
-	return nil
-}
-
-// counter counts what begins a value, roughly, and lines.
-type counter struct{ begun, lines int }
-
-func (c *counter) Write(b []byte) (int, error) {
-	c.begun += bytes.Count(b, []byte{','}) + bytes.Count(b, []byte{'['}) + bytes.Count(b, []byte{'{'})
-	c.lines += bytes.Count(b, []byte{'\n'})
-	return len(b), nil
 }
 
 // Pack makes a bundle of a candidate, without a signature; as it was signed, if it was.

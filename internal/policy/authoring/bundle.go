@@ -173,6 +173,9 @@ func read(dir string) (bundle.Bundle, error) {
 
 // open reads a packed bundle; with a configuration only if its signature is good.
 func open(packed []byte, v *bundle.VerificationConfig) (bundle.Bundle, error) {
+	if err := policy.CheckArchive(packed); err != nil {
+		return bundle.Bundle{}, err
+	}
 	r := bundle.NewReader(bytes.NewReader(packed)).WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSizeLimitBytes(policy.MaxBundle)
 	if v == nil {
 		r = r.WithSkipBundleVerification(true)

@@ -1,0 +1,111 @@
+package policy
+
+import (
+	"fmt"
+	"io/fs"
+	"math"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// Bounds of a child's heap, in bytes.
+const (
+	mostChildMemory  = 256 << 20
+	leastChildMemory = 32 << 20 // the default policy needs less than half of it
+)
+
+// memoryGrants hands out what children may take of the container's memory.
+type memoryGrants struct {
+	system fs.FS // the root of the file system
+
+	mu      sync.Mutex
+	granted int64 // to children that run; under mu
+}
+
+// grant is how much a child may take: half of what is left within the container's limit, so
+// that the other half is there for what it takes before it is ended, and for who serves. A
+// kernel that ends one process of a container may end all of them (memory.oom.group).
+func (m *memoryGrants) grant() (limit int64, giveBack func(), err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	limit = mostChildMemory
+	if left, limited := memoryLeft(m.system); limited {
+		limit = min(limit, (left-m.granted)/2)
+	}
+	if limit < leastChildMemory {
+		return 0, nil, fmt.Errorf("half of what the container's memory limit leaves is %d MB, and it needs %d MB", max(limit, 0)>>20, leastChildMemory>>20)
+	}
+	m.granted += limit
+	return limit, func() {
+		m.mu.Lock()
+		m.granted -= limit
+		m.mu.Unlock()
+	}, nil
+}
+
+// memoryLeft is how many bytes this process and its children may still take by the limits of
+// its control groups (versions 1 and 2); false: none limits them, or there are none.
+func memoryLeft(system fs.FS) (left int64, limited bool) {
+	left = math.MaxInt64
+	groups, err := fs.ReadFile(system, "proc/self/cgroup")
+	if err != nil {
+		return left, false // another system
+	}
+	for line := range strings.Lines(string(groups)) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		root, most, used, cache := "", "", "", ""
+		switch {
+		case parts[0] == "0" && parts[1] == "":
+			root, most, used, cache = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file "
+		case strings.Contains(","+parts[1]+",", ",memory,"):
+			root, most, used, cache = "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "
+		default:
+			continue
+		}
+		// Each group above limits too. A container often sees its own group as the root, under
+		// which the path that it is told of is none.
+		for at := path.Clean("/" + parts[2]); ; at = path.Dir(at) {
+			dir := path.Join(root, at)
+			limit, ok1 := number(system, path.Join(dir, most))
+			usage, ok2 := number(system, path.Join(dir, used))
+			if ok1 && ok2 && limit < math.MaxInt64/2 { // version 1 says "none" by a number
+				left, limited = min(left, limit-usage+reclaimable(system, path.Join(dir, "memory.stat"), cache)), true
+			}
+			if at == "/" {
+				break
+			}
+		}
+	}
+	return left, limited
+}
+
+// number reads a file with a number; "max" is none.
+func number(system fs.FS, name string) (int64, bool) {
+	text, err := fs.ReadFile(system, name)
+	if err != nil {
+		return 0, false // no such group, or no limits
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	return n, err == nil
+}
+
+// reclaimable is how much of what is used holds files that nobody has looked at lately: the
+// kernel takes it back before it ends anybody.
+func reclaimable(system fs.FS, name, field string) int64 {
+	text, err := fs.ReadFile(system, name)
+	if err != nil {
+		return 0 // the less is left
+	}
+	for line := range strings.Lines(string(text)) {
+		if n, ok := strings.CutPrefix(line, field); ok {
+			bytes, _ := strconv.ParseInt(strings.TrimSpace(n), 10, 64) // none: as above
+			return bytes
+		}
+	}
+	return 0
+}

@@ -1,0 +1,242 @@
+package policy_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/open-policy-agent/opa/v1/bundle"
+
+	"iam-service/internal/policy"
+	"iam-service/internal/policy/authoring"
+)
+
+// TestMain is also the child that a candidate is tried in; one with another argument leaves a
+// file of that name, so that it is seen that it has run.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == policy.ChildCommand {
+		if len(os.Args) > 2 {
+			if err := os.WriteFile(os.Args[2], nil, 0o600); err != nil {
+				panic(err)
+			}
+		}
+		if err := policy.ServeGate(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// tried is an engine that takes what is signed with a key, and whose children leave a file.
+func tried(t *testing.T, key *policy.Key) (e *policy.Engine, ran func() bool) {
+	t.Helper()
+	mark := filepath.Join(t.TempDir(), "ran")
+	e, err := policy.NewEngine(policy.Config{SignedOnly: true, Key: key, Log: discard, Child: []string{os.Args[0], policy.ChildCommand, mark}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e, func() bool {
+		_, err := os.Stat(mark)
+		return err == nil
+	}
+}
+
+// A child takes time and memory: what nobody has signed has none, whichever way it comes.
+func TestNoChildRunsForWhatNobodyHasSigned(t *testing.T) {
+	t.Parallel()
+	signer, verify := keyPair(t)
+	key, err := policy.ParseKey(verify)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unsigned, err := authoring.Build(files{}.write(t, t.TempDir()), "unsigned", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := authoring.Sign(unsigned, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := repacked(t, signed, `"u1"`, `"u2"`)
+	other, _ := keyPair(t)
+	byOther, err := authoring.Sign(unsigned, other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, packed := range map[string][]byte{"unsigned": unsigned, "forged": forged, "signed by another key": byOther} {
+		e, ran := tried(t, key)
+		file := filepath.Join(t.TempDir(), "bundle.tar.gz")
+		if err := os.WriteFile(file, packed, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.OfferPath(ctx, file); err == nil || ran() {
+			t.Errorf("%s, from a file: a child ran: %v; %v", name, ran(), err)
+		}
+		e, ran = tried(t, key)
+		m := manager(t, e, verify, func() []byte { return packed })
+		eventually(t, name+" is refused", func() bool { return e.Status().Refused != nil })
+		m.Stop(ctx)
+		if ran() {
+			t.Errorf("%s, over HTTP: a child ran", name)
+		}
+	}
+	e, ran := tried(t, key)
+	m := manager(t, e, verify, func() []byte { return signed })
+	defer m.Stop(ctx)
+	eventually(t, "what is signed comes into force", func() bool { return e.Revision() != nil })
+	if !ran() {
+		t.Error("no child ran for what is signed")
+	}
+}
+
+// A bomb that OPA fetches does not reach it, signed or not.
+func TestABombOverHTTPIsRefused(t *testing.T) {
+	t.Parallel()
+	_, verify := keyPair(t)
+	key, err := policy.ParseKey(verify)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bomb, delta := sparse(t), zipped(t, header("/patch.json", '0', 0))
+	for want, packed := range map[string][]byte{"sparse": bomb, "delta bundle": delta} {
+		e, _ := tried(t, key)
+		m := manager(t, e, verify, func() []byte { return packed })
+		eventually(t, want, func() bool { r := e.Status().Refused; return r != nil && strings.Contains(r.Reason, want) })
+		m.Stop(ctx)
+	}
+}
+
+// manager fetches what is served as the bundle "main", which must be signed.
+func manager(t *testing.T, e *policy.Engine, verify []byte, served func() []byte) *policy.Manager {
+	t.Helper()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(served()) }))
+	t.Cleanup(srv.Close)
+	return start(t, e, map[string]any{
+		"services": map[string]any{"b": map[string]any{"url": srv.URL}},
+		"keys":     map[string]any{"k": map[string]any{"algorithm": "ES256", "key": string(verify)}},
+		"bundles":  map[string]any{"main": fetchedBundle("/b.tar.gz", true)},
+	})
+}
+
+func start(t *testing.T, e *policy.Engine, config map[string]any) *policy.Manager {
+	t.Helper()
+	text, err := json.Marshal(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := policy.StartManager(ctx, e, text, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// fetchedBundle is the configuration of one, or of a discovery.
+func fetchedBundle(resource string, signed bool) map[string]any {
+	c := map[string]any{"service": "b", "resource": resource, "polling": map[string]int{"min_delay_seconds": 1, "max_delay_seconds": 1}}
+	if signed {
+		c["signing"] = map[string]any{"keyid": "k"}
+	}
+	return c
+}
+
+// What is discovered and refused is reported as if it stood in the configuration itself.
+func TestWhatIsDiscoveredAndRefusedIsReported(t *testing.T) {
+	t.Parallel()
+	signer, verify := keyPair(t)
+	key, err := policy.ParseKey(verify)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// discovered is a configuration, packed and signed.
+	discovered := func(mainIsSigned bool, sign bool) []byte {
+		t.Helper()
+		b := bundle.Bundle{Manifest: bundle.Manifest{Roots: &[]string{""}}, Data: map[string]any{"bundles": map[string]any{"main": fetchedBundle("/main.tar.gz", mainIsSigned)}}}
+		if sign {
+			if err := b.GenerateSignature(bundle.NewSigningConfig(signer.File, "ES256", ""), "k", false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var out bytes.Buffer
+		if err := bundle.NewWriter(&out).Write(b); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes()
+	}
+	build := func(f files, revision string) []byte {
+		t.Helper()
+		packed, err := authoring.Build(f.write(t, t.TempDir()), revision, nil)
+		if err == nil {
+			packed, err = authoring.Sign(packed, signer)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return packed
+	}
+	good, shoe := build(files{}, "good"), build(files{"iam/config/data.json": `{"headers": ["X-User-Shoe"]}`}, "shoe")
+	unsigned, err := authoring.Build(files{}.write(t, t.TempDir()), "unsigned", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config, main atomic.Pointer[[]byte]
+	put := func(at *atomic.Pointer[[]byte], packed []byte) { at.Store(&packed) }
+	put(&config, discovered(true, false))
+	put(&main, unsigned)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/config.tar.gz" {
+			_, _ = w.Write(*config.Load())
+			return
+		}
+		_, _ = w.Write(*main.Load())
+	}))
+	defer srv.Close()
+	var refused atomic.Int64
+	e, err := policy.NewEngine(policy.Config{SignedOnly: true, Key: key, Log: discard, OnOffer: func(accepted bool) {
+		if !accepted {
+			refused.Add(1)
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := start(t, e, map[string]any{
+		"services":  map[string]any{"b": map[string]any{"url": srv.URL}},
+		"keys":      map[string]any{"k": map[string]any{"algorithm": "ES256", "key": string(verify)}},
+		"discovery": fetchedBundle("/config.tar.gz", true),
+	})
+	defer m.Stop(ctx)
+	reported := func(what, source, reason string) {
+		t.Helper()
+		eventually(t, what, func() bool {
+			r := e.Status().Refused
+			return r != nil && strings.HasPrefix(r.Source, source) && strings.Contains(r.Reason, reason)
+		})
+	}
+	reported("a configuration that nobody has signed", "bundle of the configuration", ".signatures.json")
+	put(&config, discovered(true, true))
+	reported("a bundle that nobody has signed", "bundle main", ".signatures.json")
+	put(&main, good)
+	eventually(t, "a good one comes into force", func() bool { return e.Revision() != nil && e.Status().Refused == nil })
+	put(&main, shoe)
+	reported("a bundle that the gate refuses", "bundle main", "X-User-Shoe")
+	put(&main, good)
+	eventually(t, "a good one again", func() bool { return e.Status().Refused == nil })
+	put(&config, discovered(false, true))
+	reported("a bundle that needs no signature", "bundle main", `no "signing"`)
+	if refused.Load() != 4 {
+		t.Errorf("%d refusals were counted, want 4", refused.Load())
+	}
+	if e.Revision().Name != "good" {
+		t.Errorf("%q is in force", e.Revision().Name)
+	}
+}
