@@ -55,6 +55,10 @@ var Version string
 // further ones are dropped: a burst, not a stalled reader.
 const decisionQueue = 4096
 
+// keptConns is how many connections each pool keeps open, if it may have as many: none is
+// opened while a request waits.
+const keptConns = 4
+
 // Addrs are where the service listens.
 type Addrs struct{ Gateway, Admin, Ops string }
 
@@ -91,7 +95,10 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 			return fmt.Errorf("STATE_DIR cannot be made: %w", err)
 		}
 	}
-	db, err := postgres.Open(work, postgres.Config{URL: cfg.DatabaseURL, Listen: cfg.ListenURL, Issuers: cfg.issuers, FactsAcquire: cfg.part(50), FactsLimit: cfg.part(100)}, log, metrics.DatabaseError)
+	db, err := postgres.Open(work, postgres.Config{
+		URL: cfg.DatabaseURL, Listen: cfg.ListenURL, Issuers: cfg.issuers, Conns: cfg.FactsConns, Admin: cfg.AdminConns, Keep: keptConns,
+		FactsAcquire: cfg.part(50), FactsLimit: cfg.part(100),
+	}, log, metrics.DatabaseError)
 	if err != nil {
 		return errors.New("DATABASE_URL cannot be used") // checked before: why could show a password
 	}
@@ -211,6 +218,14 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		})
 	}
 	metrics.Counter("iam_log_dropped_total", "Lines of the log that were not written, because its reader was too slow or gone.", nil, func() float64 { return float64(out.Dropped()) })
+	if err := warmPools(ctx, db, cfg); err != nil {
+		return err
+	}
+	firstAnswer := &rehearsal{engine: engine, enricher: enricher, issuer: cfg.RAuthURL}
+	ops.Checks = append(ops.Checks, telemetry.Check{Name: "evaluation", Ask: firstAnswer.try})
+	if err := firstAnswer.try(); err != nil {
+		log.InfoContext(ctx, "not ready: the first evaluation failed", slog.Any("err", err)) // each look at readiness tries again
+	}
 	register(metrics, db, verifier, facts, changes, engine, enricher, recorded)
 	gateway := httpapi.Gateway{
 		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Tenants: db,
@@ -422,6 +437,49 @@ func awaitDatabase(ctx context.Context, db *postgres.DB, cfg Config, until time.
 		return fmt.Errorf("database (DATABASE_URL): %w", old)
 	}
 	return fmt.Errorf("cannot use PostgreSQL (DATABASE_URL, at %s): %w", postgres.Server(cfg.DatabaseURL), oneLine(last))
+}
+
+// warmPools returns when the pools have the connections that they keep open, and look-ups were done over them.
+func warmPools(ctx context.Context, db *postgres.DB, cfg Config) error {
+	ctx, cancel := context.WithTimeout(ctx, cfg.StartTimeout)
+	defer cancel()
+	_, err := backoff.Retry(ctx, func() (struct{}, error) { return struct{}{}, db.Warm(ctx) }, backoff.WithMaxElapsedTime(0))
+	if err != nil {
+		return fmt.Errorf("cannot open the connections to PostgreSQL that are kept (DATABASE_URL, at %s): %w", postgres.Server(cfg.DatabaseURL), oneLine(err))
+	}
+	return nil
+}
+
+// rehearsal answers one made-up request before the first real one: an unknown user is looked up, and the
+// active policy is evaluated.
+type rehearsal struct {
+	engine   *policy.Engine
+	enricher *enrich.Service
+	issuer   string
+	done     atomic.Bool
+}
+
+// try is nil once facts were read and the policy was evaluated. What came of it is of no interest: a policy
+// may deny a request that nobody made, or fail for it.
+func (r *rehearsal) try() error {
+	revision := r.engine.Revision()
+	if r.done.Load() || revision == nil { // without a policy another check fails
+		return nil
+	}
+	now := time.Now()
+	t, err := explain.Of(r.issuer, "rehearsal-"+rand.Text(), "", nil, now)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	deadline := now.Add(time.Second)
+	_, err = r.enricher.Ask(ctx, revision, t, enrich.Question{}, r.enricher.Reading(t, deadline), now, deadline)
+	if strings.HasPrefix(iam.CodeOf(err), "facts_") {
+		return err
+	}
+	r.done.Store(true)
+	return nil
 }
 
 // awaitFeed returns when changes are heard, or says why they are not.
@@ -653,21 +711,31 @@ func register(
 
 // server is one listener with its handler.
 type server struct {
-	name string
-	http *http.Server
-	l    net.Listener
+	name    string
+	http    *http.Server
+	l       net.Listener
+	leaving atomic.Bool // answers close their connections
 }
 
 func newServer(name string, l net.Listener, h http.Handler, log *slog.Logger) *server {
-	return &server{name, &http.Server{
-		Handler:           h,
+	s := &server{name: name, l: l}
+	s.http = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if s.leaving.Load() {
+				w.Header()["Connection"] = closing
+			}
+			h.ServeHTTP(w, r)
+		}),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.With(slog.String("server", name)).Handler(), slog.LevelWarn),
-	}, l}
+	}
+	return s
 }
+
+var closing = []string{"close"}
 
 func (s *server) serve() error {
 	if err := s.http.Serve(s.l); !errors.Is(err, http.ErrServerClosed) {
@@ -677,9 +745,14 @@ func (s *server) serve() error {
 }
 
 // drain stops in the order in which callers notice least: not ready, serve on
-// until balancers know, let what is in flight end; the operators' listener last.
+// until balancers know, let what is in flight end; the operators' listener last. Meanwhile each
+// answer closes its connection, so that few are left that a caller could just be using again when
+// they are closed.
 func drain(ctx context.Context, servers []*server, ops *telemetry.Ops, cfg Config, log *slog.Logger) error {
 	ops.Stopping()
+	for _, s := range servers {
+		s.leaving.Store(true)
+	}
 	if ctx.Err() != nil { // asked to, not failed
 		log.InfoContext(ctx, "stopping", slog.Duration("serving_on_for", cfg.ShutdownDelay))
 		time.Sleep(cfg.ShutdownDelay)

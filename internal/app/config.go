@@ -32,6 +32,9 @@ type Config struct {
 	DatabaseURL string `env:"DATABASE_URL" secret:"true" need:"true" doc:"PostgreSQL; may lead to a transaction pooler"`
 	ListenURL   string `env:"DATABASE_LISTEN_URL" secret:"true" doc:"the same database, always direct: changes are heard over it; else DATABASE_URL"`
 
+	FactsConns int32 `env:"DATABASE_FACTS_CONNS" envDefault:"10" doc:"most connections for look-ups of gateways' requests; 4 are kept open"`
+	AdminConns int32 `env:"DATABASE_ADMIN_CONNS" envDefault:"10" doc:"most connections for everything else; 4 are kept open"`
+
 	RAuthURL                string   `env:"RAUTH_URL" need:"true" doc:"issuer of tokens, byte by byte as in their iss"`
 	RAuthID                 string   `env:"RAUTH_ID" envDefault:"rauth" doc:"what X-Upstream-IdP-ID calls it"`
 	RAuthAudiences          []string `env:"RAUTH_AUDIENCES" need:"true" doc:"audiences that gateways' tokens are for, comma-separated"`
@@ -280,7 +283,7 @@ func (cfg *Config) check(fault func(string, ...any)) {
 		fault("DECISION_LOG_SAMPLE must be 0 to 1, is %v", cfg.DecisionSample)
 	}
 	for name, n := range map[string]int64{
-		"FACTS_ENTRIES": int64(cfg.FactsEntries), "MEMORY_AIM": cfg.MemoryAim, "TOKEN_ENTRIES": int64(cfg.TokenEntries),
+		"DATABASE_FACTS_CONNS": int64(cfg.FactsConns), "DATABASE_ADMIN_CONNS": int64(cfg.AdminConns), "FACTS_ENTRIES": int64(cfg.FactsEntries), "MEMORY_AIM": cfg.MemoryAim, "TOKEN_ENTRIES": int64(cfg.TokenEntries),
 		"ADMIN_WRITES_PER_MINUTE": int64(cfg.AdminWrites), "HEADER_BUDGET": int64(cfg.HeaderBudget), "MAX_STALENESS": int64(cfg.MaxStaleness), "JWKS_MAX_AGE": int64(cfg.JWKSMaxAge),
 		"OUTBOX_RETENTION": int64(cfg.OutboxRetention), "MAX_TOKEN_LIFETIME": int64(cfg.MaxTokenLifetime), "RECONCILE_MAX_CHANGES": int64(cfg.ReconcileMaxChanges), "INTROSPECTION_TTL": int64(cfg.IntrospectionTTL), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline), "START_TIMEOUT": int64(cfg.StartTimeout),
 	} {

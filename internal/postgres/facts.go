@@ -143,12 +143,17 @@ func (db *DB) look(ctx context.Context, sql string, args []any, dest ...any) (bo
 		return false, err
 	}
 	defer conn.Release()
+	return db.lookOver(ctx, conn, sql, args, dest...)
+}
+
+// lookOver reads one row over a connection, and which server it is read from in the same round trip.
+func (db *DB) lookOver(ctx context.Context, conn *pgxpool.Conn, sql string, args []any, dest ...any) (bool, error) {
 	batch := &pgx.Batch{}
 	batch.Queue(`SELECT pg_postmaster_start_time()`)
 	batch.Queue(sql, args...)
 	answers := conn.SendBatch(ctx, batch)
 	var server time.Time
-	err = answers.QueryRow().Scan(&server)
+	err := answers.QueryRow().Scan(&server)
 	found := false
 	if err == nil {
 		err = answers.QueryRow().Scan(dest...)

@@ -19,6 +19,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 
 	"iam-service/internal/iam"
 )
@@ -42,6 +44,8 @@ type Config struct {
 	Listen  string      // for the feed: must be direct; "": URL
 	Issuers iam.Issuers // whom a written fact may speak of
 	Conns   int32       // connections of each pool; 0: 10
+	Admin   int32       // connections of the admin pool; 0: Conns
+	Keep    int32       // connections that each pool keeps open, and Warm opens; 0: none
 
 	FactsAcquire time.Duration // longest wait of a look-up for a connection; 0: 50 ms
 	FactsLimit   time.Duration // longest look-up; 0: 100 ms
@@ -50,6 +54,7 @@ type Config struct {
 // DB is the store. It is safe for concurrent use.
 type DB struct {
 	facts, admin             *pgxpool.Pool
+	keep                     int32
 	issuers                  iam.Issuers
 	listenURL                string
 	heard                    atomic.Pointer[time.Time] // when the server that we listen to was started; nil: we do not
@@ -64,15 +69,13 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason
 	if onError == nil {
 		onError = func(string) {}
 	}
-	open := func(name string) (*pgxpool.Pool, error) {
+	open := func(name string, conns int32) (*pgxpool.Pool, error) {
 		pc, err := pgxpool.ParseConfig(cfg.URL)
 		if err != nil {
 			return nil, err
 		}
-		pc.MaxConns = 10
-		if cfg.Conns > 0 {
-			pc.MaxConns = cfg.Conns
-		}
+		pc.MaxConns = cmp.Or(conns, 10)
+		pc.MinConns = min(cfg.Keep, pc.MaxConns)
 		pc.MaxConnLifetime = 30 * time.Minute
 		pc.MaxConnLifetimeJitter = 5 * time.Minute
 		pc.MaxConnIdleTime = 5 * time.Minute
@@ -88,17 +91,17 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason
 		pc.ConnConfig.Tracer = &tracer{name: name, log: log, onError: onError}
 		return pgxpool.NewWithConfig(ctx, pc)
 	}
-	facts, err := open("facts")
+	facts, err := open("facts", cfg.Conns)
 	if err != nil {
 		return nil, err
 	}
-	admin, err := open("admin")
+	admin, err := open("admin", cmp.Or(cfg.Admin, cfg.Conns))
 	if err != nil {
 		facts.Close()
 		return nil, err
 	}
 	return &DB{
-		facts: facts, admin: admin, issuers: cfg.Issuers, listenURL: cmp.Or(cfg.Listen, cfg.URL),
+		facts: facts, admin: admin, keep: cfg.Keep, issuers: cfg.Issuers, listenURL: cmp.Or(cfg.Listen, cfg.URL),
 		factsAcquire: cmp.Or(cfg.FactsAcquire, 50*time.Millisecond), factsLimit: cmp.Or(cfg.FactsLimit, 100*time.Millisecond),
 	}, nil
 }
@@ -112,6 +115,43 @@ func (db *DB) Close() {
 // Ping asks the server for an answer, over a new connection if need be.
 func (db *DB) Ping(ctx context.Context) error {
 	return db.admin.Ping(ctx)
+}
+
+// Warm opens the connections that the pools keep, and does a look-up of each kind over each of
+// those that look-ups use: their statements are prepared then, so that the first requests wait
+// for neither.
+func (db *DB) Warm(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, pool := range []*pgxpool.Pool{db.facts, db.admin} {
+		var open sync.WaitGroup // none is released before all are open, or one would be warmed twice
+		open.Add(int(min(db.keep, pool.Config().MaxConns)))
+		for range min(db.keep, pool.Config().MaxConns) {
+			g.Go(func() error {
+				conn, err := pool.Acquire(ctx)
+				open.Done()
+				if err != nil {
+					return wrap("open a connection", err)
+				}
+				defer conn.Release()
+				open.Wait()
+				if pool == db.admin {
+					return wrap("use a connection", conn.Ping(ctx))
+				}
+				look := func(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
+					return db.lookOver(ctx, conn, sql, args, dest...)
+				}
+				_, _, err = userFacts(ctx, look, "", "")
+				if err == nil {
+					_, _, err = tenantFacts(ctx, look, "")
+				}
+				if err == nil {
+					_, _, err = clientFacts(ctx, look, "", "")
+				}
+				return err
+			})
+		}
+	}
+	return g.Wait()
 }
 
 // PoolStats are the figures of one pool.

@@ -94,6 +94,9 @@ func ask(ts *testscript.TestScript, args []string) (int, []byte, error) {
 	defer resp.Body.Close()
 	var b bytes.Buffer
 	b.WriteString(resp.Status + "\n")
+	if resp.Close {
+		b.WriteString("Connection: close\n") // net/http takes it out of the headers
+	}
 	if err := resp.Header.Write(&b); err != nil {
 		return 0, nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // Proxy stands between a client and a server, and misbehaves as it is told.
@@ -18,6 +19,7 @@ type Proxy struct {
 	URL string // as the server's, through the proxy
 
 	swallow, deaf atomic.Bool
+	delay         atomic.Int64 // of a new connection
 	commit        atomic.Pointer[func(done bool)]
 	underWay      atomic.Int64 // commits
 	mu            sync.Mutex
@@ -57,6 +59,9 @@ func (p *Proxy) Swallow(on bool) { p.swallow.Store(on) }
 // Deafen makes the proxy keep notifications to itself, as a transaction pooler
 // does: LISTEN is answered, by a server connection that is given to another client.
 func (p *Proxy) Deafen(on bool) { p.deaf.Store(on) }
+
+// Delay makes each new connection take so long.
+func (p *Proxy) Delay(d time.Duration) { p.delay.Store(int64(d)) }
 
 // Cut breaks all connections.
 func (p *Proxy) Cut() {
@@ -108,6 +113,9 @@ func NewProxy(t testing.TB, databaseURL string) *Proxy {
 
 func (p *Proxy) forth(client, server net.Conn, commits *atomic.Bool) {
 	defer func() { _ = server.Close() }() // the other side is gone
+	if d := p.delay.Load(); d > 0 {
+		time.Sleep(time.Duration(d)) // what the client says first waits
+	}
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := client.Read(buf)
