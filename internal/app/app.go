@@ -116,10 +116,10 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	}
 
 	// What runs beside the requests ends before what it uses is closed.
-	var beside sync.WaitGroup
-	defer beside.Wait()
+	beside := &background{ctx: work, panicked: func(where string, err error) { panicked(work, log, metrics, where, err) }}
+	defer beside.running.Wait()
 	defer cancel()
-	beside.Go(func() { TuneGC(work, cfg.MemoryAim) })
+	beside.loop("garbage", func() { TuneGC(work, cfg.MemoryAim) })
 	if err := awaitDatabase(ctx, db, cfg, time.Now().Add(cfg.StartTimeout)); err != nil {
 		return err
 	}
@@ -135,7 +135,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		return fmt.Errorf("cannot get the keys of R-Auth (RAUTH_URL=%s), and none that are young enough are kept: %w", cfg.RAuthURL, err)
 	}
 
-	beside.Go(func() { verifier.KeepFresh(work) })
+	beside.loop("keys", func() { verifier.KeepFresh(work) })
 
 	facts := directory.New(db, directory.Config{
 		Issuers: cfg.issuers, Entries: cfg.FactsEntries, Bytes: share(cfg.MemoryAim, factsShare), MaxStale: cfg.MaxStaleness,
@@ -148,7 +148,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		default: // somebody will look already
 		}
 	}})
-	beside.Go(func() { changes.Run(work) })
+	beside.loop("feed", func() { changes.Run(work) })
 	if err := awaitFeed(ctx, changes, cfg); err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		return err
 	}
 	defer stopPolicies()
-	beside.Go(func() { policies.Run(work, policyChanged) })
+	beside.loop("policies", func() { policies.Run(work, policyChanged) })
 
 	ops := &telemetry.Ops{Metrics: metrics, Build: build, Policy: func() any { return engine.Status() }, Checks: checks(db, verifier, engine, policies, changes, bus)}
 	kept, err := openDecisions(work, ctx, cfg, log)
@@ -187,12 +187,13 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	}
 	if kept != nil {
 		defer kept.Close()
-		beside.Go(func() { kept.Keep(work, log) })
+		beside.loop("decisions_retention", func() { kept.Keep(work, log) })
 	}
 	recorded := decisions.New(decisions.Config{
 		Fields: cfg.DecisionFields, Headers: engine.Headers(), Log: log, Queue: decisionQueue,
-		Labels: map[string]string{"app": "iam-service", "id": policies.Replica(), "version": build.Version},
-		Sinks:  sinks(cfg, out.Blocking(), bus, manager, kept),
+		Labels:  map[string]string{"app": "iam-service", "id": policies.Replica(), "version": build.Version},
+		OnPanic: func(err error) { beside.panicked("decision_log", err) },
+		Sinks:   sinks(cfg, out.Blocking(), bus, manager, kept),
 	})
 	defer recorded.Close()
 	var beneath *preview.Shadow
@@ -203,7 +204,8 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		Shadow: func(e *enrich.Evaluated) { beneath.Take(e) }, ShadowOf: func() float64 { _, share := policies.Shadow(); return share },
 	})
 	beneath = preview.NewShadow(enricher, engine.Headers(), policies.Shadow)
-	beside.Go(func() { beneath.Run(work) })
+	beneath.OnPanic = func(err error) { beside.panicked("shadow", err) }
+	beside.loop("shadow", func() { beneath.Run(work) })
 	if manager != nil {
 		metrics.Counter("iam_decision_log_dropped_total", "Decisions that were not written down because a reader was too slow or could not be reached; sink \"\": none of them were told.",
 			prometheus.Labels{"sink": "opa_upload"}, func() float64 { return float64(manager.DecisionsDropped()) })
@@ -235,9 +237,9 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	if err := bootstrap(ctx, administration, cfg, log); err != nil {
 		return err
 	}
-	beside.Go(func() { administration.KeepChores(work, cfg.OutboxRetention) })
+	beside.loop("chores", func() { administration.KeepChores(work, cfg.OutboxRetention) })
 	waiting := &lately[postgres.OutboxState]{}
-	beside.Go(func() { waiting.keep(work, db.Outbox) })
+	beside.loop("outbox_figures", func() { waiting.keep(work, db.Outbox) })
 	registerOutbox(metrics, waiting.get)
 	if bus != nil {
 		relay := outbox.New(outbox.Config{Queue: db, Bus: bus, Log: log, OnSent: metrics.Published, OnError: metrics.EventBusError})
@@ -247,18 +249,18 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 			}
 			return 0
 		})
-		beside.Go(func() { relay.Run(work) })
+		beside.loop("relay", func() { relay.Run(work) })
 	}
 	managed, provider, err := manageClients(work, cfg, db, administration, verifier, metrics, log)
 	if err != nil {
 		return err
 	}
 	if provider != nil {
-		beside.Go(func() { provider.Watch(work) })
+		beside.loop("provider", func() { provider.Watch(work) })
 		ops.Checks = append(ops.Checks, telemetry.Check{Name: "admin API of R-Auth", Degraded: true, Ask: provider.State})
-		beside.Go(func() { managed.Run(work) })
+		beside.loop("clients", func() { managed.Run(work) })
 		unsettled := &lately[postgres.ClientsState]{}
-		beside.Go(func() { unsettled.keep(work, db.Clients) })
+		beside.loop("clients_figures", func() { unsettled.keep(work, db.Clients) })
 		registerClients(metrics, unsettled.get)
 	}
 	previewEngine, err := policy.NewEngine(policy.Config{
@@ -267,8 +269,8 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	if err != nil {
 		return fmt.Errorf("GATEWAY_HEADERS: %w", err)
 	}
-	previews := &preview.Jobs{Snapshot: func(ctx context.Context) (preview.Moment, error) { return db.Snapshot(ctx) }, Note: db.PreviewProgress, Log: log}
-	beside.Go(func() { <-work.Done(); previews.Wait() })
+	previews := &preview.Jobs{Snapshot: func(ctx context.Context) (preview.Moment, error) { return db.Snapshot(ctx) }, Note: db.PreviewProgress, Log: log, OnPanic: func(err error) { beside.panicked("preview", err) }}
+	beside.running.Go(func() { <-work.Done(); previews.Wait() })
 	admins := httpapi.Admin{
 		Shadow: beneath, Previews: previews, PreviewEngine: previewEngine, EvalLimit: cfg.part(50), Issuers: cfg.issuers, HeaderMax: cfg.HeaderBudget, Background: work,
 		Service: administration, Clients: managed, Policy: func() any { return engine.Status() }, Policies: policies, Explain: &explain.Service{Engine: engine, Enricher: enricher}, VerifyGateway: verifier.Verify, Issuer: cfg.RAuthURL, Trusted: cfg.TrustedProxies,
@@ -301,6 +303,49 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		ready(addrs)
 	}
 	return group.Wait()
+}
+
+// background runs the loops that nobody waits for.
+type background struct {
+	ctx      context.Context //nolint:containedctx // of all loops
+	running  sync.WaitGroup
+	panicked func(where string, err error)
+}
+
+// loopPause is how long a loop that has panicked rests before it begins again.
+const loopPause = time.Second
+
+// loop runs do, which returns at the end of the context. A panic takes the loop down and not the process: what made it
+// may be one row, and would end every replica.
+func (b *background) loop(name string, do func()) {
+	b.running.Go(func() {
+		for {
+			err := func() (err error) {
+				defer iam.Recovered(&err)
+				do()
+				return nil
+			}()
+			if err == nil {
+				return
+			}
+			b.panicked(name, err)
+			select {
+			case <-time.After(loopPause):
+			case <-b.ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+// panicked reports a panic that was recovered.
+func panicked(ctx context.Context, log *slog.Logger, m *telemetry.Metrics, where string, err error) {
+	m.Panic(where)
+	attrs := []slog.Attr{slog.String("where", where), slog.Any("err", err)}
+	if p, ok := errors.AsType[*iam.PanicError](err); ok {
+		attrs = append(attrs, slog.String("stack", string(p.Stack)))
+	}
+	log.LogAttrs(ctx, slog.LevelError, "panic in the background", attrs...)
 }
 
 // lately keeps in mind what was read last, for metrics: a scrape asks no database.

@@ -15,6 +15,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"os"
 	"sync"
@@ -33,6 +34,7 @@ type Config struct {
 	Queue   int               // decisions that wait, for each sink too; 0: 4,096
 	Sinks   []Sink
 	Log     *slog.Logger
+	OnPanic func(error) // called with a panic while a decision was written down, which drops it; may be nil
 }
 
 // Sink is a place where decisions are written down.
@@ -69,6 +71,7 @@ type running struct {
 	queue           chan Written
 	dropped, failed atomic.Int64
 	log             *slog.Logger
+	onPanic         func(error)
 	complained      time.Time
 }
 
@@ -88,10 +91,13 @@ func New(cfg Config) *Log {
 	if cfg.Queue <= 0 {
 		cfg.Queue = 4096
 	}
+	if cfg.OnPanic == nil {
+		cfg.OnPanic = func(error) {}
+	}
 	l := &Log{cfg: cfg, masks: newMasks(cfg.Fields, cfg.Headers, cfg.Labels), queue: make(chan *enrich.Evaluated, cfg.Queue), done: make(chan struct{})}
 	var writing sync.WaitGroup
 	for _, s := range cfg.Sinks {
-		r := &running{Sink: s, queue: make(chan Written, cfg.Queue), log: cfg.Log}
+		r := &running{Sink: s, queue: make(chan Written, cfg.Queue), log: cfg.Log, onPanic: cfg.OnPanic}
 		l.sinks, l.text = append(l.sinks, r), l.text || s.Text
 		writing.Go(r.run)
 	}
@@ -99,7 +105,10 @@ func New(cfg Config) *Log {
 		defer close(l.done)
 		together(l.queue, cfg.Queue, pause, func(batch []*enrich.Evaluated) {
 			for _, e := range batch {
-				l.write(e)
+				if err := l.tryWrite(e); err != nil {
+					l.dropped.Add(1)
+					cfg.OnPanic(err)
+				}
 			}
 		})
 		for _, s := range l.sinks {
@@ -123,6 +132,13 @@ func (l *Log) Record(e *enrich.Evaluated) {
 	default:
 		l.dropped.Add(1)
 	}
+}
+
+// tryWrite fails where writing panics: the other decisions are written.
+func (l *Log) tryWrite(e *enrich.Evaluated) (err error) {
+	defer iam.Recovered(&err)
+	l.write(e)
+	return nil
 }
 
 func (l *Log) write(e *enrich.Evaluated) {
@@ -173,12 +189,20 @@ func together[T any](queue <-chan T, most int, wait time.Duration, hand func([]T
 	}
 }
 
+func (s *running) tryWrite(ctx context.Context, batch []Written) (err error) {
+	defer iam.Recovered(&err)
+	return s.Write(ctx, batch)
+}
+
 func (s *running) hand(batch []Written) {
 	ctx, cancel := context.WithTimeout(context.Background(), writeLimit)
 	defer cancel()
-	err := s.Write(ctx, batch)
+	err := s.tryWrite(ctx, batch)
 	if err == nil {
 		return
+	}
+	if _, is := errors.AsType[*iam.PanicError](err); is {
+		s.onPanic(err)
 	}
 	s.failed.Add(int64(len(batch)))
 	if time.Since(s.complained) > time.Minute { // the metric has the rest

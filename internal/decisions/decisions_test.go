@@ -263,3 +263,40 @@ func BenchmarkWritingADecisionDown(b *testing.B) {
 		}
 	}
 }
+
+// A decision that cannot be masked, and a sink that panics, cost that decision and nothing else.
+func TestAPanicOfTheDecisionLogTakesNothingElseDown(t *testing.T) {
+	t.Parallel()
+	panics := make(chan error, 10)
+	wrote := make(chan string, 10)
+	first := true
+	l := New(Config{
+		Headers: headers, Log: slog.New(slog.DiscardHandler), OnPanic: func(err error) { panics <- err },
+		Sinks: []Sink{{Name: "bad", Write: func(_ context.Context, batch []Written) error {
+			if first {
+				first = false
+				panic("cannot write")
+			}
+			for _, w := range batch {
+				wrote <- w.Event.DecisionID
+			}
+			return nil
+		}}},
+	})
+	l.Record(&enrich.Evaluated{}) // without a revision: masking it panics
+	if err := <-panics; !strings.Contains(err.Error(), "panic: runtime error") {
+		t.Error(err)
+	}
+	l.Record(evaluated(nil))
+	if err := <-panics; err.Error() != "panic: cannot write" {
+		t.Error(err)
+	}
+	l.Record(evaluated(nil))
+	if id := <-wrote; id != "decision-1" {
+		t.Error(id)
+	}
+	l.Close()
+	if d := l.Dropped(); d[""] != 1 || d["bad"] != 1 {
+		t.Errorf("dropped %v", d)
+	}
+}

@@ -309,7 +309,8 @@ func (s *Store) stampOf(k Key, kd Kind) stamp {
 // fly loads one document. Which tenants a user's document speaks of is known only
 // after it was read. Their counters are noted then; that no member was dropped
 // meanwhile makes it as good as before.
-func (s *Store) fly(k Key, kd Kind, a, b string) (*entry, error) {
+func (s *Store) fly(k Key, kd Kind, a, b string) (_ *entry, err error) {
+	defer iam.Recovered(&err) // in a goroutine of its own
 	ctx, cancel := context.WithTimeout(context.Background(), max(loadLimit, s.cfg.Wait))
 	defer cancel()
 	for try := 0; ; try++ {

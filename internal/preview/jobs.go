@@ -3,7 +3,7 @@ package preview
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -23,6 +23,7 @@ type Jobs struct {
 	Snapshot func(context.Context) (Moment, error)
 	Note     func(context.Context, iam.PolicyPreview) (bool, error) // how far one is, or with a report that it is over; false: it was cancelled
 	Log      *slog.Logger
+	OnPanic  func(error) // called with a panic in a preview, which fails by it; may be nil
 
 	busy    atomic.Bool
 	running sync.WaitGroup
@@ -47,7 +48,7 @@ func (j *Jobs) Start(ctx context.Context, p iam.PolicyPreview, c Config) {
 		}
 		note := func(p iam.PolicyPreview) {
 			p.Done, p.Total = done.Load(), total.Load()
-			going, err := j.Note(ctx, p)
+			going, err := j.note(ctx, p)
 			if !going {
 				stop()
 			}
@@ -90,12 +91,23 @@ func (j *Jobs) Start(ctx context.Context, p iam.PolicyPreview, c Config) {
 	})
 }
 
+// note does not panic: it runs in a goroutine of its own.
+func (j *Jobs) note(ctx context.Context, p iam.PolicyPreview) (going bool, err error) {
+	defer j.report(&err)
+	defer iam.Recovered(&err)
+	return j.Note(ctx, p)
+}
+
+// report reports a panic.
+func (j *Jobs) report(err *error) {
+	if _, is := errors.AsType[*iam.PanicError](*err); is && j.OnPanic != nil {
+		j.OnPanic(*err)
+	}
+}
+
 func (j *Jobs) run(ctx context.Context, c Config) (_ Report, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v", p)
-		}
-	}()
+	defer j.report(&err)
+	defer iam.Recovered(&err)
 	ctx, cancel := context.WithTimeout(ctx, jobLimit)
 	defer cancel()
 	m, err := j.Snapshot(ctx)

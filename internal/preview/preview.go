@@ -315,6 +315,12 @@ func (u *users) drop(f iam.UserFacts) {
 	delete(u.held, [2]string{f.Issuer, f.Subject})
 }
 
+// survive makes an error of a panic in a goroutine of a preview.
+func survive(ctx context.Context, job func(context.Context) error) (err error) {
+	defer iam.Recovered(&err)
+	return job(ctx)
+}
+
 // directory asks about each user in each of their tenants, and about each client.
 func (r *run) directory(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
@@ -322,14 +328,15 @@ func (r *run) directory(ctx context.Context) error {
 	for range max(1, r.Workers) {
 		group.Go(func() error {
 			for job := range jobs {
-				if err := job(ctx); err != nil {
+				if err := survive(ctx, job); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 	}
-	group.Go(func() error {
+	group.Go(func() (err error) {
+		defer iam.Recovered(&err)
 		defer close(jobs)
 		give := func(job func(context.Context) error) error {
 			select {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"iam-service/internal/enrich"
+	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 )
 
@@ -23,6 +24,9 @@ type Shadow struct {
 	queue chan *enrich.Evaluated
 
 	dropped atomic.Int64
+
+	// OnPanic is called with a panic while the shadow was asked; nothing else comes of it. Set it before Run; may be nil.
+	OnPanic func(error)
 
 	mu       sync.Mutex
 	revision *policy.Revision // that the figures are of
@@ -66,7 +70,9 @@ func (s *Shadow) Run(ctx context.Context) {
 	for {
 		select {
 		case e := <-s.queue:
-			s.ask(ctx, e)
+			if err := s.tryAsk(ctx, e); err != nil && s.OnPanic != nil {
+				s.OnPanic(err)
+			}
 		case <-tick.C:
 			s.Look()
 		case <-ctx.Done():
@@ -89,6 +95,13 @@ func (s *Shadow) Look() *policy.Revision {
 		s.asked, s.failed, s.counts, s.samples, s.next = 0, 0, map[string]int64{}, nil, 0
 	}
 	return candidate
+}
+
+// tryAsk fails where asking panics: the request was answered, and others will be.
+func (s *Shadow) tryAsk(ctx context.Context, e *enrich.Evaluated) (err error) {
+	defer iam.Recovered(&err)
+	s.ask(ctx, e)
+	return nil
 }
 
 func (s *Shadow) ask(ctx context.Context, e *enrich.Evaluated) {

@@ -2,11 +2,13 @@ package preview
 
 import (
 	"context"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"iam-service/internal/enrich"
 	"iam-service/internal/policy"
 )
 
@@ -43,4 +45,23 @@ func TestAShadowThatIsSetAgainBeginsAnew(t *testing.T) {
 			t.Errorf("it begins again with %+v", got)
 		}
 	})
+}
+
+func TestAPanicOfTheShadowCostsOneQuestion(t *testing.T) {
+	t.Parallel()
+	candidate := &policy.Revision{ID: "a", Digest: "a"}
+	s := NewShadow(nil, nil, func() (*policy.Revision, float64) { return candidate, 1 }) // without anybody to ask: it panics
+	panics := make(chan error, 2)
+	s.OnPanic = func(err error) { panics <- err }
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); s.Run(ctx) }()
+	for range 2 {
+		s.Take(&enrich.Evaluated{Revision: &policy.Revision{Digest: "b"}})
+		if err := <-panics; !strings.Contains(err.Error(), "panic: runtime error") {
+			t.Error(err)
+		}
+	}
+	stop()
+	<-ended
 }

@@ -63,6 +63,7 @@ type Metrics struct {
 	decisions *prometheus.CounterVec
 	evaluated prometheus.Histogram
 	offers    *prometheus.CounterVec
+	panics    *prometheus.CounterVec
 
 	requestSeries  resolved[requestKey, requestSeries]
 	decisionSeries resolved[decisionKey, prometheus.Counter]
@@ -137,6 +138,9 @@ func NewMetrics(b Build, databaseReasons []string) *Metrics {
 		offers: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "iam_policy_candidates_total", Help: "Policies that were offered to the gate.",
 		}, []string{"result"}),
+		panics: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "iam_panics_total", Help: "Panics in the background that were recovered, by where; each is a fault of this program.",
+		}, []string{"where"}),
 	}
 	m.delay = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "iam_feed_delay_seconds", Help: "Time from sending a beat of our own through the pool to hearing it: how late a change is heard.",
@@ -147,7 +151,7 @@ func NewMetrics(b Build, databaseReasons []string) *Metrics {
 		ConstLabels: prometheus.Labels{"version": b.Version, "revision": b.Revision, "go": b.Go},
 	})
 	info.Set(1)
-	m.Registry.MustRegister(m.requests, m.durations, m.database, m.idp, m.published, m.eventBus, m.drift, m.repairs, m.decisions, m.evaluated, m.offers, m.delay, info,
+	m.Registry.MustRegister(m.requests, m.durations, m.database, m.idp, m.published, m.eventBus, m.drift, m.repairs, m.decisions, m.evaluated, m.offers, m.panics, m.delay, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, r := range databaseReasons {
 		m.database.WithLabelValues(r)
@@ -158,6 +162,9 @@ func NewMetrics(b Build, databaseReasons []string) *Metrics {
 	}
 	for _, r := range []string{"repaired", "failed", "stopped"} {
 		m.repairs.WithLabelValues(r)
+	}
+	for _, where := range []string{"shadow", "preview", "decision_log"} {
+		m.panics.WithLabelValues(where)
 	}
 	for _, r := range []string{"accepted", "refused"} {
 		m.offers.WithLabelValues(r)
@@ -246,6 +253,9 @@ func (m *Metrics) Candidate(accepted bool) {
 	}
 	m.offers.WithLabelValues(result).Inc()
 }
+
+// Panic counts one that was recovered.
+func (m *Metrics) Panic(where string) { m.panics.WithLabelValues(where).Inc() }
 
 // Gauge registers a figure that is read when it is asked for.
 func (m *Metrics) Gauge(name, help string, labels prometheus.Labels, read func() float64) {

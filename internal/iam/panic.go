@@ -1,0 +1,21 @@
+package iam
+
+import (
+	"fmt"
+	"runtime/debug"
+)
+
+// PanicError is a panic that was recovered.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+
+// Recovered makes an error of a panic, for work that must not take the process down: defer iam.Recovered(&err).
+func Recovered(err *error) {
+	if v := recover(); v != nil {
+		*err = &PanicError{v, debug.Stack()}
+	}
+}
