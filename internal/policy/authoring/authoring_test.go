@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -99,7 +100,7 @@ func TestWhatIsToBeMendedIsFound(t *testing.T) {
 		"a field that is none":           {denial("input.tokn.acr == \"1\""), "strict:9"},
 		"an unused variable":             {denial("x := input.token.acr"), "strict:9"},
 		"a forbidden builtin":            {denial("http.send({\"url\": input.token.acr})"), "strict:9"},
-		"a walk":                         {denial("some u in data.directory.users\n\tu.x == input.token.acr"), "walk:9"},
+		"a walk":                         {denial("some of_issuer in data.directory.users\n\tof_issuer[input.token.sub].id == input.token.acr"), "walk:9"},
 		"a walk with a key":              {denial("some id, _ in data.directory.tenants\n\tid == input.token.acr"), "walk:9"},
 		"a walk by a wildcard":           {denial("data.directory.tenants[_].slug == input.token.acr"), "walk:9"},
 		"a walk over one issuer":         {denial("data.directory.users[input.token.iss][_].id == input.token.acr"), "walk:9"},
@@ -138,10 +139,12 @@ func TestWhatIsToBeMendedIsFound(t *testing.T) {
 		}
 		var got []string
 		for _, f := range found {
-			if f.File != "iam/claims/extra.rego" && f.Rule != "gate" {
+			if f.File != filepath.Join(dir, "iam/claims/extra.rego") && f.Rule != "gate" {
 				t.Errorf("%s: %s", name, f)
 			}
-			got = append(got, f.Rule+":"+line(f))
+			if f.Rule != "unreached" { // most are short of a rule that uses them
+				got = append(got, fmt.Sprintf("%s:%d", f.Rule, f.Line))
+			}
 		}
 		if strings.Join(got, " ") != c.want {
 			t.Errorf("%s: found %q, want %q: %v", name, got, c.want, found)
@@ -166,13 +169,75 @@ func TestWhatIsToBeMendedIsFound(t *testing.T) {
 	}
 }
 
-func line(f authoring.Finding) string {
-	_, rest, _ := strings.Cut(f.String(), ":")
-	n, _, ok := strings.Cut(rest, ":")
-	if !ok || f.Line == 0 {
-		return "0"
+// What never has a value, is never reached or never loaded is found: a denial that rests on it
+// would pass every other check, and deny nobody.
+func TestWhatCanNeverFireIsFound(t *testing.T) {
+	t.Parallel()
+	const meta = "# METADATA\n# title: T\n# description: D\n# custom:\n#   code: c\n"
+	denial := func(body string) string {
+		return "package iam.claims\n\n" + meta + "denials contains _reason(rego.metadata.rule()) if {\n\t" + body + "\n}\n"
 	}
-	return n
+	const claims = "iam/claims/extra.rego"
+	for name, c := range map[string]struct {
+		files map[string]string
+		want  string // file:line:column, of all findings, with their rules; empty: nothing
+		text  string // of one of them
+	}{
+		"a collection that is none":      {map[string]string{claims: denial(`data.directory.user[input.token.iss][input.token.sub].status == "x"`)}, claims + ":9:2 undefined", "data.directory has clients, tenants, users"},
+		"a field of a user":              {map[string]string{claims: denial(`_user.attribtues.department == "sales"`)}, claims + ":9:2 strict", `want (one of): ["attributes"`},
+		"a field of a membership":        {map[string]string{claims: denial(`_membership.state == "suspended"`)}, claims + ":9:2 strict", `"tenant_status"`},
+		"a field of a client":            {map[string]string{claims: denial(`data.directory.clients[input.token.iss][input.token.client_id].role == "x"`)}, claims + ":9:2 strict", `"scopes"`},
+		"a field of a role":              {map[string]string{claims: denial(`_tenant.roles.viewer.permission == ["x"]`)}, claims + ":9:2 strict", `"permissions"`},
+		"a type of a field":              {map[string]string{claims: denial(`_user.id == 7`)}, claims + ":9:2 strict", "number"},
+		"a package that is none":         {map[string]string{claims: denial(`data.iam.claimz.scopes[input.token.acr]`)}, claims + ":9:2 undefined", "data.iam has admin, claims, config"},
+		"a rule of another package":      {map[string]string{claims: denial(`data.iam.admin.grantz`)}, claims + ":9:2 undefined", "data.iam.admin has"},
+		"data that is not there":         {map[string]string{claims: denial(`data.iam.limits.daily > 3`)}, claims + ":9:2 undefined", "data.iam has"},
+		"data that is not there, nested": {map[string]string{claims: denial(`data.iam.limits.daly > 3`), "iam/limits/data.json": `{"daily": 3}`}, claims + ":9:2 undefined", "data.iam.limits has daily"},
+		"data that is there":             {map[string]string{claims: denial(`data.iam.limits[input.token.sub] > data.iam.limits.daily`), "iam/limits/data.yml": "daily: 3\n"}, "", ""},
+		"a list":                         {map[string]string{claims: denial(`data.iam.lists.first[0] == input.token.sub`), "iam/lists/data.yaml": "first: [a]\n"}, "", ""},
+		"a setting that is none":         {map[string]string{claims: denial(`data.iam.config.headerz`)}, claims + ":9:2 strict", `"headers"`},
+		"another root":                   {map[string]string{claims: denial(`data.shared.blocked[input.token.sub]`)}, claims + ":9:2 undefined", `"metadata": {"uses": ["shared"]}`},
+		"the root of another bundle":     {map[string]string{claims: denial(`data.shared.blocked[input.token.sub]`), ".manifest": `{"roots": ["iam"], "metadata": {"uses": ["shared"]}}`}, "", ""},
+		"what takes the place of a rule": {map[string]string{claims: denial("_f with data.iam.nothing as 1") + "\n_f if input.token.acr\n"}, "", ""},
+		"the input, in another package": {map[string]string{claims: denial(`data.iam.lib.internal`), "iam/lib/lib.rego": "package iam.lib\n\ninternal if input.request.pth == \"/x\"\n"},
+			"iam/lib/lib.rego:3:13 strict", `"path"`},
+		"the input of the other entrypoint": {map[string]string{"iam/admin/extra.rego": "package iam.admin\n\n" + meta + "denials contains _reason(rego.metadata.rule()) if input.settings.unknown_users == \"x\"\n"},
+			"iam/admin/extra.rego:8:51 strict", `"action"`},
+		"a package of both entrypoints": {map[string]string{
+			claims: denial(`data.iam.lib.slow`), "iam/lib/lib.rego": "package iam.lib\n\nslow if input.now > 7\n\nslow if input.action == \"x\"\n\nslow if input.acton == \"x\"\n",
+			"iam/admin/extra.rego": "package iam.admin\n\n" + meta + "denials contains _reason(rego.metadata.rule()) if data.iam.lib.slow\n",
+		}, "iam/lib/lib.rego:7:9 strict", `"action"`},
+		"a sample that nothing reaches":  {map[string]string{"iam/sample/sample.rego": "package iam.sample\n\ndefault allow := false\n\nallow if input.request.method == \"GET\"\n"}, "iam/sample/sample.rego:3:1 unreached", "data.iam.claims.decision"},
+		"data under another name":        {map[string]string{"iam/limits/config.json": `{"a": 1}`}, "iam/limits/config.json:0:0 not-loaded", "data.iam.limits.config it is iam/limits/config/data.json"},
+		"YAML under another name":        {map[string]string{"iam/limits.yaml": "a: 1\n"}, "iam/limits.yaml:0:0 not-loaded", "data.json or data.yaml"},
+		"rules under another name":       {map[string]string{"iam/claims/night.rego.bak": "package iam.claims\n"}, "iam/claims/night.rego.bak:0:0 not-loaded", ".rego"},
+		"cases in a folder of their own": {map[string]string{"cases/team/x.yaml": "cases: []\n"}, "cases/team/x.yaml:0:0 not-loaded", "cases/*.yaml"},
+		"questions that are not read":    {map[string]string{"preview/x.yml": "questions: []\n"}, "preview/x.yml:0:0 not-loaded", "preview/*.yaml"},
+		"a schema that nothing uses":     {map[string]string{"schemas/claim.json": "{}"}, "schemas/claim.json:0:0 not-loaded", "schemas/claims.json"},
+		"what is no policy":              {map[string]string{"README.md": "x", "iam/claims/NOTES.md": "x", "Makefile": "x", "preview/questions.yaml": "questions: []\n", ".ci/x.yaml": "x"}, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := folder(t, c.files)
+			found, _, err := load(t, dir).Check(t.Context(), authoring.CheckOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			said := false
+			for _, f := range found {
+				rel, err := filepath.Rel(dir, f.File)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, fmt.Sprintf("%s:%d:%d %s", rel, f.Line, f.Column, f.Rule))
+				said = said || strings.Contains(f.String(), c.text)
+			}
+			if strings.Join(got, " ") != c.want || c.want != "" && !said {
+				t.Errorf("found %v, want %s with %q", found, c.want, c.text)
+			}
+		})
+	}
 }
 
 // Tests and cases that fail are said, and what nothing has seen.
@@ -181,11 +246,15 @@ func TestWhatFailsIsSaid(t *testing.T) {
 	run := func(files map[string]string, o authoring.TestOptions) (authoring.TestReport, string) {
 		t.Helper()
 		var out bytes.Buffer
-		report, err := load(t, folder(t, files)).Test(t.Context(), &out, o)
+		dir := folder(t, files)
+		report, err := load(t, dir).Test(t.Context(), &out, o)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return report, out.String()
+		for i, file := range report.Uncovered {
+			report.Uncovered[i] = strings.TrimPrefix(file, dir+"/")
+		}
+		return report, strings.ReplaceAll(out.String(), dir+"/", "")
 	}
 	report, out := run(map[string]string{"iam/claims/more_test.rego": "package iam.claims_test\n\ntest_wrong if 1 == 2\n"}, authoring.TestOptions{})
 	if report.Failed != 1 || report.Good() || !strings.Contains(out, "test_wrong: FAIL") {

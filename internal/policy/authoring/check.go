@@ -21,23 +21,45 @@ import (
 	"iam-service/internal/policy"
 )
 
-// Finding is one thing to mend.
+// Finding is one thing to fix.
 type Finding struct {
-	File string
-	Line int
-	Rule string // what is asked for
-	Text string
+	File    string   `json:"file,omitempty"`
+	Line    int      `json:"line,omitempty"`
+	Column  int      `json:"column,omitempty"`
+	Rule    string   `json:"rule"` // what is asked for
+	Text    string   `json:"text"`
+	Details []string `json:"details,omitempty"` // of the compiler: what it has and what it wants
 }
 
 func (f Finding) String() string {
 	where := f.File
 	if f.Line > 0 {
-		where = fmt.Sprintf("%s:%d", f.File, f.Line)
+		where += fmt.Sprintf(":%d", f.Line)
+	}
+	if f.Line > 0 && f.Column > 0 {
+		where += fmt.Sprintf(":%d", f.Column)
 	}
 	if where != "" {
 		where += ": "
 	}
-	return fmt.Sprintf("%s%s [%s]", where, f.Text, f.Rule)
+	text := fmt.Sprintf("%s%s [%s]", where, f.Text, f.Rule)
+	for _, line := range f.Details {
+		text += "\n    " + line
+	}
+	return text
+}
+
+func compareFindings(a, b Finding) int {
+	return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), strings.Compare(a.Rule, b.Rule), strings.Compare(a.Text, b.Text))
+}
+
+// at is a finding at a place.
+func at(l *ast.Location, rule, text string) Finding {
+	f := Finding{Rule: rule, Text: text}
+	if l != nil {
+		f.File, f.Line, f.Column = l.File, l.Row, l.Col
+	}
+	return f
 }
 
 // CheckOptions are the settings of the service that a policy must fit.
@@ -47,12 +69,13 @@ type CheckOptions struct {
 	Child   []string // as in policy.Config: for what somebody else has built
 }
 
-// Check says all that is to be mended in a folder, and of a good one what comes into force.
+// Check says all that is to be fixed in a folder, and of a good one what comes into force.
 func (f *Folder) Check(ctx context.Context, o CheckOptions) ([]Finding, *policy.Revision, error) {
-	var found []Finding
-	if _, err := f.compile(f.Modules, true); err != nil {
-		found = append(found, ofCompiler(err, "strict")...)
+	found, err := f.compiles()
+	if err != nil {
+		return nil, nil, err
 	}
+	found = append(found, f.notLoaded()...)
 	for _, file := range slices.Sorted(maps.Keys(f.Modules)) {
 		m := f.Modules[file]
 		pretty, err := format.SourceWithOpts(file, f.Sources[file], format.Opts{RegoVersion: ast.RegoV1})
@@ -60,10 +83,10 @@ func (f *Folder) Check(ctx context.Context, o CheckOptions) ([]Finding, *policy.
 			return nil, nil, err
 		}
 		if !bytes.Equal(pretty, f.Sources[file]) {
-			found = append(found, Finding{file, 0, "format", "is not formatted: iam-service policy fmt"})
+			found = append(found, Finding{File: file, Rule: "format", Text: "is not formatted: iam-service policy fmt"})
 		}
 		if !isTest(file) {
-			found = append(found, undescribed(file, m)...)
+			found = append(found, undescribed(m)...)
 			found = append(found, f.walks(file, m)...)
 		}
 		style, err := f.style(ctx, file, m)
@@ -74,12 +97,32 @@ func (f *Folder) Check(ctx context.Context, o CheckOptions) ([]Finding, *policy.
 	}
 	revision, err := gate(ctx, f.Path, o, false)
 	if strict := slices.ContainsFunc(found, func(f Finding) bool { return f.Rule == "strict" }); err != nil && !strict { // which says the same
-		found = append(found, ofCompiler(err, "gate")...)
+		found = append(found, f.ofGate(err)...)
 	}
-	slices.SortStableFunc(found, func(a, b Finding) int {
-		return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), strings.Compare(a.Rule, b.Rule))
-	})
-	return slices.Compact(found), revision, nil
+	slices.SortStableFunc(found, compareFindings)
+	return slices.CompactFunc(found, func(a, b Finding) bool { return compareFindings(a, b) == 0 }), revision, nil
+}
+
+// compiles finds what OPA's compiler says, strictly and with types for all that the service
+// gives, and of what compiles the rules and references that never matter.
+func (f *Folder) compiles() (found []Finding, err error) {
+	rules := f.rules()
+	var by map[*ast.Rule]int
+	if plain, err := f.compile(rules, false); err == nil {
+		by = reached(plain)
+		found = append(f.unreached(plain, by), f.undefined(plain)...)
+	}
+	typed, err := f.contract(by)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(typed, rules)
+	for _, modules := range []map[string]*ast.Module{typed, f.Modules} {
+		if _, err := f.compile(modules, true); err != nil {
+			found = append(found, ofCompiler(err, "strict")...)
+		}
+	}
+	return found, nil
 }
 
 // gate asks what will decide when it is to come into force; about the acceptance cases only
@@ -99,6 +142,17 @@ func gate(ctx context.Context, path string, o CheckOptions, cases bool) (*policy
 	return engine.Prepare(ctx, c)
 }
 
+// ofGate makes findings of what the gate says. It knows files by their names in the bundle.
+func (f *Folder) ofGate(err error) []Finding {
+	found := ofCompiler(err, "gate")
+	for i := range found {
+		if found[i].File != "" {
+			found[i].File = f.shown(found[i].File)
+		}
+	}
+	return found
+}
+
 // ofCompiler makes findings of errors that name file and line.
 func ofCompiler(err error, rule string) (found []Finding) {
 	many, ok := errors.AsType[ast.Errors](err)
@@ -106,9 +160,9 @@ func ofCompiler(err error, rule string) (found []Finding) {
 		return []Finding{{Rule: rule, Text: err.Error()}}
 	}
 	for _, e := range many {
-		f := Finding{Rule: rule, Text: e.Message}
-		if e.Location != nil {
-			f.File, f.Line = e.Location.File, e.Location.Row
+		f := at(e.Location, rule, e.Message)
+		if e.Details != nil {
+			f.Details = e.Details.Lines()
 		}
 		found = append(found, f)
 	}
@@ -122,7 +176,7 @@ var codeShape = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 
 // undescribed finds rules that grant or deny and do not say why: title and code are in every
 // decision, the description is what who reads one in a year has.
-func undescribed(file string, m *ast.Module) (found []Finding) {
+func undescribed(m *ast.Module) (found []Finding) {
 	set, errs := ast.BuildAnnotationSet([]*ast.Module{m})
 	if len(errs) > 0 {
 		return ofCompiler(errs, "metadata")
@@ -142,9 +196,9 @@ func undescribed(file string, m *ast.Module) (found []Finding) {
 		}
 		if len(missing) > 0 {
 			slices.Sort(missing)
-			found = append(found, Finding{file, r.Location.Row, "metadata", fmt.Sprintf("a rule of %s needs METADATA with %s", name, strings.Join(missing, ", "))})
+			found = append(found, at(r.Location, "metadata", fmt.Sprintf("a rule of %s needs METADATA with %s", name, strings.Join(missing, ", "))))
 		} else if !codeShape.MatchString(code) {
-			found = append(found, Finding{file, r.Location.Row, "metadata", fmt.Sprintf("the code %q must be of a-z 0-9 _", code)})
+			found = append(found, at(r.Location, "metadata", fmt.Sprintf("the code %q must be of a-z 0-9 _", code)))
 		}
 	}
 	return found
@@ -187,7 +241,7 @@ func (f *Folder) style(ctx context.Context, file string, m *ast.Module) ([]Findi
 	if err != nil {
 		return nil, err
 	}
-	rs, err := rego.New(rego.Query("data.style.findings"), rego.Module("style.rego", string(text)), rego.Input(prepared(path.Join(path.Base(f.Path), file), m, f.Sources[file]))).Eval(ctx)
+	rs, err := rego.New(rego.Query("data.style.findings"), rego.Module("style.rego", string(text)), rego.Input(prepared(path.Join(path.Base(f.Path), f.rel(file)), m, f.Sources[file]))).Eval(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("house style: %w", err)
 	}
@@ -197,7 +251,7 @@ func (f *Folder) style(ctx context.Context, file string, m *ast.Module) ([]Findi
 		finding, _ := x.(map[string]any) // as style.rego makes it
 		line := 0
 		_, _ = fmt.Sscan(fmt.Sprint(finding["line"]), &line) // a number
-		found = append(found, Finding{file, line, fmt.Sprint(finding["rule"]), fmt.Sprint(finding["text"])})
+		found = append(found, Finding{File: file, Line: line, Rule: fmt.Sprint(finding["rule"]), Text: fmt.Sprint(finding["text"])})
 	}
 	return found, nil
 }

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -29,16 +30,41 @@ import (
 // Folder is a policy as its author has it: rules with tests beside them, data, schemas
 // (schemas/*.json) and acceptance cases (cases/*.yaml).
 type Folder struct {
-	Path    string
-	Modules map[string]*ast.Module // by file, tests included
+	Path    string                 // without links
+	Modules map[string]*ast.Module // by file as it is shown, tests included
 	Sources map[string][]byte      // of the modules
 	Data    map[string]any
-	Schemas *ast.SchemaSet
 	Cases   []policy.Case
+
+	given   string         // as the folder was named
+	schemas map[string]any // the service's and the folder's, by name
+	roots   []string       // of .manifest
+	uses    []string       // further roots of data, which other bundles bring along
+	others  []string       // files that no part of this was read from
+}
+
+// shown is the name of a file for people: as they would open it.
+func (f *Folder) shown(rel string) string { return filepath.Join(f.given, filepath.FromSlash(rel)) }
+
+// rel is the name of a file in the folder.
+func (f *Folder) rel(shown string) string {
+	rel, err := filepath.Rel(f.given, shown)
+	if err != nil {
+		return shown // both are relative, or neither
+	}
+	return filepath.ToSlash(rel)
+}
+
+// rules are the modules without those of tests.
+func (f *Folder) rules() map[string]*ast.Module {
+	rules := maps.Clone(f.Modules)
+	maps.DeleteFunc(rules, func(file string, _ *ast.Module) bool { return isTest(file) })
+	return rules
 }
 
 // Load reads a folder. It fails with an ast.Errors that has all errors of parsing.
 func Load(dir string) (*Folder, error) {
+	given := dir
 	dir, err := filepath.EvalSymlinks(dir) // "current" may lead to a release
 	if err != nil {
 		return nil, err
@@ -50,7 +76,13 @@ func Load(dir string) (*Folder, error) {
 	if !info.IsDir() {
 		return nil, fmt.Errorf("%s is no folder: a bundle has no tests", dir)
 	}
-	f := &Folder{Path: dir, Modules: map[string]*ast.Module{}, Sources: map[string][]byte{}, Data: map[string]any{}, Schemas: ast.NewSchemaSet()}
+	f := &Folder{Path: dir, given: given, Modules: map[string]*ast.Module{}, Sources: map[string][]byte{}, Data: map[string]any{}}
+	if f.schemas, err = serviceSchemas(); err != nil {
+		return nil, err
+	}
+	if err := f.readManifest(); err != nil {
+		return nil, err
+	}
 	var parsing ast.Errors
 	err = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -81,9 +113,33 @@ func Load(dir string) (*Folder, error) {
 		err = parsing
 	}
 	if err == nil && len(f.Modules) == 0 {
-		err = fmt.Errorf("%s has no .rego file", dir)
+		err = fmt.Errorf("%s has no .rego file", given)
+	}
+	if err == nil {
+		err = addClaims(f.schemas)
 	}
 	return f, err
+}
+
+func (f *Folder) readManifest() error {
+	text, err := os.ReadFile(filepath.Join(f.Path, ".manifest"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the gate says so
+	}
+	var manifest struct {
+		Roots    []string `json:"roots"`
+		Metadata struct {
+			Uses []string `json:"uses"`
+		} `json:"metadata"`
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &manifest)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.shown(".manifest"), err)
+	}
+	f.roots, f.uses = manifest.Roots, manifest.Metadata.Uses
+	return nil
 }
 
 func (f *Folder) read(name, rel string) error {
@@ -93,10 +149,15 @@ func (f *Folder) read(name, rel string) error {
 	case strings.HasPrefix(rel, "schemas/") && strings.HasSuffix(rel, ".json"):
 	case strings.HasPrefix(rel, "cases/"):
 		if !strings.HasSuffix(rel, ".yaml") && !strings.HasSuffix(rel, ".yml") {
-			return fmt.Errorf("%s: cases are written in .yaml files", rel)
+			return fmt.Errorf("%s: cases are written in .yaml files", f.shown(rel))
 		}
-	case base == "data.json" || base == "data.yaml":
+		if strings.Count(rel, "/") > 1 {
+			f.others = append(f.others, rel)
+			return nil
+		}
+	case base == "data.json" || base == "data.yaml" || base == "data.yml":
 	default:
+		f.others = append(f.others, rel)
 		return nil
 	}
 	text, err := os.ReadFile(name)
@@ -105,24 +166,21 @@ func (f *Folder) read(name, rel string) error {
 	}
 	switch {
 	case strings.HasSuffix(rel, ".rego"):
-		f.Sources[rel] = text
-		m, err := ast.ParseModuleWithOpts(rel, string(text), ast.ParserOptions{RegoVersion: ast.RegoV1, ProcessAnnotation: true, Capabilities: policy.Capabilities()})
+		shown := f.shown(rel)
+		f.Sources[shown] = text
+		m, err := ast.ParseModuleWithOpts(shown, string(text), ast.ParserOptions{RegoVersion: ast.RegoV1, ProcessAnnotation: true, Capabilities: policy.Capabilities()})
 		if err != nil {
 			return err
 		}
-		f.Modules[rel] = m
+		f.Modules[shown] = m
 	case strings.HasPrefix(rel, "schemas/"):
 		var schema any
 		if err := json.Unmarshal(text, &schema); err != nil {
-			return fmt.Errorf("%s: %w", rel, err)
+			return fmt.Errorf("%s: %w", f.shown(rel), err)
 		}
-		ref := ast.Ref{ast.VarTerm("schema")}
-		for step := range strings.SplitSeq(strings.TrimSuffix(strings.TrimPrefix(rel, "schemas/"), ".json"), "/") {
-			ref = ref.Append(ast.StringTerm(step))
-		}
-		f.Schemas.Put(ref, schema)
+		f.schemas[schemaName(rel)] = schema
 	case strings.HasPrefix(rel, "cases/"):
-		cases, err := policy.ParseCases(rel, text)
+		cases, err := policy.ParseCases(f.shown(rel), text)
 		f.Cases = append(f.Cases, cases...)
 		return err
 	default:
@@ -135,7 +193,7 @@ func (f *Folder) read(name, rel string) error {
 func (f *Folder) readData(rel string, text []byte) error {
 	var value any
 	var err error
-	if strings.HasSuffix(rel, ".yaml") {
+	if !strings.HasSuffix(rel, ".json") {
 		text, err = yaml.YAMLToJSON(text)
 	}
 	if err == nil {
@@ -144,7 +202,7 @@ func (f *Folder) readData(rel string, text []byte) error {
 		err = d.Decode(&value)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", rel, err)
+		return fmt.Errorf("%s: %w", f.shown(rel), err)
 	}
 	steps := strings.Split(path.Dir(rel), "/")
 	if steps[0] == "." {
@@ -155,7 +213,7 @@ func (f *Folder) readData(rel string, text []byte) error {
 	}
 	object, ok := value.(map[string]any)
 	if !ok {
-		return fmt.Errorf("%s must be an object", rel)
+		return fmt.Errorf("%s must be an object", f.shown(rel))
 	}
 	merge(f.Data, object)
 	return nil

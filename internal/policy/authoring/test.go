@@ -39,7 +39,7 @@ func (r TestReport) Good() bool { return r.Failed+r.CasesFailed+len(r.Uncovered)
 func (f *Folder) compile(modules map[string]*ast.Module, strict bool) (*ast.Compiler, error) {
 	c := ast.NewCompiler().WithCapabilities(policy.Capabilities()).WithEnablePrintStatements(true).SetErrorLimit(0)
 	if strict {
-		c = c.WithStrict(true).WithSchemas(f.Schemas).WithUseTypeCheckAnnotations(true)
+		c = c.WithStrict(true).WithSchemas(f.schemaSet()).WithUseTypeCheckAnnotations(true)
 	}
 	copies := make(map[string]*ast.Module, len(modules))
 	for file, m := range modules {

@@ -205,7 +205,7 @@ func (w *walker) collection(ref, rest ast.Ref) int {
 }
 
 func (w *walker) finding(at *ast.Location, what string) {
-	w.found = append(w.found, Finding{w.file, at.Row, "walk", fmt.Sprintf("%s is a walk over the directory, which the service refuses: name a document by its keys", what)})
+	w.found = append(w.found, Finding{File: w.file, Line: at.Row, Column: at.Col, Rule: "walk", Text: fmt.Sprintf("%s is a walk over the directory, which the service refuses: name a document by its keys", what)})
 }
 
 // ofDirectory is what follows data.directory in a reference.
