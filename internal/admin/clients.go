@@ -214,6 +214,11 @@ func (w *Work) changeClient(ctx context.Context, id string, cond Condition, what
 	if err := w.mayHandle(ctx, "change", before); err != nil {
 		return before, err
 	}
+	if after.Status == iam.ClientActive && before.Status != after.Status { // it is what it was again, and for good
+		if err := w.endsNotBefore(after); err != nil {
+			return before, err
+		}
+	}
 	if after.Version, err = w.tx.PutClient(ctx, after.Client); err != nil {
 		return before, err
 	}
@@ -603,7 +608,7 @@ func (s *Service) Answer(ctx context.Context, c Caller, key string, answer json.
 // does; it reports whether there is something to do in the identity provider.
 func (w *Work) EndOverlap(ctx context.Context, id string, lease time.Duration) (c iam.ManagedClient, due bool, err error) {
 	c, err = w.Client(ctx, id)
-	if err != nil || c.Operation != "" || c.RetireAt.IsZero() || c.Status == iam.ClientDeleted {
+	if err != nil || c.Operation != "" || c.RetireAt.IsZero() || c.Status == iam.ClientDeleted || !c.Wanted.HasSecret() {
 		return c, false, err
 	}
 	now, err := w.tx.Now(ctx)

@@ -423,7 +423,10 @@ func printReport(out io.Writer, r clients.Report, dryRun bool, most int) error {
 		if d.Repair == "" {
 			winner = "nobody wins by itself"
 		}
-		if done == "" {
+		switch {
+		case d.Kind == clients.DriftUnmanaged:
+			done = "not managed here"
+		case done == "":
 			done = "left"
 		}
 		about := d.Kind

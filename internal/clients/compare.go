@@ -22,10 +22,11 @@ const (
 	DriftNotDeleted = "not_deleted" // it is deleted here, and there it is
 	DriftOrphan     = "orphan"      // it bears our marks, and we do not know it
 	DriftNotOurs    = "not_ours"    // it has the id of one of ours, and bears other marks
+	DriftUnmanaged  = "unmanaged"   // it has security-relevant settings that nobody manages here
 )
 
 // DriftKinds are all of them.
-var DriftKinds = []string{DriftMissing, DriftChanged, DriftNotDeleted, DriftOrphan, DriftNotOurs}
+var DriftKinds = []string{DriftMissing, DriftChanged, DriftNotDeleted, DriftOrphan, DriftNotOurs, DriftUnmanaged}
 
 // What becomes of a difference.
 const (
@@ -54,7 +55,7 @@ type Difference struct {
 // last, and what is there.
 type Report struct {
 	At          time.Time
-	Compared    int // of ours
+	Compared    int // of ours that are not deleted
 	Pending     int // not compared: the identity provider has yet to be told
 	Foreign     int // in the identity provider, of others: never touched
 	Differences []Difference
@@ -71,10 +72,11 @@ func (r Report) Of(kind string) (n int) {
 	return n
 }
 
-// Left counts differences that are left.
+// Left counts differences that are left. What nobody manages here cannot differ from what is
+// wanted: it is only reported.
 func (r Report) Left() (n int) {
 	for _, d := range r.Differences {
-		if d.Done != Repaired {
+		if d.Done != Repaired && d.Kind != DriftUnmanaged {
 			n++
 		}
 	}
@@ -117,6 +119,12 @@ func (s *Service) Compare(ctx context.Context) (Report, error) {
 				Why: "it was deleted here, and it is there again; what was decided here wins",
 			}, c, got)
 		default:
+			if len(got.Unmanaged) > 0 {
+				r.add(Difference{
+					Client: c.ClientID, Tenant: c.Tenant, Kind: DriftUnmanaged, Fields: got.Unmanaged,
+					Why: "somebody has set this in the identity provider, beyond its defaults; it is not managed here, and stays",
+				}, c, got)
+			}
 			fields := got.Drift(c.Wanted)
 			why := "it was applied as it is wanted, and has been changed there since; what was decided here wins"
 			if audiences := s.cfg.Admin.Audiences(); len(c.Wanted.Audience) == 0 && len(audiences) > 0 {
@@ -157,9 +165,11 @@ func (s *Service) Compare(ctx context.Context) (Report, error) {
 			}
 			r.add(Difference{Client: id, Tenant: c.Tenant, Kind: DriftMissing, Repair: iam.OperationCreate, Why: why}, c, iam.Registration{})
 		}
-		r.Compared++
+		if c.Status != iam.ClientDeleted {
+			r.Compared++
+		}
 	}
-	slices.SortFunc(r.Differences, func(a, b Difference) int { return strings.Compare(a.Client, b.Client) })
+	slices.SortFunc(r.Differences, func(a, b Difference) int { return strings.Compare(a.key(), b.key()) })
 	return r, nil
 }
 
@@ -185,6 +195,9 @@ func (s *Service) orphans(ctx context.Context, r *Report, unknown map[string]iam
 	return err
 }
 
+// key tells differences of one client apart.
+func (d Difference) key() string { return d.Client + " " + d.Kind }
+
 func (r *Report) add(d Difference, seen iam.ManagedClient, got iam.Registration) {
 	d.seen, d.mark = seen, fmt.Sprintf("%s %+v", d.Kind, got)
 	r.Differences = append(r.Differences, d)
@@ -192,7 +205,7 @@ func (r *Report) add(d Difference, seen iam.ManagedClient, got iam.Registration)
 
 // rounds are what comparisons have seen: a difference counts when two see it.
 type rounds struct {
-	before map[string]string // client → mark
+	before map[string]string // key of a difference → mark
 	tried  map[string]string // what was repaired, and was not to be seen again
 }
 
@@ -224,19 +237,19 @@ func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
 	var due []*Difference
 	for i := range r.Differences {
 		d := &r.Differences[i]
-		now[d.Client] = d.mark
-		d.twice = rs.before[d.Client] == d.mark
+		now[d.key()] = d.mark
+		d.twice = rs.before[d.key()] == d.mark
 		if d.Repair == "" || !d.twice {
 			continue
 		}
-		if rs.tried[d.Client] == d.mark {
+		if rs.tried[d.key()] == d.mark {
 			d.Done = ComesBack
 			continue
 		}
 		due = append(due, d)
 	}
 	rs.before = now
-	maps.DeleteFunc(rs.tried, func(client, _ string) bool { return now[client] == "" })
+	maps.DeleteFunc(rs.tried, func(key, _ string) bool { return now[key] == "" })
 	if len(due) > most {
 		r.Stopped = true
 		for _, d := range due {
@@ -249,7 +262,7 @@ func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
 		d.Done = Failed
 		if s.repairOne(ctx, *d) {
 			d.Done = Repaired
-			rs.tried[d.Client] = d.mark
+			rs.tried[d.key()] = d.mark
 		}
 		s.cfg.Log.WarnContext(ctx, "a client differed from the identity provider", slog.String("client", d.Client), slog.String("tenant", d.Tenant),
 			slog.String("kind", d.Kind), slog.Any("fields", d.Fields), slog.String("outcome", d.Done))
@@ -275,14 +288,22 @@ func (s *Service) repairOne(ctx context.Context, d Difference) bool {
 // betweenRounds is how long apart the two rounds of a command are.
 const betweenRounds = 2 * time.Second
 
-// Reconcile finishes what is due, compares twice and repairs, unless it is only to be
-// looked at.
+// Reconcile finishes what is under way, also what would wait before it is tried again,
+// compares twice and repairs, unless it is only to be looked at.
 func (s *Service) Reconcile(ctx context.Context, dryRun bool, most int) (Report, error) {
 	if dryRun {
 		return s.Compare(ctx)
 	}
+	var began time.Time
+	err := s.cfg.DB.View(ctx, func(ctx context.Context, tx *postgres.Tx) (err error) {
+		began, err = tx.Now(ctx)
+		return err
+	})
+	if err != nil {
+		return Report{}, err
+	}
 	for {
-		n, err := s.Finish(ctx)
+		n, err := s.finish(ctx, began)
 		if err != nil {
 			return Report{}, err
 		}
@@ -296,7 +317,7 @@ func (s *Service) Reconcile(ctx context.Context, dryRun bool, most int) (Report,
 	}
 	rs := newRounds()
 	for _, d := range first.Differences {
-		rs.before[d.Client] = d.mark
+		rs.before[d.key()] = d.mark
 	}
 	select {
 	case <-ctx.Done():

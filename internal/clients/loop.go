@@ -99,9 +99,13 @@ func (s *Service) lead(ctx context.Context, lock *postgres.Held) {
 
 // Finish takes up what is due and that nobody is at: operations, and old secrets whose
 // time has passed. It returns how many it took up.
-func (s *Service) Finish(ctx context.Context) (int, error) {
+func (s *Service) Finish(ctx context.Context) (int, error) { return s.finish(ctx, time.Time{}) }
+
+// finish is Finish, and takes up what waits to be tried again if the last try was before
+// retried.
+func (s *Service) finish(ctx context.Context, retried time.Time) (int, error) {
 	lease := leaseFor(loopLease)
-	due, err := s.claim(ctx) // what was claimed is taken up, whatever failed after it
+	due, err := s.claim(ctx, retried) // what was claimed is taken up, whatever failed after it
 	var group sync.WaitGroup
 	for _, c := range due {
 		group.Go(func() { s.takeUp(ctx, c, lease) })
@@ -112,8 +116,8 @@ func (s *Service) Finish(ctx context.Context) (int, error) {
 
 // claim returns operations that are ours until the end of the lease. Where nothing is due
 // it is two statements that change nothing.
-func (s *Service) claim(ctx context.Context) ([]iam.ManagedClient, error) {
-	due, err := s.cfg.DB.ClaimClients(ctx, s.cfg.Issuer, loopLease, atOnce)
+func (s *Service) claim(ctx context.Context, retried time.Time) ([]iam.ManagedClient, error) {
+	due, err := s.cfg.DB.ClaimClients(ctx, s.cfg.Issuer, loopLease, retried, atOnce)
 	if err != nil {
 		return nil, err
 	}

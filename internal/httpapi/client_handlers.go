@@ -321,7 +321,7 @@ func (a *adminAPI) deleteClient(ctx context.Context, r asked, in *struct {
 // driftBody is a comparison.
 type driftBody struct {
 	ComparedAt  time.Time        `json:"compared_at"`
-	Compared    int              `json:"compared" doc:"clients of ours"`
+	Compared    int              `json:"compared" doc:"clients of ours that are not deleted"`
 	Pending     int              `json:"pending" doc:"not compared: the identity provider has yet to be told"`
 	Foreign     int              `json:"foreign" doc:"clients of others in the identity provider; they are never touched"`
 	Differences []differenceBody `json:"differences"`
@@ -330,8 +330,8 @@ type driftBody struct {
 type differenceBody struct {
 	ClientID string   `json:"client_id"`
 	Tenant   string   `json:"tenant,omitempty"`
-	Kind     string   `json:"kind" enum:"missing,changed,not_deleted,orphan,not_ours"`
-	Fields   []string `json:"fields" doc:"that differ, by the names of RFC 7591"`
+	Kind     string   `json:"kind" enum:"missing,changed,not_deleted,orphan,not_ours,unmanaged"`
+	Fields   []string `json:"fields" doc:"that differ, by the names of RFC 7591; of unmanaged: that somebody has set in the identity provider"`
 	Winner   string   `json:"winner" enum:"iam-service,nobody" doc:"who has it their way when two comparisons have seen the difference; nobody: somebody must decide"`
 	Why      string   `json:"why"`
 }

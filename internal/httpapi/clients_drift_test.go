@@ -463,6 +463,56 @@ func (w *world) put(id string, change func(map[string]any)) {
 	}
 }
 
+// What nobody manages here is reported where it matters to security, stays whatever is done,
+// and leaves nothing to be reconciled.
+func TestWhatNobodyManagesIsReportedAndStays(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", nil)
+	w.put(id, func(m map[string]any) {
+		m["skip_consent"], m["refresh_token_grant_access_token_lifespan"], m["owner"], m["client_name"] = true, "1h", "billing team", "by hand"
+	})
+	kinds := func(r clients.Report) (kinds []string) {
+		for _, d := range r.Differences {
+			kinds = append(kinds, fmt.Sprint(d.Kind, d.Fields, d.Done))
+		}
+		return kinds
+	}
+	unmanaged := "unmanaged[refresh_token_grant_access_token_lifespan skip_consent]"
+	r, err := w.clients.Reconcile(ctx, false, 10)
+	if got := kinds(r); err != nil || !slices.Equal(got, []string{"changed[client_name]repaired", unmanaged}) || r.Left() != 0 || r.Of(clients.DriftUnmanaged) != 1 {
+		t.Errorf("%q, %d left, %v", got, r.Left(), err)
+	}
+	w.want(200, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "again"}), "If-Match: *")
+	if m := w.rauth.Provisioned()[id]; m["skip_consent"] != true || m["refresh_token_grant_access_token_lifespan"] != "1h" || m["owner"] != "billing team" || m["client_name"] != "again" {
+		t.Errorf("there it is %v", m)
+	}
+	if d := w.drift(); len(d) != 1 || d[id]["kind"] != "unmanaged" || d[id]["winner"] != "nobody" {
+		t.Errorf("drift: %v", d)
+	}
+}
+
+// A command takes up also what waits for its next try, and counts no client that is deleted.
+func TestReconcileWaitsForNoPause(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id, deleted := w.client("acme", nil), w.client("acme", nil)
+	w.want(204, "root", "DELETE", "/v1/clients/"+deleted, nil)
+	w.rauth.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
+	w.want(202, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "x"}), "If-Match: *")
+	w.exec(`UPDATE registrations SET next_try = now() + interval '1 hour' WHERE client_id = $1`, id)
+	s := w.manage(func(*clients.Config) {}) // with a breaker of its own
+	if r, err := s.Reconcile(ctx, false, 10); err == nil {
+		t.Errorf("while R-Auth is away: %+v", r)
+	}
+	w.rauth.Break(nil)
+	w.exec(`UPDATE registrations SET next_try = now() + interval '1 hour' WHERE client_id = $1`, id)
+	r, err := w.manage(func(*clients.Config) {}).Reconcile(ctx, false, 10)
+	if err != nil || r.Pending != 0 || r.Compared != 1 || w.rauth.Provisioned()[id]["client_name"] != "x" {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 // Clients of a version that did not manage audiences get those of the gateways when they
 // are reconciled, keep what they were given by hand, and differ no more.
 func TestClientsOfAnEarlierVersionGetAnAudience(t *testing.T) {

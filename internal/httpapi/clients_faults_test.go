@@ -345,6 +345,14 @@ func TestAnOldSecretIsNotForgotten(t *testing.T) {
 	if r := w.want(200, "root", "PUT", path, service(keys), "If-Match: *"); r.text("secret_state") != "none" || r.field("old_secret_until") == nil {
 		t.Errorf("with keys: %s", r)
 	}
+	// While it has keys, the provider would refuse to end a secret: it waits.
+	w.exec(`UPDATE registrations SET retire_at = now()`)
+	if n, err := w.clients.Finish(ctx); n != 0 || err != nil {
+		t.Errorf("with keys: %d, %v", n, err)
+	}
+	if r := w.want(200, "root", "GET", path, nil); r.text("sync") != "in_sync" {
+		t.Errorf("with keys: %s", r)
+	}
 	w.want(200, "root", "PUT", path, service(nil), "If-Match: *")
 	h := w.hook()
 	h.retire = func(context.Context, string) error {

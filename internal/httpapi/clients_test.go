@@ -416,6 +416,13 @@ func TestNobodyGetsMoreThroughAClient(t *testing.T) {
 	refused("temp", "POST", "/v1/clients/"+lasting+"/secrets:rotate", nil)
 	w.want(201, "temp", "POST", "/v1/clients", in(map[string]any{}))
 	w.want(200, "temp", "PATCH", "/v1/clients/"+lasting, map[string]any{"status": "blocked"})
+	refused("temp", "PATCH", "/v1/clients/"+lasting, map[string]any{"status": "active"})
+	if r := w.want(200, "root", "GET", "/v1/clients/"+lasting, nil); r.text("status") != "blocked" {
+		t.Errorf("it is %s", r)
+	}
+	w.want(200, "temp", "POST", "/v1/clients/"+lasting+":revoke", nil)
+	w.want(200, "temp", "PATCH", "/v1/clients/"+weak, map[string]any{"status": "blocked"})
+	w.want(200, "temp", "PATCH", "/v1/clients/"+weak, map[string]any{"status": "active"}) // it means nothing
 
 	// Another's client is not there, whatever is tried; nor is one of the platform.
 	foreign, platform := w.client("globex", nil), w.client("", nil)

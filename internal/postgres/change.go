@@ -348,6 +348,6 @@ func (tx *Tx) PruneAudit(ctx context.Context, before time.Time) (dropped []strin
 
 // ForgetSent forgets some events that were sent before a time. It returns how many.
 func (tx *Tx) ForgetSent(ctx context.Context, before time.Time) (int64, error) {
-	tag, err := tx.tx.Exec(ctx, `DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE sent_at < $1 ORDER BY sent_at LIMIT 20000)`, before)
+	tag, err := tx.tx.Exec(ctx, `WITH old AS MATERIALIZED (SELECT seq FROM outbox WHERE sent_at < $1 ORDER BY sent_at LIMIT 20000) DELETE FROM outbox WHERE seq IN (SELECT seq FROM old)`, before)
 	return tag.RowsAffected(), wrap("forget events that were sent", err)
 }

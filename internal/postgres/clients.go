@@ -180,9 +180,10 @@ func (tx *Tx) ForgetClient(ctx context.Context, issuer, id string) error {
 // whose last token has expired since.
 func (tx *Tx) ForgetDeletedClients(ctx context.Context, lifetime time.Duration) (int64, error) {
 	tag, err := tx.tx.Exec(ctx, `
-		DELETE FROM clients WHERE (issuer, client_id) IN (
+		WITH old AS MATERIALIZED (
 		    SELECT c.issuer, c.client_id FROM clients c LEFT JOIN registrations r ON r.issuer = c.issuer AND r.client_id = c.client_id
-		     WHERE c.status = 'deleted' AND r.operation IS NULL AND greatest(c.updated_at, r.updated_at) < now() - $1::interval LIMIT 10000)`, lifetime)
+		     WHERE c.status = 'deleted' AND r.operation IS NULL AND greatest(c.updated_at, r.updated_at) < now() - $1::interval LIMIT 10000)
+		DELETE FROM clients WHERE (issuer, client_id) IN (SELECT issuer, client_id FROM old)`, lifetime)
 	return tag.RowsAffected(), wrap("forget deleted clients", err)
 }
 
@@ -204,15 +205,22 @@ func (tx *Tx) ForgetKey(ctx context.Context, caller []byte, key string) error {
 }
 
 // ClaimClients takes over operations of an issuer's clients that nobody is at, and that
-// are due, for the time of the lease. It is one statement, for who looks often.
-func (db *DB) ClaimClients(ctx context.Context, issuer string, lease time.Duration, most int) (claimed []iam.ManagedClient, err error) {
+// are due, for the time of the lease: at most some. It is one statement, for who looks
+// often. What waits to be tried again is due as well if the last try was before retried.
+func (db *DB) ClaimClients(ctx context.Context, issuer string, lease time.Duration, retried time.Time, most int) (claimed []iam.ManagedClient, err error) {
+	if most <= 0 {
+		return nil, nil
+	}
+	// Materialized: the planner could run the limit anew for each row that it joins.
 	ids, err := db.ids(ctx, "claim operations", `
+		WITH due AS MATERIALIZED (
+		     SELECT client_id FROM registrations
+		      WHERE issuer = $1 AND operation IS NOT NULL AND (next_try <= now() OR tries > 0 AND updated_at < $4) AND (lease_until IS NULL OR lease_until <= now())
+		      ORDER BY next_try LIMIT $3 FOR UPDATE SKIP LOCKED)
 		UPDATE registrations r SET lease_until = now() + $2::interval
-		  FROM (SELECT client_id FROM registrations
-		         WHERE issuer = $1 AND operation IS NOT NULL AND next_try <= now() AND (lease_until IS NULL OR lease_until <= now())
-		         ORDER BY next_try LIMIT $3 FOR UPDATE SKIP LOCKED) due
+		  FROM due
 		 WHERE r.issuer = $1 AND r.client_id = due.client_id
-		RETURNING r.client_id`, issuer, lease, most)
+		RETURNING r.client_id`, issuer, lease, most, optional(retried))
 	if err != nil || len(ids) == 0 {
 		return nil, err
 	}
@@ -224,11 +232,16 @@ func (db *DB) ClaimClients(ctx context.Context, issuer string, lease time.Durati
 }
 
 // DueOverlaps are the clients of an issuer of which an old secret ends, or ends soon: a
-// quarter of its time is left, and nobody was told.
+// quarter of its time is left, and nobody was told. Of one that does not authenticate with
+// a secret it ends when it does again: until then the provider would refuse to end it.
 func (db *DB) DueOverlaps(ctx context.Context, issuer string, most int) ([]string, error) {
+	if most <= 0 {
+		return nil, nil
+	}
 	return db.ids(ctx, "look for old secrets", `
 		SELECT r.client_id FROM registrations r
 		 WHERE r.issuer = $1 AND r.retire_at IS NOT NULL AND r.operation IS NULL AND r.next_try <= now()
+		   AND r.wanted->>'token_endpoint_auth_method' LIKE 'client\_secret\_%'
 		   AND (r.retire_at <= now() OR NOT r.warned AND r.retire_at - (r.retire_at - r.overlap_from) / 4 <= now())
 		 ORDER BY r.retire_at LIMIT $2`, issuer, most)
 }

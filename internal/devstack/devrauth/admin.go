@@ -20,6 +20,7 @@ import (
 type registration struct {
 	metadata map[string]any
 	secrets  []string // the newest first
+	unused   []string // while it authenticates otherwise
 	made     time.Time
 }
 
@@ -161,6 +162,8 @@ func (s *Server) clients(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	switch rest := strings.Join(parts[1:], "/"); {
+	case rest == "secrets/rotate" && len(c.secrets) == 0:
+		reply(w, http.StatusBadRequest, map[string]string{"error": "invalid_request", "error_description": "the client has no secret"})
 	case rest == "" && r.Method == http.MethodGet:
 		reply(w, http.StatusOK, c.metadata)
 	case rest == "" && r.Method == http.MethodPut:
@@ -168,8 +171,13 @@ func (s *Server) clients(w http.ResponseWriter, r *http.Request) {
 		if !ok {
 			return
 		}
-		if secret, set := m["client_secret"].(string); set {
+		switch secret, set := m["client_secret"].(string); {
+		case set:
 			c.secrets = []string{secret}
+		case !hasSecret(m):
+			c.unused, c.secrets = append(c.secrets, c.unused...), nil
+		case len(c.secrets) == 0:
+			c.secrets, c.unused = c.unused, nil
 		}
 		delete(m, "client_secret")
 		m["client_id"] = id
@@ -225,7 +233,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 	}
 	c := &registration{metadata: m, made: time.Now()}
 	answer := maps.Clone(m)
-	if m["token_endpoint_auth_method"] != "none" && m["token_endpoint_auth_method"] != "private_key_jwt" {
+	if hasSecret(m) {
 		c.secrets = []string{s.secret()}
 		answer["client_secret"] = c.secrets[0]
 	}
@@ -234,6 +242,10 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 	}
 	s.registered[id] = c
 	reply(w, http.StatusCreated, answer)
+}
+
+func hasSecret(m map[string]any) bool {
+	return m["token_endpoint_auth_method"] != "none" && m["token_endpoint_auth_method"] != "private_key_jwt"
 }
 
 func (s *Server) list(w http.ResponseWriter, r *http.Request) {
