@@ -87,52 +87,73 @@ func checkCases(cases []Case) error {
 	return nil
 }
 
-// casesKey is where below data.iam a bundle carries its cases.
-const casesKey = "cases"
+// Where below data.iam a bundle carries what is no data of its rules.
+const (
+	casesKey   = "cases"
+	schemasKey = "schemas"
+)
 
-// PutCases writes cases into the data of a bundle.
-func PutCases(data map[string]any, cases []Case) error {
-	if len(cases) == 0 {
+// Carry writes what a bundle carries as data: cases, and schemas of its data.
+func (c *Candidate) Carry(data map[string]any) error {
+	carried := map[string]any{}
+	if len(c.Cases) > 0 {
+		text, err := json.Marshal(c.Cases)
+		if err != nil {
+			return err
+		}
+		var list any
+		d := json.NewDecoder(bytes.NewReader(text))
+		d.UseNumber()
+		if err := d.Decode(&list); err != nil {
+			return err
+		}
+		carried[casesKey] = list
+	}
+	if len(c.Schemas) > 0 {
+		carried[schemasKey] = c.Schemas
+	}
+	if len(carried) == 0 {
+		return nil
+	}
+	root, _ := data["iam"].(map[string]any) // absent: made here
+	root = maps.Clone(root)
+	if root == nil {
+		root = map[string]any{}
+	}
+	maps.Copy(root, carried)
+	data["iam"] = root
+	return nil
+}
+
+// takeCarried takes cases and schemas out of data, so that they are not in memory for as long
+// as the policy is in force.
+func (c *Candidate) takeCarried() error {
+	root, _ := c.Data["iam"].(map[string]any) // absent: nothing to take
+	cases, hasCases := root[casesKey]
+	schemas, hasSchemas := root[schemasKey]
+	if !hasCases && !hasSchemas {
+		return nil
+	}
+	c.Data, root = maps.Clone(c.Data), maps.Clone(root)
+	delete(root, casesKey)
+	delete(root, schemasKey)
+	c.Data["iam"] = root
+	if hasSchemas {
+		var ok bool
+		if c.Schemas, ok = schemas.(map[string]any); !ok {
+			return fmt.Errorf("data.iam.%s are no schemas by name", schemasKey)
+		}
+	}
+	if !hasCases {
 		return nil
 	}
 	text, err := json.Marshal(cases)
 	if err != nil {
 		return err
 	}
-	var list any
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.UseNumber()
-	if err := d.Decode(&list); err != nil {
-		return err
-	}
-	root, _ := data["iam"].(map[string]any) // absent: made here
-	if root == nil {
-		root = map[string]any{}
-	}
-	root = maps.Clone(root)
-	root[casesKey] = list
-	data["iam"] = root
-	return nil
-}
-
-// takeCases takes the cases out of data, so that they are not in memory for as long as
-// the policy is in force.
-func (c *Candidate) takeCases() error {
-	root, _ := c.Data["iam"].(map[string]any) // absent: nothing to take
-	list, there := root[casesKey]
-	if !there {
-		return nil
-	}
-	text, err := json.Marshal(list)
-	if err != nil {
-		return err
-	}
 	if err := strictly(text, &c.Cases); err != nil {
 		return fmt.Errorf("data.iam.%s are no acceptance cases: %w", casesKey, err)
 	}
-	c.Data, root = maps.Clone(c.Data), maps.Clone(root)
-	delete(root, casesKey)
-	c.Data["iam"] = root
 	return checkCases(c.Cases)
 }
 

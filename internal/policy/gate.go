@@ -28,7 +28,8 @@ type Candidate struct {
 	Roots   []string          // what its manifests claim of data
 	Modules map[string]string // file → Rego
 	Data    map[string]any
-	Cases   []Case // what it must decide, or it does not come into force
+	Cases   []Case         // what it must decide, or it does not come into force
+	Schemas map[string]any // of its data, by name: schemas/NAME.json
 
 	Packed   []byte `json:"-"` // as it was signed; nil: nobody has
 	Embedded bool   `json:"-"` // part of the program: nothing that another replica should follow
@@ -52,6 +53,13 @@ func (c *Candidate) Digest() string {
 			cases = []byte(err.Error()) // as above
 		}
 		fmt.Fprintf(h, "%d %s", len(cases), cases)
+	}
+	if len(c.Schemas) > 0 {
+		schemas, err := json.Marshal(c.Schemas)
+		if err != nil {
+			schemas = []byte(err.Error()) // as above
+		}
+		fmt.Fprintf(h, "schemas %d %s", len(schemas), schemas)
 	}
 	return hex.EncodeToString(h.Sum(nil))
 }
@@ -167,6 +175,10 @@ func (e *Engine) compiled(ctx context.Context, c *Candidate, digest string) (_ *
 	if n := wrongNumber(data); n != nil {
 		return nil, fmt.Errorf("its data: %w", errOutOfBounds(n))
 	}
+	warnings, err := c.checkData(compiler.Modules)
+	if err != nil {
+		return nil, err
+	}
 	r := &Revision{Digest: digest, ID: digest[:12], Name: c.Name, Source: c.Source, Since: time.Now().UTC(), number: revisions.Add(1), administers: administers,
 		Cases: len(c.Cases), compiler: compiler, store: &revisionStore{data}}
 	if err := e.declared(r, c.Data); err != nil {
@@ -175,6 +187,7 @@ func (e *Engine) compiled(ctx context.Context, c *Candidate, digest string) (_ *
 	if err := r.report(compiler); err != nil {
 		return nil, err
 	}
+	r.Warnings = append(r.Warnings, warnings...)
 	prepare := func(entrypoint string) (rego.PreparedEvalQuery, error) {
 		q, err := rego.New(
 			rego.Query(entrypoint),

@@ -483,7 +483,7 @@ func (s *staging) offer(ctx context.Context, txn storage.Transaction) error {
 	if c.Data, err = s.snapshot(ctx, txn); err != nil {
 		return err
 	}
-	if err := c.takeCases(); err != nil {
+	if err := c.takeCarried(); err != nil {
 		return err
 	}
 	err = s.engine.Offer(ctx, c)

@@ -188,8 +188,8 @@ func TestABadPolicyIsRefusedAndTheOldOneServesOn(t *testing.T) {
 		"has a package outside of roots":             {files{"x.rego": "package other\n\na := 1"}, []string{"other"}},
 		"has data outside of roots":                  {files{"other/data.json": `{"a": 1}`}, []string{"other"}},
 		"has rules in the directory":                 {files{"x.rego": "package directory\n\nusers := {}"}, []string{"directory"}},
-		"declares no headers":                        {files{"iam/config/data.json": `{}`}, []string{"data.iam.config.headers"}},
-		"declares a header by number":                {files{"iam/config/data.json": `{"headers": [7]}`}, []string{"7 is not a header"}},
+		"declares no headers":                        {files{"iam/config/data.json": `{}`}, []string{"data.iam.config", "missing property 'headers'"}},
+		"declares a header by number":                {files{"iam/config/data.json": `{"headers": [7]}`}, []string{"/headers/0: got number, want string"}},
 		"declares a header of another":               {files{"iam/config/data.json": `{"headers": ["X-User-ID", "Set-Cookie", "X-Forwarded-For"]}`}, []string{"Set-Cookie", "X-Forwarded-For"}},
 		"declares a header the gateways do not know": {files{"iam/config/data.json": `{"headers": ["X-User-ID", "X-User-Shoe"]}`}, []string{"X-User-Shoe", "GATEWAY_HEADERS"}},
 		"has a strange anonymous path":               {files{"iam/config/data.json": `{"headers": ["X-User-ID"], "anonymous": {"paths": ["public"]}}`}, []string{"anonymous.paths", "public"}},
@@ -452,8 +452,8 @@ func TestPolicyAndItsDataAlwaysMatch(t *testing.T) {
 	e := engine(t)
 	version := func(n int) files {
 		return files{
-			"iam/config/data.json": fmt.Sprintf(`{"headers": ["X-User-ID"], "version": "%d"}`, n),
-			"iam/claims/p.rego":    fmt.Sprintf("package iam.claims\n\ndecision := {\"allow\": data.iam.config.version == \"%d\", \"headers\": {}}\n", n),
+			"iam/version/data.json": fmt.Sprintf(`"%d"`, n),
+			"iam/claims/p.rego":     fmt.Sprintf("package iam.claims\n\ndecision := {\"allow\": data.iam.version == \"%d\", \"headers\": {}}\n", n),
 		}
 	}
 	if err := offer(t, e, version(0)); err != nil {

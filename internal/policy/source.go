@@ -30,7 +30,7 @@ func FromFS(source string, fsys fs.FS) (*Candidate, error) {
 		return nil, err
 	}
 	c.Embedded = true
-	return c, c.readCases(fsys)
+	return c, errors.Join(c.readCases(fsys), c.readSchemas(fsys))
 }
 
 // readCases reads the acceptance cases that lie beside the rules of a folder.
@@ -65,7 +65,7 @@ func FromFolder(name string) (*Candidate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, c.readCases(os.DirFS(target))
+	return c, errors.Join(c.readCases(os.DirFS(target)), c.readSchemas(os.DirFS(target)))
 }
 
 // FromPath reads a candidate from a folder or from a bundle file (.tar.gz), with the
@@ -130,7 +130,7 @@ func (c *Candidate) Pack() ([]byte, error) {
 	if b.Data == nil {
 		b.Data = map[string]any{}
 	}
-	if err := PutCases(b.Data, c.Cases); err != nil {
+	if err := c.Carry(b.Data); err != nil {
 		return nil, err
 	}
 	for _, file := range slices.Sorted(maps.Keys(c.Modules)) {
@@ -170,7 +170,7 @@ func FromBundle(source string, b *bundle.Bundle) (*Candidate, error) {
 	for _, m := range b.Modules {
 		c.Modules[strings.TrimPrefix(m.Path, "/")] = string(m.Raw)
 	}
-	return c, c.takeCases()
+	return c, c.takeCarried()
 }
 
 // LeftOut tells what of a folder is no policy (true means out): tests, and what is hidden,

@@ -127,7 +127,7 @@ func Build(dir, revision string, key *Signer) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := policy.PutCases(b.Data, folder.Cases); err != nil {
+	if err := folder.Carry(b.Data); err != nil {
 		return nil, err
 	}
 	if revision != "" {

@@ -1,0 +1,271 @@
+package policy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/santhosh-tekuri/jsonschema/v6/kind"
+
+	"iam-service/internal/directory"
+	"iam-service/policies"
+)
+
+// Configuration is code: a false that is written "false" lets people in. So the gate validates
+// data by their schemas (JSON Schema, draft 7 to 2020-12):
+//
+//   - data.iam.config by the schema that is part of the program, always. Its keys are those of
+//     that schema and those of the bundle's own schemas/config.json; any other is refused.
+//   - what METADATA of a rule or package gives a schema (schemas: data.x: schema.y), by that one,
+//     which OPA's compiler checks the types of rules by too.
+//
+// OPA keeps nothing of a bundle but rules and data, so a bundle carries its schemas as
+// data.iam.schemas, and the gate takes them out again.
+
+// configPath is where the configuration is.
+const configPath = "data.iam.config"
+
+// shipped is the schema of the configuration that is part of the program.
+var shipped = sync.OnceValue(func() map[string]any {
+	text, err := policies.FS.ReadFile("schemas/config.json")
+	if err != nil {
+		panic(err) // it is embedded
+	}
+	schema, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err != nil {
+		panic(err) // as above
+	}
+	return asObject(schema)
+})
+
+// asObject is x as an object; one without keys where it is none.
+func asObject(x any) map[string]any {
+	m, _ := x.(map[string]any)
+	return m
+}
+
+// binding says by which schema what is at a path of data is validated.
+type binding struct {
+	path ast.Ref
+	name string // of schemas/NAME.json
+	own  any    // or what METADATA itself has; nil: it has none
+}
+
+// bindings are those of the METADATA of modules. What the service itself owns is not the
+// bundle's to describe.
+func bindings(modules map[string]*ast.Module) (all []binding) {
+	for _, file := range slices.Sorted(maps.Keys(modules)) {
+		for _, a := range modules[file].Annotations {
+			for _, s := range a.Schemas {
+				if !s.Path.HasPrefix(ast.DefaultRootRef) || s.Path.HasPrefix(ast.DefaultRootRef.Append(ast.StringTerm(directory.Root))) {
+					continue
+				}
+				b := binding{path: s.Path}
+				if s.Definition != nil {
+					b.own = *s.Definition
+				} else {
+					b.name = strings.Join(steps(s.Schema), "/")
+				}
+				all = append(all, b)
+			}
+		}
+	}
+	return all
+}
+
+// steps are those of a reference after its root; METADATA has no others than strings.
+func steps(ref ast.Ref) (all []string) {
+	for _, t := range ref[1:] {
+		s, _ := t.Value.(ast.String)
+		all = append(all, string(s))
+	}
+	return all
+}
+
+// readSchemas reads the schemas of data that lie beside the rules of a folder.
+func (c *Candidate) readSchemas(fsys fs.FS) error {
+	modules := make(map[string]*ast.Module, len(c.Modules))
+	for file, text := range c.Modules {
+		m, err := ast.ParseModuleWithOpts(file, text, ast.ParserOptions{RegoVersion: ast.RegoV1, ProcessAnnotation: true})
+		if err != nil {
+			return err
+		}
+		modules[file] = m
+	}
+	for _, b := range append(bindings(modules), binding{name: "config"}) {
+		if b.name == "" {
+			continue
+		}
+		file := path.Join("schemas", b.name+".json")
+		text, err := fs.ReadFile(fsys, file)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the gate says so
+		}
+		if err != nil {
+			return fmt.Errorf("read the policy %s: %w", c.Source, err)
+		}
+		schema, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+		if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		if b.name == "config" && reflect.DeepEqual(schema, any(shipped())) {
+			continue // the gate has it
+		}
+		if c.Schemas == nil {
+			c.Schemas = map[string]any{}
+		}
+		c.Schemas[b.name] = schema
+	}
+	return nil
+}
+
+// checkData validates data by their schemas, and names all that does not fit. A schema that
+// the bundle does not carry is a warning.
+func (c *Candidate) checkData(modules map[string]*ast.Module) (warnings []string, err error) {
+	var errs []error
+	for _, b := range bindings(modules) {
+		value, there := at(c.Data, steps(b.path))
+		schema := b.own
+		if b.name != "" {
+			schema = c.Schemas[b.name]
+		}
+		switch {
+		case !there, b.path.String() == configPath && b.name == "config": // that one is validated below
+		case schema == nil:
+			warnings = append(warnings, fmt.Sprintf("%s is not validated: the bundle does not carry schemas/%s.json (iam-service policy build takes it along)", b.path, b.name))
+		default:
+			errs = append(errs, validate(b.path.String(), schema, value))
+		}
+	}
+	config, there := at(c.Data, []string{"iam", "config"})
+	if !there {
+		return warnings, errors.Join(append(errs, errors.New(configPath+" is missing: at least its headers"))...)
+	}
+	open := maps.Clone(shipped())
+	delete(open, "additionalProperties") // the bundle may have more
+	errs = append(errs, validate(configPath, open, config))
+	known := slices.Sorted(maps.Keys(asObject(open["properties"])))
+	if own := c.Schemas["config"]; own != nil {
+		errs = append(errs, validate(configPath, own, config))
+		known = slices.Compact(slices.Sorted(slices.Values(slices.AppendSeq(known, maps.Keys(asObject(asObject(own)["properties"]))))))
+	}
+	for _, key := range slices.Sorted(maps.Keys(asObject(config))) {
+		if !slices.Contains(known, key) {
+			errs = append(errs, fmt.Errorf("%s: %s: no such key; %s are allowed, describe your own in schemas/config.json", configPath, pointer(key), strings.Join(known, ", ")))
+		}
+	}
+	return warnings, errors.Join(distinct(errs)...)
+}
+
+// distinct leaves out what two schemas say alike.
+func distinct(errs []error) (all []error) {
+	said := map[string]bool{}
+	for _, err := range errs {
+		if err != nil && !said[err.Error()] {
+			said[err.Error()] = true
+			all = append(all, err)
+		}
+	}
+	return all
+}
+
+// at finds what is at a path of data.
+func at(data any, steps []string) (any, bool) {
+	for _, step := range steps {
+		m, ok := data.(map[string]any)
+		if !ok {
+			return nil, false
+		}
+		if data, ok = m[step]; !ok {
+			return nil, false
+		}
+	}
+	return data, true
+}
+
+// nowhere loads no schema: all of one is in it.
+type nowhere struct{}
+
+func (nowhere) Load(url string) (any, error) {
+	return nil, fmt.Errorf("a schema must be whole: %s is not loaded", url)
+}
+
+// validate names all places of a value that do not fit a schema.
+func validate(where string, schema, value any) error {
+	v, err := ast.InterfaceToValue(schema)
+	if err != nil {
+		return fmt.Errorf("the schema of %s: %w", where, err)
+	}
+	if n := wrongNumber(v); n != nil {
+		return fmt.Errorf("the schema of %s: %w", where, errOutOfBounds(n))
+	}
+	const name = "schema:data" // no place of anything: its references are within it
+	compiler := jsonschema.NewCompiler()
+	compiler.UseLoader(nowhere{})
+	compiler.DefaultDraft(jsonschema.Draft7)
+	if err := compiler.AddResource(name, schema); err != nil {
+		return fmt.Errorf("the schema of %s: %w", where, err)
+	}
+	compiled, err := compiler.Compile(name)
+	if err != nil {
+		return fmt.Errorf("the schema of %s: %w", where, err)
+	}
+	err = compiled.Validate(value)
+	invalid, ok := errors.AsType[*jsonschema.ValidationError](err)
+	if !ok {
+		return err
+	}
+	var errs []error
+	for _, leaf := range leaves(invalid) {
+		place := where
+		if len(leaf.InstanceLocation) > 0 {
+			place += ": " + pointer(leaf.InstanceLocation...)
+		}
+		text := leaf.BasicOutput().Error.String()
+		if k, ok := leaf.ErrorKind.(*kind.AdditionalProperties); ok {
+			slices.Sort(k.Properties)
+			text = fmt.Sprintf("no such key: %s; %s are allowed", strings.Join(k.Properties, ", "), strings.Join(allowed(schema, leaf.SchemaURL), ", "))
+		}
+		errs = append(errs, fmt.Errorf("%s: %s", place, text))
+	}
+	return errors.Join(errs...)
+}
+
+// leaves are the errors that have no others within them.
+func leaves(e *jsonschema.ValidationError) (all []*jsonschema.ValidationError) {
+	if len(e.Causes) == 0 {
+		return []*jsonschema.ValidationError{e}
+	}
+	for _, cause := range e.Causes {
+		all = append(all, leaves(cause)...)
+	}
+	return all
+}
+
+// pointer is a JSON pointer (RFC 6901).
+func pointer(steps ...string) (p string) {
+	for _, step := range steps {
+		p += "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(step)
+	}
+	return p
+}
+
+// allowed are the properties of the object that a schema's location is of.
+func allowed(schema any, location string) []string {
+	_, fragment, _ := strings.Cut(location, "#")
+	for step := range strings.SplitSeq(strings.TrimPrefix(fragment, "/"), "/") {
+		if step != "" {
+			schema = asObject(schema)[step]
+		}
+	}
+	return slices.Sorted(maps.Keys(asObject(asObject(schema)["properties"])))
+}
