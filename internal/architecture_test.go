@@ -118,12 +118,16 @@ func importsOf(t *testing.T) map[string][]string {
 	return imports
 }
 
-// What goes to production carries nothing of the development stack.
+// What goes to production carries nothing of the development stack, and the time zones, which its
+// image has no files of.
 func TestTheProductionProgramHasNoDevelopmentParts(t *testing.T) {
 	t.Parallel()
 	out, err := exec.Command("go", "list", "-deps", "iam-service/cmd/iam-service").Output()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !strings.Contains(string(out), "time/tzdata\n") {
+		t.Error("cmd/iam-service carries no time zones")
 	}
 	for dep := range strings.Lines(string(out)) {
 		for _, no := range []string{"iam-service/internal/devstack", "nats-server", "embedded-postgres", "testscript"} {
