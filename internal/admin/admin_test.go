@@ -631,11 +631,12 @@ func TestTheFirstAdministratorIsMadeOnce(t *testing.T) {
 		subject string
 		unless  bool
 		done    bool
-	}{{"first", true, true}, {"first", true, false}, {"second", true, false}, {"second", false, true}, {"second", false, false}} {
-		_, done, err := o.s.GrantPlatformRole(ctx, operator, postgrestest.Issuer, c.subject, iam.PlatformAdmin, c.unless)
+		is      bool // an administrator, as far as is known
+	}{{"first", true, true, true}, {"first", true, false, true}, {"second", true, false, false}, {"second", false, true, true}, {"second", false, false, true}, {"second", true, false, true}} {
+		id, done, err := o.s.GrantPlatformRole(ctx, operator, postgrestest.Issuer, c.subject, iam.PlatformAdmin, c.unless)
 		o.ok(err)
-		if done != c.done {
-			t.Errorf("%d: %+v: done is %v", i, c, done)
+		if done != c.done || (id != "") != c.is {
+			t.Errorf("%d: %+v: done is %v, id %q", i, c, done, id)
 		}
 	}
 	_, _, err := o.s.GrantPlatformRole(ctx, operator, postgrestest.LimitedIssuer, "x", iam.PlatformAdmin, false)

@@ -10,13 +10,21 @@ import (
 
 // GrantPlatformRole gives a platform role to a user, whom it makes known and unblocks
 // if need be. Where unlessAdmin is set it does nothing if somebody administers the
-// platform already. It is for operators, and reports whether anything was done.
+// platform already. It is for operators, and reports whether anything was done; the id is
+// empty where the user does not hold the role.
 func (s *Service) GrantPlatformRole(ctx context.Context, c Caller, issuer, subject, role string, unlessAdmin bool) (id string, done bool, err error) {
 	err = s.Do(ctx, c, Task{Action: "user:grant-" + role, Writes: true}, func(ctx context.Context, w *Work) error {
 		id, done = "", false
 		if unlessAdmin {
 			n, err := w.tx.OtherPlatformAdmins(ctx, "")
-			if err != nil || n > 0 {
+			if err != nil {
+				return err
+			}
+			if n > 0 {
+				u, known, err := w.tx.User(ctx, issuer, subject)
+				if err == nil && known && u.Status == iam.UserActive && slices.Contains(u.PlatformRoles, role) {
+					id = u.ID
+				}
 				return err
 			}
 		}

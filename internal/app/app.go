@@ -444,8 +444,11 @@ func bootstrap(ctx context.Context, s *admin.Service, cfg Config, log *slog.Logg
 	if err != nil {
 		return fmt.Errorf("BOOTSTRAP_ADMIN cannot be made an administrator: %w", err)
 	}
-	if done {
+	switch {
+	case done:
 		log.WarnContext(ctx, "the first platform administrator was made, as BOOTSTRAP_ADMIN says", slog.String("user", id))
+	case id == "":
+		log.WarnContext(ctx, "BOOTSTRAP_ADMIN is ignored: there is another platform administrator already; unset it, or use iam-service grant-admin")
 	}
 	return nil
 }
