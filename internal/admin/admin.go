@@ -277,18 +277,15 @@ func (w *Work) identify(ctx context.Context, t *token.Token, lock bool) error {
 			return err
 		}
 	}
-	refused := func(code string) error {
-		return &iam.Error{Kind: iam.Unauthenticated, Code: code, Detail: "the token is not valid"}
-	}
 	if t.ClientID != "" {
 		c, known, err := w.tx.Client(ctx, t.Issuer, t.ClientID)
 		switch {
 		case err != nil:
 			return err
 		case known && c.Status != iam.ClientActive:
-			return refused("client_" + c.Status)
+			return t.Reject(token.ByClient, "client_"+c.Status)
 		case known && t.IssuedAt.Before(c.TokensNotBefore):
-			return refused("token_revoked")
+			return t.Reject(token.Revoked, "token_revoked")
 		case known && t.Program():
 			w.client = &c
 		}
@@ -306,7 +303,7 @@ func (w *Work) identify(ctx context.Context, t *token.Token, lock bool) error {
 		w.actorKind, w.actor = "user", "unknown:"+hex.EncodeToString(w.caller.hash()[:8])
 		return nil
 	case t.IssuedAt.Before(u.TokensNotBefore):
-		return refused("token_revoked")
+		return t.Reject(token.Revoked, "token_revoked")
 	}
 	w.user, w.actorKind, w.actor = &u, "user", u.ID
 	return nil

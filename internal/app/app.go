@@ -124,9 +124,13 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		return err
 	}
 
+	for _, r := range token.Reasons {
+		metrics.TokenRejections(string(r))
+	}
 	verifier, err := token.New(token.Config{
 		Issuers: cfg.verified, Entries: cfg.TokenEntries, Bytes: share(cfg.MemoryAim, tokensShare), MaxAge: cfg.JWKSMaxAge, IntrospectionTTL: cfg.IntrospectionTTL,
-		Wait: cfg.part(60), Keeper: db, Log: log, OnError: metrics.IdPError,
+		Introspections: cfg.Introspections, Wait: cfg.part(60), Keeper: db, Log: log, OnError: metrics.IdPError,
+		OnRejected: func(r token.Reason) { metrics.TokenRejected(string(r)) },
 	})
 	if err != nil {
 		return err
@@ -280,7 +284,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		admins.Decisions = kept
 	}
 	if cfg.AdminAudience != "" {
-		admins.Verify = verifier.For(cfg.AdminAudience).Verify
+		admins.Verify, admins.Rejected = verifier.For(cfg.AdminAudience).Verify, verifier.Rejected
 	}
 
 	servers := []*server{

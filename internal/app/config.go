@@ -41,6 +41,8 @@ type Config struct {
 	RAuthTokenTypes         []string `env:"RAUTH_TOKEN_TYPES" envDefault:"at+jwt" doc:"accepted typ of tokens: at+jwt, JWT"`
 	RAuthAuthorizedParties  []string `env:"RAUTH_AUTHORIZED_PARTIES" doc:"if set, tokens must be issued to one of these clients"`
 	RAuthInsecureHTTP       bool     `env:"RAUTH_INSECURE_HTTP" doc:"1 lets issuers be plain http beyond loopback"`
+	RAuthPrograms           []string `env:"RAUTH_PROGRAMS" doc:"how tokens of programs are marked, besides sub = client_id: claim, claim=value or claim=prefix*, comma-separated"`
+	IntrospectionURL        string   `env:"RAUTH_INTROSPECTION_URL" doc:"where opaque tokens are introspected; else what discovery says, with RAUTH_INTROSPECTION_CLIENT_ID"`
 	IntrospectionClientID   string   `env:"RAUTH_INTROSPECTION_CLIENT_ID" doc:"turns introspection of opaque tokens on"`
 	IntrospectionClientPass string   `env:"RAUTH_INTROSPECTION_CLIENT_SECRET" secret:"true" doc:"its secret"`
 	TrustedIssuers          string   `env:"TRUSTED_ISSUERS" secret:"true" doc:"further issuers, a JSON list: see docs/configuration.md"`
@@ -75,6 +77,7 @@ type Config struct {
 	MaxStaleness     time.Duration `env:"MAX_STALENESS" envDefault:"10s" doc:"how long facts are used without a proof that no change was missed"`
 	JWKSMaxAge       time.Duration `env:"JWKS_MAX_AGE" envDefault:"24h" doc:"how long keys are used while their issuer is away"`
 	IntrospectionTTL time.Duration `env:"INTROSPECTION_TTL" envDefault:"10s" doc:"how long a positive introspection is used"`
+	Introspections   int           `env:"INTROSPECTION_LIMIT" envDefault:"100" doc:"opaque tokens not seen before that a replica asks about in a second; more are 503"`
 	EnrichDeadline   time.Duration `env:"ENRICH_DEADLINE" envDefault:"150ms" doc:"longest time for one enrichment; the token and the facts may each take 2/5 of it, the evaluation 1/3"`
 
 	NATSURL             string        `env:"NATS_URL" secret:"true" doc:"servers of NATS, comma-separated; none: no events"`
@@ -285,7 +288,7 @@ func (cfg *Config) check(fault func(string, ...any)) {
 	for name, n := range map[string]int64{
 		"DATABASE_FACTS_CONNS": int64(cfg.FactsConns), "DATABASE_ADMIN_CONNS": int64(cfg.AdminConns), "FACTS_ENTRIES": int64(cfg.FactsEntries), "MEMORY_AIM": cfg.MemoryAim, "TOKEN_ENTRIES": int64(cfg.TokenEntries),
 		"ADMIN_WRITES_PER_MINUTE": int64(cfg.AdminWrites), "HEADER_BUDGET": int64(cfg.HeaderBudget), "MAX_STALENESS": int64(cfg.MaxStaleness), "JWKS_MAX_AGE": int64(cfg.JWKSMaxAge),
-		"OUTBOX_RETENTION": int64(cfg.OutboxRetention), "MAX_TOKEN_LIFETIME": int64(cfg.MaxTokenLifetime), "RECONCILE_MAX_CHANGES": int64(cfg.ReconcileMaxChanges), "INTROSPECTION_TTL": int64(cfg.IntrospectionTTL), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline), "START_TIMEOUT": int64(cfg.StartTimeout),
+		"OUTBOX_RETENTION": int64(cfg.OutboxRetention), "MAX_TOKEN_LIFETIME": int64(cfg.MaxTokenLifetime), "RECONCILE_MAX_CHANGES": int64(cfg.ReconcileMaxChanges), "INTROSPECTION_TTL": int64(cfg.IntrospectionTTL), "INTROSPECTION_LIMIT": int64(cfg.Introspections), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline), "START_TIMEOUT": int64(cfg.StartTimeout),
 	} {
 		if n <= 0 {
 			fault("%s must be more than 0", name)
@@ -405,6 +408,8 @@ type trustedIssuer struct {
 	Platform                  bool     `json:"platform"`
 	TokenTypes                []string `json:"token_types"`
 	AuthorizedParties         []string `json:"authorized_parties"`
+	Programs                  []string `json:"programs"`
+	IntrospectionURL          string   `json:"introspection_url"`
 	IntrospectionClientID     string   `json:"introspection_client_id"`
 	IntrospectionClientSecret string   `json:"introspection_client_secret"`
 }
@@ -413,7 +418,7 @@ func (cfg *Config) checkIssuers(fault func(string, ...any)) {
 	all := []trustedIssuer{{
 		ID: cfg.RAuthID, URL: cfg.RAuthURL, Audiences: cfg.RAuthAudiences, Tenants: []string{"*"}, Platform: true,
 		TokenTypes: cfg.RAuthTokenTypes, AuthorizedParties: cfg.RAuthAuthorizedParties,
-		IntrospectionClientID: cfg.IntrospectionClientID, IntrospectionClientSecret: cfg.IntrospectionClientPass,
+		Programs: cfg.RAuthPrograms, IntrospectionURL: cfg.IntrospectionURL, IntrospectionClientID: cfg.IntrospectionClientID, IntrospectionClientSecret: cfg.IntrospectionClientPass,
 	}}
 	if cfg.TrustedIssuers != "" {
 		var more []trustedIssuer
@@ -426,10 +431,10 @@ func (cfg *Config) checkIssuers(fault func(string, ...any)) {
 	}
 	urls, ids := map[string]bool{}, map[string]bool{}
 	for i, t := range all {
-		name, audiences, types := "RAUTH_URL", "RAUTH_AUDIENCES", "RAUTH_TOKEN_TYPES"
+		name, audiences, types, programs, introspection := "RAUTH_URL", "RAUTH_AUDIENCES", "RAUTH_TOKEN_TYPES", "RAUTH_PROGRAMS", "RAUTH_INTROSPECTION_URL"
 		if i > 0 {
 			name = fmt.Sprintf("TRUSTED_ISSUERS[%d]", i-1)
-			audiences, types = name+".audiences", name+".token_types"
+			audiences, types, programs, introspection = name+".audiences", name+".token_types", name+".programs", name+".introspection_url"
 		}
 		if i > 0 || t.URL != "" {
 			if why := badIssuerURL(t.URL, cfg.RAuthInsecureHTTP); why != "" {
@@ -465,10 +470,23 @@ func (cfg *Config) checkIssuers(fault func(string, ...any)) {
 			}
 			accepted = append(accepted, typ)
 		}
+		marks := make([]token.ProgramMark, 0, len(t.Programs))
+		for _, p := range t.Programs {
+			m, err := token.ParseProgramMark(p)
+			if err != nil {
+				fault("%s: %v", programs, err)
+			}
+			marks = append(marks, m)
+		}
+		if t.IntrospectionURL != "" {
+			if why := badIssuerURL(t.IntrospectionURL, cfg.RAuthInsecureHTTP); why != "" {
+				fault("%s %s", introspection, why)
+			}
+		}
 		cfg.issuers = append(cfg.issuers, iam.Issuer{URL: t.URL, Tenants: t.Tenants, Platform: t.Platform})
 		cfg.verified = append(cfg.verified, token.Issuer{
-			ID: t.ID, URL: t.URL, Audiences: t.Audiences, Types: accepted, AuthorizedParties: t.AuthorizedParties,
-			IntrospectionClientID: t.IntrospectionClientID, IntrospectionClientSecret: t.IntrospectionClientSecret,
+			ID: t.ID, URL: t.URL, Audiences: t.Audiences, Types: accepted, AuthorizedParties: t.AuthorizedParties, Programs: marks,
+			IntrospectionURL: t.IntrospectionURL, IntrospectionClientID: t.IntrospectionClientID, IntrospectionClientSecret: t.IntrospectionClientSecret,
 		})
 	}
 }

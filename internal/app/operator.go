@@ -53,6 +53,9 @@ func openOperator(ctx context.Context, environ []string) (*operator, error) {
 	if v := vars["RAUTH_AUDIENCES"]; v != "" {
 		cfg.RAuthAudiences = strings.Split(v, ",")
 	}
+	if v := vars["RAUTH_PROGRAMS"]; v != "" {
+		cfg.RAuthPrograms = strings.Split(v, ",")
+	}
 	if err := fromFile(vars, "TRUSTED_ISSUERS"); err != nil {
 		return nil, &ConfigError{[]string{err.Error()}}
 	}

@@ -182,6 +182,12 @@ func policyExplainCommand(environ []string) *cobra.Command {
 			if env.ToMap(environ)["RAUTH_URL"] == "" && a.issuer != "" && a.issuer != issuer {
 				fmt.Fprintf(cmd.ErrOrStderr(), "RAUTH_URL is not set: %s is trusted in its place\n", a.issuer)
 			}
+			if given != nil {
+				a.issuerOf(given).Normalize(given) // as a gateway's token is, once it is verified
+				if q.Token, err = explain.FromClaims(given, time.Now()); err != nil {
+					return err
+				}
+			}
 			if decision == "" {
 				q.Tenant, q.Request = tenant, enrich.Request{Method: method, Path: path, RawPath: path, ClientIP: clientIP, Gateway: "explain"}
 			}
@@ -232,11 +238,14 @@ type explained struct {
 
 // refused says why a gateway's token with these claims would be refused, its signature apart.
 func (a *asking) refused(claims map[string]any) string {
-	i := slices.IndexFunc(a.verified, func(i token.Issuer) bool { return i.URL == claims["iss"] })
-	if err := a.verified[i].Judge(claims, time.Now()); err != nil {
+	if err := a.issuerOf(claims).Judge(claims, time.Now()); err != nil {
 		return err.Error()
 	}
 	return ""
+}
+
+func (a *asking) issuerOf(claims map[string]any) token.Issuer {
+	return a.verified[slices.IndexFunc(a.verified, func(i token.Issuer) bool { return i.URL == claims["iss"] })]
 }
 
 // question is what is asked for, and all claims of the token where it is one that was issued.

@@ -269,11 +269,14 @@ func (s *Service) evaluate(ctx context.Context, r *policy.Revision, asked *polic
 func (s *Service) Identify(ctx context.Context, raw string) (*token.Token, error) {
 	deadline := time.Now().Add(s.cfg.Deadline)
 	t, err := s.cfg.Verifier.Verify(ctx, raw, "", deadline)
+	if err == nil {
+		_, err = stillWelcome(ctx, t, s.reading(t, deadline))
+	}
 	if err != nil {
+		s.cfg.Verifier.Rejected(ctx, err)
 		return nil, err
 	}
-	_, err = stillWelcome(ctx, t, s.reading(t, deadline))
-	return t, err
+	return t, nil
 }
 
 // reading is the view of the facts on behalf of t, or of nobody.
@@ -294,7 +297,7 @@ func stillWelcome(ctx context.Context, t *token.Token, facts *directory.Reading)
 			return notBefore, err
 		}
 		if c.Known && c.Status != iam.ClientActive {
-			return notBefore, refused("client_" + c.Status)
+			return notBefore, t.Reject(token.ByClient, "client_"+c.Status)
 		}
 		notBefore = c.TokensNotBefore
 	}
@@ -308,13 +311,9 @@ func stillWelcome(ctx context.Context, t *token.Token, facts *directory.Reading)
 		}
 	}
 	if t.IssuedAt.Before(notBefore) {
-		return notBefore, refused("token_revoked")
+		return notBefore, t.Reject(token.Revoked, "token_revoked")
 	}
 	return notBefore, nil
-}
-
-func refused(code string) error {
-	return &iam.Error{Kind: iam.Unauthenticated, Code: code, Detail: "the token is not valid"}
 }
 
 // answer holds the policy to what it may say.
@@ -380,14 +379,11 @@ func sizes(names, values []string) string {
 // refuse turns what is wrong with the caller into an answer, and logs it; what is
 // wrong with us stays an error. Where a policy was asked, or would have been, it is recorded.
 func (s *Service) refuse(ctx context.Context, err error, r *policy.Revision, asked *policy.Question, q *Question, t *token.Token) (Answer, error) {
-	a := Answer{HadToken: q.Token != "", Code: iam.CodeOf(err)}
+	a := Answer{HadToken: q.Token != "", Code: iam.CodeOf(err), DecisionID: policy.NewDecisionID()}
 	record := func() {
 		if r != nil {
 			s.cfg.Record(&Evaluated{At: asked.Now, Revision: r, Token: t, Request: q.Request, Hint: q.TenantHint, Asked: *asked, Answer: a})
 		}
-	}
-	if r != nil {
-		a.DecisionID = policy.NewDecisionID()
 	}
 	switch iam.KindOf(err) {
 	case iam.Unauthenticated:
@@ -402,6 +398,7 @@ func (s *Service) refuse(ctx context.Context, err error, r *policy.Revision, ask
 	}
 	s.cfg.OnDecision("denied", a.Code, 0)
 	record()
+	s.cfg.Verifier.Rejected(ctx, err, slog.String("gateway", q.Request.Gateway), slog.String("decision_id", a.DecisionID))
 	level, issuer := slog.LevelDebug, "" // anybody can send nonsense: not worth a line each
 	if t != nil {
 		level, issuer = slog.LevelInfo, t.Issuer

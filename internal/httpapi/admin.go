@@ -42,9 +42,10 @@ import (
 
 // Admin is what the admins' listener serves.
 type Admin struct {
-	Service *admin.Service
-	Clients *clients.Service
-	Verify  func(ctx context.Context, raw, idp string, deadline time.Time) (*token.Token, error) // of tokens for the admin API; nil: it is off
+	Service  *admin.Service
+	Clients  *clients.Service
+	Verify   func(ctx context.Context, raw, idp string, deadline time.Time) (*token.Token, error) // of tokens for the admin API; nil: it is off
+	Rejected func(ctx context.Context, err error, attrs ...slog.Attr)                             // told of errors, tokens that are rejected among them; may be nil
 	// VerifyGateway is Verify for tokens that gateways send: for what is to be explained.
 	VerifyGateway func(ctx context.Context, raw, idp string, deadline time.Time) (*token.Token, error)
 
@@ -329,11 +330,16 @@ func (a *adminAPI) caller(r *http.Request) (admin.Caller, error) {
 	}
 	c.Token, err = a.Verify(r.Context(), raw, "", time.Now().Add(verifyWait))
 	if iam.KindOf(err) == iam.Unauthenticated {
-		// Why goes to our log alone.
-		a.Log.InfoContext(r.Context(), "token refused", slog.Any("err", err), slog.String("request_id", c.RequestID))
+		a.rejected(r.Context(), err, c.RequestID) // why goes to our log alone
 		err = &iam.Error{Kind: iam.Unauthenticated, Code: "invalid_token", Detail: "the token is expired, revoked, malformed or not for the admin API"}
 	}
 	return c, err
+}
+
+func (a *adminAPI) rejected(ctx context.Context, err error, request string) {
+	if a.Rejected != nil {
+		a.Rejected(ctx, err, slog.String("request_id", request))
+	}
 }
 
 // limit holds what one caller writes to a rate, on this replica.
@@ -564,6 +570,7 @@ func register[I, O any, P about[I]](a *adminAPI, rt route, h func(context.Contex
 		out, err := h(ctx, r, p)
 		if err != nil {
 			pr := newProblem(err, requestID(req.r))
+			a.rejected(ctx, err, requestID(req.r))
 			tell(req.w, req.r, a.Log, pr, err)
 			return nil, &pr
 		}

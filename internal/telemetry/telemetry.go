@@ -64,6 +64,7 @@ type Metrics struct {
 	evaluated prometheus.Histogram
 	offers    *prometheus.CounterVec
 	panics    *prometheus.CounterVec
+	rejected  *prometheus.CounterVec
 
 	requestSeries  resolved[requestKey, requestSeries]
 	decisionSeries resolved[decisionKey, prometheus.Counter]
@@ -141,6 +142,9 @@ func NewMetrics(b Build, databaseReasons []string) *Metrics {
 		panics: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "iam_panics_total", Help: "Panics in the background that were recovered, by where; each is a fault of this program.",
 		}, []string{"where"}),
+		rejected: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "iam_tokens_rejected_total", Help: "Access tokens that were rejected (401), by reason; docs/configuration.md says what each means.",
+		}, []string{"reason"}),
 	}
 	m.delay = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "iam_feed_delay_seconds", Help: "Time from sending a beat of our own through the pool to hearing it: how late a change is heard.",
@@ -151,12 +155,13 @@ func NewMetrics(b Build, databaseReasons []string) *Metrics {
 		ConstLabels: prometheus.Labels{"version": b.Version, "revision": b.Revision, "go": b.Go},
 	})
 	info.Set(1)
-	m.Registry.MustRegister(m.requests, m.durations, m.database, m.idp, m.published, m.eventBus, m.drift, m.repairs, m.decisions, m.evaluated, m.offers, m.panics, m.delay, info,
+	m.Registry.MustRegister(m.requests, m.durations, m.database, m.idp, m.published, m.eventBus, m.drift, m.repairs, m.decisions, m.evaluated, m.offers, m.panics, m.rejected, m.delay, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, r := range databaseReasons {
 		m.database.WithLabelValues(r)
 	}
 	m.IdPErrors([]string{"discovery", "jwks", "introspect"}, []string{"timeout", "connection", "unauthorized", "forbidden", "rate_limited", "server_error", "bad_response"})
+	m.idp.WithLabelValues("jwks", "no_usable_key")
 	for _, r := range []string{"unavailable", "refused", "stream"} {
 		m.eventBus.WithLabelValues(r)
 	}
@@ -219,6 +224,12 @@ func (m *Metrics) IdPErrors(operations, reasons []string) {
 
 // IdPError counts one.
 func (m *Metrics) IdPError(operation, reason string) { m.idp.WithLabelValues(operation, reason).Inc() }
+
+// TokenRejections makes the series of a reason, so that a first rejection is an increase.
+func (m *Metrics) TokenRejections(reason string) { m.rejected.WithLabelValues(reason) }
+
+// TokenRejected counts one.
+func (m *Metrics) TokenRejected(reason string) { m.rejected.WithLabelValues(reason).Inc() }
 
 // Repaired counts what became of a difference between us and the identity provider.
 func (m *Metrics) Repaired(outcome string) { m.repairs.WithLabelValues(outcome).Inc() }

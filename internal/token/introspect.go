@@ -2,45 +2,176 @@ package token
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
+
+	"iam-service/internal/bounded"
+	"iam-service/internal/iam"
 )
 
-// introspect asks the issuer about a token that is no JWT (RFC 7662). Only an
-// active answer is kept, and only shortly.
-func (v *Verifier) introspect(ctx context.Context, raw, idp string, now, deadline time.Time) (*Token, error) {
+// Bounds on what opaque tokens, which anybody can make up, cost their issuers and us.
+const (
+	introspectionsAtOnce = 64
+	unknownAtOnce        = introspectionsAtOnce / 4 // of those, for tokens that were never good: they keep no others waiting
+	rejectedEntries      = 1000
+	rejectedFor          = 2 * time.Second
+)
+
+// introspections bounds the calls of a Verifier: one for each token at a time, so many at once,
+// and of tokens that were never good so many in a second. It remembers rejected tokens for a
+// moment, apart from the good ones, which they cannot evict.
+type introspections struct {
+	all, unknown chan struct{} // one entry for each call under way
+	rate         *rate.Limiter // of unknown tokens
+	rejected     *bounded.Cache[introspected, rejectedToken]
+
+	mu      sync.Mutex
+	flights map[introspected]*introspection
+}
+
+// introspected is a token at an issuer.
+type introspected struct {
+	token  [sha256.Size]byte
+	issuer *issuer
+}
+
+type rejectedToken struct {
+	err   error
+	until time.Time
+}
+
+// introspection is one call that several requests wait for.
+type introspection struct {
+	done  chan struct{}
+	token *Token
+	err   error
+}
+
+func newIntrospections(perSecond int) *introspections {
+	in := &introspections{
+		all: make(chan struct{}, introspectionsAtOnce), unknown: make(chan struct{}, unknownAtOnce), rate: rate.NewLimiter(rate.Limit(perSecond), perSecond),
+	}
+	return in.another()
+}
+
+// another has the same bounds, and rejections and calls of its own: those of another audience.
+func (in *introspections) another() *introspections {
+	other := &introspections{all: in.all, unknown: in.unknown, rate: in.rate, flights: map[introspected]*introspection{}}
+	other.rejected = bounded.New[introspected](rejectedEntries, rejectedEntries, func(rejectedToken) int64 { return 1 })
+	return other
+}
+
+// introspect asks the issuer about a token that is no JWT (RFC 7662). known says that it was a good
+// one when it was asked about before.
+func (v *Verifier) introspect(ctx context.Context, raw, idp string, sum [sha256.Size]byte, known bool, now, deadline time.Time) (*Token, error) {
 	is := v.first
 	if idp != "" {
 		if is = v.byID(idp); is == nil {
-			return nil, invalid("no issuer is called %q, which the gateway named", idp)
+			return nil, reject(Untrusted, "", "no issuer is called %q, which the gateway named", idp)
 		}
 	}
 	switch {
-	case is.IntrospectionClientID == "":
-		return nil, invalid("it is no JWT, and introspection is off")
+	case is.IntrospectionClientID == "" && is.IntrospectionURL == "":
+		return nil, reject(Malformed, "", "it is no JWT, and introspection is off")
 	case !opaque(raw):
-		return nil, invalid("it is neither a JWT nor a b64token of RFC 6750")
+		return nil, reject(Malformed, "", "it is neither a JWT nor a b64token of RFC 6750")
+	}
+	in, key := v.opaque, introspected{sum, is}
+	endpoint, err := is.introspectionEndpoint(now)
+	if err != nil {
+		return nil, err
+	}
+	wait, cancel := context.WithTimeout(ctx, deadline.Sub(now))
+	defer cancel()
+
+	in.mu.Lock()
+	f := in.flights[key]
+	if f == nil {
+		if r, ok := in.rejected.Get(key); ok && now.Before(r.until) {
+			in.mu.Unlock()
+			return nil, r.err
+		}
+		if t, ok := v.cache.Get(sum); ok && v.stillGood(t, now) { // since the caller looked
+			in.mu.Unlock()
+			return t, nil
+		}
+		if !known && !in.rate.AllowN(now, 1) {
+			in.mu.Unlock()
+			return nil, unavailable("introspection_limited", errors.New("too many unknown opaque tokens in this second"))
+		}
+		f = &introspection{done: make(chan struct{})}
+		in.flights[key] = f
+		go func() {
+			// It ends when the first who waits for it does, whoever else does.
+			call, end := context.WithTimeout(context.WithoutCancel(ctx), deadline.Sub(now))
+			defer end()
+			f.token, f.err = v.askIssuer(call, is, endpoint, raw, known, now)
+			if f.err == nil {
+				v.cache.Add(sum, f.token)
+			} else if iam.KindOf(f.err) == iam.Unauthenticated {
+				in.rejected.Add(key, rejectedToken{f.err, v.cfg.now().Add(rejectedFor)})
+			}
+			in.mu.Lock()
+			delete(in.flights, key)
+			in.mu.Unlock()
+			close(f.done)
+		}()
+	}
+	in.mu.Unlock()
+	select {
+	case <-f.done:
+		return f.token, f.err
+	case <-wait.Done():
+		return nil, unavailable("keys_timeout", context.Cause(wait))
+	}
+}
+
+// introspectionEndpoint is what the settings say, else what discovery says.
+func (is *issuer) introspectionEndpoint(now time.Time) (string, error) {
+	if is.IntrospectionURL != "" {
+		return is.IntrospectionURL, nil
 	}
 	set := is.current(now)
-	if set == nil {
-		return nil, unavailable("keys_unavailable", errors.New("the issuer was never reached"))
+	switch {
+	case set == nil:
+		return "", unavailable("keys_unavailable", errors.New("the issuer was never reached"))
+	case set.introspection == "":
+		return "", is.reject(Malformed, "it is no JWT, and its issuer publishes no introspection endpoint")
 	}
-	if set.introspection == "" {
-		return nil, invalid("its issuer has no introspection endpoint")
+	return set.introspection, nil
+}
+
+// askIssuer waits for its turn and calls the issuer.
+func (v *Verifier) askIssuer(ctx context.Context, is *issuer, endpoint, raw string, known bool, now time.Time) (*Token, error) {
+	turns := []chan struct{}{v.opaque.all}
+	if !known {
+		turns = []chan struct{}{v.opaque.unknown, v.opaque.all}
 	}
-	ctx, cancel := context.WithDeadline(ctx, deadline)
-	defer cancel()
+	for _, turn := range turns {
+		select {
+		case turn <- struct{}{}:
+			defer func() { <-turn }()
+		case <-ctx.Done():
+			return nil, unavailable("introspection_limited", errors.New("too many introspections at once"))
+		}
+	}
 	form := url.Values{"token": {raw}, "token_type_hint": {"access_token"}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, set.introspection, strings.NewReader(form.Encode()))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, unavailable("keys_unavailable", err)
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Authorization", basicAuth(is.IntrospectionClientID, is.IntrospectionClientSecret))
+	if is.IntrospectionClientID != "" {
+		req.Header.Set("Authorization", basicAuth(is.IntrospectionClientID, is.IntrospectionClientSecret))
+	}
 	body, err := v.do("introspect", req)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -54,7 +185,7 @@ func (v *Verifier) introspect(ctx context.Context, raw, idp string, now, deadlin
 		return nil, unavailable("keys_unavailable", err)
 	}
 	if active, _ := claims["active"].(bool); !active {
-		return nil, invalid("its issuer says it is not active")
+		return nil, is.reject(Inactive, "its issuer says it is not active")
 	}
 	// The answer came from the issuer itself, over a connection we made.
 	if _, there := claims["iss"]; !there {
@@ -65,8 +196,8 @@ func (v *Verifier) introspect(ctx context.Context, raw, idp string, now, deadlin
 	if err != nil {
 		return nil, err
 	}
-	t.until = now.Add(v.cfg.IntrospectionTTL)
-	return t, nil
+	t.until, t.weight = now.Add(v.cfg.IntrospectionTTL), weightOf(raw)
+	return t, inTime(t, "", now)
 }
 
 func (v *Verifier) byID(id string) *issuer {

@@ -1,6 +1,7 @@
 package token
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -16,18 +17,28 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"golang.org/x/time/rate"
+
+	"iam-service/internal/bounded"
 )
 
 const (
-	maxDocument = 1 << 20         // bytes of a discovery document or a JWKS
-	keeperLimit = 2 * time.Second // for keeping keys, and for reading kept ones
+	maxDocument    = 1 << 20         // bytes of a discovery document or a JWKS
+	keeperLimit    = 2 * time.Second // for keeping keys, and for reading kept ones
+	fetchesBurst   = 4               // for unknown keys
+	missingEntries = 256
+	minRSABits     = 2048
 )
+
+// errNoKeys says that an issuer answered, and that what it answered verifies nothing.
+var errNoKeys = errors.New("its JWKS has no key that can sign with RS256, ES256 or EdDSA and has a kid")
 
 // issuer is a trusted issuer with what is known of it.
 type issuer struct {
@@ -36,18 +47,43 @@ type issuer struct {
 
 	held atomic.Pointer[keySet]
 
+	lead    atomic.Int64  // see byOurClock
+	fetches *rate.Limiter // for unknown keys
+	missing *bounded.Cache[string, struct{}]
+
 	mu        sync.Mutex // of what follows
 	flight    *fetchFlight
 	lastTried time.Time
 	lastErr   error // of the last fetch; nil: it went well
 }
 
-// keySet is what one fetch brought. It is immutable.
+func newIssuer(i Issuer, v *Verifier) *issuer {
+	return &issuer{
+		Issuer: i, v: v, fetches: rate.NewLimiter(rate.Every(v.cfg.CoolDown), fetchesBurst),
+		missing: bounded.New[string](missingEntries, missingEntries, func(struct{}) int64 { return 1 }),
+	}
+}
+
+// byOurClock is when a token was issued, at the latest. An issuer whose clock is ahead of ours
+// dates tokens later than tokens_not_before of a revocation that comes after them. So an iat
+// counts as earlier by the most that this issuer was ever seen ahead.
+func (is *issuer) byOurClock(iat, now time.Time) time.Time {
+	for {
+		lead := is.lead.Load()
+		if ahead := int64(iat.Sub(now)); ahead <= lead || is.lead.CompareAndSwap(lead, ahead) {
+			return iat.Add(-time.Duration(max(lead, ahead)))
+		}
+	}
+}
+
+// keySet is what one fetch brought. It is immutable. One without keys is the issuer's word too:
+// it has withdrawn those it had.
 type keySet struct {
-	fetchedAt     time.Time
+	fetchedAt     time.Time // when the fetch began
 	byID          map[string]*signingKey
-	introspection string // endpoint; may be empty
-	token         string // as above
+	unused        map[string]string // kid → why the key is not used
+	introspection string            // endpoint; may be empty
+	token         string            // as above
 }
 
 type signingKey struct {
@@ -95,58 +131,60 @@ func (is *issuer) current(now time.Time) *keySet {
 	return set
 }
 
-// key finds a key by id. An unknown id makes at most one fetch in a cool-down:
-// it is wrong if the keys were fetched since, and not known if they could not be.
+// key finds a key by id. An issuer signs with a new key at once, so an unknown id is looked for
+// by a fetch that begins after the token came: without one it is not known (503), never wrong.
+// The fetches of an issuer for unknown ids are a few, then one in each cool-down; an id that was
+// missing in a fetch is wrong until a cool-down after the last one, so that old tokens cause none.
 func (is *issuer) key(ctx context.Context, kid string, now, deadline time.Time) (*signingKey, error) {
 	if set := is.current(now); set != nil {
 		if k := set.byID[kid]; k != nil {
 			return k, nil
 		}
 	}
-	if err := is.fetchAfter(ctx, now, deadline); err != nil {
-		return nil, err
-	}
-	if set := is.current(is.v.cfg.now()); set != nil {
-		if k := set.byID[kid]; k != nil {
-			return k, nil
+	wait, cancel := context.WithTimeout(ctx, deadline.Sub(now))
+	defer cancel()
+	for {
+		set := is.current(is.v.cfg.now())
+		if set != nil {
+			if k := set.byID[kid]; k != nil {
+				return k, nil
+			}
+			_, missing := is.missing.Get(kid)
+			if missing = missing && now.Sub(set.fetchedAt) < is.v.cfg.CoolDown; missing || !set.fetchedAt.Before(now) {
+				is.missing.Add(kid, struct{}{})
+				return nil, is.reject(NoKey, "its issuer %s has no key of its kid", is.URL)
+			}
 		}
-		return nil, invalid("its issuer %s has no key of its kid", is.URL)
+		f, err := is.fetchForKey(ctx, now)
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-f.done:
+			if f.err != nil {
+				return nil, unavailable("keys_unavailable", f.err)
+			}
+		case <-wait.Done():
+			return nil, unavailable("keys_timeout", fmt.Errorf("%s did not answer in time: %w", is.URL, context.Cause(wait)))
+		}
 	}
-	return nil, unavailable("keys_unavailable", fmt.Errorf("the keys of %s are older than %s", is.URL, is.v.cfg.MaxAge))
 }
 
-// fetchAfter makes sure that a fetch has been tried within the cool-down, and
-// returns its error.
-func (is *issuer) fetchAfter(ctx context.Context, now, deadline time.Time) error {
+// fetchForKey joins the fetch that is under way, or begins one if there is one left.
+func (is *issuer) fetchForKey(ctx context.Context, now time.Time) (*fetchFlight, error) {
 	is.mu.Lock()
-	f := is.flight
-	if f == nil {
-		if !is.lastTried.IsZero() && now.Sub(is.lastTried) < is.v.cfg.CoolDown {
-			err := is.lastErr
-			is.mu.Unlock()
-			if err != nil {
-				return unavailable("keys_unavailable", err)
-			}
-			return nil
-		}
-		f = is.take(now)
-		go is.fly(context.WithoutCancel(ctx), f)
+	defer is.mu.Unlock()
+	switch {
+	case is.flight != nil:
+		return is.flight, nil
+	case is.lastErr != nil && now.Sub(is.lastTried) < is.v.cfg.CoolDown:
+		return nil, unavailable("keys_unavailable", is.lastErr)
+	case !is.fetches.AllowN(now, 1):
+		return nil, unavailable("keys_withheld", fmt.Errorf("too many unknown keys of %s: the next fetch is not due yet", is.URL))
 	}
-	is.mu.Unlock()
-
-	wait := time.NewTimer(deadline.Sub(now))
-	defer wait.Stop()
-	select {
-	case <-f.done:
-		if f.err != nil {
-			return unavailable("keys_unavailable", f.err)
-		}
-		return nil
-	case <-wait.C:
-		return unavailable("keys_timeout", fmt.Errorf("%s did not answer in time", is.URL))
-	case <-ctx.Done():
-		return unavailable("keys_timeout", context.Cause(ctx))
-	}
+	f := is.take(is.v.cfg.now())
+	go is.fly(context.WithoutCancel(ctx), f)
+	return f, nil
 }
 
 // take begins a flight; is.mu is held.
@@ -158,6 +196,7 @@ func (is *issuer) take(now time.Time) *fetchFlight {
 
 func (is *issuer) fly(ctx context.Context, f *fetchFlight) {
 	set, discovery, jwks, err := is.fetch(ctx)
+	before := is.held.Load()
 	if err == nil {
 		is.held.Store(set)
 	}
@@ -169,12 +208,26 @@ func (is *issuer) fly(ctx context.Context, f *fetchFlight) {
 		is.v.cfg.Log.WarnContext(ctx, "keys of an issuer could not be fetched", slog.String("issuer", is.URL), slog.Any("err", err))
 		return
 	}
+	is.report(ctx, before, set)
 	if k := is.v.cfg.Keeper; k != nil {
 		ctx, cancel := context.WithTimeout(ctx, keeperLimit)
 		defer cancel()
 		if err := k.SaveKeys(ctx, is.URL, discovery, jwks, set.fetchedAt); err != nil {
 			is.v.cfg.Log.WarnContext(ctx, "keys of an issuer could not be kept for a start without it", slog.String("issuer", is.URL), slog.Any("err", err))
 		}
+	}
+}
+
+// report logs each key that is not used, once, and that none is left, each time.
+func (is *issuer) report(ctx context.Context, before, set *keySet) {
+	for kid, why := range set.unused {
+		if before == nil || before.unused[kid] != why {
+			is.v.cfg.Log.WarnContext(ctx, "key of an issuer is not used", slog.String("issuer", is.URL), slog.String("kid", kid), slog.String("reason", why))
+		}
+	}
+	if len(set.byID) == 0 {
+		is.v.cfg.OnError("jwks", "no_usable_key")
+		is.v.cfg.Log.ErrorContext(ctx, "issuer has withdrawn all keys: all of its tokens are rejected", slog.String("issuer", is.URL), slog.Any("err", errNoKeys))
 	}
 }
 
@@ -280,7 +333,8 @@ func parseDiscovery(b []byte, issuerURL string) (discoveryDoc, error) {
 	return doc, nil
 }
 
-// newKeySet keeps the keys that can sign with the algorithms we accept.
+// newKeySet keeps the keys that can sign with the algorithms we accept. It fails for what is no
+// JWKS. One without such a key is one: its issuer has none, so none is trusted.
 func newKeySet(doc discoveryDoc, jwks []byte, at time.Time) (*keySet, error) {
 	var raw struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -288,22 +342,54 @@ func newKeySet(doc discoveryDoc, jwks []byte, at time.Time) (*keySet, error) {
 	if err := json.Unmarshal(jwks, &raw); err != nil {
 		return nil, fmt.Errorf("no JWKS: %w", err)
 	}
-	set := &keySet{fetchedAt: at, byID: map[string]*signingKey{}, introspection: doc.IntrospectionEndpoint, token: doc.TokenEndpoint}
+	if raw.Keys == nil {
+		return nil, errors.New("no JWKS: it has no list of keys")
+	}
+	set := &keySet{fetchedAt: at, byID: map[string]*signingKey{}, unused: map[string]string{}, introspection: doc.IntrospectionEndpoint, token: doc.TokenEndpoint}
 	for _, one := range raw.Keys {
+		var head struct {
+			KeyID string    `json:"kid"`
+			Ops   *[]string `json:"key_ops"`
+		}
+		if one = bytes.TrimSpace(one); len(one) == 0 || one[0] != '{' {
+			return nil, errors.New("no JWKS: one of its keys is no object")
+		}
 		var k jose.JSONWebKey
-		if err := k.UnmarshalJSON(one); err != nil {
-			continue // RFC 7517, section 5: a key that is not understood is ignored
+		if json.Unmarshal(one, &head) != nil || k.UnmarshalJSON(one) != nil {
+			set.unused[head.KeyID] = "it is not understood" // RFC 7517, section 5
+			continue
+		}
+		if k.Use != "" && k.Use != "sig" {
+			continue // it says itself that it is for something else
 		}
 		alg := algorithmOf(k)
-		if alg == "" || k.KeyID == "" || !k.IsPublic() || k.Use != "" && k.Use != "sig" {
+		if why := unfit(k, alg, head.Ops); why != "" {
+			set.unused[k.KeyID] = why
 			continue
 		}
 		set.byID[k.KeyID] = &signingKey{id: k.KeyID, alg: alg, public: k.Key}
 	}
-	if len(set.byID) == 0 {
-		return nil, errors.New("it has no key that can sign with RS256, ES256 or EdDSA and has a kid")
-	}
 	return set, nil
+}
+
+// unfit says why a key verifies nothing here; "" where it does.
+func unfit(k jose.JSONWebKey, alg string, ops *[]string) string {
+	public, _ := k.Key.(*rsa.PublicKey) // nil: of another kind
+	switch {
+	case k.KeyID == "":
+		return "it has no kid"
+	case !k.IsPublic():
+		return "it is no public key"
+	case ops != nil && !slices.Contains(*ops, "verify"):
+		return "its key_ops do not have verify"
+	case public != nil && public.N.BitLen() < minRSABits:
+		return fmt.Sprintf("it is RSA of %d bits, %d are the least", public.N.BitLen(), minRSABits)
+	case public != nil && roca(public.N):
+		return "it has the fingerprint of a broken generator (CVE-2017-15361, ROCA)"
+	case alg == "":
+		return "it is not for RS256, ES256 or EdDSA"
+	}
+	return ""
 }
 
 // algorithmOf pins the one algorithm that a key is for; "" where there is none.
@@ -311,9 +397,7 @@ func algorithmOf(k jose.JSONWebKey) string {
 	var alg string
 	switch key := k.Key.(type) {
 	case *rsa.PublicKey:
-		if key.N.BitLen() >= 2048 {
-			alg = "RS256"
-		}
+		alg = "RS256"
 	case *ecdsa.PublicKey:
 		if key.Curve == elliptic.P256() {
 			alg = "ES256"
@@ -437,16 +521,16 @@ func (is *issuer) begin(ctx context.Context, until time.Time) error {
 	// One that is silent must leave time for the kept keys.
 	first, cancelFirst := context.WithTimeout(waiting, min(3*time.Second, time.Until(until)/2))
 	defer cancelFirst()
-	err := is.refresh(first)
+	err := is.refreshKeys(first)
 	if err == nil || permanent(err) {
 		return err
 	}
-	if is.useKept(ctx) == nil {
+	if !errors.Is(err, errNoKeys) && is.useKept(ctx) == nil {
 		is.v.cfg.Log.WarnContext(ctx, "the issuer is away: starting with the keys that were kept", slog.String("issuer", is.URL), slog.Any("err", err))
 		return nil
 	}
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, time.Second) {
-		again := is.refresh(waiting)
+		again := is.refreshKeys(waiting)
 		if again == nil || permanent(again) {
 			return again
 		}
@@ -459,6 +543,17 @@ func (is *issuer) begin(ctx context.Context, until time.Time) error {
 		case <-time.After(pause):
 		}
 	}
+}
+
+// refreshKeys is refresh that fails where no key came of it.
+func (is *issuer) refreshKeys(ctx context.Context) error {
+	if err := is.refresh(ctx); err != nil {
+		return err
+	}
+	if set := is.held.Load(); len(set.byID) == 0 {
+		return errNoKeys
+	}
+	return nil
 }
 
 // permanent reports whether trying again is pointless: a wrong issuer, a name
@@ -496,6 +591,9 @@ func (is *issuer) useKept(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(set.byID) == 0 {
+		return errNoKeys
+	}
 	is.held.CompareAndSwap(nil, set)
 	return nil
 }
@@ -505,7 +603,7 @@ func (is *issuer) useKept(ctx context.Context) error {
 func (is *issuer) keepFresh(ctx context.Context) {
 	for {
 		every := is.v.cfg.Refresh
-		if is.held.Load() == nil || is.failed() {
+		if set := is.held.Load(); set == nil || len(set.byID) == 0 || is.failed() {
 			every = min(every, is.v.cfg.CoolDown)
 		}
 		jitter := time.Duration(rand.Int64N(int64(every)/5+1)) - every/10 //nolint:gosec // no secret
@@ -539,12 +637,16 @@ func (v *Verifier) Keys() []KeyState {
 	for _, i := range v.cfg.Issuers {
 		is := v.issuers[i.URL]
 		s := KeyState{Issuer: i.URL}
-		if set := is.current(now); set != nil {
+		set := is.current(now)
+		if set != nil {
 			s.Held, s.Age = true, now.Sub(set.fetchedAt)
 		}
 		is.mu.Lock()
 		s.Err = is.lastErr
 		is.mu.Unlock()
+		if s.Err == nil && set != nil && len(set.byID) == 0 {
+			s.Err = errNoKeys
+		}
 		states = append(states, s)
 	}
 	return states

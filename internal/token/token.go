@@ -8,10 +8,12 @@
 //
 // The keys of one issuer:
 //
-//	none ──fetched or kept──▶ held ──every 5 min──▶ held
-//	                            │ the issuer is away
-//	                            ▼
-//	                          held, older and older ──JWKS_MAX_AGE──▶ none
+//	none ──fetched or stored──▶ held ──every 5 min, or for an unknown kid──▶ held
+//	                              │ the issuer is away, or answers with what is no JWKS
+//	                              ▼
+//	                            held, older and older ──JWKS_MAX_AGE──▶ none
+//
+// A JWKS without a usable key is held too: it rejects every token.
 //
 // A token that is wrong is iam.Unauthenticated. A token that cannot be judged
 // now is iam.Unavailable. The two are never confused: an issuer that is away
@@ -26,6 +28,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -56,14 +59,16 @@ var algorithms = []string{"RS256", "ES256", "EdDSA"}
 
 // Issuer is one trusted issuer.
 type Issuer struct {
-	ID                string   // what X-Upstream-IdP-ID calls it; may be empty
-	URL               string   // "iss", byte by byte
-	Audiences         []string // one of them must be in "aud"
-	Types             []string // accepted "typ" of the header, lower case, without "application/"
-	AuthorizedParties []string // if any: "azp" or "client_id" must be one of them
+	ID                string        // what X-Upstream-IdP-ID calls it; may be empty
+	URL               string        // "iss", byte by byte
+	Audiences         []string      // one of them must be in "aud"
+	Types             []string      // accepted "typ" of the header, lower case, without "application/"
+	AuthorizedParties []string      // if any: "azp" or "client_id" must be one of them
+	Programs          []ProgramMark // how it marks programs' tokens, besides RFC 9068
 
-	// Introspection of tokens that are no JWTs; off where ClientID is empty.
-	IntrospectionClientID     string
+	// Introspection of tokens that are no JWTs; off where neither an URL nor a client is given.
+	IntrospectionURL          string // empty: the one of the discovery document
+	IntrospectionClientID     string // empty: without authentication
 	IntrospectionClientSecret string
 }
 
@@ -72,15 +77,17 @@ type Config struct {
 	Issuers          []Issuer      // the first one introspects where nothing names another
 	Client           *http.Client  // nil: one with time-outs that follows no redirects
 	Refresh          time.Duration // of keys; 0: 5 min
-	CoolDown         time.Duration // at most one fetch for unknown keys in this time; 0: 10 s
+	CoolDown         time.Duration // one fetch for unknown keys in this time, after the first few; 0: 10 s
 	MaxAge           time.Duration // keys older than this are not used; 0: 24 h
 	IntrospectionTTL time.Duration // how long a positive answer is used; 0: 10 s
+	Introspections   int           // opaque tokens not seen before that are asked about in a second; 0: 100
 	Wait             time.Duration // longest wait of one request for keys or introspection; 0: 60 ms
 	Entries          int           // verified tokens kept; 0: 10,000
 	Bytes            int64         // most bytes they may weigh, estimated; 0: 32 MiB
 	Keeper           Keeper        // may be nil
 	Log              *slog.Logger
 	OnError          func(operation, reason string) // told of each failure of an issuer; may be nil
+	OnRejected       func(Reason)                   // told of each token that is Rejected; may be nil
 	now              func() time.Time
 }
 
@@ -94,9 +101,9 @@ type Keeper interface {
 // look-ups in vain.
 type Token struct {
 	Issuer   string
-	Subject  string // empty: a program's
-	ClientID string // "client_id", else "azp"; may be empty
-	IssuedAt time.Time
+	Subject  string    // empty: a program's
+	ClientID string    // "client_id", else "azp"; may be empty
+	IssuedAt time.Time // by our clock, rather too early than too late
 	Expires  time.Time
 	Claims   ast.Value // all of them, for Rego
 
@@ -114,11 +121,12 @@ type Token struct {
 func (t *Token) Memo() *atomic.Value { return &t.memo }
 
 // Program reports whether a program speaks for itself: its subject is the
-// client, or it has none (RFC 9068, section 2.2).
+// client, or it has none (RFC 9068, section 2.2). Tokens of programs that their issuer marks in
+// another way are made such: see Normalize.
 func (t *Token) Program() bool { return t.Subject == "" || t.Subject == t.ClientID }
 
-// Scopes are those of the claim scope: a list of words (RFC 6749, section 3.3), or, as
-// some issuers have it, an array.
+// Scopes are those of the claim scope, or of scp where the issuer calls it so: a list of words
+// (RFC 6749, section 3.3), or an array.
 func (t *Token) Scopes() []string {
 	claims, ok := t.Claims.(ast.Object)
 	if !ok {
@@ -187,6 +195,9 @@ type Verifier struct {
 	cache   *bounded.Cache[[sha256.Size]byte, *Token]
 	parser  *jwt.Parser
 	only    string // see For; empty: the issuers' own audiences
+	opaque  *introspections
+
+	rejections *rejections
 }
 
 // New returns a verifier that holds no keys yet: see Start and KeepFresh.
@@ -205,16 +216,22 @@ func New(cfg Config) (*Verifier, error) {
 	if cfg.Bytes <= 0 {
 		cfg.Bytes = 32 << 20
 	}
+	if cfg.Introspections <= 0 {
+		cfg.Introspections = 100
+	}
 	if cfg.Client == nil {
 		cfg.Client = NewClient()
 	}
 	if cfg.OnError == nil {
 		cfg.OnError = func(string, string) {}
 	}
+	if cfg.OnRejected == nil {
+		cfg.OnRejected = func(Reason) {}
+	}
 	if cfg.now == nil {
 		cfg.now = time.Now
 	}
-	v := &Verifier{cfg: cfg, issuers: map[string]*issuer{}}
+	v := &Verifier{cfg: cfg, issuers: map[string]*issuer{}, rejections: &rejections{}}
 	for _, i := range cfg.Issuers {
 		if i.URL == "" || len(i.Audiences) == 0 {
 			return nil, fmt.Errorf("issuer %q: needs a URL and at least one audience", i.URL)
@@ -225,13 +242,14 @@ func New(cfg Config) (*Verifier, error) {
 		if v.issuers[i.URL] != nil {
 			return nil, fmt.Errorf("issuer %q is listed twice", i.URL)
 		}
-		is := &issuer{Issuer: i, v: v}
+		is := newIssuer(i, v)
 		v.issuers[i.URL] = is
 		if v.first == nil {
 			v.first = is
 		}
 	}
 	v.cache = bounded.New[[sha256.Size]byte](cfg.Entries, cfg.Bytes, func(t *Token) int64 { return t.weight })
+	v.opaque = newIntrospections(cfg.Introspections)
 	v.parser = jwt.NewParser(jwt.WithValidMethods(algorithms), jwt.WithJSONNumber(), jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())
 	return v, nil
 }
@@ -243,6 +261,7 @@ func New(cfg Config) (*Verifier, error) {
 func (v *Verifier) For(audience string) *Verifier {
 	other := *v
 	other.only = audience
+	other.opaque = v.opaque.another()
 	other.cache = bounded.New[[sha256.Size]byte](1000, 8<<20, func(t *Token) int64 { return t.weight })
 	return &other
 }
@@ -268,12 +287,6 @@ func NewClient() *http.Client {
 // Stats returns the figures of the cache.
 func (v *Verifier) Stats() bounded.Stats { return v.cache.Stats() }
 
-// invalid says that a token is wrong. What is wrong goes to the log, so it holds no value of
-// the token's; the caller learns only that it is.
-func invalid(format string, args ...any) error {
-	return &iam.Error{Kind: iam.Unauthenticated, Code: "invalid_token", Detail: "the token is not valid", Cause: fmt.Errorf(format, args...)}
-}
-
 func unavailable(code string, cause error) error {
 	return &iam.Error{Kind: iam.Unavailable, Code: code, Detail: "the token cannot be checked now", Cause: cause}
 }
@@ -283,14 +296,15 @@ func unavailable(code string, cause error) error {
 // most.
 func (v *Verifier) Verify(ctx context.Context, raw, idp string, deadline time.Time) (*Token, error) {
 	if len(raw) > maxTokenBytes {
-		return nil, invalid("%d bytes are more than %d", len(raw), maxTokenBytes)
+		return nil, reject(Malformed, "", "%d bytes are more than %d", len(raw), maxTokenBytes)
 	}
 	now := v.cfg.now()
 	var room [1024]byte // most tokens fit: no garbage
 	sum := sha256.Sum256(append(room[:0], raw...))
-	if t, ok := v.cache.Get(sum); ok && v.stillGood(t, now) {
+	known, ok := v.cache.Get(sum)
+	if ok && v.stillGood(known, now) {
 		v.cache.Hit()
-		return t, inTime(t, idp, now)
+		return known, inTime(known, idp, now)
 	}
 	v.cache.Miss()
 	if left := now.Add(v.cfg.Wait); left.Before(deadline) {
@@ -302,9 +316,9 @@ func (v *Verifier) Verify(ctx context.Context, raw, idp string, deadline time.Ti
 	case 2:
 		t, err = v.verifyJWT(ctx, raw, now, deadline)
 	case 4:
-		return nil, invalid("it is encrypted (JWE)")
+		return nil, reject(Malformed, "", "it is encrypted (JWE)")
 	default:
-		t, err = v.introspect(ctx, raw, idp, now, deadline)
+		t, err = v.introspect(ctx, raw, idp, sum, ok, now, deadline)
 	}
 	if err != nil {
 		return nil, err
@@ -312,10 +326,11 @@ func (v *Verifier) Verify(ctx context.Context, raw, idp string, deadline time.Ti
 	if err := inTime(t, idp, now); err != nil {
 		return nil, err
 	}
-	t.weight = int64(len(raw))*weightOfText + 500
 	v.cache.Add(sum, t)
 	return t, nil
 }
+
+func weightOf(raw string) int64 { return int64(len(raw))*weightOfText + 500 }
 
 // stillGood reports whether what was verified once needs no new verification:
 // the key is still among its issuer's, or the introspection is young.
@@ -330,11 +345,11 @@ func (v *Verifier) stillGood(t *Token, now time.Time) bool {
 func inTime(t *Token, idp string, now time.Time) error {
 	switch {
 	case !now.Before(t.Expires):
-		return invalid("it expired at %s", t.Expires.UTC().Format(time.RFC3339))
+		return reject(Expired, t.Issuer, "it expired at %s", t.Expires.UTC().Format(time.RFC3339))
 	case now.Add(skew).Before(t.notBefore):
-		return invalid("it is not valid before %s", t.notBefore.UTC().Format(time.RFC3339))
+		return reject(Early, t.Issuer, "it is not valid before %s", t.notBefore.UTC().Format(time.RFC3339))
 	case idp != "" && idp != t.issuerID:
-		return invalid("its issuer is not %q, which the gateway named", idp)
+		return reject(Untrusted, t.Issuer, "its issuer is not %q, which the gateway named", idp)
 	}
 	return nil
 }
@@ -355,14 +370,21 @@ func (v *Verifier) verifyJWT(ctx context.Context, raw string, now, deadline time
 	if stop != nil {
 		return nil, stop
 	}
-	if err != nil {
-		return nil, invalid("%w", err)
+	switch {
+	case errors.Is(err, jwt.ErrTokenMalformed):
+		return nil, reject(Malformed, "", "%w", err)
+	case err != nil && from == nil:
+		return nil, reject(NoKey, "", "%w", err)
+	case err != nil:
+		return nil, from.reject(Signature, "%w", err)
+	case !wholeJSON(raw):
+		return nil, from.reject(Malformed, "something follows its header or its claims")
 	}
 	t, err := from.token(claims, now, v.only)
 	if err != nil {
 		return nil, err
 	}
-	t.signedBy = by
+	t.signedBy, t.weight = by, weightOf(raw)
 	return t, nil
 }
 
@@ -371,27 +393,27 @@ func (v *Verifier) keyFor(ctx context.Context, t *jwt.Token, claims jwt.MapClaim
 	iss, _ := claims["iss"].(string) // another type is no trusted issuer
 	is := v.issuers[iss]
 	if is == nil {
-		return nil, nil, invalid("its issuer is not trusted")
+		return nil, nil, reject(Untrusted, "", "its issuer is not trusted")
 	}
 	typ, _ := t.Header["typ"].(string) // absent is not accepted
 	if !slices.Contains(is.Types, strings.TrimPrefix(strings.ToLower(typ), "application/")) {
-		return nil, nil, invalid("its header typ is none of %v", is.Types)
+		return nil, nil, is.reject(Type, "its header typ is none of %v", is.Types)
 	}
 	for _, h := range []string{"crit", "zip", "b64"} { // we understand no extension (RFC 7515, section 4.1.11)
 		if _, there := t.Header[h]; there {
-			return nil, nil, invalid("header %q is not accepted", h)
+			return nil, nil, is.reject(Type, "header %q is not accepted", h)
 		}
 	}
 	kid, ok := t.Header["kid"].(string)
 	if !ok || kid == "" || len(kid) > 255 {
-		return nil, nil, invalid("no usable kid")
+		return nil, nil, is.reject(NoKey, "no usable kid")
 	}
 	k, err := is.key(ctx, kid, now, deadline)
 	if err != nil {
 		return nil, nil, err
 	}
 	if k.alg != t.Method.Alg() {
-		return nil, nil, invalid("alg %s does not fit the key, which is for %s", t.Method.Alg(), k.alg)
+		return nil, nil, is.reject(NoKey, "alg %s does not fit the key, which is for %s", t.Method.Alg(), k.alg)
 	}
 	return is, k, nil
 }
@@ -401,69 +423,75 @@ func (v *Verifier) keyFor(ctx context.Context, t *jwt.Token, claims jwt.MapClaim
 func (is *issuer) token(claims map[string]any, now time.Time, only string) (*Token, error) {
 	t := &Token{Issuer: is.URL, issuerID: is.ID}
 	if iss, _ := claims["iss"].(string); iss != is.URL {
-		return nil, invalid("its issuer is not %q", is.URL)
+		return nil, is.reject(Untrusted, "its issuer is not %q", is.URL)
 	}
 	if !iam.ValidNumbers(claims) {
-		return nil, invalid("one of its numbers is out of bounds")
+		return nil, is.reject(Malformed, "one of its numbers is out of bounds")
 	}
 	ours := audienceFits(claims["aud"], is.Audiences)
 	switch {
 	case only == "" && !ours:
-		return nil, invalid("its audience is none of %v", is.Audiences)
+		return nil, is.reject(Audience, "its audience is none of %v", is.Audiences)
 	case only != "" && !audienceFits(claims["aud"], []string{only}):
-		return nil, invalid("its audience is not %q", only)
+		return nil, is.reject(Audience, "its audience is not %q", only)
 	case only != "" && ours:
-		return nil, invalid("it is for one of %v too", is.Audiences)
+		return nil, is.reject(Audience, "it is for one of %v too", is.Audiences)
 	}
 	var err error
-	if t.Expires, err = date(claims, "exp"); err != nil {
+	if t.Expires, err = is.date(claims, "exp"); err != nil {
 		return nil, err
 	}
 	if t.Expires.IsZero() {
-		return nil, invalid("it has no exp")
+		return nil, is.reject(Malformed, "it has no exp")
 	}
-	if t.notBefore, err = date(claims, "nbf"); err != nil {
+	if t.notBefore, err = is.date(claims, "nbf"); err != nil {
 		return nil, err
 	}
-	if t.IssuedAt, err = date(claims, "iat"); err != nil {
+	iat, err := is.date(claims, "iat")
+	switch {
+	case err != nil:
 		return nil, err
+	case iat.After(now.Add(skew)):
+		return nil, is.reject(Early, "it was issued in the future")
+	case !iat.IsZero():
+		t.IssuedAt = is.byOurClock(iat, now)
 	}
-	if t.IssuedAt.After(now.Add(skew)) {
-		return nil, invalid("it was issued in the future")
-	}
-	if t.Subject, err = text(claims, "sub", iam.ValidSubject); err != nil {
-		return nil, err
-	}
-	if t.ClientID, err = text(claims, "client_id", iam.ValidClientID); err != nil {
-		return nil, err
-	}
-	azp, err := text(claims, "azp", iam.ValidClientID)
+	subject, err := is.text(claims, "sub", iam.ValidSubject)
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case t.ClientID == "":
-		t.ClientID = azp
-	case azp != "" && azp != t.ClientID:
-		return nil, invalid("azp and client_id differ")
-	}
-	if t.Subject == "" && t.ClientID == "" {
-		return nil, invalid("it names neither a subject nor a client")
-	}
-	if only == "" && len(is.AuthorizedParties) > 0 && !slices.Contains(is.AuthorizedParties, t.ClientID) {
-		return nil, invalid("it was issued to who is no authorized party")
-	}
-	if _, bound := claims["cnf"]; bound {
-		return nil, invalid("it is bound to a key (cnf), and no proof can be checked here")
-	}
-	if err := isAccessToken(claims); err != nil {
+	clientID, err := is.text(claims, "client_id", iam.ValidClientID)
+	if err != nil {
 		return nil, err
 	}
-	if t.ClientID != "" {
-		claims["client_id"] = t.ClientID // one name for it, also where the issuer says azp
+	azp, err := is.text(claims, "azp", iam.ValidClientID)
+	switch {
+	case err != nil:
+		return nil, err
+	case azp != "" && clientID != "" && azp != clientID:
+		return nil, is.reject(Malformed, "azp and client_id differ")
+	case subject == "" && clientID == "" && azp == "":
+		return nil, is.reject(Malformed, "it names neither a subject nor a client")
+	case !oneScope(claims):
+		return nil, is.reject(Malformed, "scp holds no scopes, or others than scope")
+	}
+	is.Normalize(claims)
+	t.Subject, _ = claims["sub"].(string) // absent, or a string, as looked at above
+	t.ClientID, _ = claims["client_id"].(string)
+	if t.Subject == "" && t.ClientID == "" {
+		return nil, is.reject(Malformed, "it is a program's and names no client")
+	}
+	if only == "" && len(is.AuthorizedParties) > 0 && !slices.Contains(is.AuthorizedParties, t.ClientID) {
+		return nil, is.reject(Party, "azp is not an authorized party")
+	}
+	if _, bound := claims["cnf"]; bound {
+		return nil, is.reject(Bound, "it is bound to a key (cnf), and no proof can be checked here")
+	}
+	if err := is.isAccessToken(claims); err != nil {
+		return nil, err
 	}
 	if t.Claims, err = ast.InterfaceToValue(claims); err != nil {
-		return nil, invalid("its claims: %w", err)
+		return nil, is.reject(Malformed, "its claims: %w", err)
 	}
 	return t, nil
 }
@@ -485,17 +513,17 @@ func (i Issuer) Judge(claims map[string]any, now time.Time) error {
 // isAccessToken refuses what issuers sign with the same keys for other purposes:
 // ID tokens (OpenID Connect Core, sections 2 and 3.1.3.6), refresh and logout
 // tokens, by the marks of the specification and of Keycloak and Hydra.
-func isAccessToken(claims map[string]any) error {
+func (is *issuer) isAccessToken(claims map[string]any) error {
 	for _, mark := range []string{"nonce", "at_hash", "c_hash", "s_hash", "events"} {
 		if _, there := claims[mark]; there {
-			return invalid("it has the claim %q of another kind of token", mark)
+			return is.reject(Type, "it has the claim %q of another kind of token", mark)
 		}
 	}
 	if typ, there := claims["typ"]; there && typ != "Bearer" {
-		return invalid("its claim typ is not Bearer")
+		return is.reject(Type, "its claim typ is not Bearer")
 	}
 	if use, there := claims["token_use"]; there && use != "access_token" && use != "access" {
-		return invalid("its token_use is neither access_token nor access")
+		return is.reject(Type, "its token_use is neither access_token nor access")
 	}
 	return nil
 }
@@ -514,40 +542,58 @@ func audienceFits(aud any, wanted []string) bool {
 }
 
 // date reads a NumericDate (RFC 7519, section 2); zero where there is none.
-func date(claims map[string]any, name string) (time.Time, error) {
+func (is *issuer) date(claims map[string]any, name string) (time.Time, error) {
 	x, there := claims[name]
 	if !there {
 		return time.Time{}, nil
 	}
 	n, ok := x.(json.Number)
 	if !ok {
-		return time.Time{}, invalid("%s is no number", name)
+		return time.Time{}, is.reject(Malformed, "%s is no number", name)
 	}
 	f, err := n.Float64()
 	if err != nil || f < 0 || f > 1<<40 {
-		return time.Time{}, invalid("%s is no date", name)
+		return time.Time{}, is.reject(Malformed, "%s is no date", name)
 	}
 	return time.UnixMilli(int64(f * 1000)), nil
 }
 
 // text reads an optional string of a valid shape.
-func text(claims map[string]any, name string, valid func(string) bool) (string, error) {
+func (is *issuer) text(claims map[string]any, name string, valid func(string) bool) (string, error) {
 	x, there := claims[name]
 	if !there {
 		return "", nil
 	}
 	s, ok := x.(string)
 	if !ok || !valid(s) {
-		return "", invalid("%s has not the shape it must have", name)
+		return "", is.reject(Malformed, "%s has not the shape it must have", name)
 	}
 	return s, nil
 }
 
-// strictJSON decodes one value and keeps numbers as they are written.
+// strictJSON decodes the one value that b holds and keeps numbers as they are written.
 func strictJSON(b []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
-	return d.Decode(into)
+	if err := d.Decode(into); err != nil {
+		return err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the JSON")
+	}
+	return nil
+}
+
+// wholeJSON reports whether header and claims of a JWT that was parsed are one JSON value each:
+// the parser stops at the end of the first, and what another program reads of the rest is unknown.
+func wholeJSON(raw string) bool {
+	for _, part := range strings.Split(raw, ".")[:2] {
+		b, err := base64.RawURLEncoding.DecodeString(part)
+		if err != nil || !json.Valid(b) {
+			return false
+		}
+	}
+	return true
 }
 
 func basicAuth(id, secret string) string {
