@@ -18,6 +18,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -40,12 +41,17 @@ type Config struct {
 	DB      *postgres.DB
 	Engine  *policy.Engine // nil: only operators are served
 	Issuers iam.Issuers
-	Issuer  string                // of the clients that are managed here: R-Auth
-	Settle  func(context.Context) // returns when this replica has forgotten what was changed, or at the end of the context; may be nil
+	Issuer  string // of the clients that are managed here: R-Auth
 	Log     *slog.Logger
 
 	// Audiences of the gateways' tokens: what a client gets that names none, and all that an administrator of a tenant can grant.
 	Audiences []string
+
+	MaxMembers  int64 // most members of one tenant; 0: 1,000,000
+	JoinsPerDay int64 // most members that a tenant's own administrators add in 24 hours; 0: 100,000
+
+	// Invalidate drops what this replica has cached of what a transaction changed; may be nil.
+	Invalidate func([]directory.Change)
 
 	// Embedded is the policy that is part of the program, packed: what is in force where nothing was activated yet; nil: unknown.
 	Embedded func() (iam.PolicyRevision, []byte, error)
@@ -56,8 +62,9 @@ type Service struct{ cfg Config }
 
 // New returns a service.
 func New(cfg Config) *Service {
-	if cfg.Settle == nil {
-		cfg.Settle = func(context.Context) {}
+	cfg.MaxMembers, cfg.JoinsPerDay = cmp.Or(cfg.MaxMembers, 1_000_000), cmp.Or(cfg.JoinsPerDay, 100_000)
+	if cfg.Invalidate == nil {
+		cfg.Invalidate = func([]directory.Change) {}
 	}
 	return &Service{cfg}
 }
@@ -118,9 +125,10 @@ func (s *Service) Do(ctx context.Context, c Caller, t Task, do func(context.Cont
 	if t.Patient {
 		ctx = postgres.Patient(ctx)
 	}
-	changed := false
+	var changed []directory.Change
 	var w *Work
 	err := run(ctx, func(ctx context.Context, tx *postgres.Tx) error {
+		changed = nil // of a try that lost a race nothing is left
 		w = &Work{tx: tx, s: s, caller: c, task: t}
 		var before *postgres.Answered
 		if t.Once != nil {
@@ -139,27 +147,31 @@ func (s *Service) Do(ctx context.Context, c Caller, t Task, do func(context.Cont
 		if err := do(ctx, w); err != nil {
 			return err
 		}
-		changed = len(w.entries)+len(w.events) > 0
 		if err := tx.Append(ctx, w.entries, w.events); err != nil {
 			return err
 		}
-		if t.Once == nil {
+		if t.Once != nil {
+			answer, err := t.Once.Answer()
+			if err != nil {
+				return err
+			}
+			if err := tx.Finish(ctx, c.hash(), t.Once.Key, answer, w.about()); err != nil {
+				return err
+			}
+		}
+		if len(w.entries)+len(w.events) == 0 {
 			return nil
 		}
-		answer, err := t.Once.Answer()
-		if err != nil {
-			return err
-		}
-		return tx.Finish(ctx, c.hash(), t.Once.Key, answer, w.about())
+		var err error
+		changed, err = tx.Changed(ctx)
+		return err
 	})
 	if w != nil && w.decision != nil { // of the last attempt, and after its locks
 		s.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "admin decision", w.decision...)
 	}
-	if err != nil || !changed {
-		return err
-	}
-	s.cfg.Settle(ctx)
-	return nil
+	// Where the commit's outcome is not known, it may have happened.
+	s.cfg.Invalidate(changed)
+	return err
 }
 
 // about is which users a change is about.

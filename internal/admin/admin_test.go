@@ -19,6 +19,7 @@ import (
 	"pgregory.net/rapid"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/directory"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
 	"iam-service/internal/postgres/postgrestest"
@@ -782,7 +783,7 @@ func TestAnAnswerComesWhenThisReplicaHasForgotten(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
 	settled := 0
-	s := admin.New(admin.Config{DB: o.db, Issuers: postgrestest.Issuers, Settle: func(context.Context) { settled++ }, Log: slog.New(slog.DiscardHandler)})
+	s := admin.New(admin.Config{DB: o.db, Issuers: postgrestest.Issuers, Invalidate: func(c []directory.Change) { settled += len(c) }, Log: slog.New(slog.DiscardHandler)})
 	create := func(ctx context.Context, w *admin.Work) error {
 		_, _, err := w.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: "A"}, admin.Condition{Absent: true})
 		return err

@@ -105,12 +105,42 @@ func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh 
 	if err := w.putMembers(ctx, tenant, roles, changes); err != nil {
 		return nil, err
 	}
+	if err := w.mayJoin(ctx, tenant, changes); err != nil {
+		return nil, err
+	}
 	outcomes := make([]Outcome, len(rows))
 	for i, c := range changes {
 		m := iam.Member{Membership: c.after, Issuer: rows[i].Issuer, Subject: rows[i].Subject}
 		outcomes[i] = Outcome{Member: m, Created: c.before == nil, Changed: c.changed}
 	}
 	return outcomes, nil
+}
+
+// mayJoin holds a tenant to its share of what all tenants use. That it counts who joins, and not
+// who became known by it, tells nobody who was known before.
+func (w *Work) mayJoin(ctx context.Context, tenant string, changes []memberChange) error {
+	var joined int64
+	for _, c := range changes {
+		if c.before == nil {
+			joined++
+		}
+	}
+	if joined == 0 {
+		return nil
+	}
+	members, joins, err := w.tx.CountJoins(ctx, tenant, joined, w.s.cfg.MaxMembers, w.everything())
+	switch {
+	case err != nil:
+		return err
+	case members > w.s.cfg.MaxMembers:
+		return &iam.Error{Kind: iam.Conflict, Code: "too_many_members", Detail: fmt.Sprintf("a tenant can have %d members at most", w.s.cfg.MaxMembers)}
+	case joins > w.s.cfg.JoinsPerDay && !w.everything():
+		return &iam.Error{
+			Kind: iam.TooManyRequests, Code: "too_many_joins",
+			Detail: fmt.Sprintf("a tenant's administrators can add %d members in 24 hours at most; a platform administrator can add more", w.s.cfg.JoinsPerDay),
+		}
+	}
+	return nil
 }
 
 // rolesForMembers locks a tenant and returns the roles that it sees.

@@ -167,7 +167,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	if err != nil {
 		return fmt.Errorf("GATEWAY_HEADERS: %w", err)
 	}
-	administration := admin.New(admin.Config{DB: db, Engine: engine, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Audiences: cfg.RAuthAudiences, Settle: changes.Settle, Log: log, Embedded: packedEmbedded})
+	administration := admin.New(admin.Config{DB: db, Engine: engine, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Audiences: cfg.RAuthAudiences, Invalidate: facts.Invalidate, MaxMembers: cfg.TenantMaxMembers, JoinsPerDay: cfg.TenantJoinsPerDay, Log: log, Embedded: packedEmbedded})
 	ours, err := policy.FromFS("embedded", embedded.FS)
 	if err != nil {
 		return err

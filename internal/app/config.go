@@ -52,6 +52,8 @@ type Config struct {
 	RAuthAdminTokenFile     string   `env:"RAUTH_ADMIN_TOKEN_FILE" doc:"file with a bearer token for the admin API, instead of a client; it is read for each call"`
 	AdminAudience           string   `env:"ADMIN_AUDIENCE" doc:"audience of admins' tokens, never one of the gateways'; none: the admin API is off"`
 	AdminWrites             int      `env:"ADMIN_WRITES_PER_MINUTE" envDefault:"600" doc:"that one caller may ask one replica for"`
+	TenantMaxMembers        int64    `env:"TENANT_MAX_MEMBERS" envDefault:"1000000" doc:"members that one tenant may have"`
+	TenantJoinsPerDay       int64    `env:"TENANT_JOINS_PER_DAY" envDefault:"100000" doc:"members that a tenant's own administrators may add in 24 hours"`
 	BootstrapAdmin          string   `env:"BOOTSTRAP_ADMIN" doc:"subject of R-Auth's tokens that is made platform administrator at a start while there is none"`
 
 	GatewayAddr string `env:"GATEWAY_ADDR" envDefault:":8080" doc:"listener for gateways"`
@@ -287,7 +289,8 @@ func (cfg *Config) check(fault func(string, ...any)) {
 	}
 	for name, n := range map[string]int64{
 		"DATABASE_FACTS_CONNS": int64(cfg.FactsConns), "DATABASE_ADMIN_CONNS": int64(cfg.AdminConns), "FACTS_ENTRIES": int64(cfg.FactsEntries), "MEMORY_AIM": cfg.MemoryAim, "TOKEN_ENTRIES": int64(cfg.TokenEntries),
-		"ADMIN_WRITES_PER_MINUTE": int64(cfg.AdminWrites), "HEADER_BUDGET": int64(cfg.HeaderBudget), "MAX_STALENESS": int64(cfg.MaxStaleness), "JWKS_MAX_AGE": int64(cfg.JWKSMaxAge),
+		"ADMIN_WRITES_PER_MINUTE": int64(cfg.AdminWrites), "TENANT_MAX_MEMBERS": cfg.TenantMaxMembers, "TENANT_JOINS_PER_DAY": cfg.TenantJoinsPerDay,
+		"HEADER_BUDGET": int64(cfg.HeaderBudget), "MAX_STALENESS": int64(cfg.MaxStaleness), "JWKS_MAX_AGE": int64(cfg.JWKSMaxAge),
 		"OUTBOX_RETENTION": int64(cfg.OutboxRetention), "MAX_TOKEN_LIFETIME": int64(cfg.MaxTokenLifetime), "RECONCILE_MAX_CHANGES": int64(cfg.ReconcileMaxChanges), "INTROSPECTION_TTL": int64(cfg.IntrospectionTTL), "INTROSPECTION_LIMIT": int64(cfg.Introspections), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline), "START_TIMEOUT": int64(cfg.StartTimeout),
 	} {
 		if n <= 0 {

@@ -18,11 +18,13 @@
 // cached or not.
 //
 // A document rests on keys: its own, and a user's also on each tenant it speaks
-// of, a tenant's also on the global roles. Each key has a counter, by the first 16
-// bits of its hash; Drop counts it up. A load notes the counters before it reads,
-// so that what was read before a change is never taken for what is true after it:
-// there is nothing to evict in time, and a collision costs a miss. DropAll raises
-// the epoch, which is part of all.
+// of, a client's on its tenant, a tenant's also on the global roles. Each key has a
+// counter, by the first 20 bits of its hash; Drop counts it up. A load notes the
+// counters before it reads, so that what was read before a change is never taken for
+// what is true after it: there is nothing to evict in time, and a collision costs a
+// miss. There are as many counters (4 MiB) as keep collisions rare even where one
+// tenant changes a thousand members at once: they invalidate one in a thousand of what
+// others have cached. DropAll raises the epoch, which is part of all.
 //
 // "No such user" is a document like any other, kept in a small LRU of its own so
 // that made-up ids evict nothing good. A failed load is an error for everyone
@@ -72,6 +74,7 @@ const (
 	loadLimit   = 200 * time.Millisecond // of one load, which outlives the evaluation that asked first; at least Wait
 	absentShare = 10                     // absent keys get a tenth of the entries and bytes
 	neverProved = math.MinInt64
+	slotBits    = 20 // of a key, to find its counter
 )
 
 // Store loads documents and keeps them. It is safe for concurrent use.
@@ -82,10 +85,10 @@ type Store struct {
 	absent  *bounded.Cache[Key, *entry]
 	flights singleflight.Group
 
-	proved  atomic.Int64           // by the clock: up to when all that was changed has been heard
-	epoch   atomic.Uint32          // from 1; 0 is no epoch
-	members atomic.Uint32          // counts drops of members, whose documents are not known by name
-	changes [1 << 16]atomic.Uint32 // by the first 16 bits of a key
+	proved  atomic.Int64                 // by the clock: up to when all that was changed has been heard
+	epoch   atomic.Uint32                // from 1; 0 is no epoch
+	members atomic.Uint32                // counts drops of members, whose documents are not known by name
+	changes [1 << slotBits]atomic.Uint32 // by the first bits of a key
 
 	loads, failures atomic.Int64
 	drops           [1 << 8]atomic.Int64 // by kind
@@ -128,7 +131,7 @@ const (
 	User        Kind = 'u' // issuer, subject
 	Tenant      Kind = 't' // id
 	Client      Kind = 'c' // issuer, client_id
-	Members     Kind = 'm' // id of a tenant: what its members' documents say of it
+	Members     Kind = 'm' // id of a tenant: its members' and clients' documents, and what they say of it
 	GlobalRoles Kind = 'g'
 	everything  Kind = '*' // only counted
 )
@@ -148,7 +151,7 @@ func KeyOf(k Kind, a, b string) Key {
 	return Key(sum[:16])
 }
 
-func (k Key) slot() uint16 { return binary.BigEndian.Uint16(k[:]) }
+func (k Key) slot() uint32 { return binary.BigEndian.Uint32(k[:]) >> (32 - slotBits) }
 
 var globalRoles = KeyOf(GlobalRoles, "", "").slot()
 
@@ -162,6 +165,27 @@ func (s *Store) Drop(kind Kind, k Key) {
 	s.drops[kind].Add(1)
 	s.present.Remove(k)
 	s.absent.Remove(k)
+}
+
+// Change is what a transaction has changed: one key, or everything.
+type Change struct {
+	Everything bool
+	Kind       Kind
+	Key        Key
+}
+
+// Invalidate drops whatever depends on changes. The replica that made them calls it once they
+// are committed, before it answers: what the change feed brings later is the same.
+func (s *Store) Invalidate(changes []Change) {
+	for _, c := range changes {
+		if c.Everything {
+			s.DropAll()
+			return
+		}
+	}
+	for _, c := range changes {
+		s.Drop(c.Kind, c.Key)
+	}
 }
 
 // DropAll makes everything untrue.
@@ -221,11 +245,11 @@ type stamp struct {
 }
 
 type part struct {
-	slot uint16
+	slot uint32
 	n    uint32
 }
 
-func (s *Store) part(slot uint16) part { return part{slot, s.changes[slot].Load()} }
+func (s *Store) part(slot uint32) part { return part{slot, s.changes[slot].Load()} }
 
 // unchanged reports whether no key under st has been dropped since.
 func (s *Store) unchanged(st stamp) bool {
@@ -306,8 +330,8 @@ func (s *Store) stampOf(k Key, kd Kind) stamp {
 	return st
 }
 
-// fly loads one document. Which tenants a user's document speaks of is known only
-// after it was read. Their counters are noted then; that no member was dropped
+// fly loads one document. Which tenants a user's or a client's document speaks of is known
+// only after it was read. Their counters are noted then; that no member was dropped
 // meanwhile makes it as good as before.
 func (s *Store) fly(k Key, kd Kind, a, b string) (_ *entry, err error) {
 	defer iam.Recovered(&err) // in a goroutine of its own
@@ -324,7 +348,7 @@ func (s *Store) fly(k Key, kd Kind, a, b string) (_ *entry, err error) {
 		if e.over(s.cfg.Clock()) && try < 2 {
 			continue // a membership expired while it was read
 		}
-		if e.doc != nil && kd == User {
+		if e.doc != nil && len(e.doc.tenants) > 0 {
 			for _, tenant := range e.doc.tenants {
 				e.stamp.parts = append(e.stamp.parts, s.part(KeyOf(Members, tenant, "").slot()))
 			}

@@ -367,7 +367,8 @@ func TestAChangeDropsWhatRestsOnIt(t *testing.T) {
 		"another issuer's":           {key(directory.User, "https://limited.test", "alice"), nil},
 		"a client":                   {key(directory.Client, issuer, "c1"), []string{client}},
 		"a tenant":                   {key(directory.Tenant, "acme", ""), []string{acme}},
-		"a tenant's state":           {key(directory.Members, "acme", ""), []string{user}},
+		"a tenant's state":           {key(directory.Members, "acme", ""), []string{user, client}},
+		"the state of a default":     {key(directory.Members, "umbrella", ""), []string{other}},
 		"the state of one with two":  {key(directory.Members, "globex", ""), []string{user, other}},
 		"a tenant that nobody is in": {key(directory.Members, "initech", ""), nil},
 		"a global role":              {key(directory.GlobalRoles, "", ""), []string{acme, globex}},
@@ -376,7 +377,7 @@ func TestAChangeDropsWhatRestsOnIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := newLoader()
-			l.users["bob"] = iam.UserFacts{User: iam.User{ID: "u3", Status: "active"}, Memberships: []iam.Membership{{Tenant: "globex", Status: "active"}}}
+			l.users["bob"] = iam.UserFacts{User: iam.User{ID: "u3", Status: "active", DefaultTenant: "umbrella"}, Memberships: []iam.Membership{{Tenant: "globex", Status: "active"}}}
 			s := newStore(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
 			recs := map[string]directory.Record{}
 			for _, path := range all {

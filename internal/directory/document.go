@@ -15,9 +15,8 @@ type document struct {
 	value     ast.Value
 	id        string // of a user
 	status    string
-	tenant    string    // of a client
 	notBefore time.Time // tokens issued earlier are refused; zero: none
-	tenants   []string  // those that a user's document speaks of
+	tenants   []string  // those that a user's or a client's document speaks of
 	version   int64     // of the row that was changed last: versions come from one sequence
 }
 
@@ -65,6 +64,9 @@ func userDocument(u iam.UserFacts, issuers iam.Issuers) (*document, time.Duratio
 	}
 	if u.DefaultTenant != "" && issuer.Reaches(u.DefaultTenant) {
 		fields = append(fields, item("default_tenant", str(u.DefaultTenant)))
+		if !slices.Contains(tenants, u.DefaultTenant) {
+			tenants = append(tenants, u.DefaultTenant)
+		}
 	}
 	if !u.TokensNotBefore.IsZero() {
 		fields = append(fields, item("tokens_not_before", unix(u.TokensNotBefore)))
@@ -152,7 +154,11 @@ func clientDocument(c iam.ClientFacts, issuers iam.Issuers) *document {
 	if !c.TokensNotBefore.IsZero() {
 		fields = append(fields, item("tokens_not_before", unix(c.TokensNotBefore)))
 	}
-	return &document{value: object(fields...).Value, status: c.Status, tenant: c.Tenant, notBefore: c.TokensNotBefore, version: c.Version}
+	doc := &document{value: object(fields...).Value, status: c.Status, notBefore: c.TokensNotBefore, version: c.Version}
+	if c.Tenant != "" {
+		doc.tenants = []string{c.Tenant}
+	}
+	return doc
 }
 
 func str(s string) *ast.Term { return ast.InternedTerm(s) }

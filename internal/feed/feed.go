@@ -135,9 +135,6 @@ type Feed struct {
 	name  string // of this replica, in its beats
 	count atomic.Int64
 
-	mu      sync.Mutex
-	waiting map[string]chan struct{} // beats that somebody waits for, by nonce; under mu
-
 	first    sync.Once
 	started  chan struct{} // closed at the first proof
 	listened atomic.Bool   // a listener stood once
@@ -156,7 +153,7 @@ func New(cfg Config) *Feed {
 	if cfg.OnPolicy == nil {
 		cfg.OnPolicy = func() {}
 	}
-	return &Feed{cfg: cfg, name: rand.Text()[:12], waiting: map[string]chan struct{}{}, started: make(chan struct{})}
+	return &Feed{cfg: cfg, name: rand.Text()[:12], started: make(chan struct{})}
 }
 
 // ErrDeaf says that a listener stands and hears nothing.
@@ -227,34 +224,6 @@ func (f *Feed) Stats() Stats {
 }
 
 func (f *Feed) nonce() string { return f.name + "-" + strconv.FormatInt(f.count.Add(1), 10) }
-
-// settleLimit is how long Settle waits before it takes the short way.
-const settleLimit = 250 * time.Millisecond
-
-// Settle returns once the store rests on nothing that was changed before the call:
-// when a beat sent now is heard, or, where that takes too long, by dropping
-// everything. Whoever has changed a fact calls it before saying so.
-func (f *Feed) Settle(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, settleLimit)
-	defer cancel()
-	nonce, heard := f.nonce(), make(chan struct{})
-	f.mu.Lock()
-	f.waiting[nonce] = heard
-	f.mu.Unlock()
-	defer func() {
-		f.mu.Lock()
-		delete(f.waiting, nonce)
-		f.mu.Unlock()
-	}()
-	if err := f.cfg.Source.Beat(ctx, nonce); err == nil {
-		select {
-		case <-heard:
-			return
-		case <-ctx.Done():
-		}
-	}
-	f.cfg.Store.DropAll()
-}
 
 // Run listens until ctx ends.
 func (f *Feed) Run(ctx context.Context) {
@@ -386,12 +355,6 @@ func (s *session) take(ctx context.Context, m Message) {
 // here is never too young, unless its clock has gained on ours since.
 func (s *session) beat(ctx context.Context, b Beat) {
 	s.f.queue.Store(uint64(b.Queue * 1e6))
-	s.f.mu.Lock()
-	if heard, ok := s.f.waiting[b.Nonce]; ok {
-		delete(s.f.waiting, b.Nonce)
-		close(heard)
-	}
-	s.f.mu.Unlock()
 	now := s.f.cfg.Store.Now()
 	sent, own := s.pending[b.Nonce]
 	switch {

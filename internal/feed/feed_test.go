@@ -506,26 +506,3 @@ func TestAPoolerThatBreaksListenStopsTheStart(t *testing.T) {
 		}
 	})
 }
-
-func TestSettleWaitsForWhatWasChangedBefore(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		b := &bus{under: 50 * time.Millisecond}
-		r := start(t, b)
-		time.Sleep(time.Second)
-		r.want("at first", feed.Fresh, "loaded")
-		b.send(feed.Message{Kind: directory.Tenant, Key: directory.KeyOf(directory.Tenant, "acme", "")})
-		began := time.Now()
-		r.feed.Settle(t.Context())
-		if took := time.Since(began); took != 50*time.Millisecond {
-			t.Errorf("it took %s", took)
-		}
-		if got := r.read(); got != "loaded" {
-			t.Errorf("after Settle a read is %s", got)
-		}
-		b.set(func() { b.deaf = true })
-		r.feed.Settle(t.Context())
-		if got := r.read(); got != "loaded" {
-			t.Errorf("after Settle that hears nothing a read is %s", got)
-		}
-	})
-}

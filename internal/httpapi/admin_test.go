@@ -603,6 +603,32 @@ func TestWritesAreLimitedForEachCaller(t *testing.T) {
 	w.want(409, "tina", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "auditor"}) // and so do others
 }
 
+// Whoever is refused does not learn by it who was known before. The platform's administrators add
+// whom they like, and replacing is not joining.
+func TestATenantsAdministratorsAddABoundedNumberOfMembersADay(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{joins: 3})
+	add := func(want int, who string, subjects ...string) reply {
+		t.Helper()
+		rows := make([]any, len(subjects))
+		for i, s := range subjects {
+			rows[i] = map[string]any{"subject": s}
+		}
+		return w.want(want, who, "POST", "/v1/tenants/acme/members:batch", map[string]any{"members": rows})
+	}
+	add(200, "tina", "n1", "n2")
+	add(200, "tina", "n1", "n2")
+	for _, subjects := range [][]string{{"n3", "n4"}, {"root", "grace"}} {
+		if r := add(429, "tina", subjects...); r.field("code") != "too_many_joins" {
+			t.Errorf("%v: %s", subjects, r)
+		}
+	}
+	add(200, "root", "n5", "n6")
+	add(200, "tina", "n3")
+	add(429, "tina", "n4")
+	add(200, "root", "n4")
+}
+
 func TestARequestsIDGoesInAndOut(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})

@@ -256,7 +256,7 @@ func TestAPreviewEqualsWhatActivationChanges(t *testing.T) {
 			w.ok(w.db.PutMembership(ctx, m))
 		}
 	}
-	w.feed.Settle(ctx)
+	w.settle()
 	policyOf := func() *policy.Revision {
 		var chosen []string
 		for _, p := range pieces {

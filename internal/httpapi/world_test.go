@@ -89,10 +89,11 @@ type settings struct {
 	url       string         // of a database
 	beside    *world         // another replica: the same database and issuers
 	facts     directory.Config
-	writes    int  // of a caller in a minute
-	panics    bool // when it is asked for the policy
-	noClients bool // are managed
-	loop      bool // of clients runs
+	writes    int   // of a caller in a minute
+	joins     int64 // of a tenant in a day
+	panics    bool  // when it is asked for the policy
+	noClients bool  // are managed
+	loop      bool  // of clients runs
 }
 
 type syncBuffer struct {
@@ -215,7 +216,7 @@ func newWorld(t testing.TB, s settings) *world {
 	t.Cleanup(srv.Close)
 	w.url = srv.URL
 	w.issuers, w.database = issuers, s.url
-	w.service = admin.New(admin.Config{DB: w.db, Engine: w.engine, Issuers: issuers, Issuer: w.rauth.Issuer, Audiences: []string{devstack.Audience}, Settle: w.feed.Settle, Log: log})
+	w.service = admin.New(admin.Config{DB: w.db, Engine: w.engine, Issuers: issuers, Issuer: w.rauth.Issuer, Audiences: []string{devstack.Audience}, Invalidate: w.facts.Invalidate, JoinsPerDay: s.joins, Log: log})
 	instance, err := w.db.Instance(ctx)
 	w.ok(err)
 	managed := clients.Config{Admin: w.service, DB: w.db, Issuer: w.rauth.Issuer, Instance: instance, Log: log, Tick: 20 * time.Millisecond, CompareEvery: 100 * time.Millisecond, Patience: 4 * time.Second}
@@ -305,12 +306,32 @@ func mintBy(w *world, p *devrauth.Server, user string, more map[string]any) stri
 	return t
 }
 
+// settle waits until every change made before it has been received, and where that takes too
+// long, it drops everything.
+func (w *world) settle() {
+	began, end := w.facts.Now(), time.Now().Add(250*time.Millisecond)
+	for ctx, cancel := context.WithDeadline(ctx, end); ; {
+		now := w.facts.Now()
+		age, once := w.facts.Age()
+		if once && now-age >= began {
+			cancel()
+			return
+		}
+		if ctx.Err() != nil || w.db.Beat(ctx, "settle") != nil {
+			cancel()
+			w.facts.DropAll()
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // ask sends a request as it stands, without a client that tidies it up, and
 // returns the status, the header lines as they came, and the body.
 func (w *world) ask(requestLine string, lines ...string) (int, []string, string) {
 	w.Helper()
 	if !w.unsettled {
-		w.feed.Settle(ctx)
+		w.settle()
 	}
 	conn, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
 	w.ok(err)

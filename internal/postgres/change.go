@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"iam-service/internal/directory"
 	"iam-service/internal/iam"
 )
 
@@ -18,6 +20,9 @@ func (tx *Tx) DeleteTenant(ctx context.Context, id string) error {
 	_, err := tx.tx.Exec(ctx, `UPDATE users SET default_tenant = NULL, version = nextval('iam_versions'), updated_at = now() WHERE default_tenant = $1`, id)
 	if err == nil {
 		_, err = tx.tx.Exec(ctx, `DELETE FROM tenants WHERE id = $1`, id)
+	}
+	if err == nil {
+		_, err = tx.tx.Exec(ctx, `DELETE FROM tenant_usage WHERE tenant = $1`, id)
 	}
 	if violates(err, "clients_tenant_fkey") {
 		return &iam.Error{Kind: iam.Conflict, Detail: "the tenant has clients", Cause: err}
@@ -92,6 +97,24 @@ func (tx *Tx) PutService(ctx context.Context, s iam.Service, manifest json.RawMe
 	}
 	_, err = tx.tx.Exec(ctx, `DELETE FROM attribute_schemas WHERE service = $1 AND key <> ALL ($2)`, s.Name, keys)
 	return version, wrap("drop attribute schemas", err)
+}
+
+// Changed returns what this transaction has notified so far: the keys of the facts that it
+// changed, as the triggers of migrations/00008_bounds.sql record them.
+func (tx *Tx) Changed(ctx context.Context) ([]directory.Change, error) {
+	var keys string
+	if err := tx.tx.QueryRow(ctx, `SELECT coalesce(current_setting('iam.changed', true), '')`).Scan(&keys); err != nil || keys == "" {
+		return nil, wrap("read what was changed", err)
+	}
+	var changes []directory.Change
+	for key := range strings.SplitSeq(keys, ",") {
+		m, err := parseKey(strings.Fields(key))
+		if err != nil {
+			return nil, wrap("read what was changed", err)
+		}
+		changes = append(changes, directory.Change{Everything: m.All, Kind: m.Kind, Key: m.Key})
+	}
+	return changes, nil
 }
 
 // Append writes audit entries and events. It locks the heads of their chains, so it

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"maps"
 	"strconv"
 	"strings"
@@ -102,13 +103,24 @@ func parse(payload, schema string) (m feed.Message, ours bool) {
 		return feed.Message{Beat: &feed.Beat{Nonce: f[3], At: time.Duration(µs) * time.Microsecond, Queue: queue}}, true
 	case f[2] == "policy" && len(f) == 3:
 		return feed.Message{Policy: true}, true
-	case len(f) == 4 && len(f[2]) == 1 && strings.Contains("utcmg", f[2]) && len(f[3]) == hex.EncodedLen(len(m.Key)):
-		m.Kind = directory.Kind(f[2][0])
-		if _, err := hex.Decode(m.Key[:], []byte(f[3])); err == nil {
-			return m, true
-		}
+	}
+	if m, err := parseKey(f[2:]); err == nil {
+		return m, true
 	}
 	return all, true
+}
+
+// parseKey reads "<kind> <key in hex>" or "all", split into its words.
+func parseKey(f []string) (m feed.Message, err error) {
+	switch {
+	case len(f) == 1 && f[0] == "all":
+		return feed.Message{All: true}, nil
+	case len(f) == 2 && len(f[0]) == 1 && strings.Contains("utcmg", f[0]) && len(f[1]) == hex.EncodedLen(len(m.Key)):
+		m.Kind = directory.Kind(f[0][0])
+		_, err = hex.Decode(m.Key[:], []byte(f[1]))
+		return m, err
+	}
+	return m, fmt.Errorf("%q is no key of a fact", strings.Join(f, " "))
 }
 
 // Beat sends a beat through the pool of look-ups. It is one statement, so that it

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -72,14 +73,18 @@ func TestEachChangeTellsWhatItMakesUntrue(t *testing.T) {
 	}
 	exec(`INSERT INTO tenants (id, slug, name) SELECT x, x, x FROM unnest(ARRAY['acme', 'globex', 'doomed']) x`)()
 	exec(`INSERT INTO users (issuer, subject, default_tenant) SELECT $1, 'u' || i, CASE WHEN i = 9 THEN 'doomed' END FROM generate_series(1, 9) i`, issuer)()
-	exec(`INSERT INTO users (issuer, subject) SELECT $1, 'many' || i FROM generate_series(1, 300) i`, issuer)()
+	exec(`INSERT INTO users (issuer, subject) SELECT $1, 'many' || i FROM generate_series(1, 1200) i`, issuer)()
 	exec(`INSERT INTO memberships (user_id, tenant) SELECT id, 'acme' FROM users WHERE subject = 'u1'`)()
 	exec(`INSERT INTO memberships (user_id, tenant) SELECT id, 'doomed' FROM users WHERE subject = 'u2'`)()
 	exec(`INSERT INTO memberships (user_id, tenant) SELECT id, 'globex' FROM users WHERE subject LIKE 'many%'`)()
+	some := func(n int, of string) string {
+		return `id IN (SELECT id FROM users WHERE subject LIKE '` + of + `%' ORDER BY subject LIMIT ` + strconv.Itoa(n) + `)`
+	}
 	u := func(subject string) string { return key(directory.User, issuer, subject) }
 	tn := func(id string) string { return key(directory.Tenant, id, "") }
 	members := func(id string) string { return key(directory.Members, id, "") }
 	global := key(directory.GlobalRoles, "", "")
+	each := []string{"each"} // as many as the name says, each a user of its own
 	l, err := db.Listen(ctx)
 	must(t, err)
 	defer l.Close()
@@ -116,12 +121,22 @@ func TestEachChangeTellsWhatItMakesUntrue(t *testing.T) {
 		{"a tenant that goes, with its members", exec(`DELETE FROM tenants WHERE id = 'doomed'`), []string{tn("doomed"), members("doomed"), u("u2"), u("u9")}},
 		{"nothing", exec(`UPDATE users SET status = 'blocked' WHERE subject = 'nobody'`), nil},
 		{"what is taken back", exec(`DO $$ BEGIN UPDATE users SET status = 'blocked'; RAISE EXCEPTION 'no'; EXCEPTION WHEN others THEN NULL; END $$`), nil},
-		{"200 users", exec(`UPDATE users SET version = version + 1 WHERE id IN (SELECT id FROM users WHERE subject LIKE 'many%' ORDER BY subject LIMIT 200)`), nil},
-		{"300 users", exec(`UPDATE users SET version = version + 1 WHERE subject LIKE 'many%'`), []string{"all"}},
-		{"300 members of one tenant", exec(`UPDATE memberships SET roles = '{}'`), []string{members("globex")}},
-		{"300 members who leave", exec(`DELETE FROM memberships`), []string{members("globex")}},
-		{"300 users who join", exec(`INSERT INTO memberships (user_id, tenant) SELECT id, 'globex' FROM users WHERE subject LIKE 'many%'`), []string{"all"}},
-		{"300 members who move", exec(`UPDATE memberships SET tenant = 'acme'`), []string{"all"}},
+		{"201 users, each by key", exec(`UPDATE users SET version = version + 1 WHERE ` + some(201, "many")), each},
+		{"201 members, each by key", exec(`UPDATE memberships SET roles = '{}' WHERE user_` + some(201, "many")), each},
+		{"1,000 users, each by key", exec(`UPDATE users SET version = version + 1 WHERE ` + some(1000, "many")), each},
+		{"1,000 members who leave, each by key", exec(`DELETE FROM memberships WHERE user_` + some(1000, "many")), each},
+		{"1,000 users who join, each by key", exec(`INSERT INTO memberships (user_id, tenant) SELECT id, 'globex' FROM users WHERE ` + some(1000, "many")), each},
+		{"1,200 users", exec(`UPDATE users SET version = version + 1 WHERE subject LIKE 'many%'`), []string{"all"}},
+		{"1,200 users who get a default tenant", exec(`UPDATE users SET default_tenant = 'globex' WHERE subject LIKE 'many%'`), []string{"all"}},
+		{"1,200 users whose default tenant goes", exec(`UPDATE users SET default_tenant = NULL, version = version + 1 WHERE subject LIKE 'many%'`), []string{members("globex")}},
+		{"1,200 members of one tenant", exec(`UPDATE memberships SET roles = '{}'`), []string{members("globex")}},
+		{"1,200 members who leave", exec(`DELETE FROM memberships`), []string{members("globex")}},
+		{"1,200 users who join", exec(`INSERT INTO memberships (user_id, tenant) SELECT id, 'globex' FROM users WHERE subject LIKE 'many%'`), []string{"all"}},
+		{"1,200 members who move", exec(`UPDATE memberships SET tenant = 'acme'`), []string{"all"}},
+		{"1,200 clients of nobody", exec(`INSERT INTO clients (issuer, client_id) SELECT 'i', 'many' || i FROM generate_series(1, 1200) i`), []string{"all"}},
+		{"1,200 clients who join", exec(`UPDATE clients SET tenant = 'acme'`), []string{"all"}},
+		{"1,200 clients of one tenant", exec(`UPDATE clients SET status = 'blocked'`), []string{members("acme")}},
+		{"1,200 clients who go", exec(`DELETE FROM clients`), []string{members("acme")}},
 		{"what is meant for another schema", exec(`SELECT pg_notify('iam_directory_' || current_schema(), 'v1 another all')`), nil},
 		{"a version that is not known", exec(`SELECT pg_notify('iam_directory_' || current_schema(), 'v2 what')`), []string{"all"}},
 		{"a kind that is not known", exec(`SELECT pg_notify('iam_directory_' || current_schema(), 'v1 ' || current_schema() || ' x 00')`), []string{"all"}},
@@ -145,8 +160,8 @@ func TestEachChangeTellsWhatItMakesUntrue(t *testing.T) {
 	} {
 		c.do()
 		got := said(t, db, l)
-		if c.name == "200 users" {
-			if len(got) != 200 || slices.Contains(got, "all") {
+		if len(c.want) == 1 && c.want[0] == "each" {
+			if n, _ := strconv.Atoi(strings.NewReplacer(",", "").Replace(strings.Fields(c.name)[0])); len(got) != n || slices.ContainsFunc(got, func(m string) bool { return !strings.HasPrefix(m, "u ") }) {
 				t.Errorf("%s: %d messages", c.name, len(got))
 			}
 			continue

@@ -412,6 +412,27 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 	return tx.notTooMany(ctx, fresh, place)
 }
 
+// CountJoins notes that users have joined a tenant, whose lock is held, and returns how many
+// members it then has, if they are more than most, and how many have joined in this day of 24
+// hours. Those whom the platform adds do not count among the latter.
+func (tx *Tx) CountJoins(ctx context.Context, tenant string, joined, most int64, platform bool) (members, joins int64, err error) {
+	counted := joined
+	if platform {
+		counted = 0
+	}
+	known, err := tx.look(ctx, `
+		UPDATE tenant_usage
+		   SET members = members + $2, joins = CASE WHEN joins_since > now() - interval '1 day' THEN joins ELSE 0 END + $3,
+		       joins_since = CASE WHEN joins_since > now() - interval '1 day' THEN joins_since ELSE now() END
+		 WHERE tenant = $1 RETURNING members, joins`, []any{tenant, joined, counted}, &members, &joins)
+	if err == nil && (!known || members > most) { // those who have left meanwhile were not subtracted
+		_, err = tx.look(ctx, `
+			INSERT INTO tenant_usage AS u (tenant, members, joins) SELECT $1, count(*), $2 FROM memberships WHERE tenant = $1
+			ON CONFLICT ON CONSTRAINT tenant_usage_pkey DO UPDATE SET members = excluded.members RETURNING members, joins`, []any{tenant, counted}, &members, &joins)
+	}
+	return members, joins, wrap("count who has joined", err)
+}
+
 // notTooMany refuses users with more memberships than are allowed. Those who are close to
 // it are counted under a lock, in one order: of two tenants that they join at once, the
 // second sees the first.

@@ -1,0 +1,288 @@
+package admin_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/directory"
+	"iam-service/internal/feed"
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+	"iam-service/internal/postgres/postgrestest"
+)
+
+// cache is a replica's facts.
+type cache struct {
+	*directory.Store
+	o *office
+}
+
+func (o *office) cache() cache {
+	c := cache{directory.New(o.db, directory.Config{Issuers: postgrestest.Issuers, Wait: 10 * time.Second, MaxStale: time.Hour}), o}
+	c.Proved(c.Now())
+	return c
+}
+
+// reads reads what a decision about a member of a tenant depends on.
+func (c cache) reads(user, tenant string) *directory.Record {
+	c.o.Helper()
+	r := c.Reading(directory.Asker{Issuer: postgrestest.Issuer}, time.Now().Add(time.Minute))
+	for _, path := range [][]string{{"directory", "users", postgrestest.Issuer, user}, {"directory", "tenants", tenant}, {"directory", "clients", postgrestest.Issuer, "of-" + tenant}} {
+		if _, err := r.Read(ctx, path); err != nil {
+			c.o.Fatalf("%v: %v", path, err)
+		}
+	}
+	rec := r.Record()
+	return &rec
+}
+
+func (c cache) valid(rec *directory.Record) bool { return c.Truth(rec, c.Now()) == directory.StillTrue }
+
+// hears feeds the cache by the notifications of the database, and returns what waits until
+// those of all changes so far have arrived.
+func (c cache) hears() (settle func()) {
+	c.o.Helper()
+	f := feed.New(feed.Config{Source: c.o.db, Store: c.Store, Log: slog.New(slog.DiscardHandler)})
+	running, stop := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() { f.Run(running) })
+	c.o.Cleanup(func() { stop(); done.Wait() })
+	starting, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	c.o.ok(f.Started(starting))
+	return func() {
+		c.o.Helper()
+		began := c.Now()
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			now := c.Now()
+			if age, once := c.Age(); once && now-age >= began {
+				return
+			}
+			if time.Now().After(end) {
+				c.o.Fatal("no heartbeat arrives")
+			}
+			c.o.ok(c.o.db.Beat(ctx, "settle"))
+		}
+	}
+}
+
+func joining(from, n int) []admin.Row {
+	rows := make([]admin.Row, n)
+	for i := range rows {
+		rows[i] = admin.Row{Issuer: postgrestest.Issuer, Subject: fmt.Sprint("m", from+i), Membership: iam.Membership{Status: iam.MembershipActive, Roles: []string{"staff"}}}
+	}
+	return rows
+}
+
+// Whatever one tenant's administrators do, however much at once, invalidates nothing that
+// another tenant's decisions depend on: neither where it is done, nor where it is heard of.
+func TestNoActionOfOneTenantInvalidatesAnothersFacts(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	o.sql(`INSERT INTO tenants (id, slug, name) SELECT x, x, x FROM unnest(ARRAY ['acme', 'globex', 'umbrella']) x`)
+	o.sql(`INSERT INTO roles (tenant, name) SELECT id, 'staff' FROM tenants`)
+	o.sql(`INSERT INTO users (issuer, subject) SELECT $1, 'of-' || id FROM tenants`, postgrestest.Issuer)
+	o.sql(`INSERT INTO memberships (user_id, tenant) SELECT u.id, t.id FROM tenants t JOIN users u ON u.subject = 'of-' || t.id`)
+	o.sql(`INSERT INTO clients (issuer, client_id, tenant) SELECT $1, 'of-' || id, id FROM tenants`, postgrestest.Issuer)
+	here, there := o.cache(), o.cache()
+	settle := there.hears()
+	s := admin.New(admin.Config{DB: o.db, Issuers: postgrestest.Issuers, Issuer: postgrestest.Issuer, Log: slog.New(slog.DiscardHandler), Invalidate: here.Invalidate})
+	do := func(f func(context.Context, *admin.Work) error) func() {
+		return func() {
+			o.Helper()
+			o.ok(s.Do(ctx, operator, admin.Task{Action: "test:change", Tenant: "acme", Writes: true}, f))
+		}
+	}
+	batch := func(rows []admin.Row) func() {
+		return do(func(ctx context.Context, w *admin.Work) error {
+			_, err := w.PutMembers(ctx, "acme", rows, false)
+			return err
+		})
+	}
+	suspended := func(rows []admin.Row) []admin.Row {
+		for i := range rows {
+			rows[i].Membership.Status = iam.MembershipSuspended
+		}
+		return rows
+	}
+	imports := func() {
+		var b bytes.Buffer
+		e := json.NewEncoder(&b)
+		o.ok(e.Encode(admin.Line{Tenant: &admin.LineTenant{ID: "acme", Slug: "acme", Name: "acme", Status: iam.TenantActive}}))
+		for _, r := range append(joining(0, 1201), joining(2000, 800)...) {
+			o.ok(e.Encode(admin.Line{Member: &admin.LineMember{Issuer: r.Issuer, Subject: r.Subject, Status: "active", Roles: []string{"staff"}}}))
+		}
+		_, err := s.Import(ctx, operator, &b)
+		o.ok(err)
+	}
+	for _, step := range []struct {
+		name  string
+		do    func()
+		about string // a user whose facts it changes
+	}{
+		{"201 join", batch(joining(0, 201)), "m200"},
+		{"1,000 join", batch(joining(201, 1000)), "m1200"},
+		{"201 are suspended", batch(suspended(joining(0, 201))), "m200"},
+		{"1,000 are suspended", batch(suspended(joining(201, 1000))), "m1200"},
+		{"an import", imports, "m1200"},
+		{"a mapping", do(func(ctx context.Context, w *admin.Work) error {
+			_, err := w.CreateMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: postgrestest.Issuer, Claim: "groups", Value: "g", Roles: []string{"staff"}})
+			return err
+		}), "of-acme"},
+		{"a role that 1,000 hold goes", func() {
+			o.sql(`UPDATE memberships SET roles = '{}' WHERE tenant = 'acme' AND user_id NOT IN (SELECT user_id FROM memberships WHERE tenant = 'acme' ORDER BY user_id LIMIT 1000)`)
+			do(func(ctx context.Context, w *admin.Work) error {
+				return w.DeleteRole(ctx, "acme", "staff", true, admin.Condition{})
+			})()
+		}, "of-acme"},
+		{"all its clients are blocked", func() {
+			o.sql(`INSERT INTO clients (issuer, client_id, tenant) SELECT $1, 'c' || i, 'acme' FROM generate_series(1, 900) i`, postgrestest.Issuer)
+			o.sql(`INSERT INTO clients (issuer, client_id, tenant) SELECT $1, 'd' || i, 'acme' FROM generate_series(1, 900) i`, postgrestest.Issuer)
+			o.sql(`UPDATE clients SET status = 'blocked' WHERE tenant = 'acme'`)
+			o.sql(`DELETE FROM clients WHERE client_id LIKE 'c%'`)
+			o.sql(`DELETE FROM clients WHERE client_id LIKE 'd%'`)
+		}, "of-acme"},
+		{"it is suspended", do(func(ctx context.Context, w *admin.Work) error {
+			_, err := w.SetTenantStatus(ctx, "acme", iam.TenantSuspended, admin.Condition{})
+			return err
+		}), "of-acme"},
+		{"it is deleted, the default of 2,000", func() {
+			o.sql(`UPDATE users SET default_tenant = 'acme' WHERE subject IN (SELECT subject FROM users WHERE subject LIKE 'm%' ORDER BY subject LIMIT 1000)`)
+			o.sql(`UPDATE users SET default_tenant = 'acme' WHERE subject IN (SELECT subject FROM users WHERE subject LIKE 'm%' ORDER BY subject DESC LIMIT 1000)`)
+			o.sql(`DELETE FROM clients WHERE tenant = 'acme'`)
+			do(func(ctx context.Context, w *admin.Work) error { return w.DeleteTenant(ctx, "acme", admin.Condition{}) })()
+		}, ""},
+	} {
+		settle()
+		type fact struct {
+			where cache
+			of    string
+			rec   *directory.Record
+		}
+		var others []fact
+		for _, c := range []cache{here, there} {
+			others = append(others, fact{c, "globex", c.reads("of-globex", "globex")}, fact{c, "umbrella", c.reads("of-umbrella", "umbrella")})
+		}
+		step.do()
+		settle()
+		for _, f := range others {
+			if !f.where.valid(f.rec) {
+				t.Errorf("%s: it invalidated what decisions of %s depend on", step.name, f.of)
+			}
+		}
+		for _, c := range []cache{here, there} {
+			if n := c.Drops(directory.Causes["everything"]); c.Store == here.Store && n > 0 || n > 1 { // one: the feed's own start
+				t.Fatalf("%s: everything was dropped", step.name)
+			}
+		}
+	}
+}
+
+// What a change makes untrue is dropped where it was made before it is answered, though the
+// feed hears nothing, and nothing else is: also where the answer to the commit is lost, and where
+// a load is under way that has read what was before.
+func TestAChangeDropsExactlyItsKeysBeforeItIsAnswered(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	proxy := postgrestest.NewProxy(t, o.url)
+	through := postgrestest.OpenURL(t, proxy.URL)
+	o.sql(`INSERT INTO tenants (id, slug, name) SELECT x, x, x FROM unnest(ARRAY ['acme', 'globex']) x`)
+	o.sql(`INSERT INTO users (issuer, subject) SELECT $1, 'of-' || id FROM tenants`, postgrestest.Issuer)
+	o.sql(`INSERT INTO memberships (user_id, tenant) SELECT u.id, t.id FROM tenants t JOIN users u ON u.subject = 'of-' || t.id`)
+	o.sql(`INSERT INTO clients (issuer, client_id, tenant) SELECT $1, 'of-' || id, id FROM tenants`, postgrestest.Issuer)
+	c := o.cache() // without a feed
+	s := admin.New(admin.Config{DB: through, Issuers: postgrestest.Issuers, Issuer: postgrestest.Issuer, Log: slog.New(slog.DiscardHandler), Invalidate: c.Invalidate})
+	status := func(status string) error {
+		return s.Do(ctx, operator, admin.Task{Action: "test:change", Tenant: "acme", Writes: true}, func(ctx context.Context, w *admin.Work) error {
+			_, err := w.PutMembers(ctx, "acme", []admin.Row{{Issuer: postgrestest.Issuer, Subject: "of-acme", Membership: iam.Membership{Status: status}}}, false)
+			return err
+		})
+	}
+	is := func() string {
+		v, err := c.Reading(directory.Asker{Issuer: postgrestest.Issuer}, time.Now().Add(time.Minute)).
+			Read(ctx, []string{"directory", "users", postgrestest.Issuer, "of-acme", "memberships", "acme", "status"})
+		o.ok(err)
+		return strings.Trim(v.String(), `"`)
+	}
+	for _, lost := range []bool{false, true} {
+		own, other := c.reads("of-acme", "acme"), c.reads("of-globex", "globex")
+		loads := c.Stats().Loads
+		want := iam.MembershipSuspended
+		if lost {
+			want = iam.MembershipActive
+			proxy.OnCommit(func(done bool) {
+				if done {
+					proxy.Cut()
+				}
+			})
+		}
+		if err := status(want); lost != (err != nil) {
+			t.Fatalf("lost %v: %v", lost, err)
+		}
+		proxy.OnCommit(nil)
+		if c.valid(own) || !c.valid(other) {
+			t.Errorf("lost %v: its own facts are valid: %v; another's: %v", lost, c.valid(own), c.valid(other))
+		}
+		if got := is(); got != want {
+			t.Errorf("lost %v: it is %s after the answer", lost, got)
+		}
+		c.reads("of-globex", "globex")
+		if n := c.Stats().Loads - loads; n != 1 {
+			t.Errorf("lost %v: %d documents were loaded again", lost, n)
+		}
+	}
+	if n := c.Drops(directory.Causes["everything"]); n != 0 {
+		t.Errorf("everything was dropped %d times", n)
+	}
+}
+
+// One tenant takes no more than its share of what all use. Whoever has left is not counted.
+func TestATenantHasABoundOfMembers(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	o.sql(`INSERT INTO tenants (id, slug, name) SELECT x, x, x FROM unnest(ARRAY ['acme', 'globex']) x`)
+	o.sql(`INSERT INTO roles (tenant, name) VALUES ('acme', 'staff'), ('globex', 'staff')`)
+	s := admin.New(admin.Config{DB: o.db, Issuers: postgrestest.Issuers, MaxMembers: 3, Log: slog.New(slog.DiscardHandler)})
+	var user string
+	join := func(tenant string, from, n int) string {
+		err := s.Do(ctx, operator, admin.Task{Tenant: tenant, Writes: true}, func(ctx context.Context, w *admin.Work) error {
+			out, err := w.PutMembers(ctx, tenant, joining(from, n), false)
+			if err == nil {
+				user = out[0].Member.User
+			}
+			return err
+		})
+		return iam.CodeOf(err)
+	}
+	leave := func() {
+		o.ok(s.Do(ctx, operator, admin.Task{Tenant: "acme", Writes: true}, func(ctx context.Context, w *admin.Work) error {
+			return w.DeleteMember(ctx, "acme", user, admin.Condition{})
+		}))
+	}
+	for i, step := range []struct{ got, want string }{
+		{join("acme", 0, 4), "too_many_members"}, {join("acme", 0, 3), ""}, {join("acme", 0, 3), ""}, {join("acme", 3, 1), "too_many_members"}, {join("globex", 3, 1), ""},
+	} {
+		if step.got != step.want {
+			t.Errorf("step %d: %q, want %q", i, step.got, step.want)
+		}
+	}
+	o.ok(s.Do(ctx, operator, admin.Task{Tenant: "acme"}, func(ctx context.Context, w *admin.Work) error {
+		list, err := w.Members(ctx, "acme", postgres.MemberFilter{Limit: 1})
+		if err == nil {
+			user = list[0].User
+		}
+		return err
+	}))
+	leave()
+	if got := join("acme", 9, 1); got != "" {
+		t.Errorf("after one has left: %q", got)
+	}
+}
