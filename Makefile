@@ -86,6 +86,11 @@ scale: programs ## 10,000 to 1,000,000 users, one and four replicas: time to rea
 preview: programs ## how long a preview over 1,000,000 members takes, and its memory
 	@./bin/iam-dev preview --service bin/iam-service
 
+.PHONY: test-hydra
+test-hydra: need-go ## the adapter, clients and tokens against a real Ory Hydra, built from its Go module (needs gcc)
+	go build -modfile=.ci/hydra.mod -tags sqlite -o bin/hydra github.com/ory/hydra/v2
+	HYDRA=$(CURDIR)/bin/hydra go test -count=1 -run OryHydra ./internal/rauth ./cmd/iam-service
+
 .PHONY: nightly
 nightly: need-go ## the long forms: fuzzing, many property steps, benchmarks; writes docs/nightly.md
 	.ci/nightly

@@ -49,6 +49,7 @@ var mayImport = map[string][]string{
 	"internal/devstack/devpg":        {"internal/devstack/freeport"},
 	"internal/devstack/freeport":     {},
 	"internal/devstack/devrauth":     {},
+	"internal/devstack/devhydra":     {"internal/devstack/freeport"},
 	"internal/postgres/postgrestest": {"internal/devstack/devpg", "internal/iam", "internal/postgres"},
 	"internal/rauth/rauthtest":       {"internal/clients", "internal/iam"},
 	"internal/scripttest":            {"internal/devstack/freeport"},

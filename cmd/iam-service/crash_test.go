@@ -40,6 +40,9 @@ type plant struct {
 	bus     *natsServer
 	natsURL string
 
+	settings []string                         // further ones of the program
+	root     func() (token string, err error) // of the administrator, for the admin API
+
 	mu    sync.Mutex
 	cmd   *exec.Cmd
 	dead  chan struct{} // closed when it has ended
@@ -51,7 +54,8 @@ type plant struct {
 	reached func() bool                                   // the step that goes wrong
 }
 
-func newPlant(t testing.TB) *plant {
+// newPlant starts one. Before is called before the program starts.
+func newPlant(t testing.TB, before ...func(*plant)) *plant {
 	t.Helper()
 	p := &plant{TB: t, ctx: t.Context()}
 	var handler http.Handler
@@ -79,6 +83,9 @@ func newPlant(t testing.TB) *plant {
 	p.rauth, err = devrauth.New(srv.URL, devstack.Audience)
 	p.ok(err)
 	handler, p.issuer = p.rauth.Handler(), srv.URL
+	p.root = func() (string, error) {
+		return p.rauth.Mint("ES256", map[string]any{"sub": "root", "client_id": "web", "aud": devstack.AdminAudience})
+	}
 
 	database := postgrestest.URL(t)
 	p.proxy = postgrestest.NewProxy(t, database)
@@ -91,6 +98,9 @@ func newPlant(t testing.TB) *plant {
 	p.ok(p.bus.start(bus[0]))
 	p.natsURL = p.bus.ns.ClientURL()
 	t.Cleanup(p.bus.stop)
+	for _, do := range before {
+		do(p)
+	}
 	p.start()
 	t.Cleanup(p.kill)
 	return p
@@ -117,7 +127,7 @@ func (p *plant) command(settings ...string) *exec.Cmd {
 		"DATABASE_URL=" + p.proxy.URL, "RAUTH_URL=" + p.issuer, "RAUTH_AUDIENCES=" + devstack.Audience, "ADMIN_AUDIENCE=" + devstack.AdminAudience,
 		"RAUTH_ADMIN_URL=" + p.issuer, "NATS_URL=" + p.natsURL, "BOOTSTRAP_ADMIN=root", "LOG_LEVEL=debug",
 		"GATEWAY_ADDR=127.0.0.1:0", "ADMIN_ADDR=127.0.0.1:0", "OPS_ADDR=127.0.0.1:0", "SHUTDOWN_DELAY=0s", "ENRICH_DEADLINE=10s", // the machine may be slow, and what is asked once is to be answered
-	}, settings...)
+	}, append(p.settings, settings...)...)
 	return cmd
 }
 
@@ -251,7 +261,7 @@ func (p *plant) call(method, path string, body any, headers ...string) said {
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(b))
 	p.ok(err)
-	token, err := p.rauth.Mint("ES256", map[string]any{"sub": "root", "client_id": "web", "aud": devstack.AdminAudience})
+	token, err := p.root()
 	p.ok(err)
 	req.Header.Set("Authorization", "Bearer "+token)
 	if b != nil {
