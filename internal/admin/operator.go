@@ -76,3 +76,26 @@ func (w *Work) Unpark(ctx context.Context, id string, skip bool) error {
 	}
 	return w.record("", iam.KindEvent, id, map[string]any{"parked": true}, map[string]any{"parked": false, "skipped": skip})
 }
+
+type instanceDoc struct {
+	ID      string `json:"id"`
+	Clients int64  `json:"clients_released,omitempty"`
+}
+
+// KeepInstance confirms that a database which was moved is still the same instance. It is
+// for operators.
+func (w *Work) KeepInstance(ctx context.Context) (id string, err error) {
+	if id, err = w.tx.KeepInstance(ctx); err != nil {
+		return "", err
+	}
+	return id, w.record("", iam.KindInstance, id, instanceDoc{ID: id}, instanceDoc{ID: id})
+}
+
+// RenewInstance makes a copied database another instance. It is for operators, and returns
+// how many clients of the one before were released.
+func (w *Work) RenewInstance(ctx context.Context, before string) (id string, clients int64, err error) {
+	if id, clients, err = w.tx.RenewInstance(ctx); err != nil {
+		return "", 0, err
+	}
+	return id, clients, w.record("", iam.KindInstance, id, instanceDoc{ID: before}, instanceDoc{ID: id, Clients: clients})
+}

@@ -261,7 +261,9 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	}
 	if provider != nil {
 		beside.loop("provider", func() { provider.Watch(work) })
-		ops.Checks = append(ops.Checks, telemetry.Check{Name: "admin API of R-Auth", Degraded: true, Ask: provider.State})
+		ops.Checks = append(ops.Checks,
+			telemetry.Check{Name: "admin API of R-Auth", Degraded: true, Ask: provider.State},
+			telemetry.Check{Name: "instance", Degraded: true, Ask: managed.Problem})
 		beside.loop("clients", func() { managed.Run(work) })
 		unsettled := &lately[postgres.ClientsState]{}
 		beside.loop("clients_figures", func() { unsettled.keep(work, db.Clients) })
@@ -414,7 +416,7 @@ func manageClients(
 		return nil, nil, fmt.Errorf("RAUTH_ADMIN_URL: %w", err)
 	}
 	c.Provider = provider
-	if c.Instance, err = db.Instance(ctx); err != nil {
+	if c.Instance, c.Copied, err = db.Instance(ctx); err != nil {
 		return nil, nil, err
 	}
 	return clients.New(c), provider, nil

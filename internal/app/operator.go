@@ -361,6 +361,62 @@ func eventsCommand(environ []string) *cobra.Command {
 	return cmd
 }
 
+func instanceCommand(environ []string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "instance",
+		Short: "Say whose clients this database manages in the identity provider: show, keep, renew",
+		Long: "The clients that a database has made in R-Auth bear its instance. A copy of the database would change the clients of the original, so\n" +
+			"one that was copied or moved manages none until somebody has said which it is. keep and renew need the role that owns the tables,\n" +
+			"which is that of migrate up. Restart the replicas afterwards.",
+	}
+	cmd.AddCommand(&cobra.Command{
+		Use: "show", Short: "Print the instance, and whether the database was copied or moved", Args: cobra.NoArgs,
+		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
+			id, copied, err := o.db.Instance(cmd.Context())
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), id)
+			if copied {
+				return errors.New("the database was copied or moved since: run instance keep where it was moved, instance renew in a copy")
+			}
+			return nil
+		}),
+	}, &cobra.Command{
+		Use: "keep", Short: "This database was moved, and the original is gone: it manages its clients on", Args: cobra.NoArgs,
+		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
+			var id string
+			err := o.service.Do(cmd.Context(), o.caller, admin.Task{Action: "instance:keep", Writes: true}, func(ctx context.Context, w *admin.Work) (err error) {
+				id, err = w.KeepInstance(ctx)
+				return err
+			})
+			if err == nil {
+				fmt.Fprintf(cmd.OutOrStdout(), "instance %s is kept: restart the replicas\n", id)
+			}
+			return err
+		}),
+	}, &cobra.Command{
+		Use: "renew", Short: "This database is a copy: it becomes another instance, and lets go of the clients of the original", Args: cobra.NoArgs,
+		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
+			before, _, err := o.db.Instance(cmd.Context())
+			if err != nil {
+				return err
+			}
+			var id string
+			var n int64
+			err = o.service.Do(cmd.Context(), o.caller, admin.Task{Action: "instance:renew", Writes: true}, func(ctx context.Context, w *admin.Work) (err error) {
+				id, n, err = w.RenewInstance(ctx, before)
+				return err
+			})
+			if err == nil {
+				fmt.Fprintf(cmd.OutOrStdout(), "instance %s is now %s, and %d clients are not managed here any more: restart the replicas\n", before, id, n)
+			}
+			return err
+		}),
+	})
+	return cmd
+}
+
 func reconcileCommand(environ []string) *cobra.Command {
 	var dryRun bool
 	var most int
@@ -379,11 +435,12 @@ func reconcileCommand(environ []string) *cobra.Command {
 			if cfg.RAuthAdminURL == "" {
 				return &ConfigError{[]string{"RAUTH_ADMIN_URL is missing: R-Auth's admin API"}}
 			}
+			confirmed := cmd.Flags().Changed("max-changes")
 			if most <= 0 {
 				most = cfg.ReconcileMaxChanges
 			}
 			return withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
-				report, err := reconcile(cmd.Context(), cfg, o, telemetry.NewLogger(cmd.ErrOrStderr(), slog.LevelError), dryRun, most)
+				report, err := reconcile(cmd.Context(), cfg, o, telemetry.NewLogger(cmd.ErrOrStderr(), slog.LevelError), dryRun, confirmed, most)
 				if err != nil {
 					return err
 				}
@@ -392,11 +449,11 @@ func reconcileCommand(environ []string) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "compare only, and change nothing")
-	cmd.Flags().IntVar(&most, "max-changes", 0, "clients to repair at most; more are all left; else RECONCILE_MAX_CHANGES")
+	cmd.Flags().IntVar(&most, "max-changes", 0, "clients to repair at most, more are all left; repairs also where another database may have written; else RECONCILE_MAX_CHANGES")
 	return cmd
 }
 
-func reconcile(ctx context.Context, cfg Config, o *operator, log *slog.Logger, dryRun bool, most int) (clients.Report, error) {
+func reconcile(ctx context.Context, cfg Config, o *operator, log *slog.Logger, dryRun, confirmed bool, most int) (clients.Report, error) {
 	verifier, err := token.New(token.Config{Issuers: cfg.verified[:1], Keeper: o.db, Log: log})
 	if err != nil {
 		return clients.Report{}, err
@@ -410,12 +467,12 @@ func reconcile(ctx context.Context, cfg Config, o *operator, log *slog.Logger, d
 	if err != nil {
 		return clients.Report{}, fmt.Errorf("RAUTH_ADMIN_URL: %w", err)
 	}
-	instance, err := o.db.Instance(ctx)
+	instance, copied, err := o.db.Instance(ctx)
 	if err != nil {
 		return clients.Report{}, err
 	}
 	return clients.New(clients.Config{
-		Admin: o.service, DB: o.db, Provider: provider, Issuer: cfg.RAuthURL, Instance: instance, Log: log, TokenLifetime: cfg.MaxTokenLifetime,
+		Admin: o.service, DB: o.db, Provider: provider, Issuer: cfg.RAuthURL, Instance: instance, Copied: copied, Confirmed: confirmed, Log: log, TokenLifetime: cfg.MaxTokenLifetime,
 	}).Reconcile(ctx, dryRun, most)
 }
 
@@ -440,6 +497,8 @@ func printReport(out io.Writer, r clients.Report, dryRun bool, most int) error {
 	}
 	fmt.Fprintf(out, "%d compared, %d pending, %d differ, %d left; of others: %d\n", r.Compared, r.Pending, len(r.Differences), r.Left(), r.Foreign)
 	switch {
+	case r.Newer && r.Stopped:
+		return errors.New("clients have versions in R-Auth that this database has not written: it was restored, or another database is the same instance; nothing was repaired: look at them, then say --max-changes, or iam-service instance renew in a copy")
 	case r.Stopped:
 		return fmt.Errorf("more than %d clients differ, so nothing was repaired: look at them, then say --max-changes", most)
 	case r.Left() > 0 && dryRun:

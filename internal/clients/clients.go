@@ -63,10 +63,12 @@ type Config struct {
 	Provider Provider // nil: clients are not managed
 	Issuer   string   // that the provider is
 	Instance string   // who we are among all that share the provider
+	Copied   bool     // another database may be the same instance: nothing is done in the provider
 	Log      *slog.Logger
 
 	Patience      time.Duration // with the provider while a caller waits; 0: 1.4 s, for 202 is promised within 2 s
 	TokenLifetime time.Duration // of the longest token; 0: 24 h
+	Confirmed     bool          // somebody has looked: Newer stops no repair
 	MaxRepairs    int           // of one comparison; more are done by hand; 0: 10
 	CompareEvery  time.Duration // 0: 10 min
 	Tick          time.Duration // of the loop; 0: 500 ms
@@ -151,6 +153,20 @@ func (s *Service) lease(r Request) time.Duration {
 // errOff is for an installation that does not manage clients.
 var errOff = &iam.Error{Kind: iam.Unavailable, Code: "clients_not_managed", Detail: "clients are not managed here: RAUTH_ADMIN_URL is not set"}
 
+// errCopied is for a database that may be a copy of another one's.
+var errCopied = &iam.Error{
+	Kind: iam.Unavailable, Code: "instance_copied",
+	Detail: "the database was copied or moved: clients are not managed until an operator has said which (iam-service instance keep, or renew)",
+}
+
+// Problem says why clients are not managed though they should be; nil where they are.
+func (s *Service) Problem() error {
+	if s.cfg.Copied {
+		return errCopied
+	}
+	return nil
+}
+
 // Create makes a client.
 func (s *Service) Create(ctx context.Context, r Request, tenant string, e admin.ClientEdit) (Result, error) {
 	return s.change(ctx, r, true, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
@@ -176,6 +192,9 @@ func (s *Service) Delete(ctx context.Context, r Request, id string, c admin.Cond
 func (s *Service) change(ctx context.Context, r Request, secret bool, begin func(context.Context, *admin.Work) (iam.ManagedClient, error)) (Result, error) {
 	if s.cfg.Provider == nil && secret {
 		return Result{}, errOff
+	}
+	if s.cfg.Copied {
+		return Result{}, errCopied
 	}
 	lease := leaseFor(callerLease)
 	c, by, replayed, err := s.begin(ctx, r, secret, begin)
@@ -287,6 +306,9 @@ type Rotation struct {
 func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.Condition, rot Rotation) (Result, error) {
 	if s.cfg.Provider == nil {
 		return Result{}, errOff
+	}
+	if s.cfg.Copied {
+		return Result{}, errCopied
 	}
 	if rot.Overlap < 0 || rot.Overlap > maxOverlap {
 		return Result{}, iam.Refuse([]iam.FieldError{{Pointer: "/overlap", Detail: "must be 0 to 720h"}})

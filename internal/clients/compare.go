@@ -48,6 +48,7 @@ type Difference struct {
 
 	seen  iam.ManagedClient
 	mark  string // of what is there
+	newer bool   // what is there bears our mark, and a version that this database has not written
 	twice bool   // two comparisons have seen it
 }
 
@@ -59,7 +60,8 @@ type Report struct {
 	Pending     int // not compared: the identity provider has yet to be told
 	Foreign     int // in the identity provider, of others: never touched
 	Differences []Difference
-	Stopped     bool // there were more than are repaired by themselves
+	Stopped     bool // there were more than are repaired by themselves, or Newer
+	Newer       bool // a client has a version there that this database has not written
 }
 
 // Of counts differences of a kind that two comparisons have seen.
@@ -87,6 +89,9 @@ func (r Report) Left() (n int) {
 func (s *Service) Compare(ctx context.Context) (Report, error) {
 	if s.cfg.Provider == nil {
 		return Report{}, errOff
+	}
+	if s.cfg.Copied {
+		return Report{}, errCopied
 	}
 	r := Report{At: time.Now()}
 	ours := map[string]iam.ManagedClient{}
@@ -147,7 +152,11 @@ func (s *Service) Compare(ctx context.Context) (Report, error) {
 	if err != nil {
 		return r, err
 	}
-	if err := s.orphans(ctx, &r, unknown); err != nil {
+	var highest int64 // version that this database has written
+	for _, c := range ours {
+		highest = max(highest, c.WantedVersion)
+	}
+	if err := s.orphans(ctx, &r, unknown, highest); err != nil {
 		return r, err
 	}
 	for id, c := range ours {
@@ -175,7 +184,7 @@ func (s *Service) Compare(ctx context.Context) (Report, error) {
 
 // orphans reports those that we do not know, now that the list is read: one that was made
 // meanwhile is none.
-func (s *Service) orphans(ctx context.Context, r *Report, unknown map[string]iam.Registration) error {
+func (s *Service) orphans(ctx context.Context, r *Report, unknown map[string]iam.Registration, highest int64) error {
 	if len(unknown) == 0 {
 		return nil
 	}
@@ -189,7 +198,7 @@ func (s *Service) orphans(ctx context.Context, r *Report, unknown map[string]iam
 			r.add(Difference{
 				Client: id, Tenant: got.Metadata[iam.MarkTenant], Kind: DriftOrphan,
 				Why: "it bears our marks, and there is no such client here: a backup of the database was restored, or it was copied; it is for you to say what becomes of it",
-			}, iam.ManagedClient{}, got)
+			}, iam.ManagedClient{WantedVersion: highest}, got)
 		}
 	}
 	return err
@@ -200,6 +209,8 @@ func (d Difference) key() string { return d.Client + " " + d.Kind }
 
 func (r *Report) add(d Difference, seen iam.ManagedClient, got iam.Registration) {
 	d.seen, d.mark = seen, fmt.Sprintf("%s %+v", d.Kind, got)
+	version, err := strconv.ParseInt(got.Metadata[iam.MarkVersion], 10, 64)
+	d.newer = err == nil && version > seen.WantedVersion && d.Kind != DriftNotOurs
 	r.Differences = append(r.Differences, d)
 }
 
@@ -239,6 +250,7 @@ func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
 		d := &r.Differences[i]
 		now[d.key()] = d.mark
 		d.twice = rs.before[d.key()] == d.mark
+		r.Newer = r.Newer || d.twice && d.newer
 		if d.Repair == "" || !d.twice {
 			continue
 		}
@@ -250,6 +262,14 @@ func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
 	}
 	rs.before = now
 	maps.DeleteFunc(rs.tried, func(key, _ string) bool { return now[key] == "" })
+	if r.Newer && !s.cfg.Confirmed {
+		r.Stopped = true
+		for _, d := range due {
+			d.Done = Stopped
+		}
+		s.cfg.Log.ErrorContext(ctx, "another database of the same instance writes to the identity provider, or this one was restored: nothing is repaired until somebody has looked")
+		return
+	}
 	if len(due) > most {
 		r.Stopped = true
 		for _, d := range due {
@@ -291,7 +311,7 @@ const betweenRounds = 2 * time.Second
 // Reconcile finishes what is under way, also what would wait before it is tried again,
 // compares twice and repairs, unless it is only to be looked at.
 func (s *Service) Reconcile(ctx context.Context, dryRun bool, most int) (Report, error) {
-	if dryRun {
+	if dryRun || s.cfg.Copied {
 		return s.Compare(ctx)
 	}
 	var began time.Time

@@ -30,6 +30,10 @@ var loop = admin.Caller{Operator: "reconciler", Via: "loop"}
 // Run finishes what was interrupted, ends old secrets and compares the two systems, on one
 // replica at a time, until ctx ends.
 func (s *Service) Run(ctx context.Context) {
+	if s.cfg.Copied {
+		s.cfg.Log.ErrorContext(ctx, "database copied or moved: clients are not managed until an operator runs iam-service instance keep or renew", slog.String("instance", s.cfg.Instance))
+		return
+	}
 	for ctx.Err() == nil {
 		lock, got, err := s.cfg.DB.TryHold(ctx, "clients")
 		switch {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"iam-service/internal/admin"
 	"iam-service/internal/clients"
 	"iam-service/internal/devstack"
 	"iam-service/internal/devstack/devrauth"
@@ -34,7 +35,7 @@ func (w *world) there() *rauth.Client {
 // manage is another service of clients over the same systems, with settings of its own.
 func (w *world) manage(change func(*clients.Config)) *clients.Service {
 	w.Helper()
-	instance, err := w.db.Instance(ctx)
+	instance, _, err := w.db.Instance(ctx)
 	w.ok(err)
 	c := clients.Config{Admin: w.service, DB: w.db, Provider: w.there(), Issuer: w.rauth.Issuer, Instance: instance, Log: discard, Patience: 4 * time.Second}
 	change(&c)
@@ -489,6 +490,95 @@ func TestWhatNobodyManagesIsReportedAndStays(t *testing.T) {
 	}
 	if d := w.drift(); len(d) != 1 || d[id]["kind"] != "unmanaged" || d[id]["winner"] != "nobody" {
 		t.Errorf("drift: %v", d)
+	}
+}
+
+// A database that may be a copy of another one's does nothing in the provider. Renewed, it
+// is another instance: the clients of the original are not its own any more.
+func TestACopiedDatabaseHarmsNoClientOfTheOriginal(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", nil)
+	there := fmt.Sprint(w.rauth.Provisioned(), w.rauth.Secrets(id))
+	unharmed := func(after string) {
+		t.Helper()
+		if got := fmt.Sprint(w.rauth.Provisioned(), w.rauth.Secrets(id)); got != there {
+			t.Errorf("%s: in R-Auth is %s, was %s", after, got, there)
+		}
+	}
+	*w.clients = *w.manage(func(c *clients.Config) { c.Copied = true })
+	path := "/v1/clients/" + id
+	for _, r := range []reply{
+		w.call("root", "POST", "/v1/clients", service(nil)), w.call("root", "PUT", path, service(map[string]any{"client_name": "x"}), "If-Match: *"),
+		w.call("root", "POST", path+"/secrets:rotate", nil), w.call("root", "DELETE", path, nil), w.call("root", "GET", "/v1/clients/drift", nil),
+	} {
+		if r.status != 503 || r.text("code") != "instance_copied" {
+			t.Errorf("got %s", r)
+		}
+	}
+	w.clients.Run(ctx) // it ends at once
+	if _, err := w.clients.Reconcile(ctx, false, 10); iam.CodeOf(err) != "instance_copied" {
+		t.Errorf("reconciled: %v", err)
+	}
+	unharmed("while nobody has said what it is")
+	w.want(200, "root", "PATCH", path, map[string]any{"status": "blocked"})
+	w.exec(`UPDATE registrations SET operation = 'delete', operation_id = gen_random_uuid(), sync = 'pending'`) // as it was copied
+
+	before, _, err := w.db.Instance(ctx)
+	w.ok(err)
+	w.ok(w.service.Do(ctx, admin.Caller{Operator: "op", Via: "command"}, admin.Task{Action: "instance:renew", Writes: true}, func(ctx context.Context, work *admin.Work) error {
+		_, n, err := work.RenewInstance(ctx, before)
+		if n != 1 {
+			t.Errorf("%d clients were released", n)
+		}
+		return err
+	}))
+	*w.clients = *w.manage(func(*clients.Config) {})
+	if r := w.want(200, "root", "GET", path, nil); r.field("managed") != false || r.text("status") != "blocked" {
+		t.Errorf("it is %s", r)
+	}
+	if r, err := w.clients.Reconcile(ctx, false, 10); err != nil || len(r.Differences) != 0 || r.Foreign != 1 {
+		t.Errorf("reconciled: %+v, %v", r, err)
+	}
+	w.want(204, "root", "DELETE", path, nil)
+	unharmed("renewed")
+	w.client("acme", nil) // it has clients of its own
+}
+
+// A version in the provider that this database has not written is another one's, or it was
+// restored: nothing is repaired until somebody has looked.
+func TestWhatAnotherDatabaseHasWrittenStopsRepairs(t *testing.T) {
+	t.Parallel()
+	for kind, change := range map[string]func(w *world, other string){
+		"of a client": func(w *world, other string) {
+			w.put(other, func(m map[string]any) {
+				m["client_name"], m["metadata"].(map[string]any)[iam.MarkVersion] = "theirs", "999999"
+			})
+		},
+		"of an orphan": func(w *world, other string) {
+			got, err := w.there().Get(ctx, other)
+			w.ok(err)
+			got.ClientID = "00000000-0000-4000-8000-00000000000a"
+			got.Metadata[iam.MarkClient], got.Metadata[iam.MarkVersion] = got.ClientID, "999999"
+			_, err = w.there().Create(ctx, got)
+			w.ok(err)
+		},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, settings{})
+			missing, other := w.client("acme", nil), w.client("acme", nil)
+			w.ok(w.there().Delete(ctx, missing))
+			change(w, other)
+			r, err := w.manage(func(*clients.Config) {}).Reconcile(ctx, false, 10)
+			if err != nil || !r.Newer || !r.Stopped || r.Left() != len(r.Differences) || w.rauth.Provisioned()[missing] != nil {
+				t.Errorf("%+v, %v", r, err)
+			}
+			r, err = w.manage(func(c *clients.Config) { c.Confirmed = true }).Reconcile(ctx, false, 10)
+			if err != nil || r.Stopped || w.rauth.Provisioned()[missing] == nil || w.rauth.Provisioned()[other]["client_name"] != "billing" {
+				t.Errorf("confirmed: %+v, %v", r, err)
+			}
+		})
 	}
 }
 

@@ -217,7 +217,7 @@ func newWorld(t testing.TB, s settings) *world {
 	w.url = srv.URL
 	w.issuers, w.database = issuers, s.url
 	w.service = admin.New(admin.Config{DB: w.db, Engine: w.engine, Issuers: issuers, Issuer: w.rauth.Issuer, Audiences: []string{devstack.Audience}, Invalidate: w.facts.Invalidate, JoinsPerDay: s.joins, Log: log})
-	instance, err := w.db.Instance(ctx)
+	instance, _, err := w.db.Instance(ctx)
 	w.ok(err)
 	managed := clients.Config{Admin: w.service, DB: w.db, Issuer: w.rauth.Issuer, Instance: instance, Log: log, Tick: 20 * time.Millisecond, CompareEvery: 100 * time.Millisecond, Patience: 4 * time.Second}
 	if !s.noClients {

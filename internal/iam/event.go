@@ -12,6 +12,8 @@ const (
 	KindClient  = "client"
 	KindPolicy  = "policy"
 	KindEvent   = "event" // only audited
+
+	KindInstance = "instance" // likewise
 )
 
 // Event says that something has become true: named in the past tense, and
