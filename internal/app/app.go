@@ -158,7 +158,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	}
 	var policies *rollout.Service
 	engine, err := policy.NewEngine(policy.Config{
-		Headers: cfg.GatewayHeaders, Admin: cfg.AdminAudience != "", Settings: map[string]string{"unknown_users": cfg.UnknownUsers}, Limit: cfg.part(50),
+		Headers: cfg.GatewayHeaders, Admin: cfg.AdminAudience != "", Untold: len(cfg.TrustedProxies) == 0, Settings: map[string]string{"unknown_users": cfg.UnknownUsers}, Limit: cfg.part(50),
 		SignedOnly: !cfg.PolicyAllowUnsigned, Key: cfg.policyKey, Child: []string{os.Args[0], policy.ChildCommand}, Log: log, OnOffer: metrics.Candidate,
 		OnPassed: func(ctx context.Context, c *policy.Candidate, r *policy.Revision) (bool, error) {
 			return policies.Passed(ctx, c, r)
@@ -235,7 +235,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	register(metrics, db, verifier, facts, changes, engine, enricher, recorded)
 	gateway := httpapi.Gateway{
 		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Tenants: db,
-		Trusted: cfg.TrustedProxies, Log: log, Observe: metrics.Request,
+		Trusted: cfg.TrustedProxies, DenyAmbiguous: cfg.AmbiguousPaths == "always_deny", Log: log, Observe: metrics.Request,
 	}
 
 	if err := bootstrap(ctx, administration, cfg, log); err != nil {

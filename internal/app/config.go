@@ -61,6 +61,7 @@ type Config struct {
 	OpsAddr     string `env:"OPS_ADDR" envDefault:":9090" doc:"listener for operators"`
 
 	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES" doc:"networks whose X-Forwarded-… and X-Upstream-IdP-ID are believed, comma-separated"`
+	AmbiguousPaths string         `env:"AMBIGUOUS_PATHS" envDefault:"when_read" doc:"paths that can be read in two ways are refused: when_read, where the policy reads the path; always_deny"`
 	GatewayHeaders []string       `env:"GATEWAY_HEADERS" doc:"headers that the gateways copy; every 200 carries them all"`
 	HeaderBudget   int            `env:"HEADER_BUDGET" envDefault:"3500" doc:"bytes that the headers of an answer may take together"`
 
@@ -280,6 +281,9 @@ func (cfg *Config) check(fault func(string, ...any)) {
 		if err := checkStateDir(cfg.StateDir, os.Geteuid()); err != nil {
 			fault("STATE_DIR %v", err)
 		}
+	}
+	if !slices.Contains([]string{"when_read", "always_deny"}, cfg.AmbiguousPaths) {
+		fault("AMBIGUOUS_PATHS must be when_read or always_deny, is %q", cfg.AmbiguousPaths)
 	}
 	if !slices.Contains([]string{"deny", "mapped"}, cfg.UnknownUsers) {
 		fault("UNKNOWN_USERS must be deny or mapped, is %q", cfg.UnknownUsers)

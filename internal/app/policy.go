@@ -304,6 +304,12 @@ func policyNewCommand() *cobra.Command {
 	}
 }
 
+// senders are the headers that say a fact of the request.
+var senders = map[string]string{
+	"input.request.method": "X-Forwarded-Method", "input.request.scheme": "X-Forwarded-Proto", "input.request.host": "X-Forwarded-Host",
+	"input.request.path": "X-Forwarded-Uri", "input.request.raw_path": "X-Forwarded-Uri", "input.request.client_ip": "X-Forwarded-For",
+}
+
 // printRevision says what is of interest to who wrote it.
 func printRevision(out io.Writer, r *policy.Revision) {
 	row := func(name string, values ...string) {
@@ -315,6 +321,9 @@ func printRevision(out io.Writer, r *policy.Revision) {
 	row("revision", r.ID+" of "+r.Source)
 	row("headers", strings.Join(r.Headers, ", "))
 	row("cache key", r.CacheKey...)
+	for _, fact := range r.RequestFacts {
+		row("gateways", "must send "+senders[fact]+": it reads "+fact+", and requests without it are 403 request_facts_missing")
+	}
 	if r.Capped {
 		row("answers", "are kept for a second at most: they may differ by themselves")
 	} else {

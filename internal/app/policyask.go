@@ -153,7 +153,7 @@ func (a *asking) revision(ctx context.Context, path string) (*policy.Revision, e
 }
 
 func policyExplainCommand(environ []string) *cobra.Command {
-	var issuer, subject, clientID, tenant, claims, method, path, tokenFile, decision, under string
+	var issuer, subject, clientID, tenant, claims, method, scheme, host, path, tokenFile, decision, under string
 	var clientIP netip.Addr
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -189,7 +189,10 @@ func policyExplainCommand(environ []string) *cobra.Command {
 				}
 			}
 			if decision == "" {
-				q.Tenant, q.Request = tenant, enrich.Request{Method: method, Path: path, RawPath: path, ClientIP: clientIP, Gateway: "explain"}
+				q.Tenant = tenant
+				if q.Request, err = enrich.NewRequest("explain", method, scheme, host, path, clientIP); err != nil {
+					return err
+				}
 			}
 			r, err := a.revision(ctx, under)
 			if err != nil {
@@ -221,6 +224,8 @@ func policyExplainCommand(environ []string) *cobra.Command {
 	f.StringVar(&claims, "claims", "", `further claims of the token, as JSON: {"acr":"2"}`)
 	f.StringVar(&tenant, "tenant", "", "tenant that is asked for")
 	f.StringVar(&method, "method", "GET", "method of the request")
+	f.StringVar(&scheme, "scheme", "", "scheme of the request")
+	f.StringVar(&host, "host", "", "host of the request")
 	f.StringVar(&path, "path", "/", "path of the request")
 	f.TextVar(&clientIP, "client-ip", netip.Addr{}, "address that the request comes from")
 	f.StringVar(&tokenFile, "token-file", "", "file with an access token (a JWT); - is standard input")

@@ -42,10 +42,11 @@ type Bundle struct {
 
 // Custom is what OPA has no name for.
 type Custom struct {
-	Preflight bool             `json:"preflight,omitempty"` // the request was a CORS preflight
-	Facts     []directory.Fact `json:"facts,omitempty"`     // the documents that were read, with the versions of their rows
-	Repeated  bool             `json:"repeated,omitempty"`  // the answer came from the cache
-	Hits      int64            `json:"hits"`                // how often it was repeated until then
+	Preflight bool             `json:"preflight,omitempty"`      // the request was a CORS preflight
+	Ambiguous bool             `json:"ambiguous_path,omitempty"` // the request had a path that can be read in two ways: it is not written down
+	Facts     []directory.Fact `json:"facts,omitempty"`          // the documents that were read, with the versions of their rows
+	Repeated  bool             `json:"repeated,omitempty"`       // the answer came from the cache
+	Hits      int64            `json:"hits"`                     // how often it was repeated until then
 	Name      string           `json:"policy_name,omitempty"`
 }
 
@@ -136,7 +137,7 @@ func (m *masks) event(e *enrich.Evaluated) *Event {
 		Labels: m.labels, DecisionID: e.Answer.DecisionID, Bundles: map[string]Bundle{"iam": {e.Revision.Digest}}, Path: "iam/claims/decision",
 		Input: map[string]any{}, Result: map[string]any{"allow": e.Answer.Allowed}, Timestamp: e.At.UTC(),
 		Metrics: map[string]int64{"timer_rego_query_eval_ns": e.Took.Nanoseconds()},
-		Custom:  Custom{Facts: m.facts(e.Facts), Repeated: e.Repeated, Hits: e.Hits, Name: e.Revision.Name, Preflight: e.Request.Preflight},
+		Custom:  Custom{Facts: m.facts(e.Facts), Repeated: e.Repeated, Hits: e.Hits, Name: e.Revision.Name, Preflight: e.Request.Preflight, Ambiguous: e.Request.Ambiguous},
 	}
 	if e.Token != nil {
 		if claims, ok := e.Token.Claims.(ast.Object); ok {

@@ -3,6 +3,7 @@ package enrich
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -45,7 +46,8 @@ func TestAPolicySaysHowLongItsAnswersAreKept(t *testing.T) {
 			x := w.replicas[0]
 			x.service.cfg.Engine = w.engine
 			ask := func() string {
-				a, err := x.service.Enrich(context.Background(), Question{Token: f.tokens[3]}) // who is not known: no fact ends it
+				request := Request{Method: "GET", Scheme: "https", Host: "a.example", Path: "/", RawPath: "/", ClientIP: netip.MustParseAddr("192.0.2.1")}
+				a, err := x.service.Enrich(context.Background(), Question{Token: f.tokens[3], Request: request}) // who is not known: no fact ends it
 				f.ok(err)
 				return a.DecisionID
 			}

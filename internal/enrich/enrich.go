@@ -23,7 +23,6 @@ import (
 	"log/slog"
 	mrand "math/rand/v2"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"time"
 
@@ -109,18 +108,6 @@ type Question struct {
 	Request    Request
 }
 
-// Request is what is known of the client's request.
-type Request struct {
-	Gateway   string
-	Method    string
-	Scheme    string
-	Host      string
-	Path      string     // normalised
-	RawPath   string     // as it was received
-	ClientIP  netip.Addr // the zero Addr where it is not known
-	Preflight bool       // a CORS preflight
-}
-
 // Answer is what a gateway learns.
 type Answer struct {
 	Allowed    bool
@@ -130,6 +117,8 @@ type Answer struct {
 	DecisionID string   // of an evaluation; an answer from the cache repeats it
 	Tenant     string   // of an allow
 	Values     []string // of an allow, parallel to Engine.Headers; not to be changed
+
+	Fault *iam.Error // of a deny that is about the request itself, whoever sent it; else nil
 }
 
 // Enrich answers q. An error is of kind Unavailable (not answerable now) or
@@ -150,6 +139,10 @@ func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
 		return s.refuse(ctx, policy.ErrNoPolicy, nil, nil, &q, t)
 	}
 	asked := s.question(r, &q, t, true)
+	if fault := faultOf(r, &asked, &q.Request); fault != nil {
+		asked.Now = s.now()
+		return s.refuse(ctx, fault, r, &asked, &q, t)
+	}
 	key := r.Key(&asked)
 	at := s.cfg.Directory.Now()
 	if k := s.answers.get(key, r, issuedAt, s.cfg.Directory, at); k != nil {
@@ -177,6 +170,23 @@ func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
 	}
 }
 
+// AmbiguousPath says what is wrong with a path.
+const AmbiguousPath = "the path can be read in two ways"
+
+// faultOf says why a request cannot be decided by r, whoever sent it: r reads what nobody has
+// said of it, or a path that two programs could read differently; nil: it can. An undefined
+// fact would silence each denial that reads it.
+func faultOf(r *policy.Revision, asked *policy.Question, req *Request) *iam.Error {
+	missing := r.Missing(asked)
+	switch {
+	case missing == 0:
+		return nil
+	case req.Ambiguous && (missing.Has(policy.Path) || missing.Has(policy.RawPath)):
+		return &iam.Error{Kind: iam.Forbidden, Code: "malformed_request", Detail: AmbiguousPath}
+	}
+	return &iam.Error{Kind: iam.Forbidden, Code: policy.CodeFactsMissing, Detail: "the policy reads " + missing.String() + ", and no source that is believed has said it"}
+}
+
 // Outcome is an answer, and what it rests on.
 type Outcome struct {
 	Answer   Answer
@@ -191,6 +201,9 @@ type Outcome struct {
 func (s *Service) Ask(ctx context.Context, r *policy.Revision, t *token.Token, q Question, facts *directory.Reading, now, deadline time.Time) (Outcome, error) {
 	o := Outcome{Asked: s.question(r, &q, t, false)}
 	o.Asked.Now = now
+	if fault := faultOf(r, &o.Asked, &q.Request); fault != nil {
+		return o, fault
+	}
 	k, d, err := s.evaluate(ctx, r, &o.Asked, &q, t, facts, 0, deadline)
 	if err != nil {
 		return o, err
@@ -211,19 +224,14 @@ func (s *Service) Reading(t *token.Token, deadline time.Time) *directory.Reading
 // where it is the one in force.
 func (s *Service) question(r *policy.Revision, q *Question, t *token.Token, inForce bool) policy.Question {
 	req := &q.Request
-	asked := policy.Question{
-		Fields: [policy.NumFields]string{
-			policy.Gateway: req.Gateway, policy.Method: req.Method, policy.Scheme: req.Scheme, policy.Host: req.Host,
-			policy.Path: req.Path, policy.RawPath: req.RawPath, policy.TenantHint: q.TenantHint,
-		},
-	}
-	if req.ClientIP.IsValid() && r.Sees(policy.ClientIP) {
-		asked.Fields[policy.ClientIP] = req.ClientIP.String()
-	}
+	asked := policy.Question{Fields: fieldsOf(r, req)}
 	if t == nil {
 		asked.Anonymous = r.Anonymous(req.Path, req.Preflight)
 		return asked
 	}
+	// Without a token nobody is a member of anything, and a hint that anybody can make up must
+	// not be a decision of its own.
+	asked.Fields[policy.TenantHint] = q.TenantHint
 	var ok bool
 	if asked.Token, ok = t.Memo().Load().(*policy.Token); !ok || !asked.Token.Of(r) {
 		asked.Token = r.Token(t.Issuer, t.Subject, t.ClientID, t.Claims)
@@ -232,6 +240,22 @@ func (s *Service) question(r *policy.Revision, q *Question, t *token.Token, inFo
 		}
 	}
 	return asked
+}
+
+// fieldsOf is what a policy can see of a request.
+func fieldsOf(r *policy.Revision, req *Request) [policy.NumFields]string {
+	fields := [policy.NumFields]string{
+		policy.Gateway: req.Gateway, policy.Method: req.Method, policy.Scheme: req.Scheme, policy.Host: req.Host, policy.Path: req.Path, policy.RawPath: req.RawPath,
+	}
+	if req.ClientIP.IsValid() && r.Sees(policy.ClientIP) {
+		fields[policy.ClientIP] = req.ClientIP.String()
+	}
+	return fields
+}
+
+// Lacks returns the facts that r reads and a request has not: asked about it, r denies.
+func (req Request) Lacks(r *policy.Revision) policy.FieldSet {
+	return r.Missing(&policy.Question{Fields: fieldsOf(r, &req)})
 }
 
 // evaluate asks the policy, and holds its answer and the token to what no policy
@@ -382,7 +406,7 @@ func (s *Service) refuse(ctx context.Context, err error, r *policy.Revision, ask
 	a := Answer{HadToken: q.Token != "", Code: iam.CodeOf(err), DecisionID: policy.NewDecisionID()}
 	record := func() {
 		if r != nil {
-			s.cfg.Record(&Evaluated{At: asked.Now, Revision: r, Token: t, Request: q.Request, Hint: q.TenantHint, Asked: *asked, Answer: a})
+			s.cfg.Record(&Evaluated{At: asked.Now, Revision: r, Token: t, Request: q.Request, Hint: asked.Fields[policy.TenantHint], Asked: *asked, Answer: a})
 		}
 	}
 	switch iam.KindOf(err) {
@@ -398,6 +422,10 @@ func (s *Service) refuse(ctx context.Context, err error, r *policy.Revision, ask
 	}
 	s.cfg.OnDecision("denied", a.Code, 0)
 	record()
+	if fault, ok := errors.AsType[*iam.Error](err); ok && r != nil && (a.Code == policy.CodeFactsMissing || a.Code == "malformed_request") {
+		a.Fault = fault
+		return a, nil // every request of a gateway can be one: who knows the peer logs it
+	}
 	s.cfg.Verifier.Rejected(ctx, err, slog.String("gateway", q.Request.Gateway), slog.String("decision_id", a.DecisionID))
 	level, issuer := slog.LevelDebug, "" // anybody can send nonsense: not worth a line each
 	if t != nil {
@@ -429,7 +457,7 @@ type Evaluated struct {
 func (s *Service) note(r *policy.Revision, k *kept, d policy.Decision, asked *policy.Question, q *Question, t *token.Token, facts *directory.Reading) {
 	s.cfg.OnDecision(k.outcome, k.code, d.Took)
 	e := &Evaluated{
-		At: asked.Now, Revision: r, Token: t, Request: q.Request, Hint: q.TenantHint, Asked: *asked, Answer: k.answer, Reasons: d.Reasons, Facts: facts.Facts(), Took: d.Took,
+		At: asked.Now, Revision: r, Token: t, Request: q.Request, Hint: asked.Fields[policy.TenantHint], Asked: *asked, Answer: k.answer, Reasons: d.Reasons, Facts: facts.Facts(), Took: d.Took,
 	}
 	s.cfg.Record(e)
 	if drawn(s.cfg.ShadowOf()) {
@@ -451,7 +479,7 @@ func (s *Service) repeat(r *policy.Revision, k *kept, asked *policy.Question, q 
 		return
 	}
 	e := &Evaluated{
-		At: time.Now(), Revision: r, Token: t, Request: q.Request, Hint: q.TenantHint, Asked: *asked, Answer: k.answer, Repeated: true, Hits: hits,
+		At: time.Now(), Revision: r, Token: t, Request: q.Request, Hint: asked.Fields[policy.TenantHint], Asked: *asked, Answer: k.answer, Repeated: true, Hits: hits,
 	}
 	if sampled {
 		s.cfg.Record(e)

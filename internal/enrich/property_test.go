@@ -523,9 +523,20 @@ func (w *walk) ask(x *replica) error {
 	q := Question{
 		Token: w.tokens[n], TenantHint: pick(w.rand, "", "acme", "globex", "initech"),
 		Request: Request{
-			Gateway: "generic", Method: pick(w.rand, "GET", "POST"), Path: pick(w.rand, "/public/a", "/private"),
+			Gateway: "generic", Method: pick(w.rand, "GET", "POST"), Scheme: "https", Host: "api.example.com",
 			ClientIP: netip.MustParseAddr(pick(w.rand, "192.0.2.1", "192.0.2.2")),
 		},
+	}
+	q.Request.SetPath(pick(w.rand, "/public/a", "/private"))
+	switch w.rand.IntN(20) { // what no gateway has said
+	case 0:
+		q.Request.SetPath("/public//a")
+	case 1:
+		q.Request.Path, q.Request.RawPath = "", ""
+	case 2:
+		q.Request.Method = ""
+	case 3:
+		q.Request.ClientIP = netip.Addr{}
 	}
 	if w.rand.IntN(8) == 0 {
 		w.busy = func() { // while the answer is worked out
@@ -564,7 +575,21 @@ func (w *walk) ask(x *replica) error {
 
 // touchesNothing: an answer that rests on no facts may be given by a replica that
 // trusts none.
-func (w *walk) touchesNothing(q Question) bool { return q.Token == "" }
+func (w *walk) touchesNothing(q Question) bool { return q.Token == "" || w.lacks(&q.Request) }
+
+// lacks reports whether the policy reads what is not known of a request.
+func (w *walk) lacks(r *Request) bool {
+	clientIP := ""
+	if r.ClientIP.IsValid() {
+		clientIP = r.ClientIP.String()
+	}
+	for name, v := range map[string]string{"method": r.Method, "scheme": r.Scheme, "host": r.Host, "path": r.Path, "raw_path": r.RawPath, "client_ip": clientIP} {
+		if v == "" && slices.Contains(w.engine.Revision().CacheKey, "input.request."+name) {
+			return true
+		}
+	}
+	return false
+}
 
 func (w *walk) answer(x *replica, q Question) (answered, error) {
 	a, err := x.service.Enrich(context.Background(), q)
@@ -681,6 +706,9 @@ func (w *walk) docs(moments []time.Duration, path ...string) []any {
 
 // oracle is OPA itself, over everything, and what Go decides before it.
 func (w *walk) oracle(q Question, n int, now time.Duration, user, client, acme, globex any) (answered, error) {
+	if w.lacks(&q.Request) {
+		return answered{Status: 403}, nil
+	}
 	claims := w.claims[n]
 	at := w.began.Add(now)
 	dir := map[string]any{"users": map[string]any{}, "clients": map[string]any{}, "tenants": map[string]any{}}
@@ -715,8 +743,9 @@ func (w *walk) oracle(q Question, n int, now time.Duration, user, client, acme, 
 	}
 	put("tenants", acme, "acme")
 	put("tenants", globex, "globex")
-	request := map[string]any{"gateway": q.Request.Gateway, "method": q.Request.Method, "path": q.Request.Path, "client_ip": q.Request.ClientIP.String(), "anonymous": false}
-	if q.TenantHint != "" {
+	request := map[string]any{"gateway": q.Request.Gateway, "method": q.Request.Method, "path": q.Request.Path, "client_ip": q.Request.ClientIP.String(), "anonymous": false,
+		"scheme": q.Request.Scheme, "host": q.Request.Host, "raw_path": q.Request.RawPath}
+	if q.TenantHint != "" && claims != nil {
 		request["tenant_hint"] = q.TenantHint
 	}
 	input := map[string]any{"request": request, "now": json.Number(fmt.Sprint(at.Unix())), "settings": map[string]any{"unknown_users": "mapped"}}

@@ -258,6 +258,7 @@ func FromRecord(d iam.RecordedDecision) (Question, error) {
 		Custom struct {
 			Facts     []directory.Fact `json:"facts"`
 			Preflight bool             `json:"preflight"`
+			Ambiguous bool             `json:"ambiguous_path"`
 		} `json:"custom"`
 	}
 	decoder := json.NewDecoder(bytes.NewReader(d.Event))
@@ -268,7 +269,7 @@ func FromRecord(d iam.RecordedDecision) (Question, error) {
 	r := event.Input.Request
 	q := Question{
 		Tenant: r.TenantHint, Now: time.Unix(event.Input.Now, 0),
-		Request:  enrich.Request{Gateway: r.Gateway, Method: r.Method, Scheme: r.Scheme, Host: r.Host, Path: r.Path, RawPath: r.RawPath, Preflight: event.Custom.Preflight},
+		Request:  enrich.Request{Gateway: r.Gateway, Method: r.Method, Scheme: r.Scheme, Host: r.Host, Path: r.Path, RawPath: r.RawPath, Preflight: event.Custom.Preflight, Ambiguous: event.Custom.Ambiguous},
 		Recorded: &Recorded{Decision: d.ID, At: d.At, Revision: d.Revision, Allow: d.Allow, Codes: d.Codes, Facts: event.Custom.Facts, Erased: event.Erased},
 	}
 	if ip, err := netip.ParseAddr(r.ClientIP); err == nil {

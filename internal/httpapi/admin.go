@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -321,11 +322,12 @@ func (a *adminAPI) caller(r *http.Request) (admin.Caller, error) {
 	if raw == "" {
 		return c, iam.Errorf(iam.Unauthenticated, "a bearer token for the admin API is needed")
 	}
-	address, err := (&enrichHandler{trusted: a.Trusted}).clientIP(r.Header, peerOf(r))
+	peer := peerOf(r)
+	address, err := (&enrichHandler{trusted: a.Trusted}).clientIP(r.Header, peer)
 	if err != nil {
 		return c, &iam.Error{Kind: iam.Malformed, Code: "malformed_request", Detail: detailOf(err)}
 	}
-	if address.IsValid() {
+	if address = cmp.Or(address, peer); address.IsValid() {
 		c.Address = address.String()
 	}
 	c.Token, err = a.Verify(r.Context(), raw, "", time.Now().Add(verifyWait))

@@ -6,15 +6,15 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
-	"net/url"
-	"path"
-	"regexp"
 	"strings"
+	"sync"
 	"time"
-	"unicode/utf8"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"iam-service/internal/enrich"
 	"iam-service/internal/iam"
+	"iam-service/internal/policy"
 )
 
 // EnrichPath is how metrics call every form of the endpoint.
@@ -32,7 +32,10 @@ type enrichHandler struct {
 	headers  []string // canonical, parallel to Answer.Values
 	trusted  []netip.Prefix
 	log      *slog.Logger
+	lacking  *perMinute // peers whose requests lacked facts that the policy reads
 	observe  func(gateway, method string, status int, took time.Duration)
+
+	denyAmbiguous bool // also where the policy does not read the path
 }
 
 // belowEnrich reports whether the request is for the endpoint, by the path as it
@@ -52,12 +55,20 @@ func (h *enrichHandler) serve(w http.ResponseWriter, r *http.Request, rest strin
 		w.Header().Set("Connection", "close")
 	}
 	status := h.answer(w, r, rest)
+	if r.ContentLength != 0 {
+		// After the answer, net/http reads what is left of the body, so that closing the
+		// connection does not cut the answer off. One that never comes holds nothing for long.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyPatience)) // the connection is gone
+	}
 	took := time.Since(began)
 	if took > slow {
 		h.log.LogAttrs(r.Context(), slog.LevelWarn, "slow enrichment", slog.Int("status", status), slog.Duration("took", took))
 	}
 	h.observe("generic", r.Method, status, took)
 }
+
+// bodyPatience is how long the body of a request is waited for that is answered already.
+const bodyPatience = time.Second
 
 // slow is what gets a line of its own: half of what gateways wait at most.
 const slow = 100 * time.Millisecond
@@ -81,7 +92,12 @@ func (h *enrichHandler) answer(w http.ResponseWriter, r *http.Request, rest stri
 		w.Header().Set("WWW-Authenticate", challenge)
 		return deny(w, Problem{Status: http.StatusUnauthorized, Instance: decision(a)})
 	case !a.Allowed:
-		return deny(w, Problem{Status: http.StatusForbidden, Instance: decision(a)})
+		p := Problem{Status: http.StatusForbidden, Instance: decision(a)}
+		if a.Fault != nil { // of the request, and no business of the policy's: whoever sent it may know
+			p.Code = a.Fault.Code
+			h.tellFault(r, a.Fault)
+		}
+		return deny(w, p)
 	}
 	out := w.Header()
 	for i, name := range h.headers {
@@ -144,6 +160,40 @@ func (h *enrichHandler) cannot(w http.ResponseWriter, r *http.Request, err error
 	return http.StatusServiceUnavailable
 }
 
+// tellFault logs that a gateway does not send what the policy reads: once a minute for each
+// peer, since all of its requests are refused.
+func (h *enrichHandler) tellFault(r *http.Request, fault *iam.Error) {
+	if peer := peerOf(r); fault.Code == policy.CodeFactsMissing && h.lacking.first(peer, time.Now()) {
+		h.log.LogAttrs(r.Context(), slog.LevelWarn, "request facts missing", slog.String("peer", peer.String()), slog.Bool("believed", h.trusts(peer)),
+			slog.String("code", fault.Code), slog.String("err", fault.Detail))
+	}
+}
+
+// perMinute is the peers that something was said of within a minute, those seen last.
+type perMinute struct {
+	mu   sync.Mutex
+	last *simplelru.LRU[netip.Addr, time.Time]
+}
+
+func newPerMinute() *perMinute {
+	lru, err := simplelru.NewLRU[netip.Addr, time.Time](maxLimiters, nil)
+	if err != nil {
+		panic(err) // the size is a constant
+	}
+	return &perMinute{last: lru}
+}
+
+// first reports whether it was not asked about the peer within the last minute.
+func (p *perMinute) first(peer netip.Addr, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if last, ok := p.last.Peek(peer); ok && now.Sub(last) < time.Minute {
+		return false
+	}
+	p.last.Add(peer, now)
+	return true
+}
+
 // statusClientClosed is what nginx calls it; it is only counted: 503 is sent.
 const statusClientClosed = 499
 
@@ -161,33 +211,51 @@ func (h *enrichHandler) question(r *http.Request, rest string) (enrich.Question,
 	if q.TenantHint, err = tenantHint(r.Header); err != nil {
 		return q, err
 	}
-	peer := peerOf(r)
-	trusted := h.trusts(peer)
-	req := &q.Request
-	req.Gateway, req.Method, req.Host = "generic", r.Method, r.Host
-	rawPath := rest
-	if trusted {
+	if h.trusts(peerOf(r)) {
 		if q.IdP, err = single(r.Header, "X-Upstream-Idp-Id"); err != nil {
 			return q, err
 		}
-		if rawPath, err = h.forwarded(r, req, rest); err != nil {
-			return q, err
+	}
+	q.Request.Gateway = "generic"
+	return q, h.facts(r, rest, &q.Request)
+}
+
+// facts reads what is known of the client's request. What comes here is the gateway's own
+// request: its method, host and address say nothing of the client's. A fact is known where a
+// believed peer has said it in its header, and the method, the path and (of a believed peer)
+// the host where the gateway has appended the client's path to ours. Two sources of one fact
+// must agree: one of them may be the client's.
+func (h *enrichHandler) facts(r *http.Request, rest string, req *enrich.Request) (err error) {
+	peer := peerOf(r)
+	believed := h.trusts(peer)
+	rawPath := rest
+	if rest != "" {
+		if !enrich.ValidMethod(r.Method) {
+			return malformed("the method is not an upper-case token")
+		}
+		req.Method = r.Method
+		if believed && r.Host != "" {
+			if err := agree(&req.Host, "Host", r.Host, enrich.NormalHost); err != nil {
+				return err
+			}
+		}
+	}
+	if believed {
+		if rawPath, err = forwarded(r.Header, req, rest); err != nil {
+			return err
 		}
 		if req.ClientIP, err = h.clientIP(r.Header, peer); err != nil {
-			return q, err
+			return err
 		}
-	} else {
-		req.Host = "" // the gateway's name for us, not the client's for it
-		req.ClientIP = peer
 	}
 	if rawPath != "" {
-		req.RawPath = rawPath
-		if req.Path, err = normalise(rawPath); err != nil {
-			return q, err
+		req.SetPath(rawPath)
+		if req.Ambiguous && h.denyAmbiguous {
+			return malformed(enrich.AmbiguousPath)
 		}
 	}
 	req.Preflight = req.Method == http.MethodOptions && r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
-	return q, nil
+	return nil
 }
 
 // bearer reads the one Authorization header. Another scheme is no token of ours.
@@ -231,41 +299,88 @@ func single(h http.Header, name string) (string, error) {
 	return values[0], nil
 }
 
-// forwarded reads what a trusted gateway says of the client's request.
-func (h *enrichHandler) forwarded(r *http.Request, req *enrich.Request, rest string) (rawPath string, err error) {
-	for _, f := range [...]struct {
-		name string
-		into *string
-	}{{"X-Forwarded-Method", &req.Method}, {"X-Forwarded-Host", &req.Host}, {"X-Forwarded-Proto", &req.Scheme}} {
-		v, err := single(r.Header, f.name)
-		if err != nil {
-			return "", err
+// forwarded reads what a believed gateway says of the client's request, and returns the
+// path as it was received. X-Original-… is no source, since a client can send it through
+// gateways that set X-Forwarded-…; where it says something else, it is not known who is right.
+func forwarded(header http.Header, req *enrich.Request, rest string) (rawPath string, err error) {
+	read := func(fact *string, name string, normal func(string) (string, bool)) {
+		var v string
+		if err == nil {
+			v, err = single(header, name)
 		}
-		if v != "" {
-			if len(v) > 255 || !printable(v) {
-				return "", malformed(f.name + " is not valid")
+		if err == nil && v != "" {
+			err = agree(fact, name, v, normal)
+		}
+	}
+	rawPath = rest
+	read(&req.Method, "X-Forwarded-Method", normalMethod)
+	read(&req.Scheme, "X-Forwarded-Proto", enrich.NormalScheme)
+	read(&req.Host, "X-Forwarded-Host", enrich.NormalHost)
+	read(&rawPath, "X-Forwarded-Uri", withoutQuery)
+	compare := func(fact, name string, normal func(string) (string, bool)) {
+		if fact != "" {
+			read(&fact, name, normal)
+		}
+	}
+	compare(req.Method, "X-Original-Method", normalMethod)
+	compare(req.Host, "X-Original-Host", enrich.NormalHost)
+	compare(rawPath, "X-Original-Uri", withoutQuery)
+	if err != nil {
+		return "", err
+	}
+	original, err := single(header, "X-Original-Url")
+	if err != nil || original == "" {
+		return rawPath, err
+	}
+	scheme, host, uri := "", "", original
+	if original[0] != '/' {
+		var ok bool
+		if scheme, host, ok = strings.Cut(original, "://"); !ok {
+			return "", malformed("X-Original-Url is not valid")
+		}
+		uri = "/"
+		if at := strings.IndexAny(host, "/?"); at >= 0 {
+			host, uri = host[:at], host[at:]
+		}
+	}
+	for _, part := range [...]struct {
+		fact, said string
+		normal     func(string) (string, bool)
+	}{{req.Scheme, scheme, enrich.NormalScheme}, {req.Host, host, enrich.NormalHost}, {rawPath, uri, withoutQuery}} {
+		if part.fact != "" && part.said != "" {
+			if err := agree(&part.fact, "X-Original-Url", part.said, part.normal); err != nil {
+				return "", err
 			}
-			*f.into = v
 		}
 	}
-	uri, err := single(r.Header, "X-Forwarded-Uri")
-	if err != nil || uri == "" {
-		return rest, err
-	}
-	uri, _, _ = strings.Cut(uri, "?")
-	if uri == "" || rest != "" && rest != uri {
-		// A gateway that appends the path may pass a client's own header on.
-		return "", malformed("X-Forwarded-Uri is not the path of the request")
-	}
-	return uri, nil
+	return rawPath, nil
 }
 
-// clientIP is the last address of X-Forwarded-For that no trusted proxy wrote
-// about itself.
-func (h *enrichHandler) clientIP(header http.Header, peer netip.Addr) (netip.Addr, error) {
-	at := peer
+// agree takes what a header says of a fact, which must be what is known of it already.
+func agree(fact *string, name, said string, normal func(string) (string, bool)) error {
+	v, ok := normal(said)
+	switch {
+	case !ok:
+		return malformed(name + " is not valid")
+	case *fact != "" && *fact != v:
+		return malformed(name + " is not what another source says of the request")
+	}
+	*fact = v
+	return nil
+}
+
+func normalMethod(s string) (string, bool) { return s, enrich.ValidMethod(s) }
+
+func withoutQuery(uri string) (string, bool) {
+	path, _, _ := strings.Cut(uri, "?")
+	return path, path != ""
+}
+
+// clientIP is the last address of X-Forwarded-For that no believed proxy wrote about
+// itself; the zero Addr where no believed peer has named one.
+func (h *enrichHandler) clientIP(header http.Header, peer netip.Addr) (client netip.Addr, err error) {
 	lines := header["X-Forwarded-For"]
-	for i := len(lines) - 1; i >= 0; i-- {
+	for at, i := peer, len(lines)-1; i >= 0; i-- {
 		for rest, more := lines[i], true; more && h.trusts(at); {
 			var hop string
 			if comma := strings.LastIndexByte(rest, ','); comma >= 0 {
@@ -274,16 +389,33 @@ func (h *enrichHandler) clientIP(header http.Header, peer netip.Addr) (netip.Add
 				hop, more = rest, false
 			}
 			if hop = strings.TrimSpace(hop); hop == "" {
-				return at, nil
+				continue // RFC 9110, section 5.6.1.2
 			}
-			addr, err := netip.ParseAddr(hop)
-			if err != nil {
-				return at, malformed("X-Forwarded-For holds what is no address")
+			addr, ok := address(hop)
+			if !ok {
+				return netip.Addr{}, malformed("X-Forwarded-For holds what is no address")
 			}
-			at = addr.Unmap()
+			at, client = addr, addr
 		}
 	}
-	return at, nil
+	return client, nil
+}
+
+// address reads one address of X-Forwarded-For, which may have a port, and brackets where it
+// is an IPv6 one.
+func address(s string) (netip.Addr, bool) {
+	addr, err := netip.ParseAddr(s)
+	if err != nil {
+		var with netip.AddrPort
+		with, err = netip.ParseAddrPort(s)
+		addr = with.Addr()
+	}
+	if inner, ok := strings.CutPrefix(s, "["); err != nil && ok {
+		if inner, ok = strings.CutSuffix(inner, "]"); ok {
+			addr, err = netip.ParseAddr(inner)
+		}
+	}
+	return addr.Unmap().WithZone(""), err == nil
 }
 
 func (h *enrichHandler) trusts(peer netip.Addr) bool {
@@ -300,48 +432,4 @@ func (h *enrichHandler) trusts(peer netip.Addr) bool {
 func peerOf(r *http.Request) netip.Addr {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // not one: the zero Addr
 	return peer.Addr().Unmap()
-}
-
-// normalise returns the path that a backend will see, and refuses one that two
-// programs could read differently: a rule about /admin must not be passed by
-// //admin, /x/../admin, /%61dmin%2f or /admin;x.
-func normalise(raw string) (string, error) {
-	ambiguous := malformed("the path can be read in two ways")
-	if len(raw) > 4096 || raw[0] != '/' || !printable(raw) || strings.ContainsAny(raw, ";\\#") {
-		return "", ambiguous
-	}
-	p, err := url.PathUnescape(raw)
-	if err != nil || !utf8.ValidString(p) || strings.ContainsAny(p, ";\\#?") {
-		return "", ambiguous
-	}
-	for _, c := range p {
-		if c < 0x20 || c == 0x7f {
-			return "", ambiguous
-		}
-	}
-	if strings.Count(p, "/") != strings.Count(raw, "/") { // an encoded slash
-		return "", ambiguous
-	}
-	if escape.MatchString(p) { // encoded twice
-		return "", ambiguous
-	}
-	clean := path.Clean(p)
-	if clean != "/" && strings.HasSuffix(p, "/") {
-		clean += "/"
-	}
-	if clean != p { // dot segments, empty segments
-		return "", ambiguous
-	}
-	return clean, nil
-}
-
-var escape = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
-
-func printable(s string) bool {
-	for i := range len(s) {
-		if s[i] < 0x20 || s[i] > 0x7e {
-			return false
-		}
-	}
-	return true
 }

@@ -9,6 +9,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"log/slog"
@@ -40,20 +41,24 @@ type Gateway struct {
 	Identify func(ctx context.Context, raw string) (*token.Token, error) // for endpoints about the bearer
 	Tenants  Tenants
 	Trusted  []netip.Prefix // whose X-Forwarded-… is believed
-	Log      *slog.Logger
-	Observe  Observe
+
+	DenyAmbiguous bool // a path that can be read in two ways is refused also where the policy does not read it
+	Log           *slog.Logger
+	Observe       Observe
 }
 
 // Handler returns the handler of the gateways' listener.
 func (g Gateway) Handler() http.Handler {
 	e := &enrichHandler{
-		enricher: g.Enricher, headers: g.Headers, trusted: g.Trusted, log: g.Log,
+		enricher: g.Enricher, headers: g.Headers, trusted: g.Trusted, log: g.Log, lacking: newPerMinute(), denyAmbiguous: g.DenyAmbiguous,
 		observe: func(gateway, method string, status int, took time.Duration) {
 			g.Observe(EnrichPath, gateway, method, status, took)
 		},
 	}
 	r := chi.NewRouter()
-	r.Get("/v1/me/tenants", observed("/me/tenants", g.Observe, handle(g.Log, g.myTenants)))
+	mine := observed("/me/tenants", g.Observe, handle(g.Log, g.myTenants))
+	r.Get("/v1/me/tenants", mine)
+	r.Head("/v1/me/tenants", mine)
 	r.NotFound(observed("", g.Observe, handle(g.Log, nowhere)))
 	r.MethodNotAllowed(observed("", g.Observe, handle(g.Log, notThisMethod)))
 
@@ -75,7 +80,17 @@ func nowhere(http.ResponseWriter, *http.Request) error {
 	return iam.Errorf(iam.NotFound, "no such path")
 }
 
-func notThisMethod(w http.ResponseWriter, _ *http.Request) error {
+// notThisMethod answers 405 with the methods that the path takes (RFC 9110, section 15.5.6).
+func notThisMethod(w http.ResponseWriter, r *http.Request) error {
+	var takes []string
+	if routed := chi.RouteContext(r.Context()); routed != nil {
+		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
+			if routed.Routes.Match(chi.NewRouteContext(), method, cmp.Or(r.URL.RawPath, r.URL.Path)) {
+				takes = append(takes, method)
+			}
+		}
+	}
+	w.Header().Set("Allow", strings.Join(takes, ", "))
 	writeProblem(w, Problem{
 		Type: "/problems/method-not-allowed", Title: "The path does not take this method", Status: http.StatusMethodNotAllowed,
 	})

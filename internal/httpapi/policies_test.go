@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -247,6 +248,16 @@ denials contains _reason(rego.metadata.rule()) if input.request.client_ip == "19
 	for ip, code := range map[string]string{"192.0.2.7": "elsewhere", "192.0.2.8": "member"} {
 		if text := w.want(200, "audrey", "POST", "/v1/policy/explain", from(ip)).text("text"); !strings.Contains(text, code) || strings.Contains(text, "allowed, ") != (code == "member") {
 			t.Errorf("from %s: %s", ip, text)
+		}
+	}
+	if r := w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"subject": "frank", "tenant": "acme", "revision": away}); r.field("code") != "request_facts_missing" ||
+		!strings.Contains(r.text("text"), "the policy reads input.request.client_ip") {
+		t.Errorf("from nobody knows where: %s", r)
+	}
+	for field, value := range map[string]string{"method": "get", "host": "a..b", "scheme": "1"} {
+		r := w.want(422, "audrey", "POST", "/v1/policy/explain", map[string]any{"subject": "frank", "request": map[string]any{field: value}})
+		if !strings.Contains(fmt.Sprint(r), "/request/"+field) {
+			t.Errorf("%s %q: %s", field, value, r)
 		}
 	}
 	w.want(422, "audrey", "POST", "/v1/policy/explain", from("here"))

@@ -387,10 +387,11 @@ func (a *adminAPI) questionOf(ctx context.Context, b explainBody) (explain.Quest
 	if b.Tenant != "" && !iam.ValidTenantID(b.Tenant) {
 		return explain.Question{}, iam.Refuse([]iam.FieldError{{Pointer: "/tenant", Detail: "is not the id of a tenant"}})
 	}
-	q := explain.Question{Tenant: b.Tenant, Request: enrich.Request{
-		Method: b.Request.Method, Scheme: b.Request.Scheme, Host: b.Request.Host, Path: b.Request.Path, RawPath: b.Request.Path, Gateway: b.Request.Gateway, ClientIP: b.Request.ClientIP,
-	}}
+	q := explain.Question{Tenant: b.Tenant}
 	var err error
+	if q.Request, err = enrich.NewRequest(b.Request.Gateway, b.Request.Method, b.Request.Scheme, b.Request.Host, b.Request.Path, b.Request.ClientIP); err != nil {
+		return q, err
+	}
 	if b.Token != "" {
 		q.Token, err = a.VerifyGateway(ctx, b.Token, "", time.Now().Add(verifyWait))
 		if iam.KindOf(err) == iam.Unauthenticated { // it is not the caller's own

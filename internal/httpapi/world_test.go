@@ -80,6 +80,7 @@ type settings struct {
 	decisions bool     // they can be found again
 	fields    []string // of them that are written down
 	untrusted bool
+	ambiguous bool // paths are refused whatever the policy reads
 	unknown   string
 	headers   []string
 	headerMax int
@@ -206,7 +207,7 @@ func newWorld(t testing.TB, s settings) *world {
 		trusted = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/8")}
 	}
 	srv := httptest.NewServer(httpapi.Gateway{
-		Enricher: enricher, Headers: w.engine.Headers(), Identify: enricher.Identify, Tenants: w.db, Trusted: trusted, Log: log,
+		Enricher: enricher, Headers: w.engine.Headers(), Identify: enricher.Identify, Tenants: w.db, Trusted: trusted, DenyAmbiguous: s.ambiguous, Log: log,
 		Observe: func(handler, gateway, method string, status int, _ time.Duration) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -330,6 +331,12 @@ func (w *world) settle() {
 // returns the status, the header lines as they came, and the body.
 func (w *world) ask(requestLine string, lines ...string) (int, []string, string) {
 	w.Helper()
+	return w.askHost(requestLine, "iam", lines...)
+}
+
+// askHost is ask with another Host.
+func (w *world) askHost(requestLine, host string, lines ...string) (int, []string, string) {
+	w.Helper()
 	if !w.unsettled {
 		w.settle()
 	}
@@ -337,7 +344,7 @@ func (w *world) ask(requestLine string, lines ...string) (int, []string, string)
 	w.ok(err)
 	defer conn.Close()
 	w.ok(conn.SetDeadline(time.Now().Add(20 * time.Second)))
-	_, err = fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: iam\r\nConnection: close\r\n%s\r\n", requestLine, strings.Join(slices.Concat(lines, []string{""}), "\r\n"))
+	_, err = fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n%s\r\n", requestLine, host, strings.Join(slices.Concat(lines, []string{""}), "\r\n"))
 	w.ok(err)
 	text, err := io.ReadAll(conn)
 	w.ok(err)

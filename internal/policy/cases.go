@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -163,7 +164,8 @@ type Answer map[string]any
 // caseTime is how long one case may take: far more than a request may.
 const caseTime = 2 * time.Second
 
-// Case asks r what a case asks. Its answer is as strict as that to a request: an error is
+// Case asks r what a case asks. A request that lacks facts which r reads is denied before r is
+// asked, as a gateway's would be. Its answer is as strict as that to a request: an error is
 // what would be a 503.
 func (e *Engine) Case(ctx context.Context, r *Revision, c Case) (Answer, error) {
 	facts, err := directory.NewStatic(c.Directory)
@@ -173,6 +175,9 @@ func (e *Engine) Case(ctx context.Context, r *Revision, c Case) (Answer, error) 
 	input, err := ast.InterfaceToValue(c.Input)
 	if err != nil {
 		return nil, fmt.Errorf("input: %w", err)
+	}
+	if missing := r.view.facts &^ said(c.Input); c.Entrypoint != "admin" && missing != 0 {
+		return Answer{"allow": false, "status": http.StatusForbidden, "reasons": []any{map[string]any{"code": CodeFactsMissing, "title": "The policy reads " + missing.String()}}}, nil
 	}
 	entrypoint, query := Entrypoint, r.query
 	if c.Entrypoint == "admin" {
@@ -200,6 +205,17 @@ func (e *Engine) Case(ctx context.Context, r *Revision, c Case) (Answer, error) 
 		return nil, err
 	}
 	return toAnswer(doc)
+}
+
+// said are the facts of the request that the input of a case names.
+func said(input map[string]any) (facts FieldSet) {
+	request, _ := input["request"].(map[string]any) // none: none
+	for f := range NumFields {
+		if v, ok := request[f.String()]; ok && v != "" {
+			facts |= 1 << f
+		}
+	}
+	return facts
 }
 
 // plain is the reason of an error that would be hidden from a caller.

@@ -77,6 +77,7 @@ type Revision struct {
 
 	Headers          []string `json:"headers"`          // declared
 	CacheKey         []string `json:"cache_key"`        // the paths of input it can see: what a kept answer is found by
+	RequestFacts     []string `json:"request_facts"`    // of CacheKey, the facts of the request that gateways must send
 	Nondeterministic []string `json:"nondeterministic"` // builtins it uses that may answer differently each time
 	Capped           bool     `json:"cache_capped"`     // its answers are kept for a second at most: it looks at the time, or is nondeterministic
 	Warnings         []string `json:"warnings,omitempty"`
@@ -366,7 +367,7 @@ func (r *Revision) report(compiler *ast.Compiler) error {
 		})
 	}
 	r.Nondeterministic = slices.Sorted(maps.Keys(found))
-	r.CacheKey = r.view.paths()
+	r.CacheKey, r.RequestFacts = r.view.paths(), r.view.facts.paths()
 	r.Capped = r.view.now || len(r.Nondeterministic) > 0
 	r.Warnings = r.warnings()
 	return nil

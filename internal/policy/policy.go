@@ -96,6 +96,7 @@ type Config struct {
 	Settings map[string]string // input.settings
 	CaseTime time.Duration     // of one acceptance case; 0: 2 s
 	Admin    bool              // refuse a candidate that does not answer AdminEntrypoint
+	Untold   bool              // no gateway is believed: warn where a policy comes into force that reads facts of the request
 
 	SignedOnly bool // what is not signed is refused: folders too, and OPA configurations that would take it
 	Key        *Key // that bundle files must be signed with; nil: they need no signature
@@ -346,6 +347,10 @@ func (e *Engine) Activate(ctx context.Context, r *Revision) {
 	e.mu.Unlock()
 	e.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "policy in force", slog.String("revision", r.ID), slog.String("name", r.Name),
 		slog.String("source", r.Source), slog.Any("cache_key", r.CacheKey))
+	if e.cfg.Untold && len(r.RequestFacts) > 0 {
+		e.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "policy reads request facts, and TRUSTED_PROXIES is empty: requests without them are denied (request_facts_missing)",
+			slog.String("revision", r.ID), slog.Any("request_facts", r.RequestFacts))
+	}
 }
 
 // Refuse records that a candidate could not even be read, or cannot be put in force; the

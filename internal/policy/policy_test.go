@@ -511,6 +511,49 @@ func TestWhatTheDecisionCanSeeIsReported(t *testing.T) {
 	}
 }
 
+// What is undefined at a gateway is undefined in a case, and denied in both.
+func TestACaseThatLacksAFactThatIsReadIsDenied(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	if err := offer(t, e, rule("decision := {\"allow\": count(denied) == 0}\n\ndenied contains 1 if startswith(input.request.path, \"/x\")")); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		input map[string]any
+		want  string
+	}{
+		"no request": {map[string]any{}, "deny 403 because of request_facts_missing"},
+		"no path":    {map[string]any{"request": map[string]any{"method": "GET"}}, "deny 403 because of request_facts_missing"},
+		"no text":    {map[string]any{"request": map[string]any{"path": ""}}, "deny 403 because of request_facts_missing"},
+		"a path":     {map[string]any{"request": map[string]any{"path": "/y"}}, "allow because of "},
+		"another":    {map[string]any{"request": map[string]any{"path": "/x"}}, "deny because of "},
+	} {
+		answer, err := e.Case(t.Context(), e.Revision(), policy.Case{Title: name, Input: c.input})
+		if err != nil || answer.String() != c.want {
+			t.Errorf("%s: %v, %v, want %s", name, answer, err, c.want)
+		}
+	}
+}
+
+func TestAPolicyThatReadsWhatNoGatewayIsBelievedAboutIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]int{`decision := {"allow": input.request.path == "/"}`: 1, `decision := {"allow": input.token.sub == "a"}`: 0} {
+		for _, untold := range []bool{true, false} {
+			var logs bytes.Buffer
+			e, err := policy.NewEngine(policy.Config{Headers: []string{"X-User-ID"}, Untold: untold, Log: slog.New(slog.NewJSONHandler(&logs, nil))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := offer(t, e, rule(body)); err != nil {
+				t.Fatal(err)
+			}
+			if n := strings.Count(logs.String(), `"level":"WARN"`); untold && n != want || !untold && n != 0 {
+				t.Errorf("%s, untold is %t: %d warnings: %s", body, untold, n, &logs)
+			}
+		}
+	}
+}
+
 func TestAnonymousPathsMatchWholeSegments(t *testing.T) {
 	t.Parallel()
 	e := engine(t)

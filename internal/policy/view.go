@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -32,9 +33,37 @@ var fieldTerms = [NumFields]*ast.Term{
 	ast.StringTerm("path"), ast.StringTerm("raw_path"), ast.StringTerm("client_ip"), ast.StringTerm("tenant_hint"),
 }
 
+// FieldSet is a set of fields: the bit of each.
+type FieldSet uint16
+
+// requestFacts are the fields that say what the client's request is. A gateway must send them
+// where a policy reads them; the others are known always, or may well be absent.
+const requestFacts FieldSet = 1<<Method | 1<<Scheme | 1<<Host | 1<<Path | 1<<RawPath | 1<<ClientIP
+
+// CodeFactsMissing is the code of a deny where a policy reads facts that are not known of the
+// request.
+const CodeFactsMissing = "request_facts_missing"
+
+// Has reports whether f is in the set.
+func (s FieldSet) Has(f Field) bool { return s&(1<<f) != 0 }
+
+// String names the fields as a policy does: input.request.method, input.request.path.
+func (s FieldSet) String() string { return strings.Join(s.paths(), ", ") }
+
+func (s FieldSet) paths() []string {
+	paths := []string{}
+	for f := range NumFields {
+		if s.Has(f) {
+			paths = append(paths, "input.request."+f.String())
+		}
+	}
+	slices.Sort(paths)
+	return paths
+}
+
 // Question is what is asked of a revision.
 type Question struct {
-	Token     *Token            // nil: none came
+	Token     *Token            // nil: none came; then there is no tenant hint either
 	Fields    [NumFields]string // "" is absent
 	Anonymous bool              // the bundle declares the request anonymous
 	Now       time.Time
@@ -58,6 +87,7 @@ type view struct {
 	allClaims bool
 	claims    []string // sorted
 	fields    []Field
+	facts     FieldSet // those of the fields that gateways must send
 	anonymous bool
 	settings  bool
 	now       bool
@@ -65,6 +95,20 @@ type view struct {
 
 // Sees reports whether an answer may depend on f.
 func (r *Revision) Sees(f Field) bool { return slices.Contains(r.view.fields, f) }
+
+// Missing are the facts of the request that an answer of r may depend on and q lacks. What is
+// undefined would silence a denial that reads it.
+func (r *Revision) Missing(q *Question) (missing FieldSet) {
+	if r.view.facts == 0 {
+		return 0
+	}
+	for f := range NumFields {
+		if r.view.facts.Has(f) && q.Fields[f] == "" {
+			missing |= 1 << f
+		}
+	}
+	return missing
+}
 
 // see adds a reference below input.
 func (v *view) see(ref ast.Ref) {
@@ -106,6 +150,7 @@ func (v *view) request(name string) {
 		if (name == "" || t.Value.Compare(ast.String(name)) == 0) && !slices.Contains(v.fields, Field(f)) {
 			v.fields = append(v.fields, Field(f))
 			slices.Sort(v.fields)
+			v.facts |= 1 << f & requestFacts
 		}
 	}
 }

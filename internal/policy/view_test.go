@@ -67,6 +67,13 @@ func TestTheKeyHoldsWhatThePolicyCanSee(t *testing.T) {
 		if diff := cmp.Diff(want, e.Revision().CacheKey); diff != "" {
 			t.Errorf("%s: %s", body, diff)
 		}
+		facts := slices.DeleteFunc(slices.Clone(want), func(path string) bool {
+			name, ok := strings.CutPrefix(path, "input.request.")
+			return !ok || slices.Contains([]string{"anonymous", "gateway", "tenant_hint"}, name)
+		})
+		if diff := cmp.Diff(facts, e.Revision().RequestFacts); diff != "" {
+			t.Errorf("%s: request facts: %s", body, diff)
+		}
 	}
 }
 

@@ -41,6 +41,7 @@ func TestQuestionsAreHeldToWhatTheyMayAsk(t *testing.T) {
 		"questions: [{title: a, token: {sub: x}}]":            "sub is that of each",
 		"questions: [{title: a}, {title: a}]":                 "two questions are called",
 		"questions: [{title: a, request: {client_ip: here}}]": "unable to parse IP",
+		"questions: [{title: a, request: {method: get}}]":     "/request/method: must be an upper-case token",
 		"questions: [{token: {}}]":                            "has no title",
 		"questions: [{title: a, of: [people]}]":               "of must be users or clients",
 		"questions: [{title: a, tokens: {}}]":                 "unknown field",

@@ -98,8 +98,16 @@ func CheckQuestions(where string, list []Question) error {
 				return fmt.Errorf("%s: %q: %s is that of each who is asked about", where, q.Title, claim)
 			}
 		}
+		if _, err := q.request(); err != nil {
+			return fmt.Errorf("%s: %q: %w", where, q.Title, err)
+		}
 	}
 	return nil
+}
+
+func (q Question) request() (enrich.Request, error) {
+	r := q.Request
+	return enrich.NewRequest("preview", r.Method, r.Scheme, r.Host, r.Path, r.ClientIP)
 }
 
 func (q Question) of(who string) bool { return len(q.Of) == 0 || slices.Contains(q.Of, who) }
@@ -191,6 +199,7 @@ type Report struct {
 	Name      string    `json:"name,omitempty"`
 	Against   string    `json:"against" doc:"revision"`
 	Questions []string  `json:"questions" doc:"titles of what was asked of each user in each tenant, and of each client"`
+	Lacking   []string  `json:"lacking,omitempty" doc:"facts of the request that a policy reads and a question does not have: it is denied by that policy, request_facts_missing"`
 	At        time.Time `json:"at" doc:"the moment of the facts"`
 	Took      string    `json:"took"`
 	Directory Section   `json:"directory"`
@@ -260,6 +269,13 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	report := Report{Candidate: c.Candidate.ID, Name: c.Candidate.Name, Against: c.Base.ID, At: began.UTC(), Questions: []string{}}
 	for _, q := range c.Questions {
 		report.Questions = append(report.Questions, q.Title)
+		request, err := q.request()
+		if err != nil {
+			return report, err
+		}
+		if lacks := request.Lacks(c.Base) | request.Lacks(c.Candidate); lacks != 0 {
+			report.Lacking = append(report.Lacking, fmt.Sprintf("%s: %s", q.Title, lacks))
+		}
 	}
 	who, tenants, err := c.Facts.Count(ctx)
 	if err != nil {
@@ -454,9 +470,11 @@ func (r *run) ask(ctx context.Context, place int, q Question, who enquired, tena
 			return err
 		}
 	}
-	c, _, err := r.both.ask(ctx, r.Base, r.Candidate, t, enrich.Question{TenantHint: tenant, Request: enrich.Request{
-		Gateway: "preview", Method: q.Request.Method, Scheme: q.Request.Scheme, Host: q.Request.Host, Path: q.Request.Path, RawPath: q.Request.Path, ClientIP: q.Request.ClientIP,
-	}}, r.now)
+	request, err := q.request()
+	if err != nil {
+		return err
+	}
+	c, _, err := r.both.ask(ctx, r.Base, r.Candidate, t, enrich.Question{TenantHint: tenant, Request: request}, r.now)
 	if err != nil {
 		return err
 	}

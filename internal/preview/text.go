@@ -18,6 +18,9 @@ var says = map[string]string{
 func (r Report) Text(w io.Writer) {
 	fmt.Fprintf(w, "revision %s %s against %s, over the facts of %s\n", r.Candidate, r.Name, r.Against, r.At.Format(time.RFC3339))
 	fmt.Fprintf(w, "asked of each user in each tenant, and of each client: %s\n", strings.Join(r.Questions, "; "))
+	for _, lacking := range r.Lacking {
+		fmt.Fprintf(w, "a question lacks what a policy reads, and is denied by it (request_facts_missing): %s\n", lacking)
+	}
 	r.Directory.text(w)
 	fmt.Fprintln(w, "\nin each tenant, of those who do not belong there: nobody (without a token), somebody unknown, a user and a client:")
 	r.Outsiders.text(w)
