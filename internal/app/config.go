@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -433,6 +434,8 @@ func (cfg *Config) checkIssuers(fault func(string, ...any)) {
 		d.DisallowUnknownFields()
 		if err := d.Decode(&more); err != nil {
 			fault("TRUSTED_ISSUERS is not the JSON that is wanted: %v", err)
+		} else if _, err := d.Token(); !errors.Is(err, io.EOF) {
+			fault("TRUSTED_ISSUERS is not the JSON that is wanted: something follows the list")
 		}
 		all = append(all, more...)
 	}

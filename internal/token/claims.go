@@ -58,7 +58,7 @@ func (i Issuer) Normalize(claims map[string]any) {
 		if _, there := claims[name]; there {
 			continue
 		}
-		if v, there := claims[other]; there {
+		if v := claims[other]; v != nil {
 			claims[name] = v
 		}
 	}
@@ -69,8 +69,8 @@ func (i Issuer) Normalize(claims map[string]any) {
 
 // oneScope reports whether scp is a form of scopes and does not contradict scope.
 func oneScope(claims map[string]any) bool {
-	scp, there := claims["scp"]
-	if !there {
+	scp := claims["scp"]
+	if scp == nil { // absent, or null where a provider has no scopes to name
 		return true
 	}
 	list, ok := scopesOf(scp)

@@ -149,7 +149,8 @@ func (is *issuer) introspectionEndpoint(now time.Time) (string, error) {
 }
 
 // askIssuer waits for its turn and calls the issuer.
-func (v *Verifier) askIssuer(ctx context.Context, is *issuer, endpoint, raw string, known bool, now time.Time) (*Token, error) {
+func (v *Verifier) askIssuer(ctx context.Context, is *issuer, endpoint, raw string, known bool, now time.Time) (t *Token, err error) {
+	defer iam.Recovered(&err)
 	turns := []chan struct{}{v.opaque.all}
 	if !known {
 		turns = []chan struct{}{v.opaque.unknown, v.opaque.all}
@@ -192,8 +193,7 @@ func (v *Verifier) askIssuer(ctx context.Context, is *issuer, endpoint, raw stri
 		claims["iss"] = is.URL
 	}
 	delete(claims, "active")
-	t, err := is.token(claims, now, v.only)
-	if err != nil {
+	if t, err = is.token(claims, now, v.only); err != nil {
 		return nil, err
 	}
 	t.until, t.weight = now.Add(v.cfg.IntrospectionTTL), weightOf(raw)

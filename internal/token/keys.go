@@ -27,6 +27,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"iam-service/internal/bounded"
+	"iam-service/internal/iam"
 )
 
 const (
@@ -251,6 +252,7 @@ func (is *issuer) refresh(ctx context.Context) error {
 
 // fetch reads discovery and keys.
 func (is *issuer) fetch(ctx context.Context) (set *keySet, discovery, jwks []byte, err error) {
+	defer iam.Recovered(&err)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	at := is.v.cfg.now()

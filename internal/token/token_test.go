@@ -850,6 +850,9 @@ func TestTheIntrospectionEndpointCanBeSaid(t *testing.T) {
 func TestScopesOfScpAreScopes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
+	if tok, err := w.verify(w.sign(nil, map[string]any{"scp": json.RawMessage("null")})); err != nil || len(tok.Scopes()) != 0 {
+		t.Errorf("null: %v", err)
+	}
 	for name, claims := range map[string]map[string]any{
 		"a list, as Hydra has it": {"scp": []string{"read", "write"}}, "words, as Entra has it": {"scp": "read write"}, "both": {"scp": []string{"write", "read"}, "scope": "read write"},
 	} {
@@ -978,6 +981,18 @@ func TestRejectionsAreCountedAndLoggedOnceASecond(t *testing.T) {
 	} {
 		if !strings.Contains(log, want) {
 			t.Errorf("no line with %s: %s", want, log)
+		}
+	}
+}
+
+// Calls run in goroutines of their own, where a panic would end the program.
+func TestAPanicOfACallIsAnErrorOfThatCall(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *Config) { c.Issuers[0].IntrospectionURL = "http://127.0.0.1:1/introspect" })
+	w.v.cfg.Client.Transport = roundTripper(func(*http.Request) (*http.Response, error) { panic("planned") })
+	for name, raw := range map[string]string{"introspection": "opaque", "keys": w.sign(map[string]any{"kid": "unknown"}, nil)} {
+		if _, err := w.verify(raw); err == nil || iam.KindOf(err) == iam.Unauthenticated || !strings.Contains(err.Error(), "panic: planned") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

@@ -251,7 +251,7 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	claims := map[string]any{"sub": c.ID, "client_id": c.ID, "scope": scope, "aud": audience}
+	claims := map[string]any{"sub": c.ID, "client_id": c.ID, "scp": append([]string{}, c.Scopes...), "aud": audience} // a list, as Hydra's default is
 	t, err := s.Mint("ES256", claims)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
