@@ -1,6 +1,12 @@
 # A static program in an empty image, as an ordinary user. Build it with the Go
 # version that go.mod names; certificates come along for https to the issuers.
-FROM golang:1.26-bookworm AS build
+#
+# Nothing of a base image runs: only the build stage has one. A release pins it by digest, which CI resolves and
+# records, since a tag can be moved: GO_IMAGE=golang:1.26-bookworm@sha256:…  (make image refuses a tag alone where
+# CI is set). What is built in it is pinned by go.sum.
+ARG GO_IMAGE=golang:1.26-bookworm
+FROM ${GO_IMAGE} AS build
+ENV GOTOOLCHAIN=local GOFLAGS=-mod=readonly
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download

@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 
+GO_IMAGE ?= golang:1.26-bookworm
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X iam-service/internal/app.Version=$(VERSION)
 LINT := go tool -modfile=.ci/golangci-lint.mod golangci-lint
@@ -45,8 +46,10 @@ bundle: build ## bundles/iam.tar.gz of policies/, tested, checked and signed: KE
 	bin/iam-service policy build policies -o bundles/iam.tar.gz --revision "$(VERSION)" --key "$(KEY)"
 
 .PHONY: image
-image: ## a container image (needs a Docker engine)
-	docker build --build-arg VERSION=$(VERSION) -t iam-service:$(VERSION) .
+image: ## a container image (needs a Docker engine); a release: GO_IMAGE=golang:…@sha256:…
+	@case "$(GO_IMAGE)" in *@sha256:*) ;; *) \
+		echo "GO_IMAGE=$(GO_IMAGE) is a tag, which can be moved; a release names a digest: GO_IMAGE=$(GO_IMAGE)@sha256:…"; [ -z "$$CI" ] || exit 1;; esac
+	docker build --build-arg VERSION=$(VERSION) --build-arg GO_IMAGE=$(GO_IMAGE) -t iam-service:$(VERSION) .
 
 OPA := go tool -modfile=.ci/opa.mod opa
 

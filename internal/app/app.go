@@ -184,7 +184,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	defer stopPolicies()
 	beside.loop("policies", func() { policies.Run(work, policyChanged) })
 
-	ops := &telemetry.Ops{Metrics: metrics, Build: build, Policy: func() any { return engine.Status() }, Checks: checks(db, verifier, engine, policies, changes, bus)}
+	ops := &telemetry.Ops{Pprof: cfg.OpsPprof, Metrics: metrics, Build: build, Policy: func() any { return engine.Status() }, Checks: checks(db, verifier, engine, policies, changes, bus)}
 	kept, err := openDecisions(work, ctx, cfg, log)
 	if err != nil {
 		return err

@@ -59,7 +59,8 @@ type Config struct {
 
 	GatewayAddr string `env:"GATEWAY_ADDR" envDefault:":8080" doc:"listener for gateways"`
 	AdminAddr   string `env:"ADMIN_ADDR" envDefault:":8081" doc:"listener for admins"`
-	OpsAddr     string `env:"OPS_ADDR" envDefault:":9090" doc:"listener for operators"`
+	OpsAddr     string `env:"OPS_ADDR" envDefault:":9090" doc:"listener for operators, without authentication: only for them to reach"`
+	OpsPprof    bool   `env:"OPS_PPROF" doc:"1 serves /debug/pprof/ on it"`
 
 	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES" doc:"networks whose X-Forwarded-… and X-Upstream-IdP-ID are believed, comma-separated"`
 	AmbiguousPaths string         `env:"AMBIGUOUS_PATHS" envDefault:"when_read" doc:"paths that can be read in two ways are refused: when_read, where the policy reads the path; always_deny"`

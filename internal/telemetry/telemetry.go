@@ -1,5 +1,5 @@
 // Package telemetry owns logs, metrics and the listener for operators: /metrics,
-// /healthz, /readyz, /policy/status and pprof.
+// /healthz, /readyz, /policy/status and, if that is asked for, pprof.
 //
 // It does not know what the figures mean: owners of figures hand them in.
 package telemetry
@@ -295,6 +295,7 @@ type Ops struct {
 	Checks   []Check
 	Policy   func() any // for /policy/status
 	Build    Build
+	Pprof    bool // serve /debug/pprof/
 	stopping atomic.Bool
 }
 
@@ -309,11 +310,13 @@ func (o *Ops) Handler() http.Handler {
 	mux.HandleFunc("GET /readyz", o.readyz)
 	mux.HandleFunc("GET /policy/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, o.Policy()) })
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, o.Build) })
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	if o.Pprof { // whoever may ask for a profile may make us work, and sees what is in memory
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	}
 	return mux
 }
 
