@@ -183,6 +183,11 @@ func TestScripts(t *testing.T) {
 			return text
 		}))
 	}
+	commands["unchecked"] = func(ts *testscript.TestScript, _ bool, args []string) { // unchecked FOLDER INTO KEY REVISION: built and signed as by who does not check first
+		packed, err := authoring.Build(ts.MkAbs(args[0]), args[3], &authoring.Signer{File: ts.MkAbs(args[2]), ID: "iam"})
+		ts.Check(err)
+		ts.Check(authoring.WriteFile(ts.MkAbs(args[1]), packed, 0o600))
+	}
 	commands["huge"] = func(ts *testscript.TestScript, _ bool, args []string) { // huge FILE: 33 MB
 		ts.Check(authoring.WriteFile(ts.MkAbs(args[0]), make([]byte, 33<<20), 0o600))
 	}

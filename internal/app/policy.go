@@ -2,11 +2,13 @@ package app
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,7 +22,7 @@ import (
 
 func policyCommand(environ []string) *cobra.Command {
 	cmd := &cobra.Command{Use: "policy", Short: "Write a policy (test, check, format, build, sign, verify, inspect), look ahead and back (preview, explain), and say which one is in force (push, activate, rollback, list)"}
-	cmd.AddCommand(policyCheckCommand(environ), policyTestCommand(), policyWatchCommand(), policyFormatCommand(), policyBuildCommand(), policySignCommand(),
+	cmd.AddCommand(policyCheckCommand(environ), policyTestCommand(), policyWatchCommand(), policyFormatCommand(), policyBuildCommand(environ), policySignCommand(environ),
 		policyVerifyCommand(environ), policyInspectCommand(), policyNewCommand(),
 		policyPreviewCommand(environ), policyExplainCommand(environ), policyPushCommand(environ), policyActivateCommand(environ), policyRollbackCommand(environ), policyListCommand(environ))
 	return cmd
@@ -38,53 +40,71 @@ func checkOptions(environ []string) (o authoring.CheckOptions) {
 }
 
 func policyCheckCommand(environ []string) *cobra.Command {
-	return &cobra.Command{
+	var output string
+	cmd := &cobra.Command{
 		Use:   "check [folder or bundle]",
-		Short: "Say what is to be mended in a policy, and what its kept answers are found by",
+		Short: "Check a policy and print its cache key",
 		Long: "Compile a folder strictly under its schemas and the sandbox, ask for METADATA on every rule that grants or denies, look for walks over\n" +
-			"the directory and for house style, and take it through the gate that stands before what serves. Of a bundle, and of the embedded\n" +
-			"policy (without an argument), only the gate is asked. Then print what its answers are found by in the decision cache: the paths of\n" +
-			"the input that it can see. GATEWAY_HEADERS and ADMIN_AUDIENCE are taken from the environment, as serve takes them.",
+			"the directory, for what can never have a value or is never reached, and for house style, and take it through the gate that stands before\n" +
+			"what serves. Of a bundle, and of the embedded policy (without an argument), only the gate is asked. Then print the cache key of its\n" +
+			"decisions: the paths of the input that it can see. GATEWAY_HEADERS and ADMIN_AUDIENCE are taken from the environment, as serve takes them.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if !slices.Contains([]string{"text", "json", "sarif"}, output) {
+				return fmt.Errorf("--format must be text, json or sarif, is %q", output)
+			}
 			o := checkOptions(environ)
+			var found []authoring.Finding
+			var revision *policy.Revision
 			if len(args) == 0 {
 				engine, err := policy.NewEngine(policy.Config{Headers: o.Headers, Admin: o.Admin, Log: slog.New(slog.DiscardHandler)})
 				if err != nil {
 					return &ConfigError{[]string{"GATEWAY_HEADERS: " + err.Error()}}
 				}
 				if err := offerEmbedded(cmd.Context(), engine); err != nil {
+					found = []authoring.Finding{{Rule: "gate", Text: err.Error()}}
+				}
+				revision = engine.Revision()
+			} else {
+				var err error
+				if found, revision, err = authoring.Check(cmd.Context(), args[0], o); err != nil {
 					return err
 				}
-				printRevision(cmd.OutOrStdout(), engine.Revision())
-				return nil
 			}
-			if info, err := os.Stat(args[0]); err == nil && !info.IsDir() {
-				revision, err := authoring.CheckBundle(cmd.Context(), args[0], o)
-				if err != nil {
-					return err
+			if output == "text" {
+				if len(found) == 0 {
+					printRevision(cmd.OutOrStdout(), revision)
 				}
-				printRevision(cmd.OutOrStdout(), revision)
-				return nil
+				return findings(cmd, found)
 			}
-			folder, err := authoring.Load(args[0])
-			if err != nil {
+			var report any = struct {
+				Findings []authoring.Finding `json:"findings"`
+				Revision *policy.Revision    `json:"revision,omitempty"`
+			}{append([]authoring.Finding{}, found...), revision}
+			if output == "sarif" {
+				report = authoring.SARIF(found, Version)
+			}
+			e := json.NewEncoder(cmd.OutOrStdout())
+			e.SetIndent("", "  ")
+			if err := e.Encode(report); err != nil || len(found) == 0 {
 				return err
 			}
-			found, revision, err := folder.Check(cmd.Context(), o)
-			if err != nil {
-				return err
-			}
-			for _, f := range found {
-				fmt.Fprintln(cmd.ErrOrStderr(), f)
-			}
-			if len(found) > 0 {
-				return fmt.Errorf("%d to mend", len(found))
-			}
-			printRevision(cmd.OutOrStdout(), revision)
-			return nil
+			return fmt.Errorf("%d to fix", len(found))
 		},
 	}
+	cmd.Flags().StringVar(&output, "format", "text", "text, json, or sarif (2.1.0, for code hosts)")
+	return cmd
+}
+
+// findings prints what is to be fixed, and fails if anything is.
+func findings(cmd *cobra.Command, found []authoring.Finding) error {
+	for _, f := range found {
+		fmt.Fprintln(cmd.ErrOrStderr(), f)
+	}
+	if len(found) > 0 {
+		return fmt.Errorf("%d to fix", len(found))
+	}
+	return nil
 }
 
 func policyTestCommand() *cobra.Command {
@@ -113,7 +133,7 @@ func policyTestCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&o.Run, "run", "", "only tests whose names match; coverage is not judged then")
 	cmd.Flags().Float64Var(&o.Threshold, "threshold", 90, "least coverage of each file of rules, in percent")
-	cmd.Flags().DurationVar(&o.Timeout, "timeout", 30*time.Second, "longest time for one test")
+	cmd.Flags().DurationVar(&o.Timeout, "timeout", 30*time.Second, "longest processor time for one test")
 	cmd.Flags().BoolVarP(&o.Verbose, "verbose", "v", false, "name the tests that pass too")
 	return cmd
 }
@@ -190,14 +210,21 @@ func signerFlags(cmd *cobra.Command, key *authoring.Signer) {
 	cmd.Flags().StringVar(&key.ID, "key-id", "iam", "its name in the signature, by which an OPA finds the public one")
 }
 
-func policyBuildCommand() *cobra.Command {
+func policyBuildCommand(environ []string) *cobra.Command {
 	var key authoring.Signer
 	var output, revision string
 	cmd := &cobra.Command{
 		Use:   "build FOLDER",
-		Short: "Make a bundle of a folder, without its tests, and sign it if there is a key",
+		Short: "Check a folder, make a bundle of it without its tests, and sign it if there is a key",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			found, _, err := authoring.Check(cmd.Context(), args[0], checkOptions(environ))
+			if err == nil {
+				err = findings(cmd, found)
+			}
+			if err != nil {
+				return fmt.Errorf("nothing was built: %w", err)
+			}
 			signer := &key
 			if !cmd.Flags().Changed("key") { // one that is empty is a mistake
 				signer = nil
@@ -223,16 +250,19 @@ func writeBundle(out io.Writer, name string, packed []byte) error {
 	return nil
 }
 
-func policySignCommand() *cobra.Command {
+func policySignCommand(environ []string) *cobra.Command {
 	var key authoring.Signer
 	cmd := &cobra.Command{
 		Use:   "sign BUNDLE --key FILE",
-		Short: "Sign a bundle, whatever signature it had",
+		Short: "Sign a bundle that the gate accepts, whatever signature it had",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			packed, err := os.ReadFile(args[0])
 			if err != nil {
 				return err
+			}
+			if _, err := authoring.CheckBundle(cmd.Context(), args[0], checkOptions(environ)); err != nil {
+				return fmt.Errorf("nothing was signed: %w", err)
 			}
 			if packed, err = authoring.Sign(packed, key); err != nil {
 				return err

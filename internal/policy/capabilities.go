@@ -1,7 +1,9 @@
 package policy
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	_ "time/tzdata" // time.clock and its kin name zones, and our image has no files but the program
 
@@ -56,3 +58,53 @@ var Capabilities = sync.OnceValue(func() *ast.Capabilities {
 	caps.AllowNet = []string{}
 	return caps
 })
+
+// instead says what to use for builtins that are not allowed, by name or the beginning of one.
+var instead = []struct{ name, use string }{
+	{"http.send", "facts of data.directory, or data in the bundle: a policy reaches nothing outside"},
+	{"net.lookup_ip_addr", "data in the bundle: a policy reaches nothing outside"},
+	{"net.cidr_", "net.cidr_contains, for each network"},
+	{"opa.runtime", "data.iam.config or input.settings"},
+	{"rand.", "crypto.sha256 of something in the input: two evaluations must not differ"},
+	{"uuid.", "crypto.sha256 of something in the input: two evaluations must not differ"},
+	{"regex.", "startswith, endswith, contains, split or strings.any_prefix_match"},
+	{"glob.", "startswith, endswith, or split and a comparison of the parts"},
+	{"sprintf", "a template string: $\"{x} of {y}\""},
+	{"strings.render_template", "a template string: $\"{x} of {y}\""},
+	{"replace", "split and concat"},
+	{"strings.replace_n", "split and concat"},
+	{"trim", "trim_space, trim_prefix or trim_suffix"},
+	{"indexof", "contains or split"},
+	{"walk", "the path of what you look for"},
+	{"graph.reachable_paths", "graph.reachable, or the closure that every role in data.directory has"},
+	{"numbers.range", "a set of the values: {1, 2, 3}"},
+	{"bits.", "comparisons: hour >= 7"},
+	{"io.jwt.", "input.token, whose claims are verified"},
+	{"json.patch", "object.union, json.remove or json.filter"},
+	{"json.match_schema", "is_string, is_number and the like"},
+	{"json.verify_schema", "a schema in schemas/, which policy check looks at"},
+	{"object.subset", "object.filter and a comparison"},
+	{"yaml.", "json.marshal and json.unmarshal"},
+	{"crypto.", "crypto.sha256, crypto.hmac.sha256 or crypto.hmac.equal"},
+	{"time.", "input.now, and time.clock, time.weekday, time.date or time.parse_rfc3339_ns"},
+	{"trace", "print, in tests"},
+}
+
+// Substitutes says of builtins that the sandbox leaves out what to use instead: the compiler
+// knows them not at all.
+func Substitutes(errs ast.Errors) ast.Errors {
+	for _, e := range errs {
+		name, ok := strings.CutPrefix(e.Message, "undefined function ")
+		if !ok || ast.BuiltinMap[name] == nil {
+			continue
+		}
+		e.Message = name + " is not allowed here"
+		for _, i := range instead {
+			if strings.HasPrefix(name, i.name) {
+				e.Message = fmt.Sprintf("%s is not allowed here; use %s", name, i.use)
+				break
+			}
+		}
+	}
+	return errs
+}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/rego"
 	yamlv3 "go.yaml.in/yaml/v3"
 	"sigs.k8s.io/yaml"
 
@@ -167,7 +168,7 @@ const caseTime = 2 * time.Second
 // Case asks r what a case asks. A request that lacks facts which r reads is denied before r is
 // asked, as a gateway's would be. Its answer is as strict as that to a request: an error is
 // what would be a 503.
-func (e *Engine) Case(ctx context.Context, r *Revision, c Case) (Answer, error) {
+func (e *Engine) Case(ctx context.Context, r *Revision, c Case, more ...rego.EvalOption) (Answer, error) {
 	facts, err := directory.NewStatic(c.Directory)
 	if err != nil {
 		return nil, err
@@ -188,7 +189,7 @@ func (e *Engine) Case(ctx context.Context, r *Revision, c Case) (Answer, error) 
 	}
 	now, limit := time.Now(), cmp.Or(e.cfg.CaseTime, caseTime)
 	ev := &evaluation{facts: facts, ctx: ctx, began: now, limit: limit, deadline: now.Add(limit)}
-	rs, err := r.eval(ctx, entrypoint, query, input, ev)
+	rs, err := r.eval(ctx, entrypoint, query, input, ev, more...)
 	if err != nil {
 		return nil, plain(err)
 	}
@@ -196,6 +197,9 @@ func (e *Engine) Case(ctx context.Context, r *Revision, c Case) (Answer, error) 
 		_, err = adminDecision(rs)
 	} else {
 		_, err = e.decision(rs, r)
+	}
+	if header, ok := errors.AsType[*HeaderError](err); ok {
+		return nil, fmt.Errorf("%w: it sets %q", plain(err), header.Name) // the author's own, and no caller's
 	}
 	if err != nil {
 		return nil, plain(err)

@@ -156,7 +156,7 @@ func ServeGate(in io.Reader, out io.Writer) error {
 			if metrics.Read(heap); heap[0].Value.Uint64() > uint64(limits.Memory) { //nolint:gosec // it is not negative
 				os.Exit(childTooBig)
 			}
-			if usedTime() > childTime {
+			if UsedTime() > childTime {
 				os.Exit(childTooLong)
 			}
 		}
@@ -186,8 +186,8 @@ func ServeGate(in io.Reader, out io.Writer) error {
 	return json.NewEncoder(out).Encode(o)
 }
 
-// usedTime is how long this process has had a processor.
-func usedTime() time.Duration {
+// UsedTime is how long this process has had a processor.
+func UsedTime() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		return 0 // there is no reason that it could fail for

@@ -262,7 +262,7 @@ func compile(c *Candidate) (*ast.Compiler, error) {
 		return holds(c.Data, path), nil
 	})
 	if compiler.Compile(modules); compiler.Failed() {
-		return nil, compiler.Errors
+		return nil, Substitutes(compiler.Errors)
 	}
 	return compiler, nil
 }

@@ -664,9 +664,9 @@ func (e *Engine) values(t *ast.Term, r *Revision) ([]string, error) {
 		}
 		switch {
 		case !declared: // its name may be something that a token says
-			return broken(r, "headers has one that is not in GATEWAY_HEADERS")
+			return broken(r, "%w", &HeaderError{string(name), "headers has one that is not in GATEWAY_HEADERS"})
 		case !r.declares[i]:
-			return broken(r, "header %s is not declared", e.names[i])
+			return broken(r, "%w", &HeaderError{string(name), "header " + e.names[i] + " is not declared"})
 		}
 		if s, ok := v.Value.(ast.String); ok {
 			values[i] = string(s)
@@ -695,6 +695,15 @@ func (e *Engine) values(t *ast.Term, r *Revision) ([]string, error) {
 	})
 	return values, err
 }
+
+// HeaderError is a header that an answer must not have. Its text leaves out the name: that may
+// be something that a token says.
+type HeaderError struct {
+	Name string
+	text string
+}
+
+func (e *HeaderError) Error() string { return e.text }
 
 // carriable refuses what is not printable ASCII: nothing is cut, nothing escaped.
 func carriable(name, value string) error {

@@ -10,6 +10,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -256,8 +257,8 @@ func TestWhatFailsIsSaid(t *testing.T) {
 		}
 		return report, strings.ReplaceAll(out.String(), dir+"/", "")
 	}
-	report, out := run(map[string]string{"iam/claims/more_test.rego": "package iam.claims_test\n\ntest_wrong if 1 == 2\n"}, authoring.TestOptions{})
-	if report.Failed != 1 || report.Good() || !strings.Contains(out, "test_wrong: FAIL") {
+	report, out := run(map[string]string{"iam/claims/more_test.rego": "package iam.claims_test\n\nimport data.iam.claims\n\ntest_wrong if claims.scopes == {\"a\"} with input as {\"token\": {\"sub\": \"s\"}}\n"}, authoring.TestOptions{})
+	if report.Failed != 1 || report.Good() || !strings.Contains(out, "test_wrong: FAIL") || !strings.Contains(out, "claims.scopes == {\"a\"}") || !strings.Contains(out, "set()") {
 		t.Errorf("%+v: %s", report, out)
 	}
 	report, out = run(map[string]string{"iam/claims/extra.rego": "package iam.claims\n\n_unseen if input.token.acr == \"7\"\n"}, authoring.TestOptions{Threshold: 90})
@@ -267,6 +268,14 @@ func TestWhatFailsIsSaid(t *testing.T) {
 	report, _ = run(map[string]string{"iam/claims/extra.rego": "package iam.claims\n\n_unseen if input.token.acr == \"7\"\n"}, authoring.TestOptions{Threshold: 90, Run: "mine"})
 	if !report.Good() || report.Ran != 2 {
 		t.Errorf("a part: %+v", report)
+	}
+	// A case sees lines as a test does.
+	report, out = run(map[string]string{
+		"iam/claims/extra.rego": "package iam.claims\n\ndenials contains {\"code\": \"c\", \"title\": \"t\"} if input.token.acr == \"7\"\n",
+		"cases/extra.yaml":      "cases: [{title: seven, input: {token: {iss: i, sub: s, acr: \"7\"}}, want: {allow: false}}]\n",
+	}, authoring.TestOptions{Threshold: 90})
+	if !report.Good() {
+		t.Errorf("%+v: %s", report, out)
 	}
 	wrong := `cases:
   - {title: who, input: {token: {iss: i, sub: s}}, want: {allow: true, tenant: acme, headers: {X-User-ID: u}, codes: [member], status: 401}}
@@ -288,6 +297,66 @@ func TestWhatFailsIsSaid(t *testing.T) {
 		if _, err := authoring.Load(folder(t, map[string]string{"cases/x.yaml": text})); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", text, err)
 		}
+	}
+}
+
+// Code hosts take a log that has what SARIF 2.1.0 requires.
+func TestFindingsAreSARIF(t *testing.T) {
+	t.Parallel()
+	found := []authoring.Finding{
+		{File: "a b/iam/x.rego", Line: 3, Column: 7, Rule: "strict", Text: "undefined ref", Details: []string{"have: x"}},
+		{File: "/tmp/y.rego", Rule: "format", Text: "is not formatted"},
+		{Rule: "gate", Text: "it has no rule"},
+	}
+	text, err := json.Marshal(authoring.SARIF(found, "1.2.3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log struct {
+		Schema  string `json:"$schema"`
+		Version string
+		Runs    []struct {
+			Tool struct {
+				Driver struct {
+					Name  string
+					Rules []struct {
+						ID               string
+						ShortDescription struct{ Text string }
+					}
+				}
+			}
+			Results []struct {
+				RuleID    string
+				RuleIndex int
+				Level     string
+				Message   struct{ Text string }
+				Locations []struct {
+					PhysicalLocation struct {
+						ArtifactLocation struct{ URI string }
+						Region           *struct{ StartLine, StartColumn int }
+					}
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(text, &log); err != nil {
+		t.Fatal(err)
+	}
+	if log.Version != "2.1.0" || log.Schema == "" || len(log.Runs) != 1 || log.Runs[0].Tool.Driver.Name == "" || len(log.Runs[0].Results) != len(found) {
+		t.Fatalf("%s", text)
+	}
+	rules := log.Runs[0].Tool.Driver.Rules
+	for i, r := range log.Runs[0].Results {
+		if r.RuleID != found[i].Rule || rules[r.RuleIndex].ID != r.RuleID || rules[r.RuleIndex].ShortDescription.Text == "" || r.Level != "error" || !strings.HasPrefix(r.Message.Text, found[i].Text) {
+			t.Errorf("%+v", r)
+		}
+	}
+	first, second := log.Runs[0].Results[0].Locations[0].PhysicalLocation, log.Runs[0].Results[1].Locations[0].PhysicalLocation
+	if first.ArtifactLocation.URI != "a%20b/iam/x.rego" || first.Region == nil || first.Region.StartLine != 3 || first.Region.StartColumn != 7 {
+		t.Errorf("%+v", first)
+	}
+	if second.ArtifactLocation.URI != "file:///tmp/y.rego" || second.Region != nil || len(log.Runs[0].Results[2].Locations) != 0 {
+		t.Errorf("%s", text)
 	}
 }
 

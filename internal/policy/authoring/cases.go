@@ -2,21 +2,26 @@ package authoring
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"slices"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/rego"
 
 	"iam-service/internal/policy"
 )
 
 // RunCases runs all cases as the gate does, and prints those that fail, or with each what is
 // decided in all.
-func (f *Folder) RunCases(ctx context.Context, out io.Writer, each bool) (failed int, err error) {
+func (f *Folder) RunCases(ctx context.Context, out io.Writer, each bool, more ...rego.EvalOption) (failed int, err error) {
 	if len(f.Cases) == 0 {
 		return 0, nil
 	}
-	engine, err := policy.NewEngine(policy.Config{Headers: f.headers(), Log: slog.New(slog.DiscardHandler)})
+	engine, err := policy.NewEngine(policy.Config{Headers: f.headers(), CaseTime: time.Minute, Log: slog.New(slog.DiscardHandler)}) // a busy machine is no fault of the policy's
 	if err != nil {
 		return 0, err
 	}
@@ -24,12 +29,26 @@ func (f *Folder) RunCases(ctx context.Context, out io.Writer, each bool) (failed
 	if err != nil {
 		return 0, err
 	}
+	modules := make(map[string]string, len(candidate.Modules))
+	for rel, text := range candidate.Modules {
+		modules[f.shown(rel)] = text // as errors and the coverage name it
+	}
+	candidate.Modules = modules
 	revision, err := engine.Check(ctx, candidate) // the cases are run below, and each is told of
 	if err != nil {
 		return 0, err
 	}
 	for _, c := range f.Cases {
-		answer, why := engine.Try(ctx, revision, c)
+		answer, err := engine.Case(ctx, revision, c, more...)
+		var why string
+		switch header, isHeader := errors.AsType[*policy.HeaderError](err); {
+		case isHeader:
+			why = err.Error() + f.whereSaid(header.Name)
+		case err != nil:
+			why = err.Error()
+		default:
+			why = c.Want.Differs(answer)
+		}
 		switch {
 		case why != "":
 			failed++
@@ -39,6 +58,19 @@ func (f *Folder) RunCases(ctx context.Context, out io.Writer, each bool) (failed
 		}
 	}
 	return failed, nil
+}
+
+// whereSaid is the place of a text in the rules, as " (FILE:LINE:COLUMN)"; "" where it is none.
+func (f *Folder) whereSaid(text string) (where string) {
+	for _, m := range f.rules() {
+		ast.WalkTerms(m, func(t *ast.Term) bool {
+			if s, ok := t.Value.(ast.String); ok && string(s) == text && t.Location != nil && where == "" {
+				where = fmt.Sprintf(" (%s:%d:%d)", t.Location.File, t.Location.Row, t.Location.Col)
+			}
+			return false
+		})
+	}
+	return where
 }
 
 // headers are those that gateways would have to be configured for: the usual ones, and what

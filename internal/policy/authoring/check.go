@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"path"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -125,6 +127,30 @@ func (f *Folder) compiles() (found []Finding, err error) {
 	return found, nil
 }
 
+// Check checks a folder, of which all errors of parsing are findings too, or asks the gate
+// about a bundle.
+func Check(ctx context.Context, name string, o CheckOptions) ([]Finding, *policy.Revision, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !info.IsDir() {
+		revision, err := CheckBundle(ctx, name, o)
+		if err != nil {
+			return ofCompiler(err, "gate"), nil, nil
+		}
+		return nil, revision, nil
+	}
+	f, err := Load(name)
+	if many, ok := errors.AsType[ast.Errors](err); ok {
+		return ofCompiler(many, "parse"), nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return f.Check(ctx, o)
+}
+
 // gate asks what will decide when it is to come into force; about the acceptance cases only
 // where that is wanted.
 func gate(ctx context.Context, path string, o CheckOptions, cases bool) (*policy.Revision, error) {
@@ -142,15 +168,44 @@ func gate(ctx context.Context, path string, o CheckOptions, cases bool) (*policy
 	return engine.Prepare(ctx, c)
 }
 
-// ofGate makes findings of what the gate says. It knows files by their names in the bundle.
-func (f *Folder) ofGate(err error) []Finding {
-	found := ofCompiler(err, "gate")
-	for i := range found {
-		if found[i].File != "" {
-			found[i].File = f.shown(found[i].File)
+// ofGate makes findings of what the gate says. It knows files by their names in the bundle,
+// and says of data.iam.config only what is wrong with it.
+func (f *Folder) ofGate(err error) (found []Finding) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // this error itself
+		for _, one := range joined.Unwrap() {
+			found = append(found, f.ofGate(one)...)
+		}
+		return found
+	}
+	found = ofCompiler(err, "gate")
+	for i, x := range found {
+		switch {
+		case x.File != "":
+			found[i].File = f.shown(x.File)
+		case strings.HasPrefix(x.Text, "data.iam.config"):
+			_, rest, _ := strings.Cut(x.Text, ": ")
+			word, _, _ := strings.Cut(rest, " ")
+			found[i].File, found[i].Line, found[i].Column = f.whereData("iam/config", word)
 		}
 	}
 	return found
+}
+
+// whereData finds a word in the data file of a folder; the file alone where it is not there.
+func (f *Folder) whereData(folder, word string) (file string, line, column int) {
+	for _, name := range []string{"data.json", "data.yaml", "data.yml"} {
+		text, err := os.ReadFile(filepath.Join(f.Path, folder, name))
+		if err != nil {
+			continue
+		}
+		file = f.shown(path.Join(folder, name))
+		for i, l := range strings.Split(string(text), "\n") {
+			if at := strings.Index(l, word); at >= 0 && word != "" {
+				return file, i + 1, at + 1
+			}
+		}
+	}
+	return file, 0, 0
 }
 
 // ofCompiler makes findings of errors that name file and line.

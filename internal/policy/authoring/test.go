@@ -3,23 +3,29 @@ package authoring
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/cover"
+	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/tester"
+	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"iam-service/internal/policy"
 )
 
 // TestOptions of Test.
 type TestOptions struct {
-	Timeout   time.Duration // of one test; 0: 30 s
+	Timeout   time.Duration // of the processor's, for one test; 0: 30 s
 	Run       string        // only tests whose names match; coverage is not judged then
 	Threshold float64       // least coverage of each file of rules, in percent
 	Verbose   bool
@@ -46,50 +52,37 @@ func (f *Folder) compile(modules map[string]*ast.Module, strict bool) (*ast.Comp
 		copies[file] = m.Copy() // the compiler writes into what it compiles
 	}
 	if c.Compile(copies); c.Failed() {
-		return nil, c.Errors
+		return nil, policy.Substitutes(c.Errors)
 	}
 	return c, nil
 }
 
 // Test runs the tests beside the rules and the acceptance cases, and prints what fails, and
-// which lines no test has seen.
+// which lines none of them has seen.
 func (f *Folder) Test(ctx context.Context, out io.Writer, o TestOptions) (TestReport, error) {
 	var report TestReport
-	store := inmem.NewFromObject(maps.Clone(f.Data))
-	txn, err := store.NewTransaction(ctx)
-	if err != nil {
-		return report, err
-	}
-	defer store.Abort(ctx, txn)
 	coverage := cover.New()
-	copies := make(map[string]*ast.Module, len(f.Modules))
-	for file, m := range f.Modules {
-		copies[file] = m.Copy()
-	}
-	results, err := tester.NewRunner().SetStore(store).SetCompiler(ast.NewCompiler().WithCapabilities(policy.Capabilities()).WithEnablePrintStatements(true)).
-		SetModules(copies).CapturePrintOutput(true).SetCoverageQueryTracer(coverage).SetTimeout(cmp.Or(o.Timeout, 30*time.Second)).Filter(o.Run).RunTests(ctx, txn)
+	results, err := f.runTests(ctx, o, coverage)
 	if err != nil {
 		return report, err
 	}
-	kept := make(chan *tester.Result)
-	go func() {
-		defer close(kept)
-		for r := range results {
-			report.Ran++
-			if !r.Pass() && !r.Skip {
-				report.Failed++
-			}
-			kept <- r
-		}
-	}()
-	if err := (tester.PrettyReporter{Output: out, Verbose: o.Verbose, FailureLine: true, LocalVars: true}).Report(kept); err != nil {
-		return report, err
-	}
-	if report.Ran == 0 {
+	if len(results) == 0 {
 		return report, fmt.Errorf("no test ran: rules named test_… in files named …_test.rego are tests")
 	}
+	all := make(chan *tester.Result, len(results))
+	for _, r := range results {
+		report.Ran++
+		if !r.Pass() && !r.Skip {
+			report.Failed++
+		}
+		all <- r
+	}
+	close(all)
+	if err := (tester.PrettyReporter{Output: out, Verbose: o.Verbose, FailureLine: true, LocalVars: true}).Report(all); err != nil {
+		return report, err
+	}
 	report.Cases = len(f.Cases)
-	if report.CasesFailed, err = f.RunCases(ctx, out, o.Decisions); err != nil || o.Run != "" {
+	if report.CasesFailed, err = f.RunCases(ctx, out, o.Decisions, rego.EvalQueryTracer(coverage)); err != nil || o.Run != "" {
 		return report, err
 	}
 	files := coverage.Report(f.Modules).Files
@@ -98,7 +91,7 @@ func (f *Folder) Test(ctx context.Context, out io.Writer, o TestOptions) (TestRe
 			continue
 		}
 		report.Uncovered = append(report.Uncovered, file)
-		fmt.Fprintf(out, "coverage of %s is %.1f %%, %.1f %% are wanted; no test has seen:\n", file, files[file].Coverage, o.Threshold)
+		fmt.Fprintf(out, "coverage of %s is %.1f %%, %.1f %% are wanted; no test and no case has seen:\n", file, files[file].Coverage, o.Threshold)
 		last := 0
 		for _, r := range files[file].NotCovered {
 			if r.Start.Row != last {
@@ -108,4 +101,134 @@ func (f *Folder) Test(ctx context.Context, out io.Writer, o TestOptions) (TestRe
 		}
 	}
 	return report, nil
+}
+
+// runTests runs the tests one after the other. One that takes more than its processor time is
+// cut off, and the others run on. What fails is run again with a trace, for the values in it:
+// the trace of one that does not end would take all memory.
+func (f *Folder) runTests(ctx context.Context, o TestOptions, coverage topdown.QueryTracer) ([]*tester.Result, error) {
+	names, err := f.testNames(o.Run)
+	if err != nil {
+		return nil, err
+	}
+	var done []*tester.Result
+	for len(names) > 0 {
+		some, err := f.runSome(ctx, o, names, coverage, false)
+		if err != nil {
+			return nil, err
+		}
+		before := len(names)
+		for _, r := range some {
+			names = slices.DeleteFunc(names, func(name string) bool { return name == nameOf(r) })
+		}
+		done = append(done, some...)
+		if len(names) == before {
+			break
+		}
+	}
+	var failed []string
+	for _, r := range done {
+		if r.Fail {
+			failed = append(failed, nameOf(r))
+		}
+	}
+	if len(failed) > 0 {
+		traced, err := f.runSome(ctx, o, failed, nil, true)
+		if err != nil {
+			return nil, err
+		}
+		done = append(slices.DeleteFunc(done, func(r *tester.Result) bool {
+			return slices.ContainsFunc(traced, func(t *tester.Result) bool { return t.Location.Compare(r.Location) == 0 })
+		}), traced...)
+	}
+	slices.SortFunc(done, func(a, b *tester.Result) int { return a.Location.Compare(b.Location) })
+	return done, nil
+}
+
+func nameOf(r *tester.Result) string { return r.Package + "." + r.Name }
+
+// testNames are those of the tests that match.
+func (f *Folder) testNames(match string) (names []string, err error) {
+	pattern, err := regexp.Compile(match)
+	if err != nil {
+		return nil, fmt.Errorf("--run: %w", err)
+	}
+	for _, m := range f.Modules {
+		for _, r := range m.Rules {
+			path := m.Package.Path.Copy()
+			for _, t := range r.Head.Ref().GroundPrefix() {
+				name, _ := t.Value.(ast.String) // of what is below a rule
+				if v, ok := t.Value.(ast.Var); ok {
+					name = ast.String(v)
+				}
+				path = path.Append(ast.StringTerm(string(name)))
+				if strings.HasPrefix(string(name), tester.TestPrefix) || strings.HasPrefix(string(name), tester.SkipTestPrefix) {
+					if pattern.MatchString(path.String()) {
+						names = append(names, path.String())
+					}
+					break
+				}
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// runSome runs tests until all have, or until one was cut off.
+func (f *Folder) runSome(ctx context.Context, o TestOptions, names []string, coverage topdown.QueryTracer, trace bool) ([]*tester.Result, error) {
+	store := inmem.NewFromObject(maps.Clone(f.Data))
+	txn, err := store.NewTransaction(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Abort(ctx, txn)
+	copies := make(map[string]*ast.Module, len(f.Modules))
+	for file, m := range f.Modules {
+		copies[file] = m.Copy()
+	}
+	exactly := make([]string, len(names))
+	for i, name := range names {
+		exactly[i] = regexp.QuoteMeta(name)
+	}
+	limit := cmp.Or(o.Timeout, 30*time.Second)
+	runner := tester.NewRunner().SetStore(store).SetCompiler(ast.NewCompiler().WithCapabilities(policy.Capabilities()).WithEnablePrintStatements(true)).
+		SetModules(copies).CapturePrintOutput(true).SetParallel(1).SetTimeout(time.Hour).EnableTracing(trace).Filter("^(" + strings.Join(exactly, "|") + ")$")
+	if coverage != nil {
+		runner = runner.SetCoverageQueryTracer(coverage)
+	}
+	running, cut := context.WithCancel(ctx)
+	defer cut()
+	var began atomic.Int64 // processor time when the test that runs began
+	began.Store(int64(policy.UsedTime()))
+	go func() {
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-running.Done():
+				return
+			case <-tick.C:
+				if policy.UsedTime()-time.Duration(began.Load()) > limit {
+					cut()
+				}
+			}
+		}
+	}()
+	results, err := runner.RunTests(running, txn)
+	if err != nil {
+		if many, ok := errors.AsType[ast.Errors](err); ok {
+			err = policy.Substitutes(many)
+		}
+		return nil, err
+	}
+	var done []*tester.Result
+	for r := range results {
+		began.Store(int64(policy.UsedTime()))
+		if r.Error != nil && running.Err() != nil {
+			r.Error = fmt.Errorf("it was cut off: it took more than %s of processor time (--timeout)", limit)
+		}
+		done = append(done, r)
+	}
+	return done, ctx.Err()
 }
