@@ -175,7 +175,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	policies = rollout.New(rollout.Config{
 		Embedded: ours,
 		DB:       db, Admin: administration, Engine: engine, Managed: cfg.PolicyActivation == "managed", Follows: cfg.follows(), ByOPA: cfg.opaFetches,
-		Unsigned: cfg.PolicyAllowUnsigned && cfg.policyKey == nil, StateDir: cfg.StateDir, Replica: replicaName(), Version: build.Version, Log: log,
+		Unsigned: cfg.PolicyAllowUnsigned, StateDir: cfg.StateDir, Replica: replicaName(), Version: build.Version, Log: log,
 	})
 	manager, stopPolicies, err := loadPolicies(work, engine, policies, cfg)
 	if err != nil {
@@ -567,13 +567,14 @@ func oneLine(err error) error {
 }
 
 // follows reports whether what is in force is for the database to say: a folder, and what is
-// part of the program, are this replica's own affair.
+// part of the program, are this replica's own affair. Where nothing is there yet, it does; a
+// folder that comes later is shared, as what nobody has signed.
 func (cfg *Config) follows() bool {
 	if cfg.PolicyActivation == "managed" || cfg.opaFetches {
 		return true
 	}
 	info, err := os.Stat(cfg.PolicyBundle)
-	return cfg.PolicyBundle != "" && (err != nil || !info.IsDir()) // what is not there is told of when it is read
+	return cfg.PolicyBundle != "" && (err != nil || !info.IsDir()) // what is not there is reported when it is read
 }
 
 // replicaName tells replicas apart, and two runs of one.

@@ -32,7 +32,7 @@ func policyPushCommand(environ []string) *cobra.Command {
 			"its signature again. POLICY_KEY_FILE, POLICY_ALLOW_UNSIGNED, GATEWAY_HEADERS and ADMIN_AUDIENCE are taken as serve takes them.",
 		Args: cobra.ExactArgs(1),
 		RunE: withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
-			engine, verified, err := engineOf(environ)
+			engine, err := engineOf(environ)
 			if err != nil {
 				return err
 			}
@@ -52,7 +52,7 @@ func policyPushCommand(environ []string) *cobra.Command {
 			if source == "" {
 				source = args[0]
 			}
-			kept := iam.PolicyRevision{Digest: r.Digest, Name: r.Name, Source: source, Verified: verified}
+			kept := iam.PolicyRevision{Digest: r.Digest, Name: r.Name, Source: source, Verified: c.Verified}
 			made := false
 			err = o.service.Do(cmd.Context(), o.caller, admin.Task{Action: "policy:upload", Object: kept.ID(), Writes: true}, func(ctx context.Context, w *admin.Work) error {
 				_, made, err = w.AddPolicyRevision(ctx, kept, c.Packed)
@@ -73,8 +73,8 @@ func policyPushCommand(environ []string) *cobra.Command {
 	return cmd
 }
 
-// engineOf is a gate with the settings of serve, and who verifies signatures under them.
-func engineOf(environ []string) (*policy.Engine, string, error) {
+// engineOf is a gate with the settings of serve.
+func engineOf(environ []string) (*policy.Engine, error) {
 	vars := env.ToMap(environ)
 	cfg := Config{PolicyKeyFile: vars["POLICY_KEY_FILE"]}
 	cfg.PolicyAllowUnsigned, _ = strconv.ParseBool(vars["POLICY_ALLOW_UNSIGNED"]) // serve says what is wrong with it
@@ -84,7 +84,7 @@ func engineOf(environ []string) (*policy.Engine, string, error) {
 		faults = append(faults, "POLICY_KEY_FILE is missing: bundles must be signed, or POLICY_ALLOW_UNSIGNED=1")
 	}
 	if len(faults) > 0 {
-		return nil, "", &ConfigError{faults}
+		return nil, &ConfigError{faults}
 	}
 	o := checkOptions(environ)
 	engine, err := policy.NewEngine(policy.Config{
@@ -92,12 +92,9 @@ func engineOf(environ []string) (*policy.Engine, string, error) {
 		Child: []string{os.Args[0], policy.ChildCommand}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
-		return nil, "", &ConfigError{[]string{"GATEWAY_HEADERS: " + err.Error()}}
+		return nil, &ConfigError{[]string{"GATEWAY_HEADERS: " + err.Error()}}
 	}
-	if cfg.policyKey != nil {
-		return engine, iam.VerifiedByKey, nil
-	}
-	return engine, iam.VerifiedByNobody, nil
+	return engine, nil
 }
 
 func policyActivateCommand(environ []string) *cobra.Command {

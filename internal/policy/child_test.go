@@ -2,6 +2,7 @@ package policy_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/bundle"
 
+	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/policy/authoring"
 )
@@ -147,6 +149,43 @@ func fetchedBundle(resource string, signed bool) map[string]any {
 		c["signing"] = map[string]any{"keyid": "k"}
 	}
 	return c
+}
+
+// Keys in OPA's configuration verify only the bundles that name one.
+func TestWhoHasVerifiedWhatOPAFetchedIsSaidTruly(t *testing.T) {
+	t.Parallel()
+	signer, verify := keyPair(t)
+	packed, err := authoring.Build(files{}.write(t, t.TempDir()), "", nil)
+	if err == nil {
+		packed, err = authoring.Sign(packed, signer)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(packed) }))
+	defer srv.Close()
+	for signed, want := range map[bool]string{true: iam.VerifiedByOPA, false: iam.VerifiedByNobody} {
+		by := make(chan string, 1)
+		e, err := policy.NewEngine(policy.Config{Log: discard, OnPassed: func(_ context.Context, c *policy.Candidate, _ *policy.Revision) (bool, error) {
+			by <- c.Verified
+			return true, nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		config := map[string]any{
+			"services": map[string]any{"b": map[string]any{"url": srv.URL}},
+			"bundles":  map[string]any{"main": fetchedBundle("/b.tar.gz", signed)},
+		}
+		if signed {
+			config["keys"] = map[string]any{"k": map[string]any{"algorithm": "ES256", "key": string(verify)}}
+		}
+		m := start(t, e, config)
+		if got := <-by; got != want {
+			t.Errorf("signed %v: verified by %q, want %q", signed, got, want)
+		}
+		m.Stop(ctx)
+	}
 }
 
 // What is discovered and refused is reported as if it stood in the configuration itself.

@@ -31,6 +31,7 @@ type Candidate struct {
 	Cases   []Case         // what it must decide, or it does not come into force
 	Schemas map[string]any // of its data, by name: schemas/NAME.json
 
+	Verified string // by whom: iam.VerifiedByKey, …
 	Packed   []byte `json:"-"` // as it was signed; nil: nobody has
 	Embedded bool   `json:"-"` // part of the program: nothing that another replica should follow
 }

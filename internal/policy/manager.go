@@ -32,6 +32,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/tracing"
 	"sigs.k8s.io/yaml"
+
+	"iam-service/internal/iam"
 )
 
 // Manager is OPA's own plugin manager: it fetches bundles, verifies them and
@@ -440,7 +442,7 @@ func (s *staging) Commit(ctx context.Context, txn storage.Transaction) error {
 
 // offer makes one candidate of all that the store would hold.
 func (s *staging) offer(ctx context.Context, txn storage.Transaction) error {
-	c := &Candidate{Modules: map[string]string{}}
+	c := &Candidate{Modules: map[string]string{}, Verified: iam.VerifiedByNobody}
 	names, err := bundle.ReadBundleNamesFromStore(ctx, s, txn)
 	if storage.IsNotFound(err) || err == nil && len(names) == 0 {
 		return nil // the store as it is at the start
@@ -449,9 +451,12 @@ func (s *staging) offer(ctx context.Context, txn storage.Transaction) error {
 		return err
 	}
 	slices.Sort(names) // one policy has one digest, in whichever order its parts came
-	whole, err := s.whole(names)
+	whole, signed, err := s.whole(names)
 	if err != nil || !whole {
 		return err
+	}
+	if signed {
+		c.Verified = iam.VerifiedByOPA
 	}
 	for _, name := range names {
 		roots, err := bundle.ReadBundleRootsFromStore(ctx, s, txn, name)
@@ -492,21 +497,25 @@ func (s *staging) offer(ctx context.Context, txn storage.Transaction) error {
 }
 
 // whole reports whether all bundles of the configuration that is in force, a discovered one
-// too, are in the store: a part of a policy is none, and could lack what denies. It fails
-// where one of them needs no signature and should.
-func (s *staging) whole(names []string) (bool, error) {
+// too, are in the store: a part of a policy is none, and could lack what denies. Signed
+// reports whether OPA has verified each of them. It fails where one needs no signature and
+// should.
+func (s *staging) whole(names []string) (whole, signed bool, err error) {
 	p := bundleplugin.Lookup(s.manager)
 	if p == nil {
-		return true, nil
+		return true, false, nil
 	}
-	whole := true
+	whole, signed = true, true
 	for name, source := range p.Config().Bundles {
-		if s.engine.cfg.SignedOnly && (source.Signing == nil || source.Signing.KeyID == "") {
-			return false, fmt.Errorf(`bundle %q has no "signing" with a "keyid": nobody vouches for it; give it a key, or allow that with POLICY_ALLOW_UNSIGNED=1`, name)
+		if source.Signing == nil || source.Signing.KeyID == "" {
+			signed = false
+			if s.engine.cfg.SignedOnly {
+				return false, false, fmt.Errorf(`bundle %q has no "signing" with a "keyid": nobody vouches for it; give it a key, or allow that with POLICY_ALLOW_UNSIGNED=1`, name)
+			}
 		}
 		whole = whole && slices.Contains(names, name)
 	}
-	return whole, nil
+	return whole, signed, nil
 }
 
 // snapshot is a deep copy of the data, without what OPA keeps there for itself.

@@ -17,6 +17,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
+
+	"iam-service/internal/iam"
 )
 
 // FromFS reads a candidate from a file system, such as an embedded one.
@@ -117,6 +119,9 @@ func (e *Engine) Unpack(source string, packed []byte, verified bool) (*Candidate
 	if err != nil {
 		return nil, err
 	}
+	if e.cfg.Key != nil && !verified {
+		c.Verified = iam.VerifiedByKey
+	}
 	c.Packed = packed
 	return c, nil
 }
@@ -161,7 +166,7 @@ func readBundle(source string, r *bundle.Reader) (*Candidate, error) {
 
 // FromBundle makes a candidate of a bundle that OPA has read.
 func FromBundle(source string, b *bundle.Bundle) (*Candidate, error) {
-	c := &Candidate{Source: source, Name: b.Manifest.Revision, Modules: map[string]string{}, Data: b.Data}
+	c := &Candidate{Source: source, Name: b.Manifest.Revision, Modules: map[string]string{}, Data: b.Data, Verified: iam.VerifiedByNobody}
 	if b.Manifest.Roots != nil {
 		c.Roots = *b.Manifest.Roots
 	} else {

@@ -177,6 +177,7 @@ func (db *DB) PreviewProgress(ctx context.Context, p iam.PolicyPreview) (bool, e
 
 // PolicyOrders is what replicas are to do.
 type PolicyOrders struct {
+	Seq     int64    // of the activation; 0: there was none yet
 	InForce string   // digest; empty: nothing was put in force yet
 	Prepare []string // digests to have ready: what is in force, what it replaced, the newest, the shadow
 	Shadow  iam.PolicyShadow
@@ -187,15 +188,15 @@ func (db *DB) PolicyOrders(ctx context.Context) (o PolicyOrders, err error) {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
 	err = db.admin.QueryRow(ctx, `
-		WITH latest AS (SELECT digest FROM policy_activations ORDER BY seq DESC LIMIT 1),
+		WITH latest AS (SELECT seq, digest FROM policy_activations ORDER BY seq DESC LIMIT 1),
 		     before AS (SELECT a.digest FROM policy_activations a
 		                 WHERE a.seq < (SELECT min(seq) FROM policy_activations WHERE digest = (SELECT digest FROM latest)) ORDER BY a.seq DESC LIMIT 1),
 		     newest AS (SELECT digest FROM policy_revisions ORDER BY wanted_at DESC, digest DESC LIMIT 3)
-		SELECT coalesce((SELECT digest FROM latest), ''),
+		SELECT coalesce((SELECT seq FROM latest), 0), coalesce((SELECT digest FROM latest), ''),
 		       ARRAY (SELECT digest FROM latest UNION SELECT digest FROM before UNION SELECT digest FROM newest
 		              UNION SELECT s.digest FROM policy_shadow s WHERE s.digest IS NOT NULL),
 		       coalesce(s.digest, ''), s.share, s.set_at
-		  FROM policy_shadow s`).Scan(&o.InForce, &o.Prepare, &o.Shadow.Digest, &o.Shadow.Share, &o.Shadow.SetAt)
+		  FROM policy_shadow s`).Scan(&o.Seq, &o.InForce, &o.Prepare, &o.Shadow.Digest, &o.Shadow.Share, &o.Shadow.SetAt)
 	return o, wrap("read which policy is to be in force", err)
 }
 

@@ -13,8 +13,8 @@
 //
 // A replica whose policy is its own (a folder, or nothing configured) follows nobody.
 //
-// What is in force is also kept in a folder (STATE_DIR), for a start when the database
-// has nothing of it and the source does not answer. The package does not know Rego, SQL or
+// What is in force is also kept in a folder (STATE_DIR), for a start to which the database says
+// nothing. The package does not know Rego, SQL or
 // HTTP.
 package rollout
 
@@ -49,7 +49,7 @@ type Config struct {
 	Embedded *policy.Candidate // part of the program; nil: none
 	Follows  bool              // what is in force is what the database says; else it is this replica's own affair
 	ByOPA    bool              // OPA's machinery verifies what it fetches
-	Unsigned bool              // nobody verifies signatures
+	Unsigned bool              // POLICY_ALLOW_UNSIGNED: what nobody has signed is taken
 	StateDir string            // where what is in force is kept too; empty: nowhere
 
 	Patience time.Duration // for how long something else may be in force than should be; 0: 10 s
@@ -69,15 +69,18 @@ type Service struct {
 	cfg    Config
 	wanted chan struct{} // something is to be prepared
 
+	read func(context.Context) (postgres.PolicyOrders, error)
+
 	preparing sync.Mutex // one at a time goes through the gate for later
 
 	mu       sync.Mutex
 	prepared map[string]*policy.Revision // by digest; under mu
 	failed   map[string]failure          // why one could not be prepared, by digest; under mu
-	orders   postgres.PolicyOrders       // as they were read last; under mu
+	orders   postgres.PolicyOrders       // the newest that were read; under mu
+	reads    int                         // how often they were replaced; under mu
 	reported string                      // what was reported last; under mu
 	at       time.Time                   // when that was; under mu
-	kept     string                      // digest of what is in STATE_DIR; under mu
+	kept     activation                  // what is in STATE_DIR; under mu
 
 	shadow atomic.Pointer[shadow]    // nil: none
 	behind atomic.Pointer[time.Time] // since when something else should be in force; nil: it is
@@ -97,7 +100,7 @@ type shadow struct {
 
 // New returns a service. Its Passed is for policy.Config.OnPassed.
 func New(cfg Config) *Service {
-	return &Service{cfg: cfg, wanted: make(chan struct{}, 1), prepared: map[string]*policy.Revision{}, failed: map[string]failure{}}
+	return &Service{cfg: cfg, wanted: make(chan struct{}, 1), read: cfg.DB.PolicyOrders, prepared: map[string]*policy.Revision{}, failed: map[string]failure{}}
 }
 
 // Managed reports whether somebody decides what comes into force.
@@ -195,14 +198,7 @@ func (s *Service) describe(c *policy.Candidate, r *policy.Revision) (iam.PolicyR
 	if err != nil {
 		return iam.PolicyRevision{}, nil, err
 	}
-	kept := iam.PolicyRevision{Digest: r.Digest, Name: r.Name, Source: r.Source, Verified: iam.VerifiedByKey}
-	switch {
-	case c.Packed == nil && s.cfg.ByOPA:
-		kept.Verified = iam.VerifiedByOPA
-	case s.cfg.Unsigned:
-		kept.Verified = iam.VerifiedByNobody
-	}
-	return kept, packed, nil
+	return iam.PolicyRevision{Digest: r.Digest, Name: r.Name, Source: r.Source, Verified: cmp.Or(c.Verified, iam.VerifiedByNobody)}, packed, nil
 }
 
 // Run keeps this replica in step, until ctx ends. It looks whenever something comes from
@@ -242,23 +238,24 @@ func (s *Service) Run(ctx context.Context, changed <-chan struct{}) {
 // next is prepared aside: nothing that somebody sends holds a rollback up. It fails where
 // what is to be in force is not.
 func (s *Service) Sync(ctx context.Context) error {
-	orders, err := s.cfg.DB.PolicyOrders(ctx)
+	s.mu.Lock()
+	reads := s.reads
+	s.mu.Unlock()
+	orders, err := s.read(ctx)
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	s.orders = orders
-	s.mu.Unlock()
+	orders = s.newest(ctx, orders, reads)
 	if s.cfg.Follows && orders.InForce != "" {
 		var r *policy.Revision
 		if r, err = s.prepare(ctx, orders.InForce); err == nil {
 			s.mu.Lock()
-			if s.orders.InForce == r.Digest { // nothing newer was read meanwhile
+			if s.orders.Seq == orders.Seq && s.orders.InForce == r.Digest { // not superseded meanwhile
 				s.cfg.Engine.Activate(ctx, r)
 			}
 			s.mu.Unlock()
 		}
-		s.note(orders.InForce)
+		s.note()
 	}
 	select {
 	case s.wanted <- struct{}{}:
@@ -271,8 +268,33 @@ func (s *Service) Sync(ctx context.Context) error {
 	return err
 }
 
+// newest takes orders that were read after the service had replaced its own so many times, and
+// returns those that count. A read that overlaps with another one can be older than it: the
+// activation's sequence says so, and what is superseded stays that. A read that began after
+// all others had ended is the database's last word, also where its sequence is lower: it was
+// restored.
+func (s *Service) newest(ctx context.Context, orders postgres.PolicyOrders, reads int) postgres.PolicyOrders {
+	s.mu.Lock()
+	before := s.orders
+	if orders.Seq < before.Seq && s.reads != reads {
+		s.mu.Unlock()
+		return before
+	}
+	s.orders = orders
+	s.reads++
+	s.mu.Unlock()
+	if orders.Seq < before.Seq {
+		s.cfg.Log.WarnContext(ctx, "the database has forgotten an activation: it says that an earlier one is the last",
+			slog.Int64("seq", orders.Seq), slog.Int64("forgotten", before.Seq))
+	}
+	return orders
+}
+
 // note notes whether what is in force is what should be.
-func (s *Service) note(digest string) {
+func (s *Service) note() {
+	s.mu.Lock()
+	digest := s.orders.InForce
+	s.mu.Unlock()
 	if r := s.cfg.Engine.Revision(); r != nil && r.Digest == digest {
 		s.behind.Store(nil)
 		return
@@ -308,8 +330,8 @@ func (s *Service) Prepare(ctx context.Context) {
 	maps.DeleteFunc(s.failed, func(digest string, f failure) bool { return gone(digest) || time.Since(f.at) > failedFor })
 	s.mu.Unlock()
 	s.setShadow()
-	if r := s.cfg.Engine.Revision(); r != nil && s.cfg.Follows {
-		s.keep(ctx, r.Digest)
+	if s.cfg.Follows {
+		s.keep(ctx)
 	}
 	if err := s.report(ctx); err != nil {
 		s.cfg.Log.WarnContext(ctx, "what is in force here could not be reported", slog.Any("err", err))
@@ -340,7 +362,8 @@ func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision,
 	case s.cfg.Embedded != nil && kept.Source == s.cfg.Embedded.Source && kept.Verified == iam.VerifiedByNobody && !s.cfg.Unsigned:
 		another, err = true, errors.New("it is part of another version of the program, and nobody has signed it")
 	default:
-		r, err = s.through(ctx, kept.Source, packed, kept.Verified == iam.VerifiedByOPA && s.cfg.ByOPA)
+		needsNone := kept.Verified == iam.VerifiedByOPA && s.cfg.ByOPA || kept.Verified == iam.VerifiedByNobody && s.cfg.Unsigned
+		r, err = s.through(ctx, kept.Source, packed, needsNone)
 	}
 	if err == nil && r.Digest != digest {
 		err = fmt.Errorf("what is kept as revision %s is revision %s", iam.PolicyID(digest), r.ID)
@@ -419,42 +442,73 @@ func (s *Service) report(ctx context.Context) error {
 	return nil
 }
 
-// keptName is the file below STATE_DIR.
-const keptName = "policy.tar.gz"
+// Files below STATE_DIR: the policy, and which activation it is of.
+const (
+	keptName       = "policy.tar.gz"
+	activationName = "policy.json"
+)
+
+// activation is one row of policy_activations.
+type activation struct {
+	Seq    int64  `json:"seq"`
+	Digest string `json:"digest"`
+}
 
 // keep writes what is in force to STATE_DIR, as it is kept in the database: after the gate.
-func (s *Service) keep(ctx context.Context, digest string) {
+func (s *Service) keep(ctx context.Context) {
 	s.mu.Lock()
-	done := s.kept == digest
+	now := activation{s.orders.Seq, s.orders.InForce}
+	done := s.kept == now
 	s.mu.Unlock()
-	if s.cfg.StateDir == "" || done {
+	r := s.cfg.Engine.Revision()
+	if s.cfg.StateDir == "" || done || r == nil || r.Digest != now.Digest { // what is in force is not what should be, or came from STATE_DIR
 		return
 	}
-	name := filepath.Join(s.cfg.StateDir, keptName)
-	if s.embedded(digest) { // a start has it anyway, and what it has replaced must not come back
-		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
-			s.cfg.Log.WarnContext(ctx, "the policy that was in force could not be removed from STATE_DIR", slog.Any("err", err))
-			return
-		}
-		s.mu.Lock()
-		s.kept = digest
-		s.mu.Unlock()
-		return
-	}
-	_, packed, err := s.cfg.DB.PolicyBundle(ctx, digest)
-	if iam.KindOf(err) == iam.NotFound {
-		return // it came from STATE_DIR
-	}
-	if err == nil {
-		err = writeWhole(name, packed)
-	}
+	err := s.replaceKept(ctx, now)
 	if err != nil {
 		s.cfg.Log.WarnContext(ctx, "the policy in force could not be kept in STATE_DIR", slog.Any("err", err))
 		return
 	}
 	s.mu.Lock()
-	s.kept = digest
+	s.kept = now
 	s.mu.Unlock()
+}
+
+func (s *Service) replaceKept(ctx context.Context, now activation) error {
+	name := filepath.Join(s.cfg.StateDir, keptName)
+	if before := s.keptActivation(); before.Seq > now.Seq {
+		orders, err := s.read(ctx) // a newer one, unless the database has forgotten it
+		if err != nil || orders.Seq > now.Seq {
+			return err
+		}
+	}
+	about, err := json.Marshal(now)
+	if err != nil {
+		return err
+	}
+	if s.embedded(now.Digest) { // a start has it anyway, and what it has replaced must not come back
+		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	} else {
+		_, packed, err := s.cfg.DB.PolicyBundle(ctx, now.Digest)
+		if err == nil {
+			err = writeWhole(name, packed)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return writeWhole(filepath.Join(s.cfg.StateDir, activationName), about)
+}
+
+// keptActivation is the one that what is in STATE_DIR is of; zero: none, or it is not known.
+func (s *Service) keptActivation() (a activation) {
+	text, err := os.ReadFile(filepath.Join(s.cfg.StateDir, activationName))
+	if err != nil || json.Unmarshal(text, &a) != nil {
+		return activation{}
+	}
+	return a
 }
 
 // writeWhole replaces a file as a whole, and has it on the disk when it returns.
@@ -472,12 +526,20 @@ func writeWhole(name string, text []byte) error {
 }
 
 // FromState puts the policy that was kept in STATE_DIR in force, if nothing is and there is
-// one. It goes through the gate like any other.
+// one. It goes through the gate like any other. Where the database says what is to be in force,
+// nothing else comes from here: it may be what was rolled back since.
 func (s *Service) FromState(ctx context.Context) error {
 	if s.cfg.StateDir == "" || !s.cfg.Follows || s.cfg.Engine.Revision() != nil {
 		return nil
 	}
+	s.mu.Lock()
+	wanted := s.orders.InForce
+	s.mu.Unlock()
 	name := filepath.Join(s.cfg.StateDir, keptName)
+	if wanted != "" {
+		s.cfg.Log.WarnContext(ctx, "the policy in STATE_DIR is not used: the database says what is in force", slog.String("revision", iam.PolicyID(wanted)))
+		return nil
+	}
 	packed, err := os.ReadFile(name)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -490,6 +552,11 @@ func (s *Service) FromState(ctx context.Context) error {
 		s.cfg.Engine.Refuse(ctx, name, "", err)
 		return err
 	}
+	kept := s.keptActivation()
+	if kept.Digest != r.Digest {
+		kept.Seq = 0 // not known
+	}
+	s.cfg.Log.WarnContext(ctx, "the policy comes from STATE_DIR: the database says nothing", slog.String("revision", r.ID), slog.Int64("seq", kept.Seq))
 	s.cfg.Engine.Activate(ctx, r)
 	return nil
 }

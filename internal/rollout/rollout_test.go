@@ -8,10 +8,15 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -202,6 +207,164 @@ func TestWhatADatabaseHasForgottenIsTakenAgain(t *testing.T) {
 	}
 }
 
+// Looks overlap: what an older one has seen does not replace what a newer one has.
+func TestALookThatWasOvertakenPutsNothingBack(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	one, two := f.replica("one", usual), f.replica("two", func(_ *policy.Config, rc *rollout.Config) { rc.Patience = time.Nanosecond })
+	f.ok(one.engine.Offer(ctx, candidate("v1")))
+	f.ok(two.Sync(ctx))
+	f.ok(one.engine.Offer(ctx, candidate("v2")))
+	f.ok(two.Sync(ctx)) // both are prepared: what follows is a swap of pointers
+	f.ok(f.rollback(one))
+	seen, proceed := make(chan struct{}), make(chan struct{})
+	var later atomic.Bool
+	two.AfterRead(func() error {
+		if !later.Swap(true) {
+			close(seen)
+			<-proceed
+		}
+		return nil
+	})
+	overtaken := make(chan error)
+	go func() { overtaken <- two.Sync(ctx) }() // it sees v1, of the rollback
+	<-seen
+	f.ok(one.engine.Offer(ctx, candidate("v3")))
+	f.ok(two.Sync(ctx))
+	if two.name() != "v3" {
+		t.Fatalf("%q is in force", two.name())
+	}
+	close(proceed)
+	f.ok(<-overtaken)
+	if two.name() != "v3" {
+		t.Errorf("%q was put back", two.name())
+	}
+	f.ok(two.Behind())
+}
+
+// However many look at once, what is in force only ever goes on.
+func TestManyLooksAtOncePutNothingBack(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	one := f.replica("one", usual)
+	var log activated
+	two := f.replica("two", func(pc *policy.Config, _ *rollout.Config) { pc.Log = slog.New(&log) })
+	const rounds = 30
+	var looking sync.WaitGroup
+	stop := make(chan struct{})
+	for range 6 {
+		looking.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := two.Sync(ctx); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for n := range rounds {
+		f.ok(one.engine.Offer(ctx, candidate(fmt.Sprintf("v%02d", n))))
+	}
+	close(stop)
+	looking.Wait()
+	f.ok(two.Sync(ctx))
+	names := log.names()
+	if !slices.IsSorted(names) || two.name() != fmt.Sprintf("v%02d", rounds-1) {
+		t.Errorf("in force were %v, and now %q", names, two.name())
+	}
+}
+
+// activated collects the names of what comes into force.
+type activated struct {
+	slog.Handler
+	mu  sync.Mutex
+	all []string
+}
+
+func (*activated) Enabled(context.Context, slog.Level) bool { return true }
+func (a *activated) Handle(_ context.Context, r slog.Record) error {
+	if r.Message == "policy in force" {
+		r.Attrs(func(attr slog.Attr) bool {
+			if attr.Key == "name" {
+				a.mu.Lock()
+				a.all = append(a.all, attr.Value.String())
+				a.mu.Unlock()
+			}
+			return true
+		})
+	}
+	return nil
+}
+
+func (a *activated) names() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.all
+}
+
+// STATE_DIR is for a start that the database says nothing to: what was rolled back since does
+// not come back from there.
+func TestAStartTakesFromStateOnlyWhatNothingContradicts(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	dir := t.TempDir()
+	with := func(headers ...string) *replica {
+		return f.replica("one", func(pc *policy.Config, rc *rollout.Config) { rc.StateDir, pc.Headers = dir, headers })
+	}
+	one := with()
+	other := candidate("v1")
+	other.Data = map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-Roles"}}}}
+	f.ok(one.engine.Offer(ctx, other))
+	f.ok(one.engine.Offer(ctx, candidate("v2")))
+	one.Prepare(ctx)
+	if text, err := os.ReadFile(filepath.Join(dir, "policy.json")); err != nil || !strings.Contains(string(text), candidate("v2").Digest()) || !strings.Contains(string(text), `"seq":2`) {
+		t.Errorf("%s, %v: it does not say of which activation it is", text, err)
+	}
+	f.ok(f.rollback(one)) // while no replica runs
+
+	// It cannot run what is in force, and has what is not.
+	again := with("X-User-ID")
+	if err := again.Sync(ctx); err == nil {
+		t.Fatal("it runs what declares a header that it does not know")
+	}
+	if err := again.FromState(ctx); err != nil || again.name() != "" {
+		t.Errorf("%q is in force, %v", again.name(), err)
+	}
+
+	// The database does not answer: what is there is better than nothing, until it does.
+	away := with()
+	unreachable := errors.New("it does not answer")
+	away.AfterRead(func() error { return unreachable })
+	if err := away.Sync(ctx); !errors.Is(err, unreachable) {
+		t.Fatalf("got %v", err)
+	}
+	f.ok(away.FromState(ctx))
+	if away.name() != "v2" {
+		t.Errorf("%q is in force", away.name())
+	}
+	unreachable = nil
+	f.ok(away.Sync(ctx))
+	away.Prepare(ctx)
+	if away.name() != "v1" {
+		t.Errorf("%q is in force although the database says another", away.name())
+	}
+
+	// A replica that is late does not replace what a newer activation has left there.
+	f.ok(away.engine.Offer(ctx, candidate("v3")))
+	late := with()
+	f.ok(late.Sync(ctx))
+	f.ok(away.engine.Offer(ctx, candidate("v4")))
+	away.Prepare(ctx)
+	late.Prepare(ctx)
+	if text, err := os.ReadFile(filepath.Join(dir, "policy.json")); err != nil || !strings.Contains(string(text), candidate("v4").Digest()) {
+		t.Errorf("%s, %v: a late replica has replaced it", text, err)
+	}
+}
+
 // One that cannot run what is in force says so, and goes on with what it had.
 func TestAReplicaThatCannotFollowSaysSo(t *testing.T) {
 	t.Parallel()
@@ -366,6 +529,52 @@ func TestAKeyFollowsAnother(t *testing.T) {
 	if last.name() != "v1" {
 		t.Errorf("%q is in force", last.name())
 	}
+}
+
+// A key alone verifies nothing: a folder is labelled as what it is, whatever is configured,
+// and comes into force where that is allowed.
+func TestWhoHasVerifiedARevisionIsSaidTruly(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	dir := t.TempDir()
+	file, public := f.key(dir, "key")
+	folder := filepath.Join(dir, "policy")
+	for name, text := range map[string]string{
+		".manifest": `{"roots": ["iam"]}`, "iam/config/data.json": `{"headers": ["X-User-ID"]}`, "iam/claims/p.rego": candidate("v1").Modules["iam/claims/p.rego"],
+	} {
+		f.ok(os.MkdirAll(filepath.Dir(filepath.Join(folder, name)), 0o755))
+		f.ok(os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600))
+	}
+	with := func(signedOnly bool) *replica {
+		return f.replica("r", func(pc *policy.Config, rc *rollout.Config) {
+			key, err := policy.ParseKey([]byte(public))
+			f.ok(err)
+			pc.Key, pc.SignedOnly, rc.Unsigned = key, signedOnly, !signedOnly
+		})
+	}
+	verified := func() (by string) {
+		t.Helper()
+		r, _, err := f.db.PolicyBundle(ctx, f.inForce())
+		f.ok(err)
+		return r.Verified
+	}
+	f.ok(with(false).engine.OfferPath(ctx, folder))
+	if by := verified(); by != iam.VerifiedByNobody {
+		t.Errorf("a folder was verified by %s", by)
+	}
+	f.ok(with(false).Sync(ctx)) // a start, of one that takes it
+	if err := with(true).Sync(ctx); err == nil {
+		t.Error("one that takes only what is signed takes a folder from another replica")
+	}
+	packed, err := authoring.Build(folder, "", &authoring.Signer{File: file, ID: "iam"})
+	f.ok(err)
+	bundle := filepath.Join(dir, "bundle.tar.gz")
+	f.ok(os.WriteFile(bundle, packed, 0o600))
+	f.ok(with(true).engine.OfferPath(ctx, bundle))
+	if by := verified(); by != iam.VerifiedByKey {
+		t.Errorf("a signed bundle was verified by %s", by)
+	}
+	f.ok(with(true).Sync(ctx))
 }
 
 func (f *fleet) key(dir, name string) (file, public string) {
