@@ -9,7 +9,7 @@ LINT := go tool -modfile=.ci/golangci-lint.mod golangci-lint
 
 .PHONY: help
 help: ## show this
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: need-go
 need-go:
@@ -93,6 +93,10 @@ preview: programs ## how long a preview over 1,000,000 members takes, and its me
 test-hydra: need-go ## the adapter, clients and tokens against a real Ory Hydra, built from its Go module (needs gcc)
 	go build -modfile=.ci/hydra.mod -tags sqlite -o bin/hydra github.com/ory/hydra/v2
 	HYDRA=$(CURDIR)/bin/hydra go test -count=1 -run OryHydra ./internal/rauth ./cmd/iam-service
+
+.PHONY: openapi-check
+openapi-check: need-go ## lint the admin API's OpenAPI document, and compile clients of it (needs Node)
+	.ci/openapi-check
 
 .PHONY: nightly
 nightly: need-go ## the long forms: fuzzing, many property steps, benchmarks; writes docs/nightly.md

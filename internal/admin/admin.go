@@ -86,8 +86,12 @@ type Task struct {
 	Object string // id or name, for the policy
 	Client bool   // the object is a client, which says what the tenant is
 	Writes bool
-	Once   *Once  // nil: it may be done again
-	For    *Actor // who asked for what is only finished here, and is not asked for again; nil: the caller
+
+	Also        []string // further actions that the caller must be allowed, on the same object
+	LeaveTenant bool     // the caller knows that a tenant can be left without an administrator
+
+	Once *Once  // nil: it may be done again
+	For  *Actor // who asked for what is only finished here, and is not asked for again; nil: the caller
 
 	Patient bool // it may take minutes
 }
@@ -220,6 +224,7 @@ type Work struct {
 	client           *iam.ClientFacts // the caller, where it is a known program
 
 	begun    bool                           // an operation in the identity provider
+	nested   bool                           // within keepingAnAdministrator
 	declared map[string]iam.AttributeSchema // once it was read
 	entries  []iam.AuditEntry
 	events   []iam.Event
@@ -259,7 +264,12 @@ func (w *Work) mayThey(ctx context.Context, t *token.Token, locked bool) error {
 	if err := w.identify(ctx, t, locked); err != nil {
 		return err
 	}
-	return w.ask(ctx, t)
+	for _, action := range append([]string{w.task.Action}, w.task.Also...) {
+		if err := w.ask(ctx, t, action); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // lock takes the tenant, or the platform, before anything else: all changes of one
@@ -322,7 +332,7 @@ func (w *Work) identify(ctx context.Context, t *token.Token, lock bool) error {
 }
 
 // ask asks the policy, over what this transaction sees.
-func (w *Work) ask(ctx context.Context, t *token.Token) error {
+func (w *Work) ask(ctx context.Context, t *token.Token, action string) error {
 	if w.s.cfg.Engine == nil {
 		return errors.New("no policy engine")
 	}
@@ -330,7 +340,7 @@ func (w *Work) ask(ctx context.Context, t *token.Token) error {
 	facts := directory.NewDirect(w.tx, w.s.cfg.Issuers, t.Issuer)
 	deadline := time.Now().Add(2 * time.Second) // the policy's own time is limited by its engine
 	d, err := w.s.cfg.Engine.Administer(ctx, policy.AdminQuestion{
-		Claims: t.Claims, Action: w.task.Action, Tenant: w.task.Tenant, Object: w.task.Object, Method: w.caller.Method, ClientIP: w.caller.Address,
+		Claims: t.Claims, Action: action, Tenant: w.task.Tenant, Object: w.task.Object, Method: w.caller.Method, ClientIP: w.caller.Address,
 	}, facts, deadline)
 	if err != nil {
 		return err
@@ -340,7 +350,7 @@ func (w *Work) ask(ctx context.Context, t *token.Token) error {
 		codes[i] = r.Code
 	}
 	w.decision = []slog.Attr{
-		slog.Bool("allow", d.Allow), slog.String("action", w.task.Action), slog.String("tenant", w.task.Tenant),
+		slog.Bool("allow", d.Allow), slog.String("action", action), slog.String("tenant", w.task.Tenant),
 		slog.String("actor_kind", w.actorKind), slog.String("actor", w.actor), slog.Any("codes", codes), slog.String("decision_id", w.decisionID),
 		slog.String("revision", d.Revision), slog.String("request_id", w.caller.RequestID),
 	}

@@ -1,9 +1,13 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"iam-service/internal/iam"
@@ -40,6 +44,8 @@ func (w *Work) Member(ctx context.Context, tenant, user string) (iam.Member, err
 type Row struct {
 	Issuer, Subject string
 	Membership      iam.Membership // without Tenant, User and Version
+	Invalid         bool           // it could not be read; the caller has the errors
+	Restored        bool           // it is as it was elsewhere: its end may have passed
 }
 
 // Outcome is what became of a row.
@@ -49,23 +55,26 @@ type Outcome struct {
 	Changed bool
 }
 
-// PutMembers makes or replaces members of a tenant, all of them or none: one fault for
-// each wrong row, with pointers that begin with the place of the row, as in /3/roles/0.
-// A user that is not known becomes known; nobody learns which it was. With fresh, who is
-// a member already is a conflict.
-func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh bool) ([]Outcome, error) {
+// PutMembers creates or replaces members of a tenant, all of them or none: one error for
+// every invalid row, with pointers that begin with the place of the row, as in /3/roles/0.
+// Rows that are known to be invalid already have their errors in wrong and are only counted.
+// A user that is not known becomes known; nobody learns which it was. With fresh, a user
+// who is a member already is a conflict.
+func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh bool, wrong ...iam.FieldError) ([]Outcome, error) {
 	roles, err := w.rolesForMembers(ctx, tenant)
 	if err != nil {
 		return nil, err
 	}
-	if err := w.checkRows(ctx, tenant, rows); err != nil {
+	if len(rows) > MaxBatch {
+		return nil, iam.Refuse([]iam.FieldError{{Pointer: "", Detail: fmt.Sprintf("has %d rows, at most %d are allowed", len(rows), MaxBatch)}})
+	}
+	who, more, err := w.checkRows(ctx, tenant, rows, roles)
+	if err != nil {
 		return nil, err
 	}
-	who := make([][2]string, len(rows))
-	for i, r := range rows {
-		who[i] = [2]string{r.Issuer, r.Subject}
-	}
-	users, created, err := w.tx.EnsureUsers(ctx, who)
+	wrong = append(wrong, more...)
+	// Only of rows that say who it is: where another one is invalid, nothing of this stays.
+	users, created, err := w.tx.EnsureUsers(ctx, slices.Collect(maps.Values(who)))
 	if err != nil {
 		return nil, err
 	}
@@ -88,19 +97,27 @@ func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh 
 	for i := range members {
 		before[members[i].User] = &members[i]
 	}
-	if fresh {
-		for i, name := range who {
-			if before[byName[name].ID] != nil {
-				return nil, &iam.Error{Kind: iam.Conflict, Code: "already_member", Detail: "the user is a member already", Fields: []iam.FieldError{{Pointer: fmt.Sprintf("/%d/subject", i), Detail: "is a member already"}}}
-			}
-		}
-	}
-	changes := make([]memberChange, len(rows))
+	changes := make([]memberChange, 0, len(who))
 	for i, r := range rows {
+		name, valid := who[i]
+		if !valid {
+			continue
+		}
 		m := r.Membership
-		m.Tenant, m.User = tenant, byName[who[i]].ID
+		m.Tenant, m.User = tenant, byName[name].ID
 		m.ExpiresAt = m.ExpiresAt.Truncate(time.Microsecond)
-		changes[i] = memberChange{before: before[m.User], after: m}
+		c := memberChange{row: i, before: before[m.User], after: m}
+		if fresh && c.before != nil {
+			return nil, &iam.Error{Kind: iam.Conflict, Code: "already_member", Detail: "the user is a member already", Fields: []iam.FieldError{{Pointer: fmt.Sprintf("/%d/subject", i), Detail: "is a member already"}}}
+		}
+		if !r.Restored {
+			wrong = append(wrong, c.endsInThePast(fmt.Sprintf("/%d", i))...)
+		}
+		changes = append(changes, c)
+	}
+	if len(wrong) > 0 {
+		wrong = append(wrong, w.beyondCaller(tenant, iam.NewGraph(roles), changes)...)
+		return nil, iam.Refuse(byRow(wrong))
 	}
 	if err := w.putMembers(ctx, tenant, roles, changes); err != nil {
 		return nil, err
@@ -154,56 +171,87 @@ func (w *Work) rolesForMembers(ctx context.Context, tenant string) ([]iam.Role, 
 	return w.tx.Roles(ctx, tenant)
 }
 
-// checkRows looks at all that can be said of rows before anybody is made known.
-func (w *Work) checkRows(ctx context.Context, tenant string, rows []Row) error {
-	var wrong []iam.FieldError
-	if len(rows) > MaxBatch {
-		return iam.Refuse([]iam.FieldError{{Pointer: "", Detail: fmt.Sprintf("has %d rows, at most %d are allowed", len(rows), MaxBatch)}})
+// byRow sorts errors of a batch by the place of their row.
+func byRow(wrong []iam.FieldError) []iam.FieldError {
+	row := func(f iam.FieldError) int {
+		first, _, _ := strings.Cut(strings.TrimPrefix(f.Pointer, "/"), "/")
+		n, err := strconv.Atoi(first)
+		if err != nil {
+			return -1 // of the whole batch
+		}
+		return n
+	}
+	slices.SortStableFunc(wrong, func(a, b iam.FieldError) int { return cmp.Compare(row(a), row(b)) })
+	return wrong
+}
+
+// checkRows checks all of a row that does not depend on its user. It returns the users of the
+// rows that say who it is, by the place of the row.
+func (w *Work) checkRows(ctx context.Context, tenant string, rows []Row, roles []iam.Role) (who map[int][2]string, wrong []iam.FieldError, err error) {
+	who = make(map[int][2]string, len(rows))
+	known := make(map[string]bool, len(roles))
+	for _, r := range roles {
+		known[r.Name] = true
 	}
 	seen := make(map[[2]string]int, len(rows))
 	for i, r := range rows {
+		if r.Invalid {
+			continue
+		}
 		at := fmt.Sprintf("/%d", i)
 		m := r.Membership
 		m.Tenant = tenant
 		u := iam.User{Issuer: r.Issuer, Subject: r.Subject, Status: iam.UserActive}
-		for _, f := range slices.Concat(u.Check(), m.Check()) {
+		unnamed := u.Check()
+		if !w.s.cfg.Issuers.Reaches(r.Issuer, tenant) {
+			unnamed = append(unnamed, iam.FieldError{Pointer: "/issuer", Detail: "is not an issuer that may speak for this tenant"})
+		}
+		name := [2]string{r.Issuer, r.Subject}
+		if j, twice := seen[name]; twice {
+			unnamed = append(unnamed, iam.FieldError{Pointer: "/subject", Detail: fmt.Sprintf("the row %d has the same issuer and subject", j)})
+		}
+		seen[name] = i
+		invalid := m.Check()
+		for _, f := range slices.Concat(unnamed, invalid) {
 			wrong = append(wrong, iam.FieldError{Pointer: at + f.Pointer, Detail: f.Detail})
 		}
-		if !w.s.cfg.Issuers.Reaches(r.Issuer, tenant) {
-			wrong = append(wrong, iam.FieldError{Pointer: at + "/issuer", Detail: "is not an issuer that may speak for this tenant"})
+		if len(unnamed)+len(invalid) == 0 {
+			who[i] = name
 		}
-		if j, twice := seen[[2]string{r.Issuer, r.Subject}]; twice {
-			wrong = append(wrong, iam.FieldError{Pointer: at + "/subject", Detail: fmt.Sprintf("the row %d has the same issuer and subject", j)})
+		for j, role := range m.Roles {
+			if iam.ValidRoleName(role) && !known[role] {
+				wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("%s/roles/%d", at, j), Detail: fmt.Sprintf("there is no role named %q", role)})
+			}
 		}
-		seen[[2]string{r.Issuer, r.Subject}] = i
 		more, err := w.checkAttributes(ctx, at+"/attributes", r.Membership.Attributes)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		wrong = append(wrong, more...)
 	}
-	return iam.Refuse(wrong)
+	return who, wrong, nil
 }
 
-// PutMember replaces what a member is. Only who is a member already is found by our
+// PutMember replaces what a member is. Only a user who is a member already is found by our
 // id: others are added by issuer and subject.
 func (w *Work) PutMember(ctx context.Context, m iam.Membership, c Condition) (iam.Member, error) {
-	return w.changeMember(ctx, m.Tenant, m.User, c, true, func(iam.Member) iam.Membership {
-		m.ExpiresAt = m.ExpiresAt.Truncate(time.Microsecond)
-		return m
-	})
+	return w.changeMember(ctx, m.Tenant, m.User, c, true, func(iam.Membership) (iam.Membership, error) { return m, nil })
+}
+
+// EditMember changes a part of what a member is: edit gets it as it is.
+func (w *Work) EditMember(ctx context.Context, tenant, user string, c Condition, edit func(iam.Membership) (iam.Membership, error)) (iam.Member, error) {
+	return w.changeMember(ctx, tenant, user, c, false, edit)
 }
 
 // SetMemberStatus suspends or resumes a membership.
 func (w *Work) SetMemberStatus(ctx context.Context, tenant, user, status string, c Condition) (iam.Member, error) {
-	return w.changeMember(ctx, tenant, user, c, false, func(before iam.Member) iam.Membership {
-		m := before.Membership
+	return w.EditMember(ctx, tenant, user, c, func(m iam.Membership) (iam.Membership, error) {
 		m.Status = status
-		return m
+		return m, nil
 	})
 }
 
-func (w *Work) changeMember(ctx context.Context, tenant, user string, c Condition, needed bool, change func(iam.Member) iam.Membership) (iam.Member, error) {
+func (w *Work) changeMember(ctx context.Context, tenant, user string, c Condition, needed bool, change func(iam.Membership) (iam.Membership, error)) (iam.Member, error) {
 	roles, err := w.rolesForMembers(ctx, tenant)
 	if err != nil {
 		return iam.Member{}, err
@@ -215,8 +263,13 @@ func (w *Work) changeMember(ctx context.Context, tenant, user string, c Conditio
 	if err := c.hold(true, before.Version, needed); err != nil {
 		return before, err
 	}
-	after := change(before)
-	wrong := after.Check()
+	after, err := change(before.Membership)
+	if err != nil {
+		return before, err
+	}
+	after.ExpiresAt = after.ExpiresAt.Truncate(time.Microsecond)
+	changes := []memberChange{{before: &before, after: after}}
+	wrong := append(after.Check(), changes[0].endsInThePast("")...)
 	if !sameAttributes(after.Attributes, before.Attributes) {
 		more, err := w.checkAttributes(ctx, "/attributes", after.Attributes)
 		if err != nil {
@@ -227,7 +280,6 @@ func (w *Work) changeMember(ctx context.Context, tenant, user string, c Conditio
 	if err := iam.Refuse(wrong); err != nil {
 		return before, err
 	}
-	changes := []memberChange{{before: &before, after: after}}
 	if err := w.putMembers(ctx, tenant, roles, changes); err != nil {
 		return before, iam.Rebase(err, "/0", "")
 	}
@@ -236,14 +288,28 @@ func (w *Work) changeMember(ctx context.Context, tenant, user string, c Conditio
 
 // memberChange is a membership before and after; nil: there was none.
 type memberChange struct {
+	row     int // its place in the request
 	before  *iam.Member
 	after   iam.Membership
 	changed bool
 }
 
-// putMembers writes what has changed, if the caller holds what each was and is to be.
-func (w *Work) putMembers(ctx context.Context, tenant string, roles []iam.Role, changes []memberChange) error {
-	graph := iam.NewGraph(roles)
+// differs reports whether there is anything to write.
+func (c *memberChange) differs() bool {
+	return c.before == nil || !same(docOfMember(c.before.Membership), docOfMember(c.after))
+}
+
+// endsInThePast refuses a new end that has passed. One that is there already stays.
+func (c *memberChange) endsInThePast(at string) []iam.FieldError {
+	end := c.after.ExpiresAt
+	if end.IsZero() || end.After(time.Now()) || c.before != nil && c.before.ExpiresAt.Equal(end) {
+		return nil
+	}
+	return []iam.FieldError{{Pointer: at + "/expires_at", Detail: "must lie in the future; to end a membership now, suspend or remove it"}}
+}
+
+// beyondCaller names all changes that give or take away more than the caller holds.
+func (w *Work) beyondCaller(tenant string, graph iam.Graph, changes []memberChange) []iam.FieldError {
 	holding := w.holding(tenant, graph)
 	known := map[string]string{} // what a list of roles means beyond that; lists repeat
 	beyond := func(names []string) string {
@@ -256,43 +322,58 @@ func (w *Work) putMembers(ctx context.Context, tenant string, roles []iam.Role, 
 		return more
 	}
 	var wrong []iam.FieldError
-	var puts []*iam.Membership
-	var places []int
 	for i := range changes {
 		c := &changes[i]
-		c.changed = c.before == nil || !same(docOfMember(c.before.Membership), docOfMember(c.after))
-		if !c.changed {
-			c.after = c.before.Membership
+		if !c.differs() {
 			continue
 		}
 		if c.before != nil {
 			if more := beyond(c.before.Roles); more != "" {
-				wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d", i), Detail: "the member holds " + more + ", which the caller does not hold"})
+				wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d", c.row), Detail: "the member holds " + more + ", which the caller does not hold"})
 			}
 		}
 		if more := beyond(c.after.Roles); more != "" {
-			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d/roles", i), Detail: "means " + more + ", which the caller does not hold"})
+			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d/roles", c.row), Detail: "means " + more + ", which the caller does not hold"})
 		}
 		if end := w.heldUntil(tenant); !end.IsZero() && outlasts(c, end) {
-			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d/expires_at", i), Detail: "must not be later than the caller's own, " + stamp(end)})
+			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d/expires_at", c.row), Detail: "must not be later than the caller's own, " + stamp(end)})
 		}
-		puts, places = append(puts, &c.after), append(places, i)
 	}
-	if len(wrong) > 0 {
+	return wrong
+}
+
+// putMembers writes what has changed, if the caller holds what each was and is to be, and
+// the tenant keeps an administrator.
+func (w *Work) putMembers(ctx context.Context, tenant string, roles []iam.Role, changes []memberChange) error {
+	graph := iam.NewGraph(roles)
+	if wrong := w.beyondCaller(tenant, graph, changes); len(wrong) > 0 {
 		return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "nobody can give or take away more than they hold", Fields: wrong}
+	}
+	var puts []*iam.Membership
+	var places []int // in changes
+	var rows []int
+	for i := range changes {
+		c := &changes[i]
+		if c.changed = c.differs(); !c.changed {
+			c.after = c.before.Membership
+			continue
+		}
+		puts, places, rows = append(puts, &c.after), append(places, i), append(rows, c.row)
 	}
 	if len(puts) == 0 {
 		return nil
 	}
-	if err := w.tx.PutMembers(ctx, tenant, puts); err != nil {
-		return moveBack(err, places)
-	}
-	for _, i := range places {
-		if err := w.memberChanged(changes[i]); err != nil {
-			return err
+	return w.keepingAnAdministrator(ctx, tenant, func() error {
+		if err := w.tx.PutMembers(ctx, tenant, puts); err != nil {
+			return moveBack(err, rows)
 		}
-	}
-	return nil
+		for _, i := range places {
+			if err := w.memberChanged(changes[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // heldUntil is when what the caller holds in a tenant ends; zero: never.
@@ -372,9 +453,58 @@ func (w *Work) DeleteMember(ctx context.Context, tenant, user string, c Conditio
 	if err := mayGive(w.holding(tenant, graph), graph, m.Roles, "take away", ""); err != nil {
 		return err
 	}
-	if err := w.tx.DeleteMember(ctx, tenant, user); err != nil {
+	return w.keepingAnAdministrator(ctx, tenant, func() error {
+		if err := w.tx.DeleteMember(ctx, tenant, user); err != nil {
+			return err
+		}
+		w.announce(iam.KindMember, tenant, user, "MemberRemoved.v1", iam.MemberGone{Tenant: tenant, User: user})
+		return w.record(tenant, iam.KindMember, user, docOfMember(m.Membership), nil)
+	})
+}
+
+// keepingAnAdministrator runs a change of members or roles, and refuses it where it leaves a
+// tenant without a person who administers it, or with only those whose membership ends. A
+// platform administrator may, and so may a caller that says so. The tenant is locked: of two
+// administrators who remove themselves at once, the second sees that the first is gone.
+func (w *Work) keepingAnAdministrator(ctx context.Context, tenant string, change func() error) error {
+	if tenant == "" || w.task.LeaveTenant || w.nested || w.everything() {
+		return change()
+	}
+	w.nested = true
+	defer func() { w.nested = false }()
+	before, err := w.administrators(ctx, tenant)
+	if err == nil {
+		err = change()
+	}
+	if err != nil || before == postgres.NoAdministrator {
 		return err
 	}
-	w.announce(iam.KindMember, tenant, user, "MemberRemoved.v1", iam.MemberGone{Tenant: tenant, User: user})
-	return w.record(tenant, iam.KindMember, user, docOfMember(m.Membership), nil)
+	after, err := w.administrators(ctx, tenant)
+	if err != nil || after >= before {
+		return err
+	}
+	what := "leaves the tenant without an administrator"
+	if after == postgres.AdministratorForATime {
+		what = "leaves the tenant with only administrators whose membership ends"
+	}
+	return &iam.Error{
+		Kind: iam.Conflict, Code: "last_tenant_admin",
+		Detail: "this " + what + ": make somebody else one first, or repeat the request with ?leave_without_administrator=true; a platform administrator can make another one later",
+	}
+}
+
+// administrators reads the roles that make somebody an administrator of a tenant, and how
+// lasting its administrators are.
+func (w *Work) administrators(ctx context.Context, tenant string) (postgres.Administration, error) {
+	roles, err := w.tx.Roles(ctx, tenant)
+	if err != nil {
+		return postgres.NoAdministrator, err
+	}
+	var names []string
+	for name, all := range iam.Closure(roles) {
+		if slices.Contains(all, iam.RoleTenantAdmin) {
+			names = append(names, name)
+		}
+	}
+	return w.tx.Administrators(ctx, tenant, names)
 }

@@ -87,7 +87,10 @@ func (w *Work) PutRole(ctx context.Context, r iam.Role, c Condition) (iam.Role, 
 			return r, false, &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a role has no end, and what the caller holds ends at " + stamp(end) + ": " + more + " cannot be put into it"}
 		}
 	}
-	r, err = w.putRole(ctx, before, r)
+	err = w.keepingAnAdministrator(ctx, r.Tenant, func() (err error) {
+		r, err = w.putRole(ctx, before, r)
+		return err
+	})
 	return r, before == nil, err
 }
 
@@ -212,6 +215,13 @@ func (w *Work) DeleteRole(ctx context.Context, tenant, name string, remove bool,
 	if err := mayGive(holding, graph, []string{name}, "delete", ""); err != nil {
 		return err
 	}
+	return w.keepingAnAdministrator(ctx, tenant, func() error {
+		return w.deleteRole(ctx, *r, remove, roles, holding, graph)
+	})
+}
+
+func (w *Work) deleteRole(ctx context.Context, r iam.Role, remove bool, roles []iam.Role, holding iam.Holding, graph iam.Graph) error {
+	tenant, name := r.Tenant, r.Name
 	h, err := w.tx.HoldersOf(ctx, tenant, name, nil)
 	if err != nil {
 		return err
@@ -233,7 +243,7 @@ func (w *Work) DeleteRole(ctx context.Context, tenant, name string, remove bool,
 		return err
 	}
 	w.announce(iam.KindRole, tenant, name, "RoleDeleted.v1", iam.RoleGone{Tenant: tenant, Role: name})
-	return w.record(tenant, iam.KindRole, name, docOfRole(*r), nil)
+	return w.record(tenant, iam.KindRole, name, docOfRole(r), nil)
 }
 
 // removeRole takes a role of a tenant away from all that hold it there. Each holder
@@ -250,7 +260,7 @@ func (w *Work) removeRole(ctx context.Context, tenant, name string, roles []iam.
 	for i := range members {
 		m := members[i].Membership
 		m.Roles = without(m.Roles)
-		changes[i] = memberChange{before: &members[i], after: m}
+		changes[i] = memberChange{row: i, before: &members[i], after: m}
 	}
 	if err := w.putMembers(ctx, tenant, roles, changes); err != nil {
 		return err

@@ -51,15 +51,15 @@ func (w *Work) PutTenant(ctx context.Context, t iam.Tenant, c Condition) (iam.Te
 	}
 	if exists {
 		t.Status = before.Status
-		t, err = w.putTenant(ctx, &before, t, "TenantUpdated.v1")
+		t, err = w.putTenant(ctx, &before, t)
 		return t, false, err
 	}
-	t, err = w.putTenant(ctx, nil, t, "TenantCreated.v1")
+	t, err = w.putTenant(ctx, nil, t)
 	return t, true, err
 }
 
-// SetTenantStatus suspends, resumes or archives a tenant.
-func (w *Work) SetTenantStatus(ctx context.Context, id, status string, c Condition) (iam.Tenant, error) {
+// EditTenant changes a part of a tenant: edit gets it as it is.
+func (w *Work) EditTenant(ctx context.Context, id string, c Condition, edit func(iam.Tenant) (iam.Tenant, error)) (iam.Tenant, error) {
 	before, err := w.Tenant(ctx, id)
 	if err != nil {
 		return before, err
@@ -67,25 +67,55 @@ func (w *Work) SetTenantStatus(ctx context.Context, id, status string, c Conditi
 	if err := c.hold(true, before.Version, false); err != nil {
 		return before, err
 	}
-	events := map[string]string{iam.TenantActive: "TenantResumed.v1", iam.TenantSuspended: "TenantSuspended.v1", iam.TenantArchived: "TenantArchived.v1"}
-	after := before
-	after.Status = status
-	return w.putTenant(ctx, &before, after, events[status])
+	after, err := edit(before)
+	if err != nil {
+		return before, err
+	}
+	wrong := after.Check()
+	if !sameAttributes(after.Attributes, before.Attributes) {
+		more, err := w.checkAttributes(ctx, "/attributes", after.Attributes)
+		if err != nil {
+			return before, err
+		}
+		wrong = append(wrong, more...)
+	}
+	if err := iam.Refuse(wrong); err != nil {
+		return before, err
+	}
+	return w.putTenant(ctx, &before, after)
 }
 
-func (w *Work) putTenant(ctx context.Context, before *iam.Tenant, t iam.Tenant, event string) (iam.Tenant, error) {
+// SetTenantStatus suspends, resumes or archives a tenant.
+func (w *Work) SetTenantStatus(ctx context.Context, id, status string, c Condition) (iam.Tenant, error) {
+	return w.EditTenant(ctx, id, c, func(t iam.Tenant) (iam.Tenant, error) {
+		t.Status = status
+		return t, nil
+	})
+}
+
+// putTenant writes a tenant, if it has changed, with an event for each thing that is different.
+func (w *Work) putTenant(ctx context.Context, before *iam.Tenant, t iam.Tenant) (iam.Tenant, error) {
 	var was any
+	events := []string{"TenantCreated.v1"}
 	if before != nil {
-		was = docOfTenant(*before)
+		was, events = docOfTenant(*before), nil
 		if same(was, docOfTenant(t)) {
 			return *before, nil
+		}
+		if before.Status != t.Status {
+			events = append(events, map[string]string{iam.TenantActive: "TenantResumed.v1", iam.TenantSuspended: "TenantSuspended.v1", iam.TenantArchived: "TenantArchived.v1"}[t.Status])
+		}
+		if before.Slug != t.Slug || before.Name != t.Name || !sameAttributes(before.Attributes, t.Attributes) {
+			events = append(events, "TenantUpdated.v1")
 		}
 	}
 	var err error
 	if t.Version, err = w.tx.PutTenant(ctx, t); err != nil {
 		return t, err
 	}
-	w.announce(iam.KindTenant, t.ID, t.ID, event, iam.TenantState{Tenant: t.ID, Slug: t.Slug, Name: t.Name, Status: t.Status, Version: t.Version})
+	for _, event := range events {
+		w.announce(iam.KindTenant, t.ID, t.ID, event, iam.TenantState{Tenant: t.ID, Slug: t.Slug, Name: t.Name, Status: t.Status, Version: t.Version})
+	}
 	return t, w.record(t.ID, iam.KindTenant, t.ID, was, docOfTenant(t))
 }
 

@@ -390,7 +390,7 @@ func (s *Service) importMembers(ctx context.Context, c Caller, batch []numbered,
 		if l.Member.ExpiresAt != nil {
 			m.ExpiresAt = *l.Member.ExpiresAt
 		}
-		rows[i] = Row{Issuer: l.Member.Issuer, Subject: l.Member.Subject, Membership: m}
+		rows[i] = Row{Issuer: l.Member.Issuer, Subject: l.Member.Subject, Membership: m, Restored: true}
 	}
 	var outcomes []Outcome
 	err := s.Do(ctx, c, Task{Action: "tenant:import", Tenant: sum.Tenant, Writes: true}, func(ctx context.Context, w *Work) (err error) {

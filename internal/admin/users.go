@@ -95,23 +95,19 @@ type UserEdit struct {
 // PutUser replaces a user's attributes, platform roles and default tenant.
 func (w *Work) PutUser(ctx context.Context, id string, e UserEdit, c Condition) (iam.User, error) {
 	return w.changeUser(ctx, id, c, true, func(u *iam.User) error {
-		if !sameAttributes(u.Attributes, e.Attributes) {
-			wrong, err := w.checkAttributes(ctx, "/attributes", e.Attributes)
-			if err == nil {
-				err = iam.Refuse(wrong)
-			}
-			if err != nil {
-				return err
-			}
-		}
 		u.Attributes, u.PlatformRoles, u.DefaultTenant = e.Attributes, e.PlatformRoles, e.DefaultTenant
 		return nil
 	})
 }
 
+// EditUser changes a part of what is known of a user: edit gets it as it is.
+func (w *Work) EditUser(ctx context.Context, id string, c Condition, edit func(*iam.User) error) (iam.User, error) {
+	return w.changeUser(ctx, id, c, false, edit)
+}
+
 // SetUserStatus blocks or unblocks a user.
 func (w *Work) SetUserStatus(ctx context.Context, id, status string, c Condition) (iam.User, error) {
-	return w.changeUser(ctx, id, c, false, func(u *iam.User) error {
+	return w.EditUser(ctx, id, c, func(u *iam.User) error {
 		u.Status = status
 		return nil
 	})
@@ -161,7 +157,15 @@ func (w *Work) changeUser(ctx context.Context, id string, c Condition, needed bo
 	if same(docOfUser(before), docOfUser(after)) {
 		return before, nil
 	}
-	if err := iam.Refuse(after.Check()); err != nil {
+	wrong := after.Check()
+	if !sameAttributes(after.Attributes, before.Attributes) {
+		more, err := w.checkAttributes(ctx, "/attributes", after.Attributes)
+		if err != nil {
+			return before, err
+		}
+		wrong = append(wrong, more...)
+	}
+	if err := iam.Refuse(wrong); err != nil {
 		return before, err
 	}
 	if err := w.mayTouch(before); err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/caarlos0/env/v11"
 	"github.com/spf13/cobra"
 
+	"iam-service/internal/httpapi"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
 	"iam-service/internal/telemetry"
@@ -34,7 +35,7 @@ func Command(environ []string) *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(serveCommand(environ), migrateCommand(environ), policyCommand(environ), healthcheckCommand(environ), versionCommand(),
+	root.AddCommand(serveCommand(environ), migrateCommand(environ), policyCommand(environ), healthcheckCommand(environ), versionCommand(), openAPICommand(),
 		grantAdminCommand(environ), auditCommand(environ), exportCommand(environ), importCommand(environ), eventsCommand(environ), reconcileCommand(environ), instanceCommand(environ), gateCommand())
 	return root
 }
@@ -227,6 +228,18 @@ func versionCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			e := json.NewEncoder(cmd.OutOrStdout())
 			return e.Encode(telemetry.ReadBuild(Version))
+		},
+	}
+}
+
+func openAPICommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "openapi",
+		Short: "Print the OpenAPI document of the admin API, as it is served at /openapi.json",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := cmd.OutOrStdout().Write(httpapi.OpenAPI(Version))
+			return err
 		},
 	}
 }

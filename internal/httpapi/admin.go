@@ -24,6 +24,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/swaggest/swgui"
 	"github.com/swaggest/swgui/v5emb"
@@ -95,6 +96,7 @@ func (a Admin) Handler() http.Handler {
 		a.Writes = 600
 	}
 	r := chi.NewRouter()
+	r.Use(middleware.GetHead)
 	r.NotFound(observed("", a.Observe, handle(a.Log, nowhere)))
 	r.MethodNotAllowed(observed("", a.Observe, handle(a.Log, notThisMethod)))
 	if a.Verify == nil {
@@ -104,15 +106,20 @@ func (a Admin) Handler() http.Handler {
 		r.NotFound(off)
 		return r
 	}
+	a.build(r).describe(r)
+	return withoutVersion(r)
+}
+
+// build adds the routes of the API.
+func (a Admin) build(r chi.Router) *adminAPI {
 	useProblems()
 	h := &adminAPI{Admin: a, rates: newRates(a.Writes), uploading: make(chan struct{}, maxUploads)}
 	r.Group(func(r chi.Router) {
-		r.Use(h.around, h.authenticate, h.limit, h.uploads, yamlToJSON)
+		r.Use(h.around, h.authenticate, h.limit, h.uploads, yamlToJSON, conditional)
 		h.api = humachi.New(r, h.config())
 		h.routes()
 	})
-	h.describe(r)
-	return withoutVersion(r)
+	return h
 }
 
 // withoutVersion lets clients be found at /clients too, as the platform calls it.
@@ -223,17 +230,11 @@ func noTwice(d *json.Decoder) error {
 // describe serves the document and a page to browse it, without a token: they are the
 // same for everybody.
 func (a *adminAPI) describe(r chi.Router) {
-	document := sync.OnceValue(func() []byte {
-		b, err := json.MarshalIndent(a.api.OpenAPI(), "", "  ")
-		if err != nil {
-			panic(err) // found by any test
-		}
-		return append(b, '\n')
-	})
-	r.Get("/openapi.json", observed("/openapi.json", a.Observe, func(w http.ResponseWriter, _ *http.Request) {
+	document := sync.OnceValue(a.document)
+	r.Get("/openapi.json", observed("/openapi.json", a.Observe, conditional(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/vnd.oai.openapi+json;version=3.1")
-		_, _ = w.Write(document()) // the client is gone; nothing left to tell
-	}))
+		_, _ = w.Write(document()) // the client is gone; nothing left to report
+	})).ServeHTTP))
 	page := v5emb.NewWithConfig(swgui.Config{SettingsUI: map[string]string{"tryItOutEnabled": "true"}})("iam-service", "/openapi.json", "/docs/")
 	docs := observed("/docs", a.Observe, func(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Content-Security-Policy", "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'")
@@ -315,6 +316,9 @@ type request struct {
 
 func (a *adminAPI) caller(r *http.Request) (admin.Caller, error) {
 	c := admin.Caller{Via: "api", Method: r.Method, RequestID: requestID(r)}
+	if c.Method == http.MethodHead {
+		c.Method = http.MethodGet // what a policy says of one holds for the other
+	}
 	raw, err := bearer(r.Header)
 	if err != nil {
 		return c, &iam.Error{Kind: iam.Malformed, Code: "malformed_request", Detail: detailOf(err)}
@@ -566,10 +570,19 @@ func register[I, O any, P about[I]](a *adminAPI, rt route, h func(context.Contex
 			r.task.Object = o.object()
 		}
 		_, r.task.Client = any(p).(interface{ client() })
+		if l, ok := any(p).(interface{ leaves() bool }); ok {
+			r.task.LeaveTenant = l.leaves()
+		}
+		if c, ok := any(p).(interface{ actions() []string }); ok {
+			r.task.Action, r.task.Also = c.actions()[0], c.actions()[1:]
+		}
 		if k, ok := any(p).(once); ok && k.key() != "" {
 			r.once = &admin.Once{Key: k.key(), Request: sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s", req.r.Method, req.r.URL.RequestURI(), k.raw()))}
 		}
 		out, err := h(ctx, r, p)
+		if found, ok := errors.AsType[*Problem](err); ok {
+			return nil, found
+		}
 		if err != nil {
 			pr := newProblem(err, requestID(req.r))
 			a.rejected(ctx, err, requestID(req.r))
@@ -610,6 +623,7 @@ func (p *Problem) GetHeaders() http.Header {
 // program: huma has no other place for it.
 var useProblems = sync.OnceFunc(func() {
 	huma.ValidateStrictCasing = true
+	huma.DefaultArrayNullable = false // an absent list is left out; none of ours is null
 	huma.NewErrorWithContext = func(ctx huma.Context, status int, _ string, errs ...error) huma.StatusError {
 		return found(requestIDOf(ctx), status, errs)
 	}
@@ -719,7 +733,8 @@ func (i Conditional) condition() (admin.Condition, error) {
 		tag = strings.TrimSpace(tag)
 		inner, strong := strings.CutPrefix(tag, `"`)
 		inner, whole := strings.CutSuffix(inner, `"`)
-		n, err := strconv.ParseInt(inner, 10, 64)
+		version, _, _ := strings.Cut(inner, "-") // of the whole tag; see conditional
+		n, err := strconv.ParseInt(version, 10, 64)
 		switch {
 		case strings.HasPrefix(tag, `W/"`):
 			n = -1
@@ -732,6 +747,13 @@ func (i Conditional) condition() (admin.Condition, error) {
 	}
 	return c, nil
 }
+
+// Leaving is an input of a change after which a tenant could be without an administrator.
+type Leaving struct {
+	LeaveWithoutAdministrator bool `query:"leave_without_administrator" doc:"also where it leaves the tenant without an administrator, which is 409 last_tenant_admin otherwise"`
+}
+
+func (i Leaving) leaves() bool { return i.LeaveWithoutAdministrator }
 
 // Paged is an input that asks for one page.
 type Paged struct {

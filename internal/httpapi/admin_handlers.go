@@ -4,11 +4,17 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/google/uuid"
 
 	"iam-service/internal/admin"
@@ -63,9 +69,10 @@ func (a *adminAPI) listTenants(ctx context.Context, w *admin.Work, in *struct {
 	Paged
 	Status string `query:"status" enum:"active,suspended,archived"`
 	Slug   string `query:"slug" maxLength:"64"`
+	Search string `query:"search" maxLength:"200" doc:"the beginning of the slug or name, whatever its case"`
 },
 ) (*many[tenantBody], error) {
-	f := postgres.TenantFilter{Status: in.Status, Slug: in.Slug, Limit: in.Limit + 1}
+	f := postgres.TenantFilter{Status: in.Status, Slug: in.Slug, Search: in.Search, Limit: in.Limit + 1}
 	if err := in.cursor(&f.After); err != nil {
 		return nil, err
 	}
@@ -129,19 +136,35 @@ func (a *adminAPI) putTenant(ctx context.Context, w *admin.Work, in *struct {
 	return out, nil
 }
 
+// TenantPatch is what a merge patch can change of a tenant.
+type TenantPatch struct {
+	Slug       *string    `json:"slug,omitempty" maxLength:"64" doc:"1 to 64 of a-z 0-9 . _ -, unique"`
+	Name       *string    `json:"name,omitempty" maxLength:"200"`
+	Status     *string    `json:"status,omitempty" enum:"active,suspended,archived" doc:"nobody gets into a tenant that is not active"`
+	Attributes attributes `json:"attributes,omitempty" nullable:"true" doc:"null as a value removes an attribute, null instead of the object all of them"`
+}
+
+type tenantState struct {
+	TenantPut
+	Status string `json:"status"`
+}
+
 func (a *adminAPI) patchTenant(ctx context.Context, w *admin.Work, in *struct {
 	OnTenant
 	Conditional
-	Body struct {
-		Status string `json:"status" enum:"active,suspended,archived"`
-	} `contentType:"application/merge-patch+json"`
+	PatchedTenant
+	Body TenantPatch `contentType:"application/merge-patch+json"`
 },
 ) (*one[tenantBody], error) {
 	c, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	t, err := w.SetTenantStatus(ctx, in.Tenant, in.Body.Status, c)
+	t, err := w.EditTenant(ctx, in.Tenant, c, func(t iam.Tenant) (iam.Tenant, error) {
+		s, err := apply(in.Patched, tenantState{TenantPut{t.Slug, t.Name, t.Attributes}, t.Status})
+		t.Slug, t.Name, t.Status, t.Attributes = s.Slug, s.Name, s.Status, s.Attributes
+		return t, err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -303,6 +326,7 @@ func (a *adminAPI) readGlobalRole(ctx context.Context, w *admin.Work, in *OnGlob
 func (a *adminAPI) putRole(ctx context.Context, w *admin.Work, in *struct {
 	OnRole
 	Conditional
+	Leaving
 	Body RolePut
 },
 ) (*one[roleBody], error) {
@@ -321,6 +345,7 @@ func (a *adminAPI) putGlobalRole(ctx context.Context, w *admin.Work, in *struct 
 func (a *adminAPI) deleteRole(ctx context.Context, w *admin.Work, in *struct {
 	OnRole
 	Conditional
+	Leaving
 	Remove bool `query:"remove" doc:"take it away from who holds it: members, mappings, clients, roles that inherit it"`
 },
 ) (*struct{}, error) {
@@ -362,7 +387,7 @@ type MemberPut struct {
 	Status     string     `json:"status,omitempty" enum:"active,suspended" default:"active"`
 	Roles      []string   `json:"roles,omitempty" maxItems:"100" doc:"names of roles that the tenant sees"`
 	Attributes attributes `json:"attributes,omitempty" doc:"4 KB at most; each is declared by some service's manifest"`
-	ExpiresAt  *time.Time `json:"expires_at,omitempty" doc:"absent: never"`
+	ExpiresAt  *time.Time `json:"expires_at,omitempty" doc:"in the future; absent: never"`
 }
 
 type memberPost struct {
@@ -425,9 +450,10 @@ func (a *adminAPI) listMembers(ctx context.Context, w *admin.Work, in *struct {
 	Status  string `query:"status" enum:"active,suspended,expired"`
 	Issuer  string `query:"issuer" maxLength:"512"`
 	Subject string `query:"subject" maxLength:"255"`
+	Search  string `query:"search" maxLength:"255" doc:"the beginning of the subject, whatever its case"`
 },
 ) (*many[memberBody], error) {
-	f := postgres.MemberFilter{Role: in.Role, Status: in.Status, Issuer: in.Issuer, Subject: in.Subject, Limit: in.Limit + 1}
+	f := postgres.MemberFilter{Role: in.Role, Status: in.Status, Issuer: in.Issuer, Subject: in.Subject, Search: in.Search, Limit: in.Limit + 1}
 	if err := in.userCursor(&f.After); err != nil {
 		return nil, err
 	}
@@ -473,24 +499,73 @@ type outcomeBody struct {
 	Version int64  `json:"version"`
 }
 
+// batchBody is a batch as the document has it. What is sent is validated row by row.
+type batchBody struct {
+	Members []memberPost `json:"members" minItems:"1" maxItems:"1000"`
+}
+
+// rows reads a batch: each row that cannot be read, and all that is wrong with it, at once. The
+// rest can still be invalid.
+func (a *adminAPI) rows(media, id string, body []byte) (rows []admin.Row, wrong []iam.FieldError, err error) {
+	var doc any
+	switch err := a.api.Unmarshal(media, body, &doc); {
+	case errors.Is(err, huma.ErrUnknownContentType):
+		return nil, nil, found(id, http.StatusUnsupportedMediaType, nil)
+	case err != nil:
+		return nil, nil, found(id, http.StatusBadRequest, []error{&huma.ErrorDetail{Location: "body", Message: err.Error()}})
+	}
+	registry := a.api.OpenAPI().Components.Schemas
+	path, result := huma.NewPathBuffer(nil, 0), &huma.ValidateResult{}
+	path.Push("body")
+	huma.Validate(registry, registry.Schema(reflect.TypeFor[batchBody](), true, ""), path, huma.ModeWriteToServer, doc, result)
+	unread := map[string]bool{}
+	for _, e := range result.Errors {
+		d, ok := errors.AsType[*huma.ErrorDetail](e)
+		if !ok {
+			continue // there are no others
+		}
+		at, isRow := strings.CutPrefix(pointerOf(d.Location), "/members/")
+		if !isRow {
+			return nil, nil, found(id, http.StatusUnprocessableEntity, result.Errors) // of the whole
+		}
+		wrong = append(wrong, iam.FieldError{Pointer: "/" + at, Detail: d.Message})
+		place, _, _ := strings.Cut(at, "/")
+		unread[place] = true
+	}
+	var b struct{ Members []json.RawMessage }
+	if err := json.Unmarshal(body, &b); err != nil {
+		return nil, nil, err
+	}
+	rows = make([]admin.Row, len(b.Members))
+	for i, raw := range b.Members {
+		if unread[strconv.Itoa(i)] {
+			rows[i].Invalid = true
+			continue
+		}
+		var m memberPost
+		if err := jsonFormat.Unmarshal(raw, &m); err != nil {
+			rows[i].Invalid = true
+			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d", i), Detail: err.Error()})
+			continue
+		}
+		rows[i] = a.row(m)
+		wrong = append(wrong, m.check(fmt.Sprintf("/%d", i))...)
+	}
+	return rows, wrong, nil
+}
+
 func (a *adminAPI) batchMembers(ctx context.Context, w *admin.Work, in *struct {
 	OnTenant
+	Leaving
 	Repeatable
-	Body struct {
-		Members []memberPost `json:"members" minItems:"1" maxItems:"1000"`
-	}
 },
 ) (*many[outcomeBody], error) {
-	rows := make([]admin.Row, len(in.Body.Members))
-	var wrong []iam.FieldError
-	for i, m := range in.Body.Members {
-		rows[i] = a.row(m)
-		wrong = append(wrong, m.check(fmt.Sprintf("/members/%d", i))...)
-	}
-	if err := iam.Refuse(wrong); err != nil {
+	req, _ := ctx.Value(requestKey{}).(request) // authenticate puts it there
+	rows, wrong, err := a.rows(req.r.Header.Get("Content-Type"), requestID(req.r), in.RawBody)
+	if err != nil {
 		return nil, err
 	}
-	outcomes, err := w.PutMembers(ctx, in.Tenant, rows, false)
+	outcomes, err := w.PutMembers(ctx, in.Tenant, rows, false, wrong...)
 	if err != nil {
 		return nil, iam.Rebase(err, "/", "/members/")
 	}
@@ -519,6 +594,7 @@ func (a *adminAPI) readMember(ctx context.Context, w *admin.Work, in *OnMember) 
 func (a *adminAPI) putMember(ctx context.Context, w *admin.Work, in *struct {
 	OnMember
 	Conditional
+	Leaving
 	Body MemberPut
 },
 ) (*one[memberBody], error) {
@@ -538,19 +614,36 @@ func (a *adminAPI) putMember(ctx context.Context, w *admin.Work, in *struct {
 	return oneMember(got), nil
 }
 
+// MemberPatch is what a merge patch can change of a member.
+type MemberPatch struct {
+	Status     *string    `json:"status,omitempty" enum:"active,suspended"`
+	Roles      []string   `json:"roles,omitempty" maxItems:"100" doc:"all of them"`
+	Attributes attributes `json:"attributes,omitempty" nullable:"true" doc:"null as a value removes an attribute, null instead of the object all of them"`
+	ExpiresAt  *time.Time `json:"expires_at,omitempty" nullable:"true" doc:"in the future; null: never"`
+}
+
 func (a *adminAPI) patchMember(ctx context.Context, w *admin.Work, in *struct {
 	OnMember
 	Conditional
-	Body struct {
-		Status string `json:"status" enum:"active,suspended"`
-	} `contentType:"application/merge-patch+json"`
+	Leaving
+	PatchedMember
+	Body MemberPatch `contentType:"application/merge-patch+json"`
 },
 ) (*one[memberBody], error) {
 	c, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	m, err := w.SetMemberStatus(ctx, in.Tenant, in.User, in.Body.Status, c)
+	m, err := w.EditMember(ctx, in.Tenant, in.User, c, func(m iam.Membership) (iam.Membership, error) {
+		s, err := apply(in.Patched, MemberPut{m.Status, m.Roles, m.Attributes, given(m.ExpiresAt)})
+		if err == nil {
+			err = iam.Refuse(s.check(""))
+		}
+		after := s.membership()
+		after.Status = s.Status // null is no default here
+		after.Tenant, after.User, after.Version = m.Tenant, m.User, m.Version
+		return after, err
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -560,6 +653,7 @@ func (a *adminAPI) patchMember(ctx context.Context, w *admin.Work, in *struct {
 func (a *adminAPI) deleteMember(ctx context.Context, w *admin.Work, in *struct {
 	OnMember
 	Conditional
+	Leaving
 },
 ) (*struct{}, error) {
 	c, err := in.condition()
@@ -729,9 +823,10 @@ func (a *adminAPI) listUsers(ctx context.Context, w *admin.Work, in *struct {
 	Subject      string `query:"subject" maxLength:"255"`
 	Status       string `query:"status" enum:"active,blocked"`
 	PlatformRole string `query:"platform_role" enum:"platform-admin,policy-admin,auditor"`
+	Search       string `query:"search" maxLength:"255" doc:"the beginning of the subject, whatever its case"`
 },
 ) (*many[userBody], error) {
-	f := postgres.UserFilter{Issuer: in.Issuer, Subject: in.Subject, Status: in.Status, PlatformRole: in.PlatformRole, Limit: in.Limit + 1}
+	f := postgres.UserFilter{Issuer: in.Issuer, Subject: in.Subject, Status: in.Status, PlatformRole: in.PlatformRole, Search: in.Search, Limit: in.Limit + 1}
 	if err := in.userCursor(&f.After); err != nil {
 		return nil, err
 	}
@@ -779,19 +874,35 @@ func (a *adminAPI) putUser(ctx context.Context, w *admin.Work, in *struct {
 	return oneUser(w.PutUser(ctx, in.User, admin.UserEdit{Attributes: b.Attributes, PlatformRoles: b.PlatformRoles, DefaultTenant: b.DefaultTenant}, c))
 }
 
+// UserPatch is what a merge patch can change of a user.
+type UserPatch struct {
+	Status        *string    `json:"status,omitempty" enum:"active,blocked" doc:"a blocked user gets in nowhere"`
+	Attributes    attributes `json:"attributes,omitempty" nullable:"true" doc:"null as a value removes an attribute, null instead of the object all of them"`
+	PlatformRoles []string   `json:"platform_roles,omitempty" enum:"platform-admin,policy-admin,auditor" maxItems:"3" doc:"all of them"`
+	DefaultTenant *string    `json:"default_tenant,omitempty" nullable:"true" maxLength:"64" doc:"null: none"`
+}
+
+type userState struct {
+	UserPut
+	Status string `json:"status"`
+}
+
 func (a *adminAPI) patchUser(ctx context.Context, w *admin.Work, in *struct {
 	OnUser
 	Conditional
-	Body struct {
-		Status string `json:"status" enum:"active,blocked"`
-	} `contentType:"application/merge-patch+json"`
+	PatchedUser
+	Body UserPatch `contentType:"application/merge-patch+json"`
 },
 ) (*one[userBody], error) {
 	c, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	return oneUser(w.SetUserStatus(ctx, in.User, in.Body.Status, c))
+	return oneUser(w.EditUser(ctx, in.User, c, func(u *iam.User) error {
+		s, err := apply(in.Patched, userState{UserPut{u.Attributes, u.PlatformRoles, u.DefaultTenant}, u.Status})
+		u.Status, u.Attributes, u.PlatformRoles, u.DefaultTenant = s.Status, s.Attributes, s.PlatformRoles, s.DefaultTenant
+		return err
+	}))
 }
 
 func (a *adminAPI) revokeUser(ctx context.Context, w *admin.Work, in *struct {

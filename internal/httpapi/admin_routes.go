@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"net/http"
+	"reflect"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -111,6 +112,8 @@ func (a *adminAPI) routes() {
 	register(a, route{get, "/v1/decisions/{decision}", "decision:read", "Read a decision", "What was asked, what was answered and why, and which facts it rested on; masked.", "policy", 0, 0}, a.readDecision)
 
 	paths := a.api.OpenAPI().Paths
+	batch := paths["/v1/tenants/{tenant}/members:batch"].Post.RequestBody
+	batch.Content = map[string]*huma.MediaType{"application/json": {Schema: a.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[batchBody](), true, "")}}
 	for _, path := range []string{"/v1/tenants/{tenant}", "/v1/tenants/{tenant}/roles/{role}", "/v1/roles/{role}"} {
 		answers := paths[path].Put.Responses
 		made := *answers["200"]
@@ -134,4 +137,5 @@ func (a *adminAPI) routes() {
 	for _, body := range []*huma.RequestBody{paths["/v1/services/{service}/manifest"].Put.RequestBody, paths["/s2s/system/sync"].Post.RequestBody} {
 		body.Content["application/yaml"] = &huma.MediaType{Schema: body.Content["application/json"].Schema}
 	}
+	a.finish()
 }

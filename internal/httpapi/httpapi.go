@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 	"github.com/google/uuid"
 
 	"iam-service/internal/iam"
@@ -56,9 +57,8 @@ func (g Gateway) Handler() http.Handler {
 		},
 	}
 	r := chi.NewRouter()
-	mine := observed("/me/tenants", g.Observe, handle(g.Log, g.myTenants))
-	r.Get("/v1/me/tenants", mine)
-	r.Head("/v1/me/tenants", mine)
+	r.Use(middleware.GetHead)
+	r.Get("/v1/me/tenants", observed("/me/tenants", g.Observe, handle(g.Log, g.myTenants)))
 	r.NotFound(observed("", g.Observe, handle(g.Log, nowhere)))
 	r.MethodNotAllowed(observed("", g.Observe, handle(g.Log, notThisMethod)))
 
@@ -84,9 +84,12 @@ func nowhere(http.ResponseWriter, *http.Request) error {
 func notThisMethod(w http.ResponseWriter, r *http.Request) error {
 	var takes []string
 	if routed := chi.RouteContext(r.Context()); routed != nil {
-		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
-			if routed.Routes.Match(chi.NewRouteContext(), method, cmp.Or(r.URL.RawPath, r.URL.Path)) {
-				takes = append(takes, method)
+		for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
+			if !routed.Routes.Match(chi.NewRouteContext(), method, cmp.Or(r.URL.RawPath, r.URL.Path)) {
+				continue
+			}
+			if takes = append(takes, method); method == "GET" {
+				takes = append(takes, "HEAD") // whatever takes GET takes HEAD
 			}
 		}
 	}

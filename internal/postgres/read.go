@@ -32,6 +32,22 @@ func (w *where) only(condition, value string) {
 	}
 }
 
+// begins adds a condition where there is a value: the expression begins with it, whatever its
+// case. The condition is the one that the indexes of migration 00010 are for.
+func (w *where) begins(value string, columns ...string) {
+	if value == "" {
+		return
+	}
+	w.args = append(w.args, likeLiteral.Replace(value)+"%")
+	any := make([]string, len(columns))
+	for i, column := range columns {
+		any[i] = fmt.Sprintf("lower(%s) LIKE lower($%d)", column, len(w.args))
+	}
+	w.conditions = append(w.conditions, "("+strings.Join(any, " OR ")+")")
+}
+
+var likeLiteral = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
+
 func (w *where) sql(order string, limit int) string {
 	s := ""
 	if len(w.conditions) > 0 {
@@ -44,6 +60,7 @@ func (w *where) sql(order string, limit int) string {
 // TenantFilter says which tenants; what is empty does not matter.
 type TenantFilter struct {
 	Status, Slug string
+	Search       string // the beginning of the slug or name, whatever its case
 	After        string // id
 	Limit        int
 }
@@ -53,6 +70,7 @@ func (tx *Tx) Tenants(ctx context.Context, f TenantFilter) ([]iam.Tenant, error)
 	var w where
 	w.only("t.status = $%d", f.Status)
 	w.only("t.slug = $%d", f.Slug)
+	w.begins(f.Search, "t.slug", "t.name")
 	w.only("t.id > $%d", f.After)
 	return tx.tenants(ctx, w.sql("t.id", f.Limit), w.args...)
 }
@@ -84,6 +102,7 @@ func (tx *Tx) Roles(ctx context.Context, tenant string) ([]iam.Role, error) {
 // UserFilter says which users; what is empty does not matter.
 type UserFilter struct {
 	Issuer, Subject, Status, PlatformRole string
+	Search                                string // the beginning of the subject, whatever its case
 	After                                 string // id
 	Limit                                 int
 }
@@ -93,6 +112,7 @@ func (tx *Tx) Users(ctx context.Context, f UserFilter) ([]iam.User, error) {
 	var w where
 	w.only("u.issuer = $%d", f.Issuer)
 	w.only("u.subject = $%d", f.Subject)
+	w.begins(f.Search, "u.subject")
 	w.only("u.status = $%d", f.Status)
 	if f.PlatformRole != "" {
 		w.conditions = append(w.conditions, "u.platform_roles <> '{}'") // its index
@@ -145,9 +165,38 @@ func (tx *Tx) OtherPlatformAdmins(ctx context.Context, user string) (n int, err 
 	return n, wrap("count platform administrators", err)
 }
 
+// Administration is how lasting the administrators of a tenant are.
+type Administration int
+
+// From none to those whose membership has no end.
+const (
+	NoAdministrator Administration = iota
+	AdministratorForATime
+	LastingAdministrator
+)
+
+// Administrators says whether active users administer a tenant, by a membership in force with
+// one of the roles. Programs do not count. The tenant must be locked.
+func (tx *Tx) Administrators(ctx context.Context, tenant string, roles []string) (most Administration, err error) {
+	var issuers []string
+	for _, i := range tx.issuers {
+		if i.Reaches(tenant) {
+			issuers = append(issuers, i.URL)
+		}
+	}
+	_, err = tx.look(ctx, `
+		SELECT coalesce(max(CASE WHEN m.expires_at IS NULL THEN 2 ELSE 1 END), 0)
+		  FROM memberships m JOIN users u ON u.id = m.user_id
+		 WHERE m.tenant = $1 AND m.roles && $2 AND m.status = 'active' AND (m.expires_at IS NULL OR m.expires_at > now())
+		   AND u.status = 'active' AND u.issuer = ANY ($3)`,
+		[]any{tenant, list(roles), list(issuers)}, &most)
+	return most, wrap("look for administrators of a tenant", err)
+}
+
 // MemberFilter says which members; what is empty does not matter.
 type MemberFilter struct {
 	User, Issuer, Subject, Status, Role string
+	Search                              string // the beginning of the subject, whatever its case
 	After                               string // id of the user
 	Limit                               int
 }
@@ -159,6 +208,7 @@ func (tx *Tx) Members(ctx context.Context, tenant string, f MemberFilter) ([]iam
 	w.only("m.user_id = $%d::uuid", f.User)
 	w.only("u.issuer = $%d", f.Issuer)
 	w.only("u.subject = $%d", f.Subject)
+	w.begins(f.Search, "u.subject")
 	switch f.Status {
 	case iam.MembershipExpired:
 		w.conditions = append(w.conditions, "m.status = 'active'", "m.expires_at <= now()")
