@@ -123,7 +123,9 @@ func (s *Service) Explain(ctx context.Context, r *policy.Revision, q Question) (
 	if x.Rules, err = s.Engine.Explain(ctx, r, &o.Asked, facts); err != nil {
 		x.Rules, x.Detail = []policy.Rule{}, strings.TrimSpace(x.Detail+" (the rules cannot be told of: "+err.Error()+")")
 	}
-	x.Facts = facts.Facts()
+	if x.Facts = facts.Facts(); x.Facts == nil {
+		x.Facts = []directory.Fact{} // as JSON it is a list
+	}
 	if q.Recorded != nil {
 		if x.Changed, err = Changed(ctx, q.Recorded.Facts, facts); err != nil {
 			return x, err
@@ -261,6 +263,7 @@ func FromRecord(d iam.RecordedDecision) (Question, error) {
 			Ambiguous bool             `json:"ambiguous_path"`
 		} `json:"custom"`
 	}
+	event.Custom.Facts = []directory.Fact{} // as JSON it is a list, also where there are none
 	decoder := json.NewDecoder(bytes.NewReader(d.Event))
 	decoder.UseNumber()
 	if err := decoder.Decode(&event); err != nil {

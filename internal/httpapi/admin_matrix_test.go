@@ -14,6 +14,7 @@ var tenantActions = []string{
 	"member:list", "member:create", "member:batch", "member:read", "member:update", "member:set-status", "member:delete",
 	"mapping:list", "mapping:create", "mapping:read", "mapping:update", "mapping:delete", "effective:read", "audit:read",
 	"client:list", "client:create", "client:read", "client:update", "client:set-status", "client:revoke", "client:rotate", "client:delete",
+	"decision:list", "decision:read", "policy:explain",
 }
 
 // platformActions are the rest.
@@ -119,7 +120,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 	w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "globex", Name: "helper"}))
 	mapping := iam.Mapping{Issuer: w.rauth.Issuer, Claim: "groups", Value: "auditors"}.ID()
 
-	kept, seen := w.kept(), w.decided()
+	kept, seen := w.kept(), map[string]string{"": w.decided(), "own": w.decidedOf("alice", "acme"), "foreign": w.decidedOf("bob", "globex")}
 	foreseen, _ := w.want(202, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": kept}).field("id").(string)
 	made := map[string]string{"acme": w.client("acme", nil), "globex": w.client("globex", nil)}
 
@@ -151,7 +152,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 				wheres = []string{"own", "foreign"}
 			}
 			switch {
-			case action == "audit:read", action == "client:list", action == "client:create":
+			case action == "audit:read", action == "client:list", action == "client:create", strings.HasPrefix(action, "decision:"), action == "policy:explain":
 				wheres = []string{"", "own", "foreign"}
 			case strings.HasPrefix(action, "client:"):
 				wheres = []string{"own", "foreign"}
@@ -171,8 +172,8 @@ func TestWhoMayDoWhat(t *testing.T) {
 					path = strings.ReplaceAll(path, "/roles/helper", "/roles/viewer")
 				}
 				path = strings.ReplaceAll(path, "{id}", made[tenant])
-				path = strings.NewReplacer("{revision}", kept, "{decision}", seen, "{preview}", foreseen).Replace(path)
-				if action == "effective:read" || (action == "audit:read" || action == "client:list") && where != "" {
+				path = strings.NewReplacer("{revision}", kept, "{decision}", seen[where], "{preview}", foreseen).Replace(path)
+				if action == "effective:read" || (action == "audit:read" || action == "client:list" || action == "policy:explain" || strings.HasPrefix(action, "decision:")) && where != "" {
 					path += "?tenant=" + tenant
 				}
 				if action == "client:create" {
@@ -181,23 +182,38 @@ func TestWhoMayDoWhat(t *testing.T) {
 						bodies[action] = map[string]any{"client_name": "x", "tenant": tenant}
 					}
 				}
+				if action == "policy:explain" {
+					bodies[action] = map[string]any{"subject": map[string]string{"acme": "target", "globex": "other-target"}[tenant]}
+				}
+				type ask struct {
+					action string
+					body   any
+				}
+				asks := []ask{{action, bodies[action]}}
+				if method == "patch" && action != "client:set-status" {
+					update := strings.Replace(action, ":set-status", ":update", 1)
+					asks = append(asks, ask{update, map[string]any{"attributes": map[string]any{}}}, ask{update, map[string]any{"attributes": map[string]any{}, "status": "active"}})
+				}
 				for who, may := range callers {
-					cells++
-					gone[who] = true
-					r := w.call(tokens[who], strings.ToUpper(method), path, bodies[action], `If-Match: "999"`)
-					want := may(action, where)
-					if strings.Contains(template, "/clients/{id}") && want == 403 && may("client:read", where) != 200 {
-						want = 404 // whoever may not read a client does not learn that it is there
-					}
-					got := r.status
-					if got != 401 && got != 403 && got != 404 && got < 500 {
-						got = 200 // it was let through
-					}
-					if got != want {
-						t.Errorf("%s: %s %s (%s): got %s, want %d", who, method, path, where, r, want)
-					}
-					if r.status == 404 && r.field("detail") != "there is no such thing, or not for you" {
-						t.Errorf("%s: %s %s: a 404 that says more than others: %s", who, method, path, r)
+					for _, ask := range asks {
+						action := ask.action
+						cells++
+						gone[who] = true
+						r := w.call(tokens[who], strings.ToUpper(method), path, ask.body, `If-Match: "999"`)
+						want := may(action, where)
+						if strings.Contains(template, "/clients/{id}") && want == 403 && may("client:read", where) != 200 {
+							want = 404 // whoever may not read a client does not learn that it is there
+						}
+						got := r.status
+						if got != 401 && got != 403 && got != 404 && got < 500 {
+							got = 200 // it was let through
+						}
+						if got != want {
+							t.Errorf("%s: %s %s (%s): got %s, want %d", who, method, path, where, r, want)
+						}
+						if r.status == 404 && r.field("detail") != "there is no such thing, or not for you" {
+							t.Errorf("%s: %s %s: a 404 that says more than others: %s", who, method, path, r)
+						}
 					}
 				}
 			}

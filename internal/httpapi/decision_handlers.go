@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/explain"
 	"iam-service/internal/iam"
 )
 
@@ -36,6 +37,37 @@ func wireDecision(d iam.RecordedDecision) decisionBody {
 	return decisionBody{d.ID, d.At, d.Revision, d.Allow, d.Issuer, d.Subject, d.ClientID, d.Tenant, d.Codes, d.Event}
 }
 
+// OnDecisions is an input about decisions: of one tenant, or of everything.
+type OnDecisions struct {
+	Tenant string `query:"tenant" maxLength:"64" doc:"id of the tenant that they are about: the active one, else the one that was asked for. Its administrators and auditors say it; they see names of its members and clients only."`
+}
+
+func (i OnDecisions) tenant() string { return i.Tenant }
+
+// scope asks whether the caller may what the route is about. It reports whether they may only in
+// the tenant that it is about, and are shown nothing else.
+func (a *adminAPI) scope(ctx context.Context, r asked) (limited bool, err error) {
+	task := r.task
+	task.Writes = false
+	err = a.Service.Do(ctx, r.caller, task, func(ctx context.Context, w *admin.Work) error {
+		anywhere, err := w.Anywhere(ctx)
+		limited = !anywhere
+		return err
+	})
+	return limited, err
+}
+
+// within leaves of decisions what the tenant that a request is about may see.
+func (a *adminAPI) within(ctx context.Context, r asked, list []iam.RecordedDecision) (seen []iam.RecordedDecision, err error) {
+	task := r.task
+	task.Writes = false
+	err = a.Service.Do(ctx, r.caller, task, func(ctx context.Context, w *admin.Work) (err error) {
+		seen, err = w.DecisionsWithin(ctx, list)
+		return err
+	})
+	return seen, err
+}
+
 // may asks whether the caller may what the route is about, and does nothing.
 func (a *adminAPI) may(ctx context.Context, r asked) error {
 	task := r.task
@@ -51,19 +83,19 @@ func (a *adminAPI) kept() error {
 }
 
 func (a *adminAPI) listDecisions(ctx context.Context, r asked, in *struct {
-	OnPlatform
+	OnDecisions
 	Paged
 	Issuer   string    `query:"issuer" maxLength:"512"`
 	Subject  string    `query:"subject" maxLength:"255"`
 	ClientID string    `query:"client_id" maxLength:"255"`
-	Tenant   string    `query:"tenant" maxLength:"64"`
 	Code     string    `query:"code" maxLength:"64" doc:"of a reason"`
 	Outcome  string    `query:"outcome" enum:"allowed,denied"`
 	From     time.Time `query:"from" doc:"not earlier than this (RFC 3339)"`
 	To       time.Time `query:"to" doc:"earlier than this"`
 },
 ) (*many[decisionBody], error) {
-	if err := a.may(ctx, r); err != nil {
+	limited, err := a.scope(ctx, r)
+	if err != nil {
 		return nil, err
 	}
 	if err := a.kept(); err != nil {
@@ -98,23 +130,55 @@ func (a *adminAPI) listDecisions(ctx context.Context, r asked, in *struct {
 	for i := range list {
 		list[i].Event = nil // one by one
 	}
-	return pageOf(ctx, in.Paged, list, wireDecision, func(d iam.RecordedDecision) []any { return []any{d.At, d.ID} })
+	page, err := pageOf(ctx, in.Paged, list, wireDecision, func(d iam.RecordedDecision) []any { return []any{d.At, d.ID} })
+	if err != nil || !limited {
+		return page, err
+	}
+	seen, err := a.within(ctx, r, list[:len(page.Body.Items)])
+	if err != nil {
+		return nil, err
+	}
+	page.Body.Items = page.Body.Items[:0]
+	for _, d := range seen {
+		// A name that is not shown is not to be found by either.
+		if (in.Issuer == "" || d.Issuer != "") && (in.Subject == "" || d.Subject != "") && (in.ClientID == "" || d.ClientID != "") {
+			page.Body.Items = append(page.Body.Items, wireDecision(d))
+		}
+	}
+	return page, nil
 }
 
 func (a *adminAPI) readDecision(ctx context.Context, r asked, in *struct {
-	OnPlatform
+	OnDecisions
 	Decision string `path:"decision" maxLength:"64" doc:"id, as in X-Decision-ID"`
 },
 ) (*one[decisionBody], error) {
-	if err := a.may(ctx, r); err != nil {
+	limited, err := a.scope(ctx, r)
+	if err != nil {
 		return nil, err
 	}
 	d, err := a.decision(ctx, in.Decision)
 	if err != nil {
 		return nil, err
 	}
+	if limited {
+		seen, err := a.within(ctx, r, []iam.RecordedDecision{d})
+		if err == nil && len(seen) == 0 {
+			err = errNoDecision
+		}
+		if err == nil {
+			d = seen[0]
+			d.Event, err = explain.EventWithin(d.Event)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
 	return &one[decisionBody]{Status: 200, Body: wireDecision(d)}, nil
 }
+
+// errNoDecision is the same whether there is none, or none that is the caller's to see.
+var errNoDecision = iam.Errorf(iam.NotFound, "there is no such thing, or not for you")
 
 func (a *adminAPI) decision(ctx context.Context, id string) (iam.RecordedDecision, error) {
 	if err := a.kept(); err != nil {
@@ -127,7 +191,7 @@ func (a *adminAPI) decision(ctx context.Context, id string) (iam.RecordedDecisio
 		d, found, err = a.Decisions.Get(ctx, id)
 	}
 	if err == nil && !found {
-		err = iam.Errorf(iam.NotFound, "there is no such thing, or not for you")
+		err = errNoDecision
 	}
 	return d, err
 }

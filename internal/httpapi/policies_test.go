@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -159,6 +160,22 @@ func (w *world) decided() string {
 	id := regexp.MustCompile(`/decisions/([A-Za-z0-9_-]{22})`).FindStringSubmatch(body)
 	if id == nil {
 		w.Fatalf("the answer names no decision: %s", body)
+	}
+	w.eventually(func() bool { return w.call("audrey", "GET", "/v1/decisions/"+id[1], nil).status == 200 })
+	return id[1]
+}
+
+// decidedOf is the id of a decision that was recorded: somebody asks for a tenant.
+func (w *world) decidedOf(who, tenant string, more ...map[string]any) string {
+	w.Helper()
+	claims := map[string]any{}
+	for _, m := range more {
+		maps.Copy(claims, m)
+	}
+	_, lines, body := w.ask("GET /system/enrich-token", bearer(w.mint(who, claims)), "X-Active-Tenant-ID: "+tenant)
+	id := regexp.MustCompile(`(?:/decisions/|X-Decision-Id: )([A-Za-z0-9_-]{22})`).FindStringSubmatch(strings.Join(lines, "\n") + body)
+	if id == nil {
+		w.Fatalf("the answer names no decision: %v %s", lines, body)
 	}
 	w.eventually(func() bool { return w.call("audrey", "GET", "/v1/decisions/"+id[1], nil).status == 200 })
 	return id[1]

@@ -332,38 +332,88 @@ type explanationBody struct {
 }
 
 func (a *adminAPI) explain(ctx context.Context, r asked, in *struct {
-	OnPlatform
+	OnDecisions
 	Body explainBody
 },
 ) (*one[explanationBody], error) {
-	if err := a.may(ctx, r); err != nil {
-		return nil, err
-	}
-	q, err := a.questionOf(ctx, in.Body)
+	limited, err := a.scope(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	var under *policy.Revision
-	if in.Body.Revision != "" {
-		var kept iam.PolicyRevision
-		err := a.Service.Do(ctx, r.caller, admin.Task{Action: r.task.Action}, func(ctx context.Context, w *admin.Work) (err error) {
-			kept, err = w.PolicyRevision(ctx, in.Body.Revision)
-			return err
-		})
-		if err == nil {
-			under, err = a.Policies.Revision(ctx, kept.Digest)
-		}
-		if err != nil {
-			return nil, err
-		}
+	var x explain.Explanation
+	if limited {
+		x, err = a.explainWithin(ctx, r, in.Body)
+	} else {
+		x, err = a.explainAnything(ctx, r, in.Body)
 	}
-	x, err := a.Explain.Explain(ctx, under, q)
 	if err != nil {
 		return nil, err
 	}
 	var text strings.Builder
 	x.Text(&text)
 	return &one[explanationBody]{Status: 200, Body: explanationBody{x, text.String()}}, nil
+}
+
+func (a *adminAPI) explainAnything(ctx context.Context, r asked, b explainBody) (explain.Explanation, error) {
+	q, err := a.questionOf(ctx, b)
+	if err != nil {
+		return explain.Explanation{}, err
+	}
+	var under *policy.Revision
+	if b.Revision != "" {
+		var kept iam.PolicyRevision
+		err := a.Service.Do(ctx, r.caller, admin.Task{Action: r.task.Action}, func(ctx context.Context, w *admin.Work) (err error) {
+			kept, err = w.PolicyRevision(ctx, b.Revision)
+			return err
+		})
+		if err == nil {
+			under, err = a.Policies.Revision(ctx, kept.Digest)
+		}
+		if err != nil {
+			return explain.Explanation{}, err
+		}
+	}
+	return a.Explain.Explain(ctx, under, q)
+}
+
+// explainWithin explains to a caller who may see one tenant only: a decision that is about it, or
+// what would be decided of one of its members or clients.
+func (a *adminAPI) explainWithin(ctx context.Context, r asked, b explainBody) (x explain.Explanation, err error) {
+	tenant := r.task.Tenant
+	var wrong []iam.FieldError
+	if b.Token != "" {
+		wrong = append(wrong, iam.FieldError{Pointer: "/token", Detail: "is not explained within a tenant: say subject, client_id or decision"})
+	}
+	if b.Revision != "" {
+		wrong = append(wrong, iam.FieldError{Pointer: "/revision", Detail: "is not explained within a tenant: only the active policy is"})
+	}
+	if b.Tenant != "" && b.Tenant != tenant {
+		wrong = append(wrong, iam.FieldError{Pointer: "/tenant", Detail: "is another tenant than the one of the request"})
+	}
+	if err := iam.Refuse(wrong); err != nil {
+		return x, err
+	}
+	if b.Decision != "" {
+		d, err := a.decision(ctx, b.Decision)
+		if err == nil && d.Tenant != tenant {
+			err = errNoDecision
+		}
+		if err != nil {
+			return x, err
+		}
+	}
+	b.Tenant = tenant
+	q, err := a.questionOf(ctx, b)
+	if err != nil {
+		return x, err
+	}
+	task := r.task
+	task.Writes = false
+	err = a.Service.Do(ctx, r.caller, task, func(ctx context.Context, w *admin.Work) (err error) {
+		x, err = explain.Within{Tenant: tenant, Facts: w.Facts(), Engine: a.Explain.Engine, Issuers: a.Issuers, HeaderMax: a.HeaderMax}.Explain(ctx, q)
+		return err
+	})
+	return x, err
 }
 
 // questionOf makes a question of one of three things.

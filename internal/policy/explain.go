@@ -278,7 +278,7 @@ func (x *explaining) condition(f *failure, depth int) *Condition {
 
 // cause finds the rule that a reference goes through, and why it has no value.
 func (x *explaining) cause(name string, ref ast.Ref, depth int) Cause {
-	cause := Cause{Name: name}
+	cause := Cause{Name: name, Failed: []Condition{}} // as JSON it is a list
 	for n := len(ref); n > 1; n-- {
 		rules := x.r.compiler.GetRulesExact(ref[:n])
 		if len(rules) == 0 {

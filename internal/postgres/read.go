@@ -229,6 +229,35 @@ func (tx *Tx) MembersByID(ctx context.Context, tenant string, users []string) ([
 	return tx.members(ctx, ` WHERE m.tenant = $1 AND m.user_id = ANY ($2::uuid[])`, tenant, users)
 }
 
+// KnownIn says which of some names are known in a tenant: its members by issuer and subject, and
+// its own and the platform's clients by issuer and client_id.
+func (tx *Tx) KnownIn(ctx context.Context, tenant string, names [][2]string) (members, clients map[[2]string]bool, err error) {
+	issuers, ids := make([]string, len(names)), make([]string, len(names))
+	for i, n := range names {
+		issuers[i], ids[i] = n[0], n[1]
+	}
+	read := func(sql string) (map[[2]string]bool, error) {
+		known := map[[2]string]bool{}
+		list, err := collect(ctx, tx, "look for names in a tenant", sql, []any{tenant, issuers, ids}, func(row pgx.CollectableRow) (n [2]string, err error) {
+			return n, row.Scan(&n[0], &n[1])
+		})
+		for _, n := range list {
+			known[n] = true
+		}
+		return known, err
+	}
+	members, err = read(`
+		SELECT u.issuer, u.subject FROM users u JOIN memberships m ON m.user_id = u.id
+		 WHERE m.tenant = $1 AND (u.issuer, u.subject) IN (SELECT * FROM unnest($2::text[], $3::text[]))`)
+	if err != nil {
+		return nil, nil, err
+	}
+	clients, err = read(`
+		SELECT issuer, client_id FROM clients
+		 WHERE (tenant = $1 OR tenant IS NULL) AND (issuer, client_id) IN (SELECT * FROM unnest($2::text[], $3::text[]))`)
+	return members, clients, err
+}
+
 // MembershipsOf lists what a user is, by tenant.
 func (tx *Tx) MembershipsOf(ctx context.Context, user string) ([]iam.Member, error) {
 	return tx.members(ctx, ` WHERE m.user_id = $1::uuid ORDER BY m.tenant`, user)

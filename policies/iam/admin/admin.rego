@@ -68,7 +68,10 @@ grants contains _reason(rego.metadata.rule()) if {
 
 # METADATA
 # title: An administrator of the tenant
-# description: May manage roles, members, mappings and clients of their own tenant, and read its audit.
+# description: >-
+#   May manage roles, members, mappings and clients of their own tenant, read its audit and its
+#   decisions, and have decisions about its members explained. What of them is shown is limited to
+#   the tenant by the service itself.
 # custom:
 #   code: tenant_admin
 grants contains _reason(rego.metadata.rule()) if {
@@ -190,9 +193,9 @@ _leaves_policy if _verb in {"read", "list", "rollback", "preview", "explain"}
 
 _of_a_tenant if input.tenant
 
-_within_tenant if _subject in {"role", "member", "mapping", "client", "effective", "audit"}
+_within_tenant if _subject in {"role", "member", "mapping", "client", "effective", "audit", "decision"}
 
-_within_tenant if input.action == "tenant:read"
+_within_tenant if input.action in {"tenant:read", "policy:explain"}
 
 # What the caller holds in the tenant that it is about. A role that a mapping gives
 # is no administrative one: what a provider says makes nobody an administrator.

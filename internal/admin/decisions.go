@@ -1,0 +1,57 @@
+package admin
+
+import (
+	"context"
+	"time"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+)
+
+// Anywhere reports whether the policy allows what is asked on the whole platform too, and not
+// only in the tenant that it is about. What a caller is shown who may not is limited to the
+// tenant.
+func (w *Work) Anywhere(ctx context.Context) (bool, error) {
+	t := w.caller.Token
+	if t == nil || w.task.Tenant == "" {
+		return true, nil
+	}
+	d, err := w.s.cfg.Engine.Administer(ctx, policy.AdminQuestion{
+		Claims: t.Claims, Action: w.task.Action, Object: w.task.Object, Method: w.caller.Method, ClientIP: w.caller.Address,
+	}, directory.NewDirect(w.tx, w.s.cfg.Issuers, t.Issuer), time.Now().Add(2*time.Second))
+	return d.Allow, err
+}
+
+// Facts are the facts as this transaction sees them. They are for one goroutine at a time.
+func (w *Work) Facts() directory.Loader { return w.tx }
+
+// DecisionsWithin leaves of decisions what the tenant that this is about may see: those that are
+// about it, with the names of its members and clients. Who else has asked to enter it is not
+// named: people are seen as members only.
+func (w *Work) DecisionsWithin(ctx context.Context, list []iam.RecordedDecision) ([]iam.RecordedDecision, error) {
+	var names [][2]string
+	for _, d := range list {
+		names = append(names, [2]string{d.Issuer, d.Subject}, [2]string{d.Issuer, d.ClientID})
+	}
+	members, clients, err := w.tx.KnownIn(ctx, w.task.Tenant, names)
+	if err != nil {
+		return nil, err
+	}
+	within := make([]iam.RecordedDecision, 0, len(list))
+	for _, d := range list {
+		if d.Tenant != w.task.Tenant {
+			continue
+		}
+		client := clients[[2]string{d.Issuer, d.ClientID}]
+		program := d.Subject == "" || d.Subject == d.ClientID
+		if named := program && client || !program && members[[2]string{d.Issuer, d.Subject}]; !named {
+			d.Issuer, d.Subject, d.ClientID = "", "", ""
+		}
+		if !client {
+			d.ClientID = ""
+		}
+		within = append(within, d)
+	}
+	return within, nil
+}

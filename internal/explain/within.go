@@ -1,0 +1,235 @@
+package explain
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"slices"
+	"sync"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/internal/token"
+)
+
+// Within explains to a caller who may see one tenant and nothing else, under the active policy.
+//
+// Whether the subject is let in is evaluated over all facts. Why is evaluated once more, over
+// facts that hold nothing of other tenants, of the user's platform roles or attributes: so
+// whatever an explanation shows of values is the tenant's to see, whatever the policy looks at.
+// Where the two differ, the decision depends on what is not shown, and the rules are left out.
+type Within struct {
+	Tenant    string
+	Facts     directory.Loader // one moment; called by one goroutine at a time
+	Engine    *policy.Engine
+	Issuers   iam.Issuers
+	HeaderMax int
+}
+
+// Explain explains a question about a member or a client of the tenant. About anybody else it
+// fails as for what is not there.
+func (v Within) Explain(ctx context.Context, q Question) (Explanation, error) {
+	all := &serial{Loader: v.Facts}
+	limited := q
+	if q.Token != nil {
+		t, err := v.token(ctx, all, q)
+		if err != nil {
+			return Explanation{}, err
+		}
+		limited.Token = t
+	}
+	if r := q.Recorded; r != nil {
+		known := *r
+		known.Facts = slices.DeleteFunc(slices.Clone(r.Facts), func(f directory.Fact) bool { return !v.shows(f) })
+		limited.Recorded = &known
+	}
+	truth, err := Over(all, v.Engine, v.Issuers, v.HeaderMax).Explain(ctx, nil, q)
+	if err != nil {
+		return Explanation{}, err
+	}
+	x, err := Over(&onlyOf{all, v.Tenant}, v.Engine, v.Issuers, v.HeaderMax).Explain(ctx, nil, limited)
+	if err != nil {
+		return Explanation{}, err
+	}
+	if x.Status == http.StatusServiceUnavailable {
+		x.Detail = "it cannot be decided now" // why not is the operators' to know
+	}
+	x.Facts = slices.DeleteFunc(x.Facts, func(f directory.Fact) bool { return !v.shows(f) })
+	if truth.Revision == x.Revision && truth.Allow == x.Allow && truth.Status == x.Status && truth.Code == x.Code {
+		return x, nil
+	}
+	return Explanation{
+		Revision: truth.Revision, Name: truth.Name, Allow: truth.Allow, Status: truth.Status, Code: truth.Code, Tenant: x.Tenant, Recorded: x.Recorded, Rules: []policy.Rule{}, Facts: []directory.Fact{},
+		Detail: "the decision depends on facts that are not this tenant's, so the rules are not shown: ask somebody who administers the platform",
+	}, nil
+}
+
+// shows reports whether that a document was read, and its version, are the tenant's to see. A
+// user's document changes with every tenant that it is about.
+func (v Within) shows(f directory.Fact) bool {
+	return f.Path == "tenants/"+v.Tenant
+}
+
+// token is the token that a question is about, with what the tenant may see of it.
+func (v Within) token(ctx context.Context, facts directory.Loader, q Question) (*token.Token, error) {
+	t := q.Token
+	notThere := iam.Errorf(iam.NotFound, "there is no such thing, or not for you")
+	client, known, err := facts.Client(ctx, t.Issuer, t.ClientID)
+	if err != nil {
+		return nil, err
+	}
+	ours := known && client.Tenant == v.Tenant
+	if t.Program() {
+		if !ours {
+			return nil, notThere
+		}
+		return t, nil
+	}
+	user, _, err := facts.User(ctx, t.Issuer, t.Subject)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.ContainsFunc(user.Memberships, func(m iam.Membership) bool { return m.Tenant == v.Tenant }) {
+		return nil, notThere
+	}
+	if q.Recorded == nil {
+		if t.ClientID != "" && !ours {
+			return nil, notThere
+		}
+		return t, nil // the caller has made up its claims
+	}
+	tenant, _, err := facts.Tenant(ctx, v.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	value, err := ast.JSON(t.Claims)
+	if err != nil {
+		return nil, err
+	}
+	claims := map[string]any{}
+	all, _ := value.(map[string]any) // claims are an object
+	for name, claim := range all {
+		switch name {
+		case "iss", "sub", "aud", "scope", "iat", "exp", "nbf", "acr", "amr", "auth_time":
+			claims[name] = claim
+		case "client_id", "azp":
+			if ours || known && client.Tenant == "" {
+				claims[name] = claim
+			}
+		default:
+			if mapped := mappedHere(tenant.Mappings, t.Issuer, name, claim); mapped != nil {
+				claims[name] = mapped
+			}
+		}
+	}
+	return FromClaims(claims, t.IssuedAt)
+}
+
+// mappedHere are the values of a claim that a tenant maps to roles; nil: none. What else the
+// provider says of a user can be about other tenants.
+func mappedHere(mappings []iam.Mapping, issuer, name string, claim any) any {
+	mapped := func(value any) bool {
+		return slices.ContainsFunc(mappings, func(m iam.Mapping) bool { return m.Issuer == issuer && m.Claim == name && m.Value == value })
+	}
+	list, ok := claim.([]any)
+	if !ok {
+		if mapped(claim) {
+			return claim
+		}
+		return nil
+	}
+	var here []any
+	for _, value := range list {
+		if text, ok := value.(string); ok && mapped(text) {
+			here = append(here, value)
+		}
+	}
+	if len(here) == 0 {
+		return nil
+	}
+	return here
+}
+
+// serial lets evaluations share facts that are for one goroutine at a time.
+type serial struct {
+	directory.Loader
+	mu sync.Mutex
+}
+
+func (s *serial) User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Loader.User(ctx, issuer, subject)
+}
+
+func (s *serial) Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Loader.Tenant(ctx, id)
+}
+
+func (s *serial) Client(ctx context.Context, issuer, clientID string) (iam.ClientFacts, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Loader.Client(ctx, issuer, clientID)
+}
+
+// onlyOf are the facts as far as they are one tenant's.
+type onlyOf struct {
+	directory.Loader
+	tenant string
+}
+
+func (o *onlyOf) User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
+	u, _, err := o.Loader.User(ctx, issuer, subject)
+	u.Memberships = slices.DeleteFunc(slices.Clone(u.Memberships), func(m iam.Membership) bool { return m.Tenant != o.tenant })
+	if err != nil || len(u.Memberships) == 0 {
+		return iam.UserFacts{}, false, err
+	}
+	u.Attributes, u.PlatformRoles = nil, nil
+	if u.DefaultTenant != o.tenant {
+		u.DefaultTenant = ""
+	}
+	return u, true, nil
+}
+
+func (o *onlyOf) Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error) {
+	if id != o.tenant {
+		return iam.TenantFacts{}, false, nil
+	}
+	return o.Loader.Tenant(ctx, id)
+}
+
+func (o *onlyOf) Client(ctx context.Context, issuer, clientID string) (iam.ClientFacts, bool, error) {
+	c, found, err := o.Loader.Client(ctx, issuer, clientID)
+	switch {
+	case err != nil || !found || c.Tenant != o.tenant && c.Tenant != "":
+		return iam.ClientFacts{}, false, err
+	case c.Tenant == "":
+		c.Roles, c.Scopes = nil, nil // the platform's own
+	}
+	return c, true, nil
+}
+
+// EventWithin leaves of a recorded event what a tenant that it is about may see: the request, and
+// what was decided. Claims, headers and facts can be about other tenants.
+func EventWithin(event json.RawMessage) (json.RawMessage, error) {
+	type whole struct {
+		Input struct {
+			Request json.RawMessage `json:"request,omitempty"`
+		} `json:"input"`
+		Result struct {
+			Allow   bool            `json:"allow"`
+			Status  int             `json:"status,omitempty"`
+			Reasons json.RawMessage `json:"reasons,omitempty"`
+		} `json:"result"`
+	}
+	var w whole
+	if err := json.Unmarshal(event, &w); err != nil {
+		return nil, err
+	}
+	return json.Marshal(w)
+}
