@@ -185,7 +185,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	beside.loop("policies", func() { policies.Run(work, policyChanged) })
 
 	ops := &telemetry.Ops{Pprof: cfg.OpsPprof, Metrics: metrics, Build: build, Policy: func() any { return engine.Status() }, Checks: checks(db, verifier, engine, policies, changes, bus)}
-	kept, err := openDecisions(work, ctx, cfg, log)
+	kept, err := openDecisions(work, ctx, cfg, log, metrics.DatabaseError)
 	if err != nil {
 		return err
 	}
@@ -668,6 +668,7 @@ func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, policies 
 			defer cancel()
 			return db.Ping(ctx)
 		}},
+		{Name: "database writes", Degraded: true, Ask: atMostEvery(5*time.Second, func() error { return db.CheckWrites(context.Background()) })},
 	}
 	for i, k := range v.Keys() {
 		list = append(list, telemetry.Check{Name: "keys of " + k.Issuer, Degraded: true, Ask: func() error {
@@ -682,6 +683,21 @@ func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, policies 
 		list = append(list, telemetry.Check{Name: "nats", Degraded: true, Ask: bus.State})
 	}
 	return list
+}
+
+// atMostEvery asks at most once in so long, however often it is called, and returns what it was answered last.
+func atMostEvery(pause time.Duration, ask func() error) func() error {
+	var mu sync.Mutex
+	var next time.Time
+	var last error
+	return func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if now := time.Now(); now.After(next) {
+			last, next = ask(), now.Add(pause)
+		}
+		return last
+	}
 }
 
 // register hands the owners' figures to the registry.

@@ -13,11 +13,11 @@ import (
 )
 
 // openDecisions opens the database where decisions can be queried, if there is one.
-func openDecisions(work, ctx context.Context, cfg Config, log *slog.Logger) (*postgres.Decisions, error) {
+func openDecisions(work, ctx context.Context, cfg Config, log *slog.Logger, onError func(reason string)) (*postgres.Decisions, error) {
 	if cfg.DecisionsURL == "" {
 		return nil, nil //nolint:nilnil // none is an answer
 	}
-	kept, err := postgres.OpenDecisions(work, cfg.DecisionsURL, cfg.DecisionsKeep)
+	kept, err := postgres.OpenDecisions(work, cfg.DecisionsURL, cfg.DecisionsKeep, log, onError)
 	if err != nil {
 		return nil, errors.New("DECISIONS_DATABASE_URL cannot be used") // why could show a password
 	}

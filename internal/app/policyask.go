@@ -428,7 +428,7 @@ func openKept(ctx context.Context, environ []string) (*postgres.Decisions, error
 	if url == "" {
 		return nil, &ConfigError{[]string{"DECISIONS_DATABASE_URL is missing: where decisions are recorded"}}
 	}
-	kept, err := postgres.OpenDecisions(ctx, url, time.Hour)
+	kept, err := postgres.OpenDecisions(ctx, url, time.Hour, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return nil, errors.New("DECISIONS_DATABASE_URL cannot be used") // why could show a password
 	}

@@ -300,7 +300,11 @@ func (s *Store) load(ctx context.Context, k Key, kd Kind, a, b string, wait time
 	select {
 	case r := <-done:
 		if r.Err != nil {
-			return nil, unavailable("facts_unavailable", r.Err)
+			code := "facts_unavailable"
+			if c := iam.CodeOf(r.Err); c != "" && c != "database_unavailable" { // such as database_overloaded
+				code = c
+			}
+			return nil, unavailable(code, r.Err)
 		}
 		e := r.Val.(*entry) //nolint:forcetypeassert // fly returns nothing else
 		if !e.is(kd, a, b) {

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"iam-service/internal/devstack"
 	"iam-service/internal/iam"
 )
@@ -601,6 +603,24 @@ func TestWritesAreLimitedForEachCaller(t *testing.T) {
 	}
 	w.want(200, "root", "GET", "/v1/tenants", nil)                                           // reading goes on
 	w.want(409, "tina", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "auditor"}) // and so do others
+}
+
+// A database that cannot take a change is not a fault of ours: the caller comes back later.
+func TestAChangeThatTheDatabaseHasNoRoomForIs503(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	conn, err := pgx.Connect(ctx, w.database)
+	w.ok(err)
+	defer conn.Close(ctx)
+	for sqlstate, code := range map[string]string{"53100": "database_full", "53300": "database_overloaded", "25006": "database_read_only", "57P01": "database_unavailable", "40001": "busy"} {
+		_, err = conn.Exec(ctx, `CREATE OR REPLACE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'as asked' USING ERRCODE = '`+sqlstate+`'; END $$;
+			CREATE OR REPLACE TRIGGER fails BEFORE INSERT ON audit FOR EACH STATEMENT EXECUTE FUNCTION fails()`)
+		w.ok(err)
+		r := w.want(503, "root", "POST", "/v1/tenants", map[string]any{"id": "new", "slug": "new", "name": "New"})
+		if r.field("code") != code || r.header.Get("Retry-After") == "" {
+			t.Errorf("%s: %v %s", sqlstate, r.header, r)
+		}
+	}
 }
 
 // Whoever is refused does not learn by it who was known before. The platform's administrators add

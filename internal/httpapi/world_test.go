@@ -188,7 +188,7 @@ func newWorld(t testing.TB, s settings) *world {
 	if s.decisions {
 		_, err = postgres.MigrateDecisions(ctx, s.url, postgres.Up)
 		w.ok(err)
-		kept, err := postgres.OpenDecisions(ctx, s.url, time.Hour)
+		kept, err := postgres.OpenDecisions(ctx, s.url, time.Hour, log, nil)
 		w.ok(err)
 		t.Cleanup(kept.Close)
 		sinks, findable = append(sinks, decisions.Keep(kept.Add)), kept

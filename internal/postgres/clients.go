@@ -322,7 +322,8 @@ func (db *DB) TryHold(ctx context.Context, name string) (h *Held, got bool, err 
 func (h *Held) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, relayLimit)
 	defer cancel()
-	return h.conn.Ping(ctx)
+	_, err := h.conn.Exec(ctx, `SELECT 1`) // as in DB.Ping
+	return err
 }
 
 // Close gives the lock back.

@@ -22,8 +22,11 @@ type Decisions struct {
 }
 
 // OpenDecisions returns a store without waiting for a server. Decisions are kept for so
-// long.
-func OpenDecisions(ctx context.Context, url string, keep time.Duration) (*Decisions, error) {
+// long; onError is as for Open.
+func OpenDecisions(ctx context.Context, url string, keep time.Duration, log *slog.Logger, onError func(reason string)) (*Decisions, error) {
+	if onError == nil {
+		onError = func(string) {}
+	}
 	pc, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, err
@@ -31,6 +34,7 @@ func OpenDecisions(ctx context.Context, url string, keep time.Duration) (*Decisi
 	pc.MaxConns = 4
 	pc.ConnConfig.ConnectTimeout = connectTimeout
 	pc.ConnConfig.RuntimeParams["application_name"] = "iam-service decisions"
+	pc.ConnConfig.Tracer = &tracer{name: "decisions", log: log, onError: onError}
 	pc.ConnConfig.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: c, DeadlineDelay: 250 * time.Millisecond}
 	}

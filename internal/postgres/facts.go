@@ -168,7 +168,7 @@ func (db *DB) lookOver(ctx context.Context, conn *pgxpool.Conn, sql string, args
 	if heard := db.heard.Load(); err == nil && heard != nil && !heard.Equal(server) {
 		return false, away(errors.New("the pool leads to another server than the listener"))
 	}
-	if reasonOf(ctx, err) == "connection" {
+	if reasonOf(ctx, err) == failedConnection {
 		err = away(err)
 	}
 	return found && err == nil, err
@@ -226,11 +226,4 @@ func deref(t *time.Time) time.Time {
 		return time.Time{}
 	}
 	return *t
-}
-
-func wrap(doing string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", doing, err)
 }

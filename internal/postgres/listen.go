@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"iam-service/internal/directory"
@@ -25,7 +24,7 @@ func (db *DB) Listen(ctx context.Context) (feed.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &listener{conn: conn}
+	l := &listener{conn: conn, broken: db.outside.count}
 	var server time.Time
 	err = conn.QueryRow(ctx, `SELECT current_schema(), pg_postmaster_start_time()`).Scan(&l.schema, &server)
 	if err == nil {
@@ -48,7 +47,8 @@ func (db *DB) direct(ctx context.Context, params map[string]string) (*pgx.Conn, 
 	}
 	cfg := pool.ConnConfig
 	cfg.ConnectTimeout = connectTimeout
-	cfg.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	cfg.ValidateConnect = writable
+	cfg.Tracer = db.outside
 	maps.Copy(cfg.RuntimeParams, params)
 	return pgx.ConnectConfig(ctx, cfg)
 }
@@ -56,6 +56,7 @@ func (db *DB) direct(ctx context.Context, params map[string]string) (*pgx.Conn, 
 type listener struct {
 	conn   *pgx.Conn
 	schema string
+	broken func(ctx context.Context, what string, err error)
 }
 
 // Next waits for the next message of our schema.
@@ -63,6 +64,7 @@ func (l *listener) Next(ctx context.Context) (feed.Message, error) {
 	for {
 		n, err := l.conn.WaitForNotification(ctx)
 		if err != nil {
+			l.broken(ctx, "listen", err)
 			return feed.Message{}, err
 		}
 		if m, ours := parse(n.Payload, l.schema); ours {

@@ -22,7 +22,7 @@ func (db *DB) Lead(ctx context.Context) (outbox.Session, error) {
 	if !leads {
 		return nil, outbox.ErrFollower
 	}
-	s := &relaySession{conn}
+	s := &relaySession{conn, db.outside.count}
 	var schema string
 	if err = conn.QueryRow(ctx, `SELECT current_schema()`).Scan(&schema); err == nil {
 		// Who changes a fact says so there, and writes an event with it. What is no change of
@@ -58,7 +58,10 @@ func (db *DB) hold(ctx context.Context, name string) (*pgx.Conn, bool, error) {
 
 // relaySession is the leader's connection. A failure of it ends the leadership: the
 // server gives the lock back.
-type relaySession struct{ conn *pgx.Conn }
+type relaySession struct {
+	conn   *pgx.Conn
+	broken func(ctx context.Context, what string, err error)
+}
 
 const relayLimit = 5 * time.Second
 
@@ -138,6 +141,7 @@ func (s *relaySession) Wait(ctx context.Context) error {
 	if pgconn.Timeout(err) && !s.conn.IsClosed() {
 		return nil
 	}
+	s.broken(ctx, "listen", err)
 	return err
 }
 

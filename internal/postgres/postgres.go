@@ -59,12 +59,12 @@ type DB struct {
 	listenURL                string
 	heard                    atomic.Pointer[time.Time] // when the server that we listen to was started; nil: we do not
 	factsAcquire, factsLimit time.Duration
+	outside                  *tracer // of connections past the pools
 }
 
 // Open returns a store without waiting for a server: connections are made when
 // they are needed. onError, if given, is called for each failure of the
-// database itself with its reason (see Reasons); a missing row, a broken
-// constraint, a cancelled request or a serialization failure is none.
+// database itself with its reason (see Reasons).
 func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason string)) (*DB, error) {
 	if onError == nil {
 		onError = func(string) {}
@@ -81,7 +81,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason
 		pc.MaxConnIdleTime = 5 * time.Minute
 		pc.HealthCheckPeriod = 5 * time.Second
 		pc.ConnConfig.ConnectTimeout = connectTimeout
-		pc.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+		pc.ConnConfig.ValidateConnect = writable
 		// A statement ends with its context: the server is asked to cancel it. Not by
 		// statement_timeout as a start-up parameter, which transaction poolers refuse.
 		pc.ConnConfig.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler {
@@ -101,7 +101,8 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason
 		return nil, err
 	}
 	return &DB{
-		facts: facts, admin: admin, keep: cfg.Keep, issuers: cfg.Issuers, listenURL: cmp.Or(cfg.Listen, cfg.URL),
+		outside: &tracer{name: "direct", log: log, onError: onError},
+		facts:   facts, admin: admin, keep: cfg.Keep, issuers: cfg.Issuers, listenURL: cmp.Or(cfg.Listen, cfg.URL),
 		factsAcquire: cmp.Or(cfg.FactsAcquire, 50*time.Millisecond), factsLimit: cmp.Or(cfg.FactsLimit, 100*time.Millisecond),
 	}, nil
 }
@@ -114,7 +115,8 @@ func (db *DB) Close() {
 
 // Ping asks the server for an answer, over a new connection if need be.
 func (db *DB) Ping(ctx context.Context) error {
-	return db.admin.Ping(ctx)
+	_, err := db.admin.Exec(ctx, `SELECT 1`) // a ping of the driver is not traced
+	return err
 }
 
 // Warm opens the connections that the pools keep, and does a look-up of each kind over each of
@@ -135,7 +137,8 @@ func (db *DB) Warm(ctx context.Context) error {
 				defer conn.Release()
 				open.Wait()
 				if pool == db.admin {
-					return wrap("use a connection", conn.Ping(ctx))
+					_, err := conn.Exec(ctx, `SELECT 1`)
+					return wrap("use a connection", err)
 				}
 				look := func(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
 					return db.lookOver(ctx, conn, sql, args, dest...)
@@ -152,6 +155,24 @@ func (db *DB) Warm(ctx context.Context) error {
 		}
 	}
 	return g.Wait()
+}
+
+// CheckWrites fails where changes would: it commits a change of a row of its own, which grows
+// nothing and notifies nobody, and has a sort write some hundred kilobytes to a temporary file, since a
+// row can be replaced on a disk that has no room left. It costs the server about 15 ms.
+func (db *DB) CheckWrites(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
+	return wrap("test a write", pgx.BeginFunc(ctx, db.admin, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, `UPDATE write_probe SET at = now()`)
+		if err == nil {
+			_, err = tx.Exec(ctx, `SELECT set_config('work_mem', '64kB', true)`)
+		}
+		if err == nil {
+			_, err = tx.Exec(ctx, `SELECT count(*) FROM (SELECT repeat('x', 100) || i FROM generate_series(1, 3000) AS i ORDER BY 1 OFFSET 1) AS s`)
+		}
+		return err
+	}))
 }
 
 // PoolStats are the figures of one pool.
@@ -197,95 +218,6 @@ func CheckURL(connString string) error {
 		return errors.New("it looks as if the password were not percent-encoded (# is %23, / is %2F, @ is %40)")
 	}
 	return nil
-}
-
-// Reasons are the values of the label that counts database errors.
-var Reasons = []string{"connection", "timeout", "query"}
-
-// tracer counts what really fails, at the one place that all queries pass.
-type tracer struct {
-	name    string
-	log     *slog.Logger
-	onError func(reason string)
-}
-
-type tracedSQL struct{}
-
-func (t *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
-	return context.WithValue(ctx, tracedSQL{}, d.SQL)
-}
-
-func (t *tracer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryEndData) {
-	sql, _ := ctx.Value(tracedSQL{}).(string)
-	t.count(ctx, "query", d.Err, slog.String("sql", firstLine(sql)))
-}
-
-type batchCounted struct{}
-
-func (t *tracer) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
-	return context.WithValue(ctx, batchCounted{}, new(bool))
-}
-
-func (t *tracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {} // the end of the batch tells
-
-func (t *tracer) TraceBatchEnd(ctx context.Context, _ *pgx.Conn, d pgx.TraceBatchEndData) {
-	// pgx ends a batch that could not be sent twice: then, and when it is closed.
-	if counted, ok := ctx.Value(batchCounted{}).(*bool); ok && d.Err != nil {
-		if *counted {
-			return
-		}
-		*counted = true
-	}
-	t.count(ctx, "look-up", d.Err)
-}
-
-func (t *tracer) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {
-	return ctx
-}
-
-func (t *tracer) TraceConnectEnd(ctx context.Context, d pgx.TraceConnectEndData) {
-	t.count(ctx, "connect", d.Err)
-}
-
-func (t *tracer) count(ctx context.Context, what string, err error, attrs ...slog.Attr) {
-	reason := reasonOf(ctx, err)
-	if reason == "" {
-		return
-	}
-	t.onError(reason)
-	attrs = append(attrs, slog.String("pool", t.name), slog.String("during", what), slog.String("reason", reason), slog.Any("err", err))
-	t.log.LogAttrs(ctx, slog.LevelWarn, "database error", attrs...)
-}
-
-// reasonOf sorts err; "" is for what is no failure of the database.
-func reasonOf(ctx context.Context, err error) string {
-	if err == nil || errors.Is(err, pgx.ErrNoRows) || errors.Is(ctx.Err(), context.Canceled) {
-		return ""
-	}
-	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
-		switch {
-		case pg.Code[:2] == "23", // integrity constraint violation
-			pg.Code[:2] == "22",                    // data exception: bad input
-			pg.Code == "40001", pg.Code == "40P01", // serialization failure, deadlock: tried again
-			pg.Code == "55P03",                     // lock not available: somebody else is at it
-			pg.Code == "42P04", pg.Code == "42P06": // duplicate database, schema
-			return ""
-		case pg.Code == "57014": // query_canceled: our statement_timeout
-			return "timeout"
-		case pg.Code[:2] == "57", pg.Code[:2] == "08": // operator intervention, connection exception
-			return "connection"
-		}
-		return "query"
-	}
-	if errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err) {
-		return "timeout"
-	}
-	return "connection"
-}
-
-func firstLine(sql string) string {
-	line, _, _ := strings.Cut(strings.TrimSpace(sql), "\n")
-	return line
 }
 
 // violates reports whether err breaks the named constraint. Every constraint

@@ -84,14 +84,9 @@ func (db *DB) transact(ctx context.Context, options pgx.TxOptions, do func(conte
 				return &iam.Error{Kind: iam.Invalid, Detail: "a value holds what cannot be stored, such as a NUL", Cause: err}
 			case pg.Code == "23514": // check_violation
 				return &iam.Error{Kind: iam.Invalid, Detail: "a value is not allowed, or takes too much room when it is written out", Cause: err}
-			case pg.Code == "55P03": // lock_not_available
-				return &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "somebody else is changing the same thing", Cause: err}
 			}
 		}
-		if reason := reasonOf(ctx, err); reason == "connection" || reason == "timeout" {
-			return &iam.Error{Kind: iam.Unavailable, Code: "database_unavailable", Detail: "the database cannot be asked now", Cause: err}
-		}
-		return err
+		return unavailable(err)
 	}
 }
 
