@@ -156,13 +156,20 @@ func TestWhoHasVerifiedWhatOPAFetchedIsSaidTruly(t *testing.T) {
 	t.Parallel()
 	signer, verify := keyPair(t)
 	packed, err := authoring.Build(files{}.write(t, t.TempDir()), "", nil)
-	if err == nil {
-		packed, err = authoring.Sign(packed, signer)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(packed) }))
+	signedOne, err := authoring.Sign(packed, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/signed.tar.gz" {
+			_, _ = w.Write(signedOne)
+			return
+		}
+		_, _ = w.Write(packed)
+	}))
 	defer srv.Close()
 	for signed, want := range map[bool]string{true: iam.VerifiedByOPA, false: iam.VerifiedByNobody} {
 		by := make(chan string, 1)
@@ -178,6 +185,7 @@ func TestWhoHasVerifiedWhatOPAFetchedIsSaidTruly(t *testing.T) {
 			"bundles":  map[string]any{"main": fetchedBundle("/b.tar.gz", signed)},
 		}
 		if signed {
+			config["bundles"] = map[string]any{"main": fetchedBundle("/signed.tar.gz", true)}
 			config["keys"] = map[string]any{"k": map[string]any{"algorithm": "ES256", "key": string(verify)}}
 		}
 		m := start(t, e, config)
