@@ -645,6 +645,27 @@ func TestKillSwitchesWorkWhateverThePolicySays(t *testing.T) {
 	}
 }
 
+// What an issuer with a fast clock dates after a revocation was issued before it all the same.
+func TestATokenWhoseIssueIsAheadDoesNotOutliveARevocation(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	ahead := map[string]any{"iat": time.Now().Add(4 * time.Second).Unix()}
+	seen, unseen := bearer(w.mint("alice", ahead)), bearer(w.mint("alice", ahead))
+	if status, _, _ := w.ask(get, seen); status != 200 {
+		t.Fatalf("before: %d", status)
+	}
+	user, _, err := w.db.User(ctx, w.rauth.Issuer, "alice")
+	w.ok(err)
+	user.TokensNotBefore = time.Now()
+	_, err = w.db.PutUser(ctx, user.User)
+	w.ok(err)
+	for name, token := range map[string]string{"seen before": seen, "seen for the first time": unseen} {
+		if status, _, _ := w.ask(get, token); status != 401 {
+			t.Errorf("a token %s: %d", name, status)
+		}
+	}
+}
+
 // Two issuers with one subject, one client id, one tenant.
 func TestAnotherRealmGainsNothing(t *testing.T) {
 	t.Parallel()
