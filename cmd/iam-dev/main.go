@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -88,7 +89,11 @@ func run(ctx context.Context, args, environ []string) error {
 	if err := fill(ctx, stack, log.Logger); err != nil {
 		return err
 	}
-	cfg, err := app.ParseConfig(preset(environ, stack))
+	vars, ignored := preset(environ, stack)
+	if len(ignored) > 0 {
+		log.WarnContext(ctx, "settings of the environment are ignored: this program brings its own", slog.Any("settings", ignored))
+	}
+	cfg, err := app.ParseConfig(vars)
 	if err != nil {
 		return err
 	}
@@ -103,16 +108,17 @@ func run(ctx context.Context, args, environ []string) error {
 	})
 }
 
-// preset is environ, and before it what development wants; the later one wins.
-func preset(environ []string, stack *devstack.Stack) []string {
-	vars := []string{
-		"DATABASE_URL=" + stack.Postgres.URL,
-		"RAUTH_URL=" + stack.RAuth.Issuer,
+// preset is environ between what development presets and what this program brings itself: the later one wins.
+// A DATABASE_URL of another system, or of the last run, must not be filled with samples, nor keep this one from
+// starting; ignored names the settings that were there and are not taken.
+func preset(environ []string, stack *devstack.Stack) (vars, ignored []string) {
+	own := map[string]string{
+		"DATABASE_URL": stack.Postgres.URL, "DATABASE_LISTEN_URL": "", "DECISIONS_DATABASE_URL": stack.Postgres.URL,
+		"RAUTH_URL": stack.RAuth.Issuer, "RAUTH_ADMIN_URL": stack.RAuth.Issuer, "NATS_URL": stack.NATS.ClientURL(),
+	}
+	vars = []string{
 		"RAUTH_AUDIENCES=" + devstack.Audience,
 		"ADMIN_AUDIENCE=" + devstack.AdminAudience,
-		"DECISIONS_DATABASE_URL=" + stack.Postgres.URL,
-		"RAUTH_ADMIN_URL=" + stack.RAuth.Issuer,
-		"NATS_URL=" + stack.NATS.ClientURL(),
 		"GATEWAY_ADDR=127.0.0.1:8080", "ADMIN_ADDR=127.0.0.1:8081", "OPS_ADDR=127.0.0.1:9090",
 		"TRUSTED_PROXIES=127.0.0.0/8,::1/128",
 		"DECISION_LOG_SAMPLE=1",
@@ -121,7 +127,21 @@ func preset(environ []string, stack *devstack.Stack) []string {
 	if info, err := os.Stat("policies"); err == nil && info.IsDir() {
 		vars = append(vars, "POLICY_BUNDLE=policies", "POLICY_ALLOW_UNSIGNED=1")
 	}
-	return append(vars, environ...)
+	for _, v := range environ {
+		name, value, _ := strings.Cut(v, "=")
+		base := strings.TrimSuffix(name, "_FILE")
+		mine, is := own[base]
+		if !is {
+			vars = append(vars, v)
+		} else if value != "" && (value != mine || base != name) {
+			ignored = append(ignored, name)
+		}
+	}
+	for name, value := range own {
+		vars = append(vars, name+"="+value)
+	}
+	slices.Sort(ignored)
+	return vars, ignored
 }
 
 // fill writes the sample data.

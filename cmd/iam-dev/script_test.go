@@ -76,7 +76,7 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 // TestScripts runs testdata/*.txtar: what a newcomer sees.
 func TestScripts(t *testing.T) {
 	t.Parallel()
-	scripttest.Variables = append(scripttest.Variables, "GATEWAY_ADDR", "ADMIN_ADDR", "OPS_ADDR")
+	scripttest.Variables = append(scripttest.Variables, "GATEWAY_ADDR", "ADMIN_ADDR", "OPS_ADDR", "DATABASE_URL", "RAUTH_URL")
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata", Cmds: scripttest.Commands(), RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: func(env *testscript.Env) error {

@@ -37,6 +37,7 @@ func Command(environ []string) *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(serveCommand(environ), migrateCommand(environ), policyCommand(environ), healthcheckCommand(environ), versionCommand(), openAPICommand(),
 		grantAdminCommand(environ), auditCommand(environ), exportCommand(environ), importCommand(environ), eventsCommand(environ), reconcileCommand(environ), instanceCommand(environ), gateCommand())
+	strict(root)
 	return root
 }
 
@@ -91,76 +92,131 @@ func migrateCommand(environ []string) *cobra.Command {
 		Long: "Move the schema of DATABASE_LISTEN_URL, else of DATABASE_URL. It must be a direct connection:\n" +
 			"a lock of the session keeps two migrations apart.",
 	}
-	act := func(use, short string, do func(ctx context.Context, out io.Writer, url string) error) *cobra.Command {
-		return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+	act := func(use, short string, do func(cmd *cobra.Command, url string) error) *cobra.Command {
+		return reports(&cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 			url, err := databaseURL(environ)
 			if err != nil {
 				return err
 			}
-			return do(cmd.Context(), cmd.OutOrStdout(), url)
-		}}
-	}
-	move := func(d postgres.Direction, verb string) func(context.Context, io.Writer, string) error {
-		return func(ctx context.Context, out io.Writer, url string) error {
-			steps, err := postgres.Migrate(ctx, url, d)
-			for _, s := range steps {
-				fmt.Fprintln(out, verb, s.File)
-			}
-			if err == nil && len(steps) == 0 {
-				fmt.Fprintln(out, "nothing to do")
-			}
-			return err
-		}
+			return do(cmd, url)
+		}})
 	}
 	var grantTo string
-	up := act("up", "Apply all steps that are missing; with DECISIONS_DATABASE_URL there too", func(ctx context.Context, out io.Writer, url string) error {
-		if err := move(postgres.Up, "applied")(ctx, out, url); err != nil {
-			return err
-		}
-		apart, err := setting(environ, "DECISIONS_DATABASE_URL")
-		if err != nil {
-			return err
-		}
-		if apart != "" {
-			steps, err := postgres.MigrateDecisions(ctx, apart, postgres.Up)
-			for _, s := range steps {
-				fmt.Fprintln(out, "applied to the database of decisions", s.File)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		if grantTo == "" {
-			return nil
-		}
-		if err := postgres.Grant(ctx, url, grantTo); err != nil {
-			return err
-		}
-		if apart != "" {
-			if err := postgres.GrantDecisions(ctx, apart, grantTo); err != nil {
-				return err
-			}
-		}
-		fmt.Fprintln(out, "granted to", grantTo)
-		return nil
+	up := act("up", "Apply all steps that are missing; with DECISIONS_DATABASE_URL there too", func(cmd *cobra.Command, url string) error {
+		done, err := migrateUp(cmd.Context(), environ, url, grantTo)
+		return errors.Join(report(cmd, done, done.text), err)
 	})
 	up.Flags().StringVar(&grantTo, "grant-to", "", "role that the service itself connects as: it gets what it needs, and no more")
 	cmd.AddCommand(
 		up,
-		act("down", "Take the last step back", move(postgres.Down, "took back")),
-		act("status", "List the steps", func(ctx context.Context, out io.Writer, url string) error {
-			steps, err := postgres.Status(ctx, url)
-			for _, s := range steps {
-				state := "missing"
-				if !s.AppliedAt.IsZero() {
-					state = "applied " + s.AppliedAt.UTC().Format(time.RFC3339)
-				}
-				fmt.Fprintf(out, "%s: %s\n", s.File, state)
+		act("down", "Take the last step back", func(cmd *cobra.Command, url string) error {
+			steps, err := postgres.Migrate(cmd.Context(), url, postgres.Down)
+			done := migrated{Applied: []string{}, TakenBack: files(steps)}
+			return errors.Join(report(cmd, done, done.text), err)
+		}),
+		act("status", "List the steps", func(cmd *cobra.Command, url string) error {
+			steps, err := postgres.Status(cmd.Context(), url)
+			if err != nil {
+				return err
 			}
-			return err
+			return report(cmd, migrationStatus(steps), func(out io.Writer) {
+				for _, s := range steps {
+					state := "missing"
+					if !s.AppliedAt.IsZero() {
+						state = "applied " + s.AppliedAt.UTC().Format(time.RFC3339)
+					}
+					fmt.Fprintf(out, "%s: %s\n", s.File, state)
+				}
+			})
 		}),
 	)
 	return cmd
+}
+
+// migrated is what a migration did, by the names of the steps.
+type migrated struct {
+	Applied          []string `json:"applied"`
+	AppliedDecisions []string `json:"applied_decisions,omitempty"` // to the database of decisions
+	TakenBack        []string `json:"taken_back"`
+	GrantedTo        string   `json:"granted_to,omitempty"`
+}
+
+func (m migrated) text(out io.Writer) {
+	for _, f := range m.Applied {
+		fmt.Fprintln(out, "applied", f)
+	}
+	for _, f := range m.TakenBack {
+		fmt.Fprintln(out, "took back", f)
+	}
+	if len(m.Applied)+len(m.TakenBack) == 0 {
+		fmt.Fprintln(out, "nothing to do")
+	}
+	for _, f := range m.AppliedDecisions {
+		fmt.Fprintln(out, "applied to the database of decisions", f)
+	}
+	if m.GrantedTo != "" {
+		fmt.Fprintln(out, "granted to", m.GrantedTo)
+	}
+}
+
+func files(steps []postgres.Step) []string {
+	names := []string{}
+	for _, s := range steps {
+		names = append(names, s.File)
+	}
+	return names
+}
+
+// migrateUp applies what is missing, here and in the database of decisions, and then grants. Where it fails, it
+// returns what was done until then.
+func migrateUp(ctx context.Context, environ []string, url, grantTo string) (done migrated, err error) {
+	steps, err := postgres.Migrate(ctx, url, postgres.Up)
+	done.Applied, done.TakenBack = files(steps), []string{}
+	if err != nil {
+		return done, err
+	}
+	apart, err := setting(environ, "DECISIONS_DATABASE_URL")
+	if err != nil {
+		return done, err
+	}
+	if apart != "" {
+		steps, err := postgres.MigrateDecisions(ctx, apart, postgres.Up)
+		done.AppliedDecisions = files(steps)
+		if err != nil {
+			return done, err
+		}
+	}
+	if grantTo == "" {
+		return done, nil
+	}
+	if err := postgres.Grant(ctx, url, grantTo); err != nil {
+		return done, err
+	}
+	if apart != "" {
+		if err := postgres.GrantDecisions(ctx, apart, grantTo); err != nil {
+			return done, err
+		}
+	}
+	done.GrantedTo = grantTo
+	return done, nil
+}
+
+// migrationStep is one step, for machines.
+type migrationStep struct {
+	Version   int64      `json:"version"`
+	File      string     `json:"file"`
+	AppliedAt *time.Time `json:"applied_at"` // null: it is missing
+}
+
+func migrationStatus(steps []postgres.Step) []migrationStep {
+	list := make([]migrationStep, len(steps))
+	for i, s := range steps {
+		list[i] = migrationStep{Version: s.Version, File: s.File}
+		if !s.AppliedAt.IsZero() {
+			list[i].AppliedAt = &s.AppliedAt
+		}
+	}
+	return list
 }
 
 // databaseURL reads the one setting that migrations need.
@@ -183,7 +239,7 @@ func setting(environ []string, name string) (string, error) {
 }
 
 func healthcheckCommand(environ []string) *cobra.Command {
-	return &cobra.Command{
+	return reports(&cobra.Command{
 		Use:   "healthcheck",
 		Short: "Ask the service on this host whether it is ready (for a container)",
 		Args:  cobra.NoArgs,
@@ -214,22 +270,22 @@ func healthcheckCommand(environ []string) *cobra.Command {
 			if resp.StatusCode != http.StatusOK {
 				return errors.New(strings.TrimSpace(string(body)))
 			}
-			_, err = cmd.OutOrStdout().Write(body)
+			_, err = cmd.OutOrStdout().Write(body) // JSON, whether that was asked for or not
 			return err
 		},
-	}
+	})
 }
 
 func versionCommand() *cobra.Command {
-	return &cobra.Command{
+	return reports(&cobra.Command{
 		Use:   "version",
 		Short: "Say what program this is",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			e := json.NewEncoder(cmd.OutOrStdout())
+			e := json.NewEncoder(cmd.OutOrStdout()) // whether that was asked for or not
 			return e.Encode(telemetry.ReadBuild(Version))
 		},
-	}
+	})
 }
 
 func openAPICommand() *cobra.Command {
@@ -263,6 +319,9 @@ func Main(ctx context.Context) int {
 	}
 	if !errors.Is(err, errLogged) {
 		fmt.Fprintln(os.Stderr, "iam-service:", err)
+	}
+	if _, is := errors.AsType[*usageError](err); is {
+		return 2
 	}
 	return 1
 }

@@ -114,15 +114,16 @@ func grantAdminCommand(environ []string) *cobra.Command {
 					return errors.New("say of which issuer the subject is: --issuer or RAUTH_URL")
 				}
 				id, done, err := o.service.GrantPlatformRole(cmd.Context(), o.caller, o.issuer, subject, role, false)
-				switch {
-				case err != nil:
+				if err != nil {
 					return err
-				case done:
-					fmt.Fprintf(cmd.OutOrStdout(), "%s (user %s) holds %s now\n", subject, id, role)
-				default:
-					fmt.Fprintf(cmd.OutOrStdout(), "%s (user %s) holds %s already\n", subject, id, role)
 				}
-				return nil
+				return report(cmd, map[string]any{"issuer": o.issuer, "subject": subject, "user": id, "role": role, "granted": done}, func(out io.Writer) {
+					when := "already"
+					if done {
+						when = "now"
+					}
+					fmt.Fprintf(out, "%s (user %s) holds %s %s\n", subject, id, role, when)
+				})
 			})(cmd, nil)
 		},
 	}
@@ -130,7 +131,7 @@ func grantAdminCommand(environ []string) *cobra.Command {
 	cmd.Flags().StringVar(&subject, "subject", "", "subject of their tokens, as in sub")
 	cmd.Flags().StringVar(&role, "role", iam.PlatformAdmin, "platform role: "+strings.Join(iam.PlatformRoles, ", "))
 	_ = cmd.MarkFlagRequired("subject") // it is there
-	return cmd
+	return reports(cmd)
 }
 
 func auditCommand(environ []string) *cobra.Command {
@@ -167,18 +168,19 @@ func auditCommand(environ []string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			for _, name := range dropped {
-				fmt.Fprintln(cmd.OutOrStdout(), "dropped", name)
-			}
-			if len(dropped) == 0 {
-				fmt.Fprintln(cmd.OutOrStdout(), "nothing to do")
-			}
-			return nil
+			return report(cmd, map[string][]string{"dropped": append([]string{}, dropped...)}, func(out io.Writer) {
+				for _, name := range dropped {
+					fmt.Fprintln(out, "dropped", name)
+				}
+				if len(dropped) == 0 {
+					fmt.Fprintln(out, "nothing to do")
+				}
+			})
 		}),
 	}
 	prune.Flags().DurationVar(&keep, "keep", 0, "how long entries are kept, as in 9600h")
 	_ = prune.MarkFlagRequired("keep") // it is there
-	cmd.AddCommand(verify, prune)
+	cmd.AddCommand(reports(verify), reports(prune))
 	return cmd
 }
 
@@ -202,34 +204,47 @@ func verifyAudit(cmd *cobra.Command, o *operator, file string) error {
 			return fmt.Errorf("--anchors: %w", err)
 		}
 	}
-	out := cmd.OutOrStdout()
-	chains, faults, anchored, entries := 0, 0, 0, int64(0)
+	found := verified{Faults: []chainFault{}}
 	err := o.service.Verify(cmd.Context(), anchors, func(v admin.Verdict) {
-		chains++
-		entries += v.Entries
+		found.Chains++
+		found.Entries += v.Entries
 		if v.Anchored > 0 {
-			anchored++
+			found.Anchored++
 		}
 		if v.Fault != "" {
-			faults++
-			name := v.Chain
-			if name == "" {
-				name = "(platform)"
-			}
-			fmt.Fprintf(out, "%s: %s\n", name, v.Fault)
+			found.Faults = append(found.Faults, chainFault{v.Chain, v.Fault})
 		}
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		err = report(cmd, found, found.text)
 	}
-	fmt.Fprintf(out, "%d chains, %d entries, %d chains compared with an anchor\n", chains, entries, anchored)
-	if faults > 0 {
-		return fmt.Errorf("the audit was tampered with or damaged: %d of %d chains", faults, chains)
+	if err == nil && len(found.Faults) > 0 {
+		err = fmt.Errorf("the audit was tampered with or damaged: %d of %d chains", len(found.Faults), found.Chains)
 	}
-	if anchored < chains {
+	return err
+}
+
+// verified is what a verification of the audit has found.
+type verified struct {
+	Chains   int          `json:"chains"`
+	Entries  int64        `json:"entries"`
+	Anchored int          `json:"anchored"` // chains that were compared with an anchor
+	Faults   []chainFault `json:"faults"`
+}
+
+type chainFault struct {
+	Chain string `json:"chain"` // a tenant; empty: the platform
+	Fault string `json:"fault"`
+}
+
+func (v verified) text(out io.Writer) {
+	for _, f := range v.Faults {
+		fmt.Fprintf(out, "%s: %s\n", cmp.Or(f.Chain, "(platform)"), f.Fault)
+	}
+	fmt.Fprintf(out, "%d chains, %d entries, %d chains compared with an anchor\n", v.Chains, v.Entries, v.Anchored)
+	if len(v.Faults) == 0 && v.Anchored < v.Chains {
 		fmt.Fprintln(out, "No fault was found. Chains without an anchor from outside prove nothing against somebody who can write all of the database.")
 	}
-	return nil
 }
 
 func exportCommand(environ []string) *cobra.Command {
@@ -254,7 +269,7 @@ func exportCommand(environ []string) *cobra.Command {
 }
 
 func importCommand(environ []string) *cobra.Command {
-	return &cobra.Command{
+	return reports(&cobra.Command{
 		Use:   "import [FILE]",
 		Short: "Read a tenant as export writes it; the same again changes nothing",
 		Long: "Read a tenant as export writes it, from a file or standard input. Members are written in transactions of 1,000: an import that was\n" +
@@ -282,10 +297,11 @@ func importCommand(environ []string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d added, %d changed, %d as they were\n", sum.Tenant, sum.Added, sum.Changed, sum.Same)
-			return nil
+			return report(cmd, map[string]any{"tenant": sum.Tenant, "added": sum.Added, "changed": sum.Changed, "same": sum.Same}, func(out io.Writer) {
+				fmt.Fprintf(out, "%s: %d added, %d changed, %d as they were\n", sum.Tenant, sum.Added, sum.Changed, sum.Same)
+			})
 		}),
-	}
+	})
 }
 
 // progress draws on a terminal, and nothing anywhere else.
@@ -326,10 +342,12 @@ func eventsCommand(environ []string) *cobra.Command {
 				n, err = w.ReplayEvents(ctx, from)
 				return err
 			})
-			if err == nil {
-				fmt.Fprintf(cmd.OutOrStdout(), "%d events since %s are to be sent again, by the replica that relays\n", n, from.UTC().Format(time.RFC3339))
+			if err != nil {
+				return err
 			}
-			return err
+			return report(cmd, map[string]any{"events": n, "since": from.UTC().Format(time.RFC3339)}, func(out io.Writer) {
+				fmt.Fprintf(out, "%d events since %s are to be sent again, by the replica that relays\n", n, from.UTC().Format(time.RFC3339))
+			})
 		}),
 	}
 	replay.Flags().StringVar(&since, "since", "", "2026-01-02T15:04:05Z, or 24h for a day ago")
@@ -339,15 +357,25 @@ func eventsCommand(environ []string) *cobra.Command {
 		Short: "List events that NATS refuses for themselves: each holds back those after it of the same object",
 		Args:  cobra.NoArgs,
 		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
-			return o.db.View(cmd.Context(), func(ctx context.Context, tx *postgres.Tx) error {
-				list, err := tx.ParkedEvents(ctx)
-				for _, e := range list {
-					fmt.Fprintf(cmd.OutOrStdout(), "%s  %s  %s %s/%s/%s  %s\n", e.ID, e.OccurredAt.UTC().Format(time.RFC3339), e.Type, e.Tenant, e.Kind, e.Object, e.Why)
-				}
-				if err == nil && len(list) == 0 {
-					fmt.Fprintln(cmd.OutOrStdout(), "nothing is parked")
-				}
+			var list []postgres.ParkedEvent
+			err := o.db.View(cmd.Context(), func(ctx context.Context, tx *postgres.Tx) (err error) {
+				list, err = tx.ParkedEvents(ctx)
 				return err
+			})
+			if err != nil {
+				return err
+			}
+			rows := make([]parkedEvent, len(list))
+			for i, e := range list {
+				rows[i] = parkedEvent{e.ID, e.OccurredAt.UTC(), e.Type, e.Tenant, e.Kind, e.Object, e.Why}
+			}
+			return report(cmd, rows, func(out io.Writer) {
+				for _, e := range rows {
+					fmt.Fprintf(out, "%s  %s  %s %s/%s/%s  %s\n", e.ID, e.OccurredAt.Format(time.RFC3339), e.Type, e.Tenant, e.Kind, e.Object, e.Why)
+				}
+				if len(rows) == 0 {
+					fmt.Fprintln(out, "nothing is parked")
+				}
 			})
 		}),
 	}
@@ -357,7 +385,7 @@ func eventsCommand(environ []string) *cobra.Command {
 			return o.service.Do(cmd.Context(), o.caller, task, func(ctx context.Context, w *admin.Work) error { return w.Unpark(ctx, args[0], skip) })
 		})}
 	}
-	cmd.AddCommand(replay, parked, decide("retry", "Try a parked event again", false), decide("skip", "Give a parked event up: it is never sent", true))
+	cmd.AddCommand(reports(replay), reports(parked), decide("retry", "Try a parked event again", false), decide("skip", "Give a parked event up: it is never sent", true))
 	return cmd
 }
 
@@ -376,7 +404,9 @@ func instanceCommand(environ []string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), id)
+			if err := report(cmd, map[string]any{"instance": id, "copied": copied}, func(out io.Writer) { fmt.Fprintln(out, id) }); err != nil {
+				return err
+			}
 			if copied {
 				return errors.New("the database was copied or moved since: run instance keep where it was moved, instance renew in a copy")
 			}
@@ -390,10 +420,10 @@ func instanceCommand(environ []string) *cobra.Command {
 				id, err = w.KeepInstance(ctx)
 				return err
 			})
-			if err == nil {
-				fmt.Fprintf(cmd.OutOrStdout(), "instance %s is kept: restart the replicas\n", id)
+			if err != nil {
+				return err
 			}
-			return err
+			return report(cmd, map[string]string{"instance": id}, func(out io.Writer) { fmt.Fprintf(out, "instance %s is kept: restart the replicas\n", id) })
 		}),
 	}, &cobra.Command{
 		Use: "renew", Short: "This database is a copy: it becomes another instance, and lets go of the clients of the original", Args: cobra.NoArgs,
@@ -408,13 +438,29 @@ func instanceCommand(environ []string) *cobra.Command {
 				id, n, err = w.RenewInstance(ctx, before)
 				return err
 			})
-			if err == nil {
-				fmt.Fprintf(cmd.OutOrStdout(), "instance %s is now %s, and %d clients are not managed here any more: restart the replicas\n", before, id, n)
+			if err != nil {
+				return err
 			}
-			return err
+			return report(cmd, map[string]any{"before": before, "instance": id, "clients_released": n}, func(out io.Writer) {
+				fmt.Fprintf(out, "instance %s is now %s, and %d clients are not managed here any more: restart the replicas\n", before, id, n)
+			})
 		}),
 	})
+	for _, c := range cmd.Commands() {
+		reports(c)
+	}
 	return cmd
+}
+
+// parkedEvent is an event that is parked, for machines.
+type parkedEvent struct {
+	ID         string    `json:"id"`
+	OccurredAt time.Time `json:"occurred_at"`
+	Type       string    `json:"type"`
+	Tenant     string    `json:"tenant,omitempty"` // empty: of the platform
+	Kind       string    `json:"kind"`
+	Object     string    `json:"object"`
+	Why        string    `json:"why"`
 }
 
 func reconcileCommand(environ []string) *cobra.Command {
@@ -440,17 +486,17 @@ func reconcileCommand(environ []string) *cobra.Command {
 				most = cfg.ReconcileMaxChanges
 			}
 			return withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
-				report, err := reconcile(cmd.Context(), cfg, o, telemetry.NewLogger(cmd.ErrOrStderr(), slog.LevelError), dryRun, confirmed, most)
+				found, err := reconcile(cmd.Context(), cfg, o, telemetry.NewLogger(cmd.ErrOrStderr(), slog.LevelError), dryRun, confirmed, most)
 				if err != nil {
 					return err
 				}
-				return printReport(cmd.OutOrStdout(), report, dryRun, most)
+				return printReport(cmd, found, dryRun, most)
 			})(cmd, nil)
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "compare only, and change nothing")
 	cmd.Flags().IntVar(&most, "max-changes", 0, "clients to repair at most, more are all left; repairs also where another database may have written; else RECONCILE_MAX_CHANGES")
-	return cmd
+	return reports(cmd)
 }
 
 func reconcile(ctx context.Context, cfg Config, o *operator, log *slog.Logger, dryRun, confirmed bool, most int) (clients.Report, error) {
@@ -477,25 +523,18 @@ func reconcile(ctx context.Context, cfg Config, o *operator, log *slog.Logger, d
 }
 
 // printReport fails where something is left.
-func printReport(out io.Writer, r clients.Report, dryRun bool, most int) error {
+func printReport(cmd *cobra.Command, r clients.Report, dryRun bool, most int) error {
+	c := compared{Compared: r.Compared, Pending: r.Pending, Left: r.Left(), Foreign: r.Foreign, Stopped: r.Stopped, Differences: []difference{}}
 	for _, d := range r.Differences {
-		winner, done := "iam-service wins", d.Done
-		if d.Repair == "" {
-			winner = "nobody wins by itself"
-		}
-		switch {
-		case d.Kind == clients.DriftUnmanaged:
+		done := cmp.Or(d.Done, "left")
+		if d.Kind == clients.DriftUnmanaged {
 			done = "not managed here"
-		case done == "":
-			done = "left"
 		}
-		about := d.Kind
-		if len(d.Fields) > 0 {
-			about += " (" + strings.Join(d.Fields, ", ") + ")"
-		}
-		fmt.Fprintf(out, "%s of %s: %s: %s; %s: %s\n", d.Client, cmp.Or(d.Tenant, "the platform"), about, done, winner, d.Why)
+		c.Differences = append(c.Differences, difference{d.Client, d.Tenant, d.Kind, d.Fields, done, d.Repair, d.Why})
 	}
-	fmt.Fprintf(out, "%d compared, %d pending, %d differ, %d left; of others: %d\n", r.Compared, r.Pending, len(r.Differences), r.Left(), r.Foreign)
+	if err := report(cmd, c, c.text); err != nil {
+		return err
+	}
 	switch {
 	case r.Newer && r.Stopped:
 		return errors.New("clients have versions in R-Auth that this database has not written: it was restored, or another database is the same instance; nothing was repaired: look at them, then say --max-changes, or iam-service instance renew in a copy")
@@ -507,4 +546,38 @@ func printReport(out io.Writer, r clients.Report, dryRun bool, most int) error {
 		return errors.New("not everything agrees")
 	}
 	return nil
+}
+
+// compared is a comparison of all clients, for machines and for people.
+type compared struct {
+	Compared    int          `json:"compared"`
+	Pending     int          `json:"pending"` // the identity provider has yet to be told
+	Left        int          `json:"left"`
+	Foreign     int          `json:"foreign"` // of others
+	Stopped     bool         `json:"stopped"` // there were more differences than are repaired
+	Differences []difference `json:"differences"`
+}
+
+type difference struct {
+	Client string   `json:"client"`
+	Tenant string   `json:"tenant,omitempty"` // empty: of the platform
+	Kind   string   `json:"kind"`
+	Fields []string `json:"fields,omitempty"`
+	Done   string   `json:"done"`
+	Repair string   `json:"repair,omitempty"` // empty: nobody wins by itself
+	Why    string   `json:"why"`
+}
+
+func (c compared) text(out io.Writer) {
+	for _, d := range c.Differences {
+		winner, about := "iam-service wins", d.Kind
+		if d.Repair == "" {
+			winner = "nobody wins by itself"
+		}
+		if len(d.Fields) > 0 {
+			about += " (" + strings.Join(d.Fields, ", ") + ")"
+		}
+		fmt.Fprintf(out, "%s of %s: %s: %s; %s: %s\n", d.Client, cmp.Or(d.Tenant, "the platform"), about, d.Done, winner, d.Why)
+	}
+	fmt.Fprintf(out, "%d compared, %d pending, %d differ, %d left; of others: %d\n", c.Compared, c.Pending, len(c.Differences), c.Left, c.Foreign)
 }

@@ -277,7 +277,7 @@ func policySignCommand(environ []string) *cobra.Command {
 
 func policyVerifyCommand(environ []string) *cobra.Command {
 	var keyFile string
-	cmd := &cobra.Command{
+	cmd := reports(&cobra.Command{
 		Use:   "verify BUNDLE --key FILE",
 		Short: "Say whether a bundle's signature is good, and whether it would come into force",
 		Args:  cobra.ExactArgs(1),
@@ -301,22 +301,29 @@ func policyVerifyCommand(environ []string) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("its signature is good, and it would be refused: %w", err)
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is signed with this key, and would come into force as %s\n", args[0], revision.ID)
-			return nil
+			return report(cmd, map[string]any{"bundle": args[0], "revision": revision.ID, "digest": revision.Digest}, func(out io.Writer) {
+				fmt.Fprintf(out, "%s is signed with this key, and would come into force as %s\n", args[0], revision.ID)
+			})
 		},
-	}
+	})
 	cmd.Flags().StringVar(&keyFile, "key", "", "PEM file with the public key")
 	_ = cmd.MarkFlagRequired("key") // it is there
 	return cmd
 }
 
 func policyInspectCommand() *cobra.Command {
-	return &cobra.Command{
+	return reports(&cobra.Command{
 		Use:   "inspect FOLDER|BUNDLE",
 		Short: "Say what a policy is: revision, roots, signature, packages, the reasons it can give",
 		Args:  cobra.ExactArgs(1),
-		RunE:  func(cmd *cobra.Command, args []string) error { return authoring.Inspect(cmd.OutOrStdout(), args[0]) },
-	}
+		RunE: func(cmd *cobra.Command, args []string) error {
+			seen, err := authoring.Inspect(args[0])
+			if err != nil {
+				return err
+			}
+			return report(cmd, seen, seen.Text)
+		},
+	})
 }
 
 func policyNewCommand() *cobra.Command {

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,7 +26,7 @@ import (
 
 func policyPushCommand(environ []string) *cobra.Command {
 	var source string
-	cmd := &cobra.Command{
+	cmd := reports(&cobra.Command{
 		Use:   "push BUNDLE",
 		Short: "Keep a bundle, to be activated (break-glass: needs DATABASE_URL alone, and is audited)",
 		Long: "Take a bundle through the gate and keep it in the database, where replicas that follow get ready for it. Each of them verifies\n" +
@@ -61,14 +62,15 @@ func policyPushCommand(environ []string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			word := "is kept"
-			if !made {
-				word = "was kept already"
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "revision %s %s\n", r.ID, word)
-			return nil
+			return report(cmd, map[string]any{"revision": r.ID, "digest": r.Digest, "name": r.Name, "added": made}, func(out io.Writer) {
+				word := "is kept"
+				if !made {
+					word = "was kept already"
+				}
+				fmt.Fprintf(out, "revision %s %s\n", r.ID, word)
+			})
 		}),
-	}
+	})
 	cmd.Flags().StringVar(&source, "source", "", "where it comes from, for people; else the file's name")
 	return cmd
 }
@@ -99,14 +101,14 @@ func engineOf(environ []string) (*policy.Engine, error) {
 
 func policyActivateCommand(environ []string) *cobra.Command {
 	var a admin.Activation
-	cmd := &cobra.Command{
+	cmd := reports(&cobra.Command{
 		Use:   "activate REVISION",
 		Short: "Put a revision in force on all replicas that follow (break-glass: needs DATABASE_URL alone, and is audited)",
 		Args:  cobra.ExactArgs(1),
 		RunE: decided(environ, "policy:activate", func(ctx context.Context, w *admin.Work, args []string) (iam.PolicyActivation, error) {
 			return w.ActivatePolicy(ctx, args[0], a)
 		}),
-	}
+	})
 	cmd.Flags().StringVar(&a.Reason, "reason", "", "why, for the audit")
 	cmd.Flags().StringVar(&a.Preview, "preview", "", "id of the preview that was looked at")
 	cmd.Flags().BoolVar(&a.Force, "force", false, "also where a replica is not ready for it")
@@ -115,7 +117,7 @@ func policyActivateCommand(environ []string) *cobra.Command {
 
 func policyRollbackCommand(environ []string) *cobra.Command {
 	var reason string
-	cmd := &cobra.Command{
+	cmd := reports(&cobra.Command{
 		Use:   "rollback [REVISION]",
 		Short: "Put a revision in force again; without an argument the one before (break-glass: needs DATABASE_URL alone, and is audited)",
 		Args:  cobra.MaximumNArgs(1),
@@ -126,7 +128,7 @@ func policyRollbackCommand(environ []string) *cobra.Command {
 			}
 			return w.RollBackPolicy(ctx, ref, reason)
 		}),
-	}
+	})
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the audit")
 	return cmd
 }
@@ -152,17 +154,39 @@ func decided(environ []string, action string, do func(context.Context, *admin.Wo
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "revision %s %s is to be in force\n", iam.PolicyID(got.Digest), got.Name)
-		return o.awaitReplicas(cmd.Context(), cmd.OutOrStdout(), got.Digest)
+		s := switched{Revision: iam.PolicyID(got.Digest), Digest: got.Digest, Name: got.Name, Kind: got.Kind}
+		began := time.Now()
+		s.Replicas, err = o.awaitReplicas(cmd.Context(), began, got.Digest)
+		s.took = time.Since(began)
+		s.InForce = err == nil
+		return errors.Join(report(cmd, s, s.text), err)
 	})
+}
+
+// switched is what became of saying which policy is to be in force.
+type switched struct {
+	Revision string `json:"revision"`
+	Digest   string `json:"digest"`
+	Name     string `json:"name"`
+	Kind     string `json:"kind"`
+	InForce  bool   `json:"in_force"` // on all replicas
+	Replicas int    `json:"replicas"`
+
+	took time.Duration
+}
+
+func (s switched) text(out io.Writer) {
+	fmt.Fprintf(out, "revision %s %s is to be in force\n", s.Revision, s.Name)
+	if s.InForce {
+		fmt.Fprintf(out, "in force on %d replicas after %s\n", s.Replicas, s.took.Round(time.Millisecond))
+	}
 }
 
 // replicaPatience is how long replicas may take to switch, and to say so.
 const replicaPatience = 5 * time.Second
 
-// awaitReplicas waits until all replicas that were heard of lately have a revision in force.
-func (o *operator) awaitReplicas(ctx context.Context, out io.Writer, digest string) error {
-	began := time.Now()
+// awaitReplicas waits until all replicas that were heard of lately have a revision in force, and returns how many there are.
+func (o *operator) awaitReplicas(ctx context.Context, began time.Time, digest string) (int, error) {
 	for {
 		var behind []string
 		var replicas []iam.PolicyReplica
@@ -171,7 +195,7 @@ func (o *operator) awaitReplicas(ctx context.Context, out io.Writer, digest stri
 			return err
 		})
 		if err != nil {
-			return err
+			return 0, err
 		}
 		for _, r := range replicas {
 			if r.InForce != digest {
@@ -180,58 +204,116 @@ func (o *operator) awaitReplicas(ctx context.Context, out io.Writer, digest stri
 		}
 		switch {
 		case len(behind) == 0:
-			fmt.Fprintf(out, "in force on %d replicas after %s\n", len(replicas), time.Since(began).Round(time.Millisecond))
-			return nil
+			return len(replicas), nil
 		case time.Since(began) > replicaPatience:
-			return fmt.Errorf("not in force on %s: see /policy/status there; one whose policy is a folder follows nobody", strings.Join(behind, ", "))
+			return len(replicas), fmt.Errorf("not in force on %s: see /policy/status there; one whose policy is a folder follows nobody", strings.Join(behind, ", "))
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return len(replicas), ctx.Err()
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
 
 func policyListCommand(environ []string) *cobra.Command {
-	return &cobra.Command{
+	return reports(&cobra.Command{
 		Use:   "list",
 		Short: "List what came into force, the revisions that are kept, and what each replica has (needs DATABASE_URL alone)",
 		Args:  cobra.NoArgs,
 		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
-			table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			var l policyList
 			err := o.service.Do(cmd.Context(), o.caller, admin.Task{Action: "policy:list"}, func(ctx context.Context, w *admin.Work) error {
 				revisions, err := w.PolicyRevisions(ctx, time.Time{}, "", 50)
 				if err != nil {
 					return err
 				}
-				fmt.Fprintln(table, "REVISION\tNAME\tADDED\tBY\tIN FORCE")
-				for _, r := range revisions {
-					last := "never"
-					if !r.LastInForce.IsZero() {
-						last = "last from " + r.LastInForce.UTC().Format(time.RFC3339)
-					}
-					fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", r.ID(), r.Name, r.AddedAt.UTC().Format(time.RFC3339), r.Actor, last)
-				}
 				activations, err := w.PolicyActivations(ctx, 20)
 				if err != nil {
 					return err
-				}
-				fmt.Fprintln(table, "\nAT\tREVISION\tKIND\tBY\tREASON")
-				for _, a := range activations {
-					fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", a.At.UTC().Format(time.RFC3339), iam.PolicyID(a.Digest), a.Kind, a.Actor, a.Reason)
 				}
 				replicas, err := w.PolicyReplicas(ctx)
 				if err != nil {
 					return err
 				}
-				fmt.Fprintln(table, "\nREPLICA\tREVISION\tSOURCE\tREFUSED")
-				for _, r := range replicas {
-					fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", r.Replica, iam.PolicyID(r.InForce), r.Source, r.Refused)
-				}
+				l = listed(revisions, activations, replicas)
 				return nil
 			})
-			return errors.Join(err, table.Flush())
+			if err != nil {
+				return err
+			}
+			return report(cmd, l, l.text)
 		}),
+	})
+}
+
+// policyList is what policy list reports.
+type policyList struct {
+	Revisions   []listedRevision   `json:"revisions"`
+	Activations []listedActivation `json:"activations"`
+	Replicas    []listedReplica    `json:"replicas"`
+}
+
+type listedRevision struct {
+	Revision    string     `json:"revision"`
+	Digest      string     `json:"digest"`
+	Name        string     `json:"name"`
+	Source      string     `json:"source"`
+	AddedAt     time.Time  `json:"added_at"`
+	By          string     `json:"by"`
+	LastInForce *time.Time `json:"last_in_force_from"` // null: never
+}
+
+type listedActivation struct {
+	At       time.Time `json:"at"`
+	Revision string    `json:"revision"`
+	Kind     string    `json:"kind"`
+	By       string    `json:"by"`
+	Reason   string    `json:"reason,omitempty"`
+}
+
+type listedReplica struct {
+	Replica  string          `json:"replica"`
+	Revision string          `json:"revision"`
+	Source   string          `json:"source"`
+	Refused  json.RawMessage `json:"refused,omitempty"`
+}
+
+func listed(revisions []iam.PolicyRevision, activations []iam.PolicyActivation, replicas []iam.PolicyReplica) policyList {
+	l := policyList{[]listedRevision{}, []listedActivation{}, []listedReplica{}}
+	for _, r := range revisions {
+		x := listedRevision{Revision: r.ID(), Digest: r.Digest, Name: r.Name, Source: r.Source, AddedAt: r.AddedAt.UTC(), By: r.Actor}
+		if !r.LastInForce.IsZero() {
+			x.LastInForce = new(r.LastInForce.UTC())
+		}
+		l.Revisions = append(l.Revisions, x)
 	}
+	for _, a := range activations {
+		l.Activations = append(l.Activations, listedActivation{a.At.UTC(), iam.PolicyID(a.Digest), a.Kind, a.Actor, a.Reason})
+	}
+	for _, r := range replicas {
+		l.Replicas = append(l.Replicas, listedReplica{r.Replica, iam.PolicyID(r.InForce), r.Source, r.Refused})
+	}
+	return l
+}
+
+func (l policyList) text(out io.Writer) {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "REVISION\tNAME\tADDED\tBY\tIN FORCE")
+	for _, r := range l.Revisions {
+		last := "never"
+		if r.LastInForce != nil {
+			last = "last from " + r.LastInForce.Format(time.RFC3339)
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", r.Revision, r.Name, r.AddedAt.Format(time.RFC3339), r.By, last)
+	}
+	fmt.Fprintln(table, "\nAT\tREVISION\tKIND\tBY\tREASON")
+	for _, a := range l.Activations {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", a.At.Format(time.RFC3339), a.Revision, a.Kind, a.By, a.Reason)
+	}
+	fmt.Fprintln(table, "\nREPLICA\tREVISION\tSOURCE\tREFUSED")
+	for _, r := range l.Replicas {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", r.Replica, r.Revision, r.Source, r.Refused)
+	}
+	_ = table.Flush() // as out
 }

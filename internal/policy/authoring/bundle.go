@@ -238,66 +238,92 @@ func signatureOf(packed []byte) (string, error) {
 }
 
 // Inspect says what a folder or a bundle is.
-func Inspect(out io.Writer, name string) error {
+func Inspect(name string) (Inspection, error) {
 	info, err := os.Stat(name)
 	if err != nil {
-		return err
+		return Inspection{}, err
 	}
 	var b bundle.Bundle
-	signature := "none"
+	seen := Inspection{Signature: "none", Packages: []Package{}, Reasons: []string{}}
 	if info.IsDir() {
 		b, err = read(name)
 	} else {
 		packed, readErr := os.ReadFile(name)
 		if readErr != nil {
-			return readErr
+			return seen, readErr
 		}
 		if b, err = open(packed, nil); err == nil {
-			signature, err = signatureOf(packed)
+			seen.Signature, err = signatureOf(packed)
 		}
 	}
 	if err != nil {
-		return err
+		return seen, err
 	}
+	seen.Revision = b.Manifest.Revision
+	if b.Manifest.Roots != nil {
+		seen.Roots = *b.Manifest.Roots
+	}
+	packages := map[string]int{}
+	for _, m := range b.Modules {
+		packages[strings.TrimPrefix(m.Parsed.Package.Path.String(), "data.")] += len(m.Parsed.Rules)
+		for _, a := range m.Parsed.Annotations {
+			if code, ok := a.Custom["code"].(string); ok {
+				seen.Reasons = append(seen.Reasons, code+": "+a.Title)
+			}
+		}
+	}
+	for _, p := range slices.Sorted(maps.Keys(packages)) {
+		seen.Packages = append(seen.Packages, Package{p, packages[p]})
+	}
+	slices.Sort(seen.Reasons)
+	seen.Reasons = slices.Compact(seen.Reasons)
+	c, err := policy.FromBundle(name, &b)
+	if err != nil {
+		return seen, err
+	}
+	seen.Cases = len(c.Cases)
+	seen.Data, err = json.Marshal(c.Data["iam"])
+	return seen, err
+}
+
+// Inspection is what a policy is.
+type Inspection struct {
+	Revision  string          `json:"revision"`
+	Roots     []string        `json:"roots,omitempty"`
+	Signature string          `json:"signature"`
+	Packages  []Package       `json:"packages"`
+	Reasons   []string        `json:"reasons"`
+	Cases     int             `json:"cases"`
+	Data      json.RawMessage `json:"data_iam"`
+}
+
+// Package is one of a policy.
+type Package struct {
+	Name  string `json:"name"`
+	Rules int    `json:"rules"`
+}
+
+// Text writes it for people.
+func (i Inspection) Text(out io.Writer) {
 	row := func(what string, values ...string) {
 		for _, v := range values {
 			fmt.Fprintf(out, "%-10s %s\n", what, v)
 			what = ""
 		}
 	}
-	row("revision", b.Manifest.Revision)
-	if b.Manifest.Roots != nil {
-		row("roots", strings.Join(*b.Manifest.Roots, ", "))
+	row("revision", i.Revision)
+	if i.Roots != nil {
+		row("roots", strings.Join(i.Roots, ", "))
 	}
-	row("signature", signature)
-	packages := map[string]int{}
-	var reasons []string
-	for _, m := range b.Modules {
-		packages[strings.TrimPrefix(m.Parsed.Package.Path.String(), "data.")] += len(m.Parsed.Rules)
-		for _, a := range m.Parsed.Annotations {
-			if code, ok := a.Custom["code"].(string); ok {
-				reasons = append(reasons, code+": "+a.Title)
-			}
-		}
-	}
+	row("signature", i.Signature)
 	var list []string
-	for _, p := range slices.Sorted(maps.Keys(packages)) {
-		list = append(list, fmt.Sprintf("%s (%d rules)", p, packages[p]))
+	for _, p := range i.Packages {
+		list = append(list, fmt.Sprintf("%s (%d rules)", p.Name, p.Rules))
 	}
 	row("packages", list...)
-	slices.Sort(reasons)
-	row("reasons", slices.Compact(reasons)...)
-	c, err := policy.FromBundle(name, &b)
-	if err != nil {
-		return err
-	}
-	config, err := json.Marshal(c.Data["iam"])
-	if err != nil {
-		return err
-	}
-	row("cases", strconv.Itoa(len(c.Cases)))
-	row("data.iam", string(config))
-	return nil
+	row("reasons", i.Reasons...)
+	row("cases", strconv.Itoa(i.Cases))
+	row("data.iam", string(i.Data))
 }
 
 // CheckBundle asks the gate about a packed bundle, its acceptance cases included.
