@@ -546,3 +546,16 @@ func TestAClientGetsTokensForItsAudiences(t *testing.T) {
 	}
 	w.want(200, "tina", "PATCH", path, map[string]any{"status": "blocked"})
 }
+
+// What the provider refuses is named also where it names one entry of a list.
+func TestARefusedLogoutURIIsNamed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	site := func(out string) map[string]any {
+		return map[string]any{"client_name": "site", "redirect_uris": []string{"https://app.example.com/cb"}, "post_logout_redirect_uris": []string{out}}
+	}
+	if r := w.want(422, "root", "POST", "/v1/clients", site("https://other.example.com/bye")); !slices.Equal(r.pointers(), []string{"/post_logout_redirect_uris"}) {
+		t.Errorf("got %s", r)
+	}
+	w.want(201, "root", "POST", "/v1/clients", site("https://app.example.com/bye"))
+}

@@ -277,7 +277,7 @@ func TestAWrongPlaceIsNotBelieved(t *testing.T) {
 		"404": func(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) },
 		"200": func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>welcome</html>") },
 		"400": func(w http.ResponseWriter, _ *http.Request) {
-			http.Error(w, "plain HTTP was sent to an HTTPS port", 400)
+			http.Error(w, "plain HTTP was sent to an HTTPS port", http.StatusBadRequest)
 		},
 		"an object": func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"client_id":"another"}`) },
 	} {

@@ -213,7 +213,23 @@ func metadata(w http.ResponseWriter, r *http.Request) (map[string]any, bool) {
 			return nil, false
 		}
 	}
+	out, _ := m["post_logout_redirect_uris"].([]any) // likewise
+	for _, u := range out {
+		if !slices.ContainsFunc(uris, func(in any) bool { return sameSite(fmt.Sprint(in), fmt.Sprint(u)) }) {
+			reply(w, http.StatusBadRequest, map[string]string{"error": "invalid_client_metadata", "error_description": fmt.Sprintf(
+				"The value of one of the Client Metadata fields is invalid and the server has rejected this request. Note that an Authorization Server MAY choose to substitute a valid value for any requested parameter of a Client's Metadata. post_logout_redirect_uri %q must match the domain, port, scheme of at least one of the registered redirect URIs but did not", u,
+			)})
+			return nil, false
+		}
+	}
 	return m, true
+}
+
+// sameSite reports whether two URIs have the same scheme, host and port.
+func sameSite(a, b string) bool {
+	x, err1 := url.Parse(a)
+	y, err2 := url.Parse(b)
+	return err1 == nil && err2 == nil && x.Scheme == y.Scheme && x.Hostname() == y.Hostname() && x.Port() == y.Port()
 }
 
 func (s *Server) create(w http.ResponseWriter, r *http.Request) {
