@@ -56,10 +56,18 @@ OPA := go tool -modfile=.ci/opa.mod opa
 .PHONY: bench
 bench: need-go ## CPU and allocations of an enrichment, beside bare net/http and OPA's server; the decision log; events a second; a client made
 	@$(OPA) version >/dev/null # builds it
+	@.ci/save bench $(MAKE) --no-print-directory all-benchmarks
+
+.PHONY: all-benchmarks
+all-benchmarks:
 	go test -run "^$$" -bench Allocations -count 3 ./internal/bench
 	go test -run "^$$" -bench Relay -benchtime 50000x ./internal/eventbus
 	go test -run "^$$" -bench AClientIsMade -benchtime 20x ./internal/httpapi
 	OPA="$$(go tool -modfile=.ci/opa.mod -n opa)" go test -run "^$$" -bench "Peers|FixedRate|DecisionLog" -benchtime 1x -timeout 30m ./internal/bench
+
+.PHONY: figures
+figures: need-go ## compare the figures of README and docs/performance.md with what the last runs have printed
+	@go run ./internal/bench/figures
 
 .PHONY: profile
 profile: need-go ## where the time of an enrichment goes, for "go tool pprof"
@@ -75,19 +83,19 @@ programs: build
 
 .PHONY: propagation
 propagation: programs ## how long a role that was taken away is still answered, on three replicas
-	@./bin/iam-dev propagation --service bin/iam-service
+	@.ci/save propagation ./bin/iam-dev propagation --service bin/iam-service
 
 .PHONY: rollout
 rollout: programs ## how long a policy is still answered by after another one was activated, or it was rolled back, on three replicas
-	@./bin/iam-dev rollout --service bin/iam-service
+	@.ci/save rollout ./bin/iam-dev rollout --service bin/iam-service
 
 .PHONY: scale
 scale: programs ## 10,000 to 1,000,000 users, one and four replicas: time to ready, memory, CPU
-	@./bin/iam-dev scale --service bin/iam-service
+	@.ci/save scale ./bin/iam-dev scale --service bin/iam-service
 
 .PHONY: preview
 preview: programs ## how long a preview over 1,000,000 members takes, and its memory
-	@./bin/iam-dev preview --service bin/iam-service
+	@.ci/save preview ./bin/iam-dev preview --service bin/iam-service
 
 .PHONY: test-hydra
 test-hydra: need-go ## the adapter, clients and tokens against a real Ory Hydra, built from its Go module (needs gcc)

@@ -52,6 +52,7 @@ var mayImport = map[string][]string{
 	"internal/devstack/devhydra":     {"internal/devstack/freeport"},
 	"internal/postgres/postgrestest": {"internal/devstack/devpg", "internal/iam", "internal/postgres"},
 	"internal/rauth/rauthtest":       {"internal/clients", "internal/iam"},
+	"internal/bench/figures":         {},
 	"internal/scripttest":            {"internal/devstack/freeport"},
 	"cmd/iam-dev":                    {"internal/app", "internal/devstack", "internal/devstack/freeport", "internal/iam", "internal/policy", "internal/postgres", "internal/telemetry"},
 }
