@@ -111,7 +111,7 @@ func TestAMethodThatIsNotTakenSaysWhichAre(t *testing.T) {
 	resp, err := http.Post(w.url+"/v1/me/tenants", "application/json", nil) //nolint:noctx // a test
 	w.ok(err)
 	defer resp.Body.Close()
-	if resp.StatusCode != 405 || resp.Header.Get("Allow") != "GET, HEAD" {
+	if resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != "GET, HEAD" {
 		t.Errorf("the gateways' listener: %d, Allow %q", resp.StatusCode, resp.Header.Get("Allow"))
 	}
 }

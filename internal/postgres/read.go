@@ -39,11 +39,11 @@ func (w *where) begins(value string, columns ...string) {
 		return
 	}
 	w.args = append(w.args, likeLiteral.Replace(value)+"%")
-	any := make([]string, len(columns))
+	begins := make([]string, len(columns))
 	for i, column := range columns {
-		any[i] = fmt.Sprintf("lower(%s) LIKE lower($%d)", column, len(w.args))
+		begins[i] = fmt.Sprintf("lower(%s) LIKE lower($%d)", column, len(w.args))
 	}
-	w.conditions = append(w.conditions, "("+strings.Join(any, " OR ")+")")
+	w.conditions = append(w.conditions, "("+strings.Join(begins, " OR ")+")")
 }
 
 var likeLiteral = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
