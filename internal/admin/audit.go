@@ -28,6 +28,7 @@ type Verdict struct {
 	Entries  int64
 	Anchored int64  // up to which seq it was compared with an anchor; 0: none
 	Fault    string // "" if none was found
+	Ended    bool   // a migration has destroyed it; another one of the same name may have begun since
 }
 
 // Anchor is a head of a chain that was kept outside: an AuditCheckpoint.v1.
@@ -49,12 +50,18 @@ func (s *Service) Verify(ctx context.Context, anchors []Anchor, tell func(Verdic
 		byChain[a.Chain][a.Seq] = a.Hash
 	}
 	var chains []postgres.ChainEnds
+	var destroyed []postgres.DestroyedChain
 	err := s.cfg.DB.View(postgres.Patient(ctx), func(ctx context.Context, tx *postgres.Tx) (err error) {
-		chains, err = tx.Chains(ctx)
+		if destroyed, err = tx.DestroyedChains(ctx); err == nil {
+			chains, err = tx.Chains(ctx)
+		}
 		return err
 	})
 	if err != nil {
 		return err
+	}
+	for _, d := range destroyed {
+		tell(Verdict{Chain: d.Chain, Ended: true, Fault: fmt.Sprintf("it ended at entry %d: \"migrate down --destroy-audit\" destroyed it on %s, by %s", d.Seq, d.At, d.By)})
 	}
 	seen := map[string]bool{}
 	for _, c := range chains {

@@ -107,13 +107,27 @@ func migrateCommand(environ []string) *cobra.Command {
 		return errors.Join(report(cmd, done, done.text), err)
 	})
 	up.Flags().StringVar(&grantTo, "grant-to", "", "role that the service itself connects as: it gets what it needs, and no more")
+	var yes bool
+	var take postgres.TakeBack
+	down := act("down", "Take the last step back, with all that is in its tables: for development, and after a failed update", func(cmd *cobra.Command, url string) error {
+		if !yes {
+			last, applied, err := postgres.LastStep(cmd.Context(), url)
+			if err != nil {
+				return err
+			}
+			if applied {
+				return &usageError{fmt.Sprintf("this takes back %s and destroys what is in its tables: say --yes", last.File)}
+			}
+		}
+		take.By = operatorName()
+		steps, err := postgres.TakeBackLast(cmd.Context(), url, take)
+		done := migrated{Applied: []string{}, TakenBack: files(steps)}
+		return errors.Join(report(cmd, done, done.text), err)
+	})
+	down.Flags().BoolVar(&yes, "yes", false, "do it")
+	down.Flags().BoolVar(&take.DestroyAudit, "destroy-audit", false, "also where entries of the audit are destroyed; \"audit verify\" reports it from then on")
 	cmd.AddCommand(
-		up,
-		act("down", "Take the last step back", func(cmd *cobra.Command, url string) error {
-			steps, err := postgres.Migrate(cmd.Context(), url, postgres.Down)
-			done := migrated{Applied: []string{}, TakenBack: files(steps)}
-			return errors.Join(report(cmd, done, done.text), err)
-		}),
+		up, down,
 		act("status", "List the steps", func(cmd *cobra.Command, url string) error {
 			steps, err := postgres.Status(cmd.Context(), url)
 			if err != nil {

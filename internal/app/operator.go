@@ -74,6 +74,14 @@ func openOperator(ctx context.Context, environ []string) (*operator, error) {
 		db.Close()
 		return nil, fmt.Errorf("cannot use PostgreSQL (DATABASE_URL, at %s): %w", postgres.Server(url), oneLine(err))
 	}
+	return &operator{
+		db: db, issuer: cfg.RAuthURL, issuers: cfg.issuers, verified: cfg.verified, caller: admin.Caller{Operator: operatorName(), Via: "command"},
+		service: admin.New(admin.Config{DB: db, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Audiences: cfg.RAuthAudiences, Log: log, Embedded: packedEmbedded}),
+	}, nil
+}
+
+// operatorName is who runs a command, as the system knows them.
+func operatorName() string {
 	name := "unknown"
 	if u, err := user.Current(); err == nil {
 		name = u.Username
@@ -81,10 +89,7 @@ func openOperator(ctx context.Context, environ []string) (*operator, error) {
 	if host, err := os.Hostname(); err == nil {
 		name += "@" + host
 	}
-	return &operator{
-		db: db, issuer: cfg.RAuthURL, issuers: cfg.issuers, verified: cfg.verified, caller: admin.Caller{Operator: name, Via: "command"},
-		service: admin.New(admin.Config{DB: db, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Audiences: cfg.RAuthAudiences, Log: log, Embedded: packedEmbedded}),
-	}, nil
+	return name
 }
 
 // withOperator is a command that needs the database and nothing that runs.
@@ -206,7 +211,9 @@ func verifyAudit(cmd *cobra.Command, o *operator, file string) error {
 	}
 	found := verified{Faults: []chainFault{}}
 	err := o.service.Verify(cmd.Context(), anchors, func(v admin.Verdict) {
-		found.Chains++
+		if !v.Ended {
+			found.Chains++
+		}
 		found.Entries += v.Entries
 		if v.Anchored > 0 {
 			found.Anchored++
@@ -219,7 +226,7 @@ func verifyAudit(cmd *cobra.Command, o *operator, file string) error {
 		err = report(cmd, found, found.text)
 	}
 	if err == nil && len(found.Faults) > 0 {
-		err = fmt.Errorf("the audit was tampered with or damaged: %d of %d chains", len(found.Faults), found.Chains)
+		err = fmt.Errorf("the audit was tampered with, damaged or destroyed: %d faults in %d chains", len(found.Faults), found.Chains)
 	}
 	return err
 }

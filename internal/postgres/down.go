@@ -1,0 +1,157 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"iam-service/migrations"
+)
+
+// Taking steps back destroys what is in their tables, so it is guarded: not while replicas run on the schema, and
+// not the audit unless that is asked for. A chain of the audit that ends by it leaves its head in audit_destroyed,
+// a table that no step makes or drops, so that a verification finds the end.
+
+// TakeBack says what of a step may go.
+type TakeBack struct {
+	DestroyAudit bool
+	By           string // who takes it back
+}
+
+// LastStep is the step that TakeBackLast would take back; false: none is applied.
+func LastStep(ctx context.Context, url string) (Step, bool, error) {
+	steps, err := Status(ctx, url)
+	for i := len(steps) - 1; i >= 0; i-- {
+		if !steps[i].AppliedAt.IsZero() {
+			return steps[i], true, nil
+		}
+	}
+	return Step{}, false, err
+}
+
+// TakeBackLast takes the last step back, unless replicas are alive, or it would destroy entries of the audit and
+// that is not asked for.
+func TakeBackLast(ctx context.Context, url string, o TakeBack) ([]Step, error) {
+	last, applied, err := LastStep(ctx, url)
+	if err != nil || !applied {
+		return nil, err
+	}
+	conn, err := connect(ctx, url)
+	if err != nil {
+		return nil, fmt.Errorf("migrate: %w", err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	alive, err := replicasAlive(ctx, conn)
+	if err != nil {
+		return nil, fmt.Errorf("migrate: look for replicas: %w", err)
+	}
+	if len(alive) > 0 {
+		return nil, fmt.Errorf("replicas run on this schema (%s): stop them first, or wait a minute for one that was killed", strings.Join(alive, ", "))
+	}
+	endsAudit, err := dropsAudit(last.File)
+	if err != nil {
+		return nil, err
+	}
+	if !endsAudit {
+		return Migrate(ctx, url, Down)
+	}
+	var entries int64
+	if err := conn.QueryRow(ctx, `SELECT count(*) FROM audit`).Scan(&entries); err != nil {
+		return nil, fmt.Errorf("migrate: count the audit: %w", err)
+	}
+	if entries > 0 && !o.DestroyAudit {
+		return nil, fmt.Errorf("%s would destroy the audit, %d entries: export what must stay, then say --destroy-audit", last.File, entries)
+	}
+	ended, err := noteDestroyed(ctx, conn, o.By)
+	if err != nil {
+		return nil, fmt.Errorf("migrate: keep the heads of the audit: %w", err)
+	}
+	steps, err := Migrate(ctx, url, Down)
+	if err != nil && len(steps) == 0 { // the audit is still there
+		_, undone := conn.Exec(context.WithoutCancel(ctx), `DELETE FROM audit_destroyed WHERE id = any($1)`, ended)
+		err = errors.Join(err, undone)
+	}
+	return steps, err
+}
+
+func connect(ctx context.Context, url string) (*pgx.Conn, error) {
+	cfg, err := pgxpool.ParseConfig(url) // as serve does: it knows the pools' settings
+	if err != nil {
+		return nil, errors.New("the database's URL cannot be used")
+	}
+	return pgx.ConnectConfig(ctx, cfg.ConnConfig)
+}
+
+// replicasAlive are those that were heard of lately, on a schema that has a table for it.
+func replicasAlive(ctx context.Context, conn *pgx.Conn) ([]string, error) {
+	var known bool
+	if err := conn.QueryRow(ctx, `SELECT to_regclass('policy_replicas') IS NOT NULL`).Scan(&known); err != nil || !known {
+		return nil, err
+	}
+	rows, err := conn.Query(ctx, `SELECT replica FROM policy_replicas WHERE seen_at > now() - $1::interval ORDER BY 1`, replicaAlive)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+var dropAudit = regexp.MustCompile(`(?m)^DROP TABLE audit;`)
+
+// dropsAudit reports whether taking a step back drops the audit.
+func dropsAudit(file string) (bool, error) {
+	text, err := fs.ReadFile(migrations.FS, file)
+	if err != nil {
+		return false, err
+	}
+	_, down, _ := bytes.Cut(text, []byte("-- +goose Down"))
+	return dropAudit.Match(down), nil
+}
+
+// noteDestroyed keeps the heads of all chains, and returns the ids of what it kept. Anybody who can use the schema
+// may read them: they are names of chains and hashes.
+func noteDestroyed(ctx context.Context, conn *pgx.Conn, by string) ([]int64, error) {
+	var ids []int64
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `CREATE TABLE IF NOT EXISTS audit_destroyed (
+			id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, chain text COLLATE "C" NOT NULL, seq bigint NOT NULL, hash bytea NOT NULL,
+			destroyed_at timestamptz NOT NULL DEFAULT now(), destroyed_by text NOT NULL)`); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, `GRANT SELECT ON audit_destroyed TO PUBLIC`); err != nil {
+			return err
+		}
+		rows, err := tx.Query(ctx, `INSERT INTO audit_destroyed (chain, seq, hash, destroyed_by) SELECT chain, seq, hash, $1 FROM audit_heads WHERE seq > 0 RETURNING id`, by)
+		if err != nil {
+			return err
+		}
+		ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
+		return err
+	})
+	return ids, err
+}
+
+// DestroyedChain is a chain of the audit that a migration has ended.
+type DestroyedChain struct {
+	Chain string
+	Seq   int64 // of its last entry
+	At    string
+	By    string
+}
+
+// DestroyedChains lists chains that ended by a migration, the last one first.
+func (tx *Tx) DestroyedChains(ctx context.Context) ([]DestroyedChain, error) {
+	var known bool
+	if _, err := tx.look(ctx, `SELECT to_regclass('audit_destroyed') IS NOT NULL`, nil, &known); err != nil || !known {
+		return nil, wrap("look for destroyed chains", err)
+	}
+	return collect(ctx, tx, "read destroyed chains", `
+		SELECT chain, seq, to_char(destroyed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), destroyed_by FROM audit_destroyed ORDER BY id DESC`, nil,
+		pgx.RowToStructByPos[DestroyedChain])
+}
