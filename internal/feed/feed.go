@@ -14,8 +14,9 @@
 // Stale withdraws the replica's readiness at once; it is ready again after three seconds of
 // confirmed freshness (Ready).
 //
-// A proof is a beat: a notification that was sent through the pool of queries,
-// with the database's clock in it, and heard on the listener. Notifications come
+// A proof is a beat: a notification that was sent through the pool of queries after
+// a durable commit, with the database's clock of before that in it, and heard on the
+// listener. Notifications come
 // in the order of commits, so whoever hears a beat has heard every change that was
 // committed before it was sent, and it shows that pool and listener lead to the
 // same primary. Freshness counts from the moment a beat was sent, never from its
@@ -34,6 +35,8 @@
 //   - Both are dead: suspect, then stale.
 //   - They lead to different servers: the Source refuses what is read from another
 //     one than it listens to.
+//   - The primary is cut off from its synchronous standbys: no beat is committed,
+//     suspect, then stale, since a standby may be the primary by now.
 //   - Messages are late: facts are as old as the last beat says, suspect, then
 //     stale; the connection is kept as long as it is heard.
 //   - A pooler that breaks LISTEN: the first beat never arrives, and Start fails.

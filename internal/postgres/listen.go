@@ -125,17 +125,34 @@ func parseKey(f []string) (m feed.Message, err error) {
 	return m, fmt.Errorf("%q is no key of a fact", strings.Join(f, " "))
 }
 
-// Beat sends a beat through the pool of look-ups. It is one statement, so that it
-// is sent about when it is committed, and does not wait for the disk. It does wait
-// for whoever is just committing a change of facts: PostgreSQL lets those who
-// notify commit one after the other, a wait for a synchronous standby included.
+// Beat sends a heartbeat through the pool of look-ups, in two transactions. The first commits a
+// record of the log durably: flushed here and, with synchronous_standby_names, on the standbys
+// that these ask for, whatever the session's synchronous_commit is. The second notifies, with the
+// clock from before the first. So whoever receives it knows that this server was still the primary after
+// that time: one that is cut off from its synchronous standbys, of which another may be the primary by now,
+// gets no heartbeat out. A NOTIFY alone would not do: it writes no log, so its commit waits for nobody.
 func (db *DB) Beat(ctx context.Context, nonce string) error {
-	_, err := db.facts.Exec(ctx, `
+	conn, err := db.facts.Acquire(ctx)
+	if err != nil {
+		return wrap("send a heartbeat", err)
+	}
+	defer conn.Release()
+	var clock int64
+	err = conn.QueryRow(ctx, `
+		SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+		  FROM set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'iam-service', 'heartbeat')`).Scan(&clock)
+	if err == nil {
+		err = ctx.Err() // a wait for a standby that is cancelled ends in a commit here, without an error
+	}
+	if err != nil {
+		return wrap("commit a heartbeat", err)
+	}
+	_, err = conn.Exec(ctx, `
 		SELECT set_config('synchronous_commit', 'off', true),
 		       pg_notify('iam_directory_' || current_schema(),
-		                 concat_ws(' ', 'v1', current_schema(), 'beat', $1::text,
-		                           (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, pg_notification_queue_usage()))`, nonce)
-	return wrap("send a beat", err)
+		                 concat_ws(' ', 'v1', current_schema(), 'beat', $1::text, $2::text, pg_notification_queue_usage()))`,
+		nonce, strconv.FormatInt(clock, 10))
+	return wrap("send a heartbeat", err)
 }
 
 // Reset makes both pools forget their connections: they may lead to a server that

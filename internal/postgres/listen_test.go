@@ -522,3 +522,36 @@ func caughtUp(t *testing.T, primary, standby string) {
 		return there
 	})
 }
+
+// A primary that is cut off from its synchronous standby may have been replaced by it: it proves
+// nothing any more, though it still answers and notifies, and though the wait for the standby is cancelled.
+func TestAPrimaryWithoutItsSynchronousStandbyProvesNothing(t *testing.T) {
+	t.Parallel()
+	server := postgrestest.Server(t)
+	_, err := postgres.Migrate(ctx, server.URL, postgres.Up)
+	must(t, err)
+	rename(t, postgrestest.OpenURL(t, server.URL), "acme")
+	one, two := startReplica(t, server.URL, "", 3*time.Second).started(t), startReplica(t, server.URL, "", 3*time.Second).started(t)
+	conn, err := pgx.Connect(ctx, server.URL)
+	must(t, err)
+	defer conn.Close(ctx)
+	standbys := func(names string) {
+		t.Helper()
+		_, err := conn.Exec(ctx, `ALTER SYSTEM SET synchronous_standby_names = '`+names+`'`)
+		must(t, err)
+		_, err = conn.Exec(ctx, `SELECT pg_reload_conf()`)
+		must(t, err)
+	}
+	standbys("gone")
+	until(t, "both are stale", 30*time.Second, func() bool { return one.feed.State() == feed.Stale && two.feed.State() == feed.Stale })
+	for _, r := range []*replica{one, two} {
+		if got := r.name(t); got != "facts_stale" {
+			t.Errorf("it answers %s", got)
+		}
+	}
+	standbys("")
+	until(t, "both are fresh", 30*time.Second, func() bool { return one.feed.State() == feed.Fresh && two.feed.State() == feed.Fresh })
+	if got := one.name(t); got != "acme" {
+		t.Errorf("it answers %s", got)
+	}
+}

@@ -147,7 +147,7 @@ func NewMetrics(b Build, databaseReasons []string) *Metrics {
 		}, []string{"reason"}),
 	}
 	m.delay = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: "iam_feed_delay_seconds", Help: "Time from sending a beat of our own through the pool to hearing it: how late a change is heard.",
+		Name: "iam_feed_delay_seconds", Help: "Time from sending a beat of our own through the pool to hearing it, its durable commit included: how late a change is heard.",
 		Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2},
 	})
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
