@@ -50,6 +50,8 @@ type Config struct {
 	MaxMembers  int64 // most members of one tenant; 0: 1,000,000
 	JoinsPerDay int64 // most members that a tenant's own administrators add in 24 hours; 0: 100,000
 
+	PoliciesKept int // bundles of superseded policies that stay stored; 0: 20
+
 	// Invalidate drops what this replica has cached of what a transaction changed; may be nil.
 	Invalidate func([]directory.Change)
 
@@ -63,6 +65,7 @@ type Service struct{ cfg Config }
 // New returns a service.
 func New(cfg Config) *Service {
 	cfg.MaxMembers, cfg.JoinsPerDay = cmp.Or(cfg.MaxMembers, 1_000_000), cmp.Or(cfg.JoinsPerDay, 100_000)
+	cfg.PoliciesKept = cmp.Or(cfg.PoliciesKept, 20)
 	if cfg.Invalidate == nil {
 		cfg.Invalidate = func([]directory.Change) {}
 	}

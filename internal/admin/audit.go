@@ -175,7 +175,10 @@ func (s *Service) Chores(ctx context.Context, keepSent time.Duration) error {
 		if err != nil || !got {
 			return err
 		}
-		heads, err = tx.Chores(ctx)
+		if heads, err = tx.Chores(ctx); err != nil {
+			return err
+		}
+		_, err = tx.ForgetPolicyBundles(ctx, s.cfg.PoliciesKept)
 		return err
 	})
 	for _, h := range heads {

@@ -286,3 +286,102 @@ func TestATenantHasABoundOfMembers(t *testing.T) {
 		t.Errorf("after one has left: %q", got)
 	}
 }
+
+// Bundles of superseded policies do not pile up. What may be needed at once stays, and what was sent
+// again is whole again.
+func TestBundlesOfSupersededPoliciesAreDeleted(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	s := admin.New(admin.Config{DB: o.db, Issuers: postgrestest.Issuers, PoliciesKept: 3, Log: slog.New(slog.DiscardHandler)})
+	do := func(f func(context.Context, *admin.Work) error) error {
+		return s.Do(ctx, operator, admin.Task{Action: "test:change", Writes: true}, f)
+	}
+	digest := func(i int) string { return fmt.Sprintf("%064x", i) }
+	send := func(i int) {
+		o.ok(do(func(ctx context.Context, w *admin.Work) error {
+			_, _, err := w.AddPolicyRevision(ctx, iam.PolicyRevision{Digest: digest(i), Source: "test", Verified: iam.VerifiedByKey}, []byte("bundle"))
+			return err
+		}))
+	}
+	for i := range 10 {
+		send(i)
+		if i < 5 {
+			o.ok(do(func(ctx context.Context, w *admin.Work) error { return w.TakePolicy(ctx, digest(i)) }))
+		}
+	}
+	o.sql(`UPDATE policy_shadow SET digest = $1, share = 1`, digest(2))
+	o.ok(s.Chores(ctx, time.Hour))
+	for i := range 10 {
+		_, _, err := o.db.PolicyBundle(ctx, digest(i))
+		want := "policy_bundle_deleted"
+		if i == 2 || i == 3 || i == 4 || i >= 7 { // the shadow, the one before, the one in force, the newest
+			want = ""
+		}
+		if got := iam.CodeOf(err); got != want {
+			t.Errorf("revision %d: %q %v, want %q", i, got, err, want)
+		}
+	}
+	back := func(ref string) error {
+		return do(func(ctx context.Context, w *admin.Work) error {
+			_, err := w.RollBackPolicy(ctx, ref, "")
+			return err
+		})
+	}
+	if got := iam.CodeOf(back(digest(0))); got != "policy_bundle_deleted" {
+		t.Errorf("rolled back to one without a bundle: %q", got)
+	}
+	o.ok(back("")) // to the one before
+	send(0)
+	if _, bundle, err := o.db.PolicyBundle(ctx, digest(0)); err != nil || string(bundle) != "bundle" {
+		t.Errorf("sent again: %q %v", bundle, err)
+	}
+	o.ok(back(digest(0)))
+}
+
+// Entries of a month without a partition are moved into one, and the chain stays whole.
+func TestEntriesOfTheDefaultPartitionAreMoved(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	o.tenant("acme")
+	o.sql(`DO $$ DECLARE p text; BEGIN FOR p IN SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'audit'::regclass AND inhrelid <> 'audit_default'::regclass LOOP
+		EXECUTE 'ALTER TABLE audit DETACH PARTITION ' || p; EXECUTE 'INSERT INTO audit SELECT * FROM ' || p; EXECUTE 'DROP TABLE ' || p; END LOOP; END $$`)
+	o.tenant("globex")
+	before, err := o.db.AuditDefault(ctx)
+	o.ok(err)
+	all := o.rows("audit")
+	o.ok(o.s.Chores(ctx, time.Hour))
+	after, err := o.db.AuditDefault(ctx)
+	o.ok(err)
+	if before == 0 || int(before) != all || after != 0 || o.rows("audit") != all {
+		t.Errorf("%d of %d entries were in the default partition; then %d of %d", before, all, after, o.rows("audit"))
+	}
+	for v := range o.verify(nil) {
+		if v.Fault != "" {
+			t.Errorf("chain %q: %s", v.Chain, v.Fault)
+		}
+	}
+}
+
+// Events that nobody relays end after a while; while a replica relays, they wait for the bus.
+func TestEventsThatNobodyRelaysAreDeleted(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	o.tenant("old")
+	o.sql(`UPDATE outbox SET occurred_at = now() - interval '2 hours'`)
+	o.tenant("new")
+	old := o.rows("outbox") - 1
+	relay, err := o.db.Lead(ctx)
+	o.ok(err)
+	if n, err := o.db.ExpireEvents(ctx, time.Now().Add(-time.Hour)); n != 0 || err != nil {
+		t.Errorf("while a replica relays: %d %v", n, err)
+	}
+	relay.Close()
+	deleted := int64(0)
+	for end := time.Now().Add(20 * time.Second); deleted == 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) { // a lock goes with its connection, soon
+		deleted, err = o.db.ExpireEvents(ctx, time.Now().Add(-time.Hour))
+		o.ok(err)
+	}
+	if int(deleted) != old || o.rows("outbox") != 1 {
+		t.Errorf("%d deleted, want %d; %d are left", deleted, old, o.rows("outbox"))
+	}
+}

@@ -67,6 +67,7 @@ func (w *Work) AddPolicyRevision(ctx context.Context, r iam.PolicyRevision, bund
 		if err == nil {
 			err = w.tx.SendPolicyRevision(ctx, r.Digest, r.Verified, bundle)
 		}
+		old.Bytes = len(bundle)
 		return old, false, err
 	}
 	r.ActorKind, r.Actor, r.Via, r.Bytes, r.AddedAt = w.actorKind, w.actor, w.caller.Via, len(bundle), time.Now().UTC()
@@ -154,10 +155,11 @@ func (w *Work) embedded(ctx context.Context, other string) (none iam.PolicyActiv
 	if err != nil || !slices.ContainsFunc(replicas, func(x iam.PolicyReplica) bool { return x.InForce == r.Digest }) {
 		return none, err // it was not: they have another one, or another version of the program
 	}
-	_, found, err := w.tx.PolicyRevision(ctx, r.Digest)
-	if err == nil && !found {
+	stored, found, err := w.tx.PolicyRevision(ctx, r.Digest)
+	if err == nil && (!found || stored.Bytes == 0) {
 		_, _, err = w.AddPolicyRevision(ctx, r, packed)
 	}
+	r.Bytes = len(packed)
 	if err != nil {
 		return none, err
 	}
@@ -245,6 +247,9 @@ func (w *Work) revisionAndCurrent(ctx context.Context, ref string) (r iam.Policy
 func (w *Work) putInForce(ctx context.Context, r iam.PolicyRevision, current, a iam.PolicyActivation) (iam.PolicyActivation, error) {
 	if len(a.Reason) > 500 {
 		return a, iam.Refuse([]iam.FieldError{{Pointer: "/reason", Detail: "must have at most 500 bytes"}})
+	}
+	if r.Bytes == 0 {
+		return a, &iam.Error{Kind: iam.Conflict, Code: "policy_bundle_deleted", Detail: fmt.Sprintf("the bundle of revision %s is not stored any more: send it again first", r.ID())}
 	}
 	a.Digest, a.Name, a.ActorKind, a.Actor, a.Via = r.Digest, r.Name, w.actorKind, w.actor, w.caller.Via
 	a, err := w.tx.ActivatePolicy(ctx, a)

@@ -167,7 +167,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	if err != nil {
 		return fmt.Errorf("GATEWAY_HEADERS: %w", err)
 	}
-	administration := admin.New(admin.Config{DB: db, Engine: engine, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Audiences: cfg.RAuthAudiences, Invalidate: facts.Invalidate, MaxMembers: cfg.TenantMaxMembers, JoinsPerDay: cfg.TenantJoinsPerDay, Log: log, Embedded: packedEmbedded})
+	administration := admin.New(admin.Config{DB: db, Engine: engine, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Audiences: cfg.RAuthAudiences, Invalidate: facts.Invalidate, PoliciesKept: cfg.PoliciesKept, MaxMembers: cfg.TenantMaxMembers, JoinsPerDay: cfg.TenantJoinsPerDay, Log: log, Embedded: packedEmbedded})
 	ours, err := policy.FromFS("embedded", embedded.FS)
 	if err != nil {
 		return err
@@ -241,6 +241,16 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	if err := bootstrap(ctx, administration, cfg, log); err != nil {
 		return err
 	}
+	var expired atomic.Int64
+	metrics.Counter("iam_outbox_expired_total", "Events that were deleted unsent, since no replica relays events (NATS_URL).", nil, func() float64 { return float64(expired.Load()) })
+	if bus == nil {
+		log.WarnContext(ctx, "events are not published: NATS_URL is not set", slog.String("deleted_unsent_after", cfg.OutboxRetention.String()))
+		beside.loop("outbox_expiry", func() { expireEvents(work, db, cfg.OutboxRetention, &expired, log) })
+	}
+	defaulted := &lately[int64]{}
+	beside.loop("audit_figures", func() { defaulted.keep(work, db.AuditDefault) })
+	metrics.Gauge("iam_audit_default_rows", "Audit entries in the default partition: those of a month without a partition. They are moved within an hour.", nil,
+		func() float64 { return float64(defaulted.get()) })
 	beside.loop("chores", func() { administration.KeepChores(work, cfg.OutboxRetention) })
 	waiting := &lately[postgres.OutboxState]{}
 	beside.loop("outbox_figures", func() { waiting.keep(work, db.Outbox) })
@@ -379,6 +389,26 @@ func (l *lately[T]) get() (x T) {
 		x = *now
 	}
 	return x
+}
+
+// expireEvents deletes events that nobody relays and that are older than retention, now and once an
+// hour, until ctx ends.
+func expireEvents(ctx context.Context, db *postgres.DB, retention time.Duration, expired *atomic.Int64, log *slog.Logger) {
+	for {
+		n, err := db.ExpireEvents(ctx, time.Now().Add(-retention))
+		expired.Add(n)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			log.WarnContext(ctx, "unsent events could not be deleted", slog.Any("err", err))
+		case n > 0:
+			log.WarnContext(ctx, "unsent events deleted: NATS_URL is not set", slog.Int64("events", n))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Hour):
+		}
+	}
 }
 
 func registerOutbox(m *telemetry.Metrics, state func() postgres.OutboxState) {

@@ -72,6 +72,7 @@ type Config struct {
 	PolicyKeyFile       string `env:"POLICY_KEY_FILE" doc:"PEM of the public key that POLICY_BUNDLE must be signed with"`
 	PolicyAllowUnsigned bool   `env:"POLICY_ALLOW_UNSIGNED" doc:"1 lets policies come into force that nobody has signed, folders among them"`
 	PolicyActivation    string `env:"POLICY_ACTIVATION" envDefault:"auto" doc:"auto: a new policy comes into force at once; managed: when somebody says so"`
+	PoliciesKept        int    `env:"POLICY_REVISIONS_KEPT" envDefault:"20" doc:"superseded policies whose bundles stay in PostgreSQL, to roll back to"`
 	StateDir            string `env:"STATE_DIR" doc:"folder of this replica's own, where the policy in force is kept for a start without its source; none: nowhere"`
 	UnknownUsers        string `env:"UNKNOWN_USERS" envDefault:"deny" doc:"users that are not written down: deny or mapped"`
 
@@ -92,7 +93,7 @@ type Config struct {
 	NATSKeyFile         string        `env:"NATS_KEY_FILE" doc:"its key"`
 	NATSStream          string        `env:"NATS_STREAM" envDefault:"IAM" doc:"stream of events; it is made if there is none"`
 	NATSStreamReplicas  int           `env:"NATS_STREAM_REPLICAS" envDefault:"1" doc:"replicas of a stream that is made: 3 in production"`
-	OutboxRetention     time.Duration `env:"OUTBOX_RETENTION" envDefault:"168h" doc:"how long events are kept for a replay after they were sent"`
+	OutboxRetention     time.Duration `env:"OUTBOX_RETENTION" envDefault:"168h" doc:"how long events are kept for a replay after they were sent; without NATS_URL, how long before they are deleted unsent"`
 
 	MaxTokenLifetime    time.Duration `env:"MAX_TOKEN_LIFETIME" envDefault:"24h" doc:"of the longest token that R-Auth issues: a deleted client is refused for so long"`
 	ReconcileMaxChanges int           `env:"RECONCILE_MAX_CHANGES" envDefault:"10" doc:"clients that are repaired in R-Auth at once; more are left until somebody has looked"`
@@ -295,7 +296,7 @@ func (cfg *Config) check(fault func(string, ...any)) {
 	}
 	for name, n := range map[string]int64{
 		"DATABASE_FACTS_CONNS": int64(cfg.FactsConns), "DATABASE_ADMIN_CONNS": int64(cfg.AdminConns), "FACTS_ENTRIES": int64(cfg.FactsEntries), "MEMORY_AIM": cfg.MemoryAim, "TOKEN_ENTRIES": int64(cfg.TokenEntries),
-		"ADMIN_WRITES_PER_MINUTE": int64(cfg.AdminWrites), "TENANT_MAX_MEMBERS": cfg.TenantMaxMembers, "TENANT_JOINS_PER_DAY": cfg.TenantJoinsPerDay,
+		"ADMIN_WRITES_PER_MINUTE": int64(cfg.AdminWrites), "TENANT_MAX_MEMBERS": cfg.TenantMaxMembers, "POLICY_REVISIONS_KEPT": int64(cfg.PoliciesKept), "TENANT_JOINS_PER_DAY": cfg.TenantJoinsPerDay,
 		"HEADER_BUDGET": int64(cfg.HeaderBudget), "MAX_STALENESS": int64(cfg.MaxStaleness), "JWKS_MAX_AGE": int64(cfg.JWKSMaxAge),
 		"OUTBOX_RETENTION": int64(cfg.OutboxRetention), "MAX_TOKEN_LIFETIME": int64(cfg.MaxTokenLifetime), "RECONCILE_MAX_CHANGES": int64(cfg.ReconcileMaxChanges), "INTROSPECTION_TTL": int64(cfg.IntrospectionTTL), "INTROSPECTION_LIMIT": int64(cfg.Introspections), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline), "START_TIMEOUT": int64(cfg.StartTimeout),
 	} {

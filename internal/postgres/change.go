@@ -369,6 +369,32 @@ func (tx *Tx) PruneAudit(ctx context.Context, before time.Time) (dropped []strin
 	return dropped, nil
 }
 
+// ExpireEvents deletes events that occurred before a time and were never sent, unless a replica
+// relays: then they wait for the bus. It returns how many.
+func (db *DB) ExpireEvents(ctx context.Context, before time.Time) (n int64, err error) {
+	h, nobodyRelays, err := db.TryHold(ctx, "relay")
+	if err != nil || !nobodyRelays {
+		return 0, wrap("look for a relay", err)
+	}
+	defer h.Close()
+	for {
+		tag, err := h.conn.Exec(ctx, `DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE sent_at IS NULL AND occurred_at < $1 ORDER BY seq LIMIT 20000)`, before)
+		n += tag.RowsAffected()
+		if err != nil || tag.RowsAffected() == 0 {
+			return n, wrap("delete events that nobody relays", err)
+		}
+	}
+}
+
+// AuditDefault counts the entries in the default partition of the audit, where they are until the
+// next hour's chores move them into partitions of their months; MostCounted at most.
+func (db *DB) AuditDefault(ctx context.Context) (n int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
+	err = db.admin.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM audit_default LIMIT $1) x`, MostCounted).Scan(&n)
+	return n, wrap("count entries in the default partition", err)
+}
+
 // ForgetSent forgets some events that were sent before a time. It returns how many.
 func (tx *Tx) ForgetSent(ctx context.Context, before time.Time) (int64, error) {
 	tag, err := tx.tx.Exec(ctx, `WITH old AS MATERIALIZED (SELECT seq FROM outbox WHERE sent_at < $1 ORDER BY sent_at LIMIT 20000) DELETE FROM outbox WHERE seq IN (SELECT seq FROM old)`, before)

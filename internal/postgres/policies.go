@@ -69,8 +69,8 @@ func (tx *Tx) SendPolicyRevision(ctx context.Context, digest, verified string, b
 	// Who takes what nobody has signed does not take a signature away.
 	_, err := tx.tx.Exec(ctx, `
 		UPDATE policy_revisions SET wanted_at = now(),
-		       bundle = CASE WHEN verified = 'key' AND $2 <> 'key' THEN bundle ELSE $3 END,
-		       verified = CASE WHEN verified = 'key' THEN verified ELSE $2 END
+		       bundle = CASE WHEN verified = 'key' AND $2 <> 'key' AND bundle <> '' THEN bundle ELSE $3 END,
+		       verified = CASE WHEN verified = 'key' AND bundle <> '' THEN verified ELSE $2 END
 		 WHERE digest = $1`, digest, verified, bundle)
 	return wrap("keep a policy", err)
 }
@@ -209,7 +209,30 @@ func (db *DB) PolicyBundle(ctx context.Context, digest string) (r iam.PolicyRevi
 	if errors.Is(err, pgx.ErrNoRows) {
 		return r, nil, iam.Errorf(iam.NotFound, "there is no revision %s", iam.PolicyID(digest))
 	}
+	if err == nil && len(bundle) == 0 {
+		return r, nil, &iam.Error{Kind: iam.Conflict, Code: "policy_bundle_deleted", Detail: "the bundle of revision " + iam.PolicyID(digest) + " is not stored any more: send it again"}
+	}
 	return r, bundle, wrap("read a policy", err)
+}
+
+// ForgetPolicyBundles deletes the bundles of revisions, but for as many as are to be kept, those
+// that were sent or in force last, and those that may be needed at once: in force, what that has
+// replaced, the newest, the shadow, and what is being previewed. What a revision was, and when it was
+// in force, stays; sent again, it has a bundle again. It returns how many.
+func (tx *Tx) ForgetPolicyBundles(ctx context.Context, keep int) (int64, error) {
+	tag, err := tx.tx.Exec(ctx, `
+		WITH latest AS (SELECT digest FROM policy_activations ORDER BY seq DESC LIMIT 1)
+		UPDATE policy_revisions SET bundle = ''
+		 WHERE bundle <> '' AND digest NOT IN (
+		       SELECT digest FROM latest
+		       UNION (SELECT a.digest FROM policy_activations a
+		               WHERE a.seq < (SELECT min(seq) FROM policy_activations WHERE digest = (SELECT digest FROM latest)) ORDER BY a.seq DESC LIMIT 1)
+		       UNION (SELECT digest FROM policy_revisions ORDER BY wanted_at DESC, digest DESC LIMIT 3)
+		       UNION SELECT digest FROM policy_shadow WHERE digest IS NOT NULL
+		       UNION SELECT unnest(ARRAY [candidate, against]) FROM policy_previews WHERE `+previewWorkedOn+`
+		       UNION (SELECT r.digest FROM policy_revisions r
+		               ORDER BY greatest(r.wanted_at, (SELECT max(at) FROM policy_activations a WHERE a.digest = r.digest)) DESC, r.digest LIMIT $1))`, keep)
+	return tag.RowsAffected(), wrap("delete bundles of policies", err)
 }
 
 // ReportPolicy notes what a replica has in force, and forgets those that were not heard of
