@@ -48,8 +48,8 @@ func TestTheExamplesOfThePolicyGuideDecideWhatTheySay(t *testing.T) {
 				t.Errorf("to mend: %v, %v", found, err)
 			}
 			var out bytes.Buffer
-			if failed, err := folder.RunCases(t.Context(), &out, false); err != nil || failed > 0 || len(folder.Cases) < 5 {
-				t.Errorf("%d of %d cases failed, %v: %s", failed, len(folder.Cases), err, &out)
+			if report, err := folder.Test(t.Context(), &out, authoring.TestOptions{Threshold: 90}); err != nil || !report.Good() || report.Cases < 5 {
+				t.Errorf("%+v, %v: %s", report, err, &out)
 			}
 		})
 	}

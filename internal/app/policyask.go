@@ -156,6 +156,7 @@ func policyExplainCommand(environ []string) *cobra.Command {
 	var issuer, subject, clientID, tenant, claims, method, scheme, host, path, tokenFile, decision, under string
 	var clientIP netip.Addr
 	var asJSON bool
+	var at time.Time
 	cmd := &cobra.Command{
 		Use:   "explain --subject SUBJECT | --token-file FILE | --decision ID",
 		Short: "Say why somebody is let in or not, over the facts of now (needs DATABASE_URL alone)",
@@ -166,9 +167,16 @@ func policyExplainCommand(environ []string) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx := cmd.Context()
-			q, given, err := question(ctx, environ, issuer, subject, clientID, claims, tokenFile, decision)
+			now := at
+			if at.IsZero() {
+				now = time.Now()
+			}
+			q, given, err := question(ctx, environ, issuer, subject, clientID, claims, tokenFile, decision, now)
 			if err != nil {
 				return err
+			}
+			if decision == "" || !at.IsZero() {
+				q.Now = now
 			}
 			whose := ""
 			if q.Token != nil {
@@ -184,7 +192,7 @@ func policyExplainCommand(environ []string) *cobra.Command {
 			}
 			if given != nil {
 				a.issuerOf(given).Normalize(given) // as a gateway's token is, once it is verified
-				if q.Token, err = explain.FromClaims(given, time.Now()); err != nil {
+				if q.Token, err = explain.FromClaims(given, now); err != nil {
 					return err
 				}
 			}
@@ -203,7 +211,7 @@ func policyExplainCommand(environ []string) *cobra.Command {
 				return err
 			}
 			if given != nil {
-				x.TokenRefused = a.refused(given)
+				x.TokenRefused = a.refused(given, now)
 			}
 			if asJSON {
 				e := json.NewEncoder(cmd.OutOrStdout())
@@ -230,6 +238,7 @@ func policyExplainCommand(environ []string) *cobra.Command {
 	f.TextVar(&clientIP, "client-ip", netip.Addr{}, "address that the request comes from")
 	f.StringVar(&tokenFile, "token-file", "", "file with an access token (a JWT); - is standard input")
 	f.StringVar(&decision, "decision", "", "id of a recorded decision, as in X-Decision-ID")
+	f.TimeVar(&at, "at", time.Time{}, []string{time.RFC3339}, "time that the policy sees in input.now, such as 2026-11-28T03:00:00Z; the facts are those of now")
 	f.StringVar(&under, "policy", "", "folder or bundle to explain under, instead of what is in force")
 	f.BoolVar(&asJSON, "json", false, "JSON, for machines")
 	return cmd
@@ -242,8 +251,8 @@ type explained struct {
 }
 
 // refused says why a gateway's token with these claims would be refused, its signature apart.
-func (a *asking) refused(claims map[string]any) string {
-	if err := a.issuerOf(claims).Judge(claims, time.Now()); err != nil {
+func (a *asking) refused(claims map[string]any, now time.Time) string {
+	if err := a.issuerOf(claims).Judge(claims, now); err != nil {
 		return err.Error()
 	}
 	return ""
@@ -254,7 +263,7 @@ func (a *asking) issuerOf(claims map[string]any) token.Issuer {
 }
 
 // question is what is asked for, and all claims of the token where it is one that was issued.
-func question(ctx context.Context, environ []string, issuer, subject, clientID, claims, tokenFile, decision string) (explain.Question, map[string]any, error) {
+func question(ctx context.Context, environ []string, issuer, subject, clientID, claims, tokenFile, decision string, now time.Time) (explain.Question, map[string]any, error) {
 	ways := 0
 	for _, given := range []bool{subject != "" || clientID != "", tokenFile != "", decision != ""} {
 		if given {
@@ -297,7 +306,7 @@ func question(ctx context.Context, environ []string, issuer, subject, clientID, 
 		if err != nil {
 			return explain.Question{}, nil, errors.New("--token-file: it is no JWT")
 		}
-		t, err := explain.FromClaims(claims, time.Now())
+		t, err := explain.FromClaims(claims, now)
 		return explain.Question{Token: t}, claims, err
 	}
 	more := map[string]any{}
@@ -313,7 +322,7 @@ func question(ctx context.Context, environ []string, issuer, subject, clientID, 
 	if issuer = cmp.Or(issuer, env.ToMap(environ)["RAUTH_URL"]); issuer == "" {
 		return explain.Question{}, nil, errors.New("say of which issuer the subject is: --issuer or RAUTH_URL")
 	}
-	t, err := explain.Of(issuer, subject, clientID, more, time.Now())
+	t, err := explain.Of(issuer, subject, clientID, more, now)
 	return explain.Question{Token: t}, nil, err
 }
 

@@ -336,6 +336,9 @@ func (x Explanation) Text(w io.Writer) {
 				first = false
 			}
 			fmt.Fprintf(w, "  %s: %s (%s:%d)\n", r.Code, r.Title, r.File, r.Line)
+			for _, c := range r.Held {
+				condition(w, "holds", c, "    ")
+			}
 		}
 	}
 	grants := func(set string) bool { return set == "grants" }
@@ -360,7 +363,7 @@ func (x Explanation) Text(w io.Writer) {
 		}
 		fmt.Fprintf(w, "  %s: %s (%s:%d)\n", r.Code, r.Title, r.File, r.Line)
 		if r.Failed != nil {
-			condition(w, *r.Failed, "    ")
+			condition(w, "is not so", *r.Failed, "    ")
 		}
 		if r.Error != "" {
 			fmt.Fprintf(w, "    cannot be evaluated: %s\n", r.Error)
@@ -383,14 +386,18 @@ func (x Explanation) facts(w io.Writer) {
 	}
 }
 
-func condition(w io.Writer, c policy.Condition, indent string) {
-	fmt.Fprintf(w, "%sis not so: %s (line %d)\n", indent, c.Text, c.Line)
+func condition(w io.Writer, what string, c policy.Condition, indent string) {
+	fmt.Fprintf(w, "%s%s: %s (line %d)\n", indent, what, c.Text, c.Line)
 	for _, v := range c.Values {
 		if !v.Defined {
 			if slices.ContainsFunc(c.Because, func(b policy.Cause) bool { return b.Name == v.Name }) {
 				continue // said below
 			}
 			fmt.Fprintf(w, "%s  %s is undefined\n", indent, v.Name)
+			continue
+		}
+		if v.Hidden {
+			fmt.Fprintf(w, "%s  %s is not shown\n", indent, v.Name)
 			continue
 		}
 		value, err := json.Marshal(v.Value)
@@ -402,7 +409,7 @@ func condition(w io.Writer, c policy.Condition, indent string) {
 	for _, cause := range c.Because {
 		for _, f := range cause.Failed {
 			fmt.Fprintf(w, "%s  %s has no value:\n", indent, cause.Name)
-			condition(w, f, indent+"    ")
+			condition(w, "is not so", f, indent+"    ")
 		}
 	}
 }

@@ -315,6 +315,7 @@ type explainBody struct {
 	Claims   map[string]any `json:"claims,omitempty" doc:"further claims of the token that they would have"`
 	Tenant   string         `json:"tenant,omitempty" maxLength:"64" doc:"that is asked for"`
 	Revision string         `json:"revision,omitempty" maxLength:"64" doc:"under another one than what is in force"`
+	At       time.Time      `json:"at,omitzero" doc:"time that the policy sees in input.now; absent: now, or when the decision was asked for. The facts are those of now"`
 	Request  struct {
 		Method  string `json:"method,omitempty" maxLength:"32"`
 		Scheme  string `json:"scheme,omitempty" maxLength:"8"`
@@ -358,6 +359,9 @@ func (a *adminAPI) explainAnything(ctx context.Context, r asked, b explainBody) 
 	q, err := a.questionOf(ctx, b)
 	if err != nil {
 		return explain.Explanation{}, err
+	}
+	if !b.At.IsZero() {
+		q.Now = b.At
 	}
 	var under *policy.Revision
 	if b.Revision != "" {
@@ -407,6 +411,9 @@ func (a *adminAPI) explainWithin(ctx context.Context, r asked, b explainBody) (x
 	if err != nil {
 		return x, err
 	}
+	if !b.At.IsZero() {
+		q.Now = b.At
+	}
 	task := r.task
 	task.Writes = false
 	err = a.Service.Do(ctx, r.caller, task, func(ctx context.Context, w *admin.Work) (err error) {
@@ -453,7 +460,11 @@ func (a *adminAPI) questionOf(ctx context.Context, b explainBody) (explain.Quest
 	if subject == "" {
 		subject = b.ClientID // a program speaks for itself
 	}
-	q.Token, err = explain.Of(issuer, subject, b.ClientID, b.Claims, time.Now())
+	issued := b.At
+	if issued.IsZero() {
+		issued = time.Now()
+	}
+	q.Token, err = explain.Of(issuer, subject, b.ClientID, b.Claims, issued)
 	return q, err
 }
 

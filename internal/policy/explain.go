@@ -24,13 +24,15 @@ type Rule struct {
 	Line        int    `json:"line"`
 	Fired       bool   `json:"fired"`
 
+	Held []Condition `json:"held,omitempty"` // of one that fired: its conditions
+
 	// Failed is the first condition that was not so; nil where it fired, or where that is
 	// not known.
 	Failed *Condition `json:"failed,omitempty"`
 	Error  string     `json:"error,omitempty"` // it cannot be evaluated; who decides may not have needed it
 }
 
-// Condition is one that was not so.
+// Condition is one that was so, or was not.
 type Condition struct {
 	Text    string  `json:"text"` // as it is written
 	File    string  `json:"file"`
@@ -42,9 +44,14 @@ type Condition struct {
 // Value is what a name in a condition stands for.
 type Value struct {
 	Name    string `json:"name"`
-	Value   any    `json:"value,omitempty"` // absent: undefined
+	Value   any    `json:"value,omitempty"` // absent: undefined, or not shown
 	Defined bool   `json:"defined"`
+	Hidden  bool   `json:"hidden,omitempty" doc:"it holds what a claim says that may be a secret"`
 }
+
+// shownClaims are claims whose texts are shown. What others say may be a secret: a text is not
+// shown that holds one of theirs, wherever it comes from. Numbers and booleans always are.
+var shownClaims = []string{"iss", "sub", "aud", "azp", "client_id", "scope", "scp", "acr", "amr", "roles", "groups", "entitlements"}
 
 // Cause is why something is undefined: the condition of each rule that would define it.
 type Cause struct {
@@ -67,6 +74,7 @@ func (e *Engine) Explain(ctx context.Context, r *Revision, q *Question, facts Fa
 	ctx, cancel := context.WithTimeout(ctx, explainTime)
 	defer cancel()
 	x := &explaining{r: r, ctx: ctx, input: r.input(q, e.settings), facts: facts, now: q.Now, seen: map[string]*trace{}}
+	x.private = privateTexts(x.input)
 	var all []Rule
 	for _, path := range r.decisive() {
 		t, err := x.trace(path)
@@ -77,7 +85,9 @@ func (e *Engine) Explain(ctx context.Context, r *Revision, q *Question, facts Fa
 			}
 			if err != nil {
 				told.Error = plain(err).Error()
-			} else if told.Fired = t.fired[rule]; !told.Fired && t.failed[rule] != nil {
+			} else if exit := t.fired[rule]; exit != nil {
+				told.Fired, told.Held = true, x.held(exit)
+			} else if t.failed[rule] != nil {
 				told.Failed = x.condition(t.failed[rule], explainDepth)
 			}
 			all = append(all, told)
@@ -137,18 +147,20 @@ type explaining struct {
 	facts Facts
 	now   time.Time
 	seen  map[string]*trace // by what was evaluated
+
+	private []string // texts of claims that are not shown
 }
 
 // trace is what was seen of one evaluation. It is a topdown.QueryTracer.
 type trace struct {
-	inside map[uint64]*ast.Rule // whose body a query is
-	fired  map[*ast.Rule]bool
+	inside map[uint64]*ast.Rule   // whose body a query is
+	fired  map[*ast.Rule]*failure // where they were left; of no expression
 	failed map[*ast.Rule]*failure
 	value  ast.Value // nil: undefined
 	err    error     // it cannot be evaluated
 }
 
-// failure is an expression that was not so.
+// failure is an expression that was not so, with what was known there.
 type failure struct {
 	expr   *ast.Expr
 	rule   *ast.Rule
@@ -171,8 +183,8 @@ func (t *trace) TraceEvent(evt topdown.Event) {
 			t.inside[evt.QueryID] = rule
 		}
 	case topdown.ExitOp:
-		if rule, ok := evt.Node.(*ast.Rule); ok {
-			t.fired[rule] = true
+		if rule, ok := evt.Node.(*ast.Rule); ok && t.fired[rule] == nil {
+			t.fired[rule] = &failure{nil, rule, evt.Locals, evt.LocalMetadata}
 		}
 	case topdown.FailOp:
 		rule := t.inside[evt.QueryID]
@@ -203,7 +215,7 @@ func (x *explaining) trace(ref ast.Ref) (*trace, error) {
 	if t := x.seen[key]; t != nil {
 		return t, t.err
 	}
-	t := &trace{inside: map[uint64]*ast.Rule{}, fired: map[*ast.Rule]bool{}, failed: map[*ast.Rule]*failure{}}
+	t := &trace{inside: map[uint64]*ast.Rule{}, fired: map[*ast.Rule]*failure{}, failed: map[*ast.Rule]*failure{}}
 	x.seen[key] = t
 	t.err = x.run(t, ref)
 	return t, t.err
@@ -229,6 +241,64 @@ func (x *explaining) run(t *trace, ref ast.Ref) error {
 	return nil
 }
 
+// held are the conditions of a rule that fired, as its author wrote them.
+func (x *explaining) held(exit *failure) (all []Condition) {
+	head := exit.rule.Head.Location
+	var begins []int // of all, in the file
+	for _, expr := range exit.rule.Body {
+		at := expr.Location
+		if at == nil || len(at.Text) == 0 || head != nil && at.Offset < head.Offset+len(head.Text) { // of its head, or the compiler's own
+			continue
+		}
+		c := x.condition(&failure{expr, exit.rule, exit.locals, exit.names}, 2)
+		from := at.Offset
+		for last := len(all) - 1; last >= 0 && begins[last] >= from && begins[last] < from+len(at.Text); last-- { // a part of it, that the compiler took out
+			c.Values = append(all[last].Values, slices.DeleteFunc(c.Values, func(v Value) bool {
+				return slices.ContainsFunc(all[last].Values, func(w Value) bool { return w.Name == v.Name })
+			})...)
+			c.Because = append(all[last].Because, c.Because...)
+			all, begins = all[:last], begins[:last]
+		}
+		all, begins = append(all, *c), append(begins, from)
+	}
+	return all
+}
+
+// privateTexts are the texts of claims that are not shown, in lower case.
+func privateTexts(input ast.Value) (all []string) {
+	token, err := input.Find(ast.Ref{ast.StringTerm("token")})
+	claims, ok := token.(ast.Object)
+	if err != nil || !ok {
+		return nil
+	}
+	claims.Foreach(func(k, v *ast.Term) {
+		if name, ok := k.Value.(ast.String); ok && slices.Contains(shownClaims, string(name)) {
+			return
+		}
+		ast.WalkTerms(v, func(t *ast.Term) bool {
+			if s, ok := t.Value.(ast.String); ok && s != "" {
+				all = append(all, strings.ToLower(string(s)))
+			}
+			return false
+		})
+	})
+	return all
+}
+
+// hides reports whether a value holds what a claim says that is not shown, or a part of it.
+func (x *explaining) hides(v ast.Value) (found bool) {
+	const part = 4 // bytes by which one is known; less is in too many texts
+	ast.WalkTerms(ast.NewTerm(v), func(t *ast.Term) bool {
+		s, ok := t.Value.(ast.String)
+		text := strings.ToLower(string(s))
+		found = found || ok && slices.ContainsFunc(x.private, func(p string) bool {
+			return p == text || len(p) >= part && strings.Contains(text, p) || len(text) >= part && strings.Contains(p, text)
+		})
+		return found
+	})
+	return found
+}
+
 // condition tells of an expression: its text, what its names stand for, and why those that
 // stand for nothing do.
 func (x *explaining) condition(f *failure, depth int) *Condition {
@@ -245,7 +315,7 @@ func (x *explaining) condition(f *failure, depth int) *Condition {
 			return
 		}
 		told[name] = true
-		c.Values = append(c.Values, valueOf(name, v))
+		c.Values = append(c.Values, x.valueOf(name, v))
 	}
 	for _, ref := range f.refs() {
 		ground, name := f.plug(ref), f.nameOf(ref)
@@ -293,7 +363,7 @@ func (x *explaining) cause(name string, ref ast.Ref, depth int) Cause {
 		}
 		for _, rule := range rules {
 			for ; rule != nil && len(cause.Failed) < explainCauses; rule = rule.Else {
-				if f := t.failed[rule]; f != nil && !t.fired[rule] {
+				if f := t.failed[rule]; f != nil && t.fired[rule] == nil {
 					cause.Failed = append(cause.Failed, *x.condition(f, depth))
 				}
 			}
@@ -352,8 +422,8 @@ func (f *failure) vars() []ast.Var {
 // sourceOf is what a variable that the compiler has made stands for, as its author would
 // write it.
 func (f *failure) sourceOf(v ast.Var, name string) string {
-	if !v.IsGenerated() && !strings.HasPrefix(name, "__local") {
-		return name
+	if !strings.HasPrefix(name, "__local") {
+		return name // its author's
 	}
 	for _, e := range f.rule.Body {
 		if !e.IsEquality() {
@@ -402,9 +472,12 @@ func short(ref ast.Ref) string {
 	return strings.TrimPrefix(ref.String(), claimsPrefix+".")
 }
 
-func valueOf(name string, v ast.Value) Value {
+func (x *explaining) valueOf(name string, v ast.Value) Value {
 	if v == nil {
 		return Value{Name: name}
+	}
+	if x.hides(v) {
+		return Value{Name: name, Defined: true, Hidden: true}
 	}
 	js, err := ast.JSON(v)
 	if err != nil {
@@ -413,5 +486,5 @@ func valueOf(name string, v ast.Value) Value {
 	if text := v.String(); len(text) > valueLongest {
 		js = text[:valueLongest] + "…"
 	}
-	return Value{name, js, true}
+	return Value{Name: name, Value: js, Defined: true}
 }

@@ -1,6 +1,9 @@
 package policy_test
 
 import (
+	"encoding/json"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -142,5 +145,74 @@ helps(x) if x == 1
 	}
 	if _, told := got["function"]; told {
 		t.Error("a function is told of")
+	}
+}
+
+// Of a rule that fired its conditions are named, with their values; a text that may be a
+// secret of the token is not, however it came to where it stands.
+func TestConditionsThatHeldAreNamedWithWhatMayBeShown(t *testing.T) {
+	t.Parallel()
+	got := explained(t, `
+# METADATA
+# title: Closed
+# custom:
+#   code: closed
+denials contains _reason(rego.metadata.rule()) if {
+	_user.status != "active"
+	input.token.auth_time < input.now
+	_dear
+	some part in split(input.token.ticket, ".")
+	count(part) == 9
+	not _strong
+}
+
+grants contains "g" if count(denials | refusals) >= 0
+
+_reason(rule) := rule.custom.code
+
+_user := data.directory.users[input.token.iss][input.token.sub]
+
+_dear if input.token.ticket == _ticket
+
+_ticket := input.token.ticket
+
+_strong if input.token.acr == "2"
+
+# METADATA
+# title: Ticket
+# custom:
+#   code: ticket
+refusals contains "ticket" if concat("-", ["a", _ticket]) == "b"
+`, map[string]any{"iss": "i", "sub": "alice", "acr": "1", "auth_time": 7, "ticket": "TopSecret.Hello-123"}, map[string]any{"alice": map[string]any{"status": "blocked"}})
+	closed := got["closed"]
+	if !closed.Fired {
+		t.Fatalf("%+v", closed)
+	}
+	text := ""
+	for _, c := range closed.Held {
+		text += fmt.Sprintf("%d %s:", c.Line, c.Text)
+		for _, v := range c.Values {
+			text += fmt.Sprintf(" %s=%v", v.Name, v.Value)
+			if v.Hidden {
+				text += "hidden"
+			}
+		}
+		for _, b := range c.Because {
+			text += fmt.Sprintf(" (%s: %s %v)", b.Name, b.Failed[0].Text, b.Failed[0].Values[0].Value)
+		}
+		text += "\n"
+	}
+	const want = `11 _user.status != "active": _user.status=blocked
+12 input.token.auth_time < input.now: input.token.auth_time=7 input.now=1000
+13 _dear: _dear=true
+14 some part in split(input.token.ticket, "."): input.token.ticket=<nil>hidden part=<nil>hidden
+15 count(part) == 9: part=<nil>hidden
+16 not _strong: _strong=<nil> (_strong: input.token.acr == "2" 1)
+`
+	if text != want {
+		t.Errorf("got:\n%s\nwant:\n%s", text, want)
+	}
+	if all, err := json.Marshal(got); err != nil || strings.Contains(strings.ToLower(string(all)), "topsecret") || strings.Contains(string(all), "Hello") {
+		t.Errorf("%s, %v", all, err)
 	}
 }

@@ -57,6 +57,9 @@ type Question struct {
 		ClientIP netip.Addr `json:"client_ip,omitzero"`
 	} `json:"request,omitempty"`
 	Of []string `json:"of,omitempty"` // users, clients; none: both
+
+	// Now is the time that policies see in input.now; zero: when the preview began.
+	Now time.Time `json:"now,omitzero"`
 }
 
 // Usual is what is asked where nothing else is said.
@@ -464,9 +467,13 @@ func (r *run) progress(n int) {
 // ask asks one question about one of them, and counts what comes of it in a section.
 func (r *run) ask(ctx context.Context, place int, q Question, who enquired, tenant string) error {
 	var t *token.Token
+	now := r.now
+	if !q.Now.IsZero() {
+		now = q.Now
+	}
 	if who.of != "" {
 		var err error
-		if t, err = explain.Of(who.issuer, who.subject, who.clientID, q.Token, r.now); err != nil {
+		if t, err = explain.Of(who.issuer, who.subject, who.clientID, q.Token, now); err != nil {
 			return err
 		}
 	}
@@ -474,7 +481,7 @@ func (r *run) ask(ctx context.Context, place int, q Question, who enquired, tena
 	if err != nil {
 		return err
 	}
-	c, _, err := r.both.ask(ctx, r.Base, r.Candidate, t, enrich.Question{TenantHint: tenant, Request: request}, r.now)
+	c, _, err := r.both.ask(ctx, r.Base, r.Candidate, t, enrich.Question{TenantHint: tenant, Request: request}, now)
 	if err != nil {
 		return err
 	}

@@ -163,6 +163,10 @@ func TestWhatIsToBeMendedIsFound(t *testing.T) {
 			t.Errorf("%s: found %v, %v", head, found, err)
 		}
 	}
+	dir = folder(t, map[string]string{"schemas/claims.json": `{"auth_time": {"type": "number"}}`})
+	if _, err := authoring.Load(dir); err == nil || !strings.Contains(err.Error(), `has no "properties"`) {
+		t.Errorf("claims without properties: %v", err)
+	}
 	// All errors of parsing, of all files.
 	dir = folder(t, map[string]string{"iam/claims/a.rego": "package iam.claims\n\nx if {\n", "iam/claims/b.rego": "pakage x\n"})
 	if _, err := authoring.Load(dir); err == nil || !strings.Contains(err.Error(), "a.rego:") || !strings.Contains(err.Error(), "b.rego:1") {
@@ -196,10 +200,16 @@ func TestWhatCanNeverFireIsFound(t *testing.T) {
 		"data that is not there, nested": {map[string]string{claims: denial(`data.iam.limits.daly > 3`), "iam/limits/data.json": `{"daily": 3}`}, claims + ":9:2 undefined", "data.iam.limits has daily"},
 		"data that is there":             {map[string]string{claims: denial(`data.iam.limits[input.token.sub] > data.iam.limits.daily`), "iam/limits/data.yml": "daily: 3\n"}, "", ""},
 		"a list":                         {map[string]string{claims: denial(`data.iam.lists.first[0] == input.token.sub`), "iam/lists/data.yaml": "first: [a]\n"}, "", ""},
-		"a setting that is none":         {map[string]string{claims: denial(`data.iam.config.headerz`)}, claims + ":9:2 strict", `"headers"`},
-		"another root":                   {map[string]string{claims: denial(`data.shared.blocked[input.token.sub]`)}, claims + ":9:2 undefined", `"metadata": {"uses": ["shared"]}`},
-		"the root of another bundle":     {map[string]string{claims: denial(`data.shared.blocked[input.token.sub]`), ".manifest": `{"roots": ["iam"], "metadata": {"uses": ["shared"]}}`}, "", ""},
-		"what takes the place of a rule": {map[string]string{claims: denial("_f with data.iam.nothing as 1") + "\n_f if input.token.acr\n"}, "", ""},
+		"a claim that nobody declared":   {map[string]string{claims: denial(`input.token.auth_time < input.now - 900`)}, claims + ":9:2 strict", "schemas/claims.json"},
+		"a claim that the folder declares": {map[string]string{
+			claims: denial(`input.token.auth_time < input.now - 900`), "schemas/claims.json": `{"properties": {"auth_time": {"type": "number"}}}`,
+			"iam/admin/extra.rego": "package iam.admin\n\n" + meta + "denials contains _reason(rego.metadata.rule()) if input.token.auth_time < 7\n",
+		}, "", ""},
+		"a declared claim of another type": {map[string]string{claims: denial(`input.token.auth_time == "x"`), "schemas/claims.json": `{"properties": {"auth_time": {"type": "number"}}}`}, claims + ":9:2 strict", "number"},
+		"a setting that is none":           {map[string]string{claims: denial(`data.iam.config.headerz`)}, claims + ":9:2 strict", `"headers"`},
+		"another root":                     {map[string]string{claims: denial(`data.shared.blocked[input.token.sub]`)}, claims + ":9:2 undefined", `"metadata": {"uses": ["shared"]}`},
+		"the root of another bundle":       {map[string]string{claims: denial(`data.shared.blocked[input.token.sub]`), ".manifest": `{"roots": ["iam"], "metadata": {"uses": ["shared"]}}`}, "", ""},
+		"what takes the place of a rule":   {map[string]string{claims: denial("_f with data.iam.nothing as 1") + "\n_f if input.token.acr\n"}, "", ""},
 		"the input, in another package": {map[string]string{claims: denial(`data.iam.lib.internal`), "iam/lib/lib.rego": "package iam.lib\n\ninternal if input.request.pth == \"/x\"\n"},
 			"iam/lib/lib.rego:3:13 strict", `"path"`},
 		"the input of the other entrypoint": {map[string]string{"iam/admin/extra.rego": "package iam.admin\n\n" + meta + "denials contains _reason(rego.metadata.rule()) if input.settings.unknown_users == \"x\"\n"},

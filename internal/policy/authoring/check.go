@@ -219,6 +219,9 @@ func ofCompiler(err error, rule string) (found []Finding) {
 		if e.Details != nil {
 			f.Details = e.Details.Lines()
 		}
+		if strings.HasPrefix(e.Message, "undefined ref: input.token.") {
+			f.Details = append(f.Details, `a claim of your provider's is declared in schemas/claims.json: {"properties": {"auth_time": {"type": "number"}}}`)
+		}
 		found = append(found, f)
 	}
 	return found

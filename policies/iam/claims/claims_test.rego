@@ -251,8 +251,14 @@ decide(case) := got if {
 		with data.directory.users as users
 		with data.directory.tenants as tenants
 		with data.directory.clients as clients
-		with data.iam.config.allow_without_tenant as object.get(case, "allow_without_tenant", false)
+		with data.iam.config as config({"headers": usual, "allow_without_tenant": object.get(case, "allow_without_tenant", false)})
 }
+
+# Whatever the bundle declares.
+usual := [
+	"X-User-ID", "X-User-Subject", "X-Service-ID", "X-Tenant-ID", "X-Active-Tenant-ID", "X-User-Roles", "X-Scopes",
+	"X-User-Attributes", "X-Tenant-Attributes", "X-Principal-Type", "X-Decision-ID", "X-Policy-Revision",
+]
 
 # What the default headers are where there is nothing to say.
 nothing := {
@@ -332,8 +338,17 @@ test_an_email_that_is_no_string_does_not_travel if {
 	headers_with(config({"headers": ["X-Email"]}), object.union(person("alice"), {"email": ["a"]})) == {}
 }
 
+# Of the usual headers: a bundle may say that they travel to some backends only.
+attributes_with(config, token) := got if {
+	headers := claims._usual with input as {"request": {"anonymous": false}, "settings": settings, "token": token}
+		with data.directory.users as users
+		with data.directory.tenants as tenants
+		with data.iam.config as config
+	got := object.filter(headers, config.headers)
+}
+
 test_only_named_attributes_travel if {
-	got := headers_with(
+	got := attributes_with(
 		config({"headers": ["X-User-Attributes", "X-Tenant-Attributes"], "user_attributes": ["department"], "tenant_attributes": ["plan", "none"]}),
 		person("alice"),
 	)
@@ -342,7 +357,7 @@ test_only_named_attributes_travel if {
 }
 
 test_attributes_as_plain_json if {
-	got := headers_with(
+	got := attributes_with(
 		config({"headers": ["X-User-Attributes"], "user_attributes": ["department"], "attributes_encoding": "json"}),
 		person("alice"),
 	)
