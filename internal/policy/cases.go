@@ -173,7 +173,7 @@ func (e *Engine) Case(ctx context.Context, r *Revision, c Case, more ...rego.Eva
 	if err != nil {
 		return nil, err
 	}
-	input, err := ast.InterfaceToValue(c.Input)
+	input, err := r.caseInput(c)
 	if err != nil {
 		return nil, fmt.Errorf("input: %w", err)
 	}
@@ -220,6 +220,63 @@ func said(input map[string]any) (facts FieldSet) {
 		}
 	}
 	return facts
+}
+
+// caseInput is what r sees of the input of a case, as it would of a request: what is cut
+// off there is cut off here, so that a case does not hold by what no request brings. What no
+// request can have at all is an error.
+func (r *Revision) caseInput(c Case) (ast.Value, error) {
+	input, err := ast.InterfaceToValue(c.Input)
+	if err != nil {
+		return nil, err
+	}
+	all, ok := input.(ast.Object)
+	if !ok || c.Entrypoint == "admin" { // that one is not cut
+		return input, nil
+	}
+	v, seen := r.view, ast.NewObject([2]*ast.Term{termRequest, ast.ObjectTerm()}) // which is always there
+	err = all.Iter(func(k, x *ast.Term) error {
+		switch {
+		case k.Equal(termToken):
+			seen.Insert(k, cut(x, func(claim *ast.Term) bool {
+				name, _ := claim.Value.(ast.String) // no other key is in JSON
+				return v.allClaims || slices.Contains(v.claims, string(name))
+			}))
+		case k.Equal(termRequest):
+			if fields, ok := x.Value.(ast.Object); ok {
+				for _, field := range fields.Keys() {
+					if !field.Equal(termAnon) && !slices.ContainsFunc(fieldTerms[:], field.Equal) {
+						return fmt.Errorf("a request has no field %s", field)
+					}
+				}
+			}
+			seen.Insert(k, cut(x, func(field *ast.Term) bool {
+				return v.anonymous && field.Equal(termAnon) || slices.ContainsFunc(v.fields, func(f Field) bool { return field.Equal(fieldTerms[f]) })
+			}))
+		case k.Equal(termNow) && v.now, k.Equal(termSettings) && v.settings:
+			seen.Insert(k, x)
+		case k.Equal(termNow), k.Equal(termSettings):
+		default:
+			return fmt.Errorf("there is no input.%s: token, request, settings and now are all", strings.Trim(k.String(), `"`))
+		}
+		return nil
+	})
+	return seen, err
+}
+
+// cut is the object x with the keys that are seen.
+func cut(x *ast.Term, see func(key *ast.Term) bool) *ast.Term {
+	all, ok := x.Value.(ast.Object)
+	if !ok {
+		return x
+	}
+	seen := ast.NewObject()
+	all.Foreach(func(k, v *ast.Term) {
+		if see(k) {
+			seen.Insert(k, v)
+		}
+	})
+	return ast.NewTerm(seen)
 }
 
 // plain is the reason of an error that would be hidden from a caller.

@@ -339,7 +339,7 @@ func (r *Revision) report(compiler *ast.Compiler) error {
 	if err != nil {
 		return fmt.Errorf("compile %s: %w", Entrypoint, err)
 	}
-	refs, err := dependencies.Base(compiler, q)
+	refs, err := baseRefs(compiler, q, map[*ast.Rule]bool{})
 	if err != nil {
 		return fmt.Errorf("find what %s depends on: %w", Entrypoint, err)
 	}
@@ -372,6 +372,36 @@ func (r *Revision) report(compiler *ast.Compiler) error {
 	r.Capped = r.view.now || len(r.Nondeterministic) > 0
 	r.Warnings = r.warnings()
 	return nil
+}
+
+// baseRefs is dependencies.Base: the base documents that x depends on, through all rules. OPA's
+// remembers the rules that it has visited by comparing them, and panics (ast.Head.Compare,
+// OPA 1.22.2) where only one of two rules for one key, such as h["X"] := "a" and
+// h["X"] := input.b if input.c, has the key in its head. Here a rule is equal to itself.
+func baseRefs(compiler *ast.Compiler, x any, visited map[*ast.Rule]bool) (all []ast.Ref, err error) {
+	refs, err := dependencies.Minimal(x)
+	if err != nil {
+		return nil, err
+	}
+	for _, ref := range refs {
+		ref = ref.ConstantPrefix()
+		rules := compiler.GetRules(ref)
+		if len(rules) == 0 {
+			all = append(all, ref)
+		}
+		for _, rule := range rules {
+			if visited[rule] {
+				continue
+			}
+			visited[rule] = true
+			more, err := baseRefs(compiler, rule, visited)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, more...)
+		}
+	}
+	return all, nil
 }
 
 // usesWith reports whether some expression has a "with". OPA's account of what is
