@@ -26,6 +26,18 @@ func (w *Work) Anywhere(ctx context.Context) (bool, error) {
 // Facts are the facts as this transaction sees them. They are for one goroutine at a time.
 func (w *Work) Facts() directory.Loader { return w.tx }
 
+// Names reports whether the tenant that this is about knows a subject and a client of an issuer by
+// their names; what is empty does not matter. By other names it finds no decisions, however few
+// there are: otherwise it would learn who has asked to enter it.
+func (w *Work) Names(ctx context.Context, issuer, subject, clientID string) (bool, error) {
+	person, client := [2]string{issuer, subject}, [2]string{issuer, clientID}
+	members, clients, err := w.tx.KnownIn(ctx, w.task.Tenant, [][2]string{person, client})
+	if err != nil {
+		return false, err
+	}
+	return (subject == "" || members[person] || clients[person]) && (clientID == "" || clients[client]), nil
+}
+
 // DecisionsWithin leaves of decisions what the tenant that this is about may see: those that are
 // about it, with the names of its members and clients. Who else has asked to enter it is not
 // named: people are seen as members only.

@@ -108,7 +108,7 @@ func (a *adminAPI) routes() {
 	add(a, route{post, "/v1/policy/previews/{preview}:cancel", "policy:preview", "Cancel a preview", "It stops within seconds.", "policy", 0, 0}, a.cancelPreview)
 	add(a, route{get, "/v1/policy/shadow", "policy:read", "Read what the shadow has seen", "Differences by kind, and samples, on this replica.", "policy", 0, 0}, a.readShadow)
 	register(a, route{post, "/v1/policy/explain", "policy:explain", "Explain a decision", "For a token, a recorded decision, or who somebody is: the rules that fired, and of those that grant the first condition that was not so. The facts are those of now. Administrators and auditors of a tenant say ?tenant= and have decisions about it, its members and its clients explained, by the facts of the tenant.", "policy", 0, 0}, a.explain)
-	register(a, route{get, "/v1/decisions", "decision:list", "Find decisions again", "Evaluations of the time that they are kept for, the newest first. Administrators and auditors of a tenant say ?tenant=; a page can then have fewer entries than its limit.", "policy", 0, 0}, a.listDecisions)
+	register(a, route{get, "/v1/decisions", "decision:list", "Find decisions again", "Evaluations of the time that they are kept for, the newest first. Administrators and auditors of a tenant say ?tenant=; they find by names of its members and clients only, of R-Auth where no issuer is named.", "policy", 0, 0}, a.listDecisions)
 	register(a, route{get, "/v1/decisions/{decision}", "decision:read", "Read a decision", "What was asked, what was answered and why, and which facts it depends on; masked. With ?tenant=, what of it is that tenant's to see.", "policy", 0, 0}, a.readDecision)
 
 	paths := a.api.OpenAPI().Paths

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"strings"
@@ -123,6 +124,17 @@ func (a *adminAPI) listDecisions(ctx context.Context, r asked, in *struct {
 	if !isText(f.BeforeID) {
 		return nil, badCursor()
 	}
+	if limited && in.Subject+in.ClientID != "" {
+		f.Issuer = cmp.Or(f.Issuer, a.Issuer)
+		var known bool
+		err := a.Service.Do(ctx, r.caller, r.task, func(ctx context.Context, w *admin.Work) (err error) {
+			known, err = w.Names(ctx, f.Issuer, f.Subject, f.ClientID)
+			return err
+		})
+		if err != nil || !known {
+			return &many[decisionBody]{Body: page[decisionBody]{Items: []decisionBody{}}}, err
+		}
+	}
 	list, err := a.Decisions.Find(ctx, f)
 	if err != nil {
 		return nil, err
@@ -130,22 +142,12 @@ func (a *adminAPI) listDecisions(ctx context.Context, r asked, in *struct {
 	for i := range list {
 		list[i].Event = nil // one by one
 	}
-	page, err := pageOf(ctx, in.Paged, list, wireDecision, func(d iam.RecordedDecision) []any { return []any{d.At, d.ID} })
-	if err != nil || !limited {
-		return page, err
-	}
-	seen, err := a.within(ctx, r, list[:len(page.Body.Items)])
-	if err != nil {
-		return nil, err
-	}
-	page.Body.Items = page.Body.Items[:0]
-	for _, d := range seen {
-		// A name that is not shown is not to be found by either.
-		if (in.Issuer == "" || d.Issuer != "") && (in.Subject == "" || d.Subject != "") && (in.ClientID == "" || d.ClientID != "") {
-			page.Body.Items = append(page.Body.Items, wireDecision(d))
+	if limited {
+		if list, err = a.within(ctx, r, list); err != nil {
+			return nil, err
 		}
 	}
-	return page, nil
+	return pageOf(ctx, in.Paged, list, wireDecision, func(d iam.RecordedDecision) []any { return []any{d.At, d.ID} })
 }
 
 func (a *adminAPI) readDecision(ctx context.Context, r asked, in *struct {

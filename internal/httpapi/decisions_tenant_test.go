@@ -33,6 +33,7 @@ func TestATenantsAdministratorSeesItsDecisions(t *testing.T) {
 	alice := w.decidedOf("alice", "acme", groups)
 	viaTheirs := w.decidedOf("alice", "acme", map[string]any{"client_id": theirs})
 	outsider := w.decidedOf("bob", "acme")
+	w.decidedOf("bob", "acme", map[string]any{"client_id": "another"}) // so that there would be a next page
 	foreign := w.decidedOf("alice", "globex")
 	bySomebody := func(who, id string) reply { return w.call(who, "GET", "/v1/decisions/"+id+"?tenant=acme", nil) }
 
@@ -52,7 +53,7 @@ func TestATenantsAdministratorSeesItsDecisions(t *testing.T) {
 		if !slices.Contains(ids, alice) || !slices.Contains(ids, outsider) || slices.Contains(ids, foreign) || len(leaks(r)) > 0 {
 			t.Errorf("%s: %s leaks %v", who, r, leaks(r))
 		}
-		if r := w.want(200, who, "GET", "/v1/decisions?tenant=acme&subject=bob", nil); len(r.items()) != 0 {
+		if r := w.want(200, who, "GET", "/v1/decisions?tenant=acme&subject=bob&limit=1", nil); len(r.items()) != 0 || r.field("next") != nil {
 			t.Errorf("%s finds somebody by a name that is not shown: %s", who, r)
 		}
 		if r := w.want(200, who, "GET", "/v1/decisions?tenant=acme&client_id="+theirs, nil); len(r.items()) != 0 {
@@ -107,7 +108,7 @@ func TestATenantsAdministratorSeesItsDecisions(t *testing.T) {
 		w.want(404, who, "POST", "/v1/policy/explain?tenant=globex", map[string]any{"subject": "alice"})
 	}
 	// Whoever may everywhere is shown everything, in a tenant too.
-	if r := w.want(200, "audrey", "GET", "/v1/decisions?tenant=acme&subject=bob", nil); len(r.items()) != 1 || r.items()[0]["subject"] != "bob" {
+	if r := w.want(200, "audrey", "GET", "/v1/decisions?tenant=acme&subject=bob", nil); len(r.items()) != 2 || r.items()[0]["subject"] != "bob" {
 		t.Errorf("%s", r)
 	}
 	if r := bySomebody("audrey", alice); r.field("event", "input", "token") == nil {
