@@ -311,6 +311,12 @@ func (w *Work) identify(ctx context.Context, t *token.Token, lock bool) error {
 			return t.Reject(token.ByClient, "client_"+c.Status)
 		case known && t.IssuedAt.Before(c.TokensNotBefore):
 			return t.Reject(token.Revoked, "token_revoked")
+		case known && c.Tenant != "" && c.Tenant != w.task.Tenant:
+			// Before anything of the object is looked at: it says nothing of what is there.
+			if w.task.Client {
+				return errGone
+			}
+			return &iam.Error{Kind: iam.Forbidden, Code: policy.CodeOtherTenant, Detail: "the token's client acts in its own tenant only"}
 		case known && t.Program():
 			w.client = &c
 		}

@@ -332,6 +332,7 @@ func (r *Reading) own(kd Kind, a, b string) bool {
 type Principal struct {
 	Known           bool
 	ID              string // our id of a user
+	Tenant          string // of a client; empty: it is the platform's
 	Status          string
 	TokensNotBefore time.Time
 }
@@ -351,5 +352,9 @@ func (r *Reading) principal(ctx context.Context, kd Kind, issuer, name string) (
 	if err != nil || e == nil || e.doc == nil {
 		return Principal{}, err
 	}
-	return Principal{Known: true, ID: e.doc.id, Status: e.doc.status, TokensNotBefore: e.doc.notBefore}, nil
+	p := Principal{Known: true, ID: e.doc.id, Status: e.doc.status, TokensNotBefore: e.doc.notBefore}
+	if kd == Client && len(e.doc.tenants) > 0 {
+		p.Tenant = e.doc.tenants[0]
+	}
+	return p, nil
 }

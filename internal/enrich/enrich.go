@@ -6,7 +6,7 @@
 // active refuses its tokens; a token issued before tokens_not_before is refused;
 // nobody is let in without a subject unless the bundle declares the request
 // anonymous; an answer never names a tenant that the token's issuer does not
-// reach. It does not know HTTP, SQL or Rego's syntax.
+// reach, or another one than that of the token's managed client. It does not know HTTP, SQL or Rego's syntax.
 //
 //	question ─▶ token ─▶ decision kept? ─▶ client, user ─▶ policy ─▶ Allowed | Denied
 //	               │          └─ yes: the answer  │          │
@@ -264,8 +264,9 @@ func (s *Service) evaluate(ctx context.Context, r *policy.Revision, asked *polic
 	k := &kept{revision: r.Number(), outcome: "allowed"}
 	var d policy.Decision
 	var err error
+	bound := ""
 	if t != nil {
-		if k.notBefore, err = stillWelcome(ctx, t, facts); err != nil {
+		if k.notBefore, bound, err = stillWelcome(ctx, t, facts); err != nil {
 			return nil, d, err
 		}
 	}
@@ -274,6 +275,10 @@ func (s *Service) evaluate(ctx context.Context, r *policy.Revision, asked *polic
 	}
 	if k.answer, err = s.answer(d, r, t, &q.Request); err != nil {
 		return nil, d, err
+	}
+	if k.answer.Allowed && bound != "" && d.Tenant != "" && d.Tenant != bound {
+		k.answer = Answer{HadToken: true, DecisionID: k.answer.DecisionID, Status: http.StatusForbidden, Code: policy.CodeOtherTenant}
+		d.Reasons = []policy.Reason{{Code: policy.CodeOtherTenant, Title: "A client that has a tenant acts in that tenant only"}}
 	}
 	if !k.answer.Allowed {
 		k.outcome, k.code = "denied", k.answer.Code
@@ -288,19 +293,20 @@ func (s *Service) evaluate(ctx context.Context, r *policy.Revision, asked *polic
 	return k, d, nil
 }
 
-// Identify verifies a token and holds it to what no policy decides. It fails with
+// Identify verifies a token and holds it to what no policy decides. It returns the only
+// tenant that the token can act in too; empty: its client binds it to none. It fails with
 // an iam.Error: Unauthenticated, or Unavailable where that is not known now.
-func (s *Service) Identify(ctx context.Context, raw string) (*token.Token, error) {
+func (s *Service) Identify(ctx context.Context, raw string) (t *token.Token, bound string, err error) {
 	deadline := time.Now().Add(s.cfg.Deadline)
-	t, err := s.cfg.Verifier.Verify(ctx, raw, "", deadline)
+	t, err = s.cfg.Verifier.Verify(ctx, raw, "", deadline)
 	if err == nil {
-		_, err = stillWelcome(ctx, t, s.reading(t, deadline))
+		_, bound, err = stillWelcome(ctx, t, s.reading(t, deadline))
 	}
 	if err != nil {
 		s.cfg.Verifier.Rejected(ctx, err)
-		return nil, err
+		return nil, "", err
 	}
-	return t, nil
+	return t, bound, nil
 }
 
 // reading is the view of the facts on behalf of t, or of nobody.
@@ -313,31 +319,32 @@ func (s *Service) reading(t *token.Token, deadline time.Time) *directory.Reading
 
 // stillWelcome holds what no policy decides: a managed client that is not active
 // refuses its tokens, a person's too, and the kill switches work. It returns the
-// later of the two switches.
-func stillWelcome(ctx context.Context, t *token.Token, facts *directory.Reading) (notBefore time.Time, err error) {
+// later of the two switches, and the tenant of a managed client, which is the only one that
+// its tokens can act in.
+func stillWelcome(ctx context.Context, t *token.Token, facts *directory.Reading) (notBefore time.Time, bound string, err error) {
 	if t.ClientID != "" {
 		c, err := facts.Client(ctx, t.Issuer, t.ClientID)
 		if err != nil {
-			return notBefore, err
+			return notBefore, "", err
 		}
 		if c.Known && c.Status != iam.ClientActive {
-			return notBefore, t.Reject(token.ByClient, "client_"+c.Status)
+			return notBefore, "", t.Reject(token.ByClient, "client_"+c.Status)
 		}
-		notBefore = c.TokensNotBefore
+		notBefore, bound = c.TokensNotBefore, c.Tenant
 	}
 	if !t.Program() {
 		u, err := facts.User(ctx, t.Issuer, t.Subject)
 		if err != nil {
-			return notBefore, err
+			return notBefore, "", err
 		}
 		if u.TokensNotBefore.After(notBefore) {
 			notBefore = u.TokensNotBefore
 		}
 	}
 	if t.IssuedAt.Before(notBefore) {
-		return notBefore, t.Reject(token.Revoked, "token_revoked")
+		return notBefore, "", t.Reject(token.Revoked, "token_revoked")
 	}
-	return notBefore, nil
+	return notBefore, bound, nil
 }
 
 // answer holds the policy to what it may say.

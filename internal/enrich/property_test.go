@@ -770,6 +770,9 @@ func (w *walk) oracle(q Question, n int, now time.Duration, user, client, acme, 
 		}
 		return answered{Status: status}, nil
 	}
+	if c, _ := client.(map[string]any); c != nil && c["tenant"] != nil && d["tenant"] != "" && d["tenant"] != c["tenant"] {
+		return answered{Status: 403}, nil // whatever the policy says
+	}
 	out := answered{Status: 200, Headers: map[string]string{}}
 	for name, v := range d["headers"].(map[string]any) {
 		text, ok := v.(string)

@@ -110,6 +110,9 @@ func (s *Service) Explain(ctx context.Context, r *policy.Revision, q Question) (
 		x.Code, x.Detail, x.Status = known.Code, known.Error(), statusOf(known.Kind)
 	} else {
 		x.Allow, x.Status, x.Code, x.Tenant = o.Answer.Allowed, o.Answer.Status, o.Answer.Code, o.Answer.Tenant
+		if o.Decision.Allow && !x.Allow {
+			x.Detail = "the policy allows it in " + o.Decision.Tenant + ", and the token's client acts in its own tenant only"
+		}
 		if x.Allow {
 			x.Status = http.StatusOK
 			x.Headers = map[string]string{}

@@ -11,10 +11,38 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/devstack"
 	"iam-service/internal/iam"
 )
 
 // Our ids are compared as text: another form of the same UUID is nobody's.
+// A platform administrator who has signed in to a tenant's own client lends it nothing.
+func TestAClientOfATenantAdministersThatTenantOnly(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	const acmes = "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d"
+	through := func(who string) string {
+		return w.mint(who, map[string]any{"aud": devstack.AdminAudience, "client_id": acmes})
+	}
+	globexs := w.client("globex", nil)
+	for _, who := range []string{"root", "tina"} {
+		w.want(200, through(who), "GET", "/v1/tenants/acme", nil)
+		w.want(200, through(who), "GET", "/v1/tenants/acme/members", nil)
+		for _, path := range []string{"/v1/tenants/globex", "/v1/tenants/globex/members", "/v1/tenants/nowhere", "/v1/users", "/v1/audit", "/v1/tenants"} {
+			if r := w.want(403, through(who), "GET", path, nil); r.field("code") != "client_of_another_tenant" {
+				t.Errorf("%s, %s: %s", who, path, r)
+			}
+		}
+		for _, id := range []string{globexs, "00000000-0000-4000-8000-000000000000"} {
+			w.want(404, through(who), "GET", "/v1/clients/"+id, nil)
+		}
+	}
+	if r := w.want(403, through("root"), "POST", "/v1/tenants", map[string]any{"id": "evil", "slug": "evil", "name": "Evil"}); r.field("code") != "client_of_another_tenant" {
+		t.Errorf("a tenant is made: %s", r)
+	}
+	w.want(200, "root", "GET", "/v1/tenants/globex", nil)
+}
+
 func TestAnotherFormOfAnIDIsNobodys(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})

@@ -691,6 +691,52 @@ func TestAnotherRealmGainsNothing(t *testing.T) {
 	}
 }
 
+// A client of one tenant, and a person who has much to say in another.
+func TestAClientOfATenantActsInThatTenantOnlyForPersonsToo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	const acmes = "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d"
+	w.ok(w.db.PutClient(ctx, iam.Client{Issuer: w.rauth.Issuer, ClientID: "globex-web", Tenant: "globex", Status: iam.ClientActive}))
+	alice := func(client string) string { return bearer(w.mint("alice", map[string]any{"client_id": client})) }
+	expect := func(what string, want int, tenant, auth string, lines ...string) {
+		t.Helper()
+		status, got, body := w.ask(get, append(lines, auth)...)
+		if status != want || status == 200 && value(got, "X-Tenant-ID") != tenant {
+			t.Errorf("%s: %d %v %s", what, status, got, body)
+		}
+	}
+	const globex, acme = "X-Active-Tenant-ID: globex", "X-Active-Tenant-ID: acme"
+	expect("another client", 200, "globex", alice("web"), globex)
+	expect("globex's client", 200, "globex", alice("globex-web"))
+	expect("globex's client, globex asked for", 200, "globex", alice("globex-web"), globex)
+	expect("globex's client, acme asked for", 403, "", alice("globex-web"), acme)
+	expect("a member of globex alone, through acme's client", 403, "", bearer(w.mint("bob", map[string]any{"client_id": acmes})))
+	w.eventually(func() bool { return strings.Contains(w.logs.String(), `"codes":["client_of_another_tenant"]`) })
+
+	for auth, want := range map[string]string{alice("web"): "acme globex umbrella", alice("globex-web"): "globex", alice(acmes): "acme"} {
+		_, _, body := w.ask("GET /v1/me/tenants", auth)
+		if got := strings.Join(regexp.MustCompile(`"id":"[a-z]+"`).FindAllString(body, -1), " "); got != `"id":"`+strings.ReplaceAll(want, " ", `" "id":"`)+`"` {
+			t.Errorf("the tenants to switch between are %s, want %s", got, want)
+		}
+	}
+
+	// Whatever the policy says.
+	w.load(settings{rego: "package iam.claims\n\ndecision := {\"allow\": true, \"tenant\": t, \"headers\": {\"X-Tenant-ID\": t}}\n\ndefault t := \"\"\n\nt := input.request.tenant_hint\n"})
+	expect("its own tenant", 200, "globex", alice("globex-web"), globex)
+	expect("no tenant", 200, "", alice("globex-web"))
+	for range 2 { // from the cache too
+		expect("a policy that lets it into another tenant", 403, "", alice("globex-web"), acme)
+	}
+	expect("a program in another tenant", 403, "", bearer(w.mint(acmes, map[string]any{"client_id": acmes})), globex)
+	expect("a client that is not managed here", 200, "acme", alice("web"), acme)
+	w.ok(w.db.PutClient(ctx, iam.Client{Issuer: w.rauth.Issuer, ClientID: "globex-web", Tenant: "acme", Status: iam.ClientActive}))
+	expect("a client that was moved", 200, "acme", alice("globex-web"), acme)
+	w.eventually(func() bool { return strings.Count(w.logs.String(), `"codes":["client_of_another_tenant"]`) >= 4 })
+	if logs := w.logs.String(); strings.Contains(logs, "policy is broken") {
+		t.Errorf("that it is refused is no fault of the policy: %s", logs)
+	}
+}
+
 func TestUnknownUsersByMapping(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{unknown: "mapped"})

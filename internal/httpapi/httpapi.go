@@ -38,8 +38,8 @@ type Tenants interface {
 // Gateway is what the gateways' listener serves.
 type Gateway struct {
 	Enricher Enricher
-	Headers  []string                                                    // canonical names, parallel to the answers' values
-	Identify func(ctx context.Context, raw string) (*token.Token, error) // for endpoints about the bearer
+	Headers  []string                                                                        // canonical names, parallel to the answers' values
+	Identify func(ctx context.Context, raw string) (t *token.Token, bound string, err error) // for endpoints about the bearer: the only tenant that it can act in, if any
 	Tenants  Tenants
 	Trusted  []netip.Prefix // whose X-Forwarded-… is believed
 
@@ -117,7 +117,7 @@ func (g Gateway) myTenants(w http.ResponseWriter, r *http.Request) error {
 	if raw == "" {
 		return iam.Errorf(iam.Unauthenticated, "a bearer token is needed")
 	}
-	t, err := g.Identify(r.Context(), raw)
+	t, bound, err := g.Identify(r.Context(), raw)
 	if err != nil {
 		return err
 	}
@@ -132,7 +132,9 @@ func (g Gateway) myTenants(w http.ResponseWriter, r *http.Request) error {
 		Tenants []myTenant `json:"tenants"`
 	}{Tenants: []myTenant{}}
 	for _, m := range list {
-		out.Tenants = append(out.Tenants, myTenant(m))
+		if bound == "" || m.ID == bound {
+			out.Tenants = append(out.Tenants, myTenant(m))
+		}
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	return encode(w, http.StatusOK, out)

@@ -352,7 +352,7 @@ func (r *Revision) report(compiler *ast.Compiler) error {
 		}
 	}
 	found := map[string]bool{}
-	r.codes = map[string]bool{"not_granted": true} // what Go says for a deny without a reason
+	r.codes = map[string]bool{"not_granted": true, CodeOtherTenant: true} // what Go says itself
 	for _, m := range compiler.Modules {
 		for _, a := range m.Annotations {
 			if code, ok := a.Custom["code"].(string); ok {

@@ -44,6 +44,9 @@ const requestFacts FieldSet = 1<<Method | 1<<Scheme | 1<<Host | 1<<Path | 1<<Raw
 // request.
 const CodeFactsMissing = "request_facts_missing"
 
+// CodeOtherTenant is the code of a deny where a client that has a tenant is used in another.
+const CodeOtherTenant = "client_of_another_tenant"
+
 // Has reports whether f is in the set.
 func (s FieldSet) Has(f Field) bool { return s&(1<<f) != 0 }
 

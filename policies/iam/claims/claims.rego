@@ -70,7 +70,7 @@ grants contains _reason(rego.metadata.rule()) if {
 	config.allow_without_tenant
 	_user.id
 	not _has_tenant
-	not _has_hint
+	not _asked
 }
 
 # METADATA
@@ -110,6 +110,18 @@ grants contains _reason(rego.metadata.rule()) if _anonymous
 #   code: user_blocked
 denials contains _reason(rego.metadata.rule()) if _user.status != "active"
 
+# METADATA
+# title: The person came through another tenant's client
+# description: >-
+#   A client that is registered here and has a tenant acts in that tenant only, for
+#   persons too. The service itself holds to it, whatever a policy says.
+# custom:
+#   code: client_of_another_tenant
+denials contains _reason(rego.metadata.rule()) if {
+	_has_hint
+	input.request.tenant_hint != _bound
+}
+
 # Refusals: why nothing was granted. They are worked out only where nothing was.
 
 # METADATA
@@ -140,7 +152,7 @@ refusals contains _reason(rego.metadata.rule()) if {
 #   code: not_a_member
 refusals contains _reason(rego.metadata.rule()) if {
 	_known
-	_has_hint
+	_asked
 	not _is_member
 }
 
@@ -151,7 +163,7 @@ refusals contains _reason(rego.metadata.rule()) if {
 #   code: membership_not_in_force
 refusals contains _reason(rego.metadata.rule()) if {
 	_person
-	_has_hint
+	_asked
 	_membership.status != "active"
 }
 
@@ -167,13 +179,13 @@ refusals contains _reason(rego.metadata.rule()) if {
 # METADATA
 # title: No active tenant
 # description: >-
-#   The request names no tenant, and the user has neither a default one nor
-#   exactly one that is open to them.
+#   The request names no tenant, and neither the user's default one nor, without
+#   one, their only one is open to them.
 # custom:
 #   code: no_active_tenant
 refusals contains _reason(rego.metadata.rule()) if {
 	_known
-	not _has_hint
+	not _asked
 	not _has_tenant
 }
 
@@ -201,12 +213,12 @@ refusals contains _reason(rego.metadata.rule()) if {
 
 # METADATA
 # title: The request's tenant cannot be entered
-# description: A tenant was asked for that does not exist or that the token's issuer may not speak for.
+# description: A tenant is meant that does not exist or that the token's issuer may not speak for.
 # custom:
 #   code: tenant_unknown
 refusals contains _reason(rego.metadata.rule()) if {
 	_is_member
-	_has_hint
+	_asked
 	not _has_tenant
 }
 
@@ -248,28 +260,44 @@ _client_known if _client.client_id
 
 _client_has_tenant if _client.tenant
 
+# The tenant that a person is held to: that of the client they came through.
+_bound := data.directory.clients[input.token.iss][input.token.client_id].tenant if _person
+
 # Which tenant?
 
 _has_hint if input.request.tenant_hint
+
+# One tenant is asked for, by the request or by the client.
+_asked if _has_hint
+
+_asked if _bound
 
 _hint_is_clients if input.request.tenant_hint == _client.tenant
 
 # The tenant that is meant, before it is known whether it is open.
 _tenant_meant := input.request.tenant_hint if {
 	_has_hint
+} else := _bound if {
+	_person
 } else := _home if {
 	_person
 } else := _client.tenant
 
-# Without a hint: the default tenant if it is open, else the only open one. Open by
-# what the user's document says of each: a user with a thousand tenants costs no
-# thousand look-ups.
-_home := _user.default_tenant if {
-	_open(_user.memberships[_user.default_tenant])
+# Without a hint: the default tenant, or without one the only one, if it is open. A
+# membership that somebody else adds, or that is suspended, must not move a user: so
+# where the default is not open there is none, and all memberships count. Open by what
+# the user's document says of each: a user with a thousand tenants costs no thousand
+# look-ups.
+_home := id if {
+	id := _usual_tenant
+	_open(_user.memberships[id])
+}
+
+_usual_tenant := _user.default_tenant if {
+	_user.default_tenant
 } else := only if {
-	open := [id | some id, membership in _user.memberships; _open(membership)]
-	count(open) == 1
-	only := open[0]
+	count(_user.memberships) == 1
+	some only, _ in _user.memberships
 }
 
 _open(membership) if {
@@ -344,14 +372,38 @@ _direct_roles contains role if {
 }
 
 # Everything that holding them means: the closure is part of the tenant.
-roles contains role if {
+_held_roles contains role if {
 	some direct in _direct_roles
 	some role in _tenant.roles[direct].closure
 }
 
+roles := _roles_in_scope if {
+	_narrowed
+} else := _held_roles
+
 permissions contains permission if {
 	some role in roles
 	some permission in _tenant.roles[role].permissions
+}
+
+# Off by default: a person can be let in for less than they hold. A scope means the
+# permission of its name, and a role counts where the token's scope has all that it
+# means; one that means no permission does not.
+_narrowed if {
+	_person
+	config.narrow_roles_by_scope == true
+}
+
+_roles_in_scope contains role if {
+	some role in _held_roles
+	means := {permission |
+		some implied in _tenant.roles[role].closure
+		some permission in _tenant.roles[implied].permissions
+	}
+	count(means) > 0
+	every permission in means {
+		permission in _token_scopes
+	}
 }
 
 # A program has the scopes that its token carries and its registration allows.
@@ -359,6 +411,12 @@ scopes contains scope if {
 	_program
 	some scope in _token_scopes
 	scope in _client.scopes
+}
+
+# Where it narrows a person's roles, a scope is shown.
+scopes contains scope if {
+	_narrowed
+	some scope in _token_scopes
 }
 
 _token_scopes := split(input.token.scope, " ") if is_string(input.token.scope)

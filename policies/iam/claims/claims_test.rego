@@ -21,10 +21,18 @@ users := {issuer: {
 	},
 	"bob": {
 		"id": "u-bob", "status": "active", "platform_roles": [], "attributes": {},
+		"memberships": {"acme": {"status": "active", "roles": [], "attributes": {}, "tenant_status": "active"}},
+	},
+	"ivan": {
+		"id": "u-ivan", "status": "active", "platform_roles": [], "attributes": {},
 		"memberships": {
 			"acme": {"status": "active", "roles": [], "attributes": {}, "tenant_status": "active"},
 			"initech": {"status": "active", "roles": ["viewer"], "attributes": {}, "tenant_status": "suspended"},
 		},
+	},
+	"judy": {
+		"id": "u-judy", "status": "active", "platform_roles": [], "attributes": {}, "default_tenant": "globex",
+		"memberships": {"acme": {"status": "active", "roles": ["viewer"], "attributes": {}, "tenant_status": "active"}},
 	},
 	"carol": {"id": "u-carol", "status": "active", "platform_roles": [], "attributes": {}, "memberships": {}},
 	"dave": {
@@ -37,6 +45,10 @@ users := {issuer: {
 			"acme": {"status": "active", "roles": ["viewer"], "attributes": {}, "tenant_status": "active"},
 			"globex": {"status": "active", "roles": ["viewer"], "attributes": {}, "tenant_status": "active"},
 		},
+	},
+	"heidi": {
+		"id": "u-heidi", "status": "active", "platform_roles": [], "attributes": {}, "default_tenant": "acme",
+		"memberships": {"acme": {"status": "active", "roles": ["named"], "attributes": {}, "tenant_status": "active"}},
 	},
 	"grace": {
 		"id": "u-grace", "status": "active", "platform_roles": [], "attributes": {}, "default_tenant": "initech",
@@ -51,6 +63,7 @@ roles := {
 	"viewer": {"permissions": ["document:read"], "inherits": [], "closure": ["viewer"]},
 	"editor": {"permissions": ["document:write"], "inherits": ["viewer"], "closure": ["editor", "viewer"]},
 	"auditor": {"permissions": ["log:read"], "inherits": [], "closure": ["auditor"]},
+	"named": {"permissions": [], "inherits": [], "closure": ["named"]},
 }
 
 tenants := {
@@ -72,11 +85,16 @@ clients := {issuer: {
 	"billing": {"client_id": "billing", "tenant": "acme", "status": "active", "roles": ["viewer"], "scopes": ["read", "write"]},
 	"ops": {"client_id": "ops", "status": "active", "roles": [], "scopes": ["s2s:internal"]},
 	"late": {"client_id": "late", "tenant": "initech", "status": "active", "roles": [], "scopes": []},
+	"globex-web": {"client_id": "globex-web", "tenant": "globex", "status": "active", "roles": ["auditor"], "scopes": ["read"]},
+	"wayne-web": {"client_id": "wayne-web", "tenant": "wayne", "status": "active", "roles": [], "scopes": []},
+	"vanished-web": {"client_id": "vanished-web", "tenant": "vanished", "status": "active", "roles": [], "scopes": []},
 }}
 
 settings := {"unknown_users": "deny"}
 
 person(sub) := {"iss": issuer, "sub": sub, "client_id": "web"}
+
+through(client, sub) := {"iss": issuer, "sub": sub, "client_id": client}
 
 cases := {
 	"a member gets the default tenant": {
@@ -99,13 +117,85 @@ cases := {
 		"token": person("alice"), "hint": "globex",
 		"want": {"tenant": "globex", "codes": {"member"}, "roles": {"viewer"}},
 	},
-	"the only open tenant is the active one": {
+	"the only tenant is the active one": {
 		"token": person("bob"),
 		"want": {"tenant": "acme", "codes": {"member"}, "roles": set()},
 	},
-	"a default tenant that is suspended gives way to the only open one": {
+	"several tenants, no default, and only one of them is open: none": {
+		"token": person("ivan"),
+		"want": {"denied": 403, "codes": {"no_active_tenant"}},
+	},
+	"a default tenant that is suspended does not give way to the only open one": {
 		"token": person("grace"),
-		"want": {"tenant": "acme", "codes": {"member"}, "roles": {"viewer"}},
+		"want": {"denied": 403, "codes": {"no_active_tenant"}},
+	},
+	"a default tenant that they do not belong to does not give way to the only one": {
+		"token": person("judy"),
+		"want": {"denied": 403, "codes": {"no_active_tenant"}},
+	},
+	"the client of a tenant chooses that tenant": {
+		"token": through("globex-web", "alice"),
+		"want": {"tenant": "globex", "codes": {"member"}, "roles": {"viewer"}},
+	},
+	"the client of a tenant, and the same tenant is asked for": {
+		"token": through("globex-web", "alice"), "hint": "globex",
+		"want": {"tenant": "globex", "codes": {"member"}, "roles": {"viewer"}},
+	},
+	"the client of a tenant, and another one of theirs is asked for": {
+		"token": through("globex-web", "alice"), "hint": "acme",
+		"want": {"denied": 403, "codes": {"client_of_another_tenant"}},
+	},
+	"the client of a tenant that they do not belong to": {
+		"token": through("globex-web", "bob"),
+		"want": {"denied": 403, "codes": {"not_a_member"}},
+	},
+	"the client of a tenant that they do not belong to, where no tenant is needed": {
+		"token": through("globex-web", "bob"), "allow_without_tenant": true,
+		"want": {"denied": 403, "codes": {"not_a_member"}},
+	},
+	"the client of a tenant whose membership has expired": {
+		"token": through("wayne-web", "alice"),
+		"want": {"denied": 403, "codes": {"membership_not_in_force"}},
+	},
+	"the client of a tenant that is gone": {
+		"token": through("vanished-web", "alice"),
+		"want": {"denied": 403, "codes": {"tenant_unknown"}},
+	},
+	"the client of a suspended tenant": {
+		"token": through("late", "alice"),
+		"want": {"denied": 403, "codes": {"tenant_not_active"}},
+	},
+	"a client of the platform binds nobody": {
+		"token": through("ops", "alice"), "hint": "globex",
+		"want": {"tenant": "globex", "codes": {"member"}, "roles": {"viewer"}},
+	},
+	"a scope narrows the roles of a person": {
+		"token": object.union(person("alice"), {"scope": "openid document:read"}), "narrow": true,
+		"want": {"tenant": "acme", "codes": {"member"}, "roles": {"viewer"}, "scopes": {"openid", "document:read"}},
+	},
+	"a scope that has all that a role means": {
+		"token": object.union(person("alice"), {"scope": ["document:read", "document:write"]}), "narrow": true,
+		"want": {"tenant": "acme", "codes": {"member"}, "roles": {"editor", "viewer"}, "scopes": {"document:read", "document:write"}},
+	},
+	"a scope that has a part of what a role means": {
+		"token": object.union(person("alice"), {"scope": "document:write"}), "narrow": true,
+		"want": {"tenant": "acme", "codes": {"member"}, "roles": set(), "scopes": {"document:write"}},
+	},
+	"no scope narrows to nothing": {
+		"token": person("alice"), "narrow": true,
+		"want": {"tenant": "acme", "codes": {"member"}, "roles": set(), "scopes": set()},
+	},
+	"a role without permissions is in no scope": {
+		"token": object.union(person("heidi"), {"scope": "document:read"}), "narrow": true,
+		"want": {"tenant": "acme", "codes": {"member"}, "roles": set(), "scopes": {"document:read"}},
+	},
+	"a scope does not narrow unless the bundle says so": {
+		"token": object.union(person("alice"), {"scope": "openid"}),
+		"want": {"tenant": "acme", "codes": {"member"}, "roles": {"editor", "viewer"}, "scopes": set()},
+	},
+	"a program is narrowed by its registration as ever": {
+		"token": {"iss": issuer, "sub": "billing", "client_id": "billing", "scope": "read admin"}, "narrow": true,
+		"want": {"tenant": "acme", "codes": {"program"}, "roles": {"viewer"}, "scopes": {"read"}},
 	},
 	"a group gives a member a role": {
 		"token": object.union(person("bob"), {"groups": ["auditors", "others", 7]}),
@@ -251,7 +341,10 @@ decide(case) := got if {
 		with data.directory.users as users
 		with data.directory.tenants as tenants
 		with data.directory.clients as clients
-		with data.iam.config as config({"headers": usual, "allow_without_tenant": object.get(case, "allow_without_tenant", false)})
+		with data.iam.config as config({
+			"headers": usual, "allow_without_tenant": object.get(case, "allow_without_tenant", false),
+			"narrow_roles_by_scope": object.get(case, "narrow", false),
+		})
 }
 
 # Whatever the bundle declares.
