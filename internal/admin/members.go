@@ -74,7 +74,7 @@ func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh 
 	}
 	wrong = append(wrong, more...)
 	// Only of rows that say who it is: where another one is invalid, nothing of this stays.
-	users, created, err := w.tx.EnsureUsers(ctx, slices.Collect(maps.Values(who)))
+	users, created, err := w.tx.EnsureUsers(ctx, slices.Collect(maps.Values(who)), tenant)
 	if err != nil {
 		return nil, err
 	}
@@ -364,7 +364,8 @@ func (w *Work) putMembers(ctx context.Context, tenant string, roles []iam.Role, 
 		return nil
 	}
 	return w.keepingAnAdministrator(ctx, tenant, func() error {
-		if err := w.tx.PutMembers(ctx, tenant, puts); err != nil {
+		settled, err := w.tx.PutMembers(ctx, tenant, puts)
+		if err != nil {
 			return moveBack(err, rows)
 		}
 		for _, i := range places {
@@ -372,7 +373,7 @@ func (w *Work) putMembers(ctx context.Context, tenant string, roles []iam.Role, 
 				return err
 			}
 		}
-		return nil
+		return w.settled(settled, "")
 	})
 }
 
@@ -454,11 +455,15 @@ func (w *Work) DeleteMember(ctx context.Context, tenant, user string, c Conditio
 		return err
 	}
 	return w.keepingAnAdministrator(ctx, tenant, func() error {
-		if err := w.tx.DeleteMember(ctx, tenant, user); err != nil {
+		was, settled, err := w.tx.DeleteMember(ctx, tenant, user)
+		if err != nil {
 			return err
 		}
 		w.announce(iam.KindMember, tenant, user, "MemberRemoved.v1", iam.MemberGone{Tenant: tenant, User: user})
-		return w.record(tenant, iam.KindMember, user, docOfMember(m.Membership), nil)
+		if err := w.record(tenant, iam.KindMember, user, docOfMember(m.Membership), nil); err != nil {
+			return err
+		}
+		return w.settled(settled, was)
 	})
 }
 
@@ -507,4 +512,18 @@ func (w *Work) administrators(ctx context.Context, tenant string) (postgres.Admi
 		}
 	}
 	return w.tx.Administrators(ctx, tenant, names)
+}
+
+// settled records and announces users whose default tenant has become another one by a
+// membership; was is what it was.
+func (w *Work) settled(users []iam.User, was string) error {
+	for _, after := range users {
+		before := after
+		before.DefaultTenant = was
+		w.userChanged(before, after)
+		if err := w.record("", iam.KindUser, after.ID, docOfUser(before), docOfUser(after)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -31,7 +31,7 @@ func (s *Service) GrantPlatformRole(ctx context.Context, c Caller, issuer, subje
 		if err := iam.Refuse(iam.User{Issuer: issuer, Subject: subject, Status: iam.UserActive, PlatformRoles: []string{role}}.Check()); err != nil {
 			return err
 		}
-		users, created, err := w.tx.EnsureUsers(ctx, [][2]string{{issuer, subject}})
+		users, created, err := w.tx.EnsureUsers(ctx, [][2]string{{issuer, subject}}, "")
 		if err != nil {
 			return err
 		}

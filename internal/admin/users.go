@@ -60,7 +60,7 @@ func (w *Work) CreateUser(ctx context.Context, u iam.User) (iam.User, error) {
 	if err := w.mayMake(u.PlatformRoles); err != nil {
 		return u, err
 	}
-	made, created, err := w.tx.EnsureUsers(ctx, [][2]string{{u.Issuer, u.Subject}})
+	made, created, err := w.tx.EnsureUsers(ctx, [][2]string{{u.Issuer, u.Subject}}, "")
 	if err != nil {
 		return u, err
 	}

@@ -16,6 +16,64 @@ import (
 )
 
 // Our ids are compared as text: another form of the same UUID is nobody's.
+// Any tenant's administrator can make anybody a member of it.
+func TestAMembershipThatSomebodyElseAddsMovesNobody(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	auth := bearer(w.mint("victor", nil))
+	in := func(what string, status int, tenant string) {
+		t.Helper()
+		got, lines, body := w.ask(get, auth)
+		if got != status || status == 200 && value(lines, "X-Tenant-ID") != tenant {
+			t.Errorf("%s: %d %v %s, want %d %s", what, got, claims(lines), body, status, tenant)
+		}
+	}
+	body := map[string]any{"subject": "victor", "issuer": w.rauth.Issuer}
+	w.want(201, "tina", "POST", "/v1/tenants/acme/members", body)
+	victor := w.user("victor")
+	in("a member of acme", 200, "acme")
+	w.want(201, "root", "POST", "/v1/tenants/globex/members", body)
+	in("globex adds him", 200, "acme")
+	w.want(200, "tina", "PATCH", "/v1/tenants/acme/members/"+victor, map[string]any{"status": "suspended"}, "Content-Type: application/merge-patch+json")
+	in("acme suspends him", 403, "")
+	if status, lines, _ := w.ask(get, auth, "X-Active-Tenant-ID: globex"); status != 200 || value(lines, "X-Tenant-ID") != "globex" {
+		t.Errorf("he asks for globex: %d", status)
+	}
+	w.want(200, "tina", "PATCH", "/v1/tenants/acme/members/"+victor, map[string]any{"status": "active"}, "Content-Type: application/merge-patch+json")
+	in("acme lets him in again", 200, "acme")
+	w.want(204, "tina", "DELETE", "/v1/tenants/acme/members/"+victor, nil)
+	in("acme removes him", 403, "")
+	w.want(204, "root", "DELETE", "/v1/tenants/globex/members/"+victor, nil)
+	if u := w.want(200, "root", "GET", "/v1/users/"+victor, nil); u.field("default_tenant") != nil && u.field("default_tenant") != "" {
+		t.Errorf("a member of nothing has a default tenant: %s", u)
+	}
+	w.want(201, "root", "POST", "/v1/tenants/umbrella/members", body)
+	in("the first one again", 200, "umbrella")
+
+	// Two at once: one of them is first.
+	w.want(204, "root", "DELETE", "/v1/tenants/umbrella/members/"+victor, nil)
+	var both sync.WaitGroup
+	for _, tenant := range []string{"acme", "globex"} {
+		both.Go(func() {
+			if r := w.call("root", "POST", "/v1/tenants/"+tenant+"/members", body); r.status != 201 {
+				t.Errorf("%s: %s", tenant, r)
+			}
+		})
+	}
+	both.Wait()
+	status, lines, _ := w.ask(get, auth)
+	if first := w.want(200, "root", "GET", "/v1/users/"+victor, nil).field("default_tenant"); status != 200 || first != value(lines, "X-Tenant-ID") {
+		t.Errorf("two at once: %d %v, and %v is the default", status, lines, first)
+	}
+	// What is said by the platform holds.
+	id, err := w.db.PutUser(ctx, iam.User{Issuer: w.rauth.Issuer, Subject: "wendy", Status: iam.UserActive, DefaultTenant: "acme"})
+	w.ok(err)
+	w.ok(w.db.PutMembership(ctx, iam.Membership{Tenant: "globex", User: id, Status: iam.MembershipActive}))
+	if u := w.want(200, "root", "GET", "/v1/users/"+id, nil); u.field("default_tenant") != "acme" {
+		t.Errorf("a default that was set is replaced: %s", u)
+	}
+}
+
 // A platform administrator who has signed in to a tenant's own client lends it nothing.
 func TestAClientOfATenantAdministersThatTenantOnly(t *testing.T) {
 	t.Parallel()

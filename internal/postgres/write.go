@@ -58,7 +58,8 @@ func (db *DB) PutMembership(ctx context.Context, m iam.Membership) error {
 		if err := tx.LockRoles(ctx, m.Tenant); err != nil {
 			return err
 		}
-		return iam.Rebase(tx.PutMembers(ctx, m.Tenant, []*iam.Membership{&m}), "/0", "")
+		_, err := tx.PutMembers(ctx, m.Tenant, []*iam.Membership{&m})
+		return iam.Rebase(err, "/0", "")
 	})
 }
 
@@ -290,15 +291,17 @@ func (tx *Tx) PutUser(ctx context.Context, u iam.User) (iam.User, error) {
 }
 
 // EnsureUsers returns the users of these (issuer, subject) pairs in our ids' order, and
-// makes those that are missing; created says which. They are not locked.
-func (tx *Tx) EnsureUsers(ctx context.Context, who [][2]string) (users []iam.User, created map[string]bool, err error) {
+// makes those that are missing, with a default tenant unless that is empty; created says
+// which. They are not locked.
+func (tx *Tx) EnsureUsers(ctx context.Context, who [][2]string, tenant string) (users []iam.User, created map[string]bool, err error) {
 	issuers, subjects := make([]string, len(who)), make([]string, len(who))
 	for i, w := range who {
 		issuers[i], subjects[i] = w[0], w[1]
 	}
 	rows, err := tx.tx.Query(ctx, `
-		INSERT INTO users (issuer, subject) SELECT DISTINCT * FROM unnest($1::text[], $2::text[]) AS w (issuer, subject) ORDER BY 1, 2
-		ON CONFLICT ON CONSTRAINT users_issuer_subject_key DO NOTHING RETURNING id::text`, issuers, subjects)
+		INSERT INTO users (issuer, subject, default_tenant)
+		SELECT DISTINCT issuer, subject, nullif($3, '') FROM unnest($1::text[], $2::text[]) AS w (issuer, subject) ORDER BY 1, 2
+		ON CONFLICT ON CONSTRAINT users_issuer_subject_key DO NOTHING RETURNING id::text`, issuers, subjects, tenant)
 	if err != nil {
 		return nil, nil, wrap("make users", err)
 	}
@@ -322,12 +325,14 @@ func (tx *Tx) EnsureUsers(ctx context.Context, who [][2]string) (users []iam.Use
 }
 
 // PutMembers makes or replaces what users are in a tenant, all of it or nothing, and
-// sets the new versions. A fault names the place in the list, as in /1/roles/0. LockRoles
+// sets the new versions. The first membership of a user without a default tenant makes it
+// the default, so that no later one moves the user; settled are those whose default was set,
+// as they are then. A fault names the place in the list, as in /1/roles/0. LockRoles
 // before.
-func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Membership) error {
+func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Membership) (settled []iam.User, err error) {
 	roles, err := rolesOf(ctx, tx.tx, tenant)
 	if err != nil {
-		return wrap("put members", err)
+		return nil, wrap("put members", err)
 	}
 	known := make(map[string]bool, len(roles))
 	for _, r := range roles {
@@ -346,7 +351,7 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 	place := make(map[string]int, len(members))
 	for i, m := range members {
 		if uuid.Validate(m.User) != nil {
-			return iam.Errorf(iam.NotFound, "there is no user %q", m.User)
+			return nil, iam.Errorf(iam.NotFound, "there is no user %q", m.User)
 		}
 		for _, f := range m.Check() {
 			wrong = append(wrong, iam.FieldError{Pointer: at(i, f.Pointer), Detail: f.Detail})
@@ -367,10 +372,10 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 	// wait for each other. That they are there is what the foreign key sees to.
 	users, err := tx.users(ctx, `WHERE u.id = ANY ($1::uuid[])`, ids)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(users) != len(place) {
-		return errLostRace // erased since they were looked up
+		return nil, errLostRace // erased since they were looked up
 	}
 	for _, u := range users {
 		if !tx.issuers.Reaches(u.Issuer, tenant) {
@@ -379,11 +384,11 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 		}
 	}
 	if err := iam.Refuse(wrong); err != nil {
-		return err
+		return nil, err
 	}
 	body, err := json.Marshal(all)
 	if err != nil {
-		return wrap("put members", err)
+		return nil, wrap("put members", err)
 	}
 	rows, err := tx.tx.Query(ctx, `
 		INSERT INTO memberships AS m (user_id, tenant, status, roles, attributes, expires_at)
@@ -394,7 +399,7 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 		       expires_at = excluded.expires_at, version = nextval('iam_versions'), updated_at = now()
 		RETURNING user_id::text, version, xmax = 0`, tenant, body)
 	if err != nil {
-		return wrap("put members", err)
+		return nil, wrap("put members", err)
 	}
 	var id string
 	var version int64
@@ -407,9 +412,28 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 		}
 		return nil
 	}); err != nil {
-		return wrap("put members", err)
+		return nil, wrap("put members", err)
 	}
-	return tx.notTooMany(ctx, fresh, place)
+	if err := tx.notTooMany(ctx, fresh, place); err != nil || len(fresh) == 0 {
+		return nil, err
+	}
+	return tx.settle(ctx, tenant, fresh)
+}
+
+// settle makes a tenant the default of those who have none and are members of no other one.
+func (tx *Tx) settle(ctx context.Context, tenant string, users []string) ([]iam.User, error) {
+	ids, err := collect(ctx, tx, "set default tenants", `
+		WITH lone AS (
+			SELECT u.id FROM users u
+			 WHERE u.id = ANY ($2::uuid[]) AND u.default_tenant IS NULL AND NOT EXISTS (SELECT FROM memberships m WHERE m.user_id = u.id AND m.tenant <> $1)
+			 ORDER BY u.id FOR NO KEY UPDATE)
+		UPDATE users u SET default_tenant = $1, version = nextval('iam_versions'), updated_at = now()
+		  FROM lone WHERE u.id = lone.id AND u.default_tenant IS NULL
+		RETURNING u.id::text`, []any{tenant, users}, pgx.RowTo[string])
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+	return tx.users(ctx, `WHERE u.id = ANY ($1::uuid[]) ORDER BY u.id`, ids)
 }
 
 // CountJoins notes that users have joined a tenant, whose lock is held, and returns how many
