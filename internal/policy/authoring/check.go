@@ -171,7 +171,7 @@ func gate(ctx context.Context, path string, o CheckOptions, cases bool) (*policy
 // ofGate makes findings of what the gate says. It knows files by their names in the bundle,
 // and says of data.iam.config only what is wrong with it.
 func (f *Folder) ofGate(err error) (found []Finding) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // this error itself
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, one := range joined.Unwrap() {
 			found = append(found, f.ofGate(one)...)
 		}
