@@ -55,13 +55,13 @@ func reasonOf(ctx context.Context, err error) string {
 	}
 	_, connecting := errors.AsType[*pgconn.ConnectError](err)
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok {
-		switch {
-		case pg.Code == "53100": // disk_full
+		switch pg.Code {
+		case "53100": // disk_full
 			return failedFull
-		case pg.Code == "25006": // read_only_sql_transaction
+		case "25006": // read_only_sql_transaction
 			return failedReadOnly
-		case pg.Code == "57014", // query_canceled: our statement_timeout, or a context that ended
-			pg.Code == "25P03", pg.Code == "25P04": // idle_in_transaction_session_timeout, transaction_timeout
+		case "57014", // query_canceled: our statement_timeout, or a context that ended
+			"25P03", "25P04": // idle_in_transaction_session_timeout, transaction_timeout
 			return failedTimeout
 		}
 		switch pg.Code[:2] {
