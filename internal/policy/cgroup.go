@@ -58,7 +58,7 @@ func memoryLeft(system fs.FS) (left int64, limited bool) {
 		if len(parts) != 3 {
 			continue
 		}
-		root, most, used, cache := "", "", "", ""
+		var root, most, used, cache string
 		switch {
 		case parts[0] == "0" && parts[1] == "":
 			root, most, used, cache = "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file "
