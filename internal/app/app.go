@@ -818,6 +818,11 @@ type server struct {
 	leaving atomic.Bool // answers close their connections
 }
 
+// writeTimeouts are how long an answer may take on each listener, from the request's headers
+// to the last byte: who stops reading holds nothing for longer. Administration has changes of
+// minutes, operators take profiles.
+var writeTimeouts = map[string]time.Duration{"gateway": 30 * time.Second, "admin": 10 * time.Minute, "ops": 2 * time.Minute}
+
 func newServer(name string, l net.Listener, h http.Handler, log *slog.Logger) *server {
 	s := &server{name: name, l: l}
 	s.http = &http.Server{
@@ -829,6 +834,7 @@ func newServer(name string, l net.Listener, h http.Handler, log *slog.Logger) *s
 		}),
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      writeTimeouts[name],
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.With(slog.String("server", name)).Handler(), slog.LevelWarn),

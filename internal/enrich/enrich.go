@@ -24,6 +24,7 @@ import (
 	mrand "math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"iam-service/internal/directory"
@@ -93,7 +94,8 @@ func New(cfg Config) *Service {
 			s.revision = i
 		case http.CanonicalHeaderKey("X-Principal-Type"):
 			s.kind = i
-		case http.CanonicalHeaderKey("X-Tenant-ID"), http.CanonicalHeaderKey("X-Active-Tenant-ID"), http.CanonicalHeaderKey("X-Enriched-Tenant-ID"):
+		}
+		if strings.HasSuffix(name, "-Tenant-Id") {
 			s.tenants = append(s.tenants, i)
 		}
 	}

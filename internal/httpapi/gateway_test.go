@@ -947,9 +947,10 @@ func TestAUserWithManyTenantsCostsNoManyLookUps(t *testing.T) {
 
 func TestTheTenantOfTheHeadersIsTheTenantOfTheDecision(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, settings{})
-	for _, header := range []string{"X-Tenant-ID", "X-Active-Tenant-ID"} {
-		w.load(settings{rego: "package iam.claims\n\ndecision := {\"allow\": true, \"tenant\": \"globex\", \"headers\": {\"" + header + "\": \"acme\"}}\n"})
+	names := []string{"X-Tenant-ID", "X-Active-Tenant-ID", "X-Enriched-Tenant-ID", "X-Citadel-Tenant-ID"}
+	w := newWorld(t, settings{headers: names})
+	for _, header := range names {
+		w.load(settings{headers: names, rego: "package iam.claims\n\ndecision := {\"allow\": true, \"tenant\": \"globex\", \"headers\": {\"" + header + "\": \"acme\"}}\n"})
 		if status, _, _ := w.ask(get, bearer(mintBy(w, w.other, "alice", nil))); status != 503 {
 			t.Errorf("%s: %d", header, status)
 		}

@@ -43,13 +43,20 @@ type Gateway struct {
 	Tenants  Tenants
 	Trusted  []netip.Prefix // whose X-Forwarded-… is believed
 
+	listing chan struct{} // a place for each list of tenants that is read now
+
 	DenyAmbiguous bool // a path that can be read in two ways is refused also where the policy does not read it
 	Log           *slog.Logger
 	Observe       Observe
 }
 
+// maxListing is how many lists of tenants are read at once: few of the connections that
+// enrichment has.
+const maxListing = 2
+
 // Handler returns the handler of the gateways' listener.
 func (g Gateway) Handler() http.Handler {
+	g.listing = make(chan struct{}, maxListing)
 	e := &enrichHandler{
 		enricher: g.Enricher, headers: g.Headers, trusted: g.Trusted, log: g.Log, lacking: newPerMinute(), denyAmbiguous: g.DenyAmbiguous,
 		observe: func(gateway, method string, status int, took time.Duration) {
@@ -123,6 +130,17 @@ func (g Gateway) myTenants(w http.ResponseWriter, r *http.Request) error {
 	}
 	if t.Program() {
 		return iam.Errorf(iam.Forbidden, "only a user has tenants to switch between")
+	}
+	// They share the connections of enrichment, which must not wait for them.
+	patience := time.NewTimer(time.Second)
+	defer patience.Stop()
+	select {
+	case g.listing <- struct{}{}:
+		defer func() { <-g.listing }()
+	case <-patience.C:
+		return &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "too many lists of tenants are asked for at once"}
+	case <-r.Context().Done():
+		return &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "the caller has left"}
 	}
 	list, err := g.Tenants.TenantsOf(r.Context(), t.Issuer, t.Subject)
 	if err != nil {
