@@ -648,7 +648,7 @@ func loadPolicies(ctx context.Context, engine *policy.Engine, policies *rollout.
 	}
 	if first != nil {
 		stop()
-		return nil, nil, fmt.Errorf("the policy that is in force elsewhere cannot be used here: %w", first)
+		return nil, nil, fmt.Errorf("the policy that is in force elsewhere cannot be used here (do GATEWAY_HEADERS, ADMIN_AUDIENCE and POLICY_KEY_FILE differ from the other replicas'?): %w", first)
 	}
 	return m, stop, offerEmbedded(ctx, engine)
 }

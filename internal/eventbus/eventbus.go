@@ -118,6 +118,9 @@ func (b *Bus) Ready(ctx context.Context) (created time.Time, err error) {
 		})
 	}
 	if err != nil {
+		if !b.nc.IsConnected() || away(err) {
+			return time.Time{}, &outbox.AwayError{Cause: err}
+		}
 		return time.Time{}, fmt.Errorf("stream %s: %w", b.cfg.Stream, err)
 	}
 	info := s.CachedInfo()
@@ -132,6 +135,20 @@ func (b *Bus) Ready(ctx context.Context) (created time.Time, err error) {
 		return time.Time{}, fmt.Errorf("stream %s drops duplicates for %s, and must for %s", b.cfg.Stream, c.Duplicates, Duplicates)
 	}
 	return info.Created, nil
+}
+
+// away reports whether err is of the connection and not of the stream. ErrReconnectBufExceeded ("outbound buffer limit
+// exceeded") is what a client without a connection says of anything that it is to send.
+func away(err error) bool {
+	for _, is := range []error{
+		nats.ErrReconnectBufExceeded, nats.ErrConnectionClosed, nats.ErrConnectionReconnecting, nats.ErrDisconnected, nats.ErrNoServers, nats.ErrTimeout,
+		nats.ErrNoResponders, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return false
 }
 
 // Publish hands a message over, under the id by which the stream knows it again.

@@ -488,3 +488,34 @@ func BenchmarkRelay(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.N)/time.Since(began).Seconds(), "events/s")
 }
+
+// An outage is an outage of the connection, also where nothing waits to be sent, and it is counted for as long as it lasts.
+func TestAnOutageIsCountedAsOneWhileItLasts(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	l.up()
+	l.write(0, 1, "a")
+	l.relay()
+	l.drained(0)
+	l.down()
+	l.write(1, 1, "a")
+	counted := func() (unavailable, stream int) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.errors["unavailable"], l.errors["stream"]
+	}
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		n, stream := counted()
+		if stream > 0 {
+			t.Fatalf("%d failures are said to be of the stream", stream)
+		}
+		if n >= 4 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the outage was counted %d times", n)
+		}
+	}
+	l.up()
+	l.drained(0)
+}

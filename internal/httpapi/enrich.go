@@ -36,6 +36,8 @@ type enrichHandler struct {
 	observe  func(gateway, method string, status int, took time.Duration)
 
 	denyAmbiguous bool // also where the policy does not read the path
+
+	unanswered perSecond // lines about requests that could not be answered
 }
 
 // belowEnrich reports whether the request is for the endpoint, by the path as it
@@ -143,11 +145,12 @@ func detailOf(err error) string {
 // cannot answers 503, whether we are broken or something is away: a gateway must
 // not take either for a considered no.
 func (h *enrichHandler) cannot(w http.ResponseWriter, r *http.Request, err error) int {
-	code := iam.CodeOf(err)
+	code, id := iam.CodeOf(err), newRequestID(r)
 	// Also to a caller who has left: one who only stopped sending still listens,
 	// and a handler that writes nothing answers 200.
 	writeProblem(w, Problem{
 		Type: "/problems/" + string(iam.Unavailable), Title: wire[iam.Unavailable].title, Status: http.StatusServiceUnavailable, Code: code,
+		Instance: "/requests/" + id,
 	})
 	if errors.Is(r.Context().Err(), context.Canceled) {
 		return statusClientClosed // nothing is wrong with us
@@ -156,7 +159,9 @@ func (h *enrichHandler) cannot(w http.ResponseWriter, r *http.Request, err error
 	if iam.KindOf(err) == iam.Internal {
 		level = slog.LevelError
 	}
-	h.log.LogAttrs(r.Context(), level, "enrichment not answerable", slog.String("code", code), slog.Any("err", err))
+	if n := h.unanswered.count(code, time.Now()); n > 0 {
+		h.log.LogAttrs(r.Context(), level, "enrichment not answerable", slog.String("code", code), slog.Int64("count", n), slog.String("request_id", id), slog.Any("err", err))
+	}
 	return http.StatusServiceUnavailable
 }
 

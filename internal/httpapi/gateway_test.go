@@ -768,6 +768,7 @@ func TestHeadersThatAreTooLargeAreADenyNotACut(t *testing.T) {
 func TestABrokenPolicyIsNeitherAYesNorANo(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
+	first := ""
 	for name, rego := range map[string]string{
 		"undefined": "package iam.claims\n\ndecision := true if input.nothing\n", "no object": "package iam.claims\n\ndecision := true\n",
 		"a walk": "package iam.claims\n\ndecision := {\"allow\": count(data.directory.users) > 0}\n",
@@ -777,6 +778,17 @@ func TestABrokenPolicyIsNeitherAYesNorANo(t *testing.T) {
 		if status != 503 || len(claims(lines)) != 0 || !slices.Contains(lines, "Retry-After: 1") || strings.Contains(body, "rego") || strings.Contains(body, "directory") {
 			t.Errorf("%s: %d %v %s", name, status, lines, body)
 		}
+		if name == "undefined" {
+			first = body
+		}
+	}
+	// The line in the log and the answer have one id; the later ones of that second are counted in the next line.
+	_, id, found := strings.Cut(first, `"instance":"/requests/`)
+	if id, _, _ = strings.Cut(id, `"`); first != "" && (!found || id == "") {
+		t.Errorf("an answer has no request id: %s", first)
+	}
+	if logs := w.logs.String(); !regexp.MustCompile(`"msg":"enrichment not answerable","code":"policy_error","count":1,"request_id":"[0-9a-f-]{36}"`).MatchString(logs) {
+		t.Errorf("no line has the id of a request: %s", logs)
 	}
 }
 

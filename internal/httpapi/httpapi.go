@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -161,10 +162,7 @@ func (g Gateway) myTenants(w http.ResponseWriter, r *http.Request) error {
 // handle adapts a handler that can fail to one that cannot.
 func handle(log *slog.Logger, h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		id := r.Header.Get("X-Request-ID")
-		if !requestIDShape.MatchString(id) {
-			id = uuid.NewString()
-		}
+		id := newRequestID(r)
 		w.Header().Set("X-Request-ID", id)
 		r = r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id))
 		if err := h(w, r); err != nil {
@@ -176,6 +174,46 @@ func handle(log *slog.Logger, h func(http.ResponseWriter, *http.Request) error) 
 // requestIDShape is what a caller's own id of a request may look like: it goes into
 // logs and answers.
 var requestIDShape = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+
+// newRequestID is the caller's own id of a request, or a new one.
+func newRequestID(r *http.Request) string {
+	if id := r.Header.Get("X-Request-ID"); requestIDShape.MatchString(id) {
+		return id
+	}
+	return uuid.NewString()
+}
+
+// perSecond lets one line a second through for each code: an outage makes thousands of requests fail alike.
+type perSecond struct {
+	mu    sync.Mutex
+	codes map[string]*quieted
+}
+
+type quieted struct {
+	logged time.Time
+	count  int64 // since then
+}
+
+// count is how many there were of a code since the last line about it, this one included, where a line is due; else 0.
+func (p *perSecond) count(code string, now time.Time) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.codes == nil {
+		p.codes = map[string]*quieted{}
+	}
+	q := p.codes[code]
+	if q == nil { // codes are ours, and few
+		q = &quieted{}
+		p.codes[code] = q
+	}
+	q.count++
+	if now.Sub(q.logged) < time.Second {
+		return 0
+	}
+	n := q.count
+	q.logged, q.count = now, 0
+	return n
+}
 
 type requestIDKey struct{}
 

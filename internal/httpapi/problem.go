@@ -101,9 +101,9 @@ func fail(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
 func tell(w http.ResponseWriter, r *http.Request, log *slog.Logger, p Problem, err error) {
 	switch {
 	case p.Status == http.StatusInternalServerError:
-		log.ErrorContext(r.Context(), "request failed", slog.String("path", token.Hide(r.URL.Path)), slog.Any("err", err))
+		log.ErrorContext(r.Context(), "request failed", slog.String("request_id", requestID(r)), slog.String("path", token.Hide(r.URL.Path)), slog.Any("err", err))
 	case p.Status > http.StatusInternalServerError:
-		log.WarnContext(r.Context(), "request not answerable now", slog.String("path", token.Hide(r.URL.Path)), slog.Any("err", err))
+		log.WarnContext(r.Context(), "request not answerable now", slog.String("request_id", requestID(r)), slog.String("path", token.Hide(r.URL.Path)), slog.Any("err", err))
 	case p.Status == http.StatusUnauthorized:
 		challenge := "Bearer"
 		if iam.CodeOf(err) != "" { // RFC 6750, section 3.1: no error code where no token came

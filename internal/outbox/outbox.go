@@ -135,6 +135,12 @@ type RefusedError struct{ Cause error }
 func (e *RefusedError) Error() string { return "refused: " + e.Cause.Error() }
 func (e *RefusedError) Unwrap() error { return e.Cause }
 
+// AwayError says that the bus cannot be asked now, whatever it was asked for.
+type AwayError struct{ Cause error }
+
+func (e *AwayError) Error() string { return "the bus is away: " + e.Cause.Error() }
+func (e *AwayError) Unwrap() error { return e.Cause }
+
 // AckWait is how long an acknowledgement is waited for.
 const AckWait = 10 * time.Second
 
@@ -214,8 +220,12 @@ func (r *Relay) lead(ctx context.Context, s Session) error {
 	for ctx.Err() == nil {
 		if time.Since(checked) > checkEvery {
 			if err := r.check(ctx, s); err != nil {
-				r.cfg.OnError("stream")
-				r.cfg.Log.WarnContext(ctx, "the stream of events cannot be used now", slog.Any("err", err))
+				reason := "stream"
+				if _, away := errors.AsType[*AwayError](err); away {
+					reason = "unavailable"
+				}
+				r.cfg.OnError(reason)
+				r.cfg.Log.WarnContext(ctx, "the stream of events cannot be used now", slog.String("reason", reason), slog.Any("err", err))
 				if err := r.patience(ctx, s, &wait); err != nil {
 					return err
 				}

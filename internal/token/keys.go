@@ -527,7 +527,7 @@ func (is *issuer) begin(ctx context.Context, until time.Time) error {
 	if err == nil || permanent(err) {
 		return err
 	}
-	if !errors.Is(err, errNoKeys) && is.useKept(ctx) == nil {
+	if !errors.Is(err, errNoKeys) && !unknownHost(err) && is.useKept(ctx) == nil {
 		is.v.cfg.Log.WarnContext(ctx, "the issuer is away: starting with the keys that were kept", slog.String("issuer", is.URL), slog.Any("err", err))
 		return nil
 	}
@@ -558,17 +558,20 @@ func (is *issuer) refreshKeys(ctx context.Context) error {
 	return nil
 }
 
-// permanent reports whether trying again is pointless: a wrong issuer, a name
-// that does not exist, a refusal.
+// permanent reports whether trying again is pointless: a wrong issuer, a refusal. A name that does
+// not exist may exist a moment later, where the issuer or the resolver starts beside us.
 func permanent(err error) bool {
 	if _, ok := errors.AsType[*WrongIssuerError](err); ok {
 		return true
 	}
-	if dns, ok := errors.AsType[*net.DNSError](err); ok {
-		return dns.IsNotFound
-	}
 	status, ok := errors.AsType[*StatusError](err)
 	return ok && status.Status < 500 && status.Status != http.StatusTooManyRequests
+}
+
+// unknownHost reports whether the issuer's name does not exist: a mistake in its URL, which kept keys must not hide.
+func unknownHost(err error) bool {
+	dns, ok := errors.AsType[*net.DNSError](err)
+	return ok && dns.IsNotFound
 }
 
 // useKept puts the kept keys in force.

@@ -1,0 +1,33 @@
+package postgres_test
+
+import (
+	"strings"
+	"testing"
+
+	"iam-service/internal/postgres"
+)
+
+func TestAnUnusableURLSaysWhatIsWrongAndNothingElse(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{
+		"postgres://iam:s3cret@db/iam?sslmode=verfy-full":                  "sslmode must be one of disable, allow, prefer, require, verify-ca, verify-full",
+		"host=db password=s3cret sslmode=yes":                              "sslmode must be one of",
+		"postgres://iam:s3cret@db:99999/iam":                               "the port must be a number from 1 to 65535",
+		"postgres://iam:s3cret@db/iam?sslmode=require&sslrootcert=/s3cret": "names a file that cannot be read",
+		"postgres://iam:s3cret/x@db/iam":                                   "a password in a URL must be percent-encoded",
+		"nonsense s3cret":                                                  "neither postgres://user:password@host:port/database nor key=value pairs",
+	} {
+		err := postgres.CheckURL(url)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v, want %q", url, err, want)
+		}
+		if strings.Contains(want, "sslmode") || strings.Contains(want, "port must") {
+			if err != nil && strings.Contains(err.Error(), "percent") {
+				t.Errorf("%s: advice on percent-encoding: %v", url, err)
+			}
+		}
+	}
+	if err := postgres.CheckURL("postgres://iam:p%2Fw@db:5432/iam?sslmode=require"); err != nil {
+		t.Error(err)
+	}
+}
