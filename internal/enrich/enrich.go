@@ -255,11 +255,6 @@ func fieldsOf(r *policy.Revision, req *Request) [policy.NumFields]string {
 	return fields
 }
 
-// Lacks returns the facts that r reads and a request has not: asked about it, r denies.
-func (req Request) Lacks(r *policy.Revision) policy.FieldSet {
-	return r.Missing(&policy.Question{Fields: fieldsOf(r, &req)})
-}
-
 // evaluate asks the policy, and holds its answer and the token to what no policy
 // decides.
 func (s *Service) evaluate(ctx context.Context, r *policy.Revision, asked *policy.Question, q *Question, t *token.Token, facts *directory.Reading, at time.Duration, deadline time.Time) (*kept, policy.Decision, error) {

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"iam-service/internal/iam"
+	"iam-service/internal/policy"
 )
 
 // Request is what is known of the client's request. A fact that no believed source has
@@ -44,6 +45,11 @@ func NewRequest(gateway, method, scheme, host, path string, clientIP netip.Addr)
 		r.SetPath(path)
 	}
 	return r, iam.Refuse(wrong)
+}
+
+// Lacks returns the facts that p reads and r does not have: asked about r, p denies.
+func (r *Request) Lacks(p *policy.Revision) policy.FieldSet {
+	return p.Missing(&policy.Question{Fields: fieldsOf(p, r)})
 }
 
 // SetPath takes the path as it was received, without its query.
