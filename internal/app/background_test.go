@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"testing"
 	"testing/synctest"
@@ -18,7 +17,7 @@ func TestALoopThatPanicsBeginsAgain(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		metrics := telemetry.NewMetrics(telemetry.Build{}, nil)
 		b := &background{ctx: ctx, panicked: func(where string, err error) {
-			panicked(ctx, slog.New(slog.NewJSONHandler(io.Discard, nil)), metrics, where, err)
+			panicked(ctx, slog.New(slog.DiscardHandler), metrics, where, err)
 		}}
 		begun := 0
 		b.loop("test", func() {
