@@ -33,7 +33,7 @@ func (w *where) only(condition, value string) {
 }
 
 // begins adds a condition where there is a value: the expression begins with it, whatever its
-// case. The condition is the one that the indexes of migration 00010 are for.
+// case. The condition is the one that the indexes of migration 00009 are for.
 func (w *where) begins(value string, columns ...string) {
 	if value == "" {
 		return

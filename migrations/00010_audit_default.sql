@@ -1,12 +1,12 @@
 -- +goose Up
 
 -- The service counts the entries in the default partition of the audit.
-ALTER FUNCTION iam_grant(text) RENAME TO iam_grant_before_00011;
+ALTER FUNCTION iam_grant(text) RENAME TO iam_grant_before_00010;
 -- +goose StatementBegin
 CREATE FUNCTION iam_grant(to_role text) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM iam_grant_before_00011(to_role);
+    PERFORM iam_grant_before_00010(to_role);
     EXECUTE 'GRANT SELECT ON audit_default TO ' || quote_ident(to_role);
 END
 $$;
@@ -25,4 +25,4 @@ $$;
 
 -- +goose Down
 DROP FUNCTION iam_grant(text);
-ALTER FUNCTION iam_grant_before_00011(text) RENAME TO iam_grant;
+ALTER FUNCTION iam_grant_before_00010(text) RENAME TO iam_grant;
