@@ -309,7 +309,7 @@ func (w *Work) identify(ctx context.Context, t *token.Token, lock bool) error {
 			return err
 		case known && c.Status != iam.ClientActive:
 			return t.Reject(token.ByClient, "client_"+c.Status)
-		case known && t.IssuedAt.Before(c.TokensNotBefore):
+		case known && t.RevokedBy(c.TokensNotBefore):
 			return t.Reject(token.Revoked, "token_revoked")
 		case known && c.Tenant != "" && c.Tenant != w.task.Tenant:
 			// Before anything of the object is looked at: it says nothing of what is there.
@@ -333,7 +333,7 @@ func (w *Work) identify(ctx context.Context, t *token.Token, lock bool) error {
 		// A policy may let strangers in by what their token says. The audit names no subject.
 		w.actorKind, w.actor = "user", "unknown:"+hex.EncodeToString(w.caller.hash()[:8])
 		return nil
-	case t.IssuedAt.Before(u.TokensNotBefore):
+	case t.RevokedBy(u.TokensNotBefore):
 		return t.Reject(token.Revoked, "token_revoked")
 	}
 	w.user, w.actorKind, w.actor = &u, "user", u.ID

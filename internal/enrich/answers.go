@@ -8,6 +8,7 @@ import (
 	"iam-service/internal/bounded"
 	"iam-service/internal/directory"
 	"iam-service/internal/policy"
+	"iam-service/internal/token"
 )
 
 // answers keeps decisions for as long as they cannot differ from a new one.
@@ -59,8 +60,8 @@ func newAnswers(entries int, bytes int64) *answers {
 	}
 }
 
-// get returns the decision under key if a new one could not differ.
-func (c *answers) get(key [sha256.Size]byte, r *policy.Revision, issuedAt time.Time, facts *directory.Store, now time.Duration) *kept {
+// get returns the decision under key if a new one, for the token t (nil: none), could not differ.
+func (c *answers) get(key [sha256.Size]byte, r *policy.Revision, t *token.Token, facts *directory.Store, now time.Duration) *kept {
 	k, ok := c.allowed.Get(key)
 	if !ok {
 		if k, ok = c.denied.Get(key); !ok {
@@ -68,7 +69,7 @@ func (c *answers) get(key [sha256.Size]byte, r *policy.Revision, issuedAt time.T
 			return nil
 		}
 	}
-	if why := k.untrue(r, issuedAt, facts, now); why < causes {
+	if why := k.untrue(r, t, facts, now); why < causes {
 		c.lost[why].Add(1)
 		c.allowed.Miss()
 		return nil
@@ -78,13 +79,13 @@ func (c *answers) get(key [sha256.Size]byte, r *policy.Revision, issuedAt time.T
 }
 
 // untrue says why k cannot be used; causes if it can.
-func (k *kept) untrue(r *policy.Revision, issuedAt time.Time, facts *directory.Store, now time.Duration) cause {
+func (k *kept) untrue(r *policy.Revision, t *token.Token, facts *directory.Store, now time.Duration) cause {
 	switch {
 	case k.revision != r.Number():
 		return revised
 	case k.until != 0 && now >= k.until:
 		return ended
-	case issuedAt.Before(k.notBefore):
+	case t.RevokedBy(k.notBefore):
 		return revoked
 	}
 	switch facts.Truth(&k.facts, now) {

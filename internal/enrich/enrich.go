@@ -128,13 +128,11 @@ type Answer struct {
 func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
 	deadline := time.Now().Add(s.cfg.Deadline)
 	var t *token.Token
-	var issuedAt time.Time
 	if q.Token != "" {
 		var err error
 		if t, err = s.cfg.Verifier.Verify(ctx, q.Token, q.IdP, deadline); err != nil {
 			return s.refuse(ctx, err, nil, nil, &q, nil)
 		}
-		issuedAt = t.IssuedAt
 	}
 	r := s.cfg.Engine.Revision()
 	if r == nil {
@@ -147,7 +145,7 @@ func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
 	}
 	key := r.Key(&asked)
 	at := s.cfg.Directory.Now()
-	if k := s.answers.get(key, r, issuedAt, s.cfg.Directory, at); k != nil {
+	if k := s.answers.get(key, r, t, s.cfg.Directory, at); k != nil {
 		s.repeat(r, k, &asked, &q, t)
 		return k.answer, nil
 	}
@@ -338,7 +336,7 @@ func stillWelcome(ctx context.Context, t *token.Token, facts *directory.Reading)
 			notBefore = u.TokensNotBefore
 		}
 	}
-	if t.IssuedAt.Before(notBefore) {
+	if t.RevokedBy(notBefore) {
 		return notBefore, "", t.Reject(token.Revoked, "token_revoked")
 	}
 	return notBefore, bound, nil

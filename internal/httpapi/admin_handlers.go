@@ -909,7 +909,7 @@ func (a *adminAPI) revokeUser(ctx context.Context, w *admin.Work, in *struct {
 	OnUser
 	Repeatable
 	Body *struct {
-		Before *time.Time `json:"before,omitempty" doc:"tokens issued earlier are refused; absent: now. It never goes back."`
+		Before *time.Time `json:"before,omitempty" doc:"tokens issued earlier, or less than 5 s later, are refused; absent: now. It never goes back."`
 	}
 },
 ) (*one[userBody], error) {

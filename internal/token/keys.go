@@ -48,7 +48,6 @@ type issuer struct {
 
 	held atomic.Pointer[keySet]
 
-	lead    atomic.Int64  // see byOurClock
 	fetches *rate.Limiter // for unknown keys
 	missing *bounded.Cache[string, struct{}]
 
@@ -62,18 +61,6 @@ func newIssuer(i Issuer, v *Verifier) *issuer {
 	return &issuer{
 		Issuer: i, v: v, fetches: rate.NewLimiter(rate.Every(v.cfg.CoolDown), fetchesBurst),
 		missing: bounded.New[string](missingEntries, missingEntries, func(struct{}) int64 { return 1 }),
-	}
-}
-
-// byOurClock is when a token was issued, at the latest. An issuer whose clock is ahead of ours
-// dates tokens later than tokens_not_before of a revocation that comes after them. So an iat
-// counts as earlier by the most that this issuer was ever seen ahead.
-func (is *issuer) byOurClock(iat, now time.Time) time.Time {
-	for {
-		lead := is.lead.Load()
-		if ahead := int64(iat.Sub(now)); ahead <= lead || is.lead.CompareAndSwap(lead, ahead) {
-			return iat.Add(-time.Duration(max(lead, ahead)))
-		}
 	}
 }
 

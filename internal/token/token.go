@@ -103,7 +103,7 @@ type Token struct {
 	Issuer   string
 	Subject  string    // empty: a program's
 	ClientID string    // "client_id", else "azp"; may be empty
-	IssuedAt time.Time // by our clock, rather too early than too late
+	IssuedAt time.Time // "iat", by the issuer's clock: see RevokedBy; zero: not known
 	Expires  time.Time
 	Claims   ast.Value // all of them, for Rego
 
@@ -124,6 +124,13 @@ func (t *Token) Memo() *atomic.Value { return &t.memo }
 // client, or it has none (RFC 9068, section 2.2). Tokens of programs that their issuer marks in
 // another way are made such: see Normalize.
 func (t *Token) Program() bool { return t.Subject == "" || t.Subject == t.ClientID }
+
+// RevokedBy reports whether a revocation of what was issued before notBefore (zero: there was
+// none) includes the token. Its issuer's clock may be ahead of the one that dated the revocation
+// by skew, so iat counts as that much earlier. No token at all (nil) is not revoked.
+func (t *Token) RevokedBy(notBefore time.Time) bool {
+	return t != nil && !notBefore.IsZero() && t.IssuedAt.Add(-skew).Before(notBefore)
+}
 
 // Scopes are those of the claim scope, or of scp where the issuer calls it so: a list of words
 // (RFC 6749, section 3.3), or an array.
@@ -447,14 +454,11 @@ func (is *issuer) token(claims map[string]any, now time.Time, only string) (*Tok
 	if t.notBefore, err = is.date(claims, "nbf"); err != nil {
 		return nil, err
 	}
-	iat, err := is.date(claims, "iat")
-	switch {
-	case err != nil:
+	if t.IssuedAt, err = is.date(claims, "iat"); err != nil {
 		return nil, err
-	case iat.After(now.Add(skew)):
+	}
+	if t.IssuedAt.After(now.Add(skew)) {
 		return nil, is.reject(Early, "it was issued in the future")
-	case !iat.IsZero():
-		t.IssuedAt = is.byOurClock(iat, now)
 	}
 	subject, err := is.text(claims, "sub", iam.ValidSubject)
 	if err != nil {

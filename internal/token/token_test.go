@@ -922,26 +922,35 @@ func TestAnIssuerMarksItsProgramsInItsOwnWay(t *testing.T) {
 	}
 }
 
-// An issuer's clock may be ahead of ours: what it dates later than a revocation may have been
-// issued before it.
-func TestATokenIsAsOldAsItMayBe(t *testing.T) {
+// An issuer's clock may be ahead by the skew that is tolerated: a token counts as that much older.
+func TestATokenIsRevokedUntilItsIssueIsSurelyLater(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
-	now := time.Now().Truncate(time.Second)
-	w.v.cfg.now = func() time.Time { return now.Add(time.Duration(w.clock.Load())) }
-	early := w.sign(nil, map[string]any{"iat": now.Add(4 * time.Second).Unix()})
-	unseen := w.sign(nil, map[string]any{"iat": now.Add(4 * time.Second).Unix(), "jti": "unseen"})
-	if tok, err := w.verify(early); err != nil || tok.IssuedAt.After(now) {
-		t.Errorf("issued at %s, seen at %s: %v", tok.IssuedAt, now, err)
+	iat := time.Now().Truncate(time.Second)
+	dated, err := w.verify(w.sign(nil, map[string]any{"iat": iat.Unix()}))
+	if err != nil {
+		t.Fatal(err)
 	}
-	w.later(10 * time.Second)
-	for name, raw := range map[string]string{"seen before": early, "seen for the first time": unseen} {
-		if tok, err := w.verify(raw); err != nil || tok.IssuedAt.After(now) {
-			t.Errorf("%s: issued at %s, which was %s: %v", name, tok.IssuedAt, now, err)
+	undated, err := w.verify(w.sign(nil, map[string]any{"iat": nil}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		token     *Token
+		notBefore time.Time
+		want      bool
+	}{
+		"nothing was revoked":               {dated, time.Time{}, false},
+		"issued before":                     {dated, iat.Add(time.Minute), true},
+		"issued within the skew":            {dated, iat.Add(-skew + 1), true},
+		"issued the skew later":             {dated, iat.Add(-skew), false},
+		"without iat, nothing was revoked":  {undated, time.Time{}, false},
+		"without iat":                       {undated, time.Unix(1, 0), true},
+		"no token, and nothing was revoked": {nil, time.Time{}, false},
+	} {
+		if got := c.token.RevokedBy(c.notBefore); got != c.want {
+			t.Errorf("%s: revoked is %v", name, got)
 		}
-	}
-	if tok, err := w.verify(w.sign(nil, map[string]any{"iat": nil})); err != nil || !tok.IssuedAt.IsZero() {
-		t.Errorf("without iat: %s, %v", tok.IssuedAt, err)
 	}
 }
 
