@@ -151,7 +151,7 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 			return err
 		}, "", 0},
 		{"no role", "acme", func(ctx context.Context, w *admin.Work) error { return w.DeleteRole(ctx, "acme", "r", false, none) }, "RoleDeleted.v1", 1},
-		{"no member", "acme", func(ctx context.Context, w *admin.Work) error { return w.DeleteMember(ctx, "acme", user, none) }, "MemberRemoved.v1 UserUpdated.v1", 2}, // the last one: the default tenant goes
+		{"no member", "acme", func(ctx context.Context, w *admin.Work) error { return w.DeleteMember(ctx, "acme", user, none) }, "MemberRemoved.v1 UserUpdated.v1", 2}, // of the default tenant: the default goes
 		{"a member again", "acme", func(ctx context.Context, w *admin.Work) error {
 			_, err := w.PutMembers(ctx, "acme", row(), true)
 			return err

@@ -455,7 +455,7 @@ func (w *Work) DeleteMember(ctx context.Context, tenant, user string, c Conditio
 		return err
 	}
 	return w.keepingAnAdministrator(ctx, tenant, func() error {
-		was, settled, err := w.tx.DeleteMember(ctx, tenant, user)
+		cleared, err := w.tx.DeleteMember(ctx, tenant, user)
 		if err != nil {
 			return err
 		}
@@ -463,7 +463,7 @@ func (w *Work) DeleteMember(ctx context.Context, tenant, user string, c Conditio
 		if err := w.record(tenant, iam.KindMember, user, docOfMember(m.Membership), nil); err != nil {
 			return err
 		}
-		return w.settled(settled, was)
+		return w.settled(cleared, tenant)
 	})
 }
 

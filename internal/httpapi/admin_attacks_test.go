@@ -42,7 +42,11 @@ func TestAMembershipThatSomebodyElseAddsMovesNobody(t *testing.T) {
 	w.want(200, "tina", "PATCH", "/v1/tenants/acme/members/"+victor, map[string]any{"status": "active"}, "Content-Type: application/merge-patch+json")
 	in("acme lets him in again", 200, "acme")
 	w.want(204, "tina", "DELETE", "/v1/tenants/acme/members/"+victor, nil)
-	in("acme removes him", 403, "")
+	in("acme removes him: globex is his only one", 200, "globex")
+	w.want(201, "root", "POST", "/v1/tenants/umbrella/members", body)
+	in("umbrella adds him while he has no default", 200, "globex")
+	w.want(204, "root", "DELETE", "/v1/tenants/umbrella/members/"+victor, nil)
+	in("umbrella removes him", 200, "globex")
 	w.want(204, "root", "DELETE", "/v1/tenants/globex/members/"+victor, nil)
 	if u := w.want(200, "root", "GET", "/v1/users/"+victor, nil); u.field("default_tenant") != nil && u.field("default_tenant") != "" {
 		t.Errorf("a member of nothing has a default tenant: %s", u)
@@ -72,6 +76,53 @@ func TestAMembershipThatSomebodyElseAddsMovesNobody(t *testing.T) {
 	if u := w.want(200, "root", "GET", "/v1/users/"+id, nil); u.field("default_tenant") != "acme" {
 		t.Errorf("a default that was set is replaced: %s", u)
 	}
+}
+
+// Whoever adds a subject first has their tenant as its default, for no longer than it is a member there.
+func TestADefaultTenantEndsWithItsMembership(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	body := map[string]any{"subject": "wanted", "issuer": w.rauth.Issuer}
+	in := func(what, tenant string) {
+		t.Helper()
+		status, lines, _ := w.ask(get, bearer(w.mint("wanted", nil)))
+		if got := value(lines, "X-Tenant-ID"); tenant == "" && status != 403 || tenant != "" && (status != 200 || got != tenant) {
+			t.Errorf("%s: %d %q, want %q", what, status, got, tenant)
+		}
+	}
+	defaultIs := func(what, tenant string) {
+		t.Helper()
+		if got, _ := w.want(200, "root", "GET", "/v1/users/"+w.user("wanted"), nil).field("default_tenant").(string); got != tenant {
+			t.Errorf("%s: the default is %q, want %q", what, got, tenant)
+		}
+	}
+	add := func(tenant string) { t.Helper(); w.want(201, "root", "POST", "/v1/tenants/"+tenant+"/members", body) }
+	remove := func(tenant string) {
+		t.Helper()
+		w.want(204, "root", "DELETE", "/v1/tenants/"+tenant+"/members/"+w.user("wanted"), nil)
+	}
+	add("globex")
+	add("acme")
+	in("globex was first", "globex")
+	remove("globex")
+	defaultIs("globex removes them", "")
+	in("globex removes them", "acme")
+	add("globex")
+	defaultIs("globex adds them again", "acme")
+	in("globex adds them again", "acme")
+	add("umbrella")
+	remove("acme")
+	in("acme was the default, and two are left", "")
+	w.want(200, "root", "PATCH", "/v1/users/"+w.user("wanted"), map[string]any{"default_tenant": "globex"}, "Content-Type: application/merge-patch+json")
+	in("the platform's administrator says which", "globex")
+	w.want(200, "root", "PATCH", "/v1/tenants/globex", map[string]any{"status": "suspended"}, "Content-Type: application/merge-patch+json")
+	w.want(204, "root", "DELETE", "/v1/tenants/globex", nil)
+	defaultIs("globex is deleted", "")
+	in("globex is deleted", "umbrella")
+	add("acme")
+	in("acme adds them again", "umbrella")
+	remove("acme")
+	in("a membership goes that was not the default", "umbrella")
 }
 
 // A platform administrator who has signed in to a tenant's own client lends it nothing.

@@ -49,27 +49,21 @@ func (tx *Tx) DeleteUser(ctx context.Context, id string) error {
 	return wrap("delete a user", err)
 }
 
-// DeleteMember ends a membership. With the last one of a user goes the default tenant, so that
-// the next one sets it again; was is then what it was, and settled the user as they are then.
-func (tx *Tx) DeleteMember(ctx context.Context, tenant, user string) (was string, settled []iam.User, err error) {
+// DeleteMember ends a membership, and with it the default tenant of a user where it is this one:
+// cleared is the user as they are then, empty where the default stays.
+func (tx *Tx) DeleteMember(ctx context.Context, tenant, user string) (cleared []iam.User, err error) {
 	tag, err := tx.tx.Exec(ctx, `DELETE FROM memberships WHERE tenant = $1 AND user_id = $2::uuid`, tenant, user)
 	if err == nil && tag.RowsAffected() == 0 {
 		err = errLostRace // the user was erased meanwhile
 	}
 	if err != nil {
-		return "", nil, wrap("delete a membership", err)
+		return nil, wrap("delete a membership", err)
 	}
-	cleared, err := tx.look(ctx, `
-		WITH lone AS (
-			SELECT u.id, u.default_tenant FROM users u
-			 WHERE u.id = $1::uuid AND u.default_tenant IS NOT NULL AND NOT EXISTS (SELECT FROM memberships m WHERE m.user_id = u.id) FOR NO KEY UPDATE)
-		UPDATE users u SET default_tenant = NULL, version = nextval('iam_versions'), updated_at = now() FROM lone WHERE u.id = lone.id
-		RETURNING lone.default_tenant`, []any{user}, &was)
-	if err != nil || !cleared {
-		return "", nil, wrap("clear a default tenant", err)
+	tag, err = tx.tx.Exec(ctx, `UPDATE users SET default_tenant = NULL, version = nextval('iam_versions'), updated_at = now() WHERE id = $1::uuid AND default_tenant = $2`, user, tenant)
+	if err != nil || tag.RowsAffected() == 0 {
+		return nil, wrap("clear a default tenant", err)
 	}
-	settled, err = tx.users(ctx, `WHERE u.id = $1::uuid`, user)
-	return was, settled, err
+	return tx.users(ctx, `WHERE u.id = $1::uuid`, user)
 }
 
 // DeleteMapping deletes a mapping.

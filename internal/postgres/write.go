@@ -325,8 +325,8 @@ func (tx *Tx) EnsureUsers(ctx context.Context, who [][2]string, tenant string) (
 }
 
 // PutMembers makes or replaces what users are in a tenant, all of it or nothing, and
-// sets the new versions. The first membership of a user without a default tenant makes it
-// the default, so that no later one moves the user; settled are those whose default was set,
+// sets the new versions. A user without a default tenant gets their first membership as the
+// default, so that no later one moves the user; settled are those whose default was set,
 // as they are then. A fault names the place in the list, as in /1/roles/0. LockRoles
 // before.
 func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Membership) (settled []iam.User, err error) {
@@ -420,14 +420,23 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 	return tx.settle(ctx, tenant, fresh)
 }
 
-// settle makes a tenant the default of those who have none and are members of no other one.
+// settle sets the default tenant of users who have joined a tenant and have no default: the only
+// tenant that they were a member of before, so that joining does not change where they are, or
+// this one where there was none. Who was a member of several keeps none. The other membership is
+// locked: who deletes it at the same time then finds the default that is set here, and clears it.
 func (tx *Tx) settle(ctx context.Context, tenant string, users []string) ([]iam.User, error) {
 	ids, err := collect(ctx, tx, "set default tenants", `
-		WITH lone AS (
-			SELECT u.id FROM users u
-			 WHERE u.id = ANY ($2::uuid[]) AND u.default_tenant IS NULL AND NOT EXISTS (SELECT FROM memberships m WHERE m.user_id = u.id AND m.tenant <> $1)
-			 ORDER BY u.id FOR NO KEY UPDATE)
-		UPDATE users u SET default_tenant = $1, version = nextval('iam_versions'), updated_at = now()
+		WITH other AS MATERIALIZED (
+			SELECT m.user_id, m.tenant FROM memberships m JOIN users u ON u.id = m.user_id
+			 WHERE m.user_id = ANY ($2::uuid[]) AND m.tenant <> $1 AND u.default_tenant IS NULL
+			   AND NOT EXISTS (SELECT FROM memberships o WHERE o.user_id = m.user_id AND o.tenant NOT IN ($1, m.tenant))
+			 ORDER BY m.user_id FOR KEY SHARE OF m),
+		lone AS (
+			SELECT u.id, coalesce(o.tenant, $1) AS tenant FROM users u LEFT JOIN other o ON o.user_id = u.id
+			 WHERE u.id = ANY ($2::uuid[]) AND u.default_tenant IS NULL
+			   AND NOT EXISTS (SELECT FROM memberships m WHERE m.user_id = u.id AND m.tenant NOT IN ($1, coalesce(o.tenant, $1)))
+			 ORDER BY u.id FOR NO KEY UPDATE OF u)
+		UPDATE users u SET default_tenant = lone.tenant, version = nextval('iam_versions'), updated_at = now()
 		  FROM lone WHERE u.id = lone.id AND u.default_tenant IS NULL
 		RETURNING u.id::text`, []any{tenant, users}, pgx.RowTo[string])
 	if err != nil || len(ids) == 0 {
