@@ -6,7 +6,8 @@
 // active refuses its tokens; a token issued before tokens_not_before is refused;
 // nobody is let in without a subject unless the bundle declares the request
 // anonymous; an answer never names a tenant that the token's issuer does not
-// reach, or another one than that of the token's managed client. It does not know HTTP, SQL or Rego's syntax.
+// reach, and names the tenant of the token's managed client where that has one. It
+// does not know HTTP, SQL or Rego's syntax.
 //
 //	question ─▶ token ─▶ decision kept? ─▶ client, user ─▶ policy ─▶ Allowed | Denied
 //	               │          └─ yes: the answer  │          │
@@ -271,7 +272,8 @@ func (s *Service) evaluate(ctx context.Context, r *policy.Revision, asked *polic
 	if k.answer, err = s.answer(d, r, t, &q.Request); err != nil {
 		return nil, d, err
 	}
-	if k.answer.Allowed && bound != "" && d.Tenant != "" && d.Tenant != bound {
+	// A decision that names no tenant can still carry roles of any in its headers.
+	if k.answer.Allowed && bound != "" && d.Tenant != bound {
 		k.answer = Answer{HadToken: true, DecisionID: k.answer.DecisionID, Status: http.StatusForbidden, Code: policy.CodeOtherTenant}
 		d.Reasons = []policy.Reason{{Code: policy.CodeOtherTenant, Title: "A client that has a tenant acts in that tenant only"}}
 	}

@@ -756,7 +756,8 @@ func TestAClientOfATenantActsInThatTenantOnlyForPersonsToo(t *testing.T) {
 	// Whatever the policy says.
 	w.load(settings{rego: "package iam.claims\n\ndecision := {\"allow\": true, \"tenant\": t, \"headers\": {\"X-Tenant-ID\": t}}\n\ndefault t := \"\"\n\nt := input.request.tenant_hint\n"})
 	expect("its own tenant", 200, "globex", alice("globex-web"), globex)
-	expect("no tenant", 200, "", alice("globex-web"))
+	expect("no tenant", 403, "", alice("globex-web"))
+	expect("no tenant, of a client without one", 200, "", alice("web"))
 	for range 2 { // from the cache too
 		expect("a policy that lets it into another tenant", 403, "", alice("globex-web"), acme)
 	}
@@ -767,6 +768,21 @@ func TestAClientOfATenantActsInThatTenantOnlyForPersonsToo(t *testing.T) {
 	w.eventually(func() bool { return strings.Count(w.logs.String(), `"codes":["client_of_another_tenant"]`) >= 4 })
 	if logs := w.logs.String(); strings.Contains(logs, "policy is broken") {
 		t.Errorf("that it is refused is no fault of the policy: %s", logs)
+	}
+
+	// A policy that names no tenant and gives away what the user is in one.
+	w.load(settings{rego: `package iam.claims
+
+decision := {"allow": true, "headers": {"X-User-ID": u.id, "X-User-Roles": u.memberships.umbrella.roles}}
+
+u := data.directory.users[input.token.iss][input.token.sub]
+`})
+	for range 2 {
+		expect("roles of another tenant, with no tenant named", 403, "", alice("globex-web"))
+		expect("the same through acme's client", 403, "", alice(acmes))
+	}
+	if status, got, body := w.ask(get, alice("web")); status != 200 || value(got, "X-User-Roles") == "" {
+		t.Errorf("the same through a client without a tenant: %d %v %s", status, got, body)
 	}
 }
 
