@@ -18,8 +18,9 @@ import (
 // Within explains to a caller who may see one tenant and nothing else, under the active policy.
 //
 // Whether the subject is let in is evaluated over all facts. Why is evaluated once more, over
-// facts that hold nothing of other tenants, of the user's platform roles or attributes: so
-// whatever an explanation shows of values is the tenant's to see, whatever the policy looks at.
+// facts that hold nothing of other tenants, of the user's platform roles or attributes, and of
+// values only those are shown that are a part of these facts or of the input: a bundle's data and
+// what rules make can be about other tenants. Headers are shown as they are answered.
 // Where the two differ, the decision depends on what is not shown, and the rules are left out.
 type Within struct {
 	Tenant    string
@@ -58,6 +59,9 @@ func (v Within) Explain(ctx context.Context, q Question) (Explanation, error) {
 		x.Detail = "it cannot be decided now" // why not is the operators' to know
 	}
 	x.Facts = slices.DeleteFunc(x.Facts, func(f directory.Fact) bool { return !v.shows(f) })
+	for i := range x.Rules {
+		redact(&x.Rules[i])
+	}
 	if truth.Revision == x.Revision && truth.Allow == x.Allow && truth.Status == x.Status && truth.Code == x.Code {
 		return x, nil
 	}
@@ -65,6 +69,29 @@ func (v Within) Explain(ctx context.Context, q Question) (Explanation, error) {
 		Revision: truth.Revision, Name: truth.Name, Allow: truth.Allow, Status: truth.Status, Code: truth.Code, Tenant: x.Tenant, Recorded: x.Recorded, Rules: []policy.Rule{}, Facts: []directory.Fact{},
 		Detail: "the decision depends on facts that are not this tenant's, so the rules are not shown: ask somebody who administers the platform",
 	}, nil
+}
+
+// redact takes out of a rule what is of neither the facts nor the input.
+func redact(r *policy.Rule) {
+	for i := range r.Held {
+		redactCondition(&r.Held[i])
+	}
+	if r.Failed != nil {
+		redactCondition(r.Failed)
+	}
+}
+
+func redactCondition(c *policy.Condition) {
+	for i, v := range c.Values {
+		if v.Defined && !v.FromFacts {
+			c.Values[i] = policy.Value{Name: v.Name, Defined: true, Hidden: true}
+		}
+	}
+	for _, cause := range c.Because {
+		for i := range cause.Failed {
+			redactCondition(&cause.Failed[i])
+		}
+	}
 }
 
 // shows reports whether that a document was read, and its version, are the tenant's to see. A

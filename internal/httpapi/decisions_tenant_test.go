@@ -1,11 +1,14 @@
 package httpapi_test
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 
 	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/policies"
 )
 
 // leaks are the words in an answer that are about another tenant, or about the user beyond it.
@@ -138,5 +141,64 @@ func TestATenantsAdministratorLearnsWhyAMemberIsRefused(t *testing.T) {
 	detail, _ := r.field("detail").(string)
 	if r.field("allow") != false || len(r.field("rules").([]any)) != 0 || !strings.Contains(detail, "not this tenant's") || strings.Contains(string(r.body), theirs) {
 		t.Errorf("%s", r)
+	}
+}
+
+// Which of a policy's data are about another tenant nobody can say: an explanation within a tenant
+// shows values of the request and of the tenant's facts, however rules name them, and no others.
+func TestAnExplanationWithinATenantShowsNoDataOfThePolicy(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	c, err := policy.FromFS("test", policies.FS)
+	w.ok(err)
+	maps.DeleteFunc(c.Modules, func(_, text string) bool { return strings.Contains(text, "package iam.claims") })
+	c.Modules["iam/claims/p.rego"] = `package iam.claims
+
+# METADATA
+# entrypoint: true
+decision := {"allow": true, "tenant": "acme", "headers": {"X-User-ID": _user.id, "X-Tenant-ID": "acme"}, "reasons": grants} if {
+	count(grants) > 0
+} else := {"allow": false, "status": 403, "reasons": set()}
+
+# METADATA
+# title: Known
+# custom:
+#   code: known
+grants contains {"code": "known", "title": "Known"} if {
+	_membership.status == "active"
+	not input.token.sub in _blocked
+	sub := input.token.sub
+	sub != _blocked[1]
+}
+
+# METADATA
+# title: Fails late
+# custom:
+#   code: late
+grants contains {"code": "late", "title": "Late"} if {
+	other = _blocked[_]
+	other = input.token.sub
+	other == "nobody"
+}
+
+_blocked := ["globex-user-0", "globex-user-1"]
+
+_user := data.directory.users[input.token.iss][input.token.sub]
+
+_membership := m if m := _user.memberships.acme
+`
+	w.ok(w.engine.Offer(ctx, c))
+	r := w.want(200, "tina", "POST", "/v1/policy/explain?tenant=acme", map[string]any{"subject": "alice"})
+	text, _ := r.field("text").(string)
+	if r.field("allow") != true || strings.Contains(string(r.body), "globex-user") {
+		t.Errorf("%s", r)
+	}
+	for _, want := range []string{`_membership.status is "active"`, "_blocked is not shown", `input.token.sub is "alice"`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not in %s", want, text)
+		}
+	}
+	if r := w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"subject": "alice", "tenant": "acme"}); !strings.Contains(string(r.body), "globex-user-1") {
+		t.Errorf("who may see all is not shown all: %s", r)
 	}
 }

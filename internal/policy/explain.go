@@ -12,6 +12,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"iam-service/internal/directory"
 )
 
 // Rule is one that can grant or deny, and what became of it.
@@ -46,7 +48,9 @@ type Value struct {
 	Name    string `json:"name"`
 	Value   any    `json:"value,omitempty"` // absent: undefined, or not shown
 	Defined bool   `json:"defined"`
-	Hidden  bool   `json:"hidden,omitempty" doc:"it holds what a claim says that may be a secret"`
+	Hidden  bool   `json:"hidden,omitempty" doc:"it holds what a claim says that may be a secret, or, within a tenant, what is neither of the request nor of the tenant's facts"`
+
+	FromFacts bool `json:"-"` // it is a part of the input or of the directory, also where rules name it
 }
 
 // shownClaims are claims whose texts are shown. What others say may be a secret: a text is not
@@ -310,12 +314,14 @@ func (x *explaining) condition(f *failure, depth int) *Condition {
 		c.Text = f.expr.String()
 	}
 	told := map[string]bool{}
-	tell := func(name string, v ast.Value) {
+	tell := func(name string, v ast.Value, fromFacts bool) {
 		if told[name] {
 			return
 		}
 		told[name] = true
-		c.Values = append(c.Values, x.valueOf(name, v))
+		value := x.valueOf(name, v)
+		value.FromFacts = fromFacts
+		c.Values = append(c.Values, value)
 	}
 	for _, ref := range f.refs() {
 		ground, name := f.plug(ref), f.nameOf(ref)
@@ -326,7 +332,7 @@ func (x *explaining) condition(f *failure, depth int) *Condition {
 		if err != nil {
 			continue // it is not known what it stands for
 		}
-		tell(name, t.value)
+		tell(name, t.value, x.fromFacts(ground, explainDepth))
 		if t.value != nil || depth == 0 {
 			continue
 		}
@@ -338,7 +344,7 @@ func (x *explaining) condition(f *failure, depth int) *Condition {
 		if meta, known := f.names[v]; known && f.locals != nil {
 			if value := f.locals.Get(v); value != nil && ast.IsConstant(value) {
 				if name := f.sourceOf(v, string(meta.Name)); !strings.HasPrefix(name, "__") {
-					tell(name, value)
+					tell(name, value, x.copies(f, v, value))
 				}
 			}
 		}
@@ -425,18 +431,72 @@ func (f *failure) sourceOf(v ast.Var, name string) string {
 	if !strings.HasPrefix(name, "__local") {
 		return name // its author's
 	}
-	for _, e := range f.rule.Body {
-		if !e.IsEquality() {
+	if refs := equals(f.rule.Body, v); len(refs) > 0 {
+		return f.nameOf(refs[0])
+	}
+	return name
+}
+
+// equals are the references that a body says are equal to a variable.
+func equals(body ast.Body, v ast.Var) (refs []ast.Ref) {
+	for _, e := range body {
+		if !e.IsEquality() || e.Negated || len(e.With) > 0 {
 			continue
 		}
 		for i := range 2 {
 			ref, isRef := e.Operand(1 - i).Value.(ast.Ref)
 			if e.Operand(i).Value.Compare(v) == 0 && isRef {
-				return f.nameOf(ref)
+				refs = append(refs, ref)
 			}
 		}
 	}
-	return name
+	return refs
+}
+
+// fromFacts reports whether what a reference stands for can only be a part of the input or of
+// the directory: it leads there, or to rules whose values are such references.
+func (x *explaining) fromFacts(ref ast.Ref, depth int) bool {
+	if ref.HasPrefix(ast.InputRootRef) || ref.HasPrefix(ast.DefaultRootRef.Append(ast.StringTerm(directory.Root))) {
+		return true
+	}
+	for n := len(ref); n > 1 && depth > 0; n-- {
+		rules := x.r.compiler.GetRulesExact(ref[:n])
+		for _, rule := range rules {
+			for ; rule != nil; rule = rule.Else {
+				if rule.Head.RuleKind() != ast.SingleValue || len(rule.Head.Args) > 0 {
+					return false
+				}
+				var refs []ast.Ref
+				switch v := rule.Head.Value.Value.(type) {
+				case ast.Ref:
+					refs = []ast.Ref{v}
+				case ast.Var:
+					refs = equals(rule.Body, v)
+				default: // it is made there
+				}
+				if !slices.ContainsFunc(refs, func(ref ast.Ref) bool { return x.fromFacts(ref, depth-1) }) {
+					return false
+				}
+			}
+		}
+		if len(rules) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// copies reports whether the value of a local variable is what a reference that it should be
+// equal to stands for, in the input or in the directory. In a rule that failed it may not be.
+func (x *explaining) copies(f *failure, v ast.Var, value ast.Value) bool {
+	return slices.ContainsFunc(equals(f.rule.Body, v), func(ref ast.Ref) bool {
+		ground := f.plug(ref)
+		if !ground.IsGround() || !x.fromFacts(ground, explainDepth) {
+			return false
+		}
+		t, err := x.trace(ground)
+		return err == nil && t.value != nil && t.value.Compare(value) == 0
+	})
 }
 
 // plug puts the values of local variables into a reference.
