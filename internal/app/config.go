@@ -83,7 +83,7 @@ type Config struct {
 	MaxStaleness     time.Duration `env:"MAX_STALENESS" envDefault:"10s" doc:"how long facts are used without a proof that no change was missed"`
 	JWKSMaxAge       time.Duration `env:"JWKS_MAX_AGE" envDefault:"24h" doc:"how long keys are used while their issuer is away"`
 	IntrospectionTTL time.Duration `env:"INTROSPECTION_TTL" envDefault:"10s" doc:"how long a positive introspection is used"`
-	Introspections   int           `env:"INTROSPECTION_LIMIT" envDefault:"100" doc:"opaque tokens not seen before that a replica asks about in a second; more are 503"`
+	Introspections   int           `env:"INTROSPECTION_LIMIT" envDefault:"100" doc:"opaque tokens not seen before, good ones not counted, that a replica asks about in a second, for gateways and for the admin API each; more are 503"`
 	EnrichDeadline   time.Duration `env:"ENRICH_DEADLINE" envDefault:"150ms" doc:"longest time for one enrichment; the token and the facts may each take 2/5 of it, the evaluation 1/3"`
 
 	NATSURL             string        `env:"NATS_URL" secret:"true" doc:"servers of NATS, comma-separated; none: no events"`

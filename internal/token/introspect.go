@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"iam-service/internal/bounded"
 	"iam-service/internal/iam"
 )
@@ -25,11 +23,13 @@ const (
 )
 
 // introspections bounds the calls of a Verifier: one for each token at a time, so many at once,
-// and of tokens that were never good so many in a second. It remembers rejected tokens for a
-// moment, apart from the good ones, which they cannot evict.
+// and of tokens that were never good so many in a second. One that turns out to be good does not
+// count. It remembers rejected tokens for a moment, apart from the good ones, which they cannot
+// evict. Each audience has its own: a flood at the gateways keeps no administrator out.
 type introspections struct {
 	all, unknown chan struct{} // one entry for each call under way
-	rate         *rate.Limiter // of unknown tokens
+	perSecond    float64       // unknown tokens
+	asked        bucket        // unknown tokens that were asked about
 	rejected     *bounded.Cache[introspected, rejectedToken]
 
 	mu      sync.Mutex
@@ -55,17 +55,11 @@ type introspection struct {
 }
 
 func newIntrospections(perSecond int) *introspections {
-	in := &introspections{
-		all: make(chan struct{}, introspectionsAtOnce), unknown: make(chan struct{}, unknownAtOnce), rate: rate.NewLimiter(rate.Limit(perSecond), perSecond),
+	return &introspections{
+		all: make(chan struct{}, introspectionsAtOnce), unknown: make(chan struct{}, unknownAtOnce), perSecond: float64(perSecond),
+		rejected: bounded.New[introspected](rejectedEntries, rejectedEntries, func(rejectedToken) int64 { return 1 }),
+		flights:  map[introspected]*introspection{},
 	}
-	return in.another()
-}
-
-// another has the same bounds, and rejections and calls of its own: those of another audience.
-func (in *introspections) another() *introspections {
-	other := &introspections{all: in.all, unknown: in.unknown, rate: in.rate, flights: map[introspected]*introspection{}}
-	other.rejected = bounded.New[introspected](rejectedEntries, rejectedEntries, func(rejectedToken) int64 { return 1 })
-	return other
 }
 
 // introspect asks the issuer about a token that is no JWT (RFC 7662). known says that it was a good
@@ -102,7 +96,7 @@ func (v *Verifier) introspect(ctx context.Context, raw, idp string, sum [sha256.
 			in.mu.Unlock()
 			return t, nil
 		}
-		if !known && !in.rate.AllowN(now, 1) {
+		if !known && !in.asked.take(now, in.perSecond, in.perSecond) {
 			in.mu.Unlock()
 			return nil, unavailable("introspection_limited", errors.New("too many unknown opaque tokens in this second"))
 		}
@@ -115,6 +109,9 @@ func (v *Verifier) introspect(ctx context.Context, raw, idp string, sum [sha256.
 			f.token, f.err = v.askIssuer(call, is, endpoint, raw, known, now)
 			if f.err == nil {
 				v.cache.Add(sum, f.token)
+				if !known {
+					in.asked.GiveBack()
+				}
 			} else if iam.KindOf(f.err) == iam.Unauthenticated {
 				in.rejected.Add(key, rejectedToken{f.err, v.cfg.now().Add(rejectedFor)})
 			}

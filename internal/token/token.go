@@ -165,33 +165,39 @@ func (t *Token) Misses() interface {
 	return &t.misses
 }
 
-// misses is a bucket of missesBurst look-ups that fills by missesPerSec. Unlike a
-// rate.Limiter it takes back what was not used.
-type misses struct {
+// misses is a bucket of missesBurst look-ups that fills by missesPerSec.
+type misses struct{ bucket }
+
+// Take takes one look-up, if one is left.
+func (m *misses) Take() bool { return m.take(time.Now(), missesBurst, missesPerSec) }
+
+// bucket is a token bucket that, unlike a rate.Limiter, takes back what was not used.
+type bucket struct {
 	mu   sync.Mutex
 	used float64
 	at   time.Time
 }
 
-// Take takes one look-up, if one is left.
-func (m *misses) Take() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	now := time.Now()
-	m.used = max(0, m.used-now.Sub(m.at).Seconds()*missesPerSec)
-	m.at = now
-	if m.used+1 > missesBurst {
+// take takes one of burst, which come back by perSecond, if one is left.
+func (b *bucket) take(now time.Time, burst, perSecond float64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used = max(0, b.used-max(0, now.Sub(b.at).Seconds())*perSecond)
+	if now.After(b.at) { // concurrent callers come in any order
+		b.at = now
+	}
+	if b.used+1 > burst {
 		return false
 	}
-	m.used++
+	b.used++
 	return true
 }
 
-// GiveBack gives back a look-up that was not in vain.
-func (m *misses) GiveBack() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.used = max(0, m.used-1)
+// GiveBack gives back what was taken and does not count.
+func (b *bucket) GiveBack() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used = max(0, b.used-1)
 }
 
 // Verifier verifies tokens. It is safe for concurrent use.
@@ -268,7 +274,7 @@ func New(cfg Config) (*Verifier, error) {
 func (v *Verifier) For(audience string) *Verifier {
 	other := *v
 	other.only = audience
-	other.opaque = v.opaque.another()
+	other.opaque = newIntrospections(v.cfg.Introspections)
 	other.cache = bounded.New[[sha256.Size]byte](1000, 8<<20, func(t *Token) int64 { return t.weight })
 	return &other
 }

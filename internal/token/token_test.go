@@ -752,7 +752,7 @@ func TestOpaqueTokensMakeABoundedNumberOfCalls(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if inactive.Load() != 49 || limited.Load() != 451 || calls.Load() != 50 || most.Load() > unknownAtOnce {
+	if inactive.Load() != 50 || limited.Load() != 450 || calls.Load() != 51 || most.Load() > unknownAtOnce {
 		t.Errorf("%d inactive, %d limited, %d calls, %d of them at once", inactive.Load(), limited.Load(), calls.Load(), most.Load())
 	}
 	w.later(11 * time.Second) // the answer about the good one is old
@@ -762,6 +762,70 @@ func TestOpaqueTokensMakeABoundedNumberOfCalls(t *testing.T) {
 	if _, err := w.verify(good); err != nil {
 		t.Errorf("a good token while others are made up: %v", err)
 	}
+}
+
+// After a restart, all tokens are new.
+func TestGoodOpaqueTokensDoNotCountAgainstTheLimit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *Config) {
+		c.Issuers[0].IntrospectionClientID, c.Issuers[0].IntrospectionClientSecret = "a", "b"
+		c.Introspections = 5
+	})
+	w.rauth.Clients = []devrauth.Client{{ID: "a", Secret: "b"}}
+	stopped := time.Now() // so that no second passes
+	w.v.cfg.now = func() time.Time { return stopped }
+	for i := range 20 {
+		if _, err := w.verify(w.rauth.MintOpaque(map[string]any{"sub": "alice"})); err != nil {
+			t.Fatalf("good token %d: %v", i, err)
+		}
+	}
+	for i := range 5 {
+		w.invalid("made up", fmt.Sprint("made-up-", i), "not active")
+	}
+	if _, err := w.verify("made-up-too"); iam.CodeOf(err) != "introspection_limited" {
+		t.Errorf("above the limit: %v", err)
+	}
+}
+
+// What is sent to the gateways must not keep administrators out.
+func TestMadeUpTokensOfOneAudienceKeepNoOtherWaiting(t *testing.T) {
+	t.Parallel()
+	entered, release := make(chan struct{}, introspectionsAtOnce), make(chan struct{})
+	var flood atomic.Bool
+	w := newWorld(t, func(c *Config) {
+		c.Issuers[0].IntrospectionClientID, c.Issuers[0].IntrospectionClientSecret = "a", "b"
+		c.Introspections = unknownAtOnce
+		c.Client = NewClient()
+		under := c.Client.Transport
+		c.Client.Transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path == "/introspect" && flood.Load() {
+				entered <- struct{}{}
+				<-release
+			}
+			return under.RoundTrip(r)
+		})
+	})
+	w.rauth.Clients = []devrauth.Client{{ID: "a", Secret: "b"}}
+	stopped := time.Now()
+	w.v.cfg.now = func() time.Time { return stopped }
+	admin := w.v.For("iam-admin")
+	flood.Store(true)
+	var wg sync.WaitGroup
+	for i := range unknownAtOnce {
+		wg.Go(func() { _, _ = w.verify(fmt.Sprint("made-up-", i)) })
+	}
+	for range unknownAtOnce {
+		<-entered
+	}
+	flood.Store(false)
+	if _, err := w.verify(w.rauth.MintOpaque(map[string]any{"sub": "alice"})); iam.CodeOf(err) != "introspection_limited" {
+		t.Errorf("at the gateway: %v", err)
+	}
+	if _, err := admin.Verify(ctx, w.rauth.MintOpaque(map[string]any{"sub": "root", "aud": "iam-admin"}), "", stopped.Add(10*time.Second)); err != nil {
+		t.Errorf("an administrator: %v", err)
+	}
+	close(release)
+	wg.Wait()
 }
 
 func TestARejectedOpaqueTokenIsRememberedForAMoment(t *testing.T) {
