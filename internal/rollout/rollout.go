@@ -362,8 +362,7 @@ func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision,
 	case s.cfg.Embedded != nil && kept.Source == s.cfg.Embedded.Source && kept.Verified == iam.VerifiedByNobody && !s.cfg.Unsigned:
 		another, err = true, errors.New("it is part of another version of the program, and nobody has signed it")
 	default:
-		needsNone := kept.Verified == iam.VerifiedByOPA && s.cfg.ByOPA || kept.Verified == iam.VerifiedByNobody && s.cfg.Unsigned
-		r, err = s.through(ctx, kept.Source, packed, needsNone)
+		r, err = s.through(ctx, kept.Source, packed, s.needsNone(kept.Verified))
 	}
 	if err == nil && r.Digest != digest {
 		err = fmt.Errorf("what is kept as revision %s is revision %s", iam.PolicyID(digest), r.ID)
@@ -390,6 +389,12 @@ func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision,
 
 func (s *Service) embedded(digest string) bool {
 	return s.cfg.Embedded != nil && s.cfg.Embedded.Digest() == digest
+}
+
+// needsNone reports whether a bundle that was verified in this way needs no signature that we
+// verify: OPA has done so and still does, or nobody has and nobody need.
+func (s *Service) needsNone(verified string) bool {
+	return verified == iam.VerifiedByOPA && s.cfg.ByOPA || verified == iam.VerifiedByNobody && s.cfg.Unsigned
 }
 
 func (s *Service) through(ctx context.Context, source string, packed []byte, verified bool) (*policy.Revision, error) {
@@ -454,6 +459,12 @@ type activation struct {
 	Digest string `json:"digest"`
 }
 
+// stored is what is written about the policy in STATE_DIR.
+type stored struct {
+	activation
+	Verified string `json:"verified,omitempty"` // as of iam.PolicyRevision; empty: not known, so it must be signed
+}
+
 // keep writes what is in force to STATE_DIR, as it is kept in the database: after the gate.
 func (s *Service) keep(ctx context.Context) {
 	s.mu.Lock()
@@ -482,33 +493,35 @@ func (s *Service) replaceKept(ctx context.Context, now activation) error {
 			return err
 		}
 	}
-	about, err := json.Marshal(now)
-	if err != nil {
-		return err
-	}
+	about := stored{activation: now}
 	if s.embedded(now.Digest) { // a start has it anyway, and what it has replaced must not come back
 		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	} else {
-		_, packed, err := s.cfg.DB.PolicyBundle(ctx, now.Digest)
+		kept, packed, err := s.cfg.DB.PolicyBundle(ctx, now.Digest)
 		if err == nil {
 			err = writeWhole(name, packed)
 		}
 		if err != nil {
 			return err
 		}
+		about.Verified = kept.Verified
 	}
-	return writeWhole(filepath.Join(s.cfg.StateDir, activationName), about)
+	text, err := json.Marshal(about)
+	if err != nil {
+		return err
+	}
+	return writeWhole(filepath.Join(s.cfg.StateDir, activationName), text)
 }
 
 // keptActivation is the one that what is in STATE_DIR is of; zero: none, or it is not known.
-func (s *Service) keptActivation() (a activation) {
+func (s *Service) keptActivation() (about stored) {
 	text, err := os.ReadFile(filepath.Join(s.cfg.StateDir, activationName))
-	if err != nil || json.Unmarshal(text, &a) != nil {
-		return activation{}
+	if err != nil || json.Unmarshal(text, &about) != nil {
+		return stored{}
 	}
-	return a
+	return about
 }
 
 // writeWhole replaces a file as a whole, and has it on the disk when it returns.
@@ -545,14 +558,18 @@ func (s *Service) FromState(ctx context.Context) error {
 		return nil
 	}
 	var r *policy.Revision
+	kept := s.keptActivation()
 	if err == nil {
-		r, err = s.through(ctx, name, packed, s.cfg.ByOPA)
+		needsNone := s.needsNone(kept.Verified)
+		r, err = s.through(ctx, name, packed, needsNone)
+		if err == nil && needsNone && r.Digest != kept.Digest { // it was verified of another one
+			r, err = s.through(ctx, name, packed, false)
+		}
 	}
 	if err != nil {
 		s.cfg.Engine.Refuse(ctx, name, "", err)
 		return err
 	}
-	kept := s.keptActivation()
 	if kept.Digest != r.Digest {
 		kept.Seq = 0 // not known
 	}

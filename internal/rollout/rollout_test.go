@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -575,6 +576,65 @@ func TestWhoHasVerifiedARevisionIsSaidTruly(t *testing.T) {
 		t.Errorf("a signed bundle was verified by %s", by)
 	}
 	f.ok(with(true).Sync(ctx))
+}
+
+// A policy in STATE_DIR was verified by whom the database named, and by nobody else.
+func TestAPolicyInStateNeedsTheSignatureThatItNeededBefore(t *testing.T) {
+	t.Parallel()
+	_, public := newFleet(t).key(t.TempDir(), "key")
+	key, err := policy.ParseKey([]byte(public))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		verified       string
+		strict, byOPA  bool // at the start: only what is signed; OPA fetches
+		another, known bool // what is written about it is of another policy; it says by whom it was verified
+		want           string
+	}{
+		{verified: iam.VerifiedByNobody, strict: true, byOPA: true, known: true},
+		{verified: iam.VerifiedByNobody, known: true, want: "v1"},
+		{verified: iam.VerifiedByOPA, strict: true, byOPA: true, known: true, want: "v1"},
+		{verified: iam.VerifiedByOPA, strict: true, known: true},
+		{verified: iam.VerifiedByOPA, strict: true, byOPA: true},
+		{verified: iam.VerifiedByOPA, strict: true, byOPA: true, known: true, another: true},
+	} {
+		t.Run(fmt.Sprintf("%+v", test), func(t *testing.T) {
+			t.Parallel()
+			f, dir := newFleet(t), t.TempDir()
+			with := func(strict, byOPA bool) *replica {
+				return f.replica("r", func(pc *policy.Config, rc *rollout.Config) {
+					pc.Key, pc.SignedOnly, rc.Unsigned, rc.ByOPA, rc.StateDir = key, strict, !strict, byOPA, dir
+				})
+			}
+			first := with(false, true)
+			c := candidate("v1")
+			c.Verified = test.verified
+			f.ok(first.engine.Offer(ctx, c))
+			first.Prepare(ctx)
+			name := filepath.Join(dir, "policy.json")
+			text, err := os.ReadFile(name)
+			f.ok(err)
+			about := map[string]any{}
+			f.ok(json.Unmarshal(text, &about))
+			if about["verified"] != test.verified {
+				t.Errorf("got %s", text)
+			}
+			if test.another {
+				about["digest"] = candidate("v2").Digest()
+			}
+			if !test.known {
+				delete(about, "verified")
+			}
+			text, err = json.Marshal(about)
+			f.ok(err)
+			f.ok(os.WriteFile(name, text, 0o600))
+			again := with(test.strict, test.byOPA)
+			if err := again.FromState(ctx); (err == nil) != (test.want != "") || again.name() != test.want {
+				t.Errorf("%q is active, %v", again.name(), err)
+			}
+		})
+	}
 }
 
 func (f *fleet) key(dir, name string) (file, public string) {
