@@ -157,10 +157,11 @@ CREATE TABLE write_probe (
 INSERT INTO write_probe DEFAULT VALUES;
 
 -- iam_audit_partitions creates the partitions of this month and the three after it, and of
--- each month of which entries are in the default partition, which it moves.
+-- each month of which entries are in the default partition, which it moves. Whoever reads or
+-- writes the audit waits behind it for its lock, so it waits for a second only.
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION iam_audit_partitions() RETURNS integer
-    LANGUAGE plpgsql SECURITY DEFINER AS $$
+    LANGUAGE plpgsql SECURITY DEFINER SET lock_timeout = '1s' AS $$
 DECLARE
     month timestamp;
     made  integer := 0;

@@ -168,8 +168,22 @@ func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[
 // time, keys of requests that have expired, events that were sent longer than keepSent
 // ago, and telling the heads of the audit's chains, as events and in the log.
 func (s *Service) Chores(ctx context.Context, keepSent time.Duration) error {
-	var heads []iam.Checkpoint
+	// Apart from the rest, which does not wait for a reader of the default partition, such as a backup.
 	err := s.cfg.DB.Change(postgres.Patient(ctx), func(ctx context.Context, tx *postgres.Tx) error {
+		got, err := tx.TryLoop(ctx, "chores")
+		if err != nil || !got {
+			return err
+		}
+		return tx.PartitionAudit(ctx)
+	})
+	switch {
+	case iam.CodeOf(err) == "busy":
+		s.cfg.Log.WarnContext(ctx, "audit partitions postponed", slog.Any("err", err))
+	case err != nil:
+		return err
+	}
+	var heads []iam.Checkpoint
+	err = s.cfg.DB.Change(postgres.Patient(ctx), func(ctx context.Context, tx *postgres.Tx) error {
 		heads = nil
 		got, err := tx.TryLoop(ctx, "chores")
 		if err != nil || !got {

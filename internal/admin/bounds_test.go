@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"iam-service/internal/admin"
 	"iam-service/internal/directory"
 	"iam-service/internal/feed"
@@ -349,6 +351,27 @@ func TestEntriesOfTheDefaultPartitionAreMoved(t *testing.T) {
 	before, err := o.db.AuditDefault(ctx)
 	o.ok(err)
 	all := o.rows("audit")
+
+	// While somebody reads the partition for long, the other chores are done.
+	backup, err := pgx.Connect(ctx, o.url)
+	o.ok(err)
+	defer backup.Close(ctx)
+	_, err = backup.Exec(ctx, `BEGIN; LOCK TABLE audit_default IN ACCESS SHARE MODE`)
+	o.ok(err)
+	soon, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	o.ok(o.s.Chores(soon, time.Hour))
+	if n, err := o.db.AuditDefault(ctx); err != nil || n != before {
+		t.Errorf("%d of %d entries are in the default partition: %v", n, before, err)
+	}
+	var unpublished int
+	o.ok(backup.QueryRow(ctx, `SELECT count(*) FROM audit_heads WHERE published < seq`).Scan(&unpublished))
+	if unpublished > 0 {
+		t.Errorf("%d heads are not published", unpublished)
+	}
+	_, err = backup.Exec(ctx, `COMMIT`)
+	o.ok(err)
+
 	o.ok(o.s.Chores(ctx, time.Hour))
 	after, err := o.db.AuditDefault(ctx)
 	o.ok(err)

@@ -242,13 +242,16 @@ func (tx *Tx) Finish(ctx context.Context, caller []byte, key string, answer json
 	return wrap("finish under a key", err)
 }
 
-// Chores does what is due once an hour: partitions of the audit ahead of time, keys
-// that have expired, and the heads of chains that have grown since they were last
-// told. It returns those heads; an event of each is in the outbox.
+// PartitionAudit creates partitions of the audit ahead of time. Where it does not get a lock on
+// the default partition within a second, it fails with an error of code "busy".
+func (tx *Tx) PartitionAudit(ctx context.Context) error {
+	_, err := tx.tx.Exec(ctx, `SELECT iam_audit_partitions()`)
+	return wrap("make partitions of the audit", err)
+}
+
+// Chores does what is due once an hour: keys that have expired, and the heads of chains that
+// have grown since they were last told. It returns those heads; an event of each is in the outbox.
 func (tx *Tx) Chores(ctx context.Context) (heads []iam.Checkpoint, err error) {
-	if _, err := tx.tx.Exec(ctx, `SELECT iam_audit_partitions()`); err != nil {
-		return nil, wrap("make partitions of the audit", err)
-	}
 	if _, err := tx.tx.Exec(ctx, `DELETE FROM idempotency WHERE created_at < now() - interval '24 hours'`); err != nil {
 		return nil, wrap("forget keys of requests", err)
 	}
