@@ -225,6 +225,7 @@ type Work struct {
 	decision         []slog.Attr      // what the policy said last; nil: it was not asked
 	user             *iam.UserFacts   // the caller, where it is a known person
 	client           *iam.ClientFacts // the caller, where it is a known program
+	bound            bool             // the token's client has a tenant: the one that this is about
 
 	begun    bool                           // an operation in the identity provider
 	nested   bool                           // within keepingAnAdministrator
@@ -296,7 +297,7 @@ func (w *Work) lock(ctx context.Context) error {
 // identify reads the caller within the transaction and refuses who is not welcome any
 // more, whatever the policy says.
 func (w *Work) identify(ctx context.Context, t *token.Token, lock bool) error {
-	w.user, w.client = nil, nil
+	w.user, w.client, w.bound = nil, nil, false
 	if lock {
 		if err := w.tx.LockCaller(ctx, t.Issuer, t.Subject, t.ClientID); err != nil {
 			return err
@@ -317,8 +318,11 @@ func (w *Work) identify(ctx context.Context, t *token.Token, lock bool) error {
 				return errGone
 			}
 			return &iam.Error{Kind: iam.Forbidden, Code: policy.CodeOtherTenant, Detail: "the token's client acts in its own tenant only"}
-		case known && t.Program():
-			w.client = &c
+		case known:
+			w.bound = c.Tenant != ""
+			if t.Program() {
+				w.client = &c
+			}
 		}
 	}
 	if t.Program() {
@@ -336,8 +340,20 @@ func (w *Work) identify(ctx context.Context, t *token.Token, lock bool) error {
 	case t.RevokedBy(u.TokensNotBefore):
 		return t.Reject(token.Revoked, "token_revoked")
 	}
+	if w.bound {
+		u.PlatformRoles = nil // the client's owner must not gain by what the person is on the platform
+	}
 	w.user, w.actorKind, w.actor = &u, "user", u.ID
 	return nil
+}
+
+// withoutPlatform are facts in which nobody has a platform role.
+type withoutPlatform struct{ directory.Loader }
+
+func (f withoutPlatform) User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
+	u, known, err := f.Loader.User(ctx, issuer, subject)
+	u.PlatformRoles = nil
+	return u, known, err
 }
 
 // ask asks the policy, over what this transaction sees.
@@ -346,7 +362,11 @@ func (w *Work) ask(ctx context.Context, t *token.Token, action string) error {
 		return errors.New("no policy engine")
 	}
 	w.decisionID = policy.NewDecisionID()
-	facts := directory.NewDirect(w.tx, w.s.cfg.Issuers, t.Issuer)
+	var loader directory.Loader = w.tx
+	if w.bound && w.task.Writes { // the client must not change its tenant by what the person is on the platform
+		loader = withoutPlatform{w.tx}
+	}
+	facts := directory.NewDirect(loader, w.s.cfg.Issuers, t.Issuer)
 	deadline := time.Now().Add(2 * time.Second) // the policy's own time is limited by its engine
 	d, err := w.s.cfg.Engine.Administer(ctx, policy.AdminQuestion{
 		Claims: t.Claims, Action: action, Tenant: w.task.Tenant, Object: w.task.Object, Method: w.caller.Method, ClientIP: w.caller.Address,

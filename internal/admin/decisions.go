@@ -11,11 +11,14 @@ import (
 
 // Anywhere reports whether the policy allows what is asked on the whole platform too, and not
 // only in the tenant that it is about. What a caller is shown who may not is limited to the
-// tenant.
+// tenant. So is whatever is asked through a client that has a tenant.
 func (w *Work) Anywhere(ctx context.Context) (bool, error) {
 	t := w.caller.Token
 	if t == nil || w.task.Tenant == "" {
 		return true, nil
+	}
+	if w.bound {
+		return false, nil
 	}
 	d, err := w.s.cfg.Engine.Administer(ctx, policy.AdminQuestion{
 		Claims: t.Claims, Action: w.task.Action, Object: w.task.Object, Method: w.caller.Method, ClientIP: w.caller.Address,

@@ -128,7 +128,7 @@ func TestADefaultTenantEndsWithItsMembership(t *testing.T) {
 // A platform administrator who has signed in to a tenant's own client lends it nothing.
 func TestAClientOfATenantAdministersThatTenantOnly(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, settings{})
+	w := newWorld(t, settings{decisions: true})
 	const acmes = "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d"
 	through := func(who string) string {
 		return w.mint(who, map[string]any{"aud": devstack.AdminAudience, "client_id": acmes})
@@ -150,6 +150,35 @@ func TestAClientOfATenantAdministersThatTenantOnly(t *testing.T) {
 		t.Errorf("a tenant is made: %s", r)
 	}
 	w.want(200, "root", "GET", "/v1/tenants/globex", nil)
+
+	// What is shown is limited to the tenant, as for its own administrators.
+	ours, foreign := w.decidedOf("alice", "acme"), w.decidedOf("bob", "globex")
+	for _, who := range []string{"root", "audrey"} {
+		one := func(id string) string { return "/v1/decisions/" + id + "?tenant=acme" }
+		if r := w.want(200, through(who), "GET", one(ours), nil); r.field("event", "custom") != nil {
+			t.Errorf("%s sees what only the platform sees: %s", who, r)
+		}
+		w.want(404, through(who), "GET", one(foreign), nil)
+		w.want(422, through(who), "POST", "/v1/policy/explain?tenant=acme", map[string]any{"subject": "alice", "tenant": "globex"})
+		w.want(200, through(who), "POST", "/v1/policy/explain?tenant=acme", map[string]any{"subject": "alice"})
+		w.want(200, who, "GET", one(foreign), nil)
+	}
+
+	// What is given is no more than the person holds in the tenant.
+	w.member("acme", "rita", iam.RoleTenantAdmin)
+	_, err := w.db.PutUser(ctx, iam.User{Issuer: w.rauth.Issuer, Subject: "rita", Status: iam.UserActive, PlatformRoles: []string{iam.PlatformAdmin}})
+	w.ok(err)
+	strong := service(map[string]any{"tenant": "acme", "audience": []string{devstack.AdminAudience}})
+	if r := w.want(403, through("rita"), "POST", "/v1/clients", strong); r.field("code") != "more_than_held" {
+		t.Errorf("a client of the tenant makes one for the admin API: %s", r)
+	}
+	w.want(201, through("rita"), "POST", "/v1/clients", service(map[string]any{"tenant": "acme"}))
+	w.want(201, "rita", "POST", "/v1/clients", strong)
+	// Nor does the person change what only the platform changes of it.
+	w.want(403, through("rita"), "PATCH", "/v1/tenants/acme", map[string]any{"status": "suspended"})
+	w.want(404, through("root"), "PATCH", "/v1/tenants/acme", map[string]any{"status": "suspended"})
+	w.want(404, through("root"), "POST", "/v1/clients", strong)
+	w.want(200, "rita", "PATCH", "/v1/tenants/acme", map[string]any{"status": "active"})
 }
 
 func TestAnotherFormOfAnIDIsNobodys(t *testing.T) {
