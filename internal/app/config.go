@@ -42,7 +42,7 @@ type Config struct {
 	RAuthTokenTypes         []string `env:"RAUTH_TOKEN_TYPES" envDefault:"at+jwt" doc:"accepted typ of tokens: at+jwt, JWT"`
 	RAuthAuthorizedParties  []string `env:"RAUTH_AUTHORIZED_PARTIES" doc:"if set, tokens must be issued to one of these clients"`
 	RAuthInsecureHTTP       bool     `env:"RAUTH_INSECURE_HTTP" doc:"1 lets issuers be plain http beyond loopback"`
-	RAuthPrograms           []string `env:"RAUTH_PROGRAMS" doc:"how tokens of programs are marked, besides sub = client_id: claim, claim=value or claim=prefix*, comma-separated"`
+	RAuthPrograms           []string `env:"RAUTH_PROGRAMS" doc:"how tokens of programs are marked, besides sub = client_id: claim, claim=value or claim=prefix* (the prefix and the client id), comma-separated"`
 	IntrospectionURL        string   `env:"RAUTH_INTROSPECTION_URL" doc:"where opaque tokens are introspected; else what discovery says, with RAUTH_INTROSPECTION_CLIENT_ID"`
 	IntrospectionClientID   string   `env:"RAUTH_INTROSPECTION_CLIENT_ID" doc:"turns introspection of opaque tokens on"`
 	IntrospectionClientPass string   `env:"RAUTH_INTROSPECTION_CLIENT_SECRET" secret:"true" doc:"its secret"`

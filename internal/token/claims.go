@@ -10,7 +10,9 @@ import (
 )
 
 // ProgramMark is how an issuer marks the tokens of programs where it does not do so by RFC 9068
-// (sub equals client_id, or is absent): a claim that such tokens have, or one with a certain value.
+// (sub equals client_id, or is absent): a claim that such tokens have, one with a certain value, or
+// one that is a prefix and the client id. A prefix alone would do for every person who chooses such
+// a name.
 type ProgramMark struct {
 	claim, value string
 	form         markForm
@@ -46,7 +48,17 @@ func (m ProgramMark) fits(claims map[string]any) bool {
 		return there
 	}
 	s, ok := v.(string)
-	return ok && (s == m.value || m.form == prefix && strings.HasPrefix(s, m.value))
+	if m.form == equal {
+		return ok && s == m.value
+	}
+	rest, ok := strings.CutPrefix(s, m.value)
+	client, _ := claims["client_id"].(string)
+	if client == "" {
+		client, _ = claims["azp"].(string)
+	}
+	// The client id as it is or in lower case, but no Unicode folding: s may be a name that a
+	// person has chosen.
+	return ok && client != "" && (rest == client || rest == strings.ToLower(client))
 }
 
 // Normalize gives claims the names that policies and the rest of the service read: the scopes of

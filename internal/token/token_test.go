@@ -938,14 +938,22 @@ func TestAnIssuerMarksItsProgramsInItsOwnWay(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
 	keycloak := map[string]any{"sub": "0c6c7d6c-5f4b-4a8e-8f2c-000000000001", "client_id": nil, "azp": "billing", "preferred_username": "service-account-billing"}
+	named := func(client, username string) map[string]any {
+		return map[string]any{"client_id": nil, "azp": client, "preferred_username": username}
+	}
 	for name, c := range map[string]struct {
 		marks  []string
 		claims map[string]any
 		want   string // the client, where it is a program
 		refuse string
 	}{
-		"by default":               {nil, keycloak, "", ""},
-		"a prefix":                 {[]string{"preferred_username=service-account-*"}, keycloak, "billing", ""},
+		"by default": {nil, keycloak, "", ""},
+		"a prefix":   {[]string{"preferred_username=service-account-*"}, keycloak, "billing", ""},
+		"a prefix, and a client id in upper case":     {[]string{"preferred_username=service-account-*"}, named("Billing", "service-account-billing"), "Billing", ""},
+		"a person who took the name of a program":     {[]string{"preferred_username=service-account-*"}, named("portal", "service-account-billing"), "", ""},
+		"a person who took a name that is the prefix": {[]string{"preferred_username=service-account-*"}, named("portal", "service-account-"), "", ""},
+		"a person who took a name that folds to it":   {[]string{"preferred_username=service-account-*"}, named("sales", "service-account-\u017fales"), "", ""},
+		"a person who took a name, without a client":  {[]string{"preferred_username=service-account-*"}, map[string]any{"client_id": nil, "preferred_username": "service-account-"}, "", ""},
 		"a value":                  {[]string{"gty=client-credentials"}, map[string]any{"gty": "client-credentials"}, "web", ""},
 		"another value":            {[]string{"gty=client-credentials"}, map[string]any{"gty": "password"}, "", ""},
 		"a value of another type":  {[]string{"gty=client-credentials"}, map[string]any{"gty": []string{"client-credentials"}}, "", ""},
