@@ -51,26 +51,13 @@ func belowEnrich(r *http.Request) (rest string, ok bool) {
 
 func (h *enrichHandler) serve(w http.ResponseWriter, r *http.Request, rest string) {
 	began := time.Now()
-	if r.ContentLength != 0 {
-		// Bodies are not read. On a connection that is to live on, net/http would
-		// wait for the body before it sends our answer.
-		w.Header().Set("Connection", "close")
-	}
 	status := h.answer(w, r, rest)
-	if r.ContentLength != 0 {
-		// After the answer, net/http reads what is left of the body, so that closing the
-		// connection does not cut the answer off. One that never comes holds nothing for long.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyPatience)) // the connection is gone
-	}
 	took := time.Since(began)
 	if took > slow {
 		h.log.LogAttrs(r.Context(), slog.LevelWarn, "slow enrichment", slog.Int("status", status), slog.Duration("took", took))
 	}
 	h.observe("generic", r.Method, status, took)
 }
-
-// bodyPatience is how long the body of a request is waited for that is answered already.
-const bodyPatience = time.Second
 
 // slow is what gets a line of its own: half of what gateways wait at most.
 const slow = 100 * time.Millisecond

@@ -962,20 +962,30 @@ func TestACallerWhoStoppedSendingStillGetsTheAnswer(t *testing.T) {
 func TestABodyThatNeverComesDoesNotHoldTheAnswerUp(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
-	for _, line := range []string{"Content-Length: 10", "Transfer-Encoding: chunked"} {
+	for _, c := range []struct {
+		request, line string
+		status        int
+	}{
+		{"POST /system/enrich-token", "Content-Length: 10", 200}, {"POST /system/enrich-token", "Transfer-Encoding: chunked", 200},
+		{"GET /v1/me/tenants", "Content-Length: 10", 200}, {"GET /nowhere", "Content-Length: 10", 404}, {"POST /v1/me/tenants", "Transfer-Encoding: chunked", 405},
+		{"GET /system/nothing", "Content-Length: 10", 404},
+	} {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(w.url, "http://"))
 		w.ok(err)
 		defer conn.Close()
 		w.ok(conn.SetDeadline(time.Now().Add(20 * time.Second)))
-		_, err = fmt.Fprintf(conn, "POST /system/enrich-token HTTP/1.1\r\nHost: iam\r\n%s\r\n%s\r\n\r\n", bearer(w.mint("alice", nil)), line)
+		_, err = fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: iam\r\n%s\r\n%s\r\n\r\n", c.request, bearer(w.mint("alice", nil)), c.line)
 		w.ok(err)
 		from := bufio.NewReader(conn)
 		resp, err := http.ReadResponse(from, nil)
-		if err != nil || resp.StatusCode != http.StatusOK || !resp.Close {
-			t.Errorf("%s: %v, %v", line, resp, err)
+		if err != nil || resp.StatusCode != c.status || !resp.Close {
+			t.Errorf("%s, %s: %v, %v", c.request, c.line, resp, err)
+			continue
 		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		w.ok(err)
 		if _, err := from.ReadByte(); !errors.Is(err, io.EOF) {
-			t.Errorf("%s: the connection is held for a body that never comes: %v", line, err)
+			t.Errorf("%s, %s: the connection is held for a body that never comes: %v", c.request, c.line, err)
 		}
 	}
 }

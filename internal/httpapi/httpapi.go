@@ -70,7 +70,7 @@ func (g Gateway) Handler() http.Handler {
 	r.NotFound(observed("", g.Observe, handle(g.Log, nowhere)))
 	r.MethodNotAllowed(observed("", g.Observe, handle(g.Log, notThisMethod)))
 
-	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	return ignoreBody(func(w http.ResponseWriter, req *http.Request) {
 		// On the raw path and before the router, which refuses unknown methods.
 		if rest, ok := belowEnrich(req); ok {
 			e.serve(w, req, rest)
@@ -83,6 +83,26 @@ func (g Gateway) Handler() http.Handler {
 		r.ServeHTTP(w, req)
 	})
 }
+
+// ignoreBody serves requests whose bodies are not read.
+func ignoreBody(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength == 0 {
+			h(w, r)
+			return
+		}
+		// On a connection that is to live on, net/http would wait for the body before it
+		// sends the response.
+		w.Header().Set("Connection", "close")
+		h(w, r)
+		// After the response, net/http reads what is left of the body, so that closing the
+		// connection does not cut the response off. A body that never comes holds nothing for long.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyPatience)) // the connection is gone
+	}
+}
+
+// bodyPatience is how long the server waits for the body of a request after the response.
+const bodyPatience = time.Second
 
 func nowhere(http.ResponseWriter, *http.Request) error {
 	return iam.Errorf(iam.NotFound, "no such path")
