@@ -96,7 +96,7 @@ func New(cfg Config) *Service {
 		case http.CanonicalHeaderKey("X-Principal-Type"):
 			s.kind = i
 		}
-		if strings.HasSuffix(name, "-Tenant-Id") {
+		if strings.HasSuffix(name, "-Tenant-Id") || strings.HasSuffix(name, "-Tenant") {
 			s.tenants = append(s.tenants, i)
 		}
 	}

@@ -1018,7 +1018,7 @@ func TestAUserWithManyTenantsCostsNoManyLookUps(t *testing.T) {
 
 func TestTheTenantOfTheHeadersIsTheTenantOfTheDecision(t *testing.T) {
 	t.Parallel()
-	names := []string{"X-Tenant-ID", "X-Active-Tenant-ID", "X-Enriched-Tenant-ID", "X-Citadel-Tenant-ID"}
+	names := []string{"X-Tenant-ID", "X-Active-Tenant-ID", "X-Enriched-Tenant-ID", "X-Citadel-Tenant-ID", "X-Tenant", "X-User-Tenant"}
 	w := newWorld(t, settings{headers: names})
 	for _, header := range names {
 		w.load(settings{headers: names, rego: "package iam.claims\n\ndecision := {\"allow\": true, \"tenant\": \"globex\", \"headers\": {\"" + header + "\": \"acme\"}}\n"})
