@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -204,7 +205,7 @@ func (bounded) OnConfig(_ context.Context, c *config.Config) (*config.Config, er
 		}
 		return err
 	}
-	return c, errors.Join(
+	return c, errors.Join(onlyHTTP(c),
 		bound(&c.Bundles, func(bundles map[string]any) {
 			for _, b := range bundles {
 				if b, ok := b.(map[string]any); ok && b["size_limit_bytes"] == nil {
@@ -223,6 +224,46 @@ func (bounded) OnConfig(_ context.Context, c *config.Config) (*config.Config, er
 			}
 		}),
 	)
+}
+
+// onlyHTTP refuses bundles that OPA would read without our bounds: OCI has a client of its own,
+// and files have none.
+func onlyHTTP(c *config.Config) error {
+	type service struct {
+		Name string `json:"name"`
+		Type string `json:"type"`
+	}
+	var services []service
+	if !absent(c.Services) && json.Unmarshal(c.Services, &services) != nil { // a list, or by name
+		var byName map[string]service
+		if err := json.Unmarshal(c.Services, &byName); err != nil {
+			return fmt.Errorf("services: %w", err)
+		}
+		services = nil
+		for name, s := range byName {
+			services = append(services, service{name, s.Type})
+		}
+	}
+	var errs []error
+	for _, s := range services {
+		if strings.EqualFold(s.Type, "oci") {
+			errs = append(errs, fmt.Errorf(`service %q has "type": "oci", whose bundles could not be checked before OPA unpacks them: serve them over HTTP or S3`, s.Name))
+		}
+	}
+	var bundles map[string]struct {
+		Resource string `json:"resource"`
+	}
+	if !absent(c.Bundles) {
+		if err := json.Unmarshal(c.Bundles, &bundles); err != nil {
+			return fmt.Errorf("bundles: %w", err)
+		}
+	}
+	for name, b := range bundles {
+		if u, err := url.Parse(b.Resource); err == nil && u.Scheme == "file" {
+			errs = append(errs, fmt.Errorf(`bundle %q has a "file:" resource, which could not be checked before OPA unpacks it: name the file in POLICY_BUNDLE`, name))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // quiet leaves out what OPA says each time that all is well.

@@ -888,6 +888,9 @@ func TestAnOPAConfigurationThatWouldTakeAnythingIsRefused(t *testing.T) {
 	t.Parallel()
 	for want, config := range map[string]string{
 		"it does nothing":   `{}`,
+		`"type": "oci"`:     `{"services": {"s": {"url": "https://127.0.0.1:1", "type": "OCI"}}, "bundles": {"b": {"service": "s", "resource": "r"}}}`,
+		`service "s" has`:   `{"services": [{"name": "s", "url": "https://127.0.0.1:1", "type": "oci"}], "discovery": {"service": "s", "resource": "d"}}`,
+		`"file:" resource`:  `{"bundles": {"b": {"resource": "file:///b.tar.gz"}}}`,
 		"write \"bundles\"": `{"bundle": {"name": "x"}, "bundles": {"a": {}}}`,
 		"no \"signing\"":    "keys: {k: {key: x}}\nbundles: {main: {resource: /x}}",
 		"neither JSON":      "\t{",
