@@ -313,8 +313,9 @@ func (w *Work) identify(ctx context.Context, t *token.Token, lock bool) error {
 		case known && t.RevokedBy(c.TokensNotBefore):
 			return t.Reject(token.Revoked, "token_revoked")
 		case known && c.Tenant != "" && c.Tenant != w.task.Tenant:
-			// Before anything of the object is looked at: it says nothing of what is there.
-			if w.task.Client {
+			// Before anything of the object is looked at: it says nothing of what is there. Of another
+			// tenant there is nothing to see, as for that tenant's strangers.
+			if w.task.Client || w.task.Tenant != "" {
 				return errGone
 			}
 			return &iam.Error{Kind: iam.Forbidden, Code: policy.CodeOtherTenant, Detail: "the token's client acts in its own tenant only"}

@@ -338,7 +338,8 @@ func TestWhateverThePolicySaysNobodyGivesAwayMoreThanTheyHold(t *testing.T) {
 			"erasing":         w.call(token, "DELETE", "/v1/users/"+w.user("audrey"), nil),
 			"a global role":   w.call(token, "POST", "/v1/roles", map[string]any{"name": "new", "permissions": []string{"x:y"}}),
 		} {
-			if r.status != 403 || r.field("code") != "more_than_held" {
+			byClient := who == "tenant admin by program" && r.field("code") == "client_of_another_tenant" // before it is asked what they hold
+			if r.status != 403 || r.field("code") != "more_than_held" && !byClient {
 				t.Errorf("%s, %s: got %s", who, name, r)
 			}
 		}
@@ -761,7 +762,7 @@ func TestAnErasedUserLeavesOurIDAndNothingElse(t *testing.T) {
 	if found := w.search(subject); len(found) > 0 {
 		t.Errorf("the subject is still in %v", found)
 	}
-	if got := len(w.want(200, "root", "GET", "/v1/audit?object="+id, nil).items()); got != 4 { // made, a member, erased, no member
+	if got := len(w.want(200, "root", "GET", "/v1/audit?object="+id, nil).items()); got != 5 { // made, a member, their default tenant, erased, no member
 		t.Errorf("%d entries speak of them", got)
 	}
 	for _, e := range w.want(200, "root", "GET", "/v1/audit?action=user:erase", nil).items() {
