@@ -146,6 +146,13 @@ func (c *Candidate) checkData(modules map[string]*ast.Module) (warnings []string
 			errs = append(errs, validate(b.path.String(), schema, value))
 		}
 	}
+	covered := []ast.Ref{ast.MustParseRef(configPath)}
+	for _, b := range bindings(modules) {
+		covered = append(covered, b.path)
+	}
+	for _, path := range uncovered(c.Data, ast.DefaultRootRef, covered) {
+		warnings = append(warnings, fmt.Sprintf("%s is not validated: no METADATA gives it a schema (schemas: - %s: schema.NAME)", path, path))
+	}
 	config, there := at(c.Data, []string{"iam", "config"})
 	if !there {
 		return warnings, errors.Join(append(errs, errors.New(configPath+" is missing: at least its headers"))...)
@@ -164,6 +171,21 @@ func (c *Candidate) checkData(modules map[string]*ast.Module) (warnings []string
 		}
 	}
 	return warnings, errors.Join(distinct(errs)...)
+}
+
+// uncovered are the largest parts of data that no path is of.
+func uncovered(data any, here ast.Ref, paths []ast.Ref) (all []ast.Ref) {
+	if slices.ContainsFunc(paths, func(p ast.Ref) bool { return here.HasPrefix(p) }) {
+		return nil
+	}
+	m, isObject := data.(map[string]any)
+	if !isObject || !slices.ContainsFunc(paths, func(p ast.Ref) bool { return p.HasPrefix(here) }) {
+		return []ast.Ref{here}
+	}
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		all = append(all, uncovered(m[key], here.Append(ast.StringTerm(key)), paths)...)
+	}
+	return all
 }
 
 // distinct leaves out what two schemas say alike.

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -144,4 +145,18 @@ func shippedSchema(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+func TestDataWithoutASchemaAreAWarning(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	if err := offer(t, e, files{"iam/limits/data.json": `{"deny_guests": "false"}`}); err != nil {
+		t.Fatal(err)
+	}
+	said := func(part string) bool {
+		return slices.ContainsFunc(e.Revision().Warnings, func(w string) bool { return strings.HasPrefix(w, part) })
+	}
+	if !said("data.iam.limits is not validated") || said("data.iam.config") {
+		t.Errorf("got %q", e.Revision().Warnings)
+	}
 }
