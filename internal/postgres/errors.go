@@ -33,8 +33,18 @@ var errReadOnly = errors.New("the server is read-only")
 // writable refuses a connection to a server that takes no changes: a standby, or a primary that
 // is set read-only.
 func writable(ctx context.Context, conn *pgconn.PgConn) error {
-	r := conn.ExecParams(ctx, "SHOW transaction_read_only", nil, nil, nil, nil).Read()
-	if r.Err == nil && len(r.Rows) == 1 && string(r.Rows[0][0]) == "on" {
+	return refuseIfTrue(ctx, conn, "SELECT current_setting('transaction_read_only')::bool")
+}
+
+// primary refuses a connection to a standby: it may lag behind, hears nothing and gives no locks.
+// A primary that is set read-only answers look-ups as before.
+func primary(ctx context.Context, conn *pgconn.PgConn) error {
+	return refuseIfTrue(ctx, conn, "SELECT pg_is_in_recovery()")
+}
+
+func refuseIfTrue(ctx context.Context, conn *pgconn.PgConn, sql string) error {
+	r := conn.ExecParams(ctx, sql, nil, nil, nil, nil).Read()
+	if r.Err == nil && len(r.Rows) == 1 && string(r.Rows[0][0]) == "t" {
 		return errReadOnly
 	}
 	return r.Err

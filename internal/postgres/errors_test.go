@@ -296,3 +296,26 @@ func TestATestOfAWriteSaysWhyItFails(t *testing.T) {
 		t.Errorf("a change of a read-only database: %q", got)
 	}
 }
+
+// A primary that takes no changes answers look-ups over new connections, and its heartbeats are heard.
+func TestAReadOnlyPrimaryAnswersLookUps(t *testing.T) {
+	t.Parallel()
+	url := postgrestest.URL(t)
+	must(t, postgrestest.OpenURL(t, url).PutTenant(ctx, tenant("acme")))
+	db := postgrestest.OpenURL(t, url+"&default_transaction_read_only=on")
+	if _, found, err := db.Tenant(ctx, "acme"); err != nil || !found {
+		t.Errorf("a look-up: %v %v", found, err)
+	}
+	l, err := db.Listen(ctx)
+	must(t, err)
+	defer l.Close()
+	must(t, db.Beat(ctx, "nonce"))
+	soon, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if m, err := l.Next(soon); err != nil || m.Beat == nil || m.Beat.Nonce != "nonce" {
+		t.Errorf("received %+v, %v", m, err)
+	}
+	if got := iam.CodeOf(db.PutTenant(ctx, tenant("globex"))); got != "database_read_only" {
+		t.Errorf("a change: %q", got)
+	}
+}

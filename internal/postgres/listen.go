@@ -47,7 +47,7 @@ func (db *DB) direct(ctx context.Context, params map[string]string) (*pgx.Conn, 
 	}
 	cfg := pool.ConnConfig
 	cfg.ConnectTimeout = connectTimeout
-	cfg.ValidateConnect = writable
+	cfg.ValidateConnect = primary
 	cfg.Tracer = db.outside
 	maps.Copy(cfg.RuntimeParams, params)
 	return pgx.ConnectConfig(ctx, cfg)

@@ -443,6 +443,14 @@ func TestANewPrimaryIsFollowed(t *testing.T) {
 	r := startReplica(t, both, "", 8*time.Second).started(t)
 	until(t, "the first answer", 5*time.Second, func() bool { return r.name(t) == "old" })
 	caughtUp(t, primary.URL, standby.URL)
+	lagging := postgrestest.OpenURL(t, standby.URL)
+	if _, _, err := lagging.Tenant(ctx, "acme"); iam.CodeOf(err) != "database_read_only" {
+		t.Errorf("a look-up on a standby: %v", err)
+	}
+	if l, err := lagging.Listen(ctx); err == nil {
+		l.Close()
+		t.Error("a standby is listened to")
+	}
 
 	primary.Kill()
 	gone := time.Now()

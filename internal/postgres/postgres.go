@@ -7,8 +7,8 @@
 //
 // There are two pools, so that admin work cannot starve enrichment: facts, with
 // short limits, answers the look-ups of the hot path; admin does the rest. Both
-// insist on a server that accepts writes: a lagging standby would bring an old
-// fact back.
+// insist on the primary, since a lagging standby would bring an old fact back, and
+// admin on one that accepts writes.
 package postgres
 
 import (
@@ -71,7 +71,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason
 	if onError == nil {
 		onError = func(string) {}
 	}
-	open := func(name string, conns int32) (*pgxpool.Pool, error) {
+	open := func(name string, conns int32, validate pgconn.ValidateConnectFunc) (*pgxpool.Pool, error) {
 		pc, err := pgxpool.ParseConfig(cfg.URL)
 		if err != nil {
 			return nil, err
@@ -83,7 +83,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason
 		pc.MaxConnIdleTime = 5 * time.Minute
 		pc.HealthCheckPeriod = 5 * time.Second
 		pc.ConnConfig.ConnectTimeout = connectTimeout
-		pc.ConnConfig.ValidateConnect = writable
+		pc.ConnConfig.ValidateConnect = validate
 		// A statement ends with its context: the server is asked to cancel it. Not by
 		// statement_timeout as a start-up parameter, which transaction poolers refuse.
 		pc.ConnConfig.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler {
@@ -93,11 +93,11 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason
 		pc.ConnConfig.Tracer = &tracer{name: name, log: log, onError: onError}
 		return pgxpool.NewWithConfig(ctx, pc)
 	}
-	facts, err := open("facts", cfg.Conns)
+	facts, err := open("facts", cfg.Conns, primary)
 	if err != nil {
 		return nil, err
 	}
-	admin, err := open("admin", cmp.Or(cfg.Admin, cfg.Conns))
+	admin, err := open("admin", cmp.Or(cfg.Admin, cfg.Conns), writable)
 	if err != nil {
 		facts.Close()
 		return nil, err
