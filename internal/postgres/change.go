@@ -389,7 +389,9 @@ func (db *DB) ExpireEvents(ctx context.Context, before time.Time) (n int64, err 
 	}
 	defer h.Close()
 	for {
-		tag, err := h.conn.Exec(ctx, `DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE sent_at IS NULL AND occurred_at < $1 ORDER BY seq LIMIT 20000)`, before)
+		tag, err := h.conn.Exec(ctx, `
+			WITH old AS MATERIALIZED (SELECT seq FROM outbox WHERE sent_at IS NULL AND occurred_at < $1 ORDER BY seq LIMIT 20000)
+			DELETE FROM outbox WHERE seq IN (SELECT seq FROM old)`, before)
 		n += tag.RowsAffected()
 		if err != nil || tag.RowsAffected() == 0 {
 			return n, wrap("delete events that nobody relays", err)
