@@ -7,10 +7,14 @@
 --
 -- The transaction also learns what it has notified: the setting iam.changed, a list of
 -- "<kind> <hash>" and "all" separated by commas, until the transaction ends. The replica
--- that made the change invalidates exactly that before it answers.
+-- that made the change invalidates exactly that before it answers. Beyond 128 KB, some 3,700
+-- keys, the list is "all", so that very many statements of one transaction do not copy a
+-- growing list each time. A batch of the admin API has 3,000 keys at most.
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION iam_announce(keys text[]) RETURNS void
     LANGUAGE plpgsql AS $$
+DECLARE
+    known text := coalesce(current_setting('iam.changed', true), '');
 BEGIN
     IF cardinality(keys) > 1000 THEN
         keys := ARRAY ['all'];
@@ -18,7 +22,9 @@ BEGIN
     keys := array_remove(keys, NULL); -- null: a membership that goes with its user
     IF cardinality(keys) > 0 THEN
         PERFORM pg_notify('iam_directory_' || current_schema(), 'v1 ' || current_schema() || ' ' || k) FROM unnest(keys) AS k;
-        PERFORM set_config('iam.changed', concat_ws(',', nullif(current_setting('iam.changed', true), ''), array_to_string(keys, ',')), true);
+        IF known <> 'all' THEN
+            PERFORM set_config('iam.changed', CASE WHEN length(known) > 131072 THEN 'all' ELSE concat_ws(',', nullif(known, ''), array_to_string(keys, ',')) END, true);
+        END IF;
     END IF;
 END
 $$;

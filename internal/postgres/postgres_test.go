@@ -123,6 +123,26 @@ func TestTheOnlyMembershipOfAnOlderUserBecomesTheDefault(t *testing.T) {
 	}
 }
 
+// What a transaction has changed is a list of keys, and everything where the list would be very long.
+func TestWhatATransactionHasChangedStaysShort(t *testing.T) {
+	t.Parallel()
+	conn, err := pgx.Connect(ctx, postgrestest.URL(t))
+	must(t, err)
+	defer conn.Close(ctx)
+	for statements, all := range map[int]bool{3000: false, 4000: true} {
+		tx, err := conn.Begin(ctx)
+		must(t, err)
+		_, err = tx.Exec(ctx, fmt.Sprintf(`DO $$ BEGIN FOR i IN 1..%d LOOP INSERT INTO users (issuer, subject) VALUES ('i', 's' || i); END LOOP; END $$`, statements))
+		must(t, err)
+		var changed string
+		must(t, tx.QueryRow(ctx, `SELECT current_setting('iam.changed')`).Scan(&changed))
+		if keys := strings.Count(changed, ",") + 1; (changed == "all") != all || !all && keys != statements {
+			t.Errorf("%d statements: %d keys, %d bytes", statements, keys, len(changed))
+		}
+		must(t, tx.Rollback(ctx))
+	}
+}
+
 func TestTwoMigrationsAtOnceAreOneAfterTheOther(t *testing.T) {
 	t.Parallel()
 	url := postgrestest.EmptyURL(t)
