@@ -172,10 +172,13 @@ func (s *Service) takeUp(ctx context.Context, c iam.ManagedClient, l lease) (aft
 }
 
 func (s *Service) forget(ctx context.Context) {
-	err := s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
-		_, err := tx.ForgetDeletedClients(ctx, s.cfg.TokenLifetime)
-		return err
-	})
+	var err error
+	for n := int64(1); n > 0 && err == nil; {
+		err = s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) (err error) {
+			n, err = tx.ForgetDeletedClients(ctx, s.cfg.TokenLifetime)
+			return err
+		})
+	}
 	if err != nil && ctx.Err() == nil {
 		s.cfg.Log.InfoContext(ctx, "deleted clients cannot be forgotten", slog.Any("err", err))
 	}

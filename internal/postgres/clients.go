@@ -176,13 +176,14 @@ func (tx *Tx) ForgetClient(ctx context.Context, issuer, id string) error {
 	return wrap("forget a client", err)
 }
 
-// ForgetDeletedClients forgets clients that were deleted in the identity provider too, and
-// whose last token has expired since.
+// ForgetDeletedClients forgets some clients that were deleted in the identity provider too, and
+// whose last token has expired since: no more at once than are notified each by its key. It
+// returns how many.
 func (tx *Tx) ForgetDeletedClients(ctx context.Context, lifetime time.Duration) (int64, error) {
 	tag, err := tx.tx.Exec(ctx, `
 		WITH old AS MATERIALIZED (
 		    SELECT c.issuer, c.client_id FROM clients c LEFT JOIN registrations r ON r.issuer = c.issuer AND r.client_id = c.client_id
-		     WHERE c.status = 'deleted' AND r.operation IS NULL AND greatest(c.updated_at, r.updated_at) < now() - $1::interval LIMIT 10000)
+		     WHERE c.status = 'deleted' AND r.operation IS NULL AND greatest(c.updated_at, r.updated_at) < now() - $1::interval LIMIT 1000)
 		DELETE FROM clients WHERE (issuer, client_id) IN (SELECT issuer, client_id FROM old)`, lifetime)
 	return tag.RowsAffected(), wrap("forget deleted clients", err)
 }
