@@ -400,9 +400,17 @@ func (c *Client) Rotate(ctx context.Context, id string) (iam.Secret, error) {
 	return iam.Secret(got.Secret), err
 }
 
-// Retire ends all secrets but the newest.
+// Retire ends all secrets but the newest. A success with a body that is no JSON is none of the
+// admin API's: a login page, for instance.
 func (c *Client) Retire(ctx context.Context, id string) error {
-	return c.call(ctx, "retire", http.MethodDelete, c.at("clients", id, "secrets", "rotate"), nil, nil, anySuccess)
+	a, err := c.ask(ctx, "retire", http.MethodDelete, c.at("clients", id, "secrets", "rotate"), nil, nil, anySuccess)
+	if err != nil {
+		return err
+	}
+	if len(bytes.TrimSpace(a.body)) > 0 && !json.Valid(a.body) {
+		return c.refuse("retire", errors.Join(iam.ErrOutcomeUnknown, fmt.Errorf("it answered %d with a body that is no JSON", a.status)))
+	}
+	return nil
 }
 
 // List calls each for all clients of the provider, whosever they are.

@@ -293,8 +293,12 @@ func TestAWrongPlaceIsNotBelieved(t *testing.T) {
 			"update": func(c *rauth.Client) error { return c.Update(t.Context(), registration("a")) },
 			"delete": func(c *rauth.Client) error { return c.Delete(t.Context(), "a") },
 			"rotate": func(c *rauth.Client) error { _, err := c.Rotate(t.Context(), "a"); return err },
+			"retire": func(c *rauth.Client) error { return c.Retire(t.Context(), "a") },
 			"list":   func(c *rauth.Client) error { return c.List(t.Context(), func(iam.Registration) error { return nil }) },
 		} {
+			if operation == "retire" && name == "an object" {
+				continue // a success that says something
+			}
 			clear(p.errors)
 			p.log.Reset()
 			err := call(p.client(func(cfg *rauth.Config) { cfg.URL = elsewhere.URL }))
