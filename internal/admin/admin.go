@@ -173,8 +173,10 @@ func (s *Service) Do(ctx context.Context, c Caller, t Task, do func(context.Cont
 		changed, err = tx.Changed(ctx)
 		return err
 	})
-	if w != nil && w.decision != nil { // of the last attempt, and after its locks
-		s.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "admin decision", w.decision...)
+	if w != nil { // the last attempt, and after its locks
+		for _, decision := range w.decisions {
+			s.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "admin decision", decision...)
+		}
 	}
 	// Where the commit's outcome is not known, it may have happened.
 	s.cfg.Invalidate(changed)
@@ -222,7 +224,7 @@ type Work struct {
 
 	actorKind, actor string
 	decisionID       string
-	decision         []slog.Attr      // what the policy said last; nil: it was not asked
+	decisions        [][]slog.Attr    // of the policy, one for each action that it was asked about last
 	user             *iam.UserFacts   // the caller, where it is a known person
 	client           *iam.ClientFacts // the caller, where it is a known program
 	bound            bool             // the token's client has a tenant: the one that this is about
@@ -268,6 +270,7 @@ func (w *Work) mayThey(ctx context.Context, t *token.Token, locked bool) error {
 	if err := w.identify(ctx, t, locked); err != nil {
 		return err
 	}
+	w.decisions = nil
 	for _, action := range append([]string{w.task.Action}, w.task.Also...) {
 		if err := w.ask(ctx, t, action); err != nil {
 			return err
@@ -379,11 +382,11 @@ func (w *Work) ask(ctx context.Context, t *token.Token, action string) error {
 	for i, r := range d.Reasons {
 		codes[i] = r.Code
 	}
-	w.decision = []slog.Attr{
+	w.decisions = append(w.decisions, []slog.Attr{
 		slog.Bool("allow", d.Allow), slog.String("action", action), slog.String("tenant", w.task.Tenant),
 		slog.String("actor_kind", w.actorKind), slog.String("actor", w.actor), slog.Any("codes", codes), slog.String("decision_id", w.decisionID),
 		slog.String("revision", d.Revision), slog.String("request_id", w.caller.RequestID),
-	}
+	})
 	switch {
 	case d.Allow && w.task.Tenant != "" && !w.s.cfg.Issuers.Reaches(t.Issuer, w.task.Tenant):
 		return errGone // whatever the policy says

@@ -240,7 +240,7 @@ func TestWhatIsEffectiveEqualsAPlainModel(t *testing.T) {
 			case "sleep":
 				_, there := m.members[tenant][user]
 				err := o.do(tenant, func(ctx context.Context, w *admin.Work) error {
-					_, err := w.SetMemberStatus(ctx, tenant, ids[user], iam.MembershipSuspended, admin.Condition{})
+					_, err := w.EditMember(ctx, tenant, ids[user], admin.Condition{}, memberStatus(iam.MembershipSuspended))
 					return err
 				})
 				if there != (err == nil) {
@@ -252,7 +252,7 @@ func TestWhatIsEffectiveEqualsAPlainModel(t *testing.T) {
 			case "block":
 				status := map[bool]string{false: iam.UserBlocked, true: iam.UserActive}[m.blocked[user]]
 				o.ok(o.do("", func(ctx context.Context, w *admin.Work) error {
-					_, err := w.SetUserStatus(ctx, ids[user], status, admin.Condition{})
+					_, err := w.EditUser(ctx, ids[user], admin.Condition{}, userStatus(status))
 					return err
 				}))
 				m.blocked[user] = !m.blocked[user]

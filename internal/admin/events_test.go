@@ -99,7 +99,7 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 			return err
 		}, "UserRolesAssigned.v1", 1},
 		{"suspended", "acme", func(ctx context.Context, w *admin.Work) error {
-			_, err := w.SetMemberStatus(ctx, "acme", user, iam.MembershipSuspended, none)
+			_, err := w.EditMember(ctx, "acme", user, none, memberStatus(iam.MembershipSuspended))
 			return err
 		}, "MemberSuspended.v1", 1},
 		{"resumed, with an end", "acme", func(ctx context.Context, w *admin.Work) error {
@@ -131,15 +131,15 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 			return err
 		}, "UserPlatformRolesAssigned.v1", 1},
 		{"blocked", "", func(ctx context.Context, w *admin.Work) error {
-			_, err := w.SetUserStatus(ctx, user, iam.UserBlocked, none)
+			_, err := w.EditUser(ctx, user, none, userStatus(iam.UserBlocked))
 			return err
 		}, "UserBlocked.v1", 1},
 		{"blocked again", "", func(ctx context.Context, w *admin.Work) error {
-			_, err := w.SetUserStatus(ctx, user, iam.UserBlocked, none)
+			_, err := w.EditUser(ctx, user, none, userStatus(iam.UserBlocked))
 			return err
 		}, "", 0},
 		{"unblocked", "", func(ctx context.Context, w *admin.Work) error {
-			_, err := w.SetUserStatus(ctx, user, iam.UserActive, none)
+			_, err := w.EditUser(ctx, user, none, userStatus(iam.UserActive))
 			return err
 		}, "UserUnblocked.v1", 1},
 		{"revoked", "", func(ctx context.Context, w *admin.Work) error {
@@ -326,4 +326,18 @@ func (o *office) events() []event {
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[event])
 	o.ok(err)
 	return list
+}
+
+func memberStatus(status string) func(iam.Membership) (iam.Membership, error) {
+	return func(m iam.Membership) (iam.Membership, error) {
+		m.Status = status
+		return m, nil
+	}
+}
+
+func userStatus(status string) func(*iam.User) error {
+	return func(u *iam.User) error {
+		u.Status = status
+		return nil
+	}
 }

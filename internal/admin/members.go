@@ -243,14 +243,6 @@ func (w *Work) EditMember(ctx context.Context, tenant, user string, c Condition,
 	return w.changeMember(ctx, tenant, user, c, false, edit)
 }
 
-// SetMemberStatus suspends or resumes a membership.
-func (w *Work) SetMemberStatus(ctx context.Context, tenant, user, status string, c Condition) (iam.Member, error) {
-	return w.EditMember(ctx, tenant, user, c, func(m iam.Membership) (iam.Membership, error) {
-		m.Status = status
-		return m, nil
-	})
-}
-
 func (w *Work) changeMember(ctx context.Context, tenant, user string, c Condition, needed bool, change func(iam.Membership) (iam.Membership, error)) (iam.Member, error) {
 	roles, err := w.rolesForMembers(ctx, tenant)
 	if err != nil {

@@ -105,14 +105,6 @@ func (w *Work) EditUser(ctx context.Context, id string, c Condition, edit func(*
 	return w.changeUser(ctx, id, c, false, edit)
 }
 
-// SetUserStatus blocks or unblocks a user.
-func (w *Work) SetUserStatus(ctx context.Context, id, status string, c Condition) (iam.User, error) {
-	return w.EditUser(ctx, id, c, func(u *iam.User) error {
-		u.Status = status
-		return nil
-	})
-}
-
 // RevokeTokens refuses all tokens of a user that were issued before a time, which never
 // goes back. The zero time is now.
 func (w *Work) RevokeTokens(ctx context.Context, id string, before time.Time) (iam.User, error) {

@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"bytes"
 	"context"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -32,5 +33,19 @@ func TestADecisionIsLoggedUnderNoLock(t *testing.T) {
 	}
 	if n := logged.Load(); n != 1 {
 		t.Errorf("the decision was logged %d times, want once", n)
+	}
+}
+
+// A change that needs two answers of the policy leaves both in the log.
+func TestEachDecisionOfARequestIsLoggedOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	path := "/v1/tenants/acme/members/" + w.member("acme", "new")
+	w.want(200, "root", "PATCH", path, map[string]any{"status": "suspended", "attributes": map[string]any{}}, "Content-Type: application/merge-patch+json")
+	logged := w.logs.String()
+	for _, action := range []string{"member:update", "member:set-status"} {
+		if n := strings.Count(logged, `"action":"`+action+`","tenant":"acme"`); n != 1 {
+			t.Errorf("%s was logged %d times, want once", action, n)
+		}
 	}
 }
