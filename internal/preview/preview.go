@@ -370,9 +370,12 @@ func (r *run) directory(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			for i, u := range page {
+			taken := 0
+			for _, u := range page {
 				r.users.hold(u)
-				if i < strangersOfPage && len(r.strangers) < strangersMost {
+				// One who is blocked gets in nowhere, whatever is let in: they would show nothing.
+				if taken < strangersOfPage && len(r.strangers) < strangersMost && u.Status == iam.UserActive {
+					taken++
 					r.strangers = append(r.strangers, userOf(u))
 				}
 				if err := give(func(ctx context.Context) error { return r.user(ctx, u) }); err != nil {
