@@ -35,7 +35,7 @@ func balancer(t *testing.T, heardAfter time.Duration, backends ...*backend) stri
 	for _, b := range backends {
 		looking.Go(func() {
 			for ctx.Err() == nil {
-				asking, cancel := context.WithTimeout(ctx, time.Second)
+				asking, cancel := context.WithTimeout(ctx, 5*time.Second)
 				req, err := http.NewRequestWithContext(asking, http.MethodGet, "http://"+b.ops+"/readyz", nil)
 				ready := false
 				if err == nil {
@@ -83,7 +83,7 @@ func TestARollingRestartFailsNoRequest(t *testing.T) {
 	p.ok(err)
 	backends := []*backend{{gateway: addrs[0], ops: addrs[1]}, {gateway: addrs[2], ops: addrs[3]}}
 	start := func(b *backend) {
-		b.cmd = p.command("GATEWAY_ADDR="+b.gateway, "OPS_ADDR="+b.ops, "SHUTDOWN_DELAY=1s", "ENRICH_DEADLINE=10s", "START_TIMEOUT=1m", "RAUTH_ADMIN_URL=", "NATS_URL=", "LOG_LEVEL=error", "DECISION_LOG_CONSOLE=false")
+		b.cmd = p.command("GATEWAY_ADDR="+b.gateway, "OPS_ADDR="+b.ops, "SHUTDOWN_DELAY=3s", "ENRICH_DEADLINE=10s", "START_TIMEOUT=1m", "RAUTH_ADMIN_URL=", "NATS_URL=", "LOG_LEVEL=error", "DECISION_LOG_CONSOLE=false")
 		p.ok(b.cmd.Start())
 		b.dead = make(chan error, 1)
 		cmd, dead := b.cmd, b.dead
