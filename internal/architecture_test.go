@@ -18,7 +18,7 @@ var mayImport = map[string][]string{
 	"internal/bounded":          {},
 	"internal/clock":            {},
 	"internal/directory":        {"internal/iam", "internal/bounded", "internal/clock"},
-	"internal/feed":             {"internal/directory"},
+	"internal/feed":             {"internal/iam", "internal/directory"},
 	"internal/policy":           {"internal/iam", "internal/directory", "policies"},
 	"internal/policy/authoring": {"internal/policy", "policies"},
 	"internal/token":            {"internal/iam", "internal/bounded"},

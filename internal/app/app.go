@@ -151,7 +151,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		case policyChanged <- struct{}{}:
 		default: // somebody will look already
 		}
-	}})
+	}, OnPanic: func(err error) { beside.panicked("feed", err) }})
 	beside.loop("feed", func() { changes.Run(work) })
 	if err := awaitFeed(ctx, changes, cfg); err != nil {
 		return err
@@ -176,8 +176,9 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		Embedded: ours,
 		DB:       db, Admin: administration, Engine: engine, Managed: cfg.PolicyActivation == "managed", Follows: cfg.follows(), ByOPA: cfg.opaFetches,
 		Unsigned: cfg.PolicyAllowUnsigned, StateDir: cfg.StateDir, Replica: replicaName(), Version: build.Version, Log: log,
+		OnPanic: func(err error) { beside.panicked("policies", err) },
 	})
-	manager, stopPolicies, err := loadPolicies(work, engine, policies, cfg)
+	manager, stopPolicies, err := loadPolicies(work, engine, policies, cfg, beside)
 	if err != nil {
 		return err
 	}
@@ -265,7 +266,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		})
 		beside.loop("relay", func() { relay.Run(work) })
 	}
-	managed, provider, err := manageClients(work, cfg, db, administration, verifier, metrics, log)
+	managed, provider, err := manageClients(work, cfg, db, administration, verifier, metrics, log, func(err error) { beside.panicked("clients", err) })
 	if err != nil {
 		return err
 	}
@@ -336,11 +337,7 @@ const loopPause = time.Second
 func (b *background) loop(name string, do func()) {
 	b.running.Go(func() {
 		for {
-			err := func() (err error) {
-				defer iam.Recovered(&err)
-				do()
-				return nil
-			}()
+			err := iam.Try(do)
 			if err == nil {
 				return
 			}
@@ -420,9 +417,11 @@ func registerOutbox(m *telemetry.Metrics, state func() postgres.OutboxState) {
 // manageClients makes the service of clients. Without RAUTH_ADMIN_URL it has no provider.
 func manageClients(
 	ctx context.Context, cfg Config, db *postgres.DB, administration *admin.Service, verifier *token.Verifier, metrics *telemetry.Metrics, log *slog.Logger,
+	onPanic func(error),
 ) (*clients.Service, *rauth.Client, error) {
 	c := clients.Config{
 		Admin: administration, DB: db, Issuer: cfg.RAuthURL, Log: log, TokenLifetime: cfg.MaxTokenLifetime, MaxRepairs: cfg.ReconcileMaxChanges,
+		OnPanic: onPanic,
 		OnCompared: func(r clients.Report) {
 			for _, kind := range clients.DriftKinds {
 				metrics.Drift(kind, r.Of(kind))
@@ -616,7 +615,7 @@ func replicaName() string {
 // loadPolicies puts the first policy in force and keeps looking for the next. The
 // function it returns stops that; the manager is nil without OPA_CONFIG. What is in force elsewhere goes first, then what was kept
 // here, then what the source has.
-func loadPolicies(ctx context.Context, engine *policy.Engine, policies *rollout.Service, cfg Config) (m *policy.Manager, stop func(), err error) {
+func loadPolicies(ctx context.Context, engine *policy.Engine, policies *rollout.Service, cfg Config, beside *background) (m *policy.Manager, stop func(), err error) {
 	stop = func() {}
 	first := policies.Sync(ctx) // what is in force elsewhere and cannot be here
 	if err := policies.FromState(ctx); err != nil {
@@ -639,7 +638,7 @@ func loadPolicies(ctx context.Context, engine *policy.Engine, policies *rollout.
 			return nil, nil, fmt.Errorf("POLICY_BUNDLE %s cannot be used: %w", cfg.PolicyBundle, err)
 		}
 		watching, cancel := context.WithCancel(ctx)
-		go engine.Watch(watching, cfg.PolicyBundle)
+		beside.loop("policy_bundle", func() { engine.Watch(watching, cfg.PolicyBundle) })
 		before := stop
 		stop = func() { cancel(); before() }
 	}

@@ -73,6 +73,7 @@ type Config struct {
 	CompareEvery  time.Duration // 0: 10 min
 	Tick          time.Duration // of the loop; 0: 500 ms
 	OnCompared    func(Report)  // told of each comparison of the loop; may be nil
+	OnPanic       func(error)   // called with a panic over one client or one comparison, which ends nothing else; may be nil
 }
 
 // Service manages clients. It is safe for concurrent use.
@@ -87,6 +88,9 @@ func New(cfg Config) *Service {
 	cfg.MaxRepairs = cmp.Or(cfg.MaxRepairs, 10)
 	if cfg.OnCompared == nil {
 		cfg.OnCompared = func(Report) {}
+	}
+	if cfg.OnPanic == nil {
+		cfg.OnPanic = func(error) {}
 	}
 	return &Service{cfg}
 }

@@ -40,8 +40,10 @@ func (s *Service) Run(ctx context.Context) {
 		case err != nil:
 			s.cfg.Log.InfoContext(ctx, "the loop of clients cannot begin", slog.Any("err", err))
 		case got:
-			s.lead(ctx, lock)
-			lock.Close()
+			func() {
+				defer lock.Close() // also where it panics: else nobody leads any more
+				s.lead(ctx, lock)
+			}()
 		}
 		select {
 		case <-ctx.Done():
@@ -84,7 +86,9 @@ func (s *Service) lead(ctx context.Context, lock *postgres.Held) {
 					defer func() { <-comparing }()
 					ctx, cancel := context.WithTimeout(ctx, compareTime)
 					defer cancel()
-					s.round(ctx, rounds)
+					if err := iam.Try(func() { s.round(ctx, rounds) }); err != nil {
+						s.cfg.OnPanic(err)
+					}
 				}()
 			default: // the one before is not over
 			}
@@ -148,11 +152,25 @@ func (s *Service) endOverlap(ctx context.Context, id string, lease time.Duration
 	return c, begun && err == nil, err
 }
 
-// takeUp goes on with an operation for which nobody waits.
+// takeUp goes on with an operation for which nobody waits. A panic postpones it, and fails no other.
 func (s *Service) takeUp(ctx context.Context, c iam.ManagedClient, l lease) (after iam.ManagedClient, done bool) {
 	ctx, cancel := context.WithTimeout(ctx, min(stepTime, l.left()))
 	defer cancel()
 	o := operation{s: s, caller: loop, task: admin.Task{Action: "client:" + c.Operation, Tenant: c.Tenant, Object: c.ClientID, Writes: true}, client: c}
+	after = c
+	err := iam.Try(func() { after, done = o.proceed(ctx, l) })
+	if err == nil {
+		return after, done
+	}
+	s.cfg.OnPanic(err)
+	if err := iam.Try(func() { after = o.postpone(ctx, err) }); err != nil {
+		s.cfg.OnPanic(err) // when the lease is over it is taken up
+	}
+	return after, false
+}
+
+func (o operation) proceed(ctx context.Context, l lease) (after iam.ManagedClient, done bool) {
+	s, c := o.s, o.client
 	if c.Operation == iam.OperationRotate {
 		// Whoever began it is gone, and with them what they may have been given.
 		_ = o.notRotated(ctx, errors.New("interrupted"), true, false) // nobody waits for it

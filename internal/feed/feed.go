@@ -50,6 +50,7 @@
 package feed
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -62,6 +63,7 @@ import (
 	"time"
 
 	"iam-service/internal/directory"
+	"iam-service/internal/iam"
 )
 
 // Source is the database.
@@ -108,6 +110,8 @@ type Config struct {
 	// OnPolicy is told that another policy may be in force, and whenever that may have been
 	// missed. It must not block; may be nil.
 	OnPolicy func()
+
+	OnPanic func(error) // called with a panic of the listener, which is connected again, or of a beat; may be nil
 }
 
 const (
@@ -155,6 +159,9 @@ func New(cfg Config) *Feed {
 	}
 	if cfg.OnPolicy == nil {
 		cfg.OnPolicy = func() {}
+	}
+	if cfg.OnPanic == nil {
+		cfg.OnPanic = func(error) {}
 	}
 	return &Feed{cfg: cfg, name: rand.Text()[:12], started: make(chan struct{})}
 }
@@ -270,18 +277,12 @@ func (f *Feed) session(ctx context.Context) error {
 	defer stop(nil)
 	messages := make(chan Message, 256)
 	reader.Go(func() {
-		for {
-			m, err := l.Next(ctx)
-			if err != nil {
-				stop(fmt.Errorf("the listener broke: %w", err))
-				return
-			}
-			select {
-			case messages <- m:
-			case <-ctx.Done():
-				return
-			}
+		var err error
+		panicked := iam.Try(func() { err = pass(ctx, l, messages) })
+		if panicked != nil {
+			f.cfg.OnPanic(panicked)
 		}
+		stop(fmt.Errorf("the listener broke: %w", cmp.Or(panicked, err)))
 	})
 	// The first proof may take longer: a database that is slow must not be asked to
 	// begin anew, which would drop everything again.
@@ -303,6 +304,21 @@ func (f *Feed) session(ctx context.Context) error {
 			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		}
+	}
+}
+
+// pass hands on what l receives, until it breaks or ctx ends.
+func pass(ctx context.Context, l Listener, to chan<- Message) error {
+	for {
+		m, err := l.Next(ctx)
+		if err != nil {
+			return err
+		}
+		select {
+		case to <- m:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }
@@ -329,7 +345,12 @@ func (s *session) send(ctx context.Context) {
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, beatLimit)
 		defer cancel()
-		if err := s.f.cfg.Source.Beat(ctx, nonce); err != nil {
+		var err error
+		if panicked := iam.Try(func() { err = s.f.cfg.Source.Beat(ctx, nonce) }); panicked != nil {
+			s.f.cfg.OnPanic(panicked)
+			return
+		}
+		if err != nil {
 			s.f.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "a beat was not sent", slog.Any("err", err))
 			return
 		}

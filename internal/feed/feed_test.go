@@ -163,6 +163,8 @@ type replica struct {
 	feed  *feed.Feed
 	stop  func()
 	slept atomic.Int64 // of the machine, which the clock counts
+
+	panics atomic.Int64 // that were reported
 }
 
 // start starts a replica on b, which ends with the test.
@@ -180,7 +182,7 @@ func startOn(t *testing.T, b *bus, source feed.Source) *replica {
 		Issuers: iam.Issuers{{URL: "i", Tenants: []string{"*"}}}, Wait: time.Second, MaxStale: 10 * time.Second,
 		Clock: func() time.Duration { return time.Since(began) + time.Hour + time.Duration(r.slept.Load()) },
 	})
-	r.feed = feed.New(feed.Config{Source: source, Store: r.store, Log: slog.New(slog.DiscardHandler)})
+	r.feed = feed.New(feed.Config{Source: source, Store: r.store, Log: slog.New(slog.DiscardHandler), OnPanic: func(error) { r.panics.Add(1) }})
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	t.Cleanup(func() { stop(); synctest.Wait() })
@@ -503,6 +505,59 @@ func TestAPoolerThatBreaksListenStopsTheStart(t *testing.T) {
 		b.set(func() { b.deaf = false })
 		if err := r.feed.Started(t.Context()); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// shaky is a way to the bus on which one thing panics, once.
+type shaky struct {
+	*bus
+	beat, next atomic.Bool // the next one panics
+}
+
+func (s *shaky) Beat(ctx context.Context, nonce string) error {
+	if s.beat.CompareAndSwap(true, false) {
+		panic("a bad beat")
+	}
+	return s.bus.Beat(ctx, nonce)
+}
+
+func (s *shaky) Listen(ctx context.Context) (feed.Listener, error) {
+	l, err := s.bus.Listen(ctx)
+	return shakyListener{l, s}, err
+}
+
+type shakyListener struct {
+	feed.Listener
+	s *shaky
+}
+
+func (l shakyListener) Next(ctx context.Context) (feed.Message, error) {
+	m, err := l.Listener.Next(ctx)
+	if l.s.next.CompareAndSwap(true, false) {
+		panic("a bad message")
+	}
+	return m, err
+}
+
+// A panic over one beat or one message is reported; the feed is fresh again, and nothing that changed meanwhile is served.
+func TestThePanicOfAGoroutineEndsNothingElse(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		b := &bus{}
+		s := &shaky{bus: b}
+		r := startOn(t, b, s)
+		r.want("at first", feed.Fresh, "loaded")
+		s.beat.Store(true)
+		time.Sleep(4 * time.Second)
+		r.want("after a beat that panicked", feed.Fresh, "kept")
+		if n := r.panics.Load(); n != 1 {
+			t.Errorf("%d panics are reported, want 1", n)
+		}
+		s.next.Store(true)
+		time.Sleep(4 * time.Second)
+		r.want("after a message that panicked", feed.Fresh, "loaded")
+		if n := r.panics.Load(); n != 2 {
+			t.Errorf("%d panics are reported, want 2", n)
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -646,4 +647,56 @@ func TestAWrongAdminURLDeletesNothing(t *testing.T) {
 	if n, err := w.clients.Finish(ctx); n != 2 || err != nil || w.rauth.Provisioned()[id] != nil {
 		t.Errorf("%d were finished, %v", n, err)
 	}
+}
+
+// A panic over one client postpones it and is reported; the others are finished, and it is once it can be. So it is
+// with a comparison: the next one is made.
+func TestAPanicOverOneClientEndsNothingElse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	bad, good := w.client("acme", nil), w.client("acme", nil)
+	for _, id := range []string{bad, good} {
+		w.want(202, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "renamed"}), "If-Match: *", "Prefer: respond-async")
+	}
+	h := &hooked{Provider: w.there()}
+	var broken atomic.Bool
+	broken.Store(true)
+	h.update = func(ctx context.Context, r iam.Registration) error {
+		if r.ClientID == bad && broken.Load() {
+			panic("a bad row")
+		}
+		return h.Provider.Update(ctx, r)
+	}
+	var lists atomic.Int64
+	h.list = func(ctx context.Context, each func(iam.Registration) error) error {
+		if lists.Add(1) == 1 {
+			panic("a bad answer")
+		}
+		return h.Provider.List(ctx, each)
+	}
+	var panics, compared atomic.Int64
+	*w.clients = *w.manage(func(c *clients.Config) {
+		c.Provider, c.Tick, c.CompareEvery = h, 20*time.Millisecond, 100*time.Millisecond
+		c.OnPanic = func(error) { panics.Add(1) }
+		c.OnCompared = func(r clients.Report) {
+			if !r.At.IsZero() {
+				compared.Add(1)
+			}
+		}
+	})
+	running, stop := context.WithCancel(ctx)
+	var loop sync.WaitGroup
+	loop.Go(func() { w.clients.Run(running) })
+	t.Cleanup(func() { stop(); loop.Wait() })
+	sync := func(id string) string { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") }
+	w.until("the other one is finished", func() bool { return sync(good) == "in_sync" })
+	w.until("both panics are reported, and a comparison was made", func() bool { return panics.Load() >= 2 && compared.Load() > 0 })
+	if got := sync(bad); got != "pending" {
+		t.Errorf("the one that panics is %s, want pending", got)
+	}
+	broken.Store(false)
+	w.until("it is finished too", func() bool {
+		w.exec(`UPDATE registrations SET next_try = now() WHERE client_id = $1 AND lease_until < now()`, bad)
+		return sync(bad) == "in_sync"
+	})
 }

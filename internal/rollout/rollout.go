@@ -56,6 +56,7 @@ type Config struct {
 	Replica  string
 	Version  string
 	Log      *slog.Logger
+	OnPanic  func(error) // called with a panic while a revision for later was prepared, which ends nothing else; may be nil
 }
 
 const (
@@ -210,7 +211,9 @@ func (s *Service) Run(ctx context.Context, changed <-chan struct{}) {
 		for {
 			select {
 			case <-s.wanted:
-				s.Prepare(ctx)
+				if err := iam.Try(func() { s.Prepare(ctx) }); err != nil && s.cfg.OnPanic != nil {
+					s.cfg.OnPanic(err)
+				}
 			case <-ctx.Done():
 				return
 			}
