@@ -238,7 +238,7 @@ func (r *Revision) caseInput(c Case) (ast.Value, error) {
 	err = all.Iter(func(k, x *ast.Term) error {
 		switch {
 		case k.Equal(termToken):
-			seen.Insert(k, cut(x, func(claim *ast.Term) bool {
+			seen.Insert(k, cut(withClient(x), func(claim *ast.Term) bool {
 				name, _ := claim.Value.(ast.String) // no other key is in JSON
 				return v.allClaims || slices.Contains(v.claims, string(name))
 			}))
@@ -262,6 +262,21 @@ func (r *Revision) caseInput(c Case) (ast.Value, error) {
 		return nil
 	})
 	return seen, err
+}
+
+// withClient is a token whose client is called client_id also where its issuer names it in azp
+// alone, as verification makes it: without it a program's token would be a person's.
+func withClient(x *ast.Term) *ast.Term {
+	claims, ok := x.Value.(ast.Object)
+	if !ok {
+		return x
+	}
+	azp := claims.Get(ast.InternedTerm("azp"))
+	if azp == nil || claims.Get(ast.InternedTerm("client_id")) != nil {
+		return x
+	}
+	named, _ := claims.Merge(ast.NewObject([2]*ast.Term{ast.InternedTerm("client_id"), azp})) // no key in common: no conflict
+	return ast.NewTerm(named)
 }
 
 // cut is the object x with the keys that are seen.

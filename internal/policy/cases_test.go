@@ -22,12 +22,13 @@ func TestACaseIsAskedWhatARequestAsks(t *testing.T) {
 		return r
 	}
 	all := map[string]any{
-		"token":   map[string]any{"sub": "alice", "email": "a@example.com"},
+		"token":   map[string]any{"sub": "alice", "email": "a@example.com", "azp": "web"},
 		"request": map[string]any{"path": "/x", "method": "GET", "anonymous": true},
 		"now":     1, "settings": map[string]any{"unknown_users": "deny"},
 	}
 	for body, want := range map[string]string{
 		"decision := {\"allow\": input.token.sub == \"alice\"}":                   `{"request": {}, "token": {"sub": "alice"}}`,
+		"decision := {\"allow\": input.token.client_id == \"web\"}":               `{"request": {}, "token": {"client_id": "web"}}`,
 		"decision := {\"allow\": input.request.path == input.now}":                `{"now": 1, "request": {"path": "/x"}, "token": {}}`,
 		"decision := {\"allow\": input.request.anonymous, \"x\": input.settings}": `{"request": {"anonymous": true}, "settings": {"unknown_users": "deny"}, "token": {}}`,
 	} {
