@@ -198,9 +198,13 @@ func (is *issuer) fly(ctx context.Context, f *fetchFlight) {
 	}
 	is.report(ctx, before, set)
 	if k := is.v.cfg.Keeper; k != nil {
-		ctx, cancel := context.WithTimeout(ctx, keeperLimit)
-		defer cancel()
-		if err := k.SaveKeys(ctx, is.URL, discovery, jwks, set.fetchedAt); err != nil {
+		save := func() (err error) {
+			defer iam.Recovered(&err)
+			ctx, cancel := context.WithTimeout(ctx, keeperLimit)
+			defer cancel()
+			return k.SaveKeys(ctx, is.URL, discovery, jwks, set.fetchedAt)
+		}
+		if err := save(); err != nil {
 			is.v.cfg.Log.WarnContext(ctx, "keys of an issuer could not be kept for a start without it", slog.String("issuer", is.URL), slog.Any("err", err))
 		}
 	}
@@ -562,7 +566,8 @@ func unknownHost(err error) bool {
 }
 
 // useKept puts the kept keys in force.
-func (is *issuer) useKept(ctx context.Context) error {
+func (is *issuer) useKept(ctx context.Context) (err error) {
+	defer iam.Recovered(&err)
 	if is.v.cfg.Keeper == nil {
 		return errors.New("no keys are kept")
 	}

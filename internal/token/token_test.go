@@ -1388,3 +1388,34 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+// Keys are fetched in goroutines of their own, so a panic there would end the process.
+func TestAPanicOfWhatStoresKeysEndsNothing(t *testing.T) {
+	t.Parallel()
+	var lines syncBuffer
+	w := newWorld(t, func(c *Config) { c.Keeper, c.Log = panicking{}, slog.New(slog.NewJSONHandler(&lines, nil)) })
+	for !strings.Contains(lines.String(), "panic: no keeper") {
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := w.v.Verify(ctx, w.mint("ES256", map[string]any{"sub": "alice"}), "", time.Now().Add(10*time.Second)); err != nil {
+		t.Error(err)
+	}
+	w.rauth.SetGone(true)
+	again, err := New(Config{Issuers: w.v.cfg.Issuers, Log: w.v.cfg.Log, Keeper: panicking{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Start(ctx, time.Now().Add(300*time.Millisecond)); err == nil {
+		t.Error("a start has keys that nobody gave it")
+	}
+}
+
+type panicking struct{}
+
+func (panicking) SaveKeys(context.Context, string, []byte, []byte, time.Time) error {
+	panic("no keeper")
+}
+
+func (panicking) LoadKeys(context.Context, string) (discovery, jwks []byte, at time.Time, err error) {
+	panic("no keeper")
+}
