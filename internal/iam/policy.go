@@ -76,6 +76,7 @@ type PolicyReplica struct {
 	Source   string
 	Prepared []string        // digests
 	Refused  json.RawMessage // nil: nothing
+	Seq      int64           // of the last activation that it has seen
 	SeenAt   time.Time
 }
 

@@ -128,7 +128,7 @@ const replicaAlive = 30 * time.Second
 // PolicyReplicas lists the replicas that were heard of lately.
 func (tx *Tx) PolicyReplicas(ctx context.Context) ([]iam.PolicyReplica, error) {
 	rows, err := tx.tx.Query(ctx, `
-		SELECT replica, version, in_force, coalesce(since, 'epoch'), source, prepared, refused, seen_at FROM policy_replicas
+		SELECT replica, version, in_force, coalesce(since, 'epoch'), source, prepared, refused, seq, seen_at FROM policy_replicas
 		 WHERE seen_at > now() - $1::interval ORDER BY replica`, replicaAlive)
 	if err != nil {
 		return nil, wrap("list replicas", err)
@@ -245,10 +245,10 @@ func (db *DB) ReportPolicy(ctx context.Context, r iam.PolicyReplica) error {
 		since = &r.Since
 	}
 	_, err := db.admin.Exec(ctx, `
-		INSERT INTO policy_replicas AS p (replica, version, in_force, since, source, prepared, refused) VALUES ($1, $2, $3, $4, $5, $6, $7)
+		INSERT INTO policy_replicas AS p (replica, version, in_force, since, source, prepared, refused, seq) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT ON CONSTRAINT policy_replicas_pkey DO UPDATE SET version = excluded.version, in_force = excluded.in_force, since = excluded.since,
-		   source = excluded.source, prepared = excluded.prepared, refused = excluded.refused, seen_at = now()`,
-		r.Replica, r.Version, r.InForce, since, r.Source, r.Prepared, r.Refused)
+		   source = excluded.source, prepared = excluded.prepared, refused = excluded.refused, seq = excluded.seq, seen_at = now()`,
+		r.Replica, r.Version, r.InForce, since, r.Source, r.Prepared, r.Refused, r.Seq)
 	if err == nil {
 		_, err = db.admin.Exec(ctx, `DELETE FROM policy_replicas WHERE seen_at < now() - interval '1 day'`)
 	}

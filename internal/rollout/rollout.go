@@ -74,6 +74,8 @@ type Service struct {
 
 	preparing sync.Mutex // one at a time goes through the gate for later
 
+	reporting sync.Mutex // one report at a time, so that none overwrites a later one
+
 	mu       sync.Mutex
 	prepared map[string]*policy.Revision // by digest; under mu
 	failed   map[string]failure          // why one could not be prepared, by digest; under mu
@@ -82,6 +84,9 @@ type Service struct {
 	reported string                      // what was reported last; under mu
 	at       time.Time                   // when that was; under mu
 	kept     activation                  // what is in STATE_DIR; under mu
+	seq      int64                       // the highest activation that this replica has seen, also by STATE_DIR; under mu
+
+	lost atomic.Pointer[lost] // nil: the database knows of all activations that this replica has seen
 
 	shadow atomic.Pointer[shadow]    // nil: none
 	behind atomic.Pointer[time.Time] // since when something else should be in force; nil: it is
@@ -99,9 +104,16 @@ type shadow struct {
 	share    float64
 }
 
+// lost is an activation that the database has lost, by a restore or a failover.
+type lost struct{ seq, left int64 }
+
 // New returns a service. Its Passed is for policy.Config.OnPassed.
 func New(cfg Config) *Service {
-	return &Service{cfg: cfg, wanted: make(chan struct{}, 1), read: cfg.DB.PolicyOrders, prepared: map[string]*policy.Revision{}, failed: map[string]failure{}}
+	s := &Service{cfg: cfg, wanted: make(chan struct{}, 1), read: cfg.DB.PolicyOrders, prepared: map[string]*policy.Revision{}, failed: map[string]failure{}}
+	if cfg.StateDir != "" && cfg.Follows {
+		s.seq = s.keptActivation().Seq
+	}
+	return s
 }
 
 // Managed reports whether somebody decides what comes into force.
@@ -272,10 +284,10 @@ func (s *Service) Sync(ctx context.Context) error {
 }
 
 // newest takes orders that were read after the service had replaced its own so many times, and
-// returns those that count. A read that overlaps with another one can be older than it: the
-// activation's sequence says so, and what is superseded stays that. A read that began after
-// all others had ended is the database's last word, also where its sequence is lower: it was
-// restored.
+// returns those that count. A read that overlaps with another one can be older than it: what is
+// superseded stays that. Where the database has lost an activation, this replica keeps what it
+// runs: an older policy must not return unnoticed. The next activation has a higher sequence than
+// any replica has reported, and settles it.
 func (s *Service) newest(ctx context.Context, orders postgres.PolicyOrders, reads int) postgres.PolicyOrders {
 	s.mu.Lock()
 	before := s.orders
@@ -283,14 +295,34 @@ func (s *Service) newest(ctx context.Context, orders postgres.PolicyOrders, read
 		s.mu.Unlock()
 		return before
 	}
+	left := orders.Seq
+	if left < before.Seq {
+		orders.Seq, orders.InForce = before.Seq, before.InForce
+	}
+	s.seq = max(s.seq, orders.Seq)
+	seq := s.seq
 	s.orders = orders
 	s.reads++
 	s.mu.Unlock()
-	if orders.Seq < before.Seq {
-		s.cfg.Log.WarnContext(ctx, "the database has forgotten an activation: it says that an earlier one is the last",
-			slog.Int64("seq", orders.Seq), slog.Int64("forgotten", before.Seq))
+	if left >= seq {
+		s.lost.Store(nil)
+		return orders
+	}
+	now := lost{seq, left}
+	if was := s.lost.Swap(&now); was == nil || *was != now {
+		s.cfg.Log.WarnContext(ctx, "policy activation lost by the database: activate or roll back to settle which policy is active",
+			slog.Int64("seq", seq), slog.Int64("last_in_database", left), slog.String("active", iam.PolicyID(orders.InForce)))
 	}
 	return orders
+}
+
+// Lost says that the database has lost an activation that this replica has seen, so that
+// replicas which have started since may run another policy.
+func (s *Service) Lost() error {
+	if l := s.lost.Load(); l != nil {
+		return fmt.Errorf("the database has lost activation %d, its last one is %d: activate or roll back a policy", l.seq, l.left)
+	}
+	return nil
 }
 
 // note notes whether what is in force is what should be.
@@ -370,22 +402,25 @@ func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision,
 	if err == nil && r.Digest != digest {
 		err = fmt.Errorf("what is kept as revision %s is revision %s", iam.PolicyID(digest), r.ID)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if err == nil {
-		if _, before := s.failed[digest]; before {
-			delete(s.failed, digest)
+		s.mu.Lock()
+		_, before := s.failed[digest]
+		delete(s.failed, digest)
+		s.prepared[digest] = r
+		s.mu.Unlock()
+		if before {
 			s.cfg.Engine.Accept()
 		}
-		s.prepared[digest] = r
 		return r, nil
 	}
 	if _, later := errors.AsType[*policy.LaterError](err); !later {
+		s.mu.Lock()
 		s.failed[digest] = failure{err.Error(), time.Now()}
-		if another && s.orders.InForce != digest { // nobody wants it
-			return nil, err
+		wanted := !another || s.orders.InForce == digest
+		s.mu.Unlock()
+		if wanted {
+			s.cfg.Engine.Refuse(ctx, "revision "+iam.PolicyID(digest)+" of "+kept.Source, digest, err)
 		}
-		s.cfg.Engine.Refuse(ctx, "revision "+iam.PolicyID(digest)+" of "+kept.Source, digest, err)
 	}
 	return nil, err
 }
@@ -424,11 +459,14 @@ func (s *Service) setShadow() {
 
 // report says what this replica has, where that has changed and every now and then.
 func (s *Service) report(ctx context.Context) error {
+	s.reporting.Lock()
+	defer s.reporting.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	status := s.cfg.Engine.Status()
-	me := iam.PolicyReplica{Replica: s.cfg.Replica, Version: s.cfg.Version, Prepared: slices.AppendSeq([]string{}, maps.Keys(s.prepared))}
+	me := iam.PolicyReplica{Replica: s.cfg.Replica, Version: s.cfg.Version, Prepared: slices.AppendSeq([]string{}, maps.Keys(s.prepared)), Seq: s.seq}
+	reported, at := s.reported, s.at
+	s.mu.Unlock()
 	slices.Sort(me.Prepared)
+	status := s.cfg.Engine.Status()
 	if r := status.Revision; r != nil {
 		me.InForce, me.Since, me.Source = r.Digest, r.Since, r.Source
 	}
@@ -439,14 +477,16 @@ func (s *Service) report(ctx context.Context) error {
 		}
 		me.Refused = text
 	}
-	said := fmt.Sprint(me.InForce, me.Prepared, string(me.Refused))
-	if said == s.reported && time.Since(s.at) < reportEvery {
+	said := fmt.Sprint(me.InForce, me.Seq, me.Prepared, string(me.Refused))
+	if said == reported && time.Since(at) < reportEvery {
 		return nil
 	}
 	if err := s.cfg.DB.ReportPolicy(ctx, me); err != nil {
 		return err
 	}
+	s.mu.Lock()
 	s.reported, s.at = said, time.Now()
+	s.mu.Unlock()
 	return nil
 }
 
@@ -490,11 +530,8 @@ func (s *Service) keep(ctx context.Context) {
 
 func (s *Service) replaceKept(ctx context.Context, now activation) error {
 	name := filepath.Join(s.cfg.StateDir, keptName)
-	if before := s.keptActivation(); before.Seq > now.Seq {
-		orders, err := s.read(ctx) // a newer one, unless the database has forgotten it
-		if err != nil || orders.Seq > now.Seq {
-			return err
-		}
+	if s.keptActivation().Seq > now.Seq { // the database has lost it: Lost says so
+		return nil
 	}
 	about := stored{activation: now}
 	if s.embedded(now.Digest) { // a start has it anyway, and what it has replaced must not come back
@@ -578,5 +615,11 @@ func (s *Service) FromState(ctx context.Context) error {
 	}
 	s.cfg.Log.WarnContext(ctx, "the policy comes from STATE_DIR: the database says nothing", slog.String("revision", r.ID), slog.Int64("seq", kept.Seq))
 	s.cfg.Engine.Activate(ctx, r)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.prepared[r.Digest] = r
+	if s.orders.Seq == 0 && kept.Seq > 0 {
+		s.orders.Seq, s.orders.InForce = kept.Seq, r.Digest
+	}
 	return nil
 }

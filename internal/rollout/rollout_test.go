@@ -185,27 +185,74 @@ func TestWhatIsKeptUnderAnotherNameIsNotTaken(t *testing.T) {
 	}
 }
 
-// A database that is restored from a backup knows nothing of the newest: whoever brings it
-// again is heard.
-func TestWhatADatabaseHasForgottenIsTakenAgain(t *testing.T) {
+// A restore or a failover can lose an activation. Replicas that have seen it keep its policy and
+// say so, until the next activation, whose sequence is above all that they have seen.
+func TestAReplicaNeverGoesBelowTheActivationThatItHasSeen(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	var log activated
+	state := t.TempDir()
+	follower := func(pc *policy.Config, rc *rollout.Config) {
+		pc.Log, rc.Log, rc.StateDir = slog.New(&log), slog.New(&log), state
+	}
+	one := f.replica("one", follower)
+	f.ok(one.engine.Offer(ctx, candidate("v1")))
+	f.ok(one.engine.Offer(ctx, candidate("v2")))
+	f.ok(one.Sync(ctx))
+	one.Prepare(ctx) // writes STATE_DIR
+	f.ok(one.Lost())
+	f.forgetLastActivation()
+	for range 3 {
+		f.ok(one.Sync(ctx))
+		one.Prepare(ctx)
+	}
+	if one.name() != "v2" || one.Lost() == nil || !strings.Contains(one.Lost().Error(), "activate or roll back") {
+		t.Errorf("%q is active, %v", one.name(), one.Lost())
+	}
+	if n := log.count("policy activation lost by the database: activate or roll back to settle which policy is active"); n != 1 {
+		t.Errorf("it is logged %d times", n)
+	}
+	two := f.replica("two", usual)
+	f.ok(two.Sync(ctx)) // it knows what the database knows
+	again := f.replica("one, restarted", follower)
+	f.ok(again.Sync(ctx))
+	again.Prepare(ctx)
+	if two.name() != "v1" || again.name() != "v1" || again.Lost() == nil {
+		t.Errorf("after a restart %q and %q are active, %v", two.name(), again.name(), again.Lost())
+	}
+	f.ok(two.engine.Offer(ctx, candidate("v3")))
+	for _, r := range []*replica{one, two, again} {
+		f.ok(r.Sync(ctx))
+		if r.name() != "v3" || r.Lost() != nil {
+			t.Errorf("after the next activation %q is active, %v", r.name(), r.Lost())
+		}
+	}
+}
+
+// What the database has lost can be submitted again.
+func TestALostActivationCanBeMadeAgain(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	one := f.replica("one", usual)
 	f.ok(one.engine.Offer(ctx, candidate("v1")))
 	f.ok(one.engine.Offer(ctx, candidate("v2")))
+	f.forgetLastActivation()
+	two := f.replica("two", usual)
+	f.ok(two.Sync(ctx))
+	f.ok(two.engine.Offer(ctx, candidate("v2")))
+	f.ok(one.Sync(ctx))
+	if one.name() != "v2" || two.name() != "v2" {
+		t.Errorf("%q and %q are active", one.name(), two.name())
+	}
+}
+
+func (f *fleet) forgetLastActivation() {
+	f.Helper()
 	conn, err := pgx.Connect(ctx, f.url)
 	f.ok(err)
 	defer conn.Close(ctx)
 	_, err = conn.Exec(ctx, `DELETE FROM policy_activations WHERE seq = (SELECT max(seq) FROM policy_activations)`)
 	f.ok(err)
-	f.ok(one.Sync(ctx))
-	if one.name() != "v1" {
-		t.Fatalf("%q is in force", one.name())
-	}
-	f.ok(one.engine.Offer(ctx, candidate("v2")))
-	if one.name() != "v2" {
-		t.Errorf("%q is in force", one.name())
-	}
 }
 
 // Looks overlap: what an older one has seen does not replace what a newer one has.
@@ -279,15 +326,19 @@ func TestManyLooksAtOncePutNothingBack(t *testing.T) {
 	}
 }
 
-// activated collects the names of what comes into force.
+// activated collects the names of what comes into force, and messages.
 type activated struct {
 	slog.Handler
-	mu  sync.Mutex
-	all []string
+	mu       sync.Mutex
+	all      []string
+	messages []string
 }
 
 func (*activated) Enabled(context.Context, slog.Level) bool { return true }
 func (a *activated) Handle(_ context.Context, r slog.Record) error {
+	a.mu.Lock()
+	a.messages = append(a.messages, r.Message)
+	a.mu.Unlock()
 	if r.Message == "policy in force" {
 		r.Attrs(func(attr slog.Attr) bool {
 			if attr.Key == "name" {
@@ -299,6 +350,17 @@ func (a *activated) Handle(_ context.Context, r slog.Record) error {
 		})
 	}
 	return nil
+}
+
+func (a *activated) count(message string) (n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, m := range a.messages {
+		if m == message {
+			n++
+		}
+	}
+	return n
 }
 
 func (a *activated) names() []string {
