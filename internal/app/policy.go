@@ -261,7 +261,7 @@ func policySignCommand(environ []string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if _, err := authoring.CheckBundle(cmd.Context(), args[0], checkOptions(environ)); err != nil {
+			if _, err := authoring.CheckPacked(cmd.Context(), args[0], packed, checkOptions(environ)); err != nil {
 				return fmt.Errorf("nothing was signed: %w", err)
 			}
 			if packed, err = authoring.Sign(packed, key); err != nil {
@@ -366,7 +366,7 @@ func printRevision(out io.Writer, r *policy.Revision) {
 	} else {
 		row("answers", "are kept while no fact that they rest on changes")
 	}
-	for _, w := range r.Warnings {
+	for _, w := range slices.Concat(r.Warnings, r.Unvalidated) {
 		row("warning", w)
 	}
 }

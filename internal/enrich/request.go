@@ -2,11 +2,6 @@ package enrich
 
 import (
 	"net/netip"
-	"net/url"
-	"path"
-	"regexp"
-	"strings"
-	"unicode/utf8"
 
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
@@ -31,14 +26,14 @@ type Request struct {
 func NewRequest(gateway, method, scheme, host, path string, clientIP netip.Addr) (Request, error) {
 	r := Request{Gateway: gateway, Method: method, ClientIP: clientIP}
 	var wrong []iam.FieldError
-	if method != "" && !ValidMethod(method) {
+	if method != "" && !policy.ValidMethod(method) {
 		wrong = append(wrong, iam.FieldError{Pointer: "/request/method", Detail: "must be an upper-case token such as GET"})
 	}
 	var ok bool
-	if r.Scheme, ok = NormalScheme(scheme); !ok && scheme != "" {
+	if r.Scheme, ok = policy.NormalScheme(scheme); !ok && scheme != "" {
 		wrong = append(wrong, iam.FieldError{Pointer: "/request/scheme", Detail: "must be a scheme such as https"})
 	}
-	if r.Host, ok = NormalHost(host); !ok && host != "" {
+	if r.Host, ok = policy.NormalHost(host); !ok && host != "" {
 		wrong = append(wrong, iam.FieldError{Pointer: "/request/host", Detail: "must be the name of a host or an address"})
 	}
 	if path != "" {
@@ -54,120 +49,10 @@ func (r *Request) Lacks(p *policy.Revision) policy.FieldSet {
 
 // SetPath takes the path as it was received, without its query.
 func (r *Request) SetPath(raw string) {
-	clean, ok := normalPath(raw)
+	clean, ok := policy.NormalPath(raw)
 	if !ok {
 		r.Path, r.RawPath, r.Ambiguous = "", "", true
 		return
 	}
 	r.Path, r.RawPath, r.Ambiguous = clean, raw, false
-}
-
-// longestName is how many bytes a method, a scheme or a host may have.
-const longestName = 255
-
-// ValidMethod reports whether s is a token (RFC 9110, section 5.6.2) without lower-case
-// letters: methods are case-sensitive, and a rule about GET must not miss get.
-func ValidMethod(s string) bool {
-	if s == "" || len(s) > longestName {
-		return false
-	}
-	for i := range len(s) {
-		c := s[i]
-		if (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// NormalScheme returns a scheme in lower case, and whether s is one.
-func NormalScheme(s string) (string, bool) {
-	s = strings.ToLower(s)
-	if s == "" || len(s) > longestName || s[0] < 'a' || s[0] > 'z' || !only(s, "+-.") {
-		return "", false
-	}
-	return s, true
-}
-
-// NormalHost returns the host of a Host header in the one form that policies see, and
-// whether s has one: lower case, without port, final dot and the brackets of an IPv6
-// address.
-func NormalHost(s string) (string, bool) {
-	if len(s) > longestName {
-		return "", false
-	}
-	if rest, ok := strings.CutPrefix(s, "["); ok {
-		inner, port, ok := strings.Cut(rest, "]")
-		addr, err := netip.ParseAddr(inner)
-		if !ok || err != nil || !addr.Is6() || addr.Zone() != "" || port != "" && (port[0] != ':' || !validPort(port[1:])) {
-			return "", false
-		}
-		return addr.String(), true
-	}
-	name, port, _ := strings.Cut(s, ":")
-	name = strings.TrimSuffix(strings.ToLower(name), ".")
-	if !validPort(port) || name == "" || name[0] == '.' || strings.HasSuffix(name, ".") || strings.Contains(name, "..") || !only(name, "-._") {
-		return "", false
-	}
-	return name, true
-}
-
-// only reports whether s has nothing but lower-case letters, digits and what more names.
-func only(s, more string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && strings.IndexByte(more, c) < 0 {
-			return false
-		}
-	}
-	return true
-}
-
-func validPort(s string) bool {
-	for i := range len(s) {
-		if s[i] < '0' || s[i] > '9' {
-			return false
-		}
-	}
-	return len(s) <= 5
-}
-
-// normalPath returns the path that a backend will see, and false for one that two programs
-// could read differently: a rule about /admin must not be passed by //admin, /x/../admin,
-// /%61dmin%2f or /admin;x.
-func normalPath(raw string) (string, bool) {
-	if len(raw) > 4096 || raw == "" || raw[0] != '/' || !printable(raw) || strings.ContainsAny(raw, ";\\#") {
-		return "", false
-	}
-	p, err := url.PathUnescape(raw)
-	if err != nil || !utf8.ValidString(p) || strings.ContainsAny(p, ";\\#?") {
-		return "", false
-	}
-	for _, c := range p {
-		if c < 0x20 || c == 0x7f {
-			return "", false
-		}
-	}
-	if strings.Count(p, "/") != strings.Count(raw, "/") { // an encoded slash
-		return "", false
-	}
-	if escape.MatchString(p) { // encoded twice
-		return "", false
-	}
-	clean := path.Clean(p)
-	if clean != "/" && strings.HasSuffix(p, "/") {
-		clean += "/"
-	}
-	return clean, clean == p // dot segments, empty segments
-}
-
-var escape = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
-
-func printable(s string) bool {
-	for i := range len(s) {
-		if s[i] < 0x20 || s[i] > 0x7e {
-			return false
-		}
-	}
-	return true
 }

@@ -65,7 +65,20 @@ func ParseCases(file string, text []byte) ([]Case, error) {
 	for i := range cases {
 		cases[i].File = file
 	}
-	return cases, checkCases(cases)
+	return cases, errors.Join(checkCases(cases), checkFacts(cases))
+}
+
+// checkFacts says which facts of cases no directory has: a misspelt key would make a rule hold for a reason that no
+// user has.
+func checkFacts(cases []Case) error {
+	schema, compiled := directorySchema()
+	var errs []error
+	for _, c := range cases {
+		if c.Directory != nil {
+			errs = append(errs, fits(fmt.Sprintf("%s: %q: directory", c.File, c.Title), schema, compiled, c.Directory))
+		}
+	}
+	return errors.Join(distinct(errs)...)
 }
 
 func strictly(js []byte, into any) error {
@@ -243,12 +256,8 @@ func (r *Revision) caseInput(c Case) (ast.Value, error) {
 				return v.allClaims || slices.Contains(v.claims, string(name))
 			}))
 		case k.Equal(termRequest):
-			if fields, ok := x.Value.(ast.Object); ok {
-				for _, field := range fields.Keys() {
-					if !field.Equal(termAnon) && !slices.ContainsFunc(fieldTerms[:], field.Equal) {
-						return fmt.Errorf("a request has no field %s", field)
-					}
-				}
+			if err := checkRequest(x); err != nil {
+				return err
 			}
 			seen.Insert(k, cut(x, func(field *ast.Term) bool {
 				return v.anonymous && field.Equal(termAnon) || slices.ContainsFunc(v.fields, func(f Field) bool { return field.Equal(fieldTerms[f]) })
@@ -262,6 +271,31 @@ func (r *Revision) caseInput(c Case) (ast.Value, error) {
 		return nil
 	})
 	return seen, err
+}
+
+// checkRequest says why no request is like the one of a case.
+func checkRequest(x *ast.Term) error {
+	fields, ok := x.Value.(ast.Object)
+	if !ok {
+		return nil
+	}
+	for _, field := range fields.Keys() {
+		if !field.Equal(termAnon) && !slices.ContainsFunc(fieldTerms[:], field.Equal) {
+			return fmt.Errorf("a request has no field %s", field)
+		}
+	}
+	for f, name := range fieldTerms {
+		v := fields.Get(name)
+		if v == nil {
+			continue
+		}
+		if text, ok := v.Value.(ast.String); ok && text != "" { // anything else is absent
+			if err := checkFact(Field(f), string(text)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // withClient is a token whose client is called client_id also where its issuer names it in azp

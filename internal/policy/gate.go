@@ -82,7 +82,8 @@ type Revision struct {
 	Nondeterministic []string `json:"nondeterministic"` // builtins it uses that may answer differently each time
 	Capped           bool     `json:"cache_capped"`     // its answers are kept for a second at most: it looks at the time, or is nondeterministic
 	Warnings         []string `json:"warnings,omitempty"`
-	Cases            int      `json:"cases"` // acceptance cases that hold
+	Unvalidated      []string `json:"unvalidated,omitempty"` // data that no schema describes, and why: policy check refuses them
+	Cases            int      `json:"cases"`                 // acceptance cases that hold
 
 	number   uint64 // among all of this process: what outlives a revision keeps this, and not the revision
 	compiler *ast.Compiler
@@ -177,7 +178,7 @@ func (e *Engine) compiled(ctx context.Context, c *Candidate, digest string) (_ *
 	if n := wrongNumber(data); n != nil {
 		return nil, fmt.Errorf("its data: %w", errOutOfBounds(n))
 	}
-	warnings, err := c.checkData(compiler.Modules)
+	unvalidated, err := c.checkData(compiler.Modules)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +190,7 @@ func (e *Engine) compiled(ctx context.Context, c *Candidate, digest string) (_ *
 	if err := r.report(compiler); err != nil {
 		return nil, err
 	}
-	r.Warnings = append(r.Warnings, warnings...)
+	r.Unvalidated = unvalidated
 	prepare := func(entrypoint string) (rego.PreparedEvalQuery, error) {
 		q, err := rego.New(
 			rego.Query(entrypoint),

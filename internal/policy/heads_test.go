@@ -56,35 +56,63 @@ func TestAConstantHeaderPassesTheGate(t *testing.T) {
 // Our walk finds what OPA's finds, where that does not panic.
 func TestWhatAPolicyDependsOnIsWhatOPASays(t *testing.T) {
 	t.Parallel()
-	c, err := FromFS("embedded", policies.FS)
+	embedded, err := FromFS("embedded", policies.FS)
 	if err != nil {
 		t.Fatal(err)
 	}
-	compiler, err := compile(c)
-	if err != nil {
-		t.Fatal(err)
+	candidates := map[string]*Candidate{"embedded": embedded}
+	for _, body := range heads {
+		candidates[body] = &Candidate{Roots: []string{"iam"}, Modules: map[string]string{"iam/claims/p.rego": "package iam.claims\n\n" + body + "\n"}}
 	}
-	for _, entrypoint := range []string{Entrypoint, AdminEntrypoint} {
-		q, err := compiler.QueryCompiler().Compile(ast.MustParseBody(entrypoint))
+	compared := 0
+	for name, c := range candidates {
+		compiler, err := compile(c)
 		if err != nil {
-			t.Fatal(err)
+			continue // TestEveryHeadPassesTheGateOrIsRefused has it
 		}
-		theirs, err1 := dependencies.Base(compiler, q)
-		ours, err2 := baseRefs(compiler, q, map[*ast.Rule]bool{})
-		if err1 != nil || err2 != nil {
-			t.Fatal(err1, err2)
-		}
-		set := func(refs []ast.Ref) []string {
-			m := map[string]bool{}
-			for _, r := range refs {
-				m[r.String()] = true
+		for _, entrypoint := range []string{Entrypoint, AdminEntrypoint} {
+			if entrypoint == AdminEntrypoint && name != "embedded" {
+				continue
 			}
-			return slices.Sorted(maps.Keys(m))
-		}
-		if a, b := set(ours), set(theirs); len(a) < 5 || !slices.Equal(a, b) {
-			t.Errorf("%s: we find %v, OPA %v", entrypoint, a, b)
+			q, err := compiler.QueryCompiler().Compile(ast.MustParseBody(entrypoint))
+			if err != nil {
+				t.Fatal(err)
+			}
+			theirs, panics := basePanics(compiler, q)
+			if panics {
+				continue
+			}
+			compared++
+			ours, err := baseRefs(compiler, q, map[*ast.Rule]bool{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a, b := refNames(ours), refNames(theirs); name == "embedded" && len(a) < 5 || !slices.Equal(a, b) {
+				t.Errorf("%s of %s: we find %v, OPA %v", entrypoint, name, a, b)
+			}
 		}
 	}
+	if compared < 7 {
+		t.Errorf("only %d policies were compared", compared)
+	}
+}
+
+// basePanics is dependencies.Base, which panics over some heads.
+func basePanics(compiler *ast.Compiler, q ast.Body) (refs []ast.Ref, panics bool) {
+	defer func() { panics = recover() != nil }()
+	refs, err := dependencies.Base(compiler, q)
+	if err != nil {
+		panic(err)
+	}
+	return refs, false
+}
+
+func refNames(refs []ast.Ref) []string {
+	m := map[string]bool{}
+	for _, r := range refs {
+		m[r.String()] = true
+	}
+	return slices.Sorted(maps.Keys(m))
 }
 
 // FuzzGate: no policy makes the gate panic. What does is refused all the same, and would

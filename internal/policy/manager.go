@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
 	"github.com/open-policy-agent/opa/v1/config"
@@ -102,7 +103,11 @@ func StartManager(ctx context.Context, e *Engine, text []byte, id string) (*Mana
 	}
 	log := e.cfg.Log.With(slog.String("part", "opa")).Handler()
 	store := &staging{Store: inmem.New(), engine: e}
-	fetched := &fetched{engine: e}
+	checked, err := lru.New[[sha256.Size]byte, verdict](checkedMost)
+	if err != nil {
+		return nil, err
+	}
+	fetched := &fetched{engine: e, checked: checked}
 	bound()
 	m, err := plugins.New(text, id, store,
 		plugins.Logger(logging.NewLoggerFromSlogHandler(quiet{log}, logging.Warn)), plugins.ConsoleLogger(logging.NewLoggerFromSlogHandler(log, logging.Info)), plugins.WithHooks(hooks.New(bounded{})),
@@ -285,14 +290,17 @@ type bounds struct {
 type fetched struct {
 	engine  *Engine
 	manager atomic.Pointer[plugins.Manager]
-	refused atomic.Pointer[refusedPart] // the last one: OPA fetches it again and again
+	checked *lru.Cache[[sha256.Size]byte, verdict] // by hash: OPA fetches the same again and again
 }
 
-type refusedPart struct {
-	sum [sha256.Size]byte
+// verdict is what a check of a bundle said. One that passed needs no other check; OPA and the gate have theirs.
+type verdict struct {
 	err error
 	at  time.Time
 }
+
+// checkedMost is for how many bundles verdicts are remembered: those of one configuration.
+const checkedMost = 64
 
 // partFor is how long a refusal is remembered: what was wrong may have been the machine's fault.
 const partFor = 5 * time.Minute
@@ -336,12 +344,12 @@ func (f *fetched) check(ctx context.Context, packed []byte) error {
 		return err
 	}
 	sum := sha256.Sum256(packed)
-	if known := f.refused.Load(); known != nil && known.sum == sum && time.Since(known.at) < partFor {
+	if known, found := f.checked.Get(sum); found && (known.err == nil || time.Since(known.at) < partFor) {
 		return known.err
 	}
 	err := f.engine.inChild(ctx, job{Part: packed})
-	if _, later := errors.AsType[*LaterError](err); err != nil && !later {
-		f.refused.Store(&refusedPart{sum, err, time.Now()})
+	if _, later := errors.AsType[*LaterError](err); !later {
+		f.checked.Add(sum, verdict{err, time.Now()})
 	}
 	return err
 }

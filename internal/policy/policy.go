@@ -347,6 +347,9 @@ func (e *Engine) Activate(ctx context.Context, r *Revision) {
 	e.mu.Unlock()
 	e.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "policy in force", slog.String("revision", r.ID), slog.String("name", r.Name),
 		slog.String("source", r.Source), slog.Any("cache_key", r.CacheKey))
+	if len(r.Unvalidated) > 0 {
+		e.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "policy data not validated", slog.String("revision", r.ID), slog.Any("unvalidated", r.Unvalidated))
+	}
 	if e.cfg.Untold && len(r.RequestFacts) > 0 {
 		e.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "policy reads request facts, and TRUSTED_PROXIES is empty: requests without them are denied (request_facts_missing)",
 			slog.String("revision", r.ID), slog.Any("request_facts", r.RequestFacts))

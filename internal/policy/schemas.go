@@ -35,8 +35,10 @@ import (
 const configPath = "data.iam.config"
 
 // shipped is the schema of the configuration that is part of the program.
-var shipped = sync.OnceValue(func() map[string]any {
-	text, err := policies.FS.ReadFile("schemas/config.json")
+var shipped = sync.OnceValue(func() map[string]any { return embeddedSchema("config") })
+
+func embeddedSchema(name string) map[string]any {
+	text, err := policies.FS.ReadFile("schemas/" + name + ".json")
 	if err != nil {
 		panic(err) // it is embedded
 	}
@@ -45,6 +47,16 @@ var shipped = sync.OnceValue(func() map[string]any {
 		panic(err) // as above
 	}
 	return asObject(schema)
+}
+
+// directorySchema is that of data.directory, which no bundle changes but for the attributes, which it leaves open.
+var directorySchema = sync.OnceValues(func() (map[string]any, *jsonschema.Schema) {
+	schema := embeddedSchema("directory")
+	compiled, err := compileSchema("data.directory", schema)
+	if err != nil {
+		panic(err) // it is embedded
+	}
+	return schema, compiled
 })
 
 // asObject is x as an object; one without keys where it is none.
@@ -128,9 +140,9 @@ func (c *Candidate) readSchemas(fsys fs.FS) error {
 	return nil
 }
 
-// checkData validates data by their schemas, and names all that does not fit. A schema that
-// the bundle does not carry is a warning.
-func (c *Candidate) checkData(modules map[string]*ast.Module) (warnings []string, err error) {
+// checkData validates data by their schemas, and names all that does not fit. Data without a
+// schema, or whose schema the bundle does not carry, are unvalidated.
+func (c *Candidate) checkData(modules map[string]*ast.Module) (unvalidated []string, err error) {
 	var errs []error
 	for _, b := range bindings(modules) {
 		value, there := at(c.Data, steps(b.path))
@@ -141,7 +153,7 @@ func (c *Candidate) checkData(modules map[string]*ast.Module) (warnings []string
 		switch {
 		case !there, b.path.String() == configPath && b.name == "config": // that one is validated below
 		case schema == nil:
-			warnings = append(warnings, fmt.Sprintf("%s is not validated: the bundle does not carry schemas/%s.json (iam-service policy build takes it along)", b.path, b.name))
+			unvalidated = append(unvalidated, fmt.Sprintf("%s is not validated: the bundle does not carry schemas/%s.json (iam-service policy build takes it along)", b.path, b.name))
 		default:
 			errs = append(errs, validate(b.path.String(), schema, value))
 		}
@@ -151,11 +163,11 @@ func (c *Candidate) checkData(modules map[string]*ast.Module) (warnings []string
 		covered = append(covered, b.path)
 	}
 	for _, path := range uncovered(c.Data, ast.DefaultRootRef, covered) {
-		warnings = append(warnings, fmt.Sprintf("%s is not validated: no METADATA gives it a schema (schemas: - %s: schema.NAME)", path, path))
+		unvalidated = append(unvalidated, fmt.Sprintf("%s is not validated: no METADATA gives it a schema (schemas: - %s: schema.NAME)", path, path))
 	}
 	config, there := at(c.Data, []string{"iam", "config"})
 	if !there {
-		return warnings, errors.Join(append(errs, errors.New(configPath+" is missing: at least its headers"))...)
+		return unvalidated, errors.Join(append(errs, errors.New(configPath+" is missing: at least its headers"))...)
 	}
 	open := maps.Clone(shipped())
 	delete(open, "additionalProperties") // the bundle may have more
@@ -170,7 +182,7 @@ func (c *Candidate) checkData(modules map[string]*ast.Module) (warnings []string
 			errs = append(errs, fmt.Errorf("%s: %s: no such key; %s are allowed, describe your own in schemas/config.json", configPath, pointer(key), strings.Join(known, ", ")))
 		}
 	}
-	return warnings, errors.Join(distinct(errs)...)
+	return unvalidated, errors.Join(distinct(errs)...)
 }
 
 // uncovered are the largest parts of data that no path is of.
@@ -223,25 +235,38 @@ func (nowhere) Load(url string) (any, error) {
 
 // validate names all places of a value that do not fit a schema.
 func validate(where string, schema, value any) error {
+	compiled, err := compileSchema(where, schema)
+	if err != nil {
+		return err
+	}
+	return fits(where, schema, compiled, value)
+}
+
+func compileSchema(where string, schema any) (*jsonschema.Schema, error) {
 	v, err := ast.InterfaceToValue(schema)
 	if err != nil {
-		return fmt.Errorf("the schema of %s: %w", where, err)
+		return nil, fmt.Errorf("the schema of %s: %w", where, err)
 	}
 	if n := wrongNumber(v); n != nil {
-		return fmt.Errorf("the schema of %s: %w", where, errOutOfBounds(n))
+		return nil, fmt.Errorf("the schema of %s: %w", where, errOutOfBounds(n))
 	}
 	const name = "schema:data" // no place of anything: its references are within it
 	compiler := jsonschema.NewCompiler()
 	compiler.UseLoader(nowhere{})
 	compiler.DefaultDraft(jsonschema.Draft7)
 	if err := compiler.AddResource(name, schema); err != nil {
-		return fmt.Errorf("the schema of %s: %w", where, err)
+		return nil, fmt.Errorf("the schema of %s: %w", where, err)
 	}
 	compiled, err := compiler.Compile(name)
 	if err != nil {
-		return fmt.Errorf("the schema of %s: %w", where, err)
+		return nil, fmt.Errorf("the schema of %s: %w", where, err)
 	}
-	err = compiled.Validate(value)
+	return compiled, nil
+}
+
+// fits names all places of a value that do not fit the schema, which was compiled before.
+func fits(where string, schema any, compiled *jsonschema.Schema, value any) error {
+	err := compiled.Validate(value)
 	invalid, ok := errors.AsType[*jsonschema.ValidationError](err)
 	if !ok {
 		return err

@@ -110,7 +110,7 @@ func TestABundleOfAnotherToolIsHeldToTheShippedSchema(t *testing.T) {
 	if err := unpack(files{"iam/limits/p.rego": limits, "iam/limits/data.json": `{"most": "7"}`}); err != nil {
 		t.Fatal(err)
 	}
-	if w := strings.Join(e.Revision().Warnings, "; "); !strings.Contains(w, "data.iam.limits is not validated: the bundle does not carry schemas/limits.json") {
+	if w := strings.Join(e.Revision().Unvalidated, "; "); !strings.Contains(w, "data.iam.limits is not validated: the bundle does not carry schemas/limits.json") {
 		t.Errorf("warnings: %s", w)
 	}
 }
@@ -147,16 +147,16 @@ func shippedSchema(t *testing.T) string {
 	return string(text)
 }
 
-func TestDataWithoutASchemaAreAWarning(t *testing.T) {
+func TestDataWithoutASchemaAreNamed(t *testing.T) {
 	t.Parallel()
 	e := engine(t)
 	if err := offer(t, e, files{"iam/limits/data.json": `{"deny_guests": "false"}`}); err != nil {
 		t.Fatal(err)
 	}
 	said := func(part string) bool {
-		return slices.ContainsFunc(e.Revision().Warnings, func(w string) bool { return strings.HasPrefix(w, part) })
+		return slices.ContainsFunc(e.Revision().Unvalidated, func(w string) bool { return strings.HasPrefix(w, part) })
 	}
 	if !said("data.iam.limits is not validated") || said("data.iam.config") {
-		t.Errorf("got %q", e.Revision().Warnings)
+		t.Errorf("got %q", e.Revision().Unvalidated)
 	}
 }

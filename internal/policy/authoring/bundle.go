@@ -328,5 +328,10 @@ func (i Inspection) Text(out io.Writer) {
 
 // CheckBundle asks the gate about a packed bundle, its acceptance cases included.
 func CheckBundle(ctx context.Context, name string, o CheckOptions) (*policy.Revision, error) {
-	return gate(ctx, name, o, true)
+	return gate(ctx, o, true, func(e *policy.Engine) (*policy.Candidate, error) { return e.FromPath(name) })
+}
+
+// CheckPacked is CheckBundle for the bytes of a bundle.
+func CheckPacked(ctx context.Context, name string, packed []byte, o CheckOptions) (*policy.Revision, error) {
+	return gate(ctx, o, true, func(e *policy.Engine) (*policy.Candidate, error) { return e.Unpack(name, packed, false) })
 }

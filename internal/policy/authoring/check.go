@@ -97,12 +97,25 @@ func (f *Folder) Check(ctx context.Context, o CheckOptions) ([]Finding, *policy.
 		}
 		found = append(found, style...)
 	}
-	revision, err := gate(ctx, f.Path, o, false)
+	revision, err := gate(ctx, o, false, func(e *policy.Engine) (*policy.Candidate, error) { return e.FromPath(f.Path) })
 	if strict := slices.ContainsFunc(found, func(f Finding) bool { return f.Rule == "strict" }); err != nil && !strict { // which says the same
 		found = append(found, f.ofGate(err)...)
 	}
+	found = append(found, unvalidated(revision)...)
 	slices.SortStableFunc(found, compareFindings)
 	return slices.CompactFunc(found, func(a, b Finding) bool { return compareFindings(a, b) == 0 }), revision, nil
+}
+
+// unvalidated finds the data of a revision that no schema describes. The gate accepts them with a warning, since a bundle
+// that OPA's own tools have packed carries no schemas.
+func unvalidated(r *policy.Revision) (found []Finding) {
+	if r == nil {
+		return nil
+	}
+	for _, text := range r.Unvalidated {
+		found = append(found, Finding{Rule: "schema", Text: text})
+	}
+	return found
 }
 
 // compiles finds what OPA's compiler says, strictly and with types for all that the service
@@ -139,7 +152,7 @@ func Check(ctx context.Context, name string, o CheckOptions) ([]Finding, *policy
 		if err != nil {
 			return ofCompiler(err, "gate"), nil, nil
 		}
-		return nil, revision, nil
+		return unvalidated(revision), revision, nil
 	}
 	f, err := Load(name)
 	if many, ok := errors.AsType[ast.Errors](err); ok {
@@ -153,12 +166,12 @@ func Check(ctx context.Context, name string, o CheckOptions) ([]Finding, *policy
 
 // gate asks what will decide when it is to come into force; about the acceptance cases only
 // where that is wanted.
-func gate(ctx context.Context, path string, o CheckOptions, cases bool) (*policy.Revision, error) {
+func gate(ctx context.Context, o CheckOptions, cases bool, read func(*policy.Engine) (*policy.Candidate, error)) (*policy.Revision, error) {
 	engine, err := policy.NewEngine(policy.Config{Headers: o.Headers, Admin: o.Admin, Child: o.Child, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
-	c, err := engine.FromPath(path)
+	c, err := read(engine)
 	if err != nil {
 		return nil, err
 	}
