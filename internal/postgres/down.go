@@ -37,48 +37,50 @@ func LastStep(ctx context.Context, url string) (Step, bool, error) {
 }
 
 // TakeBackLast takes the last step back, unless replicas are alive, or it would destroy entries of the audit and
-// that is not asked for.
+// that is not asked for. All of it is checked and done under the lock of migrations.
 func TakeBackLast(ctx context.Context, url string, o TakeBack) ([]Step, error) {
+	var ended []int64
+	steps, err := migrate(ctx, url, facts, Down, func(ctx context.Context, conn *pgx.Conn) (err error) {
+		ended, err = mayTakeBack(ctx, conn, url, o)
+		return err
+	})
+	if err != nil && len(steps) == 0 && len(ended) > 0 { // the audit is still there, and DestroyedChains sees that too
+		if conn, failed := connect(ctx, url); failed == nil {
+			_, undone := conn.Exec(context.WithoutCancel(ctx), `DELETE FROM audit_destroyed WHERE id = any($1)`, ended)
+			err = errors.Join(err, undone, conn.Close(context.WithoutCancel(ctx)))
+		}
+	}
+	return steps, err
+}
+
+// mayTakeBack fails where the last step must not be taken back. It returns the ids of the chains that end by it.
+func mayTakeBack(ctx context.Context, conn *pgx.Conn, url string, o TakeBack) (ended []int64, err error) {
 	last, applied, err := LastStep(ctx, url)
 	if err != nil || !applied {
 		return nil, err
 	}
-	conn, err := connect(ctx, url)
-	if err != nil {
-		return nil, fmt.Errorf("migrate: %w", err)
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
 	alive, err := replicasAlive(ctx, conn)
 	if err != nil {
-		return nil, fmt.Errorf("migrate: look for replicas: %w", err)
+		return nil, fmt.Errorf("look for replicas: %w", err)
 	}
 	if len(alive) > 0 {
 		return nil, fmt.Errorf("replicas run on this schema (%s): stop them first, or wait a minute for one that was killed", strings.Join(alive, ", "))
 	}
 	endsAudit, err := dropsAudit(last.File)
-	if err != nil {
+	if err != nil || !endsAudit {
 		return nil, err
-	}
-	if !endsAudit {
-		return Migrate(ctx, url, Down)
 	}
 	var entries int64
 	if err := conn.QueryRow(ctx, `SELECT count(*) FROM audit`).Scan(&entries); err != nil {
-		return nil, fmt.Errorf("migrate: count the audit: %w", err)
+		return nil, fmt.Errorf("count the audit: %w", err)
 	}
 	if entries > 0 && !o.DestroyAudit {
 		return nil, fmt.Errorf("%s would destroy the audit, %d entries: export what must stay, then say --destroy-audit", last.File, entries)
 	}
-	ended, err := noteDestroyed(ctx, conn, o.By)
-	if err != nil {
-		return nil, fmt.Errorf("migrate: keep the heads of the audit: %w", err)
+	if ended, err = noteDestroyed(ctx, conn, o.By); err != nil {
+		return nil, fmt.Errorf("record the heads of the audit: %w", err)
 	}
-	steps, err := Migrate(ctx, url, Down)
-	if err != nil && len(steps) == 0 { // the audit is still there
-		_, undone := conn.Exec(context.WithoutCancel(ctx), `DELETE FROM audit_destroyed WHERE id = any($1)`, ended)
-		err = errors.Join(err, undone)
-	}
-	return steps, err
+	return ended, nil
 }
 
 func connect(ctx context.Context, url string) (*pgx.Conn, error) {
@@ -145,13 +147,15 @@ type DestroyedChain struct {
 	By    string
 }
 
-// DestroyedChains lists chains that ended by a migration, the last one first.
+// DestroyedChains lists chains that ended by a migration, the last one first. A migration that was killed between its
+// note and its step has destroyed nothing: the entry is still there.
 func (tx *Tx) DestroyedChains(ctx context.Context) ([]DestroyedChain, error) {
 	var known bool
 	if _, err := tx.look(ctx, `SELECT to_regclass('audit_destroyed') IS NOT NULL`, nil, &known); err != nil || !known {
 		return nil, wrap("look for destroyed chains", err)
 	}
 	return collect(ctx, tx, "read destroyed chains", `
-		SELECT chain, seq, to_char(destroyed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), destroyed_by FROM audit_destroyed ORDER BY id DESC`, nil,
+		SELECT chain, seq, to_char(destroyed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), destroyed_by FROM audit_destroyed AS d
+		WHERE NOT EXISTS (SELECT FROM audit AS a WHERE a.chain = d.chain AND a.seq = d.seq AND a.hash = d.hash) ORDER BY id DESC`, nil,
 		pgx.RowToStructByPos[DestroyedChain])
 }

@@ -38,12 +38,12 @@ type Step struct {
 // an advisory lock of its session, so url must be a direct connection; a second
 // caller waits for the first.
 func Migrate(ctx context.Context, url string, d Direction) ([]Step, error) {
-	return migrate(ctx, url, facts, d)
+	return migrate(ctx, url, facts, d, nil)
 }
 
 // MigrateDecisions is Migrate for the database that decisions are kept in.
 func MigrateDecisions(ctx context.Context, url string, d Direction) ([]Step, error) {
-	return migrate(ctx, url, decisions, d)
+	return migrate(ctx, url, decisions, d, nil)
 }
 
 // schema is a series of steps, and the table in which it is noted which were taken.
@@ -57,9 +57,10 @@ var (
 	decisions = schema{migrations.Decisions(), "goose_decisions_version"}
 )
 
-func migrate(ctx context.Context, url string, s schema, d Direction) ([]Step, error) {
+// migrate calls guard, if given, under the lock before the first step; its error stops the migration.
+func migrate(ctx context.Context, url string, s schema, d Direction, guard func(ctx context.Context, conn *pgx.Conn) error) ([]Step, error) {
 	var done []Step
-	err := withGoose(url, s, func(p *goose.Provider) error {
+	err := withGoose(url, s, guard, func(p *goose.Provider) error {
 		var results []*goose.MigrationResult
 		var err error
 		if d == Up {
@@ -112,7 +113,7 @@ func grant(ctx context.Context, url, function, role string) error {
 // Status lists all steps this program knows.
 func Status(ctx context.Context, url string) ([]Step, error) {
 	var steps []Step
-	err := withGoose(url, facts, func(p *goose.Provider) error {
+	err := withGoose(url, facts, nil, func(p *goose.Provider) error {
 		all, err := p.Status(ctx)
 		for _, s := range all {
 			steps = append(steps, Step{Version: s.Source.Version, File: s.Source.Path, AppliedAt: s.AppliedAt})
@@ -125,7 +126,7 @@ func Status(ctx context.Context, url string) ([]Step, error) {
 	return steps, nil
 }
 
-func withGoose(url string, s schema, do func(*goose.Provider) error) error {
+func withGoose(url string, s schema, guard func(context.Context, *pgx.Conn) error, do func(*goose.Provider) error) error {
 	pool, err := pgxpool.ParseConfig(url) // as serve does: it knows the pools' settings
 	if err != nil {
 		return err
@@ -138,6 +139,9 @@ func withGoose(url string, s schema, do func(*goose.Provider) error) error {
 	if err != nil {
 		return err
 	}
+	if guard != nil {
+		locker = guarded{locker, guard}
+	}
 	db := stdlib.OpenDB(*cfg)
 	defer db.Close()
 	p, err := goose.NewProvider(goose.DialectPostgres, db, s.steps, goose.WithTableName(s.table), goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
@@ -145,6 +149,30 @@ func withGoose(url string, s schema, do func(*goose.Provider) error) error {
 		return err
 	}
 	return do(p)
+}
+
+// guarded calls guard as soon as the lock is held.
+type guarded struct {
+	lock.SessionLocker
+	guard func(context.Context, *pgx.Conn) error
+}
+
+// SessionLock implements lock.SessionLocker.
+func (g guarded) SessionLock(ctx context.Context, conn *sql.Conn) error {
+	if err := g.SessionLocker.SessionLock(ctx, conn); err != nil {
+		return err
+	}
+	err := conn.Raw(func(c any) error {
+		driver, ok := c.(*stdlib.Conn)
+		if !ok {
+			return fmt.Errorf("the connection is a %T", c)
+		}
+		return g.guard(ctx, driver.Conn())
+	})
+	if err != nil { // goose releases only a lock that was acquired
+		return errors.Join(err, g.SessionUnlock(context.WithoutCancel(ctx), conn))
+	}
+	return nil
 }
 
 // wanted is the schema version this program needs.

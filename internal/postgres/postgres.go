@@ -29,7 +29,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"golang.org/x/sync/errgroup"
 
 	"iam-service/internal/iam"
 )
@@ -121,42 +120,67 @@ func (db *DB) Ping(ctx context.Context) error {
 	return err
 }
 
-// Warm opens the connections that the pools keep, and does a look-up of each kind over each of
+// Warm opens the connections that the pools keep open, and does a look-up of each kind over each of
 // those that look-ups use: their statements are prepared then, so that the first requests wait
-// for neither.
-func (db *DB) Warm(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	for _, pool := range []*pgxpool.Pool{db.facts, db.admin} {
-		var open sync.WaitGroup // none is released before all are open, or one would be warmed twice
-		open.Add(int(min(db.keep, pool.Config().MaxConns)))
-		for range min(db.keep, pool.Config().MaxConns) {
-			g.Go(func() error {
-				conn, err := pool.Acquire(ctx)
-				open.Done()
-				if err != nil {
-					return wrap("open a connection", err)
-				}
-				defer conn.Release()
-				open.Wait()
-				if pool == db.admin {
-					_, err := conn.Exec(ctx, `SELECT 1`)
-					return wrap("use a connection", err)
-				}
-				look := func(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
-					return db.lookOver(ctx, conn, sql, args, dest...)
-				}
-				_, _, err = userFacts(ctx, look, "", "")
-				if err == nil {
-					_, _, err = tenantFacts(ctx, look, "")
-				}
-				if err == nil {
-					_, _, err = clientFacts(ctx, look, "", "")
-				}
-				return err
-			})
+// for neither. One connection of each pool is enough: missing counts the others that could not be
+// opened (a server at its max_connections), which the pools go on trying to open.
+func (db *DB) Warm(ctx context.Context) (missing int, err error) {
+	var facts, admin []error
+	var warming sync.WaitGroup
+	warming.Go(func() { facts = db.warm(ctx, db.facts, db.warmFacts) })
+	warming.Go(func() {
+		admin = db.warm(ctx, db.admin, func(ctx context.Context, conn *pgxpool.Conn) error {
+			_, err := conn.Exec(ctx, `SELECT 1`)
+			return wrap("use a connection", err)
+		})
+	})
+	warming.Wait()
+	for _, faults := range [][]error{facts, admin} {
+		failed := slices.DeleteFunc(slices.Clone(faults), func(err error) bool { return err == nil })
+		if len(failed) == len(faults) {
+			return 0, failed[0]
 		}
+		missing += len(failed)
 	}
-	return g.Wait()
+	return missing, nil
+}
+
+// warm opens the connections that a pool keeps open and calls do with each; it returns what went wrong, for each.
+func (db *DB) warm(ctx context.Context, pool *pgxpool.Pool, do func(context.Context, *pgxpool.Conn) error) []error {
+	faults := make([]error, max(1, min(db.keep, pool.Config().MaxConns)))
+	var tried, done sync.WaitGroup
+	tried.Add(len(faults))
+	for i := range faults {
+		done.Go(func() {
+			conn, err := pool.Acquire(ctx)
+			if err != nil {
+				tried.Done()
+				faults[i] = wrap("open a connection", err)
+				return
+			}
+			faults[i] = do(ctx, conn)
+			tried.Done()
+			tried.Wait() // none is released before all were tried, or one would be warmed twice
+			conn.Release()
+		})
+	}
+	done.Wait()
+	return faults
+}
+
+// warmFacts does a look-up of each kind over a connection.
+func (db *DB) warmFacts(ctx context.Context, conn *pgxpool.Conn) error {
+	look := func(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
+		return db.lookOver(ctx, conn, sql, args, dest...)
+	}
+	_, _, err := userFacts(ctx, look, "", "")
+	if err == nil {
+		_, _, err = tenantFacts(ctx, look, "")
+	}
+	if err == nil {
+		_, _, err = clientFacts(ctx, look, "", "")
+	}
+	return err
 }
 
 // CheckWrites fails where changes would: it commits a change of a row of its own, which grows

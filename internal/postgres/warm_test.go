@@ -1,11 +1,17 @@
 package postgres_test
 
 import (
+	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
+	neturl "net/url"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"iam-service/internal/postgres"
 	"iam-service/internal/postgres/postgrestest"
@@ -20,7 +26,11 @@ func TestAWarmPoolAnswersWithoutANewConnection(t *testing.T) {
 	}, slog.New(slog.DiscardHandler), nil)
 	must(t, err)
 	t.Cleanup(db.Close)
-	must(t, db.Warm(ctx))
+	missing, err := db.Warm(ctx)
+	must(t, err)
+	if missing != 0 {
+		t.Errorf("%d connections are missing", missing)
+	}
 	for _, s := range db.Stats() {
 		if want := map[string]int32{"facts": 3, "admin": 4}[s.Name]; s.Total < want {
 			t.Errorf("the pool %s has %d connections, want %d", s.Name, s.Total, want)
@@ -37,6 +47,56 @@ func TestAWarmPoolAnswersWithoutANewConnection(t *testing.T) {
 	}
 	asking.Wait()
 	if err := db.Ping(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// A replica starts at a server whose connections are nearly used up; it does not start without one for each pool.
+func TestAServerWithRoomForFewConnectionsIsEnoughForAStart(t *testing.T) {
+	t.Parallel()
+	url := postgrestest.URL(t)
+	role := "limited_" + strings.ToLower(rand.Text()[:12])
+	owner, err := pgx.Connect(ctx, url)
+	must(t, err)
+	defer owner.Close(ctx)
+	limit := func(n int) {
+		t.Helper()
+		_, err := owner.Exec(ctx, fmt.Sprintf(`ALTER ROLE %s CONNECTION LIMIT %d`, role, n))
+		must(t, err)
+	}
+	_, err = owner.Exec(ctx, `CREATE ROLE `+role+` LOGIN`)
+	must(t, err)
+	t.Cleanup(func() {
+		_, _ = owner.Exec(context.Background(), `DROP OWNED BY `+role)
+	})
+	must(t, postgres.Grant(ctx, url, role))
+	as, err := neturl.Parse(url)
+	must(t, err)
+	as.User = neturl.User(role)
+	open := func() *postgres.DB {
+		db, err := postgres.Open(ctx, postgres.Config{
+			URL: as.String(), Issuers: postgrestest.Issuers, Conns: 10, Keep: 4, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second,
+		}, slog.New(slog.DiscardHandler), nil)
+		must(t, err)
+		t.Cleanup(db.Close)
+		return db
+	}
+	limit(0)
+	db := open()
+	if _, err := db.Warm(ctx); err == nil || !strings.Contains(err.Error(), "too many connections for role") {
+		t.Errorf("without a connection: %v", err)
+	}
+	limit(4)
+	var missing int
+	for range 1000 { // the pools, which open connections by themselves too, share four
+		if missing, err = db.Warm(ctx); err == nil {
+			break
+		}
+	}
+	if err != nil || missing == 0 {
+		t.Errorf("%d are missing, %v", missing, err)
+	}
+	if _, _, err := db.User(ctx, postgrestest.Issuer, "alice"); err != nil {
 		t.Error(err)
 	}
 }
