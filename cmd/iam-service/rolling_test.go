@@ -24,6 +24,19 @@ type backend struct {
 	ready        atomic.Bool // as the balancer believes
 	cmd          *exec.Cmd
 	dead         chan error
+
+	mu    sync.Mutex
+	probe int // that ready is of; under mu
+}
+
+// heard takes what a probe has found, unless a later one was heard of before.
+func (b *backend) heard(probe int, ready bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if probe > b.probe {
+		b.probe = probe
+		b.ready.Store(ready)
+	}
 }
 
 // balancer sends requests to replicas that are ready, as it has heard a little while ago. It
@@ -34,6 +47,7 @@ func balancer(t *testing.T, heardAfter time.Duration, backends ...*backend) stri
 	var looking sync.WaitGroup
 	for _, b := range backends {
 		looking.Go(func() {
+			probes := 0
 			for ctx.Err() == nil {
 				asking, cancel := context.WithTimeout(ctx, 5*time.Second)
 				req, err := http.NewRequestWithContext(asking, http.MethodGet, "http://"+b.ops+"/readyz", nil)
@@ -45,7 +59,9 @@ func balancer(t *testing.T, heardAfter time.Duration, backends ...*backend) stri
 					}
 				}
 				cancel()
-				time.AfterFunc(heardAfter, func() { b.ready.Store(ready) })
+				probes++
+				probe := probes
+				time.AfterFunc(heardAfter, func() { b.heard(probe, ready) })
 				select {
 				case <-time.After(50 * time.Millisecond):
 				case <-ctx.Done():

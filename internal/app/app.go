@@ -66,6 +66,10 @@ type Addrs struct{ Gateway, Admin, Ops string }
 // fails. It calls ready, if given, once requests are answered.
 func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs)) error {
 	log := out.Logger
+	// What a start waits for shares one deadline. The log, whose calls take ctx, does not.
+	deadline := time.Now().Add(cfg.StartTimeout)
+	start, started := context.WithDeadline(ctx, deadline)
+	defer started()
 	// Until the drain is over, things must work on after ctx has ended.
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -120,7 +124,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	defer beside.running.Wait()
 	defer cancel()
 	beside.loop("garbage", func() { TuneGC(work, cfg.MemoryAim) })
-	if err := awaitDatabase(ctx, db, cfg, time.Now().Add(cfg.StartTimeout)); err != nil {
+	if err := awaitDatabase(start, db, cfg); err != nil {
 		return err
 	}
 
@@ -135,7 +139,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	if err != nil {
 		return err
 	}
-	if err := verifier.Start(ctx, time.Now().Add(cfg.StartTimeout)); err != nil {
+	if err := verifier.Start(ctx, deadline); err != nil {
 		return fmt.Errorf("cannot get the keys of R-Auth (RAUTH_URL=%s), and none that are young enough are kept: %w", cfg.RAuthURL, err)
 	}
 
@@ -153,7 +157,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		}
 	}, OnPanic: func(err error) { beside.panicked("feed", err) }})
 	beside.loop("feed", func() { changes.Run(work) })
-	if err := awaitFeed(ctx, changes, cfg); err != nil {
+	if err := awaitFeed(start, changes, cfg); err != nil {
 		return err
 	}
 	var policies *rollout.Service
@@ -186,7 +190,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	beside.loop("policies", func() { policies.Run(work, policyChanged) })
 
 	ops := &telemetry.Ops{Pprof: cfg.OpsPprof, Metrics: metrics, Build: build, Policy: func() any { return engine.Status() }, Checks: checks(db, verifier, engine, policies, changes, bus)}
-	kept, err := openDecisions(work, ctx, cfg, log, metrics.DatabaseError)
+	kept, err := openDecisions(work, start, cfg, log, metrics.DatabaseError)
 	if err != nil {
 		return err
 	}
@@ -225,7 +229,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		})
 	}
 	metrics.Counter("iam_log_dropped_total", "Lines of the log that were not written, because its reader was too slow or gone.", nil, func() float64 { return float64(out.Dropped()) })
-	if err := warmPools(ctx, db, cfg); err != nil {
+	if err := warmPools(start, db, cfg, log); err != nil {
 		return err
 	}
 	firstAnswer := &rehearsal{engine: engine, enricher: enricher, issuer: cfg.RAuthURL}
@@ -446,7 +450,7 @@ func manageClients(
 	}
 	c.Provider = provider
 	if c.Instance, c.Copied, err = db.Instance(ctx); err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("cannot read the instance from PostgreSQL (DATABASE_URL, at %s): %w", postgres.Server(cfg.DatabaseURL), oneLine(err))
 	}
 	return clients.New(c), provider, nil
 }
@@ -498,9 +502,7 @@ func listen(variable, addr string) (net.Listener, error) {
 
 // awaitDatabase returns when the database answers with a schema that is new
 // enough, or says why not.
-func awaitDatabase(ctx context.Context, db *postgres.DB, cfg Config, until time.Time) error {
-	ctx, cancel := context.WithDeadline(ctx, until)
-	defer cancel()
+func awaitDatabase(ctx context.Context, db *postgres.DB, cfg Config) error {
 	var last error
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		if last = db.CheckSchema(ctx); last == nil {
@@ -522,13 +524,15 @@ func awaitDatabase(ctx context.Context, db *postgres.DB, cfg Config, until time.
 	return fmt.Errorf("cannot use PostgreSQL (DATABASE_URL, at %s): %w", postgres.Server(cfg.DatabaseURL), oneLine(last))
 }
 
-// warmPools returns when the pools have the connections that they keep open, and look-ups were done over them.
-func warmPools(ctx context.Context, db *postgres.DB, cfg Config) error {
-	ctx, cancel := context.WithTimeout(ctx, cfg.StartTimeout)
-	defer cancel()
-	_, err := backoff.Retry(ctx, func() (struct{}, error) { return struct{}{}, db.Warm(ctx) }, backoff.WithMaxElapsedTime(0))
+// warmPools returns when each pool has a connection and look-ups were done over it. Connections that the server has
+// no room for now are reported, and opened later.
+func warmPools(ctx context.Context, db *postgres.DB, cfg Config, log *slog.Logger) error {
+	missing, err := backoff.Retry(ctx, func() (int, error) { return db.Warm(ctx) }, backoff.WithMaxElapsedTime(0))
 	if err != nil {
-		return fmt.Errorf("cannot open the connections to PostgreSQL that are kept (DATABASE_URL, at %s): %w", postgres.Server(cfg.DatabaseURL), oneLine(err))
+		return fmt.Errorf("cannot open a connection to PostgreSQL for each pool (DATABASE_URL, at %s): %w", postgres.Server(cfg.DatabaseURL), oneLine(err))
+	}
+	if missing > 0 {
+		log.WarnContext(ctx, "fewer database connections than configured: the server has no room for more", slog.Int("missing", missing))
 	}
 	return nil
 }
@@ -558,7 +562,7 @@ func (r *rehearsal) try() error {
 	defer cancel()
 	deadline := now.Add(time.Second)
 	_, err = r.enricher.Ask(ctx, revision, t, enrich.Question{}, r.enricher.Reading(t, deadline), now, deadline)
-	if strings.HasPrefix(iam.CodeOf(err), "facts_") {
+	if code := iam.CodeOf(err); iam.KindOf(err) == iam.Unavailable && !strings.HasPrefix(code, "policy_") {
 		return err
 	}
 	r.done.Store(true)
@@ -567,8 +571,6 @@ func (r *rehearsal) try() error {
 
 // awaitFeed returns when changes are heard, or says why they are not.
 func awaitFeed(ctx context.Context, changes *feed.Feed, cfg Config) error {
-	ctx, cancel := context.WithTimeout(ctx, cfg.StartTimeout)
-	defer cancel()
 	err := changes.Started(ctx)
 	if err == nil {
 		return nil
@@ -684,6 +686,7 @@ func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, policies 
 			return nil
 		}},
 		{Name: "policy_in_force", Ask: policies.Behind},
+		{Name: "policy_activation", Degraded: true, Ask: policies.Lost},
 		{Name: "policy_candidate", Degraded: true, Ask: func() error {
 			if r := engine.Status().Refused; r != nil {
 				return errors.New("the last one was refused: " + r.Reason)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"time"
 
 	"iam-service/internal/decisions"
 	"iam-service/internal/eventbus"
@@ -13,7 +14,7 @@ import (
 )
 
 // openDecisions opens the database where decisions can be queried, if there is one.
-func openDecisions(work, ctx context.Context, cfg Config, log *slog.Logger, onError func(reason string)) (*postgres.Decisions, error) {
+func openDecisions(work, start context.Context, cfg Config, log *slog.Logger, onError func(reason string)) (*postgres.Decisions, error) {
 	if cfg.DecisionsURL == "" {
 		return nil, nil //nolint:nilnil // none is an answer
 	}
@@ -21,11 +22,11 @@ func openDecisions(work, ctx context.Context, cfg Config, log *slog.Logger, onEr
 	if err != nil {
 		return nil, errors.New("DECISIONS_DATABASE_URL cannot be used") // why could show a password
 	}
-	ctx, cancel := context.WithTimeout(ctx, cfg.StartTimeout)
+	// It decides about no request: its absence stops nothing, and must not use up what is left of the start.
+	ctx, cancel := context.WithTimeout(start, 2*time.Second)
 	defer cancel()
 	if err := kept.Check(ctx); err != nil {
-		// It decides about no request: its absence stops nothing.
-		log.WarnContext(ctx, "decisions cannot be written down (DECISIONS_DATABASE_URL)", slog.String("server", postgres.Server(cfg.DecisionsURL)), slog.Any("err", oneLine(err)))
+		log.WarnContext(start, "decisions cannot be written down (DECISIONS_DATABASE_URL)", slog.String("server", postgres.Server(cfg.DecisionsURL)), slog.Any("err", oneLine(err)))
 	}
 	return kept, nil
 }

@@ -142,7 +142,7 @@ func (b *Bus) Ready(ctx context.Context) (created time.Time, err error) {
 func away(err error) bool {
 	for _, is := range []error{
 		nats.ErrReconnectBufExceeded, nats.ErrConnectionClosed, nats.ErrConnectionReconnecting, nats.ErrDisconnected, nats.ErrNoServers, nats.ErrTimeout,
-		nats.ErrNoResponders, context.DeadlineExceeded,
+		context.DeadlineExceeded,
 	} {
 		if errors.Is(err, is) {
 			return true
