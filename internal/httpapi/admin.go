@@ -70,6 +70,8 @@ type Admin struct {
 	Version       string
 	Log           *slog.Logger
 	Observe       Observe
+
+	failures *failures
 }
 
 // Limits of the admin API.
@@ -95,12 +97,13 @@ func (a Admin) Handler() http.Handler {
 	if a.Writes <= 0 {
 		a.Writes = 600
 	}
+	a.failures = &failures{log: a.Log}
 	r := chi.NewRouter()
 	r.Use(middleware.GetHead)
-	r.NotFound(observed("", a.Observe, handle(a.Log, nowhere)))
-	r.MethodNotAllowed(observed("", a.Observe, handle(a.Log, notThisMethod)))
+	r.NotFound(observed("", a.Observe, handle(a.failures, nowhere)))
+	r.MethodNotAllowed(observed("", a.Observe, handle(a.failures, notThisMethod)))
 	if a.Verify == nil {
-		off := observed("", a.Observe, handle(a.Log, func(http.ResponseWriter, *http.Request) error {
+		off := observed("", a.Observe, handle(a.failures, func(http.ResponseWriter, *http.Request) error {
 			return iam.Errorf(iam.NotFound, "the admin API is off: ADMIN_AUDIENCE is not set")
 		}))
 		r.NotFound(off)
@@ -247,7 +250,7 @@ func (a *adminAPI) describe(r chi.Router) {
 
 // around gives each request an id, a line in the log and its figures.
 func (a *adminAPI) around(next http.Handler) http.Handler {
-	return handle(a.Log, func(w http.ResponseWriter, r *http.Request) error {
+	return handle(a.failures, func(w http.ResponseWriter, r *http.Request) error {
 		began := time.Now()
 		rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 		rec.Header().Set("Cache-Control", "no-store")
@@ -277,7 +280,7 @@ func (a *adminAPI) survive(w *recorder, r *http.Request, next http.Handler) {
 		if w.wrote {
 			panic(http.ErrAbortHandler) // half an answer is none: the connection is cut
 		}
-		fail(w, r, a.Log, fmt.Errorf("panic: %v", p))
+		a.failures.write(w, r, fmt.Errorf("panic: %v", p))
 	}()
 	next.ServeHTTP(w, r)
 }
@@ -296,7 +299,7 @@ func (a *adminAPI) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := a.caller(r)
 		if err != nil {
-			fail(w, r, a.Log, err)
+			a.failures.write(w, r, err)
 			return
 		}
 		if line, ok := r.Context().Value(logLineKey{}).(*logLine); ok {
@@ -362,7 +365,7 @@ func (a *adminAPI) limit(next http.Handler) http.Handler {
 		h.Set("RateLimit", fmt.Sprintf(`"writes";r=%d;t=%d`, left, int(math.Ceil(a.rates.full(left).Seconds()))))
 		if wait > 0 {
 			h.Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
-			fail(w, r, a.Log, &iam.Error{Kind: iam.TooManyRequests, Code: "rate_limited", Detail: fmt.Sprintf("more than %d writes a minute, as this replica counts them", a.Writes)})
+			a.failures.write(w, r, &iam.Error{Kind: iam.TooManyRequests, Code: "rate_limited", Detail: fmt.Sprintf("more than %d writes a minute, as this replica counts them", a.Writes)})
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -379,7 +382,7 @@ func (a *adminAPI) uploads(next http.Handler) http.Handler {
 		}
 		err := a.Service.Do(r.Context(), callerOf(r.Context()), admin.Task{Action: "policy:upload"}, func(context.Context, *admin.Work) error { return nil })
 		if err != nil {
-			fail(w, r, a.Log, err)
+			a.failures.write(w, r, err)
 			return
 		}
 		select {
@@ -387,7 +390,7 @@ func (a *adminAPI) uploads(next http.Handler) http.Handler {
 			defer func() { <-a.uploading }()
 			next.ServeHTTP(w, r)
 		default:
-			fail(w, r, a.Log, &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "other bundles are being sent: try again"})
+			a.failures.write(w, r, &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "other bundles are being sent: try again"})
 		}
 	})
 }
@@ -586,7 +589,7 @@ func register[I, O any, P about[I]](a *adminAPI, rt route, h func(context.Contex
 		if err != nil {
 			pr := newProblem(err, requestID(req.r))
 			a.rejected(ctx, err, requestID(req.r))
-			tell(req.w, req.r, a.Log, pr, err)
+			a.failures.report(req.w, req.r, pr, err)
 			return nil, &pr
 		}
 		return out, nil

@@ -37,7 +37,7 @@ type enrichHandler struct {
 
 	denyAmbiguous bool // also where the policy does not read the path
 
-	unanswered perSecond // lines about requests that could not be answered
+	unanswerable perSecond // lines about requests that could not be answered
 }
 
 // belowEnrich reports whether the request is for the endpoint, by the path as it
@@ -84,7 +84,7 @@ func (h *enrichHandler) answer(w http.ResponseWriter, r *http.Request, rest stri
 		p := Problem{Status: http.StatusForbidden, Instance: decision(a)}
 		if a.Fault != nil { // of the request, and no business of the policy's: whoever sent it may know
 			p.Code = a.Fault.Code
-			h.tellFault(r, a.Fault)
+			h.tellFault(r, a)
 		}
 		return deny(w, p)
 	}
@@ -146,18 +146,18 @@ func (h *enrichHandler) cannot(w http.ResponseWriter, r *http.Request, err error
 	if iam.KindOf(err) == iam.Internal {
 		level = slog.LevelError
 	}
-	if n := h.unanswered.count(code, time.Now()); n > 0 {
-		h.log.LogAttrs(r.Context(), level, "enrichment not answerable", slog.String("code", code), slog.Int64("count", n), slog.String("request_id", id), slog.Any("err", err))
-	}
+	h.unanswerable.log(code, func(count int64) {
+		h.log.LogAttrs(r.Context(), level, "enrichment not answerable", slog.String("code", code), slog.Int64("count", count), slog.String("request_id", id), slog.Any("err", err))
+	})
 	return http.StatusServiceUnavailable
 }
 
 // tellFault logs that a gateway does not send what the policy reads: once a minute for each
 // peer, since all of its requests are refused.
-func (h *enrichHandler) tellFault(r *http.Request, fault *iam.Error) {
-	if peer := peerOf(r); fault.Code == policy.CodeFactsMissing && h.lacking.first(peer, time.Now()) {
+func (h *enrichHandler) tellFault(r *http.Request, a enrich.Answer) {
+	if peer := peerOf(r); a.Fault.Code == policy.CodeFactsMissing && h.lacking.first(peer, time.Now()) {
 		h.log.LogAttrs(r.Context(), slog.LevelWarn, "request facts missing", slog.String("peer", peer.String()), slog.Bool("believed", h.trusts(peer)),
-			slog.String("code", fault.Code), slog.String("err", fault.Detail))
+			slog.String("code", a.Fault.Code), slog.String("err", a.Fault.Detail), slog.String("decision_id", a.DecisionID))
 	}
 }
 
@@ -220,14 +220,18 @@ func (h *enrichHandler) question(r *http.Request, rest string) (enrich.Question,
 func (h *enrichHandler) facts(r *http.Request, rest string, req *enrich.Request) (err error) {
 	peer := peerOf(r)
 	believed := h.trusts(peer)
+	if rest == "/" && !believed {
+		// An address that was configured with a trailing slash sends this for every request.
+		rest = ""
+	}
 	rawPath := rest
 	if rest != "" {
-		if !enrich.ValidMethod(r.Method) {
+		if !policy.ValidMethod(r.Method) {
 			return malformed("the method is not an upper-case token")
 		}
 		req.Method = r.Method
 		if believed && r.Host != "" {
-			if err := agree(&req.Host, "Host", r.Host, enrich.NormalHost); err != nil {
+			if err := agree(&req.Host, "Host", r.Host, policy.NormalHost); err != nil {
 				return err
 			}
 		}
@@ -306,8 +310,8 @@ func forwarded(header http.Header, req *enrich.Request, rest string) (rawPath st
 	}
 	rawPath = rest
 	read(&req.Method, "X-Forwarded-Method", normalMethod)
-	read(&req.Scheme, "X-Forwarded-Proto", enrich.NormalScheme)
-	read(&req.Host, "X-Forwarded-Host", enrich.NormalHost)
+	read(&req.Scheme, "X-Forwarded-Proto", policy.NormalScheme)
+	read(&req.Host, "X-Forwarded-Host", policy.NormalHost)
 	read(&rawPath, "X-Forwarded-Uri", withoutQuery)
 	compare := func(fact, name string, normal func(string) (string, bool)) {
 		if fact != "" {
@@ -315,7 +319,7 @@ func forwarded(header http.Header, req *enrich.Request, rest string) (rawPath st
 		}
 	}
 	compare(req.Method, "X-Original-Method", normalMethod)
-	compare(req.Host, "X-Original-Host", enrich.NormalHost)
+	compare(req.Host, "X-Original-Host", policy.NormalHost)
 	compare(rawPath, "X-Original-Uri", withoutQuery)
 	if err != nil {
 		return "", err
@@ -338,7 +342,7 @@ func forwarded(header http.Header, req *enrich.Request, rest string) (rawPath st
 	for _, part := range [...]struct {
 		fact, said string
 		normal     func(string) (string, bool)
-	}{{req.Scheme, scheme, enrich.NormalScheme}, {req.Host, host, enrich.NormalHost}, {rawPath, uri, withoutQuery}} {
+	}{{req.Scheme, scheme, policy.NormalScheme}, {req.Host, host, policy.NormalHost}, {rawPath, uri, withoutQuery}} {
 		if part.fact != "" && part.said != "" {
 			if err := agree(&part.fact, "X-Original-Url", part.said, part.normal); err != nil {
 				return "", err
@@ -361,7 +365,7 @@ func agree(fact *string, name, said string, normal func(string) (string, bool)) 
 	return nil
 }
 
-func normalMethod(s string) (string, bool) { return s, enrich.ValidMethod(s) }
+func normalMethod(s string) (string, bool) { return s, policy.ValidMethod(s) }
 
 func withoutQuery(uri string) (string, bool) {
 	path, _, _ := strings.Cut(uri, "?")

@@ -297,9 +297,27 @@ func TestARequestOfWhichThePolicyReadsWhatNobodyHasSaidIsDenied(t *testing.T) {
 	}
 	for w, n := range map[*world]int{believed: 6, stranger: 12} {
 		w.eventually(func() bool { return strings.Count(w.logs.String(), `"codes":["request_facts_missing"]`) == n })
-		if logs := w.logs.String(); strings.Count(logs, `"msg":"request facts missing","peer":"127.0.0.1"`) != 1 || strings.Contains(logs, `"msg":"refused"`) {
+		if logs := w.logs.String(); strings.Count(logs, `"msg":"request facts missing","peer":"127.0.0.1"`) != 1 || strings.Contains(logs, `"msg":"refused"`) || strings.Contains(logs, `"decision_id":""`) {
 			t.Errorf("not one line for one peer within a minute: %s", logs)
 		}
+	}
+}
+
+// An address with a trailing slash, in a gateway that appends no path, says "/" of every request.
+func TestATrailingSlashOfAGatewayThatIsNotBelievedIsNoPath(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		untrusted bool
+		want      int
+	}{"believed": {false, 200}, "not believed": {true, 403}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, settings{rego: readsThePath, untrusted: c.untrusted})
+			status, _, body := w.ask("GET /system/enrich-token/", bearer(w.mint("alice", nil)))
+			if status != c.want || (status == 403) != strings.Contains(body, `"code":"request_facts_missing"`) {
+				t.Errorf("%d %s, want %d", status, body, c.want)
+			}
+		})
 	}
 }
 

@@ -17,12 +17,12 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
 	"github.com/google/uuid"
+	"golang.org/x/sync/singleflight"
 
 	"iam-service/internal/iam"
 	"iam-service/internal/token"
@@ -44,7 +44,8 @@ type Gateway struct {
 	Tenants  Tenants
 	Trusted  []netip.Prefix // whose X-Forwarded-… is believed
 
-	listing chan struct{} // a place for each list of tenants that is read now
+	listing chan struct{}       // a place for each list of tenants that is read now
+	lists   *singleflight.Group // one read for all requests of a subject
 
 	DenyAmbiguous bool // a path that can be read in two ways is refused also where the policy does not read it
 	Log           *slog.Logger
@@ -57,18 +58,19 @@ const maxListing = 2
 
 // Handler returns the handler of the gateways' listener.
 func (g Gateway) Handler() http.Handler {
-	g.listing = make(chan struct{}, maxListing)
+	g.listing, g.lists = make(chan struct{}, maxListing), &singleflight.Group{}
 	e := &enrichHandler{
 		enricher: g.Enricher, headers: g.Headers, trusted: g.Trusted, log: g.Log, lacking: newPerMinute(), denyAmbiguous: g.DenyAmbiguous,
 		observe: func(gateway, method string, status int, took time.Duration) {
 			g.Observe(EnrichPath, gateway, method, status, took)
 		},
 	}
+	failures := &failures{log: g.Log}
 	r := chi.NewRouter()
 	r.Use(middleware.GetHead)
-	r.Get("/v1/me/tenants", observed("/me/tenants", g.Observe, handle(g.Log, g.myTenants)))
-	r.NotFound(observed("", g.Observe, handle(g.Log, nowhere)))
-	r.MethodNotAllowed(observed("", g.Observe, handle(g.Log, notThisMethod)))
+	r.Get("/v1/me/tenants", observed("/me/tenants", g.Observe, handle(failures, g.myTenants)))
+	r.NotFound(observed("", g.Observe, handle(failures, nowhere)))
+	r.MethodNotAllowed(observed("", g.Observe, handle(failures, notThisMethod)))
 
 	return ignoreBody(func(w http.ResponseWriter, req *http.Request) {
 		// On the raw path and before the router, which refuses unknown methods.
@@ -77,7 +79,7 @@ func (g Gateway) Handler() http.Handler {
 			return
 		}
 		if strings.HasPrefix(req.URL.EscapedPath(), "/system/") || strings.HasPrefix(req.URL.EscapedPath(), "/v1/system/") {
-			observed("", g.Observe, handle(g.Log, nowhere))(w, req)
+			observed("", g.Observe, handle(failures, nowhere))(w, req)
 			return
 		}
 		r.ServeHTTP(w, req)
@@ -152,20 +154,9 @@ func (g Gateway) myTenants(w http.ResponseWriter, r *http.Request) error {
 	if t.Program() {
 		return iam.Errorf(iam.Forbidden, "only a user has tenants to switch between")
 	}
-	// They share the connections of enrichment, which must not wait for them.
-	patience := time.NewTimer(time.Second)
-	defer patience.Stop()
-	select {
-	case g.listing <- struct{}{}:
-		defer func() { <-g.listing }()
-	case <-patience.C:
-		return &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "too many lists of tenants are asked for at once"}
-	case <-r.Context().Done():
-		return &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "the caller has left"}
-	}
-	list, err := g.Tenants.TenantsOf(r.Context(), t.Issuer, t.Subject)
+	list, err := g.tenantsOf(r.Context(), t)
 	if err != nil {
-		return &iam.Error{Kind: iam.Unavailable, Code: "facts_unavailable", Detail: "the facts cannot be read now", Cause: err}
+		return err
 	}
 	out := struct {
 		Tenants []myTenant `json:"tenants"`
@@ -179,14 +170,42 @@ func (g Gateway) myTenants(w http.ResponseWriter, r *http.Request) error {
 	return encode(w, http.StatusOK, out)
 }
 
+// tenantsOf reads the list of a subject. Lists share the connections of enrichment, which must not wait
+// for them: few are read at once, and one subject occupies one place however many requests it sends.
+func (g Gateway) tenantsOf(ctx context.Context, t *token.Token) ([]iam.TenantMembership, error) {
+	read := g.lists.DoChan(t.Issuer+"\x00"+t.Subject, func() (any, error) {
+		ctx := context.WithoutCancel(ctx) // other requests of the subject may wait for it
+		patience := time.NewTimer(time.Second)
+		defer patience.Stop()
+		select {
+		case g.listing <- struct{}{}:
+			defer func() { <-g.listing }()
+		case <-patience.C:
+			return nil, &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "too many lists of tenants are requested at once"}
+		}
+		list, err := g.Tenants.TenantsOf(ctx, t.Issuer, t.Subject)
+		if err != nil {
+			return nil, &iam.Error{Kind: iam.Unavailable, Code: "facts_unavailable", Detail: "the facts cannot be read now", Cause: err}
+		}
+		return list, nil
+	})
+	select {
+	case result := <-read:
+		list, _ := result.Val.([]iam.TenantMembership)
+		return list, result.Err
+	case <-ctx.Done():
+		return nil, &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "the caller has left"}
+	}
+}
+
 // handle adapts a handler that can fail to one that cannot.
-func handle(log *slog.Logger, h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+func handle(f *failures, h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id := newRequestID(r)
 		w.Header().Set("X-Request-ID", id)
 		r = r.WithContext(context.WithValue(r.Context(), requestIDKey{}, id))
 		if err := h(w, r); err != nil {
-			fail(w, r, log, err)
+			f.write(w, r, err)
 		}
 	}
 }
@@ -201,38 +220,6 @@ func newRequestID(r *http.Request) string {
 		return id
 	}
 	return uuid.NewString()
-}
-
-// perSecond lets one line a second through for each code: an outage makes thousands of requests fail alike.
-type perSecond struct {
-	mu    sync.Mutex
-	codes map[string]*quieted
-}
-
-type quieted struct {
-	logged time.Time
-	count  int64 // since then
-}
-
-// count is how many there were of a code since the last line about it, this one included, where a line is due; else 0.
-func (p *perSecond) count(code string, now time.Time) int64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.codes == nil {
-		p.codes = map[string]*quieted{}
-	}
-	q := p.codes[code]
-	if q == nil { // codes are ours, and few
-		q = &quieted{}
-		p.codes[code] = q
-	}
-	q.count++
-	if now.Sub(q.logged) < time.Second {
-		return 0
-	}
-	n := q.count
-	q.logged, q.count = now, 0
-	return n
 }
 
 type requestIDKey struct{}

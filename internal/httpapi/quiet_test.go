@@ -1,24 +1,49 @@
 package httpapi
 
 import (
+	"reflect"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
-func TestALineASecondForEachCodeSaysHowManyThereWere(t *testing.T) {
+func TestALineASecondForEachCodeCountsEveryRequest(t *testing.T) {
 	t.Parallel()
-	var p perSecond
-	now := time.Now()
-	var lines []int64
-	for i := range 2500 { // one each millisecond
-		if n := p.count("facts_stale", now.Add(time.Duration(i)*time.Millisecond)); n > 0 {
-			lines = append(lines, n)
+	synctest.Test(t, func(t *testing.T) {
+		var p perSecond
+		began := time.Now()
+		type line struct {
+			code  string
+			count int64
+			at    time.Duration
 		}
-		if i == 1200 && p.count("keys_timeout", now) != 1 {
-			t.Error("another code had to wait")
+		lines := make(chan line, 100)
+		log := func(code string) { p.log(code, func(n int64) { lines <- line{code, n, time.Since(began)} }) }
+		for i := range 2500 { // one each millisecond
+			log("facts_stale")
+			if i == 1200 {
+				log("keys_timeout")
+			}
+			time.Sleep(time.Millisecond)
 		}
-	}
-	if len(lines) != 3 || lines[0] != 1 || lines[1] != 1000 || lines[2] != 1000 {
-		t.Errorf("lines say %v", lines)
-	}
+		time.Sleep(time.Minute)
+		log("facts_stale") // of the next outage
+		synctest.Wait()
+		close(lines)
+		var got []line
+		for l := range lines {
+			got = append(got, l)
+		}
+		want := []line{
+			{"facts_stale", 1, 0},
+			{"facts_stale", 999, 1000 * time.Millisecond},
+			{"keys_timeout", 1, 1200 * time.Millisecond},
+			{"facts_stale", 1000, 2000 * time.Millisecond},
+			{"facts_stale", 500, 3000 * time.Millisecond},
+			{"facts_stale", 1, 62500 * time.Millisecond},
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("got  %v\nwant %v", got, want)
+		}
+	})
 }
