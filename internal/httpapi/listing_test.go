@@ -13,48 +13,57 @@ import (
 	"iam-service/internal/token"
 )
 
-// slowTenants answers when it is released.
-type slowTenants struct{ entered, release chan struct{} }
+// slowTenants reports who is asked for, and answers when it is released.
+type slowTenants struct {
+	entered chan string
+	release chan struct{}
+}
 
-func (s slowTenants) TenantsOf(context.Context, string, string) ([]iam.TenantMembership, error) {
-	s.entered <- struct{}{}
+func (s slowTenants) TenantsOf(_ context.Context, _, subject string) ([]iam.TenantMembership, error) {
+	s.entered <- subject
 	<-s.release
 	return nil, nil
 }
 
-// They share the connections of enrichment.
+// Lists share the connections of enrichment: few are read at once, and one for all requests of a subject.
 func TestFewListsOfTenantsAreReadAtOnce(t *testing.T) {
 	t.Parallel()
-	slow := slowTenants{make(chan struct{}, 10), make(chan struct{})}
+	slow := slowTenants{make(chan string, 100), make(chan struct{})}
 	handler := httpapi.Gateway{
 		Tenants: slow, Log: discard, Observe: func(string, string, string, int, time.Duration) {},
-		Identify: func(context.Context, string) (*token.Token, string, error) {
-			return &token.Token{Issuer: "i", Subject: "s"}, "", nil
+		Identify: func(_ context.Context, raw string) (*token.Token, string, error) {
+			return &token.Token{Issuer: "i", Subject: raw}, "", nil
 		},
 	}.Handler()
-	ask := func() int {
+	ask := func(subject string) int {
 		req := httptest.NewRequest(http.MethodGet, "/v1/me/tenants", nil)
-		req.Header.Set("Authorization", "Bearer x")
+		req.Header.Set("Authorization", "Bearer "+subject)
 		rec := httptest.NewRecorder()
 		handler.ServeHTTP(rec, req)
 		return rec.Code
 	}
-	var two sync.WaitGroup
-	for range 2 {
-		two.Go(func() {
-			if status := ask(); status != http.StatusOK {
-				t.Errorf("one of two: %d", status)
+	var waiting sync.WaitGroup
+	for _, subject := range []string{"flooder", "alice"} {
+		waiting.Go(func() {
+			if status := ask(subject); status != http.StatusOK {
+				t.Errorf("%s: %d", subject, status)
+			}
+		})
+		<-slow.entered
+	}
+	for range 20 {
+		waiting.Go(func() {
+			if status := ask("flooder"); status != http.StatusOK {
+				t.Errorf("the flooder, once more: %d", status)
 			}
 		})
 	}
-	<-slow.entered
-	<-slow.entered
-	if status := ask(); status != http.StatusServiceUnavailable {
-		t.Errorf("a third: %d", status)
+	if status := ask("bob"); status != http.StatusServiceUnavailable {
+		t.Errorf("a third subject: %d", status)
 	}
 	close(slow.release)
-	two.Wait()
-	if status := ask(); status != http.StatusOK {
+	waiting.Wait()
+	if status := ask("bob"); status != http.StatusOK {
 		t.Errorf("afterwards: %d", status)
 	}
 }

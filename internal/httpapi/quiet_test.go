@@ -19,12 +19,12 @@ func TestALineASecondForEachCodeCountsEveryRequest(t *testing.T) {
 		}
 		lines := make(chan line, 100)
 		log := func(code string) { p.log(code, func(n int64) { lines <- line{code, n, time.Since(began)} }) }
-		for i := range 2500 { // one each millisecond
+		for i := range 834 { // none in the millisecond of a line
 			log("facts_stale")
-			if i == 1200 {
+			if i == 400 {
 				log("keys_timeout")
 			}
-			time.Sleep(time.Millisecond)
+			time.Sleep(3 * time.Millisecond)
 		}
 		time.Sleep(time.Minute)
 		log("facts_stale") // of the next outage
@@ -36,11 +36,11 @@ func TestALineASecondForEachCodeCountsEveryRequest(t *testing.T) {
 		}
 		want := []line{
 			{"facts_stale", 1, 0},
-			{"facts_stale", 999, 1000 * time.Millisecond},
+			{"facts_stale", 333, 1000 * time.Millisecond},
 			{"keys_timeout", 1, 1200 * time.Millisecond},
-			{"facts_stale", 1000, 2000 * time.Millisecond},
-			{"facts_stale", 500, 3000 * time.Millisecond},
-			{"facts_stale", 1, 62500 * time.Millisecond},
+			{"facts_stale", 333, 2000 * time.Millisecond},
+			{"facts_stale", 167, 3000 * time.Millisecond},
+			{"facts_stale", 1, 62502 * time.Millisecond},
 		}
 		if !reflect.DeepEqual(got, want) {
 			t.Errorf("got  %v\nwant %v", got, want)

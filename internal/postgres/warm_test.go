@@ -64,7 +64,7 @@ func TestAServerWithRoomForFewConnectionsIsEnoughForAStart(t *testing.T) {
 		_, err := owner.Exec(ctx, fmt.Sprintf(`ALTER ROLE %s CONNECTION LIMIT %d`, role, n))
 		must(t, err)
 	}
-	_, err = owner.Exec(ctx, `CREATE ROLE `+role+` LOGIN`)
+	_, err = owner.Exec(ctx, `CREATE ROLE `+role+` LOGIN PASSWORD 'secret'`)
 	must(t, err)
 	t.Cleanup(func() {
 		_, _ = owner.Exec(context.Background(), `DROP OWNED BY `+role)
@@ -72,7 +72,7 @@ func TestAServerWithRoomForFewConnectionsIsEnoughForAStart(t *testing.T) {
 	must(t, postgres.Grant(ctx, url, role))
 	as, err := neturl.Parse(url)
 	must(t, err)
-	as.User = neturl.User(role)
+	as.User = neturl.UserPassword(role, "secret")
 	open := func() *postgres.DB {
 		db, err := postgres.Open(ctx, postgres.Config{
 			URL: as.String(), Issuers: postgrestest.Issuers, Conns: 10, Keep: 4, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second,

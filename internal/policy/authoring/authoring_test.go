@@ -197,9 +197,9 @@ func TestWhatCanNeverFireIsFound(t *testing.T) {
 		"a package that is none":         {map[string]string{claims: denial(`data.iam.claimz.scopes[input.token.acr]`)}, claims + ":9:2 undefined", "data.iam has admin, claims, config"},
 		"a rule of another package":      {map[string]string{claims: denial(`data.iam.admin.grantz`)}, claims + ":9:2 undefined", "data.iam.admin has"},
 		"data that is not there":         {map[string]string{claims: denial(`data.iam.limits.daily > 3`)}, claims + ":9:2 undefined", "data.iam has"},
-		"data that is not there, nested": {map[string]string{claims: denial(`data.iam.limits.daly > 3`), "iam/limits/data.json": `{"daily": 3}`}, claims + ":9:2 undefined", "data.iam.limits has daily"},
-		"data that is there":             {map[string]string{claims: denial(`data.iam.limits[input.token.sub] > data.iam.limits.daily`), "iam/limits/data.yml": "daily: 3\n"}, "", ""},
-		"a list":                         {map[string]string{claims: denial(`data.iam.lists.first[0] == input.token.sub`), "iam/lists/data.yaml": "first: [a]\n"}, "", ""},
+		"data that is not there, nested": {map[string]string{claims: denial(`data.iam.limits.daly > 3`), "iam/limits/data.json": `{"daily": 3}`}, claims + ":9:2 undefined iam/limits/data.json:0:0 schema", "data.iam.limits has daily"},
+		"data that is there":             {map[string]string{claims: denial(`data.iam.limits[input.token.sub] > data.iam.limits.daily`), "iam/limits/data.yml": "daily: 3\n"}, "iam/limits/data.yml:0:0 schema", "data.iam.limits is not validated: no METADATA gives it a schema"},
+		"a list":                         {map[string]string{claims: denial(`data.iam.lists.first[0] == input.token.sub`), "iam/lists/data.yaml": "first: [a]\n"}, "iam/lists/data.yaml:0:0 schema", "schemas: - data.iam.lists"},
 		"a claim that nobody declared":   {map[string]string{claims: denial(`input.token.auth_time < input.now - 900`)}, claims + ":9:2 strict", "schemas/claims.json"},
 		"a claim that the folder declares": {map[string]string{
 			claims: denial(`input.token.auth_time < input.now - 900`), "schemas/claims.json": `{"properties": {"auth_time": {"type": "number"}}}`,

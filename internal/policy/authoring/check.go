@@ -101,7 +101,10 @@ func (f *Folder) Check(ctx context.Context, o CheckOptions) ([]Finding, *policy.
 	if strict := slices.ContainsFunc(found, func(f Finding) bool { return f.Rule == "strict" }); err != nil && !strict { // which says the same
 		found = append(found, f.ofGate(err)...)
 	}
-	found = append(found, unvalidated(revision)...)
+	for _, x := range unvalidated(revision) {
+		x.File = f.dataFile(x.Text)
+		found = append(found, x)
+	}
 	slices.SortStableFunc(found, compareFindings)
 	return slices.CompactFunc(found, func(a, b Finding) bool { return compareFindings(a, b) == 0 }), revision, nil
 }
@@ -202,6 +205,17 @@ func (f *Folder) ofGate(err error) (found []Finding) {
 		}
 	}
 	return found
+}
+
+// dataFile is the file of the data that a text begins with, as in "data.iam.limits is …".
+func (f *Folder) dataFile(text string) string {
+	ref, _, _ := strings.Cut(text, " ")
+	for at := strings.ReplaceAll(strings.TrimPrefix(ref, "data."), ".", "/"); at != "."; at = path.Dir(at) {
+		if file, _, _ := f.whereData(at, ""); file != "" {
+			return file
+		}
+	}
+	return f.Path
 }
 
 // whereData finds a word in the data file of a folder; the file alone where it is not there.
