@@ -60,19 +60,19 @@ bench: need-go ## CPU and allocations of an enrichment, beside bare net/http and
 
 .PHONY: all-benchmarks
 all-benchmarks:
-	go test -run "^$$" -bench Allocations -count 3 ./internal/bench
-	go test -run "^$$" -bench Relay -benchtime 50000x ./internal/eventbus
+	go test -run "^$$" -bench Allocations -count 3 ./internal/dev/bench
+	go test -run "^$$" -bench Relay -benchtime 50000x ./internal/events/natsbus
 	go test -run "^$$" -bench AClientIsMade -benchtime 20x ./internal/httpapi
-	OPA="$$(go tool -modfile=.ci/opa.mod -n opa)" go test -run "^$$" -bench "Peers|FixedRate|DecisionLog" -benchtime 1x -timeout 30m ./internal/bench
+	OPA="$$(go tool -modfile=.ci/opa.mod -n opa)" go test -run "^$$" -bench "Peers|FixedRate|DecisionLog" -benchtime 1x -timeout 30m ./internal/dev/bench
 
 .PHONY: figures
 figures: need-go ## compare the figures of README and docs/performance.md with what the last runs have printed
-	@go run ./internal/bench/figures
+	@go run ./internal/dev/bench/figures
 
 .PHONY: profile
 profile: need-go ## where the time of an enrichment goes, for "go tool pprof"
 	@mkdir -p bin/profiles
-	@go test -c -o bin/bench.test ./internal/bench
+	@go test -c -o bin/bench.test ./internal/dev/bench
 	@PROFILES=$(CURDIR)/bin/profiles bin/bench.test -test.run '^$$' -test.bench Profile -test.benchtime 1x >/dev/null
 	@for p in decision token nothing; do echo; echo "== $$p cached =="; go tool pprof -top -cum -nodecount 25 bin/bench.test bin/profiles/$$p.prof 2>/dev/null; done
 	@echo; echo "more: go tool pprof -http=: bin/bench.test bin/profiles/decision.prof"
@@ -100,7 +100,7 @@ preview: programs ## how long a preview over 1,000,000 members takes, and its me
 .PHONY: test-hydra
 test-hydra: need-go ## the adapter, clients and tokens against a real Ory Hydra, built from its Go module (needs gcc)
 	go build -modfile=.ci/hydra.mod -tags sqlite -o bin/hydra github.com/ory/hydra/v2
-	HYDRA=$(CURDIR)/bin/hydra go test -count=1 -run OryHydra ./internal/rauth ./cmd/iam-service
+	HYDRA=$(CURDIR)/bin/hydra go test -count=1 -run OryHydra ./internal/clients/rauth ./cmd/iam-service
 
 .PHONY: openapi-check
 openapi-check: need-go ## lint the admin API's OpenAPI document, and compile clients of it (needs Node)

@@ -15,8 +15,8 @@ import (
 	"syscall"
 	"time"
 
-	"iam-service/internal/devstack"
-	"iam-service/internal/devstack/freeport"
+	"iam-service/internal/dev/devstack"
+	"iam-service/internal/dev/freeport"
 )
 
 // replica is one process of the production program.

@@ -16,7 +16,7 @@ import (
 	"syscall"
 
 	"iam-service/internal/app"
-	"iam-service/internal/devstack"
+	"iam-service/internal/dev/devstack"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"

@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"iam-service/internal/devstack"
+	"iam-service/internal/dev/devstack"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
 )

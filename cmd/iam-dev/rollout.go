@@ -16,7 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"iam-service/internal/devstack"
+	"iam-service/internal/dev/devstack"
 )
 
 const (

@@ -13,7 +13,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"iam-service/internal/scripttest"
+	"iam-service/internal/dev/scripttest"
 )
 
 func TestMain(m *testing.M) {

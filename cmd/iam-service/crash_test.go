@@ -22,10 +22,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 
-	"iam-service/internal/devstack"
-	"iam-service/internal/devstack/devrauth"
-	"iam-service/internal/devstack/freeport"
-	"iam-service/internal/postgres/postgrestest"
+	"iam-service/internal/dev/devrauth"
+	"iam-service/internal/dev/devstack"
+	"iam-service/internal/dev/freeport"
+	"iam-service/internal/dev/pgtest"
 )
 
 // plant is the program as a process of its own, between a provider, a database and a bus
@@ -35,7 +35,7 @@ type plant struct {
 	ctx     context.Context
 	rauth   *devrauth.Server
 	issuer  string
-	proxy   *postgrestest.Proxy
+	proxy   *pgtest.Proxy
 	pool    *pgxpool.Pool
 	bus     *natsServer
 	natsURL string
@@ -87,8 +87,8 @@ func newPlant(t testing.TB, before ...func(*plant)) *plant {
 		return p.rauth.Mint("ES256", map[string]any{"sub": "root", "client_id": "web", "aud": devstack.AdminAudience})
 	}
 
-	database := postgrestest.URL(t)
-	p.proxy = postgrestest.NewProxy(t, database)
+	database := pgtest.URL(t)
+	p.proxy = pgtest.NewProxy(t, database)
 	p.pool, err = pgxpool.New(p.ctx, database)
 	p.ok(err)
 	t.Cleanup(p.pool.Close)

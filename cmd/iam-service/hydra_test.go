@@ -7,9 +7,9 @@ import (
 	"slices"
 	"testing"
 
-	"iam-service/internal/devstack"
-	"iam-service/internal/devstack/devhydra"
-	"iam-service/internal/devstack/freeport"
+	"iam-service/internal/dev/devhydra"
+	"iam-service/internal/dev/devstack"
+	"iam-service/internal/dev/freeport"
 )
 
 // The life of a client and of its tokens, with Ory Hydra as R-Auth: what Hydra really

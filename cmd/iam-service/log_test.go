@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"iam-service/internal/devstack/freeport"
+	"iam-service/internal/dev/freeport"
 )
 
 // fullPipe returns a pipe that nothing more can be written to.

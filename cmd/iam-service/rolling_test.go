@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"iam-service/internal/devstack/freeport"
+	"iam-service/internal/dev/freeport"
 )
 
 // backend is one replica as a balancer knows it.

@@ -33,19 +33,19 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"iam-service/internal/app"
-	"iam-service/internal/devstack"
-	"iam-service/internal/devstack/devrauth"
+	"iam-service/internal/dev/devrauth"
+	"iam-service/internal/dev/devstack"
+	"iam-service/internal/dev/pgtest"
+	"iam-service/internal/dev/scripttest"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy/authoring"
 	"iam-service/internal/postgres"
-	"iam-service/internal/postgres/postgrestest"
-	"iam-service/internal/scripttest"
 )
 
 // testMain lets the test binary be the program, and stops the shared server.
 type testMain struct{ m *testing.M }
 
-func (t testMain) Run() int { return postgrestest.Run(t.m) }
+func (t testMain) Run() int { return pgtest.Run(t.m) }
 
 func TestMain(m *testing.M) {
 	testscript.Main(testMain{m}, map[string]func(){"iam-service": main})
@@ -155,7 +155,7 @@ func TestScripts(t *testing.T) {
 		}
 	}
 	commands["proxy"] = func(ts *testscript.TestScript, _ bool, args []string) { // proxy hears|deaf|swallows
-		p := ts.Value("proxy").(*postgrestest.Proxy)
+		p := ts.Value("proxy").(*pgtest.Proxy)
 		p.Deafen(args[0] == "deaf")
 		p.Swallow(args[0] == "swallows")
 	}
@@ -289,8 +289,8 @@ func TestScripts(t *testing.T) {
 			}
 			handler = p.Handler()
 			env.Values["rauth"] = p
-			database := postgrestest.EmptyURL(t)
-			proxy := postgrestest.NewProxy(t, database)
+			database := pgtest.EmptyURL(t)
+			proxy := pgtest.NewProxy(t, database)
 			// A role of the script's own, which it makes itself, and the same database as that role.
 			service, err := url.Parse(database)
 			if err != nil {

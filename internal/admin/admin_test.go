@@ -19,13 +19,13 @@ import (
 	"pgregory.net/rapid"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/directory"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
-	"iam-service/internal/postgres/postgrestest"
 )
 
-func TestMain(m *testing.M) { os.Exit(postgrestest.Run(m)) }
+func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
 
 var (
 	ctx      = context.Background()
@@ -42,9 +42,9 @@ type office struct {
 
 func newOffice(t testing.TB) *office {
 	t.Helper()
-	url := postgrestest.URL(t)
-	db := postgrestest.OpenURL(t, url)
-	return &office{t, admin.New(admin.Config{DB: db, Issuers: postgrestest.Issuers, Issuer: postgrestest.Issuer, Log: slog.New(slog.DiscardHandler)}), db, url}
+	url := pgtest.URL(t)
+	db := pgtest.OpenURL(t, url)
+	return &office{t, admin.New(admin.Config{DB: db, Issuers: pgtest.Issuers, Issuer: pgtest.Issuer, Log: slog.New(slog.DiscardHandler)}), db, url}
 }
 
 // do runs one change as the operator.
@@ -150,7 +150,7 @@ func TestWhatIsEffectiveEqualsAPlainModel(t *testing.T) {
 			o.tenant(id)
 		}
 		for _, u := range users {
-			id, err := o.db.PutUser(ctx, iam.User{Issuer: postgrestest.Issuer, Subject: u, Status: iam.UserActive})
+			id, err := o.db.PutUser(ctx, iam.User{Issuer: pgtest.Issuer, Subject: u, Status: iam.UserActive})
 			o.ok(err)
 			ids[u] = id
 		}
@@ -223,7 +223,7 @@ func TestWhatIsEffectiveEqualsAPlainModel(t *testing.T) {
 			case "member":
 				held := some(slices.Sorted(maps.Keys(m.sees(tenant))), "held")
 				o.ok(o.do(tenant, func(ctx context.Context, w *admin.Work) error {
-					_, err := w.PutMembers(ctx, tenant, []admin.Row{{Issuer: postgrestest.Issuer, Subject: user, Membership: iam.Membership{Status: iam.MembershipActive, Roles: held}}}, false)
+					_, err := w.PutMembers(ctx, tenant, []admin.Row{{Issuer: pgtest.Issuer, Subject: user, Membership: iam.Membership{Status: iam.MembershipActive, Roles: held}}}, false)
 					return err
 				}))
 				m.members[tenant][user] = held
@@ -493,7 +493,7 @@ func TestAnImportSaysWhatTheExportSaid(t *testing.T) {
 				return err
 			}
 		}
-		if _, err := w.CreateMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: postgrestest.Issuer, Claim: "groups", Value: "g", Roles: []string{"a"}}); err != nil {
+		if _, err := w.CreateMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: pgtest.Issuer, Claim: "groups", Value: "g", Roles: []string{"a"}}); err != nil {
 			return err
 		}
 		rows := make([]admin.Row, 700)
@@ -502,7 +502,7 @@ func TestAnImportSaysWhatTheExportSaid(t *testing.T) {
 			if i%2 == 0 {
 				m.Status, m.ExpiresAt = iam.MembershipSuspended, time.Date(2030, 1, 1, 0, 0, 0, 123456000, time.UTC)
 			}
-			rows[i] = admin.Row{Issuer: postgrestest.Issuer, Subject: fmt.Sprint("u", i), Membership: m}
+			rows[i] = admin.Row{Issuer: pgtest.Issuer, Subject: fmt.Sprint("u", i), Membership: m}
 		}
 		if _, err := w.PutMembers(ctx, "acme", rows, true); err != nil {
 			return err
@@ -541,7 +541,7 @@ func TestAnImportSaysWhatTheExportSaid(t *testing.T) {
 		"no tenant":       {`{"member":{"issuer":"x","subject":"y","status":"active"}}`, "line 1: the first line must be the tenant"},
 		"an unknown word": {`{"tenat":{}}`, `line 1: json: unknown field "tenat"`},
 		"a bad role":      {strings.SplitAfter(text.String(), "\n")[0] + "\n" + `{"role":{"name":"B"}}`, "line 3:"},
-		"a bad member":    {strings.SplitAfter(text.String(), "\n")[0] + `{"member":{"issuer":"` + postgrestest.Issuer + `","subject":"ok","status":"active"}}` + "\n" + `{"member":{"issuer":"` + postgrestest.Issuer + `","subject":"bad","status":"active","roles":["none"]}}`, "line 3: /roles/0"},
+		"a bad member":    {strings.SplitAfter(text.String(), "\n")[0] + `{"member":{"issuer":"` + pgtest.Issuer + `","subject":"ok","status":"active"}}` + "\n" + `{"member":{"issuer":"` + pgtest.Issuer + `","subject":"bad","status":"active","roles":["none"]}}`, "line 3: /roles/0"},
 		"nothing":         {"", "empty"},
 	} {
 		if _, err := to.s.Import(ctx, operator, strings.NewReader(c.text)); err == nil || !strings.Contains(err.Error(), c.says) {
@@ -574,18 +574,18 @@ func TestTheServicesRoleCannotTouchTheAudit(t *testing.T) {
 	o.ok(err)
 	u.User = url.UserPassword(role, "secret")
 	as := u.String()
-	mine := &office{t, nil, postgrestest.OpenURL(t, as), as}
+	mine := &office{t, nil, pgtest.OpenURL(t, as), as}
 	o.ok(mine.db.CheckSchema(ctx))
-	mine.s = admin.New(admin.Config{DB: mine.db, Issuers: postgrestest.Issuers, Log: slog.New(slog.DiscardHandler)})
+	mine.s = admin.New(admin.Config{DB: mine.db, Issuers: pgtest.Issuers, Log: slog.New(slog.DiscardHandler)})
 	mine.tenant("acme")
 	o.ok(mine.do("acme", func(ctx context.Context, w *admin.Work) error {
 		if _, _, err := w.PutRole(ctx, iam.Role{Tenant: "acme", Name: "r"}, admin.Condition{Absent: true}); err != nil {
 			return err
 		}
-		if _, err := w.CreateMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: postgrestest.Issuer, Claim: "groups", Value: "g", Roles: []string{"r"}}); err != nil {
+		if _, err := w.CreateMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: pgtest.Issuer, Claim: "groups", Value: "g", Roles: []string{"r"}}); err != nil {
 			return err
 		}
-		_, err := w.PutMembers(ctx, "acme", []admin.Row{{Issuer: postgrestest.Issuer, Subject: "u", Membership: iam.Membership{Status: iam.MembershipActive, Roles: []string{"r"}}}}, false)
+		_, err := w.PutMembers(ctx, "acme", []admin.Row{{Issuer: pgtest.Issuer, Subject: "u", Membership: iam.Membership{Status: iam.MembershipActive, Roles: []string{"r"}}}}, false)
 		return err
 	}))
 	o.ok(mine.do("", func(ctx context.Context, w *admin.Work) error {
@@ -604,7 +604,7 @@ func TestTheServicesRoleCannotTouchTheAudit(t *testing.T) {
 			t.Errorf("%+v", v)
 		}
 	}))
-	if _, _, err := mine.db.User(ctx, postgrestest.Issuer, "u"); err != nil {
+	if _, _, err := mine.db.User(ctx, pgtest.Issuer, "u"); err != nil {
 		t.Errorf("facts: %v", err)
 	}
 
@@ -634,17 +634,17 @@ func TestTheFirstAdministratorIsMadeOnce(t *testing.T) {
 		done    bool
 		is      bool // an administrator, as far as is known
 	}{{"first", true, true, true}, {"first", true, false, true}, {"second", true, false, false}, {"second", false, true, true}, {"second", false, false, true}, {"second", true, false, true}} {
-		id, done, err := o.s.GrantPlatformRole(ctx, operator, postgrestest.Issuer, c.subject, iam.PlatformAdmin, c.unless)
+		id, done, err := o.s.GrantPlatformRole(ctx, operator, pgtest.Issuer, c.subject, iam.PlatformAdmin, c.unless)
 		o.ok(err)
 		if done != c.done || (id != "") != c.is {
 			t.Errorf("%d: %+v: done is %v, id %q", i, c, done, id)
 		}
 	}
-	_, _, err := o.s.GrantPlatformRole(ctx, operator, postgrestest.LimitedIssuer, "x", iam.PlatformAdmin, false)
+	_, _, err := o.s.GrantPlatformRole(ctx, operator, pgtest.LimitedIssuer, "x", iam.PlatformAdmin, false)
 	if iam.KindOf(err) != iam.Invalid {
 		t.Errorf("of an issuer that is not trusted with it: %v", err)
 	}
-	_, _, err = o.s.GrantPlatformRole(ctx, operator, postgrestest.Issuer, "x", "emperor", false)
+	_, _, err = o.s.GrantPlatformRole(ctx, operator, pgtest.Issuer, "x", "emperor", false)
 	if iam.KindOf(err) != iam.Invalid {
 		t.Errorf("an unknown role: %v", err)
 	}
@@ -679,10 +679,10 @@ func TestTheLargestTenantIsImported(t *testing.T) {
 		o.ok(e.Encode(admin.Line{Role: &admin.LineRole{Name: fmt.Sprint("r", i), Permissions: []string{fmt.Sprint("p:", i)}, Inherits: map[bool][]string{true: {"r0"}}[i > 0]}}))
 	}
 	for i := range iam.MaxMappingsPerTenant {
-		o.ok(e.Encode(admin.Line{Mapping: &admin.LineMapping{Issuer: postgrestest.Issuer, Claim: "groups", Value: fmt.Sprint("g", i), Roles: []string{fmt.Sprint("r", i)}}}))
+		o.ok(e.Encode(admin.Line{Mapping: &admin.LineMapping{Issuer: pgtest.Issuer, Claim: "groups", Value: fmt.Sprint("g", i), Roles: []string{fmt.Sprint("r", i)}}}))
 	}
 	for i := range 1500 {
-		o.ok(e.Encode(admin.Line{Member: &admin.LineMember{Issuer: postgrestest.Issuer, Subject: fmt.Sprint("m", i), Status: "active", Roles: []string{fmt.Sprint("r", i%1000)}}}))
+		o.ok(e.Encode(admin.Line{Member: &admin.LineMember{Issuer: pgtest.Issuer, Subject: fmt.Sprint("m", i), Status: "active", Roles: []string{fmt.Sprint("r", i%1000)}}}))
 	}
 	for _, want := range []admin.Imported{{Tenant: "big", Added: 3501}, {Tenant: "big", Same: 3501}} {
 		if sum, err := o.s.Import(ctx, operator, bytes.NewReader(b.Bytes())); err != nil || sum != want {
@@ -783,7 +783,7 @@ func TestAnAnswerComesWhenThisReplicaHasForgotten(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
 	settled := 0
-	s := admin.New(admin.Config{DB: o.db, Issuers: postgrestest.Issuers, Invalidate: func(c []directory.Change) { settled += len(c) }, Log: slog.New(slog.DiscardHandler)})
+	s := admin.New(admin.Config{DB: o.db, Issuers: pgtest.Issuers, Invalidate: func(c []directory.Change) { settled += len(c) }, Log: slog.New(slog.DiscardHandler)})
 	create := func(ctx context.Context, w *admin.Work) error {
 		_, _, err := w.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: "A"}, admin.Condition{Absent: true})
 		return err

@@ -14,11 +14,11 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/directory"
 	"iam-service/internal/feed"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
-	"iam-service/internal/postgres/postgrestest"
 )
 
 // cache is a replica's facts.
@@ -28,7 +28,7 @@ type cache struct {
 }
 
 func (o *office) cache() cache {
-	c := cache{directory.New(o.db, directory.Config{Issuers: postgrestest.Issuers, Wait: 10 * time.Second, MaxStale: time.Hour}), o}
+	c := cache{directory.New(o.db, directory.Config{Issuers: pgtest.Issuers, Wait: 10 * time.Second, MaxStale: time.Hour}), o}
 	c.Proved(c.Now())
 	return c
 }
@@ -36,8 +36,8 @@ func (o *office) cache() cache {
 // reads reads what a decision about a member of a tenant depends on.
 func (c cache) reads(user, tenant string) *directory.Record {
 	c.o.Helper()
-	r := c.Reading(directory.Asker{Issuer: postgrestest.Issuer}, time.Now().Add(time.Minute))
-	for _, path := range [][]string{{"directory", "users", postgrestest.Issuer, user}, {"directory", "tenants", tenant}, {"directory", "clients", postgrestest.Issuer, "of-" + tenant}} {
+	r := c.Reading(directory.Asker{Issuer: pgtest.Issuer}, time.Now().Add(time.Minute))
+	for _, path := range [][]string{{"directory", "users", pgtest.Issuer, user}, {"directory", "tenants", tenant}, {"directory", "clients", pgtest.Issuer, "of-" + tenant}} {
 		if _, err := r.Read(ctx, path); err != nil {
 			c.o.Fatalf("%v: %v", path, err)
 		}
@@ -79,7 +79,7 @@ func (c cache) hears() (settle func()) {
 func joining(from, n int) []admin.Row {
 	rows := make([]admin.Row, n)
 	for i := range rows {
-		rows[i] = admin.Row{Issuer: postgrestest.Issuer, Subject: fmt.Sprint("m", from+i), Membership: iam.Membership{Status: iam.MembershipActive, Roles: []string{"staff"}}}
+		rows[i] = admin.Row{Issuer: pgtest.Issuer, Subject: fmt.Sprint("m", from+i), Membership: iam.Membership{Status: iam.MembershipActive, Roles: []string{"staff"}}}
 	}
 	return rows
 }
@@ -91,12 +91,12 @@ func TestNoActionOfOneTenantInvalidatesAnothersFacts(t *testing.T) {
 	o := newOffice(t)
 	o.sql(`INSERT INTO tenants (id, slug, name) SELECT x, x, x FROM unnest(ARRAY ['acme', 'globex', 'umbrella']) x`)
 	o.sql(`INSERT INTO roles (tenant, name) SELECT id, 'staff' FROM tenants`)
-	o.sql(`INSERT INTO users (issuer, subject) SELECT $1, 'of-' || id FROM tenants`, postgrestest.Issuer)
+	o.sql(`INSERT INTO users (issuer, subject) SELECT $1, 'of-' || id FROM tenants`, pgtest.Issuer)
 	o.sql(`INSERT INTO memberships (user_id, tenant) SELECT u.id, t.id FROM tenants t JOIN users u ON u.subject = 'of-' || t.id`)
-	o.sql(`INSERT INTO clients (issuer, client_id, tenant) SELECT $1, 'of-' || id, id FROM tenants`, postgrestest.Issuer)
+	o.sql(`INSERT INTO clients (issuer, client_id, tenant) SELECT $1, 'of-' || id, id FROM tenants`, pgtest.Issuer)
 	here, there := o.cache(), o.cache()
 	settle := there.hears()
-	s := admin.New(admin.Config{DB: o.db, Issuers: postgrestest.Issuers, Issuer: postgrestest.Issuer, Log: slog.New(slog.DiscardHandler), Invalidate: here.Invalidate})
+	s := admin.New(admin.Config{DB: o.db, Issuers: pgtest.Issuers, Issuer: pgtest.Issuer, Log: slog.New(slog.DiscardHandler), Invalidate: here.Invalidate})
 	do := func(f func(context.Context, *admin.Work) error) func() {
 		return func() {
 			o.Helper()
@@ -136,7 +136,7 @@ func TestNoActionOfOneTenantInvalidatesAnothersFacts(t *testing.T) {
 		{"1,000 are suspended", batch(suspended(joining(201, 1000))), "m1200"},
 		{"an import", imports, "m1200"},
 		{"a mapping", do(func(ctx context.Context, w *admin.Work) error {
-			_, err := w.CreateMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: postgrestest.Issuer, Claim: "groups", Value: "g", Roles: []string{"staff"}})
+			_, err := w.CreateMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: pgtest.Issuer, Claim: "groups", Value: "g", Roles: []string{"staff"}})
 			return err
 		}), "of-acme"},
 		{"a role that 1,000 hold goes", func() {
@@ -146,8 +146,8 @@ func TestNoActionOfOneTenantInvalidatesAnothersFacts(t *testing.T) {
 			})()
 		}, "of-acme"},
 		{"all its clients are blocked", func() {
-			o.sql(`INSERT INTO clients (issuer, client_id, tenant) SELECT $1, 'c' || i, 'acme' FROM generate_series(1, 900) i`, postgrestest.Issuer)
-			o.sql(`INSERT INTO clients (issuer, client_id, tenant) SELECT $1, 'd' || i, 'acme' FROM generate_series(1, 900) i`, postgrestest.Issuer)
+			o.sql(`INSERT INTO clients (issuer, client_id, tenant) SELECT $1, 'c' || i, 'acme' FROM generate_series(1, 900) i`, pgtest.Issuer)
+			o.sql(`INSERT INTO clients (issuer, client_id, tenant) SELECT $1, 'd' || i, 'acme' FROM generate_series(1, 900) i`, pgtest.Issuer)
 			o.sql(`UPDATE clients SET status = 'blocked' WHERE tenant = 'acme'`)
 			o.sql(`DELETE FROM clients WHERE client_id LIKE 'c%'`)
 			o.sql(`DELETE FROM clients WHERE client_id LIKE 'd%'`)
@@ -194,23 +194,23 @@ func TestNoActionOfOneTenantInvalidatesAnothersFacts(t *testing.T) {
 func TestAChangeDropsExactlyItsKeysBeforeItIsAnswered(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
-	proxy := postgrestest.NewProxy(t, o.url)
-	through := postgrestest.OpenURL(t, proxy.URL)
+	proxy := pgtest.NewProxy(t, o.url)
+	through := pgtest.OpenURL(t, proxy.URL)
 	o.sql(`INSERT INTO tenants (id, slug, name) SELECT x, x, x FROM unnest(ARRAY ['acme', 'globex']) x`)
-	o.sql(`INSERT INTO users (issuer, subject) SELECT $1, 'of-' || id FROM tenants`, postgrestest.Issuer)
+	o.sql(`INSERT INTO users (issuer, subject) SELECT $1, 'of-' || id FROM tenants`, pgtest.Issuer)
 	o.sql(`INSERT INTO memberships (user_id, tenant) SELECT u.id, t.id FROM tenants t JOIN users u ON u.subject = 'of-' || t.id`)
-	o.sql(`INSERT INTO clients (issuer, client_id, tenant) SELECT $1, 'of-' || id, id FROM tenants`, postgrestest.Issuer)
+	o.sql(`INSERT INTO clients (issuer, client_id, tenant) SELECT $1, 'of-' || id, id FROM tenants`, pgtest.Issuer)
 	c := o.cache() // without a feed
-	s := admin.New(admin.Config{DB: through, Issuers: postgrestest.Issuers, Issuer: postgrestest.Issuer, Log: slog.New(slog.DiscardHandler), Invalidate: c.Invalidate})
+	s := admin.New(admin.Config{DB: through, Issuers: pgtest.Issuers, Issuer: pgtest.Issuer, Log: slog.New(slog.DiscardHandler), Invalidate: c.Invalidate})
 	status := func(status string) error {
 		return s.Do(ctx, operator, admin.Task{Action: "test:change", Tenant: "acme", Writes: true}, func(ctx context.Context, w *admin.Work) error {
-			_, err := w.PutMembers(ctx, "acme", []admin.Row{{Issuer: postgrestest.Issuer, Subject: "of-acme", Membership: iam.Membership{Status: status}}}, false)
+			_, err := w.PutMembers(ctx, "acme", []admin.Row{{Issuer: pgtest.Issuer, Subject: "of-acme", Membership: iam.Membership{Status: status}}}, false)
 			return err
 		})
 	}
 	is := func() string {
-		v, err := c.Reading(directory.Asker{Issuer: postgrestest.Issuer}, time.Now().Add(time.Minute)).
-			Read(ctx, []string{"directory", "users", postgrestest.Issuer, "of-acme", "memberships", "acme", "status"})
+		v, err := c.Reading(directory.Asker{Issuer: pgtest.Issuer}, time.Now().Add(time.Minute)).
+			Read(ctx, []string{"directory", "users", pgtest.Issuer, "of-acme", "memberships", "acme", "status"})
 		o.ok(err)
 		return strings.Trim(v.String(), `"`)
 	}
@@ -252,7 +252,7 @@ func TestATenantHasABoundOfMembers(t *testing.T) {
 	o := newOffice(t)
 	o.sql(`INSERT INTO tenants (id, slug, name) SELECT x, x, x FROM unnest(ARRAY ['acme', 'globex']) x`)
 	o.sql(`INSERT INTO roles (tenant, name) VALUES ('acme', 'staff'), ('globex', 'staff')`)
-	s := admin.New(admin.Config{DB: o.db, Issuers: postgrestest.Issuers, MaxMembers: 3, Log: slog.New(slog.DiscardHandler)})
+	s := admin.New(admin.Config{DB: o.db, Issuers: pgtest.Issuers, MaxMembers: 3, Log: slog.New(slog.DiscardHandler)})
 	var user string
 	join := func(tenant string, from, n int) string {
 		err := s.Do(ctx, operator, admin.Task{Tenant: tenant, Writes: true}, func(ctx context.Context, w *admin.Work) error {
@@ -294,7 +294,7 @@ func TestATenantHasABoundOfMembers(t *testing.T) {
 func TestBundlesOfSupersededPoliciesAreDeleted(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
-	s := admin.New(admin.Config{DB: o.db, Issuers: postgrestest.Issuers, PoliciesKept: 3, Log: slog.New(slog.DiscardHandler)})
+	s := admin.New(admin.Config{DB: o.db, Issuers: pgtest.Issuers, PoliciesKept: 3, Log: slog.New(slog.DiscardHandler)})
 	do := func(f func(context.Context, *admin.Work) error) error {
 		return s.Do(ctx, operator, admin.Task{Action: "test:change", Writes: true}, f)
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/iam"
-	"iam-service/internal/postgres/postgrestest"
 )
 
 // Every change of state is an event, of the types that are promised, and in the audit.
@@ -25,9 +25,9 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 	const subject = "particular-subject"
 	var user, second string
 	row := func(roles ...string) []admin.Row {
-		return []admin.Row{{Issuer: postgrestest.Issuer, Subject: subject, Membership: iam.Membership{Status: iam.MembershipActive, Roles: roles}}}
+		return []admin.Row{{Issuer: pgtest.Issuer, Subject: subject, Membership: iam.Membership{Status: iam.MembershipActive, Roles: roles}}}
 	}
-	mapping := iam.Mapping{Tenant: "acme", Issuer: postgrestest.Issuer, Claim: "groups", Value: "g", Roles: []string{"r"}}
+	mapping := iam.Mapping{Tenant: "acme", Issuer: pgtest.Issuer, Claim: "groups", Value: "g", Roles: []string{"r"}}
 	var none admin.Condition
 	fresh, present := admin.Condition{Absent: true}, admin.Condition{Present: true}
 	manifest := iam.Manifest{Service: "s", Roles: []iam.Role{{Name: "t", Permissions: []string{"s:x"}}}, Attributes: []iam.AttributeSchema{{Key: "n", Type: "integer"}}}
@@ -118,7 +118,7 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 			return w.DeleteMapping(ctx, "acme", mapping.ID(), none)
 		}, "MappingDeleted.v1", 1},
 		{"a user", "", func(ctx context.Context, w *admin.Work) error {
-			u, err := w.CreateUser(ctx, iam.User{Issuer: postgrestest.Issuer, Subject: "second", PlatformRoles: []string{"auditor"}})
+			u, err := w.CreateUser(ctx, iam.User{Issuer: pgtest.Issuer, Subject: "second", PlatformRoles: []string{"auditor"}})
 			second = u.ID
 			return err
 		}, "UserCreated.v1", 1},
@@ -298,7 +298,7 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 		if err := d.Decode(reflect.New(reflect.TypeOf(iam.Events[i].Data)).Interface()); err != nil {
 			t.Errorf("%s: %v", e.Type, err)
 		}
-		for _, no := range []string{subject, `"second"`, postgrestest.Issuer, `"x"`} {
+		for _, no := range []string{subject, `"second"`, pgtest.Issuer, `"x"`} {
 			if bytes.Contains(e.Data, []byte(no)) {
 				t.Errorf("%s tells %s: %s", e.Type, no, e.Data)
 			}

@@ -29,20 +29,20 @@ import (
 	"iam-service/internal/admin"
 	"iam-service/internal/bounded"
 	"iam-service/internal/clients"
+	"iam-service/internal/clients/rauth"
 	"iam-service/internal/decisions"
 	"iam-service/internal/directory"
 	"iam-service/internal/enrich"
-	"iam-service/internal/eventbus"
-	"iam-service/internal/explain"
+	"iam-service/internal/events/natsbus"
+	"iam-service/internal/events/outbox"
 	"iam-service/internal/feed"
 	"iam-service/internal/httpapi"
 	"iam-service/internal/iam"
-	"iam-service/internal/outbox"
 	"iam-service/internal/policy"
+	"iam-service/internal/policyops/explain"
+	"iam-service/internal/policyops/preview"
+	"iam-service/internal/policyops/rollout"
 	"iam-service/internal/postgres"
-	"iam-service/internal/preview"
-	"iam-service/internal/rauth"
-	"iam-service/internal/rollout"
 	"iam-service/internal/telemetry"
 	"iam-service/internal/token"
 	embedded "iam-service/policies"
@@ -107,9 +107,9 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		return errors.New("DATABASE_URL cannot be used") // checked before: why could show a password
 	}
 	defer db.Close()
-	var bus *eventbus.Bus
+	var bus *natsbus.Bus
 	if cfg.NATSURL != "" {
-		bus, err = eventbus.Connect(work, eventbus.Config{
+		bus, err = natsbus.Connect(work, natsbus.Config{
 			URL: cfg.NATSURL, CredentialsFile: cfg.NATSCredentialsFile, CAFile: cfg.NATSCAFile, CertFile: cfg.NATSCertFile, KeyFile: cfg.NATSKeyFile,
 			Stream: cfg.NATSStream, Replicas: cfg.NATSStreamReplicas, Log: log,
 		})
@@ -677,7 +677,7 @@ func packedEmbedded() (iam.PolicyRevision, []byte, error) {
 }
 
 // checks are what readiness looks at. What all replicas share only degrades while this one can answer.
-func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, policies *rollout.Service, changes *feed.Feed, bus *eventbus.Bus) []telemetry.Check {
+func checks(db *postgres.DB, v *token.Verifier, engine *policy.Engine, policies *rollout.Service, changes *feed.Feed, bus *natsbus.Bus) []telemetry.Check {
 	list := []telemetry.Check{
 		{Name: "policy", Ask: func() error {
 			if engine.Revision() == nil {

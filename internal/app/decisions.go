@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"iam-service/internal/decisions"
-	"iam-service/internal/eventbus"
+	"iam-service/internal/events/natsbus"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
 )
@@ -32,7 +32,7 @@ func openDecisions(work, start context.Context, cfg Config, log *slog.Logger, on
 }
 
 // sinks are where decisions are written down.
-func sinks(cfg Config, log *slog.Logger, bus *eventbus.Bus, manager *policy.Manager, kept *postgres.Decisions) []decisions.Sink {
+func sinks(cfg Config, log *slog.Logger, bus *natsbus.Bus, manager *policy.Manager, kept *postgres.Decisions) []decisions.Sink {
 	var list []decisions.Sink
 	if cfg.DecisionConsole {
 		list = append(list, decisions.Console(log))

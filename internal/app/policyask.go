@@ -24,10 +24,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"iam-service/internal/enrich"
-	"iam-service/internal/explain"
 	"iam-service/internal/policy"
+	"iam-service/internal/policyops/explain"
+	"iam-service/internal/policyops/preview"
 	"iam-service/internal/postgres"
-	"iam-service/internal/preview"
 	"iam-service/internal/token"
 	embedded "iam-service/policies"
 )

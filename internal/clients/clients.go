@@ -37,7 +37,7 @@ import (
 	"time"
 
 	"iam-service/internal/admin"
-	"iam-service/internal/clock"
+	"iam-service/internal/directory/clock"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
 )

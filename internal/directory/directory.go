@@ -48,7 +48,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"iam-service/internal/bounded"
-	"iam-service/internal/clock"
+	"iam-service/internal/directory/clock"
 	"iam-service/internal/iam"
 )
 

@@ -23,7 +23,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 
-	"iam-service/internal/devstack/devrauth"
+	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/directory"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"

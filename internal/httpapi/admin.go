@@ -34,11 +34,11 @@ import (
 
 	"iam-service/internal/admin"
 	"iam-service/internal/clients"
-	"iam-service/internal/explain"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
-	"iam-service/internal/preview"
-	"iam-service/internal/rollout"
+	"iam-service/internal/policyops/explain"
+	"iam-service/internal/policyops/preview"
+	"iam-service/internal/policyops/rollout"
 	"iam-service/internal/token"
 )
 

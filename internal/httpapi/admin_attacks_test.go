@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"iam-service/internal/admin"
-	"iam-service/internal/devstack"
+	"iam-service/internal/dev/devstack"
 	"iam-service/internal/iam"
 )
 

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"iam-service/internal/devstack"
+	"iam-service/internal/dev/devstack"
 )
 
 // internals are texts that no caller may see.

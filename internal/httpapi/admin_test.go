@@ -13,7 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"iam-service/internal/devstack"
+	"iam-service/internal/dev/devstack"
 	"iam-service/internal/iam"
 )
 

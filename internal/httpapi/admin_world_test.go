@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
-	"iam-service/internal/devstack"
+	"iam-service/internal/dev/devstack"
 	"iam-service/internal/iam"
 )
 

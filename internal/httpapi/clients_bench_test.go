@@ -6,8 +6,8 @@ import (
 	"time"
 
 	"iam-service/internal/clients"
+	"iam-service/internal/clients/rauth"
 	"iam-service/internal/iam"
-	"iam-service/internal/rauth"
 )
 
 // How long an administrator waits for a client to be created, with the provider well, and

@@ -18,10 +18,10 @@ import (
 
 	"iam-service/internal/admin"
 	"iam-service/internal/clients"
-	"iam-service/internal/devstack"
-	"iam-service/internal/devstack/devrauth"
+	"iam-service/internal/clients/rauth"
+	"iam-service/internal/dev/devrauth"
+	"iam-service/internal/dev/devstack"
 	"iam-service/internal/iam"
-	"iam-service/internal/rauth"
 )
 
 // there is the provider as somebody by hand sees it.

@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"iam-service/internal/clients"
-	"iam-service/internal/devstack/devrauth"
+	"iam-service/internal/clients/rauth"
+	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/iam"
-	"iam-service/internal/rauth"
 )
 
 // hooked is a provider of which single calls are something else.

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"iam-service/internal/devstack"
-	"iam-service/internal/devstack/devrauth"
+	"iam-service/internal/dev/devrauth"
+	"iam-service/internal/dev/devstack"
 	"iam-service/internal/iam"
 )
 

@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 
 	"iam-service/internal/admin"
-	"iam-service/internal/explain"
 	"iam-service/internal/iam"
+	"iam-service/internal/policyops/explain"
 )
 
 // Decisions is where decisions can be found again.

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"iam-service/internal/devstack"
+	"iam-service/internal/dev/devstack"
 	"iam-service/internal/directory"
 	"iam-service/internal/enrich"
 	"iam-service/internal/httpapi"

@@ -16,11 +16,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/directory"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
-	"iam-service/internal/postgres/postgrestest"
 )
 
 const get = "GET /system/enrich-token"
@@ -897,7 +897,7 @@ func TestOwnTenantsAreListed(t *testing.T) {
 // a member"; it comes back: all recover.
 func TestADatabaseThatDiesMakesNobodySomebodyElse(t *testing.T) {
 	t.Parallel()
-	server := postgrestest.Server(t)
+	server := pgtest.Server(t)
 	if _, err := postgres.Migrate(ctx, server.URL, postgres.Up); err != nil {
 		t.Fatal(err)
 	}

@@ -12,10 +12,10 @@ import (
 
 	"iam-service/internal/admin"
 	"iam-service/internal/enrich"
-	"iam-service/internal/explain"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
-	"iam-service/internal/preview"
+	"iam-service/internal/policyops/explain"
+	"iam-service/internal/policyops/preview"
 )
 
 // --- policies

@@ -13,7 +13,7 @@ import (
 
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
-	"iam-service/internal/preview"
+	"iam-service/internal/policyops/preview"
 )
 
 // with is a bundle of the default policy and one more file of rules.

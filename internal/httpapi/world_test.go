@@ -24,26 +24,26 @@ import (
 
 	"iam-service/internal/admin"
 	"iam-service/internal/clients"
+	"iam-service/internal/clients/rauth"
 	"iam-service/internal/decisions"
-	"iam-service/internal/devstack"
-	"iam-service/internal/devstack/devrauth"
+	"iam-service/internal/dev/devrauth"
+	"iam-service/internal/dev/devstack"
+	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/directory"
 	"iam-service/internal/enrich"
-	"iam-service/internal/explain"
 	"iam-service/internal/feed"
 	"iam-service/internal/httpapi"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
+	"iam-service/internal/policyops/explain"
+	"iam-service/internal/policyops/preview"
+	"iam-service/internal/policyops/rollout"
 	"iam-service/internal/postgres"
-	"iam-service/internal/postgres/postgrestest"
-	"iam-service/internal/preview"
-	"iam-service/internal/rauth"
-	"iam-service/internal/rollout"
 	"iam-service/internal/token"
 	"iam-service/policies"
 )
 
-func TestMain(m *testing.M) { os.Exit(postgrestest.Run(m)) }
+func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
 
 var (
 	ctx     = context.Background()
@@ -148,7 +148,7 @@ func newWorld(t testing.TB, s settings) *world {
 		{URL: w.other.Issuer, Tenants: []string{"globex"}},
 	}
 	if s.url == "" {
-		s.url = postgrestest.URL(t)
+		s.url = pgtest.URL(t)
 	}
 	var err error
 	if w.db, err = postgres.Open(ctx, postgres.Config{URL: s.url, Issuers: issuers, Conns: cmp.Or(s.conns, 4), FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), nil); err != nil {

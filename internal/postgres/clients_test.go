@@ -8,17 +8,17 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
-	"iam-service/internal/postgres/postgrestest"
 )
 
 // A claim takes as many operations as it was asked for, also from a table that was never
 // analysed, and no more of those that wait for their next try than it was told.
 func TestAClaimTakesNoMoreThanItWasAskedFor(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.URL(t)
-	db := postgrestest.OpenURL(t, url)
+	url := pgtest.URL(t)
+	db := pgtest.OpenURL(t, url)
 	const all, most = 40, 8
 	must(t, db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
 		for i := range all {
@@ -76,8 +76,8 @@ func TestAClaimTakesNoMoreThanItWasAskedFor(t *testing.T) {
 // elsewhere is not, and is told whether it was moved or is a copy.
 func TestACopyOfADatabaseIsNoticed(t *testing.T) {
 	t.Parallel()
-	original, elsewhere := postgrestest.URL(t), postgrestest.URL(t)
-	db := postgrestest.OpenURL(t, elsewhere)
+	original, elsewhere := pgtest.URL(t), pgtest.URL(t)
+	db := pgtest.OpenURL(t, elsewhere)
 	instance := func(wantCopied bool) string {
 		t.Helper()
 		id, copied, err := db.Instance(ctx)

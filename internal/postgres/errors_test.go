@@ -11,9 +11,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
-	"iam-service/internal/postgres/postgrestest"
 )
 
 // counter counts the errors of a database by reason.
@@ -45,7 +45,7 @@ func (c *counter) get() map[string]int {
 
 func openCounted(t *testing.T, url string, c *counter) *postgres.DB {
 	t.Helper()
-	db, err := postgres.Open(ctx, postgres.Config{URL: url, Issuers: postgrestest.Issuers, Conns: 1, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), c.add)
+	db, err := postgres.Open(ctx, postgres.Config{URL: url, Issuers: pgtest.Issuers, Conns: 1, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), c.add)
 	must(t, err)
 	t.Cleanup(db.Close)
 	return db
@@ -54,13 +54,13 @@ func openCounted(t *testing.T, url string, c *counter) *postgres.DB {
 // Whatever way the database is asked, a connection that breaks is counted, and once.
 func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.URL(t)
+	url := pgtest.URL(t)
 	_, err := postgres.MigrateDecisions(ctx, url, postgres.Up)
 	must(t, err)
-	must(t, postgrestest.OpenURL(t, url).PutTenant(ctx, tenant("acme")))
+	must(t, pgtest.OpenURL(t, url).PutTenant(ctx, tenant("acme")))
 	connection := map[string]int{"connection": 1}
-	inside := func(ask func(context.Context, *postgres.Tx) error) func(*testing.T, *postgres.DB, *postgrestest.Proxy, *counter) error {
-		return func(_ *testing.T, db *postgres.DB, p *postgrestest.Proxy, _ *counter) error {
+	inside := func(ask func(context.Context, *postgres.Tx) error) func(*testing.T, *postgres.DB, *pgtest.Proxy, *counter) error {
+		return func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			return db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
 				p.Cut()
 				return ask(ctx, tx)
@@ -69,7 +69,7 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		want map[string]int
-		ask  func(*testing.T, *postgres.DB, *postgrestest.Proxy, *counter) error
+		ask  func(*testing.T, *postgres.DB, *pgtest.Proxy, *counter) error
 	}{
 		"a statement": {connection, inside(func(ctx context.Context, tx *postgres.Tx) error { return tx.LockPlatform(ctx) })},
 		"a query of one row": {connection, inside(func(ctx context.Context, tx *postgres.Tx) error {
@@ -84,7 +84,7 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 			return tx.Append(ctx, nil, []iam.Event{{Type: "T.v1", Kind: "k", Object: "o"}})
 		})},
 		"a rollback": {connection, inside(func(context.Context, *postgres.Tx) error { return errors.New("something else") })},
-		"a commit": {connection, func(_ *testing.T, db *postgres.DB, p *postgrestest.Proxy, _ *counter) error {
+		"a commit": {connection, func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			p.OnCommit(func(done bool) {
 				if !done {
 					p.Cut()
@@ -93,20 +93,20 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 			defer p.OnCommit(nil)
 			return db.PutTenant(ctx, tenant("acme"))
 		}},
-		"a beginning": {connection, func(_ *testing.T, db *postgres.DB, p *postgrestest.Proxy, _ *counter) error {
+		"a beginning": {connection, func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			p.Cut()
 			return db.PutTenant(ctx, tenant("acme"))
 		}},
-		"a batch": {connection, func(_ *testing.T, db *postgres.DB, p *postgrestest.Proxy, _ *counter) error {
+		"a batch": {connection, func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			p.Cut()
 			_, _, err := db.User(ctx, issuer, "nobody")
 			return err
 		}},
-		"a ping": {connection, func(_ *testing.T, db *postgres.DB, p *postgrestest.Proxy, _ *counter) error {
+		"a ping": {connection, func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			p.Cut()
 			return db.Ping(ctx)
 		}},
-		"a notification that is waited for": {connection, func(t *testing.T, db *postgres.DB, p *postgrestest.Proxy, _ *counter) error {
+		"a notification that is waited for": {connection, func(t *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			l, err := db.Listen(ctx)
 			must(t, err)
 			defer l.Close()
@@ -114,14 +114,14 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 			_, err = l.Next(ctx)
 			return err
 		}},
-		"the relay": {connection, func(t *testing.T, db *postgres.DB, p *postgrestest.Proxy, _ *counter) error {
+		"the relay": {connection, func(t *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			s, err := db.Lead(ctx)
 			must(t, err)
 			defer s.Close()
 			p.Cut()
 			return s.Wait(ctx)
 		}},
-		"a lock that is held": {connection, func(t *testing.T, db *postgres.DB, p *postgrestest.Proxy, _ *counter) error {
+		"a lock that is held": {connection, func(t *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			h, got, err := db.TryHold(ctx, t.Name())
 			must(t, err)
 			if !got {
@@ -131,7 +131,7 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 			p.Cut()
 			return h.Check(ctx)
 		}},
-		"a snapshot": {connection, func(t *testing.T, db *postgres.DB, p *postgrestest.Proxy, _ *counter) error {
+		"a snapshot": {connection, func(t *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			s, err := db.Snapshot(ctx)
 			must(t, err)
 			defer s.Close()
@@ -139,7 +139,7 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 			_, err = s.Tenants(ctx, "", 1)
 			return err
 		}},
-		"a COPY of decisions": {connection, func(t *testing.T, _ *postgres.DB, p *postgrestest.Proxy, c *counter) error {
+		"a COPY of decisions": {connection, func(t *testing.T, _ *postgres.DB, p *pgtest.Proxy, c *counter) error {
 			d, err := postgres.OpenDecisions(ctx, p.URL, time.Hour, slog.New(slog.DiscardHandler), c.add)
 			must(t, err)
 			defer d.Close()
@@ -147,14 +147,14 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 			p.Cut()
 			return d.Add(ctx, []iam.RecordedDecision{{ID: "x", At: time.Now(), Event: []byte("{}")}}, func(int) bool { return false })
 		}},
-		"a free connection that is waited for in vain": {map[string]int{"timeout": 1}, func(_ *testing.T, db *postgres.DB, _ *postgrestest.Proxy, _ *counter) error {
+		"a free connection that is waited for in vain": {map[string]int{"timeout": 1}, func(_ *testing.T, db *postgres.DB, _ *pgtest.Proxy, _ *counter) error {
 			return db.Change(ctx, func(ctx context.Context, _ *postgres.Tx) error {
 				ctx, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 				defer cancel()
 				return db.Ping(ctx)
 			})
 		}},
-		"a request that was cancelled": {nil, func(_ *testing.T, db *postgres.DB, _ *postgrestest.Proxy, _ *counter) error {
+		"a request that was cancelled": {nil, func(_ *testing.T, db *postgres.DB, _ *pgtest.Proxy, _ *counter) error {
 			ctx, cancel := context.WithCancel(ctx)
 			return db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
 				cancel()
@@ -164,7 +164,7 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := postgrestest.NewProxy(t, url)
+			p := pgtest.NewProxy(t, url)
 			var counted counter
 			db := openCounted(t, p.URL, &counted)
 			_, _, err := db.User(ctx, issuer, "nobody") // each pool has a connection
@@ -196,7 +196,7 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 // What may be better later is unavailable and says why; what is broken is not.
 func TestEachSQLSTATESaysWhetherItMayBeBetterLater(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.URL(t)
+	url := pgtest.URL(t)
 	conn, err := pgx.Connect(ctx, url)
 	must(t, err)
 	defer conn.Close(ctx)
@@ -263,8 +263,8 @@ func TestEachSQLSTATESaysWhetherItMayBeBetterLater(t *testing.T) {
 // The test of a write says why it fails, and a success leaves nothing behind.
 func TestATestOfAWriteSaysWhyItFails(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.URL(t)
-	db := postgrestest.OpenURL(t, url)
+	url := pgtest.URL(t)
+	db := pgtest.OpenURL(t, url)
 	conn, err := pgx.Connect(ctx, url)
 	must(t, err)
 	defer conn.Close(ctx)
@@ -288,7 +288,7 @@ func TestATestOfAWriteSaysWhyItFails(t *testing.T) {
 	if got := iam.CodeOf(db.CheckWrites(ctx)); got != "database_full" {
 		t.Errorf("without room: %q", got)
 	}
-	readOnly := postgrestest.OpenURL(t, url+"&default_transaction_read_only=on")
+	readOnly := pgtest.OpenURL(t, url+"&default_transaction_read_only=on")
 	if got := iam.CodeOf(readOnly.CheckWrites(ctx)); got != "database_read_only" {
 		t.Errorf("read-only: %q", got)
 	}
@@ -300,9 +300,9 @@ func TestATestOfAWriteSaysWhyItFails(t *testing.T) {
 // A primary that takes no changes answers look-ups over new connections, and its heartbeats are heard.
 func TestAReadOnlyPrimaryAnswersLookUps(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.URL(t)
-	must(t, postgrestest.OpenURL(t, url).PutTenant(ctx, tenant("acme")))
-	db := postgrestest.OpenURL(t, url+"&default_transaction_read_only=on")
+	url := pgtest.URL(t)
+	must(t, pgtest.OpenURL(t, url).PutTenant(ctx, tenant("acme")))
+	db := pgtest.OpenURL(t, url+"&default_transaction_read_only=on")
 	if _, found, err := db.Tenant(ctx, "acme"); err != nil || !found {
 		t.Errorf("a look-up: %v %v", found, err)
 	}

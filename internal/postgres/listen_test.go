@@ -20,12 +20,12 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/open-policy-agent/opa/v1/storage"
 
-	"iam-service/internal/devstack/devpg"
+	"iam-service/internal/dev/devpg"
+	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/directory"
 	"iam-service/internal/feed"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
-	"iam-service/internal/postgres/postgrestest"
 )
 
 // said is what a listener hears until a beat.
@@ -58,8 +58,8 @@ func key(k directory.Kind, a, b string) string {
 // Every way of changing a fact tells exactly what it makes untrue.
 func TestEachChangeTellsWhatItMakesUntrue(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.URL(t)
-	db := postgrestest.OpenURL(t, url)
+	url := pgtest.URL(t)
+	db := pgtest.OpenURL(t, url)
 	conn, err := pgx.Connect(ctx, url)
 	must(t, err)
 	defer conn.Close(ctx)
@@ -182,8 +182,8 @@ func schemaOf(t *testing.T, conn *pgx.Conn) (schema string) {
 // What travels names nobody, and another schema's changes are not ours.
 func TestNotificationsCarryHashesOnly(t *testing.T) {
 	t.Parallel()
-	url, other := postgrestest.URL(t), postgrestest.Open(t)
-	db := postgrestest.OpenURL(t, url)
+	url, other := pgtest.URL(t), pgtest.Open(t)
+	db := pgtest.OpenURL(t, url)
 	conn, err := pgx.Connect(ctx, url)
 	must(t, err)
 	defer conn.Close(ctx)
@@ -205,14 +205,14 @@ func TestNotificationsCarryHashesOnly(t *testing.T) {
 // unheard.
 func TestFactsOfAnotherServerAreRefused(t *testing.T) {
 	t.Parallel()
-	a, b := postgrestest.Server(t), postgrestest.Server(t)
+	a, b := pgtest.Server(t), pgtest.Server(t)
 	for _, s := range []*devpg.Server{a, b} {
 		_, err := postgres.Migrate(ctx, s.URL, postgres.Up)
 		must(t, err)
 	}
-	rename(t, postgrestest.OpenURL(t, a.URL), "of a")
-	rename(t, postgrestest.OpenURL(t, b.URL), "of b")
-	split, err := postgres.Open(ctx, postgres.Config{URL: b.URL, Listen: a.URL, Issuers: postgrestest.Issuers, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), nil)
+	rename(t, pgtest.OpenURL(t, a.URL), "of a")
+	rename(t, pgtest.OpenURL(t, b.URL), "of b")
+	split, err := postgres.Open(ctx, postgres.Config{URL: b.URL, Listen: a.URL, Issuers: pgtest.Issuers, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), nil)
 	must(t, err)
 	defer split.Close()
 	if _, _, err := split.Tenant(ctx, "acme"); err != nil {
@@ -234,8 +234,8 @@ func TestFactsOfAnotherServerAreRefused(t *testing.T) {
 // Settings of the pools stand in the same URL, and dead hosts before the live one.
 func TestTheListenerTakesTheURLThatThePoolsTake(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.URL(t)
-	db := postgrestest.OpenURL(t, url+"&pool_max_conns=5")
+	url := pgtest.URL(t)
+	db := pgtest.OpenURL(t, url+"&pool_max_conns=5")
 	l, err := db.Listen(ctx)
 	must(t, err)
 	l.Close()
@@ -243,7 +243,7 @@ func TestTheListenerTakesTheURLThatThePoolsTake(t *testing.T) {
 
 func TestASchemaThatNoChannelCanBeNamedAfterIsRefused(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.EmptyURL(t)
+	url := pgtest.EmptyURL(t)
 	conn, err := pgx.Connect(ctx, url)
 	must(t, err)
 	defer conn.Close(ctx)
@@ -266,9 +266,9 @@ type replica struct {
 
 func startReplica(t *testing.T, url, listen string, maxStale time.Duration) *replica {
 	t.Helper()
-	db, err := postgres.Open(ctx, postgres.Config{URL: url, Listen: listen, Issuers: postgrestest.Issuers, Conns: 4, FactsAcquire: time.Second, FactsLimit: 2 * time.Second}, slog.New(slog.DiscardHandler), nil)
+	db, err := postgres.Open(ctx, postgres.Config{URL: url, Listen: listen, Issuers: pgtest.Issuers, Conns: 4, FactsAcquire: time.Second, FactsLimit: 2 * time.Second}, slog.New(slog.DiscardHandler), nil)
 	must(t, err)
-	r := &replica{db: db, store: directory.New(db, directory.Config{Issuers: postgrestest.Issuers, Wait: 3 * time.Second, MaxStale: maxStale})}
+	r := &replica{db: db, store: directory.New(db, directory.Config{Issuers: pgtest.Issuers, Wait: 3 * time.Second, MaxStale: maxStale})}
 	r.feed = feed.New(feed.Config{Source: db, Store: r.store, Log: slog.New(slog.DiscardHandler)})
 	running, stop := context.WithCancel(ctx)
 	var done sync.WaitGroup
@@ -317,8 +317,8 @@ func until(t *testing.T, what string, limit time.Duration, ok func() bool) {
 
 func TestAChangeIsSeenByAllReplicas(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.URL(t)
-	db := postgrestest.OpenURL(t, url)
+	url := pgtest.URL(t)
+	db := pgtest.OpenURL(t, url)
 	rename(t, db, "n0")
 	var replicas []*replica
 	for range 3 {
@@ -377,8 +377,8 @@ func TestAListenerThatIsDeadInSilenceIsFoundOut(t *testing.T) {
 	for name, both := range map[string]bool{"the listener": false, "all connections": true} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			url := postgrestest.URL(t)
-			direct, proxy := postgrestest.OpenURL(t, url), postgrestest.NewProxy(t, url)
+			url := pgtest.URL(t)
+			direct, proxy := pgtest.OpenURL(t, url), pgtest.NewProxy(t, url)
 			main := url
 			if both {
 				main = proxy.URL
@@ -393,8 +393,8 @@ func TestAListenerThatIsDeadInSilenceIsFoundOut(t *testing.T) {
 // A notification is lost, and with it the connection: everything is dropped.
 func TestAChangeDuringAGapIsNotMissed(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.URL(t)
-	direct, proxy := postgrestest.OpenURL(t, url), postgrestest.NewProxy(t, url)
+	url := pgtest.URL(t)
+	direct, proxy := pgtest.OpenURL(t, url), pgtest.NewProxy(t, url)
 	rename(t, direct, "n0")
 	r := startReplica(t, url, proxy.URL, time.Minute).started(t)
 	for i := range 5 {
@@ -411,8 +411,8 @@ func TestAChangeDuringAGapIsNotMissed(t *testing.T) {
 // A pooler that breaks LISTEN: at the start it is told; later it ends in an error.
 func TestAPoolerThatBreaksListenIsFoundOut(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.URL(t)
-	direct, proxy := postgrestest.OpenURL(t, url), postgrestest.NewProxy(t, url)
+	url := pgtest.URL(t)
+	direct, proxy := pgtest.OpenURL(t, url), pgtest.NewProxy(t, url)
 	rename(t, direct, "old")
 	proxy.Deafen(true)
 	deaf := startReplica(t, url, proxy.URL, 4*time.Second)
@@ -433,17 +433,17 @@ func TestAPoolerThatBreaksListenIsFoundOut(t *testing.T) {
 // is changed on the new one is heard.
 func TestANewPrimaryIsFollowed(t *testing.T) {
 	t.Parallel()
-	primary := postgrestest.Server(t)
+	primary := pgtest.Server(t)
 	_, err := postgres.Migrate(ctx, primary.URL, postgres.Up)
 	must(t, err)
 	standby := standbyOf(t, &primary)
 	both := strings.Replace(primary.URL, "/iam?", ","+hostOf(t, standby.URL)+"/iam?", 1) + "&target_session_attrs=read-write"
-	db := postgrestest.OpenURL(t, primary.URL)
+	db := pgtest.OpenURL(t, primary.URL)
 	rename(t, db, "old")
 	r := startReplica(t, both, "", 8*time.Second).started(t)
 	until(t, "the first answer", 5*time.Second, func() bool { return r.name(t) == "old" })
 	caughtUp(t, primary.URL, standby.URL)
-	lagging := postgrestest.OpenURL(t, standby.URL)
+	lagging := pgtest.OpenURL(t, standby.URL)
 	if _, _, err := lagging.Tenant(ctx, "acme"); err == nil || !strings.Contains(err.Error(), "the server is read-only") {
 		t.Errorf("a look-up on a standby: %v", err)
 	}
@@ -459,7 +459,7 @@ func TestANewPrimaryIsFollowed(t *testing.T) {
 	defer conn.Close(ctx)
 	_, err = conn.Exec(ctx, `SELECT pg_promote(true, 20)`)
 	must(t, err)
-	promoted := postgrestest.OpenURL(t, standby.URL)
+	promoted := pgtest.OpenURL(t, standby.URL)
 	until(t, "a write on the new primary", 10*time.Second, func() bool {
 		return promoted.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: "new", Status: iam.TenantActive}) == nil
 	})
@@ -535,10 +535,10 @@ func caughtUp(t *testing.T, primary, standby string) {
 // nothing any more, though it still answers and notifies, and though the wait for the standby is cancelled.
 func TestAPrimaryWithoutItsSynchronousStandbyProvesNothing(t *testing.T) {
 	t.Parallel()
-	server := postgrestest.Server(t)
+	server := pgtest.Server(t)
 	_, err := postgres.Migrate(ctx, server.URL, postgres.Up)
 	must(t, err)
-	rename(t, postgrestest.OpenURL(t, server.URL), "acme")
+	rename(t, pgtest.OpenURL(t, server.URL), "acme")
 	one, two := startReplica(t, server.URL, "", 3*time.Second).started(t), startReplica(t, server.URL, "", 3*time.Second).started(t)
 	conn, err := pgx.Connect(ctx, server.URL)
 	must(t, err)

@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"iam-service/internal/outbox"
+	"iam-service/internal/events/outbox"
 )
 
 // Lead makes this replica the one that relays: it holds a lock of a session of its own

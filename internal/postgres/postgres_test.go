@@ -15,16 +15,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
-	"iam-service/internal/postgres/postgrestest"
 )
 
-func TestMain(m *testing.M) { os.Exit(postgrestest.Run(m)) }
+func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
 
 var ctx = context.Background()
 
-const issuer = postgrestest.Issuer
+const issuer = pgtest.Issuer
 
 func must(t *testing.T, err error) {
 	t.Helper()
@@ -54,7 +54,7 @@ func user(t *testing.T, db *postgres.DB, subject string) string {
 
 func TestMigrationsGoUpAndDownAndUpAgain(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.EmptyURL(t)
+	url := pgtest.EmptyURL(t)
 	up := func() int {
 		steps, err := postgres.Migrate(ctx, url, postgres.Up)
 		must(t, err)
@@ -95,7 +95,7 @@ func TestMigrationsGoUpAndDownAndUpAgain(t *testing.T) {
 
 func TestTheOnlyMembershipOfAnOlderUserBecomesTheDefault(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.EmptyURL(t)
+	url := pgtest.EmptyURL(t)
 	_, err := postgres.Migrate(ctx, url, postgres.Up)
 	must(t, err)
 	for version := int64(0); version != 7; {
@@ -126,7 +126,7 @@ func TestTheOnlyMembershipOfAnOlderUserBecomesTheDefault(t *testing.T) {
 // What a transaction has changed is a list of keys, and everything where the list would be very long.
 func TestWhatATransactionHasChangedStaysShort(t *testing.T) {
 	t.Parallel()
-	conn, err := pgx.Connect(ctx, postgrestest.URL(t))
+	conn, err := pgx.Connect(ctx, pgtest.URL(t))
 	must(t, err)
 	defer conn.Close(ctx)
 	for statements, all := range map[int]bool{3000: false, 4000: true} {
@@ -145,7 +145,7 @@ func TestWhatATransactionHasChangedStaysShort(t *testing.T) {
 
 func TestTwoMigrationsAtOnceAreOneAfterTheOther(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.EmptyURL(t)
+	url := pgtest.EmptyURL(t)
 	var wg sync.WaitGroup
 	applied := make([]int, 3)
 	for i := range applied {
@@ -171,11 +171,11 @@ func TestServingNeedsASchemaThatIsNewEnough(t *testing.T) {
 		t.Cleanup(db.Close)
 		return db
 	}
-	err := open(postgrestest.EmptyURL(t)).CheckSchema(ctx)
+	err := open(pgtest.EmptyURL(t)).CheckSchema(ctx)
 	if _, old := errors.AsType[*postgres.OldSchemaError](err); !old {
 		t.Errorf("an empty schema: %v", err)
 	}
-	url := postgrestest.URL(t)
+	url := pgtest.URL(t)
 	must(t, open(url).CheckSchema(ctx))
 	conn, err := pgx.Connect(ctx, url)
 	must(t, err)
@@ -187,7 +187,7 @@ func TestServingNeedsASchemaThatIsNewEnough(t *testing.T) {
 
 func TestFactsComeBackAsTheyWereWritten(t *testing.T) {
 	t.Parallel()
-	db := postgrestest.Open(t)
+	db := pgtest.Open(t)
 	must(t, db.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: "Acme", Status: iam.TenantActive, Attributes: map[string]any{"limit": 12345678901234567}}))
 	must(t, db.PutTenant(ctx, tenant("globex")))
 	must(t, db.PutRole(ctx, iam.Role{Name: "viewer", Permissions: []string{"doc:read"}}))
@@ -237,7 +237,7 @@ func TestFactsComeBackAsTheyWereWritten(t *testing.T) {
 
 func TestIdentifiersAreComparedByteByByte(t *testing.T) {
 	t.Parallel()
-	db := postgrestest.Open(t)
+	db := pgtest.Open(t)
 	first := user(t, db, "admin")
 	for _, other := range []string{"Admin", "ADMIN", "admin.", "admi"} {
 		if _, found, err := db.User(ctx, issuer, other); found || err != nil {
@@ -255,13 +255,13 @@ func TestIdentifiersAreComparedByteByByte(t *testing.T) {
 
 func TestWritesAreRefusedWithTheFieldThatIsWrong(t *testing.T) {
 	t.Parallel()
-	db := postgrestest.Open(t)
+	db := pgtest.Open(t)
 	must(t, db.PutTenant(ctx, tenant("acme")))
 	must(t, db.PutTenant(ctx, tenant("globex")))
 	must(t, db.PutRole(ctx, iam.Role{Name: "viewer"}))
 	must(t, db.PutRole(ctx, iam.Role{Tenant: "globex", Name: "theirs"}))
 	alice := user(t, db, "alice")
-	limited, err := db.PutUser(ctx, iam.User{Issuer: postgrestest.LimitedIssuer, Subject: "alice", Status: iam.UserActive})
+	limited, err := db.PutUser(ctx, iam.User{Issuer: pgtest.LimitedIssuer, Subject: "alice", Status: iam.UserActive})
 	must(t, err)
 
 	taken := tenant("other")
@@ -279,10 +279,10 @@ func TestWritesAreRefusedWithTheFieldThatIsWrong(t *testing.T) {
 	// An issuer reaches only its tenants, and platform roles only where it is trusted with them.
 	wrong(t, db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: limited, Status: "active"}), iam.Invalid, "may not speak for")
 	must(t, db.PutMembership(ctx, iam.Membership{Tenant: "globex", User: limited, Status: "active"}))
-	wrong(t, db.PutMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: postgrestest.LimitedIssuer, Claim: "groups", Value: "g", Roles: []string{"viewer"}}), iam.Invalid, "may not speak for")
-	wrong(t, db.PutClient(ctx, iam.Client{Issuer: postgrestest.LimitedIssuer, ClientID: "c", Tenant: "acme", Status: "active"}), iam.Invalid, "may not speak for")
-	wrong(t, db.PutClient(ctx, iam.Client{Issuer: postgrestest.LimitedIssuer, ClientID: "c", Status: "active"}), iam.Invalid, "need a tenant")
-	_, err = db.PutUser(ctx, iam.User{Issuer: postgrestest.LimitedIssuer, Subject: "x", Status: "active", PlatformRoles: []string{"auditor"}, DefaultTenant: "acme"})
+	wrong(t, db.PutMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: pgtest.LimitedIssuer, Claim: "groups", Value: "g", Roles: []string{"viewer"}}), iam.Invalid, "may not speak for")
+	wrong(t, db.PutClient(ctx, iam.Client{Issuer: pgtest.LimitedIssuer, ClientID: "c", Tenant: "acme", Status: "active"}), iam.Invalid, "may not speak for")
+	wrong(t, db.PutClient(ctx, iam.Client{Issuer: pgtest.LimitedIssuer, ClientID: "c", Status: "active"}), iam.Invalid, "need a tenant")
+	_, err = db.PutUser(ctx, iam.User{Issuer: pgtest.LimitedIssuer, Subject: "x", Status: "active", PlatformRoles: []string{"auditor"}, DefaultTenant: "acme"})
 	wrong(t, err, iam.Invalid, "/platform_roles")
 	wrong(t, err, iam.Invalid, "/default_tenant")
 	_, err = db.PutUser(ctx, iam.User{Issuer: "https://nobody.test", Subject: "x", Status: "active"})
@@ -294,7 +294,7 @@ func TestWritesAreRefusedWithTheFieldThatIsWrong(t *testing.T) {
 // Two edits, each fine by itself, can make a cycle: one of them must lose.
 func TestTwoEditsAtOnceCannotMakeACycle(t *testing.T) {
 	t.Parallel()
-	db := postgrestest.Open(t)
+	db := pgtest.Open(t)
 	for _, scope := range []string{"acme", ""} {
 		if scope != "" {
 			must(t, db.PutTenant(ctx, tenant(scope)))
@@ -318,8 +318,8 @@ func TestTwoEditsAtOnceCannotMakeACycle(t *testing.T) {
 
 func TestLimitsHoldAtTheirEdge(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.URL(t)
-	db := postgrestest.OpenURL(t, url)
+	url := pgtest.URL(t)
+	db := pgtest.OpenURL(t, url)
 	must(t, db.PutTenant(ctx, tenant("acme")))
 	id := user(t, db, "busy")
 	conn, err := pgx.Connect(ctx, url)
@@ -346,8 +346,8 @@ func TestLimitsHoldAtTheirEdge(t *testing.T) {
 
 func TestOwnTenantsAreThoseThatAreOpen(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.URL(t)
-	db := postgrestest.OpenURL(t, url)
+	url := pgtest.URL(t)
+	db := pgtest.OpenURL(t, url)
 	for _, id := range []string{"acme", "globex", "gone", "past", "held"} {
 		x := tenant(id)
 		if id == "gone" {
@@ -390,7 +390,7 @@ func TestOwnTenantsAreThoseThatAreOpen(t *testing.T) {
 
 func TestKeysAreKeptForAStartWithoutTheirIssuer(t *testing.T) {
 	t.Parallel()
-	db := postgrestest.Open(t)
+	db := pgtest.Open(t)
 	if _, _, at, err := db.LoadKeys(ctx, issuer); err != nil || !at.IsZero() {
 		t.Errorf("nothing was kept: %v, %v", at, err)
 	}
@@ -407,7 +407,7 @@ func TestKeysAreKeptForAStartWithoutTheirIssuer(t *testing.T) {
 // What counts as an error of the database, and what does not.
 func TestOnlyRealFailuresAreCounted(t *testing.T) {
 	t.Parallel()
-	server := postgrestest.Server(t)
+	server := pgtest.Server(t)
 	_, err := postgres.Migrate(ctx, server.URL, postgres.Up)
 	must(t, err)
 	var mu sync.Mutex

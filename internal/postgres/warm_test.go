@@ -13,16 +13,16 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/postgres"
-	"iam-service/internal/postgres/postgrestest"
 )
 
 // After Warm, requests wait for no connection to be made, even where the server takes none any more.
 func TestAWarmPoolAnswersWithoutANewConnection(t *testing.T) {
 	t.Parallel()
-	proxy := postgrestest.NewProxy(t, postgrestest.URL(t))
+	proxy := pgtest.NewProxy(t, pgtest.URL(t))
 	db, err := postgres.Open(ctx, postgres.Config{
-		URL: proxy.URL, Issuers: postgrestest.Issuers, Conns: 3, Admin: 10, Keep: 4, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second,
+		URL: proxy.URL, Issuers: pgtest.Issuers, Conns: 3, Admin: 10, Keep: 4, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second,
 	}, slog.New(slog.DiscardHandler), nil)
 	must(t, err)
 	t.Cleanup(db.Close)
@@ -40,7 +40,7 @@ func TestAWarmPoolAnswersWithoutANewConnection(t *testing.T) {
 	var asking sync.WaitGroup
 	for i := range 50 {
 		asking.Go(func() {
-			if _, _, err := db.User(ctx, postgrestest.Issuer, fmt.Sprint("user-", i)); err != nil {
+			if _, _, err := db.User(ctx, pgtest.Issuer, fmt.Sprint("user-", i)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -54,7 +54,7 @@ func TestAWarmPoolAnswersWithoutANewConnection(t *testing.T) {
 // A replica starts at a server whose connections are nearly used up; it does not start without one for each pool.
 func TestAServerWithRoomForFewConnectionsIsEnoughForAStart(t *testing.T) {
 	t.Parallel()
-	url := postgrestest.URL(t)
+	url := pgtest.URL(t)
 	role := "limited_" + strings.ToLower(rand.Text()[:12])
 	owner, err := pgx.Connect(ctx, url)
 	must(t, err)
@@ -75,7 +75,7 @@ func TestAServerWithRoomForFewConnectionsIsEnoughForAStart(t *testing.T) {
 	as.User = neturl.UserPassword(role, "secret")
 	open := func() *postgres.DB {
 		db, err := postgres.Open(ctx, postgres.Config{
-			URL: as.String(), Issuers: postgrestest.Issuers, Conns: 10, Keep: 4, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second,
+			URL: as.String(), Issuers: pgtest.Issuers, Conns: 10, Keep: 4, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second,
 		}, slog.New(slog.DiscardHandler), nil)
 		must(t, err)
 		t.Cleanup(db.Close)
@@ -96,7 +96,7 @@ func TestAServerWithRoomForFewConnectionsIsEnoughForAStart(t *testing.T) {
 	if err != nil || missing == 0 {
 		t.Errorf("%d are missing, %v", missing, err)
 	}
-	if _, _, err := db.User(ctx, postgrestest.Issuer, "alice"); err != nil {
+	if _, _, err := db.User(ctx, pgtest.Issuer, "alice"); err != nil {
 		t.Error(err)
 	}
 }

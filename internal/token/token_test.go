@@ -28,7 +28,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/open-policy-agent/opa/v1/ast"
 
-	"iam-service/internal/devstack/devrauth"
+	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/iam"
 )
 

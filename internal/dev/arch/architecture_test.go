@@ -1,0 +1,144 @@
+package arch_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// mayImport is the architecture: what each package may know of its siblings.
+// Change it on purpose and in the same commit as the diagram in ARCHITECTURE.md.
+var mayImport = map[string][]string{
+	"internal/iam":               {},
+	"internal/bounded":           {},
+	"internal/directory/clock":   {},
+	"internal/directory":         {"internal/iam", "internal/bounded", "internal/directory/clock"},
+	"internal/feed":              {"internal/iam", "internal/directory"},
+	"internal/policy":            {"internal/iam", "internal/directory", "policies"},
+	"internal/policy/authoring":  {"internal/policy", "policies"},
+	"internal/token":             {"internal/iam", "internal/bounded"},
+	"internal/enrich":            {"internal/iam", "internal/bounded", "internal/directory", "internal/policy", "internal/token"},
+	"internal/events/outbox":     {},
+	"internal/clients/rauth":     {"internal/iam"},
+	"internal/postgres":          {"internal/iam", "internal/directory", "internal/feed", "internal/events/outbox", "migrations"},
+	"internal/events/natsbus":    {"internal/events/outbox"},
+	"internal/admin":             {"internal/iam", "internal/directory", "internal/policy", "internal/postgres", "internal/token"},
+	"internal/clients":           {"internal/iam", "internal/admin", "internal/directory/clock", "internal/postgres"},
+	"internal/decisions":         {"internal/iam", "internal/directory", "internal/enrich", "internal/policy", "internal/token"},
+	"internal/policyops/explain": {"internal/iam", "internal/directory", "internal/enrich", "internal/policy", "internal/token"},
+	"internal/policyops/preview": {"internal/iam", "internal/directory", "internal/enrich", "internal/policyops/explain", "internal/policy", "internal/token"},
+	"internal/policyops/rollout": {"internal/iam", "internal/admin", "internal/policy", "internal/postgres"},
+	"internal/httpapi":           {"internal/iam", "internal/admin", "internal/clients", "internal/enrich", "internal/policyops/explain", "internal/policy", "internal/postgres", "internal/policyops/preview", "internal/policyops/rollout", "internal/token"},
+	"internal/telemetry":         {},
+	"internal/app": {
+		"internal/iam", "internal/admin", "internal/bounded", "internal/directory", "internal/feed", "internal/policy", "internal/token", "internal/enrich", "internal/postgres",
+		"internal/clients", "internal/decisions", "internal/events/natsbus", "internal/policyops/explain", "internal/events/outbox", "internal/policyops/preview", "internal/clients/rauth", "internal/policyops/rollout",
+		"internal/policy/authoring", "internal/httpapi", "internal/telemetry", "policies",
+	},
+	"migrations":      {},
+	"policies":        {},
+	"cmd/iam-service": {"internal/app"},
+
+	// Development and tests; nothing above may import these.
+	"internal/dev/devstack":            {"internal/dev/devpg", "internal/dev/devrauth", "internal/iam", "internal/postgres"},
+	"internal/dev/devpg":               {"internal/dev/freeport"},
+	"internal/dev/freeport":            {},
+	"internal/dev/devrauth":            {},
+	"internal/dev/devhydra":            {"internal/dev/freeport"},
+	"internal/dev/pgtest":              {"internal/dev/devpg", "internal/iam", "internal/postgres"},
+	"internal/clients/rauth/rauthtest": {"internal/clients", "internal/iam"},
+	"internal/dev/bench/figures":       {},
+	"internal/dev/scripttest":          {"internal/dev/freeport"},
+	"cmd/iam-dev":                      {"internal/app", "internal/dev/devstack", "internal/dev/freeport", "internal/iam", "internal/policy", "internal/postgres", "internal/telemetry"},
+}
+
+// mayKnow says who may use a library that others must not know.
+var mayKnow = map[string][]string{
+	"github.com/jackc/pgx":             {"internal/postgres", "internal/app", "internal/dev/devpg", "internal/dev/pgtest", "cmd/iam-dev"},
+	"github.com/open-policy-agent/opa": {"internal/policy", "internal/policy/authoring", "internal/directory", "internal/decisions", "internal/enrich", "internal/policyops/explain", "internal/token"},
+	"github.com/nats-io":               {"internal/events/natsbus", "internal/dev/devstack"},
+}
+
+func TestDependencyDirection(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for pkg, imports := range importsOf(t) {
+		seen[pkg] = true
+		allowed, known := mayImport[pkg]
+		if !known {
+			t.Errorf("%s is new: say what it may import", pkg)
+			continue
+		}
+		for _, imp := range imports {
+			if sibling, ok := strings.CutPrefix(imp, "iam-service/"); ok && !slices.Contains(allowed, sibling) {
+				t.Errorf("%s imports %s", pkg, sibling)
+			}
+			for library, who := range mayKnow {
+				if strings.HasPrefix(imp, library) && !slices.Contains(who, pkg) {
+					t.Errorf("%s imports %s", pkg, imp)
+				}
+			}
+		}
+	}
+	for pkg := range mayImport {
+		if !seen[pkg] {
+			t.Errorf("%s is in the table and nowhere else", pkg)
+		}
+	}
+}
+
+// root is the repository's, from here.
+const root = "../../.."
+
+// importsOf reads the files themselves, tests left out, so that a cached result of
+// this test is given up when one of them changes.
+func importsOf(t *testing.T) map[string][]string {
+	t.Helper()
+	imports := map[string][]string{}
+	for _, top := range []string{"cmd", "internal", "migrations", "policies"} {
+		err := filepath.WalkDir(filepath.Join(root, top), func(name string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+				return err
+			}
+			f, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ImportsOnly)
+			if err != nil {
+				return err
+			}
+			pkg := strings.TrimPrefix(filepath.ToSlash(filepath.Dir(name)), root+"/")
+			imports[pkg] = append(imports[pkg], nil...) // known also without imports
+			for _, i := range f.Imports {
+				imports[pkg] = append(imports[pkg], strings.Trim(i.Path.Value, `"`))
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return imports
+}
+
+// What goes to production carries nothing of the development stack, and the time zones, which its
+// image has no files of.
+func TestTheProductionProgramHasNoDevelopmentParts(t *testing.T) {
+	t.Parallel()
+	out, err := exec.Command("go", "list", "-deps", "iam-service/cmd/iam-service").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(out), "time/tzdata\n") {
+		t.Error("cmd/iam-service carries no time zones")
+	}
+	for dep := range strings.Lines(string(out)) {
+		for _, no := range []string{"iam-service/internal/dev/", "nats-server", "embedded-postgres", "testscript"} {
+			if strings.Contains(dep, no) {
+				t.Errorf("cmd/iam-service carries %s", dep)
+			}
+		}
+	}
+}

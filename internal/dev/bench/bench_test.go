@@ -1,0 +1,513 @@
+//go:build linux
+
+// Package bench measures what an enrichment costs beside a bare net/http answer
+// and beside OPA's own server, in one run and in turn, over real connections.
+//
+// What is measured is CPU for each request, server and client together: that is
+// what bounds the requests a machine answers, and wall-clock times on shared
+// machines say little. Each server is a process of its own; the client is the same
+// for all of them.
+package bench
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"iam-service/internal/dev/freeport"
+	"iam-service/policies"
+)
+
+const (
+	rounds      = 10
+	connections = 16
+	perTurn     = 3200  // requests to one server in one round,
+	perTurnFast = 16000 // and to one that takes microseconds for each: a turn must last
+)
+
+// target is one server process.
+type target struct {
+	name, addr string
+	requests   [][]byte // what is sent, in turn
+	cpu        func(testing.TB) time.Duration
+	us         []float64 // µs for each request, by round
+	server     []float64 // the server's part
+	next       int
+}
+
+// child starts a variant of ours.
+func child(b *testing.B, name string) (*target, announcement) {
+	b.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run", "^$", "-test.bench", "^BenchmarkServe$", "-test.benchtime", "1x", "-test.timeout", "1h")
+	cmd.Env = append(os.Environ(), "IAM_BENCH_SERVE="+name)
+	cmd.Stderr = os.Stderr
+	stdin, err := cmd.StdinPipe()
+	check(b, err)
+	out, theirs, err := os.Pipe()
+	check(b, err)
+	cmd.ExtraFiles = []*os.File{theirs}
+	check(b, cmd.Start())
+	check(b, theirs.Close())
+	defer out.Close()
+	b.Cleanup(func() { _ = stdin.Close(); _ = cmd.Wait() }) // it ends with its input
+	var a announcement
+	check(b, json.NewDecoder(out).Decode(&a))
+	t := &target{name: name, addr: a.Addr, cpu: func(tb testing.TB) time.Duration {
+		resp, err := http.Get("http://" + a.Addr + "/cpu")
+		check(tb, err)
+		defer resp.Body.Close()
+		var ns int64
+		_, err = fmt.Fscan(resp.Body, &ns)
+		check(tb, err)
+		return time.Duration(ns)
+	}}
+	tokens := a.Tokens
+	if tokens == nil {
+		tokens = []string{strings.Repeat("x", 700)}
+	}
+	for _, tok := range tokens {
+		t.requests = append(t.requests, []byte("GET /system/enrich-token HTTP/1.1\r\nHost: iam\r\nAuthorization: Bearer "+tok+"\r\n\r\n"))
+	}
+	return t, a
+}
+
+// opa starts OPA's server under the same policy, facts and tokens.
+func opa(b *testing.B, name string, a announcement, jwtEntries int) *target {
+	b.Helper()
+	dir := b.TempDir()
+	check(b, os.CopyFS(dir, policies.FS))
+	write := func(file string, v any) {
+		text, err := json.Marshal(v)
+		check(b, err)
+		check(b, os.WriteFile(filepath.Join(dir, file), text, 0o600))
+	}
+	for _, no := range []string{".manifest", "schemas"} { // of a bundle: OPA would take them for data
+		check(b, os.RemoveAll(filepath.Join(dir, no)))
+	}
+	write("directory.json", map[string]any{"directory": a.Data})
+	write("bench.json", map[string]any{"bench": map[string]any{"jwks": a.JWKS, "iss": a.Issuer}})
+	check(b, os.WriteFile(filepath.Join(dir, "bench.rego"), []byte(`package asked
+
+verified := io.jwt.decode_verify(input.raw, {"cert": data.bench.jwks, "iss": data.bench.iss, "aud": "`+audience+`"})
+
+question := {
+	"token": verified[2],
+	"request": {"gateway": "generic", "method": "GET", "anonymous": false},
+	"settings": {"unknown_users": "deny"},
+}
+
+decision := d if {
+	verified[0]
+	d := data.iam.claims.decision with input as question
+}
+`), 0o600))
+	config := map[string]any{}
+	if jwtEntries > 0 {
+		config["caching"] = map[string]any{"inter_query_builtin_value_cache": map[string]any{"named": map[string]any{"io_jwt": map[string]any{"max_num_entries": jwtEntries}}}}
+	}
+	text, err := json.Marshal(config)
+	check(b, err)
+	configFile := filepath.Join(b.TempDir(), "config.json")
+	check(b, os.WriteFile(configFile, text, 0o600))
+	addrs, err := freeport.Addrs(1)
+	check(b, err)
+	addr := addrs[0]
+	cmd := exec.Command(os.Getenv("OPA"), "run", "--server", "--addr", addr, "--log-level", "error", "--config-file", configFile, dir)
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr // it says there what it cannot read
+	check(b, cmd.Start())
+	b.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }) // it has nothing to lose
+	for until := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		resp, err := http.Get("http://" + addr + "/health")
+		if err == nil {
+			_ = resp.Body.Close()
+			break
+		}
+		if time.Now().After(until) {
+			b.Fatal("OPA does not answer: ", err)
+		}
+	}
+	t := &target{name: name, addr: addr, cpu: func(tb testing.TB) time.Duration { return processCPU(tb, cmd.Process.Pid) }}
+	for _, tok := range a.Tokens {
+		body := `{"input":{"raw":"` + tok + `"}}`
+		t.requests = append(t.requests, []byte("POST /v1/data/asked/decision HTTP/1.1\r\nHost: opa\r\nContent-Type: application/json\r\nContent-Length: "+strconv.Itoa(len(body))+"\r\n\r\n"+body))
+	}
+	resp, err := http.Post("http://"+addr+"/v1/data/asked/decision", "application/json", strings.NewReader(`{"input":{"raw":"`+a.Tokens[0]+`"}}`))
+	check(b, err)
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	check(b, err)
+	if !strings.Contains(string(got), `"allow":true`) || !strings.Contains(string(got), "role-3") {
+		b.Fatalf("OPA answers %s", got)
+	}
+	return t
+}
+
+// processCPU reads what another process has used, in ticks of 10 ms (proc(5)).
+func processCPU(tb testing.TB, pid int) time.Duration {
+	tb.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	check(tb, err)
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+2:]))
+	user, err := strconv.Atoi(fields[11])
+	check(tb, err)
+	system, err := strconv.Atoi(fields[12])
+	check(tb, err)
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
+
+// ask sends n requests over all connections, and notes what they cost.
+func (t *target) ask(b *testing.B, n int, measured bool) {
+	b.Helper()
+	server, client := t.cpu(b), cpuTime(b)
+	var wg sync.WaitGroup
+	errs := make(chan error, connections)
+	for c := range connections {
+		first := t.next + c*(n/connections)
+		wg.Go(func() { errs <- t.converse(first, n/connections) })
+	}
+	wg.Wait()
+	for range connections {
+		check(b, <-errs)
+	}
+	t.next += n
+	if measured {
+		s, c := t.cpu(b)-server, cpuTime(b)-client
+		t.us = append(t.us, float64((s+c).Nanoseconds())/1000/float64(n))
+		t.server = append(t.server, float64(s.Nanoseconds())/1000/float64(n))
+	}
+}
+
+// converse sends n requests over one connection, one after the other.
+func (t *target) converse(first, n int) error {
+	conn, err := net.Dial("tcp", t.addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	r := bufio.NewReader(conn)
+	for i := range n {
+		if err := t.exchange(conn, r, first+i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// exchange sends one request and reads its answer.
+func (t *target) exchange(conn net.Conn, r *bufio.Reader, i int) error {
+	if _, err := conn.Write(t.requests[i%len(t.requests)]); err != nil {
+		return err
+	}
+	line, err := r.ReadSlice('\n')
+	if err != nil || !strings.HasPrefix(string(line), "HTTP/1.1 200 ") {
+		return fmt.Errorf("%s: %q, %w", t.name, line, err)
+	}
+	length := 0
+	for len(line) > 2 {
+		if line, err = r.ReadSlice('\n'); err != nil {
+			return err
+		}
+		if v, ok := strings.CutPrefix(string(line), "Content-Length: "); ok {
+			if length, err = strconv.Atoi(strings.TrimSpace(v)); err != nil {
+				return err
+			}
+		}
+	}
+	_, err = r.Discard(length)
+	return err
+}
+
+// ratio is by how much a is cheaper than t: the median of the rounds, and the
+// interval that holds the middle half of them.
+func (t *target) ratio(a *target) (median, low, high float64) {
+	all := make([]float64, len(t.us))
+	for i := range all {
+		all[i] = a.us[i] / t.us[i]
+	}
+	slices.Sort(all)
+	return all[len(all)/2], all[len(all)/4], all[len(all)*3/4]
+}
+
+func median(list []float64) float64 {
+	sorted := slices.Sorted(slices.Values(list))
+	return sorted[len(sorted)/2]
+}
+
+// goal is one row of the table of figures to reach.
+type goal struct {
+	what  string
+	of    string // whose requests for each second
+	than  string // times whose
+	least float64
+}
+
+var goals = []goal{
+	{"decision cached", "decision", "bare", .90},
+	{"decision cached", "decision", "bare-six", .90},
+	{"decision cached", "decision", "opa", 8},
+	{"token cached, policy evaluated", "token", "opa-raised", 3},
+	{"nothing cached but facts", "nothing", "opa", 2.2},
+}
+
+// BenchmarkPeers prints CPU for each request of each server, in turn within each
+// round, and how the ratios stand to the figures to reach.
+func BenchmarkPeers(b *testing.B) {
+	if os.Getenv("OPA") == "" {
+		b.Fatal("OPA must name OPA's program: use \"make bench\"")
+	}
+	targets := map[string]*target{}
+	for _, name := range []string{"bare", "bare-six", "decision", "token", "nothing"} {
+		targets[name], _ = child(b, name)
+	}
+	_, shared := child(b, "facts")
+	targets["opa"], targets["opa-raised"] = opa(b, "opa", shared, 0), opa(b, "opa-raised", shared, 16_384)
+	order := slices.Sorted(maps.Keys(targets))
+	for b.Loop() {
+		for _, t := range targets {
+			t.us, t.server = nil, nil
+			t.ask(b, perTurn, false) // fills the caches
+		}
+		for range rounds {
+			for _, name := range order {
+				n := perTurn
+				if name == "decision" || strings.HasPrefix(name, "bare") {
+					n = perTurnFast
+				}
+				targets[name].ask(b, n, true)
+			}
+		}
+	}
+	fmt.Printf("\n%-12s %16s %12s\n", "", "µs, with client", "server alone")
+	for _, name := range order {
+		fmt.Printf("%-12s %16.1f %12.1f\n", name, median(targets[name].us), median(targets[name].server))
+	}
+	fmt.Printf("\n%-32s %-14s %9s %15s %8s\n", "", "against", "ratio", "middle half", "wanted")
+	for _, g := range goals {
+		m, low, high := targets[g.of].ratio(targets[g.than])
+		verdict := "reached"
+		if high < g.least {
+			verdict = "MISSED" // the interval lies wholly below
+		}
+		fmt.Printf("%-32s %-14s %8.2f× %15s %7.2f× %s\n", g.what, g.than, m, fmt.Sprintf("%.2f–%.2f", low, high), g.least, verdict)
+	}
+}
+
+// BenchmarkProfile writes where the time of each of our servers goes under load to
+// the folder PROFILES, for "go tool pprof".
+func BenchmarkProfile(b *testing.B) {
+	for _, name := range []string{"bare", "decision", "token", "nothing"} {
+		t, _ := child(b, name)
+		t.ask(b, perTurn, false)
+		done := make(chan error)
+		go func() {
+			resp, err := http.Get("http://" + t.addr + "/profile?seconds=5")
+			if err != nil {
+				done <- err
+				return
+			}
+			defer resp.Body.Close()
+			text, err := io.ReadAll(resp.Body)
+			if err == nil {
+				err = os.WriteFile(filepath.Join(os.Getenv("PROFILES"), name+".prof"), text, 0o600)
+			}
+			done <- err
+		}()
+		for began := time.Now(); time.Since(began) < 6*time.Second; {
+			t.ask(b, perTurn/4, false)
+		}
+		check(b, <-done)
+	}
+}
+
+// BenchmarkFixedRate asks at 1,000 requests a second, all on one core, and prints
+// how long answers take.
+func BenchmarkFixedRate(b *testing.B) {
+	var plain, ours *target
+	onOneCore(b, func() {
+		plain, _ = child(b, "bare")
+		ours, _ = child(b, "decision")
+	})
+	measure := func(t *target) (p50, p99 time.Duration) {
+		all := t.atRate(b)
+		return all[len(all)/2], all[len(all)*99/100]
+	}
+	for b.Loop() {
+		var ratios, bareP99, oursP99, bareP50, oursP50 []float64
+		measure(plain)
+		measure(ours)
+		for range 5 {
+			b50, b99 := measure(plain)
+			o50, o99 := measure(ours)
+			ratios = append(ratios, float64(o99)/float64(b99))
+			us := func(d time.Duration) float64 { return float64(d.Microseconds()) }
+			bareP50, bareP99, oursP50, oursP99 = append(bareP50, us(b50)), append(bareP99, us(b99)), append(oursP50, us(o50)), append(oursP99, us(o99))
+		}
+		fmt.Printf("\n1,000 requests/s on one core: bare net/http p50 %.0f µs, p99 %.0f µs; decision cached p50 %.0f µs, p99 %.0f µs; p99 %.2f× (wanted: at most 2×)\n",
+			median(bareP50), median(bareP99), median(oursP50), median(oursP99), median(ratios))
+	}
+}
+
+// atRate asks at 1,000 requests a second for some seconds, and returns how long the answers
+// took, sorted.
+func (t *target) atRate(b *testing.B) []time.Duration {
+	b.Helper()
+	const seconds, rate = 4, 1000
+	var mu sync.Mutex
+	var all []time.Duration
+	free := make(chan *conversation, connections)
+	for range connections {
+		conn, err := net.Dial("tcp", t.addr)
+		check(b, err)
+		defer conn.Close()
+		free <- &conversation{conn, bufio.NewReader(conn)}
+	}
+	var wg sync.WaitGroup
+	began := time.Now()
+	for i := range seconds * rate {
+		due := began.Add(time.Duration(i) * time.Second / rate)
+		time.Sleep(time.Until(due))
+		wg.Go(func() {
+			sent := time.Now() // not when it was due: the client's own timer is late
+			c := <-free        // waiting for a connection counts
+			err := t.exchange(c.conn, c.r, i)
+			took := time.Since(sent)
+			free <- c
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				b.Error(err)
+			}
+			all = append(all, took)
+		})
+	}
+	wg.Wait()
+	slices.Sort(all)
+	return all
+}
+
+// BenchmarkDecisionLog asks at 1,000 requests a second and prints what writing decisions down
+// costs: CPU of the server for each request, with the log and without it, in turn.
+func BenchmarkDecisionLog(b *testing.B) {
+	targets := map[string]*target{}
+	for _, name := range []string{"decision", "decision-unlogged", "token", "token-unlogged"} {
+		targets[name], _ = child(b, name)
+	}
+	spent := func(t *target) float64 {
+		before := t.cpu(b)
+		n := len(t.atRate(b))
+		return float64((t.cpu(b) - before).Nanoseconds()) / 1000 / float64(n)
+	}
+	for b.Loop() {
+		for _, kind := range []struct{ name, says string }{
+			{"decision", "answers from the cache, 1 % of them written down"},
+			{"token", "every request evaluated, and every evaluation written down"},
+		} {
+			logged, unlogged := targets[kind.name], targets[kind.name+"-unlogged"]
+			spent(logged)
+			spent(unlogged)
+			var with, without, more []float64
+			for range rounds {
+				w, wo := spent(logged), spent(unlogged)
+				with, without, more = append(with, w), append(without, wo), append(more, 100*(w/wo-1))
+			}
+			slices.Sort(more)
+			fmt.Printf("\n1,000 requests/s, %s: %.0f µs of CPU for each with the log, %.0f without, %+.0f %% (middle half %+.0f to %+.0f; wanted: at most +10)\n",
+				kind.says, median(with), median(without), median(more), more[len(more)/4], more[len(more)*3/4])
+		}
+	}
+}
+
+// onOneCore starts processes that may use one core only: a child has what the thread
+// has that starts it.
+func onOneCore(tb testing.TB, start func()) {
+	tb.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var all, one unix.CPUSet
+	check(tb, unix.SchedGetaffinity(0, &all))
+	for cpu := range 1024 {
+		if all.IsSet(cpu) {
+			one.Set(cpu)
+			break
+		}
+	}
+	check(tb, unix.SchedSetaffinity(0, &one))
+	start()
+	check(tb, unix.SchedSetaffinity(0, &all))
+}
+
+type conversation struct {
+	conn net.Conn
+	r    *bufio.Reader
+}
+
+// one is the handler alone, without a network: bytes and allocations are exact.
+func one(b *testing.B, o options) {
+	b.Helper()
+	s := newService(b, o)
+	tokens := s.mint(b, 100)
+	requests := make([]*http.Request, len(tokens))
+	for i, t := range tokens {
+		requests[i] = httptest.NewRequest(http.MethodGet, "/system/enrich-token", nil)
+		requests[i].Header.Set("Authorization", "Bearer "+t)
+	}
+	answer := &discard{header: http.Header{}}
+	for _, r := range requests { // fills the caches
+		s.handler.ServeHTTP(answer, r)
+	}
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		clear(answer.header)
+		s.handler.ServeHTTP(answer, requests[n%len(requests)])
+		if n++; answer.status != http.StatusOK {
+			b.Fatalf("status %d", answer.status)
+		}
+	}
+}
+
+func BenchmarkAllocationsDecisionCached(b *testing.B)  { one(b, options{10_000, 10_000, false}) }
+func BenchmarkAllocationsPolicyEvaluated(b *testing.B) { one(b, options{10_000, -1, false}) }
+func BenchmarkAllocationsNothingCached(b *testing.B)   { one(b, options{1, -1, false}) }
+
+// The path that all gateways take all the time makes next to no garbage. This is a
+// count, not a time, so it is a test.
+func TestAnAnswerFromTheCacheAllocatesNextToNothing(t *testing.T) {
+	s := newService(t, options{10_000, 10_000, false})
+	r := httptest.NewRequest(http.MethodGet, "/system/enrich-token", nil)
+	r.Header.Set("Authorization", "Bearer "+s.mint(t, 1)[0])
+	answer := &discard{header: http.Header{}}
+	s.handler.ServeHTTP(answer, r)
+	if n := testing.AllocsPerRun(500, func() {
+		clear(answer.header)
+		s.handler.ServeHTTP(answer, r)
+	}); n > 5 {
+		t.Errorf("%v allocations, 5 are allowed", n)
+	}
+}
+
+type discard struct {
+	header http.Header
+	status int
+}
+
+func (d *discard) Header() http.Header         { return d.header }
+func (d *discard) Write(p []byte) (int, error) { return len(p), nil }
+func (d *discard) WriteHeader(status int)      { d.status = status }

@@ -1,0 +1,142 @@
+// Package pgtest gives each test a PostgreSQL schema of its own, with all
+// migrations applied, in a private server that one test binary shares.
+//
+// It fails where PostgreSQL cannot be had; it never skips.
+package pgtest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"iam-service/internal/dev/devpg"
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+)
+
+// Run runs the tests of a package and then stops the server they shared:
+// call it from TestMain.
+func Run(m *testing.M) int {
+	defer func() {
+		shared.Lock()
+		defer shared.Unlock()
+		if shared.server != nil {
+			shared.server.Stop()
+			_ = os.RemoveAll(shared.server.Dir) // a leftover in the temporary folder harms nobody
+		}
+	}()
+	return m.Run()
+}
+
+var shared struct {
+	sync.Mutex
+	server *devpg.Server
+}
+
+// Server starts a server of the test's own, for tests that stop it.
+func Server(t testing.TB) *devpg.Server {
+	t.Helper()
+	s, err := start()
+	if err != nil {
+		t.Fatalf("this test needs PostgreSQL: %v", err)
+	}
+	t.Cleanup(func() {
+		s.Stop()
+		_ = os.RemoveAll(s.Dir) // as above
+	})
+	return s
+}
+
+func start() (*devpg.Server, error) {
+	dir, err := os.MkdirTemp("", "iam-pg-")
+	if err != nil {
+		return nil, fmt.Errorf("folder for the server: %w", err)
+	}
+	return devpg.Start(context.Background(), devpg.Options{
+		Dir: dir, Settings: []string{"fsync=off", "full_page_writes=off", "max_connections=200"},
+	})
+}
+
+// EmptyURL makes an empty schema in the shared server and returns the URL of
+// connections that live in it.
+func EmptyURL(t testing.TB) string {
+	t.Helper()
+	shared.Lock()
+	if shared.server == nil {
+		s, err := start()
+		if err != nil {
+			shared.Unlock()
+			t.Fatalf("this test needs PostgreSQL: %v", err)
+		}
+		shared.server = s
+	}
+	server := shared.server
+	shared.Unlock()
+
+	ctx := context.Background()
+	schema := "t_" + strings.ReplaceAll(uuid.NewString(), "-", "")
+	conn, err := pgx.Connect(ctx, server.URL)
+	if err != nil {
+		t.Fatalf("connect: %v", err)
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, "CREATE SCHEMA "+schema); err != nil {
+		t.Fatalf("make a schema: %v", err)
+	}
+	u, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set("search_path", schema)
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+// URL is EmptyURL with all migrations applied.
+func URL(t testing.TB) string {
+	t.Helper()
+	u := EmptyURL(t)
+	if _, err := postgres.Migrate(context.Background(), u, postgres.Up); err != nil {
+		t.Fatalf("migrate: %v", err)
+	}
+	return u
+}
+
+// Issuer is trusted with everything, LimitedIssuer with the tenant globex alone.
+const (
+	Issuer        = "https://rauth.test"
+	LimitedIssuer = "https://limited.test"
+)
+
+// Issuers are the trusted ones.
+var Issuers = iam.Issuers{
+	{URL: Issuer, Tenants: []string{"*"}, Platform: true},
+	{URL: LimitedIssuer, Tenants: []string{"globex"}},
+}
+
+// Open returns a store on a fresh schema with all migrations applied.
+func Open(t testing.TB) *postgres.DB {
+	t.Helper()
+	return OpenURL(t, URL(t))
+}
+
+// OpenURL returns a store at url.
+func OpenURL(t testing.TB, url string) *postgres.DB {
+	t.Helper()
+	db, err := postgres.Open(context.Background(), postgres.Config{URL: url, Issuers: Issuers, Conns: 4, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), nil)
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	t.Cleanup(db.Close)
+	return db
+}

@@ -1,0 +1,190 @@
+// Package natsbus is the connection to NATS JetStream.
+//
+// It owns connecting, reconnecting for ever, the stream, and the sorting of failures
+// into those of one message and those of the bus. It does not know what is published.
+// NATS is for neighbours: whether it is there decides nothing about an authorization, so
+// its absence never fails a start.
+package natsbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"iam-service/internal/events/outbox"
+)
+
+// Config of a Bus.
+type Config struct {
+	URL             string // servers, comma-separated
+	CredentialsFile string // of NATS; "": none
+	CAFile          string // PEM of who signs the servers' certificates; "": the system's
+	CertFile        string // of the client, with KeyFile; "": none
+	KeyFile         string
+	Stream          string // name; "": IAM
+	Replicas        int    // of a stream that is made; 0: 1
+	Log             *slog.Logger
+}
+
+// Subjects is what the stream keeps.
+const Subjects = "iam.>"
+
+// Duplicates is for how long the stream drops what it has seen, by Nats-Msg-Id.
+const Duplicates = 10 * time.Minute
+
+// Bus is a connection that may not stand yet.
+type Bus struct {
+	nc  *nats.Conn
+	js  jetstream.JetStream
+	cfg Config
+}
+
+// Connect returns at once, whether a server answers or not. It fails only for a
+// URL or file that cannot be used.
+func Connect(ctx context.Context, cfg Config) (*Bus, error) {
+	if cfg.Stream == "" {
+		cfg.Stream = "IAM"
+	}
+	if cfg.Replicas == 0 {
+		cfg.Replicas = 1
+	}
+	log := cfg.Log
+	opts := []nats.Option{
+		nats.Name("iam-service"),
+		nats.RetryOnFailedConnect(true),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(time.Second),
+		nats.ReconnectJitter(200*time.Millisecond, time.Second),
+		nats.ReconnectBufSize(-1), // what cannot be sent now is not kept here: it waits in the outbox
+		nats.ConnectHandler(func(*nats.Conn) { log.InfoContext(ctx, "connected to NATS") }),
+		nats.ReconnectHandler(func(*nats.Conn) { log.InfoContext(ctx, "connected to NATS again") }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				log.WarnContext(ctx, "NATS is away", slog.Any("err", err))
+			}
+		}),
+	}
+	if cfg.CredentialsFile != "" {
+		opts = append(opts, nats.UserCredentials(cfg.CredentialsFile))
+	}
+	if cfg.CAFile != "" {
+		opts = append(opts, nats.RootCAs(cfg.CAFile))
+	}
+	if cfg.CertFile != "" {
+		opts = append(opts, nats.ClientCert(cfg.CertFile, cfg.KeyFile))
+	}
+	nc, err := nats.Connect(cfg.URL, opts...)
+	if err != nil {
+		return nil, err
+	}
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(4096), jetstream.WithPublishAsyncTimeout(outbox.AckWait))
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return &Bus{nc, js, cfg}, nil
+}
+
+// State is nil when the connection stands.
+func (b *Bus) State() error {
+	if b.nc.IsConnected() {
+		return nil
+	}
+	if err := b.nc.LastError(); err != nil {
+		return err
+	}
+	return nats.ErrDisconnected
+}
+
+// Close ends the connection.
+func (b *Bus) Close() { b.nc.Close() }
+
+// Ready makes the stream if there is none: files, so many replicas, the window in which
+// duplicates are dropped. One that is there is left as it is, and must fit.
+func (b *Bus) Ready(ctx context.Context) (created time.Time, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	s, err := b.js.Stream(ctx, b.cfg.Stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		s, err = b.js.CreateStream(ctx, jetstream.StreamConfig{
+			Name: b.cfg.Stream, Subjects: []string{Subjects}, Storage: jetstream.FileStorage, Replicas: b.cfg.Replicas, Duplicates: Duplicates,
+			Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, MaxAge: 30 * 24 * time.Hour, Description: "Events of iam-service",
+		})
+	}
+	if err != nil {
+		if !b.nc.IsConnected() || away(err) {
+			return time.Time{}, &outbox.AwayError{Cause: err}
+		}
+		return time.Time{}, fmt.Errorf("stream %s: %w", b.cfg.Stream, err)
+	}
+	info := s.CachedInfo()
+	switch c := info.Config; {
+	case !slices.Contains(c.Subjects, Subjects) && !slices.Contains(c.Subjects, ">"):
+		return time.Time{}, fmt.Errorf("stream %s keeps %v, and must keep %s", b.cfg.Stream, c.Subjects, Subjects)
+	case c.Storage != jetstream.FileStorage:
+		return time.Time{}, fmt.Errorf("stream %s keeps events in memory, and must keep them in files", b.cfg.Stream)
+	case c.NoAck || c.Sealed:
+		return time.Time{}, fmt.Errorf("stream %s is sealed or acknowledges nothing, and must acknowledge what it keeps", b.cfg.Stream)
+	case c.Duplicates < Duplicates:
+		return time.Time{}, fmt.Errorf("stream %s drops duplicates for %s, and must for %s", b.cfg.Stream, c.Duplicates, Duplicates)
+	}
+	return info.Created, nil
+}
+
+// away reports whether err is of the connection and not of the stream. ErrReconnectBufExceeded ("outbound buffer limit
+// exceeded") is what a client without a connection says of anything that it is to send.
+func away(err error) bool {
+	for _, is := range []error{
+		nats.ErrReconnectBufExceeded, nats.ErrConnectionClosed, nats.ErrConnectionReconnecting, nats.ErrDisconnected, nats.ErrNoServers, nats.ErrTimeout,
+		context.DeadlineExceeded,
+	} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return false
+}
+
+// Publish hands a message over, under the id by which the stream knows it again.
+func (b *Bus) Publish(subject, id string, body []byte) <-chan error {
+	answer := make(chan error, 1)
+	f, err := b.js.PublishMsgAsync(&nats.Msg{Subject: subject, Data: body, Header: nats.Header{"Content-Type": {"application/cloudevents+json"}}}, jetstream.WithMsgID(id))
+	if err != nil {
+		answer <- sorted(err)
+		return answer
+	}
+	go func() {
+		select {
+		case <-f.Ok():
+			answer <- nil
+		case err := <-f.Err():
+			answer <- sorted(err)
+		}
+	}()
+	return answer
+}
+
+// Tell publishes a message that nobody acknowledges: it is lost where the connection does not
+// stand.
+func (b *Bus) Tell(subject string, body []byte) error { return b.nc.Publish(subject, body) }
+
+// sorted marks what is wrong with this very message; everything else is the bus's.
+func sorted(err error) error {
+	if errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrBadSubject) {
+		return &outbox.RefusedError{Cause: err}
+	}
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == messageTooLarge {
+		return &outbox.RefusedError{Cause: err}
+	}
+	return err
+}
+
+// messageTooLarge is the server's code for a message that is larger than its stream
+// takes (JSStreamMessageExceedsMaximumErr).
+const messageTooLarge = 10054

@@ -1,0 +1,689 @@
+// Package preview says what would change under another policy before it is in force: who
+// would gain and lose what.
+//
+// It owns which questions are asked, how two answers are compared, and that memory does not
+// grow with the platform: users are read some at a time from one snapshot, and differences
+// are grouped and counted while they are found. Two revisions answer each question over the
+// same facts, by the same code that answers gateways. It does not know SQL, HTTP or Rego's
+// syntax.
+//
+//	snapshot ─▶ user × tenant × question ─▶ base, candidate ─▶ the same? ─no─▶ group, export
+//	snapshot ─▶ tenant × who does not belong there × question ─▶ the same
+//	recorded decisions ─────────────────────▶ the same over the facts of the snapshot
+package preview
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"sigs.k8s.io/yaml"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/enrich"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/internal/policyops/explain"
+	"iam-service/internal/token"
+)
+
+// Facts are all of the directory, at one moment.
+type Facts interface {
+	directory.Loader
+	Count(ctx context.Context) (who, tenants int64, err error)
+	Tenants(ctx context.Context, after string, limit int) ([]string, error)
+	Users(ctx context.Context, after string, limit int) ([]iam.UserFacts, error)
+	Clients(ctx context.Context, issuer, clientID string, limit int) ([]iam.Client, error)
+}
+
+// Question is asked of each user in each of their tenants, of each client, and of outsiders in
+// each tenant: preview/*.yaml.
+type Question struct {
+	Title   string         `json:"title"`
+	Token   map[string]any `json:"token,omitempty"` // claims beside iss, sub and client_id
+	Request struct {
+		Method string `json:"method,omitempty"`
+		Scheme string `json:"scheme,omitempty"`
+		Host   string `json:"host,omitempty"`
+		Path   string `json:"path,omitempty"`
+
+		ClientIP netip.Addr `json:"client_ip,omitzero"`
+	} `json:"request,omitempty"`
+	Of []string `json:"of,omitempty"` // users, clients; none: both
+
+	// Now is the time that policies see in input.now; zero: when the preview began.
+	Now time.Time `json:"now,omitzero"`
+}
+
+// Usual is what is asked where nothing else is said.
+func Usual() []Question {
+	q := Question{Title: "GET / with a minimal token"}
+	q.Request.Method, q.Request.Path = "GET", "/"
+	return []Question{q}
+}
+
+// ParseQuestions reads a file of questions.
+func ParseQuestions(file string, text []byte) ([]Question, error) {
+	var body struct {
+		Questions []Question `json:"questions"`
+	}
+	if err := yaml.UnmarshalStrict(text, &body); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return body.Questions, CheckQuestions(file, body.Questions)
+}
+
+// CheckQuestions says what is wrong with questions.
+func CheckQuestions(where string, list []Question) error {
+	seen := map[string]bool{}
+	for i, q := range list {
+		switch {
+		case q.Title == "":
+			return fmt.Errorf("%s: the question %d has no title", where, i+1)
+		case seen[q.Title]:
+			return fmt.Errorf("%s: two questions are called %q", where, q.Title)
+		}
+		seen[q.Title] = true
+		for _, who := range q.Of {
+			if who != "users" && who != "clients" {
+				return fmt.Errorf("%s: %q: of must be users or clients, is %q", where, q.Title, who)
+			}
+		}
+		for _, claim := range []string{"iss", "sub"} {
+			if q.Token[claim] != nil {
+				return fmt.Errorf("%s: %q: %s is that of each who is asked about", where, q.Title, claim)
+			}
+		}
+		if _, err := q.request(); err != nil {
+			return fmt.Errorf("%s: %q: %w", where, q.Title, err)
+		}
+	}
+	return nil
+}
+
+func (q Question) request() (enrich.Request, error) {
+	r := q.Request
+	return enrich.NewRequest("preview", r.Method, r.Scheme, r.Host, r.Path, r.ClientIP)
+}
+
+func (q Question) of(who string) bool { return len(q.Of) == 0 || slices.Contains(q.Of, who) }
+
+// Kinds of changes, the weightiest first.
+const (
+	Breaks  = "breaks"  // the candidate gives no answer, or one that is no good
+	Gains   = "gains"   // is let in, and was not
+	Loses   = "loses"   // is not let in, and was
+	Headers = "headers" // is let in with other headers
+	Status  = "status"  // is refused with another status
+	Mends   = "mends"   // there is an answer, and there was none
+	Reasons = "reasons" // only the reasons are others: nobody notices
+)
+
+// Kinds lists them.
+var Kinds = []string{Breaks, Gains, Loses, Headers, Status, Mends, Reasons}
+
+// Outcome is one answer, as far as it is compared.
+type Outcome struct {
+	Allow  bool     `json:"allow"`
+	Status int      `json:"status"`
+	Error  string   `json:"error,omitempty"` // code of what is no answer
+	Codes  []string `json:"codes"`
+	values []string // of the headers
+	took   time.Duration
+}
+
+// Change is one question that would be answered otherwise.
+type Change struct {
+	Kind     string   `json:"kind"`
+	Question string   `json:"question,omitempty"` // title; absent: a recorded decision
+	Decision string   `json:"decision,omitempty"` // id of a recorded one
+	Issuer   string   `json:"issuer,omitempty"`
+	Subject  string   `json:"subject,omitempty"`
+	ClientID string   `json:"client_id,omitempty"`
+	Tenant   string   `json:"tenant,omitempty"`   // that is asked for
+	Outsider bool     `json:"outsider,omitempty"` // does not belong there
+	Before   Outcome  `json:"before"`
+	After    Outcome  `json:"after"`
+	Headers  []Header `json:"headers,omitempty"`       // that differ
+	Facts    []string `json:"facts_changed,omitempty"` // documents that have changed since it was recorded
+}
+
+// Header is one that differs.
+type Header struct {
+	Name   string `json:"name"`
+	Before string `json:"before"`
+	After  string `json:"after"`
+}
+
+// Group is changes that are alike.
+type Group struct {
+	Kind     string   `json:"kind"`
+	Question string   `json:"question,omitempty"`
+	Before   []string `json:"before" doc:"codes of the rules that decided"`
+	After    []string `json:"after" doc:"codes of the rules that would: they are responsible"`
+	Headers  []string `json:"headers,omitempty" doc:"that differ"`
+	Count    int64    `json:"count"`
+	Sample   []Who    `json:"sample" doc:"some of them"`
+}
+
+// Who is somebody in a tenant.
+type Who struct {
+	Issuer   string `json:"issuer,omitempty"`
+	Subject  string `json:"subject,omitempty"`
+	ClientID string `json:"client_id,omitempty"`
+	Tenant   string `json:"tenant,omitempty"`
+	Decision string `json:"decision,omitempty"`
+}
+
+// Section is what became of many questions.
+type Section struct {
+	Asked  int64            `json:"asked"`
+	Counts map[string]int64 `json:"counts" doc:"changes by kind"`
+	Groups []Group          `json:"groups" doc:"the weightiest first"`
+	Left   int64            `json:"groups_left_out,omitempty" doc:"changes that are in counts and in no group: there are too many different ones"`
+
+	Slow          int64 `json:"slow,omitempty" doc:"answers of the candidate that took longer than serve lets them: they may be 503 policy_timeout"`
+	FactsChanged  int64 `json:"facts_changed,omitempty" doc:"recorded decisions that rest on documents that have changed since"`
+	NotReplayable int64 `json:"not_replayable,omitempty" doc:"recorded decisions that lack what a policy looks at"`
+
+	Lacking []string `json:"lacking,omitempty" doc:"what that is, such as input.token.email"`
+}
+
+// Report is what is said in the end.
+type Report struct {
+	Candidate string    `json:"candidate" doc:"revision"`
+	Name      string    `json:"name,omitempty"`
+	Against   string    `json:"against" doc:"revision"`
+	Questions []string  `json:"questions" doc:"titles of what was asked of each user in each tenant, and of each client"`
+	Lacking   []string  `json:"lacking,omitempty" doc:"facts of the request that a policy reads and a question does not have: it is denied by that policy, request_facts_missing"`
+	At        time.Time `json:"at" doc:"the moment of the facts"`
+	Took      string    `json:"took"`
+	Directory Section   `json:"directory"`
+	Outsiders Section   `json:"outsiders" doc:"in each tenant: nobody, somebody unknown, a user and a client who do not belong there"`
+	Replayed  *Section  `json:"replayed,omitempty" doc:"recorded decisions, over the facts of that moment"`
+}
+
+// Bounds of what is kept.
+const (
+	pageSize   = 500
+	sampleSize = 10
+	groupsMost = 500
+	evalLimit  = 5 * time.Second // of one question
+	replayMost = 100_000         // recorded decisions that are asked once more
+
+	strangersMost   = 100 // users who are asked about in others' tenants, and as many clients
+	strangersOfPage = 10  // ids say nothing of who comes first
+)
+
+// Config of a preview.
+type Config struct {
+	Engine          *policy.Engine // with the settings of serve
+	Issuers         iam.Issuers
+	HeaderMax       int
+	Limit           time.Duration // of one evaluation where it is served: answers that took longer are counted; 0: 50 ms
+	Base, Candidate *policy.Revision
+	Questions       []Question // none: Usual
+	Facts           Facts
+	Replay          func(ctx context.Context, each func(iam.RecordedDecision) error) error // recorded decisions; nil: none
+	Workers         int                                                                    // 0: 1
+	OnProgress      func(done, total int64)                                                // may be nil
+	OnChange        func(Change) error                                                     // told of each change, one after the other; may be nil
+}
+
+// run is a preview under way.
+type run struct {
+	Config
+	both  comparer
+	users users
+	now   time.Time
+	done  atomic.Int64
+	total int64
+
+	mu       sync.Mutex
+	sections [3]section
+
+	strangers []enquired // users and clients from everywhere, who are outsiders in most tenants
+}
+
+type section struct {
+	Section
+	groups map[string]*Group
+}
+
+// Run asks all questions of both.
+func Run(ctx context.Context, c Config) (Report, error) {
+	began := time.Now()
+	if len(c.Questions) == 0 {
+		c.Questions = Usual()
+	}
+	c.Limit = cmp.Or(c.Limit, 50*time.Millisecond)
+	r := &run{Config: c, users: users{Loader: c.Facts, held: map[[2]string]iam.UserFacts{}}, now: began}
+	r.both = newComparer(explain.Over(&r.users, c.Engine, c.Issuers, c.HeaderMax).Enricher, c.Engine.Headers())
+	for i := range r.sections {
+		r.sections[i] = section{Section{Counts: map[string]int64{}, Groups: []Group{}}, map[string]*Group{}}
+	}
+	report := Report{Candidate: c.Candidate.ID, Name: c.Candidate.Name, Against: c.Base.ID, At: began.UTC(), Questions: []string{}}
+	for _, q := range c.Questions {
+		report.Questions = append(report.Questions, q.Title)
+		request, err := q.request()
+		if err != nil {
+			return report, err
+		}
+		if lacks := request.Lacks(c.Base) | request.Lacks(c.Candidate); lacks != 0 {
+			report.Lacking = append(report.Lacking, fmt.Sprintf("%s: %s", q.Title, lacks))
+		}
+	}
+	who, tenants, err := c.Facts.Count(ctx)
+	if err != nil {
+		return report, err
+	}
+	r.total = (who + tenants + 1) * int64(len(c.Questions))
+	if err := r.directory(ctx); err != nil {
+		return report, err
+	}
+	report.Directory = r.sections[ofDirectory].sorted()
+	if err := r.outsiders(ctx); err != nil {
+		return report, err
+	}
+	report.Outsiders = r.sections[ofOutsiders].sorted()
+	if c.Replay != nil {
+		if err := r.replay(ctx); err != nil {
+			return report, err
+		}
+		replayed := r.sections[ofRecords].sorted()
+		report.Replayed = &replayed
+	}
+	report.Took = time.Since(began).Round(time.Millisecond).String()
+	return report, nil
+}
+
+// users is a loader that knows the users who are asked about at the moment.
+type users struct {
+	directory.Loader
+	mu   sync.Mutex
+	held map[[2]string]iam.UserFacts
+}
+
+// User answers from what was read already.
+func (u *users) User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
+	u.mu.Lock()
+	facts, held := u.held[[2]string{issuer, subject}]
+	u.mu.Unlock()
+	if held {
+		return facts, true, nil
+	}
+	return u.Loader.User(ctx, issuer, subject)
+}
+
+func (u *users) hold(f iam.UserFacts) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.held[[2]string{f.Issuer, f.Subject}] = f
+}
+
+func (u *users) drop(f iam.UserFacts) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.held, [2]string{f.Issuer, f.Subject})
+}
+
+// survive makes an error of a panic in a goroutine of a preview.
+func survive(ctx context.Context, job func(context.Context) error) (err error) {
+	defer iam.Recovered(&err)
+	return job(ctx)
+}
+
+// directory asks about each user in each of their tenants, and about each client.
+func (r *run) directory(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	jobs := make(chan func(context.Context) error, pageSize)
+	for range max(1, r.Workers) {
+		group.Go(func() error {
+			for job := range jobs {
+				if err := survive(ctx, job); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	group.Go(func() (err error) {
+		defer iam.Recovered(&err)
+		defer close(jobs)
+		give := func(job func(context.Context) error) error {
+			select {
+			case jobs <- job:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		for after := ""; ; {
+			page, err := r.Facts.Users(ctx, after, pageSize)
+			if err != nil {
+				return err
+			}
+			taken := 0
+			for _, u := range page {
+				r.users.hold(u)
+				// One who is blocked gets in nowhere, whatever is let in: they would show nothing.
+				if taken < strangersOfPage && len(r.strangers) < strangersMost && u.Status == iam.UserActive {
+					taken++
+					r.strangers = append(r.strangers, userOf(u))
+				}
+				if err := give(func(ctx context.Context) error { return r.user(ctx, u) }); err != nil {
+					return err
+				}
+				after = u.ID
+			}
+			if len(page) < pageSize {
+				break
+			}
+		}
+		for issuer, clientID := "", ""; ; {
+			page, err := r.Facts.Clients(ctx, issuer, clientID, pageSize)
+			if err != nil {
+				return err
+			}
+			for i, c := range page {
+				if i < strangersOfPage && len(r.strangers) < 2*strangersMost {
+					r.strangers = append(r.strangers, clientOf(c))
+				}
+				if err := give(func(ctx context.Context) error { return r.questions(ctx, clientOf(c)) }); err != nil {
+					return err
+				}
+				issuer, clientID = c.Issuer, c.ClientID
+			}
+			if len(page) < pageSize {
+				return nil
+			}
+		}
+	})
+	return group.Wait()
+}
+
+func (r *run) user(ctx context.Context, u iam.UserFacts) error {
+	defer r.users.drop(u)
+	return r.questions(ctx, userOf(u))
+}
+
+// Places of sections.
+const (
+	ofDirectory = iota
+	ofRecords
+	ofOutsiders
+)
+
+// Unknown is the subject of whom nobody knows.
+const Unknown = "somebody-nobody-knows"
+
+// enquired is who is asked about.
+type enquired struct {
+	of                        string // users, clients; empty: nobody, who has no token
+	issuer, subject, clientID string
+	tenants                   []string // theirs, and "": they ask for none
+}
+
+func userOf(u iam.UserFacts) enquired {
+	who := enquired{of: "users", issuer: u.Issuer, subject: u.Subject, tenants: []string{""}}
+	for _, m := range u.Memberships {
+		who.tenants = append(who.tenants, m.Tenant)
+	}
+	return who
+}
+
+func clientOf(c iam.Client) enquired {
+	who := enquired{of: "clients", issuer: c.Issuer, subject: c.ClientID, clientID: c.ClientID, tenants: []string{""}}
+	if c.Tenant != "" {
+		who.tenants = append(who.tenants, c.Tenant)
+	}
+	return who
+}
+
+func (r *run) questions(ctx context.Context, who enquired) error {
+	for _, q := range r.Questions {
+		if q.of(who.of) {
+			for _, tenant := range who.tenants {
+				if err := r.ask(ctx, ofDirectory, q, who, tenant); err != nil {
+					return err
+				}
+			}
+		}
+		r.progress(len(who.tenants))
+	}
+	return nil
+}
+
+func (r *run) progress(n int) {
+	if done := r.done.Add(int64(n)); r.OnProgress != nil {
+		r.OnProgress(done, r.total)
+	}
+}
+
+// ask asks one question about one of them, and counts what comes of it in a section.
+func (r *run) ask(ctx context.Context, place int, q Question, who enquired, tenant string) error {
+	var t *token.Token
+	now := r.now
+	if !q.Now.IsZero() {
+		now = q.Now
+	}
+	if who.of != "" {
+		var err error
+		if t, err = explain.Of(who.issuer, who.subject, who.clientID, q.Token, now); err != nil {
+			return err
+		}
+	}
+	request, err := q.request()
+	if err != nil {
+		return err
+	}
+	c, _, err := r.both.ask(ctx, r.Base, r.Candidate, t, enrich.Question{TenantHint: tenant, Request: request}, now)
+	if err != nil {
+		return err
+	}
+	c.Question, c.Issuer, c.Subject, c.ClientID, c.Tenant, c.Outsider = q.Title, who.issuer, who.subject, who.clientID, tenant, place == ofOutsiders
+	return r.count(place, c)
+}
+
+// outsiders asks about those who do not belong to a tenant, in each: nobody, somebody whom
+// nobody knows, and some of the strangers. A policy that lets them in changes nothing for
+// members.
+func (r *run) outsiders(ctx context.Context) error {
+	start := 0
+	in := func(tenant string) error {
+		asked := []enquired{{}}
+		for _, issuer := range r.Issuers {
+			asked = append(asked, enquired{of: "users", issuer: issuer.URL, subject: Unknown})
+		}
+		if tenant != "" {
+			found := map[string]bool{}
+			for i := 0; i < len(r.strangers) && len(found) < 2; i++ {
+				s := r.strangers[(start+i)%len(r.strangers)]
+				if !found[s.of] && !slices.Contains(s.tenants, tenant) {
+					found[s.of] = true
+					asked = append(asked, s)
+				}
+			}
+			start++
+		}
+		for _, q := range r.Questions {
+			for _, who := range asked {
+				if who.of == "" || q.of(who.of) {
+					if err := r.ask(ctx, ofOutsiders, q, who, tenant); err != nil {
+						return err
+					}
+				}
+			}
+			r.progress(1)
+		}
+		return nil
+	}
+	if err := in(""); err != nil {
+		return err
+	}
+	for after := ""; ; {
+		page, err := r.Facts.Tenants(ctx, after, pageSize)
+		if err != nil {
+			return err
+		}
+		for _, tenant := range page {
+			if err := in(tenant); err != nil {
+				return err
+			}
+			after = tenant
+		}
+		if len(page) < pageSize {
+			return nil
+		}
+	}
+}
+
+// count notes the outcome of one question.
+func (r *run) count(place int, c Change) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := &r.sections[place]
+	s.Asked++
+	if c.After.took > r.Limit {
+		s.Slow++
+	}
+	if len(c.Facts) > 0 {
+		s.FactsChanged++
+	}
+	if c.Kind == "" {
+		return nil
+	}
+	s.add(c)
+	if r.OnChange != nil {
+		return r.OnChange(c)
+	}
+	return nil
+}
+
+func (s *section) add(c Change) {
+	s.Counts[c.Kind]++
+	var headers []string
+	for _, h := range c.Headers {
+		headers = append(headers, h.Name)
+	}
+	key := fmt.Sprintf("%q", []any{c.Kind, c.Question, c.Before.Codes, c.After.Codes, headers})
+	g := s.groups[key]
+	if g == nil {
+		if len(s.groups) >= groupsMost {
+			s.Left++
+			return
+		}
+		g = &Group{Kind: c.Kind, Question: c.Question, Before: c.Before.Codes, After: c.After.Codes, Headers: headers, Sample: []Who{}}
+		s.groups[key] = g
+	}
+	g.Count++
+	if len(g.Sample) < sampleSize {
+		g.Sample = append(g.Sample, Who{c.Issuer, c.Subject, c.ClientID, c.Tenant, c.Decision})
+	}
+}
+
+func (s *section) sorted() Section {
+	for _, g := range s.groups {
+		slices.SortFunc(g.Sample, func(a, b Who) int {
+			return cmp.Or(strings.Compare(a.Subject, b.Subject), strings.Compare(a.Tenant, b.Tenant))
+		})
+		s.Groups = append(s.Groups, *g)
+	}
+	slices.SortFunc(s.Groups, func(a, b Group) int {
+		return cmp.Or(cmp.Compare(slices.Index(Kinds, a.Kind), slices.Index(Kinds, b.Kind)), -cmp.Compare(a.Count, b.Count),
+			strings.Compare(a.Question, b.Question), slices.Compare(a.After, b.After), slices.Compare(a.Before, b.Before), slices.Compare(a.Headers, b.Headers))
+	})
+	return s.Section
+}
+
+// replay asks what was recorded once more.
+func (r *run) replay(ctx context.Context) error {
+	return r.Replay(ctx, func(d iam.RecordedDecision) error {
+		q, err := explain.FromRecord(d)
+		var lacking []string
+		if err == nil {
+			lacking = append(explain.Unknown(r.Base, q), explain.Unknown(r.Candidate, q)...)
+		}
+		if err != nil || len(lacking) > 0 {
+			s := &r.sections[ofRecords]
+			s.NotReplayable++
+			slices.Sort(lacking)
+			for _, ref := range slices.Compact(lacking) {
+				if at, known := slices.BinarySearch(s.Lacking, ref); !known {
+					s.Lacking = slices.Insert(s.Lacking, at, ref)
+				}
+			}
+			return nil
+		}
+		c, facts, err := r.both.ask(ctx, r.Base, r.Candidate, q.Token, enrich.Question{TenantHint: q.Tenant, Request: q.Request}, q.Now)
+		if err != nil {
+			return err
+		}
+		if c.Facts, err = explain.Changed(ctx, q.Recorded.Facts, facts); err != nil {
+			return err
+		}
+		c.Decision, c.Issuer, c.Subject, c.ClientID, c.Tenant = d.ID, d.Issuer, d.Subject, d.ClientID, d.Tenant
+		return r.count(ofRecords, c)
+	})
+}
+
+// Recorded is where decisions are found again.
+type Recorded interface {
+	Find(ctx context.Context, f iam.DecisionFilter) ([]iam.RecordedDecision, error)
+}
+
+// Since gives the decisions that were recorded since a time, the newest first, some at a
+// time; 100,000 at most.
+func Since(kept Recorded, from time.Time) func(context.Context, func(iam.RecordedDecision) error) error {
+	return func(ctx context.Context, each func(iam.RecordedDecision) error) error {
+		f := iam.DecisionFilter{From: from, Limit: pageSize}
+		for range replayMost / pageSize {
+			page, err := kept.Find(ctx, f)
+			if err != nil {
+				return err
+			}
+			for _, d := range page {
+				if err := each(d); err != nil {
+					return err
+				}
+				f.Before, f.BeforeID = d.At, d.ID
+			}
+			if len(page) < pageSize {
+				return nil
+			}
+		}
+		return nil
+	}
+}
+
+// Changed is how many questions would be answered otherwise, as a caller notices.
+func (s Section) Changed() int64 {
+	var n int64
+	for kind, count := range s.Counts {
+		if kind != Reasons {
+			n += count
+		}
+	}
+	return n
+}
+
+// Of is how many changes of a kind there are, in all sections.
+func (r Report) Of(kind string) int64 {
+	n := r.Directory.Counts[kind] + r.Outsiders.Counts[kind]
+	if r.Replayed != nil {
+		n += r.Replayed.Counts[kind]
+	}
+	return n
+}
+
+// kindsFound are those of which there are changes, in order.
+func (s Section) kindsFound() []string {
+	return slices.DeleteFunc(slices.Clone(Kinds), func(kind string) bool { return s.Counts[kind] == 0 })
+}

@@ -1,0 +1,713 @@
+package rollout_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/dev/pgtest"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/internal/policy/authoring"
+	"iam-service/internal/policyops/rollout"
+	"iam-service/internal/postgres"
+)
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
+
+var ctx = context.Background()
+
+// fleet is replicas over one database.
+type fleet struct {
+	*testing.T
+	url string
+	db  *postgres.DB
+}
+
+type replica struct {
+	*rollout.Service
+	engine *policy.Engine
+	admin  *admin.Service
+}
+
+func newFleet(t *testing.T) *fleet {
+	t.Helper()
+	f := &fleet{T: t, url: pgtest.URL(t)}
+	var err error
+	f.db, err = postgres.Open(ctx, postgres.Config{URL: f.url, Conns: 4}, slog.New(slog.DiscardHandler), nil)
+	f.ok(err)
+	t.Cleanup(f.db.Close)
+	return f
+}
+
+func (f *fleet) ok(err error) {
+	f.Helper()
+	if err != nil {
+		f.Fatal(err)
+	}
+}
+
+// replica is one with a name; change its settings before it is made.
+func (f *fleet) replica(name string, change func(*policy.Config, *rollout.Config)) *replica {
+	f.Helper()
+	r := &replica{}
+	pc := policy.Config{Log: slog.New(slog.DiscardHandler), OnPassed: func(ctx context.Context, c *policy.Candidate, rev *policy.Revision) (bool, error) {
+		return r.Passed(ctx, c, rev)
+	}}
+	rc := rollout.Config{DB: f.db, Follows: true, Unsigned: true, Replica: name, Log: slog.New(slog.DiscardHandler)}
+	change(&pc, &rc)
+	var err error
+	r.engine, err = policy.NewEngine(pc)
+	f.ok(err)
+	r.admin = admin.New(admin.Config{DB: f.db, Engine: r.engine, Log: slog.New(slog.DiscardHandler)})
+	rc.Engine, rc.Admin = r.engine, r.admin
+	r.Service = rollout.New(rc)
+	return r
+}
+
+func usual(*policy.Config, *rollout.Config) {}
+
+// candidate is a policy that differs from others by what it says.
+func candidate(says string) *policy.Candidate {
+	return &policy.Candidate{
+		Source: "test", Name: says, Roots: []string{"iam"}, Modules: map[string]string{
+			"iam/claims/p.rego": "package iam.claims\n\ndecision := {\"allow\": false, \"reasons\": [{\"code\": \"" + says + "\", \"title\": \"t\"}]}\n",
+		}, Data: map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-ID"}}}},
+	}
+}
+
+func (r *replica) name() string {
+	if now := r.engine.Revision(); now != nil {
+		return now.Name
+	}
+	return ""
+}
+
+func TestAllReplicasFollowWhatOneHasTaken(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	one, two := f.replica("one", usual), f.replica("two", usual)
+	f.ok(one.engine.Offer(ctx, candidate("v1")))
+	f.ok(two.Sync(ctx))
+	if one.name() != "v1" || two.name() != "v1" {
+		t.Errorf("one has %q in force, two %q", one.name(), two.name())
+	}
+	f.ok(two.engine.Offer(ctx, candidate("v2")))
+	f.ok(one.Sync(ctx))
+	if one.name() != "v2" || two.name() != "v2" {
+		t.Errorf("one has %q in force, two %q", one.name(), two.name())
+	}
+	// What was replaced is not taken again, by none of them.
+	for _, r := range []*replica{one, two, f.replica("three", usual)} {
+		if err := r.engine.Offer(ctx, candidate("v1")); err == nil || !strings.Contains(err.Error(), "only a rollback brings it back") {
+			t.Errorf("it is taken again: %v", err)
+		}
+	}
+	f.ok(f.rollback(one))
+	f.ok(one.Sync(ctx))
+	f.ok(two.Sync(ctx))
+	if one.name() != "v1" || two.name() != "v1" {
+		t.Errorf("after the rollback one has %q in force, two %q", one.name(), two.name())
+	}
+	if err := one.engine.Offer(ctx, candidate("v2")); err == nil {
+		t.Error("what was rolled back is taken again")
+	}
+}
+
+func (f *fleet) rollback(r *replica) error {
+	return r.admin.Do(ctx, admin.Caller{Operator: "test", Via: "command"}, admin.Task{Action: "policy:rollback", Writes: true}, func(ctx context.Context, w *admin.Work) error {
+		_, err := w.RollBackPolicy(ctx, "", "")
+		return err
+	})
+}
+
+// Who asks may leave: what was cut off by that is no fault of the policy's.
+func TestALookThatWasCutOffIsNotRemembered(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	f.ok(f.replica("one", usual).engine.Offer(ctx, candidate("v1")))
+	two := f.replica("two", usual)
+	gone, leave := context.WithCancel(ctx)
+	leave()
+	if err := two.Sync(gone); err == nil {
+		t.Error("a look that was cut off has seen something")
+	}
+	if r, err := two.Revision(gone, f.inForce()); err != nil || r.Name != "v1" {
+		t.Errorf("%v, %v: who asks for it has left, and it is prepared all the same", r, err)
+	}
+	f.ok(two.Sync(ctx))
+	if two.name() != "v1" || two.engine.Status().Refused != nil {
+		t.Errorf("%q is in force, %+v", two.name(), two.engine.Status().Refused)
+	}
+}
+
+func (f *fleet) inForce() string {
+	f.Helper()
+	orders, err := f.db.PolicyOrders(ctx)
+	f.ok(err)
+	return orders.InForce
+}
+
+// What is kept under a digest must be what has it, whoever has changed the row.
+func TestWhatIsKeptUnderAnotherNameIsNotTaken(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	f.ok(f.replica("one", usual).engine.Offer(ctx, candidate("v1")))
+	other, err := candidate("v2").Pack()
+	f.ok(err)
+	conn, err := pgx.Connect(ctx, f.url)
+	f.ok(err)
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, `UPDATE policy_revisions SET bundle = $1`, other)
+	f.ok(err)
+	two := f.replica("two", usual)
+	if err := two.Sync(ctx); err == nil || two.name() != "" {
+		t.Errorf("%q is in force, %v", two.name(), err)
+	}
+}
+
+// A restore or a failover can lose an activation. Replicas that have seen it keep its policy and
+// say so, until the next activation, whose sequence is above all that they have seen.
+func TestAReplicaNeverGoesBelowTheActivationThatItHasSeen(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	var log activated
+	state := t.TempDir()
+	follower := func(pc *policy.Config, rc *rollout.Config) {
+		pc.Log, rc.Log, rc.StateDir = slog.New(&log), slog.New(&log), state
+	}
+	one := f.replica("one", follower)
+	f.ok(one.engine.Offer(ctx, candidate("v1")))
+	f.ok(one.engine.Offer(ctx, candidate("v2")))
+	f.ok(one.Sync(ctx))
+	one.Prepare(ctx) // writes STATE_DIR
+	f.ok(one.Lost())
+	f.forgetLastActivation()
+	for range 3 {
+		f.ok(one.Sync(ctx))
+		one.Prepare(ctx)
+	}
+	if one.name() != "v2" || one.Lost() == nil || !strings.Contains(one.Lost().Error(), "activate or roll back") {
+		t.Errorf("%q is active, %v", one.name(), one.Lost())
+	}
+	if n := log.count("policy activation lost by the database: activate or roll back to settle which policy is active"); n != 1 {
+		t.Errorf("it is logged %d times", n)
+	}
+	two := f.replica("two", usual)
+	f.ok(two.Sync(ctx)) // it knows what the database knows
+	again := f.replica("one, restarted", follower)
+	f.ok(again.Sync(ctx))
+	again.Prepare(ctx)
+	if two.name() != "v1" || again.name() != "v1" || again.Lost() == nil {
+		t.Errorf("after a restart %q and %q are active, %v", two.name(), again.name(), again.Lost())
+	}
+	f.ok(two.engine.Offer(ctx, candidate("v3")))
+	for _, r := range []*replica{one, two, again} {
+		f.ok(r.Sync(ctx))
+		if r.name() != "v3" || r.Lost() != nil {
+			t.Errorf("after the next activation %q is active, %v", r.name(), r.Lost())
+		}
+	}
+}
+
+// What the database has lost can be submitted again.
+func TestALostActivationCanBeMadeAgain(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	one := f.replica("one", usual)
+	f.ok(one.engine.Offer(ctx, candidate("v1")))
+	f.ok(one.engine.Offer(ctx, candidate("v2")))
+	f.forgetLastActivation()
+	two := f.replica("two", usual)
+	f.ok(two.Sync(ctx))
+	f.ok(two.engine.Offer(ctx, candidate("v2")))
+	f.ok(one.Sync(ctx))
+	if one.name() != "v2" || two.name() != "v2" {
+		t.Errorf("%q and %q are active", one.name(), two.name())
+	}
+}
+
+func (f *fleet) forgetLastActivation() {
+	f.Helper()
+	conn, err := pgx.Connect(ctx, f.url)
+	f.ok(err)
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, `DELETE FROM policy_activations WHERE seq = (SELECT max(seq) FROM policy_activations)`)
+	f.ok(err)
+}
+
+// Looks overlap: what an older one has seen does not replace what a newer one has.
+func TestALookThatWasOvertakenPutsNothingBack(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	one, two := f.replica("one", usual), f.replica("two", func(_ *policy.Config, rc *rollout.Config) { rc.Patience = time.Nanosecond })
+	f.ok(one.engine.Offer(ctx, candidate("v1")))
+	f.ok(two.Sync(ctx))
+	f.ok(one.engine.Offer(ctx, candidate("v2")))
+	f.ok(two.Sync(ctx)) // both are prepared: what follows is a swap of pointers
+	f.ok(f.rollback(one))
+	seen, proceed := make(chan struct{}), make(chan struct{})
+	var later atomic.Bool
+	two.AfterRead(func() error {
+		if !later.Swap(true) {
+			close(seen)
+			<-proceed
+		}
+		return nil
+	})
+	overtaken := make(chan error)
+	go func() { overtaken <- two.Sync(ctx) }() // it sees v1, of the rollback
+	<-seen
+	f.ok(one.engine.Offer(ctx, candidate("v3")))
+	f.ok(two.Sync(ctx))
+	if two.name() != "v3" {
+		t.Fatalf("%q is in force", two.name())
+	}
+	close(proceed)
+	f.ok(<-overtaken)
+	if two.name() != "v3" {
+		t.Errorf("%q was put back", two.name())
+	}
+	f.ok(two.Behind())
+}
+
+// However many look at once, what is in force only ever goes on.
+func TestManyLooksAtOncePutNothingBack(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	one := f.replica("one", usual)
+	var log activated
+	two := f.replica("two", func(pc *policy.Config, _ *rollout.Config) { pc.Log = slog.New(&log) })
+	const rounds = 30
+	var looking sync.WaitGroup
+	stop := make(chan struct{})
+	for range 6 {
+		looking.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := two.Sync(ctx); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for n := range rounds {
+		f.ok(one.engine.Offer(ctx, candidate(fmt.Sprintf("v%02d", n))))
+	}
+	close(stop)
+	looking.Wait()
+	f.ok(two.Sync(ctx))
+	names := log.names()
+	if !slices.IsSorted(names) || two.name() != fmt.Sprintf("v%02d", rounds-1) {
+		t.Errorf("in force were %v, and now %q", names, two.name())
+	}
+}
+
+// activated collects the names of what comes into force, and messages.
+type activated struct {
+	slog.Handler
+	mu       sync.Mutex
+	all      []string
+	messages []string
+}
+
+func (*activated) Enabled(context.Context, slog.Level) bool { return true }
+func (a *activated) Handle(_ context.Context, r slog.Record) error {
+	a.mu.Lock()
+	a.messages = append(a.messages, r.Message)
+	a.mu.Unlock()
+	if r.Message == "policy in force" {
+		r.Attrs(func(attr slog.Attr) bool {
+			if attr.Key == "name" {
+				a.mu.Lock()
+				a.all = append(a.all, attr.Value.String())
+				a.mu.Unlock()
+			}
+			return true
+		})
+	}
+	return nil
+}
+
+func (a *activated) count(message string) (n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, m := range a.messages {
+		if m == message {
+			n++
+		}
+	}
+	return n
+}
+
+func (a *activated) names() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.all
+}
+
+// STATE_DIR is for a start that the database says nothing to: what was rolled back since does
+// not come back from there.
+func TestAStartTakesFromStateOnlyWhatNothingContradicts(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	dir := t.TempDir()
+	with := func(headers ...string) *replica {
+		return f.replica("one", func(pc *policy.Config, rc *rollout.Config) { rc.StateDir, pc.Headers = dir, headers })
+	}
+	one := with()
+	other := candidate("v1")
+	other.Data = map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-Roles"}}}}
+	f.ok(one.engine.Offer(ctx, other))
+	f.ok(one.engine.Offer(ctx, candidate("v2")))
+	one.Prepare(ctx)
+	if text, err := os.ReadFile(filepath.Join(dir, "policy.json")); err != nil || !strings.Contains(string(text), candidate("v2").Digest()) || !strings.Contains(string(text), `"seq":2`) {
+		t.Errorf("%s, %v: it does not say of which activation it is", text, err)
+	}
+	f.ok(f.rollback(one)) // while no replica runs
+
+	// It cannot run what is in force, and has what is not.
+	again := with("X-User-ID")
+	if err := again.Sync(ctx); err == nil {
+		t.Fatal("it runs what declares a header that it does not know")
+	}
+	if err := again.FromState(ctx); err != nil || again.name() != "" {
+		t.Errorf("%q is in force, %v", again.name(), err)
+	}
+
+	// The database does not answer: what is there is better than nothing, until it does.
+	away := with()
+	unreachable := errors.New("it does not answer")
+	away.AfterRead(func() error { return unreachable })
+	if err := away.Sync(ctx); !errors.Is(err, unreachable) {
+		t.Fatalf("got %v", err)
+	}
+	f.ok(away.FromState(ctx))
+	if away.name() != "v2" {
+		t.Errorf("%q is in force", away.name())
+	}
+	unreachable = nil
+	f.ok(away.Sync(ctx))
+	away.Prepare(ctx)
+	if away.name() != "v1" {
+		t.Errorf("%q is in force although the database says another", away.name())
+	}
+
+	// A replica that is late does not replace what a newer activation has left there.
+	f.ok(away.engine.Offer(ctx, candidate("v3")))
+	late := with()
+	f.ok(late.Sync(ctx))
+	f.ok(away.engine.Offer(ctx, candidate("v4")))
+	away.Prepare(ctx)
+	late.Prepare(ctx)
+	if text, err := os.ReadFile(filepath.Join(dir, "policy.json")); err != nil || !strings.Contains(string(text), candidate("v4").Digest()) {
+		t.Errorf("%s, %v: a late replica has replaced it", text, err)
+	}
+}
+
+// One that cannot run what is in force says so, and goes on with what it had.
+func TestAReplicaThatCannotFollowSaysSo(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	one := f.replica("one", usual)
+	two := f.replica("two", func(pc *policy.Config, rc *rollout.Config) {
+		pc.Headers, rc.Patience = []string{"X-Tenant-ID", "X-User-ID"}, time.Nanosecond
+	})
+	f.ok(one.engine.Offer(ctx, candidate("v1")))
+	f.ok(two.Sync(ctx))
+	f.ok(two.Behind())
+	other := candidate("v2")
+	other.Data = map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-ID", "X-User-Roles"}}}}
+	f.ok(one.engine.Offer(ctx, other))
+	if err := two.Sync(ctx); err == nil || !strings.Contains(err.Error(), "X-User-Roles is absent from GATEWAY_HEADERS") {
+		t.Errorf("got %v", err)
+	}
+	if two.Behind() == nil {
+		t.Error("it is ready although it answers by other rules")
+	}
+	two.Prepare(ctx)
+	if two.name() != "v1" || two.engine.Status().Refused == nil || two.engine.Status().Refused.Digest == "" {
+		t.Errorf("%q is in force, %+v", two.name(), two.engine.Status().Refused)
+	}
+	var seen []iam.PolicyReplica
+	f.ok(one.admin.Do(ctx, admin.Caller{Operator: "test"}, admin.Task{Action: "policy:read"}, func(ctx context.Context, w *admin.Work) (err error) {
+		seen, err = w.PolicyReplicas(ctx)
+		return err
+	}))
+	for _, r := range seen {
+		if r.Replica == "two" && !bytes.Contains(r.Refused, []byte("GATEWAY_HEADERS")) {
+			t.Errorf("it does not say why: %+v", r)
+		}
+	}
+}
+
+// The policy that is part of the program was in force before the first other one, and can be
+// again, though nobody has signed it: on replicas that bring the same one along.
+func TestTheEmbeddedPolicyCanBeRolledBackTo(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	_, public := f.key(t.TempDir(), "key")
+	state := t.TempDir()
+	replaced := filepath.Join(state, "policy.tar.gz")
+	f.ok(os.WriteFile(replaced, []byte("what was bad"), 0o600))
+	with := func(embedded *policy.Candidate) *replica {
+		embedded.Source = "embedded"
+		return f.replica(embedded.Name, func(pc *policy.Config, rc *rollout.Config) {
+			key, err := policy.ParseKey([]byte(public))
+			f.ok(err)
+			pc.Key, pc.SignedOnly, rc.Unsigned, rc.Embedded, rc.StateDir = key, true, false, embedded, state
+		})
+	}
+	ours := candidate("ours")
+	ours.Embedded = true
+	one, newer := with(ours), with(candidate("newer"))
+	f.ok(one.engine.Offer(ctx, ours))
+	f.ok(one.Sync(ctx)) // it says what it has in force
+	service := admin.New(admin.Config{DB: f.db, Log: slog.New(slog.DiscardHandler), Embedded: func() (iam.PolicyRevision, []byte, error) {
+		c := candidate("ours")
+		packed, err := c.Pack()
+		return iam.PolicyRevision{Digest: c.Digest(), Name: c.Name, Source: "embedded", Verified: iam.VerifiedByNobody}, packed, err
+	}})
+	var activations []iam.PolicyActivation
+	f.ok(service.Do(ctx, admin.Caller{Operator: "test"}, admin.Task{Action: "policy:rollback", Writes: true}, func(ctx context.Context, w *admin.Work) error {
+		c := candidate("v1")
+		packed, err := c.Pack()
+		f.ok(err)
+		first, _, err := w.AddPolicyRevision(ctx, iam.PolicyRevision{Digest: c.Digest(), Name: "v1", Source: "test", Verified: iam.VerifiedByKey}, packed)
+		f.ok(err)
+		_, err = w.ActivatePolicy(ctx, first.Digest, admin.Activation{Force: true})
+		return err
+	}))
+	back := func() error {
+		return service.Do(ctx, admin.Caller{Operator: "test"}, admin.Task{Action: "policy:rollback", Writes: true}, func(ctx context.Context, w *admin.Work) (err error) {
+			if _, err = w.RollBackPolicy(ctx, "", ""); err == nil {
+				activations, err = w.PolicyActivations(ctx, 10)
+			}
+			return err
+		})
+	}
+	// Where nobody has it ready, nobody may be able to run it.
+	if err := back(); iam.CodeOf(err) != "policy_not_prepared" {
+		t.Errorf("got %v", err)
+	}
+	_ = newer.Sync(ctx) // as below
+	newer.Prepare(ctx)
+	if r := newer.engine.Status().Refused; r == nil || r.Digest == ours.Digest() {
+		t.Errorf("what nobody wants of another version is refused: %+v", r)
+	}
+	_ = one.Sync(ctx) // v1 is not signed: it is not in force here, and what was before it is to be ready
+	one.Prepare(ctx)
+	f.ok(back())
+	var names []string
+	for _, a := range activations {
+		names = append(names, a.Kind+" "+a.Name)
+	}
+	if got := strings.Join(names, ", "); got != "rollback ours, activate v1, source ours" {
+		t.Errorf("in force were, the last one first, %s", got)
+	}
+	f.ok(one.Sync(ctx))
+	one.Prepare(ctx)
+	if one.name() != "ours" {
+		t.Errorf("%q is in force", one.name())
+	}
+	if _, err := os.Stat(replaced); err == nil {
+		t.Error("a start would find what was replaced")
+	}
+	// Another version says so where it is to be in force.
+	if err := newer.Sync(ctx); err == nil || !strings.Contains(err.Error(), "part of another version of the program") {
+		t.Errorf("got %v", err)
+	}
+	if r := newer.engine.Status().Refused; newer.name() != "" || r == nil {
+		t.Errorf("%q is in force, refused is %+v", newer.name(), r)
+	}
+}
+
+// A key follows another: while both are known either will do, and what is sent again with
+// the new one is verified by it alone.
+func TestAKeyFollowsAnother(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	dir := t.TempDir()
+	oldFile, oldPEM := f.key(dir, "old")
+	newFile, newPEM := f.key(dir, "new")
+	folder := filepath.Join(dir, "policy")
+	for name, text := range candidate("v1").Modules {
+		f.ok(os.MkdirAll(filepath.Dir(filepath.Join(folder, name)), 0o755))
+		f.ok(os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600))
+	}
+	f.ok(os.MkdirAll(filepath.Join(folder, "iam", "config"), 0o755))
+	f.ok(os.WriteFile(filepath.Join(folder, "iam", "config", "data.json"), []byte(`{"headers": ["X-User-ID"]}`), 0o600))
+	f.ok(os.WriteFile(filepath.Join(folder, ".manifest"), []byte(`{"roots": ["iam"], "revision": "v1"}`), 0o600))
+	with := func(keys ...string) *replica {
+		return f.replica("r", func(pc *policy.Config, rc *rollout.Config) {
+			key, err := policy.ParseKey([]byte(strings.Join(keys, "")))
+			f.ok(err)
+			pc.Key, pc.SignedOnly, rc.Unsigned = key, true, false
+		})
+	}
+	send := func(r *replica, file string) error {
+		packed, err := authoring.Build(folder, "v1", &authoring.Signer{File: file, ID: "iam"})
+		f.ok(err)
+		c, err := r.engine.Unpack("test", packed, false)
+		if err != nil {
+			return err
+		}
+		return r.engine.Offer(ctx, c)
+	}
+	f.ok(send(with(oldPEM), oldFile))
+	f.ok(with(oldPEM, newPEM).Sync(ctx))
+	f.ok(with(newPEM, oldPEM).Sync(ctx))
+	if err := with(newPEM).Sync(ctx); err == nil {
+		t.Error("what the old key has signed is taken for signed by the new one")
+	}
+	if err := send(with(newPEM), oldFile); err == nil {
+		t.Error("what the old key has signed is taken with the new one")
+	}
+	f.ok(send(with(newPEM), newFile))
+	last := with(newPEM)
+	f.ok(last.Sync(ctx))
+	if last.name() != "v1" {
+		t.Errorf("%q is in force", last.name())
+	}
+}
+
+// A key alone verifies nothing: a folder is labelled as what it is, whatever is configured,
+// and comes into force where that is allowed.
+func TestWhoHasVerifiedARevisionIsSaidTruly(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	dir := t.TempDir()
+	file, public := f.key(dir, "key")
+	folder := filepath.Join(dir, "policy")
+	for name, text := range map[string]string{
+		".manifest": `{"roots": ["iam"]}`, "iam/config/data.json": `{"headers": ["X-User-ID"]}`, "iam/claims/p.rego": candidate("v1").Modules["iam/claims/p.rego"],
+	} {
+		f.ok(os.MkdirAll(filepath.Dir(filepath.Join(folder, name)), 0o755))
+		f.ok(os.WriteFile(filepath.Join(folder, name), []byte(text), 0o600))
+	}
+	with := func(signedOnly bool) *replica {
+		return f.replica("r", func(pc *policy.Config, rc *rollout.Config) {
+			key, err := policy.ParseKey([]byte(public))
+			f.ok(err)
+			pc.Key, pc.SignedOnly, rc.Unsigned = key, signedOnly, !signedOnly
+		})
+	}
+	verified := func() (by string) {
+		t.Helper()
+		r, _, err := f.db.PolicyBundle(ctx, f.inForce())
+		f.ok(err)
+		return r.Verified
+	}
+	f.ok(with(false).engine.OfferPath(ctx, folder))
+	if by := verified(); by != iam.VerifiedByNobody {
+		t.Errorf("a folder was verified by %s", by)
+	}
+	f.ok(with(false).Sync(ctx)) // a start, of one that takes it
+	if err := with(true).Sync(ctx); err == nil {
+		t.Error("one that takes only what is signed takes a folder from another replica")
+	}
+	packed, err := authoring.Build(folder, "", &authoring.Signer{File: file, ID: "iam"})
+	f.ok(err)
+	bundle := filepath.Join(dir, "bundle.tar.gz")
+	f.ok(os.WriteFile(bundle, packed, 0o600))
+	f.ok(with(true).engine.OfferPath(ctx, bundle))
+	if by := verified(); by != iam.VerifiedByKey {
+		t.Errorf("a signed bundle was verified by %s", by)
+	}
+	f.ok(with(true).Sync(ctx))
+}
+
+// A policy in STATE_DIR was verified by whom the database named, and by nobody else.
+func TestAPolicyInStateNeedsTheSignatureThatItNeededBefore(t *testing.T) {
+	t.Parallel()
+	_, public := newFleet(t).key(t.TempDir(), "key")
+	key, err := policy.ParseKey([]byte(public))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		verified       string
+		strict, byOPA  bool // at the start: only what is signed; OPA fetches
+		another, known bool // what is written about it is of another policy; it says by whom it was verified
+		want           string
+	}{
+		{verified: iam.VerifiedByNobody, strict: true, byOPA: true, known: true},
+		{verified: iam.VerifiedByNobody, known: true, want: "v1"},
+		{verified: iam.VerifiedByOPA, strict: true, byOPA: true, known: true, want: "v1"},
+		{verified: iam.VerifiedByOPA, strict: true, known: true},
+		{verified: iam.VerifiedByOPA, strict: true, byOPA: true},
+		{verified: iam.VerifiedByOPA, strict: true, byOPA: true, known: true, another: true},
+	} {
+		t.Run(fmt.Sprintf("%+v", test), func(t *testing.T) {
+			t.Parallel()
+			f, dir := newFleet(t), t.TempDir()
+			with := func(strict, byOPA bool) *replica {
+				return f.replica("r", func(pc *policy.Config, rc *rollout.Config) {
+					pc.Key, pc.SignedOnly, rc.Unsigned, rc.ByOPA, rc.StateDir = key, strict, !strict, byOPA, dir
+				})
+			}
+			first := with(false, true)
+			c := candidate("v1")
+			c.Verified = test.verified
+			f.ok(first.engine.Offer(ctx, c))
+			first.Prepare(ctx)
+			name := filepath.Join(dir, "policy.json")
+			text, err := os.ReadFile(name)
+			f.ok(err)
+			about := map[string]any{}
+			f.ok(json.Unmarshal(text, &about))
+			if about["verified"] != test.verified {
+				t.Errorf("got %s", text)
+			}
+			if test.another {
+				about["digest"] = candidate("v2").Digest()
+			}
+			if !test.known {
+				delete(about, "verified")
+			}
+			text, err = json.Marshal(about)
+			f.ok(err)
+			f.ok(os.WriteFile(name, text, 0o600))
+			again := with(test.strict, test.byOPA)
+			if err := again.FromState(ctx); (err == nil) != (test.want != "") || again.name() != test.want {
+				t.Errorf("%q is active, %v", again.name(), err)
+			}
+		})
+	}
+}
+
+func (f *fleet) key(dir, name string) (file, public string) {
+	f.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	f.ok(err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	f.ok(err)
+	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	f.ok(err)
+	file = filepath.Join(dir, name+".pem")
+	f.ok(os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
+	return file, string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+}
