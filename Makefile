@@ -4,7 +4,7 @@ SHELL := /bin/sh
 
 GO_IMAGE ?= golang:1.26-bookworm
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X iam-service/internal/app.Version=$(VERSION)
+LDFLAGS := -s -w -X iam-service/internal/server.Version=$(VERSION)
 LINT := go tool -modfile=.ci/golangci-lint.mod golangci-lint
 
 .PHONY: help
@@ -79,23 +79,23 @@ profile: need-go ## where the time of an enrichment goes, for "go tool pprof"
 
 .PHONY: programs
 programs: build
-	@go build -o bin/iam-dev ./cmd/iam-dev
+	@go build -o bin/iam-bench ./cmd/iam-bench
 
 .PHONY: propagation
 propagation: programs ## how long a role that was taken away is still answered, on three replicas
-	@.ci/save propagation ./bin/iam-dev propagation --service bin/iam-service
+	@.ci/save propagation ./bin/iam-bench propagation --service bin/iam-service
 
 .PHONY: rollout
 rollout: programs ## how long a policy is still answered by after another one was activated, or it was rolled back, on three replicas
-	@.ci/save rollout ./bin/iam-dev rollout --service bin/iam-service
+	@.ci/save rollout ./bin/iam-bench rollout --service bin/iam-service
 
 .PHONY: scale
 scale: programs ## 10,000 to 1,000,000 users, one and four replicas: time to ready, memory, CPU
-	@.ci/save scale ./bin/iam-dev scale --service bin/iam-service
+	@.ci/save scale ./bin/iam-bench scale --service bin/iam-service
 
 .PHONY: preview
 preview: programs ## how long a preview over 1,000,000 members takes, and its memory
-	@.ci/save preview ./bin/iam-dev preview --service bin/iam-service
+	@.ci/save preview ./bin/iam-bench preview --service bin/iam-service
 
 .PHONY: test-hydra
 test-hydra: need-go ## the adapter, clients and tokens against a real Ory Hydra, built from its Go module (needs gcc)

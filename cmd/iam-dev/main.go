@@ -15,11 +15,11 @@ import (
 	"strings"
 	"syscall"
 
-	"iam-service/internal/app"
 	"iam-service/internal/dev/devstack"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
+	"iam-service/internal/server"
 	"iam-service/internal/telemetry"
 )
 
@@ -27,18 +27,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	var err error
-	switch {
-	case len(os.Args) > 1 && os.Args[1] == "scale":
-		err = scale(ctx, os.Args[2:])
-	case len(os.Args) > 1 && os.Args[1] == "rollout":
-		err = rollouts(ctx, os.Args[2:])
-	case len(os.Args) > 1 && os.Args[1] == "propagation":
-		err = propagation(ctx, os.Args[2:])
-	case len(os.Args) > 1 && os.Args[1] == "preview":
-		err = previewAll(ctx, os.Args[2:])
-	case len(os.Args) > 1 && os.Args[1] == policy.ChildCommand:
+	if len(os.Args) > 1 && os.Args[1] == policy.ChildCommand {
 		err = policy.ServeGate(os.Stdin, os.Stdout)
-	default:
+	} else {
 		err = run(ctx, os.Args[1:], os.Environ())
 	}
 	if err != nil {
@@ -60,7 +51,7 @@ func run(ctx context.Context, args, environ []string) error {
 		}
 		return err
 	}
-	unlock, err := lock(*dir)
+	unlock, err := devstack.Lock(*dir)
 	if err != nil {
 		return err
 	}
@@ -93,11 +84,11 @@ func run(ctx context.Context, args, environ []string) error {
 	if len(ignored) > 0 {
 		log.WarnContext(ctx, "settings of the environment are ignored: this program brings its own", slog.Any("settings", ignored))
 	}
-	cfg, err := app.ParseConfig(vars)
+	cfg, err := server.ParseConfig(vars)
 	if err != nil {
 		return err
 	}
-	return app.Serve(ctx, cfg, log, func(a app.Addrs) {
+	return server.Serve(ctx, cfg, log, func(a server.Addrs) {
 		gateway := strings.Replace(a.Gateway, "[::]", "127.0.0.1", 1)
 		fmt.Printf("\niam-service is ready. Paste into another terminal:\n%s\n", devstack.Curls(gateway, strings.Replace(a.Admin, "[::]", "127.0.0.1", 1), stack.RAuth.Issuer))
 		fmt.Printf("What commands of iam-service need:\n  export DATABASE_URL='%[1]s' DECISIONS_DATABASE_URL='%[1]s' RAUTH_URL=%[2]s\n\n", stack.Postgres.URL, stack.RAuth.Issuer)
@@ -154,23 +145,6 @@ func fill(ctx context.Context, stack *devstack.Stack, log *slog.Logger) error {
 	}
 	defer db.Close()
 	return devstack.LoadSample(ctx, db, stack.RAuth.Issuer)
-}
-
-// lock keeps two programs from using one folder. The kernel gives it back when we
-// end, however we end.
-func lock(dir string) (unlock func(), err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil { // PostgreSQL's user must pass it
-		return nil, err
-	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("another iam-dev uses the folder %s: stop it, or name another with --dir", dir)
-	}
-	return func() { _ = f.Close() }, nil // closing gives the lock back
 }
 
 // remember notes where PostgreSQL's cluster is, for forget: it is not below dir

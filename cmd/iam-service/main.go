@@ -7,11 +7,11 @@ import (
 	"os/signal"
 	"syscall"
 
-	"iam-service/internal/app"
+	"iam-service/internal/cli"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	os.Exit(app.Main(ctx))
+	os.Exit(cli.Main(ctx))
 }

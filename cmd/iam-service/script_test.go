@@ -28,11 +28,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/nats-io/nats-server/v2/server"
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"iam-service/internal/app"
 	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/dev/devstack"
 	"iam-service/internal/dev/pgtest"
@@ -40,6 +39,7 @@ import (
 	"iam-service/internal/iam"
 	"iam-service/internal/policy/authoring"
 	"iam-service/internal/postgres"
+	"iam-service/internal/server"
 )
 
 // testMain lets the test binary be the program, and stops the shared server.
@@ -55,7 +55,7 @@ func TestMain(m *testing.M) {
 // DATABASE_URL, not migrated, and an R-Auth of its own in RAUTH_URL.
 func TestScripts(t *testing.T) {
 	t.Parallel()
-	for _, v := range app.Variables() {
+	for _, v := range server.Variables() {
 		name := strings.TrimSuffix(v[0], "[_FILE]")
 		scripttest.Variables = append(scripttest.Variables, name, name+"_FILE")
 	}
@@ -424,7 +424,7 @@ func (l *load) end() error {
 // natsServer is NATS with JetStream in process.
 type natsServer struct {
 	dir string
-	ns  *server.Server
+	ns  *natsserver.Server
 }
 
 func (n *natsServer) start(addr string) error {
@@ -436,7 +436,7 @@ func (n *natsServer) start(addr string) error {
 	if err != nil {
 		return err
 	}
-	n.ns, err = server.NewServer(&server.Options{Host: host, Port: p, JetStream: true, StoreDir: n.dir, NoSigs: true, NoLog: true})
+	n.ns, err = natsserver.NewServer(&natsserver.Options{Host: host, Port: p, JetStream: true, StoreDir: n.dir, NoSigs: true, NoLog: true})
 	if err != nil {
 		return err
 	}

@@ -35,14 +35,18 @@ var mayImport = map[string][]string{
 	"internal/policyops/rollout": {"internal/iam", "internal/admin", "internal/policy", "internal/postgres"},
 	"internal/httpapi":           {"internal/iam", "internal/admin", "internal/clients", "internal/enrich", "internal/policyops/explain", "internal/policy", "internal/postgres", "internal/policyops/preview", "internal/policyops/rollout", "internal/token"},
 	"internal/telemetry":         {},
-	"internal/app": {
+	"internal/server": {
 		"internal/iam", "internal/admin", "internal/bounded", "internal/directory", "internal/feed", "internal/policy", "internal/token", "internal/enrich", "internal/postgres",
 		"internal/clients", "internal/decisions", "internal/events/natsbus", "internal/policyops/explain", "internal/events/outbox", "internal/policyops/preview", "internal/clients/rauth", "internal/policyops/rollout",
-		"internal/policy/authoring", "internal/httpapi", "internal/telemetry", "policies",
+		"internal/httpapi", "internal/telemetry", "policies",
+	},
+	"internal/cli": {
+		"internal/iam", "internal/admin", "internal/clients", "internal/decisions", "internal/enrich", "internal/httpapi", "internal/policy", "internal/policy/authoring", "internal/policyops/explain",
+		"internal/policyops/preview", "internal/postgres", "internal/server", "internal/telemetry", "internal/token", "policies",
 	},
 	"migrations":      {},
 	"policies":        {},
-	"cmd/iam-service": {"internal/app"},
+	"cmd/iam-service": {"internal/cli"},
 
 	// Development and tests; nothing above may import these.
 	"internal/dev/devstack":            {"internal/dev/devpg", "internal/dev/devrauth", "internal/iam", "internal/postgres"},
@@ -54,12 +58,13 @@ var mayImport = map[string][]string{
 	"internal/clients/rauth/rauthtest": {"internal/clients", "internal/iam"},
 	"internal/dev/bench/figures":       {},
 	"internal/dev/scripttest":          {"internal/dev/freeport"},
-	"cmd/iam-dev":                      {"internal/app", "internal/dev/devstack", "internal/dev/freeport", "internal/iam", "internal/policy", "internal/postgres", "internal/telemetry"},
+	"cmd/iam-dev":                      {"internal/dev/devstack", "internal/iam", "internal/policy", "internal/postgres", "internal/server", "internal/telemetry"},
+	"cmd/iam-bench":                    {"internal/dev/devstack", "internal/dev/freeport", "internal/iam", "internal/policy", "internal/postgres"},
 }
 
 // mayKnow says who may use a library that others must not know.
 var mayKnow = map[string][]string{
-	"github.com/jackc/pgx":             {"internal/postgres", "internal/app", "internal/dev/devpg", "internal/dev/pgtest", "cmd/iam-dev"},
+	"github.com/jackc/pgx":             {"internal/postgres", "internal/server", "internal/dev/devpg", "internal/dev/pgtest", "cmd/iam-bench"},
 	"github.com/open-policy-agent/opa": {"internal/policy", "internal/policy/authoring", "internal/directory", "internal/decisions", "internal/enrich", "internal/policyops/explain", "internal/token"},
 	"github.com/nats-io":               {"internal/events/natsbus", "internal/dev/devstack"},
 }

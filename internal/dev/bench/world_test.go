@@ -21,7 +21,6 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
-	"iam-service/internal/app"
 	"iam-service/internal/decisions"
 	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/dev/devstack"
@@ -30,6 +29,7 @@ import (
 	"iam-service/internal/httpapi"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
+	"iam-service/internal/server"
 	"iam-service/internal/telemetry"
 	"iam-service/internal/token"
 	"iam-service/policies"
@@ -238,7 +238,7 @@ func BenchmarkServe(t *testing.B) {
 	if variants[name] == nil {
 		t.Fatal("it serves for the other benchmarks only")
 	}
-	go app.TuneGC(context.Background(), 128<<20) // as "iam-service serve" does
+	go server.TuneGC(context.Background(), 128<<20) // as "iam-service serve" does
 	h, s := variants[name](t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	check(t, err)

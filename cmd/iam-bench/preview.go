@@ -16,7 +16,7 @@ import (
 // previewAll fills a database with many members and has the production program preview a
 // policy that keeps a part of them out: how long it takes, and how much memory.
 func previewAll(ctx context.Context, args []string) error {
-	flags := flag.NewFlagSet("iam-dev preview", flag.ContinueOnError)
+	flags := flag.NewFlagSet("iam-bench preview", flag.ContinueOnError)
 	service := flags.String("service", "bin/iam-service", "the program to measure")
 	users := flags.Int("users", 1_000_000, "users in the database, each a member of one tenant, a hundred for each tenant")
 	policy := flags.String("policy", "policies", "folder of the policy that is changed")

@@ -1,4 +1,4 @@
-package app
+package cli
 
 import (
 	"cmp"
@@ -23,6 +23,7 @@ import (
 	"iam-service/internal/httpapi"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
+	"iam-service/internal/server"
 	"iam-service/internal/telemetry"
 )
 
@@ -48,12 +49,12 @@ func serveCommand(environ []string) *cobra.Command {
 		Long:  "Answer gateways and admins. Settings come from the environment:\n\n" + settingsTable(),
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := ParseConfig(environ)
+			cfg, err := server.ParseConfig(environ)
 			signal.Ignore(syscall.SIGPIPE) // a log whose reader is gone ends nothing
 			log := telemetry.NewLog(cmd.ErrOrStderr(), cfg.LogLevel)
 			defer log.Flush() // the last lines, whatever they say
 			if err == nil {
-				err = Serve(cmd.Context(), cfg, log, nil)
+				err = server.Serve(cmd.Context(), cfg, log, nil)
 			}
 			if err == nil {
 				return nil
@@ -69,16 +70,16 @@ var errLogged = errors.New("the log says why")
 
 // faultAttrs says in one line what stops the program.
 func faultAttrs(err error) []slog.Attr {
-	if c, ok := errors.AsType[*ConfigError](err); ok {
+	if c, ok := errors.AsType[*server.ConfigError](err); ok {
 		return []slog.Attr{slog.String("err", "the configuration is not valid"), slog.Any("faults", c.Faults)}
 	}
-	return []slog.Attr{slog.String("err", oneLine(err).Error())}
+	return []slog.Attr{slog.String("err", server.OneLine(err).Error())}
 }
 
 func settingsTable() string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	for _, v := range Variables() {
+	for _, v := range server.Variables() {
 		fmt.Fprintf(w, "  %s\t%s\t%s\n", v[0], v[1], v[2])
 	}
 	_ = w.Flush() // into memory
@@ -240,14 +241,14 @@ func databaseURL(environ []string) (string, error) {
 			return url, err
 		}
 	}
-	return "", &ConfigError{[]string{"DATABASE_URL is missing: PostgreSQL"}}
+	return "", server.Faults("DATABASE_URL is missing: PostgreSQL")
 }
 
 // setting reads one secret setting, from the environment or its file.
 func setting(environ []string, name string) (string, error) {
 	vars := env.ToMap(environ)
-	if err := fromFile(vars, name); err != nil {
-		return "", &ConfigError{[]string{err.Error()}}
+	if err := server.FromFile(vars, name); err != nil {
+		return "", server.Faults(err.Error())
 	}
 	return vars[name], nil
 }
@@ -297,7 +298,7 @@ func versionCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			e := json.NewEncoder(cmd.OutOrStdout()) // whether that was asked for or not
-			return e.Encode(telemetry.ReadBuild(Version))
+			return e.Encode(telemetry.ReadBuild(server.Version))
 		},
 	})
 }
@@ -308,7 +309,7 @@ func openAPICommand() *cobra.Command {
 		Short: "Print the OpenAPI document of the admin API, as it is served at /openapi.json",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := cmd.OutOrStdout().Write(httpapi.OpenAPI(Version))
+			_, err := cmd.OutOrStdout().Write(httpapi.OpenAPI(server.Version))
 			return err
 		},
 	}

@@ -1,4 +1,4 @@
-package app
+package server
 
 import (
 	"encoding/json"
@@ -110,19 +110,22 @@ type Config struct {
 	ShutdownDelay   time.Duration `env:"SHUTDOWN_DELAY" envDefault:"5s" doc:"how long to serve on after SIGTERM, not ready"`
 	ShutdownGrace   time.Duration `env:"SHUTDOWN_GRACE" envDefault:"10s" doc:"how long requests in flight may take to end"`
 
-	issuers         iam.Issuers
-	verified        []token.Issuer
-	adminSecretFile string // of RAUTH_ADMIN_CLIENT_SECRET_FILE
-	policyKey       *policy.Key
-	opaConfig       []byte // content of OPA_CONFIG
-	opaFetches      bool   // it brings policies
+	Issuers         iam.Issuers    // all that are trusted, R-Auth first
+	Verified        []token.Issuer // the same, as tokens are verified
+	adminSecretFile string         // of RAUTH_ADMIN_CLIENT_SECRET_FILE
+	PolicyKey       *policy.Key    // of POLICY_KEY_FILE
+	opaConfig       []byte         // content of OPA_CONFIG
+	opaFetches      bool           // it brings policies
 }
 
-// part is a part of ENRICH_DEADLINE: ms of its usual 150.
-func (cfg *Config) part(ms time.Duration) time.Duration { return cfg.EnrichDeadline / 150 * ms }
+// Part is a part of ENRICH_DEADLINE: ms of its usual 150.
+func (cfg *Config) Part(ms time.Duration) time.Duration { return cfg.EnrichDeadline / 150 * ms }
 
 // ConfigError lists every fault of the configuration, by variable.
 type ConfigError struct{ Faults []string }
+
+// Faults is a ConfigError of these faults.
+func Faults(faults ...string) error { return &ConfigError{faults} }
 
 func (e *ConfigError) Error() string {
 	return "the configuration is not valid:\n  " + strings.Join(e.Faults, "\n  ")
@@ -142,7 +145,7 @@ func ParseConfig(environ []string) (Config, error) {
 		name := f.Tag.Get("env")
 		names[f.Name] = name
 		if f.Tag.Get("secret") == "true" {
-			if err := fromFile(vars, name); err != nil {
+			if err := FromFile(vars, name); err != nil {
 				fault("%s", err)
 				continue
 			}
@@ -192,8 +195,8 @@ func fieldsOf(cfg Config) func(func(reflect.StructField) bool) {
 	}
 }
 
-// fromFile puts the content of the file that NAME_FILE names into NAME.
-func fromFile(vars map[string]string, name string) error {
+// FromFile puts the content of the file that NAME_FILE names into NAME.
+func FromFile(vars map[string]string, name string) error {
 	file := vars[name+"_FILE"]
 	if file == "" {
 		return nil
@@ -276,7 +279,7 @@ func (cfg *Config) check(fault func(string, ...any)) {
 		fault("POLICY_BUNDLE and OPA_CONFIG both bring policies: one of them is allowed")
 	}
 	cfg.checkDecisions(fault)
-	cfg.checkPolicyKey(fault)
+	cfg.CheckPolicyKey(fault)
 	if !slices.Contains([]string{"auto", "managed"}, cfg.PolicyActivation) {
 		fault("POLICY_ACTIVATION must be auto or managed, is %q", cfg.PolicyActivation)
 	}
@@ -317,7 +320,7 @@ func (cfg *Config) check(fault func(string, ...any)) {
 		fault("RAUTH_INTROSPECTION_CLIENT_ID and RAUTH_INTROSPECTION_CLIENT_SECRET go together: set both or none")
 	}
 	cfg.checkRAuthAdmin(fault)
-	cfg.checkIssuers(fault)
+	cfg.CheckIssuers(fault)
 }
 
 // checkStateDir refuses a folder that others than root and the service, which runs as uid, can
@@ -361,7 +364,7 @@ func (cfg *Config) checkDecisions(fault func(string, ...any)) {
 	}
 }
 
-func (cfg *Config) checkPolicyKey(fault func(string, ...any)) {
+func (cfg *Config) CheckPolicyKey(fault func(string, ...any)) {
 	if cfg.PolicyKeyFile == "" {
 		if cfg.PolicyBundle != "" && !cfg.PolicyAllowUnsigned {
 			fault("POLICY_KEY_FILE is missing: POLICY_BUNDLE must be signed, or POLICY_ALLOW_UNSIGNED=1")
@@ -376,7 +379,7 @@ func (cfg *Config) checkPolicyKey(fault func(string, ...any)) {
 		fault("POLICY_KEY_FILE cannot be read: %v", err)
 		return
 	}
-	if cfg.policyKey, err = policy.ParseKey(text); err != nil {
+	if cfg.PolicyKey, err = policy.ParseKey(text); err != nil {
 		fault("POLICY_KEY_FILE cannot be used: %v", err)
 	}
 }
@@ -409,8 +412,8 @@ func (cfg *Config) checkRAuthAdmin(fault func(string, ...any)) {
 	}
 }
 
-// trustedIssuer is one entry of TRUSTED_ISSUERS.
-type trustedIssuer struct {
+// TrustedIssuer is one entry of TRUSTED_ISSUERS.
+type TrustedIssuer struct {
 	ID                        string   `json:"id"`
 	URL                       string   `json:"url"`
 	Audiences                 []string `json:"audiences"`
@@ -424,14 +427,14 @@ type trustedIssuer struct {
 	IntrospectionClientSecret string   `json:"introspection_client_secret"`
 }
 
-func (cfg *Config) checkIssuers(fault func(string, ...any)) {
-	all := []trustedIssuer{{
+func (cfg *Config) CheckIssuers(fault func(string, ...any)) {
+	all := []TrustedIssuer{{
 		ID: cfg.RAuthID, URL: cfg.RAuthURL, Audiences: cfg.RAuthAudiences, Tenants: []string{"*"}, Platform: true,
 		TokenTypes: cfg.RAuthTokenTypes, AuthorizedParties: cfg.RAuthAuthorizedParties,
 		Programs: cfg.RAuthPrograms, IntrospectionURL: cfg.IntrospectionURL, IntrospectionClientID: cfg.IntrospectionClientID, IntrospectionClientSecret: cfg.IntrospectionClientPass,
 	}}
 	if cfg.TrustedIssuers != "" {
-		var more []trustedIssuer
+		var more []TrustedIssuer
 		d := json.NewDecoder(strings.NewReader(cfg.TrustedIssuers))
 		d.DisallowUnknownFields()
 		if err := d.Decode(&more); err != nil {
@@ -495,8 +498,8 @@ func (cfg *Config) checkIssuers(fault func(string, ...any)) {
 				fault("%s %s", introspection, why)
 			}
 		}
-		cfg.issuers = append(cfg.issuers, iam.Issuer{URL: t.URL, Tenants: t.Tenants, Platform: t.Platform})
-		cfg.verified = append(cfg.verified, token.Issuer{
+		cfg.Issuers = append(cfg.Issuers, iam.Issuer{URL: t.URL, Tenants: t.Tenants, Platform: t.Platform})
+		cfg.Verified = append(cfg.Verified, token.Issuer{
 			ID: t.ID, URL: t.URL, Audiences: t.Audiences, Types: accepted, AuthorizedParties: t.AuthorizedParties, Programs: marks,
 			IntrospectionURL: t.IntrospectionURL, IntrospectionClientID: t.IntrospectionClientID, IntrospectionClientSecret: t.IntrospectionClientSecret,
 		})

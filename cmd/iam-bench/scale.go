@@ -20,7 +20,7 @@ import (
 // scale fills databases with more and more users, runs one and four replicas of the
 // production program on each, and prints what they need.
 func scale(ctx context.Context, args []string) error {
-	flags := flag.NewFlagSet("iam-dev scale", flag.ContinueOnError)
+	flags := flag.NewFlagSet("iam-bench scale", flag.ContinueOnError)
 	service := flags.String("service", "bin/iam-service", "the program to measure")
 	sizes := flags.String("users", "10000,100000,1000000", "users in the database, a hundred for each tenant")
 	replicas := flags.String("replicas", "1,4", "replicas on this machine")
@@ -63,7 +63,7 @@ func scaleOne(ctx context.Context, service, dir string, users int, replicas stri
 // seeded starts a stack in a folder, with users and tenants in its database, until stop. Its
 // issuer is part of the facts, so the address of R-Auth stays the same for a folder.
 func seeded(ctx context.Context, dir, rauthAddr string, users, tenants int) (_ *devstack.Stack, stop func(), err error) {
-	unlock, err := lock(dir)
+	unlock, err := devstack.Lock(dir)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -1,4 +1,4 @@
-package app
+package cli
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 
 	"iam-service/internal/policy"
 	"iam-service/internal/policy/authoring"
+	"iam-service/internal/server"
 	embedded "iam-service/policies"
 )
 
@@ -59,9 +60,9 @@ func policyCheckCommand(environ []string) *cobra.Command {
 			if len(args) == 0 {
 				engine, err := policy.NewEngine(policy.Config{Headers: o.Headers, Admin: o.Admin, Log: slog.New(slog.DiscardHandler)})
 				if err != nil {
-					return &ConfigError{[]string{"GATEWAY_HEADERS: " + err.Error()}}
+					return server.Faults("GATEWAY_HEADERS: " + err.Error())
 				}
-				if err := offerEmbedded(cmd.Context(), engine); err != nil {
+				if err := server.OfferEmbedded(cmd.Context(), engine); err != nil {
 					found = []authoring.Finding{{Rule: "gate", Text: err.Error()}}
 				}
 				revision = engine.Revision()
@@ -82,7 +83,7 @@ func policyCheckCommand(environ []string) *cobra.Command {
 				Revision *policy.Revision    `json:"revision,omitempty"`
 			}{append([]authoring.Finding{}, found...), revision}
 			if output == "sarif" {
-				report = authoring.SARIF(found, Version)
+				report = authoring.SARIF(found, server.Version)
 			}
 			e := json.NewEncoder(cmd.OutOrStdout())
 			e.SetIndent("", "  ")

@@ -3,7 +3,7 @@
 //
 // It decides nothing about authorization. Everything it opens it closes, in the
 // opposite order.
-package app
+package server
 
 import (
 	"cmp"
@@ -100,8 +100,8 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		}
 	}
 	db, err := postgres.Open(work, postgres.Config{
-		URL: cfg.DatabaseURL, Listen: cfg.ListenURL, Issuers: cfg.issuers, Conns: cfg.FactsConns, Admin: cfg.AdminConns, Keep: keptConns,
-		FactsAcquire: cfg.part(50), FactsLimit: cfg.part(100),
+		URL: cfg.DatabaseURL, Listen: cfg.ListenURL, Issuers: cfg.Issuers, Conns: cfg.FactsConns, Admin: cfg.AdminConns, Keep: keptConns,
+		FactsAcquire: cfg.Part(50), FactsLimit: cfg.Part(100),
 	}, log, metrics.DatabaseError)
 	if err != nil {
 		return errors.New("DATABASE_URL cannot be used") // checked before: why could show a password
@@ -132,8 +132,8 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		metrics.TokenRejections(string(r))
 	}
 	verifier, err := token.New(token.Config{
-		Issuers: cfg.verified, Entries: cfg.TokenEntries, Bytes: share(cfg.MemoryAim, tokensShare), MaxAge: cfg.JWKSMaxAge, IntrospectionTTL: cfg.IntrospectionTTL,
-		Introspections: cfg.Introspections, Wait: cfg.part(60), Keeper: db, Log: log, OnError: metrics.IdPError,
+		Issuers: cfg.Verified, Entries: cfg.TokenEntries, Bytes: share(cfg.MemoryAim, tokensShare), MaxAge: cfg.JWKSMaxAge, IntrospectionTTL: cfg.IntrospectionTTL,
+		Introspections: cfg.Introspections, Wait: cfg.Part(60), Keeper: db, Log: log, OnError: metrics.IdPError,
 		OnRejected: func(r token.Reason) { metrics.TokenRejected(string(r)) },
 	})
 	if err != nil {
@@ -146,8 +146,8 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	beside.loop("keys", func() { verifier.KeepFresh(work) })
 
 	facts := directory.New(db, directory.Config{
-		Issuers: cfg.issuers, Entries: cfg.FactsEntries, Bytes: share(cfg.MemoryAim, factsShare), MaxStale: cfg.MaxStaleness,
-		Wait: cfg.part(60),
+		Issuers: cfg.Issuers, Entries: cfg.FactsEntries, Bytes: share(cfg.MemoryAim, factsShare), MaxStale: cfg.MaxStaleness,
+		Wait: cfg.Part(60),
 	})
 	policyChanged := make(chan struct{}, 1)
 	changes := feed.New(feed.Config{Source: db, Store: facts, Log: log, OnDelay: metrics.FeedDelay, OnPolicy: func() {
@@ -162,8 +162,8 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	}
 	var policies *rollout.Service
 	engine, err := policy.NewEngine(policy.Config{
-		Headers: cfg.GatewayHeaders, Admin: cfg.AdminAudience != "", Untold: len(cfg.TrustedProxies) == 0, Settings: map[string]string{"unknown_users": cfg.UnknownUsers}, Limit: cfg.part(50),
-		SignedOnly: !cfg.PolicyAllowUnsigned, Key: cfg.policyKey, Child: []string{os.Args[0], policy.ChildCommand}, Log: log, OnOffer: metrics.Candidate,
+		Headers: cfg.GatewayHeaders, Admin: cfg.AdminAudience != "", Untold: len(cfg.TrustedProxies) == 0, Settings: map[string]string{"unknown_users": cfg.UnknownUsers}, Limit: cfg.Part(50),
+		SignedOnly: !cfg.PolicyAllowUnsigned, Key: cfg.PolicyKey, Child: []string{os.Args[0], policy.ChildCommand}, Log: log, OnOffer: metrics.Candidate,
 		OnPassed: func(ctx context.Context, c *policy.Candidate, r *policy.Revision) (bool, error) {
 			return policies.Passed(ctx, c, r)
 		},
@@ -171,7 +171,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	if err != nil {
 		return fmt.Errorf("GATEWAY_HEADERS: %w", err)
 	}
-	administration := admin.New(admin.Config{DB: db, Engine: engine, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Audiences: cfg.RAuthAudiences, Invalidate: facts.Invalidate, PoliciesKept: cfg.PoliciesKept, MaxMembers: cfg.TenantMaxMembers, JoinsPerDay: cfg.TenantJoinsPerDay, Log: log, Embedded: packedEmbedded})
+	administration := admin.New(admin.Config{DB: db, Engine: engine, Issuers: cfg.Issuers, Issuer: cfg.RAuthURL, Audiences: cfg.RAuthAudiences, Invalidate: facts.Invalidate, PoliciesKept: cfg.PoliciesKept, MaxMembers: cfg.TenantMaxMembers, JoinsPerDay: cfg.TenantJoinsPerDay, Log: log, Embedded: PackedEmbedded})
 	ours, err := policy.FromFS("embedded", embedded.FS)
 	if err != nil {
 		return err
@@ -207,7 +207,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	defer recorded.Close()
 	var beneath *preview.Shadow
 	enricher := enrich.New(enrich.Config{
-		Verifier: verifier, Directory: facts, Engine: engine, Issuers: cfg.issuers, Deadline: cfg.EnrichDeadline, HeaderMax: cfg.HeaderBudget,
+		Verifier: verifier, Directory: facts, Engine: engine, Issuers: cfg.Issuers, Deadline: cfg.EnrichDeadline, HeaderMax: cfg.HeaderBudget,
 		Entries: cmp.Or(cfg.DecisionEntries, -1), Bytes: share(cfg.MemoryAim, decisionsShare),
 		SampleLog: cfg.DecisionSample, Log: log, Record: recorded.Record, OnDecision: metrics.Decision,
 		Shadow: func(e *enrich.Evaluated) { beneath.Take(e) }, ShadowOf: func() float64 { _, share := policies.Shadow(); return share },
@@ -293,7 +293,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	previews := &preview.Jobs{Snapshot: func(ctx context.Context) (preview.Moment, error) { return db.Snapshot(ctx) }, Note: db.PreviewProgress, Log: log, OnPanic: func(err error) { beside.panicked("preview", err) }}
 	beside.running.Go(func() { <-work.Done(); previews.Wait() })
 	admins := httpapi.Admin{
-		Shadow: beneath, Previews: previews, PreviewEngine: previewEngine, EvalLimit: cfg.part(50), Issuers: cfg.issuers, HeaderMax: cfg.HeaderBudget, Background: work,
+		Shadow: beneath, Previews: previews, PreviewEngine: previewEngine, EvalLimit: cfg.Part(50), Issuers: cfg.Issuers, HeaderMax: cfg.HeaderBudget, Background: work,
 		Service: administration, Clients: managed, Policy: func() any { return engine.Status() }, Policies: policies, Explain: &explain.Service{Engine: engine, Enricher: enricher}, VerifyGateway: verifier.Verify, Issuer: cfg.RAuthURL, Trusted: cfg.TrustedProxies,
 		Writes: cfg.AdminWrites, Version: build.Version, Log: log, Observe: metrics.Request,
 	}
@@ -444,19 +444,19 @@ func manageClients(
 		return clients.New(c), nil, nil
 	}
 	metrics.IdPErrors(rauth.Operations, rauth.Reasons)
-	provider, err := newProvider(cfg, verifier, log, metrics.IdPError)
+	provider, err := NewProvider(cfg, verifier, log, metrics.IdPError)
 	if err != nil {
 		return nil, nil, fmt.Errorf("RAUTH_ADMIN_URL: %w", err)
 	}
 	c.Provider = provider
 	if c.Instance, c.Copied, err = db.Instance(ctx); err != nil {
-		return nil, nil, fmt.Errorf("cannot read the instance from PostgreSQL (DATABASE_URL, at %s): %w", postgres.Server(cfg.DatabaseURL), oneLine(err))
+		return nil, nil, fmt.Errorf("cannot read the instance from PostgreSQL (DATABASE_URL, at %s): %w", postgres.Server(cfg.DatabaseURL), OneLine(err))
 	}
 	return clients.New(c), provider, nil
 }
 
-// newProvider makes the adapter of R-Auth's admin API.
-func newProvider(cfg Config, verifier *token.Verifier, log *slog.Logger, onError func(operation, reason string)) (*rauth.Client, error) {
+// NewProvider makes the adapter of R-Auth's admin API.
+func NewProvider(cfg Config, verifier *token.Verifier, log *slog.Logger, onError func(operation, reason string)) (*rauth.Client, error) {
 	c := rauth.Config{
 		URL: cfg.RAuthAdminURL, TokenFile: cfg.RAuthAdminTokenFile, ClientID: cfg.RAuthAdminClientID, Log: log, OnError: onError,
 		TokenURL: func(context.Context) (string, error) { return verifier.TokenEndpoint() },
@@ -521,7 +521,7 @@ func awaitDatabase(ctx context.Context, db *postgres.DB, cfg Config) error {
 	if old, ok := errors.AsType[*postgres.OldSchemaError](last); ok {
 		return fmt.Errorf("database (DATABASE_URL): %w", old)
 	}
-	return fmt.Errorf("cannot use PostgreSQL (DATABASE_URL, at %s): %w", postgres.Server(cfg.DatabaseURL), oneLine(last))
+	return fmt.Errorf("cannot use PostgreSQL (DATABASE_URL, at %s): %w", postgres.Server(cfg.DatabaseURL), OneLine(last))
 }
 
 // warmPools returns when each pool has a connection and look-ups were done over it. Connections that the server has
@@ -529,7 +529,7 @@ func awaitDatabase(ctx context.Context, db *postgres.DB, cfg Config) error {
 func warmPools(ctx context.Context, db *postgres.DB, cfg Config, log *slog.Logger) error {
 	missing, err := backoff.Retry(ctx, func() (int, error) { return db.Warm(ctx) }, backoff.WithMaxElapsedTime(0))
 	if err != nil {
-		return fmt.Errorf("cannot open a connection to PostgreSQL for each pool (DATABASE_URL, at %s): %w", postgres.Server(cfg.DatabaseURL), oneLine(err))
+		return fmt.Errorf("cannot open a connection to PostgreSQL for each pool (DATABASE_URL, at %s): %w", postgres.Server(cfg.DatabaseURL), OneLine(err))
 	}
 	if missing > 0 {
 		log.WarnContext(ctx, "fewer database connections than configured: the server has no room for more", slog.Int("missing", missing))
@@ -579,7 +579,7 @@ func awaitFeed(ctx context.Context, changes *feed.Feed, cfg Config) error {
 	if url == "" {
 		name, url = "DATABASE_URL, since DATABASE_LISTEN_URL is not set", cfg.DatabaseURL
 	}
-	return fmt.Errorf("cannot hear of changes (%s, at %s): %w", name, postgres.Server(url), oneLine(err))
+	return fmt.Errorf("cannot hear of changes (%s, at %s): %w", name, postgres.Server(url), OneLine(err))
 }
 
 // refused reports whether the server turned us away for good: wrong password,
@@ -589,8 +589,8 @@ func refused(err error) bool {
 	return ok && (pg.Code == "28P01" || pg.Code == "28000" || pg.Code == "3D000")
 }
 
-// oneLine keeps a fatal error on one line.
-func oneLine(err error) error {
+// OneLine keeps a fatal error on one line.
+func OneLine(err error) error {
 	if err == nil {
 		return errors.New("no answer in time")
 	}
@@ -651,11 +651,11 @@ func loadPolicies(ctx context.Context, engine *policy.Engine, policies *rollout.
 		stop()
 		return nil, nil, fmt.Errorf("the policy that is in force elsewhere cannot be used here (do GATEWAY_HEADERS, ADMIN_AUDIENCE and POLICY_KEY_FILE differ from the other replicas'?): %w", first)
 	}
-	return m, stop, offerEmbedded(ctx, engine)
+	return m, stop, OfferEmbedded(ctx, engine)
 }
 
-// offerEmbedded offers the policy that is part of the program.
-func offerEmbedded(ctx context.Context, engine *policy.Engine) error {
+// OfferEmbedded offers the policy that is part of the program.
+func OfferEmbedded(ctx context.Context, engine *policy.Engine) error {
 	c, err := policy.FromFS("embedded", embedded.FS)
 	if err == nil {
 		err = engine.Offer(ctx, c)
@@ -666,8 +666,8 @@ func offerEmbedded(ctx context.Context, engine *policy.Engine) error {
 	return nil
 }
 
-// packedEmbedded is the policy that is part of the program, as it is kept.
-func packedEmbedded() (iam.PolicyRevision, []byte, error) {
+// PackedEmbedded is the policy that is part of the program, as it is kept.
+func PackedEmbedded() (iam.PolicyRevision, []byte, error) {
 	c, err := policy.FromFS("embedded", embedded.FS)
 	if err != nil {
 		return iam.PolicyRevision{}, nil, err

@@ -28,7 +28,7 @@ const (
 // and prints how long it takes until no replica answers with the role: from sending
 // the change to the database until the last answer that still had it.
 func propagation(ctx context.Context, args []string) error {
-	flags := flag.NewFlagSet("iam-dev propagation", flag.ContinueOnError)
+	flags := flag.NewFlagSet("iam-bench propagation", flag.ContinueOnError)
 	service := flags.String("service", "bin/iam-service", "the program to measure")
 	replicas := flags.Int("replicas", 3, "replicas on this machine")
 	changes := flags.Int("changes", 200, "roles to take away")

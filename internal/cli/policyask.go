@@ -1,4 +1,4 @@
-package app
+package cli
 
 import (
 	"bufio"
@@ -28,6 +28,7 @@ import (
 	"iam-service/internal/policyops/explain"
 	"iam-service/internal/policyops/preview"
 	"iam-service/internal/postgres"
+	"iam-service/internal/server"
 	"iam-service/internal/token"
 	embedded "iam-service/policies"
 )
@@ -60,7 +61,7 @@ func openAsking(ctx context.Context, environ []string, issuer string) (*asking, 
 	}
 	if _, known := o.issuers.Find(issuer); !known && issuer != "" {
 		o.db.Close()
-		return nil, &ConfigError{[]string{fmt.Sprintf("%s is not trusted: set RAUTH_URL and TRUSTED_ISSUERS as for serve", issuer)}}
+		return nil, server.Faults(fmt.Sprintf("%s is not trusted: set RAUTH_URL and TRUSTED_ISSUERS as for serve", issuer))
 	}
 	a := &asking{operator: o, headerMax: 3500}
 	settings := map[string]string{"unknown_users": "deny"}
@@ -71,16 +72,16 @@ func openAsking(ctx context.Context, environ []string, issuer string) (*asking, 
 	if v := vars["HEADER_BUDGET"]; v != "" {
 		if a.headerMax, err = strconv.Atoi(v); err != nil {
 			o.db.Close()
-			return nil, &ConfigError{[]string{"HEADER_BUDGET must be a number of bytes"}}
+			return nil, server.Faults("HEADER_BUDGET must be a number of bytes")
 		}
 	}
 	if v := vars["ENRICH_DEADLINE"]; v != "" {
 		d, err := time.ParseDuration(v)
 		if err != nil {
 			o.db.Close()
-			return nil, &ConfigError{[]string{"ENRICH_DEADLINE must be a time such as 150ms"}}
+			return nil, server.Faults("ENRICH_DEADLINE must be a time such as 150ms")
 		}
-		a.limit = (&Config{EnrichDeadline: d}).part(50)
+		a.limit = (&server.Config{EnrichDeadline: d}).Part(50)
 	}
 	options := checkOptions(environ)
 	a.engine, err = policy.NewEngine(policy.Config{
@@ -89,7 +90,7 @@ func openAsking(ctx context.Context, environ []string, issuer string) (*asking, 
 	})
 	if err != nil {
 		o.db.Close()
-		return nil, &ConfigError{[]string{"GATEWAY_HEADERS: " + err.Error()}}
+		return nil, server.Faults("GATEWAY_HEADERS: " + err.Error())
 	}
 	if a.facts, err = o.db.Snapshot(ctx); err != nil {
 		o.db.Close()
@@ -108,8 +109,8 @@ func trusting(environ []string, issuer string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	var named []trustedIssuer
-	if err := json.Unmarshal([]byte(list), &named); err == nil && slices.ContainsFunc(named, func(t trustedIssuer) bool { return t.URL == issuer }) {
+	var named []server.TrustedIssuer
+	if err := json.Unmarshal([]byte(list), &named); err == nil && slices.ContainsFunc(named, func(t server.TrustedIssuer) bool { return t.URL == issuer }) {
 		return environ, nil
 	}
 	return append(environ[:len(environ):len(environ)], "RAUTH_URL="+issuer), nil
@@ -369,9 +370,9 @@ func policyPreviewCommand(environ []string) *cobra.Command {
 			}
 			defer a.close()
 			if a.issuer == "" {
-				return &ConfigError{[]string{"RAUTH_URL is missing (or --issuer): nobody is let in whose issuer is not trusted"}}
+				return server.Faults("RAUTH_URL is missing (or --issuer): nobody is let in whose issuer is not trusted")
 			}
-			go TuneGC(ctx, previewAim) // it makes much garbage, and nothing else waits for the memory
+			go server.TuneGC(ctx, previewAim) // it makes much garbage, and nothing else waits for the memory
 			c := preview.Config{Engine: a.engine, Issuers: a.issuers, HeaderMax: a.headerMax, Limit: a.limit, Facts: a.facts, Workers: workers}
 			if c.Base, err = a.revision(ctx, against); err != nil {
 				return err
@@ -435,7 +436,7 @@ func openKept(ctx context.Context, environ []string) (*postgres.Decisions, error
 		return nil, err
 	}
 	if url == "" {
-		return nil, &ConfigError{[]string{"DECISIONS_DATABASE_URL is missing: where decisions are recorded"}}
+		return nil, server.Faults("DECISIONS_DATABASE_URL is missing: where decisions are recorded")
 	}
 	kept, err := postgres.OpenDecisions(ctx, url, time.Hour, slog.New(slog.DiscardHandler), nil)
 	if err != nil {

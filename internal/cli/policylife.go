@@ -1,4 +1,4 @@
-package app
+package cli
 
 import (
 	"context"
@@ -19,6 +19,7 @@ import (
 	"iam-service/internal/admin"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
+	"iam-service/internal/server"
 )
 
 // The life of policies, for operators with DATABASE_URL alone: no service need run, and no
@@ -78,23 +79,23 @@ func policyPushCommand(environ []string) *cobra.Command {
 // engineOf is a gate with the settings of serve.
 func engineOf(environ []string) (*policy.Engine, error) {
 	vars := env.ToMap(environ)
-	cfg := Config{PolicyKeyFile: vars["POLICY_KEY_FILE"]}
+	cfg := server.Config{PolicyKeyFile: vars["POLICY_KEY_FILE"]}
 	cfg.PolicyAllowUnsigned, _ = strconv.ParseBool(vars["POLICY_ALLOW_UNSIGNED"]) // serve says what is wrong with it
 	var faults []string
-	cfg.checkPolicyKey(func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) })
-	if cfg.policyKey == nil && !cfg.PolicyAllowUnsigned && len(faults) == 0 {
+	cfg.CheckPolicyKey(func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) })
+	if cfg.PolicyKey == nil && !cfg.PolicyAllowUnsigned && len(faults) == 0 {
 		faults = append(faults, "POLICY_KEY_FILE is missing: bundles must be signed, or POLICY_ALLOW_UNSIGNED=1")
 	}
 	if len(faults) > 0 {
-		return nil, &ConfigError{faults}
+		return nil, server.Faults(faults...)
 	}
 	o := checkOptions(environ)
 	engine, err := policy.NewEngine(policy.Config{
-		Headers: o.Headers, Admin: o.Admin, SignedOnly: !cfg.PolicyAllowUnsigned, Key: cfg.policyKey,
+		Headers: o.Headers, Admin: o.Admin, SignedOnly: !cfg.PolicyAllowUnsigned, Key: cfg.PolicyKey,
 		Child: []string{os.Args[0], policy.ChildCommand}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
-		return nil, &ConfigError{[]string{"GATEWAY_HEADERS: " + err.Error()}}
+		return nil, server.Faults("GATEWAY_HEADERS: " + err.Error())
 	}
 	return engine, nil
 }

@@ -1,4 +1,4 @@
-package app
+package cli
 
 import (
 	"bufio"
@@ -25,6 +25,7 @@ import (
 	"iam-service/internal/clients"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
+	"iam-service/internal/server"
 	"iam-service/internal/telemetry"
 	"iam-service/internal/token"
 )
@@ -48,7 +49,7 @@ func openOperator(ctx context.Context, environ []string) (*operator, error) {
 		return nil, err
 	}
 	vars := env.ToMap(environ)
-	cfg := Config{RAuthURL: vars["RAUTH_URL"]}
+	cfg := server.Config{RAuthURL: vars["RAUTH_URL"]}
 	cfg.RAuthInsecureHTTP, _ = strconv.ParseBool(vars["RAUTH_INSECURE_HTTP"]) // serve says what is wrong with it
 	if v := vars["RAUTH_AUDIENCES"]; v != "" {
 		cfg.RAuthAudiences = strings.Split(v, ",")
@@ -56,27 +57,27 @@ func openOperator(ctx context.Context, environ []string) (*operator, error) {
 	if v := vars["RAUTH_PROGRAMS"]; v != "" {
 		cfg.RAuthPrograms = strings.Split(v, ",")
 	}
-	if err := fromFile(vars, "TRUSTED_ISSUERS"); err != nil {
-		return nil, &ConfigError{[]string{err.Error()}}
+	if err := server.FromFile(vars, "TRUSTED_ISSUERS"); err != nil {
+		return nil, server.Faults(err.Error())
 	}
 	cfg.TrustedIssuers = vars["TRUSTED_ISSUERS"]
 	var faults []string
-	cfg.checkIssuers(func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) })
+	cfg.CheckIssuers(func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) })
 	if len(faults) > 0 {
-		return nil, &ConfigError{faults}
+		return nil, server.Faults(faults...)
 	}
 	log := slog.New(slog.DiscardHandler)
-	db, err := postgres.Open(ctx, postgres.Config{URL: url, Issuers: cfg.issuers, Conns: 2}, log, nil)
+	db, err := postgres.Open(ctx, postgres.Config{URL: url, Issuers: cfg.Issuers, Conns: 2}, log, nil)
 	if err != nil {
 		return nil, errors.New("DATABASE_URL cannot be used")
 	}
 	if err := db.CheckSchema(ctx); err != nil {
 		db.Close()
-		return nil, fmt.Errorf("cannot use PostgreSQL (DATABASE_URL, at %s): %w", postgres.Server(url), oneLine(err))
+		return nil, fmt.Errorf("cannot use PostgreSQL (DATABASE_URL, at %s): %w", postgres.Server(url), server.OneLine(err))
 	}
 	return &operator{
-		db: db, issuer: cfg.RAuthURL, issuers: cfg.issuers, verified: cfg.verified, caller: admin.Caller{Operator: operatorName(), Via: "command"},
-		service: admin.New(admin.Config{DB: db, Issuers: cfg.issuers, Issuer: cfg.RAuthURL, Audiences: cfg.RAuthAudiences, Log: log, Embedded: packedEmbedded}),
+		db: db, issuer: cfg.RAuthURL, issuers: cfg.Issuers, verified: cfg.Verified, caller: admin.Caller{Operator: operatorName(), Via: "command"},
+		service: admin.New(admin.Config{DB: db, Issuers: cfg.Issuers, Issuer: cfg.RAuthURL, Audiences: cfg.RAuthAudiences, Log: log, Embedded: server.PackedEmbedded}),
 	}, nil
 }
 
@@ -284,7 +285,7 @@ func importCommand(environ []string) *cobra.Command {
 		Args: cobra.MaximumNArgs(1),
 		RunE: withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
 			if o.issuer == "" {
-				return &ConfigError{[]string{"RAUTH_URL is missing: members are of issuers that are trusted"}}
+				return server.Faults("RAUTH_URL is missing: members are of issuers that are trusted")
 			}
 			in, size := cmd.InOrStdin(), int64(-1)
 			if len(args) > 0 && args[0] != "-" {
@@ -481,12 +482,12 @@ func reconcileCommand(environ []string) *cobra.Command {
 			"run beside it. The exit status is 1 where something is left.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := ParseConfig(environ)
+			cfg, err := server.ParseConfig(environ)
 			if err != nil {
 				return err
 			}
 			if cfg.RAuthAdminURL == "" {
-				return &ConfigError{[]string{"RAUTH_ADMIN_URL is missing: R-Auth's admin API"}}
+				return server.Faults("RAUTH_ADMIN_URL is missing: R-Auth's admin API")
 			}
 			confirmed := cmd.Flags().Changed("max-changes")
 			if most <= 0 {
@@ -506,8 +507,8 @@ func reconcileCommand(environ []string) *cobra.Command {
 	return reports(cmd)
 }
 
-func reconcile(ctx context.Context, cfg Config, o *operator, log *slog.Logger, dryRun, confirmed bool, most int) (clients.Report, error) {
-	verifier, err := token.New(token.Config{Issuers: cfg.verified[:1], Keeper: o.db, Log: log})
+func reconcile(ctx context.Context, cfg server.Config, o *operator, log *slog.Logger, dryRun, confirmed bool, most int) (clients.Report, error) {
+	verifier, err := token.New(token.Config{Issuers: cfg.Verified[:1], Keeper: o.db, Log: log})
 	if err != nil {
 		return clients.Report{}, err
 	}
@@ -516,7 +517,7 @@ func reconcile(ctx context.Context, cfg Config, o *operator, log *slog.Logger, d
 			return clients.Report{}, fmt.Errorf("R-Auth cannot be asked for its endpoints (RAUTH_URL=%s): %w", cfg.RAuthURL, err)
 		}
 	}
-	provider, err := newProvider(cfg, verifier, log, nil)
+	provider, err := server.NewProvider(cfg, verifier, log, nil)
 	if err != nil {
 		return clients.Report{}, fmt.Errorf("RAUTH_ADMIN_URL: %w", err)
 	}

@@ -29,7 +29,7 @@ const (
 // rolls them back with its commands, and prints how long it takes until no replica
 // answers by the policy before: from the start of the command until the last such answer.
 func rollouts(ctx context.Context, args []string) error {
-	flags := flag.NewFlagSet("iam-dev rollout", flag.ContinueOnError)
+	flags := flag.NewFlagSet("iam-bench rollout", flag.ContinueOnError)
 	service := flags.String("service", "bin/iam-service", "the program to measure")
 	changes := flags.Int("changes", 25, "policies to activate and to roll back")
 	if err := flags.Parse(args); err != nil {

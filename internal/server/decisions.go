@@ -1,4 +1,4 @@
-package app
+package server
 
 import (
 	"context"
@@ -26,7 +26,7 @@ func openDecisions(work, start context.Context, cfg Config, log *slog.Logger, on
 	ctx, cancel := context.WithTimeout(start, 2*time.Second)
 	defer cancel()
 	if err := kept.Check(ctx); err != nil {
-		log.WarnContext(start, "decisions cannot be written down (DECISIONS_DATABASE_URL)", slog.String("server", postgres.Server(cfg.DecisionsURL)), slog.Any("err", oneLine(err)))
+		log.WarnContext(start, "decisions cannot be written down (DECISIONS_DATABASE_URL)", slog.String("server", postgres.Server(cfg.DecisionsURL)), slog.Any("err", OneLine(err)))
 	}
 	return kept, nil
 }
