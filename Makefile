@@ -62,7 +62,7 @@ bench: need-go ## CPU and allocations of an enrichment, beside bare net/http and
 all-benchmarks:
 	go test -run "^$$" -bench Allocations -count 3 ./internal/dev/bench
 	go test -run "^$$" -bench Relay -benchtime 50000x ./internal/events/natsbus
-	go test -run "^$$" -bench AClientIsMade -benchtime 20x ./internal/httpapi
+	go test -run "^$$" -bench AClientIsMade -benchtime 20x ./internal/adminapi
 	OPA="$$(go tool -modfile=.ci/opa.mod -n opa)" go test -run "^$$" -bench "Peers|FixedRate|DecisionLog" -benchtime 1x -timeout 30m ./internal/dev/bench
 
 .PHONY: figures

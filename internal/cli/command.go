@@ -20,7 +20,7 @@ import (
 	"github.com/caarlos0/env/v11"
 	"github.com/spf13/cobra"
 
-	"iam-service/internal/httpapi"
+	"iam-service/internal/adminapi"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
 	"iam-service/internal/server"
@@ -309,7 +309,7 @@ func openAPICommand() *cobra.Command {
 		Short: "Print the OpenAPI document of the admin API, as it is served at /openapi.json",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := cmd.OutOrStdout().Write(httpapi.OpenAPI(server.Version))
+			_, err := cmd.OutOrStdout().Write(adminapi.OpenAPI(server.Version))
 			return err
 		},
 	}

@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/adminapi"
 	"iam-service/internal/bounded"
 	"iam-service/internal/clients"
 	"iam-service/internal/clients/rauth"
@@ -36,7 +37,7 @@ import (
 	"iam-service/internal/events/natsbus"
 	"iam-service/internal/events/outbox"
 	"iam-service/internal/feed"
-	"iam-service/internal/httpapi"
+	"iam-service/internal/gateway"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/policyops/explain"
@@ -238,7 +239,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		log.InfoContext(ctx, "not ready: the first evaluation failed", slog.Any("err", err)) // each look at readiness tries again
 	}
 	register(metrics, db, verifier, facts, changes, engine, enricher, recorded)
-	gateway := httpapi.Gateway{
+	gateways := gateway.Config{
 		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Tenants: db,
 		Trusted: cfg.TrustedProxies, DenyAmbiguous: cfg.AmbiguousPaths == "always_deny", Log: log, Observe: metrics.Request,
 	}
@@ -292,7 +293,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	}
 	previews := &preview.Jobs{Snapshot: func(ctx context.Context) (preview.Moment, error) { return db.Snapshot(ctx) }, Note: db.PreviewProgress, Log: log, OnPanic: func(err error) { beside.panicked("preview", err) }}
 	beside.running.Go(func() { <-work.Done(); previews.Wait() })
-	admins := httpapi.Admin{
+	admins := adminapi.Config{
 		Shadow: beneath, Previews: previews, PreviewEngine: previewEngine, EvalLimit: cfg.Part(50), Issuers: cfg.Issuers, HeaderMax: cfg.HeaderBudget, Background: work,
 		Service: administration, Clients: managed, Policy: func() any { return engine.Status() }, Policies: policies, Explain: &explain.Service{Engine: engine, Enricher: enricher}, VerifyGateway: verifier.Verify, Issuer: cfg.RAuthURL, Trusted: cfg.TrustedProxies,
 		Writes: cfg.AdminWrites, Version: build.Version, Log: log, Observe: metrics.Request,
@@ -305,8 +306,8 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	}
 
 	servers := []*server{
-		newServer("gateway", gatewayListener, gateway.Handler(), log),
-		newServer("admin", adminListener, admins.Handler(), log),
+		newServer("gateway", gatewayListener, gateway.New(gateways), log),
+		newServer("admin", adminListener, adminapi.New(admins), log),
 		newServer("ops", opsListener, ops.Handler(), log),
 	}
 	addrs := Addrs{gatewayListener.Addr().String(), adminListener.Addr().String(), opsListener.Addr().String()}

@@ -26,7 +26,7 @@ import (
 	"iam-service/internal/dev/devstack"
 	"iam-service/internal/directory"
 	"iam-service/internal/enrich"
-	"iam-service/internal/httpapi"
+	"iam-service/internal/gateway"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/server"
@@ -135,9 +135,9 @@ func newService(tb testing.TB, o options) *service {
 		Verifier: verifier, Directory: s.store, Issuers: issuers, Engine: engine, Log: log, Record: record, SampleLog: sample, Deadline: 10 * time.Second,
 		Entries: o.decisions, OnDecision: metrics.Decision,
 	})
-	s.handler = httpapi.Gateway{
+	s.handler = gateway.New(gateway.Config{
 		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Log: log, Observe: metrics.Request,
-	}.Handler()
+	})
 	return s
 }
 

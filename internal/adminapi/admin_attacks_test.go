@@ -1,0 +1,551 @@
+package adminapi_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/dev/devstack"
+	"iam-service/internal/iam"
+)
+
+// Our ids are compared as text: another form of the same UUID is nobody's.
+// Any tenant's administrator can make anybody a member of it.
+func TestAMembershipThatSomebodyElseAddsMovesNobody(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	auth := bearer(w.mint("victor", nil))
+	in := func(what string, status int, tenant string) {
+		t.Helper()
+		got, lines, body := w.ask(get, auth)
+		if got != status || status == 200 && value(lines, "X-Tenant-ID") != tenant {
+			t.Errorf("%s: %d %v %s, want %d %s", what, got, claims(lines), body, status, tenant)
+		}
+	}
+	body := map[string]any{"subject": "victor", "issuer": w.rauth.Issuer}
+	w.want(201, "tina", "POST", "/v1/tenants/acme/members", body)
+	victor := w.user("victor")
+	in("a member of acme", 200, "acme")
+	w.want(201, "root", "POST", "/v1/tenants/globex/members", body)
+	in("globex adds him", 200, "acme")
+	w.want(200, "tina", "PATCH", "/v1/tenants/acme/members/"+victor, map[string]any{"status": "suspended"}, "Content-Type: application/merge-patch+json")
+	in("acme suspends him", 403, "")
+	if status, lines, _ := w.ask(get, auth, "X-Active-Tenant-ID: globex"); status != 200 || value(lines, "X-Tenant-ID") != "globex" {
+		t.Errorf("he asks for globex: %d", status)
+	}
+	w.want(200, "tina", "PATCH", "/v1/tenants/acme/members/"+victor, map[string]any{"status": "active"}, "Content-Type: application/merge-patch+json")
+	in("acme lets him in again", 200, "acme")
+	w.want(204, "tina", "DELETE", "/v1/tenants/acme/members/"+victor, nil)
+	in("acme removes him: globex is his only one", 200, "globex")
+	w.want(201, "root", "POST", "/v1/tenants/umbrella/members", body)
+	in("umbrella adds him while he has no default", 200, "globex")
+	w.want(204, "root", "DELETE", "/v1/tenants/umbrella/members/"+victor, nil)
+	in("umbrella removes him", 200, "globex")
+	w.want(204, "root", "DELETE", "/v1/tenants/globex/members/"+victor, nil)
+	if u := w.want(200, "root", "GET", "/v1/users/"+victor, nil); u.field("default_tenant") != nil && u.field("default_tenant") != "" {
+		t.Errorf("a member of nothing has a default tenant: %s", u)
+	}
+	w.want(201, "root", "POST", "/v1/tenants/umbrella/members", body)
+	in("the first one again", 200, "umbrella")
+
+	// Two at once: one of them is first.
+	w.want(204, "root", "DELETE", "/v1/tenants/umbrella/members/"+victor, nil)
+	var both sync.WaitGroup
+	for _, tenant := range []string{"acme", "globex"} {
+		both.Go(func() {
+			if r := w.call("root", "POST", "/v1/tenants/"+tenant+"/members", body); r.status != 201 {
+				t.Errorf("%s: %s", tenant, r)
+			}
+		})
+	}
+	both.Wait()
+	status, lines, _ := w.ask(get, auth)
+	if first := w.want(200, "root", "GET", "/v1/users/"+victor, nil).field("default_tenant"); status != 200 || first != value(lines, "X-Tenant-ID") {
+		t.Errorf("two at once: %d %v, and %v is the default", status, lines, first)
+	}
+	// What is said by the platform holds.
+	id, err := w.db.PutUser(ctx, iam.User{Issuer: w.rauth.Issuer, Subject: "wendy", Status: iam.UserActive, DefaultTenant: "acme"})
+	w.ok(err)
+	w.ok(w.db.PutMembership(ctx, iam.Membership{Tenant: "globex", User: id, Status: iam.MembershipActive}))
+	if u := w.want(200, "root", "GET", "/v1/users/"+id, nil); u.field("default_tenant") != "acme" {
+		t.Errorf("a default that was set is replaced: %s", u)
+	}
+}
+
+// Whoever adds a subject first has their tenant as its default, for no longer than it is a member there.
+func TestADefaultTenantEndsWithItsMembership(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	body := map[string]any{"subject": "wanted", "issuer": w.rauth.Issuer}
+	in := func(what, tenant string) {
+		t.Helper()
+		status, lines, _ := w.ask(get, bearer(w.mint("wanted", nil)))
+		if got := value(lines, "X-Tenant-ID"); tenant == "" && status != 403 || tenant != "" && (status != 200 || got != tenant) {
+			t.Errorf("%s: %d %q, want %q", what, status, got, tenant)
+		}
+	}
+	defaultIs := func(what, tenant string) {
+		t.Helper()
+		if got, _ := w.want(200, "root", "GET", "/v1/users/"+w.user("wanted"), nil).field("default_tenant").(string); got != tenant {
+			t.Errorf("%s: the default is %q, want %q", what, got, tenant)
+		}
+	}
+	add := func(tenant string) { t.Helper(); w.want(201, "root", "POST", "/v1/tenants/"+tenant+"/members", body) }
+	remove := func(tenant string) {
+		t.Helper()
+		w.want(204, "root", "DELETE", "/v1/tenants/"+tenant+"/members/"+w.user("wanted"), nil)
+	}
+	add("globex")
+	add("acme")
+	in("globex was first", "globex")
+	remove("globex")
+	defaultIs("globex removes them", "")
+	in("globex removes them", "acme")
+	add("globex")
+	defaultIs("globex adds them again", "acme")
+	in("globex adds them again", "acme")
+	add("umbrella")
+	remove("acme")
+	in("acme was the default, and two are left", "")
+	w.want(200, "root", "PATCH", "/v1/users/"+w.user("wanted"), map[string]any{"default_tenant": "globex"}, "Content-Type: application/merge-patch+json")
+	in("the platform's administrator says which", "globex")
+	w.want(200, "root", "PATCH", "/v1/tenants/globex", map[string]any{"status": "suspended"}, "Content-Type: application/merge-patch+json")
+	w.want(204, "root", "DELETE", "/v1/tenants/globex", nil)
+	defaultIs("globex is deleted", "")
+	in("globex is deleted", "umbrella")
+	add("acme")
+	in("acme adds them again", "umbrella")
+	remove("acme")
+	in("a membership goes that was not the default", "umbrella")
+}
+
+// A platform administrator who has signed in to a tenant's own client lends it nothing.
+func TestAClientOfATenantAdministersThatTenantOnly(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{decisions: true})
+	const acmes = "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d"
+	through := func(who string) string {
+		return w.mint(who, map[string]any{"aud": devstack.AdminAudience, "client_id": acmes})
+	}
+	globexs := w.client("globex", nil)
+	for _, who := range []string{"root", "tina"} {
+		w.want(200, through(who), "GET", "/v1/tenants/acme", nil)
+		w.want(200, through(who), "GET", "/v1/tenants/acme/members", nil)
+		for _, path := range []string{"/v1/users", "/v1/audit", "/v1/tenants"} {
+			if r := w.want(403, through(who), "GET", path, nil); r.field("code") != "client_of_another_tenant" {
+				t.Errorf("%s, %s: %s", who, path, r)
+			}
+		}
+		for _, path := range []string{"/v1/tenants/globex", "/v1/tenants/globex/members", "/v1/tenants/nowhere"} {
+			w.want(404, through(who), "GET", path, nil) // another tenant's, and none
+		}
+		for _, id := range []string{globexs, "00000000-0000-4000-8000-000000000000"} {
+			w.want(404, through(who), "GET", "/v1/clients/"+id, nil)
+		}
+	}
+	if r := w.want(403, through("root"), "POST", "/v1/tenants", map[string]any{"id": "evil", "slug": "evil", "name": "Evil"}); r.field("code") != "client_of_another_tenant" {
+		t.Errorf("a tenant is made: %s", r)
+	}
+	w.want(200, "root", "GET", "/v1/tenants/globex", nil)
+
+	// What is shown is limited to the tenant, as for its own administrators.
+	ours, foreign := w.decidedOf("alice", "acme"), w.decidedOf("bob", "globex")
+	for _, who := range []string{"root", "audrey"} {
+		one := func(id string) string { return "/v1/decisions/" + id + "?tenant=acme" }
+		if r := w.want(200, through(who), "GET", one(ours), nil); r.field("event", "custom") != nil {
+			t.Errorf("%s sees what only the platform sees: %s", who, r)
+		}
+		w.want(404, through(who), "GET", one(foreign), nil)
+		w.want(422, through(who), "POST", "/v1/policy/explain?tenant=acme", map[string]any{"subject": "alice", "tenant": "globex"})
+		w.want(200, through(who), "POST", "/v1/policy/explain?tenant=acme", map[string]any{"subject": "alice"})
+		w.want(200, who, "GET", one(foreign), nil)
+	}
+
+	// What is given is no more than the person holds in the tenant.
+	w.member("acme", "rita", iam.RoleTenantAdmin)
+	_, err := w.db.PutUser(ctx, iam.User{Issuer: w.rauth.Issuer, Subject: "rita", Status: iam.UserActive, PlatformRoles: []string{iam.PlatformAdmin}})
+	w.ok(err)
+	strong := service(map[string]any{"tenant": "acme", "audience": []string{devstack.AdminAudience}})
+	if r := w.want(403, through("rita"), "POST", "/v1/clients", strong); r.field("code") != "more_than_held" {
+		t.Errorf("a client of the tenant makes one for the admin API: %s", r)
+	}
+	w.want(201, through("rita"), "POST", "/v1/clients", service(map[string]any{"tenant": "acme"}))
+	w.want(201, "rita", "POST", "/v1/clients", strong)
+	// Nor does the person change what only the platform changes of it.
+	w.want(403, through("rita"), "PATCH", "/v1/tenants/acme", map[string]any{"status": "suspended"})
+	w.want(404, through("root"), "PATCH", "/v1/tenants/acme", map[string]any{"status": "suspended"})
+	w.want(404, through("root"), "POST", "/v1/clients", strong)
+	w.want(200, "rita", "PATCH", "/v1/tenants/acme", map[string]any{"status": "active"})
+}
+
+func TestAnotherFormOfAnIDIsNobodys(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	root, alice := w.user("root"), w.user("alice")
+	for _, form := range []func(string) string{
+		strings.ToUpper, func(id string) string { return "{" + id + "}" }, func(id string) string { return strings.ReplaceAll(id, "-", "") },
+		func(id string) string { return "urn:uuid:" + id },
+	} {
+		w.want(404, "root", "PATCH", "/v1/users/"+form(root), map[string]any{"status": "blocked"})
+		w.want(404, "root", "DELETE", "/v1/users/"+form(root), nil)
+		w.want(404, "root", "GET", "/v1/users/"+form(alice), nil)
+		w.want(404, "root", "GET", "/v1/tenants/acme/members/"+form(alice), nil)
+		w.want(404, "root", "DELETE", "/v1/tenants/acme/members/"+form(alice), nil)
+		w.want(404, "root", "GET", "/v1/users/"+form(alice)+"/effective?tenant=acme", nil)
+	}
+	w.want(200, "root", "GET", "/v1/tenants", nil)
+}
+
+// Somebody is erased while others add them: it is one or the other, never a fault.
+func TestErasingAndAddingAtOnceIsOneOrTheOther(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	for i := range 30 {
+		subject := fmt.Sprint("flicker", i)
+		w.want(201, "root", "POST", "/v1/users", map[string]any{"subject": subject})
+		id := w.user(subject)
+		var erased, added, batch reply
+		var all sync.WaitGroup
+		all.Go(func() { erased = w.call("root", "DELETE", "/v1/users/"+id, nil) })
+		all.Go(func() { added = w.call("tina", "POST", "/v1/tenants/acme/members", map[string]any{"subject": subject}) })
+		all.Go(func() {
+			batch = w.call("root", "POST", "/v1/tenants/globex/members:batch", map[string]any{"members": []any{map[string]any{"subject": subject}}})
+		})
+		all.Wait()
+		if erased.status != 204 || added.status != 201 || batch.status != 200 {
+			t.Fatalf("%s, %s, %s", erased, added, batch)
+		}
+	}
+	for v := range w.audit() {
+		t.Errorf("the audit: %s", v)
+	}
+	// Each membership that began and whose user is gone has ended, for who reads events too.
+	rows, err := w.sql().Query(ctx, `
+		SELECT o.tenant || ' ' || o.object FROM outbox o WHERE o.kind = 'member' AND NOT EXISTS (SELECT FROM users u WHERE u.id::text = o.object)
+		 GROUP BY o.tenant, o.object HAVING count(*) FILTER (WHERE o.type = 'MemberAdded.v1') <> count(*) FILTER (WHERE o.type = 'MemberRemoved.v1')`)
+	w.ok(err)
+	torn, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	w.ok(err)
+	if len(torn) > 0 {
+		t.Errorf("memberships that never ended: %v", torn)
+	}
+}
+
+// audit are the faults that a verification finds.
+func (w *world) audit() map[string]bool {
+	w.Helper()
+	faults := map[string]bool{}
+	w.ok(w.service.Verify(ctx, nil, func(v admin.Verdict) {
+		if v.Fault != "" {
+			faults[v.Chain+": "+v.Fault] = true
+		}
+	}))
+	return faults
+}
+
+// Who may not do a thing holds up nobody by asking for it, and does not learn from the
+// time it takes what is there.
+func TestWhoMayNotWaitsForNoLock(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	tx, err := w.sql().Begin(ctx)
+	w.ok(err)
+	defer tx.Rollback(ctx)
+	_, err = tx.Exec(ctx, `SELECT FROM tenants WHERE id = 'acme' FOR UPDATE`)
+	w.ok(err)
+	began := time.Now()
+	for range 8 {
+		w.want(404, "stranger", "PATCH", "/v1/tenants/acme", map[string]any{"status": "archived"})
+		w.want(404, "stranger", "PATCH", "/v1/tenants/nowhere", map[string]any{"status": "archived"})
+		w.want(403, "tina", "PATCH", "/v1/tenants/acme", map[string]any{"status": "archived"})
+	}
+	if took := time.Since(began); took > 5*time.Second { // each would wait until the lock is given up
+		t.Errorf("it took %s", took)
+	}
+	// Who may is told that somebody else is at it.
+	if r := w.want(503, "root", "PATCH", "/v1/tenants/acme", map[string]any{"status": "active"}); r.field("code") != "busy" {
+		t.Errorf("got %s", r)
+	}
+	w.ok(tx.Rollback(ctx))
+}
+
+// One caller who does much at once, and two who change each other, are not in each
+// other's way.
+func TestMuchAtOnceIsNotRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	a, b := w.member("acme", "anna", iam.RoleTenantAdmin), w.member("globex", "boris", iam.RoleTenantAdmin)
+	w.member("acme", "boris")
+	w.member("globex", "anna")
+	_, _ = a, b
+	var mu sync.Mutex
+	got := map[int]int{}
+	note := func(r reply) {
+		mu.Lock()
+		defer mu.Unlock()
+		got[r.status]++
+	}
+	var all sync.WaitGroup
+	for i := range 10 {
+		for _, tenant := range []string{"acme", "globex", "umbrella"} {
+			all.Go(func() {
+				note(w.call("root", "POST", "/v1/tenants/"+tenant+"/members:batch", map[string]any{"members": []any{map[string]any{"subject": "root", "attributes": map[string]any{"plan": fmt.Sprint(i)}}}}))
+			})
+		}
+		all.Go(func() {
+			note(w.call("anna", "POST", "/v1/tenants/acme/members:batch", map[string]any{"members": []any{map[string]any{"subject": "boris", "attributes": map[string]any{"plan": fmt.Sprint(i)}}}}))
+		})
+		all.Go(func() {
+			note(w.call("boris", "POST", "/v1/tenants/globex/members:batch", map[string]any{"members": []any{map[string]any{"subject": "anna", "attributes": map[string]any{"plan": fmt.Sprint(i)}}}}))
+		})
+	}
+	all.Wait()
+	if len(got) != 1 || got[200] != 50 {
+		t.Errorf("answers: %v", got)
+	}
+}
+
+// A token can be for less than its program may.
+func TestATokenThatIsForLessGivesLess(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	for _, id := range []string{"both", "owner"} {
+		w.ok(w.db.PutClient(ctx, iam.Client{Issuer: w.rauth.Issuer, ClientID: id, Scopes: []string{iam.ScopePlatformAdmin, "s2s:internal"}, Status: iam.ClientActive}))
+	}
+	manifest := map[string]any{"service": "bill", "roles": []any{}}
+	w.want(200, w.program("owner", "s2s:internal"), "POST", "/s2s/system/sync", manifest)
+	if r := w.want(403, w.program("both", "s2s:internal"), "POST", "/s2s/system/sync", manifest); r.field("code") != "service_of_another" {
+		t.Errorf("got %s", r)
+	}
+	w.want(403, w.program("both", "s2s:internal"), "GET", "/v1/tenants", nil)
+	w.want(200, w.program("both", iam.ScopePlatformAdmin), "GET", "/v1/tenants", nil)
+}
+
+// Who holds for a time gives for that time at most.
+func TestWhoHoldsForATimeGivesForNoLonger(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	end := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	id := w.member("acme", "temp")
+	w.ok(w.db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: id, Status: "active", Roles: []string{iam.RoleTenantAdmin, "viewer"}, ExpiresAt: end}))
+	w.want(201, "root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "plain"})
+	bearer := w.member("acme", "bearer", "plain")
+	later, sooner := end.Add(time.Minute), end.Add(-time.Minute)
+	for name, r := range map[string]reply{
+		"for themself, for ever":   w.call("temp", "PUT", "/v1/tenants/acme/members/"+id, map[string]any{"roles": []string{iam.RoleTenantAdmin, "viewer"}}, "If-Match: *"),
+		"for themself, longer":     w.call("temp", "PUT", "/v1/tenants/acme/members/"+id, map[string]any{"roles": []string{iam.RoleTenantAdmin}, "expires_at": later}, "If-Match: *"),
+		"for another, for ever":    w.call("temp", "POST", "/v1/tenants/acme/members", map[string]any{"subject": "heir", "roles": []string{iam.RoleTenantAdmin}}),
+		"a role, for who is there": w.call("temp", "PUT", "/v1/tenants/acme/members/"+w.user("frank"), map[string]any{"roles": []string{"viewer"}}, "If-Match: *"),
+		"into a role that is held": w.call("temp", "PUT", "/v1/tenants/acme/roles/plain", map[string]any{"inherits": []string{iam.RoleTenantAdmin}}, "If-Match: *"),
+		"by a mapping":             w.call("temp", "POST", "/v1/tenants/acme/mappings", map[string]any{"claim": "groups", "value": "x", "roles": []string{"viewer"}}),
+	} {
+		if r.status != 403 || r.field("code") != "more_than_held" {
+			t.Errorf("%s: got %s", name, r)
+		}
+	}
+	w.want(201, "temp", "POST", "/v1/tenants/acme/members", map[string]any{"subject": "heir", "roles": []string{"viewer"}, "expires_at": sooner})
+	w.want(204, "temp", "DELETE", "/v1/tenants/acme/members/"+w.user("heir"), nil)
+	// Taking away, and shortening, need no end.
+	w.want(200, "temp", "PATCH", "/v1/tenants/acme/members/"+bearer, map[string]any{"status": "suspended"})
+	w.want(403, "temp", "PATCH", "/v1/tenants/acme/members/"+bearer, map[string]any{"status": "active"})
+	w.want(200, "temp", "PUT", "/v1/tenants/acme/members/"+bearer, map[string]any{"status": "suspended", "roles": []string{"plain"}, "expires_at": later}, "If-Match: *")
+	w.want(201, "root", "POST", "/v1/tenants/acme/members", map[string]any{"subject": "heir", "roles": []string{"viewer"}})
+}
+
+// Only a policy administrator makes another one: who administers the platform does not
+// change its policy.
+func TestAPlatformAdministratorMakesNoPolicyAdministrator(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	root := w.user("root")
+	w.want(403, "root", "PUT", "/v1/users/"+root, map[string]any{"platform_roles": []string{"platform-admin", "policy-admin"}}, "If-Match: *")
+	w.want(403, "root", "POST", "/v1/users", map[string]any{"subject": "n", "platform_roles": []string{"policy-admin"}})
+	w.want(201, "root", "POST", "/v1/users", map[string]any{"subject": "n", "platform_roles": []string{"platform-admin", "auditor"}})
+	// Whom they can block, and leave as they are.
+	paula := w.user("paula")
+	w.want(200, "root", "PUT", "/v1/users/"+paula, map[string]any{"platform_roles": []string{"policy-admin", "auditor"}}, "If-Match: *")
+	w.want(200, "root", "PATCH", "/v1/users/"+paula, map[string]any{"status": "blocked"})
+}
+
+// What was deleted and made again is another thing.
+func TestAnETagOfBeforeFitsNothingMadeAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	for _, c := range []struct {
+		list, one string
+		make, put map[string]any
+	}{
+		{"/v1/tenants/acme/roles", "/v1/tenants/acme/roles/again", map[string]any{"name": "again"}, map[string]any{"description": "x"}},
+		{"/v1/tenants/acme/members", "", map[string]any{"subject": "again"}, map[string]any{"roles": []string{"viewer"}}},
+		{"/v1/tenants/acme/mappings", "", map[string]any{"claim": "groups", "value": "again", "roles": []string{"viewer"}}, map[string]any{"roles": []string{"editor"}}},
+	} {
+		made := w.want(201, "root", "POST", c.list, c.make)
+		at, tag := made.header.Get("Location"), made.header.Get("ETag")
+		w.want(204, "root", "DELETE", at, nil)
+		again := w.want(201, "root", "POST", c.list, c.make)
+		if again.header.Get("ETag") == tag || again.header.Get("Location") != at {
+			t.Errorf("%s: %s and %s", at, tag, again.header.Get("ETag"))
+		}
+		w.want(412, "root", "PUT", at, c.put, "If-Match: "+tag)
+	}
+	// A tenant that goes takes the default of its users with it, and their ETag tells.
+	alice := w.user("alice")
+	w.want(200, "root", "PUT", "/v1/users/"+alice, map[string]any{"default_tenant": "hooli"}, "If-Match: *")
+	tag := w.want(200, "root", "GET", "/v1/users/"+alice, nil).header.Get("ETag")
+	w.want(204, "root", "DELETE", "/v1/tenants/hooli", nil)
+	w.want(412, "root", "PUT", "/v1/users/"+alice, map[string]any{}, "If-Match: "+tag)
+}
+
+// What a manifest does not declare any more stays while any role inherits it, however many
+// of its own did.
+func TestAManifestDropsNothingThatATenantInherits(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	manifest := map[string]any{"roles": append(many(101, func(i int) any { return map[string]any{"name": fmt.Sprint("aa", i), "inherits": []string{"base"}} }), map[string]any{"name": "base"})}
+	w.want(200, "root", "PUT", "/v1/services/s/manifest", manifest)
+	w.want(201, "root", "POST", "/v1/tenants/umbrella/roles", map[string]any{"name": "custom", "inherits": []string{"base"}})
+	if r := w.want(409, "root", "PUT", "/v1/services/s/manifest", map[string]any{"roles": []any{}}); !strings.Contains(string(r.body), "umbrella/custom") {
+		t.Errorf("got %s", r)
+	}
+	w.want(200, "root", "GET", "/v1/roles/base", nil)
+}
+
+// A policy that speaks of one object is not passed by another spelling of its name.
+func TestThePolicySeesTheNameThatIsMeant(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{adminRego: `package iam.admin
+
+default decision := {"allow": true}
+
+decision := {"allow": false} if input.object == "auditor"
+`})
+	for _, path := range []string{"auditor", "%61uditor", "a%75ditor"} {
+		w.want(403, "root", "DELETE", "/v1/tenants/acme/roles/"+path, nil)
+	}
+}
+
+// A program that is blocked while its request waits does not write any more.
+func TestAProgramThatIsBlockedMeanwhileWritesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	w.cast()
+	tx, err := w.sql().Begin(ctx)
+	w.ok(err)
+	defer tx.Rollback(ctx)
+	_, err = tx.Exec(ctx, `SELECT FROM tenants WHERE id = 'acme' FOR UPDATE`)
+	w.ok(err)
+	var r reply
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		r = w.call(w.program("bot", ""), "POST", "/v1/tenants/acme/roles", map[string]any{"name": "late"})
+	})
+	w.somebodyWaitsFor(tx)
+	_, err = w.sql().Exec(ctx, `UPDATE clients SET status = 'blocked' WHERE client_id = 'bot'`)
+	w.ok(err)
+	w.ok(tx.Rollback(ctx))
+	waiting.Wait()
+	if r.status != 401 && r.status != 503 { // 503: it waited too long
+		t.Errorf("got %s", r)
+	}
+	w.want(404, "root", "GET", "/v1/tenants/acme/roles/late", nil)
+}
+
+// Who is changing something stays who they are until it is done.
+func TestWhoIsAtWorkIsNotChangedMeanwhile(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	tx, err := w.sql().Begin(ctx)
+	w.ok(err)
+	defer tx.Rollback(ctx)
+	_, err = tx.Exec(ctx, `INSERT INTO audit_heads (chain, seq, hash) VALUES ('acme', 0, '')`) // the last thing that a change needs
+	w.ok(err)
+	var r reply
+	var working sync.WaitGroup
+	working.Go(func() { r = w.call("root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "slow"}) })
+	w.somebodyWaitsFor(tx)
+	conn, err := w.sql().Acquire(ctx)
+	w.ok(err)
+	defer conn.Release()
+	_, err = conn.Exec(ctx, `SET lock_timeout = '50ms'`)
+	w.ok(err)
+	_, refused := conn.Exec(ctx, `UPDATE users SET platform_roles = '{}' WHERE subject = 'root'`)
+	_, err = conn.Exec(ctx, `RESET lock_timeout`)
+	w.ok(err)
+	w.ok(tx.Rollback(ctx))
+	working.Wait()
+	if r.status != 201 && r.status != 503 { // 503: it waited too long
+		t.Errorf("got %s", r)
+	}
+	if refused == nil && r.status == 201 {
+		t.Error("an administrator lost their role in the middle of a change")
+	}
+}
+
+// somebodyWaitsFor returns when somebody waits for a lock of a transaction.
+func (w *world) somebodyWaitsFor(tx pgx.Tx) {
+	w.Helper()
+	for until := time.Now().Add(10 * time.Second); ; {
+		var n int
+		w.ok(w.sql().QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE $1::int = ANY (pg_blocking_pids(pid))`, tx.Conn().PgConn().PID()).Scan(&n))
+		if n > 0 {
+			return
+		}
+		if time.Now().After(until) {
+			w.Fatal("nobody waits for a lock")
+		}
+	}
+}
+
+// What expired is listed as such.
+func TestMembersAreListedAsTheyAre(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	for status, want := range map[string]string{"active": "active", "expired": "expired", "suspended": "suspended"} {
+		r := w.want(200, "root", "GET", "/v1/tenants/acme/members?status="+status, nil)
+		if status == "expired" && len(r.items()) != 1 {
+			t.Errorf("expired: %s", r)
+		}
+		for _, m := range r.items() {
+			if m["status"] != want {
+				t.Errorf("asked for %s: %v", status, m)
+			}
+		}
+	}
+}
+
+// Answers that are kept for who asks again are forgotten with whom they are about.
+func TestAKeptAnswerIsForgottenWithWhomItIsAbout(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	const subject = "kept-subject"
+	w.want(201, "root", "POST", "/v1/users", map[string]any{"subject": subject}, "Idempotency-Key: u")
+	w.want(201, "tina", "POST", "/v1/tenants/acme/members", map[string]any{"subject": subject, "attributes": map[string]any{"plan": "kept-value"}}, "Idempotency-Key: m")
+	if found := w.search(subject); !slices.Contains(found, "idempotency") {
+		t.Fatalf("this test looks for nothing: %v", found)
+	}
+	w.want(204, "root", "DELETE", "/v1/users/"+w.user(subject), nil)
+	if found := w.search(subject); len(found) > 0 {
+		t.Errorf("still in %v", found)
+	}
+	// Who asks again does not do it again.
+	if r := w.want(409, "tina", "POST", "/v1/tenants/acme/members", map[string]any{"subject": subject, "attributes": map[string]any{"plan": "kept-value"}}, "Idempotency-Key: m"); r.field("code") != "answer_forgotten" {
+		t.Errorf("got %s", r)
+	}
+}
+
+// A handler that panics is a fault of ours like any other, and tells nothing.
+func TestAPanicIsAProblemOfOurs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{panics: true})
+	r := w.want(500, "root", "GET", "/v1/policy", nil)
+	if strings.Contains(string(r.body), "secret") || !strings.Contains(w.logs.String(), "a request made us panic") {
+		t.Errorf("got %s", r)
+	}
+	w.want(200, "root", "GET", "/v1/tenants", nil)
+}

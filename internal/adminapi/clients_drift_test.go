@@ -1,0 +1,633 @@
+package adminapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/clients"
+	"iam-service/internal/clients/rauth"
+	"iam-service/internal/dev/devrauth"
+	"iam-service/internal/dev/devstack"
+	"iam-service/internal/iam"
+)
+
+// there is the provider as somebody by hand sees it.
+func (w *world) there() *rauth.Client {
+	w.Helper()
+	c, err := rauth.New(rauth.Config{URL: w.rauth.Issuer, Pause: time.Millisecond, Log: discard})
+	w.ok(err)
+	return c
+}
+
+// manage is another service of clients over the same systems, with settings of its own.
+func (w *world) manage(change func(*clients.Config)) *clients.Service {
+	w.Helper()
+	instance, _, err := w.db.Instance(ctx)
+	w.ok(err)
+	c := clients.Config{Admin: w.service, DB: w.db, Provider: w.there(), Issuer: w.rauth.Issuer, Instance: instance, Log: discard, Patience: 4 * time.Second}
+	change(&c)
+	return clients.New(c)
+}
+
+func (w *world) drift() map[string]map[string]any {
+	w.Helper()
+	list, _ := w.want(200, "audrey", "GET", "/v1/clients/drift", nil).field("differences").([]any) // none: nil
+	all := map[string]map[string]any{}
+	for _, x := range list {
+		d, _ := x.(map[string]any) // it is an object
+		all[fmt.Sprint(d["client_id"])] = d
+	}
+	return all
+}
+
+// Somebody works by hand in the provider: what we decided wins, what is not ours is only
+// told of.
+func TestDriftIsSeenAndRepaired(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	there := w.there()
+	ok := func(err error) { t.Helper(); w.ok(err) }
+	kept, changed, missing, deleted, taken := w.client("acme", nil), w.client("acme", nil), w.client("acme", nil), w.client("acme", nil), w.client("acme", nil)
+	got, err := there.Get(ctx, changed)
+	ok(err)
+	got.RedirectURIs, got.GrantTypes = []string{"https://attacker.example.com/"}, []string{"authorization_code"}
+	ok(there.Update(ctx, got))
+	ok(there.Delete(ctx, missing))
+	again, err := there.Get(ctx, deleted)
+	ok(err)
+	w.want(204, "root", "DELETE", "/v1/clients/"+deleted, nil)
+	_, err = there.Create(ctx, again)
+	ok(err)
+	got, err = there.Get(ctx, taken)
+	ok(err)
+	got.Metadata = map[string]string{iam.MarkInstance: "another"}
+	ok(there.Update(ctx, got))
+	got, err = there.Get(ctx, kept)
+	ok(err)
+	got.ClientID = "00000000-0000-4000-8000-00000000000a"
+	got.Metadata[iam.MarkClient] = got.ClientID
+	_, err = there.Create(ctx, got)
+	ok(err)
+	orphan := got.ClientID
+	_, err = there.Create(ctx, iam.Registration{ClientID: "grafana", ClientName: "somebody else's"})
+	ok(err)
+
+	want := map[string][2]string{
+		changed: {"changed", "iam-service"}, missing: {"missing", "iam-service"}, deleted: {"not_deleted", "iam-service"},
+		taken: {"not_ours", "nobody"}, orphan: {"orphan", "nobody"},
+	}
+	seen := w.drift()
+	for id, x := range want {
+		if d := seen[id]; d["kind"] != x[0] || d["winner"] != x[1] || len(fmt.Sprint(d["why"])) < 20 {
+			t.Errorf("%s is told as %v", x[0], d)
+		}
+	}
+	if len(seen) != len(want) || fmt.Sprint(seen[changed]["fields"]) != "[grant_types redirect_uris]" {
+		t.Errorf("told are %v", seen)
+	}
+	if n := w.want(200, "root", "GET", "/v1/clients/drift", nil).field("foreign"); n != 1.0 {
+		t.Errorf("%v are of others", n)
+	}
+	before := w.rauth.Provisioned()
+	s := w.manage(func(*clients.Config) {})
+	if r, err := s.Reconcile(ctx, true, 10); err != nil || len(r.Differences) != len(want) || r.Left() != len(want) {
+		t.Errorf("a dry run: %+v, %v", r, err)
+	}
+	if r, err := s.Reconcile(ctx, false, 2); err != nil || !r.Stopped || r.Left() != len(want) {
+		t.Errorf("three at most two: %+v, %v", r, err)
+	}
+	if fmt.Sprint(w.rauth.Provisioned()) != fmt.Sprint(before) {
+		t.Error("something was repaired")
+	}
+	r, err := s.Reconcile(ctx, false, 10)
+	if err != nil || r.Left() != 2 || r.Stopped {
+		t.Errorf("repaired: %+v, %v", r, err)
+	}
+	seen = w.drift()
+	if len(seen) != 2 || seen[taken] == nil || seen[orphan] == nil {
+		t.Errorf("left are %v", seen)
+	}
+	after := w.rauth.Provisioned()
+	if after[changed]["redirect_uris"] != nil || after[missing]["client_name"] != "billing" || after[deleted] != nil || after["grafana"] == nil || after[orphan] == nil {
+		t.Errorf("R-Auth has %v", after)
+	}
+	if r := w.want(200, "root", "GET", "/v1/clients/"+missing, nil); r.text("secret_state") != "not_issued" || r.text("sync") != "in_sync" {
+		t.Errorf("what was made again is %s", r)
+	}
+	w.announced(missing, "ClientCreated") // nobody has changed anything here
+	w.announced(changed, "ClientCreated")
+	w.announced(deleted, "ClientCreated", "ClientDeleted")
+	if r, err := s.Reconcile(ctx, false, 10); err != nil || r.Left() != 2 {
+		t.Errorf("once more: %+v, %v", r, err)
+	}
+}
+
+// The loop repairs what two rounds see, and gives up on what comes back.
+func TestTheLoopComparesByItself(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{loop: true})
+	id := w.client("acme", nil)
+	there := w.there()
+	got, err := there.Get(ctx, id)
+	w.ok(err)
+	got.ClientName = "renamed by hand"
+	w.ok(there.Update(ctx, got))
+	w.until("it is repaired", func() bool { return w.rauth.Provisioned()[id]["client_name"] == "billing" })
+	w.until("that is known", func() bool { return len(w.drift()) == 0 })
+	w.until("it is settled", func() bool { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") == "in_sync" })
+}
+
+// A provider that keeps something otherwise than it is told, or hides it, is not told for
+// ever.
+func TestWhatComesBackIsTriedOnce(t *testing.T) {
+	t.Parallel()
+	for kind, list := range map[string]func(*hooked) func(context.Context, func(iam.Registration) error) error{
+		clients.DriftChanged: func(h *hooked) func(context.Context, func(iam.Registration) error) error {
+			return func(ctx context.Context, each func(iam.Registration) error) error {
+				return h.Provider.List(ctx, func(r iam.Registration) error {
+					r.Scope, r.Metadata[iam.MarkVersion] = "everything", "0"
+					return each(r)
+				})
+			}
+		},
+		clients.DriftMissing: func(*hooked) func(context.Context, func(iam.Registration) error) error {
+			return func(context.Context, func(iam.Registration) error) error { return nil }
+		},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, settings{})
+			w.client("acme", nil)
+			h := w.hook()
+			h.list = list(h)
+			reports := make(chan clients.Report, 100)
+			s := w.manage(func(c *clients.Config) {
+				c.Provider, c.Tick, c.CompareEvery = h, 10*time.Millisecond, 20*time.Millisecond
+				c.OnCompared = func(r clients.Report) {
+					select {
+					case reports <- r:
+					default: // enough were seen
+					}
+				}
+			})
+			running, stop := context.WithCancel(ctx)
+			var loop sync.WaitGroup
+			loop.Go(func() { s.Run(running) })
+			t.Cleanup(loop.Wait)
+			t.Cleanup(stop)
+			repaired, cameBack := 0, 0
+			for cameBack < 4 {
+				r := <-reports
+				if len(r.Differences) != 1 || r.Differences[0].Kind != kind {
+					t.Fatalf("compared: %+v", r)
+				}
+				switch r.Differences[0].Done {
+				case clients.Repaired:
+					repaired++
+				case clients.ComesBack:
+					cameBack++
+				}
+			}
+			if repaired != 1 {
+				t.Errorf("it was told %d times", repaired)
+			}
+		})
+	}
+}
+
+// Where the answer to a rotation is lost, nobody is told a secret that may not be one,
+// what is in use works on, and another rotation mends it.
+func TestARotationOfUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	for _, fault := range []devrauth.Fault{devrauth.FaultCut, devrauth.FaultCutDone, devrauth.Fault500} {
+		w := newWorld(t, settings{})
+		r := w.want(201, "root", "POST", "/v1/clients", service(nil))
+		id, first := r.text("client_id"), r.text("client_secret")
+		path := "/v1/clients/" + id
+		w.want(200, "root", "POST", path+"/secrets:rotate", nil)
+		second := w.rauth.Secrets(id)[0]
+		w.rauth.Break(func(method, path string) devrauth.Fault {
+			if method == http.MethodPost && strings.HasSuffix(path, "/rotate") {
+				return fault
+			}
+			return ""
+		})
+		if r = w.want(503, "root", "POST", path+"/secrets:rotate", map[string]any{"retire_old": true}); r.text("code") != "secret_unknown" {
+			t.Errorf("%s: %s", fault, r)
+		}
+		w.rauth.Break(nil)
+		r = w.want(200, "root", "GET", path, nil)
+		if r.text("secret_state") != "unknown" || r.field("old_secret_until") != nil || r.text("sync") != "in_sync" {
+			t.Errorf("%s: it is %s", fault, r)
+		}
+		if got := w.rauth.Secrets(id); !slices.Contains(got, second) || slices.Contains(got, first) {
+			t.Errorf("%s: what is in use does not work, or what was retired does", fault)
+		}
+		w.announced(id, "ClientCreated", "ClientSecretRotated", "ClientSecretRetired") // nothing of the unknown one
+		if entries := w.want(200, "root", "GET", "/v1/audit?kind=client&object="+id+"&action=client:rotate", nil).items(); fmt.Sprint(entries[0]["after"].(map[string]any)["state"]) != "unknown" {
+			t.Errorf("%s: the audit says %v", fault, entries[0])
+		}
+		// The loop ends nothing meanwhile.
+		_, err := w.sql().Exec(ctx, `UPDATE registrations SET next_try = now() - interval '2 days', begun_at = now() - interval '2 days'`)
+		w.ok(err)
+		if n, err := w.clients.Finish(ctx); n != 0 || err != nil {
+			t.Errorf("%s: %d were taken up, %v", fault, n, err)
+		}
+		r = w.want(200, "root", "POST", path+"/secrets:rotate", nil)
+		if got := w.rauth.Secrets(id); got[0] != r.text("client_secret") || !slices.Contains(got, second) || r.text("secret_state") != "issued" {
+			t.Errorf("%s: rotated again: %s", fault, r)
+		}
+	}
+}
+
+// An old secret works until its time is over; who uses it is told in time.
+func TestAnOldSecretEnds(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{loop: true})
+	id := w.client("acme", nil)
+	r := w.want(200, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": "1h"})
+	if n := len(w.rauth.Secrets(id)); n != 2 {
+		t.Errorf("%d secrets work", n)
+	}
+	retires := func(since, in time.Duration) {
+		t.Helper()
+		_, err := w.sql().Exec(ctx, `UPDATE registrations SET overlap_from = now() - $2::interval, retire_at = now() + $3::interval WHERE client_id = $1`, id, since, in)
+		w.ok(err)
+	}
+	retires(50*time.Minute, 10*time.Minute)
+	w.until("its end is told", func() bool { return slices.Contains(w.events(id), "ClientSecretExpiring") })
+	retires(time.Hour, 0)
+	w.until("the old one is ended", func() bool { return len(w.rauth.Secrets(id)) == 1 })
+	if got := w.rauth.Secrets(id); got[0] != r.text("client_secret") {
+		t.Error("the wrong one was ended")
+	}
+	w.until("that is told", func() bool { return slices.Contains(w.events(id), "ClientSecretRetired") })
+	w.announced(id, "ClientCreated", "ClientSecretRotated", "ClientSecretExpiring", "ClientSecretRetired")
+	for _, wrong := range []string{"tomorrow", "-1s", "721h", "24"} {
+		if r := w.want(422, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": wrong}); !slices.Equal(r.pointers(), []string{"/overlap"}) {
+			t.Errorf("%s: %s", wrong, r)
+		}
+	}
+	public := w.want(201, "root", "POST", "/v1/clients", map[string]any{"client_name": "app", "token_endpoint_auth_method": "none", "redirect_uris": []string{"com.example.app:/cb"}})
+	if public.field("client_secret") != nil || public.text("secret_state") != "none" || public.text("type") != "public" || public.field("client_secret_status") != nil {
+		t.Errorf("a public client is %s", public)
+	}
+	if r := w.want(409, "root", "POST", "/v1/clients/"+public.text("client_id")+"/secrets:rotate", nil); r.text("code") != "no_secret" {
+		t.Errorf("rotated: %s", r)
+	}
+}
+
+// A provider that knows no rotation is given another secret, and no overlap.
+func TestAProviderWithoutRotation(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	target, err := url.Parse(w.rauth.Issuer)
+	w.ok(err)
+	old := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/rotate") {
+			rw.WriteHeader(http.StatusNotFound)
+			return
+		}
+		httputil.NewSingleHostReverseProxy(target).ServeHTTP(rw, r)
+	}))
+	t.Cleanup(old.Close)
+	provider, err := rauth.New(rauth.Config{URL: old.URL, Pause: time.Millisecond, Log: discard})
+	w.ok(err)
+	*w.clients = *w.manage(func(c *clients.Config) { c.Provider = provider })
+	id := w.client("", nil)
+	if r := w.want(422, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", nil); !slices.Equal(r.pointers(), []string{"/overlap"}) {
+		t.Errorf("with an overlap: %s", r)
+	}
+	r := w.want(200, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": "0"})
+	if got := w.rauth.Secrets(id); len(got) != 1 || got[0] != r.text("client_secret") || r.field("old_secret_until") != nil {
+		t.Errorf("rotated: %s", r)
+	}
+	w.announced(id, "ClientCreated", "ClientSecretRotated", "ClientSecretRetired")
+	if len(w.drift()) != 0 {
+		t.Error("they differ")
+	}
+}
+
+const (
+	manyClients = 1000
+	manyAdmins  = 16 // as many as have a connection each: what waits for one has limits of its own
+)
+
+// Many administrators make, change and delete clients against a provider of which one call
+// in ten fails in some way: in the end both systems are equal.
+func TestManyAdministratorsAndAFaultyProvider(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{loop: true, conns: manyAdmins})
+	tenants := []string{"acme", "globex", "umbrella", ""}
+	w.rauth.BreakSome(.1)
+	var mu sync.Mutex
+	want := map[string]string{} // client → name
+	work := make(chan int)
+	var admins sync.WaitGroup
+	for range manyAdmins {
+		admins.Go(func() {
+			for n := range work {
+				id, name := w.oneOfMany(t, n, tenants[n%len(tenants)])
+				mu.Lock()
+				if name != "" {
+					want[id] = name
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for n := range manyClients {
+		work <- n
+	}
+	close(work)
+	admins.Wait()
+	w.rauth.Break(nil)
+	count := func(sql string) (n int) {
+		w.ok(w.sql().QueryRow(ctx, sql).Scan(&n))
+		return n
+	}
+	w.until("everything is settled", func() bool { return count(`SELECT count(*) FROM registrations WHERE operation IS NOT NULL`) == 0 })
+	got := map[string]string{}
+	for id, m := range w.rauth.Provisioned() {
+		got[id] = fmt.Sprint(m["client_name"])
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("R-Auth has %d clients, and %d should be", len(got), len(want))
+	}
+	if d := w.drift(); len(d) > 0 {
+		t.Errorf("they differ: %v", d)
+	}
+	if n := count(`SELECT count(*) FROM clients c JOIN registrations USING (issuer, client_id) WHERE c.status <> 'deleted'`); n != len(want) {
+		t.Errorf("%d are here, and %d should be", n, len(want))
+	}
+	for what, n := range map[string]int{"ClientCreated.v1": manyClients, "ClientUpdated.v1": manyClients, "ClientDeleted.v1": manyClients - len(want)} {
+		if got := count(`SELECT count(*) FROM outbox WHERE type = '` + what + `'`); got != n {
+			t.Errorf("%d events %s, want %d", got, what, n)
+		}
+	}
+	for v := range w.audit() {
+		t.Errorf("the audit: %s", v)
+	}
+}
+
+// oneOfMany is the life of one client. It returns its id, and its name if it lives on.
+func (w *world) oneOfMany(t *testing.T, n int, tenant string) (id, name string) {
+	t.Helper()
+	ask := func(method, path string, body any, headers ...string) (r reply) {
+		w.until(method+" "+path, func() bool {
+			r = w.call("root", method, path, body, headers...)
+			return r.status != 503 && (r.status != 409 || r.text("code") != "operation_pending")
+		})
+		return r
+	}
+	body := service(map[string]any{"client_name": fmt.Sprint("client ", n)})
+	if tenant != "" {
+		body["tenant"] = tenant
+	}
+	r := ask("POST", "/v1/clients", body, fmt.Sprint("Idempotency-Key: ", n))
+	if id = r.text("client_id"); r.status != 201 && r.status != 202 {
+		t.Errorf("made: %s", r)
+		return "", ""
+	}
+	name = fmt.Sprint("changed ", n)
+	if r = ask("PUT", "/v1/clients/"+id, service(map[string]any{"client_name": name}), "If-Match: *"); r.status != 200 && r.status != 202 {
+		t.Errorf("changed: %s", r)
+	}
+	if n%3 == 0 {
+		w.until("the change is known", func() bool {
+			r := w.call("root", "GET", "/v1/clients/"+id, nil)
+			return r.status == 200 && r.field("operation") == nil
+		})
+		if r = ask("DELETE", "/v1/clients/"+id, nil); r.status != 204 && r.status != 202 {
+			t.Errorf("deleted: %s", r)
+		}
+		return id, ""
+	}
+	return id, name
+}
+
+// The pages of a list hold each client once, and a search finds what it should.
+func TestClientsAreListedInPages(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	want := map[string]bool{}
+	for n := range 7 {
+		want[w.client("globex", map[string]any{"client_name": fmt.Sprint("Number ", n)})] = true
+	}
+	seen := map[string]bool{}
+	for path := "/v1/clients?tenant=globex&limit=2"; path != ""; {
+		r := w.want(200, "root", "GET", path, nil)
+		for _, c := range r.items() {
+			seen[fmt.Sprint(c["client_id"])] = true
+		}
+		path, _, _ = strings.Cut(strings.TrimPrefix(r.header.Get("Link"), "<"), ">")
+	}
+	if !maps.Equal(seen, want) {
+		t.Errorf("listed are %v", seen)
+	}
+	for query, n := range map[string]int{
+		"name=number%203": 1, "name=NUMBER": 7, "name=%25": 0, "type=public": 0, "type=confidential&tenant=globex": 7, "sync=pending": 0, "status=blocked": 0, "role=viewer": 1,
+	} {
+		if got := len(w.want(200, "audrey", "GET", "/v1/clients?"+query, nil).items()); got != n {
+			t.Errorf("%s: %d, want %d", query, got, n)
+		}
+	}
+}
+
+// put writes a client in the provider by hand.
+func (w *world) put(id string, change func(map[string]any)) {
+	w.Helper()
+	m := w.rauth.Provisioned()[id]
+	change(m)
+	body, err := json.Marshal(m)
+	w.ok(err)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, w.rauth.Issuer+"/admin/clients/"+id, bytes.NewReader(body))
+	w.ok(err)
+	resp, err := http.DefaultClient.Do(req)
+	w.ok(err)
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		w.Fatalf("put by hand: %d", resp.StatusCode)
+	}
+}
+
+// What nobody manages here is reported where it matters to security, stays whatever is done,
+// and leaves nothing to be reconciled.
+func TestWhatNobodyManagesIsReportedAndStays(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", nil)
+	w.put(id, func(m map[string]any) {
+		m["skip_consent"], m["refresh_token_grant_access_token_lifespan"], m["owner"], m["client_name"] = true, "1h", "billing team", "by hand"
+	})
+	kinds := func(r clients.Report) (kinds []string) {
+		for _, d := range r.Differences {
+			kinds = append(kinds, fmt.Sprint(d.Kind, d.Fields, d.Done))
+		}
+		return kinds
+	}
+	unmanaged := "unmanaged[refresh_token_grant_access_token_lifespan skip_consent]"
+	r, err := w.clients.Reconcile(ctx, false, 10)
+	if got := kinds(r); err != nil || !slices.Equal(got, []string{"changed[client_name]repaired", unmanaged}) || r.Left() != 0 || r.Of(clients.DriftUnmanaged) != 1 {
+		t.Errorf("%q, %d left, %v", got, r.Left(), err)
+	}
+	w.want(200, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "again"}), "If-Match: *")
+	if m := w.rauth.Provisioned()[id]; m["skip_consent"] != true || m["refresh_token_grant_access_token_lifespan"] != "1h" || m["owner"] != "billing team" || m["client_name"] != "again" {
+		t.Errorf("there it is %v", m)
+	}
+	if d := w.drift(); len(d) != 1 || d[id]["kind"] != "unmanaged" || d[id]["winner"] != "nobody" {
+		t.Errorf("drift: %v", d)
+	}
+}
+
+// A database that may be a copy of another one's does nothing in the provider. Renewed, it
+// is another instance: the clients of the original are not its own any more.
+func TestACopiedDatabaseHarmsNoClientOfTheOriginal(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", nil)
+	there := fmt.Sprint(w.rauth.Provisioned(), w.rauth.Secrets(id))
+	unharmed := func(after string) {
+		t.Helper()
+		if got := fmt.Sprint(w.rauth.Provisioned(), w.rauth.Secrets(id)); got != there {
+			t.Errorf("%s: in R-Auth is %s, was %s", after, got, there)
+		}
+	}
+	*w.clients = *w.manage(func(c *clients.Config) { c.Copied = true })
+	path := "/v1/clients/" + id
+	for _, r := range []reply{
+		w.call("root", "POST", "/v1/clients", service(nil)), w.call("root", "PUT", path, service(map[string]any{"client_name": "x"}), "If-Match: *"),
+		w.call("root", "POST", path+"/secrets:rotate", nil), w.call("root", "DELETE", path, nil), w.call("root", "GET", "/v1/clients/drift", nil),
+	} {
+		if r.status != 503 || r.text("code") != "instance_copied" {
+			t.Errorf("got %s", r)
+		}
+	}
+	w.clients.Run(ctx) // it ends at once
+	if _, err := w.clients.Reconcile(ctx, false, 10); iam.CodeOf(err) != "instance_copied" {
+		t.Errorf("reconciled: %v", err)
+	}
+	unharmed("while nobody has said what it is")
+	w.want(200, "root", "PATCH", path, map[string]any{"status": "blocked"})
+	w.exec(`UPDATE registrations SET operation = 'delete', operation_id = gen_random_uuid(), sync = 'pending'`) // as it was copied
+
+	before, _, err := w.db.Instance(ctx)
+	w.ok(err)
+	w.ok(w.service.Do(ctx, admin.Caller{Operator: "op", Via: "command"}, admin.Task{Action: "instance:renew", Writes: true}, func(ctx context.Context, work *admin.Work) error {
+		_, n, err := work.RenewInstance(ctx, before)
+		if n != 1 {
+			t.Errorf("%d clients were released", n)
+		}
+		return err
+	}))
+	*w.clients = *w.manage(func(*clients.Config) {})
+	if r := w.want(200, "root", "GET", path, nil); r.field("managed") != false || r.text("status") != "blocked" {
+		t.Errorf("it is %s", r)
+	}
+	if r, err := w.clients.Reconcile(ctx, false, 10); err != nil || len(r.Differences) != 0 || r.Foreign != 1 {
+		t.Errorf("reconciled: %+v, %v", r, err)
+	}
+	w.want(204, "root", "DELETE", path, nil)
+	unharmed("renewed")
+	w.client("acme", nil) // it has clients of its own
+}
+
+// A version in the provider that this database has not written is another one's, or it was
+// restored: nothing is repaired until somebody has looked.
+func TestWhatAnotherDatabaseHasWrittenStopsRepairs(t *testing.T) {
+	t.Parallel()
+	for kind, change := range map[string]func(w *world, other string){
+		"of a client": func(w *world, other string) {
+			w.put(other, func(m map[string]any) {
+				m["client_name"], m["metadata"].(map[string]any)[iam.MarkVersion] = "theirs", "999999"
+			})
+		},
+		"of an orphan": func(w *world, other string) {
+			got, err := w.there().Get(ctx, other)
+			w.ok(err)
+			got.ClientID = "00000000-0000-4000-8000-00000000000a"
+			got.Metadata[iam.MarkClient], got.Metadata[iam.MarkVersion] = got.ClientID, "999999"
+			_, err = w.there().Create(ctx, got)
+			w.ok(err)
+		},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, settings{})
+			missing, other := w.client("acme", nil), w.client("acme", nil)
+			w.ok(w.there().Delete(ctx, missing))
+			change(w, other)
+			r, err := w.manage(func(*clients.Config) {}).Reconcile(ctx, false, 10)
+			if err != nil || !r.Newer || !r.Stopped || r.Left() != len(r.Differences) || w.rauth.Provisioned()[missing] != nil {
+				t.Errorf("%+v, %v", r, err)
+			}
+			r, err = w.manage(func(c *clients.Config) { c.Confirmed = true }).Reconcile(ctx, false, 10)
+			if err != nil || r.Stopped || w.rauth.Provisioned()[missing] == nil || w.rauth.Provisioned()[other]["client_name"] != "billing" {
+				t.Errorf("confirmed: %+v, %v", r, err)
+			}
+		})
+	}
+}
+
+// A command takes up also what waits for its next try, and counts no client that is deleted.
+func TestReconcileWaitsForNoPause(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id, deleted := w.client("acme", nil), w.client("acme", nil)
+	w.want(204, "root", "DELETE", "/v1/clients/"+deleted, nil)
+	w.rauth.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
+	w.want(202, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "x"}), "If-Match: *")
+	w.exec(`UPDATE registrations SET next_try = now() + interval '1 hour' WHERE client_id = $1`, id)
+	s := w.manage(func(*clients.Config) {}) // with a breaker of its own
+	if r, err := s.Reconcile(ctx, false, 10); err == nil {
+		t.Errorf("while R-Auth is away: %+v", r)
+	}
+	w.rauth.Break(nil)
+	w.exec(`UPDATE registrations SET next_try = now() + interval '1 hour' WHERE client_id = $1`, id)
+	r, err := w.manage(func(*clients.Config) {}).Reconcile(ctx, false, 10)
+	if err != nil || r.Pending != 0 || r.Compared != 1 || w.rauth.Provisioned()[id]["client_name"] != "x" {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// Clients of a version that did not manage audiences get those of the gateways when they
+// are reconciled, keep what they were given by hand, and differ no more.
+func TestClientsOfAnEarlierVersionGetAnAudience(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	plain, missing, byHand := w.client("acme", nil), w.client("acme", nil), w.client("acme", nil)
+	for _, id := range []string{plain, missing} {
+		w.put(id, func(m map[string]any) { delete(m, "audience") })
+	}
+	w.put(byHand, func(m map[string]any) { m["audience"] = []string{"reports", devstack.Audience} })
+	w.exec(`UPDATE registrations SET wanted = (wanted::jsonb - 'audience')::json, applied = (applied::jsonb - 'audience')::json`)
+	w.ok(w.there().Delete(ctx, missing))
+	if d := w.drift(); d[plain]["kind"] != "changed" || fmt.Sprint(d[plain]["fields"]) != "[audience]" || d[missing]["kind"] != "missing" || fmt.Sprint(d[byHand]["fields"]) != "[audience]" {
+		t.Errorf("they differ: %v", d)
+	}
+	if r, err := w.clients.Reconcile(ctx, false, 10); err != nil || r.Left() != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	for id, want := range map[string]string{plain: "[iam-gateway]", missing: "[iam-gateway]", byHand: "[iam-gateway reports]"} {
+		r := w.want(200, "root", "GET", "/v1/clients/"+id, nil)
+		if fmt.Sprint(r.field("audience")) != want || fmt.Sprint(w.rauth.Provisioned()[id]["audience"]) != want {
+			t.Errorf("want %s: it is %s, and there %v", want, r, w.rauth.Provisioned()[id]["audience"])
+		}
+	}
+	if d := w.drift(); len(d) != 0 {
+		t.Errorf("they differ: %v", d)
+	}
+}

@@ -1,0 +1,702 @@
+package adminapi_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"iam-service/internal/clients"
+	"iam-service/internal/clients/rauth"
+	"iam-service/internal/dev/devrauth"
+	"iam-service/internal/iam"
+)
+
+// hooked is a provider of which single calls are something else.
+type hooked struct {
+	clients.Provider
+	rotate func(context.Context, string) (iam.Secret, error)
+	retire func(context.Context, string) error
+	update func(context.Context, iam.Registration) error
+	create func(context.Context, iam.Registration) (iam.Secret, error)
+	list   func(context.Context, func(iam.Registration) error) error
+}
+
+func (h *hooked) Rotate(ctx context.Context, id string) (iam.Secret, error) {
+	if h.rotate != nil {
+		return h.rotate(ctx, id)
+	}
+	return h.Provider.Rotate(ctx, id)
+}
+
+func (h *hooked) Retire(ctx context.Context, id string) error {
+	if h.retire != nil {
+		return h.retire(ctx, id)
+	}
+	return h.Provider.Retire(ctx, id)
+}
+
+func (h *hooked) Update(ctx context.Context, r iam.Registration) error {
+	if h.update != nil {
+		return h.update(ctx, r)
+	}
+	return h.Provider.Update(ctx, r)
+}
+
+func (h *hooked) Create(ctx context.Context, r iam.Registration) (iam.Secret, error) {
+	if h.create != nil {
+		return h.create(ctx, r)
+	}
+	return h.Provider.Create(ctx, r)
+}
+
+func (h *hooked) List(ctx context.Context, each func(iam.Registration) error) error {
+	if h.list != nil {
+		return h.list(ctx, each)
+	}
+	return h.Provider.List(ctx, each)
+}
+
+// hook puts a provider with hooks behind the API.
+func (w *world) hook() *hooked {
+	w.Helper()
+	h := &hooked{Provider: w.there()}
+	*w.clients = *w.manage(func(c *clients.Config) { c.Provider = h })
+	return h
+}
+
+func (w *world) exec(sql string, args ...any) {
+	w.Helper()
+	_, err := w.sql().Exec(ctx, sql, args...)
+	w.ok(err)
+}
+
+// An old secret is ended when the new one is written down, and not before: whoever was
+// too slow has locked nobody out.
+func TestAnOldSecretIsNotEndedForNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	r := w.want(201, "root", "POST", "/v1/clients", service(nil))
+	id, first := r.text("client_id"), r.text("client_secret")
+	h := w.hook()
+	h.rotate = func(ctx context.Context, id string) (iam.Secret, error) {
+		secret, err := h.Provider.Rotate(ctx, id)
+		// Somebody else has given the operation up meanwhile.
+		w.exec(`UPDATE registrations SET operation = NULL, operation_id = NULL, sync = 'in_sync', secret_state = 'unknown' WHERE client_id = $1`, id)
+		return secret, err
+	}
+	if r = w.want(503, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": "0"}); r.text("code") != "secret_unknown" {
+		t.Errorf("got %s", r)
+	}
+	if !slices.Contains(w.rauth.Secrets(id), first) {
+		t.Error("the secret in use does not work any more")
+	}
+	w.announced(id, "ClientCreated")
+}
+
+// A single client of somebody else, whatever it holds, hides nothing.
+func TestAStrangeClientHidesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", nil)
+	for i, body := range []string{`"metadata":{"cost_center":42,"nested":{"a":[1]}}`, `"metadata":"text"`, `"metadata":[1]`, `"grant_types":"all","metadata":{}`, `"redirect_uris":null`} {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.rauth.Issuer+"/admin/clients", strings.NewReader(fmt.Sprintf(`{"client_id":"strange%d",%s}`, i, body)))
+		w.ok(err)
+		resp, err := http.DefaultClient.Do(req)
+		w.ok(err)
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusCreated {
+			t.Fatalf("%s: %d", body, resp.StatusCode)
+		}
+	}
+	if d := w.want(200, "root", "GET", "/v1/clients/drift", nil); d.field("foreign") != 5.0 || d.field("compared") != 1.0 || len(w.drift()) != 0 {
+		t.Errorf("got %s", d)
+	}
+	// One of ours that was written otherwise is seen, and repaired.
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, w.rauth.Issuer+"/admin/clients/"+id,
+		strings.NewReader(fmt.Sprintf(`{"grant_types":"all","metadata":{"iam_instance":%q,"iam_client":%q,"x":1}}`, w.rauth.Provisioned()[id]["metadata"].(map[string]any)["iam_instance"], id)))
+	w.ok(err)
+	resp, err := http.DefaultClient.Do(req)
+	w.ok(err)
+	_ = resp.Body.Close()
+	if d := w.drift(); d[id]["kind"] != "changed" {
+		t.Errorf("got %v", d)
+	}
+	if r, err := w.manage(func(*clients.Config) {}).Reconcile(ctx, false, 10); err != nil || r.Left() != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// What a provider fills in where nothing was said is no difference, and a key is the same
+// in whatever form.
+func TestWhatAProviderFillsInIsNoDrift(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	h := w.hook()
+	h.list = func(ctx context.Context, each func(iam.Registration) error) error {
+		return h.Provider.List(ctx, func(r iam.Registration) error {
+			if r.Scope == "" {
+				r.Scope = "offline_access offline openid"
+			}
+			return each(r)
+		})
+	}
+	w.client("acme", nil)
+	w.want(201, "root", "POST", "/v1/clients", service(map[string]any{
+		"token_endpoint_auth_method": "private_key_jwt", "jwks": map[string]any{"keys": []any{map[string]any{
+			"kty": "EC", "crv": "P-256", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0", "ext": true, "key_ops": []string{"verify"},
+		}}},
+	}))
+	if d := w.drift(); len(d) > 0 {
+		t.Errorf("they differ: %v", d)
+	}
+	for id, m := range w.rauth.Provisioned() {
+		if strings.Contains(fmt.Sprint(m["jwks"]), "key_ops") {
+			t.Errorf("%s was told what is no key: %v", id, m["jwks"])
+		}
+	}
+}
+
+// A client that was deleted in the provider is made again by the next change, and its
+// secret is one that nobody has.
+func TestAChangeOfAMissingClientMakesItAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", nil)
+	w.ok(w.there().Delete(ctx, id))
+	r := w.want(200, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "again"}), "If-Match: *")
+	if r.text("secret_state") != "not_issued" || r.text("client_secret_status") != "not_issued" || w.rauth.Provisioned()[id]["client_name"] != "again" {
+		t.Errorf("got %s", r)
+	}
+	w.announced(id, "ClientCreated", "ClientUpdated")
+}
+
+// While a change is only tried, events say what was; what is granted beside it outlasts
+// its refusal.
+func TestEventsSayNothingOfWhatIsOnlyTried(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	body := map[string]any{"client_name": "site", "redirect_uris": []string{"https://app.example.com/"}, "roles": []string{"viewer"}, "scopes": []string{"openid", "document:read"}, "tenant": "acme"}
+	id := w.want(201, "root", "POST", "/v1/clients", body).text("client_id")
+	path := "/v1/clients/" + id
+	delete(body, "tenant")
+	tried := map[string]any{"client_name": "tried", "redirect_uris": []string{"https://refuse-me.example.com/"}, "roles": []string{"viewer"}, "scopes": []string{"openid"}}
+	w.want(202, "root", "PUT", path, tried, "If-Match: *", "Prefer: respond-async")
+	w.want(200, "root", "PATCH", path, map[string]any{"status": "blocked"})
+	tried["roles"] = []string{"viewer", "editor"}
+	w.want(202, "root", "PUT", path, tried, "If-Match: *") // roles alone, beside what is pending
+	told := func() (last string) {
+		w.ok(w.sql().QueryRow(ctx, `SELECT data::text FROM outbox WHERE object = $1 ORDER BY seq DESC LIMIT 1`, id).Scan(&last))
+		return last
+	}
+	if last := told(); strings.Contains(last, "tried") || !strings.Contains(last, "document:read") || !strings.Contains(last, "editor") {
+		t.Errorf("told is %s", last)
+	}
+	w.announced(id, "ClientCreated", "ClientBlocked", "ClientUpdated")
+	w.until("it is refused", func() bool {
+		_, err := w.clients.Finish(ctx)
+		w.ok(err)
+		return w.want(200, "root", "GET", path, nil).text("sync") == "failed"
+	})
+	r := w.want(200, "root", "GET", path, nil)
+	if r.text("client_name") != "site" || fmt.Sprint(r.field("roles")) != "[editor viewer]" || fmt.Sprint(r.field("scopes")) != "[openid]" || r.text("status") != "blocked" {
+		t.Errorf("it is %s", r)
+	}
+	w.announced(id, "ClientCreated", "ClientBlocked", "ClientUpdated", "ClientUpdated") // a scope is gone
+	if last := told(); strings.Contains(last, "document:read") {
+		t.Errorf("told is %s", last)
+	}
+}
+
+// What is taken away is taken away there too, be it a scope that a provider may fill in;
+// the same again changes nothing.
+func TestTheLastScopeIsTakenAwayThereToo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", map[string]any{"scopes": []string{"openid", "offline_access"}})
+	for range 2 {
+		w.want(200, "root", "PUT", "/v1/clients/"+id, service(nil), "If-Match: *")
+	}
+	if scope := w.rauth.Provisioned()[id]["scope"]; scope != nil {
+		t.Errorf("R-Auth has the scope %v", scope)
+	}
+	w.announced(id, "ClientCreated", "ClientUpdated")
+}
+
+// A role that is taken away while a change is tried takes nothing of that change with it.
+func TestARoleTakenAwayWhileAChangeIsTried(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	w.want(201, "root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "gone"})
+	id := w.client("acme", map[string]any{"roles": []string{"viewer"}})
+	tried := map[string]any{"client_name": "x", "redirect_uris": []string{"https://refuse-me.example.com/"}, "roles": []string{"viewer", "editor", "gone"}}
+	w.want(202, "root", "PUT", "/v1/clients/"+id, tried, "If-Match: *", "Prefer: respond-async")
+	w.want(204, "root", "DELETE", "/v1/tenants/acme/roles/gone?remove=true", nil)
+	w.announced(id, "ClientCreated")
+	_, err := w.clients.Finish(ctx)
+	w.ok(err)
+	if r := w.want(200, "root", "GET", "/v1/clients/"+id, nil); fmt.Sprint(r.field("roles")) != "[viewer]" || r.text("sync") != "failed" {
+		t.Errorf("it is %s", r)
+	}
+	w.announced(id, "ClientCreated")
+}
+
+// A repair that the provider refuses is none, and one whose answer was lost has made a
+// secret that nobody has.
+func TestARepairSaysWhatBecameOfIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", nil)
+	there := w.there()
+	got, err := there.Get(ctx, id)
+	w.ok(err)
+	got.ClientName = "changed"
+	w.ok(there.Update(ctx, got))
+	h := w.hook()
+	h.update = func(context.Context, iam.Registration) error {
+		return &iam.Error{Kind: iam.Invalid, Code: "idp_refused"}
+	}
+	if r, err := w.clients.Reconcile(ctx, false, 10); err != nil || r.Left() != 1 || r.Differences[0].Done != "failed" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	h.update = nil
+	w.exec(`UPDATE registrations SET sync = 'in_sync'`)
+	w.ok(there.Delete(ctx, id))
+	h.create = func(ctx context.Context, r iam.Registration) (iam.Secret, error) {
+		_, err := h.Provider.Create(ctx, r)
+		w.ok(err)
+		return "", &iam.Error{Kind: iam.Conflict} // the answer was lost, and it was tried again
+	}
+	if r, err := w.clients.Reconcile(ctx, false, 10); err != nil || r.Left() != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if r := w.want(200, "root", "GET", "/v1/clients/"+id, nil); r.text("secret_state") != "not_issued" {
+		t.Errorf("it is %s", r)
+	}
+}
+
+// A replay says that a secret was given when it was, whoever was given another one since.
+func TestAReplayKnowsWhatWasGiven(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{loop: true})
+	later := []string{"Idempotency-Key: a", "Prefer: respond-async"}
+	id := w.want(202, "root", "POST", "/v1/clients", service(nil), later...).text("client_id")
+	w.until("it is made", func() bool { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") == "in_sync" })
+	rotate := "/v1/clients/" + id + "/secrets:rotate"
+	w.want(200, "root", "POST", rotate, map[string]any{"overlap": "0"}, "Idempotency-Key: b")
+	if r := w.want(201, "root", "POST", "/v1/clients", service(nil), later...); r.text("client_secret_status") != "not_issued" {
+		t.Errorf("of the first: %s", r)
+	}
+	w.until("the old secret is ended", func() bool { // by the caller or by the loop
+		return w.want(200, "root", "GET", "/v1/clients/"+id, nil).field("operation") == nil
+	})
+	w.want(200, "root", "POST", rotate, map[string]any{"overlap": "0"})
+	if r := w.want(200, "root", "POST", rotate, map[string]any{"overlap": "0"}, "Idempotency-Key: b"); r.text("client_secret_status") != "given" {
+		t.Errorf("of the second: %s", r)
+	}
+}
+
+// Of two who rotate what they have both seen, one is told.
+func TestARotationSaysWhichSecretItReplaces(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", nil)
+	tag := "If-Match: " + w.want(200, "root", "GET", "/v1/clients/"+id, nil).header.Get("ETag")
+	w.want(200, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": "0"}, tag)
+	w.want(412, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": "0"}, tag)
+	if got := len(w.want(200, "root", "GET", "/v1/clients?type=confidential", nil).items()); got != 1 {
+		t.Errorf("%d clients are confidential: those that were not made here are neither", got)
+	}
+	// Each rotation is audited from its beginning, those of unknown outcome too.
+	w.rauth.Break(func(_, path string) devrauth.Fault {
+		if strings.HasSuffix(path, "/rotate") {
+			return devrauth.FaultCut
+		}
+		return ""
+	})
+	for range 2 {
+		w.want(503, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", nil)
+	}
+	var states []string
+	for _, e := range w.want(200, "root", "GET", "/v1/audit?action=client:rotate&object="+id, nil).items() {
+		after, _ := e["after"].(map[string]any) // there is one
+		states = append(states, fmt.Sprint(after["state"]))
+	}
+	if strings.Join(states, " ") != "unknown rotating unknown rotating issued rotating" {
+		t.Errorf("audited are %q, the newest first", states)
+	}
+}
+
+// An old secret is ended whatever becomes of the client's way to authenticate, and one
+// that cannot be ended holds nothing up.
+func TestAnOldSecretIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", nil)
+	path := "/v1/clients/" + id
+	w.want(200, "root", "POST", path+"/secrets:rotate", nil)
+	keys := map[string]any{"token_endpoint_auth_method": "private_key_jwt", "jwks_uri": "https://app.example.com/keys"}
+	if r := w.want(200, "root", "PUT", path, service(keys), "If-Match: *"); r.text("secret_state") != "none" || r.field("old_secret_until") == nil {
+		t.Errorf("with keys: %s", r)
+	}
+	// While it has keys, the provider would refuse to end a secret: it waits.
+	w.exec(`UPDATE registrations SET retire_at = now()`)
+	if n, err := w.clients.Finish(ctx); n != 0 || err != nil {
+		t.Errorf("with keys: %d, %v", n, err)
+	}
+	if r := w.want(200, "root", "GET", path, nil); r.text("sync") != "in_sync" {
+		t.Errorf("with keys: %s", r)
+	}
+	w.want(200, "root", "PUT", path, service(nil), "If-Match: *")
+	h := w.hook()
+	h.retire = func(context.Context, string) error {
+		return &iam.Error{Kind: iam.Invalid, Code: "idp_refused"}
+	}
+	w.exec(`UPDATE registrations SET retire_at = now()`)
+	n, err := w.clients.Finish(ctx)
+	if r := w.want(200, "root", "GET", path, nil); n != 1 || err != nil || r.field("operation") != nil || r.text("sync") != "failed" || r.field("old_secret_until") == nil {
+		t.Errorf("%d, %v: %s", n, err, r)
+	}
+	if n, err = w.clients.Finish(ctx); n != 0 || err != nil {
+		t.Errorf("at once again: %d, %v", n, err)
+	}
+	w.exec(`UPDATE registrations SET next_try = now()`)
+	refused := map[string]any{"client_name": "x", "redirect_uris": []string{"https://refuse-me.example.com/"}}
+	w.want(422, "root", "PUT", path, refused, "If-Match: *")
+	if n, err = w.clients.Finish(ctx); n != 1 || err != nil {
+		t.Errorf("after a change that was refused: %d, %v", n, err)
+	}
+	w.want(200, "root", "PUT", path, service(map[string]any{"client_name": "x"}), "If-Match: *")
+	h.retire = nil
+	w.exec(`UPDATE registrations SET next_try = now()`)
+	if _, err = w.clients.Finish(ctx); err != nil || len(w.rauth.Secrets(id)) != 1 {
+		t.Errorf("%d secrets work, %v", len(w.rauth.Secrets(id)), err)
+	}
+}
+
+// What only one comparison sees is nothing; one that is wrong harms nobody.
+func TestAListThatIsWrongHarmsNobody(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", nil)
+	w.want(200, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", nil)
+	before := w.want(200, "root", "GET", "/v1/clients/"+id, nil)
+	h := w.hook()
+	h.list = func(context.Context, func(iam.Registration) error) error { return nil } // it has none at all
+	if r, err := w.clients.Reconcile(ctx, false, 10); err != nil || len(r.Differences) != 1 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	after := w.want(200, "root", "GET", "/v1/clients/"+id, nil)
+	if after.text("secret_state") != "issued" || after.text("old_secret_until") != before.text("old_secret_until") || len(w.rauth.Secrets(id)) != 2 {
+		t.Errorf("it was %s, and is %s", before, after)
+	}
+	// One that is made while the list is read is no orphan.
+	h.list = func(ctx context.Context, each func(iam.Registration) error) error {
+		w.client("acme", nil)
+		return h.Provider.List(ctx, each)
+	}
+	if d := w.drift(); len(d) > 0 {
+		t.Errorf("they differ: %v", d)
+	}
+}
+
+// A client that is there is not forgotten, whatever the provider says of a change of it.
+func TestAFoundClientIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	h := w.hook()
+	h.create = func(ctx context.Context, r iam.Registration) (iam.Secret, error) {
+		r.ClientName = "as it was"
+		_, err := h.Provider.Create(ctx, r)
+		w.ok(err)
+		return "", &iam.Error{Kind: iam.Conflict}
+	}
+	h.update = func(context.Context, iam.Registration) error {
+		return &iam.Error{Kind: iam.Invalid, Code: "idp_refused"}
+	}
+	r := w.want(202, "root", "POST", "/v1/clients", service(nil))
+	if r.text("sync_reason") != "idp_refused" || w.rauth.Provisioned()[r.text("client_id")] == nil {
+		t.Errorf("got %s", r)
+	}
+}
+
+// One tenant that is held up holds up nobody else.
+func TestABusyTenantHoldsUpNobodyElse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	busy := w.client("acme", nil)
+	w.want(200, "root", "POST", "/v1/clients/"+busy+"/secrets:rotate", nil)
+	w.exec(`UPDATE registrations SET retire_at = now()`)
+	other := w.want(202, "root", "POST", "/v1/clients", service(map[string]any{"tenant": "globex"}), "Prefer: respond-async").text("client_id")
+	tx, err := w.sql().Begin(ctx)
+	w.ok(err)
+	defer func() { w.ok(tx.Rollback(ctx)) }()
+	_, err = tx.Exec(ctx, `SELECT FROM tenants WHERE id = 'acme' FOR UPDATE`)
+	w.ok(err)
+	if _, err := w.clients.Finish(ctx); err != nil {
+		t.Error(err)
+	}
+	if r := w.want(200, "root", "GET", "/v1/clients/"+other, nil); r.text("sync") != "in_sync" {
+		t.Errorf("got %s", r)
+	}
+}
+
+// Who calls by a client of the platform does not wait for who changes it, nor the other
+// way round.
+func TestAClientOfThePlatformIsNoDeadlock(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	console := w.client("", nil)
+	token := w.mint("tina", map[string]any{"aud": "iam-admin", "client_id": console})
+	var all sync.WaitGroup
+	for _, c := range []struct {
+		who, path string
+		body      func(n int) any
+	}{
+		{token, "/v1/tenants/acme/mappings", func(n int) any {
+			return map[string]any{"claim": "groups", "value": fmt.Sprint("g", n), "roles": []string{"viewer"}}
+		}},
+		{"root", "/v1/clients/" + console + ":revoke", func(n int) any {
+			return map[string]any{"before": time.Unix(int64(1000+n), 0).UTC().Format(time.RFC3339)}
+		}},
+		{"root", "/v1/roles", func(n int) any { return map[string]any{"name": fmt.Sprint("g", n)} }},
+	} {
+		all.Go(func() {
+			for n := range 25 {
+				if r := w.call(c.who, "POST", c.path, c.body(n)); r.status > 201 {
+					t.Errorf("%s: %s", c.path, r)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// A provider that makes clients under ids of its own is of no use, and is left clean.
+func TestAProviderThatChoosesIDsIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	own := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			r.Body = io.NopCloser(strings.NewReader(`{"client_name":"billing"}`))
+		}
+		w.rauth.Handler().ServeHTTP(rw, r)
+	}))
+	t.Cleanup(own.Close)
+	provider, err := rauth.New(rauth.Config{URL: own.URL, Pause: time.Millisecond, Log: discard})
+	w.ok(err)
+	*w.clients = *w.manage(func(c *clients.Config) { c.Provider = provider })
+	if r := w.want(422, "root", "POST", "/v1/clients", service(nil)); r.text("code") != "idp_ignores_client_id" {
+		t.Errorf("got %s", r)
+	}
+	if n := len(w.rauth.Provisioned()); n != 0 {
+		t.Errorf("%d are left there", n)
+	}
+}
+
+// An answer that was lost is found: the client is made once, and whoever waits has a secret.
+func TestALostAnswerIsFound(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	broken := 0
+	w.rauth.Break(func(method, _ string) devrauth.Fault {
+		if method == http.MethodPost && broken == 0 {
+			broken++
+			return devrauth.FaultCutDone
+		}
+		return ""
+	})
+	r := w.want(201, "root", "POST", "/v1/clients", service(nil))
+	id := r.text("client_id")
+	if got := w.rauth.Secrets(id); !slices.Equal(got, []string{r.text("client_secret")}) || r.text("client_secret_status") != "given" || r.field("old_secret_until") != nil {
+		t.Errorf("made: %s", r)
+	}
+	w.announced(id, "ClientCreated")
+	w.rauth.Break(func(method, _ string) devrauth.Fault {
+		if method == http.MethodPut {
+			return devrauth.FaultCutDone // each time
+		}
+		return ""
+	})
+	if r = w.want(200, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "x"}), "If-Match: *"); r.text("sync") != "in_sync" {
+		t.Errorf("changed: %s", r)
+	}
+	w.rauth.Break(nil)
+
+	h := w.hook()
+	h.create = func(ctx context.Context, r iam.Registration) (iam.Secret, error) {
+		r.Metadata = iam.Marks{iam.MarkInstance: "another"}
+		_, err := h.Provider.Create(ctx, r)
+		w.ok(err)
+		return "", &iam.Error{Kind: iam.Conflict}
+	}
+	if r = w.want(409, "root", "POST", "/v1/clients", service(map[string]any{"client_name": "taken"})); r.text("code") != "client_id_taken" {
+		t.Errorf("of another: %s", r)
+	}
+	if list := w.want(200, "root", "GET", "/v1/clients?name=taken", nil).items(); len(list) != 0 {
+		t.Errorf("there is %v", list)
+	}
+}
+
+// Whoever goes away before the answer has begun something, and it is brought to an end.
+func TestACallerWhoGoesAwayStopsNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	h := w.hook()
+	begun, gone := make(chan struct{}), make(chan struct{})
+	h.create = func(ctx context.Context, r iam.Registration) (iam.Secret, error) {
+		close(begun)
+		<-gone
+		time.Sleep(50 * time.Millisecond) // the server hears of it
+		return h.Provider.Create(ctx, r)
+	}
+	short, cancel := context.WithCancel(ctx)
+	go func() { <-begun; cancel() }()
+	req, err := http.NewRequestWithContext(short, http.MethodPost, w.admin+"/v1/clients", strings.NewReader(`{"client_name":"left","grant_types":["client_credentials"]}`))
+	w.ok(err)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Bearer "+w.mint("root", map[string]any{"aud": "iam-admin"}))
+	resp, err := http.DefaultClient.Do(req)
+	close(gone)
+	if err == nil {
+		_ = resp.Body.Close()
+		t.Fatalf("it was answered: %d", resp.StatusCode)
+	}
+	w.until("it is made", func() bool {
+		list := w.want(200, "root", "GET", "/v1/clients?name=left&sync=in_sync", nil).items()
+		return len(list) == 1
+	})
+}
+
+// What is under way is somebody's: it is neither taken up nor compared, and a deletion
+// waits for it.
+func TestWhatIsUnderWayIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", nil)
+	w.rauth.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
+	w.want(202, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "x"}), "If-Match: *")
+	fresh := w.want(202, "root", "POST", "/v1/clients", service(nil)).text("client_id")
+	w.rauth.Break(nil)
+	w.until("the breaker closes", func() bool { return w.call("root", "GET", "/v1/clients/drift", nil).status == 200 })
+	if d := w.want(200, "root", "GET", "/v1/clients/drift", nil); d.field("pending") != 2.0 || len(w.drift()) != 0 {
+		t.Errorf("compared: %s", d)
+	}
+	w.exec(`UPDATE registrations SET next_try = now(), lease_until = CASE WHEN client_id = $1 THEN now() + interval '1 minute' END`, id)
+	if n, err := w.clients.Finish(ctx); n != 1 || err != nil {
+		t.Errorf("%d were taken up, %v", n, err)
+	}
+	if r := w.want(202, "root", "DELETE", "/v1/clients/"+id, nil); r.text("operation") != "delete" {
+		t.Errorf("deleted: %s", r)
+	}
+	if n, err := w.clients.Finish(ctx); n != 0 || err != nil || w.rauth.Provisioned()[id] == nil {
+		t.Errorf("%d were taken up, %v", n, err)
+	}
+	w.exec(`UPDATE registrations SET next_try = now()`)
+	if n, err := w.clients.Finish(ctx); n != 1 || err != nil || w.rauth.Provisioned()[id] != nil {
+		t.Errorf("%d were taken up, %v", n, err)
+	}
+	w.announced(id, "ClientCreated", "ClientDeleted")
+	w.announced(fresh, "ClientCreated")
+	for _, query := range []string{"", "?status=deleted"} {
+		for _, c := range w.want(200, "root", "GET", "/v1/clients"+query, nil).items() {
+			if c["client_id"] == id {
+				t.Errorf("listed under %q is %v", query, c)
+			}
+		}
+	}
+	// One that nobody was told of goes without a word.
+	w.rauth.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
+	silent := w.want(202, "root", "POST", "/v1/clients", service(nil)).text("client_id")
+	w.want(202, "root", "DELETE", "/v1/clients/"+silent, nil)
+	w.rauth.Break(nil)
+	w.until("it is gone", func() bool {
+		w.exec(`UPDATE registrations SET next_try = now(), lease_until = NULL`)
+		_, err := w.clients.Finish(ctx)
+		w.ok(err)
+		return w.call("root", "GET", "/v1/clients/"+silent, nil).status == 404
+	})
+	w.announced(silent)
+}
+
+// Where the URL of the admin API leads elsewhere, nothing is believed to be done: a client
+// that is deleted here waits until it is deleted there, and what waits says why.
+func TestAWrongAdminURLDeletesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	id := w.client("acme", nil)
+	wrong, err := rauth.New(rauth.Config{URL: w.rauth.Issuer + "/wrong", Pause: time.Millisecond, Log: discard})
+	w.ok(err)
+	right := *w.clients
+	*w.clients = *w.manage(func(c *clients.Config) { c.Provider = wrong })
+	if r := w.want(202, "root", "POST", "/v1/clients", service(nil)); r.text("sync_reason") != "idp_bad_response" {
+		t.Errorf("made: %s", r)
+	}
+	if r := w.want(202, "root", "DELETE", "/v1/clients/"+id, nil); r.text("sync_reason") != "idp_bad_response" || len(w.rauth.Secrets(id)) == 0 {
+		t.Errorf("deleted: %s", r)
+	}
+	*w.clients = right
+	w.exec(`UPDATE registrations SET next_try = now()`)
+	if n, err := w.clients.Finish(ctx); n != 2 || err != nil || w.rauth.Provisioned()[id] != nil {
+		t.Errorf("%d were finished, %v", n, err)
+	}
+}
+
+// A panic over one client postpones it and is reported; the others are finished, and it is once it can be. So it is
+// with a comparison: the next one is made.
+func TestAPanicOverOneClientEndsNothingElse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	bad, good := w.client("acme", nil), w.client("acme", nil)
+	for _, id := range []string{bad, good} {
+		w.want(202, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "renamed"}), "If-Match: *", "Prefer: respond-async")
+	}
+	h := &hooked{Provider: w.there()}
+	var broken atomic.Bool
+	broken.Store(true)
+	h.update = func(ctx context.Context, r iam.Registration) error {
+		if r.ClientID == bad && broken.Load() {
+			panic("a bad row")
+		}
+		return h.Provider.Update(ctx, r)
+	}
+	var lists atomic.Int64
+	h.list = func(ctx context.Context, each func(iam.Registration) error) error {
+		if lists.Add(1) == 1 {
+			panic("a bad answer")
+		}
+		return h.Provider.List(ctx, each)
+	}
+	var panics, compared atomic.Int64
+	*w.clients = *w.manage(func(c *clients.Config) {
+		c.Provider, c.Tick, c.CompareEvery = h, 20*time.Millisecond, 100*time.Millisecond
+		c.OnPanic = func(error) { panics.Add(1) }
+		c.OnCompared = func(r clients.Report) {
+			if !r.At.IsZero() {
+				compared.Add(1)
+			}
+		}
+	})
+	running, stop := context.WithCancel(ctx)
+	var loop sync.WaitGroup
+	loop.Go(func() { w.clients.Run(running) })
+	t.Cleanup(func() { stop(); loop.Wait() })
+	sync := func(id string) string { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") }
+	w.until("the other one is finished", func() bool { return sync(good) == "in_sync" })
+	w.until("both panics are reported, and a comparison was made", func() bool { return panics.Load() >= 2 && compared.Load() > 0 })
+	if got := sync(bad); got != "pending" {
+		t.Errorf("the one that panics is %s, want pending", got)
+	}
+	broken.Store(false)
+	w.until("it is finished too", func() bool {
+		w.exec(`UPDATE registrations SET next_try = now() WHERE client_id = $1 AND lease_until < now()`, bad)
+		return sync(bad) == "in_sync"
+	})
+}

@@ -1,0 +1,178 @@
+package adminapi
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-chi/chi/v5"
+)
+
+// OpenAPI is the document of the admin API, as it is served at /openapi.json.
+func OpenAPI(version string) []byte {
+	a := &server{Config: Config{Version: version, Log: slog.New(slog.DiscardHandler)}}
+	a.build(chi.NewRouter())
+	return a.document()
+}
+
+// document is the OpenAPI document of the routes.
+func (a *server) document() []byte {
+	b, err := json.MarshalIndent(a.api.OpenAPI(), "", "  ")
+	if err != nil {
+		panic(err) // any test finds it
+	}
+	return append(b, '\n')
+}
+
+// Shapes of names. They are documented here and checked by package iam, whose errors say more
+// than "does not match": so they are added once huma has compiled its checks.
+const (
+	shapeOfTenant     = `^[a-z0-9][a-z0-9_-]{0,63}$`
+	shapeOfName       = `^[a-z0-9][a-z0-9._-]{0,63}$`
+	shapeOfRole       = `^(iam:)?[a-z0-9][a-z0-9._-]*$`
+	shapeOfPermission = `^[a-z0-9][a-z0-9._:-]{0,63}$`
+	shapeOfUser       = `^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`
+)
+
+// shapes are by schema and property, the property of an array for its items; a schema without
+// a name is every parameter.
+var shapes = map[string]map[string]string{
+	"":            {"tenant": shapeOfTenant, "role": shapeOfRole, "service": shapeOfName, "user": shapeOfUser},
+	"TenantPost":  {"id": shapeOfTenant, "slug": shapeOfName},
+	"TenantPut":   {"slug": shapeOfName},
+	"TenantPatch": {"slug": shapeOfName},
+	"TenantBody":  {"id": shapeOfTenant, "slug": shapeOfName},
+	"RolePost":    {"name": shapeOfName, "permissions": shapeOfPermission, "inherits": shapeOfRole},
+	"RolePut":     {"permissions": shapeOfPermission, "inherits": shapeOfRole},
+	"RoleBody":    {"name": shapeOfRole, "permissions": shapeOfPermission, "inherits": shapeOfRole},
+	"MemberPost":  {"roles": shapeOfRole},
+	"MemberPut":   {"roles": shapeOfRole},
+	"MemberPatch": {"roles": shapeOfRole},
+	"MemberBody":  {"tenant": shapeOfTenant, "roles": shapeOfRole},
+	"MappingPost": {"roles": shapeOfRole},
+	"MappingPut":  {"roles": shapeOfRole},
+	"MappingBody": {"roles": shapeOfRole},
+	"UserPost":    {"default_tenant": shapeOfTenant},
+	"UserPut":     {"default_tenant": shapeOfTenant},
+	"UserPatch":   {"default_tenant": shapeOfTenant},
+	"ClientPost":  {"tenant": shapeOfTenant, "roles": shapeOfRole},
+	"ClientPut":   {"roles": shapeOfRole},
+	"ServiceBody": {"name": shapeOfName},
+}
+
+const (
+	exampleUser   = "0f8fad5b-d9cb-469f-a165-70867728950e"
+	exampleClient = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+	exampleTime   = "2030-01-31T12:00:00Z"
+)
+
+// examples are by property, in every schema where they fit its type; "Schema.property" comes
+// first. Those of parameters are "?name".
+var examples = map[string]any{
+	"TenantPost.id": "acme", "TenantBody.id": "acme", "UserBody.id": exampleUser, "MappingBody.id": "m3J1c2VyLWdyb3Vwcw", "PreviewBody.id": exampleClient,
+	"TenantPost.name": "Acme Ltd", "TenantPut.name": "Acme Ltd", "TenantPatch.name": "Acme Ltd", "TenantBody.name": "Acme Ltd",
+	"RolePost.name": "invoice-editor", "RoleBody.name": "invoice-editor", "ManifestRole.name": "invoice-editor", "ServiceBody.name": "billing",
+	"EffectiveRole.name": "invoice-editor", "EffectivePermission.name": "invoice:write",
+	"slug": "acme-ltd", "attributes": map[string]any{"cost-center": 4711}, "version": 7, "tenant": "acme", "default_tenant": "acme", "user": exampleUser,
+	"issuer": "https://auth.example.com", "subject": "248289761001", "roles": []any{"invoice-editor"}, "permissions": []any{"invoice:read", "invoice:write"},
+	"inherits": []any{"invoice-viewer"}, "description": "Writes invoices", "expires_at": exampleTime, "claim": "groups", "value": "accounting",
+	"platform_roles": []any{"auditor"}, "tokens_not_before": exampleTime, "before": exampleTime, "service": "billing", "client_id": exampleClient,
+	"client_name": "Invoices", "redirect_uris": []any{"https://invoices.example.com/callback"}, "post_logout_redirect_uris": []any{"https://invoices.example.com/"},
+	"grant_types": []any{"authorization_code", "refresh_token"}, "response_types": []any{"code"}, "scopes": []any{"openid", "invoice:read"},
+	"jwks_uri": "https://invoices.example.com/jwks.json", "ManifestPut.roles": nil, "ManifestBody.roles": nil, "ManifestPut.attributes": nil, "ManifestBody.attributes": nil,
+	"EffectiveBody.roles": nil, "EffectiveBody.permissions": nil, "key": "cost-center", "next": "WyJhY21lIl0", "request_id": "b2f5ff47436671b6", "created_at": exampleTime, "updated_at": exampleTime,
+	"Problem.type": "/problems/invalid", "Problem.title": "The request is not valid", "Problem.status": 422, "Problem.detail": "some fields are not valid",
+	"Problem.instance": "/requests/b2f5ff47436671b6", "ProblemField.pointer": "/roles/0", "ProblemField.detail": `there is no role named "edtor"`,
+	"reason": "pilot of the new rules", "overlap": "24h", "action": "member:create", "actor": exampleUser, "object": exampleUser, "decision": "01J9ZC4Y2W8M6T0K3N5R7V9XAB",
+
+	"?tenant": "acme", "?role": "invoice-editor", "?user": exampleUser, "?service": "billing", "?limit": 50, "?search": "acm", "?id": exampleClient,
+	"?If-Match": `"7"`, "?Idempotency-Key": "5f1c8a3e-add-alice", "?issuer": "https://auth.example.com", "?subject": "248289761001",
+}
+
+// finish completes what huma has made of the routes. It changes nothing about how requests
+// are validated.
+func (a *server) finish() {
+	doc := a.api.OpenAPI()
+	doc.Servers = []*huma.Server{{URL: "/", Description: "Where ADMIN_ADDR is served"}}
+	doc.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
+	doc.Info.Contact = &huma.Contact{Name: "The platform's operators"}
+	for _, item := range doc.Paths {
+		for _, op := range []*huma.Operation{item.Get, item.Post, item.Put, item.Patch, item.Delete} {
+			if op != nil {
+				finishOperation(op)
+			}
+		}
+	}
+	for name, schema := range doc.Components.Schemas.Map() {
+		for property, s := range schema.Properties {
+			if shape := shapes[name][property]; shape != "" {
+				shaped(s).Pattern = shape
+			}
+			example, given := examples[name+"."+property]
+			if !given {
+				example = examples[property]
+			}
+			if example != nil && len(s.Enum) == 0 && s.Ref == "" && fits(s, example) {
+				s.Examples = []any{example}
+			}
+		}
+	}
+}
+
+// shaped is the schema that a shape is about: an array's items.
+func shaped(s *huma.Schema) *huma.Schema {
+	if s.Type == huma.TypeArray {
+		return s.Items
+	}
+	return s
+}
+
+// fits reports whether an example is of a schema's type.
+func fits(s *huma.Schema, example any) bool {
+	switch example.(type) {
+	case string:
+		return s.Type == huma.TypeString
+	case int:
+		return s.Type == huma.TypeInteger
+	case []any:
+		return s.Type == huma.TypeArray && s.Items.Type == huma.TypeString
+	case map[string]any:
+		return s.Type == huma.TypeObject
+	}
+	return false
+}
+
+func finishOperation(op *huma.Operation) {
+	if op.Description == "" {
+		op.Description = op.Summary + "."
+	}
+	if body := op.RequestBody; body != nil && len(body.Content) > 1 {
+		delete(body.Content, "application/octet-stream") // huma's for RawBody, which is the same JSON
+	}
+	if op.Method == http.MethodGet {
+		op.Parameters = append(op.Parameters, &huma.Param{
+			Name: "If-None-Match", In: "header", Description: "ETags of what is known already: the answer is 304 where one of them is still right",
+			Schema: &huma.Schema{Type: huma.TypeString, MaxLength: ptr(1000)}, Example: `"7-1f3870be274f6c49"`,
+		})
+		op.Responses["304"] = &huma.Response{Description: "Not modified", Headers: map[string]*huma.Param{"ETag": op.Responses["200"].Headers["ETag"]}}
+		if op.Responses["304"].Headers["ETag"] == nil {
+			tag := &huma.Param{Schema: &huma.Schema{Type: huma.TypeString}, Description: "of the whole answer"}
+			op.Responses["304"].Headers["ETag"] = tag
+			if op.Responses["200"].Headers == nil {
+				op.Responses["200"].Headers = map[string]*huma.Param{}
+			}
+			op.Responses["200"].Headers["ETag"] = tag
+		}
+	}
+	for _, p := range op.Parameters {
+		if shape := shapes[""][p.Name]; shape != "" && p.Schema.Pattern == "" {
+			p.Schema.Pattern = shape
+		}
+		if example, ok := examples["?"+p.Name]; ok && p.Example == nil && fits(p.Schema, example) {
+			p.Example = example
+		}
+	}
+}
+
+func ptr[T any](v T) *T { return &v }

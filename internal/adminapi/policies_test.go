@@ -1,0 +1,285 @@
+package adminapi_test
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/policies"
+)
+
+// bundleOf is the default policy, packed, with a change.
+func (w *world) bundleOf(change func(c *policy.Candidate)) []byte {
+	w.Helper()
+	c, err := policy.FromFS("test", policies.FS)
+	w.ok(err)
+	change(c)
+	packed, err := c.Pack()
+	w.ok(err)
+	return packed
+}
+
+// named is a bundle that differs from others by a rule.
+func (w *world) named(name string) []byte {
+	w.Helper()
+	return w.bundleOf(func(c *policy.Candidate) {
+		c.Name = name
+		c.Modules["iam/claims/name.rego"] = "package iam.claims\n\n_name := \"" + name + "\"\n"
+	})
+}
+
+// kept is the short name of a revision that is kept, and was in force twice.
+func (w *world) kept() string {
+	w.Helper()
+	packed := w.named("kept")
+	r, err := w.policies.Receive(ctx, "test", packed)
+	w.ok(err)
+	w.ok(w.service.Do(ctx, admin.Caller{Operator: "test", Via: "command"}, admin.Task{Action: "policy:take", Writes: true}, func(ctx context.Context, wk *admin.Work) error {
+		if _, _, err := wk.AddPolicyRevision(ctx, r, packed); err != nil {
+			return err
+		}
+		return wk.TakePolicy(ctx, r.Digest)
+	}))
+	return r.ID()
+}
+
+func (w *world) upload(status int, who string, packed []byte) string {
+	w.Helper()
+	r := w.want(status, who, "POST", "/v1/policy/revisions", string(packed), "Content-Type: application/gzip")
+	revision, _ := r.field("revision").(string)
+	return revision
+}
+
+func TestAPolicyIsSentActivatedAndRolledBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	embedded := w.engine.Revision().ID
+
+	// What does not pass the gate is refused, with file and line.
+	bad := w.bundleOf(func(c *policy.Candidate) {
+		c.Modules["iam/claims/bad.rego"] = "package iam.claims\n\ndenials contains x\n"
+	})
+	r := w.want(422, "paula", "POST", "/v1/policy/revisions", string(bad), "Content-Type: application/gzip")
+	if text, _ := r.field("detail").(string); !strings.Contains(text, "bad.rego:3") {
+		t.Errorf("no file and line: %s", r)
+	}
+	w.want(422, "paula", "POST", "/v1/policy/revisions", "no bundle", "Content-Type: application/gzip")
+
+	first := w.upload(201, "paula", w.named("first"))
+	if again := w.upload(200, "paula", w.named("first")); again != first {
+		t.Errorf("the same bundle is %s and %s", first, again)
+	}
+	second := w.upload(201, "paula", w.named("second"))
+	if now := w.engine.Revision().ID; now != embedded {
+		t.Errorf("%s is in force: an upload puts nothing in force", now)
+	}
+
+	// Only policy administrators activate; platform administrators roll back.
+	w.want(403, "root", "POST", "/v1/policy/revisions/"+first+":activate", map[string]any{})
+	w.want(409, "paula", "POST", "/v1/policy/revisions/"+first+":rollback", nil)
+	w.want(200, "paula", "POST", "/v1/policy/revisions/"+first+":activate", map[string]any{"reason": "ticket 7"})
+	if now := w.engine.Revision().ID; now != first {
+		t.Errorf("%s is in force, want %s", now, first)
+	}
+	w.want(200, "paula", "POST", "/v1/policy/revisions/"+second+":activate", nil)
+	r = w.want(409, "paula", "POST", "/v1/policy/revisions/"+first+":activate", nil)
+	if r.field("code") != "policy_superseded" {
+		t.Errorf("an older one is activated again, or is refused for another reason: %s", r)
+	}
+	w.want(200, "root", "POST", "/v1/policy/revisions/"+first+":rollback", map[string]any{"reason": "it locks people out"})
+	if now := w.engine.Revision().ID; now != first {
+		t.Errorf("%s is in force, want %s", now, first)
+	}
+	w.want(404, "paula", "POST", "/v1/policy/revisions/000000000000:activate", nil)
+	w.want(404, "paula", "GET", "/v1/policy/revisions/nonsense", nil)
+
+	// Who did what is kept.
+	var kinds []string
+	for _, x := range w.want(200, "audrey", "GET", "/v1/policy/activations", nil).items() {
+		kinds = append(kinds, x["kind"].(string)+" "+x["revision"].(string))
+	}
+	if got, want := strings.Join(kinds, ", "), "rollback "+first+", activate "+second+", activate "+first; got != want {
+		t.Errorf("activations are %s, want %s", got, want)
+	}
+	r = w.want(200, "audrey", "GET", "/v1/policy", nil)
+	if r.field("last_activation", "reason") != "it locks people out" || r.field("last_activation", "kind") != "rollback" || r.field("activation") != "managed" {
+		t.Errorf("GET /v1/policy: %s", r)
+	}
+	if replicas, _ := r.field("replicas").([]any); len(replicas) != 1 {
+		t.Errorf("replicas: %s", r)
+	}
+	r = w.want(200, "audrey", "GET", "/v1/policy/revisions?limit=1", nil)
+	if len(r.items()) != 1 || r.items()[0]["revision"] != second || r.field("next") == nil {
+		t.Errorf("the first page is %s", r)
+	}
+}
+
+// A replica that is not ready for a revision holds its activation up, unless it is forced.
+func TestAReplicaThatIsNotReadyHoldsAnActivationUp(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	first := w.upload(201, "paula", w.named("first"))
+	w.ok(w.db.ReportPolicy(ctx, iam.PolicyReplica{Replica: "other-replica", Prepared: []string{}}))
+	r := w.want(409, "paula", "POST", "/v1/policy/revisions/"+first+":activate", nil)
+	if r.field("code") != "policy_not_prepared" || !strings.Contains(r.String(), "other-replica") {
+		t.Errorf("got %s", r)
+	}
+	refused, err := json.Marshal(map[string]any{"digest": w.digest(first), "reason": "it declares X-User-Shoe"})
+	w.ok(err)
+	w.ok(w.db.ReportPolicy(ctx, iam.PolicyReplica{Replica: "other-replica", Prepared: []string{}, Refused: refused}))
+	if r = w.want(409, "paula", "POST", "/v1/policy/revisions/"+first+":activate", nil); !strings.Contains(r.String(), "X-User-Shoe") {
+		t.Errorf("why it refuses it is not said: %s", r)
+	}
+	w.want(200, "paula", "POST", "/v1/policy/revisions/"+first+":activate", map[string]any{"force": true})
+}
+
+func (w *world) digest(revision string) string {
+	w.Helper()
+	d, _ := w.want(200, "paula", "GET", "/v1/policy/revisions/"+revision, nil).field("digest").(string)
+	return d
+}
+
+// decided is the id of a decision that was recorded: mia is not let into a tenant that is
+// not hers.
+func (w *world) decided() string {
+	w.Helper()
+	status, lines, body := w.ask("GET /system/enrich-token", bearer(w.mint("alice", nil)), "X-Active-Tenant-ID: nowhere")
+	if status != 403 {
+		w.Fatalf("alice got into a tenant that is not there: %d %v", status, lines)
+	}
+	id := regexp.MustCompile(`/decisions/([A-Za-z0-9_-]{22})`).FindStringSubmatch(body)
+	if id == nil {
+		w.Fatalf("the answer names no decision: %s", body)
+	}
+	w.eventually(func() bool { return w.call("audrey", "GET", "/v1/decisions/"+id[1], nil).status == 200 })
+	return id[1]
+}
+
+// decidedOf is the id of a decision that was recorded: somebody asks for a tenant.
+func (w *world) decidedOf(who, tenant string, more ...map[string]any) string {
+	w.Helper()
+	claims := map[string]any{}
+	for _, m := range more {
+		maps.Copy(claims, m)
+	}
+	_, lines, body := w.ask("GET /system/enrich-token", bearer(w.mint(who, claims)), "X-Active-Tenant-ID: "+tenant)
+	id := regexp.MustCompile(`(?:/decisions/|X-Decision-Id: )([A-Za-z0-9_-]{22})`).FindStringSubmatch(strings.Join(lines, "\n") + body)
+	if id == nil {
+		w.Fatalf("the answer names no decision: %v %s", lines, body)
+	}
+	w.eventually(func() bool { return w.call("audrey", "GET", "/v1/decisions/"+id[1], nil).status == 200 })
+	return id[1]
+}
+
+func (w *world) eventually(ok func() bool) {
+	w.Helper()
+	for until := time.Now().Add(2 * time.Minute); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	w.Fatal("never")
+}
+
+func TestADecisionIsFoundAgainAndExplained(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{decisions: true})
+	id := w.decided()
+	r := w.want(200, "audrey", "GET", "/v1/decisions?subject=alice&tenant=nowhere&code=not_a_member", nil)
+	if len(r.items()) != 1 || r.items()[0]["decision"] != id || r.items()[0]["allow"] != false {
+		t.Errorf("found %s, want %s", r, id)
+	}
+	for _, other := range []string{"subject=bob", "tenant=acme", "code=member", "outcome=allowed", "to=2001-01-01T00:00:00Z", "issuer=x", "client_id=x"} {
+		if r := w.want(200, "audrey", "GET", "/v1/decisions?"+other, nil); len(r.items()) != 0 {
+			t.Errorf("%s finds %s", other, r)
+		}
+	}
+	for _, name := range []string{"issuer", "subject", "client_id", "tenant", "code"} {
+		for _, bad := range []string{"%00", "a%00b", "%ff"} {
+			if r := w.want(422, "audrey", "GET", "/v1/decisions?"+name+"="+bad, nil); !slices.Equal(r.pointers(), []string{name}) {
+				t.Errorf("%s=%s: %s", name, bad, r)
+			}
+		}
+	}
+	cursor := base64.RawURLEncoding.EncodeToString([]byte(`["2030-01-01T00:00:00Z","\u0000"]`))
+	if r := w.want(422, "audrey", "GET", "/v1/decisions?after="+cursor, nil); !slices.Equal(r.pointers(), []string{"after"}) {
+		t.Errorf("got %s", r)
+	}
+	w.want(404, "audrey", "GET", "/v1/decisions/%00", nil)
+	w.want(404, "audrey", "POST", "/v1/policy/explain", map[string]any{"decision": "\x00"})
+	r = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"decision": id})
+	text, _ := r.field("text").(string)
+	for _, want := range []string{
+		"denied, 403 not_a_member", "when it was asked", "refused by:\n  not_a_member: Not a member of the tenant asked for (iam/claims/claims.rego:",
+		"member: A member of the active tenant", "is not so: _membership.status == \"active\"", "_membership.status is undefined",
+		"_user.memberships[_tenant_meant] is undefined", "_tenant_meant is \"nowhere\"", "facts:\n", "users/" + w.rauth.Issuer + "/alice, version ",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not said:\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "changed since") {
+		t.Errorf("nothing has changed:\n%s", text)
+	}
+
+	// What has changed since is said, and what would be now.
+	w.want(200, "root", "GET", "/v1/users?issuer="+w.rauth.Issuer+"&subject=alice", nil)
+	user, _ := w.want(200, "root", "GET", "/v1/users?issuer="+w.rauth.Issuer+"&subject=alice", nil).items()[0]["id"].(string)
+	w.want(200, "root", "PATCH", "/v1/users/"+user, map[string]any{"status": "blocked"}, "If-Match: *", "Content-Type: application/merge-patch+json")
+	text, _ = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"decision": id}).field("text").(string)
+	for _, want := range []string{"changed since: users/" + w.rauth.Issuer + "/alice", "user_blocked: The user is blocked"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not said:\n%s", want, text)
+		}
+	}
+
+	// By who somebody is, and by a token.
+	r = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"subject": "frank", "tenant": "acme"})
+	if r.field("allow") != true || !strings.Contains(r.field("text").(string), "granted by:\n  member:") {
+		t.Errorf("frank: %s", r)
+	}
+	r = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"token": w.mint("stranger", nil)})
+	if r.field("code") != "user_unknown" {
+		t.Errorf("a stranger: %s", r)
+	}
+	away := w.upload(201, "paula", w.with(`# METADATA
+# title: From elsewhere
+# description: Nobody is let in from there.
+# custom:
+#   code: elsewhere
+denials contains _reason(rego.metadata.rule()) if input.request.client_ip == "192.0.2.7"
+`))
+	from := func(ip string) map[string]any {
+		return map[string]any{"subject": "frank", "tenant": "acme", "revision": away, "request": map[string]any{"client_ip": ip}}
+	}
+	for ip, code := range map[string]string{"192.0.2.7": "elsewhere", "192.0.2.8": "member"} {
+		if text := w.want(200, "audrey", "POST", "/v1/policy/explain", from(ip)).text("text"); !strings.Contains(text, code) || strings.Contains(text, "allowed, ") != (code == "member") {
+			t.Errorf("from %s: %s", ip, text)
+		}
+	}
+	if r := w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"subject": "frank", "tenant": "acme", "revision": away}); r.field("code") != "request_facts_missing" ||
+		!strings.Contains(r.text("text"), "the policy reads input.request.client_ip") {
+		t.Errorf("from nobody knows where: %s", r)
+	}
+	for field, value := range map[string]string{"method": "get", "host": "a..b", "scheme": "1"} {
+		r := w.want(422, "audrey", "POST", "/v1/policy/explain", map[string]any{"subject": "frank", "request": map[string]any{field: value}})
+		if !strings.Contains(fmt.Sprint(r), "/request/"+field) {
+			t.Errorf("%s %q: %s", field, value, r)
+		}
+	}
+	w.want(422, "audrey", "POST", "/v1/policy/explain", from("here"))
+	w.want(422, "audrey", "POST", "/v1/policy/explain", map[string]any{"token": "x.y.z"})
+	w.want(422, "audrey", "POST", "/v1/policy/explain", map[string]any{"token": "x", "subject": "y"})
+	w.want(422, "audrey", "POST", "/v1/policy/explain", map[string]any{})
+	w.want(404, "audrey", "POST", "/v1/policy/explain", map[string]any{"decision": "none"})
+}
