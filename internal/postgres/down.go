@@ -41,7 +41,7 @@ func LastStep(ctx context.Context, url string) (Step, bool, error) {
 func TakeBackLast(ctx context.Context, url string, o TakeBack) ([]Step, error) {
 	var ended []int64
 	steps, err := migrate(ctx, url, facts, Down, func(ctx context.Context, conn *pgx.Conn) (err error) {
-		ended, err = mayTakeBack(ctx, conn, url, o)
+		ended, err = mayTakeBack(ctx, conn, o)
 		return err
 	})
 	if err != nil && len(steps) == 0 && len(ended) > 0 { // the audit is still there, and DestroyedChains sees that too
@@ -54,9 +54,9 @@ func TakeBackLast(ctx context.Context, url string, o TakeBack) ([]Step, error) {
 }
 
 // mayTakeBack fails where the last step must not be taken back. It returns the ids of the chains that end by it.
-func mayTakeBack(ctx context.Context, conn *pgx.Conn, url string, o TakeBack) (ended []int64, err error) {
-	last, applied, err := LastStep(ctx, url)
-	if err != nil || !applied {
+func mayTakeBack(ctx context.Context, conn *pgx.Conn, o TakeBack) (ended []int64, err error) {
+	file, err := lastFile(ctx, conn)
+	if err != nil || file == "" {
 		return nil, err
 	}
 	alive, err := replicasAlive(ctx, conn)
@@ -66,7 +66,7 @@ func mayTakeBack(ctx context.Context, conn *pgx.Conn, url string, o TakeBack) (e
 	if len(alive) > 0 {
 		return nil, fmt.Errorf("replicas run on this schema (%s): stop them first, or wait a minute for one that was killed", strings.Join(alive, ", "))
 	}
-	endsAudit, err := dropsAudit(last.File)
+	endsAudit, err := dropsAudit(file)
 	if err != nil || !endsAudit {
 		return nil, err
 	}
@@ -75,12 +75,29 @@ func mayTakeBack(ctx context.Context, conn *pgx.Conn, url string, o TakeBack) (e
 		return nil, fmt.Errorf("count the audit: %w", err)
 	}
 	if entries > 0 && !o.DestroyAudit {
-		return nil, fmt.Errorf("%s would destroy the audit, %d entries: export what must stay, then say --destroy-audit", last.File, entries)
+		return nil, fmt.Errorf("%s would destroy the audit, %d entries: export what must stay, then say --destroy-audit", file, entries)
 	}
 	if ended, err = noteDestroyed(ctx, conn, o.By); err != nil {
 		return nil, fmt.Errorf("record the heads of the audit: %w", err)
 	}
 	return ended, nil
+}
+
+// lastFile is the file of the last step that is applied; "" if none is. LastStep would wait for the lock.
+func lastFile(ctx context.Context, conn *pgx.Conn) (string, error) {
+	var migrated bool
+	if err := conn.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, facts.table).Scan(&migrated); err != nil || !migrated {
+		return "", err
+	}
+	var version int64
+	if err := conn.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM `+facts.table+` WHERE is_applied`).Scan(&version); err != nil {
+		return "", fmt.Errorf("look for the last step: %w", err)
+	}
+	files, err := fs.Glob(migrations.FS, fmt.Sprintf("%05d_*.sql", version))
+	if err != nil || len(files) == 0 {
+		return "", err
+	}
+	return files[0], nil
 }
 
 func connect(ctx context.Context, url string) (*pgx.Conn, error) {
