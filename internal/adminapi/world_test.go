@@ -196,9 +196,7 @@ func newWorld(t testing.TB, s settings) *world {
 	}
 	recorded := decisions.New(decisions.Config{Fields: s.fields, Headers: w.engine.Headers(), Log: log, Sinks: sinks})
 	t.Cleanup(recorded.Close)
-	var beneath *preview.Shadow
 	enricher := enrich.New(enrich.Config{
-		Shadow: func(e *enrich.Evaluated) { beneath.Take(e) }, ShadowOf: func() float64 { _, share := w.policies.Shadow(); return share },
 		Record:   recorded.Record,
 		Verifier: verifier, Directory: w.facts, Engine: w.engine, Issuers: issuers, Deadline: 10 * time.Second,
 		HeaderMax: s.headerMax, SampleLog: 1, Log: log,
@@ -236,10 +234,11 @@ func newWorld(t testing.TB, s settings) *world {
 	w.policies = rollout.New(rollout.Config{DB: w.db, Admin: w.service, Engine: w.engine, Managed: true, Follows: true, Unsigned: true, Replica: "test", Log: log})
 	previews := &preview.Jobs{Snapshot: func(ctx context.Context) (preview.Moment, error) { return w.db.Snapshot(ctx) }, Note: w.db.PreviewProgress, Log: log}
 	t.Cleanup(previews.Wait)
-	beneath = preview.NewShadow(enricher, w.engine.Headers(), w.policies.Shadow)
-	hearing.Go(func() { beneath.Run(running) })
+	shadow := preview.NewShadow(enricher, w.engine.Headers(), w.policies.Shadow)
+	enricher.SetShadow(shadow)
+	hearing.Go(func() { shadow.Run(running) })
 	api := httptest.NewServer(adminapi.New(adminapi.Config{
-		Shadow: beneath, Previews: previews, PreviewEngine: w.engine, Issuers: issuers, Background: running,
+		Shadow: shadow, Previews: previews, PreviewEngine: w.engine, Issuers: issuers, Background: running,
 		Service: w.service, Clients: w.clients, Policies: w.policies, Explain: &explain.Service{Engine: w.engine, Enricher: enricher}, VerifyGateway: verifier.Verify, Decisions: findable, Verify: verifier.For(devstack.AdminAudience).Verify, Policy: func() any {
 			if s.panics {
 				panic("a secret")

@@ -47,8 +47,6 @@ type Config struct {
 	SampleLog  float64       // share of answers from the cache that are recorded, 0 to 1; evaluations all are
 	Log        *slog.Logger
 	Record     func(*Evaluated)                               // told of each evaluation, and of a sample of answers from the cache; it must not block; may be nil
-	Shadow     func(*Evaluated)                               // told of a share of all answers; it must not block; may be nil
-	ShadowOf   func() float64                                 // that share, 0 to 1, at any moment
 	OnDecision func(outcome, code string, took time.Duration) // told of each answer; took is 0 where nothing was evaluated; may be nil
 }
 
@@ -56,12 +54,27 @@ type Config struct {
 type Service struct {
 	cfg      Config
 	now      func() time.Time // what the policy is told; time.Now
+	shadow   Shadow
 	answers  *answers
 	decision int // places of the headers that Go itself fills, or -1
 	revision int
 	kind     int
 	tenants  []int // places of the headers that name the tenant
 }
+
+// Shadow evaluates another policy for a share of all decisions, in the background.
+type Shadow interface {
+	Share() float64  // of the decisions that Take gets, 0 to 1; it can change at any moment
+	Take(*Evaluated) // must not block
+}
+
+type noShadow struct{}
+
+func (noShadow) Share() float64  { return 0 }
+func (noShadow) Take(*Evaluated) {}
+
+// SetShadow must be called before the first request.
+func (s *Service) SetShadow(shadow Shadow) { s.shadow = shadow }
 
 // New returns a service.
 func New(cfg Config) *Service {
@@ -83,10 +96,15 @@ func New(cfg Config) *Service {
 	if cfg.Record == nil {
 		cfg.Record = func(*Evaluated) {}
 	}
-	if cfg.Shadow == nil {
-		cfg.ShadowOf = func() float64 { return 0 }
+	s := &Service{
+		cfg:      cfg,
+		now:      time.Now,
+		shadow:   noShadow{},
+		answers:  newAnswers(cfg.Entries, cfg.Bytes),
+		decision: -1,
+		revision: -1,
+		kind:     -1,
 	}
-	s := &Service{cfg: cfg, now: time.Now, answers: newAnswers(cfg.Entries, cfg.Bytes), decision: -1, revision: -1, kind: -1}
 	for i, name := range cfg.Engine.Headers() {
 		switch name {
 		case http.CanonicalHeaderKey("X-Decision-ID"):
@@ -464,8 +482,8 @@ func (s *Service) note(r *policy.Revision, k *kept, d policy.Decision, asked *po
 		At: asked.Now, Revision: r, Token: t, Request: q.Request, Hint: asked.Fields[policy.TenantHint], Asked: *asked, Answer: k.answer, Reasons: d.Reasons, Facts: facts.Facts(), Took: d.Took,
 	}
 	s.cfg.Record(e)
-	if drawn(s.cfg.ShadowOf()) {
-		s.cfg.Shadow(e)
+	if drawn(s.shadow.Share()) {
+		s.shadow.Take(e)
 	}
 }
 
@@ -478,7 +496,7 @@ func drawn(share float64) bool {
 func (s *Service) repeat(r *policy.Revision, k *kept, asked *policy.Question, q *Question, t *token.Token) {
 	s.cfg.OnDecision(k.outcome, k.code, 0)
 	hits := k.hits.Add(1)
-	sampled, shadowed := drawn(s.cfg.SampleLog), drawn(s.cfg.ShadowOf())
+	sampled, shadowed := drawn(s.cfg.SampleLog), drawn(s.shadow.Share())
 	if !sampled && !shadowed {
 		return
 	}
@@ -489,6 +507,6 @@ func (s *Service) repeat(r *policy.Revision, k *kept, asked *policy.Question, q 
 		s.cfg.Record(e)
 	}
 	if shadowed {
-		s.cfg.Shadow(e)
+		s.shadow.Take(e)
 	}
 }

@@ -161,13 +161,9 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	if err := awaitFeed(start, changes, cfg); err != nil {
 		return err
 	}
-	var policies *rollout.Service
 	engine, err := policy.NewEngine(policy.Config{
 		Headers: cfg.GatewayHeaders, Admin: cfg.AdminAudience != "", Untold: len(cfg.TrustedProxies) == 0, Settings: map[string]string{"unknown_users": cfg.UnknownUsers}, Limit: cfg.Part(50),
 		SignedOnly: !cfg.PolicyAllowUnsigned, Key: cfg.PolicyKey, Child: []string{os.Args[0], policy.ChildCommand}, Log: log, OnOffer: metrics.Candidate,
-		OnPassed: func(ctx context.Context, c *policy.Candidate, r *policy.Revision) (bool, error) {
-			return policies.Passed(ctx, c, r)
-		},
 	})
 	if err != nil {
 		return fmt.Errorf("GATEWAY_HEADERS: %w", err)
@@ -177,12 +173,13 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	if err != nil {
 		return err
 	}
-	policies = rollout.New(rollout.Config{
+	policies := rollout.New(rollout.Config{
 		Embedded: ours,
 		DB:       db, Admin: administration, Engine: engine, Managed: cfg.PolicyActivation == "managed", Follows: cfg.follows(), ByOPA: cfg.opaFetches,
 		Unsigned: cfg.PolicyAllowUnsigned, StateDir: cfg.StateDir, Replica: replicaName(), Version: build.Version, Log: log,
 		OnPanic: func(err error) { beside.panicked("policies", err) },
 	})
+	engine.SetActivator(policies.Passed)
 	manager, stopPolicies, err := loadPolicies(work, engine, policies, cfg, beside)
 	if err != nil {
 		return err
@@ -206,14 +203,13 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		Sinks:   sinks(cfg, out.Blocking(), bus, manager, kept),
 	})
 	defer recorded.Close()
-	var beneath *preview.Shadow
 	enricher := enrich.New(enrich.Config{
 		Verifier: verifier, Directory: facts, Engine: engine, Issuers: cfg.Issuers, Deadline: cfg.EnrichDeadline, HeaderMax: cfg.HeaderBudget,
 		Entries: cmp.Or(cfg.DecisionEntries, -1), Bytes: share(cfg.MemoryAim, decisionsShare),
 		SampleLog: cfg.DecisionSample, Log: log, Record: recorded.Record, OnDecision: metrics.Decision,
-		Shadow: func(e *enrich.Evaluated) { beneath.Take(e) }, ShadowOf: func() float64 { _, share := policies.Shadow(); return share },
 	})
-	beneath = preview.NewShadow(enricher, engine.Headers(), policies.Shadow)
+	beneath := preview.NewShadow(enricher, engine.Headers(), policies.Shadow)
+	enricher.SetShadow(beneath)
 	beneath.OnPanic = func(err error) { beside.panicked("shadow", err) }
 	beside.loop("shadow", func() { beneath.Run(work) })
 	if manager != nil {

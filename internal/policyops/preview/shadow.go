@@ -54,6 +54,12 @@ func NewShadow(e *enrich.Service, headers []string, now func() (*policy.Revision
 	return &Shadow{both: newComparer(e, headers), now: now, queue: make(chan *enrich.Evaluated, shadowQueue), counts: map[string]int64{}}
 }
 
+// Share is the share of decisions that Take is to get.
+func (s *Shadow) Share() float64 {
+	_, share := s.now()
+	return share
+}
+
 // Take takes one answer. It does not block.
 func (s *Shadow) Take(e *enrich.Evaluated) {
 	select {
