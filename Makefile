@@ -33,9 +33,15 @@ lint: need-go ## golangci-lint, pinned, built from source
 fmt: need-go ## format
 	$(LINT) fmt
 
+BINARY ?= bin/iam-service
+
 .PHONY: build
 build: need-go ## bin/iam-service, static
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/iam-service ./cmd/iam-service
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) ./cmd/iam-service
+
+.PHONY: release
+release: need-go ## check, test and build a release, and print the command that tags it: VERSION=x.y.z
+	.ci/release "$(VERSION)"
 
 .PHONY: bundle
 bundle: build ## bundles/iam.tar.gz of policies/, tested, checked and signed: KEY=private.pem
