@@ -1,4 +1,4 @@
-// Package docs_test keeps what the documents say of the code true.
+// Package docs_test compares the documents with the code.
 package docs_test
 
 import (
@@ -17,10 +17,10 @@ import (
 	"iam-service/internal/iam"
 )
 
-var update = flag.Bool("update", false, "write the documents anew")
+var update = flag.Bool("update", false, "rewrite the documents")
 
 // events.md and asyncapi.yaml are made from iam.Events: go test ./docs -update
-func TestTheDocumentsOfEventsSayWhatTheCodeSays(t *testing.T) {
+func TestDocumentsOfEventsMatchTheCode(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string][]byte{"events.md": markdown(t), "asyncapi.yaml": asyncAPI(t)} {
 		if *update {
@@ -31,7 +31,7 @@ func TestTheDocumentsOfEventsSayWhatTheCodeSays(t *testing.T) {
 		}
 		got, err := os.ReadFile(name)
 		if err != nil || !bytes.Equal(got, want) {
-			t.Errorf("%s is not what the code says (%v): go test ./docs -update", name, err)
+			t.Errorf("%s does not match the code (%v): go test ./docs -update", name, err)
 		}
 	}
 }
@@ -56,7 +56,7 @@ func schemas(t *testing.T) (names []string, byName map[string]any) {
 		t.Fatal(err)
 	}
 	for _, s := range byName {
-		s.(map[string]any)["additionalProperties"] = true // a reader passes over what is added later
+		s.(map[string]any)["additionalProperties"] = true // a consumer ignores fields that are added later
 	}
 	return names, byName
 }
@@ -83,14 +83,14 @@ func asyncAPI(t *testing.T) []byte {
 	data["CloudEvent"] = map[string]any{
 		"type": "object", "required": []any{"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data"},
 		"properties": map[string]any{
-			"specversion": map[string]any{"const": "1.0"}, "id": str("UUID; also the Nats-Msg-Id, unless it is a replay: the same event twice has one id"), "source": map[string]any{"const": "iam-service"},
+			"specversion": map[string]any{"const": "1.0"}, "id": str("UUID; also the Nats-Msg-Id, unless it is a replay: a repeated event has the same id"), "source": map[string]any{"const": "iam-service"},
 			"type": str("what happened"), "subject": str("id or name of what it happened to"), "time": map[string]any{"type": "string", "format": "date-time"},
 			"datacontenttype": map[string]any{"const": "application/json"}, "data": map[string]any{"type": "object"},
 		},
 	}
 	doc := map[string]any{
 		"asyncapi": "3.0.0",
-		"info":     map[string]any{"title": "iam-service", "version": "1.0.0", "description": "What has become true about tenants, roles, users, members and mappings. See events.md."},
+		"info":     map[string]any{"title": "iam-service", "version": "1.0.0", "description": "Events about tenants, roles, users, members, mappings, clients and policies. See events.md."},
 		"channels": map[string]any{"events": map[string]any{
 			"address": "iam.{tenant}.{kind}.{object}.{type}", "messages": all,
 			"parameters": map[string]any{
@@ -126,21 +126,25 @@ func markdown(t *testing.T) []byte {
 
 <!-- Made from the code: go test ./docs -update -->
 
-Every change of state is written to the outbox in the transaction that makes it true, as an event in the past tense
-([CloudEvents 1.0](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md)). Types are numbered: what could break a reader gets
-a new number. Fields may be added; pass over those that you do not know. For programs: [asyncapi.yaml](asyncapi.yaml).
+Every change of state is recorded in the outbox in its own transaction, as an event in the past tense
+([CloudEvents 1.0](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md)). Types are numbered:
+a change that could break a consumer gets a new number. Fields may be added; ignore those that you do not
+know. For programs: [asyncapi.yaml](asyncapi.yaml).
 
-**Where.** NATS JetStream, stream ` + "`IAM`" + ` (` + "`NATS_STREAM`" + `), subject ` + "`iam.<tenant>.<kind>.<object>.<type>`" + `: the tenant is ` + "`_`" + ` for the platform, and what cannot
-stand in a subject is percent-encoded (` + "`a.b`" + ` is ` + "`a%2Eb`" + `). A type has a dot of its own, so all new tenants are ` + "`iam.*.tenant.*.TenantCreated.v1`" + `, and all of one
-tenant is ` + "`iam.acme.>`" + `. The body is the whole CloudEvent as JSON.
+**Where.** NATS JetStream, stream ` + "`IAM`" + ` (` + "`NATS_STREAM`" + `), subject ` + "`iam.<tenant>.<kind>.<object>.<type>`" + `. The
+tenant is ` + "`_`" + ` for the platform. Characters that a subject cannot hold are percent-encoded (` + "`a.b`" + ` is ` + "`a%2Eb`" + `).
+A type has a dot of its own, so all new tenants are ` + "`iam.*.tenant.*.TenantCreated.v1`" + `, and all events of one
+tenant are ` + "`iam.acme.>`" + `. The body is the whole CloudEvent as JSON.
 
-**At least once.** The same event twice has one ` + "`id`" + `, which is also the ` + "`Nats-Msg-Id`" + `: the stream drops a second one for ten minutes. An operator can have
-events sent again, with their ` + "`id`" + ` and a ` + "`Nats-Msg-Id`" + ` of their own, so that they arrive: drop by ` + "`id`" + ` those that you know.
+**At least once.** A repeated event has the same ` + "`id`" + `, which is also the ` + "`Nats-Msg-Id`" + `: the stream drops
+duplicates for ten minutes. A replay by an operator has the original ` + "`id`" + ` and a new ` + "`Nats-Msg-Id`" + `, so that the
+stream accepts it: deduplicate by ` + "`id`" + `.
 
-**Nothing personal, nothing secret.** A person is our id. Issuer, subject and values of attributes do not travel: who needs them
-asks the admin API, and is audited.
+**Nothing personal, nothing secret.** A person is our id. Issuer, subject and values of attributes are left
+out: a consumer that needs them reads the admin API, which is audited.
 
-**Order.** Events of one object (tenant, kind and object together) keep their order. Events of different objects do not.
+**Order.** Events of one object (tenant, kind and object together) keep their order. Events of different
+objects do not.
 
 | type | what is true now | data |
 | --- | --- | --- |
@@ -149,7 +153,9 @@ asks the admin API, and is audited.
 		name := reflect.TypeOf(e.Data).Name()
 		fmt.Fprintf(&b, "| `%s` | %s | [%s](#%s) |\n", e.Type, e.Says, name, strings.ToLower(name))
 	}
-	b.WriteString("\nOne change can be several events: who is added to a tenant with roles is `MemberAdded.v1`, then `UserRolesAssigned.v1`; if they were not known,\n`UserCreated.v1` before. With a user who is erased, each membership ends (`MemberRemoved.v1`); with a tenant that is deleted, all in it does, without further events.\n")
+	b.WriteString("\nOne change can be several events. Adding a user to a tenant with roles is `MemberAdded.v1`, then\n" +
+		"`UserRolesAssigned.v1`, with `UserCreated.v1` before them for a new user. Erasing a user ends each membership\n" +
+		"(`MemberRemoved.v1`). Deleting a tenant ends everything in it, without further events.\n")
 	names, byName := schemas(t)
 	for _, name := range names {
 		schema, err := json.MarshalIndent(byName[name], "", "  ")

@@ -12,8 +12,8 @@ import (
 	"iam-service/policies"
 )
 
-// Each example of the guide is good in every respect, and decides what its cases say.
-func TestTheExamplesOfThePolicyGuideDecideWhatTheySay(t *testing.T) {
+// Each example of the guide passes policy check, and decides what its cases expect.
+func TestExamplesOfThePolicyGuidePassTheirCases(t *testing.T) {
 	t.Parallel()
 	guide, err := os.ReadFile("policy-guide.md")
 	if err != nil {
@@ -45,7 +45,7 @@ func TestTheExamplesOfThePolicyGuideDecideWhatTheySay(t *testing.T) {
 			}
 			found, _, err := folder.Check(t.Context(), authoring.CheckOptions{})
 			if err != nil || len(found) > 0 {
-				t.Errorf("to mend: %v, %v", found, err)
+				t.Errorf("policy check found %v, %v", found, err)
 			}
 			var out bytes.Buffer
 			if report, err := folder.Test(t.Context(), &out, authoring.TestOptions{Threshold: 90}); err != nil || !report.Good() || report.Cases < 5 {
