@@ -7,7 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"iam-service/internal/telemetry"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // A loop that panics begins again; the others run on.
@@ -15,12 +15,10 @@ func TestALoopThatPanicsBeginsAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
-		metrics := telemetry.NewMetrics(telemetry.Build{}, nil)
-		b := &background{ctx: ctx, panicked: func(where string, err error) {
-			panicked(ctx, slog.New(slog.DiscardHandler), metrics, where, err)
-		}}
+		registry := prometheus.NewRegistry()
+		b := newLoops(ctx, slog.New(slog.DiscardHandler), registry)
 		begun := 0
-		b.loop("test", func() {
+		b.run("test", func() {
 			if begun++; begun < 3 {
 				panic("a bad row")
 			}
@@ -29,7 +27,7 @@ func TestALoopThatPanicsBeginsAgain(t *testing.T) {
 		time.Sleep(10 * loopPause)
 		stop()
 		b.running.Wait()
-		families, err := metrics.Registry.Gather()
+		families, err := registry.Gather()
 		if err != nil {
 			t.Fatal(err)
 		}

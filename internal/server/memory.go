@@ -8,14 +8,9 @@ import (
 	"time"
 )
 
-// The share of MEMORY_AIM that each cache may take, by its own estimate. The rest
-// is for what requests need while they are answered, and for the program itself.
-const (
-	factsShare     = 0.35
-	tokensShare    = 0.20
-	decisionsShare = 0.20
-	heapShare      = 0.75 // the heap up to which no garbage is collected
-)
+// heapShare is the share of MEMORY_AIM up to which no garbage is collected. The caches have shares of their own; the rest
+// is for requests in flight, and for the program itself.
+const heapShare = 0.75
 
 func share(aim int64, of float64) int64 { return int64(float64(aim) * of) }
 

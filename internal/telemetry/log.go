@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // handler writes JSON lines. A duration is a number of milliseconds, and its key says so: took_ms.
@@ -115,6 +117,12 @@ func (l *Log) write() {
 			close(f)
 		}
 	}
+}
+
+// Register registers the metrics of the log.
+func (l *Log) Register(r prometheus.Registerer) {
+	Counter(r, "iam_log_dropped_total", "Log lines that were dropped because their reader was too slow or gone.", nil,
+		func() float64 { return float64(l.Dropped()) })
 }
 
 // Dropped is how many lines were not written.

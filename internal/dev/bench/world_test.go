@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"iam-service/internal/decisions"
 	"iam-service/internal/dev/devrauth"
@@ -29,8 +30,8 @@ import (
 	"iam-service/internal/gateway"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
+	"iam-service/internal/problem"
 	"iam-service/internal/server"
-	"iam-service/internal/telemetry"
 	"iam-service/internal/token"
 	"iam-service/policies"
 )
@@ -117,7 +118,7 @@ func newService(tb testing.TB, o options) *service {
 	ctx, stop := context.WithCancel(context.Background())
 	tb.Cleanup(stop)
 	check(tb, verifier.Start(ctx, time.Now().Add(5*time.Second)))
-	metrics := telemetry.NewMetrics(telemetry.Build{}, nil)
+	registry := prometheus.NewRegistry()
 	engine, err := policy.NewEngine(policy.Config{Log: log, Limit: 5 * time.Second, Settings: map[string]string{"unknown_users": "deny"}})
 	check(tb, err)
 	c, err := policy.FromFS("embedded", policies.FS)
@@ -133,10 +134,10 @@ func newService(tb testing.TB, o options) *service {
 	}
 	enricher := enrich.New(enrich.Config{
 		Verifier: verifier, Directory: s.store, Issuers: issuers, Engine: engine, Log: log, Record: record, SampleLog: sample, Deadline: 10 * time.Second,
-		Entries: o.decisions, OnDecision: metrics.Decision,
+		Entries: o.decisions, OnDecision: enrich.DecisionCounter(registry),
 	})
 	s.handler = gateway.New(gateway.Config{
-		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Log: log, Observe: metrics.Request,
+		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Log: log, Observe: problem.NewMetrics(registry).Observe,
 	})
 	return s
 }

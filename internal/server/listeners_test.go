@@ -10,7 +10,7 @@ import (
 func TestEachListenerHasAWriteTimeout(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"gateway", "admin", "ops"} {
-		if s := newServer(name, nil, http.NotFoundHandler(), slog.New(slog.DiscardHandler)); s.http.WriteTimeout <= 0 {
+		if s := newListener(name, nil, http.NotFoundHandler(), slog.New(slog.DiscardHandler)); s.http.WriteTimeout <= 0 {
 			t.Errorf("%s has none", name)
 		}
 	}

@@ -1,0 +1,66 @@
+package problem
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"iam-service/internal/telemetry"
+)
+
+// Metrics counts and times the requests of all listeners.
+type Metrics struct {
+	requests  *prometheus.CounterVec
+	durations *prometheus.HistogramVec
+	series    telemetry.Series[requestKey, requestSeries]
+}
+
+type requestKey struct {
+	handler, gateway, method string
+	status                   int
+}
+
+type requestSeries struct {
+	count prometheus.Counter
+	took  prometheus.Observer
+}
+
+// NewMetrics registers them.
+func NewMetrics(r prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "http_requests_total",
+			Help: "Requests by route without its version, gateway profile, method and status.",
+		}, []string{"handler", "gateway", "method", "code"}),
+		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "http_request_duration_seconds",
+			Help:    "Time from the first byte read to the last one written.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .2, .5, 1, 5},
+		}, []string{"handler"}),
+	}
+	r.MustRegister(m.requests, m.durations)
+	return m
+}
+
+// methods that are label values; a client can make up any other.
+var methods = map[string]bool{
+	http.MethodGet: true, http.MethodHead: true, http.MethodPost: true, http.MethodPut: true, http.MethodPatch: true,
+	http.MethodDelete: true, http.MethodOptions: true, http.MethodConnect: true, http.MethodTrace: true,
+}
+
+// Observe counts one request and its duration.
+func (m *Metrics) Observe(handler, gateway, method string, status int, took time.Duration) {
+	if !methods[method] {
+		method = "other"
+	}
+	s := m.series.Get(requestKey{handler, gateway, method, status}, func() requestSeries {
+		return requestSeries{
+			count: m.requests.WithLabelValues(handler, gateway, method, strconv.Itoa(status)),
+			took:  m.durations.WithLabelValues(handler),
+		}
+	})
+	s.count.Inc()
+	s.took.Observe(took.Seconds())
+}

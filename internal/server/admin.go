@@ -1,0 +1,115 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/adminapi"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/internal/policyops/explain"
+	"iam-service/internal/policyops/preview"
+	"iam-service/internal/telemetry"
+)
+
+// openAdministration opens the use cases of administrators, which commands of operators share.
+func (s *service) openAdministration(context.Context) error {
+	cfg := &s.cfg
+	s.administration = admin.New(admin.Config{
+		DB:           s.db,
+		Engine:       s.engine,
+		Issuers:      cfg.Issuers,
+		Issuer:       cfg.RAuthURL,
+		Audiences:    cfg.RAuthAudiences,
+		Invalidate:   s.facts.Invalidate,
+		PoliciesKept: cfg.PoliciesKept,
+		MaxMembers:   cfg.TenantMaxMembers,
+		JoinsPerDay:  cfg.TenantJoinsPerDay,
+		Log:          s.log,
+		Embedded:     PackedEmbedded,
+	})
+	var unpartitioned refreshed[int64]
+	s.loops.run("audit_figures", func() { unpartitioned.run(s.work, s.db.AuditDefault) })
+	telemetry.Gauge(s.registry, "iam_audit_default_rows",
+		"Audit entries in the default partition: those of a month without a partition. They are moved within an hour.", nil,
+		func() float64 { return float64(unpartitioned.get()) })
+	s.loops.run("chores", func() { s.administration.KeepChores(s.work, cfg.OutboxRetention) })
+	return nil
+}
+
+// openAdminAPI creates the handler of the admins' listener.
+func (s *service) openAdminAPI(start context.Context) error {
+	cfg := &s.cfg
+	if err := s.bootstrap(start); err != nil {
+		return err
+	}
+	previewEngine, err := policy.NewEngine(policy.Config{
+		Headers:  cfg.GatewayHeaders,
+		Settings: map[string]string{"unknown_users": cfg.UnknownUsers},
+		Limit:    time.Second,
+		Log:      s.log,
+	})
+	if err != nil {
+		return fmt.Errorf("GATEWAY_HEADERS: %w", err)
+	}
+	previews := &preview.Jobs{
+		Snapshot: func(ctx context.Context) (preview.Moment, error) { return s.db.Snapshot(ctx) },
+		Note:     s.db.PreviewProgress,
+		Log:      s.log,
+		OnPanic:  s.loops.panicked("preview"),
+	}
+	s.loops.running.Go(func() {
+		<-s.work.Done()
+		previews.Wait()
+	})
+	api := adminapi.Config{
+		Service:       s.administration,
+		Clients:       s.clients,
+		VerifyGateway: s.verifier.Verify,
+		Policy:        func() any { return s.engine.Status() },
+		Policies:      s.policies,
+		Explain:       &explain.Service{Engine: s.engine, Enricher: s.enricher},
+		Shadow:        s.shadow,
+		Previews:      previews,
+		PreviewEngine: previewEngine,
+		EvalLimit:     cfg.Part(50),
+		Issuers:       cfg.Issuers,
+		HeaderMax:     cfg.HeaderBudget,
+		Background:    s.work,
+		Issuer:        cfg.RAuthURL,
+		Trusted:       cfg.TrustedProxies,
+		Writes:        cfg.AdminWrites,
+		Version:       s.build.Version,
+		Log:           s.log,
+		Observe:       s.requests.Observe,
+	}
+	if s.decisionStore != nil {
+		api.Decisions = s.decisionStore
+	}
+	if cfg.AdminAudience != "" {
+		api.Verify, api.Rejected = s.verifier.For(cfg.AdminAudience).Verify, s.verifier.Rejected
+	}
+	s.servers = append(s.servers, newListener("admin", s.adminListener, adminapi.New(api), s.log))
+	return nil
+}
+
+// bootstrap makes BOOTSTRAP_ADMIN the first platform administrator, if there is none.
+func (s *service) bootstrap(start context.Context) error {
+	if s.cfg.BootstrapAdmin == "" {
+		return nil
+	}
+	caller := admin.Caller{Operator: "BOOTSTRAP_ADMIN", Via: "bootstrap"}
+	id, done, err := s.administration.GrantPlatformRole(start, caller, s.cfg.RAuthURL, s.cfg.BootstrapAdmin, iam.PlatformAdmin, true)
+	switch {
+	case err != nil:
+		return fmt.Errorf("BOOTSTRAP_ADMIN cannot be made an administrator: %w", err)
+	case done:
+		s.log.WarnContext(start, "the first platform administrator was made, as BOOTSTRAP_ADMIN says", slog.String("user", id))
+	case id == "":
+		s.log.WarnContext(start, "BOOTSTRAP_ADMIN is ignored: there is another platform administrator already; unset it, or use iam-service grant-admin")
+	}
+	return nil
+}

@@ -1,0 +1,118 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"iam-service/internal/postgres"
+	"iam-service/internal/telemetry"
+)
+
+// openConns is how many connections each pool keeps open.
+const openConns = 4
+
+// openDatabase opens the pools and waits until the schema is new enough.
+func (s *service) openDatabase(start context.Context) error {
+	cfg := &s.cfg
+	if cfg.StateDir != "" {
+		if err := os.Mkdir(cfg.StateDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("STATE_DIR cannot be created: %w", err)
+		}
+	}
+	s.databaseError = postgres.ErrorCounter(s.registry)
+	db, err := postgres.Open(s.work, postgres.Config{
+		URL:          cfg.DatabaseURL,
+		Listen:       cfg.ListenURL,
+		Issuers:      cfg.Issuers,
+		Conns:        cfg.FactsConns,
+		Admin:        cfg.AdminConns,
+		Keep:         openConns,
+		FactsAcquire: cfg.Part(50),
+		FactsLimit:   cfg.Part(100),
+	}, s.log, s.databaseError)
+	if err != nil {
+		return errors.New("DATABASE_URL cannot be used") // checked before: the reason could show a password
+	}
+	s.db = db
+	s.onClose(db.Close)
+	db.Register(s.registry)
+	s.check(
+		telemetry.Check{Name: "database", Degraded: true, Ask: func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			return db.Ping(ctx)
+		}},
+		telemetry.Check{Name: "database writes", Degraded: true, Ask: atMostEvery(5*time.Second, func() error {
+			return db.CheckWrites(context.Background())
+		})},
+	)
+	return s.awaitSchema(start)
+}
+
+// awaitSchema returns when the schema is new enough. It does not wait where waiting cannot help: the schema is too old,
+// or the server refuses the user or the database.
+func (s *service) awaitSchema(start context.Context) error {
+	var last error
+	_, err := backoff.Retry(start, func() (struct{}, error) {
+		if last = s.db.CheckSchema(start); last == nil {
+			return struct{}{}, nil
+		}
+		if _, old := errors.AsType[*postgres.OldSchemaError](last); old || refused(last) {
+			return struct{}{}, backoff.Permanent(last)
+		}
+		return struct{}{}, last
+	}, backoff.WithBackOff(&backoff.ExponentialBackOff{
+		InitialInterval:     100 * time.Millisecond,
+		RandomizationFactor: .2,
+		Multiplier:          1.5,
+		MaxInterval:         time.Second,
+	}), backoff.WithMaxElapsedTime(0))
+	if err == nil {
+		return nil
+	}
+	if old, ok := errors.AsType[*postgres.OldSchemaError](last); ok {
+		return fmt.Errorf("database (DATABASE_URL): %w", old)
+	}
+	return s.databaseFault("cannot use PostgreSQL", last)
+}
+
+// databaseFault names the variable and the server of a fault.
+func (s *service) databaseFault(what string, err error) error {
+	return fmt.Errorf("%s (DATABASE_URL, at %s): %w", what, postgres.Server(s.cfg.DatabaseURL), OneLine(err))
+}
+
+// warmPools returns when each pool has a connection over which look-ups were done. Connections that the server has no
+// room for now are reported, and opened later.
+func (s *service) warmPools(start context.Context) error {
+	missing, err := backoff.Retry(start, func() (int, error) { return s.db.Warm(start) }, backoff.WithMaxElapsedTime(0))
+	if err != nil {
+		return s.databaseFault("cannot open a connection to PostgreSQL for each pool", err)
+	}
+	if missing > 0 {
+		s.log.WarnContext(start, "fewer database connections than configured: the server has no room for more", slog.Int("missing", missing))
+	}
+	return nil
+}
+
+// refused reports whether the server refuses permanently: wrong password, no such user or database.
+func refused(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pg.Code == "28P01" || pg.Code == "28000" || pg.Code == "3D000")
+}
+
+// OneLine puts a fatal error on one line.
+func OneLine(err error) error {
+	if err == nil {
+		return errors.New("no answer in time")
+	}
+	return errors.New(strings.Join(strings.Fields(err.Error()), " "))
+}

@@ -1,0 +1,55 @@
+package server
+
+import (
+	"cmp"
+	"context"
+
+	"iam-service/internal/enrich"
+	"iam-service/internal/gateway"
+	"iam-service/internal/policyops/preview"
+)
+
+// decisionsShare is the share of MEMORY_AIM that cached decisions may take.
+const decisionsShare = 0.20
+
+// openEnrichment creates the service that decides, and its shadow.
+func (s *service) openEnrichment(context.Context) error {
+	cfg := &s.cfg
+	s.enricher = enrich.New(enrich.Config{
+		Verifier:   s.verifier,
+		Directory:  s.facts,
+		Engine:     s.engine,
+		Issuers:    cfg.Issuers,
+		Deadline:   cfg.EnrichDeadline,
+		HeaderMax:  cfg.HeaderBudget,
+		Entries:    cmp.Or(cfg.DecisionEntries, -1),
+		Bytes:      share(cfg.MemoryAim, decisionsShare),
+		SampleLog:  cfg.DecisionSample,
+		Log:        s.log,
+		Record:     s.decisionLog.Record,
+		OnDecision: enrich.DecisionCounter(s.registry),
+	})
+	s.enricher.Register(s.registry)
+	s.shadow = preview.NewShadow(s.enricher, s.engine.Headers(), s.policies.Shadow)
+	s.shadow.OnPanic = s.loops.panicked("shadow")
+	s.shadow.Register(s.registry)
+	s.enricher.SetShadow(s.shadow)
+	s.loops.run("shadow", func() { s.shadow.Run(s.work) })
+	return nil
+}
+
+// openGateways creates the handler of the gateways' listener.
+func (s *service) openGateways(context.Context) error {
+	handler := gateway.New(gateway.Config{
+		Enricher:      s.enricher,
+		Headers:       s.engine.Headers(),
+		Identify:      s.enricher.Identify,
+		Tenants:       s.db,
+		Trusted:       s.cfg.TrustedProxies,
+		DenyAmbiguous: s.cfg.AmbiguousPaths == "always_deny",
+		Log:           s.log,
+		Observe:       s.requests.Observe,
+	})
+	s.servers = append(s.servers, newListener("gateway", s.gatewayListener, handler, s.log))
+	return nil
+}

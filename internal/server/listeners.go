@@ -1,0 +1,129 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"iam-service/internal/problem"
+)
+
+// openListeners opens the three addresses. Nothing is served yet.
+func (s *service) openListeners(context.Context) error {
+	for _, l := range []struct {
+		variable, addr string
+		to             *net.Listener
+	}{
+		{variable: "GATEWAY_ADDR", addr: s.cfg.GatewayAddr, to: &s.gatewayListener},
+		{variable: "ADMIN_ADDR", addr: s.cfg.AdminAddr, to: &s.adminListener},
+		{variable: "OPS_ADDR", addr: s.cfg.OpsAddr, to: &s.opsListener},
+	} {
+		opened, err := net.Listen("tcp", l.addr)
+		if err != nil {
+			return fmt.Errorf("cannot listen on %s (%s): %w", l.addr, l.variable, err)
+		}
+		s.onClose(func() { _ = opened.Close() }) // closed already, unless the start failed
+		*l.to = opened
+	}
+	s.requests = problem.NewMetrics(s.registry)
+	return nil
+}
+
+// serve answers requests on all listeners until ctx ends or one fails, and drains.
+func (s *service) serve(ctx context.Context, ready func(Addrs)) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	for _, l := range s.servers {
+		group.Go(l.serve)
+	}
+	group.Go(func() error {
+		<-groupCtx.Done()
+		return s.drain(ctx)
+	})
+	addrs := Addrs{
+		Gateway: s.gatewayListener.Addr().String(),
+		Admin:   s.adminListener.Addr().String(),
+		Ops:     s.opsListener.Addr().String(),
+	}
+	s.log.InfoContext(ctx, "ready", slog.String("gateway", addrs.Gateway), slog.String("admin", addrs.Admin),
+		slog.String("ops", addrs.Ops), slog.String("version", s.build.Version))
+	if ready != nil {
+		ready(addrs)
+	}
+	return group.Wait()
+}
+
+// drain stops in the order in which callers notice least: not ready, serve on until balancers know, let the requests in
+// flight end; the operators' listener last. Meanwhile each response closes its connection, so that few are left that a
+// caller could be using again when they are closed.
+func (s *service) drain(ctx context.Context) error {
+	s.ops.Stopping()
+	for _, l := range s.servers {
+		l.draining.Store(true)
+	}
+	if ctx.Err() != nil { // a signal, and no failure
+		s.log.InfoContext(ctx, "stopping", slog.Duration("serving_on_for", s.cfg.ShutdownDelay))
+		time.Sleep(s.cfg.ShutdownDelay)
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.ShutdownGrace)
+	defer cancel()
+	var errs []error
+	for _, l := range s.servers {
+		if err := l.http.Shutdown(grace); err != nil {
+			errs = append(errs, fmt.Errorf("%s listener: requests were cut off: %w", l.name, err))
+			_ = l.http.Close() // the rest is cut off
+		}
+	}
+	s.log.InfoContext(ctx, "stopped")
+	return errors.Join(errs...)
+}
+
+// listener is an address with its handler.
+type listener struct {
+	name     string
+	http     *http.Server
+	l        net.Listener
+	draining atomic.Bool // responses close their connections
+}
+
+// writeTimeouts are how long a response may take on each listener, from the request's headers to the last byte: a caller
+// that stops reading holds nothing for longer. Administration has changes of minutes, operators take profiles.
+var writeTimeouts = map[string]time.Duration{
+	"gateway": 30 * time.Second,
+	"admin":   10 * time.Minute,
+	"ops":     2 * time.Minute,
+}
+
+func newListener(name string, l net.Listener, h http.Handler, log *slog.Logger) *listener {
+	s := &listener{name: name, l: l}
+	s.http = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if s.draining.Load() {
+				w.Header()["Connection"] = closing
+			}
+			h.ServeHTTP(w, r)
+		}),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      writeTimeouts[name],
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(log.With(slog.String("server", name)).Handler(), slog.LevelWarn),
+	}
+	return s
+}
+
+var closing = []string{"close"}
+
+func (s *listener) serve() error {
+	if err := s.http.Serve(s.l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("%s listener: %w", s.name, err)
+	}
+	return nil
+}

@@ -1,0 +1,31 @@
+package telemetry
+
+import (
+	"runtime"
+	"runtime/debug"
+)
+
+// Build says what program this is.
+type Build struct {
+	Version  string `json:"version"`
+	Revision string `json:"revision,omitempty"`
+	Go       string `json:"go"`
+}
+
+// ReadBuild reads what the Go tool has noted, unless version says otherwise.
+func ReadBuild(version string) Build {
+	b := Build{Version: version, Go: runtime.Version()}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return b
+	}
+	if b.Version == "" {
+		b.Version = info.Main.Version
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			b.Revision = s.Value
+		}
+	}
+	return b
+}
