@@ -18,6 +18,7 @@
 package admin
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -93,18 +94,15 @@ type Task struct {
 	Also        []string // further actions that the caller must be allowed, on the same object
 	LeaveTenant bool     // the caller knows that a tenant can be left without an administrator
 
-	Once *Once  // nil: it may be done again
-	For  *Actor // who asked for what is only finished here, and is not asked for again; nil: the caller
+	For *Actor // who requested what is only finished here, and is not authorized again; nil: the caller
 
 	Patient bool // it may take minutes
 }
 
-// Once makes a repeated request have the answer of the first.
-type Once struct {
+// IdempotencyKey identifies a request that a caller may send again.
+type IdempotencyKey struct {
 	Key     string
-	Request [sha256.Size]byte                  // of what is asked
-	Answer  func() (json.RawMessage, error)    // what was answered, after it was done
-	Replay  func(answer json.RawMessage) error // what was answered before
+	Request [sha256.Size]byte // hash of the request: a key is not reused for another one
 }
 
 // Actor is who asked for something, as the audit names them.
@@ -121,35 +119,91 @@ func (w *Work) Begun() bool { return w.begun }
 // see: nobody learns which.
 var errGone = &iam.Error{Kind: iam.NotFound, Detail: "there is no such thing, or not for you"}
 
-// Do runs one request: do sees and changes what the caller may, and what it changed
-// is in force on this replica when Do returns. Do must have no effect but through its
-// Work, since it is run again when it lost a race.
+// Do runs one task in one transaction, after its caller is authorized, and returns what do
+// returns. What do changed is active on this replica when Do returns. A conflicting
+// transaction is retried, so do must have no side effect outside its Work.
+func Do[T any](ctx context.Context, s *Service, c Caller, t Task, do func(context.Context, *Work) (T, error)) (T, error) {
+	var result, none T
+	err := s.run(ctx, c, t, nil, func(ctx context.Context, w *Work) (err error) {
+		result, err = do(ctx, w)
+		return err
+	})
+	if err != nil {
+		return none, err
+	}
+	return result, nil
+}
+
+// DoOnce is Do for a request with an idempotency key: the result of the first one is stored
+// as JSON with the change itself, and a repeated one returns it.
+func DoOnce[T any](ctx context.Context, s *Service, c Caller, t Task, key IdempotencyKey, do func(context.Context, *Work) (T, error)) (result T, replayed bool, err error) {
+	r := &repeatable{
+		IdempotencyKey: key,
+		encode:         func() (json.RawMessage, error) { return json.Marshal(result) },
+		decode: func(stored json.RawMessage) error {
+			replayed = true
+			d := json.NewDecoder(bytes.NewReader(stored))
+			d.UseNumber()
+			return d.Decode(&result)
+		},
+	}
+	err = s.run(ctx, c, t, r, func(ctx context.Context, w *Work) (err error) {
+		replayed = false
+		result, err = do(ctx, w)
+		return err
+	})
+	if err != nil {
+		var none T
+		return none, false, err
+	}
+	return result, replayed, nil
+}
+
+// Do is Do for a task without a result.
 func (s *Service) Do(ctx context.Context, c Caller, t Task, do func(context.Context, *Work) error) error {
-	run := s.cfg.DB.View
+	return s.run(ctx, c, t, nil, do)
+}
+
+// Authorize reports whether a caller is authorized for a task, and changes nothing.
+func (s *Service) Authorize(ctx context.Context, c Caller, t Task) error {
+	t.Writes = false
+	return s.run(ctx, c, t, nil, func(context.Context, *Work) error { return nil })
+}
+
+// repeatable is a request with an idempotency key, and how its result is stored.
+type repeatable struct {
+	IdempotencyKey
+	encode func() (json.RawMessage, error)
+	decode func(json.RawMessage) error
+}
+
+// run is one transaction from beginning to end.
+func (s *Service) run(ctx context.Context, c Caller, t Task, once *repeatable, do func(context.Context, *Work) error) error {
+	transaction := s.cfg.DB.View
 	if t.Writes {
-		run = s.cfg.DB.Change
+		transaction = s.cfg.DB.Change
 	}
 	if t.Patient {
 		ctx = postgres.Patient(ctx)
 	}
 	var changed []directory.Change
 	var w *Work
-	err := run(ctx, func(ctx context.Context, tx *postgres.Tx) error {
-		changed = nil // of a try that lost a race nothing is left
+	err := transaction(ctx, func(ctx context.Context, tx *postgres.Tx) error {
+		changed = nil // an attempt that was rolled back leaves nothing
 		w = &Work{tx: tx, s: s, caller: c, task: t}
-		var before *postgres.Answered
-		if t.Once != nil {
-			// First of all: who waits here for the same request holds no other lock.
+		var stored *postgres.Answered
+		if once != nil {
+			// Before any other lock: a request that waits for its twin holds none.
 			var err error
-			if before, err = tx.Begin(ctx, c.hash(), t.Once.Key, t.Once.Request[:]); err != nil {
+			if stored, err = tx.Begin(ctx, c.hash(), once.Key, once.Request[:]); err != nil {
 				return err
 			}
 		}
 		if err := w.admit(ctx); err != nil {
 			return err
 		}
-		if before != nil {
-			return t.Once.replay(before)
+		if stored != nil {
+			return once.replay(stored)
 		}
 		if err := do(ctx, w); err != nil {
 			return err
@@ -157,12 +211,12 @@ func (s *Service) Do(ctx context.Context, c Caller, t Task, do func(context.Cont
 		if err := tx.Append(ctx, w.entries, w.events); err != nil {
 			return err
 		}
-		if t.Once != nil {
-			answer, err := t.Once.Answer()
+		if once != nil {
+			result, err := once.encode()
 			if err != nil {
 				return err
 			}
-			if err := tx.Finish(ctx, c.hash(), t.Once.Key, answer, w.about()); err != nil {
+			if err := tx.Finish(ctx, c.hash(), once.Key, result, w.about()); err != nil {
 				return err
 			}
 		}
@@ -173,12 +227,12 @@ func (s *Service) Do(ctx context.Context, c Caller, t Task, do func(context.Cont
 		changed, err = tx.Changed(ctx)
 		return err
 	})
-	if w != nil { // the last attempt, and after its locks
+	if w != nil { // the last attempt, after its locks are released
 		for _, decision := range w.decisions {
 			s.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "admin decision", decision...)
 		}
 	}
-	// Where the commit's outcome is not known, it may have happened.
+	// Also after an error: the outcome of a commit may be unknown.
 	s.cfg.Invalidate(changed)
 	return err
 }
@@ -194,14 +248,15 @@ func (w *Work) about() []string {
 	return users
 }
 
-func (o *Once) replay(before *postgres.Answered) error {
-	if !slices.Equal(before.Request, o.Request[:]) {
+// replay returns the stored result of the first request.
+func (r *repeatable) replay(stored *postgres.Answered) error {
+	if !slices.Equal(stored.Request, r.Request[:]) {
 		return &iam.Error{Kind: iam.Invalid, Code: "idempotency_key_reused", Detail: "this Idempotency-Key was used for another request"}
 	}
-	if len(before.Answer) == 0 {
-		return &iam.Error{Kind: iam.Conflict, Code: "answer_forgotten", Detail: "this was done; whom it was about has been erased since, and the answer with them"}
+	if len(stored.Answer) == 0 {
+		return &iam.Error{Kind: iam.Conflict, Code: "answer_forgotten", Detail: "the first request succeeded; its user has been erased since, and the stored response with them"}
 	}
-	return o.Replay(before.Answer)
+	return r.decode(stored.Answer)
 }
 
 // hash names a caller without saying who it is.

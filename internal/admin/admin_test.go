@@ -634,17 +634,17 @@ func TestTheFirstAdministratorIsMadeOnce(t *testing.T) {
 		done    bool
 		is      bool // an administrator, as far as is known
 	}{{"first", true, true, true}, {"first", true, false, true}, {"second", true, false, false}, {"second", false, true, true}, {"second", false, false, true}, {"second", true, false, true}} {
-		id, done, err := o.s.GrantPlatformRole(ctx, operator, pgtest.Issuer, c.subject, iam.PlatformAdmin, c.unless)
+		got, err := o.s.GrantPlatformRole(ctx, operator, admin.Grant{Issuer: pgtest.Issuer, Subject: c.subject, Role: iam.PlatformAdmin, OnlyFirst: c.unless})
 		o.ok(err)
-		if done != c.done || (id != "") != c.is {
-			t.Errorf("%d: %+v: done is %v, id %q", i, c, done, id)
+		if got.Changed != c.done || (got.User != "") != c.is {
+			t.Errorf("%d: %+v: got %+v", i, c, got)
 		}
 	}
-	_, _, err := o.s.GrantPlatformRole(ctx, operator, pgtest.LimitedIssuer, "x", iam.PlatformAdmin, false)
+	_, err := o.s.GrantPlatformRole(ctx, operator, admin.Grant{Issuer: pgtest.LimitedIssuer, Subject: "x", Role: iam.PlatformAdmin})
 	if iam.KindOf(err) != iam.Invalid {
 		t.Errorf("of an issuer that is not trusted with it: %v", err)
 	}
-	_, _, err = o.s.GrantPlatformRole(ctx, operator, pgtest.Issuer, "x", "emperor", false)
+	_, err = o.s.GrantPlatformRole(ctx, operator, admin.Grant{Issuer: pgtest.Issuer, Subject: "x", Role: "emperor"})
 	if iam.KindOf(err) != iam.Invalid {
 		t.Errorf("an unknown role: %v", err)
 	}

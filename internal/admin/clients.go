@@ -401,13 +401,25 @@ type Done struct {
 	Made    bool          // the client was made anew there, and with it a secret
 }
 
-// Finished says that the operation was done. One that was finished already, or that
-// another one has replaced, is returned as it is, and false.
-func (w *Work) Finished(ctx context.Context, op iam.ManagedClient, d Done) (iam.ManagedClient, bool, error) {
+// Finish is the client after an operation, and whether it was this call that finished it: it
+// may have been finished already, or been replaced by another one.
+type Finish struct {
+	Client iam.ManagedClient
+	Ours   bool
+}
+
+// Finished persists that the operation was done.
+func (w *Work) Finished(ctx context.Context, op iam.ManagedClient, d Done) (Finish, error) {
 	c, ours, err := w.operation(ctx, op)
 	if err != nil || !ours {
-		return c, ours && err == nil, err
+		return Finish{Client: c}, err
 	}
+	c, err = w.finish(ctx, op, c, d)
+	return Finish{c, true}, err
+}
+
+func (w *Work) finish(ctx context.Context, op, c iam.ManagedClient, d Done) (iam.ManagedClient, error) {
+	var err error
 	change := c.Before != nil // somebody asked for it: it is no repair
 	operation := c.Operation
 	c.Operation, c.OperationID, c.Sync, c.Reason, c.Before = "", "", iam.SyncDone, "", nil
@@ -439,7 +451,7 @@ func (w *Work) Finished(ctx context.Context, op iam.ManagedClient, d Done) (iam.
 			w.retired(&c)
 		}
 		if err = w.issued(ctx, &c, d); err != nil {
-			return c, true, err
+			return c, err
 		}
 		w.announceClient(c, "ClientSecretRotated.v1", secretOf(c))
 		if d.Overlap == 0 && !d.Late {
@@ -451,13 +463,13 @@ func (w *Work) Finished(ctx context.Context, op iam.ManagedClient, d Done) (iam.
 		err = w.secretChanged(ctx, docOfSecret(op), &c)
 	}
 	if err != nil {
-		return c, true, err
+		return c, err
 	}
 	if operation == iam.OperationCreate || operation == iam.OperationUpdate {
 		applied := c.Wanted
 		c.Applied, c.AppliedMark = &applied, c.WantedVersion
 	}
-	return c, true, w.tx.PutRegistration(ctx, c, 0, 0)
+	return c, w.tx.PutRegistration(ctx, c, 0, 0)
 }
 
 // secretChanged audits it, and makes another version: whoever rotates says which one they

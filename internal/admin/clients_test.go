@@ -21,9 +21,9 @@ func TestAnOperationThatWasReplacedIsNotHeard(t *testing.T) {
 	late := func(op iam.ManagedClient) {
 		t.Helper()
 		step(func(ctx context.Context, w *admin.Work) error {
-			c, ours, err := w.Finished(ctx, op, admin.Done{Secret: "x"})
-			if ours || c.OperationID != deleted.OperationID {
-				t.Errorf("it was heard: %+v", c)
+			f, err := w.Finished(ctx, op, admin.Done{Secret: "x"})
+			if f.Ours || f.Client.OperationID != deleted.OperationID {
+				t.Errorf("a replaced operation was finished: %+v", f.Client)
 			}
 			return err
 		})
@@ -66,7 +66,7 @@ func TestAnOperationThatWasReplacedIsNotHeard(t *testing.T) {
 		return err
 	})
 	step(func(ctx context.Context, w *admin.Work) error {
-		_, _, err := w.Finished(ctx, made, admin.Done{Secret: "x", Overlap: time.Hour})
+		_, err := w.Finished(ctx, made, admin.Done{Secret: "x", Overlap: time.Hour})
 		return err
 	})
 	step(func(ctx context.Context, w *admin.Work) (err error) {

@@ -37,7 +37,7 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 	}
 	finished := func(d admin.Done) func(context.Context, *admin.Work) error {
 		return func(ctx context.Context, w *admin.Work) error {
-			_, _, err := w.Finished(ctx, client, d)
+			_, err := w.Finished(ctx, client, d)
 			return err
 		}
 	}

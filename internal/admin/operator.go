@@ -8,55 +8,62 @@ import (
 	"iam-service/internal/iam"
 )
 
-// GrantPlatformRole gives a platform role to a user, whom it makes known and unblocks
-// if need be. Where unlessAdmin is set it does nothing if somebody administers the
-// platform already. It is for operators, and reports whether anything was done; the id is
-// empty where the user does not hold the role.
-func (s *Service) GrantPlatformRole(ctx context.Context, c Caller, issuer, subject, role string, unlessAdmin bool) (id string, done bool, err error) {
-	err = s.Do(ctx, c, Task{Action: "user:grant-" + role, Writes: true}, func(ctx context.Context, w *Work) error {
-		id, done = "", false
-		if unlessAdmin {
+// Grant is a platform role and the user who is to hold it.
+type Grant struct {
+	Issuer, Subject string
+	Role            string
+	OnlyFirst       bool // not where the platform has an administrator already
+}
+
+// Granted is the outcome of a grant.
+type Granted struct {
+	User    string // our id; empty: the user does not hold the role
+	Changed bool
+}
+
+// GrantPlatformRole grants a platform role to a user, who is created or unblocked if need
+// be. It is for operators.
+func (s *Service) GrantPlatformRole(ctx context.Context, c Caller, g Grant) (Granted, error) {
+	return Do(ctx, s, c, Task{Action: "user:grant-" + g.Role, Writes: true}, func(ctx context.Context, w *Work) (Granted, error) {
+		var none Granted
+		if g.OnlyFirst {
 			n, err := w.tx.OtherPlatformAdmins(ctx, "")
 			if err != nil {
-				return err
+				return none, err
 			}
 			if n > 0 {
-				u, known, err := w.tx.User(ctx, issuer, subject)
-				if err == nil && known && u.Status == iam.UserActive && slices.Contains(u.PlatformRoles, role) {
-					id = u.ID
+				u, known, err := w.tx.User(ctx, g.Issuer, g.Subject)
+				if err == nil && known && u.Status == iam.UserActive && slices.Contains(u.PlatformRoles, g.Role) {
+					return Granted{User: u.ID}, nil
 				}
-				return err
+				return none, err
 			}
 		}
-		if err := iam.Refuse(iam.User{Issuer: issuer, Subject: subject, Status: iam.UserActive, PlatformRoles: []string{role}}.Check()); err != nil {
-			return err
+		if err := iam.Refuse(iam.User{Issuer: g.Issuer, Subject: g.Subject, Status: iam.UserActive, PlatformRoles: []string{g.Role}}.Check()); err != nil {
+			return none, err
 		}
-		users, created, err := w.tx.EnsureUsers(ctx, [][2]string{{issuer, subject}}, "")
+		users, created, err := w.tx.EnsureUsers(ctx, [][2]string{{g.Issuer, g.Subject}}, "")
 		if err != nil {
-			return err
+			return none, err
 		}
-		u := users[0]
-		id = u.ID
-		if created[id] {
-			if err := w.userCreated(u); err != nil {
-				return err
+		before := users[0]
+		if created[before.ID] {
+			if err := w.userCreated(before); err != nil {
+				return none, err
 			}
 		}
-		version := u.Version
-		u, err = w.changeUser(ctx, id, Condition{}, false, func(u *iam.User) error {
+		after, err := w.changeUser(ctx, before.ID, Condition{}, false, func(u *iam.User) error {
 			u.Status = iam.UserActive
 			if u.TokensNotBefore.After(time.Now().Add(time.Minute)) {
-				u.TokensNotBefore = time.Time{} // they could not get in
+				u.TokensNotBefore = time.Time{} // else all their tokens stay revoked
 			}
-			if !slices.Contains(u.PlatformRoles, role) {
-				u.PlatformRoles = append(slices.Clone(u.PlatformRoles), role)
+			if !slices.Contains(u.PlatformRoles, g.Role) {
+				u.PlatformRoles = append(slices.Clone(u.PlatformRoles), g.Role)
 			}
 			return nil
 		})
-		done = u.Version != version
-		return err
+		return Granted{User: before.ID, Changed: after.Version != before.Version}, err
 	})
-	return id, done, err
 }
 
 // ReplayEvents asks the relay to send again what occurred since a time. It is for
@@ -91,11 +98,17 @@ func (w *Work) KeepInstance(ctx context.Context) (id string, err error) {
 	return id, w.record("", iam.KindInstance, id, instanceDoc{ID: id}, instanceDoc{ID: id})
 }
 
-// RenewInstance makes a copied database another instance. It is for operators, and returns
-// how many clients of the one before were released.
-func (w *Work) RenewInstance(ctx context.Context, before string) (id string, clients int64, err error) {
-	if id, clients, err = w.tx.RenewInstance(ctx); err != nil {
-		return "", 0, err
+// RenewedInstance is what a copied database has become.
+type RenewedInstance struct {
+	ID       string
+	Released int64 // clients of the instance before, which are not managed any more
+}
+
+// RenewInstance turns a copied database into another instance. It is for operators.
+func (w *Work) RenewInstance(ctx context.Context, before string) (RenewedInstance, error) {
+	id, clients, err := w.tx.RenewInstance(ctx)
+	if err != nil {
+		return RenewedInstance{}, err
 	}
-	return id, clients, w.record("", iam.KindInstance, id, instanceDoc{ID: before}, instanceDoc{ID: id, Clients: clients})
+	return RenewedInstance{id, clients}, w.record("", iam.KindInstance, id, instanceDoc{ID: before}, instanceDoc{ID: id, Clients: clients})
 }

@@ -62,17 +62,15 @@ type (
 // Export writes a tenant line by line: what it is in one snapshot, then its members,
 // some at a time. Global roles are not part of it.
 func (s *Service) Export(ctx context.Context, c Caller, tenant string, write func(Line) error) error {
-	var lines []Line
-	err := s.Do(ctx, c, Task{Action: "tenant:export", Tenant: tenant}, func(ctx context.Context, w *Work) error {
-		lines = nil
+	lines, err := Do(ctx, s, c, Task{Action: "tenant:export", Tenant: tenant}, func(ctx context.Context, w *Work) ([]Line, error) {
 		t, err := w.Tenant(ctx, tenant)
 		if err != nil {
-			return iam.Errorf(iam.NotFound, "there is no tenant %q", tenant)
+			return nil, iam.Errorf(iam.NotFound, "there is no tenant %q", tenant)
 		}
-		lines = append(lines, Line{Tenant: &LineTenant{t.ID, t.Slug, t.Name, t.Status, t.Attributes}})
+		lines := []Line{{Tenant: &LineTenant{t.ID, t.Slug, t.Name, t.Status, t.Attributes}}}
 		roles, err := w.Roles(ctx, tenant)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, r := range parentsFirst(roles) {
 			if r.Tenant == tenant {
@@ -83,7 +81,7 @@ func (s *Service) Export(ctx context.Context, c Caller, tenant string, write fun
 		for _, m := range mappings {
 			lines = append(lines, Line{Mapping: &LineMapping{m.Issuer, m.Claim, m.Value, m.Roles}})
 		}
-		return err
+		return lines, err
 	})
 	if err != nil {
 		return err
@@ -94,10 +92,8 @@ func (s *Service) Export(ctx context.Context, c Caller, tenant string, write fun
 		}
 	}
 	for after := ""; ; {
-		var page []iam.Member
-		err := s.Do(ctx, c, Task{Action: "tenant:export", Tenant: tenant}, func(ctx context.Context, w *Work) (err error) {
-			page, err = w.Members(ctx, tenant, postgres.MemberFilter{After: after, Limit: MaxBatch})
-			return err
+		page, err := Do(ctx, s, c, Task{Action: "tenant:export", Tenant: tenant}, func(ctx context.Context, w *Work) ([]iam.Member, error) {
+			return w.Members(ctx, tenant, postgres.MemberFilter{After: after, Limit: MaxBatch})
 		})
 		if err != nil || len(page) == 0 {
 			return err
@@ -392,10 +388,9 @@ func (s *Service) importMembers(ctx context.Context, c Caller, batch []numbered,
 		}
 		rows[i] = Row{Issuer: l.Member.Issuer, Subject: l.Member.Subject, Membership: m, Restored: true}
 	}
-	var outcomes []Outcome
-	err := s.Do(ctx, c, Task{Action: "tenant:import", Tenant: sum.Tenant, Writes: true}, func(ctx context.Context, w *Work) (err error) {
-		outcomes, err = w.PutMembers(ctx, sum.Tenant, rows, false)
-		return err
+	task := Task{Action: "tenant:import", Tenant: sum.Tenant, Writes: true}
+	outcomes, err := Do(ctx, s, c, task, func(ctx context.Context, w *Work) ([]Outcome, error) {
+		return w.PutMembers(ctx, sum.Tenant, rows, false)
 	})
 	if e, ok := errors.AsType[*iam.Error](err); ok && len(e.Fields) > 0 {
 		for i := len(batch) - 1; i >= 0; i-- { // from the places of the batch to lines

@@ -383,7 +383,7 @@ func (a *server) uploads(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		err := a.Service.Do(r.Context(), callerOf(r.Context()), admin.Task{Action: "policy:upload"}, func(context.Context, *admin.Work) error { return nil })
+		err := a.Service.Authorize(r.Context(), callerOf(r.Context()), admin.Task{Action: "policy:upload"})
 		if err != nil {
 			a.failures.Write(w, r, err)
 			return
@@ -519,19 +519,14 @@ type once interface {
 // to be allowed what the route is about.
 func add[I, O any, P about[I]](a *server, rt route, h func(context.Context, *admin.Work, P) (*O, error)) {
 	register(a, rt, func(ctx context.Context, r asked, p P) (*O, error) {
-		var out *O
-		task := r.task
-		if task.Once = r.once; task.Once != nil {
-			task.Once.Answer = func() (json.RawMessage, error) { return json.Marshal(out) }
-			task.Once.Replay = func(answer json.RawMessage) error {
-				r.header.Set("Idempotency-Replayed", "true")
-				return jsonFormat.Unmarshal(answer, &out)
-			}
+		do := func(ctx context.Context, w *admin.Work) (*O, error) { return h(ctx, w, p) }
+		if r.once == nil {
+			return admin.Do(ctx, a.Service, r.caller, r.task, do)
 		}
-		err := a.Service.Do(ctx, r.caller, task, func(ctx context.Context, w *admin.Work) (err error) {
-			out, err = h(ctx, w, p)
-			return err
-		})
+		out, replayed, err := admin.DoOnce(ctx, a.Service, r.caller, r.task, *r.once, do)
+		if replayed {
+			r.header.Set("Idempotency-Replayed", "true")
+		}
 		return out, err
 	})
 }
@@ -540,8 +535,8 @@ func add[I, O any, P about[I]](a *server, rt route, h func(context.Context, *adm
 type asked struct {
 	caller admin.Caller
 	task   admin.Task
-	once   *admin.Once // without Answer and Replay; nil: it has no key
-	header http.Header // of the answer
+	once   *admin.IdempotencyKey // nil: it has no key
+	header http.Header           // of the answer
 }
 
 // register adds a route to the API: h sees to it that its caller may.
@@ -583,7 +578,7 @@ func register[I, O any, P about[I]](a *server, rt route, h func(context.Context,
 			r.task.Action, r.task.Also = c.actions()[0], c.actions()[1:]
 		}
 		if k, ok := any(p).(once); ok && k.key() != "" {
-			r.once = &admin.Once{Key: k.key(), Request: sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s", req.r.Method, req.r.URL.RequestURI(), k.raw()))}
+			r.once = &admin.IdempotencyKey{Key: k.key(), Request: sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s", req.r.Method, req.r.URL.RequestURI(), k.raw()))}
 		}
 		out, err := h(ctx, r, p)
 		if found, ok := errors.AsType[*problem.Document](err); ok {

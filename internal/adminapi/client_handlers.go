@@ -338,7 +338,7 @@ type differenceBody struct {
 
 func (a *server) readDrift(ctx context.Context, r asked, _ *OnPlatform) (*one[driftBody], error) {
 	// Who may ask is found out in a transaction of its own: the comparison takes long.
-	if err := a.Service.Do(ctx, r.caller, r.task, func(context.Context, *admin.Work) error { return nil }); err != nil {
+	if err := a.Service.Authorize(ctx, r.caller, r.task); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, driftLimit)

@@ -527,9 +527,9 @@ func TestACopiedDatabaseHarmsNoClientOfTheOriginal(t *testing.T) {
 	before, _, err := w.db.Instance(ctx)
 	w.ok(err)
 	w.ok(w.service.Do(ctx, admin.Caller{Operator: "op", Via: "command"}, admin.Task{Action: "instance:renew", Writes: true}, func(ctx context.Context, work *admin.Work) error {
-		_, n, err := work.RenewInstance(ctx, before)
-		if n != 1 {
-			t.Errorf("%d clients were released", n)
+		renewed, err := work.RenewInstance(ctx, before)
+		if renewed.Released != 1 {
+			t.Errorf("%d clients were released", renewed.Released)
 		}
 		return err
 	}))

@@ -50,30 +50,24 @@ func (i OnDecisions) tenant() string { return i.Tenant }
 func (a *server) scope(ctx context.Context, r asked) (limited bool, err error) {
 	task := r.task
 	task.Writes = false
-	err = a.Service.Do(ctx, r.caller, task, func(ctx context.Context, w *admin.Work) error {
+	return admin.Do(ctx, a.Service, r.caller, task, func(ctx context.Context, w *admin.Work) (bool, error) {
 		anywhere, err := w.Anywhere(ctx)
-		limited = !anywhere
-		return err
+		return !anywhere, err
 	})
-	return limited, err
 }
 
 // within leaves of decisions what the tenant that a request is about may see.
-func (a *server) within(ctx context.Context, r asked, list []iam.RecordedDecision) (seen []iam.RecordedDecision, err error) {
+func (a *server) within(ctx context.Context, r asked, list []iam.RecordedDecision) ([]iam.RecordedDecision, error) {
 	task := r.task
 	task.Writes = false
-	err = a.Service.Do(ctx, r.caller, task, func(ctx context.Context, w *admin.Work) (err error) {
-		seen, err = w.DecisionsWithin(ctx, list)
-		return err
+	return admin.Do(ctx, a.Service, r.caller, task, func(ctx context.Context, w *admin.Work) ([]iam.RecordedDecision, error) {
+		return w.DecisionsWithin(ctx, list)
 	})
-	return seen, err
 }
 
 // may asks whether the caller may what the route is about, and does nothing.
 func (a *server) may(ctx context.Context, r asked) error {
-	task := r.task
-	task.Writes = false
-	return a.Service.Do(ctx, r.caller, task, func(context.Context, *admin.Work) error { return nil })
+	return a.Service.Authorize(ctx, r.caller, r.task)
 }
 
 func (a *server) kept() error {
@@ -126,10 +120,8 @@ func (a *server) listDecisions(ctx context.Context, r asked, in *struct {
 	}
 	if limited && in.Subject+in.ClientID != "" {
 		f.Issuer = cmp.Or(f.Issuer, a.Issuer)
-		var known bool
-		err := a.Service.Do(ctx, r.caller, r.task, func(ctx context.Context, w *admin.Work) (err error) {
-			known, err = w.Names(ctx, f.Issuer, f.Subject, f.ClientID)
-			return err
+		known, err := admin.Do(ctx, a.Service, r.caller, r.task, func(ctx context.Context, w *admin.Work) (bool, error) {
+			return w.Names(ctx, f.Issuer, f.Subject, f.ClientID)
 		})
 		if err != nil || !known {
 			return &many[decisionBody]{Body: page[decisionBody]{Items: []decisionBody{}}}, err

@@ -204,14 +204,13 @@ func (a *server) createRevision(ctx context.Context, r asked, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	out := &one[revisionBody]{Status: http.StatusOK}
-	err = a.Service.Do(ctx, r.caller, r.task, func(ctx context.Context, w *admin.Work) error {
+	out, err := admin.Do(ctx, a.Service, r.caller, r.task, func(ctx context.Context, w *admin.Work) (*one[revisionBody], error) {
 		kept, made, err := w.AddPolicyRevision(ctx, got, in.RawBody)
-		out.Status, out.Body, out.Location = http.StatusOK, wireRevision(kept), "/v1/policy/revisions/"+kept.ID()
+		out := &one[revisionBody]{Status: http.StatusOK, Body: wireRevision(kept), Location: "/v1/policy/revisions/" + kept.ID()}
 		if made {
 			out.Status = http.StatusCreated
 		}
-		return err
+		return out, err
 	})
 	if err == nil {
 		a.inStep(ctx)
@@ -241,11 +240,7 @@ func (a *server) decided(ctx context.Context, r asked, do func(context.Context, 
 	if err := a.local(); err != nil {
 		return nil, err
 	}
-	var got iam.PolicyActivation
-	err := a.Service.Do(ctx, r.caller, r.task, func(ctx context.Context, w *admin.Work) (err error) {
-		got, err = do(ctx, w)
-		return err
-	})
+	got, err := admin.Do(ctx, a.Service, r.caller, r.task, do)
 	if err != nil {
 		return nil, err
 	}
@@ -292,10 +287,8 @@ func (a *server) shadowRevision(ctx context.Context, r asked, in *struct {
 	if err := a.local(); err != nil {
 		return nil, err
 	}
-	var got iam.PolicyShadow
-	err := a.Service.Do(ctx, r.caller, r.task, func(ctx context.Context, w *admin.Work) (err error) {
-		got, err = w.SetPolicyShadow(ctx, in.Revision, in.Body.Share)
-		return err
+	got, err := admin.Do(ctx, a.Service, r.caller, r.task, func(ctx context.Context, w *admin.Work) (iam.PolicyShadow, error) {
+		return w.SetPolicyShadow(ctx, in.Revision, in.Body.Share)
 	})
 	if err != nil {
 		return nil, err
@@ -365,10 +358,8 @@ func (a *server) explainAnything(ctx context.Context, r asked, b explainBody) (e
 	}
 	var under *policy.Revision
 	if b.Revision != "" {
-		var kept iam.PolicyRevision
-		err := a.Service.Do(ctx, r.caller, admin.Task{Action: r.task.Action}, func(ctx context.Context, w *admin.Work) (err error) {
-			kept, err = w.PolicyRevision(ctx, b.Revision)
-			return err
+		kept, err := admin.Do(ctx, a.Service, r.caller, admin.Task{Action: r.task.Action}, func(ctx context.Context, w *admin.Work) (iam.PolicyRevision, error) {
+			return w.PolicyRevision(ctx, b.Revision)
 		})
 		if err == nil {
 			under, err = a.Policies.Revision(ctx, kept.Digest)
@@ -416,11 +407,9 @@ func (a *server) explainWithin(ctx context.Context, r asked, b explainBody) (x e
 	}
 	task := r.task
 	task.Writes = false
-	err = a.Service.Do(ctx, r.caller, task, func(ctx context.Context, w *admin.Work) (err error) {
-		x, err = explain.Within{Tenant: tenant, Facts: w.Facts(), Engine: a.Explain.Engine, Issuers: a.Issuers, HeaderMax: a.HeaderMax}.Explain(ctx, q)
-		return err
+	return admin.Do(ctx, a.Service, r.caller, task, func(ctx context.Context, w *admin.Work) (explain.Explanation, error) {
+		return explain.Within{Tenant: tenant, Facts: w.Facts(), Engine: a.Explain.Engine, Issuers: a.Issuers, HeaderMax: a.HeaderMax}.Explain(ctx, q)
 	})
-	return x, err
 }
 
 // questionOf makes a question of one of three things.
@@ -537,16 +526,17 @@ func (a *server) createPreview(ctx context.Context, r asked, in *struct {
 }
 
 func (a *server) beginPreview(ctx context.Context, r asked, b previewAsk, c *preview.Config) (p iam.PolicyPreview, err error) {
-	var candidate, against iam.PolicyRevision
-	err = a.Service.Do(ctx, r.caller, admin.Task{Action: r.task.Action}, func(ctx context.Context, w *admin.Work) (err error) {
-		if candidate, err = w.PolicyRevision(ctx, b.Revision); err == nil && b.Against != "" {
-			against, err = w.PolicyRevision(ctx, b.Against)
+	type revisions struct{ candidate, against iam.PolicyRevision }
+	named, err := admin.Do(ctx, a.Service, r.caller, admin.Task{Action: r.task.Action}, func(ctx context.Context, w *admin.Work) (found revisions, err error) {
+		if found.candidate, err = w.PolicyRevision(ctx, b.Revision); err == nil && b.Against != "" {
+			found.against, err = w.PolicyRevision(ctx, b.Against)
 		}
-		return err
+		return found, err
 	})
 	if err != nil {
 		return p, err
 	}
+	candidate, against := named.candidate, named.against
 	if c.Candidate, err = a.Policies.Revision(ctx, candidate.Digest); err != nil {
 		return p, err
 	}
@@ -559,11 +549,9 @@ func (a *server) beginPreview(ctx context.Context, r asked, b previewAsk, c *pre
 	if c.Base == nil {
 		return p, policy.ErrNoPolicy
 	}
-	err = a.Service.Do(ctx, r.caller, r.task, func(ctx context.Context, w *admin.Work) (err error) {
-		p, err = w.BeginPolicyPreview(ctx, candidate.Digest, c.Base.Digest, a.Policies.Replica())
-		return err
+	return admin.Do(ctx, a.Service, r.caller, r.task, func(ctx context.Context, w *admin.Work) (iam.PolicyPreview, error) {
+		return w.BeginPolicyPreview(ctx, candidate.Digest, c.Base.Digest, a.Policies.Replica())
 	})
-	return p, err
 }
 
 type onPreview struct {

@@ -119,16 +119,16 @@ func grantAdminCommand(environ []string) *cobra.Command {
 				if o.issuer == "" {
 					return errors.New("say of which issuer the subject is: --issuer or RAUTH_URL")
 				}
-				id, done, err := o.service.GrantPlatformRole(cmd.Context(), o.caller, o.issuer, subject, role, false)
+				granted, err := o.service.GrantPlatformRole(cmd.Context(), o.caller, admin.Grant{Issuer: o.issuer, Subject: subject, Role: role})
 				if err != nil {
 					return err
 				}
-				return report(cmd, map[string]any{"issuer": o.issuer, "subject": subject, "user": id, "role": role, "granted": done}, func(out io.Writer) {
+				return report(cmd, map[string]any{"issuer": o.issuer, "subject": subject, "user": granted.User, "role": role, "granted": granted.Changed}, func(out io.Writer) {
 					when := "already"
-					if done {
+					if granted.Changed {
 						when = "now"
 					}
-					fmt.Fprintf(out, "%s (user %s) holds %s %s\n", subject, id, role, when)
+					fmt.Fprintf(out, "%s (user %s) holds %s %s\n", subject, granted.User, role, when)
 				})
 			})(cmd, nil)
 		},
@@ -344,11 +344,9 @@ func eventsCommand(environ []string) *cobra.Command {
 				}
 				from = time.Now().Add(-ago)
 			}
-			var n int64
 			task := admin.Task{Action: "event:replay", Writes: true, Patient: true}
-			err = o.service.Do(cmd.Context(), o.caller, task, func(ctx context.Context, w *admin.Work) (err error) {
-				n, err = w.ReplayEvents(ctx, from)
-				return err
+			n, err := admin.Do(cmd.Context(), o.service, o.caller, task, func(ctx context.Context, w *admin.Work) (int64, error) {
+				return w.ReplayEvents(ctx, from)
 			})
 			if err != nil {
 				return err
@@ -423,10 +421,9 @@ func instanceCommand(environ []string) *cobra.Command {
 	}, &cobra.Command{
 		Use: "keep", Short: "This database was moved, and the original is gone: it manages its clients on", Args: cobra.NoArgs,
 		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
-			var id string
-			err := o.service.Do(cmd.Context(), o.caller, admin.Task{Action: "instance:keep", Writes: true}, func(ctx context.Context, w *admin.Work) (err error) {
-				id, err = w.KeepInstance(ctx)
-				return err
+			task := admin.Task{Action: "instance:keep", Writes: true}
+			id, err := admin.Do(cmd.Context(), o.service, o.caller, task, func(ctx context.Context, w *admin.Work) (string, error) {
+				return w.KeepInstance(ctx)
 			})
 			if err != nil {
 				return err
@@ -440,17 +437,15 @@ func instanceCommand(environ []string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var id string
-			var n int64
-			err = o.service.Do(cmd.Context(), o.caller, admin.Task{Action: "instance:renew", Writes: true}, func(ctx context.Context, w *admin.Work) (err error) {
-				id, n, err = w.RenewInstance(ctx, before)
-				return err
+			task := admin.Task{Action: "instance:renew", Writes: true}
+			renewed, err := admin.Do(cmd.Context(), o.service, o.caller, task, func(ctx context.Context, w *admin.Work) (admin.RenewedInstance, error) {
+				return w.RenewInstance(ctx, before)
 			})
 			if err != nil {
 				return err
 			}
-			return report(cmd, map[string]any{"before": before, "instance": id, "clients_released": n}, func(out io.Writer) {
-				fmt.Fprintf(out, "instance %s is now %s, and %d clients are not managed here any more: restart the replicas\n", before, id, n)
+			return report(cmd, map[string]any{"before": before, "instance": renewed.ID, "clients_released": renewed.Released}, func(out io.Writer) {
+				fmt.Fprintf(out, "instance %s is now %s, and %d clients are not managed here any more: restart the replicas\n", before, renewed.ID, renewed.Released)
 			})
 		}),
 	})

@@ -55,10 +55,10 @@ func policyPushCommand(environ []string) *cobra.Command {
 				source = args[0]
 			}
 			kept := iam.PolicyRevision{Digest: r.Digest, Name: r.Name, Source: source, Verified: c.Verified}
-			made := false
-			err = o.service.Do(cmd.Context(), o.caller, admin.Task{Action: "policy:upload", Object: kept.ID(), Writes: true}, func(ctx context.Context, w *admin.Work) error {
-				_, made, err = w.AddPolicyRevision(ctx, kept, c.Packed)
-				return err
+			task := admin.Task{Action: "policy:upload", Object: kept.ID(), Writes: true}
+			made, err := admin.Do(cmd.Context(), o.service, o.caller, task, func(ctx context.Context, w *admin.Work) (bool, error) {
+				_, made, err := w.AddPolicyRevision(ctx, kept, c.Packed)
+				return made, err
 			})
 			if err != nil {
 				return err
@@ -138,10 +138,9 @@ func policyRollbackCommand(environ []string) *cobra.Command {
 // were heard of lately say that it is.
 func decided(environ []string, action string, do func(context.Context, *admin.Work, []string) (iam.PolicyActivation, error)) func(*cobra.Command, []string) error {
 	return withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
-		var got iam.PolicyActivation
-		err := o.service.Do(cmd.Context(), o.caller, admin.Task{Action: action, Writes: true}, func(ctx context.Context, w *admin.Work) (err error) {
-			got, err = do(ctx, w, args)
-			return err
+		task := admin.Task{Action: action, Writes: true}
+		got, err := admin.Do(cmd.Context(), o.service, o.caller, task, func(ctx context.Context, w *admin.Work) (iam.PolicyActivation, error) {
+			return do(ctx, w, args)
 		})
 		if iam.KindOf(err) == iam.NotFound && len(args) > 0 { // nothing is kept from an operator
 			return fmt.Errorf("there is no revision %s: say 12 or more of its first digits (iam-service policy list)", args[0])
@@ -190,10 +189,8 @@ const replicaPatience = 5 * time.Second
 func (o *operator) awaitReplicas(ctx context.Context, began time.Time, digest string) (int, error) {
 	for {
 		var behind []string
-		var replicas []iam.PolicyReplica
-		err := o.service.Do(ctx, o.caller, admin.Task{Action: "policy:read"}, func(ctx context.Context, w *admin.Work) (err error) {
-			replicas, err = w.PolicyReplicas(ctx)
-			return err
+		replicas, err := admin.Do(ctx, o.service, o.caller, admin.Task{Action: "policy:read"}, func(ctx context.Context, w *admin.Work) ([]iam.PolicyReplica, error) {
+			return w.PolicyReplicas(ctx)
 		})
 		if err != nil {
 			return 0, err
@@ -223,22 +220,20 @@ func policyListCommand(environ []string) *cobra.Command {
 		Short: "List what came into force, the revisions that are kept, and what each replica has (needs DATABASE_URL alone)",
 		Args:  cobra.NoArgs,
 		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
-			var l policyList
-			err := o.service.Do(cmd.Context(), o.caller, admin.Task{Action: "policy:list"}, func(ctx context.Context, w *admin.Work) error {
+			l, err := admin.Do(cmd.Context(), o.service, o.caller, admin.Task{Action: "policy:list"}, func(ctx context.Context, w *admin.Work) (l policyList, err error) {
 				revisions, err := w.PolicyRevisions(ctx, time.Time{}, "", 50)
 				if err != nil {
-					return err
+					return l, err
 				}
 				activations, err := w.PolicyActivations(ctx, 20)
 				if err != nil {
-					return err
+					return l, err
 				}
 				replicas, err := w.PolicyReplicas(ctx)
 				if err != nil {
-					return err
+					return l, err
 				}
-				l = listed(revisions, activations, replicas)
-				return nil
+				return listed(revisions, activations, replicas), nil
 			})
 			if err != nil {
 				return err

@@ -123,8 +123,8 @@ const (
 type Request struct {
 	Caller admin.Caller
 	Task   admin.Task
-	Key    *admin.Once // with Key and Request alone; nil: it may be done again
-	Later  bool        // the caller does not want to wait
+	Key    *admin.IdempotencyKey // nil: a repeated request is another one
+	Later  bool                  // the caller does not want to wait
 }
 
 // lease is until when nobody else takes up an operation, by a clock that runs while the
@@ -141,10 +141,14 @@ func (l lease) over() bool { return l.left() <= 0 }
 
 var errLeaseOver = &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "it took too long to begin"}
 
-// begun is what the replay of a request finds.
+// begun is the outcome of the first transaction. A replay finds its exported fields alone.
 type begun struct {
 	Client string `json:"client"`
-	Status string `json:"status,omitempty"` // of the secret that it was to obtain, as it was answered
+	Status string `json:"status,omitempty"` // of the secret, as it was returned
+
+	client   iam.ManagedClient
+	by       *admin.Actor // who requested an operation that was begun here; nil: none was
+	replayed bool
 }
 
 func (s *Service) lease(r Request) time.Duration {
@@ -201,18 +205,22 @@ func (s *Service) change(ctx context.Context, r Request, secret bool, begin func
 		return Result{}, errCopied
 	}
 	lease := leaseFor(callerLease)
-	c, by, replayed, err := s.begin(ctx, r, secret, begin)
-	if err != nil || replayed != nil {
-		return s.replay(c, replayed), err
+	b, err := s.begin(ctx, r, secret, begin)
+	if err != nil {
+		return Result{}, err
 	}
+	if b.replayed {
+		return b.result(), nil
+	}
+	c := b.client
 	res := Result{Client: c, Pending: c.Operation != ""}
-	if by == nil || s.cfg.Provider == nil {
+	if b.by == nil || s.cfg.Provider == nil {
 		return res, nil
 	}
 	// The caller may go: what was begun is brought to an end.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Patience)
 	defer cancel()
-	o := s.operation(r, c, by)
+	o := s.operation(r, c, b.by)
 	d, err := s.step(ctx, c, lease, true)
 	if err == nil {
 		after, settled := o.finish(ctx, d)
@@ -248,55 +256,45 @@ func (res *Result) tell(d admin.Done) {
 	}
 }
 
-// begin runs the first transaction, or finds that it was run before. It returns who asked
-// where there is something to go on with.
-func (s *Service) begin(ctx context.Context, r Request, secret bool, do func(context.Context, *admin.Work) (iam.ManagedClient, error)) (c iam.ManagedClient, by *admin.Actor, replayed *begun, err error) {
-	task := r.Task
-	if r.Key != nil {
-		once := *r.Key
-		once.Answer = func() (json.RawMessage, error) {
-			b := begun{Client: c.ClientID}
-			if secret && c.Wanted.HasSecret() {
-				b.Status = NotIssued
-			}
-			return json.Marshal(b)
+// begin runs the first transaction, or finds the client that an earlier request with the
+// same key was about.
+func (s *Service) begin(ctx context.Context, r Request, secret bool, do func(context.Context, *admin.Work) (iam.ManagedClient, error)) (begun, error) {
+	first := func(ctx context.Context, w *admin.Work) (begun, error) {
+		c, err := do(ctx, w)
+		b := begun{Client: c.ClientID, client: c}
+		if w.Begun() {
+			b.by = w.Actor()
 		}
-		once.Replay = func(answer json.RawMessage) error {
-			replayed = &begun{}
-			return json.Unmarshal(answer, replayed)
+		if secret && c.Wanted.HasSecret() {
+			b.Status = NotIssued
 		}
-		task.Once = &once
+		return b, err
 	}
-	err = s.cfg.Admin.Do(ctx, r.Caller, task, func(ctx context.Context, w *admin.Work) (err error) {
-		replayed = nil
-		by = nil
-		if c, err = do(ctx, w); w.Begun() {
-			by = w.Actor()
-		}
-		return err
-	})
-	if err != nil || replayed == nil {
-		return c, by, nil, err
+	if r.Key == nil {
+		return admin.Do(ctx, s.cfg.Admin, r.Caller, r.Task, first)
 	}
-	// As it is now. The caller was let in to ask for it once more.
-	read := admin.Task{Action: task.Action, Tenant: task.Tenant, Object: replayed.Client, Client: true}
-	err = s.cfg.Admin.Do(ctx, r.Caller, read, func(ctx context.Context, w *admin.Work) (err error) {
-		c, err = w.Client(ctx, replayed.Client)
-		return err
+	b, replayed, err := admin.DoOnce(ctx, s.cfg.Admin, r.Caller, r.Task, *r.Key, first)
+	if err != nil || !replayed {
+		return b, err
+	}
+	// The client as it is now. The caller was authorized to repeat the request.
+	b.replayed = true
+	read := admin.Task{Action: r.Task.Action, Tenant: r.Task.Tenant, Object: b.Client, Client: true}
+	b.client, err = admin.Do(ctx, s.cfg.Admin, r.Caller, read, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+		return w.Client(ctx, b.Client)
 	})
 	if iam.KindOf(err) == iam.NotFound {
-		err = &iam.Error{Kind: iam.Conflict, Code: "answer_forgotten", Detail: "this was asked before; the client was refused by the identity provider, or deleted, since"}
+		err = &iam.Error{
+			Kind: iam.Conflict, Code: "answer_forgotten",
+			Detail: "this request was sent before; its client has since been rejected by the identity provider, or deleted",
+		}
 	}
-	return c, by, replayed, err
+	return b, err
 }
 
-// replay is the answer to a request that was sent before.
-func (s *Service) replay(c iam.ManagedClient, b *begun) Result {
-	res := Result{Client: c, Pending: c.Operation != "", Replayed: true}
-	if b != nil {
-		res.SecretStatus = b.Status
-	}
-	return res
+// result is the response to a request that was sent before.
+func (b begun) result() Result {
+	return Result{Client: b.client, Pending: b.client.Operation != "", Replayed: true, SecretStatus: b.Status}
 }
 
 // Rotation is how a secret is rotated.
@@ -318,18 +316,21 @@ func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.C
 		return Result{}, iam.Refuse([]iam.FieldError{{Pointer: "/overlap", Detail: "must be 0 to 720h"}})
 	}
 	lease := leaseFor(callerLease)
-	c, by, replayed, err := s.begin(ctx, r, true, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+	b, err := s.begin(ctx, r, true, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
 		return w.RotateClientSecret(ctx, id, cond, rot.RetireOld, callerLease)
 	})
-	if err != nil || replayed != nil {
-		if err == nil && c.Operation == iam.OperationRotate {
-			err = &iam.Error{Kind: iam.Conflict, Code: "operation_pending", Detail: "this very request is being worked on"}
-		}
-		return s.replay(c, replayed), err
+	c := b.client
+	switch {
+	case err != nil:
+		return Result{}, err
+	case b.replayed && c.Operation == iam.OperationRotate:
+		return Result{}, &iam.Error{Kind: iam.Conflict, Code: "operation_pending", Detail: "this request is still in progress"}
+	case b.replayed:
+		return b.result(), nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Patience)
 	defer cancel()
-	o := s.operation(r, c, by)
+	o := s.operation(r, c, b.by)
 	retired := false
 	if rot.RetireOld && !c.RetireAt.IsZero() {
 		if lease.over() {
@@ -488,7 +489,7 @@ type operation struct {
 	s      *Service
 	caller admin.Caller
 	task   admin.Task
-	key    *admin.Once
+	key    *admin.IdempotencyKey
 	client iam.ManagedClient
 }
 
@@ -496,51 +497,49 @@ func (s *Service) operation(r Request, c iam.ManagedClient, by *admin.Actor) ope
 	return operation{s, r.Caller, admin.Task{Action: r.Task.Action, Tenant: c.Tenant, Object: c.ClientID, Writes: true, For: by}, r.Key, c}
 }
 
-// settle writes down what became of an operation, also where its time is over.
-func (o operation) settle(ctx context.Context, do func(context.Context, *admin.Work) error) error {
+// settle persists the outcome of an operation, also after the operation's own deadline.
+func settle[T any](ctx context.Context, o operation, do func(context.Context, *admin.Work) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settlePatience)
 	defer cancel()
+	var result T
 	var err error
 	for try := range settleTries {
 		if try > 0 {
 			time.Sleep(100 * time.Millisecond << try)
 		}
-		if err = o.s.cfg.Admin.Do(ctx, o.caller, o.task, do); iam.KindOf(err) != iam.Unavailable || ctx.Err() != nil {
+		if result, err = admin.Do(ctx, o.s.cfg.Admin, o.caller, o.task, do); iam.KindOf(err) != iam.Unavailable || ctx.Err() != nil {
 			break
 		}
 	}
 	if err != nil {
-		o.s.cfg.Log.WarnContext(ctx, "what became of an operation in the identity provider was not written down", slog.Any("err", err),
+		o.s.cfg.Log.WarnContext(ctx, "failed to persist the outcome of a provider operation", slog.Any("err", err),
 			slog.String("client", o.client.ClientID), slog.String("operation", o.client.Operation))
 	}
-	return err
+	return result, err
 }
 
 // finish reports whether the operation is known to be done, and how the client is then.
 func (o operation) finish(ctx context.Context, d admin.Done) (c iam.ManagedClient, settled bool) {
-	tries := 0
-	err := o.settle(ctx, func(ctx context.Context, w *admin.Work) (err error) {
-		tries++
-		c, settled, err = w.Finished(ctx, o.client, d)
-		return err
+	attempts := 0
+	f, err := settle(ctx, o, func(ctx context.Context, w *admin.Work) (admin.Finish, error) {
+		attempts++
+		return w.Finished(ctx, o.client, d)
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return o.client, false
+	case f.Ours:
+		return f.Client, true
+	case attempts > 1 && d.Secret != "" && f.Client.Secrets == o.client.Secrets+1:
+		return f.Client, true // an earlier attempt was committed, and its response was lost
 	}
-	if !settled && tries > 1 && d.Secret != "" && c.Secrets == o.client.Secrets+1 {
-		settled = true // the try before was committed, and its answer was lost
-	}
-	if !settled {
-		return c, c.Operation == "" && d.Secret == "" // somebody else has finished it
-	}
-	return c, true
+	return f.Client, f.Client.Operation == "" && d.Secret == "" // another one has finished it
 }
 
 func (o operation) refuse(ctx context.Context, cause error, waits bool) (c iam.ManagedClient, err error) {
 	o.s.cfg.Log.WarnContext(ctx, "the identity provider refuses a client", slog.Any("err", cause), slog.String("client", o.client.ClientID), slog.String("operation", o.client.Operation))
-	err = o.settle(ctx, func(ctx context.Context, w *admin.Work) (err error) {
-		c, err = w.Refused(ctx, o.client, reasonOf(cause), waits)
-		return err
+	c, err = settle(ctx, o, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+		return w.Refused(ctx, o.client, reasonOf(cause), waits)
 	})
 	if err == nil {
 		o.forgetKey(ctx)
@@ -586,10 +585,9 @@ func reasonOf(err error) string {
 }
 
 // postpone returns the client as it is.
-func (o operation) postpone(ctx context.Context, cause error) (c iam.ManagedClient) {
-	err := o.settle(ctx, func(ctx context.Context, w *admin.Work) (err error) {
-		c, err = w.Postponed(ctx, o.client, reasonOf(cause))
-		return err
+func (o operation) postpone(ctx context.Context, cause error) iam.ManagedClient {
+	c, err := settle(ctx, o, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+		return w.Postponed(ctx, o.client, reasonOf(cause))
 	})
 	if err != nil {
 		return o.client // when the lease is over it is taken up
@@ -599,8 +597,8 @@ func (o operation) postpone(ctx context.Context, cause error) (c iam.ManagedClie
 
 // notRotated returns what the caller hears.
 func (o operation) notRotated(ctx context.Context, cause error, unknown, retired bool) error {
-	err := o.settle(ctx, func(ctx context.Context, w *admin.Work) error {
-		return w.NotRotated(ctx, o.client, unknown, retired, reasonOf(cause))
+	_, err := settle(ctx, o, func(ctx context.Context, w *admin.Work) (struct{}, error) {
+		return struct{}{}, w.NotRotated(ctx, o.client, unknown, retired, reasonOf(cause))
 	})
 	if err == nil { // else the loop says that it is unknown
 		o.forgetKey(ctx)

@@ -102,13 +102,18 @@ func (s *service) bootstrap(start context.Context) error {
 		return nil
 	}
 	caller := admin.Caller{Operator: "BOOTSTRAP_ADMIN", Via: "bootstrap"}
-	id, done, err := s.administration.GrantPlatformRole(start, caller, s.cfg.RAuthURL, s.cfg.BootstrapAdmin, iam.PlatformAdmin, true)
+	granted, err := s.administration.GrantPlatformRole(start, caller, admin.Grant{
+		Issuer:    s.cfg.RAuthURL,
+		Subject:   s.cfg.BootstrapAdmin,
+		Role:      iam.PlatformAdmin,
+		OnlyFirst: true,
+	})
 	switch {
 	case err != nil:
 		return fmt.Errorf("BOOTSTRAP_ADMIN cannot be made an administrator: %w", err)
-	case done:
-		s.log.WarnContext(start, "the first platform administrator was made, as BOOTSTRAP_ADMIN says", slog.String("user", id))
-	case id == "":
+	case granted.Changed:
+		s.log.WarnContext(start, "the first platform administrator was made, as BOOTSTRAP_ADMIN says", slog.String("user", granted.User))
+	case granted.User == "":
 		s.log.WarnContext(start, "BOOTSTRAP_ADMIN is ignored: there is another platform administrator already; unset it, or use iam-service grant-admin")
 	}
 	return nil
