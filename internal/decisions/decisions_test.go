@@ -32,8 +32,8 @@ func evaluated(more map[string]any) *enrich.Evaluated {
 	e := &enrich.Evaluated{
 		At: time.Unix(1_780_000_000, 0), Revision: &policy.Revision{ID: "0123456789ab", Digest: strings.Repeat("0123456789abcdef", 4), Name: "v1"},
 		Token:   &token.Token{Issuer: "https://i", Subject: "alice", ClientID: "web", Claims: ast.MustInterfaceToValue(claims)},
-		Request: enrich.Request{Gateway: "traefik", Method: "GET", Path: "/v1/documents", ClientIP: netip.MustParseAddr("192.0.2.1")}, Hint: "acme",
-		Answer:  enrich.Answer{Allowed: true, Status: 0, DecisionID: "decision-1", Tenant: "acme", Values: []string{"u1", "acme", "editor,viewer", "eyJkIjoic2FsZXMifQ==", "alice@example.com", "decision-1", "0123456789ab"}},
+		Request: enrich.RequestFacts{Gateway: "traefik", Method: "GET", Path: "/v1/documents", ClientIP: netip.MustParseAddr("192.0.2.1")}, Hint: "acme",
+		Answer:  enrich.Response{Allowed: true, Status: 0, DecisionID: "decision-1", Tenant: "acme", Values: []string{"u1", "acme", "editor,viewer", "eyJkIjoic2FsZXMifQ==", "alice@example.com", "decision-1", "0123456789ab"}},
 		Reasons: []policy.Reason{{Code: "member", Title: "A member"}},
 		Facts:   []directory.Fact{{Path: "users/https:~1~1i/alice", Version: 7}, {Path: "tenants/acme", Version: 9}}, Took: 120 * time.Microsecond,
 	}

@@ -11,7 +11,7 @@ import (
 	"iam-service/internal/token"
 )
 
-// answers keeps decisions for as long as they cannot differ from a new one.
+// decisionCache keeps decisions for as long as they cannot differ from a new one.
 //
 // A decision is found by all that the revision in force can see of a question, and
 // used while that revision is in force, everything it read from the directory is
@@ -19,14 +19,14 @@ import (
 // not over. Nothing is evicted when a fact changes: whether an answer is still
 // true is looked up when it is found. Denials, which anybody can cause by making
 // hints up, have a tenth of the room to themselves and drive no answer out.
-type answers struct {
-	allowed, denied *bounded.Cache[[sha256.Size]byte, *kept]
+type decisionCache struct {
+	allowed, denied *bounded.Cache[[sha256.Size]byte, *entry]
 	lost            [causes]atomic.Int64
 }
 
-// kept is one decision, ready to be sent again. It is immutable, but for its hits.
-type kept struct {
-	answer    Answer
+// entry is one decision, ready to be sent again. It is immutable, but for its hits.
+type entry struct {
+	answer    Response
 	outcome   string // for metrics
 	code      string
 	revision  uint64 // Revision.Number; not the revision, which may have been superseded long ago
@@ -52,16 +52,16 @@ const (
 
 var causeNames = [causes]string{"revision", "fact", "everything", "time", "stale", "token"}
 
-func newAnswers(entries int, bytes int64) *answers {
-	weigh := func(k *kept) int64 { return k.weight }
-	return &answers{
+func newAnswers(entries int, bytes int64) *decisionCache {
+	weigh := func(k *entry) int64 { return k.weight }
+	return &decisionCache{
 		allowed: bounded.New[[sha256.Size]byte](entries, bytes, weigh),
 		denied:  bounded.New[[sha256.Size]byte](entries/10, bytes/10, weigh),
 	}
 }
 
 // get returns the decision under key if a new one, for the token t (nil: none), could not differ.
-func (c *answers) get(key [sha256.Size]byte, r *policy.Revision, t *token.Token, facts *directory.Store, now time.Duration) *kept {
+func (c *decisionCache) get(key [sha256.Size]byte, r *policy.Revision, t *token.Token, facts *directory.Store, now time.Duration) *entry {
 	k, ok := c.allowed.Get(key)
 	if !ok {
 		if k, ok = c.denied.Get(key); !ok {
@@ -79,7 +79,7 @@ func (c *answers) get(key [sha256.Size]byte, r *policy.Revision, t *token.Token,
 }
 
 // untrue says why k cannot be used; causes if it can.
-func (k *kept) untrue(r *policy.Revision, t *token.Token, facts *directory.Store, now time.Duration) cause {
+func (k *entry) untrue(r *policy.Revision, t *token.Token, facts *directory.Store, now time.Duration) cause {
 	switch {
 	case k.revision != r.Number():
 		return revised
@@ -102,7 +102,7 @@ func (k *kept) untrue(r *policy.Revision, t *token.Token, facts *directory.Store
 	return causes
 }
 
-func (c *answers) add(key [sha256.Size]byte, k *kept) {
+func (c *decisionCache) add(key [sha256.Size]byte, k *entry) {
 	k.weight = 600 + k.facts.Weight() + int64(16*len(k.answer.Values)+len(k.answer.Tenant))
 	for _, v := range k.answer.Values {
 		k.weight += int64(len(v))

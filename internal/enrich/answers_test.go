@@ -46,8 +46,8 @@ func TestAPolicySaysHowLongItsAnswersAreKept(t *testing.T) {
 			x := w.replicas[0]
 			x.service.cfg.Engine = w.engine
 			ask := func() string {
-				request := Request{Method: "GET", Scheme: "https", Host: "a.example", Path: "/", RawPath: "/", ClientIP: netip.MustParseAddr("192.0.2.1")}
-				a, err := x.service.Enrich(context.Background(), Question{Token: f.tokens[3], Request: request}) // who is not known: no fact ends it
+				request := RequestFacts{Method: "GET", Scheme: "https", Host: "a.example", Path: "/", RawPath: "/", ClientIP: netip.MustParseAddr("192.0.2.1")}
+				a, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[3], Facts: request}) // who is not known: no fact ends it
 				f.ok(err)
 				return a.DecisionID
 			}
@@ -78,7 +78,7 @@ func TestAnAnswerThatIsNotKeptIsWorkedOutOnce(t *testing.T) {
 		x.store.DropAll()
 		w.busy = func() { w.at += time.Millisecond } // time passes
 		before := x.store.Stats().Present.Hits + x.store.Stats().Present.Misses
-		_, err := x.service.Enrich(context.Background(), Question{Token: f.tokens[3]}) // a person without a client: one look-up
+		_, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[3]}) // a person without a client: one look-up
 		f.ok(err)
 		if n := x.store.Stats().Present.Hits + x.store.Stats().Present.Misses - before; n != 1 {
 			t.Errorf("%d look-ups", n)
@@ -96,8 +96,8 @@ func TestAKeptAnswerEndsWithAMembership(t *testing.T) {
 	s.users["alice"].Memberships[0].ExpiresAt = w.began.Add(w.at + 2*time.Second)
 	w.history = []*state{s}
 	x.store.DropAll()
-	ask := func() Answer {
-		a, err := x.service.Enrich(context.Background(), Question{Token: f.tokens[0], TenantHint: "acme"})
+	ask := func() Response {
+		a, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[0], TenantHint: "acme"})
 		f.ok(err)
 		return a
 	}
@@ -134,7 +134,7 @@ func TestAFactThatChangesMeanwhileIsReadAgain(t *testing.T) {
 			x.store.Drop(directory.User, directory.KeyOf(directory.User, f.issuer, "alice"))
 		}
 	}
-	a, err := x.service.Enrich(context.Background(), Question{Token: f.tokens[0], TenantHint: "acme"})
+	a, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[0], TenantHint: "acme"})
 	f.ok(err)
 	if a.Allowed {
 		t.Errorf("the answer rests on what is no more: %+v", a)
@@ -156,7 +156,7 @@ func TestASupersededPolicyIsForgotten(t *testing.T) {
 		}))
 		runtime.AddCleanup(w.engine.Revision(), func(int) { gone.Add(1) }, 0)
 		for _, token := range f.tokens[:5] {
-			_, err := x.service.Enrich(context.Background(), Question{Token: token, TenantHint: fmt.Sprint("t", i)})
+			_, err := x.service.Enrich(context.Background(), Request{Token: token, TenantHint: fmt.Sprint("t", i)})
 			f.ok(err)
 		}
 	}
@@ -176,8 +176,8 @@ func TestMadeUpHintsDriveNoAnswerOut(t *testing.T) {
 	w := f.walk(0, "") // the default policy
 	x := w.replicas[0]
 	x.service.answers = newAnswers(50, 1<<20)
-	ask := func(token int, hint string) Answer {
-		a, err := x.service.Enrich(context.Background(), Question{Token: f.tokens[token], TenantHint: hint})
+	ask := func(token int, hint string) Response {
+		a, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[token], TenantHint: hint})
 		f.ok(err)
 		return a
 	}
@@ -213,13 +213,13 @@ func TestAnEvaluationThatIsCutOffIsNotKept(t *testing.T) {
 	x := w.replicas[0]
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()
-	if a, err := x.service.Enrich(gone, Question{Token: f.tokens[3]}); iam.KindOf(err) != iam.Unavailable {
+	if a, err := x.service.Enrich(gone, Request{Token: f.tokens[3]}); iam.KindOf(err) != iam.Unavailable {
 		t.Fatalf("%+v, %v", a, err)
 	}
 	if st := x.service.Stats(); st.Allowed.Entries+st.Denied.Entries != 0 {
 		t.Errorf("it is kept: %+v", st)
 	}
-	if _, err := x.service.Enrich(context.Background(), Question{Token: f.tokens[3]}); err != nil {
+	if _, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[3]}); err != nil {
 		t.Error(err)
 	}
 	if st := x.service.Stats(); st.Allowed.Entries+st.Denied.Entries != 1 {
@@ -243,7 +243,7 @@ func TestAskingAnotherRevisionLeavesTheTokenAlone(t *testing.T) {
 	x := w.replicas[0]
 	x.service.cfg.Engine = w.engine
 	x.prove(w)
-	_, err := x.service.Enrich(t.Context(), Question{Token: f.tokens[3]})
+	_, err := x.service.Enrich(t.Context(), Request{Token: f.tokens[3]})
 	f.ok(err)
 	tok, err := x.service.cfg.Verifier.Verify(t.Context(), f.tokens[3], "", time.Now().Add(time.Minute))
 	f.ok(err)
@@ -251,9 +251,9 @@ func TestAskingAnotherRevisionLeavesTheTokenAlone(t *testing.T) {
 	candidate, err := w.engine.Prepare(t.Context(), bundle(`"allow": false`))
 	f.ok(err)
 	deadline := time.Now().Add(time.Minute)
-	o, err := x.service.Ask(t.Context(), candidate, tok, Question{}, x.service.Reading(tok, deadline), time.Now(), deadline)
+	o, err := x.service.Ask(t.Context(), candidate, tok, Request{}, x.service.Reading(tok, deadline), time.Now(), deadline)
 	f.ok(err)
-	if o.Answer.Allowed || before == nil || tok.Memo().Load() != before {
-		t.Errorf("%+v; the memo was %v and is %v", o.Answer, before, tok.Memo().Load())
+	if o.Response.Allowed || before == nil || tok.Memo().Load() != before {
+		t.Errorf("%+v; the memo was %v and is %v", o.Response, before, tok.Memo().Load())
 	}
 }

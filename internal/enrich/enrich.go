@@ -55,7 +55,7 @@ type Service struct {
 	cfg      Config
 	now      func() time.Time // what the policy is told; time.Now
 	shadow   Shadow
-	answers  *answers
+	answers  *decisionCache
 	decision int // places of the headers that Go itself fills, or -1
 	revision int
 	kind     int
@@ -121,16 +121,16 @@ func New(cfg Config) *Service {
 	return s
 }
 
-// Question is what a gateway asks. A field that is not known is empty.
-type Question struct {
+// Request is what a gateway asks. A field that is not known is empty.
+type Request struct {
 	Token      string // without its scheme; empty: none
 	IdP        string // id of the issuer that the gateway chose; trusted
 	TenantHint string // of a valid shape, or empty
-	Request    Request
+	Facts      RequestFacts
 }
 
-// Answer is what a gateway learns.
-type Answer struct {
+// Response is what a gateway learns.
+type Response struct {
 	Allowed    bool
 	Status     int      // of a deny: 401 or 403
 	Code       string   // of a deny: the first reason; for metrics and logs
@@ -144,7 +144,7 @@ type Answer struct {
 
 // Enrich answers q. An error is of kind Unavailable (not answerable now) or
 // Internal (broken); its code says what.
-func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
+func (s *Service) Enrich(ctx context.Context, q Request) (Response, error) {
 	deadline := time.Now().Add(s.cfg.Deadline)
 	var t *token.Token
 	if q.Token != "" {
@@ -158,7 +158,7 @@ func (s *Service) Enrich(ctx context.Context, q Question) (Answer, error) {
 		return s.refuse(ctx, policy.ErrNoPolicy, nil, nil, &q, t)
 	}
 	asked := s.question(r, &q, t, true)
-	if fault := faultOf(r, &asked, &q.Request); fault != nil {
+	if fault := faultOf(r, &asked, &q.Facts); fault != nil {
 		asked.Now = s.now()
 		return s.refuse(ctx, fault, r, &asked, &q, t)
 	}
@@ -195,7 +195,7 @@ const AmbiguousPath = "the path can be read in two ways"
 // faultOf says why a request cannot be decided by r, whoever sent it: r reads what nobody has
 // said of it, or a path that two programs could read differently; nil: it can. An undefined
 // fact would silence each denial that reads it.
-func faultOf(r *policy.Revision, asked *policy.Question, req *Request) *iam.Error {
+func faultOf(r *policy.Revision, asked *policy.Question, req *RequestFacts) *iam.Error {
 	missing := r.Missing(asked)
 	switch {
 	case missing == 0:
@@ -208,26 +208,26 @@ func faultOf(r *policy.Revision, asked *policy.Question, req *Request) *iam.Erro
 
 // Outcome is an answer, and what it rests on.
 type Outcome struct {
-	Answer   Answer
+	Response Response
 	Decision policy.Decision
-	Asked    policy.Question
+	Input    policy.Question
 }
 
 // Ask answers q for a verified token (nil: none) as r decides, from facts that the caller
 // has chosen. Nothing is kept, counted or logged: it is for those who want to know what
 // would be. It fails as Enrich does, and with Unauthenticated or Forbidden where Enrich
 // would refuse.
-func (s *Service) Ask(ctx context.Context, r *policy.Revision, t *token.Token, q Question, facts *directory.Reading, now, deadline time.Time) (Outcome, error) {
-	o := Outcome{Asked: s.question(r, &q, t, false)}
-	o.Asked.Now = now
-	if fault := faultOf(r, &o.Asked, &q.Request); fault != nil {
+func (s *Service) Ask(ctx context.Context, r *policy.Revision, t *token.Token, q Request, facts *directory.Reading, now, deadline time.Time) (Outcome, error) {
+	o := Outcome{Input: s.question(r, &q, t, false)}
+	o.Input.Now = now
+	if fault := faultOf(r, &o.Input, &q.Facts); fault != nil {
 		return o, fault
 	}
-	k, d, err := s.evaluate(ctx, r, &o.Asked, &q, t, facts, 0, deadline)
+	k, d, err := s.evaluate(ctx, r, &o.Input, &q, t, facts, 0, deadline)
 	if err != nil {
 		return o, err
 	}
-	o.Answer, o.Decision = k.answer, d
+	o.Response, o.Decision = k.answer, d
 	return o, nil
 }
 
@@ -241,8 +241,8 @@ func (s *Service) Reading(t *token.Token, deadline time.Time) *directory.Reading
 
 // question is q as the policy is asked it. What the policy sees of a token is remembered
 // where it is the one in force.
-func (s *Service) question(r *policy.Revision, q *Question, t *token.Token, inForce bool) policy.Question {
-	req := &q.Request
+func (s *Service) question(r *policy.Revision, q *Request, t *token.Token, inForce bool) policy.Question {
+	req := &q.Facts
 	asked := policy.Question{Fields: fieldsOf(r, req)}
 	if t == nil {
 		asked.Anonymous = r.Anonymous(req.Path, req.Preflight)
@@ -262,7 +262,7 @@ func (s *Service) question(r *policy.Revision, q *Question, t *token.Token, inFo
 }
 
 // fieldsOf is what a policy can see of a request.
-func fieldsOf(r *policy.Revision, req *Request) [policy.NumFields]string {
+func fieldsOf(r *policy.Revision, req *RequestFacts) [policy.NumFields]string {
 	fields := [policy.NumFields]string{
 		policy.Gateway: req.Gateway, policy.Method: req.Method, policy.Scheme: req.Scheme, policy.Host: req.Host, policy.Path: req.Path, policy.RawPath: req.RawPath,
 	}
@@ -274,8 +274,8 @@ func fieldsOf(r *policy.Revision, req *Request) [policy.NumFields]string {
 
 // evaluate asks the policy, and holds its answer and the token to what no policy
 // decides.
-func (s *Service) evaluate(ctx context.Context, r *policy.Revision, asked *policy.Question, q *Question, t *token.Token, facts *directory.Reading, at time.Duration, deadline time.Time) (*kept, policy.Decision, error) {
-	k := &kept{revision: r.Number(), outcome: "allowed"}
+func (s *Service) evaluate(ctx context.Context, r *policy.Revision, asked *policy.Question, q *Request, t *token.Token, facts *directory.Reading, at time.Duration, deadline time.Time) (*entry, policy.Decision, error) {
+	k := &entry{revision: r.Number(), outcome: "allowed"}
 	var d policy.Decision
 	var err error
 	bound := ""
@@ -287,12 +287,12 @@ func (s *Service) evaluate(ctx context.Context, r *policy.Revision, asked *polic
 	if d, err = s.cfg.Engine.Decide(ctx, r, asked, facts, deadline); err != nil {
 		return nil, d, err
 	}
-	if k.answer, err = s.answer(d, r, t, &q.Request); err != nil {
+	if k.answer, err = s.answer(d, r, t, &q.Facts); err != nil {
 		return nil, d, err
 	}
 	// A decision that names no tenant can still carry roles of any in its headers.
 	if k.answer.Allowed && bound != "" && d.Tenant != bound {
-		k.answer = Answer{HadToken: true, DecisionID: k.answer.DecisionID, Status: http.StatusForbidden, Code: policy.CodeOtherTenant}
+		k.answer = Response{HadToken: true, DecisionID: k.answer.DecisionID, Status: http.StatusForbidden, Code: policy.CodeOtherTenant}
 		d.Reasons = []policy.Reason{{Code: policy.CodeOtherTenant, Title: "A client that has a tenant acts in that tenant only"}}
 	}
 	if !k.answer.Allowed {
@@ -363,8 +363,8 @@ func stillWelcome(ctx context.Context, t *token.Token, facts *directory.Reading)
 }
 
 // answer holds the policy to what it may say.
-func (s *Service) answer(d policy.Decision, r *policy.Revision, t *token.Token, req *Request) (Answer, error) {
-	a := Answer{HadToken: t != nil, DecisionID: policy.NewDecisionID()}
+func (s *Service) answer(d policy.Decision, r *policy.Revision, t *token.Token, req *RequestFacts) (Response, error) {
+	a := Response{HadToken: t != nil, DecisionID: policy.NewDecisionID()}
 	if !d.Allow {
 		a.Status, a.Code = d.Status, "not_granted"
 		if len(d.Reasons) > 0 {
@@ -375,7 +375,7 @@ func (s *Service) answer(d policy.Decision, r *policy.Revision, t *token.Token, 
 		}
 		return a, nil
 	}
-	broken := func(why string) (Answer, error) {
+	broken := func(why string) (Response, error) {
 		return a, &iam.Error{Kind: iam.Internal, Code: "policy_error", Detail: "the policy is broken", Cause: errors.New(why)}
 	}
 	switch {
@@ -424,11 +424,11 @@ func sizes(names, values []string) string {
 
 // refuse turns what is wrong with the caller into an answer, and logs it; what is
 // wrong with us stays an error. Where a policy was asked, or would have been, it is recorded.
-func (s *Service) refuse(ctx context.Context, err error, r *policy.Revision, asked *policy.Question, q *Question, t *token.Token) (Answer, error) {
-	a := Answer{HadToken: q.Token != "", Code: iam.CodeOf(err), DecisionID: policy.NewDecisionID()}
+func (s *Service) refuse(ctx context.Context, err error, r *policy.Revision, asked *policy.Question, q *Request, t *token.Token) (Response, error) {
+	a := Response{HadToken: q.Token != "", Code: iam.CodeOf(err), DecisionID: policy.NewDecisionID()}
 	record := func() {
 		if r != nil {
-			s.cfg.Record(&Evaluated{At: asked.Now, Revision: r, Token: t, Request: q.Request, Hint: asked.Fields[policy.TenantHint], Asked: *asked, Answer: a})
+			s.cfg.Record(&Evaluated{At: asked.Now, Revision: r, Token: t, Request: q.Facts, Hint: asked.Fields[policy.TenantHint], Asked: *asked, Answer: a})
 		}
 	}
 	switch iam.KindOf(err) {
@@ -440,7 +440,7 @@ func (s *Service) refuse(ctx context.Context, err error, r *policy.Revision, ask
 		s.cfg.OnDecision("error", a.Code, 0)
 		a.Status = http.StatusServiceUnavailable
 		record()
-		return Answer{}, err
+		return Response{}, err
 	}
 	s.cfg.OnDecision("denied", a.Code, 0)
 	record()
@@ -448,13 +448,13 @@ func (s *Service) refuse(ctx context.Context, err error, r *policy.Revision, ask
 		a.Fault = fault
 		return a, nil // every request of a gateway can be one: who knows the peer logs it
 	}
-	s.cfg.Verifier.Rejected(ctx, err, slog.String("gateway", q.Request.Gateway), slog.String("decision_id", a.DecisionID))
+	s.cfg.Verifier.Rejected(ctx, err, slog.String("gateway", q.Facts.Gateway), slog.String("decision_id", a.DecisionID))
 	level, issuer := slog.LevelDebug, "" // anybody can send nonsense: not worth a line each
 	if t != nil {
 		level, issuer = slog.LevelInfo, t.Issuer
 	}
 	// Who it was and what was asked for is the decision log's to tell: it masks.
-	s.cfg.Log.LogAttrs(ctx, level, "refused", slog.String("gateway", q.Request.Gateway), slog.String("issuer", issuer),
+	s.cfg.Log.LogAttrs(ctx, level, "refused", slog.String("gateway", q.Facts.Gateway), slog.String("issuer", issuer),
 		slog.String("decision_id", a.DecisionID), slog.String("code", a.Code), slog.Any("err", err))
 	return a, nil
 }
@@ -464,10 +464,10 @@ type Evaluated struct {
 	At       time.Time
 	Revision *policy.Revision
 	Token    *token.Token // nil: none came
-	Request  Request
+	Request  RequestFacts
 	Hint     string // of the tenant
 	Asked    policy.Question
-	Answer   Answer
+	Answer   Response
 	Reasons  []policy.Reason  // none where it is repeated
 	Facts    []directory.Fact // as above
 	Took     time.Duration
@@ -476,10 +476,10 @@ type Evaluated struct {
 }
 
 // note counts and records an evaluation.
-func (s *Service) note(r *policy.Revision, k *kept, d policy.Decision, asked *policy.Question, q *Question, t *token.Token, facts *directory.Reading) {
+func (s *Service) note(r *policy.Revision, k *entry, d policy.Decision, asked *policy.Question, q *Request, t *token.Token, facts *directory.Reading) {
 	s.cfg.OnDecision(k.outcome, k.code, d.Took)
 	e := &Evaluated{
-		At: asked.Now, Revision: r, Token: t, Request: q.Request, Hint: asked.Fields[policy.TenantHint], Asked: *asked, Answer: k.answer, Reasons: d.Reasons, Facts: facts.Facts(), Took: d.Took,
+		At: asked.Now, Revision: r, Token: t, Request: q.Facts, Hint: asked.Fields[policy.TenantHint], Asked: *asked, Answer: k.answer, Reasons: d.Reasons, Facts: facts.Facts(), Took: d.Took,
 	}
 	s.cfg.Record(e)
 	if drawn(s.shadow.Share()) {
@@ -493,7 +493,7 @@ func drawn(share float64) bool {
 }
 
 // repeat counts an answer from the cache, and records a sample.
-func (s *Service) repeat(r *policy.Revision, k *kept, asked *policy.Question, q *Question, t *token.Token) {
+func (s *Service) repeat(r *policy.Revision, k *entry, asked *policy.Question, q *Request, t *token.Token) {
 	s.cfg.OnDecision(k.outcome, k.code, 0)
 	hits := k.hits.Add(1)
 	sampled, shadowed := drawn(s.cfg.SampleLog), drawn(s.shadow.Share())
@@ -501,7 +501,7 @@ func (s *Service) repeat(r *policy.Revision, k *kept, asked *policy.Question, q 
 		return
 	}
 	e := &Evaluated{
-		At: time.Now(), Revision: r, Token: t, Request: q.Request, Hint: asked.Fields[policy.TenantHint], Asked: *asked, Answer: k.answer, Repeated: true, Hits: hits,
+		At: time.Now(), Revision: r, Token: t, Request: q.Facts, Hint: asked.Fields[policy.TenantHint], Asked: *asked, Answer: k.answer, Repeated: true, Hits: hits,
 	}
 	if sampled {
 		s.cfg.Record(e)

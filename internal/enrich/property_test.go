@@ -520,23 +520,23 @@ type answered struct {
 // may speak of.
 func (w *walk) ask(x *replica) error {
 	n := w.rand.IntN(len(w.tokens))
-	q := Question{
+	q := Request{
 		Token: w.tokens[n], TenantHint: pick(w.rand, "", "acme", "globex", "initech"),
-		Request: Request{
+		Facts: RequestFacts{
 			Gateway: "generic", Method: pick(w.rand, "GET", "POST"), Scheme: "https", Host: "api.example.com",
 			ClientIP: netip.MustParseAddr(pick(w.rand, "192.0.2.1", "192.0.2.2")),
 		},
 	}
-	q.Request.SetPath(pick(w.rand, "/public/a", "/private"))
+	q.Facts.SetPath(pick(w.rand, "/public/a", "/private"))
 	switch w.rand.IntN(20) { // what no gateway has said
 	case 0:
-		q.Request.SetPath("/public//a")
+		q.Facts.SetPath("/public//a")
 	case 1:
-		q.Request.Path, q.Request.RawPath = "", ""
+		q.Facts.Path, q.Facts.RawPath = "", ""
 	case 2:
-		q.Request.Method = ""
+		q.Facts.Method = ""
 	case 3:
-		q.Request.ClientIP = netip.Addr{}
+		q.Facts.ClientIP = netip.Addr{}
 	}
 	if w.rand.IntN(8) == 0 {
 		w.busy = func() { // while the answer is worked out
@@ -555,7 +555,7 @@ func (w *walk) ask(x *replica) error {
 	proved := x.proved
 	got, err := w.answer(x, q)
 	w.busy = nil
-	w.note("replica %d, token %d, hint %q, %s %s: %v %v %v", slices.Index(w.replicas, x), n, q.TenantHint, q.Request.Method, q.Request.Path, got, err, x.service.Stats().Allowed.Hits)
+	w.note("replica %d, token %d, hint %q, %s %s: %v %v %v", slices.Index(w.replicas, x), n, q.TenantHint, q.Facts.Method, q.Facts.Path, got, err, x.service.Stats().Allowed.Hits)
 	w.plant(x, q)
 	if err != nil {
 		if iam.CodeOf(err) == "facts_stale" && w.at-proved >= maxStale {
@@ -575,10 +575,10 @@ func (w *walk) ask(x *replica) error {
 
 // touchesNothing: an answer that rests on no facts may be given by a replica that
 // trusts none.
-func (w *walk) touchesNothing(q Question) bool { return q.Token == "" || w.lacks(&q.Request) }
+func (w *walk) touchesNothing(q Request) bool { return q.Token == "" || w.lacks(&q.Facts) }
 
 // lacks reports whether the policy reads what is not known of a request.
-func (w *walk) lacks(r *Request) bool {
+func (w *walk) lacks(r *RequestFacts) bool {
 	clientIP := ""
 	if r.ClientIP.IsValid() {
 		clientIP = r.ClientIP.String()
@@ -591,7 +591,7 @@ func (w *walk) lacks(r *Request) bool {
 	return false
 }
 
-func (w *walk) answer(x *replica, q Question) (answered, error) {
+func (w *walk) answer(x *replica, q Request) (answered, error) {
 	a, err := x.service.Enrich(context.Background(), q)
 	switch {
 	case iam.CodeOf(err) == "policy_error": // undefined for this question
@@ -612,7 +612,7 @@ func (w *walk) answer(x *replica, q Question) (answered, error) {
 }
 
 // plant puts a bug into what the cache holds about q.
-func (w *walk) plant(x *replica, q Question) {
+func (w *walk) plant(x *replica, q Request) {
 	t, err := x.service.cfg.Verifier.Verify(context.Background(), q.Token, "", time.Now().Add(time.Minute))
 	if err != nil {
 		return
@@ -639,7 +639,7 @@ func (w *walk) plant(x *replica, q Question) {
 
 // compare looks for a moment of each fact for which the oracle gives the answer:
 // mostly it is now.
-func (w *walk) compare(got answered, q Question, n int, since time.Duration) error {
+func (w *walk) compare(got answered, q Request, n int, since time.Duration) error {
 	if err := w.compareAt(got, q, n, []time.Duration{w.at}); err == nil {
 		return nil
 	}
@@ -652,7 +652,7 @@ func (w *walk) compare(got answered, q Question, n int, since time.Duration) err
 	return w.compareAt(got, q, n, moments)
 }
 
-func (w *walk) compareAt(got answered, q Question, n int, moments []time.Duration) error {
+func (w *walk) compareAt(got answered, q Request, n int, moments []time.Duration) error {
 	sub, _ := w.claims[n]["sub"].(string)
 	client, _ := w.claims[n]["client_id"].(string)
 	users, clients := w.docs(moments, "users", w.issuer, sub), w.docs(moments, "clients", w.issuer, client)
@@ -705,8 +705,8 @@ func (w *walk) docs(moments []time.Duration, path ...string) []any {
 }
 
 // oracle is OPA itself, over everything, and what Go decides before it.
-func (w *walk) oracle(q Question, n int, now time.Duration, user, client, acme, globex any) (answered, error) {
-	if w.lacks(&q.Request) {
+func (w *walk) oracle(q Request, n int, now time.Duration, user, client, acme, globex any) (answered, error) {
+	if w.lacks(&q.Facts) {
 		return answered{Status: 403}, nil
 	}
 	claims := w.claims[n]
@@ -743,8 +743,8 @@ func (w *walk) oracle(q Question, n int, now time.Duration, user, client, acme, 
 	}
 	put("tenants", acme, "acme")
 	put("tenants", globex, "globex")
-	request := map[string]any{"gateway": q.Request.Gateway, "method": q.Request.Method, "path": q.Request.Path, "client_ip": q.Request.ClientIP.String(), "anonymous": false,
-		"scheme": q.Request.Scheme, "host": q.Request.Host, "raw_path": q.Request.RawPath}
+	request := map[string]any{"gateway": q.Facts.Gateway, "method": q.Facts.Method, "path": q.Facts.Path, "client_ip": q.Facts.ClientIP.String(), "anonymous": false,
+		"scheme": q.Facts.Scheme, "host": q.Facts.Host, "raw_path": q.Facts.RawPath}
 	if q.TenantHint != "" && claims != nil {
 		request["tenant_hint"] = q.TenantHint
 	}

@@ -7,9 +7,9 @@ import (
 	"iam-service/internal/policy"
 )
 
-// Request is what is known of the client's request. A fact that no believed source has
+// RequestFacts is what is known of the client's request. A fact that no believed source has
 // named is empty.
-type Request struct {
+type RequestFacts struct {
 	Gateway   string
 	Method    string // an upper-case token
 	Scheme    string // lower case
@@ -23,8 +23,8 @@ type Request struct {
 
 // NewRequest returns a request of facts that somebody has written out, in the forms that a
 // gateway's have. It fails with an Invalid error.
-func NewRequest(gateway, method, scheme, host, path string, clientIP netip.Addr) (Request, error) {
-	r := Request{Gateway: gateway, Method: method, ClientIP: clientIP}
+func NewRequest(gateway, method, scheme, host, path string, clientIP netip.Addr) (RequestFacts, error) {
+	r := RequestFacts{Gateway: gateway, Method: method, ClientIP: clientIP}
 	var wrong []iam.FieldError
 	if method != "" && !policy.ValidMethod(method) {
 		wrong = append(wrong, iam.FieldError{Pointer: "/request/method", Detail: "must be an upper-case token such as GET"})
@@ -43,12 +43,12 @@ func NewRequest(gateway, method, scheme, host, path string, clientIP netip.Addr)
 }
 
 // Lacks returns the facts that p reads and r does not have: asked about r, p denies.
-func (r *Request) Lacks(p *policy.Revision) policy.FieldSet {
+func (r *RequestFacts) Lacks(p *policy.Revision) policy.FieldSet {
 	return p.Missing(&policy.Question{Fields: fieldsOf(p, r)})
 }
 
 // SetPath takes the path as it was received, without its query.
-func (r *Request) SetPath(raw string) {
+func (r *RequestFacts) SetPath(raw string) {
 	clean, ok := policy.NormalPath(raw)
 	if !ok {
 		r.Path, r.RawPath, r.Ambiguous = "", "", true

@@ -23,7 +23,7 @@ const EnrichPath = "/system/enrich-token"
 
 // Enricher answers gateways.
 type Enricher interface {
-	Enrich(ctx context.Context, q enrich.Question) (enrich.Answer, error)
+	Enrich(ctx context.Context, q enrich.Request) (enrich.Response, error)
 }
 
 // enrichHandler serves /system/enrich-token and everything below it: gateways
@@ -116,7 +116,7 @@ func deny(w http.ResponseWriter, kind iam.Kind, code, instance string) int {
 	return p.Status
 }
 
-func decision(a enrich.Answer) string {
+func decision(a enrich.Response) string {
 	if a.DecisionID == "" {
 		return ""
 	}
@@ -147,7 +147,7 @@ func (h *enrichHandler) cannot(w http.ResponseWriter, r *http.Request, err error
 
 // tellFault logs that a gateway does not send what the policy reads: once a minute for each
 // peer, since all of its requests are refused.
-func (h *enrichHandler) tellFault(r *http.Request, a enrich.Answer) {
+func (h *enrichHandler) tellFault(r *http.Request, a enrich.Response) {
 	if peer := problem.Peer(r); a.Fault.Code == policy.CodeFactsMissing && h.lacking.first(peer, time.Now()) {
 		h.log.LogAttrs(r.Context(), slog.LevelWarn, "request facts missing", slog.String("peer", peer.String()), slog.Bool("believed", h.trusted.Trusts(peer)),
 			slog.String("code", a.Fault.Code), slog.String("err", a.Fault.Detail), slog.String("decision_id", a.DecisionID))
@@ -186,8 +186,8 @@ func (p *perMinute) first(peer netip.Addr, now time.Time) bool {
 const statusClientClosed = 499
 
 // question reads what the gateway asks. Whatever is ambiguous is malformed.
-func (h *enrichHandler) question(r *http.Request, rest string) (enrich.Question, error) {
-	var q enrich.Question
+func (h *enrichHandler) question(r *http.Request, rest string) (enrich.Request, error) {
+	var q enrich.Request
 	var err error
 	if q.Token, err = problem.Bearer(r.Header); err != nil {
 		return q, err
@@ -200,8 +200,8 @@ func (h *enrichHandler) question(r *http.Request, rest string) (enrich.Question,
 			return q, err
 		}
 	}
-	q.Request.Gateway = "generic"
-	return q, h.facts(r, rest, &q.Request)
+	q.Facts.Gateway = "generic"
+	return q, h.facts(r, rest, &q.Facts)
 }
 
 // facts reads what is known of the client's request. What comes here is the gateway's own
@@ -209,7 +209,7 @@ func (h *enrichHandler) question(r *http.Request, rest string) (enrich.Question,
 // believed peer has said it in its header, and the method, the path and (of a believed peer)
 // the host where the gateway has appended the client's path to ours. Two sources of one fact
 // must agree: one of them may be the client's.
-func (h *enrichHandler) facts(r *http.Request, rest string, req *enrich.Request) (err error) {
+func (h *enrichHandler) facts(r *http.Request, rest string, req *enrich.RequestFacts) (err error) {
 	peer := problem.Peer(r)
 	believed := h.trusted.Trusts(peer)
 	if rest == "/" && !believed {
@@ -261,7 +261,7 @@ func tenantHint(h http.Header) (string, error) {
 // forwarded reads what a believed gateway says of the client's request, and returns the
 // path as it was received. X-Original-… is no source, since a client can send it through
 // gateways that set X-Forwarded-…; where it says something else, it is not known who is right.
-func forwarded(header http.Header, req *enrich.Request, rest string) (rawPath string, err error) {
+func forwarded(header http.Header, req *enrich.RequestFacts, rest string) (rawPath string, err error) {
 	read := func(fact *string, name string, normal func(string) (string, bool)) {
 		var v string
 		if err == nil {

@@ -51,7 +51,7 @@ func Over(loader directory.Loader, engine *policy.Engine, issuers iam.Issuers, h
 type Question struct {
 	Token   *token.Token // nil: none came
 	Tenant  string       // that is asked for; empty: none
-	Request enrich.Request
+	Request enrich.RequestFacts
 	Now     time.Time // zero: now
 
 	Recorded *Recorded // nil: the question was not asked before
@@ -99,7 +99,7 @@ func (s *Service) Explain(ctx context.Context, r *policy.Revision, q Question) (
 	}
 	deadline := time.Now().Add(5 * time.Second)
 	facts := s.Enricher.Reading(q.Token, deadline)
-	asked := enrich.Question{TenantHint: q.Tenant, Request: q.Request}
+	asked := enrich.Request{TenantHint: q.Tenant, Facts: q.Request}
 	o, err := s.Enricher.Ask(ctx, r, q.Token, asked, facts, now, deadline)
 	x := Explanation{Revision: r.ID, Name: r.Name, Recorded: q.Recorded, Rules: []policy.Rule{}}
 	if err != nil {
@@ -109,7 +109,7 @@ func (s *Service) Explain(ctx context.Context, r *policy.Revision, q Question) (
 		}
 		x.Code, x.Detail, x.Status = known.Code, known.Error(), statusOf(known.Kind)
 	} else {
-		x.Allow, x.Status, x.Code, x.Tenant = o.Answer.Allowed, o.Answer.Status, o.Answer.Code, o.Answer.Tenant
+		x.Allow, x.Status, x.Code, x.Tenant = o.Response.Allowed, o.Response.Status, o.Response.Code, o.Response.Tenant
 		if o.Decision.Allow && !x.Allow {
 			x.Detail = "the policy allows it in " + o.Decision.Tenant + ", and the token's client acts in its own tenant only"
 		}
@@ -117,13 +117,13 @@ func (s *Service) Explain(ctx context.Context, r *policy.Revision, q Question) (
 			x.Status = http.StatusOK
 			x.Headers = map[string]string{}
 			for i, name := range s.Engine.Headers() {
-				if name != http.CanonicalHeaderKey("X-Decision-ID") && o.Answer.Values[i] != "" { // of a decision that is recorded nowhere
-					x.Headers[name] = o.Answer.Values[i]
+				if name != http.CanonicalHeaderKey("X-Decision-ID") && o.Response.Values[i] != "" { // of a decision that is recorded nowhere
+					x.Headers[name] = o.Response.Values[i]
 				}
 			}
 		}
 	}
-	if x.Rules, err = s.Engine.Explain(ctx, r, &o.Asked, facts); err != nil {
+	if x.Rules, err = s.Engine.Explain(ctx, r, &o.Input, facts); err != nil {
 		x.Rules, x.Detail = []policy.Rule{}, strings.TrimSpace(x.Detail+" (the rules cannot be told of: "+err.Error()+")")
 	}
 	if x.Facts = facts.Facts(); x.Facts == nil {
@@ -275,7 +275,7 @@ func FromRecord(d iam.RecordedDecision) (Question, error) {
 	r := event.Input.Request
 	q := Question{
 		Tenant: r.TenantHint, Now: time.Unix(event.Input.Now, 0),
-		Request:  enrich.Request{Gateway: r.Gateway, Method: r.Method, Scheme: r.Scheme, Host: r.Host, Path: r.Path, RawPath: r.RawPath, Preflight: event.Custom.Preflight, Ambiguous: event.Custom.Ambiguous},
+		Request:  enrich.RequestFacts{Gateway: r.Gateway, Method: r.Method, Scheme: r.Scheme, Host: r.Host, Path: r.Path, RawPath: r.RawPath, Preflight: event.Custom.Preflight, Ambiguous: event.Custom.Ambiguous},
 		Recorded: &Recorded{Decision: d.ID, At: d.At, Revision: d.Revision, Allow: d.Allow, Codes: d.Codes, Facts: event.Custom.Facts, Erased: event.Erased},
 	}
 	if ip, err := netip.ParseAddr(r.ClientIP); err == nil {

@@ -108,7 +108,7 @@ func CheckQuestions(where string, list []Question) error {
 	return nil
 }
 
-func (q Question) request() (enrich.Request, error) {
+func (q Question) request() (enrich.RequestFacts, error) {
 	r := q.Request
 	return enrich.NewRequest("preview", r.Method, r.Scheme, r.Host, r.Path, r.ClientIP)
 }
@@ -484,7 +484,7 @@ func (r *run) ask(ctx context.Context, place int, q Question, who enquired, tena
 	if err != nil {
 		return err
 	}
-	c, _, err := r.both.ask(ctx, r.Base, r.Candidate, t, enrich.Question{TenantHint: tenant, Request: request}, now)
+	c, _, err := r.both.ask(ctx, r.Base, r.Candidate, t, enrich.Request{TenantHint: tenant, Facts: request}, now)
 	if err != nil {
 		return err
 	}
@@ -622,7 +622,7 @@ func (r *run) replay(ctx context.Context) error {
 			}
 			return nil
 		}
-		c, facts, err := r.both.ask(ctx, r.Base, r.Candidate, q.Token, enrich.Question{TenantHint: q.Tenant, Request: q.Request}, q.Now)
+		c, facts, err := r.both.ask(ctx, r.Base, r.Candidate, q.Token, enrich.Request{TenantHint: q.Tenant, Facts: q.Request}, q.Now)
 		if err != nil {
 			return err
 		}

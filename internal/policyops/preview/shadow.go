@@ -115,7 +115,7 @@ func (s *Shadow) ask(ctx context.Context, e *enrich.Evaluated) {
 	if candidate == nil || candidate.Digest == e.Revision.Digest {
 		return
 	}
-	c, _, err := s.both.ask(ctx, e.Revision, candidate, e.Token, enrich.Question{TenantHint: e.Hint, Request: e.Request}, e.At)
+	c, _, err := s.both.ask(ctx, e.Revision, candidate, e.Token, enrich.Request{TenantHint: e.Hint, Facts: e.Request}, e.At)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.revision != candidate {
