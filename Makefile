@@ -60,7 +60,7 @@ image: ## a container image (needs a Docker engine); a release: GO_IMAGE=golang:
 OPA := go tool -modfile=.ci/opa.mod opa
 
 .PHONY: bench
-bench: need-go ## CPU and allocations of an enrichment, beside bare net/http and OPA's server; the decision log; events a second; a client made
+bench: need-go ## CPU and allocations of an enrichment, vs. plain net/http and OPA's server; the decision log; events a second; a client created
 	@$(OPA) version >/dev/null # builds it
 	@.ci/save bench $(MAKE) --no-print-directory all-benchmarks
 
@@ -72,7 +72,7 @@ all-benchmarks:
 	OPA="$$(go tool -modfile=.ci/opa.mod -n opa)" go test -run "^$$" -bench "Peers|FixedRate|DecisionLog" -benchtime 1x -timeout 30m ./internal/dev/bench
 
 .PHONY: figures
-figures: need-go ## compare the figures of README and docs/performance.md with what the last runs have printed
+figures: need-go ## compare the figures of README and docs/performance.md with the output of the last runs
 	@go run ./internal/dev/bench/figures
 
 .PHONY: profile
@@ -88,11 +88,11 @@ programs: build
 	@go build -o bin/iam-bench ./cmd/iam-bench
 
 .PHONY: propagation
-propagation: programs ## how long a role that was taken away is still answered, on three replicas
+propagation: programs ## how long after its removal a role is still in responses, on three replicas
 	@.ci/save propagation ./bin/iam-bench propagation --service bin/iam-service
 
 .PHONY: rollout
-rollout: programs ## how long a policy is still answered by after another one was activated, or it was rolled back, on three replicas
+rollout: programs ## how long a policy still decides after another one was activated or it was rolled back, on three replicas
 	@.ci/save rollout ./bin/iam-bench rollout --service bin/iam-service
 
 .PHONY: scale
