@@ -42,7 +42,7 @@ func schemas(t *testing.T) (names []string, byName map[string]any) {
 	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
 	seen := map[string]bool{}
 	for _, e := range iam.Events {
-		typ := reflect.TypeOf(e.Data)
+		typ := dataOf(e)
 		registry.Schema(typ, true, "")
 		if !seen[typ.Name()] {
 			names, seen[typ.Name()] = append(names, typ.Name()), true
@@ -61,20 +61,23 @@ func schemas(t *testing.T) (names []string, byName map[string]any) {
 	return names, byName
 }
 
+// dataOf is the type of an event's data, which the event embeds.
+func dataOf(e iam.EventDoc) reflect.Type { return reflect.TypeOf(e.Event).Field(0).Type }
+
 func asyncAPI(t *testing.T) []byte {
 	t.Helper()
 	_, data := schemas(t)
 	messages, all := map[string]any{}, map[string]any{}
 	for _, e := range iam.Events {
-		name := e.Type
+		name := e.Event.EventType()
 		all[name] = map[string]any{"$ref": "#/components/messages/" + name}
 		messages[name] = map[string]any{
-			"name": name, "title": e.Says, "contentType": "application/cloudevents+json",
+			"name": name, "title": e.Summary, "contentType": "application/cloudevents+json",
 			"payload": map[string]any{"allOf": []any{
 				map[string]any{"$ref": "#/components/schemas/CloudEvent"},
 				map[string]any{"type": "object", "properties": map[string]any{
 					"type": map[string]any{"const": name},
-					"data": map[string]any{"$ref": "#/components/schemas/" + reflect.TypeOf(e.Data).Name()},
+					"data": map[string]any{"$ref": "#/components/schemas/" + dataOf(e).Name()},
 				}},
 			}},
 		}
@@ -84,7 +87,7 @@ func asyncAPI(t *testing.T) []byte {
 		"type": "object", "required": []any{"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data"},
 		"properties": map[string]any{
 			"specversion": map[string]any{"const": "1.0"}, "id": str("UUID; also the Nats-Msg-Id, unless it is a replay: a repeated event has the same id"), "source": map[string]any{"const": "iam-service"},
-			"type": str("what happened"), "subject": str("id or name of what it happened to"), "time": map[string]any{"type": "string", "format": "date-time"},
+			"type": str("type of the event"), "subject": str("id or name of the object"), "time": map[string]any{"type": "string", "format": "date-time"},
 			"datacontenttype": map[string]any{"const": "application/json"}, "data": map[string]any{"type": "object"},
 		},
 	}
@@ -94,7 +97,7 @@ func asyncAPI(t *testing.T) []byte {
 		"channels": map[string]any{"events": map[string]any{
 			"address": "iam.{tenant}.{kind}.{object}.{type}", "messages": all,
 			"parameters": map[string]any{
-				"tenant": map[string]any{"description": "id of the tenant; _ for the platform"}, "kind": map[string]any{"description": "what it happened to", "enum": kinds()},
+				"tenant": map[string]any{"description": "id of the tenant; _ for the platform"}, "kind": map[string]any{"description": "kind of the object", "enum": kinds()},
 				"object": map[string]any{"description": "id or name"}, "type": map[string]any{"description": "type of the event"},
 			},
 		}},
@@ -105,15 +108,15 @@ func asyncAPI(t *testing.T) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return append([]byte("# Made from the code: go test ./docs -update\n"), b...)
+	return append([]byte("# Generated from the code: go test ./docs -update\n"), b...)
 }
 
 func kinds() []any {
 	var list []any
 	seen := map[string]bool{}
 	for _, e := range iam.Events {
-		if !seen[e.Kind] {
-			list, seen[e.Kind] = append(list, e.Kind), true
+		if kind := e.Event.EventKey().Kind; !seen[kind] {
+			list, seen[kind] = append(list, kind), true
 		}
 	}
 	return list
@@ -124,7 +127,7 @@ func markdown(t *testing.T) []byte {
 	var b strings.Builder
 	b.WriteString(`# Events
 
-<!-- Made from the code: go test ./docs -update -->
+<!-- Generated from the code: go test ./docs -update -->
 
 Every change of state is recorded in the outbox in its own transaction, as an event in the past tense
 ([CloudEvents 1.0](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md)). Types are numbered:
@@ -146,12 +149,12 @@ out: a consumer that needs them reads the admin API, which is audited.
 **Order.** Events of one object (tenant, kind and object together) keep their order. Events of different
 objects do not.
 
-| type | what is true now | data |
+| type | meaning | data |
 | --- | --- | --- |
 `)
 	for _, e := range iam.Events {
-		name := reflect.TypeOf(e.Data).Name()
-		fmt.Fprintf(&b, "| `%s` | %s | [%s](#%s) |\n", e.Type, e.Says, name, strings.ToLower(name))
+		name := dataOf(e).Name()
+		fmt.Fprintf(&b, "| `%s` | %s | [%s](#%s) |\n", e.Event.EventType(), e.Summary, name, strings.ToLower(name))
 	}
 	b.WriteString("\nOne change can be several events. Adding a user to a tenant with roles is `MemberAdded.v1`, then\n" +
 		"`UserRolesAssigned.v1`, with `UserCreated.v1` before them for a new user. Erasing a user ends each membership\n" +

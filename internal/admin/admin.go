@@ -553,10 +553,8 @@ func (w *Work) record(chain, kind, object string, before, after any) error {
 	return nil
 }
 
-// announce notes an event.
-func (w *Work) announce(kind, tenant, object, what string, data any) {
-	w.events = append(w.events, iam.Event{Type: what, Tenant: tenant, Kind: kind, Object: object, Data: data})
-}
+// emit adds an event to the outbox, with the change itself.
+func (w *Work) emit(e iam.Event) { w.events = append(w.events, e) }
 
 // Condition is what a caller believes of what it changes: If-Match and If-None-Match.
 type Condition struct {

@@ -171,7 +171,7 @@ func (w *Work) rolesChanged(ctx context.Context, before iam.ManagedClient, c *ia
 		}
 	}
 	if c.Announced() {
-		w.announceClient(*c, "ClientUpdated.v1", stateOfClient(*c))
+		w.emit(iam.ClientUpdatedEvent{ClientState: stateOfClient(*c)})
 	}
 	return nil
 }
@@ -179,11 +179,13 @@ func (w *Work) rolesChanged(ctx context.Context, before iam.ManagedClient, c *ia
 // SetClientStatus blocks or unblocks a client: here, and at once. The identity provider
 // knows nothing of it.
 func (w *Work) SetClientStatus(ctx context.Context, id, status string, cond Condition) (iam.ManagedClient, error) {
-	what := "ClientBlocked.v1"
-	if status == iam.ClientActive {
-		what = "ClientUnblocked.v1"
+	event := func(c iam.ManagedClient) iam.Event {
+		if status == iam.ClientActive {
+			return iam.ClientUnblockedEvent{ClientState: stateOfClient(c)}
+		}
+		return iam.ClientBlockedEvent{ClientState: stateOfClient(c)}
 	}
-	return w.changeClient(ctx, id, cond, what, func(c *iam.ManagedClient) { c.Status = status })
+	return w.changeClient(ctx, id, cond, event, func(c *iam.ManagedClient) { c.Status = status })
 }
 
 // RevokeClientTokens refuses all tokens of a client that were issued before a time, which
@@ -193,15 +195,23 @@ func (w *Work) RevokeClientTokens(ctx context.Context, id string, before time.Ti
 	if err != nil {
 		return iam.ManagedClient{}, err
 	}
-	return w.changeClient(ctx, id, Condition{}, "ClientTokensRevoked.v1", func(c *iam.ManagedClient) {
+	event := func(c iam.ManagedClient) iam.Event {
+		return iam.ClientTokensRevokedEvent{ClientRevoked: iam.ClientRevoked{
+			Client:          id,
+			Tenant:          c.Tenant,
+			TokensNotBefore: stamp(c.TokensNotBefore),
+			Version:         c.Version,
+		}}
+	}
+	return w.changeClient(ctx, id, Condition{}, event, func(c *iam.ManagedClient) {
 		if before.After(c.TokensNotBefore) {
 			c.TokensNotBefore = before
 		}
 	})
 }
 
-// changeClient changes what is a matter of ours alone.
-func (w *Work) changeClient(ctx context.Context, id string, cond Condition, what string, change func(*iam.ManagedClient)) (iam.ManagedClient, error) {
+// changeClient changes what only this database knows of a client.
+func (w *Work) changeClient(ctx context.Context, id string, cond Condition, event func(iam.ManagedClient) iam.Event, change func(*iam.ManagedClient)) (iam.ManagedClient, error) {
 	before, err := w.clientToChange(ctx, id, cond, false)
 	if err != nil {
 		return before, err
@@ -223,11 +233,7 @@ func (w *Work) changeClient(ctx context.Context, id string, cond Condition, what
 		return before, err
 	}
 	if after.Announced() {
-		var data any = stateOfClient(after)
-		if what == "ClientTokensRevoked.v1" {
-			data = iam.ClientRevoked{Client: id, Tenant: after.Tenant, TokensNotBefore: stamp(after.TokensNotBefore), Version: after.Version}
-		}
-		w.announceClient(after, what, data)
+		w.emit(event(after))
 	}
 	return after, w.record(after.Tenant, iam.KindClient, id, docOfClient(before), docOfClient(after))
 }
@@ -273,7 +279,7 @@ func (w *Work) DeleteClient(ctx context.Context, id string, cond Condition, leas
 		return before, err
 	}
 	if !before.Managed {
-		w.announceClient(after, "ClientDeleted.v1", iam.ClientGone{Client: id, Tenant: after.Tenant})
+		w.emit(iam.ClientDeletedEvent{ClientGone: iam.ClientGone{Client: id, Tenant: after.Tenant}})
 		return after, w.record(after.Tenant, iam.KindClient, id, docOfClient(before), nil)
 	}
 	var wait time.Duration
@@ -427,14 +433,14 @@ func (w *Work) finish(ctx context.Context, op, c iam.ManagedClient, d Done) (iam
 	switch operation {
 	case iam.OperationCreate:
 		if !announced {
-			w.announceClient(c, "ClientCreated.v1", stateOfClient(c))
+			w.emit(iam.ClientCreatedEvent{ClientState: stateOfClient(c)})
 		}
 		if change || d.Made {
 			err = w.issued(ctx, &c, d)
 		}
 	case iam.OperationUpdate:
 		if change {
-			w.announceClient(c, "ClientUpdated.v1", stateOfClient(c))
+			w.emit(iam.ClientUpdatedEvent{ClientState: stateOfClient(c)})
 		}
 		switch {
 		case d.Made:
@@ -444,7 +450,7 @@ func (w *Work) finish(ctx context.Context, op, c iam.ManagedClient, d Done) (iam
 		}
 	case iam.OperationDelete:
 		if change && announced {
-			w.announceClient(c, "ClientDeleted.v1", iam.ClientGone{Client: c.ClientID, Tenant: c.Tenant})
+			w.emit(iam.ClientDeletedEvent{ClientGone: iam.ClientGone{Client: c.ClientID, Tenant: c.Tenant}})
 		}
 	case iam.OperationRotate:
 		if d.Retired {
@@ -453,9 +459,9 @@ func (w *Work) finish(ctx context.Context, op, c iam.ManagedClient, d Done) (iam
 		if err = w.issued(ctx, &c, d); err != nil {
 			return c, err
 		}
-		w.announceClient(c, "ClientSecretRotated.v1", secretOf(c))
+		w.emit(iam.ClientSecretRotatedEvent{ClientSecret: secretOf(c)})
 		if d.Overlap == 0 && !d.Late {
-			w.announceClient(c, "ClientSecretRetired.v1", secretOf(c))
+			w.emit(iam.ClientSecretRetiredEvent{ClientSecret: secretOf(c)})
 		}
 		err = w.secretChanged(ctx, docOfSecret(op), &c)
 	case iam.OperationRetire:
@@ -505,7 +511,7 @@ func (w *Work) retired(c *iam.ManagedClient) {
 		return
 	}
 	c.OverlapFrom, c.RetireAt, c.Warned = time.Time{}, time.Time{}, false
-	w.announceClient(*c, "ClientSecretRetired.v1", secretOf(*c))
+	w.emit(iam.ClientSecretRetiredEvent{ClientSecret: secretOf(*c)})
 }
 
 // operation returns a client, locked, if the operation is still under way.
@@ -553,7 +559,7 @@ func (w *Work) Refused(ctx context.Context, op iam.ManagedClient, reason string,
 		told := *c.Before
 		c.Before = nil
 		if !slices.Equal(some(told.Roles), some(c.Roles)) || !slices.Equal(some(told.Scopes), some(c.Scopes)) {
-			w.announceClient(c, "ClientUpdated.v1", stateOfClient(c))
+			w.emit(iam.ClientUpdatedEvent{ClientState: stateOfClient(c)})
 		}
 	}
 	var pause time.Duration
@@ -633,7 +639,7 @@ func (w *Work) EndOverlap(ctx context.Context, id string, lease time.Duration) (
 	}
 	if !c.Warned && left <= c.RetireAt.Sub(c.OverlapFrom)/4 {
 		c.Warned = true
-		w.announceClient(c, "ClientSecretExpiring.v1", secretOf(c))
+		w.emit(iam.ClientSecretExpiringEvent{ClientSecret: secretOf(c)})
 		return c, false, w.tx.PutRegistration(ctx, c, 0, 0)
 	}
 	return c, false, nil
@@ -661,10 +667,6 @@ func (w *Work) Repair(ctx context.Context, seen iam.ManagedClient, operation str
 		return c, false, err
 	}
 	return c, true, w.record(c.Tenant, iam.KindClient, c.ClientID, docOfClient(c), docOfClient(c))
-}
-
-func (w *Work) announceClient(c iam.ManagedClient, what string, data any) {
-	w.announce(iam.KindClient, c.Tenant, c.ClientID, what, data)
 }
 
 // stateOfClient is what is told of a client: what was told before, while a change of it is

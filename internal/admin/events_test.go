@@ -284,18 +284,18 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 	// say nothing of whom it is about.
 	seen := map[string]bool{}
 	for _, e := range o.events() {
-		i := slices.IndexFunc(iam.Events, func(x iam.EventType) bool { return x.Type == e.Type })
+		i := slices.IndexFunc(iam.Events, func(x iam.EventDoc) bool { return x.Event.EventType() == e.Type })
 		if i < 0 {
 			t.Errorf("%s is promised nowhere", e.Type)
 			continue
 		}
 		seen[e.Type] = true
-		if e.Kind != iam.Events[i].Kind {
-			t.Errorf("%s is of kind %s, promised is %s", e.Type, e.Kind, iam.Events[i].Kind)
+		if kind := iam.Events[i].Event.EventKey().Kind; e.Kind != kind {
+			t.Errorf("%s is of kind %s, promised is %s", e.Type, e.Kind, kind)
 		}
 		d := json.NewDecoder(bytes.NewReader(e.Data))
 		d.DisallowUnknownFields()
-		if err := d.Decode(reflect.New(reflect.TypeOf(iam.Events[i].Data)).Interface()); err != nil {
+		if err := d.Decode(reflect.New(reflect.TypeOf(iam.Events[i].Event)).Interface()); err != nil {
 			t.Errorf("%s: %v", e.Type, err)
 		}
 		for _, no := range []string{subject, `"second"`, pgtest.Issuer, `"x"`} {
@@ -305,8 +305,8 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 		}
 	}
 	for _, e := range iam.Events {
-		if !seen[e.Type] {
-			t.Errorf("%s was never announced", e.Type)
+		if name := e.Event.EventType(); !seen[name] {
+			t.Errorf("%s was never emitted", name)
 		}
 	}
 }

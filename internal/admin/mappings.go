@@ -116,11 +116,13 @@ func (w *Work) putMappings(ctx context.Context, tenant string, changes []mapping
 	for _, i := range places {
 		m := changes[i].after
 		var was any
-		event := "MappingCreated.v1"
+		state := iam.MappingState{Tenant: tenant, Mapping: m.ID(), Claim: m.Claim, Roles: some(m.Roles), Version: m.Version}
 		if before := changes[i].before; before != nil {
-			was, event = docOfMapping(*before), "MappingUpdated.v1"
+			was = docOfMapping(*before)
+			w.emit(iam.MappingUpdatedEvent{MappingState: state})
+		} else {
+			w.emit(iam.MappingCreatedEvent{MappingState: state})
 		}
-		w.announce(iam.KindMapping, tenant, m.ID(), event, iam.MappingState{Tenant: tenant, Mapping: m.ID(), Claim: m.Claim, Roles: some(m.Roles), Version: m.Version})
 		if err := w.record(tenant, iam.KindMapping, m.ID(), was, docOfMapping(m)); err != nil {
 			return err
 		}
@@ -152,6 +154,6 @@ func (w *Work) deleteMapping(ctx context.Context, m iam.Mapping, holding iam.Hol
 	if err := w.tx.DeleteMapping(ctx, m); err != nil {
 		return err
 	}
-	w.announce(iam.KindMapping, m.Tenant, m.ID(), "MappingDeleted.v1", iam.MappingGone{Tenant: m.Tenant, Mapping: m.ID()})
+	w.emit(iam.MappingDeletedEvent{MappingGone: iam.MappingGone{Tenant: m.Tenant, Mapping: m.ID()}})
 	return w.record(m.Tenant, iam.KindMapping, m.ID(), docOfMapping(m), nil)
 }

@@ -404,27 +404,33 @@ func (w *Work) memberChanged(c memberChange) error {
 	state := iam.MemberState{Tenant: m.Tenant, User: m.User, Status: m.Status, Roles: some(m.Roles), ExpiresAt: stamp(m.ExpiresAt), Version: m.Version}
 	var was any
 	var held []string
-	announce := func(what string, data any) { w.announce(iam.KindMember, m.Tenant, m.User, what, data) }
 	if c.before == nil {
-		announce("MemberAdded.v1", state)
+		w.emit(iam.MemberAddedEvent{MemberState: state})
 	} else {
 		before := c.before.Membership
 		was, held = docOfMember(before), before.Roles
 		switch {
 		case before.Status == m.Status:
 		case m.Status == iam.MembershipSuspended:
-			announce("MemberSuspended.v1", state)
+			w.emit(iam.MemberSuspendedEvent{MemberState: state})
 		default:
-			announce("MemberResumed.v1", state)
+			w.emit(iam.MemberResumedEvent{MemberState: state})
 		}
 		if !before.ExpiresAt.Equal(m.ExpiresAt) || !sameAttributes(before.Attributes, m.Attributes) {
-			announce("MemberUpdated.v1", state)
+			w.emit(iam.MemberUpdatedEvent{MemberState: state})
 		}
 	}
 	added := slices.DeleteFunc(some(m.Roles), func(r string) bool { return slices.Contains(held, r) })
 	removed := slices.DeleteFunc(some(held), func(r string) bool { return slices.Contains(m.Roles, r) })
 	if len(added)+len(removed) > 0 {
-		announce("UserRolesAssigned.v1", iam.RolesAssigned{Tenant: m.Tenant, User: m.User, Roles: some(m.Roles), Added: added, Removed: removed, Version: m.Version})
+		w.emit(iam.UserRolesAssignedEvent{RolesAssigned: iam.RolesAssigned{
+			Tenant:  m.Tenant,
+			User:    m.User,
+			Roles:   some(m.Roles),
+			Added:   added,
+			Removed: removed,
+			Version: m.Version,
+		}})
 	}
 	return w.record(m.Tenant, iam.KindMember, m.User, was, docOfMember(m))
 }
@@ -451,7 +457,7 @@ func (w *Work) DeleteMember(ctx context.Context, tenant, user string, c Conditio
 		if err != nil {
 			return err
 		}
-		w.announce(iam.KindMember, tenant, user, "MemberRemoved.v1", iam.MemberGone{Tenant: tenant, User: user})
+		w.emit(iam.MemberRemovedEvent{MemberGone: iam.MemberGone{Tenant: tenant, User: user}})
 		if err := w.record(tenant, iam.KindMember, user, docOfMember(m.Membership), nil); err != nil {
 			return err
 		}

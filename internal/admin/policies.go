@@ -22,12 +22,6 @@ type policyDoc struct {
 	Share    float64 `json:"share,omitempty"`
 }
 
-// Objects of kind policy that are no revision: what keeps the order of their events.
-const (
-	policyInForce = "in-force"
-	policyShadow  = "shadow"
-)
-
 // PolicyRevisions lists revisions, the newest first.
 func (w *Work) PolicyRevisions(ctx context.Context, before time.Time, digest string, limit int) ([]iam.PolicyRevision, error) {
 	return w.tx.PolicyRevisions(ctx, before, digest, limit)
@@ -74,7 +68,7 @@ func (w *Work) AddPolicyRevision(ctx context.Context, r iam.PolicyRevision, bund
 	if err := w.tx.AddPolicyRevision(ctx, r, bundle); err != nil {
 		return r, false, err
 	}
-	w.announce(iam.KindPolicy, "", r.ID(), "PolicyRevisionAdded.v1", iam.PolicyState{Revision: r.ID(), Digest: r.Digest, Name: r.Name})
+	w.emit(iam.PolicyRevisionAddedEvent{PolicyState: iam.PolicyState{Revision: r.ID(), Digest: r.Digest, Name: r.Name}})
 	return r, true, w.record("", iam.KindPolicy, r.ID(), nil, policyDoc{Digest: r.Digest, Name: r.Name, Source: r.Source, Verified: r.Verified})
 }
 
@@ -256,9 +250,13 @@ func (w *Work) putInForce(ctx context.Context, r iam.PolicyRevision, current, a 
 	if err != nil {
 		return a, err
 	}
-	w.announce(iam.KindPolicy, "", policyInForce, "PolicyActivated.v1", iam.PolicyState{
-		Revision: r.ID(), Digest: r.Digest, Name: r.Name, Replaced: current.Digest, Rollback: a.Kind == iam.PolicyRolledBack,
-	})
+	w.emit(iam.PolicyActivatedEvent{PolicyState: iam.PolicyState{
+		Revision: r.ID(),
+		Digest:   r.Digest,
+		Name:     r.Name,
+		Replaced: current.Digest,
+		Rollback: a.Kind == iam.PolicyRolledBack,
+	}})
 	var before any
 	if current.Digest != "" {
 		before = policyDoc{Digest: current.Digest, Name: current.Name}
@@ -298,8 +296,8 @@ func (w *Work) SetPolicyShadow(ctx context.Context, ref string, share float64) (
 		return before, err
 	}
 	now.SetAt = time.Now().UTC()
-	w.announce(iam.KindPolicy, "", policyShadow, "PolicyShadowSet.v1", state)
-	return now, w.record("", iam.KindPolicy, policyShadow, policyDoc{Digest: before.Digest, Share: before.Share}, policyDoc{Digest: now.Digest, Share: now.Share})
+	w.emit(iam.PolicyShadowSetEvent{PolicyState: state})
+	return now, w.record("", iam.KindPolicy, iam.PolicyShadowObject, policyDoc{Digest: before.Digest, Share: before.Share}, policyDoc{Digest: now.Digest, Share: now.Share})
 }
 
 // BeginPolicyPreview notes that a replica begins to preview a revision.

@@ -155,14 +155,21 @@ func (w *Work) putRoles(ctx context.Context, tenant string, changes []roleChange
 	for _, i := range places {
 		c := changes[i]
 		var was any
-		event := "RoleCreated.v1"
-		if c.before != nil {
-			was, event = docOfRole(*c.before), "RoleUpdated.v1"
-		}
 		r := c.after
-		w.announce(iam.KindRole, r.Tenant, r.Name, event, iam.RoleState{
-			Tenant: r.Tenant, Role: r.Name, Permissions: some(r.Permissions), Inherits: some(r.Inherits), Service: r.Service, Version: r.Version,
-		})
+		state := iam.RoleState{
+			Tenant:      r.Tenant,
+			Role:        r.Name,
+			Permissions: some(r.Permissions),
+			Inherits:    some(r.Inherits),
+			Service:     r.Service,
+			Version:     r.Version,
+		}
+		if c.before != nil {
+			was = docOfRole(*c.before)
+			w.emit(iam.RoleUpdatedEvent{RoleState: state})
+		} else {
+			w.emit(iam.RoleCreatedEvent{RoleState: state})
+		}
 		if err := w.record(r.Tenant, iam.KindRole, r.Name, was, docOfRole(r)); err != nil {
 			return err
 		}
@@ -242,7 +249,7 @@ func (w *Work) deleteRole(ctx context.Context, r iam.Role, remove bool, roles []
 	if err := w.tx.DeleteRole(ctx, tenant, name); err != nil {
 		return err
 	}
-	w.announce(iam.KindRole, tenant, name, "RoleDeleted.v1", iam.RoleGone{Tenant: tenant, Role: name})
+	w.emit(iam.RoleDeletedEvent{RoleGone: iam.RoleGone{Tenant: tenant, Role: name}})
 	return w.record(tenant, iam.KindRole, name, docOfRole(r), nil)
 }
 

@@ -142,7 +142,7 @@ func (w *Work) PutManifest(ctx context.Context, m iam.Manifest) (iam.Service, ia
 	for _, a := range m.Attributes {
 		state.Attributes = append(state.Attributes, a.Key)
 	}
-	w.announce(iam.KindService, "", m.Service, "ServiceManifestApplied.v1", state)
+	w.emit(iam.ServiceManifestAppliedEvent{ManifestState: state})
 	return owner, m, w.record("", iam.KindService, m.Service, was, docOfManifest(m))
 }
 
@@ -260,7 +260,7 @@ func (w *Work) dropTemplates(ctx context.Context, m, before iam.Manifest) error 
 		if err := w.tx.DeleteRole(ctx, "", old.Name); err != nil {
 			return err
 		}
-		w.announce(iam.KindRole, "", old.Name, "RoleDeleted.v1", iam.RoleGone{Role: old.Name})
+		w.emit(iam.RoleDeletedEvent{RoleGone: iam.RoleGone{Role: old.Name}})
 		if err := w.record("", iam.KindRole, old.Name, docOfRole(old), nil); err != nil {
 			return err
 		}

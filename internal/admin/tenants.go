@@ -93,30 +93,43 @@ func (w *Work) SetTenantStatus(ctx context.Context, id, status string, c Conditi
 	})
 }
 
-// putTenant writes a tenant, if it has changed, with an event for each thing that is different.
+// putTenant writes a tenant, if it has changed.
 func (w *Work) putTenant(ctx context.Context, before *iam.Tenant, t iam.Tenant) (iam.Tenant, error) {
 	var was any
-	events := []string{"TenantCreated.v1"}
 	if before != nil {
-		was, events = docOfTenant(*before), nil
+		was = docOfTenant(*before)
 		if same(was, docOfTenant(t)) {
 			return *before, nil
-		}
-		if before.Status != t.Status {
-			events = append(events, map[string]string{iam.TenantActive: "TenantResumed.v1", iam.TenantSuspended: "TenantSuspended.v1", iam.TenantArchived: "TenantArchived.v1"}[t.Status])
-		}
-		if before.Slug != t.Slug || before.Name != t.Name || !sameAttributes(before.Attributes, t.Attributes) {
-			events = append(events, "TenantUpdated.v1")
 		}
 	}
 	var err error
 	if t.Version, err = w.tx.PutTenant(ctx, t); err != nil {
 		return t, err
 	}
-	for _, event := range events {
-		w.announce(iam.KindTenant, t.ID, t.ID, event, iam.TenantState{Tenant: t.ID, Slug: t.Slug, Name: t.Name, Status: t.Status, Version: t.Version})
-	}
+	w.tenantChanged(before, t)
 	return t, w.record(t.ID, iam.KindTenant, t.ID, was, docOfTenant(t))
+}
+
+// tenantChanged emits an event for each difference.
+func (w *Work) tenantChanged(before *iam.Tenant, t iam.Tenant) {
+	state := iam.TenantState{Tenant: t.ID, Slug: t.Slug, Name: t.Name, Status: t.Status, Version: t.Version}
+	if before == nil {
+		w.emit(iam.TenantCreatedEvent{TenantState: state})
+		return
+	}
+	if before.Status != t.Status {
+		switch t.Status {
+		case iam.TenantActive:
+			w.emit(iam.TenantResumedEvent{TenantState: state})
+		case iam.TenantSuspended:
+			w.emit(iam.TenantSuspendedEvent{TenantState: state})
+		case iam.TenantArchived:
+			w.emit(iam.TenantArchivedEvent{TenantState: state})
+		}
+	}
+	if before.Slug != t.Slug || before.Name != t.Name || !sameAttributes(before.Attributes, t.Attributes) {
+		w.emit(iam.TenantUpdatedEvent{TenantState: state})
+	}
 }
 
 // DeleteTenant deletes a tenant that is suspended or archived and has no clients,
@@ -152,6 +165,6 @@ func (w *Work) DeleteTenant(ctx context.Context, id string, c Condition) error {
 	if err := w.tx.DeleteTenant(ctx, id); err != nil {
 		return err
 	}
-	w.announce(iam.KindTenant, id, id, "TenantDeleted.v1", iam.TenantGone{Tenant: id})
+	w.emit(iam.TenantDeletedEvent{TenantGone: iam.TenantGone{Tenant: id}})
 	return w.record(id, iam.KindTenant, id, docOfTenant(t), nil)
 }

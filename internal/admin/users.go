@@ -77,7 +77,7 @@ func (w *Work) CreateUser(ctx context.Context, u iam.User) (iam.User, error) {
 }
 
 func (w *Work) userCreated(u iam.User) error {
-	w.announce(iam.KindUser, "", u.ID, "UserCreated.v1", stateOfUser(u))
+	w.emit(iam.UserCreatedEvent{UserState: stateOfUser(u)})
 	return w.record("", iam.KindUser, u.ID, nil, docOfUser(u))
 }
 
@@ -182,22 +182,26 @@ func (w *Work) changeUser(ctx context.Context, id string, c Condition, needed bo
 }
 
 func (w *Work) userChanged(before, after iam.User) {
-	announce := func(what string, data any) { w.announce(iam.KindUser, "", after.ID, what, data) }
+	state := stateOfUser(after)
 	switch {
 	case before.Status == after.Status:
 	case after.Status == iam.UserBlocked:
-		announce("UserBlocked.v1", stateOfUser(after))
+		w.emit(iam.UserBlockedEvent{UserState: state})
 	default:
-		announce("UserUnblocked.v1", stateOfUser(after))
+		w.emit(iam.UserUnblockedEvent{UserState: state})
 	}
 	if !slices.Equal(some(before.PlatformRoles), some(after.PlatformRoles)) {
-		announce("UserPlatformRolesAssigned.v1", stateOfUser(after))
+		w.emit(iam.UserPlatformRolesAssignedEvent{UserState: state})
 	}
 	if !before.TokensNotBefore.Equal(after.TokensNotBefore) {
-		announce("UserTokensRevoked.v1", iam.UserRevoked{User: after.ID, TokensNotBefore: stamp(after.TokensNotBefore), Version: after.Version})
+		w.emit(iam.UserTokensRevokedEvent{UserRevoked: iam.UserRevoked{
+			User:            after.ID,
+			TokensNotBefore: stamp(after.TokensNotBefore),
+			Version:         after.Version,
+		}})
 	}
 	if before.DefaultTenant != after.DefaultTenant || !sameAttributes(before.Attributes, after.Attributes) {
-		announce("UserUpdated.v1", stateOfUser(after))
+		w.emit(iam.UserUpdatedEvent{UserState: state})
 	}
 }
 
@@ -232,14 +236,14 @@ func (w *Work) EraseUser(ctx context.Context, id string, c Condition) error {
 	if err := w.tx.DeleteUser(ctx, id); err != nil {
 		return err
 	}
-	w.announce(iam.KindUser, "", id, "UserErased.v1", iam.UserGone{User: id})
+	w.emit(iam.UserErasedEvent{UserGone: iam.UserGone{User: id}})
 	// The attributes are forgotten too.
 	u.Attributes = nil
 	if err := w.record("", iam.KindUser, id, docOfUser(u), nil); err != nil {
 		return err
 	}
 	for _, m := range memberships { // by tenant, so that heads of chains are locked in one order
-		w.announce(iam.KindMember, m.Tenant, id, "MemberRemoved.v1", iam.MemberGone{Tenant: m.Tenant, User: id})
+		w.emit(iam.MemberRemovedEvent{MemberGone: iam.MemberGone{Tenant: m.Tenant, User: id}})
 		m.Attributes = nil
 		if err := w.record(m.Tenant, iam.KindMember, id, docOfMember(m.Membership), nil); err != nil {
 			return err

@@ -133,15 +133,16 @@ func (tx *Tx) Append(ctx context.Context, entries []iam.AuditEntry, events []iam
 	}
 	rows := make([][]any, len(events))
 	for i, e := range events {
-		data, err := json.Marshal(e.Data)
+		data, err := json.Marshal(e)
 		if err != nil {
-			return wrap("encode "+e.Type, err)
+			return wrap("encode "+e.EventType(), err)
 		}
+		key := e.EventKey()
 		var tenant any
-		if e.Tenant != "" {
-			tenant = e.Tenant
+		if key.Tenant != "" {
+			tenant = key.Tenant
 		}
-		rows[i] = []any{e.Type, tenant, e.Kind, e.Object, data}
+		rows[i] = []any{e.EventType(), tenant, key.Kind, key.Object, data}
 	}
 	if len(rows) == 0 {
 		return nil
@@ -266,7 +267,7 @@ func (tx *Tx) Chores(ctx context.Context) (heads []iam.Checkpoint, err error) {
 	}
 	events := make([]iam.Event, len(heads))
 	for i, h := range heads {
-		events[i] = iam.Event{Type: "AuditCheckpoint.v1", Tenant: h.Chain, Kind: iam.KindAudit, Object: "chain", Data: h}
+		events[i] = iam.AuditCheckpointEvent{Checkpoint: h}
 	}
 	return heads, tx.Append(ctx, nil, events)
 }

@@ -81,7 +81,7 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 			return err
 		})},
 		"a COPY": {connection, inside(func(ctx context.Context, tx *postgres.Tx) error {
-			return tx.Append(ctx, nil, []iam.Event{{Type: "T.v1", Kind: "k", Object: "o"}})
+			return tx.Append(ctx, nil, []iam.Event{iam.UserErasedEvent{UserGone: iam.UserGone{User: "u"}}})
 		})},
 		"a rollback": {connection, inside(func(context.Context, *postgres.Tx) error { return errors.New("something else") })},
 		"a commit": {connection, func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
@@ -236,7 +236,7 @@ func TestEachSQLSTATESaysWhetherItMayBeBetterLater(t *testing.T) {
 		for path, ask := range map[string]func() error{
 			"a change": func() error {
 				return db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
-					return tx.Append(ctx, nil, []iam.Event{{Type: "T.v1", Kind: "k", Object: "o"}})
+					return tx.Append(ctx, nil, []iam.Event{iam.UserErasedEvent{UserGone: iam.UserGone{User: "u"}}})
 				})
 			},
 			"a look-up": func() error { _, _, err := db.Client(ctx, issuer, "c"); return err },

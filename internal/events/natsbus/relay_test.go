@@ -110,13 +110,25 @@ func (l *line) relay() (r *outbox.Relay, stop func()) {
 	return r, stop
 }
 
+// roleUpdated is an event of an object whose data say something else.
+type roleUpdated struct {
+	iam.RoleGone
+	object string
+}
+
+func (roleUpdated) EventType() string { return "RoleUpdated.v1" }
+
+func (e roleUpdated) EventKey() iam.EventKey {
+	return iam.EventKey{Tenant: "acme", Kind: iam.KindRole, Object: e.object}
+}
+
 // write appends n events of each object, interleaved; the data count.
 func (l *line) write(from, n int, objects ...string) {
 	l.Helper()
 	for i := from; i < from+n; i++ {
 		var events []iam.Event
 		for _, o := range objects {
-			events = append(events, iam.Event{Type: "RoleUpdated.v1", Tenant: "acme", Kind: iam.KindRole, Object: o, Data: iam.RoleGone{Tenant: "acme", Role: fmt.Sprint(i)}})
+			events = append(events, roleUpdated{object: o, RoleGone: iam.RoleGone{Tenant: "acme", Role: fmt.Sprint(i)}})
 		}
 		l.ok(l.db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.Append(ctx, nil, events) }))
 	}
@@ -263,7 +275,7 @@ func TestAParkedEventHoldsBackItsObjectAlone(t *testing.T) {
 	l := newLine(t)
 	l.opts.MaxPayload = 2000
 	l.up()
-	large := iam.Event{Type: "RoleUpdated.v1", Tenant: "acme", Kind: iam.KindRole, Object: "a", Data: iam.RoleGone{Tenant: strings.Repeat("x", 3000), Role: "large"}}
+	large := roleUpdated{object: "a", RoleGone: iam.RoleGone{Tenant: strings.Repeat("x", 3000), Role: "large"}}
 	l.ok(l.db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.Append(ctx, nil, []iam.Event{large}) }))
 	l.write(0, 5, "a", "b")
 	l.relay()
