@@ -69,3 +69,20 @@ func anchors(t *testing.T, page string) map[string]bool {
 	}
 	return found
 }
+
+// index.md has a line for each page, and decisions/README.md for each record.
+func TestEveryPageIsIndexed(t *testing.T) {
+	t.Parallel()
+	for index, pattern := range map[string]string{"index.md": "*.md", "decisions/README.md": "decisions/*.md"} {
+		listed := prose(t, index)
+		pages, err := filepath.Glob(pattern)
+		if err != nil || len(pages) < 10 {
+			t.Fatalf("%s: %v, %v", pattern, pages, err)
+		}
+		for _, page := range pages {
+			if page != index && !strings.Contains(listed, "("+filepath.Base(page)+")") {
+				t.Errorf("%s does not list %s", index, page)
+			}
+		}
+	}
+}
