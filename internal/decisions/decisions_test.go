@@ -33,11 +33,11 @@ func evaluated(more map[string]any) *enrich.Evaluated {
 		At: time.Unix(1_780_000_000, 0), Revision: &policy.Revision{ID: "0123456789ab", Digest: strings.Repeat("0123456789abcdef", 4), Name: "v1"},
 		Token:   &token.Token{Issuer: "https://i", Subject: "alice", ClientID: "web", Claims: ast.MustInterfaceToValue(claims)},
 		Request: enrich.RequestFacts{Gateway: "traefik", Method: "GET", Path: "/v1/documents", ClientIP: netip.MustParseAddr("192.0.2.1")}, Hint: "acme",
-		Answer:  enrich.Response{Allowed: true, Status: 0, DecisionID: "decision-1", Tenant: "acme", Values: []string{"u1", "acme", "editor,viewer", "eyJkIjoic2FsZXMifQ==", "alice@example.com", "decision-1", "0123456789ab"}},
-		Reasons: []policy.Reason{{Code: "member", Title: "A member"}},
-		Facts:   []directory.Fact{{Path: "users/https:~1~1i/alice", Version: 7}, {Path: "tenants/acme", Version: 9}}, Took: 120 * time.Microsecond,
+		Response: enrich.Response{Allowed: true, Status: 0, DecisionID: "decision-1", Tenant: "acme", Values: []string{"u1", "acme", "editor,viewer", "eyJkIjoic2FsZXMifQ==", "alice@example.com", "decision-1", "0123456789ab"}},
+		Reasons:  []policy.Reason{{Code: "member", Title: "A member"}},
+		Facts:    []directory.Fact{{Path: "users/https:~1~1i/alice", Version: 7}, {Path: "tenants/acme", Version: 9}}, Took: 120 * time.Microsecond,
 	}
-	e.Asked.Fields[policy.Method], e.Asked.Fields[policy.Path], e.Asked.Fields[policy.TenantHint] = "GET", "/v1/documents", "acme"
+	e.Input.Fields[policy.Method], e.Input.Fields[policy.Path], e.Input.Fields[policy.TenantHint] = "GET", "/v1/documents", "acme"
 	return e
 }
 
@@ -97,9 +97,9 @@ func TestNothingIsWrittenDownThatNobodyAskedFor(t *testing.T) {
 		"password": "planted", "email": "planted@example.com", "jti": "planted", "name": "planted", "groups": []any{"staff", jwt, long, map[string]any{"secret": "planted", "id_token": "planted", "x": jwt}},
 		"scope": "read " + jwt, "amr": map[string]any{"client_secret": "planted", "deep": map[string]any{"password": "planted", "pw": "planted", "jwt": "planted"}},
 	})
-	e.Asked.Fields[policy.Path] = "/reset/" + jwt
-	e.Asked.Fields[policy.RawPath] = "/reset/" + jwt + "?planted"
-	e.Asked.Fields[policy.Host] = jwt + ".example.com"
+	e.Input.Fields[policy.Path] = "/reset/" + jwt
+	e.Input.Fields[policy.RawPath] = "/reset/" + jwt + "?planted"
+	e.Input.Fields[policy.Host] = jwt + ".example.com"
 	text, doc := written(t, nil, e)
 	for _, no := range []string{"planted", "eyJ", "cGxhbnRlZA", "alice@example.com", "c2FsZXM"} {
 		if strings.Contains(text, no) {
@@ -123,7 +123,7 @@ func TestWhatIsMaskedIsMaskedEverywhere(t *testing.T) {
 	t.Parallel()
 	m := newMasks([]string{"token.aud"}, append(slices.Clone(headers), "X-User-Subject", "X-Service-Id"), nil)
 	e := evaluated(nil)
-	e.Answer.Values = append(slices.Clone(e.Answer.Values), "alice", "web")
+	e.Response.Values = append(slices.Clone(e.Response.Values), "alice", "web")
 	ev := m.event(e)
 	text, err := json.Marshal(ev)
 	if err != nil {
@@ -138,7 +138,7 @@ func TestWhatIsMaskedIsMaskedEverywhere(t *testing.T) {
 			t.Errorf("%q is written down: %s %s", no, text, found)
 		}
 	}
-	e.Answer.Tenant = ""
+	e.Response.Tenant = ""
 	if r := m.record(e, ev, nil); r.Tenant != "" {
 		t.Errorf("the hint is written down: %+v", r)
 	}
@@ -173,7 +173,7 @@ func TestATokenInAPathIsTakenOutThoughItIsEncoded(t *testing.T) {
 		"/100%/eyJhbGci":                                           "/100%/eyJhbGci",
 	} {
 		e := evaluated(nil)
-		e.Asked.Fields[policy.RawPath] = raw
+		e.Input.Fields[policy.RawPath] = raw
 		_, doc := written(t, []string{"request.raw_path"}, e)
 		if got := at(doc, "input", "request", "raw_path"); got != want {
 			t.Errorf("%s: %v, want %s", raw, got, want)

@@ -134,8 +134,8 @@ func newMasks(fields, headers []string, labels map[string]string) *masks {
 // event is what is written down of one decision.
 func (m *masks) event(e *enrich.Evaluated) *Event {
 	out := &Event{
-		Labels: m.labels, DecisionID: e.Answer.DecisionID, Bundles: map[string]Bundle{"iam": {e.Revision.Digest}}, Path: "iam/claims/decision",
-		Input: map[string]any{}, Result: map[string]any{"allow": e.Answer.Allowed}, Timestamp: e.At.UTC(),
+		Labels: m.labels, DecisionID: e.Response.DecisionID, Bundles: map[string]Bundle{"iam": {e.Revision.Digest}}, Path: "iam/claims/decision",
+		Input: map[string]any{}, Result: map[string]any{"allow": e.Response.Allowed}, Timestamp: e.At.UTC(),
 		Metrics: map[string]int64{"timer_rego_query_eval_ns": e.Took.Nanoseconds()},
 		Custom:  Custom{Facts: m.facts(e.Facts), Repeated: e.Repeated, Hits: e.Hits, Name: e.Revision.Name, Preflight: e.Request.Preflight, Ambiguous: e.Request.Ambiguous},
 	}
@@ -148,10 +148,10 @@ func (m *masks) event(e *enrich.Evaluated) *Event {
 	if e.Request.ClientIP.IsValid() && m.fields["client_ip"] {
 		out.RequestBy = e.Request.ClientIP.String()
 	}
-	if e.Asked.Now.IsZero() {
+	if e.Input.Now.IsZero() {
 		out.Input["now"] = e.At.Unix()
 	} else {
-		out.Input["now"] = e.Asked.Now.Unix()
+		out.Input["now"] = e.Input.Now.Unix()
 	}
 	m.result(e, out)
 	return out
@@ -204,7 +204,7 @@ func (m *masks) token(claims ast.Object, out *Event) map[string]any {
 func (m *masks) request(e *enrich.Evaluated, out *Event) map[string]any {
 	request := map[string]any{}
 	for f := range policy.NumFields {
-		value := e.Asked.Fields[f]
+		value := e.Input.Fields[f]
 		if f == policy.ClientIP && e.Request.ClientIP.IsValid() {
 			value = e.Request.ClientIP.String()
 		}
@@ -218,28 +218,28 @@ func (m *masks) request(e *enrich.Evaluated, out *Event) map[string]any {
 		}
 	}
 	if m.fields["anonymous"] {
-		request["anonymous"] = e.Asked.Anonymous
+		request["anonymous"] = e.Input.Anonymous
 	}
 	return request
 }
 
 func (m *masks) result(e *enrich.Evaluated, out *Event) {
-	if !e.Answer.Allowed {
-		out.Result["status"] = e.Answer.Status
+	if !e.Response.Allowed {
+		out.Result["status"] = e.Response.Status
 	}
-	if e.Answer.Tenant != "" {
-		out.Result["tenant"] = e.Answer.Tenant
+	if e.Response.Tenant != "" {
+		out.Result["tenant"] = e.Response.Tenant
 	}
 	if len(e.Reasons) > 0 {
 		out.Result["reasons"] = e.Reasons
-	} else if e.Answer.Code != "" {
-		out.Result["reasons"] = []policy.Reason{{Code: e.Answer.Code}}
+	} else if e.Response.Code != "" {
+		out.Result["reasons"] = []policy.Reason{{Code: e.Response.Code}}
 	}
-	if e.Answer.Values == nil {
+	if e.Response.Values == nil {
 		return
 	}
 	headers := map[string]any{}
-	for i, value := range e.Answer.Values {
+	for i, value := range e.Response.Values {
 		at := "/result/headers/" + m.headers[i]
 		switch {
 		case value == "":
@@ -293,7 +293,7 @@ func pointer(name string) string { return pointers.Replace(name) }
 // record is an event as it can be found again: by nothing that is not written down.
 func (m *masks) record(e *enrich.Evaluated, ev *Event, text json.RawMessage) iam.RecordedDecision {
 	r := iam.RecordedDecision{
-		ID: ev.DecisionID, At: ev.Timestamp, Revision: e.Revision.ID, Allow: e.Answer.Allowed, Tenant: e.Answer.Tenant, Codes: []string{}, Event: text,
+		ID: ev.DecisionID, At: ev.Timestamp, Revision: e.Revision.ID, Allow: e.Response.Allowed, Tenant: e.Response.Tenant, Codes: []string{}, Event: text,
 	}
 	said := func(claim, value string) string {
 		if !m.claims[claim] {
@@ -310,8 +310,8 @@ func (m *masks) record(e *enrich.Evaluated, ev *Event, text json.RawMessage) iam
 	for _, reason := range e.Reasons {
 		r.Codes = append(r.Codes, reason.Code)
 	}
-	if len(r.Codes) == 0 && e.Answer.Code != "" {
-		r.Codes = append(r.Codes, e.Answer.Code)
+	if len(r.Codes) == 0 && e.Response.Code != "" {
+		r.Codes = append(r.Codes, e.Response.Code)
 	}
 	return r
 }

@@ -618,8 +618,10 @@ func (w *walk) plant(x *replica, q Request) {
 		return
 	}
 	r := w.engine.Revision()
-	asked := x.service.question(r, &q, t, true)
-	k, ok := x.service.answers.allowed.Get(r.Key(&asked))
+	e := evaluation{request: q, token: t, revision: r}
+	x.service.setInput(&e)
+	asked := e.input
+	k, ok := x.service.cache.allowed.Get(r.Key(&asked))
 	if !ok {
 		return
 	}
@@ -628,7 +630,7 @@ func (w *walk) plant(x *replica, q Request) {
 		for _, hint := range []string{"", "acme", "globex"} {
 			other := asked
 			other.Fields[policy.TenantHint] = hint
-			x.service.answers.add(r.Key(&other), k)
+			x.service.cache.add(r.Key(&other), k)
 		}
 	case mutantFacts:
 		k.facts = x.store.Reading(directory.Asker{}, time.Now()).Record()

@@ -48,7 +48,7 @@ func (c comparer) ask(ctx context.Context, base, candidate *policy.Revision, t *
 // outcome asks one. What is no answer of the policy's is an outcome; that the facts cannot
 // be read is an error.
 func (c comparer) outcome(ctx context.Context, r *policy.Revision, t *token.Token, q enrich.Request, facts *directory.Reading, now, deadline time.Time) (Outcome, error) {
-	o, err := c.enricher.Ask(ctx, r, t, q, facts, now, deadline)
+	o, err := c.enricher.Ask(ctx, enrich.Question{Revision: r, Token: t, Request: q, Facts: facts, Now: now}, deadline)
 	if err != nil {
 		known, ours := errors.AsType[*iam.Error](err)
 		if !ours || ctx.Err() != nil || strings.HasPrefix(known.Code, "facts_") {

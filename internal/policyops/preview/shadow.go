@@ -137,7 +137,7 @@ func (s *Shadow) ask(ctx context.Context, e *enrich.Evaluated) {
 	if e.Token != nil {
 		c.Issuer, c.Subject, c.ClientID = e.Token.Issuer, e.Token.Subject, e.Token.ClientID
 	}
-	c.Tenant, c.Decision = e.Hint, e.Answer.DecisionID
+	c.Tenant, c.Decision = e.Hint, e.Response.DecisionID
 	for i := range c.Headers {
 		c.Headers[i].Before, c.Headers[i].After = "", "" // what they say is for the backend alone
 	}

@@ -14,9 +14,8 @@ import (
 	"iam-service/internal/policy"
 )
 
-// How long answers are kept: what looks at the time a second at most, and any for
-// no longer than its policy says.
-func TestAPolicySaysHowLongItsAnswersAreKept(t *testing.T) {
+// A decision is cached for its policy's TTL; one that looks at the time for a second at most.
+func TestAPolicySetsTheTTLOfItsDecisions(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	const long = 24 * time.Hour
@@ -63,8 +62,8 @@ func TestAPolicySaysHowLongItsAnswersAreKept(t *testing.T) {
 	}
 }
 
-// What is not to be kept is not worked out twice for that.
-func TestAnAnswerThatIsNotKeptIsWorkedOutOnce(t *testing.T) {
+// A decision with TTL 0 is evaluated once, and not a second time because of it.
+func TestADecisionThatIsNotCachedIsEvaluatedOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	w := f.walk(0, "")
@@ -86,8 +85,8 @@ func TestAnAnswerThatIsNotKeptIsWorkedOutOnce(t *testing.T) {
 	}
 }
 
-// A kept answer ends with a membership that it rests on, to the moment.
-func TestAKeptAnswerEndsWithAMembership(t *testing.T) {
+// A cached decision ends with a membership that it depends on, to the moment.
+func TestACachedDecisionEndsWithAMembership(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	w := f.walk(0, "") // the default policy
@@ -120,7 +119,7 @@ func TestAKeptAnswerEndsWithAMembership(t *testing.T) {
 	}
 }
 
-// A fact that changes while it is read: the answer is the new one, at once.
+// A fact that changes while it is read: the decision is the new one, at once.
 func TestAFactThatChangesMeanwhileIsReadAgain(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -141,7 +140,7 @@ func TestAFactThatChangesMeanwhileIsReadAgain(t *testing.T) {
 	}
 }
 
-// Revisions that were superseded are not kept alive by what rested on them.
+// Superseded revisions are not kept in memory by what depended on them.
 func TestASupersededPolicyIsForgotten(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -169,13 +168,13 @@ func TestASupersededPolicyIsForgotten(t *testing.T) {
 	runtime.KeepAlive(x)
 }
 
-// Hints that anybody can make up fill a room of their own.
-func TestMadeUpHintsDriveNoAnswerOut(t *testing.T) {
+// Hints that anybody can make up have a capacity of their own.
+func TestInventedHintsEvictNoOtherEntry(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	w := f.walk(0, "") // the default policy
 	x := w.replicas[0]
-	x.service.answers = newAnswers(50, 1<<20)
+	x.service.cache = newCache(50, 1<<20)
 	ask := func(token int, hint string) Response {
 		a, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[token], TenantHint: hint})
 		f.ok(err)
@@ -198,15 +197,15 @@ func TestMadeUpHintsDriveNoAnswerOut(t *testing.T) {
 		}
 	}
 	if again := ask(0, "acme"); again.DecisionID != first.DecisionID {
-		t.Error("made-up hints drove an answer out")
+		t.Error("invented hints evicted another entry")
 	}
 	if st := x.service.Stats(); st.Denied.Entries > 5 || st.Allowed.Entries != 1 {
 		t.Errorf("%+v", st)
 	}
 }
 
-// An evaluation that is cut off has no answer, and none is kept.
-func TestAnEvaluationThatIsCutOffIsNotKept(t *testing.T) {
+// An evaluation that is cut off has no decision, and none is cached.
+func TestAnEvaluationThatIsCutOffIsNotCached(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	w := f.walk(0, "") // the default policy
@@ -227,8 +226,8 @@ func TestAnEvaluationThatIsCutOffIsNotKept(t *testing.T) {
 	}
 }
 
-// To ask another revision about a token leaves what is remembered of it for the one in force:
-// who is asked beside a request costs the next one nothing.
+// Evaluating another revision for a token leaves what is stored with it for the active one: a shadow costs the next
+// request nothing.
 func TestAskingAnotherRevisionLeavesTheTokenAlone(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -251,7 +250,7 @@ func TestAskingAnotherRevisionLeavesTheTokenAlone(t *testing.T) {
 	candidate, err := w.engine.Prepare(t.Context(), bundle(`"allow": false`))
 	f.ok(err)
 	deadline := time.Now().Add(time.Minute)
-	o, err := x.service.Ask(t.Context(), candidate, tok, Request{}, x.service.Reading(tok, deadline), time.Now(), deadline)
+	o, err := x.service.Ask(t.Context(), Question{Revision: candidate, Token: tok, Facts: x.service.Reading(tok, deadline), Now: time.Now()}, deadline)
 	f.ok(err)
 	if o.Response.Allowed || before == nil || tok.Memo().Load() != before {
 		t.Errorf("%+v; the memo was %v and is %v", o.Response, before, tok.Memo().Load())

@@ -11,49 +11,48 @@ import (
 	"iam-service/internal/token"
 )
 
-// decisionCache keeps decisions for as long as they cannot differ from a new one.
+// decisionCache holds decisions that cannot differ from a new evaluation.
 //
-// A decision is found by all that the revision in force can see of a question, and
-// used while that revision is in force, everything it read from the directory is
-// unchanged, no membership in it has expired, and the policy's own time for it is
-// not over. Nothing is evicted when a fact changes: whether an answer is still
-// true is looked up when it is found. Denials, which anybody can cause by making
-// hints up, have a tenth of the room to themselves and drive no answer out.
+// The key is all that the active revision can see of a request (package policy). An entry is valid
+// while that revision is active, everything it read from the directory is unchanged, no membership
+// in it has expired, and the policy's TTL for it has not passed. A change of a fact evicts nothing:
+// the validity of an entry is checked when it is found. Denials, which anybody can cause by making
+// hints up, have a tenth of the capacity to themselves, so that they evict no other entry.
 type decisionCache struct {
 	allowed, denied *bounded.Cache[[sha256.Size]byte, *entry]
 	lost            [causes]atomic.Int64
 }
 
-// entry is one decision, ready to be sent again. It is immutable, but for its hits.
+// entry is one decision. It is immutable, but for its hits.
 type entry struct {
-	answer    Response
+	response  Response
 	outcome   string // for metrics
 	code      string
 	revision  uint64 // Revision.Number; not the revision, which may have been superseded long ago
 	facts     directory.Record
-	notBefore time.Time     // tokens issued earlier are refused
-	until     time.Duration // by the directory's clock; 0: for ever
+	notBefore time.Time     // tokens issued earlier are revoked
+	until     time.Duration // by the directory's clock; 0: no TTL
 	weight    int64
-	hits      atomic.Int64 // how often it was used again
+	hits      atomic.Int64
 }
 
-// cause is why an answer that was kept was not used.
+// cause is why an entry that was found is not valid.
 type cause int
 
 const (
-	revised   cause = iota // another revision is in force
+	revised   cause = iota // another revision is active
 	changed                // a fact was changed
-	forgotten              // all facts were dropped
-	ended                  // a membership expired, or the policy's time is over
-	untrusted              // there was no proof of freshness for too long
-	revoked                // the token is older than the answer's
+	forgotten              // all facts were invalidated
+	ended                  // a membership expired, or the policy's TTL passed
+	untrusted              // the facts are stale
+	revoked                // the token was issued before tokens_not_before
 	causes
 )
 
 var causeNames = [causes]string{"revision", "fact", "everything", "time", "stale", "token"}
 
-func newAnswers(entries int, bytes int64) *decisionCache {
-	weigh := func(k *entry) int64 { return k.weight }
+func newCache(entries int, bytes int64) *decisionCache {
+	weigh := func(e *entry) int64 { return e.weight }
 	return &decisionCache{
 		allowed: bounded.New[[sha256.Size]byte](entries, bytes, weigh),
 		denied:  bounded.New[[sha256.Size]byte](entries/10, bytes/10, weigh),
@@ -69,7 +68,7 @@ func (c *decisionCache) get(key [sha256.Size]byte, r *policy.Revision, t *token.
 			return nil
 		}
 	}
-	if why := k.untrue(r, t, facts, now); why < causes {
+	if why := k.invalid(r, t, facts, now); why < causes {
 		c.lost[why].Add(1)
 		c.allowed.Miss()
 		return nil
@@ -78,17 +77,17 @@ func (c *decisionCache) get(key [sha256.Size]byte, r *policy.Revision, t *token.
 	return k
 }
 
-// untrue says why k cannot be used; causes if it can.
-func (k *entry) untrue(r *policy.Revision, t *token.Token, facts *directory.Store, now time.Duration) cause {
+// invalid says why the entry is not valid; causes if it is.
+func (e *entry) invalid(r *policy.Revision, t *token.Token, facts *directory.Store, now time.Duration) cause {
 	switch {
-	case k.revision != r.Number():
+	case e.revision != r.Number():
 		return revised
-	case k.until != 0 && now >= k.until:
+	case e.until != 0 && now >= e.until:
 		return ended
-	case t.RevokedBy(k.notBefore):
+	case t.RevokedBy(e.notBefore):
 		return revoked
 	}
-	switch facts.Truth(&k.facts, now) {
+	switch facts.Truth(&e.facts, now) {
 	case directory.Changed:
 		return changed
 	case directory.Forgotten:
@@ -103,11 +102,11 @@ func (k *entry) untrue(r *policy.Revision, t *token.Token, facts *directory.Stor
 }
 
 func (c *decisionCache) add(key [sha256.Size]byte, k *entry) {
-	k.weight = 600 + k.facts.Weight() + int64(16*len(k.answer.Values)+len(k.answer.Tenant))
-	for _, v := range k.answer.Values {
+	k.weight = 600 + k.facts.Weight() + int64(16*len(k.response.Values)+len(k.response.Tenant))
+	for _, v := range k.response.Values {
 		k.weight += int64(len(v))
 	}
-	if k.answer.Allowed {
+	if k.response.Allowed {
 		c.denied.Remove(key)
 		c.allowed.Add(key, k)
 		return
@@ -119,15 +118,15 @@ func (c *decisionCache) add(key [sha256.Size]byte, k *entry) {
 // Stats are the figures of the decision cache.
 type Stats struct {
 	Allowed, Denied bounded.Stats
-	Lost            map[string]int64 // answers that could not be used again, by cause
+	Lost            map[string]int64 // entries that were found and not valid, by cause
 }
 
 // Stats returns the figures of the decision cache. Hits and misses are those of
 // both halves, under Allowed.
 func (s *Service) Stats() Stats {
-	st := Stats{Allowed: s.answers.allowed.Stats(), Denied: s.answers.denied.Stats(), Lost: map[string]int64{}}
+	st := Stats{Allowed: s.cache.allowed.Stats(), Denied: s.cache.denied.Stats(), Lost: map[string]int64{}}
 	for i, name := range causeNames {
-		st.Lost[name] = s.answers.lost[i].Load()
+		st.Lost[name] = s.cache.lost[i].Load()
 	}
 	return st
 }

@@ -1,0 +1,212 @@
+package enrich
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/internal/token"
+)
+
+// evaluation is one request on its way to a decision.
+type evaluation struct {
+	request  Request
+	token    *token.Token     // verified; nil: none
+	revision *policy.Revision // nil: no policy is active
+	input    policy.Question
+	began    time.Duration // by the directory's clock
+}
+
+// setInput sets the policy input of an evaluation.
+func (s *Service) setInput(e *evaluation) {
+	r, facts := e.revision, &e.request.Facts
+	e.input = policy.Question{Fields: fieldsOf(r, facts)}
+	if e.token == nil {
+		e.input.Anonymous = r.Anonymous(facts.Path, facts.Preflight)
+		return
+	}
+	// Without a token there is no membership, and a hint that anybody can make up must not be a
+	// decision of its own.
+	e.input.Fields[policy.TenantHint] = e.request.TenantHint
+	e.input.Token = s.claimsOf(r, e.token)
+}
+
+// claimsOf is what a revision sees of a token. For the active revision it is stored with the token.
+func (s *Service) claimsOf(r *policy.Revision, t *token.Token) *policy.Token {
+	if seen, ok := t.Memo().Load().(*policy.Token); ok && seen.Of(r) {
+		return seen
+	}
+	seen := r.Token(t.Issuer, t.Subject, t.ClientID, t.Claims)
+	if r == s.cfg.Engine.Revision() {
+		t.Memo().Store(seen)
+	}
+	return seen
+}
+
+// fieldsOf are the facts of a request that a policy can see.
+func fieldsOf(r *policy.Revision, req *RequestFacts) [policy.NumFields]string {
+	fields := [policy.NumFields]string{
+		policy.Gateway: req.Gateway,
+		policy.Method:  req.Method,
+		policy.Scheme:  req.Scheme,
+		policy.Host:    req.Host,
+		policy.Path:    req.Path,
+		policy.RawPath: req.RawPath,
+	}
+	if req.ClientIP.IsValid() && r.Sees(policy.ClientIP) {
+		fields[policy.ClientIP] = req.ClientIP.String()
+	}
+	return fields
+}
+
+// AmbiguousPath says what is wrong with a path.
+const AmbiguousPath = "the path can be read in two ways"
+
+// fault says why the revision cannot decide about the request, whatever its caller: it reads a fact
+// that no believed source has named, or a path that two programs could read differently. An undefined
+// fact would silence each denial that reads it. nil: there is no fault.
+func (e *evaluation) fault() *iam.Error {
+	missing := e.revision.Missing(&e.input)
+	switch {
+	case missing == 0:
+		return nil
+	case e.request.Facts.Ambiguous && (missing.Has(policy.Path) || missing.Has(policy.RawPath)):
+		return &iam.Error{Kind: iam.Forbidden, Code: "malformed_request", Detail: AmbiguousPath}
+	}
+	return &iam.Error{Kind: iam.Forbidden, Code: policy.CodeFactsMissing, Detail: "the policy reads " + missing.String() + ", and no source that is believed has said it"}
+}
+
+// evaluate evaluates the policy, and enforces on its decision and on the token what no policy decides.
+func (s *Service) evaluate(ctx context.Context, e *evaluation, facts *directory.Reading, deadline time.Time) (*entry, policy.Decision, error) {
+	r := e.revision
+	result := &entry{revision: r.Number(), outcome: "allowed"}
+	var d policy.Decision
+	var err error
+	bound := ""
+	if e.token != nil {
+		if result.notBefore, bound, err = stillWelcome(ctx, e.token, facts); err != nil {
+			return nil, d, err
+		}
+	}
+	if d, err = s.cfg.Engine.Decide(ctx, r, &e.input, facts, deadline); err != nil {
+		return nil, d, err
+	}
+	if result.response, err = s.respond(e, d); err != nil {
+		return nil, d, err
+	}
+	// A decision that names no tenant can still carry roles of any in its headers.
+	if result.response.Allowed && bound != "" && d.Tenant != bound {
+		result.response = Response{HadToken: true, DecisionID: result.response.DecisionID, Status: http.StatusForbidden, Code: policy.CodeOtherTenant}
+		d.Reasons = []policy.Reason{{Code: policy.CodeOtherTenant, Title: "A client that has a tenant acts in that tenant only"}}
+	}
+	if !result.response.Allowed {
+		result.outcome, result.code = "denied", result.response.Code
+		if !r.HasCode(result.code) {
+			result.code = "other" // a policy must not make up labels
+		}
+	}
+	result.facts = facts.Record()
+	if d.Keep > 0 {
+		result.until = e.began + d.Keep
+	}
+	return result, d, nil
+}
+
+// respond makes the response of a decision. A decision that no policy may make is an Internal error.
+func (s *Service) respond(e *evaluation, d policy.Decision) (Response, error) {
+	r, t, req := e.revision, e.token, &e.request.Facts
+	a := Response{HadToken: t != nil, DecisionID: policy.NewDecisionID()}
+	if !d.Allow {
+		a.Status, a.Code = d.Status, "not_granted"
+		if len(d.Reasons) > 0 {
+			a.Code = d.Reasons[0].Code
+		}
+		if t == nil {
+			a.Status = http.StatusUnauthorized // the caller is unknown, and not forbidden
+		}
+		return a, nil
+	}
+	broken := func(why string) (Response, error) {
+		return a, &iam.Error{Kind: iam.Internal, Code: "policy_error", Detail: "the policy is broken", Cause: errors.New(why)}
+	}
+	switch {
+	case t == nil && !(d.Anonymous && r.Anonymous(req.Path, req.Preflight)):
+		return broken("it allows a request without a token, which the bundle does not declare anonymous")
+	case t == nil:
+		clear(d.Values) // no claims without a subject
+		if s.kind >= 0 {
+			d.Values[s.kind] = "anonymous"
+		}
+	case d.Tenant != "" && !s.cfg.Issuers.Reaches(t.Issuer, d.Tenant):
+		return broken("it answers with a tenant that the token's issuer may not speak for")
+	}
+	for _, i := range s.tenants {
+		if v := d.Values[i]; v != "" && v != d.Tenant {
+			return broken("its header " + s.cfg.Engine.Headers()[i] + " is not the tenant it answers with")
+		}
+	}
+	a.Allowed, a.Values, a.Tenant = true, d.Values, d.Tenant
+	if s.decision >= 0 {
+		a.Values[s.decision] = a.DecisionID
+	}
+	if s.revision >= 0 {
+		a.Values[s.revision] = r.ID
+	}
+	size := 0
+	for i, name := range s.cfg.Engine.Headers() {
+		size += len(name) + len(a.Values[i]) + len(": \r\n")
+	}
+	if size > s.cfg.HeaderMax {
+		return a, &iam.Error{Kind: iam.Forbidden, Code: "headers_too_large", Detail: "the claims are too large for headers",
+			Cause: errors.New("together they take " + strconv.Itoa(size) + " bytes of " + strconv.Itoa(s.cfg.HeaderMax) + "; of them " + sizes(s.cfg.Engine.Headers(), a.Values))}
+	}
+	return a, nil
+}
+
+func sizes(names, values []string) string {
+	out := ""
+	for i, v := range values {
+		if len(v) > 100 {
+			out += names[i] + " " + strconv.Itoa(len(v)) + " "
+		}
+	}
+	return out
+}
+
+// Outcome is a decision with what it depends on.
+type Outcome struct {
+	Response Response
+	Decision policy.Decision
+	Input    policy.Question
+}
+
+// Question is what Ask evaluates.
+type Question struct {
+	Revision *policy.Revision
+	Token    *token.Token // verified; nil: none
+	Request  Request
+	Facts    *directory.Reading
+	Now      time.Time // input.now
+}
+
+// Ask decides as Enrich would, by the revision and over the facts that the caller chose. Nothing is
+// cached, counted or logged: it serves previews and explanations. It fails as Enrich does, and with
+// Unauthenticated or Forbidden where Enrich would reject the token or the request.
+func (s *Service) Ask(ctx context.Context, q Question, deadline time.Time) (Outcome, error) {
+	e := evaluation{revision: q.Revision, token: q.Token, request: q.Request}
+	s.setInput(&e)
+	e.input.Now = q.Now
+	if fault := e.fault(); fault != nil {
+		return Outcome{Input: e.input}, fault
+	}
+	result, d, err := s.evaluate(ctx, &e, q.Facts, deadline)
+	if err != nil {
+		return Outcome{Input: e.input}, err
+	}
+	return Outcome{Response: result.response, Decision: d, Input: e.input}, nil
+}

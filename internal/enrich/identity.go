@@ -1,0 +1,77 @@
+package enrich
+
+import (
+	"context"
+	"time"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/iam"
+	"iam-service/internal/token"
+)
+
+// Identify verifies a token, and enforces what no policy decides. bound is the only tenant that the
+// token can act in; empty: its client binds it to none. It fails with an iam.Error: Unauthenticated,
+// or Unavailable where that cannot be verified now.
+func (s *Service) Identify(ctx context.Context, raw string) (t *token.Token, bound string, err error) {
+	deadline := time.Now().Add(s.cfg.Deadline)
+	t, err = s.cfg.Verifier.Verify(ctx, raw, "", deadline)
+	if err == nil {
+		_, bound, err = stillWelcome(ctx, t, s.reading(t, deadline))
+	}
+	if err != nil {
+		s.cfg.Verifier.Rejected(ctx, err)
+		return nil, "", err
+	}
+	return t, bound, nil
+}
+
+// Reading is the view of the facts for a token; nil: none.
+func (s *Service) Reading(t *token.Token, deadline time.Time) *directory.Reading {
+	return s.cfg.Directory.Reading(askerOf(t), deadline)
+}
+
+// reading is Reading whose misses count for the token (ids that anybody can make up).
+func (s *Service) reading(t *token.Token, deadline time.Time) *directory.Reading {
+	asker := askerOf(t)
+	if t != nil {
+		asker.Misses = t.Misses()
+	}
+	return s.cfg.Directory.Reading(asker, deadline)
+}
+
+func askerOf(t *token.Token) directory.Asker {
+	if t == nil {
+		return directory.Asker{}
+	}
+	return directory.Asker{Issuer: t.Issuer, Subject: t.Subject, ClientID: t.ClientID}
+}
+
+// stillWelcome holds what no policy decides: a managed client that is not active
+// refuses its tokens, a person's too, and the kill switches work. It returns the
+// later of the two switches, and the tenant of a managed client, which is the only one that
+// its tokens can act in.
+func stillWelcome(ctx context.Context, t *token.Token, facts *directory.Reading) (notBefore time.Time, bound string, err error) {
+	if t.ClientID != "" {
+		c, err := facts.Client(ctx, t.Issuer, t.ClientID)
+		if err != nil {
+			return notBefore, "", err
+		}
+		if c.Known && c.Status != iam.ClientActive {
+			return notBefore, "", t.Reject(token.ByClient, "client_"+c.Status)
+		}
+		notBefore, bound = c.TokensNotBefore, c.Tenant
+	}
+	if !t.Program() {
+		u, err := facts.User(ctx, t.Issuer, t.Subject)
+		if err != nil {
+			return notBefore, "", err
+		}
+		if u.TokensNotBefore.After(notBefore) {
+			notBefore = u.TokensNotBefore
+		}
+	}
+	if t.RevokedBy(notBefore) {
+		return notBefore, "", t.Reject(token.Revoked, "token_revoked")
+	}
+	return notBefore, bound, nil
+}

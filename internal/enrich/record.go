@@ -1,0 +1,117 @@
+package enrich
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	mrand "math/rand/v2"
+	"net/http"
+	"time"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/internal/token"
+)
+
+// refuse makes the response of what is wrong with the caller or the request, and logs it; what is wrong with us stays an
+// error. Where a policy was, or would have been, evaluated, it is recorded.
+func (s *Service) refuse(ctx context.Context, e *evaluation, err error) (Response, error) {
+	response := Response{HadToken: e.request.Token != "", Code: iam.CodeOf(err), DecisionID: policy.NewDecisionID()}
+	switch iam.KindOf(err) {
+	case iam.Unauthenticated:
+		response.Status = http.StatusUnauthorized
+	case iam.Forbidden:
+		response.Status = http.StatusForbidden
+	default:
+		s.cfg.OnDecision("error", response.Code, 0)
+		response.Status = http.StatusServiceUnavailable
+		s.recordRefusal(e, response)
+		return Response{}, err
+	}
+	s.cfg.OnDecision("denied", response.Code, 0)
+	s.recordRefusal(e, response)
+	fault, ok := errors.AsType[*iam.Error](err)
+	if ok && e.revision != nil && (response.Code == policy.CodeFactsMissing || response.Code == "malformed_request") {
+		response.Fault = fault
+		return response, nil // every request of a gateway can have one: package gateway, which knows the peer, logs it
+	}
+	s.cfg.Verifier.Rejected(ctx, err, slog.String("gateway", e.request.Facts.Gateway), slog.String("decision_id", response.DecisionID))
+	level, issuer := slog.LevelDebug, "" // anybody can send nonsense: not worth a line each
+	if e.token != nil {
+		level, issuer = slog.LevelInfo, e.token.Issuer
+	}
+	// The subject and the request are in the decision log, which masks.
+	s.cfg.Log.LogAttrs(ctx, level, "refused", slog.String("gateway", e.request.Facts.Gateway), slog.String("issuer", issuer),
+		slog.String("decision_id", response.DecisionID), slog.String("code", response.Code), slog.Any("err", err))
+	return response, nil
+}
+
+func (s *Service) recordRefusal(e *evaluation, response Response) {
+	if e.revision != nil {
+		evaluated := e.evaluated(e.input.Now, response)
+		s.cfg.Record(&evaluated)
+	}
+}
+
+// Evaluated is one decision, for the decision log and the shadow. What it points to is immutable.
+type Evaluated struct {
+	At       time.Time
+	Revision *policy.Revision
+	Token    *token.Token // nil: none
+	Request  RequestFacts
+	Hint     string // of the tenant
+	Input    policy.Question
+	Response Response
+	Reasons  []policy.Reason  // nil of a cache hit
+	Facts    []directory.Fact // nil of a cache hit
+	Took     time.Duration
+	Repeated bool  // a cache hit
+	Hits     int64 // of the cache entry until now
+}
+
+func (e *evaluation) evaluated(at time.Time, response Response) Evaluated {
+	return Evaluated{
+		At:       at,
+		Revision: e.revision,
+		Token:    e.token,
+		Request:  e.request.Facts,
+		Hint:     e.input.Fields[policy.TenantHint],
+		Input:    e.input,
+		Response: response,
+	}
+}
+
+// record counts and records an evaluation.
+func (s *Service) record(e *evaluation, result *entry, d policy.Decision, facts *directory.Reading) {
+	s.cfg.OnDecision(result.outcome, result.code, d.Took)
+	evaluated := e.evaluated(e.input.Now, result.response)
+	evaluated.Reasons, evaluated.Facts, evaluated.Took = d.Reasons, facts.Facts(), d.Took
+	s.cfg.Record(&evaluated)
+	if sampled(s.shadow.Share()) {
+		s.shadow.Take(&evaluated)
+	}
+}
+
+// recordHit counts a cache hit, and records a sample.
+func (s *Service) recordHit(e *evaluation, hit *entry) {
+	s.cfg.OnDecision(hit.outcome, hit.code, 0)
+	hits := hit.hits.Add(1)
+	log, shadow := sampled(s.cfg.SampleLog), sampled(s.shadow.Share())
+	if !log && !shadow {
+		return
+	}
+	evaluated := e.evaluated(time.Now(), hit.response)
+	evaluated.Repeated, evaluated.Hits = true, hits
+	if log {
+		s.cfg.Record(&evaluated)
+	}
+	if shadow {
+		s.shadow.Take(&evaluated)
+	}
+}
+
+// sampled is true for a share of all calls.
+func sampled(share float64) bool {
+	return share > 0 && mrand.Float64() < share //nolint:gosec // sampling is no secret
+}
