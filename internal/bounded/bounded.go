@@ -1,8 +1,8 @@
 // Package bounded is an LRU that is bounded in entries and in bytes, over
 // hashicorp/golang-lru.
 //
-// It owns the account of bytes. It does not know what is kept, nor whether it is
-// still true: who gets a value checks that.
+// It owns the account of bytes. It does not know what an entry is, nor whether it is still
+// valid: its user checks that.
 package bounded
 
 import (
@@ -39,9 +39,8 @@ func (c *Cache[K, V]) Get(k K) (V, bool) {
 	return v, ok
 }
 
-// Add keeps v and drops what is oldest to keep the bounds. A value that alone
-// takes more than half of the bytes is not kept: one does not drive all others
-// out.
+// Add stores v and evicts the oldest entries beyond the bounds. A value that alone takes more
+// than half of the bytes is not stored: one entry must not evict all others.
 func (c *Cache[K, V]) Add(k K, v V) {
 	w := c.weigh(v)
 	c.mu.Lock()

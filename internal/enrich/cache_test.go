@@ -21,7 +21,7 @@ func TestAPolicySetsTheTTLOfItsDecisions(t *testing.T) {
 	const long = 24 * time.Hour
 	for name, c := range map[string]struct {
 		rego string
-		kept time.Duration
+		ttl  time.Duration
 	}{
 		"no ttl":                         {`decision := {"allow": true, "headers": {"X-User-ID": input.token.sub}}`, long},
 		"a ttl":                          {`decision := {"allow": true, "ttl": 0.4}`, 400 * time.Millisecond},
@@ -54,8 +54,8 @@ func TestAPolicySetsTheTTLOfItsDecisions(t *testing.T) {
 			for _, after := range []time.Duration{0, 249, 250, 399, 400, 999, 1000, 59_999, 60_000, 3_600_000} {
 				w.at = began + after*time.Millisecond
 				x.prove(w)
-				if got, want := ask() == first, w.at-began < c.kept; got != want {
-					t.Errorf("after %s: kept is %v", w.at-began, got)
+				if got, want := ask() == first, w.at-began < c.ttl; got != want {
+					t.Errorf("after %s: cached is %v", w.at-began, got)
 				}
 			}
 		})
@@ -67,7 +67,7 @@ func TestADecisionThatIsNotCachedIsEvaluatedOnce(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	w := f.walk(0, "")
-	w.template = f.template("not kept", &policy.Candidate{
+	w.template = f.template("not cached", &policy.Candidate{
 		Roots: []string{"iam"}, Modules: map[string]string{"p.rego": "package iam.claims\n\ndecision := {\"allow\": true, \"ttl\": 0}"},
 		Data: map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-ID"}}}},
 	})
@@ -107,7 +107,7 @@ func TestACachedDecisionEndsWithAMembership(t *testing.T) {
 	w.at += 2*time.Second - 1
 	x.prove(w)
 	if again := ask(); again.DecisionID != first.DecisionID {
-		t.Error("it was worked out again before the membership ended")
+		t.Error("it was evaluated again before the membership ended")
 	}
 	w.at++
 	x.prove(w)
@@ -136,7 +136,7 @@ func TestAFactThatChangesMeanwhileIsReadAgain(t *testing.T) {
 	a, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[0], TenantHint: "acme"})
 	f.ok(err)
 	if a.Allowed {
-		t.Errorf("the answer rests on what is no more: %+v", a)
+		t.Errorf("the decision depends on a fact that is gone: %+v", a)
 	}
 }
 
@@ -216,13 +216,13 @@ func TestAnEvaluationThatIsCutOffIsNotCached(t *testing.T) {
 		t.Fatalf("%+v, %v", a, err)
 	}
 	if st := x.service.Stats(); st.Allowed.Entries+st.Denied.Entries != 0 {
-		t.Errorf("it is kept: %+v", st)
+		t.Errorf("it is cached: %+v", st)
 	}
 	if _, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[3]}); err != nil {
 		t.Error(err)
 	}
 	if st := x.service.Stats(); st.Allowed.Entries+st.Denied.Entries != 1 {
-		t.Errorf("it is not kept: %+v", st)
+		t.Errorf("it is not cached: %+v", st)
 	}
 }
 

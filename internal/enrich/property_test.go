@@ -34,12 +34,12 @@ import (
 var steps = flag.Int("steps", 2000, "steps of the property test; make nightly takes 100,000")
 
 const (
-	promise  = time.Second      // how late a change may be heard
+	promise  = time.Second      // how late a change may be received
 	maxStale = 10 * time.Second // by a replica that hears nothing
 	perWalk  = 100              // steps under one policy, from empty caches
 )
 
-// The property: whatever is asked, changed, heard late or not at all, in whatever
+// The property: whatever is requested, changed, received late or not at all, in whatever
 // order, on whichever replica, an answer from the cache is one that OPA itself, over
 // the whole input and all facts, would give now or within the promise. Each fact
 // counts for itself (ruling 21): two facts of one answer may be that far apart.
@@ -64,11 +64,11 @@ func TestACachedAnswerIsOneThatAnEvaluationWouldGive(t *testing.T) {
 // Each of these is a bug that such caches have had. The property finds them all.
 const (
 	mutantKey     = "the tenant that is asked for is left out of the key"
-	mutantFacts   = "an answer does not note what facts it rests on"
-	mutantCap     = "answers of policies that look at the time are kept for long"
-	mutantMembers = "a tenant's state is not told to its members' documents"
+	mutantFacts   = "a decision does not record the facts that it depends on"
+	mutantCap     = "decisions of policies that look at the time are cached for long"
+	mutantMembers = "a tenant's change does not invalidate its members' documents"
 	mutantGap     = "after a gap nothing is dropped"
-	mutantLost    = "a change that is told while a fact is loaded is lost"
+	mutantLost    = "a change that is notified while a fact is loaded is lost"
 )
 
 func TestThePropertyFindsPlantedBugs(t *testing.T) {
@@ -93,7 +93,7 @@ type template struct {
 	prepared rego.PreparedEvalQuery // of the oracle
 }
 
-// shared is what the templates have in common: answers that show what they rest on.
+// shared is what the templates have in common: decisions that show what they depend on.
 const shared = `package iam.claims
 
 user := data.directory.users[input.token.iss][input.token.sub]
@@ -539,7 +539,7 @@ func (w *walk) ask(x *replica) error {
 		q.Facts.ClientIP = netip.Addr{}
 	}
 	if w.rand.IntN(8) == 0 {
-		w.busy = func() { // while the answer is worked out
+		w.busy = func() { // during the evaluation
 			w.note("meanwhile:")
 			w.change()
 			w.at += promise * 95 / 100
@@ -573,8 +573,7 @@ func (w *walk) ask(x *replica) error {
 	return w.compare(got, q, n, since)
 }
 
-// touchesNothing: an answer that rests on no facts may be given by a replica that
-// trusts none.
+// touchesNothing: a stale replica may give a decision that depends on no facts.
 func (w *walk) touchesNothing(q Request) bool { return q.Token == "" || w.lacks(&q.Facts) }
 
 // lacks reports whether the policy reads what is not known of a request.
@@ -768,7 +767,7 @@ func (w *walk) oracle(q Request, n int, now time.Duration, user, client, acme, g
 			status = 401
 		}
 		if claims == nil && d["allow"] == true {
-			status = 503 // nobody may let nobody in
+			status = 503 // an allow without a subject, which no policy may make
 		}
 		return answered{Status: status}, nil
 	}

@@ -21,7 +21,7 @@ type RequestFacts struct {
 	Preflight bool // a CORS preflight
 }
 
-// NewRequest returns a request of facts that somebody has written out, in the forms that a
+// NewRequest returns the facts of a request that a person has written out, in the forms that a
 // gateway's have. It fails with an Invalid error.
 func NewRequest(gateway, method, scheme, host, path string, clientIP netip.Addr) (RequestFacts, error) {
 	r := RequestFacts{Gateway: gateway, Method: method, ClientIP: clientIP}

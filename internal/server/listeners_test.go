@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Without one, a peer that stops reading holds a connection and a goroutine for ever.
+// Without one, a peer that stops reading holds a connection and a goroutine permanently.
 func TestEachListenerHasAWriteTimeout(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"gateway", "admin", "ops"} {

@@ -19,7 +19,7 @@ func share(aim int64, of float64) int64 { return int64(float64(aim) * of) }
 // are full, collecting keeps it near the aim. A fixed GOGC is one or the other: it
 // wastes CPU on a small heap, or memory on a large one. A GOMEMLIMIT alone would
 // collect without a pause where more lives than it allows; this never goes below
-// least. It leaves alone a GOGC that somebody has set.
+// least. It does not override a GOGC that is set.
 func TuneGC(ctx context.Context, aim int64) {
 	const least, most = 50, 800
 	if os.Getenv("GOGC") != "" {

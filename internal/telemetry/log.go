@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// handler writes JSON lines. A duration is a number of milliseconds, and its key says so: took_ms.
+// handler writes JSON lines. A duration is a number of milliseconds, and its key ends in _ms: took_ms.
 func handler(w io.Writer, level slog.Level) slog.Handler {
 	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Value.Kind() == slog.KindDuration {
@@ -22,10 +22,10 @@ func handler(w io.Writer, level slog.Level) slog.Handler {
 	}})
 }
 
-// NewLogger writes JSON lines at once, for commands that answer nobody else.
+// NewLogger writes JSON lines at once, for commands, which serve no requests.
 func NewLogger(w io.Writer, level slog.Level) *slog.Logger { return slog.New(handler(w, level)) }
 
-// Log is a logger whose lines are written in the background: whoever logs never waits for a
+// Log is a logger whose lines are written in the background: a caller never waits for a
 // slow reader of our output, or for one that has stopped to read. Lines that find no room are
 // dropped and counted, and a line says how many there were once there is room again.
 type Log struct {
@@ -57,7 +57,7 @@ func NewLog(out io.Writer, level slog.Level) *Log {
 	return l
 }
 
-// Blocking returns a logger for goroutines that write very many lines and that nobody waits for.
+// Blocking returns a logger for background goroutines that write very many lines.
 // It waits for room, and has half of it, so that its lines never crowd out the others.
 func (l *Log) Blocking() *slog.Logger {
 	return slog.New(handler(lines{l, pendingMost / 2, true}, l.level))
@@ -108,7 +108,7 @@ func (l *Log) write() {
 		l.taken.Broadcast()
 		l.mu.Unlock()
 		if n, err := l.out.Write(batch); err != nil {
-			l.dropped.Add(int64(bytes.Count(batch[n:], []byte("\n")))) // a log that cannot be written has nowhere else to say so
+			l.dropped.Add(int64(bytes.Count(batch[n:], []byte("\n")))) // a log that cannot be written has no other output
 		} else if dropped := l.dropped.Load(); dropped > reported {
 			l.Warn("log lines were dropped", slog.Int64("lines", dropped-reported))
 			reported = dropped

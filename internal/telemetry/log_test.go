@@ -15,7 +15,7 @@ import (
 
 // reader is one end of a pipe: it blocks who writes to it until it is let go.
 type reader struct {
-	began chan struct{} // somebody writes
+	began chan struct{} // a write is under way
 	let   chan struct{}
 	fails bool
 

@@ -22,7 +22,7 @@ type Check struct {
 	Ask func() error
 	// Degraded: a failure is shown where details are asked for (?verbose), but does not make the service not ready. A
 	// dependency that all replicas share is of this kind while the replica can still
-	// answer: taking them all away would help nobody.
+	// answer: removing all replicas would not help.
 	Degraded bool
 }
 
@@ -47,7 +47,7 @@ func (o *Ops) Handler() http.Handler {
 	mux.HandleFunc("GET /readyz", o.readyz)
 	mux.HandleFunc("GET /policy/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, o.Policy()) })
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, o.Build) })
-	if o.Pprof { // whoever may ask for a profile may make us work, and sees what is in memory
+	if o.Pprof { // a profile costs CPU, and shows what is in memory
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Package bench measures what an enrichment costs beside a bare net/http answer
-// and beside OPA's own server, in one run and in turn, over real connections.
+// Package bench measures what an enrichment costs, compared with a plain net/http response
+// and with OPA's own server, in one run and in turn, over real connections.
 //
 // What is measured is CPU for each request, server and client together: that is
 // what bounds the requests a machine answers, and wall-clock times on shared

@@ -246,7 +246,7 @@ func (s *Server) init(ctx context.Context, bin string, who *syscall.Credential, 
 			return "", fmt.Errorf("hand the cluster to its user: %w", err)
 		}
 	}
-	// Made beside and renamed, so that an interrupted initdb leaves nothing that looks whole.
+	// Created under another name and renamed, so that an interrupted initdb leaves nothing that looks whole.
 	half := cluster + ".new"
 	if err := os.RemoveAll(half); err != nil {
 		return "", fmt.Errorf("clear %s: %w", half, err)
@@ -324,7 +324,7 @@ func passable(dir string, who *syscall.Credential) bool {
 	return cmd.Run() == nil
 }
 
-// Where installations put the binaries, beside PATH, and where embedded-postgres
+// Where installations put the binaries, in addition to PATH, and where embedded-postgres
 // fetches them from ("": its default). Variables for the test alone.
 var (
 	places     = []string{"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin", "/usr/local/opt/postgresql@*/bin"}
@@ -392,7 +392,7 @@ func fetch(progress io.Writer) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("fetch PostgreSQL: %w", err)
 	}
-	defer func() { _ = os.RemoveAll(tmp) }() // in the temporary folder: harms nobody
+	defer func() { _ = os.RemoveAll(tmp) }() // in the temporary folder: a leftover does no harm
 	cfg := embeddedpostgres.DefaultConfig()
 	if repository != "" {
 		cfg = cfg.BinaryRepositoryURL(repository)

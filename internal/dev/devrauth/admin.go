@@ -61,7 +61,7 @@ func (s *Server) BreakSome(share float64) {
 	})
 }
 
-// AdminToken sets what the admin API wants as bearer; "": anybody is let in.
+// AdminToken sets the bearer that the admin API requires; "": none.
 func (s *Server) AdminToken(token string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,7 +136,7 @@ func (s *Server) admin(w http.ResponseWriter, r *http.Request) {
 	s.clients(w, r)
 }
 
-// discard is an answer that nobody gets.
+// discard is a response that is thrown away.
 type discard struct{}
 
 func (discard) Header() http.Header         { return http.Header{} }

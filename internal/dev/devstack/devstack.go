@@ -107,6 +107,6 @@ func (s *Stack) Stop() {
 		s.NATS.WaitForShutdown()
 	}
 	if s.rauthHTTP != nil {
-		_ = s.rauthHTTP.Close() // development: nobody waits for its answers
+		_ = s.rauthHTTP.Close() // development: no caller waits for its responses
 	}
 }

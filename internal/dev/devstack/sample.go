@@ -174,7 +174,7 @@ func Curls(gateway, admin, issuer string) string {
   curl -si -H "Authorization: Bearer $TOKEN" http://%[1]s/system/enrich-token
   curl -s -H "Authorization: Bearer $ADMIN" 'http://%[5]s/v1/audit?tenant=acme&limit=1'
 
-  # She makes a client: here, and in R-Auth. Its secret is in this answer and nowhere else. With it, it is somebody at once.
+  # She creates a client: here, and in R-Auth. Its secret is in this response and nowhere else. It works at once.
   MADE=$(curl -s -H "Authorization: Bearer $ADMIN" -H 'Content-Type: application/json' -d '{"tenant": "acme", "client_name": "reports", "grant_types": ["client_credentials"], "roles": ["viewer"], "scopes": ["document:read"]}' http://%[5]s/v1/clients)
   ID=$(echo "$MADE" | sed 's/.*"client_id":"\([^"]*\)".*/\1/') SECRET=$(echo "$MADE" | sed 's/.*"client_secret":"\([^"]*\)".*/\1/')
   REPORTS=$(curl -s -u $ID:$SECRET -d grant_type=client_credentials -d audience=%[7]s %[2]s/token | sed 's/.*"access_token":"\([^"]*\)".*/\1/')

@@ -1,9 +1,8 @@
-// Package freeport finds loopback ports for programs that are told theirs before they
-// listen. Such a port is from outside of the range from which systems give one to whoever
-// asks for any (RFC 6335, section 6; Linux gives 32768 to 60999): one from there may be
-// somebody else's before the program has started.
+// Package freeport finds loopback ports for programs that are given theirs before they
+// listen. Such a port lies outside of the ephemeral range (RFC 6335, section 6; on Linux 32768
+// to 60999), from which another program may get it before the first one has started.
 //
-// It knows nothing of the programs.
+// It does not know the programs.
 package freeport
 
 import (
@@ -18,7 +17,7 @@ const (
 	tries = 100 // for each port
 )
 
-// Addrs returns n different addresses that nobody listens on, such as 127.0.0.1:12345.
+// Addrs returns n different addresses that are not in use, such as 127.0.0.1:12345.
 func Addrs(n int) ([]string, error) {
 	var addrs []string
 	var last error

@@ -31,7 +31,7 @@ func Run(m *testing.M) int {
 		defer shared.Unlock()
 		if shared.server != nil {
 			shared.server.Stop()
-			_ = os.RemoveAll(shared.server.Dir) // a leftover in the temporary folder harms nobody
+			_ = os.RemoveAll(shared.server.Dir) // a leftover in the temporary folder does no harm
 		}
 	}()
 	return m.Run()

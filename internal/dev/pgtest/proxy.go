@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// Proxy stands between a client and a server, and misbehaves as it is told.
+// Proxy stands between a client and a server, and misbehaves on demand.
 type Proxy struct {
 	URL string // as the server's, through the proxy
 

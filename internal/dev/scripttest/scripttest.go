@@ -24,7 +24,7 @@ import (
 	"iam-service/internal/dev/freeport"
 )
 
-// Commands are those that scripts have beside testscript's own.
+// Commands are those that scripts have in addition to testscript's own.
 func Commands() map[string]func(ts *testscript.TestScript, neg bool, args []string) {
 	return map[string]func(ts *testscript.TestScript, neg bool, args []string){
 		"http":       httpCommand,
@@ -219,7 +219,7 @@ func capture(ts *testscript.TestScript, _ bool, args []string) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = cmd.Wait() // its status is what is kept
+		_ = cmd.Wait() // its status is recorded
 		_ = out.Close()
 		_ = os.WriteFile(ts.MkAbs(args[0]+".exit"), []byte(strconv.Itoa(cmd.ProcessState.ExitCode())+"\n"), 0o600)
 	}()

@@ -1,10 +1,10 @@
 # METADATA
 # title: Administration
 # description: >-
-#   Answers one question: may this caller do this administrative thing? The facts
-#   are those of the transaction that would do it. What is allowed here can still be
-#   refused by what the service itself holds to: nobody gives away more than they
-#   hold, and the last platform administrator stays.
+#   Authorizes one administrative action of a caller. The facts are those of the
+#   transaction that would do it. What is allowed here can still be denied by the
+#   service's own invariants: no caller grants more than they hold, and the last
+#   platform administrator stays.
 # scope: package
 # schemas:
 #   - input: schema.administration
@@ -21,7 +21,7 @@ decision := {
 	count(grants) > 0
 	count(denials) == 0
 } else := {
-	# Another tenant is not there: nobody learns what exists.
+	# Another tenant is "not found": no caller learns what exists.
 	"allow": false,
 	"status": 404,
 	"reasons": (denials | refusals),
@@ -197,8 +197,8 @@ _within_tenant if _subject in {"role", "member", "mapping", "client", "effective
 
 _within_tenant if input.action in {"tenant:read", "policy:explain"}
 
-# What the caller holds in the tenant that it is about. A role that a mapping gives
-# is no administrative one: what a provider says makes nobody an administrator.
+# What the caller holds in the tenant of the action. A role that a mapping grants is no
+# administrative one: a provider's claims make no administrators.
 
 _tenant := data.directory.tenants[input.tenant]
 

@@ -1,9 +1,9 @@
 # METADATA
 # title: Claims of a request
 # description: >-
-#   Answers one question: who is this caller here, and which headers say so? A
-#   request is allowed where a rule grants it and none denies it, and every
-#   answer names the rules it rests on.
+#   Decides about one request: who the caller is here, and which headers name
+#   them. A request is allowed where a rule grants it and none denies it, and every
+#   decision names the rules that it depends on.
 # scope: package
 # schemas:
 #   - input: schema.enrichment
@@ -37,11 +37,11 @@ decision := {
 	"reasons": (denials | refusals),
 }
 
-# Grants: what may be.
+# Grants: what is allowed.
 
 # METADATA
 # title: A member of the active tenant
-# description: The user holds a membership in force in an active tenant.
+# description: The user holds an active membership in an active tenant.
 # custom:
 #   code: member
 grants contains _reason(rego.metadata.rule()) if {
@@ -50,10 +50,10 @@ grants contains _reason(rego.metadata.rule()) if {
 }
 
 # METADATA
-# title: A role by what the provider says
+# title: A role mapped from the provider's claims
 # description: >-
-#   Nobody has written this user down here, but a mapping of the tenant gives a
-#   role to what the provider says about them (UNKNOWN_USERS=mapped).
+#   The user is unknown here, but a mapping of the tenant grants a role for the
+#   provider's claims about them (UNKNOWN_USERS=mapped).
 # custom:
 #   code: mapped
 grants contains _reason(rego.metadata.rule()) if {
@@ -95,26 +95,26 @@ grants contains _reason(rego.metadata.rule()) if {
 }
 
 # METADATA
-# title: Nobody needs to be known here
+# title: Anonymous callers are allowed here
 # description: The bundle declares this path, or CORS preflights, as anonymous.
 # custom:
 #   code: anonymous
 grants contains _reason(rego.metadata.rule()) if _anonymous
 
-# Denials: what may not be, whatever was granted. Add yours here.
+# Denials: what is denied, whatever was granted. Add yours here.
 
 # METADATA
 # title: The user is blocked
-# description: A blocked user gets in nowhere.
+# description: A blocked user is denied everywhere.
 # custom:
 #   code: user_blocked
 denials contains _reason(rego.metadata.rule()) if _user.status != "active"
 
 # METADATA
-# title: The person came through another tenant's client
+# title: The person uses another tenant's client
 # description: >-
 #   A client that is registered here and has a tenant acts in that tenant only, for
-#   persons too. The service itself holds to it, whatever a policy says.
+#   persons too. The service itself enforces it, whatever a policy allows.
 # custom:
 #   code: client_of_another_tenant
 denials contains _reason(rego.metadata.rule()) if {
@@ -122,7 +122,7 @@ denials contains _reason(rego.metadata.rule()) if {
 	input.request.tenant_hint != _bound
 }
 
-# Refusals: why nothing was granted. They are worked out only where nothing was.
+# Refusals: why nothing was granted. They are evaluated only where nothing was.
 
 # METADATA
 # title: A token is needed
@@ -136,7 +136,7 @@ refusals contains _reason(rego.metadata.rule()) if {
 
 # METADATA
 # title: The user is not known here
-# description: No such user exists, and no mapping of the tenant asked for speaks of them.
+# description: No such user exists, and no mapping of the requested tenant covers them.
 # custom:
 #   code: user_unknown
 refusals contains _reason(rego.metadata.rule()) if {
@@ -146,8 +146,8 @@ refusals contains _reason(rego.metadata.rule()) if {
 }
 
 # METADATA
-# title: Not a member of the tenant asked for
-# description: The user asked for a tenant that they do not belong to.
+# title: Not a member of the requested tenant
+# description: The user requested a tenant that they do not belong to.
 # custom:
 #   code: not_a_member
 refusals contains _reason(rego.metadata.rule()) if {
@@ -157,8 +157,8 @@ refusals contains _reason(rego.metadata.rule()) if {
 }
 
 # METADATA
-# title: The membership is not in force
-# description: The membership in the tenant asked for is suspended or has expired.
+# title: The membership is not active
+# description: The membership in the requested tenant is suspended or has expired.
 # custom:
 #   code: membership_not_in_force
 refusals contains _reason(rego.metadata.rule()) if {
@@ -169,7 +169,7 @@ refusals contains _reason(rego.metadata.rule()) if {
 
 # METADATA
 # title: The tenant is not active
-# description: Nobody gets into a tenant that is suspended or archived.
+# description: A tenant that is suspended or archived denies everybody.
 # custom:
 #   code: tenant_not_active
 refusals contains _reason(rego.metadata.rule()) if {
@@ -191,7 +191,7 @@ refusals contains _reason(rego.metadata.rule()) if {
 
 # METADATA
 # title: The program is not known here
-# description: A program needs a registration here, whatever its token says.
+# description: A program needs a registration here, whatever its token claims.
 # custom:
 #   code: client_unknown
 refusals contains _reason(rego.metadata.rule()) if {
@@ -213,7 +213,7 @@ refusals contains _reason(rego.metadata.rule()) if {
 
 # METADATA
 # title: The request's tenant cannot be entered
-# description: A tenant is meant that does not exist or that the token's issuer may not speak for.
+# description: The tenant does not exist, or the token's issuer must not speak for it.
 # custom:
 #   code: tenant_unknown
 refusals contains _reason(rego.metadata.rule()) if {
@@ -284,7 +284,7 @@ _tenant_meant := input.request.tenant_hint if {
 } else := _client.tenant
 
 # Without a hint: the default tenant, or without one the only one, if it is open. A
-# membership that somebody else adds, or that is suspended, must not move a user: so
+# membership that another administrator adds, or that is suspended, must not move a user: so
 # where the default is not open there is none, and all memberships count. Open by what
 # the user's document says of each: a user with a thousand tenants costs no thousand
 # look-ups.
@@ -386,7 +386,7 @@ permissions contains permission if {
 	some permission in _tenant.roles[role].permissions
 }
 
-# Off by default: a person can be let in for less than they hold. A scope means the
+# Off by default: a person gets less than they hold. A scope means the
 # permission of its name, and a role counts where the token's scope has all that it
 # means; one that means no permission does not.
 _narrowed if {
@@ -427,7 +427,7 @@ _token_scopes := input.token.scope if is_array(input.token.scope)
 
 # METADATA
 # description: >-
-#   The declared headers that have something to say; the service sends the rest
+#   The declared headers that have a value; the service sends the rest
 #   empty, so that none of the client's own can pass.
 headers := object.union(object.filter(_usual, config.headers), _optional)
 

@@ -165,7 +165,7 @@ cases := {
 		"token": through("late", "alice"),
 		"want": {"denied": 403, "codes": {"tenant_not_active"}},
 	},
-	"a client of the platform binds nobody": {
+	"a client of the platform binds no caller": {
 		"token": through("ops", "alice"), "hint": "globex",
 		"want": {"tenant": "globex", "codes": {"member"}, "roles": {"viewer"}},
 	},
@@ -189,7 +189,7 @@ cases := {
 		"token": object.union(person("heidi"), {"scope": "document:read"}), "narrow": true,
 		"want": {"tenant": "acme", "codes": {"member"}, "roles": set(), "scopes": {"document:read"}},
 	},
-	"a scope does not narrow unless the bundle says so": {
+	"a scope narrows only where the bundle sets it": {
 		"token": object.union(person("alice"), {"scope": "openid"}),
 		"want": {"tenant": "acme", "codes": {"member"}, "roles": {"editor", "viewer"}, "scopes": set()},
 	},
@@ -238,30 +238,30 @@ cases := {
 		"token": person("dave"), "hint": "globex", "allow_without_tenant": true,
 		"want": {"denied": 403, "codes": {"not_a_member", "user_blocked"}},
 	},
-	"a user nobody knows": {
+	"an unknown user": {
 		"token": person("mallory"),
 		"want": {"denied": 403, "codes": {"user_unknown"}},
 	},
-	"a user nobody knows asks for a tenant": {
+	"an unknown user asks for a tenant": {
 		"token": object.union(person("mallory"), {"groups": ["auditors"]}), "hint": "acme",
 		"want": {"denied": 403, "codes": {"user_unknown"}},
 	},
-	"a user nobody knows, by a mapping": {
+	"an unknown user, by a mapping": {
 		"token": object.union(person("mallory"), {"groups": ["auditors"]}), "hint": "acme",
 		"settings": {"unknown_users": "mapped"},
 		"want": {"tenant": "acme", "codes": {"mapped"}, "roles": {"auditor"}},
 	},
-	"a user nobody knows, by a mapping of a suspended tenant": {
+	"an unknown user, by a mapping of a suspended tenant": {
 		"token": object.union(person("mallory"), {"groups": ["auditors"]}), "hint": "initech",
 		"settings": {"unknown_users": "mapped"},
 		"want": {"denied": 403, "codes": {"tenant_not_active"}},
 	},
-	"a user nobody knows, without a hint": {
+	"an unknown user, without a hint": {
 		"token": object.union(person("mallory"), {"groups": ["auditors"]}),
 		"settings": {"unknown_users": "mapped"},
 		"want": {"denied": 403, "codes": {"user_unknown"}},
 	},
-	"a known user is not let in by a mapping alone": {
+	"a known user is not allowed by a mapping alone": {
 		"token": object.union(person("carol"), {"groups": ["auditors"]}), "hint": "acme",
 		"settings": {"unknown_users": "mapped"},
 		"want": {"denied": 403, "codes": {"not_a_member"}},
@@ -309,19 +309,19 @@ cases := {
 		"token": {"iss": issuer, "sub": "late", "client_id": "late"},
 		"want": {"denied": 403, "codes": {"tenant_not_active"}},
 	},
-	"a program nobody knows": {
+	"an unknown program": {
 		"token": {"iss": issuer, "sub": "evil", "client_id": "evil"},
 		"want": {"denied": 403, "codes": {"client_unknown"}},
 	},
 	"no token": {"want": {"denied": 401, "codes": {"token_missing"}}},
-	"no token where nobody needs to be known": {
+	"no token where anonymous callers are allowed": {
 		"anonymous": true,
 		"want": {"tenant": "", "codes": {"anonymous"}, "headers": {
 			"X-Principal-Type": "anonymous", "X-Tenant-ID": "", "X-Active-Tenant-ID": "",
 			"X-User-Roles": set(), "X-Scopes": set(),
 		}},
 	},
-	"a token is a token, also where nobody needs to be known": {
+	"a token counts, also where anonymous callers are allowed": {
 		"token": person("mallory"), "anonymous": true,
 		"want": {"denied": 403, "codes": {"user_unknown"}},
 	},
