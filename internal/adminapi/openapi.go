@@ -4,10 +4,71 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/go-chi/chi/v5"
+	"github.com/swaggest/swgui"
+	"github.com/swaggest/swgui/v5emb"
+
+	"iam-service/internal/problem"
 )
+
+// config is how requests are read and what the document says of the whole.
+func (a *server) config() huma.Config {
+	c := huma.DefaultConfig("iam-service", a.Version)
+	c.Info.Description = apiDescription
+	c.DocsPath, c.OpenAPIPath, c.SchemasPath = "", "", ""
+	c.CreateHooks = nil // no $schema in bodies
+	c.RejectUnknownQueryParameters = true
+	c.Formats = map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat}
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		"bearer": {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An access token for ADMIN_AUDIENCE."},
+	}
+	c.Security = []map[string][]string{{"bearer": {}}}
+	c.Tags = apiTags
+	return c
+}
+
+// describe serves the document and a page to browse it, without a token: they are the
+// same for everybody.
+func (a *server) describe(r chi.Router) {
+	document := sync.OnceValue(a.document)
+	r.Get("/openapi.json", problem.Observed("/openapi.json", a.Observe, conditional(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/vnd.oai.openapi+json;version=3.1")
+		_, _ = w.Write(document()) // the client is gone; nothing left to report
+	})).ServeHTTP))
+	page := v5emb.NewWithConfig(swgui.Config{SettingsUI: map[string]string{"tryItOutEnabled": "true"}})("iam-service", "/openapi.json", "/docs/")
+	docs := problem.Observed("/docs", a.Observe, func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Content-Security-Policy", "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		page.ServeHTTP(w, req)
+	})
+	r.Get("/docs", docs)
+	r.Get("/docs/*", docs)
+}
+
+const apiDescription = "Tenants, roles, users, members, mappings and OAuth2 clients; what services declare; the audit; which policy is in force, and why it decided what. " +
+	"A caller needs an access token for the admin API's own audience. What is not there and what is not theirs to see is 404 alike.\n\n" +
+	"**Conditions.** What is read has an `ETag`. A `PUT` says what it replaces: `If-Match` with that tag, or `If-None-Match: *` to make something new; " +
+	"without either it is 428, and 412 where somebody else was first.\n\n" +
+	"**Repetition.** A `POST` with an `Idempotency-Key` can be sent again for 24 hours: the same request has the same answer (`Idempotency-Replayed: true`) " +
+	"and does nothing twice; another request under the same key is 422.\n\n" +
+	"**Lists** have pages: `limit`, and `after` with the `next` of the page before, or the `Link`. Their order is fixed and stated, so that nothing is left out or " +
+	"comes twice while things change.\n\n" +
+	"**Problems** are RFC 9457 documents that name every wrong field. **Writes** are limited for each caller, as each replica counts (`RateLimit`)."
+
+var apiTags = []*huma.Tag{
+	{Name: "tenants", Description: "Customers of the platform."},
+	{Name: "roles", Description: "Named sets of permissions, of one tenant or of all."},
+	{Name: "members", Description: "Who is what in a tenant."},
+	{Name: "mappings", Description: "What the identity provider says, as roles of a tenant."},
+	{Name: "users", Description: "Whom the platform knows, across tenants."},
+	{Name: "services", Description: "What services declare: role templates and attributes."},
+	{Name: "clients", Description: "OAuth2 clients, here and in the identity provider. What it could not be told yet is 202, with sync: pending; it is told later."},
+	{Name: "audit", Description: "Who changed what."},
+	{Name: "policy", Description: "Which rules are in force, what would change under others, and why somebody was refused."},
+}
 
 // OpenAPI is the document of the admin API, as it is served at /openapi.json.
 func OpenAPI(version string) []byte {

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"iam-service/internal/admin"
 	"iam-service/internal/iam"
@@ -18,8 +16,6 @@ type Decisions interface {
 	Find(ctx context.Context, f iam.DecisionFilter) ([]iam.RecordedDecision, error)
 	Get(ctx context.Context, id string) (iam.RecordedDecision, bool, error)
 }
-
-// --- decisions
 
 type decisionBody struct {
 	Decision string          `json:"decision" doc:"its id, as in X-Decision-ID"`
@@ -189,7 +185,3 @@ func (a *server) decision(ctx context.Context, id string) (iam.RecordedDecision,
 	}
 	return d, err
 }
-
-// isText reports whether PostgreSQL takes s for a text. What is none is in no decision, and
-// asking for it is no fault of the decision log's.
-func isText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }

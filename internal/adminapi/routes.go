@@ -9,28 +9,6 @@ import (
 	"iam-service/internal/policy"
 )
 
-const apiDescription = "Tenants, roles, users, members, mappings and OAuth2 clients; what services declare; the audit; which policy is in force, and why it decided what. " +
-	"A caller needs an access token for the admin API's own audience. What is not there and what is not theirs to see is 404 alike.\n\n" +
-	"**Conditions.** What is read has an `ETag`. A `PUT` says what it replaces: `If-Match` with that tag, or `If-None-Match: *` to make something new; " +
-	"without either it is 428, and 412 where somebody else was first.\n\n" +
-	"**Repetition.** A `POST` with an `Idempotency-Key` can be sent again for 24 hours: the same request has the same answer (`Idempotency-Replayed: true`) " +
-	"and does nothing twice; another request under the same key is 422.\n\n" +
-	"**Lists** have pages: `limit`, and `after` with the `next` of the page before, or the `Link`. Their order is fixed and stated, so that nothing is left out or " +
-	"comes twice while things change.\n\n" +
-	"**Problems** are RFC 9457 documents that name every wrong field. **Writes** are limited for each caller, as each replica counts (`RateLimit`)."
-
-var apiTags = []*huma.Tag{
-	{Name: "tenants", Description: "Customers of the platform."},
-	{Name: "roles", Description: "Named sets of permissions, of one tenant or of all."},
-	{Name: "members", Description: "Who is what in a tenant."},
-	{Name: "mappings", Description: "What the identity provider says, as roles of a tenant."},
-	{Name: "users", Description: "Whom the platform knows, across tenants."},
-	{Name: "services", Description: "What services declare: role templates and attributes."},
-	{Name: "clients", Description: "OAuth2 clients, here and in the identity provider. What it could not be told yet is 202, with sync: pending; it is told later."},
-	{Name: "audit", Description: "Who changed what."},
-	{Name: "policy", Description: "Which rules are in force, what would change under others, and why somebody was refused."},
-}
-
 // routes are all of the admin API.
 func (a *server) routes() {
 	const get, post, put, patch, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete

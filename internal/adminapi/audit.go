@@ -1,0 +1,61 @@
+package adminapi
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"time"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+)
+
+type auditBody struct {
+	Chain      string          `json:"chain" doc:"id of a tenant; empty: the platform"`
+	Seq        int64           `json:"seq"`
+	At         time.Time       `json:"at"`
+	ActorKind  string          `json:"actor_kind" enum:"user,client,operator"`
+	Actor      string          `json:"actor" doc:"our id of a user, a client_id, who ran a command"`
+	Via        string          `json:"via" enum:"api,command,bootstrap,loop"`
+	Address    string          `json:"address,omitempty"`
+	RequestID  string          `json:"request_id,omitempty"`
+	DecisionID string          `json:"decision_id,omitempty"`
+	Action     string          `json:"action"`
+	Kind       string          `json:"kind"`
+	Object     string          `json:"object"`
+	Before     json.RawMessage `json:"before,omitempty" doc:"absent: it was not there"`
+	After      json.RawMessage `json:"after,omitempty" doc:"absent: it is no more"`
+	Hash       string          `json:"hash" doc:"of this entry and all before it, in hex"`
+}
+
+func wireEntry(e iam.AuditEntry) auditBody {
+	return auditBody{
+		e.Chain, e.Seq, e.At.UTC(), e.ActorKind, e.Actor, e.Via, e.Address, e.RequestID, e.DecisionID, e.Action, e.Kind, e.Object, e.Before, e.After, hex.EncodeToString(e.Hash),
+	}
+}
+
+type auditIn struct {
+	Paged
+	Tenant string    `query:"tenant" maxLength:"64" doc:"id of the tenant; absent: everything"`
+	Actor  string    `query:"actor" maxLength:"255"`
+	Action string    `query:"action" maxLength:"64" doc:"as in member:create"`
+	Kind   string    `query:"kind" enum:"tenant,role,user,member,mapping,service,client,event"`
+	Object string    `query:"object" maxLength:"255" doc:"id or name"`
+	From   time.Time `query:"from" doc:"not before"`
+	Until  time.Time `query:"until" doc:"before"`
+}
+
+func (i auditIn) tenant() string { return i.Tenant }
+
+func (a *server) listAudit(ctx context.Context, w *admin.Work, in *auditIn) (*many[auditBody], error) {
+	f := postgres.AuditFilter{Actor: in.Actor, Action: in.Action, Kind: in.Kind, Object: in.Object, From: in.From, Until: in.Until, Limit: in.Limit + 1}
+	if err := in.cursor(&f.BeforeAt, &f.BeforeChain, &f.BeforeSeq); err != nil {
+		return nil, err
+	}
+	list, err := w.Audit(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	return pageOf(ctx, in.Paged, list, wireEntry, func(e iam.AuditEntry) []any { return []any{e.At, e.Chain, e.Seq} })
+}

@@ -1,0 +1,49 @@
+package adminapi
+
+import (
+	"context"
+	"time"
+)
+
+// driftBody is a comparison.
+type driftBody struct {
+	ComparedAt  time.Time        `json:"compared_at"`
+	Compared    int              `json:"compared" doc:"clients of ours that are not deleted"`
+	Pending     int              `json:"pending" doc:"not compared: the identity provider has yet to be told"`
+	Foreign     int              `json:"foreign" doc:"clients of others in the identity provider; they are never touched"`
+	Differences []differenceBody `json:"differences"`
+}
+
+type differenceBody struct {
+	ClientID string   `json:"client_id"`
+	Tenant   string   `json:"tenant,omitempty"`
+	Kind     string   `json:"kind" enum:"missing,changed,not_deleted,orphan,not_ours,unmanaged"`
+	Fields   []string `json:"fields" doc:"that differ, by the names of RFC 7591; of unmanaged: that somebody has set in the identity provider"`
+	Winner   string   `json:"winner" enum:"iam-service,nobody" doc:"who has it their way when two comparisons have seen the difference; nobody: somebody must decide"`
+	Why      string   `json:"why"`
+}
+
+func (a *server) readDrift(ctx context.Context, r asked, _ *OnPlatform) (*one[driftBody], error) {
+	// Who may ask is found out in a transaction of its own: the comparison takes long.
+	if err := a.Service.Authorize(ctx, r.caller, r.task); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, driftLimit)
+	defer cancel()
+	report, err := a.Clients.Compare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b := driftBody{ComparedAt: report.At.UTC(), Compared: report.Compared, Pending: report.Pending, Foreign: report.Foreign, Differences: []differenceBody{}}
+	for _, d := range report.Differences {
+		x := differenceBody{d.Client, d.Tenant, d.Kind, sorted(d.Fields), "iam-service", d.Why}
+		if d.Repair == "" {
+			x.Winner = "nobody"
+		}
+		b.Differences = append(b.Differences, x)
+	}
+	return &one[driftBody]{Status: 200, Body: b}, nil
+}
+
+// driftLimit is how long a comparison may take.
+const driftLimit = 60 * time.Second

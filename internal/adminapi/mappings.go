@@ -1,0 +1,113 @@
+package adminapi
+
+import (
+	"context"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+)
+
+type mappingBody struct {
+	ID      string   `json:"id"`
+	Issuer  string   `json:"issuer"`
+	Claim   string   `json:"claim"`
+	Value   string   `json:"value"`
+	Roles   []string `json:"roles"`
+	Version int64    `json:"version" doc:"as in the ETag"`
+}
+
+// MappingPut is what can be replaced of a mapping.
+type MappingPut struct {
+	Roles []string `json:"roles" minItems:"1" maxItems:"100" doc:"names of roles that the tenant sees"`
+}
+
+type mappingPost struct {
+	Issuer string `json:"issuer,omitempty" maxLength:"512" doc:"whose tokens; absent: R-Auth's"`
+	Claim  string `json:"claim" maxLength:"255" doc:"of the token: groups, roles or entitlements, as the default policy reads them"`
+	Value  string `json:"value" maxLength:"255" doc:"that the claim is, or contains"`
+	MappingPut
+}
+
+func wireMapping(m iam.Mapping) mappingBody {
+	return mappingBody{m.ID(), m.Issuer, m.Claim, m.Value, sorted(m.Roles), m.Version}
+}
+
+func oneMapping(m iam.Mapping) *one[mappingBody] {
+	return &one[mappingBody]{Status: 200, ETag: etag(m.Version), Body: wireMapping(m)}
+}
+
+// OnMapping is an input about a mapping.
+type OnMapping struct {
+	OnTenant
+	Mapping string `path:"mapping" maxLength:"64" doc:"id of the mapping"`
+}
+
+func (i OnMapping) object() string { return i.Mapping }
+
+func (a *server) listMappings(ctx context.Context, w *admin.Work, in *OnTenant) (*many[mappingBody], error) {
+	list, err := w.Mappings(ctx, in.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	out := &many[mappingBody]{Body: page[mappingBody]{Items: []mappingBody{}}}
+	for _, m := range list {
+		out.Body.Items = append(out.Body.Items, wireMapping(m))
+	}
+	return out, nil
+}
+
+func (a *server) createMapping(ctx context.Context, w *admin.Work, in *struct {
+	OnTenant
+	Repeatable
+	Body mappingPost
+},
+) (*one[mappingBody], error) {
+	m := iam.Mapping{Tenant: in.Tenant, Issuer: in.Body.Issuer, Claim: in.Body.Claim, Value: in.Body.Value, Roles: in.Body.Roles}
+	if m.Issuer == "" {
+		m.Issuer = a.Issuer
+	}
+	m, err := w.CreateMapping(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	out := oneMapping(m)
+	out.Status, out.Location = 201, "/v1/tenants/"+in.Tenant+"/mappings/"+m.ID()
+	return out, nil
+}
+
+func (a *server) readMapping(ctx context.Context, w *admin.Work, in *OnMapping) (*one[mappingBody], error) {
+	m, err := w.Mapping(ctx, in.Tenant, in.Mapping)
+	if err != nil {
+		return nil, err
+	}
+	return oneMapping(m), nil
+}
+
+func (a *server) putMapping(ctx context.Context, w *admin.Work, in *struct {
+	OnMapping
+	Conditional
+	Body MappingPut
+},
+) (*one[mappingBody], error) {
+	c, err := in.condition()
+	if err != nil {
+		return nil, err
+	}
+	m, err := w.SetMappingRoles(ctx, in.Tenant, in.Mapping, in.Body.Roles, c)
+	if err != nil {
+		return nil, err
+	}
+	return oneMapping(m), nil
+}
+
+func (a *server) deleteMapping(ctx context.Context, w *admin.Work, in *struct {
+	OnMapping
+	Conditional
+},
+) (*struct{}, error) {
+	c, err := in.condition()
+	if err != nil {
+		return nil, err
+	}
+	return nil, w.DeleteMapping(ctx, in.Tenant, in.Mapping, c)
+}

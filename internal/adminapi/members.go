@@ -1,0 +1,302 @@
+package adminapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+	"iam-service/internal/problem"
+)
+
+type memberBody struct {
+	Tenant     string     `json:"tenant"`
+	User       string     `json:"user" format:"uuid" doc:"our id"`
+	Issuer     string     `json:"issuer"`
+	Subject    string     `json:"subject"`
+	Status     string     `json:"status" enum:"active,suspended,expired" doc:"expired: active, but its end has passed"`
+	Roles      []string   `json:"roles"`
+	Attributes attributes `json:"attributes"`
+	ExpiresAt  *time.Time `json:"expires_at,omitempty" doc:"absent: never"`
+	Version    int64      `json:"version" doc:"as in the ETag"`
+}
+
+// MemberPut is what can be replaced of a member.
+type MemberPut struct {
+	Status     string     `json:"status,omitempty" enum:"active,suspended" default:"active"`
+	Roles      []string   `json:"roles,omitempty" maxItems:"100" doc:"names of roles that the tenant sees"`
+	Attributes attributes `json:"attributes,omitempty" doc:"4 KB at most; each is declared by some service's manifest"`
+	ExpiresAt  *time.Time `json:"expires_at,omitempty" doc:"in the future; absent: never"`
+}
+
+type memberPost struct {
+	Issuer  string `json:"issuer,omitempty" maxLength:"512" doc:"of their tokens; absent: R-Auth"`
+	Subject string `json:"subject" maxLength:"255" doc:"as in their tokens"`
+	MemberPut
+}
+
+func wireMember(m iam.Member) memberBody {
+	b := memberBody{m.Tenant, m.User, m.Issuer, m.Subject, m.Status, sorted(m.Roles), orEmpty(m.Attributes), given(m.ExpiresAt), m.Version}
+	if b.ExpiresAt != nil && b.Status == iam.MembershipActive && (m.Expired || !b.ExpiresAt.After(time.Now())) {
+		b.Status = iam.MembershipExpired
+	}
+	return b
+}
+
+func oneMember(m iam.Member) *one[memberBody] {
+	return &one[memberBody]{Status: 200, ETag: etag(m.Version), Body: wireMember(m)}
+}
+
+// check refuses a time that could be taken for none.
+func (p MemberPut) check(at string) []iam.FieldError {
+	if p.ExpiresAt == nil || !p.ExpiresAt.IsZero() {
+		return nil
+	}
+	return []iam.FieldError{{Pointer: at + "/expires_at", Detail: "must be a time after the year 1; leave it out for never"}}
+}
+
+func (p MemberPut) membership() iam.Membership {
+	m := iam.Membership{Status: p.Status, Roles: p.Roles, Attributes: p.Attributes}
+	if m.Status == "" { // a default is not applied within a list
+		m.Status = iam.MembershipActive
+	}
+	if p.ExpiresAt != nil {
+		m.ExpiresAt = *p.ExpiresAt
+	}
+	return m
+}
+
+func (a *server) row(p memberPost) admin.Row {
+	r := admin.Row{Issuer: p.Issuer, Subject: p.Subject, Membership: p.membership()}
+	if r.Issuer == "" {
+		r.Issuer = a.Issuer
+	}
+	return r
+}
+
+// OnMember is an input about a member.
+type OnMember struct {
+	OnTenant
+	User string `path:"user" maxLength:"64" doc:"our id of the user"`
+}
+
+func (i OnMember) object() string { return i.User }
+
+func (a *server) listMembers(ctx context.Context, w *admin.Work, in *struct {
+	OnTenant
+	Paged
+	Role    string `query:"role" maxLength:"64" doc:"those to whom it is assigned"`
+	Status  string `query:"status" enum:"active,suspended,expired"`
+	Issuer  string `query:"issuer" maxLength:"512"`
+	Subject string `query:"subject" maxLength:"255"`
+	Search  string `query:"search" maxLength:"255" doc:"the beginning of the subject, whatever its case"`
+},
+) (*many[memberBody], error) {
+	f := postgres.MemberFilter{Role: in.Role, Status: in.Status, Issuer: in.Issuer, Subject: in.Subject, Search: in.Search, Limit: in.Limit + 1}
+	if err := in.userCursor(&f.After); err != nil {
+		return nil, err
+	}
+	list, err := w.Members(ctx, in.Tenant, f)
+	if err != nil {
+		return nil, err
+	}
+	return pageOf(ctx, in.Paged, list, wireMember, func(m iam.Member) []any { return []any{m.User} })
+}
+
+func (a *server) addMember(ctx context.Context, w *admin.Work, in *struct {
+	OnTenant
+	Repeatable
+	Body memberPost
+},
+) (*one[memberBody], error) {
+	if err := iam.Refuse(in.Body.check("")); err != nil {
+		return nil, err
+	}
+	outcomes, err := w.PutMembers(ctx, in.Tenant, []admin.Row{a.row(in.Body)}, true)
+	if err != nil {
+		return nil, iam.Rebase(err, "/0", "")
+	}
+	out := oneMember(outcomes[0].Member)
+	out.Status, out.Location = 201, "/v1/tenants/"+in.Tenant+"/members/"+out.Body.User
+	return out, nil
+}
+
+type outcomeBody struct {
+	User    string `json:"user" format:"uuid" doc:"our id"`
+	Result  string `json:"result" enum:"added,replaced,unchanged"`
+	Version int64  `json:"version"`
+}
+
+// batchBody is a batch as the document has it. What is sent is validated row by row.
+type batchBody struct {
+	Members []memberPost `json:"members" minItems:"1" maxItems:"1000"`
+}
+
+// rows reads a batch: each row that cannot be read, and all that is wrong with it, at once. The
+// rest can still be invalid.
+func (a *server) rows(media, id string, body []byte) (rows []admin.Row, wrong []iam.FieldError, err error) {
+	var doc any
+	switch err := a.api.Unmarshal(media, body, &doc); {
+	case errors.Is(err, huma.ErrUnknownContentType):
+		return nil, nil, found(id, http.StatusUnsupportedMediaType, nil)
+	case err != nil:
+		return nil, nil, found(id, http.StatusBadRequest, []error{&huma.ErrorDetail{Location: "body", Message: err.Error()}})
+	}
+	registry := a.api.OpenAPI().Components.Schemas
+	path, result := huma.NewPathBuffer(nil, 0), &huma.ValidateResult{}
+	path.Push("body")
+	huma.Validate(registry, registry.Schema(reflect.TypeFor[batchBody](), true, ""), path, huma.ModeWriteToServer, doc, result)
+	unread := map[string]bool{}
+	for _, e := range result.Errors {
+		d, ok := errors.AsType[*huma.ErrorDetail](e)
+		if !ok {
+			continue // there are no others
+		}
+		at, isRow := strings.CutPrefix(pointerOf(d.Location), "/members/")
+		if !isRow {
+			return nil, nil, found(id, http.StatusUnprocessableEntity, result.Errors) // of the whole
+		}
+		wrong = append(wrong, iam.FieldError{Pointer: "/" + at, Detail: d.Message})
+		place, _, _ := strings.Cut(at, "/")
+		unread[place] = true
+	}
+	var b struct{ Members []json.RawMessage }
+	if err := json.Unmarshal(body, &b); err != nil {
+		return nil, nil, err
+	}
+	rows = make([]admin.Row, len(b.Members))
+	for i, raw := range b.Members {
+		if unread[strconv.Itoa(i)] {
+			rows[i].Invalid = true
+			continue
+		}
+		var m memberPost
+		if err := jsonFormat.Unmarshal(raw, &m); err != nil {
+			rows[i].Invalid = true
+			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d", i), Detail: err.Error()})
+			continue
+		}
+		rows[i] = a.row(m)
+		wrong = append(wrong, m.check(fmt.Sprintf("/%d", i))...)
+	}
+	return rows, wrong, nil
+}
+
+func (a *server) batchMembers(ctx context.Context, w *admin.Work, in *struct {
+	OnTenant
+	Leaving
+	Repeatable
+},
+) (*many[outcomeBody], error) {
+	req, _ := ctx.Value(requestKey{}).(request) // authenticate puts it there
+	rows, wrong, err := a.rows(req.r.Header.Get("Content-Type"), problem.RequestID(req.r), in.RawBody)
+	if err != nil {
+		return nil, err
+	}
+	outcomes, err := w.PutMembers(ctx, in.Tenant, rows, false, wrong...)
+	if err != nil {
+		return nil, iam.Rebase(err, "/", "/members/")
+	}
+	out := &many[outcomeBody]{Body: page[outcomeBody]{Items: []outcomeBody{}}}
+	for _, o := range outcomes {
+		result := "unchanged"
+		switch {
+		case o.Created:
+			result = "added"
+		case o.Changed:
+			result = "replaced"
+		}
+		out.Body.Items = append(out.Body.Items, outcomeBody{o.Member.User, result, o.Member.Version})
+	}
+	return out, nil
+}
+
+func (a *server) readMember(ctx context.Context, w *admin.Work, in *OnMember) (*one[memberBody], error) {
+	m, err := w.Member(ctx, in.Tenant, in.User)
+	if err != nil {
+		return nil, err
+	}
+	return oneMember(m), nil
+}
+
+func (a *server) putMember(ctx context.Context, w *admin.Work, in *struct {
+	OnMember
+	Conditional
+	Leaving
+	Body MemberPut
+},
+) (*one[memberBody], error) {
+	c, err := in.condition()
+	if err != nil {
+		return nil, err
+	}
+	if err := iam.Refuse(in.Body.check("")); err != nil {
+		return nil, err
+	}
+	m := in.Body.membership()
+	m.Tenant, m.User = in.Tenant, in.User
+	got, err := w.PutMember(ctx, m, c)
+	if err != nil {
+		return nil, err
+	}
+	return oneMember(got), nil
+}
+
+// MemberPatch is what a merge patch can change of a member.
+type MemberPatch struct {
+	Status     *string    `json:"status,omitempty" enum:"active,suspended"`
+	Roles      []string   `json:"roles,omitempty" maxItems:"100" doc:"all of them"`
+	Attributes attributes `json:"attributes,omitempty" nullable:"true" doc:"null as a value removes an attribute, null instead of the object all of them"`
+	ExpiresAt  *time.Time `json:"expires_at,omitempty" nullable:"true" doc:"in the future; null: never"`
+}
+
+func (a *server) patchMember(ctx context.Context, w *admin.Work, in *struct {
+	OnMember
+	Conditional
+	Leaving
+	PatchedMember
+	Body MemberPatch `contentType:"application/merge-patch+json"`
+},
+) (*one[memberBody], error) {
+	c, err := in.condition()
+	if err != nil {
+		return nil, err
+	}
+	m, err := w.EditMember(ctx, in.Tenant, in.User, c, func(m iam.Membership) (iam.Membership, error) {
+		s, err := apply(in.Patched, MemberPut{m.Status, m.Roles, m.Attributes, given(m.ExpiresAt)})
+		if err == nil {
+			err = iam.Refuse(s.check(""))
+		}
+		after := s.membership()
+		after.Status = s.Status // null is no default here
+		after.Tenant, after.User, after.Version = m.Tenant, m.User, m.Version
+		return after, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return oneMember(m), nil
+}
+
+func (a *server) deleteMember(ctx context.Context, w *admin.Work, in *struct {
+	OnMember
+	Conditional
+	Leaving
+},
+) (*struct{}, error) {
+	c, err := in.condition()
+	if err != nil {
+		return nil, err
+	}
+	return nil, w.DeleteMember(ctx, in.Tenant, in.User, c)
+}

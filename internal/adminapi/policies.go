@@ -1,0 +1,253 @@
+package adminapi
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+)
+
+type revisionBody struct {
+	Revision    string     `json:"revision" doc:"its short name, as in X-Policy-Revision"`
+	Digest      string     `json:"digest" doc:"SHA-256 of what is evaluated, in hex"`
+	Name        string     `json:"name,omitempty" doc:"what its bundle calls it"`
+	Source      string     `json:"source"`
+	Verified    string     `json:"verified" enum:"key,opa,nobody" doc:"who verified its signature"`
+	Bytes       int        `json:"bytes"`
+	AddedAt     time.Time  `json:"added_at"`
+	AddedBy     string     `json:"added_by" doc:"kind and id"`
+	Activations int        `json:"activations" doc:"how often it came into force"`
+	LastInForce *time.Time `json:"last_in_force,omitempty" doc:"when it last came into force"`
+}
+
+func wireRevision(r iam.PolicyRevision) revisionBody {
+	b := revisionBody{
+		Revision: r.ID(), Digest: r.Digest, Name: r.Name, Source: r.Source, Verified: r.Verified, Bytes: r.Bytes,
+		AddedAt: r.AddedAt, AddedBy: r.ActorKind + " " + r.Actor, Activations: r.Activations,
+	}
+	if !r.LastInForce.IsZero() {
+		b.LastInForce = &r.LastInForce
+	}
+	return b
+}
+
+type activationBody struct {
+	Seq      int64     `json:"seq"`
+	Revision string    `json:"revision"`
+	Digest   string    `json:"digest"`
+	Name     string    `json:"name,omitempty"`
+	Kind     string    `json:"kind" enum:"source,activate,rollback" doc:"source: by itself"`
+	At       time.Time `json:"at"`
+	By       string    `json:"by" doc:"kind and id"`
+	Via      string    `json:"via"`
+	Preview  string    `json:"preview,omitempty" doc:"id of the preview that was looked at"`
+	Reason   string    `json:"reason,omitempty"`
+}
+
+func wireActivation(a iam.PolicyActivation) activationBody {
+	return activationBody{a.Seq, iam.PolicyID(a.Digest), a.Digest, a.Name, a.Kind, a.At, a.ActorKind + " " + a.Actor, a.Via, a.Preview, a.Reason}
+}
+
+type replicaBody struct {
+	Replica  string     `json:"replica"`
+	Version  string     `json:"version" doc:"of the program"`
+	Revision string     `json:"revision" doc:"what it has in force"`
+	Since    *time.Time `json:"since,omitempty"`
+	Source   string     `json:"source"`
+	Prepared []string   `json:"prepared" doc:"revisions that it can switch to at once"`
+	Refused  any        `json:"refused,omitempty" doc:"what it refused last, and why"`
+	SeenAt   time.Time  `json:"seen_at"`
+}
+
+func wireReplica(r iam.PolicyReplica) replicaBody {
+	b := replicaBody{Replica: r.Replica, Version: r.Version, Revision: iam.PolicyID(r.InForce), Source: r.Source, Prepared: []string{}, SeenAt: r.SeenAt}
+	for _, digest := range r.Prepared {
+		b.Prepared = append(b.Prepared, iam.PolicyID(digest))
+	}
+	if r.InForce != "" {
+		b.Since = &r.Since
+	}
+	if len(r.Refused) > 0 {
+		b.Refused = r.Refused
+	}
+	return b
+}
+
+type policyBody struct {
+	Activation string          `json:"activation" enum:"auto,managed" doc:"POLICY_ACTIVATION"`
+	Here       any             `json:"here" doc:"this replica: what is in force, and what was refused since"`
+	Last       *activationBody `json:"last_activation,omitempty" doc:"absent: nothing came into force that all replicas share"`
+	Shadow     ShadowSet       `json:"shadow"`
+	Replicas   []replicaBody   `json:"replicas" doc:"those that were heard of lately"`
+}
+
+func (a *server) readPolicy(ctx context.Context, w *admin.Work, _ *OnPlatform) (*one[policyBody], error) {
+	b := policyBody{Activation: "auto", Here: a.Policy(), Replicas: []replicaBody{}}
+	if a.Policies.Managed() {
+		b.Activation = "managed"
+	}
+	last, err := w.PolicyActivations(ctx, 1)
+	if err != nil {
+		return nil, err
+	}
+	if len(last) > 0 && a.Policies.Follows() {
+		l := wireActivation(last[0])
+		b.Last = &l
+	}
+	shadow, err := w.PolicyShadow(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b.Shadow = wireShadow(shadow)
+	replicas, err := w.PolicyReplicas(ctx)
+	for _, r := range replicas {
+		b.Replicas = append(b.Replicas, wireReplica(r))
+	}
+	return &one[policyBody]{Status: 200, Body: b}, err
+}
+
+func (a *server) listRevisions(ctx context.Context, w *admin.Work, in *struct {
+	OnPlatform
+	Paged
+},
+) (*many[revisionBody], error) {
+	var before time.Time
+	var digest string
+	if err := in.cursor(&before, &digest); err != nil {
+		return nil, err
+	}
+	list, err := w.PolicyRevisions(ctx, before, digest, in.Limit+1)
+	if err != nil {
+		return nil, err
+	}
+	return pageOf(ctx, in.Paged, list, wireRevision, func(r iam.PolicyRevision) []any { return []any{r.AddedAt, r.Digest} })
+}
+
+func (a *server) listActivations(ctx context.Context, w *admin.Work, in *struct {
+	OnPlatform
+	Limit int `query:"limit" minimum:"1" maximum:"500" default:"50"`
+},
+) (*many[activationBody], error) {
+	list, err := w.PolicyActivations(ctx, in.Limit)
+	out := &many[activationBody]{Body: page[activationBody]{Items: []activationBody{}}}
+	for _, x := range list {
+		out.Body.Items = append(out.Body.Items, wireActivation(x))
+	}
+	return out, err
+}
+
+// OnRevision is an input about a revision of the policy.
+type OnRevision struct {
+	OnPlatform
+	Revision string `path:"revision" maxLength:"64" doc:"digest, or 12 or more of its first digits"`
+}
+
+func (i OnRevision) object() string { return i.Revision }
+
+func (a *server) readRevision(ctx context.Context, w *admin.Work, in *OnRevision) (*one[revisionBody], error) {
+	r, err := w.PolicyRevision(ctx, in.Revision)
+	return &one[revisionBody]{Status: 200, Body: wireRevision(r)}, err
+}
+
+// notManaged refuses what only makes sense where somebody decides what comes into force.
+func (a *server) notManaged() error {
+	if a.Policies.Managed() {
+		return nil
+	}
+	return &iam.Error{Kind: iam.Conflict, Code: "policy_not_managed", Detail: "POLICY_ACTIVATION is auto here: what the source of the policy brings comes into force by itself"}
+}
+
+// createRevision serves POST /v1/policy/revisions. Whether the caller may was asked before the
+// body was read, and is asked again where it is kept.
+func (a *server) createRevision(ctx context.Context, r asked, in *struct {
+	OnPlatform
+	Source  string `query:"source" maxLength:"200" doc:"where it comes from, for people"`
+	RawBody []byte `contentType:"application/gzip" doc:"the bundle (.tar.gz), signed"`
+},
+) (*one[revisionBody], error) {
+	if err := a.notManaged(); err != nil {
+		return nil, err
+	}
+	source := in.Source
+	if source == "" {
+		source = "upload"
+	}
+	got, err := a.Policies.Receive(ctx, source, in.RawBody)
+	if err != nil {
+		return nil, err
+	}
+	out, err := admin.Do(ctx, a.Service, r.caller, r.task, func(ctx context.Context, w *admin.Work) (*one[revisionBody], error) {
+		kept, made, err := w.AddPolicyRevision(ctx, got, in.RawBody)
+		out := &one[revisionBody]{Status: http.StatusOK, Body: wireRevision(kept), Location: "/v1/policy/revisions/" + kept.ID()}
+		if made {
+			out.Status = http.StatusCreated
+		}
+		return out, err
+	})
+	if err == nil {
+		a.inStep(ctx)
+	}
+	return out, err
+}
+
+// inStep has this replica do at once what was decided. It is decided all the same where that
+// fails.
+func (a *server) inStep(ctx context.Context) {
+	if err := a.Policies.Sync(ctx); err != nil {
+		a.Log.WarnContext(ctx, "what was decided about the policy is not done here yet", slog.Any("err", err))
+	}
+	a.Policies.Prepare(ctx)
+}
+
+// local refuses what only makes sense where replicas share a policy.
+func (a *server) local() error {
+	if a.Policies.Follows() {
+		return nil
+	}
+	return &iam.Error{Kind: iam.Conflict, Code: "policy_local", Detail: "the policy in force is this replica's own: a folder, or the one that is part of the program"}
+}
+
+// decided runs a change of what is in force, and does it here before it answers.
+func (a *server) decided(ctx context.Context, r asked, do func(context.Context, *admin.Work) (iam.PolicyActivation, error)) (*one[activationBody], error) {
+	if err := a.local(); err != nil {
+		return nil, err
+	}
+	got, err := admin.Do(ctx, a.Service, r.caller, r.task, do)
+	if err != nil {
+		return nil, err
+	}
+	a.inStep(ctx)
+	return &one[activationBody]{Status: 200, Body: wireActivation(got)}, nil
+}
+
+func (a *server) activateRevision(ctx context.Context, r asked, in *struct {
+	OnRevision
+	Body struct {
+		Preview string `json:"preview,omitempty" format:"uuid" doc:"the preview that was looked at"`
+		Reason  string `json:"reason,omitempty" maxLength:"500"`
+		Force   bool   `json:"force,omitempty" doc:"also where a replica is not ready for it"`
+	}
+},
+) (*one[activationBody], error) {
+	if err := a.notManaged(); err != nil {
+		return nil, err
+	}
+	return a.decided(ctx, r, func(ctx context.Context, w *admin.Work) (iam.PolicyActivation, error) {
+		return w.ActivatePolicy(ctx, in.Revision, admin.Activation{Preview: in.Body.Preview, Reason: in.Body.Reason, Force: in.Body.Force})
+	})
+}
+
+func (a *server) rollBackRevision(ctx context.Context, r asked, in *struct {
+	OnRevision
+	Body struct {
+		Reason string `json:"reason,omitempty" maxLength:"500"`
+	}
+},
+) (*one[activationBody], error) {
+	return a.decided(ctx, r, func(ctx context.Context, w *admin.Work) (iam.PolicyActivation, error) {
+		return w.RollBackPolicy(ctx, in.Revision, in.Body.Reason)
+	})
+}

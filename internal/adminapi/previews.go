@@ -1,0 +1,169 @@
+package adminapi
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy"
+	"iam-service/internal/policyops/preview"
+)
+
+// ShadowSet is what is evaluated beside what is in force.
+type ShadowSet struct {
+	Revision string     `json:"revision,omitempty" doc:"absent: none"`
+	Share    float64    `json:"share" doc:"of requests, 0 to 1"`
+	SetAt    *time.Time `json:"set_at,omitempty"`
+}
+
+func wireShadow(s iam.PolicyShadow) ShadowSet {
+	b := ShadowSet{Revision: iam.PolicyID(s.Digest), Share: s.Share}
+	if s.Digest != "" {
+		b.SetAt = &s.SetAt
+	}
+	return b
+}
+
+func (a *server) shadowRevision(ctx context.Context, r asked, in *struct {
+	OnRevision
+	Body struct {
+		Share float64 `json:"share" minimum:"0" maximum:"1" doc:"of requests for which it is evaluated beside what is in force; 0 ends it"`
+	}
+},
+) (*one[ShadowSet], error) {
+	if err := a.local(); err != nil {
+		return nil, err
+	}
+	got, err := admin.Do(ctx, a.Service, r.caller, r.task, func(ctx context.Context, w *admin.Work) (iam.PolicyShadow, error) {
+		return w.SetPolicyShadow(ctx, in.Revision, in.Body.Share)
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.inStep(ctx)
+	a.Shadow.Look()
+	return &one[ShadowSet]{Status: 200, Body: wireShadow(got)}, nil
+}
+
+type previewAsk struct {
+	Revision  string             `json:"revision" maxLength:"64" doc:"the candidate"`
+	Against   string             `json:"against,omitempty" maxLength:"64" doc:"another revision than what is in force"`
+	Questions []preview.Question `json:"questions,omitempty" maxItems:"50" doc:"asked of each user in each tenant, and of each client; none: a minimal token, GET /"`
+	Replay    string             `json:"replay,omitempty" maxLength:"16" doc:"decisions that were recorded in this time are asked once more: 24h"`
+}
+
+type previewBody struct {
+	ID         string          `json:"id"`
+	State      string          `json:"state" enum:"running,done,failed,cancelled"`
+	Candidate  string          `json:"candidate" doc:"revision"`
+	Against    string          `json:"against" doc:"revision"`
+	StartedAt  time.Time       `json:"started_at"`
+	FinishedAt *time.Time      `json:"finished_at,omitempty"`
+	By         string          `json:"by" doc:"kind and id"`
+	Done       int64           `json:"done" doc:"questions asked so far"`
+	Total      int64           `json:"total" doc:"of about so many"`
+	Report     json.RawMessage `json:"report,omitempty" doc:"who would gain and lose what"`
+}
+
+func wirePreview(p iam.PolicyPreview) previewBody {
+	b := previewBody{
+		ID: p.ID, State: p.State, Candidate: iam.PolicyID(p.Candidate), Against: iam.PolicyID(p.Against), StartedAt: p.StartedAt,
+		By: p.ActorKind + " " + p.Actor, Done: p.Done, Total: p.Total, Report: p.Report,
+	}
+	if p.FinishedAt.Unix() > 0 {
+		b.FinishedAt = &p.FinishedAt
+	}
+	return b
+}
+
+// createPreview serves POST /v1/policy/preview: it begins one on this replica.
+func (a *server) createPreview(ctx context.Context, r asked, in *struct {
+	OnPlatform
+	Body previewAsk
+},
+) (*one[previewBody], error) {
+	if err := preview.CheckQuestions("questions", in.Body.Questions); err != nil {
+		return nil, iam.Refuse([]iam.FieldError{{Pointer: "/questions", Detail: err.Error()}})
+	}
+	c := preview.Config{Engine: a.PreviewEngine, Issuers: a.Issuers, HeaderMax: a.HeaderMax, Limit: a.EvalLimit, Questions: in.Body.Questions}
+	if in.Body.Replay != "" {
+		span, err := time.ParseDuration(in.Body.Replay)
+		if err != nil || span <= 0 {
+			return nil, iam.Refuse([]iam.FieldError{{Pointer: "/replay", Detail: "must be a time such as 24h"}})
+		}
+		if err := a.kept(); err != nil {
+			return nil, err
+		}
+		c.Replay = preview.Since(a.Decisions, time.Now().Add(-span))
+	}
+	if err := a.may(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := a.Previews.Take(); err != nil {
+		return nil, err
+	}
+	p, err := a.beginPreview(ctx, r, in.Body, &c)
+	if err != nil {
+		a.Previews.Free()
+		return nil, err
+	}
+	a.Previews.Start(a.Background, p, c)
+	return &one[previewBody]{Status: http.StatusAccepted, Location: "/v1/policy/previews/" + p.ID, Body: wirePreview(p)}, nil
+}
+
+func (a *server) beginPreview(ctx context.Context, r asked, b previewAsk, c *preview.Config) (p iam.PolicyPreview, err error) {
+	type revisions struct{ candidate, against iam.PolicyRevision }
+	named, err := admin.Do(ctx, a.Service, r.caller, admin.Task{Action: r.task.Action}, func(ctx context.Context, w *admin.Work) (found revisions, err error) {
+		if found.candidate, err = w.PolicyRevision(ctx, b.Revision); err == nil && b.Against != "" {
+			found.against, err = w.PolicyRevision(ctx, b.Against)
+		}
+		return found, err
+	})
+	if err != nil {
+		return p, err
+	}
+	candidate, against := named.candidate, named.against
+	if c.Candidate, err = a.Policies.Revision(ctx, candidate.Digest); err != nil {
+		return p, err
+	}
+	if c.Base, err = a.Policies.InForce(), nil; against.Digest != "" {
+		c.Base, err = a.Policies.Revision(ctx, against.Digest)
+	}
+	if err != nil {
+		return p, err
+	}
+	if c.Base == nil {
+		return p, policy.ErrNoPolicy
+	}
+	return admin.Do(ctx, a.Service, r.caller, r.task, func(ctx context.Context, w *admin.Work) (iam.PolicyPreview, error) {
+		return w.BeginPolicyPreview(ctx, candidate.Digest, c.Base.Digest, a.Policies.Replica())
+	})
+}
+
+type onPreview struct {
+	OnPlatform
+	Preview string `path:"preview" format:"uuid"`
+}
+
+func (a *server) readPreview(ctx context.Context, w *admin.Work, in *onPreview) (*one[previewBody], error) {
+	p, err := w.PolicyPreview(ctx, in.Preview)
+	return &one[previewBody]{Status: 200, Body: wirePreview(p)}, err
+}
+
+func (a *server) cancelPreview(ctx context.Context, w *admin.Work, in *onPreview) (*one[previewBody], error) {
+	p, err := w.CancelPolicyPreview(ctx, in.Preview)
+	return &one[previewBody]{Status: 200, Body: wirePreview(p)}, err
+}
+
+type shadowSeen struct {
+	ShadowSet
+	Here preview.ShadowState `json:"here" doc:"what this replica has seen"`
+}
+
+func (a *server) readShadow(ctx context.Context, w *admin.Work, _ *OnPlatform) (*one[shadowSeen], error) {
+	set, err := w.PolicyShadow(ctx)
+	return &one[shadowSeen]{Status: 200, Body: shadowSeen{wireShadow(set), a.Shadow.State()}}, err
+}

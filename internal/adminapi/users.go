@@ -1,0 +1,231 @@
+package adminapi
+
+import (
+	"context"
+	"time"
+
+	"iam-service/internal/admin"
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+)
+
+type userBody struct {
+	ID              string     `json:"id" format:"uuid"`
+	Issuer          string     `json:"issuer"`
+	Subject         string     `json:"subject"`
+	Status          string     `json:"status" enum:"active,blocked"`
+	Attributes      attributes `json:"attributes"`
+	PlatformRoles   []string   `json:"platform_roles"`
+	DefaultTenant   string     `json:"default_tenant,omitempty"`
+	TokensNotBefore *time.Time `json:"tokens_not_before,omitempty" doc:"tokens issued earlier are refused"`
+	Version         int64      `json:"version" doc:"as in the ETag"`
+}
+
+// UserPut is what can be replaced of a user.
+type UserPut struct {
+	Attributes    attributes `json:"attributes,omitempty" doc:"4 KB at most; each is declared by some service's manifest. No personal data."`
+	PlatformRoles []string   `json:"platform_roles,omitempty" enum:"platform-admin,policy-admin,auditor" maxItems:"3"`
+	DefaultTenant string     `json:"default_tenant,omitempty" maxLength:"64" doc:"that they enter where a request names none"`
+}
+
+type userPost struct {
+	Issuer  string `json:"issuer,omitempty" maxLength:"512" doc:"of their tokens; absent: R-Auth"`
+	Subject string `json:"subject" maxLength:"255" doc:"as in their tokens"`
+	UserPut
+}
+
+func wireUser(u iam.User) userBody {
+	return userBody{u.ID, u.Issuer, u.Subject, u.Status, orEmpty(u.Attributes), sorted(u.PlatformRoles), u.DefaultTenant, given(u.TokensNotBefore), u.Version}
+}
+
+func oneUser(u iam.User, err error) (*one[userBody], error) {
+	if err != nil {
+		return nil, err
+	}
+	return &one[userBody]{Status: 200, ETag: etag(u.Version), Body: wireUser(u)}, nil
+}
+
+// OnUser is an input about a user.
+type OnUser struct {
+	OnPlatform
+	User string `path:"user" maxLength:"64" doc:"our id of the user"`
+}
+
+func (i OnUser) object() string { return i.User }
+
+func (a *server) listUsers(ctx context.Context, w *admin.Work, in *struct {
+	OnPlatform
+	Paged
+	Issuer       string `query:"issuer" maxLength:"512"`
+	Subject      string `query:"subject" maxLength:"255"`
+	Status       string `query:"status" enum:"active,blocked"`
+	PlatformRole string `query:"platform_role" enum:"platform-admin,policy-admin,auditor"`
+	Search       string `query:"search" maxLength:"255" doc:"the beginning of the subject, whatever its case"`
+},
+) (*many[userBody], error) {
+	f := postgres.UserFilter{Issuer: in.Issuer, Subject: in.Subject, Status: in.Status, PlatformRole: in.PlatformRole, Search: in.Search, Limit: in.Limit + 1}
+	if err := in.userCursor(&f.After); err != nil {
+		return nil, err
+	}
+	list, err := w.Users(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	return pageOf(ctx, in.Paged, list, wireUser, func(u iam.User) []any { return []any{u.ID} })
+}
+
+func (a *server) createUser(ctx context.Context, w *admin.Work, in *struct {
+	OnPlatform
+	Repeatable
+	Body userPost
+},
+) (*one[userBody], error) {
+	b := in.Body
+	u := iam.User{Issuer: b.Issuer, Subject: b.Subject, Attributes: b.Attributes, PlatformRoles: b.PlatformRoles, DefaultTenant: b.DefaultTenant}
+	if u.Issuer == "" {
+		u.Issuer = a.Issuer
+	}
+	out, err := oneUser(w.CreateUser(ctx, u))
+	if err != nil {
+		return nil, err
+	}
+	out.Status, out.Location = 201, "/v1/users/"+out.Body.ID
+	return out, nil
+}
+
+func (a *server) readUser(ctx context.Context, w *admin.Work, in *OnUser) (*one[userBody], error) {
+	return oneUser(w.User(ctx, in.User))
+}
+
+func (a *server) putUser(ctx context.Context, w *admin.Work, in *struct {
+	OnUser
+	Conditional
+	Body UserPut
+},
+) (*one[userBody], error) {
+	c, err := in.condition()
+	if err != nil {
+		return nil, err
+	}
+	b := in.Body
+	return oneUser(w.PutUser(ctx, in.User, admin.UserEdit{Attributes: b.Attributes, PlatformRoles: b.PlatformRoles, DefaultTenant: b.DefaultTenant}, c))
+}
+
+// UserPatch is what a merge patch can change of a user.
+type UserPatch struct {
+	Status        *string    `json:"status,omitempty" enum:"active,blocked" doc:"a blocked user gets in problem.Nowhere"`
+	Attributes    attributes `json:"attributes,omitempty" nullable:"true" doc:"null as a value removes an attribute, null instead of the object all of them"`
+	PlatformRoles []string   `json:"platform_roles,omitempty" enum:"platform-admin,policy-admin,auditor" maxItems:"3" doc:"all of them"`
+	DefaultTenant *string    `json:"default_tenant,omitempty" nullable:"true" maxLength:"64" doc:"null: none"`
+}
+
+type userState struct {
+	UserPut
+	Status string `json:"status"`
+}
+
+func (a *server) patchUser(ctx context.Context, w *admin.Work, in *struct {
+	OnUser
+	Conditional
+	PatchedUser
+	Body UserPatch `contentType:"application/merge-patch+json"`
+},
+) (*one[userBody], error) {
+	c, err := in.condition()
+	if err != nil {
+		return nil, err
+	}
+	return oneUser(w.EditUser(ctx, in.User, c, func(u *iam.User) error {
+		s, err := apply(in.Patched, userState{UserPut{u.Attributes, u.PlatformRoles, u.DefaultTenant}, u.Status})
+		u.Status, u.Attributes, u.PlatformRoles, u.DefaultTenant = s.Status, s.Attributes, s.PlatformRoles, s.DefaultTenant
+		return err
+	}))
+}
+
+func (a *server) revokeUser(ctx context.Context, w *admin.Work, in *struct {
+	OnUser
+	Repeatable
+	Body *struct {
+		Before *time.Time `json:"before,omitempty" doc:"tokens issued earlier, or less than 5 s later, are refused; absent: now. It never goes back."`
+	}
+},
+) (*one[userBody], error) {
+	var before time.Time
+	if in.Body != nil && in.Body.Before != nil {
+		before = *in.Body.Before
+	}
+	return oneUser(w.RevokeTokens(ctx, in.User, before))
+}
+
+func (a *server) eraseUser(ctx context.Context, w *admin.Work, in *struct {
+	OnUser
+	Conditional
+},
+) (*struct{}, error) {
+	c, err := in.condition()
+	if err != nil {
+		return nil, err
+	}
+	return nil, w.EraseUser(ctx, in.User, c)
+}
+
+func (a *server) listMemberships(ctx context.Context, w *admin.Work, in *OnUser) (*many[memberBody], error) {
+	list, err := w.MembershipsOf(ctx, in.User)
+	if err != nil {
+		return nil, err
+	}
+	out := &many[memberBody]{Body: page[memberBody]{Items: []memberBody{}}}
+	for _, m := range list {
+		out.Body.Items = append(out.Body.Items, wireMember(m))
+	}
+	return out, nil
+}
+
+type effectiveBody struct {
+	User        string                `json:"user" format:"uuid"`
+	Tenant      string                `json:"tenant"`
+	InForce     bool                  `json:"in_force" doc:"whether the membership counts; if not, nothing is held"`
+	Why         []string              `json:"why_not" doc:"user_blocked, tenant_suspended, tenant_archived, membership_suspended, membership_expired, issuer_does_not_reach_tenant"`
+	Roles       []effectiveRole       `json:"roles"`
+	Permissions []effectivePermission `json:"permissions"`
+	Mappings    []mappingBody         `json:"mappings" doc:"what the user's provider could say in a token, and the roles that would add"`
+}
+
+type effectiveRole struct {
+	Name     string   `json:"name"`
+	Global   bool     `json:"global"`
+	Assigned bool     `json:"assigned" doc:"by the membership itself"`
+	Through  []string `json:"through" doc:"held roles that inherit it"`
+}
+
+type effectivePermission struct {
+	Name  string   `json:"name"`
+	Roles []string `json:"roles" doc:"that have it"`
+}
+
+type effectiveIn struct {
+	User   string `path:"user" maxLength:"64" doc:"our id of the user"`
+	Tenant string `query:"tenant" required:"true" minLength:"1" maxLength:"64" doc:"id of the tenant"`
+}
+
+func (i effectiveIn) tenant() string { return i.Tenant }
+
+func (i effectiveIn) object() string { return i.User }
+
+func (a *server) readEffective(ctx context.Context, w *admin.Work, in *effectiveIn) (*one[effectiveBody], error) {
+	e, err := w.Effective(ctx, in.User, in.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	b := effectiveBody{User: e.User, Tenant: e.Tenant, InForce: e.InForce, Why: e.Why, Roles: []effectiveRole{}, Permissions: []effectivePermission{}, Mappings: []mappingBody{}}
+	for _, r := range e.Roles {
+		b.Roles = append(b.Roles, effectiveRole(r))
+	}
+	for _, p := range e.Permissions {
+		b.Permissions = append(b.Permissions, effectivePermission(p))
+	}
+	for _, m := range e.Mappings {
+		b.Mappings = append(b.Mappings, wireMapping(m))
+	}
+	return &one[effectiveBody]{Status: 200, Body: b}, nil
+}
