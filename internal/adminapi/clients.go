@@ -44,7 +44,7 @@ type clientBody struct {
 	UpdatedAt       time.Time  `json:"updated_at"`
 	Version         int64      `json:"version" doc:"as in the ETag"`
 
-	ClientSecret       string `json:"client_secret,omitempty" doc:"here and problem.Nowhere else"`
+	ClientSecret       string `json:"client_secret,omitempty" doc:"here and nowhere else"`
 	ClientSecretStatus string `json:"client_secret_status,omitempty" enum:"given,not_issued" doc:"given: in this answer, or in the first one to this request; not_issued: nobody has it, rotate"`
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -22,12 +23,24 @@ func (a *server) config() huma.Config {
 	c.CreateHooks = nil // no $schema in bodies
 	c.RejectUnknownQueryParameters = true
 	c.Formats = map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat}
+	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		"bearer": {Type: "http", Scheme: "bearer", BearerFormat: "JWT", Description: "An access token for ADMIN_AUDIENCE."},
 	}
 	c.Security = []map[string][]string{{"bearer": {}}}
 	c.Tags = apiTags
 	return c
+}
+
+// schemaName names a type in the document. Names are public: those of package problem do not follow its type names.
+func schemaName(t reflect.Type, hint string) string {
+	switch t {
+	case reflect.TypeFor[problem.Document]():
+		return "Problem"
+	case reflect.TypeFor[problem.Field]():
+		return "ProblemField"
+	}
+	return huma.DefaultSchemaNamer(t, hint)
 }
 
 // describe serves the document and a page to browse it, without a token: they are the

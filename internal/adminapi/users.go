@@ -113,7 +113,7 @@ func (a *server) putUser(ctx context.Context, w *admin.Work, in *struct {
 
 // UserPatch is what a merge patch can change of a user.
 type UserPatch struct {
-	Status        *string    `json:"status,omitempty" enum:"active,blocked" doc:"a blocked user gets in problem.Nowhere"`
+	Status        *string    `json:"status,omitempty" enum:"active,blocked" doc:"a blocked user gets in nowhere"`
 	Attributes    attributes `json:"attributes,omitempty" nullable:"true" doc:"null as a value removes an attribute, null instead of the object all of them"`
 	PlatformRoles []string   `json:"platform_roles,omitempty" enum:"platform-admin,policy-admin,auditor" maxItems:"3" doc:"all of them"`
 	DefaultTenant *string    `json:"default_tenant,omitempty" nullable:"true" maxLength:"64" doc:"null: none"`
