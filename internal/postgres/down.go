@@ -155,24 +155,3 @@ func noteDestroyed(ctx context.Context, conn *pgx.Conn, by string) ([]int64, err
 	})
 	return ids, err
 }
-
-// DestroyedChain is a chain of the audit that a migration has ended.
-type DestroyedChain struct {
-	Chain string
-	Seq   int64 // of its last entry
-	At    string
-	By    string
-}
-
-// DestroyedChains lists chains that ended by a migration, the last one first. A migration that was killed between its
-// note and its step has destroyed nothing: the entry is still there.
-func (tx *Tx) DestroyedChains(ctx context.Context) ([]DestroyedChain, error) {
-	var known bool
-	if _, err := tx.look(ctx, `SELECT to_regclass('audit_destroyed') IS NOT NULL`, nil, &known); err != nil || !known {
-		return nil, wrap("look for destroyed chains", err)
-	}
-	return collect(ctx, tx, "read destroyed chains", `
-		SELECT chain, seq, to_char(destroyed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), destroyed_by FROM audit_destroyed AS d
-		WHERE NOT EXISTS (SELECT FROM audit AS a WHERE a.chain = d.chain AND a.seq = d.seq AND a.hash = d.hash) ORDER BY id DESC`, nil,
-		pgx.RowToStructByPos[DestroyedChain])
-}

@@ -142,6 +142,13 @@ func wrap(doing string, err error) error {
 	return unavailable(fmt.Errorf("%s: %w", doing, err))
 }
 
+// violates reports whether err breaks the named constraint. Every constraint
+// in migrations/ has a name we chose, so that this is a lookup and not a guess.
+func violates(err error, constraint string) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.ConstraintName == constraint
+}
+
 // firstLine of a statement, for the log.
 func firstLine(sql string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(sql), "\n")

@@ -1,17 +1,17 @@
 package postgres
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"iam-service/internal/directory"
 	"iam-service/internal/iam"
 )
 
@@ -21,8 +21,134 @@ func (db *DB) User(ctx context.Context, issuer, subject string) (iam.UserFacts, 
 	return userFacts(ctx, db.look, issuer, subject)
 }
 
-// lookUp reads one row into dest and reports whether there was one.
-type lookUp func(ctx context.Context, sql string, args []any, dest ...any) (bool, error)
+// Tenant returns one tenant with its roles, the global roles and its mappings,
+// and whether there is one. One primary round trip.
+func (db *DB) Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error) {
+	return tenantFacts(ctx, db.look, id)
+}
+
+// Client returns one client of one issuer, and whether there is one.
+func (db *DB) Client(ctx context.Context, issuer, clientID string) (iam.ClientFacts, bool, error) {
+	return clientFacts(ctx, db.look, issuer, clientID)
+}
+
+// TenantsOf lists the tenants that a user is a member of, membership in force,
+// tenant active and within the issuer's reach, by slug.
+func (db *DB) TenantsOf(ctx context.Context, issuer, subject string) ([]iam.TenantMembership, error) {
+	ctx, cancel := context.WithTimeout(ctx, db.factsLimit)
+	defer cancel()
+	conn, err := db.acquire(ctx)
+	if err != nil {
+		return nil, wrap("list a user's tenants", err)
+	}
+	defer conn.Release()
+	rows, err := conn.Query(ctx, `
+		SELECT t.id, t.slug, t.name, t.id IS NOT DISTINCT FROM u.default_tenant
+		  FROM users u
+		  JOIN memberships m ON m.user_id = u.id AND m.status = 'active' AND (m.expires_at IS NULL OR m.expires_at > now())
+		  JOIN tenants t ON t.id = m.tenant AND t.status = 'active'
+		 WHERE u.issuer = $1 AND u.subject = $2 AND u.status = 'active'
+		 ORDER BY t.slug`, issuer, subject)
+	if err != nil {
+		return nil, wrap("list a user's tenants", err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[iam.TenantMembership])
+	list = slices.DeleteFunc(list, func(m iam.TenantMembership) bool { return !db.issuers.Reaches(issuer, m.ID) })
+	return list, wrap("list a user's tenants", err)
+}
+
+// look runs a query of one row on the facts pool, which waits only shortly for
+// a connection. In the same round trip it asks which server it is: what is read from
+// another one than we listen to could change without our hearing of it, so it is
+// refused.
+func (db *DB) look(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, db.factsLimit)
+	defer cancel()
+	conn, err := db.acquire(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Release()
+	return db.lookOver(ctx, conn, sql, args, dest...)
+}
+
+// lookOver reads one row over a connection, and which server it is read from in the same round trip.
+func (db *DB) lookOver(ctx context.Context, conn *pgxpool.Conn, sql string, args []any, dest ...any) (bool, error) {
+	batch := &pgx.Batch{}
+	batch.Queue(`SELECT pg_postmaster_start_time()`)
+	batch.Queue(sql, args...)
+	answers := conn.SendBatch(ctx, batch)
+	var server time.Time
+	err := answers.QueryRow().Scan(&server)
+	found := false
+	if err == nil {
+		err = answers.QueryRow().Scan(dest...)
+		found = err == nil
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = nil
+	}
+	if closed := answers.Close(); err == nil {
+		err = closed
+	}
+	if heard := db.heard.Load(); err == nil && heard != nil && !heard.Equal(server) {
+		return false, away(errors.New("the pool leads to another server than the listener"))
+	}
+	if reasonOf(ctx, err) == failedConnection {
+		err = away(err)
+	}
+	return found && err == nil, err
+}
+
+func (db *DB) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, db.factsAcquire)
+	defer cancel()
+	conn, err := db.facts.Acquire(ctx)
+	if err != nil {
+		return nil, away(fmt.Errorf("no connection within %s: %w", db.factsAcquire, err))
+	}
+	return conn, nil
+}
+
+// away marks a failure that is not of one statement: nothing can be asked now.
+func away(cause error) error {
+	return &iam.Error{Kind: iam.Unavailable, Detail: "the database is away", Cause: cause}
+}
+
+// User, Tenant and Client make a transaction a directory.Loader.
+
+// User returns what is known of one subject of one issuer.
+func (tx *Tx) User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
+	return userFacts(ctx, tx.look, issuer, subject)
+}
+
+// Tenant returns one tenant with its roles, the global roles and its mappings.
+func (tx *Tx) Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error) {
+	return tenantFacts(ctx, tx.look, id)
+}
+
+// Client returns one client of one issuer.
+func (tx *Tx) Client(ctx context.Context, issuer, clientID string) (iam.ClientFacts, bool, error) {
+	return clientFacts(ctx, tx.look, issuer, clientID)
+}
+
+// Changed returns what this transaction has notified so far: the keys of the facts that it
+// changed, as the triggers of migrations/00008_bounds.sql record them.
+func (tx *Tx) Changed(ctx context.Context) ([]directory.Change, error) {
+	var keys string
+	if err := tx.tx.QueryRow(ctx, `SELECT coalesce(current_setting('iam.changed', true), '')`).Scan(&keys); err != nil || keys == "" {
+		return nil, wrap("read what was changed", err)
+	}
+	var changes []directory.Change
+	for key := range strings.SplitSeq(keys, ",") {
+		m, err := parseKey(strings.Fields(key))
+		if err != nil {
+			return nil, wrap("read what was changed", err)
+		}
+		changes = append(changes, directory.Change{Everything: m.All, Kind: m.Kind, Key: m.Key})
+	}
+	return changes, nil
+}
 
 func userFacts(ctx context.Context, look lookUp, issuer, subject string) (iam.UserFacts, bool, error) {
 	var row userRow
@@ -80,12 +206,6 @@ func (r *userRow) facts() (iam.UserFacts, error) {
 	return u, nil
 }
 
-// Tenant returns one tenant with its roles, the global roles and its mappings,
-// and whether there is one. One primary round trip.
-func (db *DB) Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error) {
-	return tenantFacts(ctx, db.look, id)
-}
-
 func tenantFacts(ctx context.Context, look lookUp, id string) (iam.TenantFacts, bool, error) {
 	var t iam.TenantFacts
 	var attributes, roles, mappings []byte
@@ -112,11 +232,6 @@ func tenantFacts(ctx context.Context, look lookUp, id string) (iam.TenantFacts, 
 	return t, true, nil
 }
 
-// Client returns one client of one issuer, and whether there is one.
-func (db *DB) Client(ctx context.Context, issuer, clientID string) (iam.ClientFacts, bool, error) {
-	return clientFacts(ctx, db.look, issuer, clientID)
-}
-
 func clientFacts(ctx context.Context, look lookUp, issuer, clientID string) (iam.ClientFacts, bool, error) {
 	c := iam.ClientFacts{Client: iam.Client{Issuer: issuer, ClientID: clientID}}
 	var notBefore *time.Time
@@ -129,101 +244,4 @@ func clientFacts(ctx context.Context, look lookUp, issuer, clientID string) (iam
 	}
 	c.TokensNotBefore = deref(notBefore)
 	return c, true, nil
-}
-
-// look runs a query of one row on the facts pool, which waits only shortly for
-// a connection. In the same round trip it asks which server it is: what is read from
-// another one than we listen to could change without our hearing of it, so it is
-// refused.
-func (db *DB) look(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, db.factsLimit)
-	defer cancel()
-	conn, err := db.acquire(ctx)
-	if err != nil {
-		return false, err
-	}
-	defer conn.Release()
-	return db.lookOver(ctx, conn, sql, args, dest...)
-}
-
-// lookOver reads one row over a connection, and which server it is read from in the same round trip.
-func (db *DB) lookOver(ctx context.Context, conn *pgxpool.Conn, sql string, args []any, dest ...any) (bool, error) {
-	batch := &pgx.Batch{}
-	batch.Queue(`SELECT pg_postmaster_start_time()`)
-	batch.Queue(sql, args...)
-	answers := conn.SendBatch(ctx, batch)
-	var server time.Time
-	err := answers.QueryRow().Scan(&server)
-	found := false
-	if err == nil {
-		err = answers.QueryRow().Scan(dest...)
-		found = err == nil
-	}
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = nil
-	}
-	if closed := answers.Close(); err == nil {
-		err = closed
-	}
-	if heard := db.heard.Load(); err == nil && heard != nil && !heard.Equal(server) {
-		return false, away(errors.New("the pool leads to another server than the listener"))
-	}
-	if reasonOf(ctx, err) == failedConnection {
-		err = away(err)
-	}
-	return found && err == nil, err
-}
-
-// away marks a failure that is not of one statement: nothing can be asked now.
-func away(cause error) error {
-	return &iam.Error{Kind: iam.Unavailable, Detail: "the database is away", Cause: cause}
-}
-
-func (db *DB) acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, db.factsAcquire)
-	defer cancel()
-	conn, err := db.facts.Acquire(ctx)
-	if err != nil {
-		return nil, away(fmt.Errorf("no connection within %s: %w", db.factsAcquire, err))
-	}
-	return conn, nil
-}
-
-// TenantsOf lists the tenants that a user is a member of, membership in force,
-// tenant active and within the issuer's reach, by slug.
-func (db *DB) TenantsOf(ctx context.Context, issuer, subject string) ([]iam.TenantMembership, error) {
-	ctx, cancel := context.WithTimeout(ctx, db.factsLimit)
-	defer cancel()
-	conn, err := db.acquire(ctx)
-	if err != nil {
-		return nil, wrap("list a user's tenants", err)
-	}
-	defer conn.Release()
-	rows, err := conn.Query(ctx, `
-		SELECT t.id, t.slug, t.name, t.id IS NOT DISTINCT FROM u.default_tenant
-		  FROM users u
-		  JOIN memberships m ON m.user_id = u.id AND m.status = 'active' AND (m.expires_at IS NULL OR m.expires_at > now())
-		  JOIN tenants t ON t.id = m.tenant AND t.status = 'active'
-		 WHERE u.issuer = $1 AND u.subject = $2 AND u.status = 'active'
-		 ORDER BY t.slug`, issuer, subject)
-	if err != nil {
-		return nil, wrap("list a user's tenants", err)
-	}
-	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[iam.TenantMembership])
-	list = slices.DeleteFunc(list, func(m iam.TenantMembership) bool { return !db.issuers.Reaches(issuer, m.ID) })
-	return list, wrap("list a user's tenants", err)
-}
-
-// decode keeps numbers as they are written: an attribute is not a float64.
-func decode(b []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	return d.Decode(into)
-}
-
-func deref(t *time.Time) time.Time {
-	if t == nil {
-		return time.Time{}
-	}
-	return *t
 }

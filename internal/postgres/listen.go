@@ -3,15 +3,12 @@ package postgres
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"maps"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"iam-service/internal/directory"
 	"iam-service/internal/feed"
@@ -38,21 +35,6 @@ func (db *DB) Listen(ctx context.Context) (feed.Listener, error) {
 	return l, nil
 }
 
-// direct returns a connection of its own to the primary, past any pooler: a standby hears
-// nothing and gives no locks.
-func (db *DB) direct(ctx context.Context, params map[string]string) (*pgx.Conn, error) {
-	pool, err := pgxpool.ParseConfig(db.listenURL) // as the pools do: it knows their settings
-	if err != nil {
-		return nil, errors.New("the connection string cannot be read") // why could show a password
-	}
-	cfg := pool.ConnConfig
-	cfg.ConnectTimeout = connectTimeout
-	cfg.ValidateConnect = primary
-	cfg.Tracer = db.outside
-	maps.Copy(cfg.RuntimeParams, params)
-	return pgx.ConnectConfig(ctx, cfg)
-}
-
 type listener struct {
 	conn   *pgx.Conn
 	schema string
@@ -75,13 +57,6 @@ func (l *listener) Next(ctx context.Context) (feed.Message, error) {
 
 // Close ends the connection.
 func (l *listener) Close() { closeNow(l.conn) }
-
-// closeNow ends a connection without waiting for a server that does not answer.
-func closeNow(conn *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-	defer cancel()
-	_ = conn.Close(ctx) // it is of no more use
-}
 
 // parse reads a payload: "v1 <schema> <kind> <key in hex>", "v1 <schema> all", "v1 <schema>
 // policy" or "v1 <schema> beat <nonce> <clock in µs> <queue>". What it does not understand, a

@@ -3,30 +3,46 @@ package postgres_test
 import (
 	"context"
 	"encoding/hex"
-	"errors"
-	"fmt"
-	"log/slog"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
-	"github.com/open-policy-agent/opa/v1/storage"
 
-	"iam-service/internal/dev/devpg"
 	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/directory"
 	"iam-service/internal/feed"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
 )
+
+// Settings of the pools stand in the same URL, and dead hosts before the live one.
+func TestTheListenerTakesTheURLThatThePoolsTake(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	db := pgtest.OpenURL(t, url+"&pool_max_conns=5")
+	l, err := db.Listen(ctx)
+	must(t, err)
+	l.Close()
+}
+
+func TestASchemaThatNoChannelCanBeNamedAfterIsRefused(t *testing.T) {
+	t.Parallel()
+	url := pgtest.EmptyURL(t)
+	conn, err := pgx.Connect(ctx, url)
+	must(t, err)
+	defer conn.Close(ctx)
+	schema := schemaOf(t, conn)
+	_, err = conn.Exec(ctx, `CREATE SCHEMA "odd-`+schema+`"`)
+	must(t, err)
+	_, err = postgres.Migrate(ctx, strings.Replace(url, "search_path="+schema, "search_path=%22odd-"+schema+"%22", 1), postgres.Up)
+	if err == nil || !strings.Contains(err.Error(), "cannot be used") {
+		t.Errorf("got %v", err)
+	}
+}
 
 // said is what a listener hears until a beat.
 func said(t *testing.T, db *postgres.DB, l feed.Listener) []string {
@@ -198,368 +214,5 @@ func TestNotificationsCarryHashesOnly(t *testing.T) {
 	must(t, err)
 	if want := "v1 " + schema + " " + key(directory.User, issuer, "alice@example.com"); n.Payload != want {
 		t.Errorf("%q was told, want %q", n.Payload, want)
-	}
-}
-
-// What is read from another server than the one that is listened to could change
-// unheard.
-func TestFactsOfAnotherServerAreRefused(t *testing.T) {
-	t.Parallel()
-	a, b := pgtest.Server(t), pgtest.Server(t)
-	for _, s := range []*devpg.Server{a, b} {
-		_, err := postgres.Migrate(ctx, s.URL, postgres.Up)
-		must(t, err)
-	}
-	rename(t, pgtest.OpenURL(t, a.URL), "of a")
-	rename(t, pgtest.OpenURL(t, b.URL), "of b")
-	split, err := postgres.Open(ctx, postgres.Config{URL: b.URL, Listen: a.URL, Issuers: pgtest.Issuers, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), nil)
-	must(t, err)
-	defer split.Close()
-	if _, _, err := split.Tenant(ctx, "acme"); err != nil {
-		t.Errorf("before anything is listened to: %v", err)
-	}
-	l, err := split.Listen(ctx)
-	must(t, err)
-	defer l.Close()
-	for _, id := range []string{"acme", "nobody"} {
-		if got, found, err := split.Tenant(ctx, id); iam.KindOf(err) != iam.Unavailable || found {
-			t.Errorf("%s: %+v, %v, %v", id, got, found, err)
-		}
-	}
-	if _, _, err := split.Client(ctx, issuer, "nobody"); iam.KindOf(err) != iam.Unavailable {
-		t.Errorf("an absent client: %v", err)
-	}
-}
-
-// Settings of the pools stand in the same URL, and dead hosts before the live one.
-func TestTheListenerTakesTheURLThatThePoolsTake(t *testing.T) {
-	t.Parallel()
-	url := pgtest.URL(t)
-	db := pgtest.OpenURL(t, url+"&pool_max_conns=5")
-	l, err := db.Listen(ctx)
-	must(t, err)
-	l.Close()
-}
-
-func TestASchemaThatNoChannelCanBeNamedAfterIsRefused(t *testing.T) {
-	t.Parallel()
-	url := pgtest.EmptyURL(t)
-	conn, err := pgx.Connect(ctx, url)
-	must(t, err)
-	defer conn.Close(ctx)
-	schema := schemaOf(t, conn)
-	_, err = conn.Exec(ctx, `CREATE SCHEMA "odd-`+schema+`"`)
-	must(t, err)
-	_, err = postgres.Migrate(ctx, strings.Replace(url, "search_path="+schema, "search_path=%22odd-"+schema+"%22", 1), postgres.Up)
-	if err == nil || !strings.Contains(err.Error(), "cannot be used") {
-		t.Errorf("got %v", err)
-	}
-}
-
-// replica is a store of facts on a real database, kept true by a real feed.
-type replica struct {
-	db    *postgres.DB
-	store *directory.Store
-	feed  *feed.Feed
-	stop  func()
-}
-
-func startReplica(t *testing.T, url, listen string, maxStale time.Duration) *replica {
-	t.Helper()
-	db, err := postgres.Open(ctx, postgres.Config{URL: url, Listen: listen, Issuers: pgtest.Issuers, Conns: 4, FactsAcquire: time.Second, FactsLimit: 2 * time.Second}, slog.New(slog.DiscardHandler), nil)
-	must(t, err)
-	r := &replica{db: db, store: directory.New(db, directory.Config{Issuers: pgtest.Issuers, Wait: 3 * time.Second, MaxStale: maxStale})}
-	r.feed = feed.New(feed.Config{Source: db, Store: r.store, Log: slog.New(slog.DiscardHandler)})
-	running, stop := context.WithCancel(ctx)
-	var done sync.WaitGroup
-	done.Go(func() { r.feed.Run(running) })
-	r.stop = sync.OnceFunc(func() { stop(); done.Wait(); db.Close() })
-	t.Cleanup(r.stop)
-	return r
-}
-
-func (r *replica) started(t *testing.T) *replica {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	must(t, r.feed.Started(ctx))
-	return r
-}
-
-// name returns the name of the tenant acme as the replica knows it, or an error's
-// code.
-func (r *replica) name(t *testing.T) string {
-	t.Helper()
-	v, err := r.store.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(10*time.Second)).Read(ctx, storage.Path{"directory", "tenants", "acme", "name"})
-	if err != nil {
-		if c := iam.CodeOf(err); c != "" {
-			return c
-		}
-		return err.Error()
-	}
-	return strings.Trim(v.String(), `"`)
-}
-
-func rename(t *testing.T, db *postgres.DB, name string) {
-	t.Helper()
-	must(t, db.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: name, Status: iam.TenantActive}))
-}
-
-// until waits for ok and fails where it takes longer than limit.
-func until(t *testing.T, what string, limit time.Duration, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(limit); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %s", what, limit)
-		}
-	}
-}
-
-func TestAChangeIsSeenByAllReplicas(t *testing.T) {
-	t.Parallel()
-	url := pgtest.URL(t)
-	db := pgtest.OpenURL(t, url)
-	rename(t, db, "n0")
-	var replicas []*replica
-	for range 3 {
-		replicas = append(replicas, startReplica(t, url, "", time.Minute).started(t))
-	}
-	for i := range 50 {
-		want := fmt.Sprintf("n%d", i)
-		rename(t, db, want)
-		for _, r := range replicas {
-			until(t, want, 5*time.Second, func() bool { return r.name(t) == want })
-		}
-	}
-	for _, r := range replicas {
-		if n := r.store.Drops(directory.Tenant); n < 49 && r.feed.Stats().Sessions == 1 {
-			t.Errorf("%d changes were heard", n)
-		}
-	}
-}
-
-// neverOld watches a replica whose feed is cut off while facts change: an old
-// answer only until MAX_STALENESS after the cut, then an error, and when all is
-// well again the new one.
-func neverOld(t *testing.T, r *replica, direct *postgres.DB, maxStale time.Duration, breakIt, mend func()) {
-	t.Helper()
-	rename(t, direct, "old")
-	until(t, "the first answer", 5*time.Second, func() bool { return r.name(t) == "old" })
-	breakIt()
-	cut := time.Now()
-	rename(t, direct, "new")
-	for time.Since(cut) < maxStale+2*time.Second {
-		asked := time.Now()
-		if got := r.name(t); got == "old" && asked.Sub(cut) > maxStale {
-			t.Fatalf("an old answer %s after the cut", asked.Sub(cut))
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	if got := r.name(t); !strings.HasPrefix(got, "facts_") {
-		t.Errorf("past MAX_STALENESS the answer is %q", got)
-	}
-	if s := r.feed.State(); s != feed.Stale {
-		t.Errorf("the feed is %s", s)
-	}
-	mend()
-	until(t, "the new answer", 15*time.Second, func() bool {
-		got := r.name(t)
-		if got == "old" {
-			t.Fatal("an old answer after it was mended")
-		}
-		return got == "new"
-	})
-}
-
-// Packets vanish and nobody is told: the listener alone, and all connections.
-func TestAListenerThatIsDeadInSilenceIsFoundOut(t *testing.T) {
-	t.Parallel()
-	for name, both := range map[string]bool{"the listener": false, "all connections": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			url := pgtest.URL(t)
-			direct, proxy := pgtest.OpenURL(t, url), pgtest.NewProxy(t, url)
-			main := url
-			if both {
-				main = proxy.URL
-			}
-			rename(t, direct, "old")
-			r := startReplica(t, main, proxy.URL, 4*time.Second).started(t)
-			neverOld(t, r, direct, 4*time.Second, func() { proxy.Swallow(true) }, func() { proxy.Swallow(false); proxy.Cut() })
-		})
-	}
-}
-
-// A notification is lost, and with it the connection: everything is dropped.
-func TestAChangeDuringAGapIsNotMissed(t *testing.T) {
-	t.Parallel()
-	url := pgtest.URL(t)
-	direct, proxy := pgtest.OpenURL(t, url), pgtest.NewProxy(t, url)
-	rename(t, direct, "n0")
-	r := startReplica(t, url, proxy.URL, time.Minute).started(t)
-	for i := range 5 {
-		until(t, "before the gap", 5*time.Second, func() bool { return r.name(t) == fmt.Sprintf("n%d", i) })
-		proxy.Swallow(true)
-		rename(t, direct, fmt.Sprintf("n%d", i+1))
-		time.Sleep(50 * time.Millisecond) // the notification is gone
-		proxy.Swallow(false)
-		proxy.Cut()
-	}
-	until(t, "after the gap", 5*time.Second, func() bool { return r.name(t) == "n5" })
-}
-
-// A pooler that breaks LISTEN: at the start it is told; later it ends in an error.
-func TestAPoolerThatBreaksListenIsFoundOut(t *testing.T) {
-	t.Parallel()
-	url := pgtest.URL(t)
-	direct, proxy := pgtest.OpenURL(t, url), pgtest.NewProxy(t, url)
-	rename(t, direct, "old")
-	proxy.Deafen(true)
-	deaf := startReplica(t, url, proxy.URL, 4*time.Second)
-	within, cancel := context.WithTimeout(ctx, 8*time.Second)
-	defer cancel()
-	if err := deaf.feed.Started(within); !errors.Is(err, feed.ErrDeaf) {
-		t.Errorf("the start: %v", err)
-	}
-	if got := deaf.name(t); got != "facts_stale" {
-		t.Errorf("an answer without a proof: %q", got)
-	}
-	proxy.Deafen(false)
-	deaf.started(t)
-	neverOld(t, deaf, direct, 4*time.Second, func() { proxy.Deafen(true) }, func() { proxy.Deafen(false) })
-}
-
-// A standby takes over: what the old primary said last is not believed, and what
-// is changed on the new one is heard.
-func TestANewPrimaryIsFollowed(t *testing.T) {
-	t.Parallel()
-	primary := pgtest.Server(t)
-	_, err := postgres.Migrate(ctx, primary.URL, postgres.Up)
-	must(t, err)
-	standby := standbyOf(t, &primary)
-	both := strings.Replace(primary.URL, "/iam?", ","+hostOf(t, standby.URL)+"/iam?", 1) + "&target_session_attrs=read-write"
-	db := pgtest.OpenURL(t, primary.URL)
-	rename(t, db, "old")
-	r := startReplica(t, both, "", 8*time.Second).started(t)
-	until(t, "the first answer", 5*time.Second, func() bool { return r.name(t) == "old" })
-	caughtUp(t, primary.URL, standby.URL)
-	lagging := pgtest.OpenURL(t, standby.URL)
-	if _, _, err := lagging.Tenant(ctx, "acme"); err == nil || !strings.Contains(err.Error(), "the server is read-only") {
-		t.Errorf("a look-up on a standby: %v", err)
-	}
-	if l, err := lagging.Listen(ctx); err == nil {
-		l.Close()
-		t.Error("a standby is listened to")
-	}
-
-	primary.Kill()
-	gone := time.Now()
-	conn, err := pgx.Connect(ctx, standby.URL)
-	must(t, err)
-	defer conn.Close(ctx)
-	_, err = conn.Exec(ctx, `SELECT pg_promote(true, 20)`)
-	must(t, err)
-	promoted := pgtest.OpenURL(t, standby.URL)
-	until(t, "a write on the new primary", 10*time.Second, func() bool {
-		return promoted.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: "new", Status: iam.TenantActive}) == nil
-	})
-	until(t, "the new answer", 20*time.Second, func() bool {
-		asked := time.Now()
-		got := r.name(t)
-		if got == "old" && asked.Sub(gone) > 8*time.Second {
-			t.Fatalf("an old answer %s after the primary went", asked.Sub(gone))
-		}
-		return got == "new"
-	})
-	rename(t, promoted, "newer")
-	until(t, "a change on the new primary", 5*time.Second, func() bool { return r.name(t) == "newer" })
-}
-
-func hostOf(t *testing.T, databaseURL string) string {
-	t.Helper()
-	cfg, err := pgx.ParseConfig(databaseURL)
-	must(t, err)
-	return fmt.Sprintf("%s:%d", cfg.Host, cfg.Port)
-}
-
-// standbyOf copies a server and starts the copy as its standby.
-func standbyOf(t *testing.T, primary **devpg.Server) *devpg.Server {
-	t.Helper()
-	(*primary).Stop()
-	dir, err := os.MkdirTemp("", "iam-pg-standby-")
-	must(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // a leftover in the temporary folder harms nobody
-	out, err := exec.Command("cp", "-a", (*primary).Dir+"/.", dir).CombinedOutput()
-	if err != nil {
-		t.Fatalf("copy the server: %v: %s", err, out)
-	}
-	again, err := (*primary).Restart(ctx)
-	must(t, err)
-	*primary = again
-	t.Cleanup(again.Stop)
-	signal := filepath.Join(dir, "cluster", "standby.signal")
-	must(t, os.WriteFile(signal, nil, 0o600))
-	if out, err := exec.Command("chown", "--reference="+filepath.Join(dir, "cluster"), signal).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	cfg, err := pgx.ParseConfig(again.URL)
-	must(t, err)
-	standby, err := devpg.Start(ctx, devpg.Options{Dir: dir, Settings: []string{
-		fmt.Sprintf("primary_conninfo=host=%s port=%d user=%s password=%s", cfg.Host, cfg.Port, cfg.User, cfg.Password), "hot_standby=on",
-		"max_connections=200", // not fewer than the primary had
-	}})
-	must(t, err)
-	t.Cleanup(standby.Stop)
-	return standby
-}
-
-// caughtUp waits until the standby has all that the primary has.
-func caughtUp(t *testing.T, primary, standby string) {
-	t.Helper()
-	p, err := pgx.Connect(ctx, primary)
-	must(t, err)
-	defer p.Close(ctx)
-	s, err := pgx.Connect(ctx, standby)
-	must(t, err)
-	defer s.Close(ctx)
-	var at string
-	must(t, p.QueryRow(ctx, `SELECT pg_current_wal_lsn()::text`).Scan(&at))
-	until(t, "the standby", 20*time.Second, func() bool {
-		var there bool
-		must(t, s.QueryRow(ctx, `SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn`, at).Scan(&there))
-		return there
-	})
-}
-
-// A primary that is cut off from its synchronous standby may have been replaced by it: it proves
-// nothing any more, though it still answers and notifies, and though the wait for the standby is cancelled.
-func TestAPrimaryWithoutItsSynchronousStandbyProvesNothing(t *testing.T) {
-	t.Parallel()
-	server := pgtest.Server(t)
-	_, err := postgres.Migrate(ctx, server.URL, postgres.Up)
-	must(t, err)
-	rename(t, pgtest.OpenURL(t, server.URL), "acme")
-	one, two := startReplica(t, server.URL, "", 3*time.Second).started(t), startReplica(t, server.URL, "", 3*time.Second).started(t)
-	conn, err := pgx.Connect(ctx, server.URL)
-	must(t, err)
-	defer conn.Close(ctx)
-	standbys := func(names string) {
-		t.Helper()
-		_, err := conn.Exec(ctx, `ALTER SYSTEM SET synchronous_standby_names = '`+names+`'`)
-		must(t, err)
-		_, err = conn.Exec(ctx, `SELECT pg_reload_conf()`)
-		must(t, err)
-	}
-	standbys("gone")
-	until(t, "both are stale", 30*time.Second, func() bool { return one.feed.State() == feed.Stale && two.feed.State() == feed.Stale })
-	for _, r := range []*replica{one, two} {
-		if got := r.name(t); got != "facts_stale" {
-			t.Errorf("it answers %s", got)
-		}
-	}
-	standbys("")
-	until(t, "both are fresh", 30*time.Second, func() bool { return one.feed.State() == feed.Fresh && two.feed.State() == feed.Fresh })
-	if got := one.name(t); got != "acme" {
-		t.Errorf("it answers %s", got)
 	}
 }

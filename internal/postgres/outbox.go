@@ -36,26 +36,6 @@ func (db *DB) Lead(ctx context.Context) (outbox.Session, error) {
 	return s, nil
 }
 
-// hold takes a lock of a session of its own on the direct connection, or reports that
-// another replica has it.
-func (db *DB) hold(ctx context.Context, name string) (*pgx.Conn, bool, error) {
-	conn, err := db.direct(ctx, map[string]string{
-		"application_name": "iam-service " + name,
-		// One that vanishes without a word gives its lock back within half a minute.
-		"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3", "tcp_user_timeout": "25000",
-	})
-	if err != nil {
-		return nil, false, err
-	}
-	var got bool
-	err = conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtextextended('iam ' || $1 || ' ' || current_schema(), 0))`, name).Scan(&got)
-	if err != nil || !got {
-		closeNow(conn)
-		return nil, false, err
-	}
-	return conn, true, nil
-}
-
 // relaySession is the leader's connection. A failure of it ends the leadership: the
 // server gives the lock back.
 type relaySession struct {
@@ -123,17 +103,6 @@ func (s *relaySession) Replay(ctx context.Context) (int64, error) {
 	return tag.RowsAffected(), wrap("replay events", err)
 }
 
-// drain takes what was heard and not looked at: one look at the table answers it all.
-func (s *relaySession) drain() {
-	over, cancel := context.WithCancel(context.Background())
-	cancel()
-	for {
-		if _, err := s.conn.WaitForNotification(over); err != nil {
-			return
-		}
-	}
-}
-
 func (s *relaySession) Wait(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -143,6 +112,17 @@ func (s *relaySession) Wait(ctx context.Context) error {
 	}
 	s.broken(ctx, "listen", err)
 	return err
+}
+
+// drain takes what was heard and not looked at: one look at the table answers it all.
+func (s *relaySession) drain() {
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	for {
+		if _, err := s.conn.WaitForNotification(over); err != nil {
+			return
+		}
+	}
 }
 
 func (s *relaySession) Close() { closeNow(s.conn) }
@@ -206,4 +186,29 @@ func (tx *Tx) Unpark(ctx context.Context, id string, skip bool) error {
 		return fmt.Errorf("no event %q is parked", id)
 	}
 	return wrap("unpark an event", err)
+}
+
+// ForgetSent forgets some events that were sent before a time. It returns how many.
+func (tx *Tx) ForgetSent(ctx context.Context, before time.Time) (int64, error) {
+	tag, err := tx.tx.Exec(ctx, `WITH old AS MATERIALIZED (SELECT seq FROM outbox WHERE sent_at < $1 ORDER BY sent_at LIMIT 20000) DELETE FROM outbox WHERE seq IN (SELECT seq FROM old)`, before)
+	return tag.RowsAffected(), wrap("forget events that were sent", err)
+}
+
+// ExpireEvents deletes events that occurred before a time and were never sent, unless a replica
+// relays: then they wait for the bus. It returns how many.
+func (db *DB) ExpireEvents(ctx context.Context, before time.Time) (n int64, err error) {
+	h, nobodyRelays, err := db.TryHold(ctx, "relay")
+	if err != nil || !nobodyRelays {
+		return 0, wrap("look for a relay", err)
+	}
+	defer h.Close()
+	for {
+		tag, err := h.conn.Exec(ctx, `
+			WITH old AS MATERIALIZED (SELECT seq FROM outbox WHERE sent_at IS NULL AND occurred_at < $1 ORDER BY seq LIMIT 20000)
+			DELETE FROM outbox WHERE seq IN (SELECT seq FROM old)`, before)
+		n += tag.RowsAffected()
+		if err != nil || tag.RowsAffected() == 0 {
+			return n, wrap("delete events that nobody relays", err)
+		}
+	}
 }

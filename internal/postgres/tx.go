@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"math/rand/v2"
 	"time"
@@ -100,67 +101,64 @@ func lostRace(err error) bool {
 // errLostRace says that something went away while the transaction ran.
 var errLostRace = errors.New("it went away meanwhile")
 
-// look reads one row; see lookUp.
-func (tx *Tx) look(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
-	err := tx.tx.QueryRow(ctx, sql, args...).Scan(dest...)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// User, Tenant and Client make a transaction a directory.Loader.
-
-// User returns what is known of one subject of one issuer.
-func (tx *Tx) User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
-	return userFacts(ctx, tx.look, issuer, subject)
-}
-
-// Tenant returns one tenant with its roles, the global roles and its mappings.
-func (tx *Tx) Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error) {
-	return tenantFacts(ctx, tx.look, id)
-}
-
-// Client returns one client of one issuer.
-func (tx *Tx) Client(ctx context.Context, issuer, clientID string) (iam.ClientFacts, bool, error) {
-	return clientFacts(ctx, tx.look, issuer, clientID)
-}
-
-// LockCaller keeps what a user and a client are from changing until the transaction
-// ends.
-func (tx *Tx) LockCaller(ctx context.Context, issuer, subject, clientID string) error {
-	_, err := tx.tx.Exec(ctx, `SELECT FROM users WHERE issuer = $1 AND subject = $2 FOR SHARE`, issuer, subject)
-	if err == nil {
-		_, err = tx.tx.Exec(ctx, `SELECT FROM clients WHERE issuer = $1 AND client_id = $2 FOR SHARE`, issuer, clientID)
-	}
-	return wrap("lock a caller", err)
-}
-
-// LockUserWhole keeps a user from being changed, and from becoming a member of anything,
-// until the transaction ends.
-func (tx *Tx) LockUserWhole(ctx context.Context, id string) error {
-	_, err := tx.tx.Exec(ctx, `SELECT FROM users WHERE id = $1::uuid FOR UPDATE`, id)
-	return wrap("lock a user", err)
-}
-
-// LockPlatform makes changes of who administers the platform happen one after the
-// other. Take it before any user.
-func (tx *Tx) LockPlatform(ctx context.Context) error {
-	_, err := tx.tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('iam platform '||current_schema(), 0))`)
-	return wrap("lock the platform's roles", err)
-}
-
-// LockRoles makes edits of one tenant's roles, or with "" of the global ones, happen
-// one after the other: two edits, each fine, can make a cycle. It fails where there
-// is no such tenant. Take it before any user.
-func (tx *Tx) LockRoles(ctx context.Context, tenant string) error {
-	return wrap("lock roles", lockRoles(ctx, tx.tx, tenant))
-}
-
 // TryLoop takes the lock that keeps two replicas from doing the same chore, or
 // reports that it is taken. It ends with the transaction.
 func (tx *Tx) TryLoop(ctx context.Context, name string) (bool, error) {
 	var got bool
 	_, err := tx.look(ctx, `SELECT pg_try_advisory_xact_lock(hashtextextended('iam loop '||$1||' '||current_schema(), 0))`, []any{name}, &got)
 	return got, wrap("lock a chore", err)
+}
+
+// Now is the database's clock, by which times are kept that another replica judges.
+func (tx *Tx) Now(ctx context.Context) (now time.Time, err error) {
+	err = tx.tx.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now)
+	return now, wrap("read the clock", err)
+}
+
+// Append writes audit entries and events. It locks the heads of their chains, so it
+// comes last in a transaction.
+func (tx *Tx) Append(ctx context.Context, entries []iam.AuditEntry, events []iam.Event) error {
+	if err := tx.appendAudit(ctx, entries); err != nil {
+		return wrap("append to the audit", err)
+	}
+	rows := make([][]any, len(events))
+	for i, e := range events {
+		data, err := json.Marshal(e)
+		if err != nil {
+			return wrap("encode "+e.EventType(), err)
+		}
+		key := e.EventKey()
+		var tenant any
+		if key.Tenant != "" {
+			tenant = key.Tenant
+		}
+		rows[i] = []any{e.EventType(), tenant, key.Kind, key.Object, data}
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	_, err := tx.tx.CopyFrom(ctx, pgx.Identifier{"outbox"}, []string{"type", "tenant", "kind", "object", "data"}, pgx.CopyFromRows(rows))
+	return wrap("append events", err)
+}
+
+// Chores does what is due once an hour: keys that have expired, and the heads of chains that
+// have grown since they were last told. It returns those heads; an event of each is in the outbox.
+func (tx *Tx) Chores(ctx context.Context) (heads []iam.Checkpoint, err error) {
+	if _, err := tx.tx.Exec(ctx, `DELETE FROM idempotency WHERE created_at < now() - interval '24 hours'`); err != nil {
+		return nil, wrap("forget keys of requests", err)
+	}
+	// They name people: they are kept for a month.
+	if _, err := tx.tx.Exec(ctx, `UPDATE policy_previews SET report = NULL WHERE report IS NOT NULL AND started_at < now() - interval '30 days'`); err != nil {
+		return nil, wrap("forget reports of previews", err)
+	}
+	heads, err = collect(ctx, tx, "read the heads of the audit", `
+		UPDATE audit_heads SET published = seq WHERE published < seq RETURNING chain, seq, encode(hash, 'hex')`, nil, pgx.RowToStructByPos[iam.Checkpoint])
+	if err != nil {
+		return nil, err
+	}
+	events := make([]iam.Event, len(heads))
+	for i, h := range heads {
+		events[i] = iam.AuditCheckpointEvent{Checkpoint: h}
+	}
+	return heads, tx.Append(ctx, nil, events)
 }

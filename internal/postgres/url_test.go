@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -29,5 +30,21 @@ func TestAnUnusableURLSaysWhatIsWrongAndNothingElse(t *testing.T) {
 	}
 	if err := postgres.CheckURL("postgres://iam:p%2Fw@db:5432/iam?sslmode=require"); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAPasswordIsNeverShown(t *testing.T) {
+	t.Parallel()
+	for u, good := range map[string]bool{
+		"postgres://u:s3cret@h/db?sslmode=disable": true, "postgres://h/db?user=u&password=s3cret": true, "host=h password=s3cret": true,
+		"postgres://u:5/s3cret@h/db": false, "postgres://u:12#s3cret@h/db": false, "postgres://u:s3cret@h:port/db": false, "s3cret": false,
+	} {
+		err := postgres.CheckURL(u)
+		if (err == nil) != good {
+			t.Errorf("%s: %v", u, err)
+		}
+		if shown := fmt.Sprint(postgres.Server(u), err); strings.Contains(shown, "s3cret") {
+			t.Errorf("%s shows the password", shown)
+		}
 	}
 }

@@ -1,0 +1,213 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"iam-service/internal/iam"
+)
+
+// appendAudit links entries to the ends of their chains.
+func (tx *Tx) appendAudit(ctx context.Context, entries []iam.AuditEntry) error {
+	type head struct {
+		seq  int64
+		hash []byte
+	}
+	heads := map[string]*head{}
+	rows := make([][]any, 0, len(entries))
+	var at time.Time
+	for i := range entries {
+		e := &entries[i]
+		h := heads[e.Chain]
+		if h == nil {
+			h = &head{}
+			heads[e.Chain] = h
+			// One statement makes the head where there is none, and locks it. The time is
+			// taken once it is locked, so that along a chain it never goes back.
+			err := tx.tx.QueryRow(ctx, `
+				INSERT INTO audit_heads AS h (chain, seq, hash) VALUES ($1, 0, '')
+				ON CONFLICT ON CONSTRAINT audit_heads_pkey DO UPDATE SET seq = h.seq
+				RETURNING seq, hash, clock_timestamp()`, e.Chain).Scan(&h.seq, &h.hash, &at)
+			if err != nil {
+				return err
+			}
+		}
+		h.seq++
+		e.Seq, e.Prev, e.At = h.seq, h.hash, at.UTC().Truncate(time.Microsecond)
+		sum, err := e.Sum()
+		if err != nil {
+			return err
+		}
+		e.Hash, h.hash = sum, sum
+		rows = append(rows, []any{
+			e.Chain, e.Seq, e.At, e.ActorKind, e.Actor, e.Via, e.Address, e.RequestID, e.DecisionID, e.Action, e.Kind, e.Object,
+			absent(e.Before), absent(e.After), e.Prev, e.Hash,
+		})
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	_, err := tx.tx.CopyFrom(ctx, pgx.Identifier{"audit"}, auditColumns, pgx.CopyFromRows(rows))
+	if err != nil {
+		return err
+	}
+	for chain, h := range heads {
+		if _, err := tx.tx.Exec(ctx, `UPDATE audit_heads SET seq = $2, hash = $3 WHERE chain = $1`, chain, h.seq, h.hash); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var auditColumns = []string{
+	"chain", "seq", "at", "actor_kind", "actor", "via", "address", "request_id", "decision_id", "action", "kind", "object", "before", "after", "prev", "hash",
+}
+
+// AuditFilter says which entries; what is empty does not matter.
+type AuditFilter struct {
+	Chain                       *string // nil: all
+	Actor, Action, Kind, Object string
+	From, Until                 time.Time
+	BeforeAt                    time.Time // the last entry that was seen: entries go back in time
+	BeforeChain                 string
+	BeforeSeq                   int64
+	Limit                       int
+}
+
+// Audit lists entries, the newest first.
+func (tx *Tx) Audit(ctx context.Context, f AuditFilter) ([]iam.AuditEntry, error) {
+	var w where
+	if f.Chain != nil {
+		w.and("chain = $%d", *f.Chain)
+	}
+	w.only("actor = $%d", f.Actor)
+	w.only("action = $%d", f.Action)
+	w.only("kind = $%d", f.Kind)
+	w.only("object = $%d", f.Object)
+	if !f.From.IsZero() {
+		w.and("at >= $%d", f.From)
+	}
+	if !f.Until.IsZero() {
+		w.and("at < $%d", f.Until)
+	}
+	if !f.BeforeAt.IsZero() {
+		n := len(w.args)
+		w.args = append(w.args, f.BeforeAt, f.BeforeChain, f.BeforeSeq)
+		w.conditions = append(w.conditions, fmt.Sprintf("(at, chain, seq) < ($%d, $%d, $%d)", n+1, n+2, n+3))
+	}
+	return tx.audit(ctx, w.sql("at DESC, chain DESC, seq DESC", f.Limit), w.args...)
+}
+
+// Chain lists a chain from its beginning, or after an entry, whose number alone does not
+// say which it is if somebody has added one.
+func (tx *Tx) Chain(ctx context.Context, chain string, after *iam.AuditEntry, limit int) ([]iam.AuditEntry, error) {
+	if after == nil {
+		return tx.audit(ctx, ` WHERE chain = $1 ORDER BY seq, at LIMIT $2`, chain, limit)
+	}
+	return tx.audit(ctx, ` WHERE chain = $1 AND (seq, at) > ($2, $3) ORDER BY seq, at LIMIT $4`, chain, after.Seq, after.At, limit)
+}
+
+// Head returns the end of a chain, as its head says.
+func (tx *Tx) Head(ctx context.Context, chain string) (seq int64, hash []byte, found bool, err error) {
+	found, err = tx.look(ctx, `SELECT seq, hash FROM audit_heads WHERE chain = $1`, []any{chain}, &seq, &hash)
+	return seq, hash, found, wrap("read the head of a chain", err)
+}
+
+func (tx *Tx) audit(ctx context.Context, tail string, args ...any) ([]iam.AuditEntry, error) {
+	return collect(ctx, tx, "read the audit", `
+		SELECT chain, seq, at, actor_kind, actor, via, address, request_id, decision_id, action, kind, object, before, after, prev, hash FROM audit`+tail, args,
+		pgx.RowToStructByPos[iam.AuditEntry])
+}
+
+// ChainEnds is where a chain begins.
+type ChainEnds struct {
+	Chain   string
+	CutSeq  int64 // up to where retention has cut it; 0: it was not
+	CutHash []byte
+}
+
+// Chains lists all chains of the audit.
+func (tx *Tx) Chains(ctx context.Context) ([]ChainEnds, error) {
+	return collect(ctx, tx, "read the chains of the audit", `
+		SELECT coalesce(h.chain, a.chain), coalesce(c.seq, 0), coalesce(c.hash, '')
+		  FROM audit_heads h FULL JOIN (SELECT DISTINCT chain FROM audit) a ON a.chain = h.chain
+		  LEFT JOIN audit_cuts c ON c.chain = coalesce(h.chain, a.chain)
+		 ORDER BY 1`, nil, pgx.RowToStructByPos[ChainEnds])
+}
+
+// PartitionAudit creates partitions of the audit ahead of time. Where it does not get a lock on
+// the default partition within a second, it fails with an error of code "busy".
+func (tx *Tx) PartitionAudit(ctx context.Context) error {
+	_, err := tx.tx.Exec(ctx, `SELECT iam_audit_partitions()`)
+	return wrap("make partitions of the audit", err)
+}
+
+// AuditDefault counts the entries in the default partition of the audit, where they are until the
+// next hour's chores move them into partitions of their months; MostCounted at most.
+func (db *DB) AuditDefault(ctx context.Context) (n int64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
+	err = db.admin.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM audit_default LIMIT $1) x`, MostCounted).Scan(&n)
+	return n, wrap("count entries in the default partition", err)
+}
+
+// PruneAudit drops the months of the audit that ended before a time, and notes where
+// that cut each chain. An entry that no checkpoint was told of yet is not dropped. It
+// needs the tables' owner.
+func (tx *Tx) PruneAudit(ctx context.Context, before time.Time) (dropped []string, err error) {
+	names, err := collect(ctx, tx, "read the partitions of the audit", `
+		SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+		 WHERE i.inhparent = 'audit'::regclass AND c.relname ~ '^audit_[0-9]{4}_[0-9]{2}$' ORDER BY 1`, nil, pgx.RowTo[string])
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		month, err := time.Parse("audit_2006_01", name)
+		if err != nil || month.AddDate(0, 1, 0).After(before) {
+			continue
+		}
+		table := pgx.Identifier{name}.Sanitize()
+		var untold int
+		if _, err := tx.look(ctx, `SELECT count(*) FROM `+table+` a LEFT JOIN audit_heads h USING (chain) WHERE h.chain IS NULL OR a.seq > h.published`, nil, &untold); err != nil {
+			return nil, wrap("look for entries without a checkpoint", err)
+		}
+		if untold > 0 {
+			return nil, fmt.Errorf("%s holds %d entries that no checkpoint was told of yet: that happens hourly while the service runs", name, untold)
+		}
+		_, err = tx.tx.Exec(ctx, `
+			INSERT INTO audit_cuts AS c (chain, seq, hash) SELECT DISTINCT ON (chain) chain, seq, hash FROM `+table+` ORDER BY chain, seq DESC
+			ON CONFLICT ON CONSTRAINT audit_cuts_pkey DO UPDATE SET seq = excluded.seq, hash = excluded.hash, cut_at = now() WHERE c.seq < excluded.seq`)
+		if err == nil {
+			_, err = tx.tx.Exec(ctx, `DROP TABLE `+table)
+		}
+		if err != nil {
+			return nil, wrap("drop "+name, err)
+		}
+		dropped = append(dropped, name)
+	}
+	return dropped, nil
+}
+
+// DestroyedChain is a chain of the audit that a migration has ended.
+type DestroyedChain struct {
+	Chain string
+	Seq   int64 // of its last entry
+	At    string
+	By    string
+}
+
+// DestroyedChains lists chains that ended by a migration, the last one first. A migration that was killed between its
+// note and its step has destroyed nothing: the entry is still there.
+func (tx *Tx) DestroyedChains(ctx context.Context) ([]DestroyedChain, error) {
+	var known bool
+	if _, err := tx.look(ctx, `SELECT to_regclass('audit_destroyed') IS NOT NULL`, nil, &known); err != nil || !known {
+		return nil, wrap("look for destroyed chains", err)
+	}
+	return collect(ctx, tx, "read destroyed chains", `
+		SELECT chain, seq, to_char(destroyed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), destroyed_by FROM audit_destroyed AS d
+		WHERE NOT EXISTS (SELECT FROM audit AS a WHERE a.chain = d.chain AND a.seq = d.seq AND a.hash = d.hash) ORDER BY id DESC`, nil,
+		pgx.RowToStructByPos[DestroyedChain])
+}

@@ -1,0 +1,116 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"iam-service/internal/iam"
+)
+
+// PutRegistration makes or replaces what the identity provider should know of a client.
+// Whoever writes it is at it for the time of the lease, and after a failure it is tried
+// again after retry, by the database's clock.
+func (tx *Tx) PutRegistration(ctx context.Context, c iam.ManagedClient, lease, retry time.Duration) error {
+	var applied, before any
+	wanted, err := json.Marshal(c.Wanted)
+	if err != nil {
+		return wrap("encode a registration", err)
+	}
+	if c.Applied != nil {
+		if applied, err = json.Marshal(c.Applied); err != nil {
+			return wrap("encode a registration", err)
+		}
+	}
+	if c.Before != nil {
+		if before, err = json.Marshal(c.Before); err != nil {
+			return wrap("encode a registration", err)
+		}
+	}
+	_, err = tx.tx.Exec(ctx, `
+		INSERT INTO registrations AS r (issuer, client_id, wanted, wanted_version, applied, before, sync, reason, operation, operation_id,
+		                                lease_until, next_try, tries, secret_state, secrets, overlap_from, retire_at, warned, applied_version)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, nullif($9, ''), nullif($10, '')::uuid, clock_timestamp() + $11::interval, clock_timestamp() + $12::interval, $13, $14, $15, $16, $17, $18, $19)
+		ON CONFLICT ON CONSTRAINT registrations_pkey DO UPDATE
+		   SET wanted = excluded.wanted, wanted_version = excluded.wanted_version, applied = excluded.applied, before = excluded.before, sync = excluded.sync,
+		       reason = excluded.reason, operation = excluded.operation, operation_id = excluded.operation_id,
+		       begun_at = CASE WHEN r.operation_id IS NOT DISTINCT FROM excluded.operation_id THEN r.begun_at ELSE now() END, lease_until = excluded.lease_until,
+		       next_try = excluded.next_try, tries = excluded.tries, secret_state = excluded.secret_state, secrets = excluded.secrets,
+		       overlap_from = excluded.overlap_from, retire_at = excluded.retire_at, warned = excluded.warned, applied_version = excluded.applied_version, updated_at = now()`,
+		c.Issuer, c.ClientID, wanted, c.WantedVersion, applied, before, c.Sync, c.Reason, c.Operation, c.OperationID,
+		lease, retry, c.Tries, c.SecretState, c.Secrets, optional(c.OverlapFrom), optional(c.RetireAt), c.Warned, c.AppliedMark)
+	return wrap("put a registration", err)
+}
+
+// KeepBefore keeps what was told of a client before a change that is pending.
+func (tx *Tx) KeepBefore(ctx context.Context, c iam.ManagedClient) error {
+	before, err := json.Marshal(c.Before)
+	if err == nil {
+		_, err = tx.tx.Exec(ctx, `UPDATE registrations SET before = $3 WHERE issuer = $1 AND client_id = $2`, c.Issuer, c.ClientID, before)
+	}
+	return wrap("keep what was told of a client", err)
+}
+
+// ClaimClients takes over operations of an issuer's clients that nobody is at, and that
+// are due, for the time of the lease: at most some. It is one statement, for who looks
+// often. What waits to be tried again is due as well if the last try was before retried.
+func (db *DB) ClaimClients(ctx context.Context, issuer string, lease time.Duration, retried time.Time, most int) (claimed []iam.ManagedClient, err error) {
+	if most <= 0 {
+		return nil, nil
+	}
+	// Materialized: the planner could run the limit anew for each row that it joins.
+	ids, err := db.ids(ctx, "claim operations", `
+		WITH due AS MATERIALIZED (
+		     SELECT client_id FROM registrations
+		      WHERE issuer = $1 AND operation IS NOT NULL AND (next_try <= now() OR tries > 0 AND updated_at < $4) AND (lease_until IS NULL OR lease_until <= now())
+		      ORDER BY next_try LIMIT $3 FOR UPDATE SKIP LOCKED)
+		UPDATE registrations r SET lease_until = now() + $2::interval
+		  FROM due
+		 WHERE r.issuer = $1 AND r.client_id = due.client_id
+		RETURNING r.client_id`, issuer, lease, most, optional(retried))
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+	err = db.View(ctx, func(ctx context.Context, tx *Tx) (err error) {
+		claimed, err = tx.managed(ctx, ` WHERE c.issuer = $1 AND c.client_id = ANY ($2)`, issuer, ids)
+		return err
+	})
+	return claimed, err
+}
+
+// DueOverlaps are the clients of an issuer of which an old secret ends, or ends soon: a
+// quarter of its time is left, and nobody was told. Of one that does not authenticate with
+// a secret it ends when it does again: until then the provider would refuse to end it.
+func (db *DB) DueOverlaps(ctx context.Context, issuer string, most int) ([]string, error) {
+	if most <= 0 {
+		return nil, nil
+	}
+	return db.ids(ctx, "look for old secrets", `
+		SELECT r.client_id FROM registrations r
+		 WHERE r.issuer = $1 AND r.retire_at IS NOT NULL AND r.operation IS NULL AND r.next_try <= now()
+		   AND r.wanted->>'token_endpoint_auth_method' LIKE 'client\_secret\_%'
+		   AND (r.retire_at <= now() OR NOT r.warned AND r.retire_at - (r.retire_at - r.overlap_from) / 4 <= now())
+		 ORDER BY r.retire_at LIMIT $2`, issuer, most)
+}
+
+// ClientsState is what waits between us and the identity provider.
+type ClientsState struct {
+	Pending, Failed, SecretUnknown int64
+	Oldest                         time.Duration // of what is pending
+}
+
+// Clients returns what waits.
+func (db *DB) Clients(ctx context.Context) (s ClientsState, err error) {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
+	var seconds float64
+	err = db.admin.QueryRow(ctx, `
+		SELECT count(*) FILTER (WHERE r.operation IS NOT NULL), count(*) FILTER (WHERE r.sync = 'failed'),
+		       count(*) FILTER (WHERE r.secret_state = 'unknown' AND c.status <> 'deleted' AND r.wanted->>'token_endpoint_auth_method' LIKE 'client\_secret\_%'),
+		       coalesce(extract(epoch FROM now() - min(r.begun_at) FILTER (WHERE r.operation IS NOT NULL)), 0)::float8
+		  FROM registrations r JOIN clients c ON c.issuer = r.issuer AND c.client_id = r.client_id
+		 WHERE r.operation IS NOT NULL OR r.sync = 'failed' OR r.secret_state = 'unknown'`).
+		Scan(&s.Pending, &s.Failed, &s.SecretUnknown, &seconds)
+	s.Oldest = time.Duration(max(0, seconds) * float64(time.Second))
+	return s, wrap("count operations", err)
+}

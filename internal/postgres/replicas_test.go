@@ -1,0 +1,193 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/storage"
+
+	"iam-service/internal/dev/pgtest"
+	"iam-service/internal/directory"
+	"iam-service/internal/feed"
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+)
+
+// replica is a store of facts on a real database, kept true by a real feed.
+type replica struct {
+	db    *postgres.DB
+	store *directory.Store
+	feed  *feed.Feed
+	stop  func()
+}
+
+func startReplica(t *testing.T, url, listen string, maxStale time.Duration) *replica {
+	t.Helper()
+	db, err := postgres.Open(ctx, postgres.Config{URL: url, Listen: listen, Issuers: pgtest.Issuers, Conns: 4, FactsAcquire: time.Second, FactsLimit: 2 * time.Second}, slog.New(slog.DiscardHandler), nil)
+	must(t, err)
+	r := &replica{db: db, store: directory.New(db, directory.Config{Issuers: pgtest.Issuers, Wait: 3 * time.Second, MaxStale: maxStale})}
+	r.feed = feed.New(feed.Config{Source: db, Store: r.store, Log: slog.New(slog.DiscardHandler)})
+	running, stop := context.WithCancel(ctx)
+	var done sync.WaitGroup
+	done.Go(func() { r.feed.Run(running) })
+	r.stop = sync.OnceFunc(func() { stop(); done.Wait(); db.Close() })
+	t.Cleanup(r.stop)
+	return r
+}
+
+func (r *replica) started(t *testing.T) *replica {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	must(t, r.feed.Started(ctx))
+	return r
+}
+
+// name returns the name of the tenant acme as the replica knows it, or an error's
+// code.
+func (r *replica) name(t *testing.T) string {
+	t.Helper()
+	v, err := r.store.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(10*time.Second)).Read(ctx, storage.Path{"directory", "tenants", "acme", "name"})
+	if err != nil {
+		if c := iam.CodeOf(err); c != "" {
+			return c
+		}
+		return err.Error()
+	}
+	return strings.Trim(v.String(), `"`)
+}
+
+func rename(t *testing.T, db *postgres.DB, name string) {
+	t.Helper()
+	must(t, db.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: name, Status: iam.TenantActive}))
+}
+
+// until waits for ok and fails where it takes longer than limit.
+func until(t *testing.T, what string, limit time.Duration, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within %s", what, limit)
+		}
+	}
+}
+
+func TestAChangeIsSeenByAllReplicas(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	db := pgtest.OpenURL(t, url)
+	rename(t, db, "n0")
+	var replicas []*replica
+	for range 3 {
+		replicas = append(replicas, startReplica(t, url, "", time.Minute).started(t))
+	}
+	for i := range 50 {
+		want := fmt.Sprintf("n%d", i)
+		rename(t, db, want)
+		for _, r := range replicas {
+			until(t, want, 5*time.Second, func() bool { return r.name(t) == want })
+		}
+	}
+	for _, r := range replicas {
+		if n := r.store.Drops(directory.Tenant); n < 49 && r.feed.Stats().Sessions == 1 {
+			t.Errorf("%d changes were heard", n)
+		}
+	}
+}
+
+// neverOld watches a replica whose feed is cut off while facts change: an old
+// answer only until MAX_STALENESS after the cut, then an error, and when all is
+// well again the new one.
+func neverOld(t *testing.T, r *replica, direct *postgres.DB, maxStale time.Duration, breakIt, mend func()) {
+	t.Helper()
+	rename(t, direct, "old")
+	until(t, "the first answer", 5*time.Second, func() bool { return r.name(t) == "old" })
+	breakIt()
+	cut := time.Now()
+	rename(t, direct, "new")
+	for time.Since(cut) < maxStale+2*time.Second {
+		asked := time.Now()
+		if got := r.name(t); got == "old" && asked.Sub(cut) > maxStale {
+			t.Fatalf("an old answer %s after the cut", asked.Sub(cut))
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if got := r.name(t); !strings.HasPrefix(got, "facts_") {
+		t.Errorf("past MAX_STALENESS the answer is %q", got)
+	}
+	if s := r.feed.State(); s != feed.Stale {
+		t.Errorf("the feed is %s", s)
+	}
+	mend()
+	until(t, "the new answer", 15*time.Second, func() bool {
+		got := r.name(t)
+		if got == "old" {
+			t.Fatal("an old answer after it was mended")
+		}
+		return got == "new"
+	})
+}
+
+// Packets vanish and nobody is told: the listener alone, and all connections.
+func TestAListenerThatIsDeadInSilenceIsFoundOut(t *testing.T) {
+	t.Parallel()
+	for name, both := range map[string]bool{"the listener": false, "all connections": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := pgtest.URL(t)
+			direct, proxy := pgtest.OpenURL(t, url), pgtest.NewProxy(t, url)
+			main := url
+			if both {
+				main = proxy.URL
+			}
+			rename(t, direct, "old")
+			r := startReplica(t, main, proxy.URL, 4*time.Second).started(t)
+			neverOld(t, r, direct, 4*time.Second, func() { proxy.Swallow(true) }, func() { proxy.Swallow(false); proxy.Cut() })
+		})
+	}
+}
+
+// A notification is lost, and with it the connection: everything is dropped.
+func TestAChangeDuringAGapIsNotMissed(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	direct, proxy := pgtest.OpenURL(t, url), pgtest.NewProxy(t, url)
+	rename(t, direct, "n0")
+	r := startReplica(t, url, proxy.URL, time.Minute).started(t)
+	for i := range 5 {
+		until(t, "before the gap", 5*time.Second, func() bool { return r.name(t) == fmt.Sprintf("n%d", i) })
+		proxy.Swallow(true)
+		rename(t, direct, fmt.Sprintf("n%d", i+1))
+		time.Sleep(50 * time.Millisecond) // the notification is gone
+		proxy.Swallow(false)
+		proxy.Cut()
+	}
+	until(t, "after the gap", 5*time.Second, func() bool { return r.name(t) == "n5" })
+}
+
+// A pooler that breaks LISTEN: at the start it is told; later it ends in an error.
+func TestAPoolerThatBreaksListenIsFoundOut(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	direct, proxy := pgtest.OpenURL(t, url), pgtest.NewProxy(t, url)
+	rename(t, direct, "old")
+	proxy.Deafen(true)
+	deaf := startReplica(t, url, proxy.URL, 4*time.Second)
+	within, cancel := context.WithTimeout(ctx, 8*time.Second)
+	defer cancel()
+	if err := deaf.feed.Started(within); !errors.Is(err, feed.ErrDeaf) {
+		t.Errorf("the start: %v", err)
+	}
+	if got := deaf.name(t); got != "facts_stale" {
+		t.Errorf("an answer without a proof: %q", got)
+	}
+	proxy.Deafen(false)
+	deaf.started(t)
+	neverOld(t, deaf, direct, 4*time.Second, func() { proxy.Deafen(true) }, func() { proxy.Deafen(false) })
+}

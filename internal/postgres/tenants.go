@@ -1,0 +1,117 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"iam-service/internal/iam"
+)
+
+// The Put… methods of a DB are one transaction each, for loads and tests: they are
+// not audited and not announced.
+
+// PutTenant makes a tenant or replaces its slug, name, status and attributes.
+func (db *DB) PutTenant(ctx context.Context, t iam.Tenant) error {
+	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
+		_, err := tx.PutTenant(ctx, t)
+		return err
+	})
+}
+
+// PutTenant makes a tenant or replaces its slug, name, status and attributes. It
+// returns the new version. An id that a deleted tenant had is refused.
+func (tx *Tx) PutTenant(ctx context.Context, t iam.Tenant) (version int64, err error) {
+	if err := iam.Refuse(t.Check()); err != nil {
+		return 0, err
+	}
+	attributes, err := encode(t.Attributes)
+	if err != nil {
+		return 0, err
+	}
+	made, err := tx.look(ctx, `
+		INSERT INTO tenants AS t (id, slug, name, status, attributes)
+		SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT FROM retired_tenants WHERE id = $1)
+		ON CONFLICT ON CONSTRAINT tenants_pkey DO UPDATE
+		   SET slug = excluded.slug, name = excluded.name, status = excluded.status, attributes = excluded.attributes,
+		       version = nextval('iam_versions'), updated_at = now()
+		RETURNING version`,
+		[]any{t.ID, t.Slug, t.Name, t.Status, attributes}, &version)
+	switch {
+	case violates(err, "tenants_slug_key"):
+		return 0, &iam.Error{Kind: iam.Conflict, Detail: fmt.Sprintf("there is already a tenant with the slug %q", t.Slug), Cause: err}
+	case err == nil && !made:
+		return 0, iam.Errorf(iam.Conflict, "the id %q was a tenant's that is deleted: ids are never used again", t.ID)
+	}
+	return version, wrap("put a tenant", err)
+}
+
+// DeleteTenant deletes a tenant with its roles, members and mappings, and keeps its
+// id from being used again.
+func (tx *Tx) DeleteTenant(ctx context.Context, id string) error {
+	// By the foreign key it would go too, and the version would not tell.
+	_, err := tx.tx.Exec(ctx, `UPDATE users SET default_tenant = NULL, version = nextval('iam_versions'), updated_at = now() WHERE default_tenant = $1`, id)
+	if err == nil {
+		_, err = tx.tx.Exec(ctx, `DELETE FROM tenants WHERE id = $1`, id)
+	}
+	if err == nil {
+		_, err = tx.tx.Exec(ctx, `DELETE FROM tenant_usage WHERE tenant = $1`, id)
+	}
+	if violates(err, "clients_tenant_fkey") {
+		return &iam.Error{Kind: iam.Conflict, Detail: "the tenant has clients", Cause: err}
+	}
+	if err == nil {
+		_, err = tx.tx.Exec(ctx, `INSERT INTO retired_tenants (id) VALUES ($1)`, id)
+	}
+	return wrap("delete a tenant", err)
+}
+
+// TenantFilter says which tenants; what is empty does not matter.
+type TenantFilter struct {
+	Status, Slug string
+	Search       string // the beginning of the slug or name, whatever its case
+	After        string // id
+	Limit        int
+}
+
+// Tenants lists tenants by id.
+func (tx *Tx) Tenants(ctx context.Context, f TenantFilter) ([]iam.Tenant, error) {
+	var w where
+	w.only("t.status = $%d", f.Status)
+	w.only("t.slug = $%d", f.Slug)
+	w.begins(f.Search, "t.slug", "t.name")
+	w.only("t.id > $%d", f.After)
+	return tx.tenants(ctx, w.sql("t.id", f.Limit), w.args...)
+}
+
+// TenantByID returns one tenant, and whether there is one.
+func (tx *Tx) TenantByID(ctx context.Context, id string) (iam.Tenant, bool, error) {
+	all, err := tx.tenants(ctx, ` WHERE t.id = $1`, id)
+	return first(all), len(all) > 0, err
+}
+
+func (tx *Tx) tenants(ctx context.Context, tail string, args ...any) ([]iam.Tenant, error) {
+	return collect(ctx, tx, "read tenants", `SELECT t.id, t.slug, t.name, t.status, t.attributes, t.version FROM tenants t`+tail, args,
+		func(row pgx.CollectableRow) (t iam.Tenant, err error) {
+			var attributes []byte
+			if err = row.Scan(&t.ID, &t.Slug, &t.Name, &t.Status, &attributes, &t.Version); err == nil {
+				err = decode(attributes, &t.Attributes)
+			}
+			return t, err
+		})
+}
+
+func lockTenant(ctx context.Context, tx pgx.Tx, tenant string) error {
+	var id string
+	err := tx.QueryRow(ctx, `SELECT id FROM tenants WHERE id = $1 FOR NO KEY UPDATE`, tenant).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return iam.Errorf(iam.NotFound, "there is no tenant %q", tenant)
+	}
+	return err
+}
+
+func outOfReach(pointer string) iam.FieldError {
+	return iam.FieldError{Pointer: pointer, Detail: "the issuer may not speak for this tenant"}
+}

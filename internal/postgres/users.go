@@ -1,0 +1,193 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"iam-service/internal/iam"
+)
+
+// PutUser makes a user, found by issuer and subject, or replaces what is known of
+// them. It returns our id.
+func (db *DB) PutUser(ctx context.Context, u iam.User) (id string, err error) {
+	err = db.Change(ctx, func(ctx context.Context, tx *Tx) error {
+		put, err := tx.PutUser(ctx, u)
+		id = put.ID
+		return err
+	})
+	return id, err
+}
+
+// PutUser makes a user, found by issuer and subject, or replaces its status,
+// attributes, platform roles, default tenant and tokens_not_before. It returns what
+// is then known.
+func (tx *Tx) PutUser(ctx context.Context, u iam.User) (iam.User, error) {
+	wrong := u.Check()
+	issuer, known := tx.issuers.Find(u.Issuer)
+	switch {
+	case !known:
+		wrong = append(wrong, iam.FieldError{Pointer: "/issuer", Detail: "is not a trusted issuer"})
+	case len(u.PlatformRoles) > 0 && !issuer.Platform:
+		wrong = append(wrong, iam.FieldError{Pointer: "/platform_roles", Detail: "subjects of this issuer cannot hold platform roles"})
+	}
+	if u.DefaultTenant != "" && known && !issuer.Reaches(u.DefaultTenant) {
+		wrong = append(wrong, outOfReach("/default_tenant"))
+	}
+	if err := iam.Refuse(wrong); err != nil {
+		return u, err
+	}
+	attributes, err := encode(u.Attributes)
+	if err != nil {
+		return u, err
+	}
+	err = tx.tx.QueryRow(ctx, `
+		INSERT INTO users AS u (issuer, subject, status, attributes, platform_roles, tokens_not_before, default_tenant)
+		VALUES ($1, $2, $3, $4, $5, $6, nullif($7, ''))
+		ON CONFLICT ON CONSTRAINT users_issuer_subject_key DO UPDATE
+		   SET status = excluded.status, attributes = excluded.attributes, platform_roles = excluded.platform_roles,
+		       tokens_not_before = excluded.tokens_not_before, default_tenant = excluded.default_tenant,
+		       version = nextval('iam_versions'), updated_at = now()
+		RETURNING id::text, version`,
+		u.Issuer, u.Subject, u.Status, attributes, list(u.PlatformRoles), optional(u.TokensNotBefore), u.DefaultTenant).Scan(&u.ID, &u.Version)
+	if violates(err, "users_default_tenant_fkey") {
+		return u, iam.Refuse([]iam.FieldError{{Pointer: "/default_tenant", Detail: fmt.Sprintf("there is no tenant %q", u.DefaultTenant)}})
+	}
+	return u, wrap("put a user", err)
+}
+
+// EnsureUsers returns the users of these (issuer, subject) pairs in our ids' order, and
+// makes those that are missing, with a default tenant unless that is empty; created says
+// which. They are not locked.
+func (tx *Tx) EnsureUsers(ctx context.Context, who [][2]string, tenant string) (users []iam.User, created map[string]bool, err error) {
+	issuers, subjects := make([]string, len(who)), make([]string, len(who))
+	for i, w := range who {
+		issuers[i], subjects[i] = w[0], w[1]
+	}
+	rows, err := tx.tx.Query(ctx, `
+		INSERT INTO users (issuer, subject, default_tenant)
+		SELECT DISTINCT issuer, subject, nullif($3, '') FROM unnest($1::text[], $2::text[]) AS w (issuer, subject) ORDER BY 1, 2
+		ON CONFLICT ON CONSTRAINT users_issuer_subject_key DO NOTHING RETURNING id::text`, issuers, subjects, tenant)
+	if err != nil {
+		return nil, nil, wrap("make users", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, nil, wrap("make users", err)
+	}
+	created = map[string]bool{}
+	for _, id := range ids {
+		created[id] = true
+	}
+	users, err = tx.users(ctx, `WHERE (u.issuer, u.subject) IN (SELECT * FROM unnest($1::text[], $2::text[])) ORDER BY u.id`, issuers, subjects)
+	distinct := make(map[[2]string]bool, len(who))
+	for _, w := range who {
+		distinct[w] = true
+	}
+	if err == nil && len(users) != len(distinct) {
+		err = errLostRace // erased between the two statements
+	}
+	return users, created, err
+}
+
+// DeleteUser forgets a user, memberships and answers about them included.
+func (tx *Tx) DeleteUser(ctx context.Context, id string) error {
+	_, err := tx.tx.Exec(ctx, `DELETE FROM users WHERE id = $1::uuid`, id)
+	if err == nil {
+		// That it was asked stays, so that it is not done once more; the answer goes.
+		_, err = tx.tx.Exec(ctx, `UPDATE idempotency SET answer = NULL, users = '{}' WHERE users @> ARRAY[$1::uuid]`, id)
+	}
+	return wrap("delete a user", err)
+}
+
+// UserFilter says which users; what is empty does not matter.
+type UserFilter struct {
+	Issuer, Subject, Status, PlatformRole string
+	Search                                string // the beginning of the subject, whatever its case
+	After                                 string // id
+	Limit                                 int
+}
+
+// Users lists users by id.
+func (tx *Tx) Users(ctx context.Context, f UserFilter) ([]iam.User, error) {
+	var w where
+	w.only("u.issuer = $%d", f.Issuer)
+	w.only("u.subject = $%d", f.Subject)
+	w.begins(f.Search, "u.subject")
+	w.only("u.status = $%d", f.Status)
+	if f.PlatformRole != "" {
+		w.conditions = append(w.conditions, "u.platform_roles <> '{}'") // its index
+	}
+	w.only("$%d = ANY (u.platform_roles)", f.PlatformRole)
+	w.only("u.id > $%d::uuid", f.After)
+	return tx.users(ctx, w.sql("u.id", f.Limit), w.args...)
+}
+
+// UserByID returns one user, and whether there is one. Locked, nobody else changes
+// it until the transaction ends.
+func (tx *Tx) UserByID(ctx context.Context, id string, lock bool) (iam.User, bool, error) {
+	tail := ` WHERE u.id = $1::uuid`
+	if lock {
+		tail += ` FOR NO KEY UPDATE`
+	}
+	all, err := tx.users(ctx, tail, id)
+	return first(all), len(all) > 0, err
+}
+
+func (tx *Tx) users(ctx context.Context, tail string, args ...any) ([]iam.User, error) {
+	return collect(ctx, tx, "read users", `
+		SELECT u.id::text, u.issuer, u.subject, u.status, u.attributes, u.platform_roles, u.tokens_not_before, coalesce(u.default_tenant, ''), u.version
+		  FROM users u `+tail, args,
+		func(row pgx.CollectableRow) (u iam.User, err error) {
+			var attributes []byte
+			var notBefore *time.Time
+			if err = row.Scan(&u.ID, &u.Issuer, &u.Subject, &u.Status, &attributes, &u.PlatformRoles, &notBefore, &u.DefaultTenant, &u.Version); err == nil {
+				u.TokensNotBefore = deref(notBefore)
+				err = decode(attributes, &u.Attributes)
+			}
+			return u, err
+		})
+}
+
+// LockPlatform makes changes of who administers the platform happen one after the
+// other. Take it before any user.
+func (tx *Tx) LockPlatform(ctx context.Context) error {
+	_, err := tx.tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('iam platform '||current_schema(), 0))`)
+	return wrap("lock the platform's roles", err)
+}
+
+// OtherPlatformAdmins counts those who administer the platform beside one user:
+// active, and of an issuer that is trusted with it. The platform must be locked.
+func (tx *Tx) OtherPlatformAdmins(ctx context.Context, user string) (n int, err error) {
+	var trusted []string
+	for _, i := range tx.issuers {
+		if i.Platform {
+			trusted = append(trusted, i.URL)
+		}
+	}
+	_, err = tx.look(ctx, `
+		SELECT count(*) FROM users
+		 WHERE platform_roles <> '{}' AND $1 = ANY (platform_roles) AND status = 'active' AND issuer = ANY ($2)
+		   AND (tokens_not_before IS NULL OR tokens_not_before <= now() + interval '2 seconds') AND id IS DISTINCT FROM nullif($3, '')::uuid`,
+		[]any{iam.PlatformAdmin, trusted, user}, &n)
+	return n, wrap("count platform administrators", err)
+}
+
+// LockCaller keeps what a user and a client are from changing until the transaction
+// ends.
+func (tx *Tx) LockCaller(ctx context.Context, issuer, subject, clientID string) error {
+	_, err := tx.tx.Exec(ctx, `SELECT FROM users WHERE issuer = $1 AND subject = $2 FOR SHARE`, issuer, subject)
+	if err == nil {
+		_, err = tx.tx.Exec(ctx, `SELECT FROM clients WHERE issuer = $1 AND client_id = $2 FOR SHARE`, issuer, clientID)
+	}
+	return wrap("lock a caller", err)
+}
+
+// LockUserWhole keeps a user from being changed, and from becoming a member of anything,
+// until the transaction ends.
+func (tx *Tx) LockUserWhole(ctx context.Context, id string) error {
+	_, err := tx.tx.Exec(ctx, `SELECT FROM users WHERE id = $1::uuid FOR UPDATE`, id)
+	return wrap("lock a user", err)
+}
