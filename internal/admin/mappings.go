@@ -27,12 +27,12 @@ func (w *Work) Mapping(ctx context.Context, tenant, id string) (iam.Mapping, err
 			return m, nil
 		}
 	}
-	return iam.Mapping{}, errGone
+	return iam.Mapping{}, errNotFound
 }
 
 // CreateMapping says what a claim of an issuer's tokens means in a tenant.
 func (w *Work) CreateMapping(ctx context.Context, m iam.Mapping) (iam.Mapping, error) {
-	roles, err := w.rolesForMembers(ctx, m.Tenant)
+	roles, err := w.lockRoles(ctx, m.Tenant)
 	if err != nil {
 		return m, err
 	}
@@ -51,7 +51,7 @@ func (w *Work) CreateMapping(ctx context.Context, m iam.Mapping) (iam.Mapping, e
 
 // SetMappingRoles replaces the roles that a mapping gives.
 func (w *Work) SetMappingRoles(ctx context.Context, tenant, id string, names []string, c Condition) (iam.Mapping, error) {
-	roles, err := w.rolesForMembers(ctx, tenant)
+	roles, err := w.lockRoles(ctx, tenant)
 	if err != nil {
 		return iam.Mapping{}, err
 	}
@@ -59,7 +59,7 @@ func (w *Work) SetMappingRoles(ctx context.Context, tenant, id string, names []s
 	if err != nil {
 		return before, err
 	}
-	if err := c.hold(true, before.Version, true); err != nil {
+	if err := c.mandatory().check(before.Version); err != nil {
 		return before, err
 	}
 	after := before
@@ -90,20 +90,20 @@ func (w *Work) putMappings(ctx context.Context, tenant string, changes []mapping
 	for i := range changes {
 		c := &changes[i]
 		if c.before != nil {
-			if same(docOfMapping(*c.before), docOfMapping(c.after)) {
+			if sameJSON(auditOfMapping(*c.before), auditOfMapping(c.after)) {
 				c.after = *c.before
 				continue
 			}
-			if err := mayGive(holding, graph, c.before.Roles, "change", ""); err != nil {
+			if err := checkHeld(holding, graph, c.before.Roles, "change", ""); err != nil {
 				return err
 			}
 		}
-		if err := mayGive(holding, graph, c.after.Roles, "map", fmt.Sprintf("/%d/roles", i)); err != nil {
+		if err := checkHeld(holding, graph, c.after.Roles, "map", fmt.Sprintf("/%d/roles", i)); err != nil {
 			return err
 		}
 		added := c.before == nil || slices.ContainsFunc(c.after.Roles, func(r string) bool { return !slices.Contains(c.before.Roles, r) })
 		if end := w.heldUntil(tenant); added && !end.IsZero() {
-			return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a mapping has no end, and what the caller holds ends at " + stamp(end)}
+			return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a mapping has no end, and what the caller holds ends at " + timestamp(end)}
 		}
 		puts, places = append(puts, &c.after), append(places, i)
 	}
@@ -111,19 +111,19 @@ func (w *Work) putMappings(ctx context.Context, tenant string, changes []mapping
 		return nil
 	}
 	if err := w.tx.PutMappings(ctx, tenant, puts); err != nil {
-		return moveBack(err, places)
+		return restorePositions(err, places)
 	}
 	for _, i := range places {
 		m := changes[i].after
 		var was any
-		state := iam.MappingState{Tenant: tenant, Mapping: m.ID(), Claim: m.Claim, Roles: some(m.Roles), Version: m.Version}
+		state := iam.MappingState{Tenant: tenant, Mapping: m.ID(), Claim: m.Claim, Roles: sorted(m.Roles), Version: m.Version}
 		if before := changes[i].before; before != nil {
-			was = docOfMapping(*before)
+			was = auditOfMapping(*before)
 			w.emit(iam.MappingUpdatedEvent{MappingState: state})
 		} else {
 			w.emit(iam.MappingCreatedEvent{MappingState: state})
 		}
-		if err := w.record(tenant, iam.KindMapping, m.ID(), was, docOfMapping(m)); err != nil {
+		if err := w.record(tenant, iam.KindMapping, m.ID(), was, auditOfMapping(m)); err != nil {
 			return err
 		}
 	}
@@ -132,7 +132,7 @@ func (w *Work) putMappings(ctx context.Context, tenant string, changes []mapping
 
 // DeleteMapping ends what a claim means.
 func (w *Work) DeleteMapping(ctx context.Context, tenant, id string, c Condition) error {
-	roles, err := w.rolesForMembers(ctx, tenant)
+	roles, err := w.lockRoles(ctx, tenant)
 	if err != nil {
 		return err
 	}
@@ -140,7 +140,7 @@ func (w *Work) DeleteMapping(ctx context.Context, tenant, id string, c Condition
 	if err != nil {
 		return err
 	}
-	if err := c.hold(true, m.Version, false); err != nil {
+	if err := c.check(m.Version); err != nil {
 		return err
 	}
 	graph := iam.NewGraph(roles)
@@ -148,12 +148,12 @@ func (w *Work) DeleteMapping(ctx context.Context, tenant, id string, c Condition
 }
 
 func (w *Work) deleteMapping(ctx context.Context, m iam.Mapping, holding iam.Holding, graph iam.Graph) error {
-	if err := mayGive(holding, graph, m.Roles, "delete", ""); err != nil {
+	if err := checkHeld(holding, graph, m.Roles, "delete", ""); err != nil {
 		return err
 	}
 	if err := w.tx.DeleteMapping(ctx, m); err != nil {
 		return err
 	}
 	w.emit(iam.MappingDeletedEvent{MappingGone: iam.MappingGone{Tenant: m.Tenant, Mapping: m.ID()}})
-	return w.record(m.Tenant, iam.KindMapping, m.ID(), docOfMapping(m), nil)
+	return w.record(m.Tenant, iam.KindMapping, m.ID(), auditOfMapping(m), nil)
 }

@@ -28,14 +28,14 @@ func (w *Work) Members(ctx context.Context, tenant string, f postgres.MemberFilt
 // Member returns one member of a tenant.
 func (w *Work) Member(ctx context.Context, tenant, user string) (iam.Member, error) {
 	if !iam.ValidTenantID(tenant) || !canonical(user) {
-		return iam.Member{}, errGone
+		return iam.Member{}, errNotFound
 	}
 	list, err := w.tx.MembersByID(ctx, tenant, []string{user})
 	if err != nil {
 		return iam.Member{}, err
 	}
 	if len(list) == 0 {
-		return iam.Member{}, errGone
+		return iam.Member{}, errNotFound
 	}
 	return list[0], nil
 }
@@ -61,7 +61,7 @@ type Outcome struct {
 // A user that is not known becomes known; nobody learns which it was. With fresh, a user
 // who is a member already is a conflict.
 func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh bool, wrong ...iam.FieldError) ([]Outcome, error) {
-	roles, err := w.rolesForMembers(ctx, tenant)
+	roles, err := w.lockRoles(ctx, tenant)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +122,7 @@ func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh 
 	if err := w.putMembers(ctx, tenant, roles, changes); err != nil {
 		return nil, err
 	}
-	if err := w.mayJoin(ctx, tenant, changes); err != nil {
+	if err := w.checkMemberLimits(ctx, tenant, changes); err != nil {
 		return nil, err
 	}
 	outcomes := make([]Outcome, len(rows))
@@ -133,9 +133,9 @@ func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh 
 	return outcomes, nil
 }
 
-// mayJoin holds a tenant to its share of what all tenants use. That it counts who joins, and not
+// checkMemberLimits holds a tenant to its share of what all tenants use. That it counts who joins, and not
 // who became known by it, tells nobody who was known before.
-func (w *Work) mayJoin(ctx context.Context, tenant string, changes []memberChange) error {
+func (w *Work) checkMemberLimits(ctx context.Context, tenant string, changes []memberChange) error {
 	var joined int64
 	for _, c := range changes {
 		if c.before == nil {
@@ -145,13 +145,13 @@ func (w *Work) mayJoin(ctx context.Context, tenant string, changes []memberChang
 	if joined == 0 {
 		return nil
 	}
-	members, joins, err := w.tx.CountJoins(ctx, tenant, joined, w.s.cfg.MaxMembers, w.everything())
+	members, joins, err := w.tx.CountJoins(ctx, tenant, joined, w.s.cfg.MaxMembers, w.holdsEverything())
 	switch {
 	case err != nil:
 		return err
 	case members > w.s.cfg.MaxMembers:
 		return &iam.Error{Kind: iam.Conflict, Code: "too_many_members", Detail: fmt.Sprintf("a tenant can have %d members at most", w.s.cfg.MaxMembers)}
-	case joins > w.s.cfg.JoinsPerDay && !w.everything():
+	case joins > w.s.cfg.JoinsPerDay && !w.holdsEverything():
 		return &iam.Error{
 			Kind: iam.TooManyRequests, Code: "too_many_joins",
 			Detail: fmt.Sprintf("a tenant's administrators can add %d members in 24 hours at most; a platform administrator can add more", w.s.cfg.JoinsPerDay),
@@ -160,11 +160,11 @@ func (w *Work) mayJoin(ctx context.Context, tenant string, changes []memberChang
 	return nil
 }
 
-// rolesForMembers locks a tenant and returns the roles that it sees.
-func (w *Work) rolesForMembers(ctx context.Context, tenant string) ([]iam.Role, error) {
+// lockRoles locks a tenant and returns the roles that it sees.
+func (w *Work) lockRoles(ctx context.Context, tenant string) ([]iam.Role, error) {
 	if err := w.tx.LockRoles(ctx, tenant); err != nil {
 		if iam.KindOf(err) == iam.NotFound {
-			err = errGone
+			err = errNotFound
 		}
 		return nil, err
 	}
@@ -235,16 +235,16 @@ func (w *Work) checkRows(ctx context.Context, tenant string, rows []Row, roles [
 // PutMember replaces what a member is. Only a user who is a member already is found by our
 // id: others are added by issuer and subject.
 func (w *Work) PutMember(ctx context.Context, m iam.Membership, c Condition) (iam.Member, error) {
-	return w.changeMember(ctx, m.Tenant, m.User, c, true, func(iam.Membership) (iam.Membership, error) { return m, nil })
+	return w.changeMember(ctx, m.Tenant, m.User, c.mandatory(), func(iam.Membership) (iam.Membership, error) { return m, nil })
 }
 
 // EditMember changes a part of what a member is: edit gets it as it is.
 func (w *Work) EditMember(ctx context.Context, tenant, user string, c Condition, edit func(iam.Membership) (iam.Membership, error)) (iam.Member, error) {
-	return w.changeMember(ctx, tenant, user, c, false, edit)
+	return w.changeMember(ctx, tenant, user, c, edit)
 }
 
-func (w *Work) changeMember(ctx context.Context, tenant, user string, c Condition, needed bool, change func(iam.Membership) (iam.Membership, error)) (iam.Member, error) {
-	roles, err := w.rolesForMembers(ctx, tenant)
+func (w *Work) changeMember(ctx context.Context, tenant, user string, c Condition, change func(iam.Membership) (iam.Membership, error)) (iam.Member, error) {
+	roles, err := w.lockRoles(ctx, tenant)
 	if err != nil {
 		return iam.Member{}, err
 	}
@@ -252,7 +252,7 @@ func (w *Work) changeMember(ctx context.Context, tenant, user string, c Conditio
 	if err != nil {
 		return before, err
 	}
-	if err := c.hold(true, before.Version, needed); err != nil {
+	if err := c.check(before.Version); err != nil {
 		return before, err
 	}
 	after, err := change(before.Membership)
@@ -278,166 +278,9 @@ func (w *Work) changeMember(ctx context.Context, tenant, user string, c Conditio
 	return iam.Member{Membership: changes[0].after, Issuer: before.Issuer, Subject: before.Subject}, nil
 }
 
-// memberChange is a membership before and after; nil: there was none.
-type memberChange struct {
-	row     int // its place in the request
-	before  *iam.Member
-	after   iam.Membership
-	changed bool
-}
-
-// differs reports whether there is anything to write.
-func (c *memberChange) differs() bool {
-	return c.before == nil || !same(docOfMember(c.before.Membership), docOfMember(c.after))
-}
-
-// endsInThePast refuses a new end that has passed. One that is there already stays.
-func (c *memberChange) endsInThePast(at string) []iam.FieldError {
-	end := c.after.ExpiresAt
-	if end.IsZero() || end.After(time.Now()) || c.before != nil && c.before.ExpiresAt.Equal(end) {
-		return nil
-	}
-	return []iam.FieldError{{Pointer: at + "/expires_at", Detail: "must lie in the future; to end a membership now, suspend or remove it"}}
-}
-
-// beyondCaller names all changes that give or take away more than the caller holds.
-func (w *Work) beyondCaller(tenant string, graph iam.Graph, changes []memberChange) []iam.FieldError {
-	holding := w.holding(tenant, graph)
-	known := map[string]string{} // what a list of roles means beyond that; lists repeat
-	beyond := func(names []string) string {
-		key := fmt.Sprintf("%q", some(names))
-		more, ok := known[key]
-		if !ok {
-			more = holding.Beyond(graph, names)
-			known[key] = more
-		}
-		return more
-	}
-	var wrong []iam.FieldError
-	for i := range changes {
-		c := &changes[i]
-		if !c.differs() {
-			continue
-		}
-		if c.before != nil {
-			if more := beyond(c.before.Roles); more != "" {
-				wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d", c.row), Detail: "the member holds " + more + ", which the caller does not hold"})
-			}
-		}
-		if more := beyond(c.after.Roles); more != "" {
-			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d/roles", c.row), Detail: "means " + more + ", which the caller does not hold"})
-		}
-		if end := w.heldUntil(tenant); !end.IsZero() && outlasts(c, end) {
-			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d/expires_at", c.row), Detail: "must not be later than the caller's own, " + stamp(end)})
-		}
-	}
-	return wrong
-}
-
-// putMembers writes what has changed, if the caller holds what each was and is to be, and
-// the tenant keeps an administrator.
-func (w *Work) putMembers(ctx context.Context, tenant string, roles []iam.Role, changes []memberChange) error {
-	graph := iam.NewGraph(roles)
-	if wrong := w.beyondCaller(tenant, graph, changes); len(wrong) > 0 {
-		return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "nobody can give or take away more than they hold", Fields: wrong}
-	}
-	var puts []*iam.Membership
-	var places []int // in changes
-	var rows []int
-	for i := range changes {
-		c := &changes[i]
-		if c.changed = c.differs(); !c.changed {
-			c.after = c.before.Membership
-			continue
-		}
-		puts, places, rows = append(puts, &c.after), append(places, i), append(rows, c.row)
-	}
-	if len(puts) == 0 {
-		return nil
-	}
-	return w.keepingAnAdministrator(ctx, tenant, func() error {
-		settled, err := w.tx.PutMembers(ctx, tenant, puts)
-		if err != nil {
-			return moveBack(err, rows)
-		}
-		for _, i := range places {
-			if err := w.memberChanged(changes[i]); err != nil {
-				return err
-			}
-		}
-		return w.settled(settled, "")
-	})
-}
-
-// heldUntil is when what the caller holds in a tenant ends; zero: never.
-func (w *Work) heldUntil(tenant string) time.Time {
-	if w.user == nil || w.everything() {
-		return time.Time{}
-	}
-	for _, m := range w.user.Memberships {
-		if m.Tenant == tenant {
-			return m.ExpiresAt
-		}
-	}
-	return time.Time{}
-}
-
-// outlasts reports whether a change gives something for longer than until end.
-func outlasts(c *memberChange, end time.Time) bool {
-	if !c.after.ExpiresAt.IsZero() && !c.after.ExpiresAt.After(end) {
-		return false
-	}
-	if c.before == nil {
-		return true
-	}
-	longer := !c.before.ExpiresAt.IsZero() && (c.after.ExpiresAt.IsZero() || c.after.ExpiresAt.After(c.before.ExpiresAt))
-	if longer || c.before.Status != c.after.Status && c.after.Status == iam.MembershipActive {
-		return true
-	}
-	return slices.ContainsFunc(c.after.Roles, func(r string) bool { return !slices.Contains(c.before.Roles, r) })
-}
-
-// memberChanged records and announces one membership that was written: an event for
-// each thing about it that is different.
-func (w *Work) memberChanged(c memberChange) error {
-	m := c.after
-	state := iam.MemberState{Tenant: m.Tenant, User: m.User, Status: m.Status, Roles: some(m.Roles), ExpiresAt: stamp(m.ExpiresAt), Version: m.Version}
-	var was any
-	var held []string
-	if c.before == nil {
-		w.emit(iam.MemberAddedEvent{MemberState: state})
-	} else {
-		before := c.before.Membership
-		was, held = docOfMember(before), before.Roles
-		switch {
-		case before.Status == m.Status:
-		case m.Status == iam.MembershipSuspended:
-			w.emit(iam.MemberSuspendedEvent{MemberState: state})
-		default:
-			w.emit(iam.MemberResumedEvent{MemberState: state})
-		}
-		if !before.ExpiresAt.Equal(m.ExpiresAt) || !sameAttributes(before.Attributes, m.Attributes) {
-			w.emit(iam.MemberUpdatedEvent{MemberState: state})
-		}
-	}
-	added := slices.DeleteFunc(some(m.Roles), func(r string) bool { return slices.Contains(held, r) })
-	removed := slices.DeleteFunc(some(held), func(r string) bool { return slices.Contains(m.Roles, r) })
-	if len(added)+len(removed) > 0 {
-		w.emit(iam.UserRolesAssignedEvent{RolesAssigned: iam.RolesAssigned{
-			Tenant:  m.Tenant,
-			User:    m.User,
-			Roles:   some(m.Roles),
-			Added:   added,
-			Removed: removed,
-			Version: m.Version,
-		}})
-	}
-	return w.record(m.Tenant, iam.KindMember, m.User, was, docOfMember(m))
-}
-
 // DeleteMember ends a membership.
 func (w *Work) DeleteMember(ctx context.Context, tenant, user string, c Condition) error {
-	roles, err := w.rolesForMembers(ctx, tenant)
+	roles, err := w.lockRoles(ctx, tenant)
 	if err != nil {
 		return err
 	}
@@ -445,81 +288,34 @@ func (w *Work) DeleteMember(ctx context.Context, tenant, user string, c Conditio
 	if err != nil {
 		return err
 	}
-	if err := c.hold(true, m.Version, false); err != nil {
+	if err := c.check(m.Version); err != nil {
 		return err
 	}
 	graph := iam.NewGraph(roles)
-	if err := mayGive(w.holding(tenant, graph), graph, m.Roles, "take away", ""); err != nil {
+	if err := checkHeld(w.holding(tenant, graph), graph, m.Roles, "take away", ""); err != nil {
 		return err
 	}
-	return w.keepingAnAdministrator(ctx, tenant, func() error {
+	return w.requireAdministrator(ctx, tenant, func() error {
 		cleared, err := w.tx.DeleteMember(ctx, tenant, user)
 		if err != nil {
 			return err
 		}
 		w.emit(iam.MemberRemovedEvent{MemberGone: iam.MemberGone{Tenant: tenant, User: user}})
-		if err := w.record(tenant, iam.KindMember, user, docOfMember(m.Membership), nil); err != nil {
+		if err := w.record(tenant, iam.KindMember, user, auditOfMember(m.Membership), nil); err != nil {
 			return err
 		}
-		return w.settled(cleared, tenant)
+		return w.defaultTenantsChanged(cleared, tenant)
 	})
-}
-
-// keepingAnAdministrator runs a change of members or roles, and refuses it where it leaves a
-// tenant without a person who administers it, or with only those whose membership ends. A
-// platform administrator may, and so may a caller that says so. The tenant is locked: of two
-// administrators who remove themselves at once, the second sees that the first is gone.
-func (w *Work) keepingAnAdministrator(ctx context.Context, tenant string, change func() error) error {
-	if tenant == "" || w.task.LeaveTenant || w.nested || w.everything() {
-		return change()
-	}
-	w.nested = true
-	defer func() { w.nested = false }()
-	before, err := w.administrators(ctx, tenant)
-	if err == nil {
-		err = change()
-	}
-	if err != nil || before == postgres.NoAdministrator {
-		return err
-	}
-	after, err := w.administrators(ctx, tenant)
-	if err != nil || after >= before {
-		return err
-	}
-	what := "leaves the tenant without an administrator"
-	if after == postgres.AdministratorForATime {
-		what = "leaves the tenant with only administrators whose membership ends"
-	}
-	return &iam.Error{
-		Kind: iam.Conflict, Code: "last_tenant_admin",
-		Detail: "this " + what + ": make somebody else one first, or repeat the request with ?leave_without_administrator=true; a platform administrator can make another one later",
-	}
-}
-
-// administrators reads the roles that make somebody an administrator of a tenant, and how
-// lasting its administrators are.
-func (w *Work) administrators(ctx context.Context, tenant string) (postgres.Administration, error) {
-	roles, err := w.tx.Roles(ctx, tenant)
-	if err != nil {
-		return postgres.NoAdministrator, err
-	}
-	var names []string
-	for name, all := range iam.Closure(roles) {
-		if slices.Contains(all, iam.RoleTenantAdmin) {
-			names = append(names, name)
-		}
-	}
-	return w.tx.Administrators(ctx, tenant, names)
 }
 
 // settled records and announces users whose default tenant has become another one by a
 // membership; was is what it was.
-func (w *Work) settled(users []iam.User, was string) error {
+func (w *Work) defaultTenantsChanged(users []iam.User, was string) error {
 	for _, after := range users {
 		before := after
 		before.DefaultTenant = was
 		w.userChanged(before, after)
-		if err := w.record("", iam.KindUser, after.ID, docOfUser(before), docOfUser(after)); err != nil {
+		if err := w.record("", iam.KindUser, after.ID, auditOfUser(before), auditOfUser(after)); err != nil {
 			return err
 		}
 	}

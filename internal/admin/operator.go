@@ -52,7 +52,7 @@ func (s *Service) GrantPlatformRole(ctx context.Context, c Caller, g Grant) (Gra
 				return none, err
 			}
 		}
-		after, err := w.changeUser(ctx, before.ID, Condition{}, false, func(u *iam.User) error {
+		after, err := w.changeUser(ctx, before.ID, Condition{}, func(u *iam.User) error {
 			u.Status = iam.UserActive
 			if u.TokensNotBefore.After(time.Now().Add(time.Minute)) {
 				u.TokensNotBefore = time.Time{} // else all their tokens stay revoked
@@ -73,7 +73,7 @@ func (w *Work) ReplayEvents(ctx context.Context, since time.Time) (int64, error)
 	if err != nil {
 		return 0, err
 	}
-	return n, w.record("", iam.KindEvent, "replay", nil, map[string]any{"since": stamp(since), "events": n})
+	return n, w.record("", iam.KindEvent, "replay", nil, map[string]any{"since": timestamp(since), "events": n})
 }
 
 // Unpark lets a parked event be tried again, or gives it up. It is for operators.

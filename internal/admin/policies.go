@@ -30,11 +30,11 @@ func (w *Work) PolicyRevisions(ctx context.Context, before time.Time, digest str
 // PolicyRevision finds a revision by its digest or the first 12 or more digits of it.
 func (w *Work) PolicyRevision(ctx context.Context, ref string) (iam.PolicyRevision, error) {
 	if !iam.ValidPolicyRef(ref) {
-		return iam.PolicyRevision{}, errGone
+		return iam.PolicyRevision{}, errNotFound
 	}
 	r, found, err := w.tx.PolicyRevision(ctx, ref)
 	if err == nil && !found {
-		err = errGone
+		err = errNotFound
 	}
 	return r, err
 }
@@ -123,7 +123,7 @@ func (w *Work) ActivatePolicy(ctx context.Context, ref string, a Activation) (ia
 		}
 	}
 	if !a.Force {
-		if err := w.allPrepared(ctx, r); err != nil {
+		if err := w.checkPrepared(ctx, r); err != nil {
 			return current, err
 		}
 	}
@@ -160,9 +160,9 @@ func (w *Work) embedded(ctx context.Context, other string) (none iam.PolicyActiv
 	return w.putInForce(ctx, r, none, iam.PolicyActivation{Kind: iam.PolicyFromSource, Reason: "the policy that is part of the program"})
 }
 
-// allPrepared refuses a revision that a replica has not ready: it would go on with another
+// checkPrepared refuses a revision that a replica has not ready: it would go on with another
 // one.
-func (w *Work) allPrepared(ctx context.Context, r iam.PolicyRevision) error {
+func (w *Work) checkPrepared(ctx context.Context, r iam.PolicyRevision) error {
 	replicas, err := w.tx.PolicyReplicas(ctx)
 	if err != nil {
 		return err
@@ -187,8 +187,8 @@ func (w *Work) allPrepared(ctx context.Context, r iam.PolicyRevision) error {
 // RollBackPolicy puts a revision in force again that was before; with an empty ref the one
 // that what is in force has replaced. It asks no replica: it is for three in the morning.
 func (w *Work) RollBackPolicy(ctx context.Context, ref, reason string) (iam.PolicyActivation, error) {
-	byItself := ref == ""
-	if byItself {
+	previous := ref == ""
+	if previous {
 		list, err := w.tx.PolicyActivations(ctx, 1)
 		if err == nil && len(list) > 0 {
 			ref, err = w.tx.BeforePolicy(ctx, list[0].Digest)
@@ -206,8 +206,8 @@ func (w *Work) RollBackPolicy(ctx context.Context, ref, reason string) (iam.Poli
 		return current, err
 	case current.Digest == r.Digest:
 		return current, nil
-	case byItself && r.Verified == iam.VerifiedByNobody:
-		if err := w.someoneCanRun(ctx, r); err != nil {
+	case previous && r.Verified == iam.VerifiedByNobody:
+		if err := w.checkRunnable(ctx, r); err != nil {
 			return current, err
 		}
 	case r.Activations == 0:
@@ -216,9 +216,9 @@ func (w *Work) RollBackPolicy(ctx context.Context, ref, reason string) (iam.Poli
 	return w.putInForce(ctx, r, current, iam.PolicyActivation{Kind: iam.PolicyRolledBack, Reason: reason})
 }
 
-// someoneCanRun refuses what nobody has signed where no replica has it ready: it may be the
+// checkRunnable refuses what nobody has signed where no replica has it ready: it may be the
 // policy that another version of the program brought along.
-func (w *Work) someoneCanRun(ctx context.Context, r iam.PolicyRevision) error {
+func (w *Work) checkRunnable(ctx context.Context, r iam.PolicyRevision) error {
 	replicas, err := w.tx.PolicyReplicas(ctx)
 	if err != nil || len(replicas) == 0 || slices.ContainsFunc(replicas, func(x iam.PolicyReplica) bool { return slices.Contains(x.Prepared, r.Digest) }) {
 		return err
@@ -334,7 +334,7 @@ func (w *Work) CancelPolicyPreview(ctx context.Context, id string) (p iam.Policy
 func (w *Work) PolicyPreview(ctx context.Context, id string) (iam.PolicyPreview, error) {
 	p, found, err := w.tx.PolicyPreview(ctx, id)
 	if err == nil && !found {
-		err = errGone
+		err = errNotFound
 	}
 	return p, err
 }

@@ -9,8 +9,41 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Documents of the audit: what something was before, and is after. A user's says
-// neither issuer nor subject, so that nothing of them is left when they are erased.
+// record adds an entry to the audit. Before and after are documents of this file; nil: it did
+// not exist, or no longer exists.
+func (w *Work) record(chain, kind, object string, before, after any) error {
+	e := iam.AuditEntry{
+		Chain:      chain,
+		ActorKind:  w.actorKind,
+		Actor:      w.actor,
+		Via:        w.caller.Via,
+		Address:    w.caller.Address,
+		RequestID:  w.caller.RequestID,
+		DecisionID: w.decisionID,
+		Action:     w.task.Action,
+		Kind:       kind,
+		Object:     object,
+	}
+	var err error
+	if before != nil {
+		if e.Before, err = json.Marshal(before); err != nil {
+			return err
+		}
+	}
+	if after != nil {
+		if e.After, err = json.Marshal(after); err != nil {
+			return err
+		}
+	}
+	w.entries = append(w.entries, e)
+	return nil
+}
+
+// emit adds an event to the outbox.
+func (w *Work) emit(e iam.Event) { w.events = append(w.events, e) }
+
+// Documents of the audit: the state before and after a change. A user's contains neither
+// issuer nor subject, so that nothing personal is left after an erasure.
 type (
 	tenantDoc struct {
 		Slug       string         `json:"slug"`
@@ -45,7 +78,7 @@ type (
 		TokensNotBefore string            `json:"tokens_not_before,omitempty"`
 		Registration    *iam.Registration `json:"registration,omitempty"`
 	}
-	// secretDoc says what was done about a client's secret.
+	// secretDoc is the state of a client's secret, without the secret.
 	secretDoc struct {
 		Secrets  int64  `json:"secrets"`
 		State    string `json:"state"`
@@ -59,41 +92,41 @@ type (
 	}
 )
 
-func docOfTenant(t iam.Tenant) tenantDoc { return tenantDoc{t.Slug, t.Name, t.Status, t.Attributes} }
+func auditOfTenant(t iam.Tenant) tenantDoc { return tenantDoc{t.Slug, t.Name, t.Status, t.Attributes} }
 
-func docOfRole(r iam.Role) roleDoc {
-	return roleDoc{some(r.Permissions), some(r.Inherits), r.Description, r.Service}
+func auditOfRole(r iam.Role) roleDoc {
+	return roleDoc{sorted(r.Permissions), sorted(r.Inherits), r.Description, r.Service}
 }
 
-func docOfUser(u iam.User) userDoc {
-	return userDoc{u.Status, some(u.PlatformRoles), u.DefaultTenant, stamp(u.TokensNotBefore), u.Attributes}
+func auditOfUser(u iam.User) userDoc {
+	return userDoc{u.Status, sorted(u.PlatformRoles), u.DefaultTenant, timestamp(u.TokensNotBefore), u.Attributes}
 }
 
-func docOfMember(m iam.Membership) memberDoc {
-	return memberDoc{m.Status, some(m.Roles), m.Attributes, stamp(m.ExpiresAt)}
+func auditOfMember(m iam.Membership) memberDoc {
+	return memberDoc{m.Status, sorted(m.Roles), m.Attributes, timestamp(m.ExpiresAt)}
 }
 
-func docOfClient(c iam.ManagedClient) clientDoc {
-	d := clientDoc{Tenant: c.Tenant, Status: c.Status, Roles: some(c.Roles), Scopes: some(c.Scopes), TokensNotBefore: stamp(c.TokensNotBefore)}
+func auditOfClient(c iam.ManagedClient) clientDoc {
+	d := clientDoc{Tenant: c.Tenant, Status: c.Status, Roles: sorted(c.Roles), Scopes: sorted(c.Scopes), TokensNotBefore: timestamp(c.TokensNotBefore)}
 	if c.Managed {
 		r := c.Wanted
-		r.RedirectURIs, r.PostLogoutRedirectURIs, r.GrantTypes = some(r.RedirectURIs), some(r.PostLogoutRedirectURIs), some(r.GrantTypes)
-		r.Audience = some(r.Audience)
+		r.RedirectURIs, r.PostLogoutRedirectURIs, r.GrantTypes = sorted(r.RedirectURIs), sorted(r.PostLogoutRedirectURIs), sorted(r.GrantTypes)
+		r.Audience = sorted(r.Audience)
 		d.Registration = &r
 	}
 	return d
 }
 
-func docOfSecret(c iam.ManagedClient) secretDoc {
-	return secretDoc{c.Secrets, c.SecretState, stamp(c.RetireAt)}
+func auditOfSecret(c iam.ManagedClient) secretDoc {
+	return secretDoc{c.Secrets, c.SecretState, timestamp(c.RetireAt)}
 }
 
-func docOfMapping(m iam.Mapping) mappingDoc {
-	return mappingDoc{m.Issuer, m.Claim, m.Value, some(m.Roles)}
+func auditOfMapping(m iam.Mapping) mappingDoc {
+	return mappingDoc{m.Issuer, m.Claim, m.Value, sorted(m.Roles)}
 }
 
 // same reports whether two documents say the same.
-func same(a, b any) bool {
+func sameJSON(a, b any) bool {
 	x, err1 := json.Marshal(a)
 	y, err2 := json.Marshal(b)
 	return err1 == nil && err2 == nil && bytes.Equal(x, y)
@@ -101,19 +134,18 @@ func same(a, b any) bool {
 
 // sameAttributes is same; none at all is as good as an empty object.
 func sameAttributes(a, b map[string]any) bool {
-	return len(a) == 0 && len(b) == 0 || same(a, b)
+	return len(a) == 0 && len(b) == 0 || sameJSON(a, b)
 }
 
-// some makes an absent list an empty one, and sorts it: lists of names are sets.
-func some(list []string) []string {
-	sorted := slices.Sorted(slices.Values(list))
-	if sorted == nil {
+// sorted is a list of names, which is a set, in order; never nil.
+func sorted(list []string) []string {
+	if len(list) == 0 {
 		return []string{}
 	}
-	return sorted
+	return slices.Sorted(slices.Values(list))
 }
 
-func stamp(t time.Time) string {
+func timestamp(t time.Time) string {
 	if t.IsZero() {
 		return ""
 	}

@@ -31,13 +31,13 @@ func (w *Work) Role(ctx context.Context, tenant, name string) (iam.Role, error) 
 	if err != nil {
 		return iam.Role{}, err
 	}
-	if r := find(roles, name); r != nil {
+	if r := findRole(roles, name); r != nil {
 		return *r, nil
 	}
-	return iam.Role{}, errGone
+	return iam.Role{}, errNotFound
 }
 
-func find(roles []iam.Role, name string) *iam.Role {
+func findRole(roles []iam.Role, name string) *iam.Role {
 	if i := slices.IndexFunc(roles, func(r iam.Role) bool { return r.Name == name }); i >= 0 {
 		return &roles[i]
 	}
@@ -48,21 +48,23 @@ func find(roles []iam.Role, name string) *iam.Role {
 // inheritance and description. What it meant before and what it means after must be
 // held by the caller.
 func (w *Work) PutRole(ctx context.Context, r iam.Role, c Condition) (iam.Role, bool, error) {
-	roles, before, err := w.ownRole(ctx, r.Tenant, r.Name)
+	roles, before, err := w.lockRole(ctx, r.Tenant, r.Name)
 	if err != nil {
 		return r, false, err
 	}
-	version := int64(0)
-	if before != nil {
-		version, r.Service = before.Version, before.Service
+	if before == nil {
+		err = c.mandatory().checkNew()
+	} else {
+		r.Service = before.Service
+		err = c.mandatory().check(before.Version)
 	}
-	if err := c.hold(before != nil, version, true); err != nil {
+	if err != nil {
 		return r, false, err
 	}
 	if strings.HasPrefix(r.Name, "iam:") {
 		return r, false, iam.Refuse([]iam.FieldError{{Pointer: "/name", Detail: "names that begin with iam: are reserved"}})
 	}
-	if err := notOfService(before); err != nil {
+	if err := checkNotDeclared(before); err != nil {
 		return r, false, err
 	}
 	if err := iam.Refuse(r.Check()); err != nil {
@@ -71,35 +73,35 @@ func (w *Work) PutRole(ctx context.Context, r iam.Role, c Condition) (iam.Role, 
 	graph := iam.NewGraph(roles)
 	holding := w.holding(r.Tenant, graph) // before: who holds this role does not hold what is put into it
 	if before != nil {
-		if err := mayGive(holding, graph, []string{r.Name}, "change", ""); err != nil {
+		if err := checkHeld(holding, graph, []string{r.Name}, "change", ""); err != nil {
 			return r, false, err
 		}
 	}
 	// What it means after, by itself and through what it inherits.
 	after := slices.DeleteFunc(slices.Clone(roles), func(x iam.Role) bool { return x.Name == r.Name })
-	if err := mayGive(holding, iam.NewGraph(append(after, r)), []string{r.Name}, "put into a role", "/permissions"); err != nil {
+	if err := checkHeld(holding, iam.NewGraph(append(after, r)), []string{r.Name}, "put into a role", "/permissions"); err != nil {
 		return r, false, err
 	}
 	if end := w.heldUntil(r.Tenant); before != nil && !end.IsZero() {
 		// Who bears it bears it for longer than the caller holds what is put into it.
 		was := graph.Hold([]string{r.Name})
 		if more := was.Beyond(iam.NewGraph(append(after, r)), []string{r.Name}); more != "" {
-			return r, false, &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a role has no end, and what the caller holds ends at " + stamp(end) + ": " + more + " cannot be put into it"}
+			return r, false, &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a role has no end, and what the caller holds ends at " + timestamp(end) + ": " + more + " cannot be put into it"}
 		}
 	}
-	err = w.keepingAnAdministrator(ctx, r.Tenant, func() (err error) {
+	err = w.requireAdministrator(ctx, r.Tenant, func() (err error) {
 		r, err = w.putRole(ctx, before, r)
 		return err
 	})
 	return r, before == nil, err
 }
 
-// ownRole locks and returns the roles that a tenant sees, and the one of its own that
+// lockRole locks and returns the roles that a tenant sees, and the one of its own that
 // has the name; nil where there is none.
-func (w *Work) ownRole(ctx context.Context, tenant, name string) ([]iam.Role, *iam.Role, error) {
+func (w *Work) lockRole(ctx context.Context, tenant, name string) ([]iam.Role, *iam.Role, error) {
 	if err := w.tx.LockRoles(ctx, tenant); err != nil {
 		if iam.KindOf(err) == iam.NotFound {
-			err = errGone
+			err = errNotFound
 		}
 		return nil, nil, err
 	}
@@ -107,14 +109,14 @@ func (w *Work) ownRole(ctx context.Context, tenant, name string) ([]iam.Role, *i
 	if err != nil {
 		return nil, nil, err
 	}
-	r := find(roles, name)
+	r := findRole(roles, name)
 	if r != nil && r.Tenant != tenant {
 		return roles, nil, &iam.Error{Kind: iam.Conflict, Code: "role_is_global", Detail: fmt.Sprintf("%q is a global role: it is not the tenant's to change", name)}
 	}
 	return roles, r, nil
 }
 
-func notOfService(r *iam.Role) error {
+func checkNotDeclared(r *iam.Role) error {
 	if r == nil || r.Service == "" {
 		return nil
 	}
@@ -140,7 +142,7 @@ func (w *Work) putRoles(ctx context.Context, tenant string, changes []roleChange
 	var places []int
 	for i := range changes {
 		c := &changes[i]
-		if c.before != nil && same(docOfRole(*c.before), docOfRole(c.after)) {
+		if c.before != nil && sameJSON(auditOfRole(*c.before), auditOfRole(c.after)) {
 			c.after = *c.before
 			continue
 		}
@@ -150,7 +152,7 @@ func (w *Work) putRoles(ctx context.Context, tenant string, changes []roleChange
 		return nil
 	}
 	if err := w.tx.PutRoles(ctx, tenant, puts); err != nil {
-		return moveBack(err, places)
+		return restorePositions(err, places)
 	}
 	for _, i := range places {
 		c := changes[i]
@@ -159,26 +161,26 @@ func (w *Work) putRoles(ctx context.Context, tenant string, changes []roleChange
 		state := iam.RoleState{
 			Tenant:      r.Tenant,
 			Role:        r.Name,
-			Permissions: some(r.Permissions),
-			Inherits:    some(r.Inherits),
+			Permissions: sorted(r.Permissions),
+			Inherits:    sorted(r.Inherits),
 			Service:     r.Service,
 			Version:     r.Version,
 		}
 		if c.before != nil {
-			was = docOfRole(*c.before)
+			was = auditOfRole(*c.before)
 			w.emit(iam.RoleUpdatedEvent{RoleState: state})
 		} else {
 			w.emit(iam.RoleCreatedEvent{RoleState: state})
 		}
-		if err := w.record(r.Tenant, iam.KindRole, r.Name, was, docOfRole(r)); err != nil {
+		if err := w.record(r.Tenant, iam.KindRole, r.Name, was, auditOfRole(r)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// moveBack puts the places of a caller's list into an error about a part of it.
-func moveBack(err error, places []int) error {
+// restorePositions puts the places of a caller's list into an error about a part of it.
+func restorePositions(err error, places []int) error {
 	e, ok := errors.AsType[*iam.Error](err)
 	if !ok || len(e.Fields) == 0 {
 		return err
@@ -202,27 +204,27 @@ func moveBack(err error, places []int) error {
 // DeleteRole deletes a role that nobody holds; with remove, it is first taken away from
 // members, mappings and roles that inherit it.
 func (w *Work) DeleteRole(ctx context.Context, tenant, name string, remove bool, c Condition) error {
-	roles, r, err := w.ownRole(ctx, tenant, name)
+	roles, r, err := w.lockRole(ctx, tenant, name)
 	switch {
 	case err != nil:
 		return err
 	case r == nil:
-		return errGone
+		return errNotFound
 	case strings.HasPrefix(name, "iam:"):
 		return &iam.Error{Kind: iam.Conflict, Code: "role_is_reserved", Detail: "the service itself needs this role"}
 	}
-	if err := c.hold(true, r.Version, false); err != nil {
+	if err := c.check(r.Version); err != nil {
 		return err
 	}
-	if err := notOfService(r); err != nil {
+	if err := checkNotDeclared(r); err != nil {
 		return err
 	}
 	graph := iam.NewGraph(roles)
 	holding := w.holding(tenant, graph)
-	if err := mayGive(holding, graph, []string{name}, "delete", ""); err != nil {
+	if err := checkHeld(holding, graph, []string{name}, "delete", ""); err != nil {
 		return err
 	}
-	return w.keepingAnAdministrator(ctx, tenant, func() error {
+	return w.requireAdministrator(ctx, tenant, func() error {
 		return w.deleteRole(ctx, *r, remove, roles, holding, graph)
 	})
 }
@@ -250,7 +252,7 @@ func (w *Work) deleteRole(ctx context.Context, r iam.Role, remove bool, roles []
 		return err
 	}
 	w.emit(iam.RoleDeletedEvent{RoleGone: iam.RoleGone{Tenant: tenant, Role: name}})
-	return w.record(tenant, iam.KindRole, name, docOfRole(r), nil)
+	return w.record(tenant, iam.KindRole, name, auditOfRole(r), nil)
 }
 
 // removeRole takes a role of a tenant away from all that hold it there. Each holder
@@ -307,7 +309,7 @@ func (w *Work) removeRole(ctx context.Context, tenant, name string, roles []iam.
 			continue
 		}
 		before := r
-		if err := mayGive(holding, graph, []string{r.Name}, "change", ""); err != nil {
+		if err := checkHeld(holding, graph, []string{r.Name}, "change", ""); err != nil {
 			return err
 		}
 		r.Inherits = without(r.Inherits)

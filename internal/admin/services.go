@@ -34,10 +34,10 @@ type manifestAttribute struct {
 	Description string `json:"description,omitempty"`
 }
 
-func docOfManifest(m iam.Manifest) manifestDoc {
+func auditOfManifest(m iam.Manifest) manifestDoc {
 	d := manifestDoc{Roles: []manifestRole{}, Attributes: []manifestAttribute{}}
 	for _, r := range m.Roles {
-		d.Roles = append(d.Roles, manifestRole{r.Name, r.Description, some(r.Permissions), some(r.Inherits)})
+		d.Roles = append(d.Roles, manifestRole{r.Name, r.Description, sorted(r.Permissions), sorted(r.Inherits)})
 	}
 	for _, a := range m.Attributes {
 		d.Attributes = append(d.Attributes, manifestAttribute{a.Key, a.Type, a.Description})
@@ -61,7 +61,7 @@ func (d manifestDoc) manifest(service string) iam.Manifest {
 func (w *Work) Manifest(ctx context.Context, name string, version int64) (iam.Service, iam.Manifest, error) {
 	s, found, err := w.tx.ServiceByName(ctx, name)
 	if err == nil && !found {
-		err = errGone
+		err = errNotFound
 	}
 	if err != nil {
 		return s, iam.Manifest{}, err
@@ -71,7 +71,7 @@ func (w *Work) Manifest(ctx context.Context, name string, version int64) (iam.Se
 	}
 	body, found, err := w.tx.ManifestOf(ctx, name, s.Version)
 	if err == nil && !found {
-		err = errGone
+		err = errNotFound
 	}
 	if err != nil {
 		return s, iam.Manifest{}, err
@@ -96,13 +96,13 @@ func (w *Work) PutManifest(ctx context.Context, m iam.Manifest) (iam.Service, ia
 	if err := iam.Refuse(m.Check()); err != nil {
 		return iam.Service{}, m, err
 	}
-	m = docOfManifest(m).manifest(m.Service)
+	m = auditOfManifest(m).manifest(m.Service)
 	s, exists, err := w.tx.ServiceByName(ctx, m.Service)
 	if err != nil {
 		return s, m, err
 	}
 	owner := iam.Service{Name: m.Service}
-	if t := w.caller.Token; t != nil && t.Program() && !w.everything() {
+	if t := w.caller.Token; t != nil && t.Program() && !w.holdsEverything() {
 		owner.Issuer, owner.ClientID = t.Issuer, t.ClientID
 		if s.ClientID != "" && (s.ClientID != owner.ClientID || s.Issuer != owner.Issuer) {
 			return s, m, &iam.Error{Kind: iam.Forbidden, Code: "service_of_another", Detail: fmt.Sprintf("another program syncs the service %q; a platform administrator who puts its manifest sets it free", m.Service)}
@@ -114,15 +114,15 @@ func (w *Work) PutManifest(ctx context.Context, m iam.Manifest) (iam.Service, ia
 		if _, before, err = w.Manifest(ctx, m.Service, 0); err != nil {
 			return s, m, err
 		}
-		was = docOfManifest(before)
-		if same(was, docOfManifest(m)) && s.Issuer == owner.Issuer && s.ClientID == owner.ClientID {
+		was = auditOfManifest(before)
+		if sameJSON(was, auditOfManifest(m)) && s.Issuer == owner.Issuer && s.ClientID == owner.ClientID {
 			return s, m, nil
 		}
 	}
 	if err := w.checkDeclared(ctx, m, before); err != nil {
 		return s, m, err
 	}
-	body, err := json.Marshal(docOfManifest(m))
+	body, err := json.Marshal(auditOfManifest(m))
 	if err != nil {
 		return s, m, err
 	}
@@ -132,7 +132,7 @@ func (w *Work) PutManifest(ctx context.Context, m iam.Manifest) (iam.Service, ia
 	if err := w.putTemplates(ctx, m); err != nil {
 		return s, m, err
 	}
-	if err := w.dropTemplates(ctx, m, before); err != nil {
+	if err := w.deleteTemplates(ctx, m, before); err != nil {
 		return s, m, err
 	}
 	state := iam.ManifestState{Service: m.Service, Version: owner.Version, Roles: []string{}, Attributes: []string{}}
@@ -143,40 +143,7 @@ func (w *Work) PutManifest(ctx context.Context, m iam.Manifest) (iam.Service, ia
 		state.Attributes = append(state.Attributes, a.Key)
 	}
 	w.emit(iam.ServiceManifestAppliedEvent{ManifestState: state})
-	return owner, m, w.record("", iam.KindService, m.Service, was, docOfManifest(m))
-}
-
-// checkDeclared refuses to drop an attribute that somebody has, or to give it a type that
-// values do not fit.
-func (w *Work) checkDeclared(ctx context.Context, m, before iam.Manifest) error {
-	var wrong []iam.FieldError
-	for _, old := range before.Attributes {
-		i := slices.IndexFunc(m.Attributes, func(a iam.AttributeSchema) bool { return a.Key == old.Key })
-		notOfType, at := "", "/attributes"
-		if i >= 0 {
-			notOfType, at = m.Attributes[i].Type, fmt.Sprintf("/attributes/%d/type", i)
-			if notOfType == old.Type {
-				continue
-			}
-		}
-		users, tenants, members, err := w.tx.AttributeUse(ctx, old.Key, notOfType)
-		if err != nil {
-			return err
-		}
-		if users+tenants+members == 0 {
-			continue
-		}
-		has := fmt.Sprintf("%s, %s and %s have", plural(users, "user", "users"), plural(tenants, "tenant", "tenants"), plural(members, "membership", "memberships"))
-		if i >= 0 {
-			wrong = append(wrong, iam.FieldError{Pointer: at, Detail: fmt.Sprintf("%s a value of %q that is no %s", has, old.Key, notOfType)})
-		} else {
-			wrong = append(wrong, iam.FieldError{Pointer: at, Detail: fmt.Sprintf("%s the attribute %q, which the manifest does not declare any more", has, old.Key)})
-		}
-	}
-	if len(wrong) == 0 {
-		return nil
-	}
-	return &iam.Error{Kind: iam.Conflict, Code: "attribute_in_use", Detail: "attributes are in use", Fields: wrong}
+	return owner, m, w.record("", iam.KindService, m.Service, was, auditOfManifest(m))
 }
 
 // putTemplates puts the roles, those that are inherited before those that inherit.
@@ -208,7 +175,7 @@ func (w *Work) putTemplates(ctx context.Context, m iam.Manifest) error {
 			}
 		}
 		state[name] = done
-		before := find(global, name)
+		before := findRole(global, name)
 		if before != nil && before.Service != m.Service {
 			whose := "an administrator made it"
 			if before.Service != "" {
@@ -233,9 +200,9 @@ func (w *Work) putTemplates(ctx context.Context, m iam.Manifest) error {
 	return nil
 }
 
-// dropTemplates deletes the roles that are not declared any more, unless somebody
+// deleteTemplates deletes the roles that are not declared any more, unless somebody
 // holds one.
-func (w *Work) dropTemplates(ctx context.Context, m, before iam.Manifest) error {
+func (w *Work) deleteTemplates(ctx context.Context, m, before iam.Manifest) error {
 	declared := func(in iam.Manifest, name string) bool {
 		return slices.ContainsFunc(in.Roles, func(r iam.Role) bool { return r.Name == name })
 	}
@@ -261,7 +228,7 @@ func (w *Work) dropTemplates(ctx context.Context, m, before iam.Manifest) error 
 			return err
 		}
 		w.emit(iam.RoleDeletedEvent{RoleGone: iam.RoleGone{Role: old.Name}})
-		if err := w.record("", iam.KindRole, old.Name, docOfRole(old), nil); err != nil {
+		if err := w.record("", iam.KindRole, old.Name, auditOfRole(old), nil); err != nil {
 			return err
 		}
 	}

@@ -15,11 +15,11 @@ func (w *Work) Tenants(ctx context.Context, f postgres.TenantFilter) ([]iam.Tena
 // Tenant returns one tenant.
 func (w *Work) Tenant(ctx context.Context, id string) (iam.Tenant, error) {
 	if !iam.ValidTenantID(id) {
-		return iam.Tenant{}, errGone
+		return iam.Tenant{}, errNotFound
 	}
 	t, found, err := w.tx.TenantByID(ctx, id)
 	if err == nil && !found {
-		err = errGone
+		err = errNotFound
 	}
 	return t, err
 }
@@ -46,7 +46,12 @@ func (w *Work) PutTenant(ctx context.Context, t iam.Tenant, c Condition) (iam.Te
 	if err := iam.Refuse(append(wrong, more...)); err != nil {
 		return t, false, err
 	}
-	if err := c.hold(exists, before.Version, true); err != nil {
+	if exists {
+		err = c.mandatory().check(before.Version)
+	} else {
+		err = c.mandatory().checkNew()
+	}
+	if err != nil {
 		return t, false, err
 	}
 	if exists {
@@ -64,7 +69,7 @@ func (w *Work) EditTenant(ctx context.Context, id string, c Condition, edit func
 	if err != nil {
 		return before, err
 	}
-	if err := c.hold(true, before.Version, false); err != nil {
+	if err := c.check(before.Version); err != nil {
 		return before, err
 	}
 	after, err := edit(before)
@@ -97,8 +102,8 @@ func (w *Work) SetTenantStatus(ctx context.Context, id, status string, c Conditi
 func (w *Work) putTenant(ctx context.Context, before *iam.Tenant, t iam.Tenant) (iam.Tenant, error) {
 	var was any
 	if before != nil {
-		was = docOfTenant(*before)
-		if same(was, docOfTenant(t)) {
+		was = auditOfTenant(*before)
+		if sameJSON(was, auditOfTenant(t)) {
 			return *before, nil
 		}
 	}
@@ -107,7 +112,7 @@ func (w *Work) putTenant(ctx context.Context, before *iam.Tenant, t iam.Tenant) 
 		return t, err
 	}
 	w.tenantChanged(before, t)
-	return t, w.record(t.ID, iam.KindTenant, t.ID, was, docOfTenant(t))
+	return t, w.record(t.ID, iam.KindTenant, t.ID, was, auditOfTenant(t))
 }
 
 // tenantChanged emits an event for each difference.
@@ -138,7 +143,7 @@ func (w *Work) DeleteTenant(ctx context.Context, id string, c Condition) error {
 	// The tenant is locked, so nobody joins while it goes.
 	if err := w.tx.LockRoles(ctx, id); err != nil {
 		if iam.KindOf(err) == iam.NotFound {
-			return errGone
+			return errNotFound
 		}
 		return err
 	}
@@ -146,7 +151,7 @@ func (w *Work) DeleteTenant(ctx context.Context, id string, c Condition) error {
 	if err != nil {
 		return err
 	}
-	if err := c.hold(true, t.Version, false); err != nil {
+	if err := c.check(t.Version); err != nil {
 		return err
 	}
 	if t.Status == iam.TenantActive {
@@ -166,5 +171,5 @@ func (w *Work) DeleteTenant(ctx context.Context, id string, c Condition) error {
 		return err
 	}
 	w.emit(iam.TenantDeletedEvent{TenantGone: iam.TenantGone{Tenant: id}})
-	return w.record(id, iam.KindTenant, id, docOfTenant(t), nil)
+	return w.record(id, iam.KindTenant, id, auditOfTenant(t), nil)
 }

@@ -123,7 +123,7 @@ func parentsFirst(roles []iam.Role) []iam.Role {
 		}
 		done[r.Name] = true
 		for _, p := range r.Inherits {
-			if parent := find(roles, p); parent != nil {
+			if parent := findRole(roles, p); parent != nil {
 				put(*parent)
 			}
 		}
@@ -277,7 +277,7 @@ func (w *Work) importBegins(ctx context.Context, head []numbered, count func(mad
 		return nil, nil, l.fail(err)
 	}
 	count(made, changed)
-	roles, err := w.rolesForMembers(ctx, l.Tenant.ID)
+	roles, err := w.lockRoles(ctx, l.Tenant.ID)
 	return roles, head[1:], err
 }
 
@@ -301,7 +301,7 @@ func (w *Work) importRoles(ctx context.Context, tenant string, lines []numbered,
 	}
 	var changes []roleChange
 	for _, r := range parentsFirst(fresh) {
-		before := find(*roles, r.Name)
+		before := findRole(*roles, r.Name)
 		switch {
 		case before != nil && before.Tenant != tenant:
 			return line[r.Name].fail(iam.Errorf(iam.Conflict, "%q is a global role here", r.Name))

@@ -19,11 +19,11 @@ func (w *Work) Users(ctx context.Context, f postgres.UserFilter) ([]iam.User, er
 // User returns one user.
 func (w *Work) User(ctx context.Context, id string) (iam.User, error) {
 	if !canonical(id) {
-		return iam.User{}, errGone
+		return iam.User{}, errNotFound
 	}
 	u, found, err := w.tx.UserByID(ctx, id, w.task.Writes)
 	if err == nil && !found {
-		err = errGone
+		err = errNotFound
 	}
 	return u, err
 }
@@ -57,7 +57,7 @@ func (w *Work) CreateUser(ctx context.Context, u iam.User) (iam.User, error) {
 	if err := iam.Refuse(append(wrong, more...)); err != nil {
 		return u, err
 	}
-	if err := w.mayMake(u.PlatformRoles); err != nil {
+	if err := w.checkMayGrantPlatformRoles(u.PlatformRoles); err != nil {
 		return u, err
 	}
 	made, created, err := w.tx.EnsureUsers(ctx, [][2]string{{u.Issuer, u.Subject}}, "")
@@ -68,7 +68,7 @@ func (w *Work) CreateUser(ctx context.Context, u iam.User) (iam.User, error) {
 		return u, &iam.Error{Kind: iam.Conflict, Code: "exists", Detail: "there is already such a user: " + made[0].ID}
 	}
 	u.ID, u.Version = made[0].ID, made[0].Version
-	if !same(docOfUser(made[0]), docOfUser(u)) {
+	if !sameJSON(auditOfUser(made[0]), auditOfUser(u)) {
 		if u, err = w.tx.PutUser(ctx, u); err != nil {
 			return u, err
 		}
@@ -78,11 +78,11 @@ func (w *Work) CreateUser(ctx context.Context, u iam.User) (iam.User, error) {
 
 func (w *Work) userCreated(u iam.User) error {
 	w.emit(iam.UserCreatedEvent{UserState: stateOfUser(u)})
-	return w.record("", iam.KindUser, u.ID, nil, docOfUser(u))
+	return w.record("", iam.KindUser, u.ID, nil, auditOfUser(u))
 }
 
 func stateOfUser(u iam.User) iam.UserState {
-	return iam.UserState{User: u.ID, Status: u.Status, PlatformRoles: some(u.PlatformRoles), DefaultTenant: u.DefaultTenant, Version: u.Version}
+	return iam.UserState{User: u.ID, Status: u.Status, PlatformRoles: sorted(u.PlatformRoles), DefaultTenant: u.DefaultTenant, Version: u.Version}
 }
 
 // UserEdit is what can be replaced about a user.
@@ -94,7 +94,7 @@ type UserEdit struct {
 
 // PutUser replaces a user's attributes, platform roles and default tenant.
 func (w *Work) PutUser(ctx context.Context, id string, e UserEdit, c Condition) (iam.User, error) {
-	return w.changeUser(ctx, id, c, true, func(u *iam.User) error {
+	return w.changeUser(ctx, id, c.mandatory(), func(u *iam.User) error {
 		u.Attributes, u.PlatformRoles, u.DefaultTenant = e.Attributes, e.PlatformRoles, e.DefaultTenant
 		return nil
 	})
@@ -102,7 +102,7 @@ func (w *Work) PutUser(ctx context.Context, id string, e UserEdit, c Condition) 
 
 // EditUser changes a part of what is known of a user: edit gets it as it is.
 func (w *Work) EditUser(ctx context.Context, id string, c Condition, edit func(*iam.User) error) (iam.User, error) {
-	return w.changeUser(ctx, id, c, false, edit)
+	return w.changeUser(ctx, id, c, edit)
 }
 
 // RevokeTokens refuses all tokens of a user that were issued before a time, which never
@@ -112,7 +112,7 @@ func (w *Work) RevokeTokens(ctx context.Context, id string, before time.Time) (i
 	if err != nil {
 		return iam.User{}, err
 	}
-	return w.changeUser(ctx, id, Condition{}, false, func(u *iam.User) error {
+	return w.changeUser(ctx, id, Condition{}, func(u *iam.User) error {
 		if before.After(u.TokensNotBefore) {
 			u.TokensNotBefore = before
 		}
@@ -134,19 +134,19 @@ func revokedBefore(before time.Time) (time.Time, error) {
 	return before.Truncate(time.Microsecond), nil
 }
 
-func (w *Work) changeUser(ctx context.Context, id string, c Condition, needed bool, change func(*iam.User) error) (iam.User, error) {
+func (w *Work) changeUser(ctx context.Context, id string, c Condition, change func(*iam.User) error) (iam.User, error) {
 	before, err := w.User(ctx, id)
 	if err != nil {
 		return before, err
 	}
-	if err := c.hold(true, before.Version, needed); err != nil {
+	if err := c.check(before.Version); err != nil {
 		return before, err
 	}
 	after := before
 	if err := change(&after); err != nil {
 		return before, err
 	}
-	if same(docOfUser(before), docOfUser(after)) {
+	if sameJSON(auditOfUser(before), auditOfUser(after)) {
 		return before, nil
 	}
 	wrong := after.Check()
@@ -160,17 +160,17 @@ func (w *Work) changeUser(ctx context.Context, id string, c Condition, needed bo
 	if err := iam.Refuse(wrong); err != nil {
 		return before, err
 	}
-	if err := w.mayTouch(before); err != nil {
+	if err := w.checkPlatformRolesHeld(before); err != nil {
 		return before, err
 	}
-	if !slices.Equal(some(before.PlatformRoles), some(after.PlatformRoles)) {
+	if !slices.Equal(sorted(before.PlatformRoles), sorted(after.PlatformRoles)) {
 		added := slices.DeleteFunc(slices.Clone(after.PlatformRoles), func(r string) bool { return slices.Contains(before.PlatformRoles, r) })
-		if err := w.mayMake(added); err != nil {
+		if err := w.checkMayGrantPlatformRoles(added); err != nil {
 			return before, err
 		}
 	}
 	if administers(before) && !administers(after) {
-		if err := w.lastAdminStays(ctx, id); err != nil {
+		if err := w.checkLastAdmin(ctx, id); err != nil {
 			return before, err
 		}
 	}
@@ -178,7 +178,7 @@ func (w *Work) changeUser(ctx context.Context, id string, c Condition, needed bo
 		return before, err
 	}
 	w.userChanged(before, after)
-	return after, w.record("", iam.KindUser, id, docOfUser(before), docOfUser(after))
+	return after, w.record("", iam.KindUser, id, auditOfUser(before), auditOfUser(after))
 }
 
 func (w *Work) userChanged(before, after iam.User) {
@@ -190,13 +190,13 @@ func (w *Work) userChanged(before, after iam.User) {
 	default:
 		w.emit(iam.UserUnblockedEvent{UserState: state})
 	}
-	if !slices.Equal(some(before.PlatformRoles), some(after.PlatformRoles)) {
+	if !slices.Equal(sorted(before.PlatformRoles), sorted(after.PlatformRoles)) {
 		w.emit(iam.UserPlatformRolesAssignedEvent{UserState: state})
 	}
 	if !before.TokensNotBefore.Equal(after.TokensNotBefore) {
 		w.emit(iam.UserTokensRevokedEvent{UserRevoked: iam.UserRevoked{
 			User:            after.ID,
-			TokensNotBefore: stamp(after.TokensNotBefore),
+			TokensNotBefore: timestamp(after.TokensNotBefore),
 			Version:         after.Version,
 		}})
 	}
@@ -218,14 +218,14 @@ func (w *Work) EraseUser(ctx context.Context, id string, c Condition) error {
 	if err != nil {
 		return err
 	}
-	if err := c.hold(true, u.Version, false); err != nil {
+	if err := c.check(u.Version); err != nil {
 		return err
 	}
-	if err := w.mayTouch(u); err != nil {
+	if err := w.checkPlatformRolesHeld(u); err != nil {
 		return err
 	}
 	if administers(u) {
-		if err := w.lastAdminStays(ctx, id); err != nil {
+		if err := w.checkLastAdmin(ctx, id); err != nil {
 			return err
 		}
 	}
@@ -239,13 +239,13 @@ func (w *Work) EraseUser(ctx context.Context, id string, c Condition) error {
 	w.emit(iam.UserErasedEvent{UserGone: iam.UserGone{User: id}})
 	// The attributes are forgotten too.
 	u.Attributes = nil
-	if err := w.record("", iam.KindUser, id, docOfUser(u), nil); err != nil {
+	if err := w.record("", iam.KindUser, id, auditOfUser(u), nil); err != nil {
 		return err
 	}
 	for _, m := range memberships { // by tenant, so that heads of chains are locked in one order
 		w.emit(iam.MemberRemovedEvent{MemberGone: iam.MemberGone{Tenant: m.Tenant, User: id}})
 		m.Attributes = nil
-		if err := w.record(m.Tenant, iam.KindMember, id, docOfMember(m.Membership), nil); err != nil {
+		if err := w.record(m.Tenant, iam.KindMember, id, auditOfMember(m.Membership), nil); err != nil {
 			return err
 		}
 	}
@@ -256,9 +256,9 @@ func administers(u iam.User) bool {
 	return u.Status == iam.UserActive && slices.Contains(u.PlatformRoles, iam.PlatformAdmin)
 }
 
-// lastAdminStays refuses a change after which nobody would administer the platform.
+// checkLastAdmin refuses a change after which nobody would administer the platform.
 // The platform is locked: of two who remove each other, the second sees the first.
-func (w *Work) lastAdminStays(ctx context.Context, id string) error {
+func (w *Work) checkLastAdmin(ctx context.Context, id string) error {
 	n, err := w.tx.OtherPlatformAdmins(ctx, id)
 	if err != nil || n > 0 {
 		return err
@@ -266,16 +266,16 @@ func (w *Work) lastAdminStays(ctx context.Context, id string) error {
 	return &iam.Error{Kind: iam.Conflict, Code: "last_platform_admin", Detail: "the last platform administrator stays: make another one first"}
 }
 
-// mayMake refuses to give platform roles that the caller does not hold. Who administers
+// checkMayGrantPlatformRoles refuses to give platform roles that the caller does not hold. Who administers
 // the platform holds all but the policy's.
-func (w *Work) mayMake(roles []string) error {
+func (w *Work) checkMayGrantPlatformRoles(roles []string) error {
 	if slices.Contains(roles, "policy-admin") && w.caller.Token != nil && (w.user == nil || !slices.Contains(w.user.PlatformRoles, "policy-admin")) {
 		return &iam.Error{
 			Kind: iam.Forbidden, Code: "more_than_held", Detail: "nobody can give away more than they hold",
 			Fields: []iam.FieldError{{Pointer: "/platform_roles", Detail: "only a policy administrator makes another one; the first is made with iam-service grant-admin --role policy-admin"}},
 		}
 	}
-	if len(roles) == 0 || w.everything() {
+	if len(roles) == 0 || w.holdsEverything() {
 		return nil
 	}
 	return &iam.Error{
@@ -284,9 +284,9 @@ func (w *Work) mayMake(roles []string) error {
 	}
 }
 
-// mayTouch refuses to change who holds platform roles that the caller does not hold.
-func (w *Work) mayTouch(u iam.User) error {
-	if len(u.PlatformRoles) == 0 || w.everything() {
+// checkPlatformRolesHeld refuses to change who holds platform roles that the caller does not hold.
+func (w *Work) checkPlatformRolesHeld(u iam.User) error {
+	if len(u.PlatformRoles) == 0 || w.holdsEverything() {
 		return nil
 	}
 	return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "the user holds platform roles, which the caller does not hold"}

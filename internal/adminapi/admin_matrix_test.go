@@ -211,7 +211,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 						if got != want {
 							t.Errorf("%s: %s %s (%s): got %s, want %d", who, method, path, where, r, want)
 						}
-						if r.status == 404 && r.field("detail") != "there is no such thing, or not for you" {
+						if r.status == 404 && r.field("detail") != "not found" {
 							t.Errorf("%s: %s %s: a 404 that says more than others: %s", who, method, path, r)
 						}
 					}

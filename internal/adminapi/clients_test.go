@@ -428,7 +428,7 @@ func TestNobodyGetsMoreThroughAClient(t *testing.T) {
 	foreign, platform := w.client("globex", nil), w.client("", nil)
 	for _, id := range []string{foreign, platform, "3f6f0c1e-0000-4000-8000-000000000000", "x", "drift2"} {
 		r := w.want(404, "tina", "GET", "/v1/clients/"+id, nil)
-		if r.text("detail") != "there is no such thing, or not for you" {
+		if r.text("detail") != "not found" {
 			t.Errorf("%s: %s", id, r)
 		}
 		w.want(404, "tina", "DELETE", "/v1/clients/"+id, nil)

@@ -168,7 +168,7 @@ func (a *server) readDecision(ctx context.Context, r asked, in *struct {
 }
 
 // errNoDecision is the same whether there is none, or none that is the caller's to see.
-var errNoDecision = iam.Errorf(iam.NotFound, "there is no such thing, or not for you")
+var errNoDecision = iam.Errorf(iam.NotFound, "not found")
 
 func (a *server) decision(ctx context.Context, id string) (iam.RecordedDecision, error) {
 	if err := a.kept(); err != nil {

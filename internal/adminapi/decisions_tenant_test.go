@@ -96,7 +96,7 @@ func TestATenantsAdministratorSeesItsDecisions(t *testing.T) {
 			{"subject": "bob"}, {"subject": "nobody-at-all"}, {"decision": outsider}, {"decision": foreign}, {"client_id": theirs}, {"client_id": "nobody-at-all"},
 			{"subject": "alice", "client_id": theirs}, {"subject": "alice", "claims": map[string]any{"client_id": theirs}}, {"subject": "alice", "claims": map[string]any{"azp": theirs}},
 		} {
-			if r := w.call(who, "POST", "/v1/policy/explain?tenant=acme", body); r.status != 404 || r.field("detail") != "there is no such thing, or not for you" {
+			if r := w.call(who, "POST", "/v1/policy/explain?tenant=acme", body); r.status != 404 || r.field("detail") != "not found" {
 				t.Errorf("%s %v: %s", who, body, r)
 			}
 		}

@@ -565,7 +565,7 @@ func (o operation) answered(ctx context.Context, res Result) {
 	}
 	answer, err := json.Marshal(begun{Client: res.Client.ClientID, Status: Given})
 	if err == nil {
-		err = o.s.cfg.Admin.Answer(context.WithoutCancel(ctx), o.caller, o.key.Key, answer)
+		err = o.s.cfg.Admin.SetResult(context.WithoutCancel(ctx), o.caller, o.key.Key, answer)
 	}
 	if err != nil {
 		o.s.cfg.Log.InfoContext(ctx, "it could not be noted that a secret is given: a replay will say that it was not", slog.Any("err", err))

@@ -89,7 +89,7 @@ func (s *Service) evaluate(ctx context.Context, e *evaluation, facts *directory.
 	var err error
 	bound := ""
 	if e.token != nil {
-		if result.notBefore, bound, err = stillWelcome(ctx, e.token, facts); err != nil {
+		if result.notBefore, bound, err = checkRevocation(ctx, e.token, facts); err != nil {
 			return nil, d, err
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"iam-service/internal/directory"
-	"iam-service/internal/iam"
 	"iam-service/internal/token"
 )
 
@@ -16,7 +15,7 @@ func (s *Service) Identify(ctx context.Context, raw string) (t *token.Token, bou
 	deadline := time.Now().Add(s.cfg.Deadline)
 	t, err = s.cfg.Verifier.Verify(ctx, raw, "", deadline)
 	if err == nil {
-		_, bound, err = stillWelcome(ctx, t, s.reading(t, deadline))
+		_, bound, err = checkRevocation(ctx, t, s.reading(t, deadline))
 	}
 	if err != nil {
 		s.cfg.Verifier.Rejected(ctx, err)
@@ -46,18 +45,17 @@ func askerOf(t *token.Token) directory.Asker {
 	return directory.Asker{Issuer: t.Issuer, Subject: t.Subject, ClientID: t.ClientID}
 }
 
-// stillWelcome holds what no policy decides: a managed client that is not active
-// refuses its tokens, a person's too, and the kill switches work. It returns the
-// later of the two switches, and the tenant of a managed client, which is the only one that
-// its tokens can act in.
-func stillWelcome(ctx context.Context, t *token.Token, facts *directory.Reading) (notBefore time.Time, bound string, err error) {
+// checkRevocation rejects a token that its client's or its user's revocation includes. It
+// returns the later of the two revocation times, and the tenant of a managed client, which is
+// the only one that its tokens can act in.
+func checkRevocation(ctx context.Context, t *token.Token, facts *directory.Reading) (notBefore time.Time, bound string, err error) {
 	if t.ClientID != "" {
 		c, err := facts.Client(ctx, t.Issuer, t.ClientID)
 		if err != nil {
 			return notBefore, "", err
 		}
-		if c.Known && c.Status != iam.ClientActive {
-			return notBefore, "", t.Reject(token.ByClient, "client_"+c.Status)
+		if err := t.CheckRevocation(token.Principal{Known: c.Known, Client: true, Status: c.Status, TokensNotBefore: c.TokensNotBefore}); err != nil {
+			return notBefore, "", err
 		}
 		notBefore, bound = c.TokensNotBefore, c.Tenant
 	}
@@ -66,12 +64,12 @@ func stillWelcome(ctx context.Context, t *token.Token, facts *directory.Reading)
 		if err != nil {
 			return notBefore, "", err
 		}
+		if err := t.CheckRevocation(token.Principal{Known: u.Known, Status: u.Status, TokensNotBefore: u.TokensNotBefore}); err != nil {
+			return notBefore, "", err
+		}
 		if u.TokensNotBefore.After(notBefore) {
 			notBefore = u.TokensNotBefore
 		}
-	}
-	if t.RevokedBy(notBefore) {
-		return notBefore, "", t.Reject(token.Revoked, "token_revoked")
 	}
 	return notBefore, bound, nil
 }

@@ -125,13 +125,6 @@ func (t *Token) Memo() *atomic.Value { return &t.memo }
 // another way are made such: see Normalize.
 func (t *Token) Program() bool { return t.Subject == "" || t.Subject == t.ClientID }
 
-// RevokedBy reports whether a revocation of what was issued before notBefore (zero: there was
-// none) includes the token. Its issuer's clock may be ahead of the one that dated the revocation
-// by skew, so iat counts as that much earlier. No token at all (nil) is not revoked.
-func (t *Token) RevokedBy(notBefore time.Time) bool {
-	return t != nil && !notBefore.IsZero() && t.IssuedAt.Add(-skew).Before(notBefore)
-}
-
 // Scopes are those of the claim scope, or of scp where the issuer calls it so: a list of words
 // (RFC 6749, section 3.3), or an array.
 func (t *Token) Scopes() []string {

@@ -103,7 +103,7 @@ func (v Within) shows(f directory.Fact) bool {
 // token is the token that a question is about, with what the tenant may see of it.
 func (v Within) token(ctx context.Context, facts directory.Loader, q Question) (*token.Token, error) {
 	t := q.Token
-	notThere := iam.Errorf(iam.NotFound, "there is no such thing, or not for you")
+	notThere := iam.Errorf(iam.NotFound, "not found")
 	client, known, err := facts.Client(ctx, t.Issuer, t.ClientID)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,56 @@
+package admin
+
+import (
+	"context"
+	"slices"
+
+	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
+)
+
+// requireAdministrator runs a change of members or roles, and refuses it where it leaves a
+// tenant without a person who administers it, or with only those whose membership ends. A
+// platform administrator may, and so may a caller that says so. The tenant is locked: of two
+// administrators who remove themselves at once, the second sees that the first is gone.
+func (w *Work) requireAdministrator(ctx context.Context, tenant string, change func() error) error {
+	if tenant == "" || w.task.LeaveTenant || w.nested || w.holdsEverything() {
+		return change()
+	}
+	w.nested = true
+	defer func() { w.nested = false }()
+	before, err := w.administrators(ctx, tenant)
+	if err == nil {
+		err = change()
+	}
+	if err != nil || before == postgres.NoAdministrator {
+		return err
+	}
+	after, err := w.administrators(ctx, tenant)
+	if err != nil || after >= before {
+		return err
+	}
+	what := "leaves the tenant without an administrator"
+	if after == postgres.AdministratorForATime {
+		what = "leaves the tenant with only administrators whose membership ends"
+	}
+	return &iam.Error{
+		Kind: iam.Conflict, Code: "last_tenant_admin",
+		Detail: "this " + what + ": make somebody else one first, or repeat the request with ?leave_without_administrator=true; a platform administrator can make another one later",
+	}
+}
+
+// administrators reads the roles that make somebody an administrator of a tenant, and how
+// lasting its administrators are.
+func (w *Work) administrators(ctx context.Context, tenant string) (postgres.Administration, error) {
+	roles, err := w.tx.Roles(ctx, tenant)
+	if err != nil {
+		return postgres.NoAdministrator, err
+	}
+	var names []string
+	for name, all := range iam.Closure(roles) {
+		if slices.Contains(all, iam.RoleTenantAdmin) {
+			names = append(names, name)
+		}
+	}
+	return w.tx.Administrators(ctx, tenant, names)
+}

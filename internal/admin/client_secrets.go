@@ -1,0 +1,126 @@
+package admin
+
+import (
+	"context"
+	"time"
+
+	"iam-service/internal/iam"
+)
+
+// RotateClientSecret begins to give a client another secret.
+func (w *Work) RotateClientSecret(ctx context.Context, id string, cond Condition, retireOld bool, lease time.Duration) (iam.ManagedClient, error) {
+	c, err := w.lockClient(ctx, id, cond)
+	switch {
+	case err != nil:
+		return c, err
+	case !c.Managed:
+		return c, errNotManaged
+	case !c.Wanted.HasSecret():
+		return c, &iam.Error{Kind: iam.Conflict, Code: "no_secret", Detail: "the client has no secret: it is public, or signs with a key"}
+	case c.Operation != "":
+		return c, busy(c)
+	}
+	if err := w.checkClientHeld(ctx, "rotate the secret of", c); err != nil {
+		return c, err
+	}
+	if err := w.checkHeldUnlimited(c); err != nil {
+		return c, err
+	}
+	if !c.RetireAt.IsZero() && !retireOld {
+		return c, &iam.Error{
+			Kind: iam.Conflict, Code: "overlap_running",
+			Detail: "an old secret works until " + timestamp(c.RetireAt) + ": wait for that, or rotate with retire_old, which ends it now",
+		}
+	}
+	was := auditOfSecret(c)
+	if err := w.begin(ctx, &c, iam.OperationRotate, lease, 0); err != nil {
+		return c, err
+	}
+	return c, w.record(c.Tenant, iam.KindClient, id, was, secretDoc{c.Secrets, "rotating", was.OldUntil})
+}
+
+// secretChanged audits it, and makes another version: whoever rotates says which one they
+// have seen.
+func (w *Work) secretChanged(ctx context.Context, was secretDoc, c *iam.ManagedClient) (err error) {
+	if c.Version, err = w.tx.TouchClient(ctx, c.Issuer, c.ClientID); err != nil {
+		return err
+	}
+	return w.record(c.Tenant, iam.KindClient, c.ClientID, was, auditOfSecret(*c))
+}
+
+// issued notes a secret that somebody is given, or that there is one that nobody has.
+func (w *Work) issued(ctx context.Context, c *iam.ManagedClient, d Done) error {
+	c.SecretState, c.OverlapFrom, c.RetireAt, c.Warned = iam.SecretNone, time.Time{}, time.Time{}, false
+	if !c.Wanted.HasSecret() {
+		return nil
+	}
+	c.SecretState = iam.SecretNotIssued
+	if d.Secret != "" {
+		c.SecretState = iam.SecretIssued
+		c.Secrets++
+	}
+	if d.Overlap == 0 && !d.Late {
+		return nil
+	}
+	now, err := w.tx.Now(ctx)
+	c.OverlapFrom, c.RetireAt = now, now.Add(d.Overlap)
+	return err
+}
+
+func (w *Work) retired(c *iam.ManagedClient) {
+	if c.RetireAt.IsZero() {
+		return
+	}
+	c.OverlapFrom, c.RetireAt, c.Warned = time.Time{}, time.Time{}, false
+	w.emit(iam.ClientSecretRetiredEvent{ClientSecret: secretOf(*c)})
+}
+
+// NotRotated says that a rotation was not done, or with unknown that nobody knows. Then
+// all secrets work on that may be in use, until one is obtained.
+func (w *Work) NotRotated(ctx context.Context, op iam.ManagedClient, unknown, retired bool, reason string) error {
+	c, ours, err := w.operation(ctx, op)
+	if err != nil || !ours {
+		return err
+	}
+	was := auditOfSecret(c)
+	c.Operation, c.OperationID, c.Sync, c.Reason = "", "", iam.SyncDone, reason
+	if retired {
+		w.retired(&c)
+	}
+	if unknown {
+		c.SecretState, c.OverlapFrom, c.RetireAt, c.Warned = iam.SecretUnknown, time.Time{}, time.Time{}, false
+	}
+	if unknown || !sameJSON(was, auditOfSecret(c)) {
+		if err := w.secretChanged(ctx, was, &c); err != nil {
+			return err
+		}
+	}
+	return w.tx.PutRegistration(ctx, c, 0, 0)
+}
+
+// EndOverlap begins to end an old secret whose time has passed, or tells that it soon
+// does; it reports whether there is something to do in the identity provider.
+func (w *Work) EndOverlap(ctx context.Context, id string, lease time.Duration) (c iam.ManagedClient, due bool, err error) {
+	c, err = w.Client(ctx, id)
+	if err != nil || c.Operation != "" || c.RetireAt.IsZero() || c.Status == iam.ClientDeleted || !c.Wanted.HasSecret() {
+		return c, false, err
+	}
+	now, err := w.tx.Now(ctx)
+	if err != nil {
+		return c, false, err
+	}
+	left := c.RetireAt.Sub(now)
+	if left <= 0 {
+		return c, true, w.begin(ctx, &c, iam.OperationRetire, lease, 0)
+	}
+	if !c.Warned && left <= c.RetireAt.Sub(c.OverlapFrom)/4 {
+		c.Warned = true
+		w.emit(iam.ClientSecretExpiringEvent{ClientSecret: secretOf(c)})
+		return c, false, w.tx.PutRegistration(ctx, c, 0, 0)
+	}
+	return c, false, nil
+}
+
+func secretOf(c iam.ManagedClient) iam.ClientSecret {
+	return iam.ClientSecret{Client: c.ClientID, Tenant: c.Tenant, OldUntil: timestamp(c.RetireAt)}
+}
