@@ -30,7 +30,7 @@ func (w *Work) requireAdministrator(ctx context.Context, tenant string, change f
 		return err
 	}
 	what := "leaves the tenant without an administrator"
-	if after == postgres.AdministratorForATime {
+	if after == postgres.TemporaryAdministrator {
 		what = "leaves the tenant with only administrators whose membership ends"
 	}
 	return &iam.Error{

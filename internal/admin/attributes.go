@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
 )
 
 // checkAttributes validates values against the schemas that services declare.
@@ -35,14 +36,14 @@ func (w *Work) checkDeclared(ctx context.Context, m, before iam.Manifest) error 
 				continue
 			}
 		}
-		users, tenants, members, err := w.tx.AttributeUse(ctx, old.Key, notOfType)
+		use, err := w.tx.AttributeUse(ctx, old.Key, notOfType)
 		if err != nil {
 			return err
 		}
-		if users+tenants+members == 0 {
+		if use == (postgres.AttributeUse{}) {
 			continue
 		}
-		has := fmt.Sprintf("%s, %s and %s have", plural(users, "user", "users"), plural(tenants, "tenant", "tenants"), plural(members, "membership", "memberships"))
+		has := fmt.Sprintf("%s, %s and %s have", plural(use.Users, "user", "users"), plural(use.Tenants, "tenant", "tenants"), plural(use.Members, "membership", "memberships"))
 		if i >= 0 {
 			wrong = append(wrong, iam.FieldError{Pointer: at, Detail: fmt.Sprintf("%s a value of %q that is no %s", has, old.Key, notOfType)})
 		} else {

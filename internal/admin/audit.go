@@ -108,12 +108,11 @@ func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[
 	var last *iam.AuditEntry
 	for {
 		var page []iam.AuditEntry
-		var head int64
-		var headHash []byte
+		var head postgres.ChainHead
 		var headed bool
 		err := s.cfg.DB.View(ctx, func(ctx context.Context, tx *postgres.Tx) (err error) {
 			if page, err = tx.Chain(ctx, c.Chain, last, 1000); err == nil {
-				head, headHash, headed, err = tx.Head(ctx, c.Chain)
+				head, headed, err = tx.Head(ctx, c.Chain)
 			}
 			return err
 		})
@@ -153,10 +152,10 @@ func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[
 		switch {
 		case !headed:
 			v.Fault = "it has no head"
-		case seq < head:
-			v.Fault = fmt.Sprintf("it ends at entry %d, and its head says %d", seq, head)
-		case seq > head || !bytes.Equal(hash, headHash):
-			v.Fault = fmt.Sprintf("its head says entry %d, which is not how it ends", head)
+		case seq < head.Seq:
+			v.Fault = fmt.Sprintf("it ends at entry %d, and its head says %d", seq, head.Seq)
+		case seq > head.Seq || !bytes.Equal(hash, head.Hash):
+			v.Fault = fmt.Sprintf("its head says entry %d, which is not how it ends", head.Seq)
 		case seq < newest:
 			v.Fault = fmt.Sprintf("it ends at entry %d, and an anchor says %d", seq, newest)
 		}
@@ -192,7 +191,7 @@ func (s *Service) Chores(ctx context.Context, keepSent time.Duration) error {
 		if heads, err = tx.Chores(ctx); err != nil {
 			return err
 		}
-		_, err = tx.ForgetPolicyBundles(ctx, s.cfg.PoliciesKept)
+		_, err = tx.PurgePolicyBundles(ctx, s.cfg.PoliciesKept)
 		return err
 	})
 	for _, h := range heads {
@@ -201,7 +200,7 @@ func (s *Service) Chores(ctx context.Context, keepSent time.Duration) error {
 	// Some at a time, apart from the rest: after a long outage there are very many.
 	for more := int64(1); more > 0 && err == nil; {
 		err = s.cfg.DB.Change(postgres.Patient(ctx), func(ctx context.Context, tx *postgres.Tx) (err error) {
-			more, err = tx.ForgetSent(ctx, time.Now().Add(-keepSent))
+			more, err = tx.PurgeSentEvents(ctx, time.Now().Add(-keepSent))
 			return err
 		})
 	}

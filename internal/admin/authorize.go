@@ -80,7 +80,7 @@ func (w *Work) lock(ctx context.Context) error {
 	if w.task.Tenant == "" {
 		err := w.tx.LockPlatform(ctx)
 		if err == nil && w.task.Client {
-			err = w.tx.ShareGlobalRoles(ctx) // before the client: it may be the one that a concurrent caller uses
+			err = w.tx.LockGlobalRolesShared(ctx) // before the client: it may be the one that a concurrent caller uses
 		}
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
 )
 
 // An operation in the identity provider takes two transactions: one begins it, one persists
@@ -18,7 +19,7 @@ import (
 func (w *Work) begin(ctx context.Context, c *iam.ManagedClient, operation string, lease, after time.Duration) error {
 	c.Operation, c.OperationID, c.Sync, c.Reason, c.Tries = operation, uuid.NewString(), iam.SyncPending, "", 0
 	w.begun = lease > 0
-	return w.tx.PutRegistration(ctx, *c, lease, after)
+	return w.tx.PutRegistration(ctx, *c, postgres.Schedule{Lease: lease, Retry: after})
 }
 
 // Done is what was achieved in the identity provider.
@@ -98,12 +99,12 @@ func (w *Work) finish(ctx context.Context, op, c iam.ManagedClient, d Done) (iam
 		applied := c.Wanted
 		c.Applied, c.AppliedMark = &applied, c.WantedVersion
 	}
-	return c, w.tx.PutRegistration(ctx, c, 0, 0)
+	return c, w.tx.PutRegistration(ctx, c, postgres.Schedule{})
 }
 
 // operation returns a client, locked, if the operation is still under way.
 func (w *Work) operation(ctx context.Context, op iam.ManagedClient) (c iam.ManagedClient, ours bool, err error) {
-	c, found, err := w.tx.ManagedClient(ctx, op.Issuer, op.ClientID, true)
+	c, found, err := w.tx.ManagedClientForUpdate(ctx, op.Issuer, op.ClientID)
 	if err == nil && !found {
 		return op, false, nil
 	}
@@ -120,7 +121,7 @@ func (w *Work) Refused(ctx context.Context, op iam.ManagedClient, reason string,
 	}
 	was := auditOfClient(c)
 	if c.Operation == iam.OperationCreate && c.Applied == nil {
-		if err := w.tx.ForgetClient(ctx, c.Issuer, c.ClientID); err != nil {
+		if err := w.tx.DeleteClient(ctx, c.Issuer, c.ClientID); err != nil {
 			return c, err
 		}
 		return c, w.record(c.Tenant, iam.KindClient, c.ClientID, was, nil)
@@ -154,7 +155,7 @@ func (w *Work) Refused(ctx context.Context, op iam.ManagedClient, reason string,
 		pause = retrySlow
 	}
 	c.Operation, c.OperationID, c.Sync, c.Reason, c.Before = "", "", iam.SyncFailed, reason, nil
-	return c, w.tx.PutRegistration(ctx, c, 0, pause)
+	return c, w.tx.PutRegistration(ctx, c, postgres.Schedule{Retry: pause})
 }
 
 // retrySlow is the pause before an old secret is ended once more that the identity
@@ -173,13 +174,14 @@ func (w *Work) Postponed(ctx context.Context, op iam.ManagedClient, reason strin
 	pause := min(maxPause, time.Second<<min(c.Tries, 10))
 	c.Tries++
 	c.Reason = reason
-	return c, w.tx.PutRegistration(ctx, c, 0, pause/2+rand.N(pause)) //nolint:gosec // jitter is no secret
+	pause = pause/2 + rand.N(pause) //nolint:gosec // jitter is no secret
+	return c, w.tx.PutRegistration(ctx, c, postgres.Schedule{Retry: pause})
 }
 
 // Repair begins an operation that nobody asked for: the identity provider differs from
 // what should be. It reports whether that can be done now.
 func (w *Work) Repair(ctx context.Context, seen iam.ManagedClient, operation string, lease time.Duration) (c iam.ManagedClient, can bool, err error) {
-	c, found, err := w.tx.ManagedClient(ctx, seen.Issuer, seen.ClientID, true)
+	c, found, err := w.tx.ManagedClientForUpdate(ctx, seen.Issuer, seen.ClientID)
 	if err != nil || !found || c.Operation != "" || c.WantedVersion != seen.WantedVersion || c.Status != seen.Status {
 		return c, false, err
 	}
@@ -189,7 +191,7 @@ func (w *Work) Repair(ctx context.Context, seen iam.ManagedClient, operation str
 	}
 	if operation == iam.OperationCreate {
 		// Another mark, by which one that is made now is told from one that was there all along.
-		if c.Version, err = w.tx.TouchClient(ctx, c.Issuer, c.ClientID); err != nil {
+		if c.Version, err = w.tx.BumpClientVersion(ctx, c.Issuer, c.ClientID); err != nil {
 			return c, false, err
 		}
 		c.WantedVersion = c.Version

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
 )
 
 // RotateClientSecret begins to give a client another secret.
@@ -42,7 +43,7 @@ func (w *Work) RotateClientSecret(ctx context.Context, id string, cond Condition
 // secretChanged audits it, and makes another version: whoever rotates says which one they
 // have seen.
 func (w *Work) secretChanged(ctx context.Context, was secretDoc, c *iam.ManagedClient) (err error) {
-	if c.Version, err = w.tx.TouchClient(ctx, c.Issuer, c.ClientID); err != nil {
+	if c.Version, err = w.tx.BumpClientVersion(ctx, c.Issuer, c.ClientID); err != nil {
 		return err
 	}
 	return w.record(c.Tenant, iam.KindClient, c.ClientID, was, auditOfSecret(*c))
@@ -95,7 +96,7 @@ func (w *Work) NotRotated(ctx context.Context, op iam.ManagedClient, unknown, re
 			return err
 		}
 	}
-	return w.tx.PutRegistration(ctx, c, 0, 0)
+	return w.tx.PutRegistration(ctx, c, postgres.Schedule{})
 }
 
 // EndOverlap begins to end an old secret whose time has passed, or tells that it soon
@@ -116,7 +117,7 @@ func (w *Work) EndOverlap(ctx context.Context, id string, lease time.Duration) (
 	if !c.Warned && left <= c.RetireAt.Sub(c.OverlapFrom)/4 {
 		c.Warned = true
 		w.emit(iam.ClientSecretExpiringEvent{ClientSecret: secretOf(c)})
-		return c, false, w.tx.PutRegistration(ctx, c, 0, 0)
+		return c, false, w.tx.PutRegistration(ctx, c, postgres.Schedule{})
 	}
 	return c, false, nil
 }

@@ -44,7 +44,11 @@ func (w *Work) Client(ctx context.Context, id string) (iam.ManagedClient, error)
 	if !iam.ValidClientID(id) {
 		return iam.ManagedClient{}, errNotFound
 	}
-	c, found, err := w.tx.ManagedClient(ctx, w.s.cfg.Issuer, id, w.task.Writes)
+	read := w.tx.ManagedClient
+	if w.task.Writes {
+		read = w.tx.ManagedClientForUpdate
+	}
+	c, found, err := read(ctx, w.s.cfg.Issuer, id)
 	if err == nil && (!found || c.Gone()) {
 		err = errNotFound
 	}
@@ -153,7 +157,7 @@ func (w *Work) rolesChanged(ctx context.Context, before iam.ManagedClient, c *ia
 			return nil
 		}
 		c.Before.Roles = told
-		if err := w.tx.KeepBefore(ctx, *c); err != nil {
+		if err := w.tx.SavePublished(ctx, *c); err != nil {
 			return err
 		}
 	}

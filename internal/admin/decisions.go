@@ -7,6 +7,7 @@ import (
 	"iam-service/internal/directory"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
+	"iam-service/internal/postgres"
 )
 
 // Anywhere reports whether the policy allows what is asked on the whole platform too, and not
@@ -33,23 +34,23 @@ func (w *Work) Facts() directory.Loader { return w.tx }
 // their names; what is empty does not matter. By other names it finds no decisions, however few
 // there are: otherwise it would learn who has asked to enter it.
 func (w *Work) Names(ctx context.Context, issuer, subject, clientID string) (bool, error) {
-	person, client := [2]string{issuer, subject}, [2]string{issuer, clientID}
-	members, clients, err := w.tx.KnownIn(ctx, w.task.Tenant, [][2]string{person, client})
+	user, client := postgres.Identity{Issuer: issuer, Name: subject}, postgres.Identity{Issuer: issuer, Name: clientID}
+	known, err := w.tx.KnownIn(ctx, w.task.Tenant, []postgres.Identity{user, client})
 	if err != nil {
 		return false, err
 	}
-	return (subject == "" || members[person] || clients[person]) && (clientID == "" || clients[client]), nil
+	return (subject == "" || known.Members[user] || known.Clients[user]) && (clientID == "" || known.Clients[client]), nil
 }
 
 // DecisionsWithin leaves of decisions what the tenant that this is about may see: those that are
 // about it, with the names of its members and clients. Who else has asked to enter it is not
 // named: people are seen as members only.
 func (w *Work) DecisionsWithin(ctx context.Context, list []iam.RecordedDecision) ([]iam.RecordedDecision, error) {
-	var names [][2]string
+	var ids []postgres.Identity
 	for _, d := range list {
-		names = append(names, [2]string{d.Issuer, d.Subject}, [2]string{d.Issuer, d.ClientID})
+		ids = append(ids, postgres.Identity{Issuer: d.Issuer, Name: d.Subject}, postgres.Identity{Issuer: d.Issuer, Name: d.ClientID})
 	}
-	members, clients, err := w.tx.KnownIn(ctx, w.task.Tenant, names)
+	known, err := w.tx.KnownIn(ctx, w.task.Tenant, ids)
 	if err != nil {
 		return nil, err
 	}
@@ -58,9 +59,9 @@ func (w *Work) DecisionsWithin(ctx context.Context, list []iam.RecordedDecision)
 		if d.Tenant != w.task.Tenant {
 			continue
 		}
-		client := clients[[2]string{d.Issuer, d.ClientID}]
+		client := known.Clients[postgres.Identity{Issuer: d.Issuer, Name: d.ClientID}]
 		program := d.Subject == "" || d.Subject == d.ClientID
-		if named := program && client || !program && members[[2]string{d.Issuer, d.Subject}]; !named {
+		if named := program && client || !program && known.Members[postgres.Identity{Issuer: d.Issuer, Name: d.Subject}]; !named {
 			d.Issuer, d.Subject, d.ClientID = "", "", ""
 		}
 		if !client {

@@ -50,25 +50,27 @@ type repeatable struct {
 }
 
 // replay returns the stored result of the first request.
-func (r *repeatable) replay(stored *postgres.Answered) error {
+func (r *repeatable) replay(stored *postgres.StoredResponse) error {
 	if !slices.Equal(stored.Request, r.Request[:]) {
 		return &iam.Error{Kind: iam.Invalid, Code: "idempotency_key_reused", Detail: "this Idempotency-Key was used for another request"}
 	}
-	if len(stored.Answer) == 0 {
+	if len(stored.Response) == 0 {
 		return &iam.Error{
 			Kind: iam.Conflict, Code: "answer_forgotten",
 			Detail: "the first request succeeded; its user has been erased since, and the stored response with them",
 		}
 	}
-	return r.decode(stored.Answer)
+	return r.decode(stored.Response)
 }
 
 // ForgetKey frees the key of a request that had no effect: it may be sent again.
 func (s *Service) ForgetKey(ctx context.Context, c Caller, key string) error {
-	return s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.ForgetKey(ctx, c.hash(), key) })
+	return s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.DeleteRequest(ctx, c.idempotencyKey(key)) })
 }
 
 // SetResult replaces the stored result of a request.
 func (s *Service) SetResult(ctx context.Context, c Caller, key string, result json.RawMessage) error {
-	return s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.Finish(ctx, c.hash(), key, result, nil) })
+	return s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
+		return tx.StoreResponse(ctx, c.idempotencyKey(key), result, nil)
+	})
 }

@@ -78,11 +78,11 @@ func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh 
 	if err != nil {
 		return nil, err
 	}
-	byName := make(map[[2]string]*iam.User, len(users))
+	byName := make(map[postgres.Identity]*iam.User, len(users))
 	ids := make([]string, len(users))
 	for i := range users {
 		u := &users[i]
-		byName[[2]string{u.Issuer, u.Subject}], ids[i] = u, u.ID
+		byName[postgres.Identity{Issuer: u.Issuer, Name: u.Subject}], ids[i] = u, u.ID
 		if created[u.ID] {
 			if err := w.userCreated(*u); err != nil {
 				return nil, err
@@ -145,13 +145,17 @@ func (w *Work) checkMemberLimits(ctx context.Context, tenant string, changes []m
 	if joined == 0 {
 		return nil
 	}
-	members, joins, err := w.tx.CountJoins(ctx, tenant, joined, w.s.cfg.MaxMembers, w.holdsEverything())
+	j := postgres.Joins{Tenant: tenant, Users: joined, Daily: joined, MaxMembers: w.s.cfg.MaxMembers}
+	if w.holdsEverything() {
+		j.Daily = 0 // the daily limit binds the tenant's own administrators only
+	}
+	usage, err := w.tx.CountJoins(ctx, j)
 	switch {
 	case err != nil:
 		return err
-	case members > w.s.cfg.MaxMembers:
+	case usage.Members > w.s.cfg.MaxMembers:
 		return &iam.Error{Kind: iam.Conflict, Code: "too_many_members", Detail: fmt.Sprintf("a tenant can have %d members at most", w.s.cfg.MaxMembers)}
-	case joins > w.s.cfg.JoinsPerDay && !w.holdsEverything():
+	case usage.Joins > w.s.cfg.JoinsPerDay && !w.holdsEverything():
 		return &iam.Error{
 			Kind: iam.TooManyRequests, Code: "too_many_joins",
 			Detail: fmt.Sprintf("a tenant's administrators can add %d members in 24 hours at most; a platform administrator can add more", w.s.cfg.JoinsPerDay),
@@ -187,13 +191,13 @@ func byRow(wrong []iam.FieldError) []iam.FieldError {
 
 // checkRows checks all of a row that does not depend on its user. It returns the users of the
 // rows that say who it is, by the place of the row.
-func (w *Work) checkRows(ctx context.Context, tenant string, rows []Row, roles []iam.Role) (who map[int][2]string, wrong []iam.FieldError, err error) {
-	who = make(map[int][2]string, len(rows))
+func (w *Work) checkRows(ctx context.Context, tenant string, rows []Row, roles []iam.Role) (who map[int]postgres.Identity, wrong []iam.FieldError, err error) {
+	who = make(map[int]postgres.Identity, len(rows))
 	known := make(map[string]bool, len(roles))
 	for _, r := range roles {
 		known[r.Name] = true
 	}
-	seen := make(map[[2]string]int, len(rows))
+	seen := make(map[postgres.Identity]int, len(rows))
 	for i, r := range rows {
 		if r.Invalid {
 			continue
@@ -206,7 +210,7 @@ func (w *Work) checkRows(ctx context.Context, tenant string, rows []Row, roles [
 		if !w.s.cfg.Issuers.Reaches(r.Issuer, tenant) {
 			unnamed = append(unnamed, iam.FieldError{Pointer: "/issuer", Detail: "is not an issuer that may speak for this tenant"})
 		}
-		name := [2]string{r.Issuer, r.Subject}
+		name := postgres.Identity{Issuer: r.Issuer, Name: r.Subject}
 		if j, twice := seen[name]; twice {
 			unnamed = append(unnamed, iam.FieldError{Pointer: "/subject", Detail: fmt.Sprintf("the row %d has the same issuer and subject", j)})
 		}

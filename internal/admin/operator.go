@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
 )
 
 // Grant is a platform role and the user who is to hold it.
@@ -42,7 +43,7 @@ func (s *Service) GrantPlatformRole(ctx context.Context, c Caller, g Grant) (Gra
 		if err := iam.Refuse(iam.User{Issuer: g.Issuer, Subject: g.Subject, Status: iam.UserActive, PlatformRoles: []string{g.Role}}.Check()); err != nil {
 			return none, err
 		}
-		users, created, err := w.tx.EnsureUsers(ctx, [][2]string{{g.Issuer, g.Subject}}, "")
+		users, created, err := w.tx.EnsureUsers(ctx, []postgres.Identity{{Issuer: g.Issuer, Name: g.Subject}}, "")
 		if err != nil {
 			return none, err
 		}
@@ -78,7 +79,11 @@ func (w *Work) ReplayEvents(ctx context.Context, since time.Time) (int64, error)
 
 // Unpark lets a parked event be tried again, or gives it up. It is for operators.
 func (w *Work) Unpark(ctx context.Context, id string, skip bool) error {
-	if err := w.tx.Unpark(ctx, id, skip); err != nil {
+	end := w.tx.RetryParked
+	if skip {
+		end = w.tx.SkipParked
+	}
+	if err := end(ctx, id); err != nil {
 		return err
 	}
 	return w.record("", iam.KindEvent, id, map[string]any{"parked": true}, map[string]any{"parked": false, "skipped": skip})
@@ -92,7 +97,7 @@ type instanceDoc struct {
 // KeepInstance confirms that a database which was moved is still the same instance. It is
 // for operators.
 func (w *Work) KeepInstance(ctx context.Context) (id string, err error) {
-	if id, err = w.tx.KeepInstance(ctx); err != nil {
+	if id, err = w.tx.ConfirmInstance(ctx); err != nil {
 		return "", err
 	}
 	return id, w.record("", iam.KindInstance, id, instanceDoc{ID: id}, instanceDoc{ID: id})

@@ -59,7 +59,7 @@ func (w *Work) PolicyShadow(ctx context.Context) (iam.PolicyShadow, error) {
 func (w *Work) AddPolicyRevision(ctx context.Context, r iam.PolicyRevision, bundle []byte) (_ iam.PolicyRevision, made bool, err error) {
 	if old, found, err := w.tx.PolicyRevision(ctx, r.Digest); err != nil || found {
 		if err == nil {
-			err = w.tx.SendPolicyRevision(ctx, r.Digest, r.Verified, bundle)
+			err = w.tx.ResubmitPolicyRevision(ctx, r.Digest, r.Verified, bundle)
 		}
 		old.Bytes = len(bundle)
 		return old, false, err
@@ -191,7 +191,7 @@ func (w *Work) RollBackPolicy(ctx context.Context, ref, reason string) (iam.Poli
 	if previous {
 		list, err := w.tx.PolicyActivations(ctx, 1)
 		if err == nil && len(list) > 0 {
-			ref, err = w.tx.BeforePolicy(ctx, list[0].Digest)
+			ref, err = w.tx.PreviousPolicy(ctx, list[0].Digest)
 		}
 		if err == nil && ref == "" {
 			err = &iam.Error{Kind: iam.Conflict, Code: "no_policy_before", Detail: "nothing was in force before: there is nothing to roll back to"}

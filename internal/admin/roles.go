@@ -334,8 +334,8 @@ func holders(h postgres.Holders) string {
 	if len(h.Tenants) > 0 {
 		who[len(who)-1] += " in " + strings.Join(h.Tenants, ", ")
 	}
-	if len(h.Heirs) > 0 {
-		who = append(who, "the roles "+strings.Join(h.Heirs, ", ")+", which inherit it")
+	if len(h.InheritedBy) > 0 {
+		who = append(who, "the roles "+strings.Join(h.InheritedBy, ", ")+", which inherit it")
 	}
 	return strings.Join(who, ", ")
 }

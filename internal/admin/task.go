@@ -31,6 +31,10 @@ func (c Caller) hash() []byte {
 	return sum[:]
 }
 
+func (c Caller) idempotencyKey(key string) postgres.IdempotencyKey {
+	return postgres.IdempotencyKey{Caller: c.hash(), Key: key}
+}
+
 // Task is what is requested.
 type Task struct {
 	Action string // "member:create": kind of the object, and verb
@@ -90,11 +94,11 @@ func (s *Service) run(ctx context.Context, c Caller, t Task, once *repeatable, d
 	err := transaction(ctx, func(ctx context.Context, tx *postgres.Tx) error {
 		changed = nil // an attempt that was rolled back leaves nothing
 		w = &Work{tx: tx, s: s, caller: c, task: t}
-		var stored *postgres.Answered
+		var stored *postgres.StoredResponse
 		if once != nil {
 			// Before any other lock: a request that waits for its duplicate holds none.
 			var err error
-			if stored, err = tx.Begin(ctx, c.hash(), once.Key, once.Request[:]); err != nil {
+			if stored, err = tx.BeginRequest(ctx, c.idempotencyKey(once.Key), once.Request[:]); err != nil {
 				return err
 			}
 		}
@@ -115,7 +119,7 @@ func (s *Service) run(ctx context.Context, c Caller, t Task, once *repeatable, d
 			if err != nil {
 				return err
 			}
-			if err := tx.Finish(ctx, c.hash(), once.Key, result, w.users()); err != nil {
+			if err := tx.StoreResponse(ctx, c.idempotencyKey(once.Key), result, w.users()); err != nil {
 				return err
 			}
 		}

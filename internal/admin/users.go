@@ -21,7 +21,11 @@ func (w *Work) User(ctx context.Context, id string) (iam.User, error) {
 	if !canonical(id) {
 		return iam.User{}, errNotFound
 	}
-	u, found, err := w.tx.UserByID(ctx, id, w.task.Writes)
+	read := w.tx.UserByID
+	if w.task.Writes {
+		read = w.tx.UserForUpdate
+	}
+	u, found, err := read(ctx, id)
 	if err == nil && !found {
 		err = errNotFound
 	}
@@ -60,7 +64,7 @@ func (w *Work) CreateUser(ctx context.Context, u iam.User) (iam.User, error) {
 	if err := w.checkMayGrantPlatformRoles(u.PlatformRoles); err != nil {
 		return u, err
 	}
-	made, created, err := w.tx.EnsureUsers(ctx, [][2]string{{u.Issuer, u.Subject}}, "")
+	made, created, err := w.tx.EnsureUsers(ctx, []postgres.Identity{{Issuer: u.Issuer, Name: u.Subject}}, "")
 	if err != nil {
 		return u, err
 	}
@@ -210,7 +214,7 @@ func (w *Work) userChanged(before, after iam.User) {
 func (w *Work) EraseUser(ctx context.Context, id string, c Condition) error {
 	// Nobody adds them to a tenant from here on: each membership that ends is known.
 	if canonical(id) {
-		if err := w.tx.LockUserWhole(ctx, id); err != nil {
+		if err := w.tx.LockUserAndMemberships(ctx, id); err != nil {
 			return err
 		}
 	}

@@ -109,7 +109,7 @@ func migrateCommand(environ []string) *cobra.Command {
 	})
 	up.Flags().StringVar(&grantTo, "grant-to", "", "role that the service itself connects as: it gets what it needs, and no more")
 	var yes bool
-	var take postgres.TakeBack
+	var take postgres.Rollback
 	down := act("down", "Take the last step back, with all that is in its tables: for development, and after a failed update", func(cmd *cobra.Command, url string) error {
 		if !yes {
 			last, applied, err := postgres.LastStep(cmd.Context(), url)
@@ -121,7 +121,7 @@ func migrateCommand(environ []string) *cobra.Command {
 			}
 		}
 		take.By = operatorName()
-		steps, err := postgres.TakeBackLast(cmd.Context(), url, take)
+		steps, err := postgres.RollbackLast(cmd.Context(), url, take)
 		done := migrated{Applied: []string{}, TakenBack: files(steps)}
 		return errors.Join(report(cmd, done, done.text), err)
 	})

@@ -190,7 +190,7 @@ func (s *Service) orphans(ctx context.Context, r *Report, unknown map[string]iam
 	}
 	var known []string
 	err := s.cfg.DB.View(postgres.Patient(ctx), func(ctx context.Context, tx *postgres.Tx) (err error) {
-		known, err = tx.WhichAreManaged(ctx, s.cfg.Issuer, slices.Collect(maps.Keys(unknown)))
+		known, err = tx.FilterManaged(ctx, s.cfg.Issuer, slices.Collect(maps.Keys(unknown)))
 		return err
 	})
 	for id, got := range unknown {

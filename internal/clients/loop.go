@@ -35,7 +35,7 @@ func (s *Service) Run(ctx context.Context) {
 		return
 	}
 	for ctx.Err() == nil {
-		lock, got, err := s.cfg.DB.TryHold(ctx, "clients")
+		lock, got, err := s.cfg.DB.TryLock(ctx, "clients")
 		switch {
 		case err != nil:
 			s.cfg.Log.InfoContext(ctx, "the loop of clients cannot begin", slog.Any("err", err))
@@ -52,7 +52,7 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
-func (s *Service) lead(ctx context.Context, lock *postgres.Held) {
+func (s *Service) lead(ctx context.Context, lock *postgres.SessionLock) {
 	tick := time.NewTicker(s.cfg.Tick)
 	defer tick.Stop()
 	var checked, compared, forgot time.Time
@@ -193,7 +193,7 @@ func (s *Service) forget(ctx context.Context) {
 	var err error
 	for n := int64(1); n > 0 && err == nil; {
 		err = s.cfg.DB.Change(ctx, func(ctx context.Context, tx *postgres.Tx) (err error) {
-			n, err = tx.ForgetDeletedClients(ctx, s.cfg.TokenLifetime)
+			n, err = tx.PurgeDeletedClients(ctx, s.cfg.TokenLifetime)
 			return err
 		})
 	}

@@ -12,36 +12,32 @@ import (
 
 // appendAudit links entries to the ends of their chains.
 func (tx *Tx) appendAudit(ctx context.Context, entries []iam.AuditEntry) error {
-	type head struct {
-		seq  int64
-		hash []byte
-	}
-	heads := map[string]*head{}
+	heads := map[string]*ChainHead{}
 	rows := make([][]any, 0, len(entries))
 	var at time.Time
 	for i := range entries {
 		e := &entries[i]
 		h := heads[e.Chain]
 		if h == nil {
-			h = &head{}
+			h = &ChainHead{}
 			heads[e.Chain] = h
 			// One statement makes the head where there is none, and locks it. The time is
 			// taken once it is locked, so that along a chain it never goes back.
 			err := tx.tx.QueryRow(ctx, `
 				INSERT INTO audit_heads AS h (chain, seq, hash) VALUES ($1, 0, '')
 				ON CONFLICT ON CONSTRAINT audit_heads_pkey DO UPDATE SET seq = h.seq
-				RETURNING seq, hash, clock_timestamp()`, e.Chain).Scan(&h.seq, &h.hash, &at)
+				RETURNING seq, hash, clock_timestamp()`, e.Chain).Scan(&h.Seq, &h.Hash, &at)
 			if err != nil {
 				return err
 			}
 		}
-		h.seq++
-		e.Seq, e.Prev, e.At = h.seq, h.hash, at.UTC().Truncate(time.Microsecond)
+		h.Seq++
+		e.Seq, e.Prev, e.At = h.Seq, h.Hash, at.UTC().Truncate(time.Microsecond)
 		sum, err := e.Sum()
 		if err != nil {
 			return err
 		}
-		e.Hash, h.hash = sum, sum
+		e.Hash, h.Hash = sum, sum
 		rows = append(rows, []any{
 			e.Chain, e.Seq, e.At, e.ActorKind, e.Actor, e.Via, e.Address, e.RequestID, e.DecisionID, e.Action, e.Kind, e.Object,
 			absent(e.Before), absent(e.After), e.Prev, e.Hash,
@@ -55,7 +51,7 @@ func (tx *Tx) appendAudit(ctx context.Context, entries []iam.AuditEntry) error {
 		return err
 	}
 	for chain, h := range heads {
-		if _, err := tx.tx.Exec(ctx, `UPDATE audit_heads SET seq = $2, hash = $3 WHERE chain = $1`, chain, h.seq, h.hash); err != nil {
+		if _, err := tx.tx.Exec(ctx, `UPDATE audit_heads SET seq = $2, hash = $3 WHERE chain = $1`, chain, h.Seq, h.Hash); err != nil {
 			return err
 		}
 	}
@@ -110,10 +106,16 @@ func (tx *Tx) Chain(ctx context.Context, chain string, after *iam.AuditEntry, li
 	return tx.audit(ctx, ` WHERE chain = $1 AND (seq, at) > ($2, $3) ORDER BY seq, at LIMIT $4`, chain, after.Seq, after.At, limit)
 }
 
-// Head returns the end of a chain, as its head says.
-func (tx *Tx) Head(ctx context.Context, chain string) (seq int64, hash []byte, found bool, err error) {
-	found, err = tx.look(ctx, `SELECT seq, hash FROM audit_heads WHERE chain = $1`, []any{chain}, &seq, &hash)
-	return seq, hash, found, wrap("read the head of a chain", err)
+// ChainHead is the recorded end of a chain.
+type ChainHead struct {
+	Seq  int64
+	Hash []byte
+}
+
+// Head returns the recorded end of a chain, and whether there is one.
+func (tx *Tx) Head(ctx context.Context, chain string) (h ChainHead, found bool, err error) {
+	found, err = tx.look(ctx, `SELECT seq, hash FROM audit_heads WHERE chain = $1`, []any{chain}, &h.Seq, &h.Hash)
+	return h, found, wrap("read the head of a chain", err)
 }
 
 func (tx *Tx) audit(ctx context.Context, tail string, args ...any) ([]iam.AuditEntry, error) {
@@ -145,12 +147,12 @@ func (tx *Tx) PartitionAudit(ctx context.Context) error {
 	return wrap("make partitions of the audit", err)
 }
 
-// AuditDefault counts the entries in the default partition of the audit, where they are until the
-// next hour's chores move them into partitions of their months; MostCounted at most.
-func (db *DB) AuditDefault(ctx context.Context) (n int64, err error) {
+// CountUnpartitionedAudit counts the entries in the default partition of the audit, where they are until the
+// next hour's chores move them into partitions of their months; MaxCounted at most.
+func (db *DB) CountUnpartitionedAudit(ctx context.Context) (n int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
-	err = db.admin.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM audit_default LIMIT $1) x`, MostCounted).Scan(&n)
+	err = db.admin.QueryRow(ctx, `SELECT count(*) FROM (SELECT FROM audit_default LIMIT $1) x`, MaxCounted).Scan(&n)
 	return n, wrap("count entries in the default partition", err)
 }
 

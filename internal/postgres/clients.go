@@ -35,7 +35,7 @@ func (tx *Tx) PutClient(ctx context.Context, c iam.Client) (version int64, err e
 		return 0, err
 	}
 	if c.Tenant == "" {
-		err = tx.ShareGlobalRoles(ctx)
+		err = tx.LockGlobalRolesShared(ctx)
 	} else {
 		err = tx.LockRoles(ctx, c.Tenant)
 	}
@@ -83,21 +83,24 @@ func (tx *Tx) ManagedClients(ctx context.Context, f ClientFilter) ([]iam.Managed
 	return tx.managed(ctx, w.sql("c.client_id", f.Limit), w.args...)
 }
 
-// ManagedClient returns one client, and whether there is one. Locked, nobody else changes
-// it until the transaction ends.
-func (tx *Tx) ManagedClient(ctx context.Context, issuer, id string, lock bool) (iam.ManagedClient, bool, error) {
-	if lock {
-		// A row that is locked by the query that joins it could be joined with what was before.
-		_, err := tx.tx.Exec(ctx, `SELECT FROM clients WHERE issuer = $1 AND client_id = $2 FOR NO KEY UPDATE`, issuer, id)
-		if err == nil { // also from being claimed
-			_, err = tx.tx.Exec(ctx, `SELECT FROM registrations WHERE issuer = $1 AND client_id = $2 FOR NO KEY UPDATE`, issuer, id)
-		}
-		if err != nil {
-			return iam.ManagedClient{}, false, wrap("lock a client", err)
-		}
-	}
+// ManagedClient returns one client, and whether it exists.
+func (tx *Tx) ManagedClient(ctx context.Context, issuer, id string) (iam.ManagedClient, bool, error) {
 	all, err := tx.managed(ctx, ` WHERE c.issuer = $1 AND c.client_id = $2`, issuer, id)
 	return first(all), len(all) > 0, err
+}
+
+// ManagedClientForUpdate is ManagedClient with row locks: no other transaction changes the client
+// or claims its operation until this one ends.
+func (tx *Tx) ManagedClientForUpdate(ctx context.Context, issuer, id string) (iam.ManagedClient, bool, error) {
+	// Locked first and read then: a query that locks a row and joins it could join an older version.
+	_, err := tx.tx.Exec(ctx, `SELECT FROM clients WHERE issuer = $1 AND client_id = $2 FOR NO KEY UPDATE`, issuer, id)
+	if err == nil {
+		_, err = tx.tx.Exec(ctx, `SELECT FROM registrations WHERE issuer = $1 AND client_id = $2 FOR NO KEY UPDATE`, issuer, id)
+	}
+	if err != nil {
+		return iam.ManagedClient{}, false, wrap("lock a client", err)
+	}
+	return tx.ManagedClient(ctx, issuer, id)
 }
 
 // AllManagedClients calls each for every client of an issuer that we made there, those
@@ -119,8 +122,8 @@ func (tx *Tx) AllManagedClients(ctx context.Context, issuer string, each func(ia
 	}
 }
 
-// WhichAreManaged are those of some ids that are of clients which we made.
-func (tx *Tx) WhichAreManaged(ctx context.Context, issuer string, ids []string) ([]string, error) {
+// FilterManaged are those of some ids that are of clients which we made.
+func (tx *Tx) FilterManaged(ctx context.Context, issuer string, ids []string) ([]string, error) {
 	return collect(ctx, tx, "look for clients", `SELECT client_id FROM registrations WHERE issuer = $1 AND client_id = ANY ($2)`, []any{issuer, ids}, pgx.RowTo[string])
 }
 
@@ -154,22 +157,22 @@ func (tx *Tx) managed(ctx context.Context, tail string, args ...any) ([]iam.Mana
 		})
 }
 
-// TouchClient gives a client another version: what is known of it has changed, and no fact.
-func (tx *Tx) TouchClient(ctx context.Context, issuer, id string) (version int64, err error) {
+// BumpClientVersion gives a client another version: what is known of it has changed, and no fact.
+func (tx *Tx) BumpClientVersion(ctx context.Context, issuer, id string) (version int64, err error) {
 	err = tx.tx.QueryRow(ctx, `UPDATE clients SET version = nextval('iam_versions') WHERE issuer = $1 AND client_id = $2 RETURNING version`, issuer, id).Scan(&version)
 	return version, wrap("touch a client", err)
 }
 
-// ForgetClient deletes a client that was never made.
-func (tx *Tx) ForgetClient(ctx context.Context, issuer, id string) error {
+// DeleteClient deletes a client that was never made.
+func (tx *Tx) DeleteClient(ctx context.Context, issuer, id string) error {
 	_, err := tx.tx.Exec(ctx, `DELETE FROM clients WHERE issuer = $1 AND client_id = $2`, issuer, id)
 	return wrap("forget a client", err)
 }
 
-// ForgetDeletedClients forgets some clients that were deleted in the identity provider too, and
+// PurgeDeletedClients forgets some clients that were deleted in the identity provider too, and
 // whose last token has expired since: no more at once than are notified each by its key. It
 // returns how many.
-func (tx *Tx) ForgetDeletedClients(ctx context.Context, lifetime time.Duration) (int64, error) {
+func (tx *Tx) PurgeDeletedClients(ctx context.Context, lifetime time.Duration) (int64, error) {
 	tag, err := tx.tx.Exec(ctx, `
 		WITH old AS MATERIALIZED (
 		    SELECT c.issuer, c.client_id FROM clients c LEFT JOIN registrations r ON r.issuer = c.issuer AND r.client_id = c.client_id

@@ -30,7 +30,7 @@ func TestAClaimTakesNoMoreThanItWasAskedFor(t *testing.T) {
 			if _, err := tx.PutClient(ctx, c.Client); err != nil {
 				return err
 			}
-			if err := tx.PutRegistration(ctx, c, 0, 0); err != nil {
+			if err := tx.PutRegistration(ctx, c, postgres.Schedule{}); err != nil {
 				return err
 			}
 		}

@@ -94,10 +94,10 @@ func (d *Decisions) Find(ctx context.Context, f iam.DecisionFilter) ([]iam.Recor
 		 ORDER BY at DESC, id DESC LIMIT $11`,
 		f.Issuer, f.Subject, f.ClientID, f.Tenant, f.Code, f.Allow, at(f.From), at(f.To), at(f.Before), f.BeforeID, f.Limit)
 	if err != nil {
-		return nil, d.away(err)
+		return nil, d.unavailable(err)
 	}
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[iam.RecordedDecision])
-	return list, d.away(err)
+	return list, d.unavailable(err)
 }
 
 // Get finds the evaluation of one decision.
@@ -106,17 +106,17 @@ func (d *Decisions) Get(ctx context.Context, id string) (iam.RecordedDecision, b
 	defer cancel()
 	rows, err := d.pool.Query(ctx, `SELECT `+decisionColumns+` FROM decisions WHERE id = $1 ORDER BY repeated, at LIMIT 1`, id)
 	if err != nil {
-		return iam.RecordedDecision{}, false, d.away(err)
+		return iam.RecordedDecision{}, false, d.unavailable(err)
 	}
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[iam.RecordedDecision])
 	if err != nil || len(list) == 0 {
-		return iam.RecordedDecision{}, false, d.away(err)
+		return iam.RecordedDecision{}, false, d.unavailable(err)
 	}
 	return list[0], true, nil
 }
 
 // away says that it is not known now.
-func (*Decisions) away(err error) error {
+func (*Decisions) unavailable(err error) error {
 	if err == nil {
 		return nil
 	}

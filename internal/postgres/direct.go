@@ -45,20 +45,20 @@ func (db *DB) hold(ctx context.Context, name string) (*pgx.Conn, bool, error) {
 	return conn, true, nil
 }
 
-// TryHold takes a lock that only one replica has, or reports that another one has it.
-func (db *DB) TryHold(ctx context.Context, name string) (h *Held, got bool, err error) {
+// TryLock takes a lock that only one replica has, or reports that another one has it.
+func (db *DB) TryLock(ctx context.Context, name string) (h *SessionLock, got bool, err error) {
 	conn, got, err := db.hold(ctx, name)
 	if err != nil || !got {
 		return nil, false, err
 	}
-	return &Held{conn}, true, nil
+	return &SessionLock{conn}, true, nil
 }
 
-// Held is a lock that lasts as long as a connection of its own to the primary.
-type Held struct{ conn *pgx.Conn }
+// SessionLock is a lock that lasts as long as a connection of its own to the primary.
+type SessionLock struct{ conn *pgx.Conn }
 
 // Check fails where the lock is lost.
-func (h *Held) Check(ctx context.Context) error {
+func (h *SessionLock) Check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, relayLimit)
 	defer cancel()
 	_, err := h.conn.Exec(ctx, `SELECT 1`) // as in DB.Ping
@@ -66,7 +66,7 @@ func (h *Held) Check(ctx context.Context) error {
 }
 
 // Close gives the lock back.
-func (h *Held) Close() { closeNow(h.conn) }
+func (h *SessionLock) Close() { closeNow(h.conn) }
 
 // closeNow ends a connection without waiting for a server that does not answer.
 func closeNow(conn *pgx.Conn) {

@@ -19,13 +19,13 @@ import (
 // not the audit unless that is asked for. A chain of the audit that ends by it leaves its head in audit_destroyed,
 // a table that no step makes or drops, so that a verification finds the end.
 
-// TakeBack says what of a step may go.
-type TakeBack struct {
+// Rollback says what of a step may go.
+type Rollback struct {
 	DestroyAudit bool
 	By           string // who takes it back
 }
 
-// LastStep is the step that TakeBackLast would take back; false: none is applied.
+// LastStep is the step that RollbackLast would take back; false: none is applied.
 func LastStep(ctx context.Context, url string) (Step, bool, error) {
 	steps, err := Status(ctx, url)
 	for i := len(steps) - 1; i >= 0; i-- {
@@ -36,12 +36,12 @@ func LastStep(ctx context.Context, url string) (Step, bool, error) {
 	return Step{}, false, err
 }
 
-// TakeBackLast takes the last step back, unless replicas are alive, or it would destroy entries of the audit and
+// RollbackLast takes the last step back, unless replicas are alive, or it would destroy entries of the audit and
 // that is not asked for. All of it is checked and done under the lock of migrations.
-func TakeBackLast(ctx context.Context, url string, o TakeBack) ([]Step, error) {
+func RollbackLast(ctx context.Context, url string, o Rollback) ([]Step, error) {
 	var ended []int64
 	steps, err := migrate(ctx, url, facts, Down, func(ctx context.Context, conn *pgx.Conn) (err error) {
-		ended, err = mayTakeBack(ctx, conn, o)
+		ended, err = checkRollback(ctx, conn, o)
 		return err
 	})
 	if err != nil && len(steps) == 0 && len(ended) > 0 { // the audit is still there, and DestroyedChains sees that too
@@ -53,8 +53,8 @@ func TakeBackLast(ctx context.Context, url string, o TakeBack) ([]Step, error) {
 	return steps, err
 }
 
-// mayTakeBack fails where the last step must not be taken back. It returns the ids of the chains that end by it.
-func mayTakeBack(ctx context.Context, conn *pgx.Conn, o TakeBack) (ended []int64, err error) {
+// checkRollback fails where the last step must not be taken back. It returns the ids of the chains that end by it.
+func checkRollback(ctx context.Context, conn *pgx.Conn, o Rollback) (ended []int64, err error) {
 	file, err := lastFile(ctx, conn)
 	if err != nil || file == "" {
 		return nil, err

@@ -249,7 +249,7 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 			return s.Wait(ctx)
 		}},
 		"a lock that is held": {connection, func(t *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
-			h, got, err := db.TryHold(ctx, t.Name())
+			h, got, err := db.TryLock(ctx, t.Name())
 			must(t, err)
 			if !got {
 				t.Fatal("another has it")

@@ -91,11 +91,11 @@ func (db *DB) lookOver(ctx context.Context, conn *pgxpool.Conn, sql string, args
 	if closed := answers.Close(); err == nil {
 		err = closed
 	}
-	if heard := db.heard.Load(); err == nil && heard != nil && !heard.Equal(server) {
-		return false, away(errors.New("the pool leads to another server than the listener"))
+	if heard := db.listenServer.Load(); err == nil && heard != nil && !heard.Equal(server) {
+		return false, unreachable(errors.New("the pool leads to another server than the listener"))
 	}
 	if reasonOf(ctx, err) == failedConnection {
-		err = away(err)
+		err = unreachable(err)
 	}
 	return found && err == nil, err
 }
@@ -105,13 +105,13 @@ func (db *DB) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	defer cancel()
 	conn, err := db.facts.Acquire(ctx)
 	if err != nil {
-		return nil, away(fmt.Errorf("no connection within %s: %w", db.factsAcquire, err))
+		return nil, unreachable(fmt.Errorf("no connection within %s: %w", db.factsAcquire, err))
 	}
 	return conn, nil
 }
 
 // away marks a failure that is not of one statement: nothing can be asked now.
-func away(cause error) error {
+func unreachable(cause error) error {
 	return &iam.Error{Kind: iam.Unavailable, Detail: "the database is away", Cause: cause}
 }
 

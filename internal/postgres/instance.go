@@ -13,8 +13,8 @@ func (db *DB) Instance(ctx context.Context) (id string, copied bool, err error) 
 	return id, copied, wrap("read who we are", err)
 }
 
-// KeepInstance confirms that a database which was moved is still the same instance.
-func (tx *Tx) KeepInstance(ctx context.Context) (id string, err error) {
+// ConfirmInstance confirms that a database which was moved is still the same instance.
+func (tx *Tx) ConfirmInstance(ctx context.Context) (id string, err error) {
 	err = tx.tx.QueryRow(ctx, `UPDATE instance SET home = iam_home() RETURNING id::text`).Scan(&id)
 	return id, wrap("confirm the instance", err)
 }

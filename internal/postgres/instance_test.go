@@ -44,7 +44,7 @@ func TestACopyOfADatabaseIsNoticed(t *testing.T) {
 	}
 	restore()
 	must(t, db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
-		_, err := tx.KeepInstance(ctx)
+		_, err := tx.ConfirmInstance(ctx)
 		return err
 	}))
 	if got := instance(false); got != id {

@@ -31,7 +31,7 @@ func (db *DB) Listen(ctx context.Context) (feed.Listener, error) {
 		l.Close()
 		return nil, err
 	}
-	db.heard.Store(&server)
+	db.listenServer.Store(&server)
 	return l, nil
 }
 

@@ -116,17 +116,17 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 	}); err != nil {
 		return nil, wrap("put members", err)
 	}
-	if err := tx.notTooMany(ctx, fresh, place); err != nil || len(fresh) == 0 {
+	if err := tx.checkMembershipLimit(ctx, fresh, place); err != nil || len(fresh) == 0 {
 		return nil, err
 	}
-	return tx.settle(ctx, tenant, fresh)
+	return tx.setDefaultTenants(ctx, tenant, fresh)
 }
 
-// settle sets the default tenant of users who have joined a tenant and have no default: the only
+// setDefaultTenants sets the default tenant of users who have joined a tenant and have no default: the only
 // tenant that they were a member of before, so that joining does not change where they are, or
 // this one where there was none. Who was a member of several keeps none. The other membership is
 // locked: who deletes it at the same time then finds the default that is set here, and clears it.
-func (tx *Tx) settle(ctx context.Context, tenant string, users []string) ([]iam.User, error) {
+func (tx *Tx) setDefaultTenants(ctx context.Context, tenant string, users []string) ([]iam.User, error) {
 	ids, err := collect(ctx, tx, "set default tenants", `
 		WITH other AS MATERIALIZED (
 			SELECT m.user_id, m.tenant FROM memberships m JOIN users u ON u.id = m.user_id
@@ -147,10 +147,10 @@ func (tx *Tx) settle(ctx context.Context, tenant string, users []string) ([]iam.
 	return tx.users(ctx, `WHERE u.id = ANY ($1::uuid[]) ORDER BY u.id`, ids)
 }
 
-// notTooMany refuses users with more memberships than are allowed. Those who are close to
+// checkMembershipLimit refuses users with more memberships than are allowed. Those who are close to
 // it are counted under a lock, in one order: of two tenants that they join at once, the
 // second sees the first.
-func (tx *Tx) notTooMany(ctx context.Context, ids []string, place map[string]int) error {
+func (tx *Tx) checkMembershipLimit(ctx context.Context, ids []string, place map[string]int) error {
 	const many = `SELECT user_id::text FROM memberships WHERE user_id = ANY ($1::uuid[]) GROUP BY user_id HAVING count(*) > $2 ORDER BY 1`
 	closeTo := func(n int) ([]string, error) {
 		return collect(ctx, tx, "count memberships", many, []any{ids, n}, pgx.RowTo[string])
@@ -175,25 +175,36 @@ func (tx *Tx) notTooMany(ctx context.Context, ids []string, place map[string]int
 	return e
 }
 
-// CountJoins notes that users have joined a tenant, whose lock is held, and returns how many
-// members it then has, if they are more than most, and how many have joined in this day of 24
-// hours. Those whom the platform adds do not count among the latter.
-func (tx *Tx) CountJoins(ctx context.Context, tenant string, joined, most int64, platform bool) (members, joins int64, err error) {
-	counted := joined
-	if platform {
-		counted = 0
-	}
+// Joins are users who join a tenant.
+type Joins struct {
+	Tenant string
+	Users  int64 // how many join
+	Daily  int64 // how many of them count against the tenant's daily limit
+	// MaxMembers is the limit of the tenant's members. Beyond it the members are counted exactly:
+	// those who have left were not subtracted.
+	MaxMembers int64
+}
+
+// TenantUsage is the share of the limits that a tenant uses.
+type TenantUsage struct {
+	Members int64 // exact where it exceeds the limit, otherwise an upper bound
+	Joins   int64 // counted joins of the current period of 24 hours
+}
+
+// CountJoins records that users join a tenant and returns its usage. The tenant must be locked.
+func (tx *Tx) CountJoins(ctx context.Context, j Joins) (u TenantUsage, err error) {
 	known, err := tx.look(ctx, `
 		UPDATE tenant_usage
 		   SET members = members + $2, joins = CASE WHEN joins_since > now() - interval '1 day' THEN joins ELSE 0 END + $3,
 		       joins_since = CASE WHEN joins_since > now() - interval '1 day' THEN joins_since ELSE now() END
-		 WHERE tenant = $1 RETURNING members, joins`, []any{tenant, joined, counted}, &members, &joins)
-	if err == nil && (!known || members > most) { // those who have left meanwhile were not subtracted
+		 WHERE tenant = $1 RETURNING members, joins`, []any{j.Tenant, j.Users, j.Daily}, &u.Members, &u.Joins)
+	if err == nil && (!known || u.Members > j.MaxMembers) {
 		_, err = tx.look(ctx, `
 			INSERT INTO tenant_usage AS u (tenant, members, joins) SELECT $1, count(*), $2 FROM memberships WHERE tenant = $1
-			ON CONFLICT ON CONSTRAINT tenant_usage_pkey DO UPDATE SET members = excluded.members RETURNING members, joins`, []any{tenant, counted}, &members, &joins)
+			ON CONFLICT ON CONSTRAINT tenant_usage_pkey DO UPDATE SET members = excluded.members RETURNING members, joins`,
+			[]any{j.Tenant, j.Daily}, &u.Members, &u.Joins)
 	}
-	return members, joins, wrap("count who has joined", err)
+	return u, wrap("count joins", err)
 }
 
 // DeleteMember ends a membership, and with it the default tenant of a user where it is this one:
@@ -270,33 +281,33 @@ func (tx *Tx) members(ctx context.Context, tail string, args ...any) ([]iam.Memb
 		})
 }
 
-// KnownIn says which of some names are known in a tenant: its members by issuer and subject, and
-// its own and the platform's clients by issuer and client_id.
-func (tx *Tx) KnownIn(ctx context.Context, tenant string, names [][2]string) (members, clients map[[2]string]bool, err error) {
-	issuers, ids := make([]string, len(names)), make([]string, len(names))
-	for i, n := range names {
-		issuers[i], ids[i] = n[0], n[1]
-	}
-	read := func(sql string) (map[[2]string]bool, error) {
-		known := map[[2]string]bool{}
-		list, err := collect(ctx, tx, "look for names in a tenant", sql, []any{tenant, issuers, ids}, func(row pgx.CollectableRow) (n [2]string, err error) {
-			return n, row.Scan(&n[0], &n[1])
-		})
+// Known are the identities that a tenant knows.
+type Known struct {
+	Members map[Identity]bool // its members
+	Clients map[Identity]bool // its own clients and the platform's
+}
+
+// KnownIn returns those of some identities that are known in a tenant.
+func (tx *Tx) KnownIn(ctx context.Context, tenant string, ids []Identity) (k Known, err error) {
+	issuers, names := columns(ids)
+	read := func(sql string) (map[Identity]bool, error) {
+		known := map[Identity]bool{}
+		list, err := collect(ctx, tx, "find identities in a tenant", sql, []any{tenant, issuers, names}, pgx.RowToStructByPos[Identity])
 		for _, n := range list {
 			known[n] = true
 		}
 		return known, err
 	}
-	members, err = read(`
+	k.Members, err = read(`
 		SELECT u.issuer, u.subject FROM users u JOIN memberships m ON m.user_id = u.id
 		 WHERE m.tenant = $1 AND (u.issuer, u.subject) IN (SELECT * FROM unnest($2::text[], $3::text[]))`)
 	if err != nil {
-		return nil, nil, err
+		return Known{}, err
 	}
-	clients, err = read(`
+	k.Clients, err = read(`
 		SELECT issuer, client_id FROM clients
 		 WHERE (tenant = $1 OR tenant IS NULL) AND (issuer, client_id) IN (SELECT * FROM unnest($2::text[], $3::text[]))`)
-	return members, clients, err
+	return k, err
 }
 
 // Administration is how lasting the administrators of a tenant are.
@@ -305,8 +316,8 @@ type Administration int
 // From none to those whose membership has no end.
 const (
 	NoAdministrator Administration = iota
-	AdministratorForATime
-	LastingAdministrator
+	TemporaryAdministrator
+	PermanentAdministrator
 )
 
 // Administrators says whether active users administer a tenant, by a membership in force with

@@ -134,8 +134,8 @@ type OutboxState struct {
 	Parked  int64
 }
 
-// MostCounted is where counting ends: more than that is too much anyway.
-const MostCounted = 100_000
+// MaxCounted is where counting ends: more than that is too much anyway.
+const MaxCounted = 100_000
 
 // Outbox returns what waits.
 func (db *DB) Outbox(ctx context.Context) (s OutboxState, err error) {
@@ -145,7 +145,7 @@ func (db *DB) Outbox(ctx context.Context) (s OutboxState, err error) {
 	err = db.admin.QueryRow(ctx, `
 		SELECT (SELECT count(*) FROM (SELECT FROM outbox WHERE sent_at IS NULL LIMIT $1) x),
 		       coalesce((SELECT extract(epoch FROM now() - occurred_at) FROM outbox WHERE sent_at IS NULL ORDER BY seq LIMIT 1), 0)::float8,
-		       (SELECT count(*) FROM outbox WHERE parked AND sent_at IS NULL)`, MostCounted).
+		       (SELECT count(*) FROM outbox WHERE parked AND sent_at IS NULL)`, MaxCounted).
 		Scan(&s.Pending, &seconds, &s.Parked)
 	s.Oldest = time.Duration(max(0, seconds) * float64(time.Second))
 	return s, wrap("count pending events", err)
@@ -174,13 +174,17 @@ func (tx *Tx) ParkedEvents(ctx context.Context) ([]ParkedEvent, error) {
 		pgx.RowToStructByPos[ParkedEvent])
 }
 
-// Unpark lets a parked event be tried again, or with skip gives it up: it is marked as
-// sent without having been.
-func (tx *Tx) Unpark(ctx context.Context, id string, skip bool) error {
-	sql := `UPDATE outbox SET parked = false, tries = 0 WHERE id::text = $1 AND parked AND sent_at IS NULL`
-	if skip {
-		sql = `UPDATE outbox SET parked = false, skipped = true, sent_at = now() WHERE id::text = $1 AND parked AND sent_at IS NULL`
-	}
+// RetryParked makes the relay send a parked event again.
+func (tx *Tx) RetryParked(ctx context.Context, id string) error {
+	return tx.unpark(ctx, `UPDATE outbox SET parked = false, tries = 0 WHERE id::text = $1 AND parked AND sent_at IS NULL`, id)
+}
+
+// SkipParked gives a parked event up: it is marked as sent and never was.
+func (tx *Tx) SkipParked(ctx context.Context, id string) error {
+	return tx.unpark(ctx, `UPDATE outbox SET parked = false, skipped = true, sent_at = now() WHERE id::text = $1 AND parked AND sent_at IS NULL`, id)
+}
+
+func (tx *Tx) unpark(ctx context.Context, sql, id string) error {
 	tag, err := tx.tx.Exec(ctx, sql, id)
 	if err == nil && tag.RowsAffected() == 0 {
 		return fmt.Errorf("no event %q is parked", id)
@@ -188,8 +192,8 @@ func (tx *Tx) Unpark(ctx context.Context, id string, skip bool) error {
 	return wrap("unpark an event", err)
 }
 
-// ForgetSent forgets some events that were sent before a time. It returns how many.
-func (tx *Tx) ForgetSent(ctx context.Context, before time.Time) (int64, error) {
+// PurgeSentEvents forgets some events that were sent before a time. It returns how many.
+func (tx *Tx) PurgeSentEvents(ctx context.Context, before time.Time) (int64, error) {
 	tag, err := tx.tx.Exec(ctx, `WITH old AS MATERIALIZED (SELECT seq FROM outbox WHERE sent_at < $1 ORDER BY sent_at LIMIT 20000) DELETE FROM outbox WHERE seq IN (SELECT seq FROM old)`, before)
 	return tag.RowsAffected(), wrap("forget events that were sent", err)
 }
@@ -197,7 +201,7 @@ func (tx *Tx) ForgetSent(ctx context.Context, before time.Time) (int64, error) {
 // ExpireEvents deletes events that occurred before a time and were never sent, unless a replica
 // relays: then they wait for the bus. It returns how many.
 func (db *DB) ExpireEvents(ctx context.Context, before time.Time) (n int64, err error) {
-	h, nobodyRelays, err := db.TryHold(ctx, "relay")
+	h, nobodyRelays, err := db.TryLock(ctx, "relay")
 	if err != nil || !nobodyRelays {
 		return 0, wrap("look for a relay", err)
 	}

@@ -64,8 +64,8 @@ func (tx *Tx) AddPolicyRevision(ctx context.Context, r iam.PolicyRevision, bundl
 	return wrap("keep a policy", err)
 }
 
-// SendPolicyRevision notes that a revision that is kept was sent again, as it is signed now.
-func (tx *Tx) SendPolicyRevision(ctx context.Context, digest, verified string, bundle []byte) error {
+// ResubmitPolicyRevision notes that a revision that is kept was sent again, as it is signed now.
+func (tx *Tx) ResubmitPolicyRevision(ctx context.Context, digest, verified string, bundle []byte) error {
 	// Who takes what nobody has signed does not take a signature away.
 	_, err := tx.tx.Exec(ctx, `
 		UPDATE policy_revisions SET wanted_at = now(),
@@ -92,9 +92,9 @@ func (tx *Tx) PolicyActivations(ctx context.Context, limit int) ([]iam.PolicyAct
 	return list, wrap("list activations", err)
 }
 
-// BeforePolicy is the revision that the one with the digest has replaced when it first came
+// PreviousPolicy is the revision that the one with the digest has replaced when it first came
 // into force; empty: none.
-func (tx *Tx) BeforePolicy(ctx context.Context, digest string) (string, error) {
+func (tx *Tx) PreviousPolicy(ctx context.Context, digest string) (string, error) {
 	var before string
 	_, err := tx.look(ctx, `
 		SELECT a.digest FROM policy_activations a
@@ -215,11 +215,11 @@ func (db *DB) PolicyBundle(ctx context.Context, digest string) (r iam.PolicyRevi
 	return r, bundle, wrap("read a policy", err)
 }
 
-// ForgetPolicyBundles deletes the bundles of revisions, but for as many as are to be kept, those
+// PurgePolicyBundles deletes the bundles of revisions, but for as many as are to be kept, those
 // that were sent or in force last, and those that may be needed at once: in force, what that has
 // replaced, the newest, the shadow, and what is being previewed. What a revision was, and when it was
 // in force, stays; sent again, it has a bundle again. It returns how many.
-func (tx *Tx) ForgetPolicyBundles(ctx context.Context, keep int) (int64, error) {
+func (tx *Tx) PurgePolicyBundles(ctx context.Context, keep int) (int64, error) {
 	tag, err := tx.tx.Exec(ctx, `
 		WITH latest AS (SELECT digest FROM policy_activations ORDER BY seq DESC LIMIT 1)
 		UPDATE policy_revisions SET bundle = ''
@@ -255,8 +255,8 @@ func (db *DB) ReportPolicy(ctx context.Context, r iam.PolicyReplica) error {
 	return wrap("report the policy in force", err)
 }
 
-// RetirePolicyReplica forgets a replica that ends.
-func (db *DB) RetirePolicyReplica(ctx context.Context, replica string) error {
+// RemovePolicyReplica forgets a replica that ends.
+func (db *DB) RemovePolicyReplica(ctx context.Context, replica string) error {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
 	_, err := db.admin.Exec(ctx, `DELETE FROM policy_replicas WHERE replica = $1`, replica)

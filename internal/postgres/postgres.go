@@ -36,12 +36,12 @@ const (
 
 // Config of a store.
 type Config struct {
-	URL     string      // as libpq takes it; may lead to a transaction pooler
-	Listen  string      // for the feed: must be direct; "": URL
-	Issuers iam.Issuers // whom a written fact may speak of
-	Conns   int32       // connections of each pool; 0: 10
-	Admin   int32       // connections of the admin pool; 0: Conns
-	Keep    int32       // connections that each pool keeps open, and Warm opens; 0: none
+	URL        string      // as libpq takes it; may lead to a transaction pooler
+	Listen     string      // for the feed: must be direct; "": URL
+	Issuers    iam.Issuers // whom a written fact may speak of
+	Conns      int32       // connections of each pool; 0: 10
+	AdminConns int32       // connections of the admin pool; 0: Conns
+	MinConns   int32       // connections that each pool keeps open, and that Warm opens; 0: none
 
 	FactsAcquire time.Duration // longest wait of a look-up for a connection; 0: 50 ms
 	FactsLimit   time.Duration // longest look-up; 0: 100 ms
@@ -50,10 +50,10 @@ type Config struct {
 // DB is the store. It is safe for concurrent use.
 type DB struct {
 	facts, admin             *pgxpool.Pool
-	keep                     int32
+	minConns                 int32
 	issuers                  iam.Issuers
 	listenURL                string
-	heard                    atomic.Pointer[time.Time] // when the server that we listen to was started; nil: we do not
+	listenServer             atomic.Pointer[time.Time] // start time of the server that the listener is connected to; nil: no listener
 	factsAcquire, factsLimit time.Duration
 	outside                  *tracer // of connections past the pools
 }
@@ -71,7 +71,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason
 			return nil, err
 		}
 		pc.MaxConns = cmp.Or(conns, 10)
-		pc.MinConns = min(cfg.Keep, pc.MaxConns)
+		pc.MinConns = min(cfg.MinConns, pc.MaxConns)
 		pc.MaxConnLifetime = 30 * time.Minute
 		pc.MaxConnLifetimeJitter = 5 * time.Minute
 		pc.MaxConnIdleTime = 5 * time.Minute
@@ -91,14 +91,14 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason
 	if err != nil {
 		return nil, err
 	}
-	admin, err := open("admin", cmp.Or(cfg.Admin, cfg.Conns), writable)
+	admin, err := open("admin", cmp.Or(cfg.AdminConns, cfg.Conns), writable)
 	if err != nil {
 		facts.Close()
 		return nil, err
 	}
 	return &DB{
 		outside: &tracer{name: "direct", log: log, onError: onError},
-		facts:   facts, admin: admin, keep: cfg.Keep, issuers: cfg.Issuers, listenURL: cmp.Or(cfg.Listen, cfg.URL),
+		facts:   facts, admin: admin, minConns: cfg.MinConns, issuers: cfg.Issuers, listenURL: cmp.Or(cfg.Listen, cfg.URL),
 		factsAcquire: cmp.Or(cfg.FactsAcquire, 50*time.Millisecond), factsLimit: cmp.Or(cfg.FactsLimit, 100*time.Millisecond),
 	}, nil
 }
@@ -142,7 +142,7 @@ func (db *DB) Warm(ctx context.Context) (missing int, err error) {
 
 // warm opens the connections that a pool keeps open and calls do with each; it returns what went wrong, for each.
 func (db *DB) warm(ctx context.Context, pool *pgxpool.Pool, do func(context.Context, *pgxpool.Conn) error) []error {
-	faults := make([]error, max(1, min(db.keep, pool.Config().MaxConns)))
+	faults := make([]error, max(1, min(db.minConns, pool.Config().MaxConns)))
 	var tried, done sync.WaitGroup
 	tried.Add(len(faults))
 	for i := range faults {

@@ -8,10 +8,15 @@ import (
 	"iam-service/internal/iam"
 )
 
-// PutRegistration makes or replaces what the identity provider should know of a client.
-// Whoever writes it is at it for the time of the lease, and after a failure it is tried
-// again after retry, by the database's clock.
-func (tx *Tx) PutRegistration(ctx context.Context, c iam.ManagedClient, lease, retry time.Duration) error {
+// Schedule says when an operation may be claimed, by the database's clock. The zero value: at once.
+type Schedule struct {
+	Lease time.Duration // how long the writer alone works on the operation
+	Retry time.Duration // how long after a failure it is due again
+}
+
+// PutRegistration creates or replaces the registration of a client: the state that the identity
+// provider should have, and the operation that leads there.
+func (tx *Tx) PutRegistration(ctx context.Context, c iam.ManagedClient, s Schedule) error {
 	var applied, before any
 	wanted, err := json.Marshal(c.Wanted)
 	if err != nil {
@@ -38,12 +43,12 @@ func (tx *Tx) PutRegistration(ctx context.Context, c iam.ManagedClient, lease, r
 		       next_try = excluded.next_try, tries = excluded.tries, secret_state = excluded.secret_state, secrets = excluded.secrets,
 		       overlap_from = excluded.overlap_from, retire_at = excluded.retire_at, warned = excluded.warned, applied_version = excluded.applied_version, updated_at = now()`,
 		c.Issuer, c.ClientID, wanted, c.WantedVersion, applied, before, c.Sync, c.Reason, c.Operation, c.OperationID,
-		lease, retry, c.Tries, c.SecretState, c.Secrets, optional(c.OverlapFrom), optional(c.RetireAt), c.Warned, c.AppliedMark)
+		s.Lease, s.Retry, c.Tries, c.SecretState, c.Secrets, optional(c.OverlapFrom), optional(c.RetireAt), c.Warned, c.AppliedMark)
 	return wrap("put a registration", err)
 }
 
-// KeepBefore keeps what was told of a client before a change that is pending.
-func (tx *Tx) KeepBefore(ctx context.Context, c iam.ManagedClient) error {
+// SavePublished keeps what was told of a client before a change that is pending.
+func (tx *Tx) SavePublished(ctx context.Context, c iam.ManagedClient) error {
 	before, err := json.Marshal(c.Before)
 	if err == nil {
 		_, err = tx.tx.Exec(ctx, `UPDATE registrations SET before = $3 WHERE issuer = $1 AND client_id = $2`, c.Issuer, c.ClientID, before)

@@ -172,7 +172,7 @@ func rolesOf(ctx context.Context, tx pgx.Tx, tenant string) ([]iam.Role, error) 
 // Holders are those who bear a role.
 type Holders struct {
 	Members, Mappings, Clients int
-	Heirs                      []string // roles that inherit it, as "tenant/name", a global one without tenant; 100 at most
+	InheritedBy                []string // roles that inherit it, as "tenant/name", a global one without tenant; 100 at most
 	Tenants                    []string // where it is held; 10 at most
 }
 
@@ -187,7 +187,7 @@ func (tx *Tx) HoldersOf(ctx context.Context, tenant, role string, but []string) 
 		       ARRAY (SELECT DISTINCT tenant FROM (SELECT tenant FROM memberships WHERE roles @> ARRAY[$2] UNION ALL SELECT tenant FROM mappings WHERE roles @> ARRAY[$2]
 		              UNION ALL SELECT tenant FROM clients WHERE roles @> ARRAY[$2] AND tenant IS NOT NULL AND status <> 'deleted') x
 		               WHERE $1 = '' OR tenant = $1 ORDER BY 1 LIMIT 10)`,
-		[]any{tenant, role, list(but)}, &h.Members, &h.Mappings, &h.Clients, &h.Heirs, &h.Tenants)
+		[]any{tenant, role, list(but)}, &h.Members, &h.Mappings, &h.Clients, &h.InheritedBy, &h.Tenants)
 	return h, wrap("count who holds a role", err)
 }
 
@@ -215,9 +215,9 @@ func lockRoles(ctx context.Context, tx pgx.Tx, tenant string) error {
 
 const globalRoles = `hashtextextended('iam global roles ' || current_schema(), 0)`
 
-// ShareGlobalRoles keeps the global roles as they are until the transaction ends. Take it
+// LockGlobalRolesShared keeps the global roles as they are until the transaction ends. Take it
 // before any row.
-func (tx *Tx) ShareGlobalRoles(ctx context.Context) error {
+func (tx *Tx) LockGlobalRolesShared(ctx context.Context) error {
 	_, err := tx.tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(`+globalRoles+`)`)
 	return wrap("lock the global roles", err)
 }

@@ -79,9 +79,11 @@ func (tx *Tx) AttributeSchemas(ctx context.Context) (map[string]iam.AttributeSch
 	return byKey, err
 }
 
-// AttributeUse says who has an attribute; with a type, only those whose value is of
-// another.
-func (tx *Tx) AttributeUse(ctx context.Context, key, notOfType string) (users, tenants, members int, err error) {
+// AttributeUse counts the rows that have an attribute.
+type AttributeUse struct{ Users, Tenants, Members int }
+
+// AttributeUse counts who has an attribute; with notOfType, only values of another type count.
+func (tx *Tx) AttributeUse(ctx context.Context, key, notOfType string) (u AttributeUse, err error) {
 	fits := map[string]string{
 		"":        `false`,
 		"string":  `jsonb_typeof(attributes -> $1) = 'string'`,
@@ -92,11 +94,11 @@ func (tx *Tx) AttributeUse(ctx context.Context, key, notOfType string) (users, t
 			AND NOT jsonb_path_exists(attributes -> $1, '$[*] ? (@.type() <> "string")')`,
 	}[notOfType]
 	if fits == "" {
-		return 0, 0, 0, errors.New("unknown type of attribute " + notOfType)
+		return u, errors.New("unknown type of attribute " + notOfType)
 	}
 	count := func(table string) string {
 		return `(SELECT count(*) FROM ` + table + ` WHERE attributes ? $1 AND NOT (` + fits + `))`
 	}
-	_, err = tx.look(ctx, `SELECT `+count("users")+`, `+count("tenants")+`, `+count("memberships"), []any{key}, &users, &tenants, &members)
-	return users, tenants, members, wrap("count who has an attribute", err)
+	_, err = tx.look(ctx, `SELECT `+count("users")+`, `+count("tenants")+`, `+count("memberships"), []any{key}, &u.Users, &u.Tenants, &u.Members)
+	return u, wrap("count the uses of an attribute", err)
 }

@@ -144,8 +144,8 @@ func (tx *Tx) Append(ctx context.Context, entries []iam.AuditEntry, events []iam
 // Chores does what is due once an hour: keys that have expired, and the heads of chains that
 // have grown since they were last told. It returns those heads; an event of each is in the outbox.
 func (tx *Tx) Chores(ctx context.Context) (heads []iam.Checkpoint, err error) {
-	if _, err := tx.tx.Exec(ctx, `DELETE FROM idempotency WHERE created_at < now() - interval '24 hours'`); err != nil {
-		return nil, wrap("forget keys of requests", err)
+	if err := tx.expireRequests(ctx); err != nil {
+		return nil, err
 	}
 	// They name people: they are kept for a month.
 	if _, err := tx.tx.Exec(ctx, `UPDATE policy_previews SET report = NULL WHERE report IS NOT NULL AND started_at < now() - interval '30 days'`); err != nil {

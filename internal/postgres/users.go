@@ -58,33 +58,45 @@ func (tx *Tx) PutUser(ctx context.Context, u iam.User) (iam.User, error) {
 	return u, wrap("put a user", err)
 }
 
-// EnsureUsers returns the users of these (issuer, subject) pairs in our ids' order, and
-// makes those that are missing, with a default tenant unless that is empty; created says
-// which. They are not locked.
-func (tx *Tx) EnsureUsers(ctx context.Context, who [][2]string, tenant string) (users []iam.User, created map[string]bool, err error) {
-	issuers, subjects := make([]string, len(who)), make([]string, len(who))
-	for i, w := range who {
-		issuers[i], subjects[i] = w[0], w[1]
+// Identity names a subject or a client as its issuer does.
+type Identity struct {
+	Issuer string
+	Name   string // a subject or a client_id
+}
+
+// columns returns the issuers and the names of identities, for unnest.
+func columns(ids []Identity) (issuers, names []string) {
+	issuers, names = make([]string, len(ids)), make([]string, len(ids))
+	for i, id := range ids {
+		issuers[i], names[i] = id.Issuer, id.Name
 	}
+	return issuers, names
+}
+
+// EnsureUsers returns the users of some subjects, ordered by id, and creates those that are
+// missing, with a default tenant unless that is empty. created holds the ids of the new ones.
+// The rows are not locked.
+func (tx *Tx) EnsureUsers(ctx context.Context, subjects []Identity, tenant string) (users []iam.User, created map[string]bool, err error) {
+	issuers, names := columns(subjects)
 	rows, err := tx.tx.Query(ctx, `
 		INSERT INTO users (issuer, subject, default_tenant)
 		SELECT DISTINCT issuer, subject, nullif($3, '') FROM unnest($1::text[], $2::text[]) AS w (issuer, subject) ORDER BY 1, 2
-		ON CONFLICT ON CONSTRAINT users_issuer_subject_key DO NOTHING RETURNING id::text`, issuers, subjects, tenant)
+		ON CONFLICT ON CONSTRAINT users_issuer_subject_key DO NOTHING RETURNING id::text`, issuers, names, tenant)
 	if err != nil {
-		return nil, nil, wrap("make users", err)
+		return nil, nil, wrap("create users", err)
 	}
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return nil, nil, wrap("make users", err)
+		return nil, nil, wrap("create users", err)
 	}
 	created = map[string]bool{}
 	for _, id := range ids {
 		created[id] = true
 	}
-	users, err = tx.users(ctx, `WHERE (u.issuer, u.subject) IN (SELECT * FROM unnest($1::text[], $2::text[])) ORDER BY u.id`, issuers, subjects)
-	distinct := make(map[[2]string]bool, len(who))
-	for _, w := range who {
-		distinct[w] = true
+	users, err = tx.users(ctx, `WHERE (u.issuer, u.subject) IN (SELECT * FROM unnest($1::text[], $2::text[])) ORDER BY u.id`, issuers, names)
+	distinct := make(map[Identity]bool, len(subjects))
+	for _, s := range subjects {
+		distinct[s] = true
 	}
 	if err == nil && len(users) != len(distinct) {
 		err = errLostRace // erased between the two statements
@@ -125,14 +137,16 @@ func (tx *Tx) Users(ctx context.Context, f UserFilter) ([]iam.User, error) {
 	return tx.users(ctx, w.sql("u.id", f.Limit), w.args...)
 }
 
-// UserByID returns one user, and whether there is one. Locked, nobody else changes
-// it until the transaction ends.
-func (tx *Tx) UserByID(ctx context.Context, id string, lock bool) (iam.User, bool, error) {
-	tail := ` WHERE u.id = $1::uuid`
-	if lock {
-		tail += ` FOR NO KEY UPDATE`
-	}
-	all, err := tx.users(ctx, tail, id)
+// UserByID returns one user, and whether it exists.
+func (tx *Tx) UserByID(ctx context.Context, id string) (iam.User, bool, error) {
+	all, err := tx.users(ctx, ` WHERE u.id = $1::uuid`, id)
+	return first(all), len(all) > 0, err
+}
+
+// UserForUpdate is UserByID with a row lock: no other transaction changes the user until this
+// one ends.
+func (tx *Tx) UserForUpdate(ctx context.Context, id string) (iam.User, bool, error) {
+	all, err := tx.users(ctx, ` WHERE u.id = $1::uuid FOR NO KEY UPDATE`, id)
 	return first(all), len(all) > 0, err
 }
 
@@ -185,9 +199,9 @@ func (tx *Tx) LockCaller(ctx context.Context, issuer, subject, clientID string) 
 	return wrap("lock a caller", err)
 }
 
-// LockUserWhole keeps a user from being changed, and from becoming a member of anything,
+// LockUserAndMemberships keeps a user from being changed, and from becoming a member of anything,
 // until the transaction ends.
-func (tx *Tx) LockUserWhole(ctx context.Context, id string) error {
+func (tx *Tx) LockUserAndMemberships(ctx context.Context, id string) error {
 	_, err := tx.tx.Exec(ctx, `SELECT FROM users WHERE id = $1::uuid FOR UPDATE`, id)
 	return wrap("lock a user", err)
 }

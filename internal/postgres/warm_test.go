@@ -22,7 +22,7 @@ func TestAWarmPoolAnswersWithoutANewConnection(t *testing.T) {
 	t.Parallel()
 	proxy := pgtest.NewProxy(t, pgtest.URL(t))
 	db, err := postgres.Open(ctx, postgres.Config{
-		URL: proxy.URL, Issuers: pgtest.Issuers, Conns: 3, Admin: 10, Keep: 4, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second,
+		URL: proxy.URL, Issuers: pgtest.Issuers, Conns: 3, AdminConns: 10, MinConns: 4, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second,
 	}, slog.New(slog.DiscardHandler), nil)
 	must(t, err)
 	t.Cleanup(db.Close)
@@ -75,7 +75,7 @@ func TestAServerWithRoomForFewConnectionsIsEnoughForAStart(t *testing.T) {
 	as.User = neturl.UserPassword(role, "secret")
 	open := func() *postgres.DB {
 		db, err := postgres.Open(ctx, postgres.Config{
-			URL: as.String(), Issuers: pgtest.Issuers, Conns: 10, Keep: 4, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second,
+			URL: as.String(), Issuers: pgtest.Issuers, Conns: 10, MinConns: 4, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second,
 		}, slog.New(slog.DiscardHandler), nil)
 		must(t, err)
 		t.Cleanup(db.Close)

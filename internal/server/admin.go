@@ -32,7 +32,7 @@ func (s *service) openAdministration(context.Context) error {
 		Embedded:     PackedEmbedded,
 	})
 	var unpartitioned refreshed[int64]
-	s.loops.run("audit_figures", func() { unpartitioned.run(s.work, s.db.AuditDefault) })
+	s.loops.run("audit_figures", func() { unpartitioned.run(s.work, s.db.CountUnpartitionedAudit) })
 	telemetry.Gauge(s.registry, "iam_audit_default_rows",
 		"Audit entries in the default partition: those of a month without a partition. They are moved within an hour.", nil,
 		func() float64 { return float64(unpartitioned.get()) })

@@ -34,8 +34,8 @@ func (s *service) openDatabase(start context.Context) error {
 		Listen:       cfg.ListenURL,
 		Issuers:      cfg.Issuers,
 		Conns:        cfg.FactsConns,
-		Admin:        cfg.AdminConns,
-		Keep:         openConns,
+		AdminConns:   cfg.AdminConns,
+		MinConns:     openConns,
 		FactsAcquire: cfg.Part(50),
 		FactsLimit:   cfg.Part(100),
 	}, s.log, s.databaseError)

@@ -308,10 +308,10 @@ func TestAParkedEventHoldsBackItsObjectAlone(t *testing.T) {
 		id = list[0].ID
 		return err
 	}))
-	l.ok(l.db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.Unpark(ctx, id, true) }))
+	l.ok(l.db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.SkipParked(ctx, id) }))
 	l.drained(0)
 	l.inOrder(slices.DeleteFunc(l.stream(), func(r received) bool { return r.object == "b" }), 5, "a")
-	if err := l.db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.Unpark(ctx, id, false) }); err == nil {
+	if err := l.db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.RetryParked(ctx, id) }); err == nil {
 		t.Error("what is not parked was retried")
 	}
 }
@@ -439,7 +439,7 @@ func TestAReplayLeavesOutWhatWasGivenUp(t *testing.T) {
 	l.write(0, 1, "a")
 	var id string
 	l.ok(l.pool.QueryRow(ctx, `UPDATE outbox SET parked = true RETURNING id::text`).Scan(&id))
-	l.ok(l.db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.Unpark(ctx, id, true) }))
+	l.ok(l.db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error { return tx.SkipParked(ctx, id) }))
 	var n int64
 	l.ok(l.db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) (err error) {
 		n, err = tx.ReplayEvents(ctx, time.Now().Add(-time.Hour))

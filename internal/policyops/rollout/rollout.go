@@ -241,7 +241,7 @@ func (s *Service) Run(ctx context.Context, changed <-chan struct{}) {
 		case <-ctx.Done():
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
-			_ = s.cfg.DB.RetirePolicyReplica(ctx, s.cfg.Replica) // else it is forgotten later
+			_ = s.cfg.DB.RemovePolicyReplica(ctx, s.cfg.Replica) // else it is forgotten later
 			return
 		case <-changed:
 		case <-tick.C:
