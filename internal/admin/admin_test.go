@@ -459,7 +459,7 @@ func TestRetentionCutsTheChainsWhereACheckpointWasTold(t *testing.T) {
 		})
 		return dropped, err
 	}
-	if _, err := prune(); err == nil || !strings.Contains(err.Error(), "no checkpoint was told of") {
+	if _, err := prune(); err == nil || !strings.Contains(err.Error(), "no checkpoint covers yet") {
 		t.Fatalf("without a checkpoint: %v", err)
 	}
 	o.ok(o.s.Chores(ctx, time.Hour))

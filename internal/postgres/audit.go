@@ -10,7 +10,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// appendAudit links entries to the ends of their chains.
+// appendAudit adds entries to the ends of their chains.
 func (tx *Tx) appendAudit(ctx context.Context, entries []iam.AuditEntry) error {
 	heads := map[string]*ChainHead{}
 	rows := make([][]any, 0, len(entries))
@@ -21,8 +21,8 @@ func (tx *Tx) appendAudit(ctx context.Context, entries []iam.AuditEntry) error {
 		if h == nil {
 			h = &ChainHead{}
 			heads[e.Chain] = h
-			// One statement makes the head where there is none, and locks it. The time is
-			// taken once it is locked, so that along a chain it never goes back.
+			// One statement creates the head if there is none, and locks it. The time is read under the
+			// lock, so that it never decreases along a chain.
 			err := tx.tx.QueryRow(ctx, `
 				INSERT INTO audit_heads AS h (chain, seq, hash) VALUES ($1, 0, '')
 				ON CONFLICT ON CONSTRAINT audit_heads_pkey DO UPDATE SET seq = h.seq
@@ -62,12 +62,12 @@ var auditColumns = []string{
 	"chain", "seq", "at", "actor_kind", "actor", "via", "address", "request_id", "decision_id", "action", "kind", "object", "before", "after", "prev", "hash",
 }
 
-// AuditFilter says which entries; what is empty does not matter.
+// AuditFilter selects entries; an empty field matches all.
 type AuditFilter struct {
 	Chain                       *string // nil: all
 	Actor, Action, Kind, Object string
 	From, Until                 time.Time
-	BeforeAt                    time.Time // the last entry that was seen: entries go back in time
+	BeforeAt                    time.Time // these three: the last entry of the page before
 	BeforeChain                 string
 	BeforeSeq                   int64
 	Limit                       int
@@ -97,8 +97,8 @@ func (tx *Tx) Audit(ctx context.Context, f AuditFilter) ([]iam.AuditEntry, error
 	return tx.audit(ctx, w.sql("at DESC, chain DESC, seq DESC", f.Limit), w.args...)
 }
 
-// Chain lists a chain from its beginning, or after an entry, whose number alone does not
-// say which it is if somebody has added one.
+// Chain lists a chain from its beginning, or after an entry. The time of the entry is compared too:
+// in a manipulated chain a number may occur twice.
 func (tx *Tx) Chain(ctx context.Context, chain string, after *iam.AuditEntry, limit int) ([]iam.AuditEntry, error) {
 	if after == nil {
 		return tx.audit(ctx, ` WHERE chain = $1 ORDER BY seq, at LIMIT $2`, chain, limit)
@@ -124,10 +124,10 @@ func (tx *Tx) audit(ctx context.Context, tail string, args ...any) ([]iam.AuditE
 		pgx.RowToStructByPos[iam.AuditEntry])
 }
 
-// ChainEnds is where a chain begins.
+// ChainEnds is where the remaining part of a chain begins.
 type ChainEnds struct {
 	Chain   string
-	CutSeq  int64 // up to where retention has cut it; 0: it was not
+	CutSeq  int64 // last entry that retention has removed; 0: none
 	CutHash []byte
 }
 
@@ -140,15 +140,23 @@ func (tx *Tx) Chains(ctx context.Context) ([]ChainEnds, error) {
 		 ORDER BY 1`, nil, pgx.RowToStructByPos[ChainEnds])
 }
 
-// PartitionAudit creates partitions of the audit ahead of time. Where it does not get a lock on
-// the default partition within a second, it fails with an error of code "busy".
-func (tx *Tx) PartitionAudit(ctx context.Context) error {
-	_, err := tx.tx.Exec(ctx, `SELECT iam_audit_partitions()`)
-	return wrap("make partitions of the audit", err)
+// takeCheckpoints returns the heads of the chains that have grown since their last checkpoint, and
+// records that they are published.
+func (tx *Tx) takeCheckpoints(ctx context.Context) ([]iam.Checkpoint, error) {
+	return collect(ctx, tx, "read the heads of the audit", `
+		UPDATE audit_heads SET published = seq WHERE published < seq RETURNING chain, seq, encode(hash, 'hex')`, nil,
+		pgx.RowToStructByPos[iam.Checkpoint])
 }
 
-// CountUnpartitionedAudit counts the entries in the default partition of the audit, where they are until the
-// next hour's chores move them into partitions of their months; MaxCounted at most.
+// PartitionAudit creates partitions of the audit ahead of time. It fails with code "busy" if it cannot
+// lock the default partition within a second.
+func (tx *Tx) PartitionAudit(ctx context.Context) error {
+	_, err := tx.tx.Exec(ctx, `SELECT iam_audit_partitions()`)
+	return wrap("create partitions of the audit", err)
+}
+
+// CountUnpartitionedAudit counts the entries in the default partition of the audit, MaxCounted at most.
+// The hourly chores move them into the partitions of their months.
 func (db *DB) CountUnpartitionedAudit(ctx context.Context) (n int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
@@ -156,9 +164,8 @@ func (db *DB) CountUnpartitionedAudit(ctx context.Context) (n int64, err error) 
 	return n, wrap("count entries in the default partition", err)
 }
 
-// PruneAudit drops the months of the audit that ended before a time, and notes where
-// that cut each chain. An entry that no checkpoint was told of yet is not dropped. It
-// needs the tables' owner.
+// PruneAudit drops the months of the audit that ended before a time, and records where each chain was
+// cut. A month with entries that no checkpoint covers yet is an error. It needs the tables' owner.
 func (tx *Tx) PruneAudit(ctx context.Context, before time.Time) (dropped []string, err error) {
 	names, err := collect(ctx, tx, "read the partitions of the audit", `
 		SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
@@ -172,12 +179,13 @@ func (tx *Tx) PruneAudit(ctx context.Context, before time.Time) (dropped []strin
 			continue
 		}
 		table := pgx.Identifier{name}.Sanitize()
-		var untold int
-		if _, err := tx.look(ctx, `SELECT count(*) FROM `+table+` a LEFT JOIN audit_heads h USING (chain) WHERE h.chain IS NULL OR a.seq > h.published`, nil, &untold); err != nil {
-			return nil, wrap("look for entries without a checkpoint", err)
+		var uncovered int
+		_, err = tx.look(ctx, `SELECT count(*) FROM `+table+` a LEFT JOIN audit_heads h USING (chain) WHERE h.chain IS NULL OR a.seq > h.published`, nil, &uncovered)
+		if err != nil {
+			return nil, wrap("find entries without a checkpoint", err)
 		}
-		if untold > 0 {
-			return nil, fmt.Errorf("%s holds %d entries that no checkpoint was told of yet: that happens hourly while the service runs", name, untold)
+		if uncovered > 0 {
+			return nil, fmt.Errorf("%s holds %d entries that no checkpoint covers yet: the service publishes checkpoints hourly", name, uncovered)
 		}
 		_, err = tx.tx.Exec(ctx, `
 			INSERT INTO audit_cuts AS c (chain, seq, hash) SELECT DISTINCT ON (chain) chain, seq, hash FROM `+table+` ORDER BY chain, seq DESC
@@ -193,7 +201,7 @@ func (tx *Tx) PruneAudit(ctx context.Context, before time.Time) (dropped []strin
 	return dropped, nil
 }
 
-// DestroyedChain is a chain of the audit that a migration has ended.
+// DestroyedChain is a chain of the audit that a rollback of migrations has destroyed.
 type DestroyedChain struct {
 	Chain string
 	Seq   int64 // of its last entry
@@ -201,12 +209,12 @@ type DestroyedChain struct {
 	By    string
 }
 
-// DestroyedChains lists chains that ended by a migration, the last one first. A migration that was killed between its
-// note and its step has destroyed nothing: the entry is still there.
+// DestroyedChains lists chains that a rollback has destroyed, the last one first. A rollback that was killed after
+// recording the heads has destroyed nothing: it is not listed, since the last entry still exists.
 func (tx *Tx) DestroyedChains(ctx context.Context) ([]DestroyedChain, error) {
 	var known bool
 	if _, err := tx.look(ctx, `SELECT to_regclass('audit_destroyed') IS NOT NULL`, nil, &known); err != nil || !known {
-		return nil, wrap("look for destroyed chains", err)
+		return nil, wrap("find destroyed chains", err)
 	}
 	return collect(ctx, tx, "read destroyed chains", `
 		SELECT chain, seq, to_char(destroyed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), destroyed_by FROM audit_destroyed AS d

@@ -10,7 +10,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// PutClient makes or replaces what a program may be.
+// PutClient is Tx.PutClient in a transaction of its own.
 func (db *DB) PutClient(ctx context.Context, c iam.Client) error {
 	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
 		_, err := tx.PutClient(ctx, c)
@@ -18,20 +18,21 @@ func (db *DB) PutClient(ctx context.Context, c iam.Client) error {
 	})
 }
 
-// PutClient makes or replaces what a program may be, and returns the new version.
+// PutClient creates a client or replaces its tenant, status, roles, scopes and tokens_not_before, and
+// returns the new version.
 func (tx *Tx) PutClient(ctx context.Context, c iam.Client) (version int64, err error) {
-	wrong := c.Check()
-	issuer, known := tx.issuers.Find(c.Issuer)
-	if !known {
-		wrong = append(wrong, iam.FieldError{Pointer: "/issuer", Detail: "is not a trusted issuer"})
+	faults := c.Check()
+	issuer, trusted := tx.issuers.Find(c.Issuer)
+	if !trusted {
+		faults = append(faults, iam.FieldError{Pointer: "/issuer", Detail: "is not a trusted issuer"})
 	}
 	switch {
-	case c.Tenant != "" && known && !issuer.Reaches(c.Tenant):
-		wrong = append(wrong, outOfReach("/tenant"))
-	case c.Tenant == "" && known && !issuer.Platform:
-		wrong = append(wrong, iam.FieldError{Pointer: "/tenant", Detail: "programs of this issuer need a tenant"})
+	case c.Tenant != "" && trusted && !issuer.Reaches(c.Tenant):
+		faults = append(faults, outOfReach("/tenant"))
+	case c.Tenant == "" && trusted && !issuer.Platform:
+		faults = append(faults, iam.FieldError{Pointer: "/tenant", Detail: "clients of this issuer need a tenant"})
 	}
-	if err := iam.Refuse(wrong); err != nil {
+	if err := iam.Refuse(faults); err != nil {
 		return 0, err
 	}
 	if c.Tenant == "" {
@@ -42,7 +43,11 @@ func (tx *Tx) PutClient(ctx context.Context, c iam.Client) (version int64, err e
 	if err != nil {
 		return 0, err
 	}
-	if err := rolesExist(ctx, tx.tx, c.Tenant, c.Roles); err != nil {
+	known, err := roleNames(ctx, tx.tx, c.Tenant)
+	if err == nil {
+		err = iam.Refuse(unknownRoles(known, c.Roles, "/roles"))
+	}
+	if err != nil {
 		return 0, wrap("put a client", err)
 	}
 	err = tx.tx.QueryRow(ctx, `
@@ -56,16 +61,16 @@ func (tx *Tx) PutClient(ctx context.Context, c iam.Client) (version int64, err e
 	return version, wrap("put a client", err)
 }
 
-// ClientFilter says which clients; what is empty does not matter.
+// ClientFilter selects clients; an empty field matches all.
 type ClientFilter struct {
 	Issuer, Tenant, Status, Sync, Type, Role string
 
-	Name  string // a part of it, whatever its case
-	After string // client_id
+	Name  string // a part of the name, ignoring case
+	After string // client_id of the last client of the page before
 	Limit int
 }
 
-// ManagedClients lists clients by id, but for those that are deleted here and in the
+// ManagedClients lists clients by id, except those that are deleted both here and in the
 // identity provider.
 func (tx *Tx) ManagedClients(ctx context.Context, f ClientFilter) ([]iam.ManagedClient, error) {
 	var w where
@@ -103,8 +108,8 @@ func (tx *Tx) ManagedClientForUpdate(ctx context.Context, issuer, id string) (ia
 	return tx.ManagedClient(ctx, issuer, id)
 }
 
-// AllManagedClients calls each for every client of an issuer that we made there, those
-// included that are deleted and remembered.
+// AllManagedClients calls each for every client that this service created at an issuer, including
+// deleted ones that are not purged yet.
 func (tx *Tx) AllManagedClients(ctx context.Context, issuer string, each func(iam.ManagedClient)) error {
 	const page = 1000
 	for after := ""; ; {
@@ -122,9 +127,9 @@ func (tx *Tx) AllManagedClients(ctx context.Context, issuer string, each func(ia
 	}
 }
 
-// FilterManaged are those of some ids that are of clients which we made.
+// FilterManaged returns those of some ids whose clients this service created.
 func (tx *Tx) FilterManaged(ctx context.Context, issuer string, ids []string) ([]string, error) {
-	return collect(ctx, tx, "look for clients", `SELECT client_id FROM registrations WHERE issuer = $1 AND client_id = ANY ($2)`, []any{issuer, ids}, pgx.RowTo[string])
+	return collect(ctx, tx, "find clients", `SELECT client_id FROM registrations WHERE issuer = $1 AND client_id = ANY ($2)`, []any{issuer, ids}, pgx.RowTo[string])
 }
 
 func (tx *Tx) managed(ctx context.Context, tail string, args ...any) ([]iam.ManagedClient, error) {
@@ -157,32 +162,31 @@ func (tx *Tx) managed(ctx context.Context, tail string, args ...any) ([]iam.Mana
 		})
 }
 
-// BumpClientVersion gives a client another version: what is known of it has changed, and no fact.
+// BumpClientVersion gives a client a new version when its registration changes but no fact does.
 func (tx *Tx) BumpClientVersion(ctx context.Context, issuer, id string) (version int64, err error) {
 	err = tx.tx.QueryRow(ctx, `UPDATE clients SET version = nextval('iam_versions') WHERE issuer = $1 AND client_id = $2 RETURNING version`, issuer, id).Scan(&version)
-	return version, wrap("touch a client", err)
+	return version, wrap("bump the version of a client", err)
 }
 
-// DeleteClient deletes a client that was never made.
+// DeleteClient deletes a client that was never created in the identity provider.
 func (tx *Tx) DeleteClient(ctx context.Context, issuer, id string) error {
 	_, err := tx.tx.Exec(ctx, `DELETE FROM clients WHERE issuer = $1 AND client_id = $2`, issuer, id)
-	return wrap("forget a client", err)
+	return wrap("delete a client", err)
 }
 
-// PurgeDeletedClients forgets some clients that were deleted in the identity provider too, and
-// whose last token has expired since: no more at once than are notified each by its key. It
-// returns how many.
+// PurgeDeletedClients deletes clients that are deleted in the identity provider too and whose last
+// token has expired, and returns how many. A batch is small enough that each is notified by its key.
 func (tx *Tx) PurgeDeletedClients(ctx context.Context, lifetime time.Duration) (int64, error) {
 	tag, err := tx.tx.Exec(ctx, `
 		WITH old AS MATERIALIZED (
 		    SELECT c.issuer, c.client_id FROM clients c LEFT JOIN registrations r ON r.issuer = c.issuer AND r.client_id = c.client_id
 		     WHERE c.status = 'deleted' AND r.operation IS NULL AND greatest(c.updated_at, r.updated_at) < now() - $1::interval LIMIT 1000)
 		DELETE FROM clients WHERE (issuer, client_id) IN (SELECT issuer, client_id FROM old)`, lifetime)
-	return tag.RowsAffected(), wrap("forget deleted clients", err)
+	return tag.RowsAffected(), wrap("purge deleted clients", err)
 }
 
-// DetachDeletedClients lets a tenant go whose clients are all deleted, here and in the
-// identity provider: they are still refused, and belong to nobody.
+// DetachDeletedClients removes the tenant from its clients that are deleted here and in the identity
+// provider, so that the tenant can be deleted. The clients stay denied.
 func (tx *Tx) DetachDeletedClients(ctx context.Context, tenant string) error {
 	_, err := tx.tx.Exec(ctx, `
 		UPDATE clients c SET tenant = NULL
@@ -191,8 +195,8 @@ func (tx *Tx) DetachDeletedClients(ctx context.Context, tenant string) error {
 	return wrap("detach deleted clients", err)
 }
 
-// ClientsOf counts the clients of a tenant, those included that the identity provider has
-// yet to delete.
+// ClientsOf counts the clients of a tenant, including those whose deletion in the identity provider
+// is pending.
 func (tx *Tx) ClientsOf(ctx context.Context, tenant string) (n int, err error) {
 	_, err = tx.look(ctx, `SELECT count(*) FROM clients WHERE tenant = $1`, []any{tenant}, &n)
 	return n, wrap("count clients", err)

@@ -107,10 +107,10 @@ func TestWritesAreRefusedWithTheFieldThatIsWrong(t *testing.T) {
 	wrong(t, db.PutMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: issuer, Claim: "groups", Value: "g", Roles: []string{"theirs"}}), iam.Invalid, "/roles/0")
 
 	// An issuer reaches only its tenants, and platform roles only where it is trusted with them.
-	wrong(t, db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: limited, Status: "active"}), iam.Invalid, "may not speak for")
+	wrong(t, db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: limited, Status: "active"}), iam.Invalid, "is not trusted with this tenant")
 	must(t, db.PutMembership(ctx, iam.Membership{Tenant: "globex", User: limited, Status: "active"}))
-	wrong(t, db.PutMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: pgtest.LimitedIssuer, Claim: "groups", Value: "g", Roles: []string{"viewer"}}), iam.Invalid, "may not speak for")
-	wrong(t, db.PutClient(ctx, iam.Client{Issuer: pgtest.LimitedIssuer, ClientID: "c", Tenant: "acme", Status: "active"}), iam.Invalid, "may not speak for")
+	wrong(t, db.PutMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: pgtest.LimitedIssuer, Claim: "groups", Value: "g", Roles: []string{"viewer"}}), iam.Invalid, "is not trusted with this tenant")
+	wrong(t, db.PutClient(ctx, iam.Client{Issuer: pgtest.LimitedIssuer, ClientID: "c", Tenant: "acme", Status: "active"}), iam.Invalid, "is not trusted with this tenant")
 	wrong(t, db.PutClient(ctx, iam.Client{Issuer: pgtest.LimitedIssuer, ClientID: "c", Status: "active"}), iam.Invalid, "need a tenant")
 	_, err = db.PutUser(ctx, iam.User{Issuer: pgtest.LimitedIssuer, Subject: "x", Status: "active", PlatformRoles: []string{"auditor"}, DefaultTenant: "acme"})
 	wrong(t, err, iam.Invalid, "/platform_roles")

@@ -8,8 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// SaveKeys keeps the last discovery document and keys of an issuer, for a start
-// while it is away.
+// SaveKeys stores the last discovery document and keys of an issuer, for a start while the issuer is
+// unreachable.
 func (db *DB) SaveKeys(ctx context.Context, issuer string, discovery, jwks []byte, at time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
@@ -19,10 +19,10 @@ func (db *DB) SaveKeys(ctx context.Context, issuer string, discovery, jwks []byt
 		   SET discovery = excluded.discovery, jwks = excluded.jwks, fetched_at = excluded.fetched_at
 		 WHERE k.fetched_at < excluded.fetched_at`,
 		issuer, discovery, jwks, at)
-	return wrap("keep an issuer's keys", err)
+	return wrap("store an issuer's keys", err)
 }
 
-// LoadKeys returns what SaveKeys kept; a zero time where it kept nothing.
+// LoadKeys returns what SaveKeys stored; a zero time: nothing.
 func (db *DB) LoadKeys(ctx context.Context, issuer string) (discovery, jwks []byte, at time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
@@ -31,5 +31,5 @@ func (db *DB) LoadKeys(ctx context.Context, issuer string) (discovery, jwks []by
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil, time.Time{}, nil
 	}
-	return discovery, jwks, at, wrap("read an issuer's kept keys", err)
+	return discovery, jwks, at, wrap("read an issuer's stored keys", err)
 }

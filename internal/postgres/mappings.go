@@ -10,8 +10,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// PutMapping makes or replaces what a claim of an issuer's tokens means in a
-// tenant.
+// PutMapping is Tx.PutMappings for one mapping, in a transaction of its own.
 func (db *DB) PutMapping(ctx context.Context, m iam.Mapping) error {
 	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
 		if err := iam.Refuse(tx.checkMapping(m)); err != nil {
@@ -24,17 +23,13 @@ func (db *DB) PutMapping(ctx context.Context, m iam.Mapping) error {
 	})
 }
 
-// PutMappings makes or replaces what claims of issuers' tokens mean in a tenant, and sets
-// the new versions. A fault names the place in the list, as in /1/roles/0. LockRoles
-// before.
+// PutMappings creates or replaces mappings of a tenant, from claims of issuers' tokens to roles, and
+// sets the new versions. A pointer begins with the index of the mapping, as in /1/roles/0. It needs
+// LockRoles.
 func (tx *Tx) PutMappings(ctx context.Context, tenant string, puts []*iam.Mapping) error {
-	roles, err := rolesOf(ctx, tx.tx, tenant)
+	known, err := roleNames(ctx, tx.tx, tenant)
 	if err != nil {
 		return wrap("put mappings", err)
-	}
-	known := make(map[string]bool, len(roles))
-	for _, r := range roles {
-		known[r.Name] = true
 	}
 	type row struct {
 		Issuer string   `json:"issuer"`
@@ -43,26 +38,22 @@ func (tx *Tx) PutMappings(ctx context.Context, tenant string, puts []*iam.Mappin
 		Roles  []string `json:"roles"`
 	}
 	rows := make([]row, len(puts))
-	var wrong []iam.FieldError
+	var faults []iam.FieldError
 	for i, m := range puts {
 		for _, f := range tx.checkMapping(*m) {
-			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d%s", i, f.Pointer), Detail: f.Detail})
+			faults = append(faults, iam.FieldError{Pointer: fmt.Sprintf("/%d%s", i, f.Pointer), Detail: f.Detail})
 		}
-		for j, name := range m.Roles {
-			if !known[name] {
-				wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d/roles/%d", i, j), Detail: fmt.Sprintf("there is no role named %q", name)})
-			}
-		}
+		faults = append(faults, unknownRoles(known, m.Roles, fmt.Sprintf("/%d/roles", i))...)
 		rows[i] = row{m.Issuer, m.Claim, m.Value, m.Roles}
 	}
-	if err := iam.Refuse(wrong); err != nil {
+	if err := iam.Refuse(faults); err != nil {
 		return err
 	}
 	body, err := json.Marshal(rows)
 	if err != nil {
 		return wrap("put mappings", err)
 	}
-	got, err := tx.tx.Query(ctx, `
+	written, err := tx.tx.Query(ctx, `
 		INSERT INTO mappings AS m (tenant, issuer, claim, value, roles)
 		SELECT $1, issuer, claim, value, roles FROM jsonb_to_recordset($2::jsonb) AS x (issuer text, claim text, value text, roles text[])
 		ON CONFLICT ON CONSTRAINT mappings_pkey DO UPDATE
@@ -73,7 +64,8 @@ func (tx *Tx) PutMappings(ctx context.Context, tenant string, puts []*iam.Mappin
 	}
 	versions := map[string]int64{}
 	var m iam.Mapping
-	if _, err := pgx.ForEachRow(got, []any{&m.Issuer, &m.Claim, &m.Value, &m.Version}, func() error { versions[m.ID()] = m.Version; return nil }); err != nil {
+	collectVersion := func() error { versions[m.ID()] = m.Version; return nil }
+	if _, err := pgx.ForEachRow(written, []any{&m.Issuer, &m.Claim, &m.Value, &m.Version}, collectVersion); err != nil {
 		return wrap("put mappings", err)
 	}
 	for _, m := range puts {
@@ -90,11 +82,11 @@ func (tx *Tx) PutMappings(ctx context.Context, tenant string, puts []*iam.Mappin
 }
 
 func (tx *Tx) checkMapping(m iam.Mapping) []iam.FieldError {
-	wrong := m.Check()
+	faults := m.Check()
 	if !tx.issuers.Reaches(m.Issuer, m.Tenant) {
-		wrong = append(wrong, outOfReach("/issuer"))
+		faults = append(faults, outOfReach("/issuer"))
 	}
-	return wrong
+	return faults
 }
 
 // DeleteMapping deletes a mapping.

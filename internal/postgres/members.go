@@ -12,7 +12,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// PutMembership makes or replaces what a user is in a tenant.
+// PutMembership is Tx.PutMembers for one user, in a transaction of its own.
 func (db *DB) PutMembership(ctx context.Context, m iam.Membership) error {
 	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
 		if err := iam.Refuse(m.Check()); err != nil {
@@ -26,19 +26,14 @@ func (db *DB) PutMembership(ctx context.Context, m iam.Membership) error {
 	})
 }
 
-// PutMembers makes or replaces what users are in a tenant, all of it or nothing, and
-// sets the new versions. A user without a default tenant gets their first membership as the
-// default, so that no later one moves the user; settled are those whose default was set,
-// as they are then. A fault names the place in the list, as in /1/roles/0. LockRoles
-// before.
-func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Membership) (settled []iam.User, err error) {
-	roles, err := rolesOf(ctx, tx.tx, tenant)
+// PutMembers creates or reindexs memberships of a tenant, all or none, and sets the new versions.
+// The first membership of a user without a default tenant becomes the default, so that a later one
+// does not move the user; defaulted are the users whose default was set, with their new state. A
+// pointer begins with the index of the membership, as in /1/roles/0. It needs LockRoles.
+func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Membership) (defaulted []iam.User, err error) {
+	known, err := roleNames(ctx, tx.tx, tenant)
 	if err != nil {
 		return nil, wrap("put members", err)
-	}
-	known := make(map[string]bool, len(roles))
-	for _, r := range roles {
-		known[r.Name] = true
 	}
 	type row struct {
 		User       string         `json:"user_id"`
@@ -47,45 +42,41 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 		Attributes map[string]any `json:"attributes"`
 		ExpiresAt  *time.Time     `json:"expires_at"`
 	}
-	var wrong []iam.FieldError
+	var faults []iam.FieldError
 	at := func(i int, pointer string) string { return fmt.Sprintf("/%d%s", i, pointer) }
 	all, ids := make([]row, len(members)), make([]string, len(members))
-	place := make(map[string]int, len(members))
+	index := make(map[string]int, len(members))
 	for i, m := range members {
 		if uuid.Validate(m.User) != nil {
 			return nil, iam.Errorf(iam.NotFound, "there is no user %q", m.User)
 		}
 		for _, f := range m.Check() {
-			wrong = append(wrong, iam.FieldError{Pointer: at(i, f.Pointer), Detail: f.Detail})
+			faults = append(faults, iam.FieldError{Pointer: at(i, f.Pointer), Detail: f.Detail})
 		}
-		for j, name := range m.Roles {
-			if !known[name] {
-				wrong = append(wrong, iam.FieldError{Pointer: at(i, fmt.Sprintf("/roles/%d", j)), Detail: fmt.Sprintf("there is no role named %q", name)})
-			}
-		}
+		faults = append(faults, unknownRoles(known, m.Roles, at(i, "/roles"))...)
 		attributes := m.Attributes
 		if attributes == nil {
 			attributes = map[string]any{}
 		}
 		all[i] = row{m.User, m.Status, list(m.Roles), attributes, optional(m.ExpiresAt)}
-		ids[i], place[m.User] = m.User, i
+		ids[i], index[m.User] = m.User, i
 	}
-	// The users are not locked: administrators who add each other to their tenants would
-	// wait for each other. That they are there is what the foreign key sees to.
+	// The users are not locked: administrators who add each other to their tenants would deadlock.
+	// The foreign key ensures that the users exist.
 	users, err := tx.users(ctx, `WHERE u.id = ANY ($1::uuid[])`, ids)
 	if err != nil {
 		return nil, err
 	}
-	if len(users) != len(place) {
-		return nil, errLostRace // erased since they were looked up
+	if len(users) != len(index) {
+		return nil, errLostRace // erased since EnsureUsers
 	}
 	for _, u := range users {
 		if !tx.issuers.Reaches(u.Issuer, tenant) {
 			f := outOfReach("/issuer")
-			wrong = append(wrong, iam.FieldError{Pointer: at(place[u.ID], f.Pointer), Detail: f.Detail})
+			faults = append(faults, iam.FieldError{Pointer: at(index[u.ID], f.Pointer), Detail: f.Detail})
 		}
 	}
-	if err := iam.Refuse(wrong); err != nil {
+	if err := iam.Refuse(faults); err != nil {
 		return nil, err
 	}
 	body, err := json.Marshal(all)
@@ -106,26 +97,26 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 	var id string
 	var version int64
 	var joined bool
-	var fresh []string
+	var added []string
 	if _, err := pgx.ForEachRow(rows, []any{&id, &version, &joined}, func() error {
-		members[place[id]].Version = version
+		members[index[id]].Version = version
 		if joined {
-			fresh = append(fresh, id)
+			added = append(added, id)
 		}
 		return nil
 	}); err != nil {
 		return nil, wrap("put members", err)
 	}
-	if err := tx.checkMembershipLimit(ctx, fresh, place); err != nil || len(fresh) == 0 {
+	if err := tx.checkMembershipLimit(ctx, added, index); err != nil || len(added) == 0 {
 		return nil, err
 	}
-	return tx.setDefaultTenants(ctx, tenant, fresh)
+	return tx.setDefaultTenants(ctx, tenant, added)
 }
 
-// setDefaultTenants sets the default tenant of users who have joined a tenant and have no default: the only
-// tenant that they were a member of before, so that joining does not change where they are, or
-// this one where there was none. Who was a member of several keeps none. The other membership is
-// locked: who deletes it at the same time then finds the default that is set here, and clears it.
+// setDefaultTenants sets the default tenant of users who have joined a tenant and have none: to the
+// only tenant of which they were a member before, so that joining does not move them, or else to
+// this one. A user with several memberships stays without a default. The other membership is locked,
+// so that a concurrent deletion of it finds the default that is set here, and clears it.
 func (tx *Tx) setDefaultTenants(ctx context.Context, tenant string, users []string) ([]iam.User, error) {
 	ids, err := collect(ctx, tx, "set default tenants", `
 		WITH other AS MATERIALIZED (
@@ -147,10 +138,10 @@ func (tx *Tx) setDefaultTenants(ctx context.Context, tenant string, users []stri
 	return tx.users(ctx, `WHERE u.id = ANY ($1::uuid[]) ORDER BY u.id`, ids)
 }
 
-// checkMembershipLimit refuses users with more memberships than are allowed. Those who are close to
-// it are counted under a lock, in one order: of two tenants that they join at once, the
-// second sees the first.
-func (tx *Tx) checkMembershipLimit(ctx context.Context, ids []string, place map[string]int) error {
+// checkMembershipLimit rejects users with more memberships than are allowed. Users close to the limit
+// are counted under a lock of each user, in one order: of two concurrent joins, the second counts
+// the first.
+func (tx *Tx) checkMembershipLimit(ctx context.Context, ids []string, index map[string]int) error {
 	const many = `SELECT user_id::text FROM memberships WHERE user_id = ANY ($1::uuid[]) GROUP BY user_id HAVING count(*) > $2 ORDER BY 1`
 	closeTo := func(n int) ([]string, error) {
 		return collect(ctx, tx, "count memberships", many, []any{ids, n}, pgx.RowTo[string])
@@ -170,7 +161,7 @@ func (tx *Tx) checkMembershipLimit(ctx context.Context, ids []string, place map[
 	}
 	e := &iam.Error{Kind: iam.Conflict, Code: "too_many_memberships", Detail: "a user cannot become a member of any more tenants"}
 	for _, id := range over {
-		e.Fields = append(e.Fields, iam.FieldError{Pointer: fmt.Sprintf("/%d", place[id]), Detail: "is a member of as many tenants as are allowed"})
+		e.Fields = append(e.Fields, iam.FieldError{Pointer: fmt.Sprintf("/%d", index[id]), Detail: "is a member of the maximum number of tenants"})
 	}
 	return e
 }
@@ -207,12 +198,12 @@ func (tx *Tx) CountJoins(ctx context.Context, j Joins) (u TenantUsage, err error
 	return u, wrap("count joins", err)
 }
 
-// DeleteMember ends a membership, and with it the default tenant of a user where it is this one:
-// cleared is the user as they are then, empty where the default stays.
+// DeleteMember deletes a membership, and clears the user's default tenant if it is this one: cleared
+// then holds the user's new state, otherwise nothing.
 func (tx *Tx) DeleteMember(ctx context.Context, tenant, user string) (cleared []iam.User, err error) {
 	tag, err := tx.tx.Exec(ctx, `DELETE FROM memberships WHERE tenant = $1 AND user_id = $2::uuid`, tenant, user)
 	if err == nil && tag.RowsAffected() == 0 {
-		err = errLostRace // the user was erased meanwhile
+		err = errLostRace // the user was erased concurrently
 	}
 	if err != nil {
 		return nil, wrap("delete a membership", err)
@@ -224,15 +215,15 @@ func (tx *Tx) DeleteMember(ctx context.Context, tenant, user string) (cleared []
 	return tx.users(ctx, `WHERE u.id = $1::uuid`, user)
 }
 
-// MemberFilter says which members; what is empty does not matter.
+// MemberFilter selects members; an empty field matches all.
 type MemberFilter struct {
 	User, Issuer, Subject, Status, Role string
-	Search                              string // the beginning of the subject, whatever its case
-	After                               string // id of the user
+	Search                              string // prefix of the subject, ignoring case
+	After                               string // id of the last user of the page before
 	Limit                               int
 }
 
-// Members lists the members of a tenant by our ids.
+// Members lists the members of a tenant by user id.
 func (tx *Tx) Members(ctx context.Context, tenant string, f MemberFilter) ([]iam.Member, error) {
 	var w where
 	w.and("m.tenant = $%d", tenant)
@@ -255,12 +246,12 @@ func (tx *Tx) Members(ctx context.Context, tenant string, f MemberFilter) ([]iam
 	return tx.members(ctx, w.sql("m.user_id", f.Limit), w.args...)
 }
 
-// MembersByID returns those of the users that are members of a tenant.
+// MembersByID returns the memberships of some users in a tenant.
 func (tx *Tx) MembersByID(ctx context.Context, tenant string, users []string) ([]iam.Member, error) {
 	return tx.members(ctx, ` WHERE m.tenant = $1 AND m.user_id = ANY ($2::uuid[])`, tenant, users)
 }
 
-// MembershipsOf lists what a user is, by tenant.
+// MembershipsOf lists the memberships of a user by tenant.
 func (tx *Tx) MembershipsOf(ctx context.Context, user string) ([]iam.Member, error) {
 	return tx.members(ctx, ` WHERE m.user_id = $1::uuid ORDER BY m.tenant`, user)
 }
@@ -272,9 +263,9 @@ func (tx *Tx) members(ctx context.Context, tail string, args ...any) ([]iam.Memb
 		func(row pgx.CollectableRow) (m iam.Member, err error) {
 			var attributes []byte
 			var expires *time.Time
-			var over *bool
-			if err = row.Scan(&m.Tenant, &m.User, &m.Status, &m.Roles, &attributes, &expires, &m.Version, &m.Issuer, &m.Subject, &over); err == nil {
-				m.ExpiresAt, m.Expired = deref(expires), over != nil && *over
+			var expired *bool
+			if err = row.Scan(&m.Tenant, &m.User, &m.Status, &m.Roles, &attributes, &expires, &m.Version, &m.Issuer, &m.Subject, &expired); err == nil {
+				m.ExpiresAt, m.Expired = deref(expires), expired != nil && *expired
 				err = decode(attributes, &m.Attributes)
 			}
 			return m, err
@@ -310,18 +301,18 @@ func (tx *Tx) KnownIn(ctx context.Context, tenant string, ids []Identity) (k Kno
 	return k, err
 }
 
-// Administration is how lasting the administrators of a tenant are.
+// Administration says whether a tenant has administrators, and whether their memberships expire.
 type Administration int
 
-// From none to those whose membership has no end.
+// Ordered: a change must not lower the value.
 const (
 	NoAdministrator Administration = iota
 	TemporaryAdministrator
 	PermanentAdministrator
 )
 
-// Administrators says whether active users administer a tenant, by a membership in force with
-// one of the roles. Programs do not count. The tenant must be locked.
+// Administrators reports how active users administer a tenant: by an active membership with one of the
+// roles. Clients do not count. The tenant must be locked.
 func (tx *Tx) Administrators(ctx context.Context, tenant string, roles []string) (most Administration, err error) {
 	var issuers []string
 	for _, i := range tx.issuers {
@@ -335,5 +326,5 @@ func (tx *Tx) Administrators(ctx context.Context, tenant string, roles []string)
 		 WHERE m.tenant = $1 AND m.roles && $2 AND m.status = 'active' AND (m.expires_at IS NULL OR m.expires_at > now())
 		   AND u.status = 'active' AND u.issuer = ANY ($3)`,
 		[]any{tenant, list(roles), list(issuers)}, &most)
-	return most, wrap("look for administrators of a tenant", err)
+	return most, wrap("find administrators of a tenant", err)
 }

@@ -12,10 +12,10 @@ import (
 	"iam-service/internal/events/outbox"
 )
 
-// Lead makes this replica the one that relays: it holds a lock of a session of its own
-// on the direct connection. It fails with outbox.ErrFollower where another replica does.
+// Lead makes this replica the relay: it acquires a session lock on a direct connection. It fails
+// with outbox.ErrFollower while another replica holds the lock.
 func (db *DB) Lead(ctx context.Context) (outbox.Session, error) {
-	conn, leads, err := db.hold(ctx, "relay")
+	conn, leads, err := db.lock(ctx, "relay")
 	if err != nil {
 		return nil, err
 	}
@@ -25,8 +25,8 @@ func (db *DB) Lead(ctx context.Context) (outbox.Session, error) {
 	s := &relaySession{conn, db.outside.count}
 	var schema string
 	if err = conn.QueryRow(ctx, `SELECT current_schema()`).Scan(&schema); err == nil {
-		// Who changes a fact says so there, and writes an event with it. What is no change of
-		// a fact comes to light with the next beat.
+		// A change of a fact is notified there, and its event is in the same transaction. Other
+		// events are found after the next heartbeat.
 		_, err = conn.Exec(ctx, `LISTEN `+pgx.Identifier{"iam_directory_" + schema}.Sanitize())
 	}
 	if err != nil {
@@ -36,8 +36,8 @@ func (db *DB) Lead(ctx context.Context) (outbox.Session, error) {
 	return s, nil
 }
 
-// relaySession is the leader's connection. A failure of it ends the leadership: the
-// server gives the lock back.
+// relaySession is the leader's connection. If it fails, the leadership ends: the server releases
+// the lock.
 type relaySession struct {
 	conn   *pgx.Conn
 	broken func(ctx context.Context, what string, err error)
@@ -46,7 +46,7 @@ type relaySession struct {
 const relayLimit = 5 * time.Second
 
 func (s *relaySession) Pending(ctx context.Context, most int) ([]outbox.Event, error) {
-	s.drain() // what was heard before is what is read now
+	s.drain() // the query below covers all earlier notifications
 	ctx, cancel := context.WithTimeout(ctx, relayLimit)
 	defer cancel()
 	rows, err := s.conn.Query(ctx, `
@@ -73,14 +73,14 @@ func (s *relaySession) Refused(ctx context.Context, seq int64, why string, park 
 	ctx, cancel := context.WithTimeout(ctx, relayLimit)
 	defer cancel()
 	_, err := s.conn.Exec(ctx, `UPDATE outbox SET tries = tries + 1, refused = $2, parked = $3 WHERE seq = $1`, seq, why, park)
-	return wrap("note a refused event", err)
+	return wrap("record a refused event", err)
 }
 
 func (s *relaySession) Stream(ctx context.Context, created time.Time) (before time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, relayLimit)
 	defer cancel()
 	err = s.conn.QueryRow(ctx, `UPDATE relay SET stream_created = coalesce(stream_created, $1) RETURNING stream_created`, created).Scan(&before)
-	return before, wrap("note the stream", err)
+	return before, wrap("record the stream", err)
 }
 
 func (s *relaySession) Replay(ctx context.Context) (int64, error) {
@@ -92,10 +92,10 @@ func (s *relaySession) Replay(ctx context.Context) (int64, error) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, wrap("read whether events are to be replayed", err)
+		return 0, wrap("read the replay request", err)
 	}
-	// The leader does it between two batches: nothing of an object is under way, so that its
-	// events keep their order. Whoever asks for more meanwhile is not passed over.
+	// The leader replays between two batches, while no event is in flight, so that the events of an
+	// object keep their order. A concurrent request for an earlier time is not lost: it changes replay_since.
 	tag, err := s.conn.Exec(ctx, `
 		WITH done AS (UPDATE relay SET replay_since = NULL, stream_created = NULL WHERE replay_since = $1 RETURNING 1)
 		UPDATE outbox SET sent_at = NULL, round = round + 1, tries = 0
@@ -114,12 +114,12 @@ func (s *relaySession) Wait(ctx context.Context) error {
 	return err
 }
 
-// drain takes what was heard and not looked at: one look at the table answers it all.
+// drain discards buffered notifications: one query of the table covers them all.
 func (s *relaySession) drain() {
-	over, cancel := context.WithCancel(context.Background())
-	cancel()
+	ended, cancel := context.WithCancel(context.Background())
+	cancel() // so that WaitForNotification returns buffered notifications only
 	for {
-		if _, err := s.conn.WaitForNotification(over); err != nil {
+		if _, err := s.conn.WaitForNotification(ended); err != nil {
 			return
 		}
 	}
@@ -127,17 +127,17 @@ func (s *relaySession) drain() {
 
 func (s *relaySession) Close() { closeNow(s.conn) }
 
-// OutboxState is what waits in the outbox.
+// OutboxState is the backlog of the outbox.
 type OutboxState struct {
 	Pending int64
-	Oldest  time.Duration // how long the oldest one has waited
+	Oldest  time.Duration // age of the oldest pending event
 	Parked  int64
 }
 
-// MaxCounted is where counting ends: more than that is too much anyway.
+// MaxCounted is where counting stops: beyond it the exact figure does not matter.
 const MaxCounted = 100_000
 
-// Outbox returns what waits.
+// Outbox returns the backlog of the outbox.
 func (db *DB) Outbox(ctx context.Context) (s OutboxState, err error) {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
@@ -151,23 +151,23 @@ func (db *DB) Outbox(ctx context.Context) (s OutboxState, err error) {
 	return s, wrap("count pending events", err)
 }
 
-// ReplayEvents asks the relay to send again what occurred since a time, but for what was
-// given up. It returns how many that are now.
+// ReplayEvents requests that the relay sends the events since a time again, except skipped ones. It
+// returns how many that are now.
 func (tx *Tx) ReplayEvents(ctx context.Context, since time.Time) (n int64, err error) {
 	_, err = tx.tx.Exec(ctx, `UPDATE relay SET replay_since = least(replay_since, $1)`, since)
 	if err == nil {
 		_, err = tx.look(ctx, `SELECT count(*) FROM outbox WHERE sent_at IS NOT NULL AND NOT skipped AND occurred_at >= $1`, []any{since}, &n)
 	}
-	return n, wrap("ask for a replay", err)
+	return n, wrap("request a replay", err)
 }
 
-// ParkedEvent is an event that holds back its object.
+// ParkedEvent is an event that the bus refused; it blocks later events of its object.
 type ParkedEvent struct {
 	ID, Type, Tenant, Kind, Object, Why string
 	OccurredAt                          time.Time
 }
 
-// ParkedEvents lists what is parked, the oldest first.
+// ParkedEvents lists the parked events, the oldest first.
 func (tx *Tx) ParkedEvents(ctx context.Context) ([]ParkedEvent, error) {
 	return collect(ctx, tx, "read parked events", `
 		SELECT id::text, type, coalesce(tenant, ''), kind, object, refused, occurred_at FROM outbox WHERE parked AND sent_at IS NULL ORDER BY seq`, nil,
@@ -192,27 +192,29 @@ func (tx *Tx) unpark(ctx context.Context, sql, id string) error {
 	return wrap("unpark an event", err)
 }
 
-// PurgeSentEvents forgets some events that were sent before a time. It returns how many.
+// PurgeSentEvents deletes a batch of events that were sent before a time, and returns how many.
 func (tx *Tx) PurgeSentEvents(ctx context.Context, before time.Time) (int64, error) {
-	tag, err := tx.tx.Exec(ctx, `WITH old AS MATERIALIZED (SELECT seq FROM outbox WHERE sent_at < $1 ORDER BY sent_at LIMIT 20000) DELETE FROM outbox WHERE seq IN (SELECT seq FROM old)`, before)
-	return tag.RowsAffected(), wrap("forget events that were sent", err)
+	tag, err := tx.tx.Exec(ctx, `
+		WITH old AS MATERIALIZED (SELECT seq FROM outbox WHERE sent_at < $1 ORDER BY sent_at LIMIT 20000)
+		DELETE FROM outbox WHERE seq IN (SELECT seq FROM old)`, before)
+	return tag.RowsAffected(), wrap("purge sent events", err)
 }
 
-// ExpireEvents deletes events that occurred before a time and were never sent, unless a replica
-// relays: then they wait for the bus. It returns how many.
+// ExpireEvents deletes events that occurred before a time and were never sent. It deletes none
+// while a replica relays: they wait for the bus. It returns how many it deleted.
 func (db *DB) ExpireEvents(ctx context.Context, before time.Time) (n int64, err error) {
-	h, nobodyRelays, err := db.TryLock(ctx, "relay")
-	if err != nil || !nobodyRelays {
-		return 0, wrap("look for a relay", err)
+	l, acquired, err := db.TryLock(ctx, "relay")
+	if err != nil || !acquired {
+		return 0, wrap("check for a relay", err)
 	}
-	defer h.Close()
+	defer l.Close()
 	for {
-		tag, err := h.conn.Exec(ctx, `
+		tag, err := l.conn.Exec(ctx, `
 			WITH old AS MATERIALIZED (SELECT seq FROM outbox WHERE sent_at IS NULL AND occurred_at < $1 ORDER BY seq LIMIT 20000)
 			DELETE FROM outbox WHERE seq IN (SELECT seq FROM old)`, before)
 		n += tag.RowsAffected()
 		if err != nil || tag.RowsAffected() == 0 {
-			return n, wrap("delete events that nobody relays", err)
+			return n, wrap("expire events", err)
 		}
 	}
 }

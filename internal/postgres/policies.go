@@ -262,3 +262,9 @@ func (db *DB) RemovePolicyReplica(ctx context.Context, replica string) error {
 	_, err := db.admin.Exec(ctx, `DELETE FROM policy_replicas WHERE replica = $1`, replica)
 	return wrap("forget a replica", err)
 }
+
+// expirePreviewReports deletes the reports of old previews: they name people.
+func (tx *Tx) expirePreviewReports(ctx context.Context) error {
+	_, err := tx.tx.Exec(ctx, `UPDATE policy_previews SET report = NULL WHERE report IS NOT NULL AND started_at < now() - interval '30 days'`)
+	return wrap("expire reports of previews", err)
+}

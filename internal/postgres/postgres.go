@@ -1,14 +1,30 @@
-// Package postgres keeps the facts: it is the only package that speaks SQL.
+// Package postgres stores all state of the service: facts, audit, outbox, policies and the
+// decision log. It is the only package that contains SQL.
 //
-// It owns pools, transactions, limits that need other rows to be checked
-// (cycles, counts, references) and the translation of driver errors into kinds
-// of package iam. It does not know Rego, HTTP or caches. An exported store
-// method is one transaction.
+// It owns pools, transactions, locks, the limits that depend on other rows (cycles, counts,
+// references), and the translation of driver errors into kinds of package iam. It does not
+// know Rego, HTTP or caches, and it authorizes nobody: that is the caller's part.
 //
-// There are two pools, so that admin work cannot starve enrichment: facts, with
-// short limits, answers the look-ups of the hot path; admin does the rest. Both
-// insist on the primary, since a lagging standby would bring an old fact back, and
-// admin on one that accepts writes.
+// A file holds the statements about one noun: tenants.go, roles.go, users.go and so on. The rest
+// is machinery: postgres.go (pools), tx.go (transactions), direct.go (connections past the
+// pools), listen.go (change notifications), query.go, errors.go, tracer.go, migrate.go, down.go.
+//
+// A method of DB is one transaction. A method of Tx is one step of a transaction, which
+// DB.Change (read-write) or DB.View (read-only) runs:
+//
+//	Change ──▶ begin ──▶ the caller's steps ──▶ commit ──▶ nil
+//	             ▲             │                  │
+//	             │             │ any other error  │ connection lost
+//	             │             ▼                  ▼
+//	             │          rolled back         Unavailable: the outcome is unknown
+//	             └── retried after a deadlock, a serialization failure or a row that vanished
+//
+// Locks are acquired in one order, so that two changes rarely deadlock: the idempotency key first, a
+// tenant before users, and the heads of the audit chains last.
+//
+// There are two pools, so that admin work cannot starve enrichment: facts, with short
+// limits, serves the look-ups of the hot path; admin serves the rest. Both accept only the primary,
+// since a lagging standby would return stale facts; admin also requires that it accepts writes.
 package postgres
 
 import (
@@ -30,21 +46,21 @@ import (
 
 // Limits of the pools.
 const (
-	adminLimit     = 2 * time.Second // longest statement or transaction of the admin pool
+	adminLimit     = 2 * time.Second // limit of one statement of DB on the admin pool
 	connectTimeout = 2 * time.Second
 )
 
 // Config of a store.
 type Config struct {
-	URL        string      // as libpq takes it; may lead to a transaction pooler
-	Listen     string      // for the feed: must be direct; "": URL
-	Issuers    iam.Issuers // whom a written fact may speak of
+	URL        string      // as libpq accepts it; may lead to a transaction pooler
+	Listen     string      // for direct connections (feed, relay, locks): past any pooler; "": URL
+	Issuers    iam.Issuers // trusted issuers: a fact of another one is invalid
 	Conns      int32       // connections of each pool; 0: 10
 	AdminConns int32       // connections of the admin pool; 0: Conns
 	MinConns   int32       // connections that each pool keeps open, and that Warm opens; 0: none
 
-	FactsAcquire time.Duration // longest wait of a look-up for a connection; 0: 50 ms
-	FactsLimit   time.Duration // longest look-up; 0: 100 ms
+	FactsAcquire time.Duration // limit of a look-up's wait for a connection; 0: 50 ms
+	FactsLimit   time.Duration // limit of a look-up; 0: 100 ms
 }
 
 // DB is the store. It is safe for concurrent use.
@@ -55,12 +71,11 @@ type DB struct {
 	listenURL                string
 	listenServer             atomic.Pointer[time.Time] // start time of the server that the listener is connected to; nil: no listener
 	factsAcquire, factsLimit time.Duration
-	outside                  *tracer // of connections past the pools
+	outside                  *tracer // for connections past the pools
 }
 
-// Open returns a store without waiting for a server: connections are made when
-// they are needed. onError, if given, is called for each failure of the
-// database itself with its reason (see Reasons).
+// Open returns a store without waiting for a server: connections are opened on demand.
+// onError, if given, is called with the reason (see Reasons) of each failure of the database.
 func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason string)) (*DB, error) {
 	if onError == nil {
 		onError = func(string) {}
@@ -78,8 +93,8 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason
 		pc.HealthCheckPeriod = 5 * time.Second
 		pc.ConnConfig.ConnectTimeout = connectTimeout
 		pc.ConnConfig.ValidateConnect = validate
-		// A statement ends with its context: the server is asked to cancel it. Not by
-		// statement_timeout as a start-up parameter, which transaction poolers refuse.
+		// A statement ends with its context: the server gets a request to cancel it. A
+		// statement_timeout as a start-up parameter would not do: transaction poolers reject it.
 		pc.ConnConfig.BuildContextWatcherHandler = func(c *pgconn.PgConn) ctxwatch.Handler {
 			return &pgconn.CancelRequestContextWatcherHandler{Conn: c, DeadlineDelay: 250 * time.Millisecond}
 		}
@@ -109,16 +124,16 @@ func (db *DB) Close() {
 	db.admin.Close()
 }
 
-// Ping asks the server for an answer, over a new connection if need be.
+// Ping checks that the server responds, over a new connection if none is idle.
 func (db *DB) Ping(ctx context.Context) error {
-	_, err := db.admin.Exec(ctx, `SELECT 1`) // a ping of the driver is not traced
+	_, err := db.admin.Exec(ctx, `SELECT 1`) // the driver's ping is not traced
 	return err
 }
 
-// Warm opens the connections that the pools keep open, and does a look-up of each kind over each of
-// those that look-ups use: their statements are prepared then, so that the first requests wait
-// for neither. One connection of each pool is enough: missing counts the others that could not be
-// opened (a server at its max_connections), which the pools go on trying to open.
+// Warm opens the connections that the pools keep open (MinConns) and prepares the statements of the
+// look-ups on each connection of the facts pool, so that the first requests wait for neither. One
+// connection of each pool is enough: missing counts the others that could not be opened (a server at
+// its max_connections). The pools retry those in the background.
 func (db *DB) Warm(ctx context.Context) (missing int, err error) {
 	var facts, admin []error
 	var warming sync.WaitGroup
@@ -140,7 +155,8 @@ func (db *DB) Warm(ctx context.Context) (missing int, err error) {
 	return missing, nil
 }
 
-// warm opens the connections that a pool keeps open and calls do with each; it returns what went wrong, for each.
+// warm opens the connections that a pool keeps open and calls do with each. It returns one error, or nil,
+// for each connection.
 func (db *DB) warm(ctx context.Context, pool *pgxpool.Pool, do func(context.Context, *pgxpool.Conn) error) []error {
 	faults := make([]error, max(1, min(db.minConns, pool.Config().MaxConns)))
 	var tried, done sync.WaitGroup
@@ -155,7 +171,7 @@ func (db *DB) warm(ctx context.Context, pool *pgxpool.Pool, do func(context.Cont
 			}
 			faults[i] = do(ctx, conn)
 			tried.Done()
-			tried.Wait() // none is released before all were tried, or one would be warmed twice
+			tried.Wait() // none is released before all are acquired, or one would be warmed twice
 			conn.Release()
 		})
 	}
@@ -163,7 +179,7 @@ func (db *DB) warm(ctx context.Context, pool *pgxpool.Pool, do func(context.Cont
 	return faults
 }
 
-// warmFacts does a look-up of each kind over a connection.
+// warmFacts runs a look-up of each kind over a connection.
 func (db *DB) warmFacts(ctx context.Context, conn *pgxpool.Conn) error {
 	look := func(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
 		return db.lookOver(ctx, conn, sql, args, dest...)
@@ -178,9 +194,9 @@ func (db *DB) warmFacts(ctx context.Context, conn *pgxpool.Conn) error {
 	return err
 }
 
-// CheckWrites fails where changes would: it commits a change of a row of its own, which grows
-// nothing and notifies nobody, and has a sort write some hundred kilobytes to a temporary file, since a
-// row can be replaced on a disk that has no room left. It costs the server about 15 ms.
+// CheckWrites fails where changes would fail. It updates a row of its own, which causes no growth and no
+// notification, and makes a sort spill some hundred kilobytes to a temporary file, since an update
+// may succeed on a full disk. It costs the server about 15 ms.
 func (db *DB) CheckWrites(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()

@@ -12,10 +12,10 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// lookUp reads one row into dest and reports whether there was one.
+// lookUp reads at most one row into dest and reports whether there was one.
 type lookUp func(ctx context.Context, sql string, args []any, dest ...any) (bool, error)
 
-// look reads one row; see lookUp.
+// look is a lookUp in the transaction.
 func (tx *Tx) look(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
 	err := tx.tx.QueryRow(ctx, sql, args...).Scan(dest...)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -24,7 +24,7 @@ func (tx *Tx) look(ctx context.Context, sql string, args []any, dest ...any) (bo
 	return err == nil, err
 }
 
-// collect runs a query and makes a value of each row.
+// collect runs a query and scans each row. doing describes the query in an error.
 func collect[T any](ctx context.Context, tx *Tx, doing, sql string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
 	rows, err := tx.tx.Query(ctx, sql, args...)
 	if err != nil {
@@ -34,7 +34,7 @@ func collect[T any](ctx context.Context, tx *Tx, doing, sql string, args []any, 
 	return all, wrap(doing, err)
 }
 
-// ids runs one statement outside of a transaction.
+// ids runs one statement outside a transaction and returns its column of ids.
 func (db *DB) ids(ctx context.Context, doing, sql string, args ...any) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
@@ -53,27 +53,27 @@ func first[T any](all []T) (x T) {
 	return x
 }
 
-// where gathers conditions of a list: each with its value, all of them together.
+// where builds the WHERE clause of a list: conditions joined by AND, with numbered arguments.
 type where struct {
 	conditions []string
 	args       []any
 }
 
-// and adds a condition with a %d for the number of its value.
+// and adds a condition; %d in it stands for the number of its argument.
 func (w *where) and(condition string, value any) {
 	w.args = append(w.args, value)
 	w.conditions = append(w.conditions, fmt.Sprintf(condition, len(w.args)))
 }
 
-// only adds a condition where there is a value.
+// only adds a condition unless the value is empty.
 func (w *where) only(condition, value string) {
 	if value != "" {
 		w.and(condition, value)
 	}
 }
 
-// begins adds a condition where there is a value: the expression begins with it, whatever its
-// case. The condition is the one that the indexes of migration 00009 are for.
+// begins adds a condition unless the value is empty: a column begins with it, ignoring case. The
+// expression matches the indexes of migration 00009.
 func (w *where) begins(value string, columns ...string) {
 	if value == "" {
 		return
@@ -105,14 +105,14 @@ func encode(attributes map[string]any) ([]byte, error) {
 	return b, wrap("encode attributes", err)
 }
 
-// decode keeps numbers as they are written: an attribute is not a float64.
+// decode keeps numbers as json.Number, so that an attribute does not lose digits.
 func decode(b []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
 	return d.Decode(into)
 }
 
-// list makes an absent list an empty array: the columns are not null.
+// list turns nil into an empty array: the columns are NOT NULL.
 func list(s []string) []string {
 	if s == nil {
 		return []string{}

@@ -47,23 +47,23 @@ func (tx *Tx) PutRegistration(ctx context.Context, c iam.ManagedClient, s Schedu
 	return wrap("put a registration", err)
 }
 
-// SavePublished keeps what was told of a client before a change that is pending.
+// SavePublished stores the state of a client that events last published, while a change is pending.
 func (tx *Tx) SavePublished(ctx context.Context, c iam.ManagedClient) error {
 	before, err := json.Marshal(c.Before)
 	if err == nil {
 		_, err = tx.tx.Exec(ctx, `UPDATE registrations SET before = $3 WHERE issuer = $1 AND client_id = $2`, c.Issuer, c.ClientID, before)
 	}
-	return wrap("keep what was told of a client", err)
+	return wrap("save the published state of a client", err)
 }
 
-// ClaimClients takes over operations of an issuer's clients that nobody is at, and that
-// are due, for the time of the lease: at most some. It is one statement, for who looks
-// often. What waits to be tried again is due as well if the last try was before retried.
+// ClaimClients claims due operations of an issuer's clients that no replica has leased, at most most
+// of them, for the time of the lease. It is one statement, since it is polled. An operation that
+// waits for its retry is due early if its last attempt was before retried.
 func (db *DB) ClaimClients(ctx context.Context, issuer string, lease time.Duration, retried time.Time, most int) (claimed []iam.ManagedClient, err error) {
 	if most <= 0 {
 		return nil, nil
 	}
-	// Materialized: the planner could run the limit anew for each row that it joins.
+	// Materialized: otherwise the planner may apply the limit once for each joined row.
 	ids, err := db.ids(ctx, "claim operations", `
 		WITH due AS MATERIALIZED (
 		     SELECT client_id FROM registrations
@@ -83,14 +83,14 @@ func (db *DB) ClaimClients(ctx context.Context, issuer string, lease time.Durati
 	return claimed, err
 }
 
-// DueOverlaps are the clients of an issuer of which an old secret ends, or ends soon: a
-// quarter of its time is left, and nobody was told. Of one that does not authenticate with
-// a secret it ends when it does again: until then the provider would refuse to end it.
+// DueOverlaps returns the clients of an issuer whose old secret is due to end, or due for a warning (a
+// quarter of the overlap is left and no event was published). A client that does not authenticate
+// with a secret is not due: the provider would refuse to end the secret.
 func (db *DB) DueOverlaps(ctx context.Context, issuer string, most int) ([]string, error) {
 	if most <= 0 {
 		return nil, nil
 	}
-	return db.ids(ctx, "look for old secrets", `
+	return db.ids(ctx, "find old secrets", `
 		SELECT r.client_id FROM registrations r
 		 WHERE r.issuer = $1 AND r.retire_at IS NOT NULL AND r.operation IS NULL AND r.next_try <= now()
 		   AND r.wanted->>'token_endpoint_auth_method' LIKE 'client\_secret\_%'
@@ -98,13 +98,13 @@ func (db *DB) DueOverlaps(ctx context.Context, issuer string, most int) ([]strin
 		 ORDER BY r.retire_at LIMIT $2`, issuer, most)
 }
 
-// ClientsState is what waits between us and the identity provider.
+// ClientsState is the backlog of operations in the identity provider.
 type ClientsState struct {
 	Pending, Failed, SecretUnknown int64
-	Oldest                         time.Duration // of what is pending
+	Oldest                         time.Duration // age of the oldest pending operation
 }
 
-// Clients returns what waits.
+// Clients returns the backlog of operations.
 func (db *DB) Clients(ctx context.Context) (s ClientsState, err error) {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()

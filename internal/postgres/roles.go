@@ -12,7 +12,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// PutRole makes a role or replaces what it is; see Tx.PutRoles.
+// PutRole is Tx.PutRoles for one role, in a transaction of its own.
 func (db *DB) PutRole(ctx context.Context, r iam.Role) error {
 	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
 		if err := iam.Refuse(r.Check()); err != nil {
@@ -25,12 +25,11 @@ func (db *DB) PutRole(ctx context.Context, r iam.Role) error {
 	})
 }
 
-// PutRoles makes roles of one tenant, or global ones with "", or replaces their
-// permissions, inheritance, description and service, and sets the new versions. Each comes
-// after those that it inherits. It refuses cycles, chains that are too deep, names that
-// nothing bears, and a name that is taken by a global role or, for a global one, by a role
-// of any tenant. A fault names the place in the list, as in /1/inherits/0. LockRoles
-// before.
+// PutRoles creates roles of a tenant (global ones with ""), or replaces their permissions,
+// inheritance, description and service, and sets the new versions. A role comes after those that it
+// inherits. It rejects cycles, inheritance that is too deep, unknown roles, and a name that a global
+// role has or, for a global role, a role of any tenant. A pointer begins with the index of the role,
+// as in /1/inherits/0. It needs LockRoles.
 func (tx *Tx) PutRoles(ctx context.Context, tenant string, puts []*iam.Role) error {
 	roles, err := rolesOf(ctx, tx.tx, tenant)
 	if err != nil {
@@ -44,12 +43,10 @@ func (tx *Tx) PutRoles(ctx context.Context, tenant string, puts []*iam.Role) err
 		Description string   `json:"description"`
 		Service     string   `json:"service"`
 	}
-	rows, place := make([]row, len(puts)), make(map[string]int, len(roles))
-	for i, r := range roles {
-		place[r.Name] = i
-	}
+	rows, index := make([]row, len(puts)), make(map[string]int, len(roles))
 	own := 0
-	for _, r := range roles {
+	for i, r := range roles {
+		index[r.Name] = i
 		if r.Tenant == tenant {
 			own++
 		}
@@ -63,11 +60,12 @@ func (tx *Tx) PutRoles(ctx context.Context, tenant string, puts []*iam.Role) err
 			return iam.Rebase(wrap("put a role", err), "", at)
 		}
 		check := true
-		if j, there := place[r.Name]; there {
-			check = !slices.Equal(roles[j].Inherits, r.Inherits) // a global role may have made the chain too deep: that is no reason to refuse another edit
+		if j, exists := index[r.Name]; exists {
+			// A global role may have made the inheritance too deep since: another edit is still allowed.
+			check = !slices.Equal(roles[j].Inherits, r.Inherits)
 			roles[j] = *r
 		} else {
-			place[r.Name] = len(roles)
+			index[r.Name] = len(roles)
 			roles = append(roles, *r)
 			own++
 		}
@@ -81,14 +79,14 @@ func (tx *Tx) PutRoles(ctx context.Context, tenant string, puts []*iam.Role) err
 		}
 		rows[i] = row{r.Name, list(r.Permissions), list(r.Inherits), r.Description, r.Service}
 	}
-	if wrong := iam.CheckWeight(roles); len(wrong) > 0 && !iam.Lighter(roles, before) {
-		return iam.Rebase(iam.Refuse(wrong), "", fmt.Sprintf("/%d", len(puts)-1))
+	if faults := iam.CheckWeight(roles); len(faults) > 0 && !iam.Lighter(roles, before) {
+		return iam.Rebase(iam.Refuse(faults), "", fmt.Sprintf("/%d", len(puts)-1))
 	}
 	body, err := json.Marshal(rows)
 	if err != nil {
 		return wrap("put roles", err)
 	}
-	got, err := tx.tx.Query(ctx, `
+	written, err := tx.tx.Query(ctx, `
 		INSERT INTO roles AS r (tenant, name, permissions, inherits, description, service)
 		SELECT nullif($1, ''), name, permissions, inherits, description, nullif(service, '')
 		  FROM jsonb_to_recordset($2::jsonb) AS x (name text, permissions text[], inherits text[], description text, service text)
@@ -100,7 +98,7 @@ func (tx *Tx) PutRoles(ctx context.Context, tenant string, puts []*iam.Role) err
 		return wrap("put roles", err)
 	}
 	versions, name, version := map[string]int64{}, "", int64(0)
-	if _, err := pgx.ForEachRow(got, []any{&name, &version}, func() error { versions[name] = version; return nil }); err != nil {
+	if _, err := pgx.ForEachRow(written, []any{&name, &version}, func() error { versions[name] = version; return nil }); err != nil {
 		return wrap("put roles", err)
 	}
 	for _, r := range puts {
@@ -129,30 +127,37 @@ func nameIsFree(ctx context.Context, tx pgx.Tx, r iam.Role, seen []iam.Role) err
 	return iam.Errorf(iam.Conflict, "a tenant already has a role of its own named %q", r.Name)
 }
 
-// rolesExist refuses names that no role of the tenant, and no global role, bears. The
-// locks of LockRoles, which the caller holds, keep roles from going away.
-func rolesExist(ctx context.Context, tx pgx.Tx, tenant string, names []string) error {
+// roleNames returns the names of the roles that a tenant sees. It needs LockRoles, so that none of
+// them is deleted before the transaction ends.
+func roleNames(ctx context.Context, tx pgx.Tx, tenant string) (map[string]bool, error) {
 	roles, err := rolesOf(ctx, tx, tenant)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var wrong []iam.FieldError
-	for i, name := range names {
-		if !slices.ContainsFunc(roles, func(r iam.Role) bool { return r.Name == name }) {
-			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/roles/%d", i), Detail: fmt.Sprintf("there is no role named %q", name)})
-		}
+	names := make(map[string]bool, len(roles))
+	for _, r := range roles {
+		names[r.Name] = true
 	}
-	return iam.Refuse(wrong)
+	return names, nil
 }
 
-// DeleteRole deletes a role; who still holds it is not looked at. LockRoles before.
+// unknownRoles returns an error for each role of a list that is not known; pointer is that of the list.
+func unknownRoles(known map[string]bool, roles []string, pointer string) (faults []iam.FieldError) {
+	for i, name := range roles {
+		if !known[name] {
+			faults = append(faults, iam.FieldError{Pointer: fmt.Sprintf("%s/%d", pointer, i), Detail: fmt.Sprintf("there is no role named %q", name)})
+		}
+	}
+	return faults
+}
+
+// DeleteRole deletes a role. It does not check whether anyone holds it. It needs LockRoles.
 func (tx *Tx) DeleteRole(ctx context.Context, tenant, name string) error {
 	_, err := tx.tx.Exec(ctx, `DELETE FROM roles WHERE tenant IS NOT DISTINCT FROM nullif($1, '') AND name = $2`, tenant, name)
 	return wrap("delete a role", err)
 }
 
-// Roles returns all roles that a tenant sees, the global ones included, by name; the
-// global ones for "".
+// Roles returns all roles that a tenant sees, global ones included, by name; with "" the global ones.
 func (tx *Tx) Roles(ctx context.Context, tenant string) ([]iam.Role, error) {
 	roles, err := rolesOf(ctx, tx.tx, tenant)
 	return roles, wrap("read roles", err)
@@ -169,38 +174,38 @@ func rolesOf(ctx context.Context, tx pgx.Tx, tenant string) ([]iam.Role, error) 
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[iam.Role])
 }
 
-// Holders are those who bear a role.
+// Holders counts who holds a role.
 type Holders struct {
 	Members, Mappings, Clients int
-	InheritedBy                []string // roles that inherit it, as "tenant/name", a global one without tenant; 100 at most
+	InheritedBy                []string // roles that inherit it: "tenant/name", or "name" for a global one; 100 at most
 	Tenants                    []string // where it is held; 10 at most
 }
 
-// HoldersOf counts who bears a role of a tenant, or a global one with "". Global roles
-// that are named in but do not count.
-func (tx *Tx) HoldersOf(ctx context.Context, tenant, role string, but []string) (h Holders, err error) {
+// HoldersOf counts who holds a role of a tenant, or a global role with "". Global roles named in
+// except do not count as inheriting.
+func (tx *Tx) HoldersOf(ctx context.Context, tenant, role string, except []string) (h Holders, err error) {
 	_, err = tx.look(ctx, `
 		SELECT (SELECT count(*) FROM memberships WHERE roles @> ARRAY[$2] AND ($1 = '' OR tenant = $1)),
 		       (SELECT count(*) FROM mappings WHERE roles @> ARRAY[$2] AND ($1 = '' OR tenant = $1)),
 		       (SELECT count(*) FROM clients WHERE roles @> ARRAY[$2] AND status <> 'deleted' AND ($1 = '' OR tenant = $1)),
-		       ARRAY (SELECT coalesce(tenant || '/', '') || name FROM roles WHERE inherits @> ARRAY[$2] AND ($1 = '' OR tenant = $1) AND NOT (tenant IS NULL AND name = ANY ($3)) ORDER BY 1 LIMIT 100),
+		       ARRAY (SELECT coalesce(tenant || '/', '') || name FROM roles
+		               WHERE inherits @> ARRAY[$2] AND ($1 = '' OR tenant = $1) AND NOT (tenant IS NULL AND name = ANY ($3)) ORDER BY 1 LIMIT 100),
 		       ARRAY (SELECT DISTINCT tenant FROM (SELECT tenant FROM memberships WHERE roles @> ARRAY[$2] UNION ALL SELECT tenant FROM mappings WHERE roles @> ARRAY[$2]
 		              UNION ALL SELECT tenant FROM clients WHERE roles @> ARRAY[$2] AND tenant IS NOT NULL AND status <> 'deleted') x
 		               WHERE $1 = '' OR tenant = $1 ORDER BY 1 LIMIT 10)`,
-		[]any{tenant, role, list(but)}, &h.Members, &h.Mappings, &h.Clients, &h.InheritedBy, &h.Tenants)
-	return h, wrap("count who holds a role", err)
+		[]any{tenant, role, list(except)}, &h.Members, &h.Mappings, &h.Clients, &h.InheritedBy, &h.Tenants)
+	return h, wrap("count the holders of a role", err)
 }
 
-// LockRoles makes edits of one tenant's roles, or with "" of the global ones, happen
-// one after the other: two edits, each fine, can make a cycle. It fails where there
-// is no such tenant. Take it before any user.
+// LockRoles serializes edits of a tenant's roles, or with "" of the global ones: two edits that are
+// valid alone may form a cycle together. It fails if the tenant does not exist. It comes before any
+// lock of a user.
 func (tx *Tx) LockRoles(ctx context.Context, tenant string) error {
 	return wrap("lock roles", lockRoles(ctx, tx.tx, tenant))
 }
 
-// lockRoles makes edits of one tenant's roles happen one after the other: two
-// edits, each fine, can make a cycle. Global roles are under a lock that edits
-// of tenants' roles share.
+// lockRoles locks a tenant and shares the lock of the global roles, which edits of global roles
+// hold exclusively.
 func lockRoles(ctx context.Context, tx pgx.Tx, tenant string) error {
 	if tenant == "" {
 		_, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(`+globalRoles+`)`)
@@ -215,8 +220,8 @@ func lockRoles(ctx context.Context, tx pgx.Tx, tenant string) error {
 
 const globalRoles = `hashtextextended('iam global roles ' || current_schema(), 0)`
 
-// LockGlobalRolesShared keeps the global roles as they are until the transaction ends. Take it
-// before any row.
+// LockGlobalRolesShared prevents edits of global roles until the transaction ends. It comes before
+// any row lock.
 func (tx *Tx) LockGlobalRolesShared(ctx context.Context) error {
 	_, err := tx.tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(`+globalRoles+`)`)
 	return wrap("lock the global roles", err)

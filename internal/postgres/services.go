@@ -10,8 +10,8 @@ import (
 	"iam-service/internal/iam"
 )
 
-// PutService makes or replaces a service, what it declares included, and returns the
-// new version. The global roles must be locked.
+// PutService creates or replaces a service with its manifest and attribute schemas, and returns the
+// new version. It needs LockRoles of the global roles.
 func (tx *Tx) PutService(ctx context.Context, s iam.Service, manifest json.RawMessage, attributes []iam.AttributeSchema) (version int64, err error) {
 	err = tx.tx.QueryRow(ctx, `
 		INSERT INTO services AS s (name, issuer, client_id) VALUES ($1, nullif($2, ''), nullif($3, ''))
@@ -22,7 +22,7 @@ func (tx *Tx) PutService(ctx context.Context, s iam.Service, manifest json.RawMe
 		return 0, wrap("put a service", err)
 	}
 	if _, err = tx.tx.Exec(ctx, `INSERT INTO manifests (service, version, manifest) VALUES ($1, $2, $3)`, s.Name, version, manifest); err != nil {
-		return 0, wrap("keep a manifest", err)
+		return 0, wrap("store a manifest", err)
 	}
 	keys := make([]string, 0, len(attributes))
 	for _, a := range attributes {
@@ -42,7 +42,7 @@ func (tx *Tx) PutService(ctx context.Context, s iam.Service, manifest json.RawMe
 		}
 	}
 	_, err = tx.tx.Exec(ctx, `DELETE FROM attribute_schemas WHERE service = $1 AND key <> ALL ($2)`, s.Name, keys)
-	return version, wrap("drop attribute schemas", err)
+	return version, wrap("delete attribute schemas", err)
 }
 
 // Services lists all services by name.
@@ -54,21 +54,21 @@ func (tx *Tx) Services(ctx context.Context, after string, limit int) ([]iam.Serv
 		pgx.RowToStructByPos[iam.Service])
 }
 
-// ServiceByName returns one service, and whether there is one.
+// ServiceByName returns one service, and whether it exists.
 func (tx *Tx) ServiceByName(ctx context.Context, name string) (s iam.Service, found bool, err error) {
 	found, err = tx.look(ctx, `SELECT name, coalesce(issuer, ''), coalesce(client_id, ''), version FROM services WHERE name = $1`,
 		[]any{name}, &s.Name, &s.Issuer, &s.ClientID, &s.Version)
 	return s, found, wrap("read a service", err)
 }
 
-// ManifestOf returns what a service declared in one version, as it was written, and
-// whether there is such a version.
+// ManifestOf returns the manifest of a version of a service, byte by byte as it was submitted, and
+// whether that version exists.
 func (tx *Tx) ManifestOf(ctx context.Context, service string, version int64) (body json.RawMessage, found bool, err error) {
 	found, err = tx.look(ctx, `SELECT manifest FROM manifests WHERE service = $1 AND version = $2`, []any{service, version}, &body)
 	return body, found, wrap("read a manifest", err)
 }
 
-// AttributeSchemas returns all that is declared, by key.
+// AttributeSchemas returns all declared attributes by key.
 func (tx *Tx) AttributeSchemas(ctx context.Context) (map[string]iam.AttributeSchema, error) {
 	list, err := collect(ctx, tx, "read attribute schemas", `SELECT key, service, type, description FROM attribute_schemas`, nil,
 		pgx.RowToStructByPos[iam.AttributeSchema])

@@ -10,10 +10,9 @@ import (
 	"iam-service/internal/iam"
 )
 
-// The Put… methods of a DB are one transaction each, for loads and tests: they are
-// not audited and not announced.
+// The Put… methods of DB are for imports and tests: they write no audit entry and no event.
 
-// PutTenant makes a tenant or replaces its slug, name, status and attributes.
+// PutTenant is Tx.PutTenant in a transaction of its own.
 func (db *DB) PutTenant(ctx context.Context, t iam.Tenant) error {
 	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
 		_, err := tx.PutTenant(ctx, t)
@@ -21,8 +20,8 @@ func (db *DB) PutTenant(ctx context.Context, t iam.Tenant) error {
 	})
 }
 
-// PutTenant makes a tenant or replaces its slug, name, status and attributes. It
-// returns the new version. An id that a deleted tenant had is refused.
+// PutTenant creates a tenant or replaces its slug, name, status and attributes, and returns the
+// new version. The id of a deleted tenant is a conflict.
 func (tx *Tx) PutTenant(ctx context.Context, t iam.Tenant) (version int64, err error) {
 	if err := iam.Refuse(t.Check()); err != nil {
 		return 0, err
@@ -31,7 +30,7 @@ func (tx *Tx) PutTenant(ctx context.Context, t iam.Tenant) (version int64, err e
 	if err != nil {
 		return 0, err
 	}
-	made, err := tx.look(ctx, `
+	written, err := tx.look(ctx, `
 		INSERT INTO tenants AS t (id, slug, name, status, attributes)
 		SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT FROM retired_tenants WHERE id = $1)
 		ON CONFLICT ON CONSTRAINT tenants_pkey DO UPDATE
@@ -42,16 +41,15 @@ func (tx *Tx) PutTenant(ctx context.Context, t iam.Tenant) (version int64, err e
 	switch {
 	case violates(err, "tenants_slug_key"):
 		return 0, &iam.Error{Kind: iam.Conflict, Detail: fmt.Sprintf("there is already a tenant with the slug %q", t.Slug), Cause: err}
-	case err == nil && !made:
-		return 0, iam.Errorf(iam.Conflict, "the id %q was a tenant's that is deleted: ids are never used again", t.ID)
+	case err == nil && !written:
+		return 0, iam.Errorf(iam.Conflict, "the id %q belonged to a deleted tenant: ids are never used again", t.ID)
 	}
 	return version, wrap("put a tenant", err)
 }
 
-// DeleteTenant deletes a tenant with its roles, members and mappings, and keeps its
-// id from being used again.
+// DeleteTenant deletes a tenant with its roles, members and mappings, and retires its id.
 func (tx *Tx) DeleteTenant(ctx context.Context, id string) error {
-	// By the foreign key it would go too, and the version would not tell.
+	// The foreign key would clear the default too, but without a new version.
 	_, err := tx.tx.Exec(ctx, `UPDATE users SET default_tenant = NULL, version = nextval('iam_versions'), updated_at = now() WHERE default_tenant = $1`, id)
 	if err == nil {
 		_, err = tx.tx.Exec(ctx, `DELETE FROM tenants WHERE id = $1`, id)
@@ -68,11 +66,11 @@ func (tx *Tx) DeleteTenant(ctx context.Context, id string) error {
 	return wrap("delete a tenant", err)
 }
 
-// TenantFilter says which tenants; what is empty does not matter.
+// TenantFilter selects tenants; an empty field matches all.
 type TenantFilter struct {
 	Status, Slug string
-	Search       string // the beginning of the slug or name, whatever its case
-	After        string // id
+	Search       string // prefix of the slug or the name, ignoring case
+	After        string // id of the last tenant of the page before
 	Limit        int
 }
 
@@ -86,7 +84,7 @@ func (tx *Tx) Tenants(ctx context.Context, f TenantFilter) ([]iam.Tenant, error)
 	return tx.tenants(ctx, w.sql("t.id", f.Limit), w.args...)
 }
 
-// TenantByID returns one tenant, and whether there is one.
+// TenantByID returns one tenant, and whether it exists.
 func (tx *Tx) TenantByID(ctx context.Context, id string) (iam.Tenant, bool, error) {
 	all, err := tx.tenants(ctx, ` WHERE t.id = $1`, id)
 	return first(all), len(all) > 0, err
@@ -113,5 +111,5 @@ func lockTenant(ctx context.Context, tx pgx.Tx, tenant string) error {
 }
 
 func outOfReach(pointer string) iam.FieldError {
-	return iam.FieldError{Pointer: pointer, Detail: "the issuer may not speak for this tenant"}
+	return iam.FieldError{Pointer: pointer, Detail: "the issuer is not trusted with this tenant"}
 }

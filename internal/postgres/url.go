@@ -11,30 +11,30 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Server names the server that a connection string leads to, and nothing else of
-// it: a password that was not percent-encoded ends up in any other part.
+// Server returns host and port of a connection string, and nothing else of it: a password that
+// is not percent-encoded may end up in any other part.
 func Server(connString string) string {
 	cfg, err := pgconn.ParseConfig(connString)
 	if err != nil {
-		return "(a connection string that cannot be read)"
+		return "(an unreadable connection string)"
 	}
 	return net.JoinHostPort(cfg.Host, strconv.Itoa(int(cfg.Port)))
 }
 
-// CheckURL says what is wrong with a connection string, without showing it.
+// CheckURL validates a connection string. Its errors do not show the string.
 func CheckURL(connString string) error {
 	cfg, err := pgconn.ParseConfig(connString)
 	switch {
 	case err != nil:
 		return errors.New(whyUnreadable(connString))
 	case strings.Contains(cfg.Database, "@") || strings.Contains(connString, "#"):
-		return errors.New("it looks as if the password were not percent-encoded (# is %23, / is %2F, @ is %40)")
+		return errors.New("the password does not seem to be percent-encoded (# is %23, / is %2F, @ is %40)")
 	}
 	return nil
 }
 
-// whyUnreadable says what is wrong with a connection string that cannot be read, without showing more of it than the
-// name of a setting: a password that was not percent-encoded may be anywhere.
+// whyUnreadable explains why a connection string cannot be parsed. It shows no more of it than the name of a
+// setting: a password that is not percent-encoded may be anywhere.
 func whyUnreadable(connString string) string {
 	u, err := url.Parse(connString)
 	switch {

@@ -10,8 +10,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// PutUser makes a user, found by issuer and subject, or replaces what is known of
-// them. It returns our id.
+// PutUser is Tx.PutUser in a transaction of its own. It returns the user's id.
 func (db *DB) PutUser(ctx context.Context, u iam.User) (id string, err error) {
 	err = db.Change(ctx, func(ctx context.Context, tx *Tx) error {
 		put, err := tx.PutUser(ctx, u)
@@ -21,22 +20,21 @@ func (db *DB) PutUser(ctx context.Context, u iam.User) (id string, err error) {
 	return id, err
 }
 
-// PutUser makes a user, found by issuer and subject, or replaces its status,
-// attributes, platform roles, default tenant and tokens_not_before. It returns what
-// is then known.
+// PutUser creates the user of an issuer and subject, or replaces its status, attributes, platform
+// roles, default tenant and tokens_not_before. It returns the user with id and new version.
 func (tx *Tx) PutUser(ctx context.Context, u iam.User) (iam.User, error) {
-	wrong := u.Check()
+	faults := u.Check()
 	issuer, known := tx.issuers.Find(u.Issuer)
 	switch {
 	case !known:
-		wrong = append(wrong, iam.FieldError{Pointer: "/issuer", Detail: "is not a trusted issuer"})
+		faults = append(faults, iam.FieldError{Pointer: "/issuer", Detail: "is not a trusted issuer"})
 	case len(u.PlatformRoles) > 0 && !issuer.Platform:
-		wrong = append(wrong, iam.FieldError{Pointer: "/platform_roles", Detail: "subjects of this issuer cannot hold platform roles"})
+		faults = append(faults, iam.FieldError{Pointer: "/platform_roles", Detail: "subjects of this issuer cannot hold platform roles"})
 	}
 	if u.DefaultTenant != "" && known && !issuer.Reaches(u.DefaultTenant) {
-		wrong = append(wrong, outOfReach("/default_tenant"))
+		faults = append(faults, outOfReach("/default_tenant"))
 	}
-	if err := iam.Refuse(wrong); err != nil {
+	if err := iam.Refuse(faults); err != nil {
 		return u, err
 	}
 	attributes, err := encode(u.Attributes)
@@ -104,21 +102,21 @@ func (tx *Tx) EnsureUsers(ctx context.Context, subjects []Identity, tenant strin
 	return users, created, err
 }
 
-// DeleteUser forgets a user, memberships and answers about them included.
+// DeleteUser erases a user with its memberships, and the stored responses that describe it.
 func (tx *Tx) DeleteUser(ctx context.Context, id string) error {
 	_, err := tx.tx.Exec(ctx, `DELETE FROM users WHERE id = $1::uuid`, id)
 	if err == nil {
-		// That it was asked stays, so that it is not done once more; the answer goes.
+		// The request stays, so that a retry does not repeat it; its response is erased.
 		_, err = tx.tx.Exec(ctx, `UPDATE idempotency SET answer = NULL, users = '{}' WHERE users @> ARRAY[$1::uuid]`, id)
 	}
 	return wrap("delete a user", err)
 }
 
-// UserFilter says which users; what is empty does not matter.
+// UserFilter selects users; an empty field matches all.
 type UserFilter struct {
 	Issuer, Subject, Status, PlatformRole string
-	Search                                string // the beginning of the subject, whatever its case
-	After                                 string // id
+	Search                                string // prefix of the subject, ignoring case
+	After                                 string // id of the last user of the page before
 	Limit                                 int
 }
 
@@ -130,7 +128,7 @@ func (tx *Tx) Users(ctx context.Context, f UserFilter) ([]iam.User, error) {
 	w.begins(f.Search, "u.subject")
 	w.only("u.status = $%d", f.Status)
 	if f.PlatformRole != "" {
-		w.conditions = append(w.conditions, "u.platform_roles <> '{}'") // its index
+		w.conditions = append(w.conditions, "u.platform_roles <> '{}'") // the condition of their partial index
 	}
 	w.only("$%d = ANY (u.platform_roles)", f.PlatformRole)
 	w.only("u.id > $%d::uuid", f.After)
@@ -165,15 +163,15 @@ func (tx *Tx) users(ctx context.Context, tail string, args ...any) ([]iam.User, 
 		})
 }
 
-// LockPlatform makes changes of who administers the platform happen one after the
-// other. Take it before any user.
+// LockPlatform serializes changes of the platform's administrators. It comes before any lock of a
+// user.
 func (tx *Tx) LockPlatform(ctx context.Context) error {
 	_, err := tx.tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended('iam platform '||current_schema(), 0))`)
 	return wrap("lock the platform's roles", err)
 }
 
-// OtherPlatformAdmins counts those who administer the platform beside one user:
-// active, and of an issuer that is trusted with it. The platform must be locked.
+// OtherPlatformAdmins counts the active platform administrators except one user, of issuers that
+// are trusted with the platform. It needs LockPlatform.
 func (tx *Tx) OtherPlatformAdmins(ctx context.Context, user string) (n int, err error) {
 	var trusted []string
 	for _, i := range tx.issuers {
@@ -189,8 +187,7 @@ func (tx *Tx) OtherPlatformAdmins(ctx context.Context, user string) (n int, err 
 	return n, wrap("count platform administrators", err)
 }
 
-// LockCaller keeps what a user and a client are from changing until the transaction
-// ends.
+// LockCaller prevents changes of the caller's user and client until the transaction ends.
 func (tx *Tx) LockCaller(ctx context.Context, issuer, subject, clientID string) error {
 	_, err := tx.tx.Exec(ctx, `SELECT FROM users WHERE issuer = $1 AND subject = $2 FOR SHARE`, issuer, subject)
 	if err == nil {
@@ -199,8 +196,8 @@ func (tx *Tx) LockCaller(ctx context.Context, issuer, subject, clientID string) 
 	return wrap("lock a caller", err)
 }
 
-// LockUserAndMemberships keeps a user from being changed, and from becoming a member of anything,
-// until the transaction ends.
+// LockUserAndMemberships prevents changes of a user and new memberships of it until the
+// transaction ends.
 func (tx *Tx) LockUserAndMemberships(ctx context.Context, id string) error {
 	_, err := tx.tx.Exec(ctx, `SELECT FROM users WHERE id = $1::uuid FOR UPDATE`, id)
 	return wrap("lock a user", err)
