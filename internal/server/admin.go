@@ -36,7 +36,6 @@ func (s *service) openAdministration(context.Context) error {
 	telemetry.Gauge(s.registry, "iam_audit_default_rows",
 		"Audit entries in the default partition: those of a month without a partition. They are moved within an hour.", nil,
 		func() float64 { return float64(unpartitioned.get()) })
-	s.loops.run("chores", func() { s.administration.KeepChores(s.work, cfg.OutboxRetention) })
 	return nil
 }
 
@@ -46,6 +45,8 @@ func (s *service) openAdminAPI(start context.Context) error {
 	if err := s.bootstrap(start); err != nil {
 		return err
 	}
+	// After bootstrap: the first audit checkpoint covers it.
+	s.loops.run("chores", func() { s.administration.KeepChores(s.work, cfg.OutboxRetention) })
 	previewEngine, err := policy.NewEngine(policy.Config{
 		Headers:  cfg.GatewayHeaders,
 		Settings: map[string]string{"unknown_users": cfg.UnknownUsers},
