@@ -21,9 +21,19 @@ run: need-go ## start the service with everything it needs embedded; ARGS=--fres
 	@exec ./bin/iam-dev $(ARGS)
 
 .PHONY: test
-test: need-go ## all tests: units, Rego, real PostgreSQL, the program itself
+test: need-go ## all tests: units, Rego, real PostgreSQL, the program itself; "make nightly" has the long forms
 	go vet ./...
-	go test -race -timeout 15m ./...
+	go test -race -short -timeout 15m ./...
+
+# The packages whose tests do not depend on devpg, which runs PostgreSQL.
+WITHOUT_POSTGRES = go list -test -f '{{if .ForTest}}{{else}}{{$$pg := false}}{{range .Deps}}{{if eq . "iam-service/internal/dev/devpg"}}{{$$pg = true}}{{end}}{{end}}{{if not $$pg}}{{.ImportPath}}{{end}}{{end}}' ./... | sed -n 's/\.test$$//p'
+
+.PHONY: check
+check: need-go ## the inner loop, within a minute: format, vet, lint, and the tests that need no PostgreSQL
+	$(LINT) fmt --diff
+	go vet ./...
+	$(LINT) run
+	go test -short $$($(WITHOUT_POSTGRES))
 
 .PHONY: lint
 lint: need-go ## golangci-lint, pinned, built from source

@@ -52,7 +52,7 @@ var mayImport = map[string][]string{
 	"internal/dev/freeport":            {},
 	"internal/dev/devrauth":            {},
 	"internal/dev/devhydra":            {"internal/dev/freeport"},
-	"internal/dev/pgtest":              {"internal/dev/devpg", "internal/iam", "internal/postgres"},
+	"internal/dev/pgtest":              {"internal/dev/devpg", "internal/iam", "internal/postgres", "migrations"},
 	"internal/clients/rauth/rauthtest": {"internal/clients", "internal/iam"},
 	"internal/dev/bench/figures":       {},
 	"internal/dev/scripttest":          {"internal/dev/freeport"},
