@@ -184,7 +184,7 @@ func (p *plant) quiet() {
 	p.Helper()
 	p.until("it comes to rest", func() bool {
 		log := p.logged()
-		return strings.Contains(log, "clients were compared") && strings.Contains(log, "audit checkpoint") && p.count(`SELECT count(*) FROM outbox WHERE sent_at IS NULL`) == 0
+		return strings.Contains(log, "clients compared") && strings.Contains(log, "audit checkpoint") && p.count(`SELECT count(*) FROM outbox WHERE sent_at IS NULL`) == 0
 	})
 }
 

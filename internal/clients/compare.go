@@ -18,22 +18,22 @@ import (
 // Kinds of drift.
 const (
 	DriftMissing    = "missing"     // we have it, the identity provider does not
-	DriftChanged    = "changed"     // it is there otherwise than it was applied
-	DriftNotDeleted = "not_deleted" // it is deleted here, and there it is
-	DriftOrphan     = "orphan"      // it bears our marks, and we do not know it
-	DriftNotOurs    = "not_ours"    // it has the id of one of ours, and bears other marks
-	DriftUnmanaged  = "unmanaged"   // it has security-relevant settings that nobody manages here
+	DriftChanged    = "changed"     // it differs from what was applied
+	DriftNotDeleted = "not_deleted" // it is deleted here, and exists there
+	DriftOrphan     = "orphan"      // it has our marks, and is unknown here
+	DriftNotOurs    = "not_ours"    // it has the id of one of ours, and other marks
+	DriftUnmanaged  = "unmanaged"   // it has security-relevant settings that are not managed here
 )
 
 // DriftKinds are all of them.
 var DriftKinds = []string{DriftMissing, DriftChanged, DriftNotDeleted, DriftOrphan, DriftNotOurs, DriftUnmanaged}
 
-// What becomes of a difference.
+// Outcomes of a difference.
 const (
 	Repaired  = "repaired"
 	Failed    = "failed"
 	Stopped   = "stopped"    // there were too many
-	ComesBack = "comes back" // the identity provider keeps it otherwise than it was told
+	ComesBack = "comes back" // the identity provider stores another value than was sent
 )
 
 // Difference is one between the two systems.
@@ -42,29 +42,28 @@ type Difference struct {
 	Tenant string
 	Kind   string
 	Fields []string // that differ, by the names of RFC 7591
-	Repair string   // operation that would end it; empty: nobody wins by itself
+	Repair string   // operation that would fix it; empty: an operator must decide
 	Why    string
-	Done   string // what became of it; empty: nothing was done about it
+	Done   string // its outcome; empty: no repair was attempted
 
 	seen  iam.ManagedClient
-	mark  string // of what is there
-	newer bool   // what is there bears our mark, and a version that this database has not written
+	mark  string // of the client in the provider
+	newer bool   // the client has our mark, and a version that this database has not written
 	twice bool   // two comparisons have seen it
 }
 
-// Report is one comparison of all clients in three ways: what is wanted, what was applied
-// last, and what is there.
+// Report is one comparison of all clients: wanted, applied last, and in the provider.
 type Report struct {
 	At          time.Time
 	Compared    int // of ours that are not deleted
-	Pending     int // not compared: the identity provider has yet to be told
-	Foreign     int // in the identity provider, of others: never touched
+	Pending     int // not compared: an operation is pending
+	Foreign     int // in the identity provider, of other owners: never changed
 	Differences []Difference
-	Stopped     bool // there were more than are repaired by themselves, or Newer
+	Stopped     bool // there were more than MaxRepairs, or Newer
 	Newer       bool // a client has a version there that this database has not written
 }
 
-// Of counts differences of a kind that two comparisons have seen.
+// Of counts the differences of a kind that two comparisons have found.
 func (r Report) Of(kind string) (n int) {
 	for _, d := range r.Differences {
 		if d.Kind == kind && d.twice {
@@ -74,8 +73,8 @@ func (r Report) Of(kind string) (n int) {
 	return n
 }
 
-// Left counts differences that are left. What nobody manages here cannot differ from what is
-// wanted: it is only reported.
+// Left counts the differences that are left. Unmanaged settings have no wanted value: they are
+// only reported.
 func (r Report) Left() (n int) {
 	for _, d := range r.Differences {
 		if d.Done != Repaired && d.Kind != DriftUnmanaged {
@@ -85,7 +84,7 @@ func (r Report) Left() (n int) {
 	return n
 }
 
-// Compare looks at all clients of both systems, and changes nothing.
+// Compare compares all clients of both systems, and changes nothing.
 func (s *Service) Compare(ctx context.Context) (Report, error) {
 	if s.cfg.Provider == nil {
 		return Report{}, errOff
@@ -103,7 +102,7 @@ func (s *Service) Compare(ctx context.Context) (Report, error) {
 		return r, err
 	}
 	there := map[string]bool{}
-	unknown := map[string]iam.Registration{} // that bear our mark
+	unknown := map[string]iam.Registration{} // that have our mark
 	err = s.cfg.Provider.List(ctx, func(got iam.Registration) error {
 		there[got.ClientID] = true
 		c, known := ours[got.ClientID]
@@ -116,26 +115,26 @@ func (s *Service) Compare(ctx context.Context) (Report, error) {
 		case !s.ours(got):
 			r.add(Difference{
 				Client: c.ClientID, Tenant: c.Tenant, Kind: DriftNotOurs,
-				Why: "it has the id of a client of ours and bears other marks: another instance or somebody by hand has taken it over; it is not touched",
+				Why: "it has the id of one of our clients and other marks: another instance or a manual change has taken it over; it is not changed",
 			}, c, got)
 		case c.Status == iam.ClientDeleted:
 			r.add(Difference{
 				Client: c.ClientID, Tenant: c.Tenant, Kind: DriftNotDeleted, Repair: iam.OperationDelete,
-				Why: "it was deleted here, and it is there again; what was decided here wins",
+				Why: "it was deleted here, and exists there again; the state here wins",
 			}, c, got)
 		default:
 			if len(got.Unmanaged) > 0 {
 				r.add(Difference{
 					Client: c.ClientID, Tenant: c.Tenant, Kind: DriftUnmanaged, Fields: got.Unmanaged,
-					Why: "somebody has set this in the identity provider, beyond its defaults; it is not managed here, and stays",
+					Why: "this was set in the identity provider and differs from its defaults; it is not managed here, and stays",
 				}, c, got)
 			}
 			fields := got.Drift(c.Wanted)
-			why := "it was applied as it is wanted, and has been changed there since; what was decided here wins"
+			why := "it was changed there after it was applied; the state here wins"
 			if audiences := s.cfg.Admin.Audiences(); len(c.Wanted.Audience) == 0 && len(audiences) > 0 {
 				c.Wanted.Audience = slices.Compact(slices.Sorted(slices.Values(slices.Concat(audiences, got.Audience))))
 				fields = append(fields, "audience")
-				why = "a version of this service made it that did not manage audiences; it gets those of the gateways, and keeps those that it has there"
+				why = "an earlier version of this service created it without managing audiences; it gets those of the gateways, and keeps its own"
 			}
 			if len(fields) == 0 && got.Metadata[iam.MarkVersion] != strconv.FormatInt(c.WantedVersion, 10) {
 				fields = []string{"metadata." + iam.MarkVersion}
@@ -168,9 +167,9 @@ func (s *Service) Compare(ctx context.Context) (Report, error) {
 			if len(c.Wanted.Audience) == 0 {
 				c.Wanted.Audience = s.cfg.Admin.Audiences()
 			}
-			why := "it was made there, and is gone; it is made again under its id"
+			why := "it was created there, and is missing; it is created again under its id"
 			if c.Wanted.HasSecret() {
-				why += ", with a secret that nobody has: rotate it"
+				why += ", with a secret that was returned to no caller: rotate it"
 			}
 			r.add(Difference{Client: id, Tenant: c.Tenant, Kind: DriftMissing, Repair: iam.OperationCreate, Why: why}, c, iam.Registration{})
 		}
@@ -182,8 +181,8 @@ func (s *Service) Compare(ctx context.Context) (Report, error) {
 	return r, nil
 }
 
-// orphans reports those that we do not know, now that the list is read: one that was made
-// meanwhile is none.
+// orphans reports clients with our marks that are unknown here, read after the list: one that
+// was created meanwhile is no orphan.
 func (s *Service) orphans(ctx context.Context, r *Report, unknown map[string]iam.Registration, highest int64) error {
 	if len(unknown) == 0 {
 		return nil
@@ -197,14 +196,14 @@ func (s *Service) orphans(ctx context.Context, r *Report, unknown map[string]iam
 		if err == nil && !slices.Contains(known, id) {
 			r.add(Difference{
 				Client: id, Tenant: got.Metadata[iam.MarkTenant], Kind: DriftOrphan,
-				Why: "it bears our marks, and there is no such client here: a backup of the database was restored, or it was copied; it is for you to say what becomes of it",
+				Why: "it has our marks, and is unknown here: a backup of the database was restored, or the database was copied; an operator must decide",
 			}, iam.ManagedClient{WantedVersion: highest}, got)
 		}
 	}
 	return err
 }
 
-// key tells differences of one client apart.
+// key identifies a difference across comparisons.
 func (d Difference) key() string { return d.Client + " " + d.Kind }
 
 func (r *Report) add(d Difference, seen iam.ManagedClient, got iam.Registration) {
@@ -214,20 +213,20 @@ func (r *Report) add(d Difference, seen iam.ManagedClient, got iam.Registration)
 	r.Differences = append(r.Differences, d)
 }
 
-// rounds are what comparisons have seen: a difference counts when two see it.
+// rounds are the differences of earlier comparisons: one counts when two comparisons find it.
 type rounds struct {
 	before map[string]string // key of a difference → mark
-	tried  map[string]string // what was repaired, and was not to be seen again
+	tried  map[string]string // what was repaired, and should not recur
 }
 
 func newRounds() *rounds { return &rounds{map[string]string{}, map[string]string{}} }
 
-// round compares, and repairs what the round before has seen too.
+// round compares, and repairs what the previous round has found too.
 func (s *Service) round(ctx context.Context, rs *rounds) {
 	r, err := s.Compare(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
-			s.cfg.Log.WarnContext(ctx, "clients cannot be compared with the identity provider", slog.Any("err", err))
+			s.cfg.Log.WarnContext(ctx, "client comparison failed", slog.Any("err", err))
 		}
 		return
 	}
@@ -237,12 +236,12 @@ func (s *Service) round(ctx context.Context, rs *rounds) {
 	if r.Left() > 0 {
 		level = slog.LevelWarn
 	}
-	s.cfg.Log.Log(ctx, level, "clients were compared with the identity provider", slog.Int("compared", r.Compared), slog.Int("pending", r.Pending),
+	s.cfg.Log.Log(ctx, level, "clients compared with the identity provider", slog.Int("compared", r.Compared), slog.Int("pending", r.Pending),
 		slog.Int("foreign", r.Foreign), slog.Int("differences", len(r.Differences)), slog.Int("left", r.Left()), slog.Bool("stopped", r.Stopped))
 }
 
-// repair ends differences that were seen before, unless there are too many: then
-// somebody must look.
+// repair fixes differences that were found before, unless there are too many: then an operator
+// must decide.
 func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
 	now := map[string]string{}
 	var due []*Difference
@@ -267,7 +266,7 @@ func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
 		for _, d := range due {
 			d.Done = Stopped
 		}
-		s.cfg.Log.ErrorContext(ctx, "another database of the same instance writes to the identity provider, or this one was restored: nothing is repaired until somebody has looked")
+		s.cfg.Log.ErrorContext(ctx, "client repair stopped: another database of the same instance writes to the identity provider, or this one was restored")
 		return
 	}
 	if len(due) > most {
@@ -275,7 +274,7 @@ func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
 		for _, d := range due {
 			d.Done = Stopped
 		}
-		s.cfg.Log.ErrorContext(ctx, "too many clients differ from the identity provider: nothing is repaired until somebody has looked", slog.Int("differences", len(due)), slog.Int("most", most))
+		s.cfg.Log.ErrorContext(ctx, "client repair stopped: too many clients differ from the identity provider", slog.Int("differences", len(due)), slog.Int("most", most))
 		return
 	}
 	for _, d := range due {
@@ -284,7 +283,7 @@ func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
 			d.Done = Repaired
 			rs.tried[d.key()] = d.mark
 		}
-		s.cfg.Log.WarnContext(ctx, "a client differed from the identity provider", slog.String("client", d.Client), slog.String("tenant", d.Tenant),
+		s.cfg.Log.WarnContext(ctx, "client differed from the identity provider", slog.String("client", d.Client), slog.String("tenant", d.Tenant),
 			slog.String("kind", d.Kind), slog.Any("fields", d.Fields), slog.String("outcome", d.Done))
 	}
 }
@@ -301,15 +300,15 @@ func (s *Service) repairOne(ctx context.Context, d Difference) bool {
 	if err != nil || !can {
 		return false
 	}
-	_, done := s.takeUp(ctx, c, lease)
+	_, done := s.takeOver(ctx, c, lease)
 	return done
 }
 
-// betweenRounds is how long apart the two rounds of a command are.
+// betweenRounds is the pause between the two rounds of a command.
 const betweenRounds = 2 * time.Second
 
-// Reconcile finishes what is under way, also what would wait before it is tried again,
-// compares twice and repairs, unless it is only to be looked at.
+// Reconcile finishes all pending operations, also those that wait for their next attempt,
+// compares twice and repairs; with dryRun it only compares.
 func (s *Service) Reconcile(ctx context.Context, dryRun bool, most int) (Report, error) {
 	if dryRun || s.cfg.Copied {
 		return s.Compare(ctx)

@@ -14,21 +14,21 @@ import (
 
 // Limits of the loop.
 const (
-	atOnce     = 8                // operations under way: what is claimed is begun at once
-	loopLease  = 30 * time.Second // of what the loop takes up
-	stepTime   = 20 * time.Second // for one operation in the identity provider
-	checkEvery = 5 * time.Second  // that the lock is still ours
-	waitOthers = 3 * time.Second  // while another replica has it
+	atOnce     = 8                // concurrent operations: all that are claimed are begun
+	loopLease  = 30 * time.Second // of operations that the loop takes over
+	stepTime   = 20 * time.Second // timeout of one operation in the identity provider
+	checkEvery = 5 * time.Second  // of the lock: it may be lost
+	waitOthers = 3 * time.Second  // while another replica leads
 	forgetPace = time.Hour
 
 	compareTime = 5 * time.Minute
 )
 
-// loop is who finishes what others began.
+// loop is the caller of operations that are finished in the background.
 var loop = admin.Caller{Operator: "reconciler", Via: "loop"}
 
-// Run finishes what was interrupted, ends old secrets and compares the two systems, on one
-// replica at a time, until ctx ends.
+// Run finishes interrupted operations, retires old secrets and compares the two systems, on
+// one replica at a time, until ctx ends.
 func (s *Service) Run(ctx context.Context) {
 	if s.cfg.Copied {
 		s.cfg.Log.ErrorContext(ctx, "database copied or moved: clients are not managed until an operator runs iam-service instance keep or renew", slog.String("instance", s.cfg.Instance))
@@ -38,10 +38,10 @@ func (s *Service) Run(ctx context.Context) {
 		lock, got, err := s.cfg.DB.TryLock(ctx, "clients")
 		switch {
 		case err != nil:
-			s.cfg.Log.InfoContext(ctx, "the loop of clients cannot begin", slog.Any("err", err))
+			s.cfg.Log.InfoContext(ctx, "client loop failed to take its lock", slog.Any("err", err))
 		case got:
 			func() {
-				defer lock.Close() // also where it panics: else nobody leads any more
+				defer lock.Close() // also after a panic: else no replica can lead
 				s.lead(ctx, lock)
 			}()
 		}
@@ -58,11 +58,11 @@ func (s *Service) lead(ctx context.Context, lock *postgres.SessionLock) {
 	var checked, compared, forgot time.Time
 	rounds := newRounds()
 	ctx, cancel := context.WithCancel(ctx)
-	comparing := make(chan struct{}, 1) // beside: what is pending does not wait for it
+	comparing := make(chan struct{}, 1) // in the background: pending operations do not wait for it
 	defer func() {
 		cancel()
 		comparing <- struct{}{}
-		s.cfg.OnCompared(Report{}) // whoever leads next knows better
+		s.cfg.OnCompared(Report{}) // the next leader reports
 	}()
 	for {
 		if time.Since(checked) > checkEvery {
@@ -73,7 +73,7 @@ func (s *Service) lead(ctx context.Context, lock *postgres.SessionLock) {
 		}
 		n, err := s.Finish(ctx)
 		if err != nil {
-			s.cfg.Log.InfoContext(ctx, "operations cannot be taken up", slog.Any("err", err))
+			s.cfg.Log.InfoContext(ctx, "failed to claim client operations", slog.Any("err", err))
 		}
 		if n == atOnce && ctx.Err() == nil {
 			continue // there may be more
@@ -90,7 +90,7 @@ func (s *Service) lead(ctx context.Context, lock *postgres.SessionLock) {
 						s.cfg.OnPanic(err)
 					}
 				}()
-			default: // the one before is not over
+			default: // the previous one is still running
 			}
 		}
 		if time.Since(forgot) > forgetPace {
@@ -105,25 +105,25 @@ func (s *Service) lead(ctx context.Context, lock *postgres.SessionLock) {
 	}
 }
 
-// Finish takes up what is due and that nobody is at: operations, and old secrets whose
-// time has passed. It returns how many it took up.
+// Finish takes over what is due and has no valid lease: operations, and old secrets to retire.
+// It returns how many it took over.
 func (s *Service) Finish(ctx context.Context) (int, error) { return s.finish(ctx, time.Time{}) }
 
-// finish is Finish, and takes up what waits to be tried again if the last try was before
-// retried.
+// finish is Finish, and also takes over operations that wait for their next attempt, if the
+// last one was before retried.
 func (s *Service) finish(ctx context.Context, retried time.Time) (int, error) {
 	lease := leaseFor(loopLease)
-	due, err := s.claim(ctx, retried) // what was claimed is taken up, whatever failed after it
+	due, err := s.claim(ctx, retried) // what was claimed is taken over also after an error
 	var group sync.WaitGroup
 	for _, c := range due {
-		group.Go(func() { s.takeUp(ctx, c, lease) })
+		group.Go(func() { s.takeOver(ctx, c, lease) })
 	}
 	group.Wait()
 	return len(due), err
 }
 
-// claim returns operations that are ours until the end of the lease. Where nothing is due
-// it is two statements that change nothing.
+// claim leases operations to this replica. Where nothing is due it is two statements that
+// change nothing.
 func (s *Service) claim(ctx context.Context, retried time.Time) ([]iam.ManagedClient, error) {
 	due, err := s.cfg.DB.ClaimClients(ctx, s.cfg.Issuer, loopLease, retried, atOnce)
 	if err != nil {
@@ -135,14 +135,14 @@ func (s *Service) claim(ctx context.Context, retried time.Time) ([]iam.ManagedCl
 		switch {
 		case begun:
 			due = append(due, c)
-		case err != nil: // it is due again, and others must not wait for it
-			s.cfg.Log.InfoContext(ctx, "an old secret cannot be ended now", slog.String("client", id), slog.Any("err", err))
+		case err != nil: // it stays due, and must not delay the others
+			s.cfg.Log.InfoContext(ctx, "failed to retire an old secret", slog.String("client", id), slog.Any("err", err))
 		}
 	}
 	return due, err
 }
 
-// endOverlap begins to end an old secret, where it is time.
+// endOverlap begins to retire an old secret, if its overlap is over.
 func (s *Service) endOverlap(ctx context.Context, id string, lease time.Duration) (c iam.ManagedClient, begun bool, err error) {
 	task := admin.Task{Action: "client:retire-secret", Object: id, Client: true, Writes: true}
 	err = s.cfg.Admin.Do(ctx, loop, task, func(ctx context.Context, w *admin.Work) (err error) {
@@ -152,8 +152,8 @@ func (s *Service) endOverlap(ctx context.Context, id string, lease time.Duration
 	return c, begun && err == nil, err
 }
 
-// takeUp goes on with an operation for which nobody waits. A panic postpones it, and fails no other.
-func (s *Service) takeUp(ctx context.Context, c iam.ManagedClient, l lease) (after iam.ManagedClient, done bool) {
+// takeOver works on an operation for which no caller waits. A panic postpones it, and fails no other.
+func (s *Service) takeOver(ctx context.Context, c iam.ManagedClient, l lease) (after iam.ManagedClient, done bool) {
 	ctx, cancel := context.WithTimeout(ctx, min(stepTime, l.left()))
 	defer cancel()
 	o := operation{s: s, caller: loop, task: admin.Task{Action: "client:" + c.Operation, Tenant: c.Tenant, Object: c.ClientID, Writes: true}, client: c}
@@ -164,7 +164,7 @@ func (s *Service) takeUp(ctx context.Context, c iam.ManagedClient, l lease) (aft
 	}
 	s.cfg.OnPanic(err)
 	if err := iam.Try(func() { after = o.postpone(ctx, err) }); err != nil {
-		s.cfg.OnPanic(err) // when the lease is over it is taken up
+		s.cfg.OnPanic(err) // it is taken over when the lease expires
 	}
 	return after, false
 }
@@ -172,16 +172,16 @@ func (s *Service) takeUp(ctx context.Context, c iam.ManagedClient, l lease) (aft
 func (o operation) proceed(ctx context.Context, l lease) (after iam.ManagedClient, done bool) {
 	s, c := o.s, o.client
 	if c.Operation == iam.OperationRotate {
-		// Whoever began it is gone, and with them what they may have been given.
-		_ = o.notRotated(ctx, errors.New("interrupted"), true, false) // nobody waits for it
+		// The request that began it was interrupted, and may have obtained a secret.
+		_ = o.notRotated(ctx, errors.New("interrupted"), true, false) // no caller waits for the error
 		return c, true
 	}
 	d, err := s.step(ctx, c, l, false)
 	switch {
 	case err == nil:
 		return o.finish(ctx, d)
-	case refused(c, err):
-		if after, err = o.refuse(ctx, err, false); err != nil {
+	case rejected(c, err):
+		if after, err = o.reject(ctx, err, false); err != nil {
 			return c, false
 		}
 		return after, false
@@ -198,6 +198,6 @@ func (s *Service) forget(ctx context.Context) {
 		})
 	}
 	if err != nil && ctx.Err() == nil {
-		s.cfg.Log.InfoContext(ctx, "deleted clients cannot be forgotten", slog.Any("err", err))
+		s.cfg.Log.InfoContext(ctx, "failed to forget deleted clients", slog.Any("err", err))
 	}
 }
