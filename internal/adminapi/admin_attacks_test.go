@@ -544,7 +544,7 @@ func TestAPanicIsAProblemOfOurs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{panics: true})
 	r := w.want(500, "root", "GET", "/v1/policy", nil)
-	if strings.Contains(string(r.body), "secret") || !strings.Contains(w.logs.String(), "a request made us panic") {
+	if strings.Contains(string(r.body), "secret") || !strings.Contains(w.logs.String(), "request panicked") {
 		t.Errorf("got %s", r)
 	}
 	w.want(200, "root", "GET", "/v1/tenants", nil)

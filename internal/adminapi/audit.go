@@ -46,9 +46,9 @@ type auditIn struct {
 	Until  time.Time `query:"until" doc:"before"`
 }
 
-func (i auditIn) tenant() string { return i.Tenant }
+func (i auditIn) target() target { return target{tenant: i.Tenant} }
 
-func (a *server) listAudit(ctx context.Context, w *admin.Work, in *auditIn) (*many[auditBody], error) {
+func (a *server) listAudit(ctx context.Context, w *admin.Work, in *auditIn) (*collection[auditBody], error) {
 	f := postgres.AuditFilter{Actor: in.Actor, Action: in.Action, Kind: in.Kind, Object: in.Object, From: in.From, Until: in.Until, Limit: in.Limit + 1}
 	if err := in.cursor(&f.BeforeAt, &f.BeforeChain, &f.BeforeSeq); err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package adminapi
 import (
 	"context"
 	"encoding/json"
+	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -13,7 +14,7 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// clientBody is a client by the names of RFC 7591 and what we know of it beside.
+// clientBody has the fields of RFC 7591 and the state of the client here.
 type clientBody struct {
 	ClientID string `json:"client_id"`
 	Tenant   string `json:"tenant,omitempty" doc:"absent: a program of the platform"`
@@ -48,7 +49,7 @@ type clientBody struct {
 	ClientSecretStatus string `json:"client_secret_status,omitempty" enum:"given,not_issued" doc:"given: in this answer, or in the first one to this request; not_issued: nobody has it, rotate"`
 }
 
-// ClientPut is what can be replaced of a client.
+// ClientPut has the fields of a client that a PUT replaces.
 type ClientPut struct {
 	ClientName              string          `json:"client_name" maxLength:"200"`
 	TokenEndpointAuthMethod string          `json:"token_endpoint_auth_method,omitempty" enum:"none,client_secret_basic,client_secret_post,private_key_jwt" default:"client_secret_basic" doc:"none: a public client, with PKCE and without a secret"`
@@ -86,11 +87,32 @@ func (p ClientPut) edit() admin.ClientEdit {
 func wireClient(c iam.ManagedClient) clientBody {
 	r := c.Wanted
 	b := clientBody{
-		ClientID: c.ClientID, Tenant: c.Tenant, Status: c.Status, Managed: c.Managed, Sync: c.Sync, SyncReason: c.Reason, Operation: c.Operation,
-		ClientName: r.ClientName, TokenEndpointAuthMethod: r.TokenEndpointAuthMethod, GrantTypes: sorted(r.GrantTypes), ResponseTypes: sorted(r.ResponseTypes),
-		RedirectURIs: sorted(r.RedirectURIs), PostLogoutRedirectURIs: sorted(r.PostLogoutRedirectURIs), JWKSURI: r.JWKSURI, JWKS: r.JWKS,
-		Audience: sorted(r.Audience), Roles: sorted(c.Roles), Scopes: sorted(c.Scopes), SecretState: c.SecretState, OldSecretUntil: given(c.RetireAt), TokensNotBefore: given(c.TokensNotBefore),
-		CreatedAt: c.CreatedAt.UTC(), UpdatedAt: c.UpdatedAt.UTC(), Version: c.Version,
+		ClientID:   c.ClientID,
+		Tenant:     c.Tenant,
+		Status:     c.Status,
+		Managed:    c.Managed,
+		Sync:       c.Sync,
+		SyncReason: c.Reason,
+		Operation:  c.Operation,
+
+		ClientName:              r.ClientName,
+		TokenEndpointAuthMethod: r.TokenEndpointAuthMethod,
+		GrantTypes:              sorted(r.GrantTypes),
+		ResponseTypes:           sorted(r.ResponseTypes),
+		RedirectURIs:            sorted(r.RedirectURIs),
+		PostLogoutRedirectURIs:  sorted(r.PostLogoutRedirectURIs),
+		JWKSURI:                 r.JWKSURI,
+		JWKS:                    r.JWKS,
+		Audience:                sorted(r.Audience),
+		Roles:                   sorted(c.Roles),
+		Scopes:                  sorted(c.Scopes),
+
+		SecretState:     c.SecretState,
+		OldSecretUntil:  optionalTime(c.RetireAt),
+		TokensNotBefore: optionalTime(c.TokensNotBefore),
+		CreatedAt:       c.CreatedAt.UTC(),
+		UpdatedAt:       c.UpdatedAt.UTC(),
+		Version:         c.Version,
 	}
 	if c.Managed {
 		b.Type = r.Type()
@@ -103,15 +125,15 @@ func wireClient(c iam.ManagedClient) clientBody {
 
 func clientPath(id string) string { return "/v1/clients/" + url.PathEscape(id) }
 
-func oneClient(c iam.ManagedClient, err error) (*one[clientBody], error) {
+func clientResource(c iam.ManagedClient, err error) (*resource[clientBody], error) {
 	if err != nil {
 		return nil, err
 	}
-	return &one[clientBody]{Status: 200, ETag: etag(c.Version), Body: wireClient(c)}, nil
+	return &resource[clientBody]{Status: 200, ETag: etag(c.Version), Body: wireClient(c)}, nil
 }
 
-// outcome is the answer to a request about a client that could be finished later.
-type outcome struct {
+// clientChange is the response to a change of a client, which the identity provider may not have confirmed yet.
+type clientChange struct {
 	Status     int
 	Location   string `header:"Location"`
 	ETag       string `header:"ETag"`
@@ -119,53 +141,52 @@ type outcome struct {
 	Body       *clientBody
 }
 
-func outcomeOf(r asked, res clients.Result, status int, later bool) *outcome {
+// clientChanged is the response with a status: 202 where the change is pending.
+func clientChanged(c call, status int, p Preferring, res clients.Result) *clientChange {
 	body := wireClient(res.Client)
 	body.ClientSecret, body.ClientSecretStatus = string(res.Secret), res.SecretStatus
-	out := &outcome{Status: status, ETag: etag(res.Client.Version), Body: &body}
-	if status == 201 || res.Pending {
+	out := &clientChange{Status: status, ETag: etag(res.Client.Version), Body: &body}
+	if status == http.StatusCreated || res.Pending {
 		out.Location = clientPath(res.Client.ClientID)
 	}
 	if res.Pending {
-		out.Status = 202
-		if later {
-			out.Preference = "respond-async"
+		out.Status = http.StatusAccepted
+		if p.async() {
+			out.Preference = respondAsync
 		}
 	}
 	if res.Replayed {
-		r.header.Set("Idempotency-Replayed", "true")
+		c.header.Set("Idempotency-Replayed", "true")
 	}
 	return out
 }
 
-// OnClient is an input about a client, which says what the tenant is.
+// OnClient is an input about a client, whose record names the tenant.
 type OnClient struct {
 	ID string `path:"id" maxLength:"255" doc:"client_id"`
 }
 
-func (OnClient) tenant() string { return "" }
+func (i OnClient) target() target { return target{object: i.ID, client: true} }
 
-func (i OnClient) object() string { return i.ID }
-
-func (OnClient) client() {}
-
-// Preferring is an input that says whether its caller wants to wait.
+// Preferring is an input whose caller may prefer not to wait for the identity provider.
 type Preferring struct {
 	Prefer string `header:"Prefer" maxLength:"200" doc:"respond-async: the answer is 202, and the identity provider is told later (RFC 7240)"`
 }
 
-func (p Preferring) later() bool {
+const respondAsync = "respond-async"
+
+func (p Preferring) async() bool {
 	for preference := range strings.SplitSeq(p.Prefer, ",") {
 		name, _, _ := strings.Cut(preference, ";")
-		if strings.EqualFold(strings.TrimSpace(name), "respond-async") {
+		if strings.EqualFold(strings.TrimSpace(name), respondAsync) {
 			return true
 		}
 	}
 	return false
 }
 
-func (r asked) request(later bool) clients.Request {
-	return clients.Request{Caller: r.caller, Task: r.task, Key: r.once, Later: later}
+func (c call) clientRequest(p Preferring) clients.Request {
+	return clients.Request{Caller: c.caller, Task: c.task, Key: c.key, Later: p.async()}
 }
 
 type listClientsIn struct {
@@ -178,9 +199,9 @@ type listClientsIn struct {
 	Name   string `query:"name" maxLength:"200" doc:"a part of client_name, whatever its case"`
 }
 
-func (i listClientsIn) tenant() string { return i.Tenant }
+func (i listClientsIn) target() target { return target{tenant: i.Tenant} }
 
-func (a *server) listClients(ctx context.Context, w *admin.Work, in *listClientsIn) (*many[clientBody], error) {
+func (a *server) listClients(ctx context.Context, w *admin.Work, in *listClientsIn) (*collection[clientBody], error) {
 	f := postgres.ClientFilter{Tenant: in.Tenant, Status: in.Status, Sync: in.Sync, Type: in.Type, Role: in.Role, Name: in.Name, Limit: in.Limit + 1}
 	if err := in.cursor(&f.After); err != nil {
 		return nil, err
@@ -192,8 +213,8 @@ func (a *server) listClients(ctx context.Context, w *admin.Work, in *listClients
 	return pageOf(ctx, in.Paged, list, wireClient, func(c iam.ManagedClient) []any { return []any{c.ClientID} })
 }
 
-func (a *server) readClient(ctx context.Context, w *admin.Work, in *OnClient) (*one[clientBody], error) {
-	return oneClient(w.Client(ctx, in.ID))
+func (a *server) readClient(ctx context.Context, w *admin.Work, in *OnClient) (*resource[clientBody], error) {
+	return clientResource(w.Client(ctx, in.ID))
 }
 
 type createClientIn struct {
@@ -202,32 +223,32 @@ type createClientIn struct {
 	Body ClientPost
 }
 
-func (i createClientIn) tenant() string { return i.Body.Tenant }
+func (i createClientIn) target() target { return target{tenant: i.Body.Tenant} }
 
-func (a *server) createClient(ctx context.Context, r asked, in *createClientIn) (*outcome, error) {
-	res, err := a.Clients.Create(ctx, r.request(in.later()), in.Body.Tenant, in.Body.edit())
+func (a *server) createClient(ctx context.Context, c call, in *createClientIn) (*clientChange, error) {
+	res, err := a.Clients.Create(ctx, c.clientRequest(in.Preferring), in.Body.Tenant, in.Body.edit())
 	if err != nil {
 		return nil, err
 	}
-	return outcomeOf(r, res, 201, in.later()), nil
+	return clientChanged(c, http.StatusCreated, in.Preferring, res), nil
 }
 
-func (a *server) putClient(ctx context.Context, r asked, in *struct {
+func (a *server) putClient(ctx context.Context, c call, in *struct {
 	OnClient
 	Conditional
 	Preferring
 	Body ClientPut
 },
-) (*outcome, error) {
-	c, err := in.condition()
+) (*clientChange, error) {
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	res, err := a.Clients.Put(ctx, r.request(in.later()), in.ID, in.Body.edit(), c)
+	res, err := a.Clients.Put(ctx, c.clientRequest(in.Preferring), in.ID, in.Body.edit(), cond)
 	if err != nil {
 		return nil, err
 	}
-	return outcomeOf(r, res, 200, in.later()), nil
+	return clientChanged(c, http.StatusOK, in.Preferring, res), nil
 }
 
 func (a *server) patchClient(ctx context.Context, w *admin.Work, in *struct {
@@ -237,12 +258,12 @@ func (a *server) patchClient(ctx context.Context, w *admin.Work, in *struct {
 		Status string `json:"status" enum:"active,blocked"`
 	} `contentType:"application/merge-patch+json"`
 },
-) (*one[clientBody], error) {
-	c, err := in.condition()
+) (*resource[clientBody], error) {
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	return oneClient(w.SetClientStatus(ctx, in.ID, in.Body.Status, c))
+	return clientResource(w.SetClientStatus(ctx, in.ID, in.Body.Status, cond))
 }
 
 func (a *server) revokeClient(ctx context.Context, w *admin.Work, in *struct {
@@ -252,15 +273,15 @@ func (a *server) revokeClient(ctx context.Context, w *admin.Work, in *struct {
 		Before *time.Time `json:"before,omitempty" doc:"tokens issued earlier, or less than 5 s later, are refused; absent: now. It never goes back."`
 	}
 },
-) (*one[clientBody], error) {
+) (*resource[clientBody], error) {
 	var before time.Time
-	if in.Body != nil && in.Body.Before != nil {
-		before = *in.Body.Before
+	if in.Body != nil {
+		before = timeOrZero(in.Body.Before)
 	}
-	return oneClient(w.RevokeClientTokens(ctx, in.ID, before))
+	return clientResource(w.RevokeClientTokens(ctx, in.ID, before))
 }
 
-func (a *server) rotateClient(ctx context.Context, r asked, in *struct {
+func (a *server) rotateClient(ctx context.Context, c call, in *struct {
 	OnClient
 	Repeatable
 	Conditional
@@ -269,8 +290,8 @@ func (a *server) rotateClient(ctx context.Context, r asked, in *struct {
 		RetireOld bool   `json:"retire_old,omitempty" doc:"ends the overlap that is running, if there is one"`
 	}
 },
-) (*outcome, error) {
-	c, err := in.condition()
+) (*clientChange, error) {
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
@@ -283,30 +304,30 @@ func (a *server) rotateClient(ctx context.Context, r asked, in *struct {
 			}
 		}
 	}
-	res, err := a.Clients.Rotate(ctx, r.request(false), in.ID, c, rot)
+	res, err := a.Clients.Rotate(ctx, c.clientRequest(Preferring{}), in.ID, cond, rot)
 	if err != nil {
 		return nil, err
 	}
 	res.Pending = false
-	return outcomeOf(r, res, 200, false), nil
+	return clientChanged(c, http.StatusOK, Preferring{}, res), nil
 }
 
-func (a *server) deleteClient(ctx context.Context, r asked, in *struct {
+func (a *server) deleteClient(ctx context.Context, c call, in *struct {
 	OnClient
 	Conditional
 	Preferring
 },
-) (*outcome, error) {
-	c, err := in.condition()
+) (*clientChange, error) {
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	res, err := a.Clients.Delete(ctx, r.request(in.later()), in.ID, c)
+	res, err := a.Clients.Delete(ctx, c.clientRequest(in.Preferring), in.ID, cond)
 	if err != nil {
 		return nil, err
 	}
 	if !res.Pending {
-		return &outcome{Status: 204}, nil
+		return &clientChange{Status: http.StatusNoContent}, nil
 	}
-	return outcomeOf(r, res, 202, in.later()), nil
+	return clientChanged(c, http.StatusAccepted, in.Preferring, res), nil
 }

@@ -17,7 +17,12 @@ import (
 	"iam-service/internal/problem"
 )
 
-// jsonFormat keeps numbers as they are written: an attribute is not a float64.
+const (
+	jsonMedia = "application/json"
+	yamlMedia = "application/yaml"
+)
+
+// jsonFormat decodes numbers as they are written: an attribute is not a float64.
 var jsonFormat = huma.Format{
 	Marshal: huma.DefaultJSONFormat.Marshal,
 	Unmarshal: func(b []byte, v any) error {
@@ -30,40 +35,40 @@ var jsonFormat = huma.Format{
 			return err
 		}
 		if _, err := d.Token(); !errors.Is(err, io.EOF) {
-			return errors.New("the body holds more than one value")
+			return errors.New("the body has more than one value")
 		}
 		d = json.NewDecoder(bytes.NewReader(b))
 		d.UseNumber()
-		if err := noTwice(d); err != nil {
+		if err := rejectDuplicateNames(d); err != nil {
 			return err
 		}
-		if whole, ok := v.(*any); ok {
-			*whole = asFloats(*whole) // what huma only validates: it knows no json.Number
+		if untyped, ok := v.(*any); ok {
+			*untyped = numbersToFloats(*untyped) // huma only validates it, and does not know json.Number
 		}
 		return nil
 	},
 }
 
-func asFloats(v any) any {
+func numbersToFloats(v any) any {
 	switch v := v.(type) {
 	case json.Number:
-		f, _ := v.Float64() // out of range: infinite, which no bound allows
+		f, _ := v.Float64() // infinite where it is out of range: no bound allows that
 		return f
 	case map[string]any:
 		for k, x := range v {
-			v[k] = asFloats(x)
+			v[k] = numbersToFloats(x)
 		}
 	case []any:
 		for i, x := range v {
-			v[i] = asFloats(x)
+			v[i] = numbersToFloats(x)
 		}
 	}
 	return v
 }
 
-// noTwice refuses an object with one name twice (RFC 8259, section 4): two programs
-// could read it differently. The JSON is known to be well-formed.
-func noTwice(d *json.Decoder) error {
+// rejectDuplicateNames rejects an object that has a name twice (RFC 8259, section 4): two programs could read it differently. The
+// JSON is known to be well-formed.
+func rejectDuplicateNames(d *json.Decoder) error {
 	t, err := d.Token()
 	if err != nil {
 		return err
@@ -80,11 +85,11 @@ func noTwice(d *json.Decoder) error {
 				return err
 			}
 			if names[name] {
-				return fmt.Errorf("the name %q stands twice in an object", name)
+				return fmt.Errorf("the name %q is twice in an object", name)
 			}
 			names[name] = true
 		}
-		if err := noTwice(d); err != nil {
+		if err := rejectDuplicateNames(d); err != nil {
 			return err
 		}
 	}
@@ -92,49 +97,54 @@ func noTwice(d *json.Decoder) error {
 	return err
 }
 
-// yamlToJSON lets manifests be YAML, as they are in their repositories.
-func yamlToJSON(next http.Handler) http.Handler {
+// yamlToJSON converts bodies of routes that take YAML.
+func (a *server) yamlToJSON(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		manifest := r.URL.Path == "/s2s/system/sync" || strings.HasSuffix(r.URL.Path, "/manifest")
-		if media, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";"); manifest && (media == "application/yaml" || media == "application/x-yaml" || media == "text/yaml") {
-			body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-			if err == nil {
-				err = noAliases(body)
-			}
-			if err == nil {
-				body, err = yaml.YAMLToJSONStrict(body)
-			}
-			if err != nil {
-				e := &iam.Error{Kind: iam.Malformed, Detail: "the body is not the YAML that is expected: " + strings.Join(strings.Fields(err.Error()), " ")}
-				if _, large := errors.AsType[*http.MaxBytesError](err); large {
-					e.Kind, e.Detail = iam.TooLarge, fmt.Sprintf("at most %d bytes are allowed", maxBody)
-				}
-				problem.Write(w, problem.New(e, problem.RequestID(r)))
-				return
-			}
-			r = r.Clone(r.Context())
-			r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-			r.Header.Set("Content-Type", "application/json")
+		if !isYAML(r.Header.Get("Content-Type")) || !a.routeOf(r).takes(yamlMedia) {
+			next.ServeHTTP(w, r)
+			return
 		}
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+		if err == nil {
+			err = rejectAliases(body)
+		}
+		if err == nil {
+			body, err = yaml.YAMLToJSONStrict(body)
+		}
+		if err != nil {
+			e := &iam.Error{Kind: iam.Malformed, Detail: "the body is not valid YAML: " + strings.Join(strings.Fields(err.Error()), " ")}
+			if _, large := errors.AsType[*http.MaxBytesError](err); large {
+				e.Kind, e.Detail = iam.TooLarge, fmt.Sprintf("at most %d bytes are allowed", maxBody)
+			}
+			problem.Write(w, problem.New(e, problem.RequestID(r)))
+			return
+		}
+		r = r.Clone(r.Context())
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		r.Header.Set("Content-Type", jsonMedia)
 		next.ServeHTTP(w, r)
 	})
 }
 
-// noAliases refuses YAML that refers to itself: a few bytes of it can be gigabytes when
-// they are written out.
-func noAliases(body []byte) error {
+func isYAML(contentType string) bool {
+	media, _, _ := strings.Cut(contentType, ";")
+	return media == yamlMedia || media == "application/x-yaml" || media == "text/yaml"
+}
+
+// rejectAliases rejects YAML that refers to itself: a few bytes of it can expand to gigabytes.
+func rejectAliases(body []byte) error {
 	var doc, more yamlv3.Node
 	d := yamlv3.NewDecoder(bytes.NewReader(body))
 	if err := d.Decode(&doc); err != nil {
 		return err
 	}
 	if err := d.Decode(&more); !errors.Is(err, io.EOF) {
-		return errors.New("one document is taken, and there are more")
+		return errors.New("only one document is allowed")
 	}
 	var walk func(n *yamlv3.Node) error
 	walk = func(n *yamlv3.Node) error {
 		if n.Kind == yamlv3.AliasNode || n.Anchor != "" {
-			return fmt.Errorf("line %d: anchors and aliases are not taken", n.Line)
+			return fmt.Errorf("line %d: anchors and aliases are not allowed", n.Line)
 		}
 		for _, c := range n.Content {
 			if err := walk(c); err != nil {

@@ -12,13 +12,13 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Conditional is an input that says what the caller believes.
+// Conditional is an input of a conditional request.
 type Conditional struct {
 	IfMatch     string `header:"If-Match" maxLength:"1000" doc:"ETag of what was read; * for any"`
 	IfNoneMatch string `header:"If-None-Match" maxLength:"10" doc:"* where nothing must be there yet"`
 }
 
-// condition reads RFC 9110, section 13.1. A weak tag never matches.
+// condition parses the preconditions of RFC 9110, section 13.1. A weak tag never matches.
 func (i Conditional) condition() (admin.Condition, error) {
 	var c admin.Condition
 	switch i.IfNoneMatch {
@@ -26,13 +26,13 @@ func (i Conditional) condition() (admin.Condition, error) {
 	case "*":
 		c.Absent = true
 	default:
-		return c, &iam.Error{Kind: iam.Malformed, Detail: "the request cannot be read", Fields: []iam.FieldError{{Pointer: "If-None-Match", Detail: "only * is understood"}}}
+		return c, malformedHeader("If-None-Match", "only * is supported")
 	}
 	if i.IfMatch == "" {
 		return c, nil
 	}
 	if c.Absent {
-		return c, &iam.Error{Kind: iam.Malformed, Detail: "the request cannot be read", Fields: []iam.FieldError{{Pointer: "If-Match", Detail: "goes not together with If-None-Match"}}}
+		return c, malformedHeader("If-Match", "cannot be combined with If-None-Match")
 	}
 	if i.IfMatch == "*" {
 		c.Present = true
@@ -42,38 +42,46 @@ func (i Conditional) condition() (admin.Condition, error) {
 		tag = strings.TrimSpace(tag)
 		inner, strong := strings.CutPrefix(tag, `"`)
 		inner, whole := strings.CutSuffix(inner, `"`)
-		version, _, _ := strings.Cut(inner, "-") // of the whole tag; see conditional
+		version, _, _ := strings.Cut(inner, "-") // the rest is a hash of the body: see withETag
 		n, err := strconv.ParseInt(version, 10, 64)
 		switch {
 		case strings.HasPrefix(tag, `W/"`):
 			n = -1
 		case !strong || !whole:
-			return c, &iam.Error{Kind: iam.Malformed, Detail: "the request cannot be read", Fields: []iam.FieldError{{Pointer: "If-Match", Detail: `is a list of ETags, as in "3"`}}}
+			return c, malformedHeader("If-Match", `must be a list of ETags, as in "3"`)
 		case err != nil:
-			n = -1 // no tag of ours
+			n = -1 // not one of our tags
 		}
 		c.Versions = append(c.Versions, n)
 	}
 	return c, nil
 }
 
+func malformedHeader(name, detail string) error {
+	return &iam.Error{
+		Kind:   iam.Malformed,
+		Detail: "the request cannot be read",
+		Fields: []iam.FieldError{{Pointer: name, Detail: detail}},
+	}
+}
+
+// etag is the ETag of a version; withETag extends it.
 func etag(version int64) string { return `"` + strconv.FormatInt(version, 10) + `"` }
 
-// asConflict says of a POST what a PUT with If-None-Match would: it is there already.
+// asConflict is the error of a POST that creates something, in place of a failed If-None-Match.
 func asConflict(err error) error {
 	if iam.KindOf(err) == iam.PreconditionFailed {
-		return &iam.Error{Kind: iam.Conflict, Code: "exists", Detail: "it is there already"}
+		return &iam.Error{Kind: iam.Conflict, Code: "exists", Detail: "it exists already"}
 	}
 	return err
 }
 
-// conditional gives each 200 of a GET or HEAD an ETag that changes with every byte of the body, and
-// answers 304 to a request that names it in If-None-Match (RFC 9110, section 13.1.2).
+// withETag adds to each 200 of a GET or HEAD an ETag that changes with every byte of the body, and responds 304 to a request that
+// names it in If-None-Match (RFC 9110, section 13.1.2).
 //
-// Where a handler gave the version of what is read, the tag begins with it: that part is what
-// If-Match compares, since a member can expire, or a client be provisioned, without a new
-// version. A tag that is made of the body alone is weak, and If-Match never matches it.
-func conditional(next http.Handler) http.Handler {
+// Where the handler has set the version as the ETag, the tag begins with it, and If-Match compares that part only: a member can
+// expire, or a client be provisioned, without a new version. A tag of the body alone is weak, and If-Match never matches it.
+func withETag(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			next.ServeHTTP(w, r)
@@ -91,23 +99,23 @@ func conditional(next http.Handler) http.Handler {
 				tag = `W/"` + tag + `"`
 			}
 			h.Set("ETag", tag)
-			if namesTag(r.Header.Values("If-None-Match"), tag) {
+			if matchesTag(r.Header.Values("If-None-Match"), tag) {
 				h.Del("Content-Type")
 				w.WriteHeader(http.StatusNotModified)
 				return
 			}
 		}
 		w.WriteHeader(b.status)
-		_, _ = w.Write(b.body.Bytes()) // the client is gone; nothing left to report
+		_, _ = w.Write(b.body.Bytes()) // fails only where the caller has disconnected
 	})
 }
 
-// namesTag reports whether a list of tags has one, by the weak comparison; * is any.
-func namesTag(lists []string, tag string) bool {
+// matchesTag reports whether lists of tags have a tag, by the weak comparison; * matches any.
+func matchesTag(lists []string, tag string) bool {
 	for _, list := range lists {
-		for one := range strings.SplitSeq(list, ",") {
-			one = strings.TrimSpace(one)
-			if one == "*" || strings.TrimPrefix(one, "W/") == strings.TrimPrefix(tag, "W/") {
+		for candidate := range strings.SplitSeq(list, ",") {
+			candidate = strings.TrimSpace(candidate)
+			if candidate == "*" || strings.TrimPrefix(candidate, "W/") == strings.TrimPrefix(tag, "W/") {
 				return true
 			}
 		}
@@ -115,7 +123,7 @@ func namesTag(lists []string, tag string) bool {
 	return false
 }
 
-// buffered holds an answer back until it is known whether it is sent.
+// buffered buffers a response until its ETag is known.
 type buffered struct {
 	http.ResponseWriter
 	status int

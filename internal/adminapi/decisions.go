@@ -11,7 +11,7 @@ import (
 	"iam-service/internal/policyops/explain"
 )
 
-// Decisions is where decisions can be found again.
+// Decisions is the decision log, as far as it can be searched.
 type Decisions interface {
 	Find(ctx context.Context, f iam.DecisionFilter) ([]iam.RecordedDecision, error)
 	Get(ctx context.Context, id string) (iam.RecordedDecision, bool, error)
@@ -34,46 +34,51 @@ func wireDecision(d iam.RecordedDecision) decisionBody {
 	return decisionBody{d.ID, d.At, d.Revision, d.Allow, d.Issuer, d.Subject, d.ClientID, d.Tenant, d.Codes, d.Event}
 }
 
-// OnDecisions is an input about decisions: of one tenant, or of everything.
+// OnDecisions is an input about decisions of one tenant, or of the whole platform.
 type OnDecisions struct {
 	Tenant string `query:"tenant" maxLength:"64" doc:"id of the tenant that they are about: the active one, else the one that was asked for. Its administrators and auditors say it; they see names of its members and clients only."`
 }
 
-func (i OnDecisions) tenant() string { return i.Tenant }
+func (i OnDecisions) target() target { return target{tenant: i.Tenant} }
 
-// scope asks whether the caller may what the route is about. It reports whether they may only in
-// the tenant that it is about, and are shown nothing else.
-func (a *server) scope(ctx context.Context, r asked) (limited bool, err error) {
-	task := r.task
-	task.Writes = false
-	return admin.Do(ctx, a.Service, r.caller, task, func(ctx context.Context, w *admin.Work) (bool, error) {
+// visibility is how much of the decision log a caller may see.
+type visibility int
+
+const (
+	seesAll visibility = iota
+	seesTenant
+)
+
+// visible authorizes the caller, and returns what it may see: everything, or only the tenant of the request.
+func (a *server) visible(ctx context.Context, c call) (visibility, error) {
+	return admin.Do(ctx, a.Service, c.caller, c.readOnly(), func(ctx context.Context, w *admin.Work) (visibility, error) {
 		anywhere, err := w.Anywhere(ctx)
-		return !anywhere, err
+		if anywhere {
+			return seesAll, err
+		}
+		return seesTenant, err
 	})
 }
 
-// within leaves of decisions what the tenant that a request is about may see.
-func (a *server) within(ctx context.Context, r asked, list []iam.RecordedDecision) ([]iam.RecordedDecision, error) {
-	task := r.task
-	task.Writes = false
-	return admin.Do(ctx, a.Service, r.caller, task, func(ctx context.Context, w *admin.Work) ([]iam.RecordedDecision, error) {
-		return w.DecisionsWithin(ctx, list)
+// redact removes from decisions what the tenant of the request may not see.
+func (a *server) redact(ctx context.Context, c call, found []iam.RecordedDecision) ([]iam.RecordedDecision, error) {
+	return admin.Do(ctx, a.Service, c.caller, c.readOnly(), func(ctx context.Context, w *admin.Work) ([]iam.RecordedDecision, error) {
+		return w.DecisionsWithin(ctx, found)
 	})
 }
 
-// may asks whether the caller may what the route is about, and does nothing.
-func (a *server) may(ctx context.Context, r asked) error {
-	return a.Service.Authorize(ctx, r.caller, r.task)
-}
-
-func (a *server) kept() error {
+func (a *server) requireDecisionLog() error {
 	if a.Decisions == nil {
-		return &iam.Error{Kind: iam.Conflict, Code: "decisions_off", Detail: "decisions cannot be found again here: DECISIONS_DATABASE_URL is not set"}
+		return &iam.Error{
+			Kind:   iam.Conflict,
+			Code:   "decisions_off",
+			Detail: "the decision log cannot be searched: DECISIONS_DATABASE_URL is not set",
+		}
 	}
 	return nil
 }
 
-func (a *server) listDecisions(ctx context.Context, r asked, in *struct {
+func (a *server) listDecisions(ctx context.Context, c call, in *struct {
 	OnDecisions
 	Paged
 	Issuer   string    `query:"issuer" maxLength:"512"`
@@ -84,25 +89,34 @@ func (a *server) listDecisions(ctx context.Context, r asked, in *struct {
 	From     time.Time `query:"from" doc:"not earlier than this (RFC 3339)"`
 	To       time.Time `query:"to" doc:"earlier than this"`
 },
-) (*many[decisionBody], error) {
-	limited, err := a.scope(ctx, r)
+) (*collection[decisionBody], error) {
+	sees, err := a.visible(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.kept(); err != nil {
+	if err := a.requireDecisionLog(); err != nil {
 		return nil, err
 	}
-	var wrong []iam.FieldError
-	for _, by := range []struct{ name, value string }{{"issuer", in.Issuer}, {"subject", in.Subject}, {"client_id", in.ClientID}, {"tenant", in.Tenant}, {"code", in.Code}} {
-		if !isText(by.value) {
-			wrong = append(wrong, iam.FieldError{Pointer: by.name, Detail: "must be UTF-8 without a NUL"})
+	var invalid []iam.FieldError
+	for _, parameter := range []struct{ name, value string }{
+		{"issuer", in.Issuer}, {"subject", in.Subject}, {"client_id", in.ClientID}, {"tenant", in.Tenant}, {"code", in.Code},
+	} {
+		if !isText(parameter.value) {
+			invalid = append(invalid, iam.FieldError{Pointer: parameter.name, Detail: "must be UTF-8 without a NUL"})
 		}
 	}
-	if err := iam.Refuse(wrong); err != nil {
+	if err := iam.Refuse(invalid); err != nil {
 		return nil, err
 	}
 	f := iam.DecisionFilter{
-		Issuer: in.Issuer, Subject: in.Subject, ClientID: in.ClientID, Tenant: in.Tenant, Code: in.Code, From: in.From, To: in.To, Limit: in.Limit + 1,
+		Issuer:   in.Issuer,
+		Subject:  in.Subject,
+		ClientID: in.ClientID,
+		Tenant:   in.Tenant,
+		Code:     in.Code,
+		From:     in.From,
+		To:       in.To,
+		Limit:    in.Limit + 1,
 	}
 	if in.Outcome != "" {
 		allow := in.Outcome == "allowed"
@@ -112,66 +126,66 @@ func (a *server) listDecisions(ctx context.Context, r asked, in *struct {
 		return nil, err
 	}
 	if !isText(f.BeforeID) {
-		return nil, badCursor()
+		return nil, invalidCursor()
 	}
-	if limited && in.Subject+in.ClientID != "" {
+	if sees == seesTenant && in.Subject+in.ClientID != "" {
 		f.Issuer = cmp.Or(f.Issuer, a.Issuer)
-		known, err := admin.Do(ctx, a.Service, r.caller, r.task, func(ctx context.Context, w *admin.Work) (bool, error) {
+		known, err := admin.Do(ctx, a.Service, c.caller, c.task, func(ctx context.Context, w *admin.Work) (bool, error) {
 			return w.Names(ctx, f.Issuer, f.Subject, f.ClientID)
 		})
 		if err != nil || !known {
-			return &many[decisionBody]{Body: page[decisionBody]{Items: []decisionBody{}}}, err
+			return all(nil, wireDecision), err
 		}
 	}
-	list, err := a.Decisions.Find(ctx, f)
+	found, err := a.Decisions.Find(ctx, f)
 	if err != nil {
 		return nil, err
 	}
-	for i := range list {
-		list[i].Event = nil // one by one
+	for i := range found {
+		found[i].Event = nil // readDecision returns it, for one decision
 	}
-	if limited {
-		if list, err = a.within(ctx, r, list); err != nil {
+	if sees == seesTenant {
+		if found, err = a.redact(ctx, c, found); err != nil {
 			return nil, err
 		}
 	}
-	return pageOf(ctx, in.Paged, list, wireDecision, func(d iam.RecordedDecision) []any { return []any{d.At, d.ID} })
+	return pageOf(ctx, in.Paged, found, wireDecision, func(d iam.RecordedDecision) []any { return []any{d.At, d.ID} })
 }
 
-func (a *server) readDecision(ctx context.Context, r asked, in *struct {
+func (a *server) readDecision(ctx context.Context, c call, in *struct {
 	OnDecisions
 	Decision string `path:"decision" maxLength:"64" doc:"id, as in X-Decision-ID"`
 },
-) (*one[decisionBody], error) {
-	limited, err := a.scope(ctx, r)
+) (*resource[decisionBody], error) {
+	sees, err := a.visible(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	d, err := a.decision(ctx, in.Decision)
+	d, err := a.findDecision(ctx, in.Decision)
 	if err != nil {
 		return nil, err
 	}
-	if limited {
-		seen, err := a.within(ctx, r, []iam.RecordedDecision{d})
-		if err == nil && len(seen) == 0 {
+	if sees == seesTenant {
+		redacted, err := a.redact(ctx, c, []iam.RecordedDecision{d})
+		if err == nil && len(redacted) == 0 {
 			err = errNoDecision
 		}
 		if err == nil {
-			d = seen[0]
+			d = redacted[0]
 			d.Event, err = explain.EventWithin(d.Event)
 		}
 		if err != nil {
 			return nil, err
 		}
 	}
-	return &one[decisionBody]{Status: 200, Body: wireDecision(d)}, nil
+	return &resource[decisionBody]{Status: 200, Body: wireDecision(d)}, nil
 }
 
-// errNoDecision is the same whether there is none, or none that is the caller's to see.
+// errNoDecision does not tell a decision that does not exist from one that the caller may not see.
 var errNoDecision = iam.Errorf(iam.NotFound, "not found")
 
-func (a *server) decision(ctx context.Context, id string) (iam.RecordedDecision, error) {
-	if err := a.kept(); err != nil {
+func (a *server) findDecision(ctx context.Context, id string) (iam.RecordedDecision, error) {
+	if err := a.requireDecisionLog(); err != nil {
 		return iam.RecordedDecision{}, err
 	}
 	var d iam.RecordedDecision

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// driftBody is a comparison.
+// driftBody is a comparison of all clients with the identity provider.
 type driftBody struct {
 	ComparedAt  time.Time        `json:"compared_at"`
 	Compared    int              `json:"compared" doc:"clients of ours that are not deleted"`
@@ -23,9 +23,9 @@ type differenceBody struct {
 	Why      string   `json:"why"`
 }
 
-func (a *server) readDrift(ctx context.Context, r asked, _ *OnPlatform) (*one[driftBody], error) {
-	// Who may ask is found out in a transaction of its own: the comparison takes long.
-	if err := a.Service.Authorize(ctx, r.caller, r.task); err != nil {
+func (a *server) readDrift(ctx context.Context, c call, _ *OnPlatform) (*resource[driftBody], error) {
+	// In a transaction of its own: the comparison takes long.
+	if err := a.Service.Authorize(ctx, c.caller, c.task); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, driftLimit)
@@ -42,8 +42,8 @@ func (a *server) readDrift(ctx context.Context, r asked, _ *OnPlatform) (*one[dr
 		}
 		b.Differences = append(b.Differences, x)
 	}
-	return &one[driftBody]{Status: 200, Body: b}, nil
+	return &resource[driftBody]{Status: 200, Body: b}, nil
 }
 
-// driftLimit is how long a comparison may take.
+// driftLimit is the timeout of a comparison.
 const driftLimit = 60 * time.Second

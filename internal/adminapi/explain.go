@@ -14,7 +14,7 @@ import (
 	"iam-service/internal/policyops/explain"
 )
 
-// explainBody says what is to be explained: a token, a decision, or who somebody is.
+// explainBody names what to explain: a token, a recorded decision, or a subject.
 type explainBody struct {
 	Token    string         `json:"token,omitempty" maxLength:"8192" doc:"an access token for gateways; it is neither kept nor logged"`
 	Decision string         `json:"decision,omitempty" maxLength:"64" doc:"id of a decision that was recorded"`
@@ -41,71 +41,72 @@ type explanationBody struct {
 	Text string `json:"text" doc:"for people"`
 }
 
-func (a *server) explain(ctx context.Context, r asked, in *struct {
+func (a *server) explain(ctx context.Context, c call, in *struct {
 	OnDecisions
 	Body explainBody
 },
-) (*one[explanationBody], error) {
-	limited, err := a.scope(ctx, r)
+) (*resource[explanationBody], error) {
+	sees, err := a.visible(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	var x explain.Explanation
-	if limited {
-		x, err = a.explainWithin(ctx, r, in.Body)
+	if sees == seesAll {
+		x, err = a.explainAny(ctx, c, in.Body)
 	} else {
-		x, err = a.explainAnything(ctx, r, in.Body)
+		x, err = a.explainForTenant(ctx, c, in.Body)
 	}
 	if err != nil {
 		return nil, err
 	}
 	var text strings.Builder
 	x.Text(&text)
-	return &one[explanationBody]{Status: 200, Body: explanationBody{x, text.String()}}, nil
+	return &resource[explanationBody]{Status: 200, Body: explanationBody{x, text.String()}}, nil
 }
 
-func (a *server) explainAnything(ctx context.Context, r asked, b explainBody) (explain.Explanation, error) {
-	q, err := a.questionOf(ctx, b)
+// explainAny explains to a caller who may see all decisions.
+func (a *server) explainAny(ctx context.Context, c call, b explainBody) (explain.Explanation, error) {
+	q, err := a.explainQuestion(ctx, b)
 	if err != nil {
 		return explain.Explanation{}, err
 	}
 	if !b.At.IsZero() {
 		q.Now = b.At
 	}
-	var under *policy.Revision
+	var revision *policy.Revision // nil: the active one
 	if b.Revision != "" {
-		kept, err := admin.Do(ctx, a.Service, r.caller, admin.Task{Action: r.task.Action}, func(ctx context.Context, w *admin.Work) (iam.PolicyRevision, error) {
+		stored, err := admin.Do(ctx, a.Service, c.caller, admin.Task{Action: c.task.Action}, func(ctx context.Context, w *admin.Work) (iam.PolicyRevision, error) {
 			return w.PolicyRevision(ctx, b.Revision)
 		})
 		if err == nil {
-			under, err = a.Policies.Revision(ctx, kept.Digest)
+			revision, err = a.Policies.Revision(ctx, stored.Digest)
 		}
 		if err != nil {
 			return explain.Explanation{}, err
 		}
 	}
-	return a.Explain.Explain(ctx, under, q)
+	return a.Explain.Explain(ctx, revision, q)
 }
 
-// explainWithin explains to a caller who may see one tenant only: a decision that is about it, or
-// what would be decided of one of its members or clients.
-func (a *server) explainWithin(ctx context.Context, r asked, b explainBody) (x explain.Explanation, err error) {
-	tenant := r.task.Tenant
-	var wrong []iam.FieldError
+// explainForTenant explains to a caller who may see one tenant: a decision about it, or what would be decided for one of its
+// members or clients.
+func (a *server) explainForTenant(ctx context.Context, c call, b explainBody) (x explain.Explanation, err error) {
+	tenant := c.task.Tenant
+	var invalid []iam.FieldError
 	if b.Token != "" {
-		wrong = append(wrong, iam.FieldError{Pointer: "/token", Detail: "is not explained within a tenant: say subject, client_id or decision"})
+		invalid = append(invalid, iam.FieldError{Pointer: "/token", Detail: "is not allowed with ?tenant=: use subject, client_id or decision"})
 	}
 	if b.Revision != "" {
-		wrong = append(wrong, iam.FieldError{Pointer: "/revision", Detail: "is not explained within a tenant: only the active policy is"})
+		invalid = append(invalid, iam.FieldError{Pointer: "/revision", Detail: "is not allowed with ?tenant=: only the active policy is explained"})
 	}
 	if b.Tenant != "" && b.Tenant != tenant {
-		wrong = append(wrong, iam.FieldError{Pointer: "/tenant", Detail: "is another tenant than the one of the request"})
+		invalid = append(invalid, iam.FieldError{Pointer: "/tenant", Detail: "must be the tenant of the request"})
 	}
-	if err := iam.Refuse(wrong); err != nil {
+	if err := iam.Refuse(invalid); err != nil {
 		return x, err
 	}
 	if b.Decision != "" {
-		d, err := a.decision(ctx, b.Decision)
+		d, err := a.findDecision(ctx, b.Decision)
 		if err == nil && d.Tenant != tenant {
 			err = errNoDecision
 		}
@@ -114,40 +115,38 @@ func (a *server) explainWithin(ctx context.Context, r asked, b explainBody) (x e
 		}
 	}
 	b.Tenant = tenant
-	q, err := a.questionOf(ctx, b)
+	q, err := a.explainQuestion(ctx, b)
 	if err != nil {
 		return x, err
 	}
 	if !b.At.IsZero() {
 		q.Now = b.At
 	}
-	task := r.task
-	task.Writes = false
-	return admin.Do(ctx, a.Service, r.caller, task, func(ctx context.Context, w *admin.Work) (explain.Explanation, error) {
+	return admin.Do(ctx, a.Service, c.caller, c.readOnly(), func(ctx context.Context, w *admin.Work) (explain.Explanation, error) {
 		return explain.Within{Tenant: tenant, Facts: w.Facts(), Engine: a.Explain.Engine, Issuers: a.Issuers, HeaderMax: a.HeaderMax}.Explain(ctx, q)
 	})
 }
 
-// questionOf makes a question of one of three things.
-func (a *server) questionOf(ctx context.Context, b explainBody) (explain.Question, error) {
-	ways := 0
-	for _, given := range []bool{b.Token != "", b.Decision != "", b.Subject != "" || b.ClientID != ""} {
-		if given {
-			ways++
+// explainQuestion builds the request to explain from the token, the decision or the subject that b names.
+func (a *server) explainQuestion(ctx context.Context, b explainBody) (explain.Question, error) {
+	given := 0
+	for _, named := range []bool{b.Token != "", b.Decision != "", b.Subject != "" || b.ClientID != ""} {
+		if named {
+			given++
 		}
 	}
-	if ways != 1 {
-		return explain.Question{}, iam.Refuse([]iam.FieldError{{Pointer: "", Detail: "say one of token, decision, and subject or client_id"}})
+	if given != 1 {
+		return explain.Question{}, iam.Refuse([]iam.FieldError{{Pointer: "", Detail: "must have one of token, decision, and subject or client_id"}})
 	}
 	if b.Decision != "" {
-		d, err := a.decision(ctx, b.Decision)
+		d, err := a.findDecision(ctx, b.Decision)
 		if err != nil {
 			return explain.Question{}, err
 		}
 		return explain.FromRecord(d)
 	}
 	if b.Tenant != "" && !iam.ValidTenantID(b.Tenant) {
-		return explain.Question{}, iam.Refuse([]iam.FieldError{{Pointer: "/tenant", Detail: "is not the id of a tenant"}})
+		return explain.Question{}, iam.Refuse([]iam.FieldError{{Pointer: "/tenant", Detail: "is not a valid id of a tenant"}})
 	}
 	q := explain.Question{Tenant: b.Tenant}
 	var err error
@@ -156,14 +155,14 @@ func (a *server) questionOf(ctx context.Context, b explainBody) (explain.Questio
 	}
 	if b.Token != "" {
 		q.Token, err = a.VerifyGateway(ctx, b.Token, "", time.Now().Add(verifyWait))
-		if iam.KindOf(err) == iam.Unauthenticated { // it is not the caller's own
-			err = iam.Refuse([]iam.FieldError{{Pointer: "/token", Detail: "is refused whatever the policy says: " + err.Error()}})
+		if iam.KindOf(err) == iam.Unauthenticated { // the fault is in the body, not in the caller's own token
+			err = iam.Refuse([]iam.FieldError{{Pointer: "/token", Detail: "is rejected before any policy is evaluated: " + err.Error()}})
 		}
 		return q, err
 	}
 	subject, issuer := b.Subject, cmp.Or(b.Issuer, a.Issuer)
 	if subject == "" {
-		subject = b.ClientID // a program speaks for itself
+		subject = b.ClientID // a client is its own subject
 	}
 	issued := b.At
 	if issued.IsZero() {

@@ -1,52 +1,55 @@
 package adminapi
 
 import (
+	"net/http"
 	"slices"
 	"time"
 )
 
-// Parts of inputs and outputs. Those that inputs embed are exported, since huma looks
-// into no others.
+// Parts of requests and responses. Those that inputs embed are exported: huma ignores embedded types that are not.
 
 // OnPlatform is an input about no tenant.
 type OnPlatform struct{}
 
-func (OnPlatform) tenant() string { return "" }
+func (OnPlatform) target() target { return target{} }
 
 // OnTenant is an input about a tenant.
 type OnTenant struct {
 	Tenant string `path:"tenant" maxLength:"64" doc:"id of the tenant"`
 }
 
-func (i OnTenant) tenant() string { return i.Tenant }
+func (i OnTenant) target() target { return target{tenant: i.Tenant} }
 
-// Repeatable is an input of a POST that can be sent again.
+// Repeatable is an input of a POST that a caller can safely retry.
 type Repeatable struct {
 	IdempotencyKey string `header:"Idempotency-Key" maxLength:"255" doc:"the same key and request within 24 hours: the same answer, and nothing is done twice"`
 	RawBody        []byte
 }
 
-func (i Repeatable) key() string { return i.IdempotencyKey }
-
-func (i Repeatable) raw() []byte { return i.RawBody }
+func (i Repeatable) idempotency() (key string, body []byte) { return i.IdempotencyKey, i.RawBody }
 
 // Leaving is an input of a change after which a tenant could be without an administrator.
 type Leaving struct {
 	LeaveWithoutAdministrator bool `query:"leave_without_administrator" doc:"also where it leaves the tenant without an administrator, which is 409 last_tenant_admin otherwise"`
 }
 
-func (i Leaving) leaves() bool { return i.LeaveWithoutAdministrator }
+func (i Leaving) leavesTenant() bool { return i.LeaveWithoutAdministrator }
 
-// one is an answer with one thing.
-type one[T any] struct {
+// resource is a response with one resource.
+type resource[T any] struct {
 	Status   int
 	Location string `header:"Location"`
 	ETag     string `header:"ETag"`
 	Body     T
 }
 
-// Wire types: what travels. They are not the domain's.
+// created marks the resource as new.
+func (r *resource[T]) created(location string) *resource[T] {
+	r.Status, r.Location = http.StatusCreated, location
+	return r
+}
 
+// attributes are those of a tenant, user or member.
 type attributes map[string]any
 
 func orEmpty(a map[string]any) attributes {
@@ -56,6 +59,7 @@ func orEmpty(a map[string]any) attributes {
 	return a
 }
 
+// sorted returns a sorted copy, which is never null in JSON.
 func sorted(list []string) []string {
 	if s := slices.Sorted(slices.Values(list)); s != nil {
 		return s
@@ -63,11 +67,19 @@ func sorted(list []string) []string {
 	return []string{}
 }
 
-// given is a time, if there is one.
-func given(t time.Time) *time.Time {
+// optionalTime is a time in UTC; nil for the zero time.
+func optionalTime(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
 	}
 	t = t.UTC()
 	return &t
+}
+
+// timeOrZero is the opposite of optionalTime.
+func timeOrZero(t *time.Time) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return *t
 }

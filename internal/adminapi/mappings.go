@@ -16,7 +16,7 @@ type mappingBody struct {
 	Version int64    `json:"version" doc:"as in the ETag"`
 }
 
-// MappingPut is what can be replaced of a mapping.
+// MappingPut has the fields of a mapping that a PUT replaces.
 type MappingPut struct {
 	Roles []string `json:"roles" minItems:"1" maxItems:"100" doc:"names of roles that the tenant sees"`
 }
@@ -32,8 +32,8 @@ func wireMapping(m iam.Mapping) mappingBody {
 	return mappingBody{m.ID(), m.Issuer, m.Claim, m.Value, sorted(m.Roles), m.Version}
 }
 
-func oneMapping(m iam.Mapping) *one[mappingBody] {
-	return &one[mappingBody]{Status: 200, ETag: etag(m.Version), Body: wireMapping(m)}
+func mappingResource(m iam.Mapping) *resource[mappingBody] {
+	return &resource[mappingBody]{Status: 200, ETag: etag(m.Version), Body: wireMapping(m)}
 }
 
 // OnMapping is an input about a mapping.
@@ -42,18 +42,14 @@ type OnMapping struct {
 	Mapping string `path:"mapping" maxLength:"64" doc:"id of the mapping"`
 }
 
-func (i OnMapping) object() string { return i.Mapping }
+func (i OnMapping) target() target { return target{tenant: i.Tenant, object: i.Mapping} }
 
-func (a *server) listMappings(ctx context.Context, w *admin.Work, in *OnTenant) (*many[mappingBody], error) {
+func (a *server) listMappings(ctx context.Context, w *admin.Work, in *OnTenant) (*collection[mappingBody], error) {
 	list, err := w.Mappings(ctx, in.Tenant)
 	if err != nil {
 		return nil, err
 	}
-	out := &many[mappingBody]{Body: page[mappingBody]{Items: []mappingBody{}}}
-	for _, m := range list {
-		out.Body.Items = append(out.Body.Items, wireMapping(m))
-	}
-	return out, nil
+	return all(list, wireMapping), nil
 }
 
 func (a *server) createMapping(ctx context.Context, w *admin.Work, in *struct {
@@ -61,7 +57,7 @@ func (a *server) createMapping(ctx context.Context, w *admin.Work, in *struct {
 	Repeatable
 	Body mappingPost
 },
-) (*one[mappingBody], error) {
+) (*resource[mappingBody], error) {
 	m := iam.Mapping{Tenant: in.Tenant, Issuer: in.Body.Issuer, Claim: in.Body.Claim, Value: in.Body.Value, Roles: in.Body.Roles}
 	if m.Issuer == "" {
 		m.Issuer = a.Issuer
@@ -70,17 +66,15 @@ func (a *server) createMapping(ctx context.Context, w *admin.Work, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	out := oneMapping(m)
-	out.Status, out.Location = 201, "/v1/tenants/"+in.Tenant+"/mappings/"+m.ID()
-	return out, nil
+	return mappingResource(m).created(tenantPath(in.Tenant) + "/mappings/" + m.ID()), nil
 }
 
-func (a *server) readMapping(ctx context.Context, w *admin.Work, in *OnMapping) (*one[mappingBody], error) {
+func (a *server) readMapping(ctx context.Context, w *admin.Work, in *OnMapping) (*resource[mappingBody], error) {
 	m, err := w.Mapping(ctx, in.Tenant, in.Mapping)
 	if err != nil {
 		return nil, err
 	}
-	return oneMapping(m), nil
+	return mappingResource(m), nil
 }
 
 func (a *server) putMapping(ctx context.Context, w *admin.Work, in *struct {
@@ -88,16 +82,16 @@ func (a *server) putMapping(ctx context.Context, w *admin.Work, in *struct {
 	Conditional
 	Body MappingPut
 },
-) (*one[mappingBody], error) {
-	c, err := in.condition()
+) (*resource[mappingBody], error) {
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	m, err := w.SetMappingRoles(ctx, in.Tenant, in.Mapping, in.Body.Roles, c)
+	m, err := w.SetMappingRoles(ctx, in.Tenant, in.Mapping, in.Body.Roles, cond)
 	if err != nil {
 		return nil, err
 	}
-	return oneMapping(m), nil
+	return mappingResource(m), nil
 }
 
 func (a *server) deleteMapping(ctx context.Context, w *admin.Work, in *struct {
@@ -105,9 +99,9 @@ func (a *server) deleteMapping(ctx context.Context, w *admin.Work, in *struct {
 	Conditional
 },
 ) (*struct{}, error) {
-	c, err := in.condition()
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	return nil, w.DeleteMapping(ctx, in.Tenant, in.Mapping, c)
+	return nil, w.DeleteMapping(ctx, in.Tenant, in.Mapping, cond)
 }

@@ -31,7 +31,7 @@ type memberBody struct {
 	Version    int64      `json:"version" doc:"as in the ETag"`
 }
 
-// MemberPut is what can be replaced of a member.
+// MemberPut has the fields of a member that a PUT replaces.
 type MemberPut struct {
 	Status     string     `json:"status,omitempty" enum:"active,suspended" default:"active"`
 	Roles      []string   `json:"roles,omitempty" maxItems:"100" doc:"names of roles that the tenant sees"`
@@ -46,19 +46,19 @@ type memberPost struct {
 }
 
 func wireMember(m iam.Member) memberBody {
-	b := memberBody{m.Tenant, m.User, m.Issuer, m.Subject, m.Status, sorted(m.Roles), orEmpty(m.Attributes), given(m.ExpiresAt), m.Version}
+	b := memberBody{m.Tenant, m.User, m.Issuer, m.Subject, m.Status, sorted(m.Roles), orEmpty(m.Attributes), optionalTime(m.ExpiresAt), m.Version}
 	if b.ExpiresAt != nil && b.Status == iam.MembershipActive && (m.Expired || !b.ExpiresAt.After(time.Now())) {
 		b.Status = iam.MembershipExpired
 	}
 	return b
 }
 
-func oneMember(m iam.Member) *one[memberBody] {
-	return &one[memberBody]{Status: 200, ETag: etag(m.Version), Body: wireMember(m)}
+func memberResource(m iam.Member) *resource[memberBody] {
+	return &resource[memberBody]{Status: 200, ETag: etag(m.Version), Body: wireMember(m)}
 }
 
-// check refuses a time that could be taken for none.
-func (p MemberPut) check(at string) []iam.FieldError {
+// validate rejects the zero time, which is stored for a membership without an end. at points to p.
+func (p MemberPut) validate(at string) []iam.FieldError {
 	if p.ExpiresAt == nil || !p.ExpiresAt.IsZero() {
 		return nil
 	}
@@ -67,7 +67,7 @@ func (p MemberPut) check(at string) []iam.FieldError {
 
 func (p MemberPut) membership() iam.Membership {
 	m := iam.Membership{Status: p.Status, Roles: p.Roles, Attributes: p.Attributes}
-	if m.Status == "" { // a default is not applied within a list
+	if m.Status == "" { // huma applies no defaults within a list
 		m.Status = iam.MembershipActive
 	}
 	if p.ExpiresAt != nil {
@@ -76,7 +76,7 @@ func (p MemberPut) membership() iam.Membership {
 	return m
 }
 
-func (a *server) row(p memberPost) admin.Row {
+func (a *server) memberRow(p memberPost) admin.Row {
 	r := admin.Row{Issuer: p.Issuer, Subject: p.Subject, Membership: p.membership()}
 	if r.Issuer == "" {
 		r.Issuer = a.Issuer
@@ -90,7 +90,7 @@ type OnMember struct {
 	User string `path:"user" maxLength:"64" doc:"our id of the user"`
 }
 
-func (i OnMember) object() string { return i.User }
+func (i OnMember) target() target { return target{tenant: i.Tenant, object: i.User} }
 
 func (a *server) listMembers(ctx context.Context, w *admin.Work, in *struct {
 	OnTenant
@@ -101,7 +101,7 @@ func (a *server) listMembers(ctx context.Context, w *admin.Work, in *struct {
 	Subject string `query:"subject" maxLength:"255"`
 	Search  string `query:"search" maxLength:"255" doc:"the beginning of the subject, whatever its case"`
 },
-) (*many[memberBody], error) {
+) (*collection[memberBody], error) {
 	f := postgres.MemberFilter{Role: in.Role, Status: in.Status, Issuer: in.Issuer, Subject: in.Subject, Search: in.Search, Limit: in.Limit + 1}
 	if err := in.userCursor(&f.After); err != nil {
 		return nil, err
@@ -118,17 +118,16 @@ func (a *server) addMember(ctx context.Context, w *admin.Work, in *struct {
 	Repeatable
 	Body memberPost
 },
-) (*one[memberBody], error) {
-	if err := iam.Refuse(in.Body.check("")); err != nil {
+) (*resource[memberBody], error) {
+	if err := iam.Refuse(in.Body.validate("")); err != nil {
 		return nil, err
 	}
-	outcomes, err := w.PutMembers(ctx, in.Tenant, []admin.Row{a.row(in.Body)}, true)
+	outcomes, err := w.PutMembers(ctx, in.Tenant, []admin.Row{a.memberRow(in.Body)}, true)
 	if err != nil {
 		return nil, iam.Rebase(err, "/0", "")
 	}
-	out := oneMember(outcomes[0].Member)
-	out.Status, out.Location = 201, "/v1/tenants/"+in.Tenant+"/members/"+out.Body.User
-	return out, nil
+	out := memberResource(outcomes[0].Member)
+	return out.created(tenantPath(in.Tenant) + "/members/" + out.Body.User), nil
 }
 
 type outcomeBody struct {
@@ -137,38 +136,39 @@ type outcomeBody struct {
 	Version int64  `json:"version"`
 }
 
-// batchBody is a batch as the document has it. What is sent is validated row by row.
+// batchBody is a batch in the OpenAPI document; parseBatch validates it row by row.
 type batchBody struct {
 	Members []memberPost `json:"members" minItems:"1" maxItems:"1000"`
 }
 
-// rows reads a batch: each row that cannot be read, and all that is wrong with it, at once. The
-// rest can still be invalid.
-func (a *server) rows(media, id string, body []byte) (rows []admin.Row, wrong []iam.FieldError, err error) {
+// parseBatch decodes a batch. Rows that are malformed or not valid are marked, and every fault in them is returned; the other rows are
+// still to be validated.
+func (a *server) parseBatch(r *http.Request, body []byte) (rows []admin.Row, invalid []iam.FieldError, err error) {
 	var doc any
-	switch err := a.api.Unmarshal(media, body, &doc); {
+	id := problem.RequestID(r)
+	switch err := a.api.Unmarshal(r.Header.Get("Content-Type"), body, &doc); {
 	case errors.Is(err, huma.ErrUnknownContentType):
-		return nil, nil, found(id, http.StatusUnsupportedMediaType, nil)
+		return nil, nil, invalidRequest(id, http.StatusUnsupportedMediaType, nil)
 	case err != nil:
-		return nil, nil, found(id, http.StatusBadRequest, []error{&huma.ErrorDetail{Location: "body", Message: err.Error()}})
+		return nil, nil, invalidRequest(id, http.StatusBadRequest, []error{&huma.ErrorDetail{Location: "body", Message: err.Error()}})
 	}
 	registry := a.api.OpenAPI().Components.Schemas
 	path, result := huma.NewPathBuffer(nil, 0), &huma.ValidateResult{}
 	path.Push("body")
 	huma.Validate(registry, registry.Schema(reflect.TypeFor[batchBody](), true, ""), path, huma.ModeWriteToServer, doc, result)
-	unread := map[string]bool{}
+	skip := map[string]bool{} // by index
 	for _, e := range result.Errors {
 		d, ok := errors.AsType[*huma.ErrorDetail](e)
 		if !ok {
 			continue // there are no others
 		}
-		at, isRow := strings.CutPrefix(pointerOf(d.Location), "/members/")
-		if !isRow {
-			return nil, nil, found(id, http.StatusUnprocessableEntity, result.Errors) // of the whole
+		at, inRow := strings.CutPrefix(pointerOf(d.Location), "/members/")
+		if !inRow {
+			return nil, nil, invalidRequest(id, http.StatusUnprocessableEntity, result.Errors)
 		}
-		wrong = append(wrong, iam.FieldError{Pointer: "/" + at, Detail: d.Message})
-		place, _, _ := strings.Cut(at, "/")
-		unread[place] = true
+		invalid = append(invalid, iam.FieldError{Pointer: "/" + at, Detail: d.Message})
+		index, _, _ := strings.Cut(at, "/")
+		skip[index] = true
 	}
 	var b struct{ Members []json.RawMessage }
 	if err := json.Unmarshal(body, &b); err != nil {
@@ -176,20 +176,20 @@ func (a *server) rows(media, id string, body []byte) (rows []admin.Row, wrong []
 	}
 	rows = make([]admin.Row, len(b.Members))
 	for i, raw := range b.Members {
-		if unread[strconv.Itoa(i)] {
+		if skip[strconv.Itoa(i)] {
 			rows[i].Invalid = true
 			continue
 		}
 		var m memberPost
 		if err := jsonFormat.Unmarshal(raw, &m); err != nil {
 			rows[i].Invalid = true
-			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d", i), Detail: err.Error()})
+			invalid = append(invalid, iam.FieldError{Pointer: fmt.Sprintf("/%d", i), Detail: err.Error()})
 			continue
 		}
-		rows[i] = a.row(m)
-		wrong = append(wrong, m.check(fmt.Sprintf("/%d", i))...)
+		rows[i] = a.memberRow(m)
+		invalid = append(invalid, m.validate(fmt.Sprintf("/%d", i))...)
 	}
-	return rows, wrong, nil
+	return rows, invalid, nil
 }
 
 func (a *server) batchMembers(ctx context.Context, w *admin.Work, in *struct {
@@ -197,36 +197,35 @@ func (a *server) batchMembers(ctx context.Context, w *admin.Work, in *struct {
 	Leaving
 	Repeatable
 },
-) (*many[outcomeBody], error) {
-	req, _ := ctx.Value(requestKey{}).(request) // authenticate puts it there
-	rows, wrong, err := a.rows(req.r.Header.Get("Content-Type"), problem.RequestID(req.r), in.RawBody)
+) (*collection[outcomeBody], error) {
+	rows, invalid, err := a.parseBatch(exchangeOf(ctx).r, in.RawBody)
 	if err != nil {
 		return nil, err
 	}
-	outcomes, err := w.PutMembers(ctx, in.Tenant, rows, false, wrong...)
+	outcomes, err := w.PutMembers(ctx, in.Tenant, rows, false, invalid...)
 	if err != nil {
 		return nil, iam.Rebase(err, "/", "/members/")
 	}
-	out := &many[outcomeBody]{Body: page[outcomeBody]{Items: []outcomeBody{}}}
-	for _, o := range outcomes {
-		result := "unchanged"
-		switch {
-		case o.Created:
-			result = "added"
-		case o.Changed:
-			result = "replaced"
-		}
-		out.Body.Items = append(out.Body.Items, outcomeBody{o.Member.User, result, o.Member.Version})
-	}
-	return out, nil
+	return all(outcomes, wireOutcome), nil
 }
 
-func (a *server) readMember(ctx context.Context, w *admin.Work, in *OnMember) (*one[memberBody], error) {
+func wireOutcome(o admin.Outcome) outcomeBody {
+	result := "unchanged"
+	switch {
+	case o.Created:
+		result = "added"
+	case o.Changed:
+		result = "replaced"
+	}
+	return outcomeBody{User: o.Member.User, Result: result, Version: o.Member.Version}
+}
+
+func (a *server) readMember(ctx context.Context, w *admin.Work, in *OnMember) (*resource[memberBody], error) {
 	m, err := w.Member(ctx, in.Tenant, in.User)
 	if err != nil {
 		return nil, err
 	}
-	return oneMember(m), nil
+	return memberResource(m), nil
 }
 
 func (a *server) putMember(ctx context.Context, w *admin.Work, in *struct {
@@ -235,24 +234,24 @@ func (a *server) putMember(ctx context.Context, w *admin.Work, in *struct {
 	Leaving
 	Body MemberPut
 },
-) (*one[memberBody], error) {
-	c, err := in.condition()
+) (*resource[memberBody], error) {
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	if err := iam.Refuse(in.Body.check("")); err != nil {
+	if err := iam.Refuse(in.Body.validate("")); err != nil {
 		return nil, err
 	}
 	m := in.Body.membership()
 	m.Tenant, m.User = in.Tenant, in.User
-	got, err := w.PutMember(ctx, m, c)
+	got, err := w.PutMember(ctx, m, cond)
 	if err != nil {
 		return nil, err
 	}
-	return oneMember(got), nil
+	return memberResource(got), nil
 }
 
-// MemberPatch is what a merge patch can change of a member.
+// MemberPatch has the fields of a member that a merge patch can change.
 type MemberPatch struct {
 	Status     *string    `json:"status,omitempty" enum:"active,suspended"`
 	Roles      []string   `json:"roles,omitempty" maxItems:"100" doc:"all of them"`
@@ -264,28 +263,28 @@ func (a *server) patchMember(ctx context.Context, w *admin.Work, in *struct {
 	OnMember
 	Conditional
 	Leaving
-	PatchedMember
+	Patched
 	Body MemberPatch `contentType:"application/merge-patch+json"`
 },
-) (*one[memberBody], error) {
-	c, err := in.condition()
+) (*resource[memberBody], error) {
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	m, err := w.EditMember(ctx, in.Tenant, in.User, c, func(m iam.Membership) (iam.Membership, error) {
-		s, err := apply(in.Patched, MemberPut{m.Status, m.Roles, m.Attributes, given(m.ExpiresAt)})
+	m, err := w.EditMember(ctx, in.Tenant, in.User, cond, func(m iam.Membership) (iam.Membership, error) {
+		s, err := apply(in.Patched, MemberPut{m.Status, m.Roles, m.Attributes, optionalTime(m.ExpiresAt)})
 		if err == nil {
-			err = iam.Refuse(s.check(""))
+			err = iam.Refuse(s.validate(""))
 		}
 		after := s.membership()
-		after.Status = s.Status // null is no default here
+		after.Status = s.Status // here null does not mean the default
 		after.Tenant, after.User, after.Version = m.Tenant, m.User, m.Version
 		return after, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return oneMember(m), nil
+	return memberResource(m), nil
 }
 
 func (a *server) deleteMember(ctx context.Context, w *admin.Work, in *struct {
@@ -294,9 +293,9 @@ func (a *server) deleteMember(ctx context.Context, w *admin.Work, in *struct {
 	Leaving
 },
 ) (*struct{}, error) {
-	c, err := in.condition()
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	return nil, w.DeleteMember(ctx, in.Tenant, in.User, c)
+	return nil, w.DeleteMember(ctx, in.Tenant, in.User, cond)
 }

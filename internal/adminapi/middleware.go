@@ -18,36 +18,40 @@ import (
 	"iam-service/internal/token"
 )
 
-// Limits of the admin API.
+// Limits of requests.
 const (
 	maxBody      = 64 << 10
 	maxBatchBody = 4 << 20
 	verifyWait   = 2 * time.Second // for an issuer's keys
-	maxLimiters  = 10_000          // callers whose rate is remembered
 	maxUploads   = 2               // bundles that are read at once
 	uploadWait   = 25 * time.Second
 )
 
-// around gives each request an id, a line in the log and its figures.
-func (a *server) around(next http.Handler) http.Handler {
+// record gives each request an id, a log line and its metrics.
+func (a *server) record(next http.Handler) http.Handler {
 	return problem.Handle(a.failures, func(w http.ResponseWriter, r *http.Request) error {
 		began := time.Now()
 		rec := problem.NewRecorder(w)
 		rec.Header().Set("Cache-Control", "no-store")
 		line := &logLine{}
-		a.survive(rec, r.WithContext(context.WithValue(r.Context(), logLineKey{}, line)), next)
+		a.recoverPanic(rec, r.WithContext(context.WithValue(r.Context(), logLineKey{}, line)), next)
 		route := strings.TrimPrefix(chi.RouteContext(r.Context()).RoutePattern(), "/v1")
 		took := time.Since(began)
 		a.Observe(route, "", r.Method, rec.Status, took)
 		a.Log.LogAttrs(r.Context(), slog.LevelInfo, "admin request", append(line.attrs,
-			slog.String("method", r.Method), slog.String("route", route), slog.String("path", token.Hide(r.URL.Path)), slog.Int("status", rec.Status),
-			slog.Duration("took", took), slog.String("request_id", problem.RequestID(r)))...)
+			slog.String("method", r.Method),
+			slog.String("route", route),
+			slog.String("path", token.Hide(r.URL.Path)),
+			slog.Int("status", rec.Status),
+			slog.Duration("took", took),
+			slog.String("request_id", problem.RequestID(r)),
+		)...)
 		return nil
 	})
 }
 
-// survive answers a request that makes us panic as any other fault of ours.
-func (a *server) survive(w *problem.Recorder, r *http.Request, next http.Handler) {
+// recoverPanic turns a panic into an internal error.
+func (a *server) recoverPanic(w *problem.Recorder, r *http.Request, next http.Handler) {
 	defer func() {
 		p := recover()
 		if p == nil {
@@ -56,25 +60,37 @@ func (a *server) survive(w *problem.Recorder, r *http.Request, next http.Handler
 		if p == http.ErrAbortHandler { //nolint:errorlint // it is the value itself
 			panic(p)
 		}
-		a.Log.ErrorContext(r.Context(), "a request made us panic", slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+		a.Log.ErrorContext(r.Context(), "request panicked", slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
 		if w.Wrote {
-			panic(http.ErrAbortHandler) // half an answer is none: the connection is cut
+			panic(http.ErrAbortHandler) // net/http closes the connection: the caller must not take a partial response for a whole one
 		}
 		a.failures.Write(w, r, fmt.Errorf("panic: %v", p))
 	}()
 	next.ServeHTTP(w, r)
 }
 
-// logLine gathers what is said of a request when it is over.
+// logLine collects attributes for the log line of a request.
 type logLine struct{ attrs []slog.Attr }
 
 type (
-	logLineKey struct{}
-	callerKey  struct{}
-	requestKey struct{}
+	logLineKey  struct{}
+	callerKey   struct{}
+	exchangeKey struct{}
 )
 
-// authenticate lets nobody pass without a token that is for the admin API.
+// exchange is the HTTP request and the response to it, for handlers behind huma, which hides both.
+type exchange struct {
+	w http.ResponseWriter
+	r *http.Request
+}
+
+// exchangeOf returns the zero exchange where authenticate has not run.
+func exchangeOf(ctx context.Context) exchange {
+	x, _ := ctx.Value(exchangeKey{}).(exchange) // zero, as said
+	return x
+}
+
+// authenticate rejects requests without a valid token for the admin API.
 func (a *server) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, err := a.caller(r)
@@ -83,31 +99,29 @@ func (a *server) authenticate(next http.Handler) http.Handler {
 			return
 		}
 		if line, ok := r.Context().Value(logLineKey{}).(*logLine); ok {
-			line.attrs = append(line.attrs, slog.String("issuer", c.Token.Issuer), slog.String("subject", c.Token.Subject),
-				slog.String("client_id", c.Token.ClientID), slog.String("address", c.Address))
+			line.attrs = append(line.attrs,
+				slog.String("issuer", c.Token.Issuer),
+				slog.String("subject", c.Token.Subject),
+				slog.String("client_id", c.Token.ClientID),
+				slog.String("address", c.Address),
+			)
 		}
 		ctx := context.WithValue(r.Context(), callerKey{}, c)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, requestKey{}, request{w, r})))
+		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, exchangeKey{}, exchange{w, r})))
 	})
-}
-
-// request is what handlers behind huma need of it.
-type request struct {
-	w http.ResponseWriter
-	r *http.Request
 }
 
 func (a *server) caller(r *http.Request) (admin.Caller, error) {
 	c := admin.Caller{Via: "api", Method: r.Method, RequestID: problem.RequestID(r)}
 	if c.Method == http.MethodHead {
-		c.Method = http.MethodGet // what a policy says of one holds for the other
+		c.Method = http.MethodGet // a policy authorizes both alike
 	}
 	raw, err := problem.Bearer(r.Header)
 	if err != nil {
 		return c, &iam.Error{Kind: iam.Malformed, Code: "malformed_request", Detail: problem.DetailOf(err)}
 	}
 	if raw == "" {
-		return c, iam.Errorf(iam.Unauthenticated, "a bearer token for the admin API is needed")
+		return c, iam.Errorf(iam.Unauthenticated, "a bearer token for the admin API is required")
 	}
 	peer := problem.Peer(r)
 	address, err := a.Trusted.ClientIP(r.Header, peer)
@@ -119,42 +133,43 @@ func (a *server) caller(r *http.Request) (admin.Caller, error) {
 	}
 	c.Token, err = a.Verify(r.Context(), raw, "", time.Now().Add(verifyWait))
 	if iam.KindOf(err) == iam.Unauthenticated {
-		a.rejected(r.Context(), err, c.RequestID) // why goes to our log alone
+		a.rejected(r.Context(), err, c.RequestID) // the reason is logged, and not part of the response
 		err = &iam.Error{Kind: iam.Unauthenticated, Code: "invalid_token", Detail: "the token is expired, revoked, malformed or not for the admin API"}
 	}
 	return c, err
 }
 
-func (a *server) rejected(ctx context.Context, err error, request string) {
+// rejected reports an error to the owner of tokens, which counts those that were rejected.
+func (a *server) rejected(ctx context.Context, err error, requestID string) {
 	if a.Rejected != nil {
-		a.Rejected(ctx, err, slog.String("request_id", request))
+		a.Rejected(ctx, err, slog.String("request_id", requestID))
 	}
 }
 
-// uploads asks whether somebody may send a bundle before its body is read, and lets few do
-// so at once: bundles are large, and the gate is work that not everybody can have done.
-func (a *server) uploads(next http.Handler) http.Handler {
+// admitUploads authorizes an upload before its body is read, and admits few at once: bundles are large, and validating one takes
+// time and memory.
+func (a *server) admitUploads(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodPost || r.URL.Path != "/v1/policy/revisions" {
+		rt := a.routeOf(r)
+		if !rt.upload {
 			next.ServeHTTP(w, r)
 			return
 		}
-		err := a.Service.Authorize(r.Context(), callerOf(r.Context()), admin.Task{Action: "policy:upload"})
-		if err != nil {
+		if err := a.Service.Authorize(r.Context(), callerOf(r.Context()), admin.Task{Action: rt.action}); err != nil {
 			a.failures.Write(w, r, err)
 			return
 		}
 		select {
-		case a.uploading <- struct{}{}:
-			defer func() { <-a.uploading }()
+		case a.uploads <- struct{}{}:
+			defer func() { <-a.uploads }()
 			next.ServeHTTP(w, r)
 		default:
-			a.failures.Write(w, r, &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "other bundles are being sent: try again"})
+			a.failures.Write(w, r, &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "other bundles are being uploaded: try again"})
 		}
 	})
 }
 
 func callerOf(ctx context.Context) admin.Caller {
-	c, _ := ctx.Value(callerKey{}).(admin.Caller) // authenticate puts it there
+	c, _ := ctx.Value(callerKey{}).(admin.Caller) // authenticate has set it
 	return c
 }

@@ -15,12 +15,12 @@ import (
 	"iam-service/internal/problem"
 )
 
-// config is how requests are read and what the document says of the whole.
-func (a *server) config() huma.Config {
+// humaConfig configures how requests are decoded, and describes the API as a whole.
+func (a *server) humaConfig() huma.Config {
 	c := huma.DefaultConfig("iam-service", a.Version)
 	c.Info.Description = apiDescription
 	c.DocsPath, c.OpenAPIPath, c.SchemasPath = "", "", ""
-	c.CreateHooks = nil // no $schema in bodies
+	c.CreateHooks = nil // otherwise bodies have a $schema
 	c.RejectUnknownQueryParameters = true
 	c.Formats = map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat}
 	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
@@ -43,13 +43,12 @@ func schemaName(t reflect.Type, hint string) string {
 	return huma.DefaultSchemaNamer(t, hint)
 }
 
-// describe serves the document and a page to browse it, without a token: they are the
-// same for everybody.
-func (a *server) describe(r chi.Router) {
-	document := sync.OnceValue(a.document)
-	r.Get("/openapi.json", problem.Observed("/openapi.json", a.Observe, conditional(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+// mountDocs serves the document and a page to browse it, to anonymous callers too.
+func (a *server) mountDocs(r chi.Router) {
+	document := sync.OnceValue(a.openAPI)
+	r.Get("/openapi.json", problem.Observed("/openapi.json", a.Observe, withETag(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/vnd.oai.openapi+json;version=3.1")
-		_, _ = w.Write(document()) // the client is gone; nothing left to report
+		_, _ = w.Write(document()) // fails only where the caller has disconnected
 	})).ServeHTTP))
 	page := v5emb.NewWithConfig(swgui.Config{SettingsUI: map[string]string{"tryItOutEnabled": "true"}})("iam-service", "/openapi.json", "/docs/")
 	docs := problem.Observed("/docs", a.Observe, func(w http.ResponseWriter, req *http.Request) {
@@ -83,56 +82,54 @@ var apiTags = []*huma.Tag{
 	{Name: "policy", Description: "Which rules are in force, what would change under others, and why somebody was refused."},
 }
 
-// OpenAPI is the document of the admin API, as it is served at /openapi.json.
+// OpenAPI returns the OpenAPI document of the admin API, as /openapi.json serves it.
 func OpenAPI(version string) []byte {
 	a := &server{Config: Config{Version: version, Log: slog.New(slog.DiscardHandler)}}
-	a.build(chi.NewRouter())
-	return a.document()
+	a.mount(chi.NewRouter())
+	return a.openAPI()
 }
 
-// document is the OpenAPI document of the routes.
-func (a *server) document() []byte {
+func (a *server) openAPI() []byte {
 	b, err := json.MarshalIndent(a.api.OpenAPI(), "", "  ")
 	if err != nil {
-		panic(err) // any test finds it
+		panic(err) // any test would find it
 	}
 	return append(b, '\n')
 }
 
-// Shapes of names. They are documented here and checked by package iam, whose errors say more
-// than "does not match": so they are added once huma has compiled its checks.
+// Patterns of names. They are documented here and validated by package iam, whose errors say more than "does not match". They
+// are added once huma has compiled its validation.
 const (
-	shapeOfTenant     = `^[a-z0-9][a-z0-9_-]{0,63}$`
-	shapeOfName       = `^[a-z0-9][a-z0-9._-]{0,63}$`
-	shapeOfRole       = `^(iam:)?[a-z0-9][a-z0-9._-]*$`
-	shapeOfPermission = `^[a-z0-9][a-z0-9._:-]{0,63}$`
-	shapeOfUser       = `^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`
+	patternTenant     = `^[a-z0-9][a-z0-9_-]{0,63}$`
+	patternName       = `^[a-z0-9][a-z0-9._-]{0,63}$`
+	patternRole       = `^(iam:)?[a-z0-9][a-z0-9._-]*$`
+	patternPermission = `^[a-z0-9][a-z0-9._:-]{0,63}$`
+	patternUser       = `^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`
 )
 
-// shapes are by schema and property, the property of an array for its items; a schema without
-// a name is every parameter.
-var shapes = map[string]map[string]string{
-	"":            {"tenant": shapeOfTenant, "role": shapeOfRole, "service": shapeOfName, "user": shapeOfUser},
-	"TenantPost":  {"id": shapeOfTenant, "slug": shapeOfName},
-	"TenantPut":   {"slug": shapeOfName},
-	"TenantPatch": {"slug": shapeOfName},
-	"TenantBody":  {"id": shapeOfTenant, "slug": shapeOfName},
-	"RolePost":    {"name": shapeOfName, "permissions": shapeOfPermission, "inherits": shapeOfRole},
-	"RolePut":     {"permissions": shapeOfPermission, "inherits": shapeOfRole},
-	"RoleBody":    {"name": shapeOfRole, "permissions": shapeOfPermission, "inherits": shapeOfRole},
-	"MemberPost":  {"roles": shapeOfRole},
-	"MemberPut":   {"roles": shapeOfRole},
-	"MemberPatch": {"roles": shapeOfRole},
-	"MemberBody":  {"tenant": shapeOfTenant, "roles": shapeOfRole},
-	"MappingPost": {"roles": shapeOfRole},
-	"MappingPut":  {"roles": shapeOfRole},
-	"MappingBody": {"roles": shapeOfRole},
-	"UserPost":    {"default_tenant": shapeOfTenant},
-	"UserPut":     {"default_tenant": shapeOfTenant},
-	"UserPatch":   {"default_tenant": shapeOfTenant},
-	"ClientPost":  {"tenant": shapeOfTenant, "roles": shapeOfRole},
-	"ClientPut":   {"roles": shapeOfRole},
-	"ServiceBody": {"name": shapeOfName},
+// patterns are by schema and property; that of an array is the pattern of its items. Those of parameters have no schema.
+var patterns = map[string]map[string]string{
+	"":            {"tenant": patternTenant, "role": patternRole, "service": patternName, "user": patternUser},
+	"TenantPost":  {"id": patternTenant, "slug": patternName},
+	"TenantPut":   {"slug": patternName},
+	"TenantPatch": {"slug": patternName},
+	"TenantBody":  {"id": patternTenant, "slug": patternName},
+	"RolePost":    {"name": patternName, "permissions": patternPermission, "inherits": patternRole},
+	"RolePut":     {"permissions": patternPermission, "inherits": patternRole},
+	"RoleBody":    {"name": patternRole, "permissions": patternPermission, "inherits": patternRole},
+	"MemberPost":  {"roles": patternRole},
+	"MemberPut":   {"roles": patternRole},
+	"MemberPatch": {"roles": patternRole},
+	"MemberBody":  {"tenant": patternTenant, "roles": patternRole},
+	"MappingPost": {"roles": patternRole},
+	"MappingPut":  {"roles": patternRole},
+	"MappingBody": {"roles": patternRole},
+	"UserPost":    {"default_tenant": patternTenant},
+	"UserPut":     {"default_tenant": patternTenant},
+	"UserPatch":   {"default_tenant": patternTenant},
+	"ClientPost":  {"tenant": patternTenant, "roles": patternRole},
+	"ClientPut":   {"roles": patternRole},
+	"ServiceBody": {"name": patternName},
 }
 
 const (
@@ -141,8 +138,8 @@ const (
 	exampleTime   = "2030-01-31T12:00:00Z"
 )
 
-// examples are by property, in every schema where they fit its type; "Schema.property" comes
-// first. Those of parameters are "?name".
+// examples are by property, and used in every schema where they fit its type; "Schema.property" takes precedence. Those of
+// parameters are "?name".
 var examples = map[string]any{
 	"TenantPost.id": "acme", "TenantBody.id": "acme", "UserBody.id": exampleUser, "MappingBody.id": "m3J1c2VyLWdyb3Vwcw", "PreviewBody.id": exampleClient,
 	"TenantPost.name": "Acme Ltd", "TenantPut.name": "Acme Ltd", "TenantPatch.name": "Acme Ltd", "TenantBody.name": "Acme Ltd",
@@ -164,9 +161,8 @@ var examples = map[string]any{
 	"?If-Match": `"7"`, "?Idempotency-Key": "5f1c8a3e-add-alice", "?issuer": "https://auth.example.com", "?subject": "248289761001",
 }
 
-// finish completes what huma has made of the routes. It changes nothing about how requests
-// are validated.
-func (a *server) finish() {
+// complete adds to the document what holds for all routes. Validation of requests stays as it is.
+func (a *server) complete() {
 	doc := a.api.OpenAPI()
 	doc.Servers = []*huma.Server{{URL: "/", Description: "Where ADMIN_ADDR is served"}}
 	doc.Info.License = &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"}
@@ -174,14 +170,14 @@ func (a *server) finish() {
 	for _, item := range doc.Paths {
 		for _, op := range []*huma.Operation{item.Get, item.Post, item.Put, item.Patch, item.Delete} {
 			if op != nil {
-				finishOperation(op)
+				completeOperation(op)
 			}
 		}
 	}
 	for name, schema := range doc.Components.Schemas.Map() {
 		for property, s := range schema.Properties {
-			if shape := shapes[name][property]; shape != "" {
-				shaped(s).Pattern = shape
+			if pattern := patterns[name][property]; pattern != "" {
+				patterned(s).Pattern = pattern
 			}
 			example, given := examples[name+"."+property]
 			if !given {
@@ -194,15 +190,15 @@ func (a *server) finish() {
 	}
 }
 
-// shaped is the schema that a shape is about: an array's items.
-func shaped(s *huma.Schema) *huma.Schema {
+// patterned is the schema that a pattern is about: the items of an array.
+func patterned(s *huma.Schema) *huma.Schema {
 	if s.Type == huma.TypeArray {
 		return s.Items
 	}
 	return s
 }
 
-// fits reports whether an example is of a schema's type.
+// fits reports whether an example has the type of a schema.
 func fits(s *huma.Schema, example any) bool {
 	switch example.(type) {
 	case string:
@@ -217,21 +213,21 @@ func fits(s *huma.Schema, example any) bool {
 	return false
 }
 
-func finishOperation(op *huma.Operation) {
+func completeOperation(op *huma.Operation) {
 	if op.Description == "" {
 		op.Description = op.Summary + "."
 	}
 	if body := op.RequestBody; body != nil && len(body.Content) > 1 {
-		delete(body.Content, "application/octet-stream") // huma's for RawBody, which is the same JSON
+		delete(body.Content, "application/octet-stream") // huma adds it for RawBody, which is the same JSON
 	}
 	if op.Method == http.MethodGet {
 		op.Parameters = append(op.Parameters, &huma.Param{
-			Name: "If-None-Match", In: "header", Description: "ETags of what is known already: the answer is 304 where one of them is still right",
+			Name: "If-None-Match", In: "header", Description: "ETags of cached responses: 304 where one of them is current",
 			Schema: &huma.Schema{Type: huma.TypeString, MaxLength: ptr(1000)}, Example: `"7-1f3870be274f6c49"`,
 		})
 		op.Responses["304"] = &huma.Response{Description: "Not modified", Headers: map[string]*huma.Param{"ETag": op.Responses["200"].Headers["ETag"]}}
 		if op.Responses["304"].Headers["ETag"] == nil {
-			tag := &huma.Param{Schema: &huma.Schema{Type: huma.TypeString}, Description: "of the whole answer"}
+			tag := &huma.Param{Schema: &huma.Schema{Type: huma.TypeString}, Description: "of the whole response"}
 			op.Responses["304"].Headers["ETag"] = tag
 			if op.Responses["200"].Headers == nil {
 				op.Responses["200"].Headers = map[string]*huma.Param{}
@@ -240,8 +236,8 @@ func finishOperation(op *huma.Operation) {
 		}
 	}
 	for _, p := range op.Parameters {
-		if shape := shapes[""][p.Name]; shape != "" && p.Schema.Pattern == "" {
-			p.Schema.Pattern = shape
+		if pattern := patterns[""][p.Name]; pattern != "" && p.Schema.Pattern == "" {
+			p.Schema.Pattern = pattern
 		}
 		if example, ok := examples["?"+p.Name]; ok && p.Example == nil && fits(p.Schema, example) {
 			p.Example = example

@@ -17,7 +17,7 @@ type Paged struct {
 	After string `query:"after" maxLength:"500" doc:"where to go on: next of the page before"`
 }
 
-// cursor reads what next wrote.
+// cursor decodes after, which pageOf has encoded.
 func (p Paged) cursor(into ...any) error {
 	if p.After == "" {
 		return nil
@@ -27,17 +27,28 @@ func (p Paged) cursor(into ...any) error {
 		err = json.Unmarshal(b, &into)
 	}
 	if err != nil {
-		return badCursor()
+		return invalidCursor()
 	}
 	return nil
 }
 
-func badCursor() error {
-	return &iam.Error{Kind: iam.Invalid, Detail: "some fields are not valid", Fields: []iam.FieldError{{Pointer: "after", Detail: "is not what a page before had in next"}}}
+// userCursor is cursor for the id of a user.
+func (p Paged) userCursor(into *string) error {
+	if err := p.cursor(into); err != nil {
+		return err
+	}
+	if *into != "" && uuid.Validate(*into) != nil {
+		return invalidCursor()
+	}
+	return nil
 }
 
-// many is an answer with a page of things.
-type many[T any] struct {
+func invalidCursor() error {
+	return iam.Refuse([]iam.FieldError{{Pointer: "after", Detail: "is not the next of an earlier page"}})
+}
+
+// collection is a response with a page of resources.
+type collection[T any] struct {
 	Link string `header:"Link" doc:"rel=\"next\" where there is more (RFC 8288)"`
 	Body page[T]
 }
@@ -47,38 +58,30 @@ type page[T any] struct {
 	Next  string `json:"next,omitempty" doc:"the value of after for the next page; absent: this is the last"`
 }
 
-// pageOf makes a page of one entry more than was asked for: whether there is more.
-func pageOf[S, T any](ctx context.Context, p Paged, list []S, wire func(S) T, key func(S) []any) (*many[T], error) {
-	out := &many[T]{Body: page[T]{Items: []T{}}}
-	more := len(list) > p.Limit
-	if more {
-		list = list[:p.Limit]
-	}
-	for _, x := range list {
+// all is a collection in one page.
+func all[S, T any](stored []S, wire func(S) T) *collection[T] {
+	out := &collection[T]{Body: page[T]{Items: []T{}}}
+	for _, x := range stored {
 		out.Body.Items = append(out.Body.Items, wire(x))
 	}
-	if !more {
-		return out, nil
+	return out
+}
+
+// pageOf is one page of a collection. One more than a page was read, if there is one, so that the caller learns of the next page.
+func pageOf[S, T any](ctx context.Context, p Paged, stored []S, wire func(S) T, key func(S) []any) (*collection[T], error) {
+	if len(stored) <= p.Limit {
+		return all(stored, wire), nil
 	}
-	b, err := json.Marshal(key(list[len(list)-1]))
+	stored = stored[:p.Limit]
+	out := all(stored, wire)
+	cursor, err := json.Marshal(key(stored[len(stored)-1]))
 	if err != nil {
 		return nil, err
 	}
-	out.Body.Next = base64.RawURLEncoding.EncodeToString(b)
-	req, _ := ctx.Value(requestKey{}).(request) // authenticate puts it there
-	q := req.r.URL.Query()
+	out.Body.Next = base64.RawURLEncoding.EncodeToString(cursor)
+	current := exchangeOf(ctx).r.URL
+	q := current.Query()
 	q.Set("after", out.Body.Next)
-	out.Link = "<" + (&url.URL{Path: req.r.URL.Path, RawQuery: q.Encode()}).String() + `>; rel="next"`
+	out.Link = "<" + (&url.URL{Path: current.Path, RawQuery: q.Encode()}).String() + `>; rel="next"`
 	return out, nil
-}
-
-// userCursor is a cursor of one id of a user.
-func (p Paged) userCursor(into *string) error {
-	if err := p.cursor(into); err != nil {
-		return err
-	}
-	if *into != "" && uuid.Validate(*into) != nil {
-		return badCursor()
-	}
-	return nil
 }

@@ -6,56 +6,48 @@ import (
 	"errors"
 )
 
-// Patched is the body of a PATCH as it was sent: what stands there, and what is null, matters.
+// Patched is the body of a PATCH as it was sent: which fields it has, and which of them are null, matters.
 type Patched struct {
 	RawBody []byte
 }
 
-// onlyStatus reports whether nothing but the status is changed, and whether it is at all.
-func (p Patched) onlyStatus() (only, also bool) {
+// actions are those that a patch must be authorized for: a caller who may suspend something may not therefore change it.
+func (p Patched) actions(rt route) []string {
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(p.RawBody, &fields) != nil {
-		return false, false // it is refused before anybody asks
+		return []string{rt.update} // validation has rejected it before
 	}
-	_, also = fields["status"]
-	return also && len(fields) == 1, also
-}
-
-// patchActions are what the policy is asked of a PATCH: a caller who may suspend a thing does
-// not thereby change what it is.
-func (p Patched) patchActions(kind string) []string {
-	only, also := p.onlyStatus()
+	_, status := fields["status"]
 	switch {
-	case only:
-		return []string{kind + ":set-status"}
-	case also:
-		return []string{kind + ":update", kind + ":set-status"}
+	case !status:
+		return []string{rt.update}
+	case len(fields) == 1:
+		return []string{rt.action}
 	default:
-		return []string{kind + ":update"}
+		return []string{rt.update, rt.action}
 	}
 }
 
-// apply applies the patch (RFC 7396) to what there is, which is both in the wire's words. What
-// comes of it has still to be checked.
-func apply[T any](p Patched, now T) (after T, err error) {
-	b, err := json.Marshal(now)
+// apply applies a merge patch (RFC 7396) to the wire form of what is stored. The result is not validated yet.
+func apply[T any](p Patched, stored T) (patched T, err error) {
+	b, err := json.Marshal(stored)
 	if err != nil {
-		return after, err
+		return patched, err
 	}
 	var target, patch any
-	err = errors.Join(exactly(b, &target), exactly(p.RawBody, &patch)) // huma has read it already
+	err = errors.Join(unmarshalExact(b, &target), unmarshalExact(p.RawBody, &patch)) // huma has decoded it already
 	if err != nil {
-		return after, err
+		return patched, err
 	}
 	merged, err := json.Marshal(mergePatch(target, patch))
 	if err != nil {
-		return after, err
+		return patched, err
 	}
-	return after, exactly(merged, &after)
+	return patched, unmarshalExact(merged, &patched)
 }
 
-// exactly decodes JSON with numbers as they are written.
-func exactly(b []byte, v any) error {
+// unmarshalExact decodes JSON without a loss of precision in numbers.
+func unmarshalExact(b []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
 	return d.Decode(v)
@@ -80,21 +72,3 @@ func mergePatch(target, patch any) any {
 	}
 	return merged
 }
-
-// What a PATCH says of each kind, beside its fields. They are exported since huma looks into no
-// others.
-
-// PatchedTenant is a patch of a tenant.
-type PatchedTenant struct{ Patched }
-
-func (p PatchedTenant) actions() []string { return p.patchActions("tenant") }
-
-// PatchedMember is a patch of a member.
-type PatchedMember struct{ Patched }
-
-func (p PatchedMember) actions() []string { return p.patchActions("member") }
-
-// PatchedUser is a patch of a user.
-type PatchedUser struct{ Patched }
-
-func (p PatchedUser) actions() []string { return p.patchActions("user") }

@@ -84,7 +84,7 @@ type policyBody struct {
 	Replicas   []replicaBody   `json:"replicas" doc:"those that were heard of lately"`
 }
 
-func (a *server) readPolicy(ctx context.Context, w *admin.Work, _ *OnPlatform) (*one[policyBody], error) {
+func (a *server) readPolicy(ctx context.Context, w *admin.Work, _ *OnPlatform) (*resource[policyBody], error) {
 	b := policyBody{Activation: "auto", Here: a.Policy(), Replicas: []replicaBody{}}
 	if a.Policies.Managed() {
 		b.Activation = "managed"
@@ -106,14 +106,14 @@ func (a *server) readPolicy(ctx context.Context, w *admin.Work, _ *OnPlatform) (
 	for _, r := range replicas {
 		b.Replicas = append(b.Replicas, wireReplica(r))
 	}
-	return &one[policyBody]{Status: 200, Body: b}, err
+	return &resource[policyBody]{Status: 200, Body: b}, err
 }
 
 func (a *server) listRevisions(ctx context.Context, w *admin.Work, in *struct {
 	OnPlatform
 	Paged
 },
-) (*many[revisionBody], error) {
+) (*collection[revisionBody], error) {
 	var before time.Time
 	var digest string
 	if err := in.cursor(&before, &digest); err != nil {
@@ -130,13 +130,9 @@ func (a *server) listActivations(ctx context.Context, w *admin.Work, in *struct 
 	OnPlatform
 	Limit int `query:"limit" minimum:"1" maximum:"500" default:"50"`
 },
-) (*many[activationBody], error) {
+) (*collection[activationBody], error) {
 	list, err := w.PolicyActivations(ctx, in.Limit)
-	out := &many[activationBody]{Body: page[activationBody]{Items: []activationBody{}}}
-	for _, x := range list {
-		out.Body.Items = append(out.Body.Items, wireActivation(x))
-	}
-	return out, err
+	return all(list, wireActivation), err
 }
 
 // OnRevision is an input about a revision of the policy.
@@ -145,30 +141,30 @@ type OnRevision struct {
 	Revision string `path:"revision" maxLength:"64" doc:"digest, or 12 or more of its first digits"`
 }
 
-func (i OnRevision) object() string { return i.Revision }
+func (i OnRevision) target() target { return target{object: i.Revision} }
 
-func (a *server) readRevision(ctx context.Context, w *admin.Work, in *OnRevision) (*one[revisionBody], error) {
+func (a *server) readRevision(ctx context.Context, w *admin.Work, in *OnRevision) (*resource[revisionBody], error) {
 	r, err := w.PolicyRevision(ctx, in.Revision)
-	return &one[revisionBody]{Status: 200, Body: wireRevision(r)}, err
+	return &resource[revisionBody]{Status: 200, Body: wireRevision(r)}, err
 }
 
-// notManaged refuses what only makes sense where somebody decides what comes into force.
-func (a *server) notManaged() error {
+// requireManaged rejects requests that need managed activation.
+func (a *server) requireManaged() error {
 	if a.Policies.Managed() {
 		return nil
 	}
-	return &iam.Error{Kind: iam.Conflict, Code: "policy_not_managed", Detail: "POLICY_ACTIVATION is auto here: what the source of the policy brings comes into force by itself"}
+	return &iam.Error{Kind: iam.Conflict, Code: "policy_not_managed", Detail: "POLICY_ACTIVATION is auto: each revision from the source becomes active without a request"}
 }
 
-// createRevision serves POST /v1/policy/revisions. Whether the caller may was asked before the
-// body was read, and is asked again where it is kept.
-func (a *server) createRevision(ctx context.Context, r asked, in *struct {
+// createRevision stores an uploaded bundle. Its caller was authorized before the body was read, and is again when the bundle is
+// stored.
+func (a *server) createRevision(ctx context.Context, c call, in *struct {
 	OnPlatform
 	Source  string `query:"source" maxLength:"200" doc:"where it comes from, for people"`
 	RawBody []byte `contentType:"application/gzip" doc:"the bundle (.tar.gz), signed"`
 },
-) (*one[revisionBody], error) {
-	if err := a.notManaged(); err != nil {
+) (*resource[revisionBody], error) {
+	if err := a.requireManaged(); err != nil {
 		return nil, err
 	}
 	source := in.Source
@@ -179,51 +175,51 @@ func (a *server) createRevision(ctx context.Context, r asked, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	out, err := admin.Do(ctx, a.Service, r.caller, r.task, func(ctx context.Context, w *admin.Work) (*one[revisionBody], error) {
-		kept, made, err := w.AddPolicyRevision(ctx, got, in.RawBody)
-		out := &one[revisionBody]{Status: http.StatusOK, Body: wireRevision(kept), Location: "/v1/policy/revisions/" + kept.ID()}
-		if made {
+	out, err := admin.Do(ctx, a.Service, c.caller, c.task, func(ctx context.Context, w *admin.Work) (*resource[revisionBody], error) {
+		stored, created, err := w.AddPolicyRevision(ctx, got, in.RawBody)
+		out := &resource[revisionBody]{Status: http.StatusOK, Body: wireRevision(stored), Location: "/v1/policy/revisions/" + stored.ID()}
+		if created {
 			out.Status = http.StatusCreated
 		}
 		return out, err
 	})
 	if err == nil {
-		a.inStep(ctx)
+		a.syncPolicy(ctx)
 	}
 	return out, err
 }
 
-// inStep has this replica do at once what was decided. It is decided all the same where that
-// fails.
-func (a *server) inStep(ctx context.Context) {
+// syncPolicy applies a stored change on this replica at once. If that fails, the change is valid all the same, and applied by the
+// next sync.
+func (a *server) syncPolicy(ctx context.Context) {
 	if err := a.Policies.Sync(ctx); err != nil {
-		a.Log.WarnContext(ctx, "what was decided about the policy is not done here yet", slog.Any("err", err))
+		a.Log.WarnContext(ctx, "policy change not applied yet", slog.Any("err", err))
 	}
 	a.Policies.Prepare(ctx)
 }
 
-// local refuses what only makes sense where replicas share a policy.
-func (a *server) local() error {
+// requireSharedPolicy rejects requests that need a policy that replicas share.
+func (a *server) requireSharedPolicy() error {
 	if a.Policies.Follows() {
 		return nil
 	}
-	return &iam.Error{Kind: iam.Conflict, Code: "policy_local", Detail: "the policy in force is this replica's own: a folder, or the one that is part of the program"}
+	return &iam.Error{Kind: iam.Conflict, Code: "policy_local", Detail: "the active policy is local to this replica: a folder, or the default of the program"}
 }
 
-// decided runs a change of what is in force, and does it here before it answers.
-func (a *server) decided(ctx context.Context, r asked, do func(context.Context, *admin.Work) (iam.PolicyActivation, error)) (*one[activationBody], error) {
-	if err := a.local(); err != nil {
+// changeActive changes the active revision, and applies the change on this replica before it responds.
+func (a *server) changeActive(ctx context.Context, c call, do func(context.Context, *admin.Work) (iam.PolicyActivation, error)) (*resource[activationBody], error) {
+	if err := a.requireSharedPolicy(); err != nil {
 		return nil, err
 	}
-	got, err := admin.Do(ctx, a.Service, r.caller, r.task, do)
+	got, err := admin.Do(ctx, a.Service, c.caller, c.task, do)
 	if err != nil {
 		return nil, err
 	}
-	a.inStep(ctx)
-	return &one[activationBody]{Status: 200, Body: wireActivation(got)}, nil
+	a.syncPolicy(ctx)
+	return &resource[activationBody]{Status: 200, Body: wireActivation(got)}, nil
 }
 
-func (a *server) activateRevision(ctx context.Context, r asked, in *struct {
+func (a *server) activateRevision(ctx context.Context, c call, in *struct {
 	OnRevision
 	Body struct {
 		Preview string `json:"preview,omitempty" format:"uuid" doc:"the preview that was looked at"`
@@ -231,23 +227,23 @@ func (a *server) activateRevision(ctx context.Context, r asked, in *struct {
 		Force   bool   `json:"force,omitempty" doc:"also where a replica is not ready for it"`
 	}
 },
-) (*one[activationBody], error) {
-	if err := a.notManaged(); err != nil {
+) (*resource[activationBody], error) {
+	if err := a.requireManaged(); err != nil {
 		return nil, err
 	}
-	return a.decided(ctx, r, func(ctx context.Context, w *admin.Work) (iam.PolicyActivation, error) {
+	return a.changeActive(ctx, c, func(ctx context.Context, w *admin.Work) (iam.PolicyActivation, error) {
 		return w.ActivatePolicy(ctx, in.Revision, admin.Activation{Preview: in.Body.Preview, Reason: in.Body.Reason, Force: in.Body.Force})
 	})
 }
 
-func (a *server) rollBackRevision(ctx context.Context, r asked, in *struct {
+func (a *server) rollBackRevision(ctx context.Context, c call, in *struct {
 	OnRevision
 	Body struct {
 		Reason string `json:"reason,omitempty" maxLength:"500"`
 	}
 },
-) (*one[activationBody], error) {
-	return a.decided(ctx, r, func(ctx context.Context, w *admin.Work) (iam.PolicyActivation, error) {
+) (*resource[activationBody], error) {
+	return a.changeActive(ctx, c, func(ctx context.Context, w *admin.Work) (iam.PolicyActivation, error) {
 		return w.RollBackPolicy(ctx, in.Revision, in.Body.Reason)
 	})
 }

@@ -12,7 +12,7 @@ import (
 	"iam-service/internal/policyops/preview"
 )
 
-// ShadowSet is what is evaluated beside what is in force.
+// ShadowSet is the revision that is evaluated in the background, as a shadow of the active one.
 type ShadowSet struct {
 	Revision string     `json:"revision,omitempty" doc:"absent: none"`
 	Share    float64    `json:"share" doc:"of requests, 0 to 1"`
@@ -27,25 +27,25 @@ func wireShadow(s iam.PolicyShadow) ShadowSet {
 	return b
 }
 
-func (a *server) shadowRevision(ctx context.Context, r asked, in *struct {
+func (a *server) shadowRevision(ctx context.Context, c call, in *struct {
 	OnRevision
 	Body struct {
 		Share float64 `json:"share" minimum:"0" maximum:"1" doc:"of requests for which it is evaluated beside what is in force; 0 ends it"`
 	}
 },
-) (*one[ShadowSet], error) {
-	if err := a.local(); err != nil {
+) (*resource[ShadowSet], error) {
+	if err := a.requireSharedPolicy(); err != nil {
 		return nil, err
 	}
-	got, err := admin.Do(ctx, a.Service, r.caller, r.task, func(ctx context.Context, w *admin.Work) (iam.PolicyShadow, error) {
+	got, err := admin.Do(ctx, a.Service, c.caller, c.task, func(ctx context.Context, w *admin.Work) (iam.PolicyShadow, error) {
 		return w.SetPolicyShadow(ctx, in.Revision, in.Body.Share)
 	})
 	if err != nil {
 		return nil, err
 	}
-	a.inStep(ctx)
+	a.syncPolicy(ctx)
 	a.Shadow.Look()
-	return &one[ShadowSet]{Status: 200, Body: wireShadow(got)}, nil
+	return &resource[ShadowSet]{Status: 200, Body: wireShadow(got)}, nil
 }
 
 type previewAsk struct {
@@ -79,44 +79,51 @@ func wirePreview(p iam.PolicyPreview) previewBody {
 	return b
 }
 
-// createPreview serves POST /v1/policy/preview: it begins one on this replica.
-func (a *server) createPreview(ctx context.Context, r asked, in *struct {
+// createPreview starts a preview on this replica.
+func (a *server) createPreview(ctx context.Context, c call, in *struct {
 	OnPlatform
 	Body previewAsk
 },
-) (*one[previewBody], error) {
+) (*resource[previewBody], error) {
 	if err := preview.CheckQuestions("questions", in.Body.Questions); err != nil {
 		return nil, iam.Refuse([]iam.FieldError{{Pointer: "/questions", Detail: err.Error()}})
 	}
-	c := preview.Config{Engine: a.PreviewEngine, Issuers: a.Issuers, HeaderMax: a.HeaderMax, Limit: a.EvalLimit, Questions: in.Body.Questions}
+	cfg := preview.Config{
+		Engine:    a.PreviewEngine,
+		Issuers:   a.Issuers,
+		HeaderMax: a.HeaderMax,
+		Limit:     a.EvalLimit,
+		Questions: in.Body.Questions,
+	}
 	if in.Body.Replay != "" {
 		span, err := time.ParseDuration(in.Body.Replay)
 		if err != nil || span <= 0 {
 			return nil, iam.Refuse([]iam.FieldError{{Pointer: "/replay", Detail: "must be a time such as 24h"}})
 		}
-		if err := a.kept(); err != nil {
+		if err := a.requireDecisionLog(); err != nil {
 			return nil, err
 		}
-		c.Replay = preview.Since(a.Decisions, time.Now().Add(-span))
+		cfg.Replay = preview.Since(a.Decisions, time.Now().Add(-span))
 	}
-	if err := a.may(ctx, r); err != nil {
+	if err := a.Service.Authorize(ctx, c.caller, c.task); err != nil {
 		return nil, err
 	}
 	if err := a.Previews.Take(); err != nil {
 		return nil, err
 	}
-	p, err := a.beginPreview(ctx, r, in.Body, &c)
+	p, err := a.beginPreview(ctx, c, in.Body, &cfg)
 	if err != nil {
 		a.Previews.Free()
 		return nil, err
 	}
-	a.Previews.Start(a.Background, p, c)
-	return &one[previewBody]{Status: http.StatusAccepted, Location: "/v1/policy/previews/" + p.ID, Body: wirePreview(p)}, nil
+	a.Previews.Start(a.Background, p, cfg)
+	return &resource[previewBody]{Status: http.StatusAccepted, Location: "/v1/policy/previews/" + p.ID, Body: wirePreview(p)}, nil
 }
 
-func (a *server) beginPreview(ctx context.Context, r asked, b previewAsk, c *preview.Config) (p iam.PolicyPreview, err error) {
+// beginPreview adds the revisions to cfg and stores the preview.
+func (a *server) beginPreview(ctx context.Context, c call, b previewAsk, cfg *preview.Config) (p iam.PolicyPreview, err error) {
 	type revisions struct{ candidate, against iam.PolicyRevision }
-	named, err := admin.Do(ctx, a.Service, r.caller, admin.Task{Action: r.task.Action}, func(ctx context.Context, w *admin.Work) (found revisions, err error) {
+	stored, err := admin.Do(ctx, a.Service, c.caller, admin.Task{Action: c.task.Action}, func(ctx context.Context, w *admin.Work) (found revisions, err error) {
 		if found.candidate, err = w.PolicyRevision(ctx, b.Revision); err == nil && b.Against != "" {
 			found.against, err = w.PolicyRevision(ctx, b.Against)
 		}
@@ -125,21 +132,20 @@ func (a *server) beginPreview(ctx context.Context, r asked, b previewAsk, c *pre
 	if err != nil {
 		return p, err
 	}
-	candidate, against := named.candidate, named.against
-	if c.Candidate, err = a.Policies.Revision(ctx, candidate.Digest); err != nil {
+	if cfg.Candidate, err = a.Policies.Revision(ctx, stored.candidate.Digest); err != nil {
 		return p, err
 	}
-	if c.Base, err = a.Policies.InForce(), nil; against.Digest != "" {
-		c.Base, err = a.Policies.Revision(ctx, against.Digest)
+	cfg.Base = a.Policies.InForce()
+	if digest := stored.against.Digest; digest != "" {
+		if cfg.Base, err = a.Policies.Revision(ctx, digest); err != nil {
+			return p, err
+		}
 	}
-	if err != nil {
-		return p, err
-	}
-	if c.Base == nil {
+	if cfg.Base == nil {
 		return p, policy.ErrNoPolicy
 	}
-	return admin.Do(ctx, a.Service, r.caller, r.task, func(ctx context.Context, w *admin.Work) (iam.PolicyPreview, error) {
-		return w.BeginPolicyPreview(ctx, candidate.Digest, c.Base.Digest, a.Policies.Replica())
+	return admin.Do(ctx, a.Service, c.caller, c.task, func(ctx context.Context, w *admin.Work) (iam.PolicyPreview, error) {
+		return w.BeginPolicyPreview(ctx, stored.candidate.Digest, cfg.Base.Digest, a.Policies.Replica())
 	})
 }
 
@@ -148,14 +154,14 @@ type onPreview struct {
 	Preview string `path:"preview" format:"uuid"`
 }
 
-func (a *server) readPreview(ctx context.Context, w *admin.Work, in *onPreview) (*one[previewBody], error) {
+func (a *server) readPreview(ctx context.Context, w *admin.Work, in *onPreview) (*resource[previewBody], error) {
 	p, err := w.PolicyPreview(ctx, in.Preview)
-	return &one[previewBody]{Status: 200, Body: wirePreview(p)}, err
+	return &resource[previewBody]{Status: 200, Body: wirePreview(p)}, err
 }
 
-func (a *server) cancelPreview(ctx context.Context, w *admin.Work, in *onPreview) (*one[previewBody], error) {
+func (a *server) cancelPreview(ctx context.Context, w *admin.Work, in *onPreview) (*resource[previewBody], error) {
 	p, err := w.CancelPolicyPreview(ctx, in.Preview)
-	return &one[previewBody]{Status: 200, Body: wirePreview(p)}, err
+	return &resource[previewBody]{Status: 200, Body: wirePreview(p)}, err
 }
 
 type shadowSeen struct {
@@ -163,7 +169,7 @@ type shadowSeen struct {
 	Here preview.ShadowState `json:"here" doc:"what this replica has seen"`
 }
 
-func (a *server) readShadow(ctx context.Context, w *admin.Work, _ *OnPlatform) (*one[shadowSeen], error) {
+func (a *server) readShadow(ctx context.Context, w *admin.Work, _ *OnPlatform) (*resource[shadowSeen], error) {
 	set, err := w.PolicyShadow(ctx)
-	return &one[shadowSeen]{Status: 200, Body: shadowSeen{wireShadow(set), a.Shadow.State()}}, err
+	return &resource[shadowSeen]{Status: 200, Body: shadowSeen{wireShadow(set), a.Shadow.State()}}, err
 }

@@ -18,7 +18,7 @@ type roleBody struct {
 	Version     int64    `json:"version" doc:"as in the ETag"`
 }
 
-// RolePut is what can be replaced of a role.
+// RolePut has the fields of a role that a PUT replaces.
 type RolePut struct {
 	Permissions []string `json:"permissions,omitempty" maxItems:"500" doc:"each 1 to 64 of a-z 0-9 . _ : -"`
 	Inherits    []string `json:"inherits,omitempty" maxItems:"100" doc:"names of roles that the tenant sees"`
@@ -34,8 +34,8 @@ func wireRole(r iam.Role) roleBody {
 	return roleBody{r.Name, r.Tenant == "", r.Service, sorted(r.Permissions), sorted(r.Inherits), r.Description, r.Version}
 }
 
-func oneRole(r iam.Role) *one[roleBody] {
-	return &one[roleBody]{Status: 200, ETag: etag(r.Version), Body: wireRole(r)}
+func roleResource(r iam.Role) *resource[roleBody] {
+	return &resource[roleBody]{Status: 200, ETag: etag(r.Version), Body: wireRole(r)}
 }
 
 func rolePath(r iam.Role) string {
@@ -51,7 +51,7 @@ type OnRole struct {
 	Role string `path:"role" maxLength:"64" doc:"name of the role"`
 }
 
-func (i OnRole) object() string { return i.Role }
+func (i OnRole) target() target { return target{tenant: i.Tenant, object: i.Role} }
 
 // OnGlobalRole is an input about a global role.
 type OnGlobalRole struct {
@@ -59,49 +59,46 @@ type OnGlobalRole struct {
 	Role string `path:"role" maxLength:"64" doc:"name of the role"`
 }
 
-func (i OnGlobalRole) object() string { return i.Role }
+func (i OnGlobalRole) target() target { return target{object: i.Role} }
 
-func roles(list []iam.Role, err error) (*many[roleBody], error) {
+func rolesOf(ctx context.Context, w *admin.Work, tenant string) (*collection[roleBody], error) {
+	stored, err := w.Roles(ctx, tenant)
 	if err != nil {
 		return nil, err
 	}
-	out := &many[roleBody]{Body: page[roleBody]{Items: []roleBody{}}}
-	for _, r := range list {
-		out.Body.Items = append(out.Body.Items, wireRole(r))
-	}
-	return out, nil
+	return all(stored, wireRole), nil
 }
 
-func (a *server) listRoles(ctx context.Context, w *admin.Work, in *OnTenant) (*many[roleBody], error) {
-	return roles(w.Roles(ctx, in.Tenant))
+func (a *server) listRoles(ctx context.Context, w *admin.Work, in *OnTenant) (*collection[roleBody], error) {
+	return rolesOf(ctx, w, in.Tenant)
 }
 
-func (a *server) listGlobalRoles(ctx context.Context, w *admin.Work, _ *OnPlatform) (*many[roleBody], error) {
-	return roles(w.Roles(ctx, ""))
+func (a *server) listGlobalRoles(ctx context.Context, w *admin.Work, _ *OnPlatform) (*collection[roleBody], error) {
+	return rolesOf(ctx, w, "")
 }
 
 func (p RolePut) role(tenant, name string) iam.Role {
 	return iam.Role{Tenant: tenant, Name: name, Permissions: p.Permissions, Inherits: p.Inherits, Description: p.Description}
 }
 
-func put(ctx context.Context, w *admin.Work, r iam.Role, c Conditional) (*one[roleBody], error) {
+func writeRole(ctx context.Context, w *admin.Work, r iam.Role, c Conditional) (*resource[roleBody], error) {
 	cond, err := c.condition()
 	if err != nil {
 		return nil, err
 	}
-	r, made, err := w.PutRole(ctx, r, cond)
+	r, created, err := w.PutRole(ctx, r, cond)
 	if err != nil {
 		return nil, err
 	}
-	out := oneRole(r)
-	if made {
-		out.Status, out.Location = 201, rolePath(r)
+	out := roleResource(r)
+	if created {
+		out.created(rolePath(r))
 	}
 	return out, nil
 }
 
-func create(ctx context.Context, w *admin.Work, r iam.Role) (*one[roleBody], error) {
-	out, err := put(ctx, w, r, Conditional{IfNoneMatch: "*"})
+func createRole(ctx context.Context, w *admin.Work, r iam.Role) (*resource[roleBody], error) {
+	out, err := writeRole(ctx, w, r, Conditional{IfNoneMatch: "*"})
 	return out, asConflict(err)
 }
 
@@ -110,8 +107,8 @@ func (a *server) createRole(ctx context.Context, w *admin.Work, in *struct {
 	Repeatable
 	Body rolePost
 },
-) (*one[roleBody], error) {
-	return create(ctx, w, in.Body.role(in.Tenant, in.Body.Name))
+) (*resource[roleBody], error) {
+	return createRole(ctx, w, in.Body.role(in.Tenant, in.Body.Name))
 }
 
 func (a *server) createGlobalRole(ctx context.Context, w *admin.Work, in *struct {
@@ -119,24 +116,24 @@ func (a *server) createGlobalRole(ctx context.Context, w *admin.Work, in *struct
 	Repeatable
 	Body rolePost
 },
-) (*one[roleBody], error) {
-	return create(ctx, w, in.Body.role("", in.Body.Name))
+) (*resource[roleBody], error) {
+	return createRole(ctx, w, in.Body.role("", in.Body.Name))
 }
 
-func (a *server) readRole(ctx context.Context, w *admin.Work, in *OnRole) (*one[roleBody], error) {
+func (a *server) readRole(ctx context.Context, w *admin.Work, in *OnRole) (*resource[roleBody], error) {
 	r, err := w.Role(ctx, in.Tenant, in.Role)
 	if err != nil {
 		return nil, err
 	}
-	return oneRole(r), nil
+	return roleResource(r), nil
 }
 
-func (a *server) readGlobalRole(ctx context.Context, w *admin.Work, in *OnGlobalRole) (*one[roleBody], error) {
+func (a *server) readGlobalRole(ctx context.Context, w *admin.Work, in *OnGlobalRole) (*resource[roleBody], error) {
 	r, err := w.Role(ctx, "", in.Role)
 	if err != nil {
 		return nil, err
 	}
-	return oneRole(r), nil
+	return roleResource(r), nil
 }
 
 func (a *server) putRole(ctx context.Context, w *admin.Work, in *struct {
@@ -145,8 +142,8 @@ func (a *server) putRole(ctx context.Context, w *admin.Work, in *struct {
 	Leaving
 	Body RolePut
 },
-) (*one[roleBody], error) {
-	return put(ctx, w, in.Body.role(in.Tenant, in.Role), in.Conditional)
+) (*resource[roleBody], error) {
+	return writeRole(ctx, w, in.Body.role(in.Tenant, in.Role), in.Conditional)
 }
 
 func (a *server) putGlobalRole(ctx context.Context, w *admin.Work, in *struct {
@@ -154,8 +151,8 @@ func (a *server) putGlobalRole(ctx context.Context, w *admin.Work, in *struct {
 	Conditional
 	Body RolePut
 },
-) (*one[roleBody], error) {
-	return put(ctx, w, in.Body.role("", in.Role), in.Conditional)
+) (*resource[roleBody], error) {
+	return writeRole(ctx, w, in.Body.role("", in.Role), in.Conditional)
 }
 
 func (a *server) deleteRole(ctx context.Context, w *admin.Work, in *struct {
@@ -165,11 +162,11 @@ func (a *server) deleteRole(ctx context.Context, w *admin.Work, in *struct {
 	Remove bool `query:"remove" doc:"take it away from who holds it: members, mappings, clients, roles that inherit it"`
 },
 ) (*struct{}, error) {
-	c, err := in.condition()
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	return nil, w.DeleteRole(ctx, in.Tenant, in.Role, in.Remove, c)
+	return nil, w.DeleteRole(ctx, in.Tenant, in.Role, in.Remove, cond)
 }
 
 func (a *server) deleteGlobalRole(ctx context.Context, w *admin.Work, in *struct {
@@ -177,9 +174,9 @@ func (a *server) deleteGlobalRole(ctx context.Context, w *admin.Work, in *struct
 	Conditional
 },
 ) (*struct{}, error) {
-	c, err := in.condition()
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	return nil, w.DeleteRole(ctx, "", in.Role, false, c)
+	return nil, w.DeleteRole(ctx, "", in.Role, false, cond)
 }

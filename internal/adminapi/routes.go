@@ -4,116 +4,410 @@ import (
 	"net/http"
 	"reflect"
 
-	"github.com/danielgtaylor/huma/v2"
-
 	"iam-service/internal/policy"
 )
 
-// routes are all of the admin API.
-func (a *server) routes() {
+// pendingClient describes the 202 of a change of a client.
+const pendingClient = "It is done later: Location says where to look"
+
+// routes is the table of the admin API. The OpenAPI document follows from it.
+func (a *server) routes() []route {
 	const get, post, put, patch, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete
-	const created, gone = http.StatusCreated, http.StatusNoContent
+	return []route{
+		{
+			method: get, path: "/v1/tenants", action: "tenant:list", tag: "tenants",
+			summary: "List tenants", description: "By id.",
+			handler: inTx(a.listTenants),
+		},
+		{
+			method: post, path: "/v1/tenants", action: "tenant:create", tag: "tenants",
+			summary: "Make a tenant", description: "It is active at once. An id is never used again.",
+			status:  http.StatusCreated,
+			handler: inTx(a.createTenant),
+		},
+		{
+			method: get, path: "/v1/tenants/{tenant}", action: "tenant:read", tag: "tenants",
+			summary: "Read a tenant",
+			handler: inTx(a.readTenant),
+		},
+		{
+			method: put, path: "/v1/tenants/{tenant}", action: "tenant:update", tag: "tenants",
+			summary: "Make or replace a tenant", description: "Its status stays.",
+			also:    responses{http.StatusCreated: "Created"},
+			handler: inTx(a.putTenant),
+		},
+		{
+			method: patch, path: "/v1/tenants/{tenant}", action: "tenant:set-status", tag: "tenants",
+			summary: "Suspend, resume or archive a tenant", description: "Nobody gets into a tenant that is not active.",
+			update:  "tenant:update",
+			handler: inTx(a.patchTenant),
+		},
+		{
+			method: del, path: "/v1/tenants/{tenant}", action: "tenant:delete", tag: "tenants",
+			summary:     "Delete a tenant",
+			description: "Only a suspended or archived one whose clients are all deleted; with its roles, members and mappings.",
+			status:      http.StatusNoContent, slow: true,
+			handler: inTx(a.deleteTenant),
+		},
 
-	add(a, route{get, "/v1/tenants", "tenant:list", "List tenants", "By id.", "tenants", 0, 0}, a.listTenants)
-	add(a, route{post, "/v1/tenants", "tenant:create", "Make a tenant", "It is active at once. An id is never used again.", "tenants", created, 0}, a.createTenant)
-	add(a, route{get, "/v1/tenants/{tenant}", "tenant:read", "Read a tenant", "", "tenants", 0, 0}, a.readTenant)
-	add(a, route{put, "/v1/tenants/{tenant}", "tenant:update", "Make or replace a tenant", "Its status stays.", "tenants", 0, 0}, a.putTenant)
-	add(a, route{patch, "/v1/tenants/{tenant}", "tenant:set-status", "Suspend, resume or archive a tenant", "Nobody gets into a tenant that is not active.", "tenants", 0, 0}, a.patchTenant)
-	add(a, route{del, "/v1/tenants/{tenant}", "tenant:delete", "Delete a tenant", "Only a suspended or archived one whose clients are all deleted; with its roles, members and mappings.", "tenants", gone, 0}, a.deleteTenant)
+		{
+			method: get, path: "/v1/tenants/{tenant}/roles", action: "role:list", tag: "roles",
+			summary: "List the roles of a tenant", description: "Its own and the global ones, by name; all on one page.",
+			handler: inTx(a.listRoles),
+		},
+		{
+			method: post, path: "/v1/tenants/{tenant}/roles", action: "role:create", tag: "roles",
+			summary: "Make a role",
+			status:  http.StatusCreated,
+			handler: inTx(a.createRole),
+		},
+		{
+			method: get, path: "/v1/tenants/{tenant}/roles/{role}", action: "role:read", tag: "roles",
+			summary: "Read a role",
+			handler: inTx(a.readRole),
+		},
+		{
+			method: put, path: "/v1/tenants/{tenant}/roles/{role}", action: "role:update", tag: "roles",
+			summary: "Make or replace a role",
+			also:    responses{http.StatusCreated: "Created"},
+			handler: inTx(a.putRole),
+		},
+		{
+			method: del, path: "/v1/tenants/{tenant}/roles/{role}", action: "role:delete", tag: "roles",
+			summary: "Delete a role", description: "Refused while somebody holds it, unless remove=true takes it away first.",
+			status:  http.StatusNoContent,
+			handler: inTx(a.deleteRole),
+		},
+		{
+			method: get, path: "/v1/roles", action: "global-role:list", tag: "roles",
+			summary: "List the global roles", description: "By name; all on one page.",
+			handler: inTx(a.listGlobalRoles),
+		},
+		{
+			method: post, path: "/v1/roles", action: "global-role:create", tag: "roles",
+			summary: "Make a global role", description: "Every tenant has it.",
+			status:  http.StatusCreated,
+			handler: inTx(a.createGlobalRole),
+		},
+		{
+			method: get, path: "/v1/roles/{role}", action: "global-role:read", tag: "roles",
+			summary: "Read a global role",
+			handler: inTx(a.readGlobalRole),
+		},
+		{
+			method: put, path: "/v1/roles/{role}", action: "global-role:update", tag: "roles",
+			summary: "Make or replace a global role",
+			also:    responses{http.StatusCreated: "Created"},
+			handler: inTx(a.putGlobalRole),
+		},
+		{
+			method: del, path: "/v1/roles/{role}", action: "global-role:delete", tag: "roles",
+			summary: "Delete a global role", description: "Refused while somebody holds it.",
+			status:  http.StatusNoContent,
+			handler: inTx(a.deleteGlobalRole),
+		},
 
-	add(a, route{get, "/v1/tenants/{tenant}/roles", "role:list", "List the roles of a tenant", "Its own and the global ones, by name; all on one page.", "roles", 0, 0}, a.listRoles)
-	add(a, route{post, "/v1/tenants/{tenant}/roles", "role:create", "Make a role", "", "roles", created, 0}, a.createRole)
-	add(a, route{get, "/v1/tenants/{tenant}/roles/{role}", "role:read", "Read a role", "", "roles", 0, 0}, a.readRole)
-	add(a, route{put, "/v1/tenants/{tenant}/roles/{role}", "role:update", "Make or replace a role", "", "roles", 0, 0}, a.putRole)
-	add(a, route{del, "/v1/tenants/{tenant}/roles/{role}", "role:delete", "Delete a role", "Refused while somebody holds it, unless remove=true takes it away first.", "roles", gone, 0}, a.deleteRole)
-	add(a, route{get, "/v1/roles", "global-role:list", "List the global roles", "By name; all on one page.", "roles", 0, 0}, a.listGlobalRoles)
-	add(a, route{post, "/v1/roles", "global-role:create", "Make a global role", "Every tenant has it.", "roles", created, 0}, a.createGlobalRole)
-	add(a, route{get, "/v1/roles/{role}", "global-role:read", "Read a global role", "", "roles", 0, 0}, a.readGlobalRole)
-	add(a, route{put, "/v1/roles/{role}", "global-role:update", "Make or replace a global role", "", "roles", 0, 0}, a.putGlobalRole)
-	add(a, route{del, "/v1/roles/{role}", "global-role:delete", "Delete a global role", "Refused while somebody holds it.", "roles", gone, 0}, a.deleteGlobalRole)
+		{
+			method: get, path: "/v1/tenants/{tenant}/members", action: "member:list", tag: "members",
+			summary: "List the members of a tenant", description: "By our ids of the users.",
+			handler: inTx(a.listMembers),
+		},
+		{
+			method: post, path: "/v1/tenants/{tenant}/members", action: "member:create", tag: "members",
+			summary: "Add a member", description: "By issuer and subject; the answer is the same whether the user was known or not.",
+			status:  http.StatusCreated,
+			handler: inTx(a.addMember),
+		},
+		{
+			method: post, path: "/v1/tenants/{tenant}/members:batch", action: "member:batch", tag: "members",
+			summary:     "Add or replace up to 1,000 members",
+			description: "All of them or none; each wrong row has its error. Who is a member already is replaced.",
+			schema:      reflect.TypeFor[batchBody](), maxBody: maxBatchBody,
+			handler: inTx(a.batchMembers),
+		},
+		{
+			method: get, path: "/v1/tenants/{tenant}/members/{user}", action: "member:read", tag: "members",
+			summary: "Read a member",
+			handler: inTx(a.readMember),
+		},
+		{
+			method: put, path: "/v1/tenants/{tenant}/members/{user}", action: "member:update", tag: "members",
+			summary: "Replace what a member is",
+			handler: inTx(a.putMember),
+		},
+		{
+			method: patch, path: "/v1/tenants/{tenant}/members/{user}", action: "member:set-status", tag: "members",
+			summary: "Suspend or resume a membership",
+			update:  "member:update",
+			handler: inTx(a.patchMember),
+		},
+		{
+			method: del, path: "/v1/tenants/{tenant}/members/{user}", action: "member:delete", tag: "members",
+			summary: "Remove a member",
+			status:  http.StatusNoContent,
+			handler: inTx(a.deleteMember),
+		},
 
-	add(a, route{get, "/v1/tenants/{tenant}/members", "member:list", "List the members of a tenant", "By our ids of the users.", "members", 0, 0}, a.listMembers)
-	add(a, route{post, "/v1/tenants/{tenant}/members", "member:create", "Add a member", "By issuer and subject; the answer is the same whether the user was known or not.", "members", created, 0}, a.addMember)
-	add(a, route{post, "/v1/tenants/{tenant}/members:batch", "member:batch", "Add or replace up to 1,000 members", "All of them or none; each wrong row has its error. Who is a member already is replaced.", "members", 0, maxBatchBody}, a.batchMembers)
-	add(a, route{get, "/v1/tenants/{tenant}/members/{user}", "member:read", "Read a member", "", "members", 0, 0}, a.readMember)
-	add(a, route{put, "/v1/tenants/{tenant}/members/{user}", "member:update", "Replace what a member is", "", "members", 0, 0}, a.putMember)
-	add(a, route{patch, "/v1/tenants/{tenant}/members/{user}", "member:set-status", "Suspend or resume a membership", "", "members", 0, 0}, a.patchMember)
-	add(a, route{del, "/v1/tenants/{tenant}/members/{user}", "member:delete", "Remove a member", "", "members", gone, 0}, a.deleteMember)
+		{
+			method: get, path: "/v1/tenants/{tenant}/mappings", action: "mapping:list", tag: "mappings",
+			summary: "List the mappings of a tenant", description: "By issuer, claim and value; all on one page.",
+			handler: inTx(a.listMappings),
+		},
+		{
+			method: post, path: "/v1/tenants/{tenant}/mappings", action: "mapping:create", tag: "mappings",
+			summary: "Map what a provider says to roles",
+			status:  http.StatusCreated,
+			handler: inTx(a.createMapping),
+		},
+		{
+			method: get, path: "/v1/tenants/{tenant}/mappings/{mapping}", action: "mapping:read", tag: "mappings",
+			summary: "Read a mapping",
+			handler: inTx(a.readMapping),
+		},
+		{
+			method: put, path: "/v1/tenants/{tenant}/mappings/{mapping}", action: "mapping:update", tag: "mappings",
+			summary: "Replace the roles of a mapping",
+			handler: inTx(a.putMapping),
+		},
+		{
+			method: del, path: "/v1/tenants/{tenant}/mappings/{mapping}", action: "mapping:delete", tag: "mappings",
+			summary: "Delete a mapping",
+			status:  http.StatusNoContent,
+			handler: inTx(a.deleteMapping),
+		},
 
-	add(a, route{get, "/v1/tenants/{tenant}/mappings", "mapping:list", "List the mappings of a tenant", "By issuer, claim and value; all on one page.", "mappings", 0, 0}, a.listMappings)
-	add(a, route{post, "/v1/tenants/{tenant}/mappings", "mapping:create", "Map what a provider says to roles", "", "mappings", created, 0}, a.createMapping)
-	add(a, route{get, "/v1/tenants/{tenant}/mappings/{mapping}", "mapping:read", "Read a mapping", "", "mappings", 0, 0}, a.readMapping)
-	add(a, route{put, "/v1/tenants/{tenant}/mappings/{mapping}", "mapping:update", "Replace the roles of a mapping", "", "mappings", 0, 0}, a.putMapping)
-	add(a, route{del, "/v1/tenants/{tenant}/mappings/{mapping}", "mapping:delete", "Delete a mapping", "", "mappings", gone, 0}, a.deleteMapping)
+		{
+			method: get, path: "/v1/users", action: "user:list", tag: "users",
+			summary: "List users", description: "By our ids; find one by issuer and subject.",
+			handler: inTx(a.listUsers),
+		},
+		{
+			method: post, path: "/v1/users", action: "user:create", tag: "users",
+			summary: "Make a user known",
+			status:  http.StatusCreated,
+			handler: inTx(a.createUser),
+		},
+		{
+			method: get, path: "/v1/users/{user}", action: "user:read", tag: "users",
+			summary: "Read a user",
+			handler: inTx(a.readUser),
+		},
+		{
+			method: put, path: "/v1/users/{user}", action: "user:update", tag: "users",
+			summary: "Replace what is known of a user",
+			handler: inTx(a.putUser),
+		},
+		{
+			method: patch, path: "/v1/users/{user}", action: "user:set-status", tag: "users",
+			summary: "Block or unblock a user", description: "A blocked user gets in nowhere.",
+			update:  "user:update",
+			handler: inTx(a.patchUser),
+		},
+		{
+			method: post, path: "/v1/users/{user}:revoke", action: "user:revoke", tag: "users",
+			summary:      "Refuse a user's tokens that were issued until now",
+			optionalBody: true,
+			handler:      inTx(a.revokeUser),
+		},
+		{
+			method: del, path: "/v1/users/{user}", action: "user:erase", tag: "users",
+			summary:     "Erase a user",
+			description: "Issuer, subject, attributes and memberships are forgotten; our id stays in the audit.",
+			status:      http.StatusNoContent,
+			handler:     inTx(a.eraseUser),
+		},
+		{
+			method: get, path: "/v1/users/{user}/memberships", action: "user:read", tag: "users",
+			summary: "List a user's memberships", description: "By tenant; all on one page.",
+			handler: inTx(a.listMemberships),
+		},
+		{
+			method: get, path: "/v1/users/{user}/effective", action: "effective:read", tag: "users",
+			summary:     "What a user is in a tenant",
+			description: "Roles and permissions after inheritance, and where each comes from.",
+			handler:     inTx(a.readEffective),
+		},
 
-	add(a, route{get, "/v1/users", "user:list", "List users", "By our ids; find one by issuer and subject.", "users", 0, 0}, a.listUsers)
-	add(a, route{post, "/v1/users", "user:create", "Make a user known", "", "users", created, 0}, a.createUser)
-	add(a, route{get, "/v1/users/{user}", "user:read", "Read a user", "", "users", 0, 0}, a.readUser)
-	add(a, route{put, "/v1/users/{user}", "user:update", "Replace what is known of a user", "", "users", 0, 0}, a.putUser)
-	add(a, route{patch, "/v1/users/{user}", "user:set-status", "Block or unblock a user", "A blocked user gets in nowhere.", "users", 0, 0}, a.patchUser)
-	add(a, route{post, "/v1/users/{user}:revoke", "user:revoke", "Refuse a user's tokens that were issued until now", "", "users", 0, 0}, a.revokeUser)
-	add(a, route{del, "/v1/users/{user}", "user:erase", "Erase a user", "Issuer, subject, attributes and memberships are forgotten; our id stays in the audit.", "users", gone, 0}, a.eraseUser)
-	add(a, route{get, "/v1/users/{user}/memberships", "user:read", "List a user's memberships", "By tenant; all on one page.", "users", 0, 0}, a.listMemberships)
-	add(a, route{get, "/v1/users/{user}/effective", "effective:read", "What a user is in a tenant", "Roles and permissions after inheritance, and where each comes from.", "users", 0, 0}, a.readEffective)
+		{
+			method: get, path: "/v1/services", action: "service:list", tag: "services",
+			summary: "List services", description: "By name.",
+			handler: inTx(a.listServices),
+		},
+		{
+			method: get, path: "/v1/services/{service}/manifest", action: "service:read", tag: "services",
+			summary: "Read what a service declares",
+			handler: inTx(a.readManifest),
+		},
+		{
+			method: put, path: "/v1/services/{service}/manifest", action: "service:sync", tag: "services",
+			summary:     "Declare what a service needs",
+			description: "JSON or YAML. The same again changes nothing; what is in use is not taken away.",
+			media:       []string{yamlMedia},
+			handler:     inTx(a.putManifest),
+		},
+		{
+			method: post, path: "/s2s/system/sync", action: "service:sync", tag: "services",
+			summary:     "Declare what a service needs, by its own name for itself",
+			description: "JSON or YAML, as in citadel.manifest.yaml.",
+			media:       []string{yamlMedia},
+			handler:     inTx(a.syncManifest),
+		},
 
-	add(a, route{get, "/v1/services", "service:list", "List services", "By name.", "services", 0, 0}, a.listServices)
-	add(a, route{get, "/v1/services/{service}/manifest", "service:read", "Read what a service declares", "", "services", 0, 0}, a.readManifest)
-	add(a, route{put, "/v1/services/{service}/manifest", "service:sync", "Declare what a service needs", "JSON or YAML. The same again changes nothing; what is in use is not taken away.", "services", 0, 0}, a.putManifest)
-	add(a, route{post, "/s2s/system/sync", "service:sync", "Declare what a service needs, by its own name for itself", "JSON or YAML, as in citadel.manifest.yaml.", "services", 0, 0}, a.syncManifest)
+		{
+			method: get, path: "/v1/clients", action: "client:list", tag: "clients",
+			summary: "List and search clients", description: "By client_id; of one tenant, or of everything.",
+			handler: inTx(a.listClients),
+		},
+		{
+			method: post, path: "/v1/clients", action: "client:create", tag: "clients",
+			summary:     "Make a client",
+			description: "Its secret is in this answer and nowhere else. 202: it is made later, without a secret; rotate to have one.",
+			status:      http.StatusCreated, also: responses{http.StatusAccepted: pendingClient},
+			handler: withoutTx(a.createClient),
+		},
+		{
+			method: get, path: "/v1/clients/drift", action: "drift:read", tag: "clients",
+			summary: "Compare all clients with the identity provider",
+			description: "Changes nothing. What was decided here wins, once two comparisons have seen a difference; what we do not know " +
+				"is only reported.",
+			handler: withoutTx(a.readDrift),
+		},
+		{
+			method: get, path: "/v1/clients/{id}", action: "client:read", tag: "clients",
+			summary: "Read a client",
+			handler: inTx(a.readClient),
+		},
+		{
+			method: put, path: "/v1/clients/{id}", action: "client:update", tag: "clients",
+			summary:     "Replace what a client is",
+			description: "Roles and scopes are in force here at once. A refusal by the identity provider is 422, and undoes all of it.",
+			also:        responses{http.StatusAccepted: pendingClient},
+			handler:     withoutTx(a.putClient),
+		},
+		{
+			method: patch, path: "/v1/clients/{id}", action: "client:set-status", tag: "clients",
+			summary:     "Block or unblock a client",
+			description: "Its tokens are refused here at once. The identity provider is not told, and goes on issuing them.",
+			handler:     inTx(a.patchClient),
+		},
+		{
+			method: post, path: "/v1/clients/{id}:revoke", action: "client:revoke", tag: "clients",
+			summary:      "Refuse a client's tokens that were issued until now",
+			optionalBody: true,
+			handler:      inTx(a.revokeClient),
+		},
+		{
+			method: post, path: "/v1/clients/{id}/secrets:rotate", action: "client:rotate", tag: "clients",
+			summary: "Give a client another secret",
+			description: "It is in this answer and nowhere else; the old one works until the overlap ends. 503 secret_unknown: rotate " +
+				"again.",
+			optionalBody: true,
+			handler:      withoutTx(a.rotateClient),
+		},
+		{
+			method: del, path: "/v1/clients/{id}", action: "client:delete", tag: "clients",
+			summary:     "Delete a client",
+			description: "Its tokens are refused here at once. 202: the identity provider deletes it later.",
+			status:      http.StatusNoContent, success: "Deleted here and in the identity provider", also: responses{http.StatusAccepted: pendingClient},
+			handler: withoutTx(a.deleteClient),
+		},
 
-	add(a, route{get, "/v1/clients", "client:list", "List and search clients", "By client_id; of one tenant, or of everything.", "clients", 0, 0}, a.listClients)
-	register(a, route{post, "/v1/clients", "client:create", "Make a client", "Its secret is in this answer and nowhere else. 202: it is made later, without a secret; rotate to have one.", "clients", created, 0}, a.createClient)
-	register(a, route{get, "/v1/clients/drift", "drift:read", "Compare all clients with the identity provider", "Changes nothing. What was decided here wins, once two comparisons have seen a difference; what we do not know is only reported.", "clients", 0, 0}, a.readDrift)
-	add(a, route{get, "/v1/clients/{id}", "client:read", "Read a client", "", "clients", 0, 0}, a.readClient)
-	register(a, route{put, "/v1/clients/{id}", "client:update", "Replace what a client is", "Roles and scopes are in force here at once. A refusal by the identity provider is 422, and undoes all of it.", "clients", 0, 0}, a.putClient)
-	add(a, route{patch, "/v1/clients/{id}", "client:set-status", "Block or unblock a client", "Its tokens are refused here at once. The identity provider is not told, and goes on issuing them.", "clients", 0, 0}, a.patchClient)
-	add(a, route{post, "/v1/clients/{id}:revoke", "client:revoke", "Refuse a client's tokens that were issued until now", "", "clients", 0, 0}, a.revokeClient)
-	register(a, route{post, "/v1/clients/{id}/secrets:rotate", "client:rotate", "Give a client another secret", "It is in this answer and nowhere else; the old one works until the overlap ends. 503 secret_unknown: rotate again.", "clients", 0, 0}, a.rotateClient)
-	register(a, route{del, "/v1/clients/{id}", "client:delete", "Delete a client", "Its tokens are refused here at once. 202: the identity provider deletes it later.", "clients", gone, 0}, a.deleteClient)
+		{
+			method: get, path: "/v1/audit", action: "audit:read", tag: "audit",
+			summary: "Read the audit", description: "The newest first; of one tenant, or of everything.",
+			handler: inTx(a.listAudit),
+		},
 
-	add(a, route{get, "/v1/audit", "audit:read", "Read the audit", "The newest first; of one tenant, or of everything.", "audit", 0, 0}, a.listAudit)
-	add(a, route{get, "/v1/policy", "policy:read", "Read which policy is in force", "Where, since when, by whom, and what was refused.", "policy", 0, 0}, a.readPolicy)
-	add(a, route{get, "/v1/policy/revisions", "policy:list", "List revisions of the policy", "The newest first.", "policy", 0, 0}, a.listRevisions)
-	register(a, route{post, "/v1/policy/revisions", "policy:upload", "Send a bundle", "It goes through the gate and is kept; it is not in force. The same again is 200.", "policy", created, policy.MaxBundle}, a.createRevision)
-	add(a, route{get, "/v1/policy/revisions/{revision}", "policy:read", "Read what is known of a revision", "", "policy", 0, 0}, a.readRevision)
-	register(a, route{post, "/v1/policy/revisions/{revision}:activate", "policy:activate", "Put a revision in force", "Once all replicas are ready for it; they switch within a second. One that was in force before comes back only by a rollback.", "policy", 0, 0}, a.activateRevision)
-	register(a, route{post, "/v1/policy/revisions/{revision}:rollback", "policy:rollback", "Put a revision in force again", "One that was in force before.", "policy", 0, 0}, a.rollBackRevision)
-	register(a, route{post, "/v1/policy/revisions/{revision}:shadow", "policy:shadow", "Evaluate a revision beside what is in force", "Aside: no request waits for it.", "policy", 0, 0}, a.shadowRevision)
-	add(a, route{get, "/v1/policy/activations", "policy:list", "List what came into force", "The last one first.", "policy", 0, 0}, a.listActivations)
-
-	register(a, route{post, "/v1/policy/preview", "policy:preview", "Preview a revision", "Begins to ask it and what is in force the same, of each user in each tenant and of each client: who would gain and lose what. Location says where to look.", "policy", http.StatusAccepted, 0}, a.createPreview)
-	add(a, route{get, "/v1/policy/previews/{preview}", "policy:read", "Read a preview", "How far it is, and in the end its report.", "policy", 0, 0}, a.readPreview)
-	add(a, route{post, "/v1/policy/previews/{preview}:cancel", "policy:preview", "Cancel a preview", "It stops within seconds.", "policy", 0, 0}, a.cancelPreview)
-	add(a, route{get, "/v1/policy/shadow", "policy:read", "Read what the shadow has seen", "Differences by kind, and samples, on this replica.", "policy", 0, 0}, a.readShadow)
-	register(a, route{post, "/v1/policy/explain", "policy:explain", "Explain a decision", "For a token, a recorded decision, or who somebody is: the rules that fired, and of those that grant the first condition that was not so. The facts are those of now. Administrators and auditors of a tenant say ?tenant= and have decisions about it, its members and its clients explained, by the facts of the tenant.", "policy", 0, 0}, a.explain)
-	register(a, route{get, "/v1/decisions", "decision:list", "Find decisions again", "Evaluations of the time that they are kept for, the newest first. Administrators and auditors of a tenant say ?tenant=; they find by names of its members and clients only, of R-Auth where no issuer is named.", "policy", 0, 0}, a.listDecisions)
-	register(a, route{get, "/v1/decisions/{decision}", "decision:read", "Read a decision", "What was asked, what was answered and why, and which facts it depends on; masked. With ?tenant=, what of it is that tenant's to see.", "policy", 0, 0}, a.readDecision)
-
-	paths := a.api.OpenAPI().Paths
-	batch := paths["/v1/tenants/{tenant}/members:batch"].Post.RequestBody
-	batch.Content = map[string]*huma.MediaType{"application/json": {Schema: a.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[batchBody](), true, "")}}
-	for _, path := range []string{"/v1/tenants/{tenant}", "/v1/tenants/{tenant}/roles/{role}", "/v1/roles/{role}"} {
-		answers := paths[path].Put.Responses
-		made := *answers["200"]
-		made.Description = "Created"
-		answers["201"] = &made
+		{
+			method: get, path: "/v1/policy", action: "policy:read", tag: "policy",
+			summary: "Read which policy is in force", description: "Where, since when, by whom, and what was refused.",
+			handler: inTx(a.readPolicy),
+		},
+		{
+			method: get, path: "/v1/policy/revisions", action: "policy:list", tag: "policy",
+			summary: "List revisions of the policy", description: "The newest first.",
+			handler: inTx(a.listRevisions),
+		},
+		{
+			method: post, path: "/v1/policy/revisions", action: "policy:upload", tag: "policy",
+			summary:     "Send a bundle",
+			description: "It goes through the gate and is kept; it is not in force. The same again is 200.",
+			status:      http.StatusCreated, also: responses{http.StatusOK: "Kept already"}, upload: true, maxBody: policy.MaxBundle,
+			handler: withoutTx(a.createRevision),
+		},
+		{
+			method: get, path: "/v1/policy/revisions/{revision}", action: "policy:read", tag: "policy",
+			summary: "Read what is known of a revision",
+			handler: inTx(a.readRevision),
+		},
+		{
+			method: post, path: "/v1/policy/revisions/{revision}:activate", action: "policy:activate", tag: "policy",
+			summary: "Put a revision in force",
+			description: "Once all replicas are ready for it; they switch within a second. One that was in force before comes back only " +
+				"by a rollback.",
+			optionalBody: true,
+			handler:      withoutTx(a.activateRevision),
+		},
+		{
+			method: post, path: "/v1/policy/revisions/{revision}:rollback", action: "policy:rollback", tag: "policy",
+			summary: "Put a revision in force again", description: "One that was in force before.",
+			optionalBody: true,
+			handler:      withoutTx(a.rollBackRevision),
+		},
+		{
+			method: post, path: "/v1/policy/revisions/{revision}:shadow", action: "policy:shadow", tag: "policy",
+			summary: "Evaluate a revision beside what is in force", description: "Aside: no request waits for it.",
+			handler: withoutTx(a.shadowRevision),
+		},
+		{
+			method: get, path: "/v1/policy/activations", action: "policy:list", tag: "policy",
+			summary: "List what came into force", description: "The last one first.",
+			handler: inTx(a.listActivations),
+		},
+		{
+			method: post, path: "/v1/policy/preview", action: "policy:preview", tag: "policy",
+			summary: "Preview a revision",
+			description: "Begins to ask it and what is in force the same, of each user in each tenant and of each client: who would gain " +
+				"and lose what. Location says where to look.",
+			status:  http.StatusAccepted,
+			handler: withoutTx(a.createPreview),
+		},
+		{
+			method: get, path: "/v1/policy/previews/{preview}", action: "policy:read", tag: "policy",
+			summary: "Read a preview", description: "How far it is, and in the end its report.",
+			handler: inTx(a.readPreview),
+		},
+		{
+			method: post, path: "/v1/policy/previews/{preview}:cancel", action: "policy:preview", tag: "policy",
+			summary: "Cancel a preview", description: "It stops within seconds.",
+			handler: inTx(a.cancelPreview),
+		},
+		{
+			method: get, path: "/v1/policy/shadow", action: "policy:read", tag: "policy",
+			summary: "Read what the shadow has seen", description: "Differences by kind, and samples, on this replica.",
+			handler: inTx(a.readShadow),
+		},
+		{
+			method: post, path: "/v1/policy/explain", action: "policy:explain", tag: "policy",
+			summary: "Explain a decision",
+			description: "For a token, a recorded decision, or who somebody is: the rules that fired, and of those that grant the first " +
+				"condition that was not so. The facts are those of now. Administrators and auditors of a tenant say ?tenant= and " +
+				"have decisions about it, its members and its clients explained, by the facts of the tenant.",
+			handler: withoutTx(a.explain),
+		},
+		{
+			method: get, path: "/v1/decisions", action: "decision:list", tag: "policy",
+			summary: "Find decisions again",
+			description: "Evaluations of the time that they are kept for, the newest first. Administrators and auditors of a tenant say " +
+				"?tenant=; they find by names of its members and clients only, of R-Auth where no issuer is named.",
+			handler: withoutTx(a.listDecisions),
+		},
+		{
+			method: get, path: "/v1/decisions/{decision}", action: "decision:read", tag: "policy",
+			summary: "Read a decision",
+			description: "What was asked, what was answered and why, and which facts it depends on; masked. With ?tenant=, what of it is " +
+				"that tenant's to see.",
+			handler: withoutTx(a.readDecision),
+		},
 	}
-	kept := *paths["/v1/policy/revisions"].Post.Responses["201"]
-	kept.Description = "Kept already"
-	paths["/v1/policy/revisions"].Post.Responses["200"] = &kept
-	for _, path := range []string{
-		"/v1/users/{user}:revoke", "/v1/clients/{id}:revoke", "/v1/clients/{id}/secrets:rotate", "/v1/policy/revisions/{revision}:activate", "/v1/policy/revisions/{revision}:rollback",
-	} {
-		paths[path].Post.RequestBody.Required = false // nothing to say: now
-	}
-	for _, op := range []*huma.Operation{paths["/v1/clients"].Post, paths["/v1/clients/{id}"].Put, paths["/v1/clients/{id}"].Delete} {
-		later := *paths["/v1/clients/{id}"].Get.Responses["200"]
-		later.Description = "It is done later: Location says where to look"
-		op.Responses["202"] = &later
-	}
-	paths["/v1/clients/{id}"].Delete.Responses["204"] = &huma.Response{Description: "Deleted here and in the identity provider"}
-	for _, body := range []*huma.RequestBody{paths["/v1/services/{service}/manifest"].Put.RequestBody, paths["/s2s/system/sync"].Post.RequestBody} {
-		body.Content["application/yaml"] = &huma.MediaType{Schema: body.Content["application/json"].Schema}
-	}
-	a.finish()
 }

@@ -35,83 +35,94 @@ import (
 	"iam-service/internal/token"
 )
 
-// Config of the admins' listener.
+// Config of the admin API.
 type Config struct {
-	Service  *admin.Service
-	Clients  *clients.Service
-	Verify   func(ctx context.Context, raw, idp string, deadline time.Time) (*token.Token, error) // of tokens for the admin API; nil: it is off
-	Rejected func(ctx context.Context, err error, attrs ...slog.Attr)                             // told of errors, tokens that are rejected among them; may be nil
-	// VerifyGateway is Verify for tokens that gateways send: for what is to be explained.
-	VerifyGateway func(ctx context.Context, raw, idp string, deadline time.Time) (*token.Token, error)
+	Log     *slog.Logger
+	Observe problem.Observe
+	Version string // of the program
 
-	Policy func() any // what is in force here
+	// Verify verifies tokens for the admin API; nil: the API is off.
+	Verify Verify
+	// VerifyGateway verifies tokens for gateways, whose decisions can be explained.
+	VerifyGateway Verify
+	// Rejected is notified of errors, rejected tokens among them; it may be nil.
+	Rejected func(ctx context.Context, err error, attrs ...slog.Attr)
 
-	Policies *rollout.Service // the life of policies
-	Explain  *explain.Service
-	Shadow   *preview.Shadow
-	Previews *preview.Jobs
+	Issuers iam.Issuers
+	Issuer  string          // of subjects for which a request names none
+	Trusted problem.Proxies // whose X-Forwarded-For is trusted
+	Writes  int             // of one caller in a minute; 0: 600
 
-	PreviewEngine *policy.Engine // with the settings of what serves, and more time
-	EvalLimit     time.Duration  // of an evaluation where it is served: what a preview holds answers to
-	Issuers       iam.Issuers
+	Service *admin.Service
+	Clients *clients.Service
+
+	Policy    func() any // the active revision of this replica
+	Policies  *rollout.Service
+	Explain   *explain.Service
+	Shadow    *preview.Shadow
+	Previews  *preview.Jobs
+	Decisions Decisions // the decision log; nil: it cannot be searched
+
+	PreviewEngine *policy.Engine // with the settings of the serving engine, and more time
+	EvalLimit     time.Duration  // of one evaluation by the serving engine: a preview reports those that exceed it
 	HeaderMax     int
-	Background    context.Context //nolint:containedctx // of what goes on after an answer
-	Decisions     Decisions       // where decisions can be found again; nil: nowhere
-	Issuer        string          // of tokens where a request names none
-	Trusted       problem.Proxies // whose X-Forwarded-For is believed
-	Writes        int             // that one caller may ask for in a minute; 0: 600
-	Version       string
-	Log           *slog.Logger
-	Observe       problem.Observe
+	Background    context.Context //nolint:containedctx // of previews, which outlive their request
 }
 
-// server is the listener's handler.
+// Verify verifies an access token.
+type Verify = func(ctx context.Context, raw, idp string, deadline time.Time) (*token.Token, error)
+
+// server is the handler of the listener.
 type server struct {
 	Config
-	failures  *problem.Reporter
-	api       huma.API
-	rates     *rates
-	uploading chan struct{} // places for bundles that are being sent
+	failures *problem.Reporter
+	api      huma.API
+	table    map[string]route // by method and path
+	limits   *writeLimits
+	uploads  chan struct{} // one element for each upload in progress
 }
 
-// New returns the handler of the admins' listener.
+// New returns the handler of the listener.
 func New(cfg Config) http.Handler {
 	if cfg.Writes <= 0 {
 		cfg.Writes = 600
 	}
 	a := &server{
-		Config:    cfg,
-		failures:  &problem.Reporter{Logger: cfg.Log},
-		rates:     newRates(cfg.Writes),
-		uploading: make(chan struct{}, maxUploads),
+		Config:   cfg,
+		failures: &problem.Reporter{Logger: cfg.Log},
+		limits:   newWriteLimits(cfg.Writes),
+		uploads:  make(chan struct{}, maxUploads),
 	}
 	r := chi.NewRouter()
 	r.Use(middleware.GetHead)
 	r.NotFound(problem.Observed("", a.Observe, problem.Handle(a.failures, problem.Nowhere)))
 	r.MethodNotAllowed(problem.Observed("", a.Observe, problem.Handle(a.failures, problem.NotThisMethod)))
 	if a.Verify == nil {
-		off := problem.Observed("", a.Observe, problem.Handle(a.failures, func(http.ResponseWriter, *http.Request) error {
+		r.NotFound(problem.Observed("", a.Observe, problem.Handle(a.failures, func(http.ResponseWriter, *http.Request) error {
 			return iam.Errorf(iam.NotFound, "the admin API is off: ADMIN_AUDIENCE is not set")
-		}))
-		r.NotFound(off)
+		})))
 		return r
 	}
-	a.build(r)
-	a.describe(r)
+	a.mount(r)
+	a.mountDocs(r)
 	return withoutVersion(r)
 }
 
-// build adds the routes of the API.
-func (a *server) build(r chi.Router) {
-	useProblems()
+// mount adds the routes and the middleware of the API.
+func (a *server) mount(r chi.Router) {
+	configureHuma()
 	r.Group(func(r chi.Router) {
-		r.Use(a.around, a.authenticate, a.limit, a.uploads, yamlToJSON, conditional)
-		a.api = humachi.New(r, a.config())
-		a.routes()
+		r.Use(a.record, a.authenticate, a.limitWrites, a.admitUploads, a.yamlToJSON, withETag)
+		a.api = humachi.New(r, a.humaConfig())
+		a.table = map[string]route{}
+		for _, rt := range a.routes() {
+			rt.handler(a, rt)
+		}
+		a.complete()
 	})
 }
 
-// withoutVersion lets clients be found at /clients too, as the platform calls it.
+// withoutVersion serves /v1/clients at /clients too, where the platform expects it.
 func withoutVersion(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/clients" || strings.HasPrefix(r.URL.Path, "/clients/") {

@@ -34,8 +34,7 @@ type manifestAttribute struct {
 	Description string `json:"description,omitempty" maxLength:"1000"`
 }
 
-// manifestPut is what a citadel.manifest.yaml says to us; what it says to others is
-// passed over.
+// manifestPut has the fields of a citadel.manifest.yaml that are for this service; those for others are ignored.
 type manifestPut struct {
 	_          struct{}             `additionalProperties:"true"`
 	Service    string               `json:"service,omitempty" maxLength:"64" doc:"name of the service"`
@@ -43,16 +42,15 @@ type manifestPut struct {
 	Attributes *[]manifestAttribute `json:"attributes,omitempty" maxItems:"200" doc:"attributes of users, tenants and memberships"`
 }
 
-// UnmarshalJSON takes our names as they are written, and passes over all others: a name in
-// other letters is not ours.
+// UnmarshalJSON ignores all names but ours, and those in another letter case too.
 func (b *manifestPut) UnmarshalJSON(text []byte) error {
-	var all map[string]json.RawMessage
-	if err := json.Unmarshal(text, &all); err != nil {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(text, &fields); err != nil {
 		return err
 	}
-	for name, into := range map[string]any{"service": &b.Service, "roles": &b.Roles, "attributes": &b.Attributes} {
-		if raw, there := all[name]; there {
-			if err := json.Unmarshal(raw, into); err != nil {
+	for name, field := range map[string]any{"service": &b.Service, "roles": &b.Roles, "attributes": &b.Attributes} {
+		if raw, ok := fields[name]; ok {
+			if err := json.Unmarshal(raw, field); err != nil {
 				return err
 			}
 		}
@@ -62,13 +60,13 @@ func (b *manifestPut) UnmarshalJSON(text []byte) error {
 
 func (b manifestPut) manifest(service string) (iam.Manifest, error) {
 	m := iam.Manifest{Service: service}
-	var wrong []iam.FieldError
+	var invalid []iam.FieldError
 	if b.Service != "" && b.Service != service {
-		wrong = append(wrong, iam.FieldError{Pointer: "/service", Detail: "is another service than the path's"})
+		invalid = append(invalid, iam.FieldError{Pointer: "/service", Detail: "must be the service of the path"})
 	}
 	if b.Roles == nil && b.Attributes == nil {
-		// A misspelt key would take everything away.
-		wrong = append(wrong, iam.FieldError{Pointer: "", Detail: "must declare roles or attributes; an empty list declares none"})
+		// A misspelt key would remove everything that the service has declared.
+		invalid = append(invalid, iam.FieldError{Pointer: "", Detail: "must declare roles or attributes; an empty list declares none"})
 	}
 	if b.Roles != nil {
 		for _, r := range *b.Roles {
@@ -80,10 +78,10 @@ func (b manifestPut) manifest(service string) (iam.Manifest, error) {
 			m.Attributes = append(m.Attributes, iam.AttributeSchema{Key: x.Key, Type: x.Type, Description: x.Description})
 		}
 	}
-	return m, iam.Refuse(wrong)
+	return m, iam.Refuse(invalid)
 }
 
-func oneManifest(s iam.Service, m iam.Manifest) *one[manifestBody] {
+func manifestResource(s iam.Service, m iam.Manifest) *resource[manifestBody] {
 	b := manifestBody{Service: s.Name, Version: s.Version, Roles: []manifestRole{}, Attributes: []manifestAttribute{}}
 	for _, r := range m.Roles {
 		b.Roles = append(b.Roles, manifestRole{r.Name, r.Description, r.Permissions, r.Inherits})
@@ -91,7 +89,7 @@ func oneManifest(s iam.Service, m iam.Manifest) *one[manifestBody] {
 	for _, x := range m.Attributes {
 		b.Attributes = append(b.Attributes, manifestAttribute{x.Key, x.Type, x.Description})
 	}
-	return &one[manifestBody]{Status: 200, ETag: etag(s.Version), Body: b}
+	return &resource[manifestBody]{Status: 200, ETag: etag(s.Version), Body: b}
 }
 
 // OnService is an input about a service.
@@ -100,13 +98,13 @@ type OnService struct {
 	Service string `path:"service" maxLength:"64" doc:"name of the service"`
 }
 
-func (i OnService) object() string { return i.Service }
+func (i OnService) target() target { return target{object: i.Service} }
 
 func (a *server) listServices(ctx context.Context, w *admin.Work, in *struct {
 	OnPlatform
 	Paged
 },
-) (*many[serviceBody], error) {
+) (*collection[serviceBody], error) {
 	var after string
 	if err := in.cursor(&after); err != nil {
 		return nil, err
@@ -123,19 +121,19 @@ func (a *server) readManifest(ctx context.Context, w *admin.Work, in *struct {
 	OnService
 	Version int64 `query:"version" minimum:"1" doc:"an earlier one; absent: the one in force"`
 },
-) (*one[manifestBody], error) {
+) (*resource[manifestBody], error) {
 	s, m, err := w.Manifest(ctx, in.Service, in.Version)
 	if err != nil {
 		return nil, err
 	}
-	return oneManifest(s, m), nil
+	return manifestResource(s, m), nil
 }
 
 func (a *server) putManifest(ctx context.Context, w *admin.Work, in *struct {
 	OnService
 	Body manifestPut
 },
-) (*one[manifestBody], error) {
+) (*resource[manifestBody], error) {
 	return putManifest(ctx, w, in.Service, in.Body)
 }
 
@@ -144,11 +142,11 @@ func (a *server) syncManifest(ctx context.Context, w *admin.Work, in *struct {
 	Repeatable
 	Body manifestPut
 },
-) (*one[manifestBody], error) {
+) (*resource[manifestBody], error) {
 	return putManifest(ctx, w, in.Body.Service, in.Body)
 }
 
-func putManifest(ctx context.Context, w *admin.Work, service string, b manifestPut) (*one[manifestBody], error) {
+func putManifest(ctx context.Context, w *admin.Work, service string, b manifestPut) (*resource[manifestBody], error) {
 	m, err := b.manifest(service)
 	if err != nil {
 		return nil, err
@@ -157,5 +155,5 @@ func putManifest(ctx context.Context, w *admin.Work, service string, b manifestP
 	if err != nil {
 		return nil, err
 	}
-	return oneManifest(s, m), nil
+	return manifestResource(s, m), nil
 }

@@ -17,7 +17,7 @@ type tenantBody struct {
 	Version    int64      `json:"version" doc:"as in the ETag"`
 }
 
-// TenantPut is what can be replaced of a tenant.
+// TenantPut has the fields of a tenant that a PUT replaces.
 type TenantPut struct {
 	Slug       string     `json:"slug" maxLength:"64" doc:"1 to 64 of a-z 0-9 . _ -, unique"`
 	Name       string     `json:"name" maxLength:"200"`
@@ -33,8 +33,10 @@ func wireTenant(t iam.Tenant) tenantBody {
 	return tenantBody{t.ID, t.Slug, t.Name, t.Status, orEmpty(t.Attributes), t.Version}
 }
 
-func oneTenant(t iam.Tenant) *one[tenantBody] {
-	return &one[tenantBody]{Status: 200, ETag: etag(t.Version), Body: wireTenant(t)}
+func tenantPath(id string) string { return "/v1/tenants/" + id }
+
+func tenantResource(t iam.Tenant) *resource[tenantBody] {
+	return &resource[tenantBody]{Status: 200, ETag: etag(t.Version), Body: wireTenant(t)}
 }
 
 func (a *server) listTenants(ctx context.Context, w *admin.Work, in *struct {
@@ -44,7 +46,7 @@ func (a *server) listTenants(ctx context.Context, w *admin.Work, in *struct {
 	Slug   string `query:"slug" maxLength:"64"`
 	Search string `query:"search" maxLength:"200" doc:"the beginning of the slug or name, whatever its case"`
 },
-) (*many[tenantBody], error) {
+) (*collection[tenantBody], error) {
 	f := postgres.TenantFilter{Status: in.Status, Slug: in.Slug, Search: in.Search, Limit: in.Limit + 1}
 	if err := in.cursor(&f.After); err != nil {
 		return nil, err
@@ -61,23 +63,21 @@ func (a *server) createTenant(ctx context.Context, w *admin.Work, in *struct {
 	Repeatable
 	Body tenantPost
 },
-) (*one[tenantBody], error) {
+) (*resource[tenantBody], error) {
 	b := in.Body
 	t, _, err := w.PutTenant(ctx, iam.Tenant{ID: b.ID, Slug: b.Slug, Name: b.Name, Attributes: b.Attributes}, admin.Condition{Absent: true})
 	if err != nil {
 		return nil, asConflict(err)
 	}
-	out := oneTenant(t)
-	out.Status, out.Location = 201, "/v1/tenants/"+t.ID
-	return out, nil
+	return tenantResource(t).created(tenantPath(t.ID)), nil
 }
 
-func (a *server) readTenant(ctx context.Context, w *admin.Work, in *OnTenant) (*one[tenantBody], error) {
+func (a *server) readTenant(ctx context.Context, w *admin.Work, in *OnTenant) (*resource[tenantBody], error) {
 	t, err := w.Tenant(ctx, in.Tenant)
 	if err != nil {
 		return nil, err
 	}
-	return oneTenant(t), nil
+	return tenantResource(t), nil
 }
 
 func (a *server) putTenant(ctx context.Context, w *admin.Work, in *struct {
@@ -85,23 +85,23 @@ func (a *server) putTenant(ctx context.Context, w *admin.Work, in *struct {
 	Conditional
 	Body TenantPut
 },
-) (*one[tenantBody], error) {
-	c, err := in.condition()
+) (*resource[tenantBody], error) {
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	t, made, err := w.PutTenant(ctx, iam.Tenant{ID: in.Tenant, Slug: in.Body.Slug, Name: in.Body.Name, Attributes: in.Body.Attributes}, c)
+	t, created, err := w.PutTenant(ctx, iam.Tenant{ID: in.Tenant, Slug: in.Body.Slug, Name: in.Body.Name, Attributes: in.Body.Attributes}, cond)
 	if err != nil {
 		return nil, err
 	}
-	out := oneTenant(t)
-	if made {
-		out.Status, out.Location = 201, "/v1/tenants/"+t.ID
+	out := tenantResource(t)
+	if created {
+		out.created(tenantPath(t.ID))
 	}
 	return out, nil
 }
 
-// TenantPatch is what a merge patch can change of a tenant.
+// TenantPatch has the fields of a tenant that a merge patch can change.
 type TenantPatch struct {
 	Slug       *string    `json:"slug,omitempty" maxLength:"64" doc:"1 to 64 of a-z 0-9 . _ -, unique"`
 	Name       *string    `json:"name,omitempty" maxLength:"200"`
@@ -109,6 +109,7 @@ type TenantPatch struct {
 	Attributes attributes `json:"attributes,omitempty" nullable:"true" doc:"null as a value removes an attribute, null instead of the object all of them"`
 }
 
+// tenantState is what a patch applies to.
 type tenantState struct {
 	TenantPut
 	Status string `json:"status"`
@@ -117,15 +118,15 @@ type tenantState struct {
 func (a *server) patchTenant(ctx context.Context, w *admin.Work, in *struct {
 	OnTenant
 	Conditional
-	PatchedTenant
+	Patched
 	Body TenantPatch `contentType:"application/merge-patch+json"`
 },
-) (*one[tenantBody], error) {
-	c, err := in.condition()
+) (*resource[tenantBody], error) {
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	t, err := w.EditTenant(ctx, in.Tenant, c, func(t iam.Tenant) (iam.Tenant, error) {
+	t, err := w.EditTenant(ctx, in.Tenant, cond, func(t iam.Tenant) (iam.Tenant, error) {
 		s, err := apply(in.Patched, tenantState{TenantPut{t.Slug, t.Name, t.Attributes}, t.Status})
 		t.Slug, t.Name, t.Status, t.Attributes = s.Slug, s.Name, s.Status, s.Attributes
 		return t, err
@@ -133,7 +134,7 @@ func (a *server) patchTenant(ctx context.Context, w *admin.Work, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	return oneTenant(t), nil
+	return tenantResource(t), nil
 }
 
 func (a *server) deleteTenant(ctx context.Context, w *admin.Work, in *struct {
@@ -141,9 +142,9 @@ func (a *server) deleteTenant(ctx context.Context, w *admin.Work, in *struct {
 	Conditional
 },
 ) (*struct{}, error) {
-	c, err := in.condition()
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	return nil, w.DeleteTenant(ctx, in.Tenant, c)
+	return nil, w.DeleteTenant(ctx, in.Tenant, cond)
 }

@@ -21,7 +21,7 @@ type userBody struct {
 	Version         int64      `json:"version" doc:"as in the ETag"`
 }
 
-// UserPut is what can be replaced of a user.
+// UserPut has the fields of a user that a PUT replaces.
 type UserPut struct {
 	Attributes    attributes `json:"attributes,omitempty" doc:"4 KB at most; each is declared by some service's manifest. No personal data."`
 	PlatformRoles []string   `json:"platform_roles,omitempty" enum:"platform-admin,policy-admin,auditor" maxItems:"3"`
@@ -35,14 +35,14 @@ type userPost struct {
 }
 
 func wireUser(u iam.User) userBody {
-	return userBody{u.ID, u.Issuer, u.Subject, u.Status, orEmpty(u.Attributes), sorted(u.PlatformRoles), u.DefaultTenant, given(u.TokensNotBefore), u.Version}
+	return userBody{u.ID, u.Issuer, u.Subject, u.Status, orEmpty(u.Attributes), sorted(u.PlatformRoles), u.DefaultTenant, optionalTime(u.TokensNotBefore), u.Version}
 }
 
-func oneUser(u iam.User, err error) (*one[userBody], error) {
+func userResource(u iam.User, err error) (*resource[userBody], error) {
 	if err != nil {
 		return nil, err
 	}
-	return &one[userBody]{Status: 200, ETag: etag(u.Version), Body: wireUser(u)}, nil
+	return &resource[userBody]{Status: 200, ETag: etag(u.Version), Body: wireUser(u)}, nil
 }
 
 // OnUser is an input about a user.
@@ -51,7 +51,7 @@ type OnUser struct {
 	User string `path:"user" maxLength:"64" doc:"our id of the user"`
 }
 
-func (i OnUser) object() string { return i.User }
+func (i OnUser) target() target { return target{object: i.User} }
 
 func (a *server) listUsers(ctx context.Context, w *admin.Work, in *struct {
 	OnPlatform
@@ -62,7 +62,7 @@ func (a *server) listUsers(ctx context.Context, w *admin.Work, in *struct {
 	PlatformRole string `query:"platform_role" enum:"platform-admin,policy-admin,auditor"`
 	Search       string `query:"search" maxLength:"255" doc:"the beginning of the subject, whatever its case"`
 },
-) (*many[userBody], error) {
+) (*collection[userBody], error) {
 	f := postgres.UserFilter{Issuer: in.Issuer, Subject: in.Subject, Status: in.Status, PlatformRole: in.PlatformRole, Search: in.Search, Limit: in.Limit + 1}
 	if err := in.userCursor(&f.After); err != nil {
 		return nil, err
@@ -79,22 +79,21 @@ func (a *server) createUser(ctx context.Context, w *admin.Work, in *struct {
 	Repeatable
 	Body userPost
 },
-) (*one[userBody], error) {
+) (*resource[userBody], error) {
 	b := in.Body
 	u := iam.User{Issuer: b.Issuer, Subject: b.Subject, Attributes: b.Attributes, PlatformRoles: b.PlatformRoles, DefaultTenant: b.DefaultTenant}
 	if u.Issuer == "" {
 		u.Issuer = a.Issuer
 	}
-	out, err := oneUser(w.CreateUser(ctx, u))
+	out, err := userResource(w.CreateUser(ctx, u))
 	if err != nil {
 		return nil, err
 	}
-	out.Status, out.Location = 201, "/v1/users/"+out.Body.ID
-	return out, nil
+	return out.created("/v1/users/" + out.Body.ID), nil
 }
 
-func (a *server) readUser(ctx context.Context, w *admin.Work, in *OnUser) (*one[userBody], error) {
-	return oneUser(w.User(ctx, in.User))
+func (a *server) readUser(ctx context.Context, w *admin.Work, in *OnUser) (*resource[userBody], error) {
+	return userResource(w.User(ctx, in.User))
 }
 
 func (a *server) putUser(ctx context.Context, w *admin.Work, in *struct {
@@ -102,16 +101,16 @@ func (a *server) putUser(ctx context.Context, w *admin.Work, in *struct {
 	Conditional
 	Body UserPut
 },
-) (*one[userBody], error) {
-	c, err := in.condition()
+) (*resource[userBody], error) {
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
 	b := in.Body
-	return oneUser(w.PutUser(ctx, in.User, admin.UserEdit{Attributes: b.Attributes, PlatformRoles: b.PlatformRoles, DefaultTenant: b.DefaultTenant}, c))
+	return userResource(w.PutUser(ctx, in.User, admin.UserEdit{Attributes: b.Attributes, PlatformRoles: b.PlatformRoles, DefaultTenant: b.DefaultTenant}, cond))
 }
 
-// UserPatch is what a merge patch can change of a user.
+// UserPatch has the fields of a user that a merge patch can change.
 type UserPatch struct {
 	Status        *string    `json:"status,omitempty" enum:"active,blocked" doc:"a blocked user gets in nowhere"`
 	Attributes    attributes `json:"attributes,omitempty" nullable:"true" doc:"null as a value removes an attribute, null instead of the object all of them"`
@@ -119,6 +118,7 @@ type UserPatch struct {
 	DefaultTenant *string    `json:"default_tenant,omitempty" nullable:"true" maxLength:"64" doc:"null: none"`
 }
 
+// userState is what a patch applies to.
 type userState struct {
 	UserPut
 	Status string `json:"status"`
@@ -127,15 +127,15 @@ type userState struct {
 func (a *server) patchUser(ctx context.Context, w *admin.Work, in *struct {
 	OnUser
 	Conditional
-	PatchedUser
+	Patched
 	Body UserPatch `contentType:"application/merge-patch+json"`
 },
-) (*one[userBody], error) {
-	c, err := in.condition()
+) (*resource[userBody], error) {
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	return oneUser(w.EditUser(ctx, in.User, c, func(u *iam.User) error {
+	return userResource(w.EditUser(ctx, in.User, cond, func(u *iam.User) error {
 		s, err := apply(in.Patched, userState{UserPut{u.Attributes, u.PlatformRoles, u.DefaultTenant}, u.Status})
 		u.Status, u.Attributes, u.PlatformRoles, u.DefaultTenant = s.Status, s.Attributes, s.PlatformRoles, s.DefaultTenant
 		return err
@@ -149,12 +149,12 @@ func (a *server) revokeUser(ctx context.Context, w *admin.Work, in *struct {
 		Before *time.Time `json:"before,omitempty" doc:"tokens issued earlier, or less than 5 s later, are refused; absent: now. It never goes back."`
 	}
 },
-) (*one[userBody], error) {
+) (*resource[userBody], error) {
 	var before time.Time
-	if in.Body != nil && in.Body.Before != nil {
-		before = *in.Body.Before
+	if in.Body != nil {
+		before = timeOrZero(in.Body.Before)
 	}
-	return oneUser(w.RevokeTokens(ctx, in.User, before))
+	return userResource(w.RevokeTokens(ctx, in.User, before))
 }
 
 func (a *server) eraseUser(ctx context.Context, w *admin.Work, in *struct {
@@ -162,23 +162,19 @@ func (a *server) eraseUser(ctx context.Context, w *admin.Work, in *struct {
 	Conditional
 },
 ) (*struct{}, error) {
-	c, err := in.condition()
+	cond, err := in.condition()
 	if err != nil {
 		return nil, err
 	}
-	return nil, w.EraseUser(ctx, in.User, c)
+	return nil, w.EraseUser(ctx, in.User, cond)
 }
 
-func (a *server) listMemberships(ctx context.Context, w *admin.Work, in *OnUser) (*many[memberBody], error) {
+func (a *server) listMemberships(ctx context.Context, w *admin.Work, in *OnUser) (*collection[memberBody], error) {
 	list, err := w.MembershipsOf(ctx, in.User)
 	if err != nil {
 		return nil, err
 	}
-	out := &many[memberBody]{Body: page[memberBody]{Items: []memberBody{}}}
-	for _, m := range list {
-		out.Body.Items = append(out.Body.Items, wireMember(m))
-	}
-	return out, nil
+	return all(list, wireMember), nil
 }
 
 type effectiveBody struct {
@@ -208,11 +204,9 @@ type effectiveIn struct {
 	Tenant string `query:"tenant" required:"true" minLength:"1" maxLength:"64" doc:"id of the tenant"`
 }
 
-func (i effectiveIn) tenant() string { return i.Tenant }
+func (i effectiveIn) target() target { return target{tenant: i.Tenant, object: i.User} }
 
-func (i effectiveIn) object() string { return i.User }
-
-func (a *server) readEffective(ctx context.Context, w *admin.Work, in *effectiveIn) (*one[effectiveBody], error) {
+func (a *server) readEffective(ctx context.Context, w *admin.Work, in *effectiveIn) (*resource[effectiveBody], error) {
 	e, err := w.Effective(ctx, in.User, in.Tenant)
 	if err != nil {
 		return nil, err
@@ -227,5 +221,5 @@ func (a *server) readEffective(ctx context.Context, w *admin.Work, in *effective
 	for _, m := range e.Mappings {
 		b.Mappings = append(b.Mappings, wireMapping(m))
 	}
-	return &one[effectiveBody]{Status: 200, Body: b}, nil
+	return &resource[effectiveBody]{Status: 200, Body: b}, nil
 }

@@ -13,51 +13,54 @@ import (
 	"iam-service/internal/problem"
 )
 
-// useProblems makes huma speak of its own findings as we do. It is set once for the
-// program: huma has no other place for it.
-var useProblems = sync.OnceFunc(func() {
+// configureHuma makes huma respond with problem documents. huma has these settings once for the whole program.
+var configureHuma = sync.OnceFunc(func() {
 	huma.ValidateStrictCasing = true
-	huma.DefaultArrayNullable = false // an absent list is left out; none of ours is null
+	huma.DefaultArrayNullable = false // an absent list is omitted; none is null
 	huma.NewErrorWithContext = func(ctx huma.Context, status int, _ string, errs ...error) huma.StatusError {
-		return found(requestIDOf(ctx), status, errs)
+		return invalidRequest(requestIDOf(ctx), status, errs)
 	}
-	huma.NewError = func(status int, _ string, errs ...error) huma.StatusError { return found("", status, errs) }
+	huma.NewError = func(status int, _ string, errs ...error) huma.StatusError { return invalidRequest("", status, errs) }
 })
 
 func requestIDOf(ctx huma.Context) string {
 	if ctx == nil {
 		return ""
 	}
-	req, _ := ctx.Context().Value(requestKey{}).(request) // "" where it is not
-	if req.r == nil {
+	x := exchangeOf(ctx.Context())
+	if x.r == nil {
 		return ""
 	}
-	return problem.RequestID(req.r)
+	return problem.RequestID(x.r)
 }
 
-// found makes a problem of what huma found wrong with a request.
-func found(id string, status int, errs []error) *problem.Document {
+// invalidRequest is the problem document of a request that huma has rejected.
+func invalidRequest(id string, status int, errs []error) *problem.Document {
 	e := &iam.Error{Kind: problem.KindOf(status)}
 	switch status {
 	case http.StatusUnsupportedMediaType, http.StatusNotAcceptable, http.StatusRequestTimeout:
 		e.Kind = iam.Malformed
 	}
-	e.Detail = map[iam.Kind]string{iam.Invalid: "some fields are not valid", iam.Malformed: "the request cannot be read", iam.TooLarge: "the body is too large"}[e.Kind]
+	e.Detail = map[iam.Kind]string{
+		iam.Invalid:   "some fields are not valid",
+		iam.Malformed: "the request cannot be read",
+		iam.TooLarge:  "the body is too large",
+	}[e.Kind]
 	for _, err := range errs {
 		d, ok := errors.AsType[*huma.ErrorDetail](err)
 		if !ok {
-			continue // nothing of ours that the outside needs to know
+			continue // not meant for callers
 		}
 		e.Fields = append(e.Fields, iam.FieldError{Pointer: pointerOf(d.Location), Detail: d.Message})
 	}
 	p := problem.New(e, id)
 	if e.Kind == iam.Malformed {
-		p.Status = status // 415 is closer than 400
+		p.Status = status // 415 is more precise than 400
 	}
 	return &p
 }
 
-// pointerOf makes a JSON Pointer of body.roles[1], and a name of query.limit.
+// pointerOf turns body.roles[1] into a JSON Pointer, and query.limit into the name of the parameter.
 func pointerOf(location string) string {
 	where, rest, _ := strings.Cut(location, ".")
 	if where != "body" && !strings.HasPrefix(where, "body[") {
@@ -68,6 +71,6 @@ func pointerOf(location string) string {
 	return location
 }
 
-// isText reports whether PostgreSQL takes s for a text. What is none is in no decision, and
-// asking for it is no fault of the decision log's.
+// isText reports whether PostgreSQL accepts s as a text. A decision cannot contain any other string, so searching for one is
+// the fault of the request, not of the decision log.
 func isText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
