@@ -14,16 +14,16 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Decisions is where the decision log can be queried: a database that may be another one
-// than that of the facts. It is safe for concurrent use.
+// Decisions stores the decision log for queries. Its database may be another one than that of the
+// facts. It is safe for concurrent use.
 type Decisions struct {
-	pool *pgxpool.Pool
-	keep time.Duration
+	pool      *pgxpool.Pool
+	retention time.Duration
 }
 
-// OpenDecisions returns a store without waiting for a server. Decisions are kept for so
-// long; onError is as for Open.
-func OpenDecisions(ctx context.Context, url string, keep time.Duration, log *slog.Logger, onError func(reason string)) (*Decisions, error) {
+// OpenDecisions returns a store without waiting for a server. Decisions are deleted after the
+// retention; onError is as for Open.
+func OpenDecisions(ctx context.Context, url string, retention time.Duration, log *slog.Logger, onError func(reason string)) (*Decisions, error) {
 	if onError == nil {
 		onError = func(string) {}
 	}
@@ -42,25 +42,25 @@ func OpenDecisions(ctx context.Context, url string, keep time.Duration, log *slo
 	if err != nil {
 		return nil, err
 	}
-	return &Decisions{pool, keep}, nil
+	return &Decisions{pool, retention}, nil
 }
 
 // Close closes all connections.
 func (d *Decisions) Close() { d.pool.Close() }
 
-// Check fails where the schema is not there.
+// Check fails if the schema is missing.
 func (d *Decisions) Check(ctx context.Context) error {
-	var there bool
-	if err := d.pool.QueryRow(ctx, `SELECT to_regclass('decisions') IS NOT NULL`).Scan(&there); err != nil {
+	var exists bool
+	if err := d.pool.QueryRow(ctx, `SELECT to_regclass('decisions') IS NOT NULL`).Scan(&exists); err != nil {
 		return err
 	}
-	if !there {
-		return errors.New(`it has no table of decisions: run "iam-service migrate up" with DECISIONS_DATABASE_URL first`)
+	if !exists {
+		return errors.New(`the table decisions is missing: run "iam-service migrate up" with DECISIONS_DATABASE_URL first`)
 	}
 	return nil
 }
 
-// Add writes decisions down.
+// Add stores decisions. repeated reports whether the decision with index i was served from the cache.
 func (d *Decisions) Add(ctx context.Context, list []iam.RecordedDecision, repeated func(i int) bool) error {
 	_, err := d.pool.CopyFrom(ctx, pgx.Identifier{"decisions"},
 		[]string{"id", "at", "revision", "allow", "issuer", "subject", "client_id", "tenant", "codes", "repeated", "event"},
@@ -68,31 +68,25 @@ func (d *Decisions) Add(ctx context.Context, list []iam.RecordedDecision, repeat
 			r := list[i]
 			return []any{r.ID, r.At, r.Revision, r.Allow, r.Issuer, r.Subject, r.ClientID, r.Tenant, r.Codes, repeated(i), r.Event}, nil
 		}))
-	return wrap("write decisions down", err)
+	return wrap("store decisions", err)
 }
 
 const decisionColumns = `id, at, revision, allow, issuer, subject, client_id, tenant, codes, event`
 
-// decisionsLimit is how long one query of decisions may take.
+// decisionsLimit bounds one query.
 const decisionsLimit = 5 * time.Second
 
-// Find lists decisions, the newest first. Answers from the cache are not among them.
+// Find lists decisions, the newest first, without those served from the cache.
 func (d *Decisions) Find(ctx context.Context, f iam.DecisionFilter) ([]iam.RecordedDecision, error) {
 	ctx, cancel := context.WithTimeout(ctx, decisionsLimit)
 	defer cancel()
-	at := func(t time.Time) *time.Time {
-		if t.IsZero() {
-			return nil
-		}
-		return &t
-	}
 	rows, err := d.pool.Query(ctx, `
 		SELECT `+decisionColumns+` FROM decisions
 		 WHERE NOT repeated AND ($1 = '' OR issuer = $1) AND ($2 = '' OR subject = $2) AND ($3 = '' OR client_id = $3) AND ($4 = '' OR tenant = $4)
 		   AND ($5 = '' OR codes @> ARRAY[$5]) AND ($6::boolean IS NULL OR allow = $6)
 		   AND ($7::timestamptz IS NULL OR at >= $7) AND ($8::timestamptz IS NULL OR at < $8) AND ($9::timestamptz IS NULL OR (at, id) < ($9, $10))
 		 ORDER BY at DESC, id DESC LIMIT $11`,
-		f.Issuer, f.Subject, f.ClientID, f.Tenant, f.Code, f.Allow, at(f.From), at(f.To), at(f.Before), f.BeforeID, f.Limit)
+		f.Issuer, f.Subject, f.ClientID, f.Tenant, f.Code, f.Allow, optional(f.From), optional(f.To), optional(f.Before), f.BeforeID, f.Limit)
 	if err != nil {
 		return nil, d.unavailable(err)
 	}
@@ -100,7 +94,7 @@ func (d *Decisions) Find(ctx context.Context, f iam.DecisionFilter) ([]iam.Recor
 	return list, d.unavailable(err)
 }
 
-// Get finds the evaluation of one decision.
+// Get returns the evaluation of a decision, and whether it is stored.
 func (d *Decisions) Get(ctx context.Context, id string) (iam.RecordedDecision, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, decisionsLimit)
 	defer cancel()
@@ -115,20 +109,20 @@ func (d *Decisions) Get(ctx context.Context, id string) (iam.RecordedDecision, b
 	return list[0], true, nil
 }
 
-// away says that it is not known now.
+// unavailable marks any failure of a query as temporary.
 func (*Decisions) unavailable(err error) error {
 	if err == nil {
 		return nil
 	}
-	return &iam.Error{Kind: iam.Unavailable, Code: "decisions_unavailable", Detail: "the decision log cannot be asked now", Cause: err}
+	return &iam.Error{Kind: iam.Unavailable, Code: "decisions_unavailable", Detail: "the decision log is unavailable", Cause: err}
 }
 
-// Keep makes partitions ahead and drops those that are too old, now and once an hour, until
-// ctx ends.
-func (d *Decisions) Keep(ctx context.Context, log *slog.Logger) {
+// RunRetention creates partitions ahead of time and drops those older than the retention, now and once an
+// hour, until ctx ends.
+func (d *Decisions) RunRetention(ctx context.Context, log *slog.Logger) {
 	for {
-		if _, err := d.pool.Exec(ctx, `SELECT iam_decision_partitions($1)`, d.keep); err != nil && ctx.Err() == nil {
-			log.WarnContext(ctx, "old decisions could not be dropped", slog.Any("err", err))
+		if _, err := d.pool.Exec(ctx, `SELECT iam_decision_partitions($1)`, d.retention); err != nil && ctx.Err() == nil {
+			log.WarnContext(ctx, "decision retention failed", slog.Any("err", err))
 		}
 		select {
 		case <-ctx.Done():

@@ -15,17 +15,17 @@ import (
 	"iam-service/migrations"
 )
 
-// Taking steps back destroys what is in their tables, so it is guarded: not while replicas run on the schema, and
-// not the audit unless that is asked for. A chain of the audit that ends by it leaves its head in audit_destroyed,
-// a table that no step makes or drops, so that a verification finds the end.
+// A rollback destroys the data in the tables of a step, so it is guarded: it fails while replicas run on the
+// schema, and destroys the audit only on request. The head of each destroyed chain stays in audit_destroyed, a
+// table that no step creates or drops, so that a verification of the audit reports it.
 
-// Rollback says what of a step may go.
+// Rollback is the request to roll the last step back.
 type Rollback struct {
-	DestroyAudit bool
-	By           string // who takes it back
+	DestroyAudit bool   // allow that entries of the audit are destroyed
+	By           string // the operator
 }
 
-// LastStep is the step that RollbackLast would take back; false: none is applied.
+// LastStep returns the step that RollbackLast would roll back; false: none is applied.
 func LastStep(ctx context.Context, url string) (Step, bool, error) {
 	steps, err := Status(ctx, url)
 	for i := len(steps) - 1; i >= 0; i-- {
@@ -36,15 +36,15 @@ func LastStep(ctx context.Context, url string) (Step, bool, error) {
 	return Step{}, false, err
 }
 
-// RollbackLast takes the last step back, unless replicas are alive, or it would destroy entries of the audit and
-// that is not asked for. All of it is checked and done under the lock of migrations.
+// RollbackLast rolls the last step back, unless replicas are alive or it would destroy entries of the audit
+// without o.DestroyAudit. It checks and acts under the lock of migrations.
 func RollbackLast(ctx context.Context, url string, o Rollback) ([]Step, error) {
 	var ended []int64
 	steps, err := migrate(ctx, url, facts, Down, func(ctx context.Context, conn *pgx.Conn) (err error) {
 		ended, err = checkRollback(ctx, conn, o)
 		return err
 	})
-	if err != nil && len(steps) == 0 && len(ended) > 0 { // the audit is still there, and DestroyedChains sees that too
+	if err != nil && len(steps) == 0 && len(ended) > 0 { // the audit still exists; DestroyedChains detects that as well
 		if conn, failed := connect(ctx, url); failed == nil {
 			_, undone := conn.Exec(context.WithoutCancel(ctx), `DELETE FROM audit_destroyed WHERE id = any($1)`, ended)
 			err = errors.Join(err, undone, conn.Close(context.WithoutCancel(ctx)))
@@ -53,7 +53,8 @@ func RollbackLast(ctx context.Context, url string, o Rollback) ([]Step, error) {
 	return steps, err
 }
 
-// checkRollback fails where the last step must not be taken back. It returns the ids of the chains that end by it.
+// checkRollback fails if the last step must not be rolled back. It records the heads of the chains that the rollback
+// destroys, and returns the ids of these records.
 func checkRollback(ctx context.Context, conn *pgx.Conn, o Rollback) (ended []int64, err error) {
 	file, err := lastFile(ctx, conn)
 	if err != nil || file == "" {
@@ -61,7 +62,7 @@ func checkRollback(ctx context.Context, conn *pgx.Conn, o Rollback) (ended []int
 	}
 	alive, err := replicasAlive(ctx, conn)
 	if err != nil {
-		return nil, fmt.Errorf("look for replicas: %w", err)
+		return nil, fmt.Errorf("list replicas: %w", err)
 	}
 	if len(alive) > 0 {
 		return nil, fmt.Errorf("replicas run on this schema (%s): stop them first, or wait a minute for one that was killed", strings.Join(alive, ", "))
@@ -75,15 +76,15 @@ func checkRollback(ctx context.Context, conn *pgx.Conn, o Rollback) (ended []int
 		return nil, fmt.Errorf("count the audit: %w", err)
 	}
 	if entries > 0 && !o.DestroyAudit {
-		return nil, fmt.Errorf("%s would destroy the audit, %d entries: export what must stay, then say --destroy-audit", file, entries)
+		return nil, fmt.Errorf("%s would destroy the audit, %d entries: export what must be retained, then pass --destroy-audit", file, entries)
 	}
-	if ended, err = noteDestroyed(ctx, conn, o.By); err != nil {
+	if ended, err = recordDestroyed(ctx, conn, o.By); err != nil {
 		return nil, fmt.Errorf("record the heads of the audit: %w", err)
 	}
 	return ended, nil
 }
 
-// lastFile is the file of the last step that is applied; "" if none is. LastStep would wait for the lock.
+// lastFile returns the file of the last applied step, or "". LastStep would wait for the lock.
 func lastFile(ctx context.Context, conn *pgx.Conn) (string, error) {
 	var migrated bool
 	if err := conn.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, facts.table).Scan(&migrated); err != nil || !migrated {
@@ -91,7 +92,7 @@ func lastFile(ctx context.Context, conn *pgx.Conn) (string, error) {
 	}
 	var version int64
 	if err := conn.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM `+facts.table+` WHERE is_applied`).Scan(&version); err != nil {
-		return "", fmt.Errorf("look for the last step: %w", err)
+		return "", fmt.Errorf("find the last step: %w", err)
 	}
 	files, err := fs.Glob(migrations.FS, fmt.Sprintf("%05d_*.sql", version))
 	if err != nil || len(files) == 0 {
@@ -100,15 +101,16 @@ func lastFile(ctx context.Context, conn *pgx.Conn) (string, error) {
 	return files[0], nil
 }
 
+// connect opens one connection.
 func connect(ctx context.Context, url string) (*pgx.Conn, error) {
-	cfg, err := pgxpool.ParseConfig(url) // as serve does: it knows the pools' settings
+	cfg, err := pgxpool.ParseConfig(url) // not pgx.ParseConfig: the URL may hold settings of pools
 	if err != nil {
-		return nil, errors.New("the database's URL cannot be used")
+		return nil, errors.New("the URL of the database is invalid") // the cause could show a password
 	}
 	return pgx.ConnectConfig(ctx, cfg.ConnConfig)
 }
 
-// replicasAlive are those that were heard of lately, on a schema that has a table for it.
+// replicasAlive lists the replicas that are alive, if the schema has the table that they report to.
 func replicasAlive(ctx context.Context, conn *pgx.Conn) ([]string, error) {
 	var known bool
 	if err := conn.QueryRow(ctx, `SELECT to_regclass('policy_replicas') IS NOT NULL`).Scan(&known); err != nil || !known {
@@ -123,7 +125,7 @@ func replicasAlive(ctx context.Context, conn *pgx.Conn) ([]string, error) {
 
 var dropAudit = regexp.MustCompile(`(?m)^DROP TABLE audit;`)
 
-// dropsAudit reports whether taking a step back drops the audit.
+// dropsAudit reports whether rolling a step back drops the audit.
 func dropsAudit(file string) (bool, error) {
 	text, err := fs.ReadFile(migrations.FS, file)
 	if err != nil {
@@ -133,9 +135,9 @@ func dropsAudit(file string) (bool, error) {
 	return dropAudit.Match(down), nil
 }
 
-// noteDestroyed keeps the heads of all chains, and returns the ids of what it kept. Anybody who can use the schema
-// may read them: they are names of chains and hashes.
-func noteDestroyed(ctx context.Context, conn *pgx.Conn, by string) ([]int64, error) {
+// recordDestroyed records the heads of all chains and returns the ids of the records. Every role that can use the
+// schema may read them: they are names of chains and hashes.
+func recordDestroyed(ctx context.Context, conn *pgx.Conn, by string) ([]int64, error) {
 	var ids []int64
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `CREATE TABLE IF NOT EXISTS audit_destroyed (
@@ -146,7 +148,8 @@ func noteDestroyed(ctx context.Context, conn *pgx.Conn, by string) ([]int64, err
 		if _, err := tx.Exec(ctx, `GRANT SELECT ON audit_destroyed TO PUBLIC`); err != nil {
 			return err
 		}
-		rows, err := tx.Query(ctx, `INSERT INTO audit_destroyed (chain, seq, hash, destroyed_by) SELECT chain, seq, hash, $1 FROM audit_heads WHERE seq > 0 RETURNING id`, by)
+		rows, err := tx.Query(ctx, `
+			INSERT INTO audit_destroyed (chain, seq, hash, destroyed_by) SELECT chain, seq, hash, $1 FROM audit_heads WHERE seq > 0 RETURNING id`, by)
 		if err != nil {
 			return err
 		}

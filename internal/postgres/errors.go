@@ -14,35 +14,35 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Reasons why the database fails: the values of the label that counts its errors.
+// Reasons of database errors: the values of a label of database_errors_total.
 const (
-	failedConnection = "connection" // it cannot be reached, does not let us in, or cannot serve
-	failedTimeout    = "timeout"    // no answer in time, or no free connection
-	failedFull       = "full"       // no room on its disk
-	failedOverloaded = "overloaded" // no memory, no connections
-	failedReadOnly   = "read_only"  // a standby, or set so
-	failedQuery      = "query"      // anything else, such as a table that is missing
+	failedConnection = "connection" // unreachable, access denied, or shutting down
+	failedTimeout    = "timeout"    // no response in time, or no free connection
+	failedFull       = "full"       // no space on its disk
+	failedOverloaded = "overloaded" // no memory or no connections left
+	failedReadOnly   = "read_only"  // a standby, or a primary that is set read-only
+	failedQuery      = "query"      // anything else, such as a missing table
 )
 
-// Reasons are all of them.
+// Reasons lists all reasons.
 var Reasons = []string{failedConnection, failedTimeout, failedFull, failedOverloaded, failedReadOnly, failedQuery}
 
-// errReadOnly says that a server takes no changes.
+// errReadOnly means that a server accepts no writes.
 var errReadOnly = errors.New("the server is read-only")
 
-// writable refuses a connection to a server that takes no changes: a standby, or a primary that
+// writable rejects a connection to a server that accepts no writes: a standby, or a primary that
 // is set read-only.
 func writable(ctx context.Context, conn *pgconn.PgConn) error {
-	return refuseIfTrue(ctx, conn, "SELECT current_setting('transaction_read_only')::bool")
+	return rejectIfTrue(ctx, conn, "SELECT current_setting('transaction_read_only')::bool")
 }
 
-// primary refuses a connection to a standby: it may lag behind, hears nothing and gives no locks.
-// A primary that is set read-only answers look-ups as before.
+// primary rejects a connection to a standby: it may lag, sends no notifications and grants no advisory
+// locks. A primary that is set read-only still serves look-ups.
 func primary(ctx context.Context, conn *pgconn.PgConn) error {
-	return refuseIfTrue(ctx, conn, "SELECT pg_is_in_recovery()")
+	return rejectIfTrue(ctx, conn, "SELECT pg_is_in_recovery()")
 }
 
-func refuseIfTrue(ctx context.Context, conn *pgconn.PgConn, sql string) error {
+func rejectIfTrue(ctx context.Context, conn *pgconn.PgConn, sql string) error {
 	r := conn.ExecParams(ctx, sql, nil, nil, nil, nil).Read()
 	if r.Err == nil && len(r.Rows) == 1 && string(r.Rows[0][0]) == "t" {
 		return errReadOnly
@@ -50,9 +50,8 @@ func refuseIfTrue(ctx context.Context, conn *pgconn.PgConn, sql string) error {
 	return r.Err
 }
 
-// reasonOf sorts err, total over the SQLSTATE classes; "" is for what is no failure of the
-// database: what a request asked for in vain, what another transaction was first to do, and what
-// was cancelled.
+// reasonOf classifies err, for every SQLSTATE class. "" means that the database has not failed: no row,
+// a violated constraint, a conflict with a concurrent transaction, a cancelled request.
 func reasonOf(ctx context.Context, err error) string {
 	if err == nil || errors.Is(err, pgx.ErrNoRows) || errors.Is(err, errLostRace) || errors.Is(ctx.Err(), context.Canceled) || errors.Is(err, context.Canceled) {
 		return ""
@@ -77,16 +76,16 @@ func reasonOf(ctx context.Context, err error) string {
 		switch pg.Code[:2] {
 		case "53": // insufficient resources
 			return failedOverloaded
-		case "08", "57", "58": // connection exception, operator intervention, error of the system beneath
+		case "08", "57", "58": // connection exception, operator intervention, system error
 			return failedConnection
 		}
 		switch {
-		case connecting: // such as a password that has changed
+		case connecting: // such as a changed password
 			return failedConnection
 		case pg.Code[:2] == "23", // integrity constraint violation
 			pg.Code[:2] == "22",                    // data exception: bad input
 			pg.Code[:2] == "40",                    // transaction rollback: a serialization failure, a deadlock
-			pg.Code == "55P03",                     // lock not available: another transaction has it
+			pg.Code == "55P03",                     // lock_not_available: a concurrent transaction holds it
 			pg.Code == "42P04", pg.Code == "42P06": // duplicate database, schema
 			return ""
 		}
@@ -101,7 +100,7 @@ func reasonOf(ctx context.Context, err error) string {
 	return failedQuery
 }
 
-// broken reports whether err says that a connection is of no more use.
+// broken reports whether err means that the connection is lost.
 func broken(err error) bool {
 	if _, network := errors.AsType[net.Error](err); network {
 		return true
@@ -109,32 +108,32 @@ func broken(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || pgconn.SafeToRetry(err)
 }
 
-// unavailable makes an iam.Error of kind Unavailable of what may be better later. Anything else,
-// and what is an iam.Error already, it returns as it is.
+// unavailable turns a temporary failure into an iam.Error of kind Unavailable. It returns any other error,
+// and an iam.Error, unchanged.
 func unavailable(err error) error {
 	if _, ours := errors.AsType[*iam.Error](err); ours {
 		return err
 	}
-	e := &iam.Error{Kind: iam.Unavailable, Code: "database_unavailable", Detail: "the database cannot be asked now", Cause: err}
+	e := &iam.Error{Kind: iam.Unavailable, Code: "database_unavailable", Detail: "the database is unavailable", Cause: err}
 	switch reasonOf(context.Background(), err) {
 	case failedFull:
-		e.Code, e.Detail = "database_full", "the database has no room left, so nothing can be changed"
+		e.Code, e.Detail = "database_full", "the disk of the database is full, so nothing can be changed"
 	case failedReadOnly:
 		e.Code, e.Detail = "database_read_only", "the database is read-only, so nothing can be changed"
 	case failedOverloaded:
-		e.Code, e.Detail = "database_overloaded", "the database has no memory or no connection left for this"
+		e.Code, e.Detail = "database_overloaded", "the database has no memory or no connections left"
 	case failedConnection, failedTimeout:
 	default:
 		pg, ok := errors.AsType[*pgconn.PgError](err)
 		if !ok || pg.Code != "55P03" && pg.Code[:2] != "40" || errors.Is(err, context.Canceled) {
 			return err
 		}
-		e.Code, e.Detail = "busy", "the same thing is being changed by another request"
+		e.Code, e.Detail = "busy", "a concurrent request changes the same object"
 	}
 	return e
 }
 
-// wrap says what was being done when err came about, and whether it may be better later.
+// wrap adds what was being done to err, and marks temporary failures; see unavailable.
 func wrap(doing string, err error) error {
 	if err == nil {
 		return nil
@@ -142,14 +141,14 @@ func wrap(doing string, err error) error {
 	return unavailable(fmt.Errorf("%s: %w", doing, err))
 }
 
-// violates reports whether err breaks the named constraint. Every constraint
-// in migrations/ has a name we chose, so that this is a lookup and not a guess.
+// violates reports whether err violates the named constraint. The migrations name every constraint, so the
+// name is exact.
 func violates(err error, constraint string) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	return ok && pg.ConstraintName == constraint
 }
 
-// firstLine of a statement, for the log.
+// firstLine returns the first line of a statement, for the log.
 func firstLine(sql string) string {
 	line, _, _ := strings.Cut(strings.TrimSpace(sql), "\n")
 	return line

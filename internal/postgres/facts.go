@@ -15,25 +15,24 @@ import (
 	"iam-service/internal/iam"
 )
 
-// User returns what is known of one subject of one issuer, and whether anything
-// is. One primary round trip.
+// User returns the facts of a subject of an issuer, and whether the user exists. It takes one round trip.
 func (db *DB) User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
 	return userFacts(ctx, db.look, issuer, subject)
 }
 
-// Tenant returns one tenant with its roles, the global roles and its mappings,
-// and whether there is one. One primary round trip.
+// Tenant returns a tenant with its roles, the global roles and its mappings, and whether it exists. It
+// takes one round trip.
 func (db *DB) Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error) {
 	return tenantFacts(ctx, db.look, id)
 }
 
-// Client returns one client of one issuer, and whether there is one.
+// Client returns the facts of a client of an issuer, and whether it exists.
 func (db *DB) Client(ctx context.Context, issuer, clientID string) (iam.ClientFacts, bool, error) {
 	return clientFacts(ctx, db.look, issuer, clientID)
 }
 
-// TenantsOf lists the tenants that a user is a member of, membership in force,
-// tenant active and within the issuer's reach, by slug.
+// TenantsOf lists by slug the tenants of a user: active memberships in active tenants for which the
+// issuer is trusted.
 func (db *DB) TenantsOf(ctx context.Context, issuer, subject string) ([]iam.TenantMembership, error) {
 	ctx, cancel := context.WithTimeout(ctx, db.factsLimit)
 	defer cancel()
@@ -57,10 +56,7 @@ func (db *DB) TenantsOf(ctx context.Context, issuer, subject string) ([]iam.Tena
 	return list, wrap("list a user's tenants", err)
 }
 
-// look runs a query of one row on the facts pool, which waits only shortly for
-// a connection. In the same round trip it asks which server it is: what is read from
-// another one than we listen to could change without our hearing of it, so it is
-// refused.
+// look is a lookUp on the facts pool, with its short limits; see lookOver.
 func (db *DB) look(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, db.factsLimit)
 	defer cancel()
@@ -72,27 +68,28 @@ func (db *DB) look(ctx context.Context, sql string, args []any, dest ...any) (bo
 	return db.lookOver(ctx, conn, sql, args, dest...)
 }
 
-// lookOver reads one row over a connection, and which server it is read from in the same round trip.
+// lookOver is a lookUp over a connection. In the same round trip it reads which server responds. A row of
+// another server than the listener's is an error: its changes would not be notified.
 func (db *DB) lookOver(ctx context.Context, conn *pgxpool.Conn, sql string, args []any, dest ...any) (bool, error) {
 	batch := &pgx.Batch{}
 	batch.Queue(`SELECT pg_postmaster_start_time()`)
 	batch.Queue(sql, args...)
-	answers := conn.SendBatch(ctx, batch)
+	results := conn.SendBatch(ctx, batch)
 	var server time.Time
-	err := answers.QueryRow().Scan(&server)
+	err := results.QueryRow().Scan(&server)
 	found := false
 	if err == nil {
-		err = answers.QueryRow().Scan(dest...)
+		err = results.QueryRow().Scan(dest...)
 		found = err == nil
 	}
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = nil
 	}
-	if closed := answers.Close(); err == nil {
+	if closed := results.Close(); err == nil {
 		err = closed
 	}
-	if heard := db.listenServer.Load(); err == nil && heard != nil && !heard.Equal(server) {
-		return false, unreachable(errors.New("the pool leads to another server than the listener"))
+	if listened := db.listenServer.Load(); err == nil && listened != nil && !listened.Equal(server) {
+		return false, unreachable(errors.New("the pool and the listener are connected to different servers"))
 	}
 	if reasonOf(ctx, err) == failedConnection {
 		err = unreachable(err)
@@ -110,40 +107,40 @@ func (db *DB) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	return conn, nil
 }
 
-// away marks a failure that is not of one statement: nothing can be asked now.
+// unreachable marks a failure of the connection, which every other statement would share.
 func unreachable(cause error) error {
-	return &iam.Error{Kind: iam.Unavailable, Detail: "the database is away", Cause: cause}
+	return &iam.Error{Kind: iam.Unavailable, Detail: "the database is unreachable", Cause: cause}
 }
 
 // User, Tenant and Client make a transaction a directory.Loader.
 
-// User returns what is known of one subject of one issuer.
+// User returns the facts of a subject of an issuer, and whether the user exists.
 func (tx *Tx) User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
 	return userFacts(ctx, tx.look, issuer, subject)
 }
 
-// Tenant returns one tenant with its roles, the global roles and its mappings.
+// Tenant returns a tenant with its roles, the global roles and its mappings, and whether it exists.
 func (tx *Tx) Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error) {
 	return tenantFacts(ctx, tx.look, id)
 }
 
-// Client returns one client of one issuer.
+// Client returns the facts of a client of an issuer, and whether it exists.
 func (tx *Tx) Client(ctx context.Context, issuer, clientID string) (iam.ClientFacts, bool, error) {
 	return clientFacts(ctx, tx.look, issuer, clientID)
 }
 
-// Changed returns what this transaction has notified so far: the keys of the facts that it
-// changed, as the triggers of migrations/00008_bounds.sql record them.
+// Changed returns the changes that this transaction has notified so far, as the triggers of
+// migrations/00008_bounds.sql record them.
 func (tx *Tx) Changed(ctx context.Context) ([]directory.Change, error) {
 	var keys string
 	if err := tx.tx.QueryRow(ctx, `SELECT coalesce(current_setting('iam.changed', true), '')`).Scan(&keys); err != nil || keys == "" {
-		return nil, wrap("read what was changed", err)
+		return nil, wrap("read the notified changes", err)
 	}
 	var changes []directory.Change
 	for key := range strings.SplitSeq(keys, ",") {
 		m, err := parseKey(strings.Fields(key))
 		if err != nil {
-			return nil, wrap("read what was changed", err)
+			return nil, wrap("read the notified changes", err)
 		}
 		changes = append(changes, directory.Change{Everything: m.All, Kind: m.Kind, Key: m.Key})
 	}
@@ -185,13 +182,13 @@ func (r *userRow) facts() (iam.UserFacts, error) {
 	u := r.u
 	u.TokensNotBefore = deref(r.notBefore)
 	var rows []struct {
-		Tenant     string         `json:"tenant"`
-		Status     string         `json:"status"`
-		Roles      []string       `json:"roles"`
-		Attributes map[string]any `json:"attributes"`
-		ExpiresAt  *time.Time     `json:"expires_at"`
-		Version    int64          `json:"version"`
-		Open       string         `json:"tenant_status"`
+		Tenant       string         `json:"tenant"`
+		Status       string         `json:"status"`
+		Roles        []string       `json:"roles"`
+		Attributes   map[string]any `json:"attributes"`
+		ExpiresAt    *time.Time     `json:"expires_at"`
+		Version      int64          `json:"version"`
+		TenantStatus string         `json:"tenant_status"`
 	}
 	if err := errors.Join(decode(r.attributes, &u.Attributes), decode(r.memberships, &rows)); err != nil {
 		return iam.UserFacts{}, wrap("read a user", err)
@@ -200,7 +197,7 @@ func (r *userRow) facts() (iam.UserFacts, error) {
 	for i, m := range rows {
 		u.Memberships[i] = iam.Membership{
 			Tenant: m.Tenant, User: u.ID, Status: m.Status, Roles: m.Roles,
-			Attributes: m.Attributes, ExpiresAt: deref(m.ExpiresAt), Version: m.Version, TenantStatus: m.Open,
+			Attributes: m.Attributes, ExpiresAt: deref(m.ExpiresAt), Version: m.Version, TenantStatus: m.TenantStatus,
 		}
 	}
 	return u, nil
@@ -223,8 +220,7 @@ func tenantFacts(ctx context.Context, look lookUp, id string) (iam.TenantFacts, 
 		return iam.TenantFacts{}, false, wrap("read a tenant", err)
 	}
 	t.ID = id
-	// The keys of the objects above are the names of the fields, but for case,
-	// which encoding/json does not mind.
+	// The keys of the objects above are the names of the fields; encoding/json ignores case.
 	err = errors.Join(decode(attributes, &t.Attributes), decode(roles, &t.Roles), decode(mappings, &t.Mappings))
 	if err != nil {
 		return iam.TenantFacts{}, false, wrap("read a tenant", err)

@@ -14,8 +14,8 @@ import (
 	"iam-service/internal/feed"
 )
 
-// Listen returns a connection of its own that hears what the triggers of
-// migrations/00002_change_feed.sql tell.
+// Listen opens a direct connection that receives the notifications of the triggers of
+// migrations/00002_change_feed.sql.
 func (db *DB) Listen(ctx context.Context) (feed.Listener, error) {
 	conn, err := db.direct(ctx, map[string]string{"application_name": "iam-service feed"})
 	if err != nil {
@@ -41,7 +41,7 @@ type listener struct {
 	broken func(ctx context.Context, what string, err error)
 }
 
-// Next waits for the next message of our schema.
+// Next waits for the next message of this schema.
 func (l *listener) Next(ctx context.Context) (feed.Message, error) {
 	for {
 		n, err := l.conn.WaitForNotification(ctx)
@@ -55,12 +55,12 @@ func (l *listener) Next(ctx context.Context) (feed.Message, error) {
 	}
 }
 
-// Close ends the connection.
+// Close closes the connection.
 func (l *listener) Close() { closeNow(l.conn) }
 
 // parse reads a payload: "v1 <schema> <kind> <key in hex>", "v1 <schema> all", "v1 <schema>
-// policy" or "v1 <schema> beat <nonce> <clock in µs> <queue>". What it does not understand, a
-// newer version's, is a change of everything.
+// policy" or "v1 <schema> beat <nonce> <clock in µs> <queue>". An unknown payload, such as one of a
+// newer version, is a change of everything.
 func parse(payload, schema string) (m feed.Message, ours bool) {
 	all := feed.Message{All: true}
 	f := strings.Fields(payload)
@@ -68,7 +68,7 @@ func parse(payload, schema string) (m feed.Message, ours bool) {
 		return all, true
 	}
 	if f[1] != schema {
-		return feed.Message{}, false // not to happen: each schema has a channel of its own
+		return feed.Message{}, false // cannot happen: each schema has its own channel
 	}
 	switch {
 	case f[2] == "beat" && len(f) == 6:
@@ -87,7 +87,7 @@ func parse(payload, schema string) (m feed.Message, ours bool) {
 	return all, true
 }
 
-// parseKey reads "<kind> <key in hex>" or "all", split into its words.
+// parseKey reads "<kind> <key in hex>" or "all", split into words.
 func parseKey(f []string) (m feed.Message, err error) {
 	switch {
 	case len(f) == 1 && f[0] == "all":
@@ -97,15 +97,15 @@ func parseKey(f []string) (m feed.Message, err error) {
 		_, err = hex.Decode(m.Key[:], []byte(f[1]))
 		return m, err
 	}
-	return m, fmt.Errorf("%q is no key of a fact", strings.Join(f, " "))
+	return m, fmt.Errorf("%q is not the key of a fact", strings.Join(f, " "))
 }
 
-// Beat sends a heartbeat through the pool of look-ups, in two transactions. The first commits a
-// record of the log durably: flushed here and, with synchronous_standby_names, on the standbys
-// that these ask for, whatever the session's synchronous_commit is. The second notifies, with the
-// clock from before the first. So whoever receives it knows that this server was still the primary after
-// that time: one that is cut off from its synchronous standbys, of which another may be the primary by now,
-// gets no heartbeat out. A NOTIFY alone would not do: it writes no log, so its commit waits for nobody.
+// Beat sends a heartbeat through the facts pool, in two transactions. The first commits a WAL record
+// durably: flushed on this server and, with synchronous_standby_names, on the required standbys, whatever
+// the session's synchronous_commit is. The second notifies, with the clock from before the first. So a
+// receiver knows that this server was still the primary at that time: a server that is cut off from its
+// synchronous standbys, one of which may have been promoted, sends no heartbeat. A NOTIFY alone is not
+// enough: it writes no WAL, so its commit waits for no standby.
 func (db *DB) Beat(ctx context.Context, nonce string) error {
 	conn, err := db.facts.Acquire(ctx)
 	if err != nil {
@@ -117,7 +117,7 @@ func (db *DB) Beat(ctx context.Context, nonce string) error {
 		SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 		  FROM set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'iam-service', 'heartbeat')`).Scan(&clock)
 	if err == nil {
-		err = ctx.Err() // a wait for a standby that is cancelled ends in a commit here, without an error
+		err = ctx.Err() // cancelling the wait for a standby commits locally, without an error
 	}
 	if err != nil {
 		return wrap("commit a heartbeat", err)
@@ -130,8 +130,7 @@ func (db *DB) Beat(ctx context.Context, nonce string) error {
 	return wrap("send a heartbeat", err)
 }
 
-// Reset makes both pools forget their connections: they may lead to a server that
-// is the primary no more.
+// Reset discards the connections of both pools: they may lead to a former primary.
 func (db *DB) Reset() {
 	db.facts.Reset()
 	db.admin.Reset()

@@ -21,32 +21,31 @@ import (
 // Direction of a migration.
 type Direction int
 
-// Up applies all steps that are missing; Down takes the last one back.
+// Up applies all missing steps; Down rolls the last one back.
 const (
 	Up Direction = iota
 	Down
 )
 
-// Step is one migration and whether it is applied.
+// Step is one migration.
 type Step struct {
 	Version   int64
 	File      string
 	AppliedAt time.Time // zero: not applied
 }
 
-// Migrate moves the schema at url and returns the steps it took. It runs under
-// an advisory lock of its session, so url must be a direct connection; a second
-// caller waits for the first.
+// Migrate migrates the schema at url and returns the steps that it ran. It holds a session lock, so
+// url must be a direct connection; a concurrent call waits.
 func Migrate(ctx context.Context, url string, d Direction) ([]Step, error) {
 	return migrate(ctx, url, facts, d, nil)
 }
 
-// MigrateDecisions is Migrate for the database that decisions are kept in.
+// MigrateDecisions is Migrate for the database of the decision log.
 func MigrateDecisions(ctx context.Context, url string, d Direction) ([]Step, error) {
 	return migrate(ctx, url, decisions, d, nil)
 }
 
-// schema is a series of steps, and the table in which it is noted which were taken.
+// schema is a series of steps and the table that records the applied ones.
 type schema struct {
 	steps fs.FS
 	table string
@@ -71,7 +70,7 @@ func migrate(ctx context.Context, url string, s schema, d Direction, guard func(
 				results = append(results, r)
 			}
 			if errors.Is(err, goose.ErrNoNextVersion) {
-				err = nil // nothing is applied: nothing to take back
+				err = nil // nothing is applied
 			}
 		}
 		for _, r := range results {
@@ -85,21 +84,17 @@ func migrate(ctx context.Context, url string, s schema, d Direction, guard func(
 	return done, nil
 }
 
-// Grant lets a role run the service on the schema at url: read and write facts, append
-// to the audit, and nothing else. It needs the schema's owner.
+// Grant grants a role what the service needs on the schema at url: read and write facts, append to the
+// audit, and nothing else. It needs the schema's owner.
 func Grant(ctx context.Context, url, role string) error { return grant(ctx, url, "iam_grant", role) }
 
-// GrantDecisions lets a role write decisions down and read them.
+// GrantDecisions grants a role to store and read decisions.
 func GrantDecisions(ctx context.Context, url, role string) error {
 	return grant(ctx, url, "iam_grant_decisions", role)
 }
 
 func grant(ctx context.Context, url, function, role string) error {
-	cfg, err := pgxpool.ParseConfig(url) // as serve does: it knows the pools' settings
-	if err != nil {
-		return errors.New("the database's URL cannot be used")
-	}
-	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
+	conn, err := connect(ctx, url)
 	if err != nil {
 		return fmt.Errorf("grant to %s: %w", role, err)
 	}
@@ -110,7 +105,7 @@ func grant(ctx context.Context, url, function, role string) error {
 	return nil
 }
 
-// Status lists all steps this program knows.
+// Status lists all steps that this release knows.
 func Status(ctx context.Context, url string) ([]Step, error) {
 	var steps []Step
 	err := withGoose(url, facts, nil, func(p *goose.Provider) error {
@@ -127,7 +122,7 @@ func Status(ctx context.Context, url string) ([]Step, error) {
 }
 
 func withGoose(url string, s schema, guard func(context.Context, *pgx.Conn) error, do func(*goose.Provider) error) error {
-	pool, err := pgxpool.ParseConfig(url) // as serve does: it knows the pools' settings
+	pool, err := pgxpool.ParseConfig(url) // as in connect
 	if err != nil {
 		return err
 	}
@@ -151,7 +146,7 @@ func withGoose(url string, s schema, guard func(context.Context, *pgx.Conn) erro
 	return do(p)
 }
 
-// guarded calls guard as soon as the lock is held.
+// guarded calls guard as soon as the lock is acquired.
 type guarded struct {
 	lock.SessionLocker
 	guard func(context.Context, *pgx.Conn) error
@@ -175,11 +170,11 @@ func (g guarded) SessionLock(ctx context.Context, conn *sql.Conn) error {
 	return nil
 }
 
-// wanted is the schema version this program needs.
-func wanted() int64 {
+// requiredVersion is the schema version that this release needs.
+func requiredVersion() int64 {
 	p, err := goose.NewProvider(goose.DialectPostgres, new(sql.DB), migrations.FS, goose.WithDisableGlobalRegistry(true))
 	if err != nil {
-		panic(err) // the embedded steps do not parse: found by any test
+		panic(err) // the embedded steps do not parse, which any test would find
 	}
 	var last int64
 	for _, s := range p.ListSources() {
@@ -188,8 +183,8 @@ func wanted() int64 {
 	return last
 }
 
-// CheckSchema fails where the schema is older than this program needs. A newer
-// one is fine: a release runs on the schema of the next.
+// CheckSchema fails if the schema is older than this release needs. A newer one is fine: a release runs
+// on the schema of the next.
 func (db *DB) CheckSchema(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
@@ -202,13 +197,13 @@ func (db *DB) CheckSchema(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the schema's version: %w", err)
 	}
-	if want := wanted(); have < want {
+	if want := requiredVersion(); have < want {
 		return &OldSchemaError{Have: have, Want: want}
 	}
 	return nil
 }
 
-// OldSchemaError says that migrations are missing.
+// OldSchemaError means that migrations are missing.
 type OldSchemaError struct{ Have, Want int64 }
 
 func (e *OldSchemaError) Error() string {

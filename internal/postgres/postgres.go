@@ -3,7 +3,7 @@
 //
 // It owns pools, transactions, locks, the limits that depend on other rows (cycles, counts,
 // references), and the translation of driver errors into kinds of package iam. It does not
-// know Rego, HTTP or caches, and it authorizes nobody: that is the caller's part.
+// know Rego, HTTP or caches, and it does not authorize: its callers do.
 //
 // A file holds the statements about one noun: tenants.go, roles.go, users.go and so on. The rest
 // is machinery: postgres.go (pools), tx.go (transactions), direct.go (connections past the

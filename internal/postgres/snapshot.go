@@ -10,16 +10,16 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Snapshot shows all facts as they were at one moment, for as long as it is open. It is safe
-// for concurrent use; its queries run one after the other.
+// Snapshot is a view of all facts at one moment, and implements directory.Loader. It is safe for
+// concurrent use; its queries are serialized.
 type Snapshot struct {
 	mu    sync.Mutex
 	tx    pgx.Tx
 	close func()
 }
 
-// Snapshot begins one, on a connection of its own. Close it soon: PostgreSQL cannot clean up
-// behind it.
+// Snapshot begins a snapshot on a connection of its own. Close it soon: while it is open, PostgreSQL cannot
+// vacuum newer rows.
 func (db *DB) Snapshot(ctx context.Context) (*Snapshot, error) {
 	conn, err := pgx.ConnectConfig(ctx, db.admin.Config().ConnConfig)
 	if err != nil {
@@ -30,10 +30,10 @@ func (db *DB) Snapshot(ctx context.Context) (*Snapshot, error) {
 		closeNow(conn)
 		return nil, wrap("take a snapshot", err)
 	}
-	return &Snapshot{tx: tx, close: func() { closeNow(conn) }}, nil // nothing was written
+	return &Snapshot{tx: tx, close: func() { closeNow(conn) }}, nil // closing the connection rolls back
 }
 
-// Close ends it.
+// Close ends the snapshot.
 func (s *Snapshot) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -46,33 +46,31 @@ func (s *Snapshot) look(ctx context.Context, sql string, args []any, dest ...any
 	return (&Tx{tx: s.tx}).look(ctx, sql, args, dest...)
 }
 
-// User, Tenant and Client make a snapshot a directory.Loader.
-
-// User returns what was known of one subject of one issuer.
+// User returns the facts of a subject of an issuer, and whether the user exists.
 func (s *Snapshot) User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
 	return userFacts(ctx, s.look, issuer, subject)
 }
 
-// Tenant returns one tenant.
+// Tenant returns the facts of a tenant, and whether it exists.
 func (s *Snapshot) Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error) {
 	return tenantFacts(ctx, s.look, id)
 }
 
-// Client returns one client.
+// Client returns the facts of a client of an issuer, and whether it exists.
 func (s *Snapshot) Client(ctx context.Context, issuer, clientID string) (iam.ClientFacts, bool, error) {
 	return clientFacts(ctx, s.look, issuer, clientID)
 }
 
-// Count is how many users, memberships and clients there are, clients of a tenant twice, and
-// how many tenants.
-func (s *Snapshot) Count(ctx context.Context) (who, tenants int64, err error) {
+// Count returns the number of subjects that a preview evaluates (users, memberships, and clients, those of
+// a tenant twice) and of tenants.
+func (s *Snapshot) Count(ctx context.Context) (subjects, tenants int64, err error) {
 	_, err = s.look(ctx, `
 		SELECT (SELECT count(*) FROM memberships) + (SELECT count(*) + count(tenant) FROM clients) + (SELECT count(*) FROM users),
-		       (SELECT count(*) FROM tenants)`, nil, &who, &tenants)
-	return who, tenants, wrap("count whom there is", err)
+		       (SELECT count(*) FROM tenants)`, nil, &subjects, &tenants)
+	return subjects, tenants, wrap("count subjects", err)
 }
 
-// Tenants lists the ids of tenants, after one.
+// Tenants lists the ids of tenants after an id.
 func (s *Snapshot) Tenants(ctx context.Context, after string, limit int) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -84,7 +82,7 @@ func (s *Snapshot) Tenants(ctx context.Context, after string, limit int) ([]stri
 	return list, wrap("list tenants", err)
 }
 
-// Users lists users with their memberships by our ids, after one.
+// Users lists users with their memberships, by id, after an id.
 func (s *Snapshot) Users(ctx context.Context, after string, limit int) ([]iam.UserFacts, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,7 +100,7 @@ func (s *Snapshot) Users(ctx context.Context, after string, limit int) ([]iam.Us
 	return list, wrap("list users", err)
 }
 
-// Clients lists clients by issuer and client_id, after one.
+// Clients lists clients by issuer and client_id, after a client.
 func (s *Snapshot) Clients(ctx context.Context, issuer, clientID string, limit int) ([]iam.Client, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

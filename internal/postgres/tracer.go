@@ -10,9 +10,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// tracer counts each failure of the database once, at the place that every way of asking it
-// passes: queries and statements (those that begin and end transactions, LISTEN and pings among
-// them), batches, COPY, prepared statements, connecting, and waiting for a free connection.
+// tracer counts and logs each failure of the database once. Everything passes it: queries and statements
+// (including begin, commit, LISTEN and pings), batches, COPY, prepared statements, connecting, and
+// waiting for a free connection.
 type tracer struct {
 	name    string
 	log     *slog.Logger
@@ -28,8 +28,8 @@ var (
 	_ pgxpool.AcquireTracer = (*tracer)(nil)
 )
 
-// traced is one request to the database. What it is made of is not counted apart: a query that
-// is prepared first fails twice.
+// traced is one operation. Its parts are not counted separately: a failing query may fail at its
+// preparation and at its end.
 type traced struct {
 	sql     string
 	counted bool
@@ -46,7 +46,7 @@ func begin(ctx context.Context, sql string) context.Context {
 
 // TraceQueryStart implements pgx.QueryTracer.
 func (t *tracer) TraceQueryStart(ctx context.Context, conn *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
-	if d.SQL == "rollback" && conn.IsClosed() { // what broke the connection was counted
+	if d.SQL == "rollback" && conn.IsClosed() { // the failure of the connection is counted already
 		return context.WithValue(ctx, tracedKey{}, &traced{counted: true})
 	}
 	return begin(ctx, d.SQL)
@@ -62,10 +62,10 @@ func (t *tracer) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBa
 	return begin(ctx, "")
 }
 
-// TraceBatchQuery implements pgx.BatchTracer: the end of the batch says the same.
+// TraceBatchQuery implements pgx.BatchTracer. TraceBatchEnd gets the same error.
 func (t *tracer) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
 
-// TraceBatchEnd implements pgx.BatchTracer. A batch that could not be sent ends twice.
+// TraceBatchEnd implements pgx.BatchTracer. An unsent batch ends twice.
 func (t *tracer) TraceBatchEnd(ctx context.Context, _ *pgx.Conn, d pgx.TraceBatchEndData) {
 	t.count(ctx, "look-up", d.Err)
 }
@@ -90,8 +90,8 @@ func (t *tracer) TracePrepareEnd(ctx context.Context, _ *pgx.Conn, d pgx.TracePr
 	t.count(ctx, "prepare", d.Err)
 }
 
-// TraceConnectStart implements pgx.ConnectTracer. What is asked to validate a connection is part
-// of connecting.
+// TraceConnectStart implements pgx.ConnectTracer. The query that validates a connection is
+// part of connecting.
 func (t *tracer) TraceConnectStart(ctx context.Context, _ pgx.TraceConnectStartData) context.Context {
 	return begin(ctx, "")
 }
@@ -106,15 +106,15 @@ func (t *tracer) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool, _ pgxpo
 	return ctx
 }
 
-// TraceAcquireEnd implements pgxpool.AcquireTracer. A connection that could not be made was
-// counted when it was tried.
+// TraceAcquireEnd implements pgxpool.AcquireTracer. A failure to connect is counted by
+// TraceConnectEnd.
 func (t *tracer) TraceAcquireEnd(ctx context.Context, _ *pgxpool.Pool, d pgxpool.TraceAcquireEndData) {
 	if _, connecting := errors.AsType[*pgconn.ConnectError](d.Err); !connecting {
 		t.count(ctx, "acquire", d.Err)
 	}
 }
 
-// count counts err, if it is a failure of the database, and logs it.
+// count counts and logs err if the database has failed; see reasonOf.
 func (t *tracer) count(ctx context.Context, what string, err error) {
 	reason := reasonOf(ctx, err)
 	if reason == "" {

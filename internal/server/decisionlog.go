@@ -56,7 +56,7 @@ func (s *service) openDecisionStore(start context.Context) error {
 		s.log.WarnContext(start, "decisions cannot be stored (DECISIONS_DATABASE_URL)",
 			slog.String("server", postgres.Server(cfg.DecisionsURL)), slog.Any("err", OneLine(err)))
 	}
-	s.loops.run("decisions_retention", func() { store.Keep(s.work, s.log) })
+	s.loops.run("decisions_retention", func() { store.RunRetention(s.work, s.log) })
 	return nil
 }
 
