@@ -13,9 +13,9 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// A claim takes as many operations as it was asked for, also from a table that was never
-// analysed, and no more of those that wait for their next try than it was told.
-func TestAClaimTakesNoMoreThanItWasAskedFor(t *testing.T) {
+// A claim returns at most the requested number of operations, also from a table that was never analysed,
+// and of the operations that wait for a retry only those whose last attempt is old enough.
+func TestClaimIsBounded(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
 	db := pgtest.OpenURL(t, url)
@@ -43,31 +43,31 @@ func TestAClaimTakesNoMoreThanItWasAskedFor(t *testing.T) {
 		return got
 	}
 	if got := claim(time.Time{}, most); len(got) != most {
-		t.Errorf("%d were claimed, want %d", len(got), most)
+		t.Errorf("claimed %d, want %d", len(got), most)
 	}
 	for _, none := range []int{0, -1} {
 		if got := claim(time.Time{}, none); len(got) != 0 {
-			t.Errorf("%d were claimed, want none", len(got))
+			t.Errorf("claimed %d, want none", len(got))
 		}
 		if _, err := db.DueOverlaps(ctx, issuer, none); err != nil {
 			t.Error(err)
 		}
 	}
 
-	// Those that were tried wait: they are due only if the last try was before a time. One
-	// that was never tried waits for somebody else, and is not.
+	// Operations that wait for a retry are due early only if their last attempt was before retried.
+	// One without an attempt belongs to the request that began it, and is not due early.
 	conn, err := pgx.Connect(ctx, url)
 	must(t, err)
 	defer conn.Close(ctx)
 	_, err = conn.Exec(ctx, `UPDATE registrations SET lease_until = NULL, next_try = now() + interval '1 hour', updated_at = now() - interval '1 minute'`)
 	must(t, err)
 	if got := claim(time.Time{}, all); len(got) != 0 {
-		t.Errorf("%d that wait were claimed", len(got))
+		t.Errorf("claimed %d before their retry", len(got))
 	}
 	if got := claim(time.Now().Add(-time.Hour), all); len(got) != 0 {
-		t.Errorf("%d that were tried since were claimed", len(got))
+		t.Errorf("claimed %d with a newer attempt", len(got))
 	}
 	if got := claim(time.Now(), all); len(got) != all/2 {
-		t.Errorf("%d that were tried were claimed, want %d", len(got), all/2)
+		t.Errorf("claimed %d with an older attempt, want %d", len(got), all/2)
 	}
 }

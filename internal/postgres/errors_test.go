@@ -16,75 +16,102 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// What may be better later is unavailable and says why; what is broken is not.
-func TestEachSQLSTATESaysWhetherItMayBeBetterLater(t *testing.T) {
+// A temporary failure is of kind Unavailable and has a code; a defect is Internal.
+func TestSQLSTATEDecidesWhetherAFailureIsTemporary(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
 	conn, err := pgx.Connect(ctx, url)
 	must(t, err)
 	defer conn.Close(ctx)
-	exec := func(sql string, args ...any) {
+	exec := func(t *testing.T, sql string, args ...any) {
 		t.Helper()
 		_, err := conn.Exec(ctx, sql, args...)
 		must(t, err)
 	}
-	exec(`CREATE TABLE failure (code text)`)
-	exec(`INSERT INTO failure VALUES ('')`)
-	exec(`CREATE FUNCTION fail() RETURNS boolean LANGUAGE plpgsql AS $$
+	exec(t, `CREATE TABLE failure (code text)`)
+	exec(t, `INSERT INTO failure VALUES ('')`)
+	exec(t, `CREATE FUNCTION fail() RETURNS boolean LANGUAGE plpgsql AS $$
 		DECLARE c text := (SELECT code FROM failure);
-		BEGIN IF c <> '' THEN RAISE EXCEPTION 'as asked' USING ERRCODE = c; END IF; RETURN true; END $$`)
-	exec(`CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM fail(); RETURN NULL; END $$`)
-	exec(`CREATE TRIGGER fails BEFORE INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION fails()`)
-	exec(`INSERT INTO clients (issuer, client_id) VALUES ($1, 'c')`, issuer)
-	exec(`ALTER TABLE clients RENAME TO clients_`)
-	exec(`CREATE VIEW clients AS SELECT * FROM clients_ WHERE fail()`)
+		BEGIN IF c <> '' THEN RAISE EXCEPTION 'injected' USING ERRCODE = c; END IF; RETURN true; END $$`)
+	exec(t, `CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM fail(); RETURN NULL; END $$`)
+	exec(t, `CREATE TRIGGER fails BEFORE INSERT ON outbox FOR EACH STATEMENT EXECUTE FUNCTION fails()`)
+	exec(t, `INSERT INTO clients (issuer, client_id) VALUES ($1, 'c')`, issuer)
+	exec(t, `ALTER TABLE clients RENAME TO clients_`)
+	exec(t, `CREATE VIEW clients AS SELECT * FROM clients_ WHERE fail()`)
 	var counted counter
 	db := openCounted(t, url, &counted)
-	for sqlstate, want := range map[string]struct{ code, reason string }{
-		"53000": {"database_overloaded", "overloaded"}, "53100": {"database_full", "full"}, "53200": {"database_overloaded", "overloaded"},
-		"53300": {"database_overloaded", "overloaded"}, "53400": {"database_overloaded", "overloaded"},
-		"57000": {"database_unavailable", "connection"}, "57014": {"database_unavailable", "timeout"}, "57P01": {"database_unavailable", "connection"},
-		"57P02": {"database_unavailable", "connection"}, "57P03": {"database_unavailable", "connection"}, "57P05": {"database_unavailable", "connection"},
-		"58000": {"database_unavailable", "connection"}, "58030": {"database_unavailable", "connection"}, "58P01": {"database_unavailable", "connection"},
-		"08000": {"database_unavailable", "connection"}, "08006": {"database_unavailable", "connection"}, "08P01": {"database_unavailable", "connection"},
-		"25006": {"database_read_only", "read_only"}, "25P03": {"database_unavailable", "timeout"},
-		"40000": {"busy", ""}, "40001": {"busy", ""}, "40002": {"busy", ""}, "40003": {"busy", ""}, "40P01": {"busy", ""}, "55P03": {"busy", ""},
-		"42501": {"", "query"}, "XX000": {"", "query"}, "XX001": {"", "query"},
+	type outcome struct{ code, reason string }
+	lost := outcome{code: "database_unavailable", reason: "connection"}
+	timeout := outcome{code: "database_unavailable", reason: "timeout"}
+	overloaded := outcome{code: "database_overloaded", reason: "overloaded"}
+	busy := outcome{code: "busy"}
+	broken := outcome{reason: "query"}
+	for sqlstate, want := range map[string]outcome{
+		"53000": overloaded,
+		"53100": {code: "database_full", reason: "full"},
+		"53200": overloaded,
+		"53300": overloaded,
+		"53400": overloaded,
+		"57000": lost,
+		"57014": timeout,
+		"57P01": lost,
+		"57P02": lost,
+		"57P03": lost,
+		"57P05": lost,
+		"58000": lost,
+		"58030": lost,
+		"58P01": lost,
+		"08000": lost,
+		"08006": lost,
+		"08P01": lost,
+		"25006": {code: "database_read_only", reason: "read_only"},
+		"25P03": timeout,
+		"40000": busy,
+		"40001": busy,
+		"40002": busy,
+		"40003": busy,
+		"40P01": busy,
+		"55P03": busy,
+		"42501": broken,
+		"XX000": broken,
+		"XX001": broken,
 	} {
-		exec(`UPDATE failure SET code = $1`, sqlstate)
-		kind := iam.Unavailable
-		if want.code == "" {
-			kind = iam.Internal
-		}
-		for path, ask := range map[string]func() error{
-			"a change": func() error {
-				return db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
-					return tx.Append(ctx, nil, []iam.Event{iam.UserErasedEvent{UserGone: iam.UserGone{User: "u"}}})
-				})
-			},
-			"a look-up": func() error { _, _, err := db.Client(ctx, issuer, "c"); return err },
-		} {
-			before := counted.get()
-			err := ask()
-			if iam.KindOf(err) != kind || iam.CodeOf(err) != want.code && want.reason != "connection" {
-				t.Errorf("%s at %s: %s %q, want %s %q", sqlstate, path, iam.KindOf(err), iam.CodeOf(err), kind, want.code)
+		t.Run(sqlstate, func(t *testing.T) {
+			exec(t, `UPDATE failure SET code = $1`, sqlstate)
+			kind := iam.Unavailable
+			if want.code == "" {
+				kind = iam.Internal
 			}
-			if want.reason != "" {
-				if before == nil {
-					before = map[string]int{}
+			for operation, run := range map[string]func() error{
+				"change": func() error {
+					return db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
+						return tx.Append(ctx, nil, []iam.Event{iam.UserErasedEvent{UserGone: iam.UserGone{User: "u"}}})
+					})
+				},
+				"look-up": func() error { _, _, err := db.Client(ctx, issuer, "c"); return err },
+			} {
+				before := counted.get()
+				err := run()
+				if iam.KindOf(err) != kind || iam.CodeOf(err) != want.code && want.reason != "connection" {
+					t.Errorf("%s: %s %q, want %s %q", operation, iam.KindOf(err), iam.CodeOf(err), kind, want.code)
 				}
-				before[want.reason]++
+				if want.reason != "" {
+					if before == nil {
+						before = map[string]int{}
+					}
+					before[want.reason]++
+				}
+				if !counted.is(before) {
+					t.Errorf("%s: counted %v, want %v", operation, counted.get(), before)
+				}
 			}
-			if !counted.is(before) {
-				t.Errorf("%s at %s: counted %v, want %v", sqlstate, path, counted.get(), before)
-			}
-		}
+		})
 	}
-	exec(`UPDATE failure SET code = ''`)
+	exec(t, `UPDATE failure SET code = ''`)
 }
 
-// The test of a write says why it fails, and a success leaves nothing behind.
-func TestATestOfAWriteSaysWhyItFails(t *testing.T) {
+// CheckWrites returns the reason of a failure. A success notifies nobody and does not grow the table.
+func TestCheckWritesReturnsTheReason(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
 	db := pgtest.OpenURL(t, url)
@@ -97,7 +124,7 @@ func TestATestOfAWriteSaysWhyItFails(t *testing.T) {
 	for range 100 {
 		must(t, db.CheckWrites(ctx))
 	}
-	if got := said(t, db, l); len(got) != 0 {
+	if got := notified(t, db, l); len(got) != 0 {
 		t.Errorf("it notified %v", got)
 	}
 	var rows, pages int
@@ -109,25 +136,25 @@ func TestATestOfAWriteSaysWhyItFails(t *testing.T) {
 		CREATE TRIGGER full_disk BEFORE UPDATE ON write_probe FOR EACH STATEMENT EXECUTE FUNCTION full_disk()`)
 	must(t, err)
 	if got := iam.CodeOf(db.CheckWrites(ctx)); got != "database_full" {
-		t.Errorf("without room: %q", got)
+		t.Errorf("full disk: %q", got)
 	}
 	readOnly := pgtest.OpenURL(t, url+"&default_transaction_read_only=on")
 	if got := iam.CodeOf(readOnly.CheckWrites(ctx)); got != "database_read_only" {
 		t.Errorf("read-only: %q", got)
 	}
 	if got := iam.CodeOf(readOnly.PutTenant(ctx, tenant("acme"))); got != "database_read_only" {
-		t.Errorf("a change of a read-only database: %q", got)
+		t.Errorf("change of a read-only database: %q", got)
 	}
 }
 
-// A primary that takes no changes answers look-ups over new connections, and its heartbeats are heard.
-func TestAReadOnlyPrimaryAnswersLookUps(t *testing.T) {
+// A read-only primary serves look-ups over new connections, and its heartbeats are received.
+func TestReadOnlyPrimaryServesLookUps(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
 	must(t, pgtest.OpenURL(t, url).PutTenant(ctx, tenant("acme")))
 	db := pgtest.OpenURL(t, url+"&default_transaction_read_only=on")
 	if _, found, err := db.Tenant(ctx, "acme"); err != nil || !found {
-		t.Errorf("a look-up: %v %v", found, err)
+		t.Errorf("look-up: %v %v", found, err)
 	}
 	l, err := db.Listen(ctx)
 	must(t, err)
@@ -139,7 +166,7 @@ func TestAReadOnlyPrimaryAnswersLookUps(t *testing.T) {
 		t.Errorf("received %+v, %v", m, err)
 	}
 	if got := iam.CodeOf(db.PutTenant(ctx, tenant("globex"))); got != "database_read_only" {
-		t.Errorf("a change: %q", got)
+		t.Errorf("change: %q", got)
 	}
 }
 
@@ -178,40 +205,40 @@ func openCounted(t *testing.T, url string, c *counter) *postgres.DB {
 	return db
 }
 
-// Whatever way the database is asked, a connection that breaks is counted, and once.
-func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
+// A lost connection is counted exactly once, whatever operation it interrupts.
+func TestEachFailureIsCountedOnce(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
 	_, err := postgres.MigrateDecisions(ctx, url, postgres.Up)
 	must(t, err)
 	must(t, pgtest.OpenURL(t, url).PutTenant(ctx, tenant("acme")))
 	connection := map[string]int{"connection": 1}
-	inside := func(ask func(context.Context, *postgres.Tx) error) func(*testing.T, *postgres.DB, *pgtest.Proxy, *counter) error {
+	inside := func(do func(context.Context, *postgres.Tx) error) func(*testing.T, *postgres.DB, *pgtest.Proxy, *counter) error {
 		return func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			return db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
 				p.Cut()
-				return ask(ctx, tx)
+				return do(ctx, tx)
 			})
 		}
 	}
 	for name, c := range map[string]struct {
 		want map[string]int
-		ask  func(*testing.T, *postgres.DB, *pgtest.Proxy, *counter) error
+		run  func(*testing.T, *postgres.DB, *pgtest.Proxy, *counter) error
 	}{
-		"a statement": {connection, inside(func(ctx context.Context, tx *postgres.Tx) error { return tx.LockPlatform(ctx) })},
-		"a query of one row": {connection, inside(func(ctx context.Context, tx *postgres.Tx) error {
+		"statement": {want: connection, run: inside(func(ctx context.Context, tx *postgres.Tx) error { return tx.LockPlatform(ctx) })},
+		"query of one row": {want: connection, run: inside(func(ctx context.Context, tx *postgres.Tx) error {
 			_, _, err := tx.Tenant(ctx, "acme")
 			return err
 		})},
-		"a query of many rows": {connection, inside(func(ctx context.Context, tx *postgres.Tx) error {
+		"query of many rows": {want: connection, run: inside(func(ctx context.Context, tx *postgres.Tx) error {
 			_, err := tx.Mappings(ctx, "acme")
 			return err
 		})},
-		"a COPY": {connection, inside(func(ctx context.Context, tx *postgres.Tx) error {
+		"COPY": {want: connection, run: inside(func(ctx context.Context, tx *postgres.Tx) error {
 			return tx.Append(ctx, nil, []iam.Event{iam.UserErasedEvent{UserGone: iam.UserGone{User: "u"}}})
 		})},
-		"a rollback": {connection, inside(func(context.Context, *postgres.Tx) error { return errors.New("something else") })},
-		"a commit": {connection, func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
+		"rollback": {want: connection, run: inside(func(context.Context, *postgres.Tx) error { return errors.New("something else") })},
+		"commit": {want: connection, run: func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			p.OnCommit(func(done bool) {
 				if !done {
 					p.Cut()
@@ -220,20 +247,20 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 			defer p.OnCommit(nil)
 			return db.PutTenant(ctx, tenant("acme"))
 		}},
-		"a beginning": {connection, func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
+		"begin": {want: connection, run: func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			p.Cut()
 			return db.PutTenant(ctx, tenant("acme"))
 		}},
-		"a batch": {connection, func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
+		"batch": {want: connection, run: func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			p.Cut()
 			_, _, err := db.User(ctx, issuer, "nobody")
 			return err
 		}},
-		"a ping": {connection, func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
+		"ping": {want: connection, run: func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			p.Cut()
 			return db.Ping(ctx)
 		}},
-		"a notification that is waited for": {connection, func(t *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
+		"wait for a notification": {want: connection, run: func(t *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			l, err := db.Listen(ctx)
 			must(t, err)
 			defer l.Close()
@@ -241,24 +268,24 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 			_, err = l.Next(ctx)
 			return err
 		}},
-		"the relay": {connection, func(t *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
+		"relay": {want: connection, run: func(t *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			s, err := db.Lead(ctx)
 			must(t, err)
 			defer s.Close()
 			p.Cut()
 			return s.Wait(ctx)
 		}},
-		"a lock that is held": {connection, func(t *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
-			h, got, err := db.TryLock(ctx, t.Name())
+		"session lock": {want: connection, run: func(t *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
+			l, acquired, err := db.TryLock(ctx, t.Name())
 			must(t, err)
-			if !got {
-				t.Fatal("another has it")
+			if !acquired {
+				t.Fatal("the lock is held")
 			}
-			defer h.Close()
+			defer l.Close()
 			p.Cut()
-			return h.Check(ctx)
+			return l.Check(ctx)
 		}},
-		"a snapshot": {connection, func(t *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
+		"snapshot": {want: connection, run: func(t *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
 			s, err := db.Snapshot(ctx)
 			must(t, err)
 			defer s.Close()
@@ -266,7 +293,7 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 			_, err = s.Tenants(ctx, "", 1)
 			return err
 		}},
-		"a COPY of decisions": {connection, func(t *testing.T, _ *postgres.DB, p *pgtest.Proxy, c *counter) error {
+		"COPY of decisions": {want: connection, run: func(t *testing.T, _ *postgres.DB, p *pgtest.Proxy, c *counter) error {
 			d, err := postgres.OpenDecisions(ctx, p.URL, time.Hour, slog.New(slog.DiscardHandler), c.add)
 			must(t, err)
 			defer d.Close()
@@ -274,14 +301,14 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 			p.Cut()
 			return d.Add(ctx, []iam.RecordedDecision{{ID: "x", At: time.Now(), Event: []byte("{}")}}, func(int) bool { return false })
 		}},
-		"a free connection that is waited for in vain": {map[string]int{"timeout": 1}, func(_ *testing.T, db *postgres.DB, _ *pgtest.Proxy, _ *counter) error {
+		"wait for a free connection": {want: map[string]int{"timeout": 1}, run: func(_ *testing.T, db *postgres.DB, _ *pgtest.Proxy, _ *counter) error {
 			return db.Change(ctx, func(ctx context.Context, _ *postgres.Tx) error {
 				ctx, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 				defer cancel()
 				return db.Ping(ctx)
 			})
 		}},
-		"a request that was cancelled": {nil, func(_ *testing.T, db *postgres.DB, _ *pgtest.Proxy, _ *counter) error {
+		"cancelled request": {want: nil, run: func(_ *testing.T, db *postgres.DB, _ *pgtest.Proxy, _ *counter) error {
 			ctx, cancel := context.WithCancel(ctx)
 			return db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
 				cancel()
@@ -294,14 +321,14 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 			p := pgtest.NewProxy(t, url)
 			var counted counter
 			db := openCounted(t, p.URL, &counted)
-			_, _, err := db.User(ctx, issuer, "nobody") // each pool has a connection
+			_, _, err := db.User(ctx, issuer, "nobody") // so that each pool has a connection
 			must(t, err)
 			must(t, db.Ping(ctx))
 			if !counted.is(nil) {
 				t.Fatalf("counted %v before anything failed", counted.get())
 			}
-			if err := c.ask(t, db, p, &counted); err == nil {
-				t.Error("it did not fail")
+			if err := c.run(t, db, p, &counted); err == nil {
+				t.Error("no error")
 			}
 			until(t, "counted", 10*time.Second, func() bool { return counted.is(c.want) || len(counted.get()) > 0 })
 			if !counted.is(c.want) {
@@ -309,7 +336,7 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 			}
 		})
 	}
-	t.Run("a connection that cannot be made", func(t *testing.T) {
+	t.Run("failure to connect", func(t *testing.T) {
 		t.Parallel()
 		var counted counter
 		db := openCounted(t, "postgres://nobody@127.0.0.1:1/none", &counted)
@@ -320,8 +347,8 @@ func TestEveryKindOfStatementThatFailsIsCountedOnce(t *testing.T) {
 	})
 }
 
-// What counts as an error of the database, and what does not.
-func TestOnlyRealFailuresAreCounted(t *testing.T) {
+// A missing row, a violated constraint and a cancelled request are no errors of the database.
+func TestOnlyDatabaseFailuresAreCounted(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Server(t)
 	_, err := postgres.Migrate(ctx, server.URL, postgres.Up)
@@ -361,18 +388,18 @@ func TestOnlyRealFailuresAreCounted(t *testing.T) {
 	_, err = conn.Exec(ctx, `ALTER TABLE clients RENAME TO gone`)
 	must(t, err)
 	if _, _, err := db.Client(ctx, issuer, "c"); err == nil {
-		t.Error("a look-up in a table that is not there succeeded")
+		t.Error("a look-up in a missing table succeeded")
 	}
 	mu.Lock()
 	if counted["query"] != 1 || len(counted) != 1 {
-		t.Errorf("counted %v after one look-up that cannot work", counted)
+		t.Errorf("counted %v after one failing look-up", counted)
 	}
 	mu.Unlock()
 
 	server.Kill()
-	until := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(10 * time.Second)
 	for err == nil { // a backend outlives its postmaster by a moment
-		if _, _, err = db.User(ctx, issuer, "nobody"); err == nil && time.Now().After(until) {
+		if _, _, err = db.User(ctx, issuer, "nobody"); err == nil && time.Now().After(deadline) {
 			t.Fatal("look-ups without a server succeed")
 		}
 	}

@@ -59,9 +59,11 @@ func TestFactsComeBackAsTheyWereWritten(t *testing.T) {
 		"tenant": func() (bool, error) { _, found, err := db.Tenant(ctx, "nowhere"); return found, err },
 		"client": func() (bool, error) { _, found, err := db.Client(ctx, issuer, "none"); return found, err },
 	} {
-		if found, err := absent(); found || err != nil {
-			t.Errorf("absent %s: %v, %v", what, found, err)
-		}
+		t.Run("absent "+what, func(t *testing.T) {
+			if found, err := absent(); found || err != nil {
+				t.Errorf("%v, %v", found, err)
+			}
+		})
 	}
 }
 
@@ -77,13 +79,13 @@ func TestIdentifiersAreComparedByteByByte(t *testing.T) {
 			t.Errorf("%q and %q are one user", other, "admin")
 		}
 	}
-	for _, bad := range []string{"admin ", "cafe\u0301", "caf\u00e9"} { // NFD and NFC: neither is written
+	for _, bad := range []string{"admin ", "cafe\u0301", "caf\u00e9"} { // NFD and NFC: both are rejected
 		_, err := db.PutUser(ctx, iam.User{Issuer: issuer, Subject: bad, Status: iam.UserActive})
-		wrong(t, err, iam.Invalid, "/subject")
+		wantError(t, err, iam.Invalid, "/subject")
 	}
 }
 
-func TestWritesAreRefusedWithTheFieldThatIsWrong(t *testing.T) {
+func TestInvalidWritesNameTheField(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Open(t)
 	must(t, db.PutTenant(ctx, tenant("acme")))
@@ -96,32 +98,32 @@ func TestWritesAreRefusedWithTheFieldThatIsWrong(t *testing.T) {
 
 	taken := tenant("other")
 	taken.Slug = "acme"
-	wrong(t, db.PutTenant(ctx, taken), iam.Conflict, `slug "acme"`)
-	wrong(t, db.PutRole(ctx, iam.Role{Tenant: "nowhere", Name: "r"}), iam.NotFound, `no tenant "nowhere"`)
-	wrong(t, db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "viewer"}), iam.Conflict, "global role")
-	wrong(t, db.PutRole(ctx, iam.Role{Name: "theirs"}), iam.Conflict, "a tenant already has")
-	wrong(t, db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "r", Inherits: []string{"theirs"}}), iam.Invalid, `no role named "theirs"`)
-	wrong(t, db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: alice, Status: "active", Roles: []string{"viewer", "theirs"}}), iam.Invalid, "/roles/1")
-	wrong(t, db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: "nobody", Status: "active"}), iam.NotFound, `no user "nobody"`)
-	wrong(t, db.PutMembership(ctx, iam.Membership{Tenant: "none", User: alice, Status: "active"}), iam.NotFound, `no tenant "none"`)
-	wrong(t, db.PutMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: issuer, Claim: "groups", Value: "g", Roles: []string{"theirs"}}), iam.Invalid, "/roles/0")
+	wantError(t, db.PutTenant(ctx, taken), iam.Conflict, `slug "acme"`)
+	wantError(t, db.PutRole(ctx, iam.Role{Tenant: "nowhere", Name: "r"}), iam.NotFound, `no tenant "nowhere"`)
+	wantError(t, db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "viewer"}), iam.Conflict, "global role")
+	wantError(t, db.PutRole(ctx, iam.Role{Name: "theirs"}), iam.Conflict, "a tenant already has")
+	wantError(t, db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "r", Inherits: []string{"theirs"}}), iam.Invalid, `no role named "theirs"`)
+	wantError(t, db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: alice, Status: "active", Roles: []string{"viewer", "theirs"}}), iam.Invalid, "/roles/1")
+	wantError(t, db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: "nobody", Status: "active"}), iam.NotFound, `no user "nobody"`)
+	wantError(t, db.PutMembership(ctx, iam.Membership{Tenant: "none", User: alice, Status: "active"}), iam.NotFound, `no tenant "none"`)
+	wantError(t, db.PutMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: issuer, Claim: "groups", Value: "g", Roles: []string{"theirs"}}), iam.Invalid, "/roles/0")
 
-	// An issuer reaches only its tenants, and platform roles only where it is trusted with them.
-	wrong(t, db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: limited, Status: "active"}), iam.Invalid, "is not trusted with this tenant")
+	// An issuer is trusted with its tenants only, and with platform roles only by its settings.
+	wantError(t, db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: limited, Status: "active"}), iam.Invalid, "is not trusted with this tenant")
 	must(t, db.PutMembership(ctx, iam.Membership{Tenant: "globex", User: limited, Status: "active"}))
-	wrong(t, db.PutMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: pgtest.LimitedIssuer, Claim: "groups", Value: "g", Roles: []string{"viewer"}}), iam.Invalid, "is not trusted with this tenant")
-	wrong(t, db.PutClient(ctx, iam.Client{Issuer: pgtest.LimitedIssuer, ClientID: "c", Tenant: "acme", Status: "active"}), iam.Invalid, "is not trusted with this tenant")
-	wrong(t, db.PutClient(ctx, iam.Client{Issuer: pgtest.LimitedIssuer, ClientID: "c", Status: "active"}), iam.Invalid, "need a tenant")
+	wantError(t, db.PutMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: pgtest.LimitedIssuer, Claim: "groups", Value: "g", Roles: []string{"viewer"}}), iam.Invalid, "is not trusted with this tenant")
+	wantError(t, db.PutClient(ctx, iam.Client{Issuer: pgtest.LimitedIssuer, ClientID: "c", Tenant: "acme", Status: "active"}), iam.Invalid, "is not trusted with this tenant")
+	wantError(t, db.PutClient(ctx, iam.Client{Issuer: pgtest.LimitedIssuer, ClientID: "c", Status: "active"}), iam.Invalid, "need a tenant")
 	_, err = db.PutUser(ctx, iam.User{Issuer: pgtest.LimitedIssuer, Subject: "x", Status: "active", PlatformRoles: []string{"auditor"}, DefaultTenant: "acme"})
-	wrong(t, err, iam.Invalid, "/platform_roles")
-	wrong(t, err, iam.Invalid, "/default_tenant")
+	wantError(t, err, iam.Invalid, "/platform_roles")
+	wantError(t, err, iam.Invalid, "/default_tenant")
 	_, err = db.PutUser(ctx, iam.User{Issuer: "https://nobody.test", Subject: "x", Status: "active"})
-	wrong(t, err, iam.Invalid, "not a trusted issuer")
+	wantError(t, err, iam.Invalid, "not a trusted issuer")
 	_, err = db.PutUser(ctx, iam.User{Issuer: issuer, Subject: "x", Status: "active", DefaultTenant: "nowhere"})
-	wrong(t, err, iam.Invalid, `no tenant "nowhere"`)
+	wantError(t, err, iam.Invalid, `no tenant "nowhere"`)
 }
 
-func TestOwnTenantsAreThoseThatAreOpen(t *testing.T) {
+func TestTenantsOfListsActiveOnes(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
 	db := pgtest.OpenURL(t, url)
@@ -149,14 +151,14 @@ func TestOwnTenantsAreThoseThatAreOpen(t *testing.T) {
 	if diff := cmp.Diff(want, list); diff != "" {
 		t.Error(diff)
 	}
-	// The reach of its issuer was narrowed since.
+	// The issuer has since lost its trust for the other tenants.
 	narrow, err := postgres.Open(ctx, postgres.Config{
 		URL: url, Issuers: iam.Issuers{{URL: issuer, Tenants: []string{"globex"}}}, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second,
 	}, slog.New(slog.DiscardHandler), nil)
 	must(t, err)
 	defer narrow.Close()
 	if list, err := narrow.TenantsOf(ctx, issuer, "alice"); err != nil || len(list) != 1 || list[0].ID != "globex" {
-		t.Errorf("beyond the issuer's reach: %v, %v", list, err)
+		t.Errorf("tenants with which the issuer is not trusted: %v, %v", list, err)
 	}
 	_, err = db.PutUser(ctx, iam.User{Issuer: issuer, Subject: "alice", Status: iam.UserBlocked})
 	must(t, err)
@@ -165,8 +167,8 @@ func TestOwnTenantsAreThoseThatAreOpen(t *testing.T) {
 	}
 }
 
-// What a transaction has changed is a list of keys, and everything where the list would be very long.
-func TestWhatATransactionHasChangedStaysShort(t *testing.T) {
+// The changes of a transaction are a list of keys, or "all" beyond a limit.
+func TestChangesOfATransactionAreBounded(t *testing.T) {
 	t.Parallel()
 	conn, err := pgx.Connect(ctx, pgtest.URL(t))
 	must(t, err)

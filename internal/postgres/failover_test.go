@@ -19,9 +19,8 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// A standby takes over: what the old primary said last is not believed, and what
-// is changed on the new one is heard.
-func TestANewPrimaryIsFollowed(t *testing.T) {
+// A standby is promoted: facts of the old primary are discarded, and changes on the new one are received.
+func TestFailoverToAStandby(t *testing.T) {
 	t.Parallel()
 	primary := pgtest.Server(t)
 	_, err := postgres.Migrate(ctx, primary.URL, postgres.Up)
@@ -31,15 +30,15 @@ func TestANewPrimaryIsFollowed(t *testing.T) {
 	db := pgtest.OpenURL(t, primary.URL)
 	rename(t, db, "old")
 	r := startReplica(t, both, "", 8*time.Second).started(t)
-	until(t, "the first answer", 5*time.Second, func() bool { return r.name(t) == "old" })
+	until(t, "the old fact", 5*time.Second, func() bool { return r.name(t) == "old" })
 	caughtUp(t, primary.URL, standby.URL)
 	lagging := pgtest.OpenURL(t, standby.URL)
 	if _, _, err := lagging.Tenant(ctx, "acme"); err == nil || !strings.Contains(err.Error(), "the server is read-only") {
-		t.Errorf("a look-up on a standby: %v", err)
+		t.Errorf("look-up on a standby: %v", err)
 	}
 	if l, err := lagging.Listen(ctx); err == nil {
 		l.Close()
-		t.Error("a standby is listened to")
+		t.Error("Listen accepts a standby")
 	}
 
 	primary.Kill()
@@ -53,11 +52,11 @@ func TestANewPrimaryIsFollowed(t *testing.T) {
 	until(t, "a write on the new primary", 10*time.Second, func() bool {
 		return promoted.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: "new", Status: iam.TenantActive}) == nil
 	})
-	until(t, "the new answer", 20*time.Second, func() bool {
-		asked := time.Now()
+	until(t, "the new fact", 20*time.Second, func() bool {
+		sent := time.Now()
 		got := r.name(t)
-		if got == "old" && asked.Sub(gone) > 8*time.Second {
-			t.Fatalf("an old answer %s after the primary went", asked.Sub(gone))
+		if got == "old" && sent.Sub(gone) > 8*time.Second {
+			t.Fatalf("a stale fact %s after the primary was killed", sent.Sub(gone))
 		}
 		return got == "new"
 	})
@@ -78,7 +77,7 @@ func standbyOf(t *testing.T, primary **devpg.Server) *devpg.Server {
 	(*primary).Stop()
 	dir, err := os.MkdirTemp("", "iam-pg-standby-")
 	must(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // a leftover in the temporary folder harms nobody
+	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // a leftover in the temporary folder does no harm
 	out, err := exec.Command("cp", "-a", (*primary).Dir+"/.", dir).CombinedOutput()
 	if err != nil {
 		t.Fatalf("copy the server: %v: %s", err, out)
@@ -96,14 +95,14 @@ func standbyOf(t *testing.T, primary **devpg.Server) *devpg.Server {
 	must(t, err)
 	standby, err := devpg.Start(ctx, devpg.Options{Dir: dir, Settings: []string{
 		fmt.Sprintf("primary_conninfo=host=%s port=%d user=%s password=%s", cfg.Host, cfg.Port, cfg.User, cfg.Password), "hot_standby=on",
-		"max_connections=200", // not fewer than the primary had
+		"max_connections=200", // at least as many as on the primary
 	}})
 	must(t, err)
 	t.Cleanup(standby.Stop)
 	return standby
 }
 
-// caughtUp waits until the standby has all that the primary has.
+// caughtUp waits until the standby has replayed all WAL of the primary.
 func caughtUp(t *testing.T, primary, standby string) {
 	t.Helper()
 	p, err := pgx.Connect(ctx, primary)
@@ -115,15 +114,15 @@ func caughtUp(t *testing.T, primary, standby string) {
 	var at string
 	must(t, p.QueryRow(ctx, `SELECT pg_current_wal_lsn()::text`).Scan(&at))
 	until(t, "the standby", 20*time.Second, func() bool {
-		var there bool
-		must(t, s.QueryRow(ctx, `SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn`, at).Scan(&there))
-		return there
+		var replayed bool
+		must(t, s.QueryRow(ctx, `SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn`, at).Scan(&replayed))
+		return replayed
 	})
 }
 
-// A primary that is cut off from its synchronous standby may have been replaced by it: it proves
-// nothing any more, though it still answers and notifies, and though the wait for the standby is cancelled.
-func TestAPrimaryWithoutItsSynchronousStandbyProvesNothing(t *testing.T) {
+// A primary that is cut off from its synchronous standby may have been replaced by it. It commits no
+// heartbeat, although it still responds and notifies and the wait for the standby is cancelled.
+func TestAPrimaryWithoutItsSynchronousStandbySendsNoHeartbeat(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Server(t)
 	_, err := postgres.Migrate(ctx, server.URL, postgres.Up)
@@ -144,19 +143,18 @@ func TestAPrimaryWithoutItsSynchronousStandbyProvesNothing(t *testing.T) {
 	until(t, "both are stale", 30*time.Second, func() bool { return one.feed.State() == feed.Stale && two.feed.State() == feed.Stale })
 	for _, r := range []*replica{one, two} {
 		if got := r.name(t); got != "facts_stale" {
-			t.Errorf("it answers %s", got)
+			t.Errorf("got %s", got)
 		}
 	}
 	standbys("")
 	until(t, "both are fresh", 30*time.Second, func() bool { return one.feed.State() == feed.Fresh && two.feed.State() == feed.Fresh })
 	if got := one.name(t); got != "acme" {
-		t.Errorf("it answers %s", got)
+		t.Errorf("got %s", got)
 	}
 }
 
-// What is read from another server than the one that is listened to could change
-// unheard.
-func TestFactsOfAnotherServerAreRefused(t *testing.T) {
+// Facts of another server than the listener's are an error: their changes would not be notified.
+func TestFactsOfAnotherServerAreRejected(t *testing.T) {
 	t.Parallel()
 	a, b := pgtest.Server(t), pgtest.Server(t)
 	for _, s := range []*devpg.Server{a, b} {
@@ -169,7 +167,7 @@ func TestFactsOfAnotherServerAreRefused(t *testing.T) {
 	must(t, err)
 	defer split.Close()
 	if _, _, err := split.Tenant(ctx, "acme"); err != nil {
-		t.Errorf("before anything is listened to: %v", err)
+		t.Errorf("without a listener: %v", err)
 	}
 	l, err := split.Listen(ctx)
 	must(t, err)

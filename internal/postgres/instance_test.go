@@ -10,9 +10,8 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// A database knows that it is not where its instance was made, as a dump that was restored
-// elsewhere is not, and is told whether it was moved or is a copy.
-func TestACopyOfADatabaseIsNoticed(t *testing.T) {
+// A dump that is restored elsewhere is detected, until an operator confirms the instance or renews it.
+func TestACopiedDatabaseIsDetected(t *testing.T) {
 	t.Parallel()
 	original, elsewhere := pgtest.URL(t), pgtest.URL(t)
 	db := pgtest.OpenURL(t, elsewhere)
@@ -39,7 +38,7 @@ func TestACopyOfADatabaseIsNoticed(t *testing.T) {
 		_, err := to.Exec(ctx, `UPDATE instance SET id = $1, home = $2`, id, home)
 		must(t, err)
 		if got := instance(true); got != id {
-			t.Errorf("it is %s, want %s", got, id)
+			t.Errorf("instance is %s, want %s", got, id)
 		}
 	}
 	restore()
@@ -48,7 +47,7 @@ func TestACopyOfADatabaseIsNoticed(t *testing.T) {
 		return err
 	}))
 	if got := instance(false); got != id {
-		t.Errorf("kept is %s, want %s", got, id)
+		t.Errorf("confirmed instance is %s, want %s", got, id)
 	}
 	restore()
 	must(t, db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) error {
@@ -56,16 +55,16 @@ func TestACopyOfADatabaseIsNoticed(t *testing.T) {
 		return err
 	}))
 	if got := instance(false); got == id {
-		t.Error("renewed, it is the same")
+		t.Error("the renewed instance has the same id")
 	}
 
-	// The role that serves owns nothing, and can look.
+	// The service's role owns nothing, and can read the home.
 	tx, err := to.Begin(ctx)
 	must(t, err)
 	defer func() { must(t, tx.Rollback(ctx)) }()
 	for _, sql := range []string{
-		`CREATE ROLE only_looks`, `DO $$ BEGIN EXECUTE format('GRANT USAGE ON SCHEMA %I TO only_looks', current_schema()); END $$`,
-		`GRANT SELECT ON instance TO only_looks`, `SET LOCAL ROLE only_looks`,
+		`CREATE ROLE only_reads`, `DO $$ BEGIN EXECUTE format('GRANT USAGE ON SCHEMA %I TO only_reads', current_schema()); END $$`,
+		`GRANT SELECT ON instance TO only_reads`, `SET LOCAL ROLE only_reads`,
 	} {
 		_, err := tx.Exec(ctx, sql)
 		must(t, err)
@@ -73,6 +72,6 @@ func TestACopyOfADatabaseIsNoticed(t *testing.T) {
 	var same bool
 	must(t, tx.QueryRow(ctx, `SELECT home = iam_home() FROM instance`).Scan(&same))
 	if !same {
-		t.Error("another role sees another home")
+		t.Error("another role reads another home")
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"iam-service/internal/postgres"
 )
 
-func TestTheOnlyMembershipOfAnOlderUserBecomesTheDefault(t *testing.T) {
+func TestMigrationMakesTheOnlyMembershipTheDefault(t *testing.T) {
 	t.Parallel()
 	url := pgtest.EmptyURL(t)
 	_, err := postgres.Migrate(ctx, url, postgres.Up)

@@ -32,7 +32,7 @@ func TestMigrationsGoUpAndDownAndUpAgain(t *testing.T) {
 		steps, err := postgres.Migrate(ctx, url, postgres.Down)
 		must(t, err)
 		if len(steps) != 1 {
-			t.Errorf("down took back %d steps", len(steps))
+			t.Errorf("down rolled back %d steps", len(steps))
 		}
 	}
 	conn, err := pgx.Connect(ctx, url)
@@ -54,7 +54,7 @@ func TestMigrationsGoUpAndDownAndUpAgain(t *testing.T) {
 	}
 }
 
-func TestTwoMigrationsAtOnceAreOneAfterTheOther(t *testing.T) {
+func TestConcurrentMigrationsAreSerialized(t *testing.T) {
 	t.Parallel()
 	url := pgtest.EmptyURL(t)
 	var wg sync.WaitGroup
@@ -74,10 +74,10 @@ func TestTwoMigrationsAtOnceAreOneAfterTheOther(t *testing.T) {
 	}
 }
 
-func TestServingNeedsASchemaThatIsNewEnough(t *testing.T) {
+func TestCheckSchemaRejectsAnOldSchema(t *testing.T) {
 	t.Parallel()
 	open := func(url string) *postgres.DB {
-		db, err := postgres.Open(ctx, postgres.Config{URL: url, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), func(r string) { t.Errorf("counted as an error of the database: %s", r) })
+		db, err := postgres.Open(ctx, postgres.Config{URL: url, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), func(r string) { t.Errorf("counted as a database error: %s", r) })
 		must(t, err)
 		t.Cleanup(db.Close)
 		return db
@@ -93,5 +93,5 @@ func TestServingNeedsASchemaThatIsNewEnough(t *testing.T) {
 	defer conn.Close(ctx)
 	_, err = conn.Exec(ctx, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, true)`)
 	must(t, err)
-	must(t, open(url).CheckSchema(ctx)) // a newer one runs
+	must(t, open(url).CheckSchema(ctx)) // a newer one is fine
 }

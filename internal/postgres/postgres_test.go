@@ -24,8 +24,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// wrong fails unless err is of the kind and says want.
-func wrong(t *testing.T, err error, kind iam.Kind, want string) {
+// wantError fails unless err is of the kind and contains want.
+func wantError(t *testing.T, err error, kind iam.Kind, want string) {
 	t.Helper()
 	if iam.KindOf(err) != kind || err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v (%s), want %s with %q", err, iam.KindOf(err), kind, want)

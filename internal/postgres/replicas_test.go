@@ -19,7 +19,7 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// replica is a store of facts on a real database, kept true by a real feed.
+// replica is a store of facts on a real database, invalidated by a real feed.
 type replica struct {
 	db    *postgres.DB
 	store *directory.Store
@@ -49,8 +49,7 @@ func (r *replica) started(t *testing.T) *replica {
 	return r
 }
 
-// name returns the name of the tenant acme as the replica knows it, or an error's
-// code.
+// name returns the name of the tenant acme that the replica reads, or the code of an error.
 func (r *replica) name(t *testing.T) string {
 	t.Helper()
 	v, err := r.store.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(10*time.Second)).Read(ctx, storage.Path{"directory", "tenants", "acme", "name"})
@@ -68,7 +67,7 @@ func rename(t *testing.T, db *postgres.DB, name string) {
 	must(t, db.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: name, Status: iam.TenantActive}))
 }
 
-// until waits for ok and fails where it takes longer than limit.
+// until waits for ok and fails after limit.
 func until(t *testing.T, what string, limit time.Duration, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(limit); !ok(); time.Sleep(5 * time.Millisecond) {
@@ -78,7 +77,7 @@ func until(t *testing.T, what string, limit time.Duration, ok func() bool) {
 	}
 }
 
-func TestAChangeIsSeenByAllReplicas(t *testing.T) {
+func TestAChangeReachesAllReplicas(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
 	db := pgtest.OpenURL(t, url)
@@ -96,46 +95,45 @@ func TestAChangeIsSeenByAllReplicas(t *testing.T) {
 	}
 	for _, r := range replicas {
 		if n := r.store.Drops(directory.Tenant); n < 49 && r.feed.Stats().Sessions == 1 {
-			t.Errorf("%d changes were heard", n)
+			t.Errorf("%d changes were received", n)
 		}
 	}
 }
 
-// neverOld watches a replica whose feed is cut off while facts change: an old
-// answer only until MAX_STALENESS after the cut, then an error, and when all is
-// well again the new one.
-func neverOld(t *testing.T, r *replica, direct *postgres.DB, maxStale time.Duration, breakIt, mend func()) {
+// checkStaleness breaks the feed of a replica while a fact changes. It checks that the replica returns
+// the old fact until MAX_STALENESS after that at most, then an error, and after restore the new fact.
+func checkStaleness(t *testing.T, r *replica, direct *postgres.DB, maxStale time.Duration, interrupt, restore func()) {
 	t.Helper()
 	rename(t, direct, "old")
-	until(t, "the first answer", 5*time.Second, func() bool { return r.name(t) == "old" })
-	breakIt()
+	until(t, "the old fact", 5*time.Second, func() bool { return r.name(t) == "old" })
+	interrupt()
 	cut := time.Now()
 	rename(t, direct, "new")
 	for time.Since(cut) < maxStale+2*time.Second {
-		asked := time.Now()
-		if got := r.name(t); got == "old" && asked.Sub(cut) > maxStale {
-			t.Fatalf("an old answer %s after the cut", asked.Sub(cut))
+		sent := time.Now()
+		if got := r.name(t); got == "old" && sent.Sub(cut) > maxStale {
+			t.Fatalf("a stale fact %s after the interruption", sent.Sub(cut))
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
 	if got := r.name(t); !strings.HasPrefix(got, "facts_") {
-		t.Errorf("past MAX_STALENESS the answer is %q", got)
+		t.Errorf("past MAX_STALENESS: %q, want an error", got)
 	}
 	if s := r.feed.State(); s != feed.Stale {
 		t.Errorf("the feed is %s", s)
 	}
-	mend()
-	until(t, "the new answer", 15*time.Second, func() bool {
+	restore()
+	until(t, "the new fact", 15*time.Second, func() bool {
 		got := r.name(t)
 		if got == "old" {
-			t.Fatal("an old answer after it was mended")
+			t.Fatal("a stale fact after the feed was restored")
 		}
 		return got == "new"
 	})
 }
 
-// Packets vanish and nobody is told: the listener alone, and all connections.
-func TestAListenerThatIsDeadInSilenceIsFoundOut(t *testing.T) {
+// Packets are lost without an error, on the listener alone or on all connections.
+func TestASilentlyDeadListenerIsDetected(t *testing.T) {
 	t.Parallel()
 	for name, both := range map[string]bool{"the listener": false, "all connections": true} {
 		t.Run(name, func(t *testing.T) {
@@ -148,12 +146,12 @@ func TestAListenerThatIsDeadInSilenceIsFoundOut(t *testing.T) {
 			}
 			rename(t, direct, "old")
 			r := startReplica(t, main, proxy.URL, 4*time.Second).started(t)
-			neverOld(t, r, direct, 4*time.Second, func() { proxy.Swallow(true) }, func() { proxy.Swallow(false); proxy.Cut() })
+			checkStaleness(t, r, direct, 4*time.Second, func() { proxy.Swallow(true) }, func() { proxy.Swallow(false); proxy.Cut() })
 		})
 	}
 }
 
-// A notification is lost, and with it the connection: everything is dropped.
+// A notification is lost together with its connection: reconnecting clears all facts.
 func TestAChangeDuringAGapIsNotMissed(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
@@ -164,15 +162,15 @@ func TestAChangeDuringAGapIsNotMissed(t *testing.T) {
 		until(t, "before the gap", 5*time.Second, func() bool { return r.name(t) == fmt.Sprintf("n%d", i) })
 		proxy.Swallow(true)
 		rename(t, direct, fmt.Sprintf("n%d", i+1))
-		time.Sleep(50 * time.Millisecond) // the notification is gone
+		time.Sleep(50 * time.Millisecond) // the notification is lost
 		proxy.Swallow(false)
 		proxy.Cut()
 	}
 	until(t, "after the gap", 5*time.Second, func() bool { return r.name(t) == "n5" })
 }
 
-// A pooler that breaks LISTEN: at the start it is told; later it ends in an error.
-func TestAPoolerThatBreaksListenIsFoundOut(t *testing.T) {
+// A pooler that breaks LISTEN fails the start, and later makes facts stale.
+func TestAPoolerThatBreaksListenIsDetected(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
 	direct, proxy := pgtest.OpenURL(t, url), pgtest.NewProxy(t, url)
@@ -185,9 +183,9 @@ func TestAPoolerThatBreaksListenIsFoundOut(t *testing.T) {
 		t.Errorf("the start: %v", err)
 	}
 	if got := deaf.name(t); got != "facts_stale" {
-		t.Errorf("an answer without a proof: %q", got)
+		t.Errorf("before the first heartbeat: %q", got)
 	}
 	proxy.Deafen(false)
 	deaf.started(t)
-	neverOld(t, deaf, direct, 4*time.Second, func() { proxy.Deafen(true) }, func() { proxy.Deafen(false) })
+	checkStaleness(t, deaf, direct, 4*time.Second, func() { proxy.Deafen(true) }, func() { proxy.Deafen(false) })
 }

@@ -12,8 +12,8 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Two edits, each fine by itself, can make a cycle: one of them must lose.
-func TestTwoEditsAtOnceCannotMakeACycle(t *testing.T) {
+// Two concurrent edits, each valid alone, would form a cycle: one of them fails.
+func TestConcurrentEditsCannotFormACycle(t *testing.T) {
 	t.Parallel()
 	db := pgtest.Open(t)
 	for _, scope := range []string{"acme", ""} {
@@ -30,14 +30,14 @@ func TestTwoEditsAtOnceCannotMakeACycle(t *testing.T) {
 			wg.Go(func() { errs[1] = db.PutRole(ctx, iam.Role{Tenant: scope, Name: b, Inherits: []string{a}}) })
 			wg.Wait()
 			if (errs[0] == nil) == (errs[1] == nil) {
-				t.Fatalf("exactly one must win: %v, %v", errs[0], errs[1])
+				t.Fatalf("exactly one must succeed: %v, %v", errs[0], errs[1])
 			}
-			wrong(t, errors.Join(errs...), iam.Invalid, "cycle")
+			wantError(t, errors.Join(errs...), iam.Invalid, "cycle")
 		}
 	}
 }
 
-func TestLimitsHoldAtTheirEdge(t *testing.T) {
+func TestLimitsAreExact(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
 	db := pgtest.OpenURL(t, url)
@@ -52,15 +52,15 @@ func TestLimitsHoldAtTheirEdge(t *testing.T) {
 	}
 	exec(`INSERT INTO roles (tenant, name) SELECT 'acme', 'r' || i FROM generate_series(1, 999) i`)
 	must(t, db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "the-1000th"}))
-	wrong(t, db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "one-more"}), iam.Conflict, "1000 roles")
-	must(t, db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "the-1000th", Permissions: []string{"a:b"}})) // a change is no addition
+	wantError(t, db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "one-more"}), iam.Conflict, "1000 roles")
+	must(t, db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "the-1000th", Permissions: []string{"a:b"}})) // a change adds no role
 
 	exec(`INSERT INTO tenants (id, slug, name) SELECT 't' || i, 't' || i, 'T' FROM generate_series(1, 1001) i`)
 	exec(`INSERT INTO memberships (user_id, tenant) SELECT $1::uuid, 't' || i FROM generate_series(1, 999) i`, id)
 	must(t, db.PutMembership(ctx, iam.Membership{Tenant: "t1000", User: id, Status: "active"}))
-	wrong(t, db.PutMembership(ctx, iam.Membership{Tenant: "t1001", User: id, Status: "active"}), iam.Conflict, "any more tenants")
+	wantError(t, db.PutMembership(ctx, iam.Membership{Tenant: "t1001", User: id, Status: "active"}), iam.Conflict, "any more tenants")
 	must(t, db.PutMembership(ctx, iam.Membership{Tenant: "t1000", User: id, Status: "suspended"}))
 
 	exec(`INSERT INTO mappings (tenant, issuer, claim, value, roles) SELECT 'acme', $1, 'groups', 'g' || i, '{r1}' FROM generate_series(1, 1000) i`, issuer)
-	wrong(t, db.PutMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: issuer, Claim: "groups", Value: "x", Roles: []string{"r1"}}), iam.Conflict, "1000 mappings")
+	wantError(t, db.PutMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: issuer, Claim: "groups", Value: "x", Roles: []string{"r1"}}), iam.Conflict, "1000 mappings")
 }

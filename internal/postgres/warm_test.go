@@ -17,8 +17,8 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// After Warm, requests wait for no connection to be made, even where the server takes none any more.
-func TestAWarmPoolAnswersWithoutANewConnection(t *testing.T) {
+// After Warm, requests need no new connection: they succeed although the server accepts none.
+func TestWarmPoolsNeedNoNewConnection(t *testing.T) {
 	t.Parallel()
 	proxy := pgtest.NewProxy(t, pgtest.URL(t))
 	db, err := postgres.Open(ctx, postgres.Config{
@@ -37,22 +37,22 @@ func TestAWarmPoolAnswersWithoutANewConnection(t *testing.T) {
 		}
 	}
 	proxy.Delay(time.Hour)
-	var asking sync.WaitGroup
+	var requests sync.WaitGroup
 	for i := range 50 {
-		asking.Go(func() {
+		requests.Go(func() {
 			if _, _, err := db.User(ctx, pgtest.Issuer, fmt.Sprint("user-", i)); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	asking.Wait()
+	requests.Wait()
 	if err := db.Ping(ctx); err != nil {
 		t.Error(err)
 	}
 }
 
-// A replica starts at a server whose connections are nearly used up; it does not start without one for each pool.
-func TestAServerWithRoomForFewConnectionsIsEnoughForAStart(t *testing.T) {
+// Warm succeeds with one connection for each pool, and fails with fewer.
+func TestWarmNeedsOneConnectionOfEachPool(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
 	role := "limited_" + strings.ToLower(rand.Text()[:12])
@@ -88,13 +88,13 @@ func TestAServerWithRoomForFewConnectionsIsEnoughForAStart(t *testing.T) {
 	}
 	limit(4)
 	var missing int
-	for range 1000 { // the pools, which open connections by themselves too, share four
+	for range 1000 { // the pools also open connections in the background, and share four
 		if missing, err = db.Warm(ctx); err == nil {
 			break
 		}
 	}
 	if err != nil || missing == 0 {
-		t.Errorf("%d are missing, %v", missing, err)
+		t.Errorf("%d missing, %v", missing, err)
 	}
 	if _, _, err := db.User(ctx, pgtest.Issuer, "alice"); err != nil {
 		t.Error(err)
