@@ -48,7 +48,7 @@ func TestExamplesOfThePolicyGuidePassTheirCases(t *testing.T) {
 				t.Errorf("policy check found %v, %v", found, err)
 			}
 			var out bytes.Buffer
-			if report, err := folder.Test(t.Context(), &out, authoring.TestOptions{Threshold: 90}); err != nil || !report.Good() || report.Cases < 5 {
+			if report, err := folder.Test(t.Context(), &out, authoring.TestOptions{Threshold: 90}); err != nil || !report.Passed() || report.Cases < 5 {
 				t.Errorf("%+v, %v: %s", report, err, &out)
 			}
 		})

@@ -29,7 +29,7 @@ func TestTheDefaultPolicyIsGood(t *testing.T) {
 	}
 	var out bytes.Buffer
 	report, err := folder.Test(t.Context(), &out, authoring.TestOptions{Threshold: 100})
-	if err != nil || !report.Good() || report.Ran < 10 || report.Cases < 8 {
+	if err != nil || !report.Passed() || report.Ran < 10 || report.Cases < 8 {
 		t.Errorf("%+v, %v:\n%s", report, err, &out)
 	}
 }

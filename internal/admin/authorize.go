@@ -192,8 +192,8 @@ func (w *Work) decide(ctx context.Context, t *token.Token, action string) error 
 }
 
 // question is what the policy is asked for an action on the task's object.
-func (w *Work) question(t *token.Token, action string) policy.AdminQuestion {
-	return policy.AdminQuestion{
+func (w *Work) question(t *token.Token, action string) policy.AdminInput {
+	return policy.AdminInput{
 		Claims:   t.Claims,
 		Action:   action,
 		Tenant:   w.task.Tenant,

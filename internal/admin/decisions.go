@@ -21,7 +21,7 @@ func (w *Work) Anywhere(ctx context.Context) (bool, error) {
 	if w.bound {
 		return false, nil
 	}
-	d, err := w.s.cfg.Engine.Administer(ctx, policy.AdminQuestion{
+	d, err := w.s.cfg.Engine.Administer(ctx, policy.AdminInput{
 		Claims: t.Claims, Action: w.task.Action, Object: w.task.Object, Method: w.caller.Method, ClientIP: w.caller.Address,
 	}, directory.NewDirect(w.tx, w.s.cfg.Issuers, t.Issuer), time.Now().Add(2*time.Second))
 	return d.Allow, err

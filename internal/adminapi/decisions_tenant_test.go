@@ -187,7 +187,7 @@ _user := data.directory.users[input.token.iss][input.token.sub]
 
 _membership := m if m := _user.memberships.acme
 `
-	w.ok(w.engine.Offer(ctx, c))
+	w.ok(w.engine.Submit(ctx, c))
 	r := w.want(200, "tina", "POST", "/v1/policy/explain?tenant=acme", map[string]any{"subject": "alice"})
 	text, _ := r.field("text").(string)
 	if r.field("allow") != true || strings.Contains(string(r.body), "globex-user") {

@@ -60,7 +60,7 @@ func fuzzHandler(f *testing.F) http.Handler {
 	if err != nil {
 		f.Fatal(err)
 	}
-	if err := e.Offer(context.Background(), c); err != nil {
+	if err := e.Submit(context.Background(), c); err != nil {
 		f.Fatal(err)
 	}
 	store := directory.New(emptyFacts{}, directory.Config{Issuers: issuers, MaxStale: 1000 * time.Hour})

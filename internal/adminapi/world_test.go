@@ -287,7 +287,7 @@ func (w *world) load(s settings) {
 			}
 		}
 	}
-	w.ok(w.engine.Offer(ctx, c))
+	w.ok(w.engine.Submit(ctx, c))
 }
 
 func (w *world) mint(user string, more map[string]any) string {

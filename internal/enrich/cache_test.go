@@ -149,7 +149,7 @@ func TestASupersededPolicyIsForgotten(t *testing.T) {
 	var gone atomic.Int64
 	const revisions = 10
 	for i := range revisions {
-		f.ok(w.engine.Offer(context.Background(), &policy.Candidate{
+		f.ok(w.engine.Submit(context.Background(), &policy.Candidate{
 			Roots: []string{"iam"}, Modules: map[string]string{"p.rego": fmt.Sprintf("package iam.claims\n\ndecision := {\"allow\": input.token.sub != input.request.tenant_hint, \"tenant\": \"\", \"reasons\": [{\"code\": \"%d\"}]}", i)},
 			Data: map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-ID"}}}},
 		}))

@@ -177,7 +177,7 @@ func (s *Service) Enrich(ctx context.Context, q Request) (Response, error) {
 		if !current && try == 0 {
 			continue
 		}
-		if current && d.Keep != 0 && s.cfg.Entries > 0 {
+		if current && d.TTL != 0 && s.cfg.Entries > 0 {
 			s.cache.add(key, result)
 		}
 		s.record(&e, result, d, facts)

@@ -18,14 +18,14 @@ type evaluation struct {
 	request  Request
 	token    *token.Token     // verified; nil: none
 	revision *policy.Revision // nil: no policy is active
-	input    policy.Question
+	input    policy.Input
 	began    time.Duration // by the directory's clock
 }
 
 // setInput sets the policy input of an evaluation.
 func (s *Service) setInput(e *evaluation) {
 	r, facts := e.revision, &e.request.Facts
-	e.input = policy.Question{Fields: fieldsOf(r, facts)}
+	e.input = policy.Input{Fields: fieldsOf(r, facts)}
 	if e.token == nil {
 		e.input.Anonymous = r.Anonymous(facts.Path, facts.Preflight)
 		return
@@ -111,8 +111,8 @@ func (s *Service) evaluate(ctx context.Context, e *evaluation, facts *directory.
 		}
 	}
 	result.facts = facts.Record()
-	if d.Keep > 0 {
-		result.until = e.began + d.Keep
+	if d.TTL > 0 {
+		result.until = e.began + d.TTL
 	}
 	return result, d, nil
 }
@@ -182,7 +182,7 @@ func sizes(names, values []string) string {
 type Outcome struct {
 	Response Response
 	Decision policy.Decision
-	Input    policy.Question
+	Input    policy.Input
 }
 
 // Question is what Ask evaluates.

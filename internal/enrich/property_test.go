@@ -236,7 +236,7 @@ func (f *fixture) template(name string, c *policy.Candidate) *template {
 		Limit: time.Minute, Log: slog.New(slog.DiscardHandler), Settings: map[string]string{"unknown_users": "mapped"},
 	})
 	f.ok(err)
-	if err := t.engine.Offer(context.Background(), c); err != nil {
+	if err := t.engine.Submit(context.Background(), c); err != nil {
 		f.Fatalf("%s: %v", name, err)
 	}
 	modules := map[string]*ast.Module{}

@@ -61,7 +61,7 @@ type Evaluated struct {
 	Token    *token.Token // nil: none
 	Request  RequestFacts
 	Hint     string // of the tenant
-	Input    policy.Question
+	Input    policy.Input
 	Response Response
 	Reasons  []policy.Reason  // nil of a cache hit
 	Facts    []directory.Fact // nil of a cache hit

@@ -13,66 +13,64 @@ import (
 	"iam-service/internal/iam"
 )
 
-// AdminEntrypoint is the rule that answers whether somebody may do something
-// administrative.
+// AdminEntrypoint is the rule that authorizes administrative actions.
 const AdminEntrypoint = "data.iam.admin.decision"
 
-// AdminQuestion is what is asked of AdminEntrypoint. What is not known is empty.
-type AdminQuestion struct {
+// AdminInput is the policy input of AdminEntrypoint. Unknown fields are empty.
+type AdminInput struct {
 	Claims   ast.Value // of the verified token
 	Action   string    // "member:create"
-	Tenant   string    // that it is about
-	Object   string    // that it is about, by id or name
+	Tenant   string    // of the object
+	Object   string    // id or name
 	Method   string
 	ClientIP string
 }
 
-// AdminDecision is the answer.
+// AdminDecision is the decision of AdminEntrypoint.
 type AdminDecision struct {
 	Allow    bool
-	Status   int // of a deny: 401, 403 or 404, which says no more than that nothing is there
+	Status   int // of a deny: 401, 403, or 404 where even the object's existence is hidden
 	Reasons  []Reason
 	Revision string
 }
 
-// Administer evaluates AdminEntrypoint of the revision in force. It fails as
-// Decide does. The answer is never kept.
-func (e *Engine) Administer(ctx context.Context, q AdminQuestion, facts Facts, deadline time.Time) (AdminDecision, error) {
+// Administer evaluates AdminEntrypoint of the active revision. It fails as
+// Decide does. The decision is never cached.
+func (e *Engine) Administer(ctx context.Context, q AdminInput, facts Facts, deadline time.Time) (AdminDecision, error) {
 	r := e.current.Load()
 	if r == nil {
 		return AdminDecision{}, ErrNoPolicy
 	}
 	if !r.administers {
-		return AdminDecision{}, &iam.Error{Kind: iam.Unavailable, Code: "no_policy", Detail: "the policy in force says nothing about administration"}
+		return AdminDecision{}, &iam.Error{Kind: iam.Unavailable, Code: "no_policy", Detail: "the active policy has no rules for administration"}
 	}
 	began := time.Now()
 	ev := &evaluation{facts: facts, ctx: ctx, began: began, waited: facts.Waited(), limit: e.cfg.Limit, deadline: deadline}
-	rs, err := r.eval(ctx, AdminEntrypoint, r.admin, q.input(), ev)
+	rs, err := r.eval(ctx, AdminEntrypoint, r.admin, q.value(), ev)
 	if err != nil {
 		return AdminDecision{}, err
 	}
 	d, err := adminDecision(rs)
 	if err != nil {
-		return AdminDecision{}, brokenAt(AdminEntrypoint, r, "%w", err)
+		return AdminDecision{}, policyErrorAt(AdminEntrypoint, r, "%w", err)
 	}
 	d.Revision = r.ID
 	return d, nil
 }
 
-// adminDecision reads the answer strictly: what is not of the agreed shape is an
-// error.
+// adminDecision parses a decision strictly: any deviation from the agreed shape is an error.
 func adminDecision(rs rego.ResultSet) (AdminDecision, error) {
-	doc, err := answerOf(rs)
+	doc, err := resultObject(rs)
 	if err != nil {
 		return AdminDecision{}, err
 	}
 	allow, ok := boolean(doc, keyAllow)
 	if !ok {
-		return AdminDecision{}, errors.New("the answer has no boolean allow")
+		return AdminDecision{}, errors.New("the decision has no boolean allow")
 	}
 	d := AdminDecision{Allow: allow, Status: http.StatusForbidden}
 	if t := doc.Get(keyStatus); t != nil {
-		switch n, _ := t.Value.(ast.Number); n { // another type is "", which is refused below
+		switch n, _ := t.Value.(ast.Number); n { // another type is "", which is rejected below
 		case "401":
 			d.Status = http.StatusUnauthorized
 		case "403":
@@ -86,8 +84,8 @@ func adminDecision(rs rego.ResultSet) (AdminDecision, error) {
 	return d, err
 }
 
-// input is q as the policy sees it. What is not known is absent, never "".
-func (q *AdminQuestion) input() ast.Value {
+// value is q as policy input. Unknown fields are absent, never "".
+func (q *AdminInput) value() ast.Value {
 	in := ast.NewObject()
 	if q.Claims != nil {
 		in.Insert(termToken, ast.NewTerm(q.Claims))

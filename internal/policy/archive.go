@@ -14,31 +14,30 @@ import (
 // Bounds of a bundle, in bytes unless they say otherwise.
 const (
 	MaxBundle   = 32 << 20 // packed, and of one file in it
-	maxUnpacked = 64 << 20 // all files in it together: as they say, and as they are
+	maxUnpacked = 64 << 20 // all files together: by their headers, and as unpacked
 	maxFiles    = 10_000   // entries
 
-	// Each value takes many times its text in memory.
+	// A value takes many times its text in memory.
 	maxValues = 1_000_000 // commas and brackets, and lines, in all files together
 )
 
-// CheckArchive walks a packed bundle before anything else reads it, and refuses what OPA's
-// loader would take at its word: it allocates what a header declares, and a header of a
-// sparse file declares what is not there. The walk holds one header at a time. It is by
-// the parser that the loader uses, so that the two never read one archive differently.
+// CheckArchive walks a packed bundle before anything else reads it. OPA's loader allocates
+// what a header declares, and a sparse file's header can declare any size. The walk holds
+// one header at a time, and uses the loader's own parser, so that both read an archive alike.
 func CheckArchive(packed []byte) error {
 	if len(packed) > MaxBundle {
 		return fmt.Errorf("it is larger than %d MB", MaxBundle>>20)
 	}
 	z, err := gzip.NewReader(bytes.NewReader(packed))
 	if err != nil {
-		return fmt.Errorf("it is no bundle (.tar.gz): %w", err)
+		return fmt.Errorf("it is not a bundle (.tar.gz): %w", err)
 	}
 	unpacked := &counter{r: z}
 	err = checkEntries(tar.NewReader(unpacked))
 	if err == nil {
 		err = unpacked.rest()
 	}
-	if unpacked.err != nil { // tar has its own words for it
+	if unpacked.err != nil { // clearer than tar's own error
 		return unpacked.err
 	}
 	return err
@@ -53,13 +52,13 @@ func checkEntries(archive *tar.Reader) error {
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
-			return fmt.Errorf("it is no bundle (.tar.gz): %w", err)
+			return fmt.Errorf("it is not a bundle (.tar.gz): %w", err)
 		case n == maxFiles:
 			return fmt.Errorf("it has more than %d files", maxFiles)
 		}
 		for record := range h.PAXRecords {
 			if strings.HasPrefix(record, "GNU.sparse.") {
-				return fmt.Errorf("%q is a sparse file, which no bundle needs", h.Name)
+				return fmt.Errorf("%q is a sparse file, which is not allowed", h.Name)
 			}
 		}
 		switch h.Typeflag {
@@ -67,7 +66,7 @@ func checkEntries(archive *tar.Reader) error {
 			continue
 		case tar.TypeReg, tar.TypeDir:
 		default:
-			return fmt.Errorf("%q is neither a file nor a folder: links, devices and sparse files are refused", h.Name)
+			return fmt.Errorf("%q is neither a file nor a folder: links, devices and sparse files are not allowed", h.Name)
 		}
 		if h.Size > MaxBundle {
 			return fmt.Errorf("%q is larger than %d MB", h.Name, MaxBundle>>20)
@@ -83,7 +82,7 @@ func checkEntries(archive *tar.Reader) error {
 			continue
 		}
 		if seen[name] {
-			return fmt.Errorf("it has %q twice", name)
+			return fmt.Errorf("it contains %q twice", name)
 		}
 		seen[name] = true
 		if path.Base(name) == "patch.json" {
@@ -98,21 +97,21 @@ func entryName(name string) (string, error) {
 	below := strings.TrimPrefix(name, "/")
 	switch {
 	case strings.HasPrefix(below, "/"), strings.Contains(below, `\`), strings.Contains("/"+below+"/", "/../"):
-		return "", fmt.Errorf("%q is no path below the root of the bundle", name)
+		return "", fmt.Errorf("%q is not a path below the root of the bundle", name)
 	}
 	return path.Clean(below), nil
 }
 
 func tooLargeUnpacked() error {
-	return fmt.Errorf("it takes more than %d MB when it is unpacked", maxUnpacked>>20)
+	return fmt.Errorf("it is larger than %d MB unpacked", maxUnpacked>>20)
 }
 
-// counter counts what passes through: bytes, and roughly what begins a value, and lines. It
-// fails where there is too much.
+// counter counts bytes, lines, and roughly the values that are read through it. It fails at
+// the bounds.
 type counter struct {
 	r                   io.Reader
 	bytes, begun, lines int
-	err                 error // why it failed, if that was the archive's size
+	err                 error // at a bound; nil: none was reached
 }
 
 func (c *counter) Read(b []byte) (int, error) {
@@ -134,19 +133,19 @@ func (c *counter) Read(b []byte) (int, error) {
 	return 0, c.err
 }
 
-// rest reads what follows the archive: zeros, or it is something that only some would read.
+// rest reads what follows the archive: only zeros are allowed, since parsers differ on anything else.
 func (c *counter) rest() error {
 	var buf [32 << 10]byte
 	for {
 		n, err := c.Read(buf[:])
 		if len(bytes.Trim(buf[:n], "\x00")) > 0 {
-			return errors.New("something follows its end")
+			return errors.New("data follows its end")
 		}
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("it is no bundle (.tar.gz): %w", err)
+			return fmt.Errorf("it is not a bundle (.tar.gz): %w", err)
 		}
 	}
 }

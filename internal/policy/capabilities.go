@@ -10,12 +10,11 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// Allowed are the builtins that a policy may call. It is a list of what is in,
-// not of what is out: one that neither asks whether to stop nor is linear in what
-// it is given is left out, and so is everything that reaches outside of the
-// evaluation. A test calls each with hostile arguments.
+// AllowedBuiltins are the builtins that a policy may call: an allow-list. Excluded is each
+// builtin that neither polls for cancellation nor is linear in its arguments, and each with
+// an effect outside of the evaluation. A test calls each with hostile arguments.
 //
-// Left out on purpose, and what to use instead:
+// Excluded on purpose, and what to use instead:
 //   - http.send, net.lookup_ip_addr, opa.runtime, rand.*, uuid.rfc4122, trace:
 //     they reach outside, or make two evaluations differ;
 //   - bits.*, numbers.range*, net.cidr_expand, graph.reachable_paths, walk,
@@ -26,7 +25,7 @@ import (
 //     needs them. Role inheritance is prepared in the documents (closure), tokens
 //     are verified before the policy runs, and paths are matched with startswith,
 //     split and glob-free comparison.
-var Allowed = []string{
+var AllowedBuiltins = []string{
 	"eq", "assign", "equal", "neq", "gt", "gte", "lt", "lte",
 	"internal.member_2", "internal.member_3", "internal.print", "print", "internal.template_string", "internal.test_case",
 	"plus", "minus", "mul", "div", "rem", "round", "ceil", "floor", "abs",
@@ -54,19 +53,19 @@ var Allowed = []string{
 // The result is shared: do not change it.
 var Capabilities = sync.OnceValue(func() *ast.Capabilities {
 	caps := ast.CapabilitiesForThisVersion()
-	caps.Builtins = slices.DeleteFunc(caps.Builtins, func(b *ast.Builtin) bool { return !slices.Contains(Allowed, b.Name) })
+	caps.Builtins = slices.DeleteFunc(caps.Builtins, func(b *ast.Builtin) bool { return !slices.Contains(AllowedBuiltins, b.Name) })
 	caps.AllowNet = []string{}
 	return caps
 })
 
-// instead says what to use for builtins that are not allowed, by name or the beginning of one.
-var instead = []struct{ name, use string }{
-	{"http.send", "facts of data.directory, or data in the bundle: a policy reaches nothing outside"},
-	{"net.lookup_ip_addr", "data in the bundle: a policy reaches nothing outside"},
+// substitutes are replacements for builtins that are not allowed, by name or prefix.
+var substitutes = []struct{ name, use string }{
+	{"http.send", "facts of data.directory, or data in the bundle: a policy has no network"},
+	{"net.lookup_ip_addr", "data in the bundle: a policy has no network"},
 	{"net.cidr_", "net.cidr_contains, for each network"},
 	{"opa.runtime", "data.iam.config or input.settings"},
-	{"rand.", "crypto.sha256 of something in the input: two evaluations must not differ"},
-	{"uuid.", "crypto.sha256 of something in the input: two evaluations must not differ"},
+	{"rand.", "crypto.sha256 of a part of the input: evaluations must be repeatable"},
+	{"uuid.", "crypto.sha256 of a part of the input: evaluations must be repeatable"},
 	{"regex.", "startswith, endswith, contains, split or strings.any_prefix_match"},
 	{"glob.", "startswith, endswith, or split and a comparison of the parts"},
 	{"sprintf", "a template string: $\"{x} of {y}\""},
@@ -82,7 +81,7 @@ var instead = []struct{ name, use string }{
 	{"io.jwt.", "input.token, whose claims are verified"},
 	{"json.patch", "object.union, json.remove or json.filter"},
 	{"json.match_schema", "is_string, is_number and the like"},
-	{"json.verify_schema", "a schema in schemas/, which policy check looks at"},
+	{"json.verify_schema", "a schema in schemas/, which policy check validates"},
 	{"object.subset", "object.filter and a comparison"},
 	{"yaml.", "json.marshal and json.unmarshal"},
 	{"crypto.", "crypto.sha256, crypto.hmac.sha256 or crypto.hmac.equal"},
@@ -90,16 +89,16 @@ var instead = []struct{ name, use string }{
 	{"trace", "print, in tests"},
 }
 
-// Substitutes says of builtins that the sandbox leaves out what to use instead: the compiler
-// knows them not at all.
-func Substitutes(errs ast.Errors) ast.Errors {
+// SuggestSubstitutes rewrites the compiler's errors about excluded builtins, which it reports as
+// undefined: the new text suggests a replacement.
+func SuggestSubstitutes(errs ast.Errors) ast.Errors {
 	for _, e := range errs {
 		name, ok := strings.CutPrefix(e.Message, "undefined function ")
 		if !ok || ast.BuiltinMap[name] == nil {
 			continue
 		}
 		e.Message = name + " is not allowed here"
-		for _, i := range instead {
+		for _, i := range substitutes {
 			if strings.HasPrefix(name, i.name) {
 				e.Message = fmt.Sprintf("%s is not allowed here; use %s", name, i.use)
 				break

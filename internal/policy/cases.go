@@ -21,8 +21,8 @@ import (
 	"iam-service/internal/directory"
 )
 
-// Case is a question with facts, and the decision that is wanted: cases/*.yaml. A bundle
-// carries them as data.iam.cases, which the gate takes out again.
+// Case is a policy input with facts, and the expected decision: cases/*.yaml. A bundle
+// carries cases as data.iam.cases, which the gate removes from data.
 type Case struct {
 	File  string `json:"file,omitempty"`
 	Title string `json:"title"`
@@ -34,13 +34,13 @@ type Case struct {
 	Want Want `json:"want"`
 }
 
-// Want is what must be true of a decision; what is not named may be anything.
+// Want is the expected decision; absent fields are not compared.
 type Want struct {
 	Allow   *bool             `json:"allow"`
 	Status  int               `json:"status,omitempty"`
 	Tenant  string            `json:"tenant,omitempty"`
 	Codes   []string          `json:"codes,omitempty"`   // each of them must be among the reasons
-	Headers map[string]string `json:"headers,omitempty"` // a list is written with commas
+	Headers map[string]string `json:"headers,omitempty"` // lists are joined by commas
 }
 
 // ParseCases reads a file of cases.
@@ -48,7 +48,7 @@ func ParseCases(file string, text []byte) ([]Case, error) {
 	var first, second yamlv3.Node
 	docs := yamlv3.NewDecoder(bytes.NewReader(text))
 	if docs.Decode(&first) == nil && docs.Decode(&second) == nil {
-		return nil, fmt.Errorf("%s: one document is read, and there are more", file)
+		return nil, fmt.Errorf("%s: it must be one YAML document", file)
 	}
 	var cases []Case
 	js, err := yaml.YAMLToJSONStrict(text)
@@ -68,17 +68,17 @@ func ParseCases(file string, text []byte) ([]Case, error) {
 	return cases, errors.Join(checkCases(cases), checkFacts(cases))
 }
 
-// checkFacts says which facts of cases no directory has: a misspelt key would make a rule hold for a reason that no
-// user has.
+// checkFacts validates the facts of cases by the directory's schema: with a misspelt key, a case could pass for a
+// reason that no real user has.
 func checkFacts(cases []Case) error {
 	schema, compiled := directorySchema()
 	var errs []error
 	for _, c := range cases {
 		if c.Directory != nil {
-			errs = append(errs, fits(fmt.Sprintf("%s: %q: directory", c.File, c.Title), schema, compiled, c.Directory))
+			errs = append(errs, checkAgainst(fmt.Sprintf("%s: %q: directory", c.File, c.Title), schema, compiled, c.Directory))
 		}
 	}
-	return errors.Join(distinct(errs)...)
+	return errors.Join(uniqueErrors(errs)...)
 }
 
 func strictly(js []byte, into any) error {
@@ -92,9 +92,9 @@ func checkCases(cases []Case) error {
 	for i, c := range cases {
 		switch {
 		case c.Title == "":
-			return fmt.Errorf("%s: the case %d has no title", c.File, i+1)
+			return fmt.Errorf("%s: case %d has no title", c.File, i+1)
 		case c.Want.Allow == nil:
-			return fmt.Errorf("%s: %q does not say whether it wants allow: true or false", c.File, c.Title)
+			return fmt.Errorf("%s: %q: want.allow must be true or false", c.File, c.Title)
 		case c.Entrypoint != "" && c.Entrypoint != "claims" && c.Entrypoint != "admin":
 			return fmt.Errorf("%s: %q: entrypoint must be claims or admin", c.File, c.Title)
 		}
@@ -102,14 +102,14 @@ func checkCases(cases []Case) error {
 	return nil
 }
 
-// Where below data.iam a bundle carries what is no data of its rules.
+// Keys of data.iam under which a bundle carries cases and schemas.
 const (
 	casesKey   = "cases"
 	schemasKey = "schemas"
 )
 
-// Carry writes what a bundle carries as data: cases, and schemas of its data.
-func (c *Candidate) Carry(data map[string]any) error {
+// AddExtras adds cases and schemas to data, as a bundle carries them.
+func (c *Candidate) AddExtras(data map[string]any) error {
 	carried := map[string]any{}
 	if len(c.Cases) > 0 {
 		text, err := json.Marshal(c.Cases)
@@ -130,7 +130,7 @@ func (c *Candidate) Carry(data map[string]any) error {
 	if len(carried) == 0 {
 		return nil
 	}
-	root, _ := data["iam"].(map[string]any) // absent: made here
+	root, _ := data["iam"].(map[string]any) // absent: created below
 	root = maps.Clone(root)
 	if root == nil {
 		root = map[string]any{}
@@ -140,10 +140,10 @@ func (c *Candidate) Carry(data map[string]any) error {
 	return nil
 }
 
-// takeCarried takes cases and schemas out of data, so that they are not in memory for as long
-// as the policy is in force.
-func (c *Candidate) takeCarried() error {
-	root, _ := c.Data["iam"].(map[string]any) // absent: nothing to take
+// extractExtras moves cases and schemas out of data, so that an active policy does not hold
+// them in memory.
+func (c *Candidate) extractExtras() error {
+	root, _ := c.Data["iam"].(map[string]any) // absent: nothing to extract
 	cases, hasCases := root[casesKey]
 	schemas, hasSchemas := root[schemasKey]
 	if !hasCases && !hasSchemas {
@@ -156,7 +156,7 @@ func (c *Candidate) takeCarried() error {
 	if hasSchemas {
 		var ok bool
 		if c.Schemas, ok = schemas.(map[string]any); !ok {
-			return fmt.Errorf("data.iam.%s are no schemas by name", schemasKey)
+			return fmt.Errorf("data.iam.%s is not an object of schemas by name", schemasKey)
 		}
 	}
 	if !hasCases {
@@ -167,21 +167,20 @@ func (c *Candidate) takeCarried() error {
 		return err
 	}
 	if err := strictly(text, &c.Cases); err != nil {
-		return fmt.Errorf("data.iam.%s are no acceptance cases: %w", casesKey, err)
+		return fmt.Errorf("data.iam.%s is not a list of acceptance cases: %w", casesKey, err)
 	}
 	return checkCases(c.Cases)
 }
 
-// Answer is a decision, as a policy has given it.
-type Answer map[string]any
+// RawDecision is a decision as a policy returns it.
+type RawDecision map[string]any
 
-// caseTime is how long one case may take: far more than a request may.
+// caseTime bounds one case: far longer than a request.
 const caseTime = 2 * time.Second
 
-// Case asks r what a case asks. A request that lacks facts which r reads is denied before r is
-// asked, as a gateway's would be. Its answer is as strict as that to a request: an error is
-// what would be a 503.
-func (e *Engine) Case(ctx context.Context, r *Revision, c Case, more ...rego.EvalOption) (Answer, error) {
+// EvaluateCase evaluates r for a case. As for a gateway's request, a case that lacks facts
+// which r reads is denied before the evaluation, and an error means a 503.
+func (e *Engine) EvaluateCase(ctx context.Context, r *Revision, c Case, more ...rego.EvalOption) (RawDecision, error) {
 	facts, err := directory.NewStatic(c.Directory)
 	if err != nil {
 		return nil, err
@@ -190,8 +189,9 @@ func (e *Engine) Case(ctx context.Context, r *Revision, c Case, more ...rego.Eva
 	if err != nil {
 		return nil, fmt.Errorf("input: %w", err)
 	}
-	if missing := r.view.facts &^ said(c.Input); c.Entrypoint != "admin" && missing != 0 {
-		return Answer{"allow": false, "status": http.StatusForbidden, "reasons": []any{map[string]any{"code": CodeFactsMissing, "title": "The policy reads " + missing.String()}}}, nil
+	if missing := r.view.facts &^ factsIn(c.Input); c.Entrypoint != "admin" && missing != 0 {
+		reason := map[string]any{"code": CodeFactsMissing, "title": "The policy reads " + missing.String()}
+		return RawDecision{"allow": false, "status": http.StatusForbidden, "reasons": []any{reason}}, nil
 	}
 	entrypoint, query := Entrypoint, r.query
 	if c.Entrypoint == "admin" {
@@ -204,7 +204,7 @@ func (e *Engine) Case(ctx context.Context, r *Revision, c Case, more ...rego.Eva
 	ev := &evaluation{facts: facts, ctx: ctx, began: now, limit: limit, deadline: now.Add(limit)}
 	rs, err := r.eval(ctx, entrypoint, query, input, ev, more...)
 	if err != nil {
-		return nil, plain(err)
+		return nil, causeOf(err)
 	}
 	if entrypoint == AdminEntrypoint {
 		_, err = adminDecision(rs)
@@ -212,21 +212,21 @@ func (e *Engine) Case(ctx context.Context, r *Revision, c Case, more ...rego.Eva
 		_, err = e.decision(rs, r)
 	}
 	if header, ok := errors.AsType[*HeaderError](err); ok {
-		return nil, fmt.Errorf("%w: it sets %q", plain(err), header.Name) // the author's own, and no caller's
+		return nil, fmt.Errorf("%w: it sets %q", causeOf(err), header.Name) // written by the author of the case, not by a caller
 	}
 	if err != nil {
-		return nil, plain(err)
+		return nil, causeOf(err)
 	}
-	doc, err := answerOf(rs)
+	doc, err := resultObject(rs)
 	if err != nil {
 		return nil, err
 	}
-	return toAnswer(doc)
+	return toRawDecision(doc)
 }
 
-// said are the facts of the request that the input of a case names.
-func said(input map[string]any) (facts FieldSet) {
-	request, _ := input["request"].(map[string]any) // none: none
+// factsIn returns the request facts that the input of a case has.
+func factsIn(input map[string]any) (facts FieldSet) {
+	request, _ := input["request"].(map[string]any) // absent: no facts
 	for f := range NumFields {
 		if v, ok := request[f.String()]; ok && v != "" {
 			facts |= 1 << f
@@ -235,24 +235,23 @@ func said(input map[string]any) (facts FieldSet) {
 	return facts
 }
 
-// caseInput is what r sees of the input of a case, as it would of a request: what is cut
-// off there is cut off here, so that a case does not hold by what no request brings. What no
-// request can have at all is an error.
+// caseInput is what r sees of the input of a case: reduced like a request's, so that a case
+// cannot pass by parts that are missing there. Parts that no request can have are an error.
 func (r *Revision) caseInput(c Case) (ast.Value, error) {
 	input, err := ast.InterfaceToValue(c.Input)
 	if err != nil {
 		return nil, err
 	}
 	all, ok := input.(ast.Object)
-	if !ok || c.Entrypoint == "admin" { // that one is not cut
+	if !ok || c.Entrypoint == "admin" { // admin input is not reduced
 		return input, nil
 	}
-	v, seen := r.view, ast.NewObject([2]*ast.Term{termRequest, ast.ObjectTerm()}) // which is always there
+	v, seen := r.view, ast.NewObject([2]*ast.Term{termRequest, ast.ObjectTerm()}) // always present
 	err = all.Iter(func(k, x *ast.Term) error {
 		switch {
 		case k.Equal(termToken):
 			seen.Insert(k, cut(withClient(x), func(claim *ast.Term) bool {
-				name, _ := claim.Value.(ast.String) // no other key is in JSON
+				name, _ := claim.Value.(ast.String) // JSON has only string keys
 				return v.allClaims || slices.Contains(v.claims, string(name))
 			}))
 		case k.Equal(termRequest):
@@ -266,14 +265,14 @@ func (r *Revision) caseInput(c Case) (ast.Value, error) {
 			seen.Insert(k, x)
 		case k.Equal(termNow), k.Equal(termSettings):
 		default:
-			return fmt.Errorf("there is no input.%s: token, request, settings and now are all", strings.Trim(k.String(), `"`))
+			return fmt.Errorf("unknown input.%s: token, request, settings and now are allowed", strings.Trim(k.String(), `"`))
 		}
 		return nil
 	})
 	return seen, err
 }
 
-// checkRequest says why no request is like the one of a case.
+// checkRequest rejects a request that no gateway can send.
 func checkRequest(x *ast.Term) error {
 	fields, ok := x.Value.(ast.Object)
 	if !ok {
@@ -281,7 +280,7 @@ func checkRequest(x *ast.Term) error {
 	}
 	for _, field := range fields.Keys() {
 		if !field.Equal(termAnon) && !slices.ContainsFunc(fieldTerms[:], field.Equal) {
-			return fmt.Errorf("a request has no field %s", field)
+			return fmt.Errorf("unknown field input.request.%s", strings.Trim(field.String(), `"`))
 		}
 	}
 	for f, name := range fieldTerms {
@@ -289,7 +288,7 @@ func checkRequest(x *ast.Term) error {
 		if v == nil {
 			continue
 		}
-		if text, ok := v.Value.(ast.String); ok && text != "" { // anything else is absent
+		if text, ok := v.Value.(ast.String); ok && text != "" { // anything else counts as absent
 			if err := checkFact(Field(f), string(text)); err != nil {
 				return err
 			}
@@ -298,8 +297,8 @@ func checkRequest(x *ast.Term) error {
 	return nil
 }
 
-// withClient is a token whose client is called client_id also where its issuer names it in azp
-// alone, as verification makes it: without it a program's token would be a person's.
+// withClient adds client_id to a token that has azp alone, as verification does: without it a
+// program's token would count as a person's.
 func withClient(x *ast.Term) *ast.Term {
 	claims, ok := x.Value.(ast.Object)
 	if !ok {
@@ -313,7 +312,7 @@ func withClient(x *ast.Term) *ast.Term {
 	return ast.NewTerm(named)
 }
 
-// cut is the object x with the keys that are seen.
+// cut is the object x with the visible keys.
 func cut(x *ast.Term, see func(key *ast.Term) bool) *ast.Term {
 	all, ok := x.Value.(ast.Object)
 	if !ok {
@@ -328,30 +327,30 @@ func cut(x *ast.Term, see func(key *ast.Term) bool) *ast.Term {
 	return ast.NewTerm(seen)
 }
 
-// plain is the reason of an error that would be hidden from a caller.
-func plain(err error) error {
+// causeOf unwraps an error whose cause is hidden from callers.
+func causeOf(err error) error {
 	if cause := errors.Unwrap(err); cause != nil {
 		return cause
 	}
 	return err
 }
 
-func toAnswer(doc ast.Object) (Answer, error) {
+func toRawDecision(doc ast.Object) (RawDecision, error) {
 	v, err := ast.JSON(doc)
 	if err != nil {
 		return nil, err
 	}
-	answer, ok := v.(map[string]any)
+	decision, ok := v.(map[string]any)
 	if !ok {
-		return nil, errors.New("the answer is no object")
+		return nil, errors.New("the decision is not an object")
 	}
-	return answer, nil
+	return decision, nil
 }
 
-// Codes are those of the reasons.
-func (a Answer) Codes() []string {
+// Codes returns the codes of the reasons.
+func (a RawDecision) Codes() []string {
 	var codes []string
-	list, _ := a["reasons"].([]any) // none: none
+	list, _ := a["reasons"].([]any) // absent: none
 	for _, r := range list {
 		reason, _ := r.(map[string]any) // as above
 		if code, ok := reason["code"].(string); ok {
@@ -363,7 +362,7 @@ func (a Answer) Codes() []string {
 }
 
 // String is a decision in one line.
-func (a Answer) String() string {
+func (a RawDecision) String() string {
 	word := "deny"
 	if a["allow"] == true {
 		word = "allow"
@@ -397,14 +396,14 @@ func headerText(v any) string {
 	return strings.Join(words, ",")
 }
 
-// Differs says how an answer is not what is wanted; "" if it is.
-func (w Want) Differs(a Answer) string {
-	var wrong []string
+// Mismatch describes how a decision differs from the expected one; "" if it does not.
+func (w Want) Mismatch(a RawDecision) string {
+	var mismatches []string
 	want := func(what string, ok bool, got, wanted any) {
 		if !ok {
 			g, _ := json.Marshal(got)    // from JSON
 			x, _ := json.Marshal(wanted) // as above
-			wrong = append(wrong, fmt.Sprintf("%s is %s, want %s", what, g, x))
+			mismatches = append(mismatches, fmt.Sprintf("%s is %s, want %s", what, g, x))
 		}
 	}
 	want("allow", a["allow"] == *w.Allow, a["allow"], *w.Allow)
@@ -421,23 +420,23 @@ func (w Want) Differs(a Answer) string {
 		}
 		want(name, got == w.Headers[name], got, w.Headers[name])
 	}
-	return strings.Join(wrong, "; ")
+	return strings.Join(mismatches, "; ")
 }
 
-// Try runs a case. The second result is how it does not hold; "" if it does.
-func (e *Engine) Try(ctx context.Context, r *Revision, c Case) (Answer, string) {
-	answer, err := e.Case(ctx, r, c)
+// RunCase evaluates a case. The second result is why it fails; "" if it passes.
+func (e *Engine) RunCase(ctx context.Context, r *Revision, c Case) (RawDecision, string) {
+	decision, err := e.EvaluateCase(ctx, r, c)
 	if err != nil {
 		return nil, err.Error()
 	}
-	return answer, c.Want.Differs(answer)
+	return decision, c.Want.Mismatch(decision)
 }
 
-// failing says which cases do not hold, and why.
-func (e *Engine) failing(ctx context.Context, r *Revision, cases []Case) []string {
+// failingCases describes the cases that fail.
+func (e *Engine) failingCases(ctx context.Context, r *Revision, cases []Case) []string {
 	var all []string
 	for _, c := range cases {
-		if _, why := e.Try(ctx, r, c); why != "" {
+		if _, why := e.RunCase(ctx, r, c); why != "" {
 			all = append(all, fmt.Sprintf("%s: %s: %s", c.File, c.Title, why))
 		}
 	}

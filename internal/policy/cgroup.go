@@ -12,41 +12,40 @@ import (
 
 // Bounds of a child's heap, in bytes.
 const (
-	mostChildMemory  = 256 << 20
-	leastChildMemory = 32 << 20 // the default policy needs less than half of it
+	maxChildMemory = 256 << 20
+	minChildMemory = 32 << 20 // the default policy needs less than half of it
 )
 
-// memoryGrants hands out what children may take of the container's memory.
-type memoryGrants struct {
+type memoryBudget struct {
 	system fs.FS // the root of the file system
 
-	mu      sync.Mutex
-	granted int64 // to children that run; under mu
+	mu       sync.Mutex
+	reserved int64 // to children that run; under mu
 }
 
-// grant is how much a child may take: half of what is left within the container's limit, so
-// that the other half is there for what it takes before it is ended, and for who serves. A
-// kernel that ends one process of a container may end all of them (memory.oom.group).
-func (m *memoryGrants) grant() (limit int64, giveBack func(), err error) {
+// reserve reserves memory for a child: half of what is left within the container's limit. The
+// other half covers what the child allocates before it is stopped, and the service itself: a
+// kernel that kills one process of a container may kill all of them (memory.oom.group).
+func (m *memoryBudget) reserve() (limit int64, giveBack func(), err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	limit = mostChildMemory
+	limit = maxChildMemory
 	if left, limited := memoryLeft(m.system); limited {
-		limit = min(limit, (left-m.granted)/2)
+		limit = min(limit, (left-m.reserved)/2)
 	}
-	if limit < leastChildMemory {
-		return 0, nil, fmt.Errorf("half of what the container's memory limit leaves is %d MB, and it needs %d MB", max(limit, 0)>>20, leastChildMemory>>20)
+	if limit < minChildMemory {
+		return 0, nil, fmt.Errorf("half of the memory left in the container is %d MB, the check needs %d MB", max(limit, 0)>>20, minChildMemory>>20)
 	}
-	m.granted += limit
+	m.reserved += limit
 	return limit, func() {
 		m.mu.Lock()
-		m.granted -= limit
+		m.reserved -= limit
 		m.mu.Unlock()
 	}, nil
 }
 
 // memoryLeft is how many bytes this process and its children may still take by the limits of
-// its control groups (versions 1 and 2); false: none limits them, or there are none.
+// its control groups (versions 1 and 2); false: there is no limit.
 func memoryLeft(system fs.FS) (left int64, limited bool) {
 	left = math.MaxInt64
 	groups, err := fs.ReadFile(system, "proc/self/cgroup")
@@ -67,13 +66,13 @@ func memoryLeft(system fs.FS) (left int64, limited bool) {
 		default:
 			continue
 		}
-		// Each group above limits too. A container often sees its own group as the root, under
-		// which the path that it is told of is none.
+		// Each parent group limits too. A container often sees its own group as the root, under
+		// which the path in /proc does not exist.
 		for at := path.Clean("/" + parts[2]); ; at = path.Dir(at) {
 			dir := path.Join(root, at)
 			limit, ok1 := number(system, path.Join(dir, most))
 			usage, ok2 := number(system, path.Join(dir, used))
-			if ok1 && ok2 && limit < math.MaxInt64/2 { // version 1 says "none" by a number
+			if ok1 && ok2 && limit < math.MaxInt64/2 { // version 1 writes a huge number for "none"
 				left, limited = min(left, limit-usage+reclaimable(system, path.Join(dir, "memory.stat"), cache)), true
 			}
 			if at == "/" {
@@ -94,12 +93,12 @@ func number(system fs.FS, name string) (int64, bool) {
 	return n, err == nil
 }
 
-// reclaimable is how much of what is used holds files that nobody has looked at lately: the
-// kernel takes it back before it ends anybody.
+// reclaimable is the part of the usage that is inactive file cache: the kernel reclaims it
+// before it kills a process.
 func reclaimable(system fs.FS, name, field string) int64 {
 	text, err := fs.ReadFile(system, name)
 	if err != nil {
-		return 0 // the less is left
+		return 0 // a lower limit is safe
 	}
 	for line := range strings.Lines(string(text)) {
 		if n, ok := strings.CutPrefix(line, field); ok {

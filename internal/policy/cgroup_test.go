@@ -52,28 +52,28 @@ func TestWhatIsLeftOfAContainersMemoryIsKnown(t *testing.T) {
 // A child never takes more than half of what is left, also where several run.
 func TestAChildTakesHalfOfWhatIsLeft(t *testing.T) {
 	t.Parallel()
-	of := func(limit string) *memoryGrants {
-		return &memoryGrants{system: system(map[string]string{
+	of := func(limit string) *memoryBudget {
+		return &memoryBudget{system: system(map[string]string{
 			"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": limit, "sys/fs/cgroup/memory.current": "62914560\n", // 60 MB
 		})}
 	}
 	m := of("268435456\n") // 256 MB
-	first, giveBack, err := m.grant()
+	first, giveBack, err := m.reserve()
 	if err != nil || first != 98<<20 {
 		t.Errorf("got %d MB, %v", first>>20, err)
 	}
-	second, _, err := m.grant()
+	second, _, err := m.reserve()
 	if err != nil || second != 49<<20 {
 		t.Errorf("beside another one: got %d MB, %v", second>>20, err)
 	}
 	giveBack()
-	if third, _, err := m.grant(); err != nil || third <= second {
+	if third, _, err := m.reserve(); err != nil || third <= second {
 		t.Errorf("after one has ended: got %d MB, %v", third>>20, err)
 	}
-	if most, _, err := of("max\n").grant(); err != nil || most != mostChildMemory {
+	if most, _, err := of("max\n").reserve(); err != nil || most != maxChildMemory {
 		t.Errorf("without a limit: got %d MB, %v", most>>20, err)
 	}
-	if _, _, err := of("125829120\n").grant(); err == nil {
+	if _, _, err := of("125829120\n").reserve(); err == nil {
 		t.Error("30 MB are enough")
 	}
 }

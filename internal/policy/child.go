@@ -21,52 +21,50 @@ import (
 
 // Limits of a child process that takes a candidate through the gate.
 const (
-	childTime   = 10 * time.Second // of the processor's: a busy machine is no fault of the policy's
-	childWait   = 3 * time.Minute  // in all
-	childAnswer = 1 << 20          // bytes that it may say
+	childCPUTime   = 10 * time.Second // processor time: a busy machine is not the policy's fault
+	childWait      = 3 * time.Minute  // wall-clock time
+	childOutputMax = 1 << 20          // bytes
 
-	// Its exit status where it took too much.
-	childTooBig  = 77
-	childTooLong = 78
+	// Exit status of a child that exceeds a limit.
+	exitMemory = 77
+	exitTime   = 78
 )
 
-// ChildCommand is the argument that makes a program take one candidate through the gate and
-// do nothing else: see ServeGate.
+// ChildCommand is the command that runs the gate for one candidate: see ServeGate.
 const ChildCommand = "check-candidate"
 
-// container is what this process may take.
-var container = memoryGrants{system: os.DirFS("/")}
+// container is the memory of this process's container.
+var container = memoryBudget{system: os.DirFS("/")}
 
-// childLimits is what a child is told first.
+// childLimits is the first document on a child's standard input.
 type childLimits struct {
 	Memory int64 `json:"memory"` // bytes on its heap
 }
 
-// job is what it is given.
-type job struct {
-	Candidate *Candidate `json:"candidate,omitempty"`
-	Part      []byte     `json:"part,omitempty"` // or a bundle that may be a part of one: whether it can be compiled within the limits is all
+// gateJob is the second document on a child's standard input.
+type gateJob struct {
+	Candidate     *Candidate `json:"candidate,omitempty"`
+	PartialBundle []byte     `json:"part,omitempty"` // or a bundle that may be part of a policy: the child only compiles it, within the limits
 
 	Headers  []string          `json:"headers"`
 	Settings map[string]string `json:"settings"`
 	Admin    bool              `json:"admin"`
 }
 
-type outcome struct {
+type gateOutcome struct {
 	Error   string   `json:"error,omitempty"`
 	Failing []string `json:"failing,omitempty"`
 }
 
-// inChild takes a candidate through the gate, its acceptance cases too, in a child process
-// without an environment, whose time and memory are limited. A policy that explodes takes
-// nothing else down.
-func (e *Engine) inChild(ctx context.Context, j job) error {
+// inChild runs the gate with the acceptance cases in a child process without an environment,
+// whose time and memory are limited: a policy that explodes cannot harm the service.
+func (e *Engine) inChild(ctx context.Context, j gateJob) error {
 	j.Headers, j.Settings, j.Admin = e.cfg.Headers, e.cfg.Settings, e.cfg.Admin
-	memory, giveBack, err := container.grant()
+	memory, release, err := container.reserve()
 	if err != nil {
-		return notChecked(err)
+		return notCheckedError(err)
 	}
-	defer giveBack()
+	defer release()
 	limits, err1 := json.Marshal(childLimits{memory})
 	task, err2 := json.Marshal(j)
 	if err := errors.Join(err1, err2); err != nil {
@@ -76,53 +74,53 @@ func (e *Engine) inChild(ctx context.Context, j job) error {
 	defer cancel()
 	exe, err := os.Executable()
 	if err != nil {
-		return notChecked(err)
+		return notCheckedError(err)
 	}
-	var said, complaint bytes.Buffer
+	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, exe) //nolint:gosec // it is ourselves
 	cmd.Args = e.cfg.Child
-	cmd.Env = []string{} // nothing of ours is for a policy to see
+	cmd.Env = []string{} // a policy must not see our environment
 	cmd.Stdin = io.MultiReader(bytes.NewReader(limits), bytes.NewReader(task))
-	cmd.Stdout = &limited{&said, childAnswer}
-	cmd.Stderr = &limited{&complaint, 4 << 10}
+	cmd.Stdout = &limited{&stdout, childOutputMax}
+	cmd.Stderr = &limited{&stderr, 4 << 10}
 	cmd.WaitDelay = time.Second
 	err = cmd.Run()
 	exit, _ := errors.AsType[*exec.ExitError](err) // nil: another error, or none
 	switch {
 	case ctx.Err() != nil:
-		return notChecked(ctx.Err())
-	case exit != nil && exit.ExitCode() == childTooBig:
-		return fmt.Errorf("it takes more than %d MB of memory: its data, to compile it, or its acceptance cases", memory>>20)
-	case exit != nil && exit.ExitCode() == childTooLong:
-		return fmt.Errorf("it takes more than %s: to compile it, or its acceptance cases", childTime)
-	case exit == nil && err != nil, exit != nil && !exit.Exited(): // ended by somebody, such as a system without memory
-		return notChecked(err)
+		return notCheckedError(ctx.Err())
+	case exit != nil && exit.ExitCode() == exitMemory:
+		return fmt.Errorf("it exceeds %d MB of memory: by its data, while compiling, or in its acceptance cases", memory>>20)
+	case exit != nil && exit.ExitCode() == exitTime:
+		return fmt.Errorf("it exceeds %s: while compiling, or in its acceptance cases", childCPUTime)
+	case exit == nil && err != nil, exit != nil && !exit.Exited(): // killed, for instance by a system that is out of memory
+		return notCheckedError(err)
 	case err != nil:
-		return fmt.Errorf("it cannot be checked: %w: %s", err, strings.TrimSpace(complaint.String()))
+		return fmt.Errorf("it cannot be checked: %w: %s", err, strings.TrimSpace(stderr.String()))
 	}
-	var o outcome
-	if err := json.Unmarshal(said.Bytes(), &o); err != nil {
+	var o gateOutcome
+	if err := json.Unmarshal(stdout.Bytes(), &o); err != nil {
 		return fmt.Errorf("it cannot be checked: %w", err)
 	}
 	if o.Error != "" {
 		return errors.New(o.Error)
 	}
-	return holding(o.Failing)
+	return casesError(o.Failing)
 }
 
-// notChecked says that it is not the policy's fault.
-func notChecked(err error) error {
-	return &LaterError{fmt.Errorf("it cannot be checked: %w", err)}
+// notCheckedError wraps a failure that is not the policy's fault.
+func notCheckedError(err error) error {
+	return &RetryError{fmt.Errorf("it cannot be checked: %w", err)}
 }
 
-func holding(failing []string) error {
+func casesError(failing []string) error {
 	if len(failing) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%d of its acceptance cases do not hold: %s", len(failing), strings.Join(failing, "; "))
+	return fmt.Errorf("%d acceptance cases fail: %s", len(failing), strings.Join(failing, "; "))
 }
 
-// limited keeps the first bytes that are written and drops the rest.
+// limited writes the first bytes and discards the rest.
 type limited struct {
 	w    io.Writer
 	left int
@@ -137,10 +135,10 @@ func (l *limited) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// ServeGate is the other end: it reads a job from in, writes its outcome to out, and ends
-// the process where it takes too much time or memory.
+// ServeGate runs in the child: it reads limits and a job from in, writes the outcome to out,
+// and exits the process where it exceeds a limit.
 func ServeGate(in io.Reader, out io.Writer) error {
-	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0) // where there is such a thing, we go first and not who serves
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0) // on Linux, the kernel kills the child before the service
 	d := json.NewDecoder(in)
 	d.UseNumber()
 	var limits childLimits
@@ -149,35 +147,35 @@ func ServeGate(in io.Reader, out io.Writer) error {
 	}
 	debug.SetMemoryLimit(limits.Memory * 3 / 4)
 	debug.SetMaxStack(64 << 20)
-	time.AfterFunc(childWait, func() { os.Exit(1) }) // whoever waited is gone
+	time.AfterFunc(childWait, func() { os.Exit(1) }) // the parent no longer waits
 	go func() {
 		heap := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
 		for range time.Tick(5 * time.Millisecond) {
 			if metrics.Read(heap); heap[0].Value.Uint64() > uint64(limits.Memory) { //nolint:gosec // it is not negative
-				os.Exit(childTooBig)
+				os.Exit(exitMemory)
 			}
-			if UsedTime() > childTime {
-				os.Exit(childTooLong)
+			if CPUTime() > childCPUTime {
+				os.Exit(exitTime)
 			}
 		}
 	}()
-	var j job
+	var j gateJob
 	if err := d.Decode(&j); err != nil {
-		return fmt.Errorf("read what to do: %w", err)
+		return fmt.Errorf("read the job: %w", err)
 	}
-	var o outcome
-	e, err := NewEngine(Config{Headers: j.Headers, Settings: j.Settings, Admin: j.Admin, CaseTime: childWait}) // the time is the processor's, of all together
+	var o gateOutcome
+	e, err := NewEngine(Config{Headers: j.Headers, Settings: j.Settings, Admin: j.Admin, CaseTime: childWait}) // childCPUTime limits all cases together
 	switch {
 	case err != nil:
 	case j.Candidate == nil:
-		b, err := bundle.NewReader(bytes.NewReader(j.Part)).WithSkipBundleVerification(true).WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSizeLimitBytes(MaxBundle).Read()
+		b, err := bundle.NewReader(bytes.NewReader(j.PartialBundle)).WithSkipBundleVerification(true).WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSizeLimitBytes(MaxBundle).Read()
 		if err == nil {
-			ast.NewCompiler().Compile(b.ParsedModules("part")) // as OPA will; what is wrong with it is for others to say
+			ast.NewCompiler().Compile(b.ParsedModules("part")) // as OPA will; the gate reports errors
 		}
 	default:
 		var r *Revision
 		if r, err = e.Check(context.Background(), j.Candidate); err == nil {
-			o.Failing = e.failing(context.Background(), r, j.Candidate.Cases)
+			o.Failing = e.failingCases(context.Background(), r, j.Candidate.Cases)
 		}
 	}
 	if err != nil {
@@ -186,11 +184,11 @@ func ServeGate(in io.Reader, out io.Writer) error {
 	return json.NewEncoder(out).Encode(o)
 }
 
-// UsedTime is how long this process has had a processor.
-func UsedTime() time.Duration {
+// CPUTime is the processor time that this process has used.
+func CPUTime() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		return 0 // there is no reason that it could fail for
+		return 0 // it cannot fail
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

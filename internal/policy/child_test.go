@@ -80,12 +80,12 @@ func TestNoChildRunsForWhatNobodyHasSigned(t *testing.T) {
 		if err := os.WriteFile(file, packed, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := e.OfferPath(ctx, file); err == nil || ran() {
+		if err := e.SubmitPath(ctx, file); err == nil || ran() {
 			t.Errorf("%s, from a file: a child ran: %v; %v", name, ran(), err)
 		}
 		e, ran = tried(t, key)
 		m := manager(t, e, verify, func() []byte { return packed })
-		eventually(t, name+" is refused", func() bool { return e.Status().Refused != nil })
+		eventually(t, name+" is refused", func() bool { return e.Status().Rejected != nil })
 		m.Stop(ctx)
 		if ran() {
 			t.Errorf("%s, over HTTP: a child ran", name)
@@ -112,7 +112,7 @@ func TestABombOverHTTPIsRefused(t *testing.T) {
 	for want, packed := range map[string][]byte{"sparse": bomb, "delta bundle": delta} {
 		e, _ := tried(t, key)
 		m := manager(t, e, verify, func() []byte { return packed })
-		eventually(t, want, func() bool { r := e.Status().Refused; return r != nil && strings.Contains(r.Reason, want) })
+		eventually(t, want, func() bool { r := e.Status().Rejected; return r != nil && strings.Contains(r.Reason, want) })
 		m.Stop(ctx)
 	}
 }
@@ -173,7 +173,7 @@ func TestWhoHasVerifiedWhatOPAFetchedIsSaidTruly(t *testing.T) {
 	defer srv.Close()
 	for signed, want := range map[bool]string{true: iam.VerifiedByOPA, false: iam.VerifiedByNobody} {
 		by := make(chan string, 1)
-		e, err := policy.NewEngine(policy.Config{Log: discard, OnPassed: func(_ context.Context, c *policy.Candidate, _ *policy.Revision) (bool, error) {
+		e, err := policy.NewEngine(policy.Config{Log: discard, Activator: func(_ context.Context, c *policy.Candidate, _ *policy.Revision) (bool, error) {
 			by <- c.Verified
 			return true, nil
 		}})
@@ -248,7 +248,7 @@ func TestWhatIsDiscoveredAndRefusedIsReported(t *testing.T) {
 	}))
 	defer srv.Close()
 	var refused atomic.Int64
-	e, err := policy.NewEngine(policy.Config{SignedOnly: true, Key: key, Log: discard, OnOffer: func(accepted bool) {
+	e, err := policy.NewEngine(policy.Config{SignedOnly: true, Key: key, Log: discard, OnCandidate: func(accepted bool) {
 		if !accepted {
 			refused.Add(1)
 		}
@@ -265,7 +265,7 @@ func TestWhatIsDiscoveredAndRefusedIsReported(t *testing.T) {
 	reported := func(what, source, reason string) {
 		t.Helper()
 		eventually(t, what, func() bool {
-			r := e.Status().Refused
+			r := e.Status().Rejected
 			return r != nil && strings.HasPrefix(r.Source, source) && strings.Contains(r.Reason, reason)
 		})
 	}
@@ -273,11 +273,11 @@ func TestWhatIsDiscoveredAndRefusedIsReported(t *testing.T) {
 	put(&config, discovered(true, true))
 	reported("a bundle that nobody has signed", "bundle main", ".signatures.json")
 	put(&main, good)
-	eventually(t, "a good one comes into force", func() bool { return e.Revision() != nil && e.Status().Refused == nil })
+	eventually(t, "a good one comes into force", func() bool { return e.Revision() != nil && e.Status().Rejected == nil })
 	put(&main, shoe)
 	reported("a bundle that the gate refuses", "bundle main", "X-User-Shoe")
 	put(&main, good)
-	eventually(t, "a good one again", func() bool { return e.Status().Refused == nil })
+	eventually(t, "a good one again", func() bool { return e.Status().Rejected == nil })
 	put(&config, discovered(false, true))
 	reported("a bundle that needs no signature", "bundle main", `no "signing"`)
 	if refused.Load() != 4 {

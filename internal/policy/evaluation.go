@@ -3,29 +3,35 @@ package policy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/metrics"
+	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"iam-service/internal/directory"
+	"iam-service/internal/iam"
 )
 
-// evaluation is one run of a query. OPA sees it as the transaction that it hands
-// to the store, as its cache of base documents, and as what it asks whether to
-// stop. It is used by one goroutine.
+// evaluation is one run of a query. For OPA it is the transaction that it passes
+// to the store, the cache of base documents, and the cancellation signal. It is
+// used by one goroutine.
 type evaluation struct {
 	facts    Facts
-	ctx      context.Context //nolint:containedctx // it lives as long as the call that made it
+	ctx      context.Context //nolint:containedctx // it lives as long as the call that created it
 	began    time.Time
 	waited   time.Duration // for facts, before it began
 	limit    time.Duration
 	deadline time.Time
 	hit      atomic.Bool
 
-	cache []cachedDoc // few: found by walking
+	cache []cachedDoc // few: searched linearly
 	room  [8]cachedDoc
 }
 
@@ -34,8 +40,8 @@ type cachedDoc struct {
 	v   ast.Value
 }
 
-// Get and Put are topdown.BaseCache: what a reference led to, for this
-// evaluation. What lies below a known document is found in it.
+// Get and Put are topdown.BaseCache: the document of each reference, for this
+// evaluation. A path below a cached document is found within it.
 func (ev *evaluation) Get(ref ast.Ref) ast.Value {
 	for i := range ev.cache {
 		known := &ev.cache[i]
@@ -47,7 +53,7 @@ func (ev *evaluation) Get(ref ast.Ref) ast.Value {
 		}
 		v, err := known.v.Find(ref[len(known.ref):])
 		if err != nil {
-			return nil // not there: the store says so again
+			return nil // absent: the store reports it
 		}
 		return v
 	}
@@ -59,13 +65,13 @@ func (ev *evaluation) Put(ref ast.Ref, v ast.Value) {
 		ev.cache = ev.room[:0]
 	}
 	if len(ev.cache) < cap(ev.room) {
-		ev.cache = append(ev.cache, cachedDoc{slices.Clone(ref), v}) // OPA uses the slice again
+		ev.cache = append(ev.cache, cachedDoc{slices.Clone(ref), v}) // OPA reuses the slice
 	}
 }
 
-// Cancel and Cancelled are topdown.Cancel: without a goroutine and without a
-// timer. The clock is looked at each time, since one step of a policy that keeps
-// doubling something costs as much as all before it.
+// Cancel and Cancelled are topdown.Cancel, without a goroutine or a timer. Each
+// poll reads the clock, since one step of a policy that keeps doubling a value
+// costs as much as all steps before it.
 func (ev *evaluation) Cancel() { ev.hit.Store(true) }
 
 func (ev *evaluation) Cancelled() bool {
@@ -79,18 +85,18 @@ func (ev *evaluation) Cancelled() bool {
 	return false
 }
 
-// own is how long the evaluation has run, without waiting for facts.
+// own is the evaluation time so far, without waiting for facts.
 func (ev *evaluation) own(now time.Time) time.Duration {
 	return now.Sub(ev.began) - (ev.facts.Waited() - ev.waited)
 }
 
-// late reports whether the time is over, the evaluation's own or the request's.
+// late reports whether the evaluation's limit or the request's deadline has passed.
 func (ev *evaluation) late(now time.Time) bool {
 	return ev.own(now) > ev.limit || now.After(ev.deadline)
 }
 
 // revisionStore is what a query of one revision reads: its own data, and the
-// facts of the evaluation below data.directory. Nothing can be written.
+// facts of the evaluation below data.directory. It is read-only.
 type revisionStore struct{ data ast.Value }
 
 var (
@@ -111,7 +117,7 @@ func (s *revisionStore) Read(ctx context.Context, txn storage.Transaction, path 
 		return v, nil
 	}
 	if len(path) == 0 {
-		return nil, errors.New("data as a whole cannot be read: it holds the directory, which cannot be enumerated")
+		return nil, errors.New("data as a whole cannot be read: it contains the directory, which cannot be enumerated")
 	}
 	if v := directory.Find(s.data, path); v != nil {
 		return v, nil
@@ -141,7 +147,7 @@ func (*revisionStore) Truncate(context.Context, storage.Transaction, storage.Tra
 func (*revisionStore) Commit(context.Context, storage.Transaction) error { return nil }
 func (*revisionStore) Abort(context.Context, storage.Transaction)        {}
 
-// ListPolicies is asked while a query is prepared; an error would make that fail.
+// ListPolicies is called while a query is prepared, and must not fail.
 func (*revisionStore) ListPolicies(context.Context, storage.Transaction) ([]string, error) {
 	return nil, nil
 }
@@ -160,4 +166,93 @@ func (*revisionStore) DeletePolicy(context.Context, storage.Transaction, string)
 
 func (*revisionStore) Register(context.Context, storage.Transaction, storage.TriggerConfig) (storage.TriggerHandle, error) {
 	return nil, errReadOnly
+}
+
+// ErrNoPolicy reports that no revision is active yet.
+var ErrNoPolicy = &iam.Error{Kind: iam.Unavailable, Code: "no_policy", Detail: "no policy is active yet"}
+
+// cappedTTL bounds the cache entries of a revision whose decisions can change without a change of facts.
+const cappedTTL = time.Second
+
+// Decide evaluates the entrypoint of r. It fails with an iam.Error: Unavailable
+// after a timeout or where facts could not be read, Internal where the policy is
+// policyError, Forbidden where a header cannot carry a value.
+func (e *Engine) Decide(ctx context.Context, r *Revision, q *Input, facts Facts, deadline time.Time) (Decision, error) {
+	began := time.Now()
+	ev := &evaluation{facts: facts, ctx: ctx, began: began, waited: facts.Waited(), limit: e.cfg.Limit, deadline: deadline}
+	rs, err := r.eval(ctx, Entrypoint, r.query, r.input(q, e.settings), ev, rego.EvalTime(q.Now))
+	if err != nil {
+		return Decision{}, err
+	}
+	took := ev.own(time.Now())
+	d, err := e.decision(rs, r)
+	if err != nil {
+		return Decision{}, err
+	}
+	d.Took = took
+	if r.Capped && (d.TTL < 0 || d.TTL > cappedTTL) {
+		d.TTL = cappedTTL
+	}
+	return d, nil
+}
+
+// eval runs one of r's queries with the least overhead that OPA allows, and with limits that are polled.
+func (r *Revision) eval(ctx context.Context, entrypoint string, query rego.PreparedEvalQuery, input ast.Value, ev *evaluation, more ...rego.EvalOption) (rego.ResultSet, error) {
+	rs, err := query.Eval(ctx, append(more,
+		rego.EvalParsedInput(input),
+		rego.EvalTransaction(ev),
+		rego.EvalBaseCache(ev),
+		rego.EvalExternalCancel(ev),
+		rego.EvalGenerateJSON(rawTerm),
+		rego.EvalMetrics(noMetrics),
+	)...)
+	if err == nil && ev.late(time.Now()) {
+		ev.Cancel()
+		err = &topdown.Error{Code: topdown.CancelErr, Message: "evaluation timed out"}
+	}
+	if err != nil {
+		return nil, r.failure(entrypoint, err, ev)
+	}
+	return rs, nil
+}
+
+var noMetrics = metrics.NoOp()
+
+func rawTerm(t *ast.Term, _ *rego.EvalContext) (any, error) { return t, nil }
+
+func (r *Revision) failure(entrypoint string, err error, ev *evaluation) error {
+	if known, ok := errors.AsType[*iam.Error](err); ok {
+		return known // the facts could not be read
+	}
+	if topdown.IsCancel(err) && ev.hit.Load() {
+		return &iam.Error{Kind: iam.Unavailable, Code: "policy_timeout", Detail: "policy evaluation timed out",
+			Cause: fmt.Errorf("evaluate %s at %s: %w", entrypoint, r.ID, err)}
+	}
+	return policyErrorAt(entrypoint, r, "%w", redacted(err))
+}
+
+// redacted reduces an OPA error to location, code and builtin: its message can contain token
+// claims, and errors are logged and stored.
+func redacted(err error) error {
+	e, ok := errors.AsType[*topdown.Error](err)
+	if !ok {
+		return err // our store's, which names no value
+	}
+	text := e.Code
+	if e.Location.HasFile() { // else it is the source text
+		text = e.Location.String() + ": " + text
+	}
+	if name, _, _ := strings.Cut(e.Message, ":"); ast.BuiltinMap[name] != nil {
+		text += ": " + name
+	}
+	return errors.New(text)
+}
+
+func policyError(r *Revision, format string, args ...any) error {
+	return policyErrorAt(Entrypoint, r, format, args...)
+}
+
+func policyErrorAt(entrypoint string, r *Revision, format string, args ...any) error {
+	return &iam.Error{Kind: iam.Internal, Code: "policy_error", Detail: "the policy is broken",
+		Cause: fmt.Errorf("evaluate "+entrypoint+" at "+r.ID+": "+format, args...)}
 }

@@ -25,7 +25,7 @@ func explained(t *testing.T, body string, token map[string]any, users map[string
 		t.Fatal(err)
 	}
 	r := e.Revision()
-	q := policy.Question{Token: r.Token("", "", "", ast.MustInterfaceToValue(token)), Now: time.Unix(1000, 0)}
+	q := policy.Input{Token: r.Token("", "", "", ast.MustInterfaceToValue(token)), Now: time.Unix(1000, 0)}
 	rules, err := e.Explain(ctx, r, &q, facts)
 	if err != nil {
 		t.Fatal(err)

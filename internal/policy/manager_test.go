@@ -17,7 +17,7 @@ func TestOPAsConfigurationIsBounded(t *testing.T) {
 		`{"reporting":{"buffer_type":"event"}}`: `{"reporting":{"buffer_type":"event"}}`,
 		`{"reporting":{"buffer_size_limit_bytes":1000}}`: `{"reporting":{"buffer_size_limit_bytes":1000}}`,
 	} {
-		c, err := bounded{}.OnConfigDiscovery(t.Context(), &config.Config{
+		c, err := configLimits{}.OnConfigDiscovery(t.Context(), &config.Config{
 			DecisionLogs: json.RawMessage(logs), Bundles: json.RawMessage(`{"a":{"size_limit_bytes":5},"b":{}}`),
 		})
 		if err != nil || string(c.DecisionLogs) != want {
@@ -27,7 +27,7 @@ func TestOPAsConfigurationIsBounded(t *testing.T) {
 			t.Errorf("bundles: %s", got)
 		}
 	}
-	if _, err := (bounded{}).OnConfig(t.Context(), &config.Config{Bundles: json.RawMessage(`[`)}); err == nil {
+	if _, err := (configLimits{}).OnConfig(t.Context(), &config.Config{Bundles: json.RawMessage(`[`)}); err == nil {
 		t.Error("what is no JSON is taken")
 	}
 }

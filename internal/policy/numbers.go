@@ -10,11 +10,11 @@ import (
 	"iam-service/internal/iam"
 )
 
-// OPA computes with numbers of any size, and cannot be interrupted while it does: to multiply
-// 1e-30000, which OPA accepts, takes 300 ms. So no such number comes into being. Those of tokens
-// and attributes are bounded where they are received, those of a candidate by the gate, and here
-// the results of the builtins that make numbers of text or multiply their size. OPA's table of
-// builtins belongs to the process and has no lock, so it is changed before anything runs.
+// OPA computes with numbers of any size, and cannot be interrupted meanwhile: multiplying
+// 1e-30000, which OPA accepts, takes 300 ms. So such numbers are rejected. Tokens and attributes
+// are checked where they are received, a candidate by the gate, and here the results of the
+// builtins that parse numbers or multiply their size. OPA's table of builtins is global and has
+// no lock, so it is changed before anything runs.
 func init() { //nolint:gochecknoinits // see above
 	for _, name := range []string{ast.ToNumber.Name, ast.JSONUnmarshal.Name, ast.Multiply.Name, ast.Divide.Name} {
 		opas := topdown.GetBuiltin(name)
@@ -29,10 +29,10 @@ func init() { //nolint:gochecknoinits // see above
 	}
 }
 
-var errNumber = errors.New("number out of bounds") // which one is something that a token may say
+var errNumber = errors.New("number out of bounds") // without its value, which may come from a token
 
 func errOutOfBounds(n *ast.Term) error {
-	return fmt.Errorf("the number %.20s… is out of bounds: %d characters and an exponent of 308 are the most", n, iam.MaxNumberBytes)
+	return fmt.Errorf("the number %.20s… is out of bounds: at most %d characters and an exponent of at most 308 are allowed", n, iam.MaxNumberBytes)
 }
 
 // validNumbers reports whether all numbers within x are within iam's bounds.
@@ -42,11 +42,11 @@ func validNumbers(x any) bool {
 			return iam.ValidNumber(string(n))
 		}
 	}
-	return wrongNumber(x) == nil
+	return invalidNumber(x) == nil
 }
 
-// wrongNumber finds the first number within x that is out of bounds.
-func wrongNumber(x any) (found *ast.Term) {
+// invalidNumber finds the first number within x that is out of bounds.
+func invalidNumber(x any) (found *ast.Term) {
 	ast.WalkTerms(x, func(t *ast.Term) bool {
 		if n, ok := t.Value.(ast.Number); ok && !iam.ValidNumber(string(n)) && found == nil {
 			found = t

@@ -10,10 +10,10 @@ import (
 	"unicode/utf8"
 )
 
-// The forms that facts of a request have in input.request. A gateway's are brought into them or refused; those that
-// a person writes out in an acceptance case must have them.
+// The normal forms of request facts in input.request. Facts from a gateway are normalized or rejected; those in an
+// acceptance case must be normal.
 
-// checkFact says why no request has the fact.
+// checkFact rejects a fact that no request can have.
 func checkFact(f Field, v string) error {
 	normal, ok := v, true
 	switch f {
@@ -34,22 +34,22 @@ func checkFact(f Field, v string) error {
 	}
 	switch {
 	case !ok && (f == Path || f == RawPath):
-		return fmt.Errorf("input.request.%s is %q: a path that two programs can read differently is denied (malformed_request), or unknown", f, v)
+		return fmt.Errorf("input.request.%s is %q: an ambiguous path is denied (malformed_request)", f, v)
 	case !ok:
-		return fmt.Errorf("input.request.%s is %q, which no request has", f, v)
+		return fmt.Errorf("input.request.%s is %q, which is not valid", f, v)
 	case normal != v:
-		return fmt.Errorf("input.request.%s is %q: of a request it would be %q", f, v, normal)
+		return fmt.Errorf("input.request.%s is %q: its normal form is %q", f, v, normal)
 	}
 	return nil
 }
 
-// longestName is how many bytes a method, a scheme or a host may have.
-const longestName = 255
+// maxNameBytes bounds a method, a scheme or a host.
+const maxNameBytes = 255
 
 // ValidMethod reports whether s is a token (RFC 9110, section 5.6.2) without lower-case
 // letters: methods are case-sensitive, and a rule about GET must not miss get.
 func ValidMethod(s string) bool {
-	if s == "" || len(s) > longestName {
+	if s == "" || len(s) > maxNameBytes {
 		return false
 	}
 	for i := range len(s) {
@@ -64,7 +64,7 @@ func ValidMethod(s string) bool {
 // NormalScheme returns a scheme in lower case, and whether s is one.
 func NormalScheme(s string) (string, bool) {
 	s = strings.ToLower(s)
-	if s == "" || len(s) > longestName || s[0] < 'a' || s[0] > 'z' || !only(s, "+-.") {
+	if s == "" || len(s) > maxNameBytes || s[0] < 'a' || s[0] > 'z' || !consistsOf(s, "+-.") {
 		return "", false
 	}
 	return s, true
@@ -74,7 +74,7 @@ func NormalScheme(s string) (string, bool) {
 // whether s has one: lower case, without port, final dot and the brackets of an IPv6
 // address.
 func NormalHost(s string) (string, bool) {
-	if len(s) > longestName {
+	if len(s) > maxNameBytes {
 		return "", false
 	}
 	if rest, ok := strings.CutPrefix(s, "["); ok {
@@ -87,14 +87,14 @@ func NormalHost(s string) (string, bool) {
 	}
 	name, port, _ := strings.Cut(s, ":")
 	name = strings.TrimSuffix(strings.ToLower(name), ".")
-	if !validPort(port) || name == "" || name[0] == '.' || strings.HasSuffix(name, ".") || strings.Contains(name, "..") || !only(name, "-._") {
+	if !validPort(port) || name == "" || name[0] == '.' || strings.HasSuffix(name, ".") || strings.Contains(name, "..") || !consistsOf(name, "-._") {
 		return "", false
 	}
 	return name, true
 }
 
-// only reports whether s has nothing but lower-case letters, digits and what more names.
-func only(s, more string) bool {
+// consistsOf reports whether s has only lower-case letters, digits and the characters in more.
+func consistsOf(s, more string) bool {
 	for i := range len(s) {
 		c := s[i]
 		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && strings.IndexByte(more, c) < 0 {
@@ -113,9 +113,8 @@ func validPort(s string) bool {
 	return len(s) <= 5
 }
 
-// NormalPath returns the path that a backend will see, and false for one that two programs
-// could read differently: a rule about /admin must not be passed by //admin, /x/../admin,
-// /%61dmin%2f or /admin;x.
+// NormalPath returns the path that a backend will see, and false for an ambiguous one:
+// //admin, /x/../admin, /%61dmin%2f or /admin;x must not bypass a rule about /admin.
 func NormalPath(raw string) (string, bool) {
 	if len(raw) > 4096 || raw == "" || raw[0] != '/' || !printable(raw) || strings.ContainsAny(raw, ";\\#") {
 		return "", false
@@ -129,10 +128,10 @@ func NormalPath(raw string) (string, bool) {
 			return "", false
 		}
 	}
-	if strings.Count(p, "/") != strings.Count(raw, "/") { // an encoded slash
+	if strings.Count(p, "/") != strings.Count(raw, "/") { // encoded slash
 		return "", false
 	}
-	if escape.MatchString(p) { // encoded twice
+	if escape.MatchString(p) { // double encoding
 		return "", false
 	}
 	clean := path.Clean(p)

@@ -20,22 +20,22 @@ import (
 	"iam-service/policies"
 )
 
-// Configuration is code: a false that is written "false" lets people in. So the gate validates
-// data by their schemas (JSON Schema, draft 7 to 2020-12):
+// Configuration is code: a false that is written "false" can grant access. So the gate validates
+// data by schemas (JSON Schema, draft 7 to 2020-12):
 //
 //   - data.iam.config by the schema that is part of the program, always. Its keys are those of
-//     that schema and those of the bundle's own schemas/config.json; any other is refused.
-//   - what METADATA of a rule or package gives a schema (schemas: data.x: schema.y), by that one,
-//     which OPA's compiler checks the types of rules by too.
+//     that schema and those of the bundle's own schemas/config.json; any other is rejected.
+//   - data to which the METADATA of a rule or package assigns a schema (schemas: data.x: schema.y),
+//     by that schema, which OPA's compiler also uses to check the types of rules.
 //
-// OPA keeps nothing of a bundle but rules and data, so a bundle carries its schemas as
-// data.iam.schemas, and the gate takes them out again.
+// OPA stores only rules and data of a bundle, so a bundle carries its schemas as
+// data.iam.schemas, and the gate removes them from data.
 
-// configPath is where the configuration is.
+// configPath is the path of the configuration.
 const configPath = "data.iam.config"
 
-// shipped is the schema of the configuration that is part of the program.
-var shipped = sync.OnceValue(func() map[string]any { return embeddedSchema("config") })
+// configSchema is the program's own schema of the configuration.
+var configSchema = sync.OnceValue(func() map[string]any { return embeddedSchema("config") })
 
 func embeddedSchema(name string) map[string]any {
 	text, err := policies.FS.ReadFile("schemas/" + name + ".json")
@@ -49,7 +49,7 @@ func embeddedSchema(name string) map[string]any {
 	return asObject(schema)
 }
 
-// directorySchema is that of data.directory, which no bundle changes but for the attributes, which it leaves open.
+// directorySchema is the schema of data.directory. It leaves attributes open, which bundles describe.
 var directorySchema = sync.OnceValues(func() (map[string]any, *jsonschema.Schema) {
 	schema := embeddedSchema("directory")
 	compiled, err := compileSchema("data.directory", schema)
@@ -59,21 +59,21 @@ var directorySchema = sync.OnceValues(func() (map[string]any, *jsonschema.Schema
 	return schema, compiled
 })
 
-// asObject is x as an object; one without keys where it is none.
+// asObject is x as an object; nil where it is not one.
 func asObject(x any) map[string]any {
 	m, _ := x.(map[string]any)
 	return m
 }
 
-// binding says by which schema what is at a path of data is validated.
+// binding assigns a schema to a path of data.
 type binding struct {
 	path ast.Ref
 	name string // of schemas/NAME.json
-	own  any    // or what METADATA itself has; nil: it has none
+	own  any    // or the schema that METADATA defines inline; nil: none
 }
 
-// bindings are those of the METADATA of modules. What the service itself owns is not the
-// bundle's to describe.
+// bindings are those of the METADATA of modules. A bundle cannot describe data that the
+// service owns.
 func bindings(modules map[string]*ast.Module) (all []binding) {
 	for _, file := range slices.Sorted(maps.Keys(modules)) {
 		for _, a := range modules[file].Annotations {
@@ -94,7 +94,7 @@ func bindings(modules map[string]*ast.Module) (all []binding) {
 	return all
 }
 
-// steps are those of a reference after its root; METADATA has no others than strings.
+// steps are the steps of a reference after its root; METADATA has only strings.
 func steps(ref ast.Ref) (all []string) {
 	for _, t := range ref[1:] {
 		s, _ := t.Value.(ast.String)
@@ -103,7 +103,7 @@ func steps(ref ast.Ref) (all []string) {
 	return all
 }
 
-// readSchemas reads the schemas of data that lie beside the rules of a folder.
+// readSchemas reads the schemas of data in a folder.
 func (c *Candidate) readSchemas(fsys fs.FS) error {
 	modules := make(map[string]*ast.Module, len(c.Modules))
 	for file, text := range c.Modules {
@@ -120,7 +120,7 @@ func (c *Candidate) readSchemas(fsys fs.FS) error {
 		file := path.Join("schemas", b.name+".json")
 		text, err := fs.ReadFile(fsys, file)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // the gate says so
+			continue // the gate reports it
 		}
 		if err != nil {
 			return fmt.Errorf("read the policy %s: %w", c.Source, err)
@@ -129,7 +129,7 @@ func (c *Candidate) readSchemas(fsys fs.FS) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", file, err)
 		}
-		if b.name == "config" && reflect.DeepEqual(schema, any(shipped())) {
+		if b.name == "config" && reflect.DeepEqual(schema, any(configSchema())) {
 			continue // the gate has it
 		}
 		if c.Schemas == nil {
@@ -140,8 +140,8 @@ func (c *Candidate) readSchemas(fsys fs.FS) error {
 	return nil
 }
 
-// checkData validates data by their schemas, and names all that does not fit. Data without a
-// schema, or whose schema the bundle does not carry, are unvalidated.
+// checkData validates data by their schemas, and reports every violation. Data without a
+// schema, or whose schema is missing in the bundle, are unvalidated.
 func (c *Candidate) checkData(modules map[string]*ast.Module) (unvalidated []string, err error) {
 	var errs []error
 	for _, b := range bindings(modules) {
@@ -151,9 +151,10 @@ func (c *Candidate) checkData(modules map[string]*ast.Module) (unvalidated []str
 			schema = c.Schemas[b.name]
 		}
 		switch {
-		case !there, b.path.String() == configPath && b.name == "config": // that one is validated below
+		case !there, b.path.String() == configPath && b.name == "config": // validated below
 		case schema == nil:
-			unvalidated = append(unvalidated, fmt.Sprintf("%s is not validated: the bundle does not carry schemas/%s.json (iam-service policy build takes it along)", b.path, b.name))
+			unvalidated = append(unvalidated, fmt.Sprintf("%s is not validated: the bundle does not contain schemas/%s.json "+
+				"(iam-service policy build includes it)", b.path, b.name))
 		default:
 			errs = append(errs, validate(b.path.String(), schema, value))
 		}
@@ -163,13 +164,13 @@ func (c *Candidate) checkData(modules map[string]*ast.Module) (unvalidated []str
 		covered = append(covered, b.path)
 	}
 	for _, path := range uncovered(c.Data, ast.DefaultRootRef, covered) {
-		unvalidated = append(unvalidated, fmt.Sprintf("%s is not validated: no METADATA gives it a schema (schemas: - %s: schema.NAME)", path, path))
+		unvalidated = append(unvalidated, fmt.Sprintf("%s is not validated: no METADATA assigns a schema to it (schemas: - %s: schema.NAME)", path, path))
 	}
 	config, there := at(c.Data, []string{"iam", "config"})
 	if !there {
-		return unvalidated, errors.Join(append(errs, errors.New(configPath+" is missing: at least its headers"))...)
+		return unvalidated, errors.Join(append(errs, errors.New(configPath+" is missing: it must have at least headers"))...)
 	}
-	open := maps.Clone(shipped())
+	open := maps.Clone(configSchema())
 	delete(open, "additionalProperties") // the bundle may have more
 	errs = append(errs, validate(configPath, open, config))
 	known := slices.Sorted(maps.Keys(asObject(open["properties"])))
@@ -179,13 +180,14 @@ func (c *Candidate) checkData(modules map[string]*ast.Module) (unvalidated []str
 	}
 	for _, key := range slices.Sorted(maps.Keys(asObject(config))) {
 		if !slices.Contains(known, key) {
-			errs = append(errs, fmt.Errorf("%s: %s: no such key; %s are allowed, describe your own in schemas/config.json", configPath, pointer(key), strings.Join(known, ", ")))
+			errs = append(errs, fmt.Errorf("%s: %s: unknown key; %s are allowed, describe your own in schemas/config.json",
+				configPath, pointer(key), strings.Join(known, ", ")))
 		}
 	}
-	return unvalidated, errors.Join(distinct(errs)...)
+	return unvalidated, errors.Join(uniqueErrors(errs)...)
 }
 
-// uncovered are the largest parts of data that no path is of.
+// uncovered returns the largest parts of data that no path covers.
 func uncovered(data any, here ast.Ref, paths []ast.Ref) (all []ast.Ref) {
 	if slices.ContainsFunc(paths, func(p ast.Ref) bool { return here.HasPrefix(p) }) {
 		return nil
@@ -200,19 +202,19 @@ func uncovered(data any, here ast.Ref, paths []ast.Ref) (all []ast.Ref) {
 	return all
 }
 
-// distinct leaves out what two schemas say alike.
-func distinct(errs []error) (all []error) {
-	said := map[string]bool{}
+// uniqueErrors removes duplicates: two schemas can report the same violation.
+func uniqueErrors(errs []error) (all []error) {
+	seen := map[string]bool{}
 	for _, err := range errs {
-		if err != nil && !said[err.Error()] {
-			said[err.Error()] = true
+		if err != nil && !seen[err.Error()] {
+			seen[err.Error()] = true
 			all = append(all, err)
 		}
 	}
 	return all
 }
 
-// at finds what is at a path of data.
+// at returns the value at a path of data.
 func at(data any, steps []string) (any, bool) {
 	for _, step := range steps {
 		m, ok := data.(map[string]any)
@@ -226,20 +228,20 @@ func at(data any, steps []string) (any, bool) {
 	return data, true
 }
 
-// nowhere loads no schema: all of one is in it.
-type nowhere struct{}
+// noLoader loads no further schemas: a schema must be self-contained.
+type noLoader struct{}
 
-func (nowhere) Load(url string) (any, error) {
-	return nil, fmt.Errorf("a schema must be whole: %s is not loaded", url)
+func (noLoader) Load(url string) (any, error) {
+	return nil, fmt.Errorf("a schema must be self-contained: %s is not loaded", url)
 }
 
-// validate names all places of a value that do not fit a schema.
+// validate reports every violation of a schema.
 func validate(where string, schema, value any) error {
 	compiled, err := compileSchema(where, schema)
 	if err != nil {
 		return err
 	}
-	return fits(where, schema, compiled, value)
+	return checkAgainst(where, schema, compiled, value)
 }
 
 func compileSchema(where string, schema any) (*jsonschema.Schema, error) {
@@ -247,12 +249,12 @@ func compileSchema(where string, schema any) (*jsonschema.Schema, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the schema of %s: %w", where, err)
 	}
-	if n := wrongNumber(v); n != nil {
+	if n := invalidNumber(v); n != nil {
 		return nil, fmt.Errorf("the schema of %s: %w", where, errOutOfBounds(n))
 	}
-	const name = "schema:data" // no place of anything: its references are within it
+	const name = "schema:data" // not a location: all references are within the schema
 	compiler := jsonschema.NewCompiler()
-	compiler.UseLoader(nowhere{})
+	compiler.UseLoader(noLoader{})
 	compiler.DefaultDraft(jsonschema.Draft7)
 	if err := compiler.AddResource(name, schema); err != nil {
 		return nil, fmt.Errorf("the schema of %s: %w", where, err)
@@ -264,8 +266,8 @@ func compileSchema(where string, schema any) (*jsonschema.Schema, error) {
 	return compiled, nil
 }
 
-// fits names all places of a value that do not fit the schema, which was compiled before.
-func fits(where string, schema any, compiled *jsonschema.Schema, value any) error {
+// checkAgainst is validate with a compiled schema.
+func checkAgainst(where string, schema any, compiled *jsonschema.Schema, value any) error {
 	err := compiled.Validate(value)
 	invalid, ok := errors.AsType[*jsonschema.ValidationError](err)
 	if !ok {
@@ -280,14 +282,14 @@ func fits(where string, schema any, compiled *jsonschema.Schema, value any) erro
 		text := leaf.BasicOutput().Error.String()
 		if k, ok := leaf.ErrorKind.(*kind.AdditionalProperties); ok {
 			slices.Sort(k.Properties)
-			text = fmt.Sprintf("no such key: %s; %s are allowed", strings.Join(k.Properties, ", "), strings.Join(allowed(schema, leaf.SchemaURL), ", "))
+			text = fmt.Sprintf("unknown key: %s; %s are allowed", strings.Join(k.Properties, ", "), strings.Join(allowed(schema, leaf.SchemaURL), ", "))
 		}
 		errs = append(errs, fmt.Errorf("%s: %s", place, text))
 	}
 	return errors.Join(errs...)
 }
 
-// leaves are the errors that have no others within them.
+// leaves are the errors without causes.
 func leaves(e *jsonschema.ValidationError) (all []*jsonschema.ValidationError) {
 	if len(e.Causes) == 0 {
 		return []*jsonschema.ValidationError{e}
@@ -306,7 +308,7 @@ func pointer(steps ...string) (p string) {
 	return p
 }
 
-// allowed are the properties of the object that a schema's location is of.
+// allowed are the properties of the object at a schema's location.
 func allowed(schema any, location string) []string {
 	_, fragment, _ := strings.Cut(location, "#")
 	for step := range strings.SplitSeq(strings.TrimPrefix(fragment, "/"), "/") {

@@ -33,22 +33,22 @@ func TestConfigurationThatDoesNotFitIsRefused(t *testing.T) {
 		"in YAML":                {files{"iam/config/data.json": "-", "iam/config/data.yaml": "headers: [X-User-ID]\nallow_without_tenant: 'false'\n"}, []string{"/allow_without_tenant: got string"}},
 		"from above":             {files{"iam/config/data.json": "-", "iam/data.json": `{"config": {"headers": ["X-User-ID"], "allow_without_tenant": "no"}}`}, []string{"/allow_without_tenant: got string"}},
 		"several at once": {files{"iam/config/data.json": `{"headers": ["X-User-ID"], "attributes_encoding": "xml", "anonymous": {"paths": "/x", "prefligth": true}}`}, []string{
-			"/attributes_encoding: value must be one of 'base64', 'json'", "/anonymous/paths: got string, want array", "/anonymous: no such key: prefligth; paths, preflight are allowed",
+			"/attributes_encoding: value must be one of 'base64', 'json'", "/anonymous/paths: got string, want array", "/anonymous: unknown key: prefligth; paths, preflight are allowed",
 		}},
-		"no such key": {files{"iam/config/data.json": `{"headers": ["X-User-ID"], "allow_without_tennant": false}`}, []string{
-			"/allow_without_tennant: no such key; allow_without_tenant, anonymous, attributes_encoding, headers, narrow_roles_by_scope, tenant_attributes, user_attributes are allowed, describe your own in schemas/config.json",
+		"unknown key": {files{"iam/config/data.json": `{"headers": ["X-User-ID"], "allow_without_tennant": false}`}, []string{
+			"/allow_without_tennant: unknown key; allow_without_tenant, anonymous, attributes_encoding, headers, narrow_roles_by_scope, tenant_attributes, user_attributes are allowed, describe your own in schemas/config.json",
 		}},
 		"it is no object":  {files{"iam/config/data.json": "-", "iam/data.json": `{"config": []}`}, []string{"data.iam.config: got array, want object"}},
 		"it is missing":    {files{"iam/config/data.json": "-"}, []string{"data.iam.config is missing"}},
 		"a key of its own": {files{"schemas/config.json": mine, "iam/config/data.json": `{"headers": ["X-User-ID"], "office_hours": {"from": 7}}`}, nil},
 		"a key of its own that does not fit": {files{"schemas/config.json": mine, "iam/config/data.json": `{"headers": ["X-User-ID"], "office_hours": {"from": 24, "to": 3}}`}, []string{
-			"/office_hours/from: maximum: got 24, want 23", "/office_hours: no such key: to; from are allowed",
+			"/office_hours/from: maximum: got 24, want 23", "/office_hours: unknown key: to; from are allowed",
 		}},
 		"a key of nobody's": {files{"schemas/config.json": mine, "iam/config/data.json": `{"headers": ["X-User-ID"], "hours": 7}`}, []string{"/hours"}},
 		"its own schema wants less of what is shipped": {files{
 			"schemas/config.json": `{"type": "object", "properties": {"allow_without_tenant": {}}}`, "iam/config/data.json": `{"headers": ["X-User-ID"], "allow_without_tenant": "false"}`,
 		}, []string{"/allow_without_tenant: got string"}},
-		"its own schema leaves all open": {files{"schemas/config.json": `{}`, "iam/config/data.json": `{"headers": ["X-User-ID"], "x": 1}`}, []string{"/x: no such key"}},
+		"its own schema leaves all open": {files{"schemas/config.json": `{}`, "iam/config/data.json": `{"headers": ["X-User-ID"], "x": 1}`}, []string{"/x: unknown key"}},
 		"other data that fit":            {files{"schemas/limits.json": `{"properties": {"most": {"type": "integer"}}}`, "iam/limits/p.rego": limits, "iam/limits/data.json": `{"most": 7}`}, nil},
 		"other data that do not": {files{"schemas/limits.json": `{"properties": {"most": {"type": "integer"}}}`, "iam/limits/p.rego": limits, "iam/limits/data.json": `{"most": "7"}`}, []string{
 			"data.iam.limits: /most: got string, want integer",
@@ -66,7 +66,7 @@ func TestConfigurationThatDoesNotFitIsRefused(t *testing.T) {
 			t.Parallel()
 			dir := c.write(t, t.TempDir())
 			e := engine(t)
-			err := e.OfferPath(ctx, dir)
+			err := e.SubmitPath(ctx, dir)
 			// Packed, by our own tool, it is the same.
 			packed, packErr := authoring.Build(dir, "", nil)
 			if packErr == nil {
@@ -102,7 +102,7 @@ func TestABundleOfAnotherToolIsHeldToTheShippedSchema(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return e.Offer(ctx, c)
+		return e.Submit(ctx, c)
 	}
 	if err := unpack(files{"iam/config/data.json": `{"headers": ["X-User-ID"], "allow_without_tenant": "false"}`}); err == nil || !strings.Contains(err.Error(), "/allow_without_tenant") {
 		t.Errorf("got %v", err)
@@ -110,7 +110,7 @@ func TestABundleOfAnotherToolIsHeldToTheShippedSchema(t *testing.T) {
 	if err := unpack(files{"iam/limits/p.rego": limits, "iam/limits/data.json": `{"most": "7"}`}); err != nil {
 		t.Fatal(err)
 	}
-	if w := strings.Join(e.Revision().Unvalidated, "; "); !strings.Contains(w, "data.iam.limits is not validated: the bundle does not carry schemas/limits.json") {
+	if w := strings.Join(e.Revision().Unvalidated, "; "); !strings.Contains(w, "data.iam.limits is not validated: the bundle does not contain schemas/limits.json") {
 		t.Errorf("warnings: %s", w)
 	}
 }

@@ -35,7 +35,7 @@ func FromFS(source string, fsys fs.FS) (*Candidate, error) {
 	return c, errors.Join(c.readCases(fsys), c.readSchemas(fsys))
 }
 
-// readCases reads the acceptance cases that lie beside the rules of a folder.
+// readCases reads the acceptance cases in a folder.
 func (c *Candidate) readCases(fsys fs.FS) error {
 	for _, pattern := range []string{"cases/*.yaml", "cases/*.yml"} {
 		files, err := fs.Glob(fsys, pattern) // sorted
@@ -70,15 +70,16 @@ func FromFolder(name string) (*Candidate, error) {
 	return c, errors.Join(c.readCases(os.DirFS(target)), c.readSchemas(os.DirFS(target)))
 }
 
-// FromPath reads a candidate from a folder or from a bundle file (.tar.gz), with the
-// signature that is asked for.
+// FromPath reads a candidate from a folder or from a bundle file (.tar.gz), and verifies its
+// signature where one is required.
 func (e *Engine) FromPath(name string) (*Candidate, error) {
 	info, err := os.Stat(name)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("read the policy: %w", err)
 	case info.IsDir() && e.cfg.SignedOnly:
-		return nil, fmt.Errorf("%s is a folder, which has no signature: build and sign a bundle (iam-service policy build --key), or allow it with POLICY_ALLOW_UNSIGNED=1", name)
+		return nil, fmt.Errorf("%s is a folder, which has no signature: build and sign a bundle (iam-service policy build --key), "+
+			"or allow it with POLICY_ALLOW_UNSIGNED=1", name)
 	case info.IsDir():
 		return FromFolder(name)
 	}
@@ -94,11 +95,11 @@ func (e *Engine) FromPath(name string) (*Candidate, error) {
 	return e.Unpack(name, packed, false)
 }
 
-// Unpack reads a candidate from a packed bundle, with the signature that is asked for.
-// Verified says that somebody whom we trust has verified it before: then it needs none.
+// Unpack reads a candidate from a packed bundle, and verifies its signature where one is
+// required. verified means that a trusted replica has verified it before.
 func (e *Engine) Unpack(source string, packed []byte, verified bool) (*Candidate, error) {
 	if e.cfg.SignedOnly && e.cfg.Key == nil && !verified {
-		return nil, fmt.Errorf("there is no key that the signature of %s could be verified with", source)
+		return nil, fmt.Errorf("no key is configured to verify the signature of %s", source)
 	}
 	if err := CheckArchive(packed); err != nil {
 		return nil, fmt.Errorf("read the policy %s: %w", source, err)
@@ -112,9 +113,9 @@ func (e *Engine) Unpack(source string, packed []byte, verified bool) (*Candidate
 		c, err = readBundle(source, reader(loader()).WithBundleVerificationConfig(v))
 		return err
 	}); err == nil {
-		// What is signed is read as a whole: a file that is left out would be missing.
-		leftOut := LeftOut("")
-		maps.DeleteFunc(c.Modules, func(file, _ string) bool { return leftOut(file, nil, 0) })
+		// A signature covers all files, so they are excluded only after it is verified.
+		excluded := Excluded("")
+		maps.DeleteFunc(c.Modules, func(file, _ string) bool { return excluded(file, nil, 0) })
 	}
 	if err != nil {
 		return nil, err
@@ -126,7 +127,7 @@ func (e *Engine) Unpack(source string, packed []byte, verified bool) (*Candidate
 	return c, nil
 }
 
-// Pack makes a bundle of a candidate, without a signature; as it was signed, if it was.
+// Pack returns a candidate as a bundle: the signed one, or an unsigned one where there is none.
 func (c *Candidate) Pack() ([]byte, error) {
 	if c.Packed != nil {
 		return c.Packed, nil
@@ -135,7 +136,7 @@ func (c *Candidate) Pack() ([]byte, error) {
 	if b.Data == nil {
 		b.Data = map[string]any{}
 	}
-	if err := c.Carry(b.Data); err != nil {
+	if err := c.AddExtras(b.Data); err != nil {
 		return nil, err
 	}
 	for _, file := range slices.Sorted(maps.Keys(c.Modules)) {
@@ -149,7 +150,8 @@ func (c *Candidate) Pack() ([]byte, error) {
 }
 
 func fromLoader(source, root string, loader bundle.DirectoryLoader) (*Candidate, error) {
-	return readBundle(source, reader(loader.WithFilter(LeftOut(root)).WithFollowSymlinks(true)).WithSkipBundleVerification(true).WithFollowSymlinks(true))
+	loader = loader.WithFilter(Excluded(root)).WithFollowSymlinks(true)
+	return readBundle(source, reader(loader).WithSkipBundleVerification(true).WithFollowSymlinks(true))
 }
 
 func reader(loader bundle.DirectoryLoader) *bundle.Reader {
@@ -164,7 +166,7 @@ func readBundle(source string, r *bundle.Reader) (*Candidate, error) {
 	return FromBundle(source, &b)
 }
 
-// FromBundle makes a candidate of a bundle that OPA has read.
+// FromBundle returns a candidate from a bundle that OPA has read.
 func FromBundle(source string, b *bundle.Bundle) (*Candidate, error) {
 	c := &Candidate{Source: source, Name: b.Manifest.Revision, Modules: map[string]string{}, Data: b.Data, Verified: iam.VerifiedByNobody}
 	if b.Manifest.Roots != nil {
@@ -175,12 +177,12 @@ func FromBundle(source string, b *bundle.Bundle) (*Candidate, error) {
 	for _, m := range b.Modules {
 		c.Modules[strings.TrimPrefix(m.Path, "/")] = string(m.Raw)
 	}
-	return c, c.takeCarried()
+	return c, c.extractExtras()
 }
 
-// LeftOut tells what of a folder is no policy (true means out): tests, and what is hidden,
-// such as editors' files and the folder that the files of a mounted ConfigMap are links to.
-func LeftOut(root string) func(name string, info fs.FileInfo, depth int) bool {
+// Excluded returns a filter that is true for files that are not part of a policy: tests, and
+// hidden ones such as editors' files and the link targets of a mounted ConfigMap.
+func Excluded(root string) func(name string, info fs.FileInfo, depth int) bool {
 	root = filepath.ToSlash(root)
 	return func(name string, _ fs.FileInfo, _ int) bool {
 		name = strings.TrimPrefix(filepath.ToSlash(name), root)
@@ -196,17 +198,16 @@ func LeftOut(root string) func(name string, info fs.FileInfo, depth int) bool {
 	}
 }
 
-// Watch offers the folder or file to the engine whenever it has changed, until
-// ctx ends. It looks at names, sizes and times twice a second: that works on
-// every file system, in containers and with editors that replace files, where
-// notifications do not. What it finds must have rested between two looks, so
-// that a half-written file is not read.
+// Watch submits the folder or file to the engine whenever it has changed, until
+// ctx ends. It polls names, sizes and times twice a second: that works on every
+// file system, in containers and with editors that replace files, where
+// notifications do not. Two polls must agree, so that a half-written file is not read.
 func (e *Engine) Watch(ctx context.Context, name string) {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
-	var looked time.Time // when it was offered last
-	later, then := false, e.digestInForce()
-	offered, before := "", "" // what was offered before we look is offered again, which changes nothing
+	var submittedAt time.Time
+	retry, activeThen := false, e.activeDigest()
+	submitted, previous := "", "" // the first poll submits the current files again, which changes nothing
 	for {
 		select {
 		case <-ctx.Done():
@@ -214,37 +215,36 @@ func (e *Engine) Watch(ctx context.Context, name string) {
 		case <-tick.C:
 		}
 		now := Fingerprint(name)
-		if time.Since(looked) > lookAgain && (later || e.digestInForce() != then) {
-			offered = "" // it was not known then, or something else has come into force since
+		if time.Since(submittedAt) > resubmitAfter && (retry || e.activeDigest() != activeThen) {
+			submitted = "" // it could not be checked then, or another revision was activated since
 		}
-		if now != offered && now == before {
-			offered = now
-			// What is wrong is said already: log, metric, status.
-			_, later = errors.AsType[*LaterError](e.OfferPath(ctx, name))
-			looked, then = time.Now(), e.digestInForce()
+		if now != submitted && now == previous {
+			submitted = now
+			_, retry = errors.AsType[*RetryError](e.SubmitPath(ctx, name)) // the engine reports errors
+			submittedAt, activeThen = time.Now(), e.activeDigest()
 		}
-		before = now
+		previous = now
 	}
 }
 
-// lookAgain is how long after a candidate was offered it may be offered again unchanged.
-const lookAgain = 5 * time.Second
+// resubmitAfter is the pause before an unchanged candidate is submitted again.
+const resubmitAfter = 5 * time.Second
 
-func (e *Engine) digestInForce() string {
+func (e *Engine) activeDigest() string {
 	if r := e.current.Load(); r != nil {
 		return r.Digest
 	}
 	return ""
 }
 
-// OfferPath reads the folder or file and offers it.
-func (e *Engine) OfferPath(ctx context.Context, name string) error {
+// SubmitPath reads the folder or file and submits it.
+func (e *Engine) SubmitPath(ctx context.Context, name string) error {
 	c, err := e.FromPath(name)
 	if err != nil {
-		e.Refuse(ctx, name, "", err)
+		e.Reject(ctx, name, "", err)
 		return err
 	}
-	return e.Offer(ctx, c)
+	return e.Submit(ctx, c)
 }
 
 // Fingerprint changes when a file below name does.
@@ -258,9 +258,9 @@ func Fingerprint(name string) string {
 		if err != nil {
 			return err
 		}
-		info, err := os.Stat(p) // follows links: a mounted ConfigMap is made of them
+		info, err := os.Stat(p) // follows links: a mounted ConfigMap consists of them
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil // a link that leads nowhere, such as an editor's lock
+			return nil // a dangling link, such as an editor's lock
 		}
 		if err != nil {
 			return err

@@ -15,7 +15,7 @@ import (
 // Field is one string of input.request.
 type Field int
 
-// The fields of input.request, beside anonymous.
+// The fields of input.request, except anonymous.
 const (
 	Gateway Field = iota
 	Method
@@ -36,15 +36,15 @@ var fieldTerms = [NumFields]*ast.Term{
 // FieldSet is a set of fields: the bit of each.
 type FieldSet uint16
 
-// requestFacts are the fields that say what the client's request is. A gateway must send them
-// where a policy reads them; the others are known always, or may well be absent.
+// requestFacts are the fields that describe the client's request. A gateway must send them
+// where a policy reads them; the others are always known, or optional.
 const requestFacts FieldSet = 1<<Method | 1<<Scheme | 1<<Host | 1<<Path | 1<<RawPath | 1<<ClientIP
 
-// CodeFactsMissing is the code of a deny where a policy reads facts that are not known of the
-// request.
+// CodeFactsMissing is the code of a deny where the policy reads request facts that the gateway
+// did not send.
 const CodeFactsMissing = "request_facts_missing"
 
-// CodeOtherTenant is the code of a deny where a client that has a tenant is used in another.
+// CodeOtherTenant is the code of a deny where a tenant's client is used in another tenant.
 const CodeOtherTenant = "client_of_another_tenant"
 
 // Has reports whether f is in the set.
@@ -64,11 +64,11 @@ func (s FieldSet) paths() []string {
 	return paths
 }
 
-// Question is what is asked of a revision.
-type Question struct {
-	Token     *Token            // nil: none came; then there is no tenant hint either
+// Input is the policy input of one evaluation.
+type Input struct {
+	Token     *Token            // nil: no token; then there is no tenant hint either
 	Fields    [NumFields]string // "" is absent
-	Anonymous bool              // the bundle declares the request anonymous
+	Anonymous bool              // the policy declares the request anonymous
 	Now       time.Time
 }
 
@@ -79,29 +79,28 @@ type Token struct {
 	key      [sha256.Size]byte
 }
 
-// Of reports whether t was made for r.
+// Of reports whether t is a view of r.
 func (t *Token) Of(r *Revision) bool { return t.revision == r.number }
 
-// view is what a revision can see of the input: what its entrypoint refers to, by
-// the compiler's own account (OPA's package dependencies). The same goes into
-// the input that is evaluated and into the key of a kept answer, so that no answer
-// can rest on what its key does not hold.
+// view is the part of the input that a revision can see: what its entrypoint refers
+// to, by OPA's package dependencies. The evaluated input and the cache key are both
+// reduced to it, so that no decision can depend on anything that its key lacks.
 type view struct {
 	allClaims bool
 	claims    []string // sorted
 	fields    []Field
-	facts     FieldSet // those of the fields that gateways must send
+	facts     FieldSet // the fields that gateways must send
 	anonymous bool
 	settings  bool
 	now       bool
 }
 
-// Sees reports whether an answer may depend on f.
+// Sees reports whether a decision can depend on f.
 func (r *Revision) Sees(f Field) bool { return slices.Contains(r.view.fields, f) }
 
-// Missing are the facts of the request that an answer of r may depend on and q lacks. What is
-// undefined would silence a denial that reads it.
-func (r *Revision) Missing(q *Question) (missing FieldSet) {
+// Missing are the request facts that a decision of r can depend on and q lacks. A denying rule
+// that reads an undefined fact would not fire.
+func (r *Revision) Missing(q *Input) (missing FieldSet) {
 	if r.view.facts == 0 {
 		return 0
 	}
@@ -158,7 +157,7 @@ func (v *view) request(name string) {
 	}
 }
 
-// paths names what goes into the key, sorted.
+// paths are the parts of the cache key, sorted.
 func (v *view) paths() []string {
 	paths := []string{}
 	if v.anonymous {
@@ -184,29 +183,29 @@ func (f Field) String() string {
 	return string(s)
 }
 
-// warnings say what makes kept answers rarely of use.
+// warnings describe what makes cache hits rare.
 func (r *Revision) warnings() []string {
 	var w []string
 	if r.view.allClaims {
-		w = append(w, "it looks at input.token as a whole, jti and exp included: no two tokens share an answer; name the claims (input.token.sub)")
+		w = append(w, "it reads input.token as a whole, jti and exp included: no two tokens share a cached decision; name the claims (input.token.sub)")
 	}
 	for _, f := range r.view.fields {
 		switch f {
 		case Path, RawPath, ClientIP, Host, Method:
-			w = append(w, fmt.Sprintf("it looks at input.request.%s: each value of it is a decision of its own", f.String()))
+			w = append(w, fmt.Sprintf("it reads input.request.%s: each value needs its own cache entry", f.String()))
 		default: // few values, or as many as there are tenants
 		}
 	}
 	if r.view.now {
-		w = append(w, "it looks at input.now: an answer is kept for a second at most; documents end by themselves when a membership expires")
+		w = append(w, "it reads input.now: a decision is cached for a second at most; documents expire by themselves when a membership expires")
 	}
 	for _, b := range r.Nondeterministic {
-		w = append(w, "it calls "+b+", which may answer differently each time: an answer is kept for a second at most")
+		w = append(w, "it calls "+b+", whose result can differ each time: a decision is cached for a second at most")
 	}
 	return w
 }
 
-// Terms of the input that do not change.
+// Constant terms of the input.
 var (
 	termToken    = ast.StringTerm("token")
 	termRequest  = ast.StringTerm("request")
@@ -217,8 +216,8 @@ var (
 	termFalse    = ast.BooleanTerm(false)
 )
 
-// Token returns what r sees of a token with these claims. Make it once for each
-// token and revision.
+// Token returns the part of a token that r sees. It should be called once for each token
+// and revision.
 func (r *Revision) Token(issuer, subject, clientID string, claims ast.Value) *Token {
 	t := &Token{revision: r.number, value: ast.NewTerm(claims)}
 	if all, ok := claims.(ast.Object); ok && !r.view.allClaims {
@@ -231,7 +230,7 @@ func (r *Revision) Token(issuer, subject, clientID string, claims ast.Value) *To
 		}
 		t.value = ast.NewTerm(seen)
 	}
-	// What Go itself decides by is part of the key too.
+	// Go's own checks depend on these: they are part of the key.
 	b := appendString(nil, issuer)
 	b = appendString(b, subject)
 	b = appendString(b, clientID)
@@ -239,9 +238,9 @@ func (r *Revision) Token(issuer, subject, clientID string, claims ast.Value) *To
 	return t
 }
 
-// Key is the identity of a question as r sees it: two questions with one key get
-// one answer, as long as the facts are the same.
-func (r *Revision) Key(q *Question) [sha256.Size]byte {
+// Key is the cache key of an input for r: inputs with one key have one decision while the
+// facts are the same.
+func (r *Revision) Key(q *Input) [sha256.Size]byte {
 	var room [512]byte
 	b := room[:0]
 	if q.Token == nil {
@@ -249,7 +248,7 @@ func (r *Revision) Key(q *Question) [sha256.Size]byte {
 	} else {
 		b = append(append(b, 1), q.Token.key[:]...)
 	}
-	if q.Anonymous { // Go itself decides by it
+	if q.Anonymous { // Go's own checks depend on it
 		b = append(b, 1)
 	} else {
 		b = append(b, 0)
@@ -260,7 +259,7 @@ func (r *Revision) Key(q *Question) [sha256.Size]byte {
 	return sha256.Sum256(b)
 }
 
-// appendString writes the length first: no two lists of strings are written alike.
+// appendString writes the length first, so that the encoding of a list of strings is unique.
 func appendString(b []byte, s string) []byte {
 	return append(appendLength(b, len(s)), s...)
 }
@@ -269,8 +268,8 @@ func appendLength(b []byte, n int) []byte {
 	return binary.AppendUvarint(b, uint64(n)) //nolint:gosec // no length is negative
 }
 
-// appendValue writes type, length and content: "1", 1, [1], {1}, null, "" and what
-// is not there are all different.
+// appendValue writes type, length and content: "1", 1, [1], {1}, null, "" and an absent
+// value are all different.
 func appendValue(b []byte, v ast.Value) []byte {
 	switch v := v.(type) {
 	case ast.Null:
@@ -300,8 +299,8 @@ func appendValue(b []byte, v ast.Value) []byte {
 	return appendString(append(b, '?'), v.String())
 }
 
-// input is what r sees of q. What is not known is absent, never "".
-func (r *Revision) input(q *Question, settings *ast.Term) ast.Value {
+// input is the part of q that r sees. Unknown fields are absent, never "".
+func (r *Revision) input(q *Input, settings *ast.Term) ast.Value {
 	in := ast.NewObjectWithCapacity(4)
 	if q.Token != nil {
 		in.Insert(termToken, q.Token.value)

@@ -91,14 +91,14 @@ func TestNoTwoQuestionsShareAKey(t *testing.T) {
 		map[string]any{}, map[string]any{"a": "b"}, map[string]any{"a": map[string]any{}}, json.Number("1e3"), json.Number("1000.0"), "null", "true", "[]", "{}"}
 	names := []string{"a", "b", "ab", "sub"}
 	rapid.Check(t, func(t *rapid.T) {
-		question := func(label string) (policy.Question, string) {
+		question := func(label string) (policy.Input, string) {
 			claims := map[string]any{}
 			for _, n := range names {
 				if v := rapid.IntRange(-1, len(values)-1).Draw(t, label+n); v >= 0 {
 					claims[n] = values[v]
 				}
 			}
-			q := policy.Question{Now: time.Now(), Anonymous: rapid.Bool().Draw(t, label+"anonymous")}
+			q := policy.Input{Now: time.Now(), Anonymous: rapid.Bool().Draw(t, label+"anonymous")}
 			text := fmt.Sprint("anonymous ", q.Anonymous)
 			if rapid.IntRange(0, 5).Draw(t, label+"token") > 0 {
 				part := rapid.SampledFrom([]string{"", "a", "b", "ab"})
@@ -123,23 +123,23 @@ func TestNoTwoQuestionsShareAKey(t *testing.T) {
 		}
 	})
 	// Neighbours that only lengths tell apart.
-	one := policy.Question{}
+	one := policy.Input{}
 	one.Fields[policy.Gateway], one.Fields[policy.Method] = "ab", "c"
-	other := policy.Question{}
+	other := policy.Input{}
 	other.Fields[policy.Gateway], other.Fields[policy.Method] = "a", "bc"
 	if r.Key(&one) == r.Key(&other) {
 		t.Error("ab, c and a, bc have one key")
 	}
 	for i, v := range values {
 		for j, w := range values {
-			x := policy.Question{Token: r.Token("", "", "", ast.MustInterfaceToValue(map[string]any{"a": v}))}
-			y := policy.Question{Token: r.Token("", "", "", ast.MustInterfaceToValue(map[string]any{"a": w}))}
+			x := policy.Input{Token: r.Token("", "", "", ast.MustInterfaceToValue(map[string]any{"a": v}))}
+			y := policy.Input{Token: r.Token("", "", "", ast.MustInterfaceToValue(map[string]any{"a": w}))}
 			if (r.Key(&x) == r.Key(&y)) != (i == j) {
 				t.Errorf("%#v and %#v have one key", v, w)
 			}
 		}
 	}
-	split := [2]policy.Question{{Token: r.Token("ab", "c", "", ast.NewObject())}, {Token: r.Token("a", "bc", "", ast.NewObject())}}
+	split := [2]policy.Input{{Token: r.Token("ab", "c", "", ast.NewObject())}, {Token: r.Token("a", "bc", "", ast.NewObject())}}
 	if r.Key(&split[0]) == r.Key(&split[1]) {
 		t.Error("issuer and subject run into each other")
 	}
@@ -192,7 +192,7 @@ j := x if { x := e with input.token.groups as ["w", "x"] }`
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := e.Offer(ctx, &policy.Candidate{
+		if err := e.Submit(ctx, &policy.Candidate{
 			Roots: []string{"iam"}, Modules: map[string]string{"p.rego": module}, Data: map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-ID"}}}},
 		}); err != nil {
 			t.Fatal(err)
@@ -204,7 +204,7 @@ j := x if { x := e with input.token.groups as ["w", "x"] }`
 		if rapid.Bool().Draw(t, "act") {
 			claims["act"] = map[string]any{"sub": "a"}
 		}
-		q := policy.Question{Token: e.Revision().Token("", "s", "", ast.MustInterfaceToValue(claims)), Now: time.Now()}
+		q := policy.Input{Token: e.Revision().Token("", "s", "", ast.MustInterfaceToValue(claims)), Now: time.Now()}
 		request := map[string]any{"anonymous": false}
 		for f, name := range []string{"gateway", "method", "scheme", "host", "path", "raw_path", "client_ip", "tenant_hint"} {
 			if v := rapid.SampledFrom([]string{"", "x", "/x/y"}).Draw(t, name); v != "" {

@@ -21,16 +21,16 @@ import (
 func (s *service) openEngine(context.Context) error {
 	cfg := &s.cfg
 	engine, err := policy.NewEngine(policy.Config{
-		Headers:    cfg.GatewayHeaders,
-		Admin:      cfg.AdminAudience != "",
-		Untold:     len(cfg.TrustedProxies) == 0,
-		Settings:   map[string]string{"unknown_users": cfg.UnknownUsers},
-		Limit:      cfg.Part(50),
-		SignedOnly: !cfg.PolicyAllowUnsigned,
-		Key:        cfg.PolicyKey,
-		Child:      []string{os.Args[0], policy.ChildCommand},
-		Log:        s.log,
-		OnOffer:    policy.CandidateCounter(s.registry),
+		Headers:          cfg.GatewayHeaders,
+		Admin:            cfg.AdminAudience != "",
+		NoTrustedProxies: len(cfg.TrustedProxies) == 0,
+		Settings:         map[string]string{"unknown_users": cfg.UnknownUsers},
+		Limit:            cfg.Part(50),
+		SignedOnly:       !cfg.PolicyAllowUnsigned,
+		Key:              cfg.PolicyKey,
+		Child:            []string{os.Args[0], policy.ChildCommand},
+		Log:              s.log,
+		OnCandidate:      policy.CandidateCounter(s.registry),
 	})
 	if err != nil {
 		return fmt.Errorf("GATEWAY_HEADERS: %w", err)
@@ -45,7 +45,7 @@ func (s *service) openEngine(context.Context) error {
 			return nil
 		}},
 		telemetry.Check{Name: "policy_candidate", Degraded: true, Ask: func() error {
-			if r := engine.Status().Refused; r != nil {
+			if r := engine.Status().Rejected; r != nil {
 				return errors.New("the last one was refused: " + r.Reason)
 			}
 			return nil
@@ -110,7 +110,7 @@ func (s *service) loadPolicies() error {
 	}
 	if cfg.PolicyBundle != "" {
 		// A rejected bundle is fatal only where no other policy is active.
-		if err := s.engine.OfferPath(s.work, cfg.PolicyBundle); err != nil && s.engine.Revision() == nil && !s.policies.Managed() {
+		if err := s.engine.SubmitPath(s.work, cfg.PolicyBundle); err != nil && s.engine.Revision() == nil && !s.policies.Managed() {
 			return fmt.Errorf("POLICY_BUNDLE %s cannot be used: %w", cfg.PolicyBundle, err)
 		}
 		watching, cancel := context.WithCancel(s.work)
@@ -146,7 +146,7 @@ func replicaName() string {
 func OfferEmbedded(ctx context.Context, engine *policy.Engine) error {
 	c, err := policy.FromFS("embedded", embedded.FS)
 	if err == nil {
-		err = engine.Offer(ctx, c)
+		err = engine.Submit(ctx, c)
 	}
 	if err != nil {
 		return fmt.Errorf("the embedded policy cannot be used: %w", err)

@@ -123,7 +123,7 @@ func newService(tb testing.TB, o options) *service {
 	check(tb, err)
 	c, err := policy.FromFS("embedded", policies.FS)
 	check(tb, err)
-	check(tb, engine.Offer(ctx, c))
+	check(tb, engine.Submit(ctx, c))
 	s.store = directory.New(memory{srv.URL}, directory.Config{Issuers: issuers, Entries: 2 * users, Wait: 5 * time.Second, MaxStale: 24 * time.Hour})
 	s.store.Proved(s.store.Now())
 	record, sample := func(*enrich.Evaluated) {}, 0.

@@ -25,8 +25,8 @@ import (
 	"iam-service/internal/policy"
 )
 
-// Format writes each .rego file below the paths as opa fmt does, or with list only names
-// those that it would write. It returns their names, and all errors; links are left alone.
+// Format formats each .rego file below the paths as opa fmt does; with list it changes none.
+// It returns the names of unformatted files, and all errors; links are skipped.
 func Format(paths []string, list bool) (changed []string, err error) {
 	var errs []error
 	for _, p := range paths {
@@ -73,13 +73,13 @@ func formatFile(name string, list bool) (different bool, err error) {
 	return err == nil, err
 }
 
-// WriteFile replaces a file as a whole: whoever watches it reads no half of it.
+// WriteFile replaces a file atomically: a watcher never reads a partial file.
 func WriteFile(name string, text []byte, mode os.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(f.Name()) }() // moved away already, unless something failed
+	defer func() { _ = os.Remove(f.Name()) }() // renamed already, unless a step failed
 	_, err = f.Write(text)
 	if err = errors.Join(err, f.Chmod(mode), f.Close()); err == nil {
 		err = os.Rename(f.Name(), name)
@@ -90,10 +90,10 @@ func WriteFile(name string, text []byte, mode os.FileMode) error {
 // Signer signs bundles.
 type Signer struct {
 	File string // PEM with a private key
-	ID   string // its name in the signature, by which an OPA finds the public one
+	ID   string // its name in the signature, by which OPA finds the public key
 }
 
-// algorithm is the one that the key is for.
+// algorithm returns the key's signature algorithm.
 func (k Signer) algorithm() (string, error) {
 	text, err := os.ReadFile(k.File)
 	if err != nil {
@@ -116,8 +116,8 @@ func (k Signer) algorithm() (string, error) {
 	return "", fmt.Errorf("%s must be the PEM of a private key without a password", k.File)
 }
 
-// Build makes a bundle of a folder, without its tests, and signs it if there is a key. The
-// same folder makes the same bytes, but for the signature.
+// Build packs a folder without its tests, and signs the bundle if there is a key. The result
+// is reproducible, except for the signature.
 func Build(dir, revision string, key *Signer) ([]byte, error) {
 	b, err := read(dir)
 	if err != nil {
@@ -127,19 +127,19 @@ func Build(dir, revision string, key *Signer) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := folder.Carry(b.Data); err != nil {
+	if err := folder.AddExtras(b.Data); err != nil {
 		return nil, err
 	}
 	if revision != "" {
 		b.Manifest.Revision = revision
 	}
 	if b.Manifest.Roots == nil || slices.Contains(*b.Manifest.Roots, "") {
-		return nil, fmt.Errorf(`%s has no .manifest with its roots: write {"roots": ["iam"], "rego_version": 1} into %s`, dir, filepath.Join(dir, ".manifest"))
+		return nil, fmt.Errorf(`%s has no .manifest with its roots: add {"roots": ["iam"], "rego_version": 1} to %s`, dir, filepath.Join(dir, ".manifest"))
 	}
 	return write(b, key)
 }
 
-// Sign signs a bundle that is there, whatever signature it had, without tests.
+// Sign replaces the signature of a packed bundle, and removes its tests.
 func Sign(packed []byte, key Signer) ([]byte, error) {
 	b, err := open(packed, nil)
 	if err != nil {
@@ -149,7 +149,7 @@ func Sign(packed []byte, key Signer) ([]byte, error) {
 	return write(b, &key)
 }
 
-// Verify reads a bundle if its signature is good.
+// Verify reads a bundle and verifies its signature.
 func Verify(packed []byte, key *policy.Key) (b bundle.Bundle, err error) {
 	err = key.Verify(func(v *bundle.VerificationConfig) error {
 		b, err = open(packed, v)
@@ -163,7 +163,7 @@ func read(dir string) (bundle.Bundle, error) {
 	if err != nil {
 		return bundle.Bundle{}, err
 	}
-	b, err := bundle.NewCustomReader(bundle.NewDirectoryLoader(target).WithFilter(policy.LeftOut(target)).WithFollowSymlinks(true)).
+	b, err := bundle.NewCustomReader(bundle.NewDirectoryLoader(target).WithFilter(policy.Excluded(target)).WithFollowSymlinks(true)).
 		WithRegoVersion(ast.RegoV1).WithProcessAnnotations(true).WithSkipBundleVerification(true).WithSizeLimitBytes(policy.MaxBundle).WithFollowSymlinks(true).Read()
 	if err != nil {
 		return b, fmt.Errorf("read %s: %w", dir, err)
@@ -171,7 +171,7 @@ func read(dir string) (bundle.Bundle, error) {
 	return b, nil
 }
 
-// open reads a packed bundle; with a configuration only if its signature is good.
+// open reads a packed bundle, and verifies its signature where there is a configuration.
 func open(packed []byte, v *bundle.VerificationConfig) (bundle.Bundle, error) {
 	if err := policy.CheckArchive(packed); err != nil {
 		return bundle.Bundle{}, err
@@ -203,8 +203,8 @@ func write(b bundle.Bundle, key *Signer) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// signatureOf says by which key a packed bundle claims to be signed. It looks for the file
-// itself: OPA leaves out a signature that it is not to verify.
+// signatureOf describes the unverified signature of a packed bundle. It reads the file itself:
+// OPA skips a signature that it does not verify.
 func signatureOf(packed []byte) (string, error) {
 	loader := bundle.NewTarballLoaderWithBaseURL(bytes.NewReader(packed), "").WithSizeLimitBytes(policy.MaxBundle + 1)
 	for {
@@ -237,7 +237,7 @@ func signatureOf(packed []byte) (string, error) {
 	}
 }
 
-// Inspect says what a folder or a bundle is.
+// Inspect describes a folder or a bundle.
 func Inspect(name string) (Inspection, error) {
 	info, err := os.Stat(name)
 	if err != nil {
@@ -286,7 +286,7 @@ func Inspect(name string) (Inspection, error) {
 	return seen, err
 }
 
-// Inspection is what a policy is.
+// Inspection describes a policy.
 type Inspection struct {
 	Revision  string          `json:"revision"`
 	Roots     []string        `json:"roots,omitempty"`
@@ -297,13 +297,13 @@ type Inspection struct {
 	Data      json.RawMessage `json:"data_iam"`
 }
 
-// Package is one of a policy.
+// Package is a package of a policy.
 type Package struct {
 	Name  string `json:"name"`
 	Rules int    `json:"rules"`
 }
 
-// Text writes it for people.
+// Text writes the inspection as text.
 func (i Inspection) Text(out io.Writer) {
 	row := func(what string, values ...string) {
 		for _, v := range values {
@@ -326,7 +326,7 @@ func (i Inspection) Text(out io.Writer) {
 	row("data.iam", string(i.Data))
 }
 
-// CheckBundle asks the gate about a packed bundle, its acceptance cases included.
+// CheckBundle runs the gate for a packed bundle, including its acceptance cases.
 func CheckBundle(ctx context.Context, name string, o CheckOptions) (*policy.Revision, error) {
 	return gate(ctx, o, true, func(e *policy.Engine) (*policy.Candidate, error) { return e.FromPath(name) })
 }

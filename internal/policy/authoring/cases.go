@@ -15,13 +15,13 @@ import (
 	"iam-service/internal/policy"
 )
 
-// RunCases runs all cases as the gate does, and prints those that fail, or with each what is
-// decided in all.
+// RunCases runs all cases as the gate does, and prints those that fail; with each, it prints
+// all decisions.
 func (f *Folder) RunCases(ctx context.Context, out io.Writer, each bool, more ...rego.EvalOption) (failed int, err error) {
 	if len(f.Cases) == 0 {
 		return 0, nil
 	}
-	engine, err := policy.NewEngine(policy.Config{Headers: f.headers(), CaseTime: time.Minute, Log: slog.New(slog.DiscardHandler)}) // a busy machine is no fault of the policy's
+	engine, err := policy.NewEngine(policy.Config{Headers: f.headers(), CaseTime: time.Minute, Log: slog.New(slog.DiscardHandler)}) // a busy machine is not the policy's fault
 	if err != nil {
 		return 0, err
 	}
@@ -31,23 +31,23 @@ func (f *Folder) RunCases(ctx context.Context, out io.Writer, each bool, more ..
 	}
 	modules := make(map[string]string, len(candidate.Modules))
 	for rel, text := range candidate.Modules {
-		modules[f.shown(rel)] = text // as errors and the coverage name it
+		modules[f.display(rel)] = text // as in errors and in the coverage
 	}
 	candidate.Modules = modules
-	revision, err := engine.Check(ctx, candidate) // the cases are run below, and each is told of
+	revision, err := engine.Check(ctx, candidate) // the cases run below, each with its own report
 	if err != nil {
 		return 0, err
 	}
 	for _, c := range f.Cases {
-		answer, err := engine.Case(ctx, revision, c, more...)
+		answer, err := engine.EvaluateCase(ctx, revision, c, more...)
 		var why string
 		switch header, isHeader := errors.AsType[*policy.HeaderError](err); {
 		case isHeader:
-			why = err.Error() + f.whereSaid(header.Name)
+			why = err.Error() + f.locationOf(header.Name)
 		case err != nil:
 			why = err.Error()
 		default:
-			why = c.Want.Differs(answer)
+			why = c.Want.Mismatch(answer)
 		}
 		switch {
 		case why != "":
@@ -60,8 +60,8 @@ func (f *Folder) RunCases(ctx context.Context, out io.Writer, each bool, more ..
 	return failed, nil
 }
 
-// whereSaid is the place of a text in the rules, as " (FILE:LINE:COLUMN)"; "" where it is none.
-func (f *Folder) whereSaid(text string) (where string) {
+// locationOf is the place of a text in the rules, as " (FILE:LINE:COLUMN)"; "" where it is none.
+func (f *Folder) locationOf(text string) (where string) {
 	for _, m := range f.rules() {
 		ast.WalkTerms(m, func(t *ast.Term) bool {
 			if s, ok := t.Value.(ast.String); ok && string(s) == text && t.Location != nil && where == "" {
@@ -73,11 +73,10 @@ func (f *Folder) whereSaid(text string) (where string) {
 	return where
 }
 
-// headers are those that gateways would have to be configured for: the usual ones, and what
-// the policy declares.
+// headers are the default headers and those that the policy declares.
 func (f *Folder) headers() []string {
 	all := slices.Clone(policy.DefaultHeaders)
-	root, _ := f.Data["iam"].(map[string]any)    // absent: the gate says so
+	root, _ := f.Data["iam"].(map[string]any)    // absent: the gate reports it
 	config, _ := root["config"].(map[string]any) // as above
 	list, _ := config["headers"].([]any)         // as above
 	for _, x := range list {

@@ -28,9 +28,9 @@ type Finding struct {
 	File    string   `json:"file,omitempty"`
 	Line    int      `json:"line,omitempty"`
 	Column  int      `json:"column,omitempty"`
-	Rule    string   `json:"rule"` // what is asked for
+	Rule    string   `json:"rule"` // one of checks
 	Text    string   `json:"text"`
-	Details []string `json:"details,omitempty"` // of the compiler: what it has and what it wants
+	Details []string `json:"details,omitempty"` // of the compiler: the actual and the expected types
 }
 
 func (f Finding) String() string {
@@ -55,7 +55,7 @@ func compareFindings(a, b Finding) int {
 	return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), strings.Compare(a.Rule, b.Rule), strings.Compare(a.Text, b.Text))
 }
 
-// at is a finding at a place.
+// at is a finding at a location.
 func at(l *ast.Location, rule, text string) Finding {
 	f := Finding{Rule: rule, Text: text}
 	if l != nil {
@@ -68,10 +68,10 @@ func at(l *ast.Location, rule, text string) Finding {
 type CheckOptions struct {
 	Headers []string // GATEWAY_HEADERS; none: the default set
 	Admin   bool     // there is an admin API
-	Child   []string // as in policy.Config: for what somebody else has built
+	Child   []string // as in policy.Config, for bundles of other authors
 }
 
-// Check says all that is to be fixed in a folder, and of a good one what comes into force.
+// Check reports every finding in a folder, and the revision of a valid one.
 func (f *Folder) Check(ctx context.Context, o CheckOptions) ([]Finding, *policy.Revision, error) {
 	found, err := f.compiles()
 	if err != nil {
@@ -98,8 +98,8 @@ func (f *Folder) Check(ctx context.Context, o CheckOptions) ([]Finding, *policy.
 		found = append(found, style...)
 	}
 	revision, err := gate(ctx, o, false, func(e *policy.Engine) (*policy.Candidate, error) { return e.FromPath(f.Path) })
-	if strict := slices.ContainsFunc(found, func(f Finding) bool { return f.Rule == "strict" }); err != nil && !strict { // which says the same
-		found = append(found, f.ofGate(err)...)
+	if strict := slices.ContainsFunc(found, func(f Finding) bool { return f.Rule == "strict" }); err != nil && !strict { // strict reports the same
+		found = append(found, f.gateFindings(err)...)
 	}
 	for _, x := range unvalidated(revision) {
 		x.File = f.dataFile(x.Text)
@@ -121,13 +121,13 @@ func unvalidated(r *policy.Revision) (found []Finding) {
 	return found
 }
 
-// compiles finds what OPA's compiler says, strictly and with types for all that the service
-// gives, and of what compiles the rules and references that never matter.
+// compiles reports the errors of OPA's strict compiler, with types for all policy input, and
+// unreachable rules and undefined references.
 func (f *Folder) compiles() (found []Finding, err error) {
 	rules := f.rules()
 	var by map[*ast.Rule]int
 	if plain, err := f.compile(rules, false); err == nil {
-		by = reached(plain)
+		by = reachedBy(plain)
 		found = append(f.unreached(plain, by), f.undefined(plain)...)
 	}
 	typed, err := f.contract(by)
@@ -137,7 +137,7 @@ func (f *Folder) compiles() (found []Finding, err error) {
 	maps.Copy(typed, rules)
 	for _, modules := range []map[string]*ast.Module{typed, f.Modules} {
 		if _, err := f.compile(modules, true); err != nil {
-			found = append(found, ofCompiler(err, "strict")...)
+			found = append(found, compilerFindings(err, "strict")...)
 		}
 	}
 	return found, nil
@@ -153,13 +153,13 @@ func Check(ctx context.Context, name string, o CheckOptions) ([]Finding, *policy
 	if !info.IsDir() {
 		revision, err := CheckBundle(ctx, name, o)
 		if err != nil {
-			return ofCompiler(err, "gate"), nil, nil
+			return compilerFindings(err, "gate"), nil, nil
 		}
 		return unvalidated(revision), revision, nil
 	}
 	f, err := Load(name)
 	if many, ok := errors.AsType[ast.Errors](err); ok {
-		return ofCompiler(many, "parse"), nil, nil
+		return compilerFindings(many, "parse"), nil, nil
 	}
 	if err != nil {
 		return nil, nil, err
@@ -167,8 +167,7 @@ func Check(ctx context.Context, name string, o CheckOptions) ([]Finding, *policy
 	return f.Check(ctx, o)
 }
 
-// gate asks what will decide when it is to come into force; about the acceptance cases only
-// where that is wanted.
+// gate runs the service's own gate; acceptance cases only where cases is true.
 func gate(ctx context.Context, o CheckOptions, cases bool, read func(*policy.Engine) (*policy.Candidate, error)) (*policy.Revision, error) {
 	engine, err := policy.NewEngine(policy.Config{Headers: o.Headers, Admin: o.Admin, Child: o.Child, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -184,20 +183,20 @@ func gate(ctx context.Context, o CheckOptions, cases bool, read func(*policy.Eng
 	return engine.Prepare(ctx, c)
 }
 
-// ofGate makes findings of what the gate says. It knows files by their names in the bundle,
+// gateFindings makes findings of what the gate says. It knows files by their names in the bundle,
 // and says of data.iam.config only what is wrong with it.
-func (f *Folder) ofGate(err error) (found []Finding) {
+func (f *Folder) gateFindings(err error) (found []Finding) {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, one := range joined.Unwrap() {
-			found = append(found, f.ofGate(one)...)
+			found = append(found, f.gateFindings(one)...)
 		}
 		return found
 	}
-	found = ofCompiler(err, "gate")
+	found = compilerFindings(err, "gate")
 	for i, x := range found {
 		switch {
 		case x.File != "":
-			found[i].File = f.shown(x.File)
+			found[i].File = f.display(x.File)
 		case strings.HasPrefix(x.Text, "data.iam.config"):
 			_, rest, _ := strings.Cut(x.Text, ": ")
 			word, _, _ := strings.Cut(rest, " ")
@@ -225,7 +224,7 @@ func (f *Folder) whereData(folder, word string) (file string, line, column int) 
 		if err != nil {
 			continue
 		}
-		file = f.shown(path.Join(folder, name))
+		file = f.display(path.Join(folder, name))
 		for i, l := range strings.Split(string(text), "\n") {
 			if at := strings.Index(l, word); at >= 0 && word != "" {
 				return file, i + 1, at + 1
@@ -235,8 +234,8 @@ func (f *Folder) whereData(folder, word string) (file string, line, column int) 
 	return file, 0, 0
 }
 
-// ofCompiler makes findings of errors that name file and line.
-func ofCompiler(err error, rule string) (found []Finding) {
+// compilerFindings makes findings of errors that name file and line.
+func compilerFindings(err error, rule string) (found []Finding) {
 	many, ok := errors.AsType[ast.Errors](err)
 	if !ok {
 		return []Finding{{Rule: rule, Text: err.Error()}}
@@ -259,12 +258,12 @@ var decisive = []string{"grants", "denials", "refusals"}
 
 var codeShape = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 
-// undescribed finds rules that grant or deny and do not say why: title and code are in every
-// decision, the description is what who reads one in a year has.
+// undescribed finds rules that grant or deny without METADATA: title and code are part of every
+// decision, the description explains it to later readers.
 func undescribed(m *ast.Module) (found []Finding) {
 	set, errs := ast.BuildAnnotationSet([]*ast.Module{m})
 	if len(errs) > 0 {
-		return ofCompiler(errs, "metadata")
+		return compilerFindings(errs, "metadata")
 	}
 	for _, r := range m.Rules {
 		name := setOf(r)
@@ -272,8 +271,8 @@ func undescribed(m *ast.Module) (found []Finding) {
 			continue
 		}
 		var missing []string
-		a := annotated(set, r)
-		code, _ := a.Custom["code"].(string) // none: ""
+		a := ruleAnnotations(set, r)
+		code, _ := a.Custom["code"].(string) // absent: ""
 		for what, has := range map[string]bool{"title": a.Title != "", "description": a.Description != "", "custom.code": code != ""} {
 			if !has {
 				missing = append(missing, what)
@@ -289,7 +288,7 @@ func undescribed(m *ast.Module) (found []Finding) {
 	return found
 }
 
-// setOf is the name of the set or object that a rule adds to, wherever its package lies:
+// setOf is the name of the set or object that a rule adds to, in any package:
 // grants of "grants contains x", "claims.grants contains x" and "claims[\"grants\"][x]".
 func setOf(r *ast.Rule) string {
 	for _, t := range slices.Backward(r.Head.Ref()) {
@@ -307,8 +306,8 @@ func setOf(r *ast.Rule) string {
 	return ""
 }
 
-// annotated are the annotations of a rule itself, as rego.metadata.rule() has them.
-func annotated(set *ast.AnnotationSet, r *ast.Rule) ast.Annotations {
+// ruleAnnotations are the annotations of a rule itself, as rego.metadata.rule() has them.
+func ruleAnnotations(set *ast.AnnotationSet, r *ast.Rule) ast.Annotations {
 	for _, a := range set.Chain(r) {
 		if a.Annotations != nil && a.Annotations.Scope == "rule" {
 			return *a.Annotations
@@ -320,13 +319,14 @@ func annotated(set *ast.AnnotationSet, r *ast.Rule) ast.Annotations {
 //go:embed style/style.rego
 var styleFS embed.FS
 
-// style asks the rules of house style.
+// style evaluates the rules of house style.
 func (f *Folder) style(ctx context.Context, file string, m *ast.Module) ([]Finding, error) {
 	text, err := styleFS.ReadFile("style/style.rego")
 	if err != nil {
 		return nil, err
 	}
-	rs, err := rego.New(rego.Query("data.style.findings"), rego.Module("style.rego", string(text)), rego.Input(prepared(path.Join(path.Base(f.Path), f.rel(file)), m, f.Sources[file]))).Eval(ctx)
+	input := styleInput(path.Join(path.Base(f.Path), f.rel(file)), m, f.Sources[file])
+	rs, err := rego.New(rego.Query("data.style.findings"), rego.Module("style.rego", string(text)), rego.Input(input)).Eval(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("house style: %w", err)
 	}
@@ -341,8 +341,8 @@ func (f *Folder) style(ctx context.Context, file string, m *ast.Module) ([]Findi
 	return found, nil
 }
 
-// prepared is a module as the rules of style see it.
-func prepared(file string, m *ast.Module, source []byte) map[string]any {
+// styleInput is a module as the rules of style see it.
+func styleInput(file string, m *ast.Module, source []byte) map[string]any {
 	rules, named := []any{}, map[ast.Var]bool{}
 	for _, r := range m.Rules {
 		if head, ok := r.Head.Ref()[0].Value.(ast.Var); ok && len(r.Head.Args) == 0 {
@@ -363,7 +363,7 @@ func prepared(file string, m *ast.Module, source []byte) map[string]any {
 		prints := false
 		ast.WalkExprs(r, func(e *ast.Expr) bool {
 			prints = prints || e.IsCall() && e.Operator().String() == "print"
-			if e.Negated && e.IsCall() && !e.IsEquality() && e.Operator().String() != "equal" && slices.ContainsFunc(e.Operands(), undefinable(named)) {
+			if e.Negated && e.IsCall() && !e.IsEquality() && e.Operator().String() != "equal" && slices.ContainsFunc(e.Operands(), canBeUndefined(named)) {
 				negations = append(negations, map[string]any{"line": e.Location.Row, "text": strings.TrimPrefix(string(e.Location.Text), "not ")})
 			}
 			return false
@@ -376,9 +376,9 @@ func prepared(file string, m *ast.Module, source []byte) map[string]any {
 	}
 }
 
-// undefinable reports whether a term can be undefined: somewhere in it stands the input, or
+// canBeUndefined reports whether a term can be undefined: somewhere in it stands the input, or
 // a rule.
-func undefinable(rules map[ast.Var]bool) func(*ast.Term) bool {
+func canBeUndefined(rules map[ast.Var]bool) func(*ast.Term) bool {
 	return func(t *ast.Term) (found bool) {
 		ast.WalkTerms(t, func(t *ast.Term) bool {
 			switch v := t.Value.(type) {

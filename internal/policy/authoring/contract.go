@@ -15,7 +15,7 @@ import (
 	"iam-service/policies"
 )
 
-// What the service gives a policy to read: the input of each entrypoint, the directory and
+// Schemas of what a policy reads: the input of each entrypoint, the directory and
 // data.iam.config. A folder's own schemas/NAME.json replaces the service's.
 const (
 	claimsInput = "enrichment"
@@ -28,7 +28,7 @@ const (
 	customClaims = "claims"
 )
 
-// serviceSchemas are those that the service brings along, by name.
+// serviceSchemas are the service's own schemas, by name.
 func serviceSchemas() (map[string]any, error) {
 	files, err := fs.Glob(policies.FS, "schemas/*.json")
 	if err != nil {
@@ -62,7 +62,7 @@ func addClaims(schemas map[string]any) error {
 	claims, _ := own.(map[string]any)
 	properties, ok := claims["properties"].(map[string]any)
 	if !ok {
-		return fmt.Errorf(`schemas/%s.json has no "properties": write {"properties": {"auth_time": {"type": "number"}}}`, customClaims)
+		return fmt.Errorf(`schemas/%s.json has no "properties": add {"properties": {"auth_time": {"type": "number"}}}`, customClaims)
 	}
 	for _, name := range []string{claimsInput, adminInput} {
 		schemas[name] = union(schemas[name], map[string]any{"properties": map[string]any{"token": map[string]any{"properties": properties}}})
@@ -70,7 +70,7 @@ func addClaims(schemas map[string]any) error {
 	return nil
 }
 
-// union is a with what b adds to it, and the value of b where both have one.
+// union merges b into a; values of b win.
 func union(a, b any) any {
 	ma, ok1 := a.(map[string]any)
 	mb, ok2 := b.(map[string]any)
@@ -110,8 +110,8 @@ const (
 	byAdmin
 )
 
-// reached says of each rule by which entrypoints it is reached, over all that rules refer to.
-func reached(compiler *ast.Compiler) map[*ast.Rule]int {
+// reachedBy says of each rule by which entrypoints it is reached, over all that rules refer to.
+func reachedBy(compiler *ast.Compiler) map[*ast.Rule]int {
 	by := map[*ast.Rule]int{}
 	for entrypoint, bit := range map[string]int{policy.Entrypoint: byClaims, policy.AdminEntrypoint: byAdmin} {
 		next := compiler.GetRulesExact(ast.MustParseRef(entrypoint))
@@ -133,9 +133,9 @@ func reached(compiler *ast.Compiler) map[*ast.Rule]int {
 	return by
 }
 
-// contract are the modules that give types to what rules read: one for each package, with the
-// schema of its input, and one that stands for the directory. A package's own annotations
-// come after them, so that they win. by may be nil: then a package's name decides.
+// contract returns modules that declare the types of what rules read: one for each package, with
+// the schema of its input, and one for the directory. A package's own annotations override
+// them. Where by is nil, a package's name decides which input it has.
 func (f *Folder) contract(by map[*ast.Rule]int) (map[string]*ast.Module, error) {
 	packages, annotated := map[string]int{}, map[string]bool{}
 	for _, m := range f.rules() {
@@ -174,8 +174,8 @@ func (f *Folder) contract(by map[*ast.Rule]int) (map[string]*ast.Module, error) 
 	return modules, nil
 }
 
-// directoryModule is the directory as rules, from its schema. OPA's checker knows no schema
-// of an object whose keys are data, but it infers the type of a rule that makes one.
+// directoryModule is the directory as rules, from its schema. OPA's checker does not support
+// schemas of objects whose keys are data, but it infers the type of a rule that builds one.
 func (f *Folder) directoryModule() string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "package directory\n")
@@ -236,16 +236,16 @@ func allStrings(values []any) bool {
 	return len(values) > 0 && !slices.ContainsFunc(values, func(v any) bool { _, ok := v.(string); return !ok })
 }
 
-// unreached finds rules that no answer can come from.
+// unreached finds rules that no decision depends on.
 func (f *Folder) unreached(compiler *ast.Compiler, by map[*ast.Rule]int) (found []Finding) {
-	said := map[string]bool{}
+	reported := map[string]bool{}
 	for file, m := range compiler.Modules {
 		for _, r := range m.Rules {
 			name := r.Ref().GroundPrefix().String()
-			if by[r] != 0 || said[file+name] {
+			if by[r] != 0 || reported[file+name] {
 				continue
 			}
-			said[file+name] = true
+			reported[file+name] = true
 			found = append(found, at(r.Location, "unreached", fmt.Sprintf("%s decides nothing: neither %s nor %s reaches it",
 				strings.TrimPrefix(name, "data."), policy.Entrypoint, policy.AdminEntrypoint)))
 		}
@@ -253,8 +253,8 @@ func (f *Folder) unreached(compiler *ast.Compiler, by map[*ast.Rule]int) (found 
 	return found
 }
 
-// undefined finds references below data that lead to no rule and to no data: they never have
-// a value, and a condition with one never holds.
+// undefined finds references below data to neither a rule nor data: a condition with one never
+// holds.
 func (f *Folder) undefined(compiler *ast.Compiler) (found []Finding) {
 	for _, m := range compiler.Modules {
 		var where *ast.Location
@@ -266,11 +266,11 @@ func (f *Folder) undefined(compiler *ast.Compiler) (found []Finding) {
 			case *ast.Expr:
 				where = nearest(x.Location, where)
 			case *ast.With:
-				vis.Walk(x.Value) // what is replaced need not be there
+				vis.Walk(x.Value) // the target of "with" may be absent
 				return true
 			case *ast.Term:
 				if ref, ok := x.Value.(ast.Ref); ok {
-					if text := f.leadsNowhere(compiler, ref); text != "" {
+					if text := f.undefinedReason(compiler, ref); text != "" {
 						found = append(found, at(nearest(x.Location, where), "undefined", text))
 					}
 				}
@@ -289,8 +289,8 @@ func nearest(a, b *ast.Location) *ast.Location {
 	return b
 }
 
-// leadsNowhere says why a reference never has a value; "" if it can have one.
-func (f *Folder) leadsNowhere(compiler *ast.Compiler, ref ast.Ref) string {
+// undefinedReason says why a reference never has a value; "" if it can have one.
+func (f *Folder) undefinedReason(compiler *ast.Compiler, ref ast.Ref) string {
 	if !ref.HasPrefix(ast.DefaultRootRef) || len(ref) < 2 {
 		return ""
 	}
@@ -315,14 +315,14 @@ func (f *Folder) leadsNowhere(compiler *ast.Compiler, ref ast.Ref) string {
 		if slices.Contains(f.uses, steps[0]) {
 			return ""
 		}
-		return fmt.Sprintf(`%s is never defined: %q is none of the roots of .manifest (%s); if another bundle brings it along, say so there: "metadata": {"uses": [%q]}`,
+		return fmt.Sprintf(`%s is never defined: %q is none of the roots of .manifest (%s); if another bundle provides it, declare that there: "metadata": {"uses": [%q]}`,
 			ref, steps[0], strings.Join(f.roots, ", "), steps[0])
 	}
 	node, value := compiler.RuleTree.Child(ast.DefaultRootDocument.Value), any(f.Data)
 	for i, step := range steps {
 		object, isObject := value.(map[string]any)
 		switch {
-		case i == 2 && steps[0] == "iam" && steps[1] == config, // its schema says what there is
+		case i == 2 && steps[0] == "iam" && steps[1] == config, // its schema describes it
 			node != nil && len(node.Values) > 0, // a rule: its type does
 			value != nil && !isObject:           // a list
 			return ""
@@ -354,20 +354,20 @@ func (f *Folder) owns(steps []string) bool {
 	})
 }
 
-// notLoaded finds files that look like a part of the policy and are none: OPA goes by names.
+// notLoaded finds files that look like a part of the policy, but whose names OPA ignores.
 func (f *Folder) notLoaded() (found []Finding) {
-	for _, rel := range f.others {
+	for _, rel := range f.unreadFiles {
 		text := ""
 		ext := path.Ext(rel)
 		top, _, _ := strings.Cut(rel, "/")
 		switch isData := ext == ".json" || ext == ".yaml" || ext == ".yml"; {
 		case strings.HasPrefix(rel, "preview/") && (ext == ".yaml" && strings.Count(rel, "/") == 1 || !isData):
 		case strings.HasPrefix(rel, "preview/"):
-			text = "is not read: questions are written in preview/*.yaml"
+			text = "is not read: questions must be in preview/*.yaml"
 		case strings.HasPrefix(rel, "schemas/"):
-			text = "is not read: schemas are written in schemas/*.json"
+			text = "is not read: schemas must be in schemas/*.json"
 		case strings.HasPrefix(rel, "cases/"):
-			text = "is not in the bundle: cases are written in cases/*.yaml, and in no folder below"
+			text = "is not in the bundle: cases must be in cases/*.yaml, not in subfolders"
 		case isData:
 			name := strings.TrimSuffix(rel, ext)
 			text = fmt.Sprintf("is not loaded: OPA reads data from files named data.json or data.yaml, of which the folder is the path; for data.%s it is %s/data%s",
@@ -376,7 +376,7 @@ func (f *Folder) notLoaded() (found []Finding) {
 			text = "is not loaded: OPA reads .rego files, and data from files named data.json or data.yaml"
 		}
 		if text != "" {
-			found = append(found, Finding{File: f.shown(rel), Rule: "not-loaded", Text: text})
+			found = append(found, Finding{File: f.display(rel), Rule: "not-loaded", Text: text})
 		}
 	}
 	used := map[string]bool{}
@@ -389,7 +389,7 @@ func (f *Folder) notLoaded() (found []Finding) {
 	}
 	for name := range f.schemas {
 		if !slices.Contains([]string{claimsInput, adminInput, directory, config, customClaims}, name) && !used[strings.ReplaceAll(name, "/", ".")] {
-			found = append(found, Finding{File: f.shown("schemas/" + name + ".json"), Rule: "not-loaded",
+			found = append(found, Finding{File: f.display("schemas/" + name + ".json"), Rule: "not-loaded",
 				Text: fmt.Sprintf("is used by nothing: the service has schemas/%s.json, and others need METADATA with schemas that names them", strings.Join([]string{adminInput, customClaims, config, directory, claimsInput}, ".json, schemas/"))})
 		}
 	}

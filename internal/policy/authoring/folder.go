@@ -1,11 +1,11 @@
-// Package authoring is the tools of who writes a policy: test, check, format, build, sign,
-// verify, inspect, and a beginning of a new one. They work on a folder or a bundle and need
-// nothing that runs.
+// Package authoring has the tools of a policy's author: test, check, format, build, sign,
+// verify, inspect, and a skeleton for a new policy. They work on a folder or a bundle and
+// need no running service.
 //
-// It owns what is asked of a policy beyond that it compiles: tests, acceptance cases,
-// METADATA, no walk over the directory, house style (in Rego, beside this). What comes into
-// force is decided by the gate of package policy, which is asked too. It does not know
-// what is in force anywhere.
+// It owns the requirements beyond compilation: tests, acceptance cases, METADATA, no walk
+// over the directory, house style (in Rego, in style/). It also runs the gate of package
+// policy, which decides whether a service accepts the policy. It does not know which
+// revision is active anywhere.
 package authoring
 
 import (
@@ -27,7 +27,7 @@ import (
 	"iam-service/internal/policy"
 )
 
-// Folder is a policy as its author has it: rules with tests beside them, data, schemas
+// Folder is a policy as its author edits it: rules with their tests, data, schemas
 // (schemas/*.json) and acceptance cases (cases/*.yaml).
 type Folder struct {
 	Path    string                 // without links
@@ -36,19 +36,21 @@ type Folder struct {
 	Data    map[string]any
 	Cases   []policy.Case
 
-	given   string         // as the folder was named
-	schemas map[string]any // the service's and the folder's, by name
-	roots   []string       // of .manifest
-	uses    []string       // further roots of data, which other bundles bring along
-	others  []string       // files that no part of this was read from
+	displayPath string         // as the folder was named
+	schemas     map[string]any // the service's and the folder's, by name
+	roots       []string       // of .manifest
+	uses        []string       // further roots of data, which other bundles provide
+	unreadFiles []string       // files that are not part of the policy
 }
 
-// shown is the name of a file for people: as they would open it.
-func (f *Folder) shown(rel string) string { return filepath.Join(f.given, filepath.FromSlash(rel)) }
+// display is the name of a file for people: as they would open it.
+func (f *Folder) display(rel string) string {
+	return filepath.Join(f.displayPath, filepath.FromSlash(rel))
+}
 
 // rel is the name of a file in the folder.
 func (f *Folder) rel(shown string) string {
-	rel, err := filepath.Rel(f.given, shown)
+	rel, err := filepath.Rel(f.displayPath, shown)
 	if err != nil {
 		return shown // both are relative, or neither
 	}
@@ -74,9 +76,9 @@ func Load(dir string) (*Folder, error) {
 		return nil, err
 	}
 	if !info.IsDir() {
-		return nil, fmt.Errorf("%s is no folder: a bundle has no tests", dir)
+		return nil, fmt.Errorf("%s is not a folder: a bundle has no tests", dir)
 	}
-	f := &Folder{Path: dir, given: given, Modules: map[string]*ast.Module{}, Sources: map[string][]byte{}, Data: map[string]any{}}
+	f := &Folder{Path: dir, displayPath: given, Modules: map[string]*ast.Module{}, Sources: map[string][]byte{}, Data: map[string]any{}}
 	if f.schemas, err = serviceSchemas(); err != nil {
 		return nil, err
 	}
@@ -94,7 +96,7 @@ func Load(dir string) (*Folder, error) {
 		}
 		rel = filepath.ToSlash(rel)
 		switch {
-		case rel != "." && strings.HasPrefix(path.Base(rel), "."): // hidden: no policy
+		case rel != "." && strings.HasPrefix(path.Base(rel), "."): // hidden: not part of the policy
 			if d.IsDir() {
 				return fs.SkipDir
 			}
@@ -124,7 +126,7 @@ func Load(dir string) (*Folder, error) {
 func (f *Folder) readManifest() error {
 	text, err := os.ReadFile(filepath.Join(f.Path, ".manifest"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // the gate says so
+		return nil // the gate reports it
 	}
 	var manifest struct {
 		Roots    []string `json:"roots"`
@@ -136,7 +138,7 @@ func (f *Folder) readManifest() error {
 		err = json.Unmarshal(text, &manifest)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", f.shown(".manifest"), err)
+		return fmt.Errorf("%s: %w", f.display(".manifest"), err)
 	}
 	f.roots, f.uses = manifest.Roots, manifest.Metadata.Uses
 	return nil
@@ -149,15 +151,15 @@ func (f *Folder) read(name, rel string) error {
 	case strings.HasPrefix(rel, "schemas/") && strings.HasSuffix(rel, ".json"):
 	case strings.HasPrefix(rel, "cases/"):
 		if !strings.HasSuffix(rel, ".yaml") && !strings.HasSuffix(rel, ".yml") {
-			return fmt.Errorf("%s: cases are written in .yaml files", f.shown(rel))
+			return fmt.Errorf("%s: cases must be in .yaml files", f.display(rel))
 		}
 		if strings.Count(rel, "/") > 1 {
-			f.others = append(f.others, rel)
+			f.unreadFiles = append(f.unreadFiles, rel)
 			return nil
 		}
 	case base == "data.json" || base == "data.yaml" || base == "data.yml":
 	default:
-		f.others = append(f.others, rel)
+		f.unreadFiles = append(f.unreadFiles, rel)
 		return nil
 	}
 	text, err := os.ReadFile(name)
@@ -166,7 +168,7 @@ func (f *Folder) read(name, rel string) error {
 	}
 	switch {
 	case strings.HasSuffix(rel, ".rego"):
-		shown := f.shown(rel)
+		shown := f.display(rel)
 		f.Sources[shown] = text
 		m, err := ast.ParseModuleWithOpts(shown, string(text), ast.ParserOptions{RegoVersion: ast.RegoV1, ProcessAnnotation: true, Capabilities: policy.Capabilities()})
 		if err != nil {
@@ -176,11 +178,11 @@ func (f *Folder) read(name, rel string) error {
 	case strings.HasPrefix(rel, "schemas/"):
 		var schema any
 		if err := json.Unmarshal(text, &schema); err != nil {
-			return fmt.Errorf("%s: %w", f.shown(rel), err)
+			return fmt.Errorf("%s: %w", f.display(rel), err)
 		}
 		f.schemas[schemaName(rel)] = schema
 	case strings.HasPrefix(rel, "cases/"):
-		cases, err := policy.ParseCases(f.shown(rel), text)
+		cases, err := policy.ParseCases(f.display(rel), text)
 		f.Cases = append(f.Cases, cases...)
 		return err
 	default:
@@ -189,7 +191,7 @@ func (f *Folder) read(name, rel string) error {
 	return nil
 }
 
-// readData puts a data file where its folder says.
+// readData merges a data file into data at the path of its folder.
 func (f *Folder) readData(rel string, text []byte) error {
 	var value any
 	var err error
@@ -202,7 +204,7 @@ func (f *Folder) readData(rel string, text []byte) error {
 		err = d.Decode(&value)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", f.shown(rel), err)
+		return fmt.Errorf("%s: %w", f.display(rel), err)
 	}
 	steps := strings.Split(path.Dir(rel), "/")
 	if steps[0] == "." {
@@ -213,7 +215,7 @@ func (f *Folder) readData(rel string, text []byte) error {
 	}
 	object, ok := value.(map[string]any)
 	if !ok {
-		return fmt.Errorf("%s must be an object", f.shown(rel))
+		return fmt.Errorf("%s must be an object", f.display(rel))
 	}
 	merge(f.Data, object)
 	return nil

@@ -13,8 +13,8 @@ import (
 //go:embed all:skeleton
 var skeleton embed.FS
 
-// New makes a folder with a policy to begin with: the rule, its test, its schema and its
-// cases, which all pass. It fails where there is something already.
+// New creates a folder with a working policy: a rule with its test, schema and cases, which
+// all pass. It fails where the folder is not empty.
 func New(dir string, from fs.FS) ([]string, error) {
 	if list, err := os.ReadDir(dir); err == nil && len(list) > 0 {
 		return nil, fmt.Errorf("%s is not empty", dir)
@@ -25,9 +25,9 @@ func New(dir string, from fs.FS) ([]string, error) {
 	}
 	name := strings.ReplaceAll(filepath.Base(whole), "-", "_")
 	if !codeShape.MatchString(name) {
-		return nil, fmt.Errorf("the name of the folder is that of the first rule: it must be of a-z 0-9 _ - and begin with a letter, is %q", filepath.Base(whole))
+		return nil, fmt.Errorf("the folder's name becomes that of the first rule: it must consist of a-z 0-9 _ - and begin with a letter, is %q", filepath.Base(whole))
 	}
-	if taken(from, name) {
+	if nameTaken(from, name) {
 		return nil, fmt.Errorf("the default policy has a rule or a file named %q: choose another name", name)
 	}
 	var made []string
@@ -50,7 +50,7 @@ func New(dir string, from fs.FS) ([]string, error) {
 			if root != "." {
 				text = []byte(strings.ReplaceAll(string(text), "NAME", name))
 			}
-			return os.WriteFile(target, text, 0o644) //nolint:gosec // a policy is no secret
+			return os.WriteFile(target, text, 0o644) //nolint:gosec // a policy is not secret
 		})
 	}
 	if err := write(from, "."); err != nil {
@@ -59,8 +59,8 @@ func New(dir string, from fs.FS) ([]string, error) {
 	return made, write(skeleton, "skeleton")
 }
 
-// taken reports whether a policy has a file or a code of that name.
-func taken(from fs.FS, name string) (found bool) {
+// nameTaken reports whether a policy has a file or a code of that name.
+func nameTaken(from fs.FS, name string) (found bool) {
 	_ = fs.WalkDir(from, ".", func(file string, d fs.DirEntry, err error) error { // what cannot be read is found out when it is copied
 		if err == nil && !d.IsDir() && strings.HasSuffix(file, ".rego") {
 			text, _ := fs.ReadFile(from, file) // as above

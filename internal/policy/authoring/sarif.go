@@ -7,13 +7,13 @@ import (
 	"slices"
 )
 
-// checks are the rules of findings, with what each asks for.
+// checks are the rules of findings, with what each requires.
 var checks = map[string]string{
 	"format":                "A file is formatted as opa fmt does",
-	"gate":                  "The policy passes the gate that stands before what serves",
+	"gate":                  "The policy passes the service's gate",
 	"line-length":           "Lines can be read next to a diff",
 	"metadata":              "A rule that grants or denies has METADATA with title, description and code",
-	"negated-call-of-input": "A negated call does not hide what is missing",
+	"negated-call-of-input": "A negated call does not hide missing input",
 	"not-loaded":            "Every file is read by something",
 	"package-in-folder":     "A package lies in the folder of its name",
 	"parse":                 "A file is Rego",

@@ -25,23 +25,23 @@ import (
 
 // TestOptions of Test.
 type TestOptions struct {
-	Timeout   time.Duration // of the processor's, for one test; 0: 30 s
-	Run       string        // only tests whose names match; coverage is not judged then
-	Threshold float64       // least coverage of each file of rules, in percent
+	Timeout   time.Duration // processor time of one test; 0: 30 s
+	Run       string        // only tests whose names match; coverage is not checked then
+	Threshold float64       // minimum coverage of each file of rules, in percent
 	Verbose   bool
-	Decisions bool // say what is decided in each case
+	Decisions bool // print the decision of each case
 }
 
-// TestReport is what became of tests.
+// TestReport is the result of Test.
 type TestReport struct {
 	Ran, Failed, Cases, CasesFailed int
 	Uncovered                       []string // files below the threshold
 }
 
-// Good reports whether nothing is to be mended.
-func (r TestReport) Good() bool { return r.Failed+r.CasesFailed+len(r.Uncovered) == 0 }
+// Passed reports whether all tests and cases pass with enough coverage.
+func (r TestReport) Passed() bool { return r.Failed+r.CasesFailed+len(r.Uncovered) == 0 }
 
-// compile compiles modules under the sandbox; strict also under the schemas.
+// compile compiles modules in the sandbox; strict also checks types by the schemas.
 func (f *Folder) compile(modules map[string]*ast.Module, strict bool) (*ast.Compiler, error) {
 	c := ast.NewCompiler().WithCapabilities(policy.Capabilities()).WithEnablePrintStatements(true).SetErrorLimit(0)
 	if strict {
@@ -52,13 +52,13 @@ func (f *Folder) compile(modules map[string]*ast.Module, strict bool) (*ast.Comp
 		copies[file] = m.Copy() // the compiler writes into what it compiles
 	}
 	if c.Compile(copies); c.Failed() {
-		return nil, policy.Substitutes(c.Errors)
+		return nil, policy.SuggestSubstitutes(c.Errors)
 	}
 	return c, nil
 }
 
-// Test runs the tests beside the rules and the acceptance cases, and prints what fails, and
-// which lines none of them has seen.
+// Test runs the tests and the acceptance cases, and prints failures and lines that none of
+// them covers.
 func (f *Folder) Test(ctx context.Context, out io.Writer, o TestOptions) (TestReport, error) {
 	var report TestReport
 	coverage := cover.New()
@@ -91,7 +91,7 @@ func (f *Folder) Test(ctx context.Context, out io.Writer, o TestOptions) (TestRe
 			continue
 		}
 		report.Uncovered = append(report.Uncovered, file)
-		fmt.Fprintf(out, "coverage of %s is %.1f %%, %.1f %% are wanted; no test and no case has seen:\n", file, files[file].Coverage, o.Threshold)
+		fmt.Fprintf(out, "coverage of %s is %.1f %%, %.1f %% are required; no test and no case covers:\n", file, files[file].Coverage, o.Threshold)
 		last := 0
 		for _, r := range files[file].NotCovered {
 			if r.Start.Row != last {
@@ -103,9 +103,9 @@ func (f *Folder) Test(ctx context.Context, out io.Writer, o TestOptions) (TestRe
 	return report, nil
 }
 
-// runTests runs the tests one after the other. One that takes more than its processor time is
-// cut off, and the others run on. What fails is run again with a trace, for the values in it:
-// the trace of one that does not end would take all memory.
+// runTests runs the tests sequentially. A test that exceeds its processor time is cancelled, and
+// the others continue. Failed tests run again with a trace, for the values in it: the trace of a
+// test that never ends would fill the memory.
 func (f *Folder) runTests(ctx context.Context, o TestOptions, coverage topdown.QueryTracer) ([]*tester.Result, error) {
 	names, err := f.testNames(o.Run)
 	if err != nil {
@@ -113,7 +113,7 @@ func (f *Folder) runTests(ctx context.Context, o TestOptions, coverage topdown.Q
 	}
 	var done []*tester.Result
 	for len(names) > 0 {
-		some, err := f.runSome(ctx, o, names, coverage, false)
+		some, err := f.runUntilTimeout(ctx, o, names, coverage, false)
 		if err != nil {
 			return nil, err
 		}
@@ -133,7 +133,7 @@ func (f *Folder) runTests(ctx context.Context, o TestOptions, coverage topdown.Q
 		}
 	}
 	if len(failed) > 0 {
-		traced, err := f.runSome(ctx, o, failed, nil, true)
+		traced, err := f.runUntilTimeout(ctx, o, failed, nil, true)
 		if err != nil {
 			return nil, err
 		}
@@ -175,8 +175,8 @@ func (f *Folder) testNames(match string) (names []string, err error) {
 	return slices.Compact(names), nil
 }
 
-// runSome runs tests until all have, or until one was cut off.
-func (f *Folder) runSome(ctx context.Context, o TestOptions, names []string, coverage topdown.QueryTracer, trace bool) ([]*tester.Result, error) {
+// runUntilTimeout runs tests until all are done, or until one is cancelled.
+func (f *Folder) runUntilTimeout(ctx context.Context, o TestOptions, names []string, coverage topdown.QueryTracer, trace bool) ([]*tester.Result, error) {
 	store := inmem.NewFromObject(maps.Clone(f.Data))
 	txn, err := store.NewTransaction(ctx)
 	if err != nil {
@@ -199,8 +199,8 @@ func (f *Folder) runSome(ctx context.Context, o TestOptions, names []string, cov
 	}
 	running, cut := context.WithCancel(ctx)
 	defer cut()
-	var began atomic.Int64 // processor time when the test that runs began
-	began.Store(int64(policy.UsedTime()))
+	var began atomic.Int64 // processor time at the start of the current test
+	began.Store(int64(policy.CPUTime()))
 	go func() {
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
@@ -209,7 +209,7 @@ func (f *Folder) runSome(ctx context.Context, o TestOptions, names []string, cov
 			case <-running.Done():
 				return
 			case <-tick.C:
-				if policy.UsedTime()-time.Duration(began.Load()) > limit {
+				if policy.CPUTime()-time.Duration(began.Load()) > limit {
 					cut()
 				}
 			}
@@ -218,15 +218,15 @@ func (f *Folder) runSome(ctx context.Context, o TestOptions, names []string, cov
 	results, err := runner.RunTests(running, txn)
 	if err != nil {
 		if many, ok := errors.AsType[ast.Errors](err); ok {
-			err = policy.Substitutes(many)
+			err = policy.SuggestSubstitutes(many)
 		}
 		return nil, err
 	}
 	var done []*tester.Result
 	for r := range results {
-		began.Store(int64(policy.UsedTime()))
+		began.Store(int64(policy.CPUTime()))
 		if r.Error != nil && running.Err() != nil {
-			r.Error = fmt.Errorf("it was cut off: it took more than %s of processor time (--timeout)", limit)
+			r.Error = fmt.Errorf("it was cancelled: it exceeded %s of processor time (--timeout)", limit)
 		}
 		done = append(done, r)
 	}

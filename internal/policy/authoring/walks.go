@@ -7,12 +7,12 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// collections are those of the directory, with how many keys name one document.
+// collections are those of the directory, with the number of keys of a document.
 var collections = map[string]int{"users": 2, "clients": 2, "tenants": 1}
 
-// walks finds where a policy would go through a collection of the directory: a document
-// must be named by its keys, each of which has a value before it is used. What it does not
-// find the store refuses, in the cases and when it serves.
+// walks finds where a policy iterates over a collection of the directory: a document must be
+// addressed by its keys, each of which is bound before its use. The store rejects walks that
+// this check misses.
 func (f *Folder) walks(file string, m *ast.Module) []Finding {
 	w := &walker{file: file, aliases: map[ast.Var]ast.Ref{}, named: map[ast.Var]bool{}}
 	for _, i := range m.Imports {
@@ -35,7 +35,7 @@ func (f *Folder) walks(file string, m *ast.Module) []Finding {
 	}
 	for _, r := range m.Rules {
 		for ; r != nil; r = r.Else {
-			bound := maps.Clone(w.named) // what names something is no variable
+			bound := maps.Clone(w.named) // names are not variables
 			for _, arg := range r.Head.Args {
 				bind(arg, bound)
 			}
@@ -50,7 +50,7 @@ func (f *Folder) walks(file string, m *ast.Module) []Finding {
 	return w.found
 }
 
-// walker reads a rule in its order: what has a value is bound.
+// walker visits a rule in order: bound are the variables with a value.
 type walker struct {
 	file    string
 	aliases map[ast.Var]ast.Ref // imports from the directory
@@ -76,7 +76,7 @@ func (w *walker) expr(e *ast.Expr, bound map[ast.Var]bool) {
 			call, in := s.Value.(ast.Call)
 			if !in {
 				if v, ok := s.Value.(ast.Var); ok {
-					delete(bound, v) // a variable of its own, whatever bears the name outside
+					delete(bound, v) // a new variable that shadows the outer name
 				}
 				continue
 			}
@@ -118,7 +118,7 @@ func (w *walker) expr(e *ast.Expr, bound map[ast.Var]bool) {
 	}
 }
 
-// bind gives a value to the variables of a pattern.
+// bind marks the variables of a pattern as bound.
 func bind(t *ast.Term, bound map[ast.Var]bool) {
 	ast.WalkTerms(t, func(t *ast.Term) bool {
 		switch v := t.Value.(type) {
@@ -173,7 +173,7 @@ func (w *walker) ref(ref ast.Ref, bound map[ast.Var]bool) {
 		keys = w.collection(ref, rest)
 	} else if head, _ := whole[0].Value.(ast.Var); head == "data" && len(whole) > 1 {
 		if v, isVar := whole[1].Value.(ast.Var); isVar && !bound[v] {
-			w.finding(ref[0].Location, ref.String()) // the directory would be among what it goes through
+			w.finding(ref[0].Location, ref.String()) // iterates over the directory too
 		}
 	}
 	for i, step := range whole[1:] {
@@ -183,15 +183,15 @@ func (w *walker) ref(ref ast.Ref, bound map[ast.Var]bool) {
 			w.term(step, bound)
 		case inside && i >= 2 && i < 2+keys && !bound[v]:
 			w.finding(ref[0].Location, ref.String())
-			bound[v] = true // said once
+			bound[v] = true // report once
 		default:
-			bound[v] = true // each of what is there
+			bound[v] = true // iterates over values
 		}
 	}
 }
 
-// collection is how many keys name a document of the collection that a reference is to; it
-// is none where the reference was found to be a walk already.
+// collection is the number of keys of a document in the collection of a reference; 0 where the
+// reference is reported as a walk already.
 func (w *walker) collection(ref, rest ast.Ref) int {
 	if len(rest) > 0 {
 		name, isName := rest[0].Value.(ast.String)
@@ -205,7 +205,8 @@ func (w *walker) collection(ref, rest ast.Ref) int {
 }
 
 func (w *walker) finding(at *ast.Location, what string) {
-	w.found = append(w.found, Finding{File: w.file, Line: at.Row, Column: at.Col, Rule: "walk", Text: fmt.Sprintf("%s is a walk over the directory, which the service refuses: name a document by its keys", what)})
+	w.found = append(w.found, Finding{File: w.file, Line: at.Row, Column: at.Col, Rule: "walk",
+		Text: fmt.Sprintf("%s is a walk over the directory, which the service rejects: address a document by its keys", what)})
 }
 
 // ofDirectory is what follows data.directory in a reference.

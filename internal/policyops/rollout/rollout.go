@@ -134,13 +134,13 @@ func (s *Service) Receive(ctx context.Context, source string, packed []byte) (ia
 		r, err = s.cfg.Engine.Prepare(ctx, c)
 	}
 	if err != nil {
-		if _, later := errors.AsType[*policy.LaterError](err); later {
+		if _, later := errors.AsType[*policy.RetryError](err); later {
 			return iam.PolicyRevision{}, &iam.Error{Kind: iam.Unavailable, Code: "gate_unavailable", Detail: "the policy cannot be checked now", Cause: err}
 		}
-		s.cfg.Engine.Refuse(ctx, source, "", err)
+		s.cfg.Engine.Reject(ctx, source, "", err)
 		return iam.PolicyRevision{}, &iam.Error{Kind: iam.Invalid, Code: "policy_refused", Detail: "the policy is refused: " + err.Error()}
 	}
-	s.cfg.Engine.Accept()
+	s.cfg.Engine.ClearRejection()
 	s.mu.Lock()
 	s.prepared[r.Digest] = r // it need not go through the gate once more here; where it is not kept, it is forgotten
 	s.mu.Unlock()
@@ -409,17 +409,17 @@ func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision,
 		s.prepared[digest] = r
 		s.mu.Unlock()
 		if before {
-			s.cfg.Engine.Accept()
+			s.cfg.Engine.ClearRejection()
 		}
 		return r, nil
 	}
-	if _, later := errors.AsType[*policy.LaterError](err); !later {
+	if _, later := errors.AsType[*policy.RetryError](err); !later {
 		s.mu.Lock()
 		s.failed[digest] = failure{err.Error(), time.Now()}
 		wanted := !another || s.orders.InForce == digest
 		s.mu.Unlock()
 		if wanted {
-			s.cfg.Engine.Refuse(ctx, "revision "+iam.PolicyID(digest)+" of "+kept.Source, digest, err)
+			s.cfg.Engine.Reject(ctx, "revision "+iam.PolicyID(digest)+" of "+kept.Source, digest, err)
 		}
 	}
 	return nil, err
@@ -470,8 +470,8 @@ func (s *Service) report(ctx context.Context) error {
 	if r := status.Revision; r != nil {
 		me.InForce, me.Since, me.Source = r.Digest, r.Since, r.Source
 	}
-	if status.Refused != nil {
-		text, err := json.Marshal(status.Refused)
+	if status.Rejected != nil {
+		text, err := json.Marshal(status.Rejected)
 		if err != nil {
 			return err
 		}
@@ -607,7 +607,7 @@ func (s *Service) FromState(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		s.cfg.Engine.Refuse(ctx, name, "", err)
+		s.cfg.Engine.Reject(ctx, name, "", err)
 		return err
 	}
 	if kept.Digest != r.Digest {

@@ -70,7 +70,7 @@ func (f *fleet) ok(err error) {
 func (f *fleet) replica(name string, change func(*policy.Config, *rollout.Config)) *replica {
 	f.Helper()
 	r := &replica{}
-	pc := policy.Config{Log: slog.New(slog.DiscardHandler), OnPassed: func(ctx context.Context, c *policy.Candidate, rev *policy.Revision) (bool, error) {
+	pc := policy.Config{Log: slog.New(slog.DiscardHandler), Activator: func(ctx context.Context, c *policy.Candidate, rev *policy.Revision) (bool, error) {
 		return r.Passed(ctx, c, rev)
 	}}
 	rc := rollout.Config{DB: f.db, Follows: true, Unsigned: true, Replica: name, Log: slog.New(slog.DiscardHandler)}
@@ -106,19 +106,19 @@ func TestAllReplicasFollowWhatOneHasTaken(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	one, two := f.replica("one", usual), f.replica("two", usual)
-	f.ok(one.engine.Offer(ctx, candidate("v1")))
+	f.ok(one.engine.Submit(ctx, candidate("v1")))
 	f.ok(two.Sync(ctx))
 	if one.name() != "v1" || two.name() != "v1" {
 		t.Errorf("one has %q in force, two %q", one.name(), two.name())
 	}
-	f.ok(two.engine.Offer(ctx, candidate("v2")))
+	f.ok(two.engine.Submit(ctx, candidate("v2")))
 	f.ok(one.Sync(ctx))
 	if one.name() != "v2" || two.name() != "v2" {
 		t.Errorf("one has %q in force, two %q", one.name(), two.name())
 	}
 	// What was replaced is not taken again, by none of them.
 	for _, r := range []*replica{one, two, f.replica("three", usual)} {
-		if err := r.engine.Offer(ctx, candidate("v1")); err == nil || !strings.Contains(err.Error(), "only a rollback brings it back") {
+		if err := r.engine.Submit(ctx, candidate("v1")); err == nil || !strings.Contains(err.Error(), "only a rollback brings it back") {
 			t.Errorf("it is taken again: %v", err)
 		}
 	}
@@ -128,7 +128,7 @@ func TestAllReplicasFollowWhatOneHasTaken(t *testing.T) {
 	if one.name() != "v1" || two.name() != "v1" {
 		t.Errorf("after the rollback one has %q in force, two %q", one.name(), two.name())
 	}
-	if err := one.engine.Offer(ctx, candidate("v2")); err == nil {
+	if err := one.engine.Submit(ctx, candidate("v2")); err == nil {
 		t.Error("what was rolled back is taken again")
 	}
 }
@@ -144,7 +144,7 @@ func (f *fleet) rollback(r *replica) error {
 func TestALookThatWasCutOffIsNotRemembered(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	f.ok(f.replica("one", usual).engine.Offer(ctx, candidate("v1")))
+	f.ok(f.replica("one", usual).engine.Submit(ctx, candidate("v1")))
 	two := f.replica("two", usual)
 	gone, leave := context.WithCancel(ctx)
 	leave()
@@ -155,8 +155,8 @@ func TestALookThatWasCutOffIsNotRemembered(t *testing.T) {
 		t.Errorf("%v, %v: who asks for it has left, and it is prepared all the same", r, err)
 	}
 	f.ok(two.Sync(ctx))
-	if two.name() != "v1" || two.engine.Status().Refused != nil {
-		t.Errorf("%q is in force, %+v", two.name(), two.engine.Status().Refused)
+	if two.name() != "v1" || two.engine.Status().Rejected != nil {
+		t.Errorf("%q is in force, %+v", two.name(), two.engine.Status().Rejected)
 	}
 }
 
@@ -171,7 +171,7 @@ func (f *fleet) inForce() string {
 func TestWhatIsKeptUnderAnotherNameIsNotTaken(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	f.ok(f.replica("one", usual).engine.Offer(ctx, candidate("v1")))
+	f.ok(f.replica("one", usual).engine.Submit(ctx, candidate("v1")))
 	other, err := candidate("v2").Pack()
 	f.ok(err)
 	conn, err := pgx.Connect(ctx, f.url)
@@ -196,8 +196,8 @@ func TestAReplicaNeverGoesBelowTheActivationThatItHasSeen(t *testing.T) {
 		pc.Log, rc.Log, rc.StateDir = slog.New(&log), slog.New(&log), state
 	}
 	one := f.replica("one", follower)
-	f.ok(one.engine.Offer(ctx, candidate("v1")))
-	f.ok(one.engine.Offer(ctx, candidate("v2")))
+	f.ok(one.engine.Submit(ctx, candidate("v1")))
+	f.ok(one.engine.Submit(ctx, candidate("v2")))
 	f.ok(one.Sync(ctx))
 	one.Prepare(ctx) // writes STATE_DIR
 	f.ok(one.Lost())
@@ -220,7 +220,7 @@ func TestAReplicaNeverGoesBelowTheActivationThatItHasSeen(t *testing.T) {
 	if two.name() != "v1" || again.name() != "v1" || again.Lost() == nil {
 		t.Errorf("after a restart %q and %q are active, %v", two.name(), again.name(), again.Lost())
 	}
-	f.ok(two.engine.Offer(ctx, candidate("v3")))
+	f.ok(two.engine.Submit(ctx, candidate("v3")))
 	for _, r := range []*replica{one, two, again} {
 		f.ok(r.Sync(ctx))
 		if r.name() != "v3" || r.Lost() != nil {
@@ -234,12 +234,12 @@ func TestALostActivationCanBeMadeAgain(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	one := f.replica("one", usual)
-	f.ok(one.engine.Offer(ctx, candidate("v1")))
-	f.ok(one.engine.Offer(ctx, candidate("v2")))
+	f.ok(one.engine.Submit(ctx, candidate("v1")))
+	f.ok(one.engine.Submit(ctx, candidate("v2")))
 	f.forgetLastActivation()
 	two := f.replica("two", usual)
 	f.ok(two.Sync(ctx))
-	f.ok(two.engine.Offer(ctx, candidate("v2")))
+	f.ok(two.engine.Submit(ctx, candidate("v2")))
 	f.ok(one.Sync(ctx))
 	if one.name() != "v2" || two.name() != "v2" {
 		t.Errorf("%q and %q are active", one.name(), two.name())
@@ -260,9 +260,9 @@ func TestALookThatWasOvertakenPutsNothingBack(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	one, two := f.replica("one", usual), f.replica("two", func(_ *policy.Config, rc *rollout.Config) { rc.Patience = time.Nanosecond })
-	f.ok(one.engine.Offer(ctx, candidate("v1")))
+	f.ok(one.engine.Submit(ctx, candidate("v1")))
 	f.ok(two.Sync(ctx))
-	f.ok(one.engine.Offer(ctx, candidate("v2")))
+	f.ok(one.engine.Submit(ctx, candidate("v2")))
 	f.ok(two.Sync(ctx)) // both are prepared: what follows is a swap of pointers
 	f.ok(f.rollback(one))
 	seen, proceed := make(chan struct{}), make(chan struct{})
@@ -277,7 +277,7 @@ func TestALookThatWasOvertakenPutsNothingBack(t *testing.T) {
 	overtaken := make(chan error)
 	go func() { overtaken <- two.Sync(ctx) }() // it sees v1, of the rollback
 	<-seen
-	f.ok(one.engine.Offer(ctx, candidate("v3")))
+	f.ok(one.engine.Submit(ctx, candidate("v3")))
 	f.ok(two.Sync(ctx))
 	if two.name() != "v3" {
 		t.Fatalf("%q is in force", two.name())
@@ -315,7 +315,7 @@ func TestManyLooksAtOncePutNothingBack(t *testing.T) {
 		})
 	}
 	for n := range rounds {
-		f.ok(one.engine.Offer(ctx, candidate(fmt.Sprintf("v%02d", n))))
+		f.ok(one.engine.Submit(ctx, candidate(fmt.Sprintf("v%02d", n))))
 	}
 	close(stop)
 	looking.Wait()
@@ -339,7 +339,7 @@ func (a *activated) Handle(_ context.Context, r slog.Record) error {
 	a.mu.Lock()
 	a.messages = append(a.messages, r.Message)
 	a.mu.Unlock()
-	if r.Message == "policy in force" {
+	if r.Message == "policy activated" {
 		r.Attrs(func(attr slog.Attr) bool {
 			if attr.Key == "name" {
 				a.mu.Lock()
@@ -381,8 +381,8 @@ func TestAStartTakesFromStateOnlyWhatNothingContradicts(t *testing.T) {
 	one := with()
 	other := candidate("v1")
 	other.Data = map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-Roles"}}}}
-	f.ok(one.engine.Offer(ctx, other))
-	f.ok(one.engine.Offer(ctx, candidate("v2")))
+	f.ok(one.engine.Submit(ctx, other))
+	f.ok(one.engine.Submit(ctx, candidate("v2")))
 	one.Prepare(ctx)
 	if text, err := os.ReadFile(filepath.Join(dir, "policy.json")); err != nil || !strings.Contains(string(text), candidate("v2").Digest()) || !strings.Contains(string(text), `"seq":2`) {
 		t.Errorf("%s, %v: it does not say of which activation it is", text, err)
@@ -417,10 +417,10 @@ func TestAStartTakesFromStateOnlyWhatNothingContradicts(t *testing.T) {
 	}
 
 	// A replica that is late does not replace what a newer activation has left there.
-	f.ok(away.engine.Offer(ctx, candidate("v3")))
+	f.ok(away.engine.Submit(ctx, candidate("v3")))
 	late := with()
 	f.ok(late.Sync(ctx))
-	f.ok(away.engine.Offer(ctx, candidate("v4")))
+	f.ok(away.engine.Submit(ctx, candidate("v4")))
 	away.Prepare(ctx)
 	late.Prepare(ctx)
 	if text, err := os.ReadFile(filepath.Join(dir, "policy.json")); err != nil || !strings.Contains(string(text), candidate("v4").Digest()) {
@@ -436,21 +436,21 @@ func TestAReplicaThatCannotFollowSaysSo(t *testing.T) {
 	two := f.replica("two", func(pc *policy.Config, rc *rollout.Config) {
 		pc.Headers, rc.Patience = []string{"X-Tenant-ID", "X-User-ID"}, time.Nanosecond
 	})
-	f.ok(one.engine.Offer(ctx, candidate("v1")))
+	f.ok(one.engine.Submit(ctx, candidate("v1")))
 	f.ok(two.Sync(ctx))
 	f.ok(two.Behind())
 	other := candidate("v2")
 	other.Data = map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-ID", "X-User-Roles"}}}}
-	f.ok(one.engine.Offer(ctx, other))
-	if err := two.Sync(ctx); err == nil || !strings.Contains(err.Error(), "X-User-Roles is absent from GATEWAY_HEADERS") {
+	f.ok(one.engine.Submit(ctx, other))
+	if err := two.Sync(ctx); err == nil || !strings.Contains(err.Error(), "X-User-Roles is missing from GATEWAY_HEADERS") {
 		t.Errorf("got %v", err)
 	}
 	if two.Behind() == nil {
 		t.Error("it is ready although it answers by other rules")
 	}
 	two.Prepare(ctx)
-	if two.name() != "v1" || two.engine.Status().Refused == nil || two.engine.Status().Refused.Digest == "" {
-		t.Errorf("%q is in force, %+v", two.name(), two.engine.Status().Refused)
+	if two.name() != "v1" || two.engine.Status().Rejected == nil || two.engine.Status().Rejected.Digest == "" {
+		t.Errorf("%q is in force, %+v", two.name(), two.engine.Status().Rejected)
 	}
 	var seen []iam.PolicyReplica
 	f.ok(one.admin.Do(ctx, admin.Caller{Operator: "test"}, admin.Task{Action: "policy:read"}, func(ctx context.Context, w *admin.Work) (err error) {
@@ -484,7 +484,7 @@ func TestTheEmbeddedPolicyCanBeRolledBackTo(t *testing.T) {
 	ours := candidate("ours")
 	ours.Embedded = true
 	one, newer := with(ours), with(candidate("newer"))
-	f.ok(one.engine.Offer(ctx, ours))
+	f.ok(one.engine.Submit(ctx, ours))
 	f.ok(one.Sync(ctx)) // it says what it has in force
 	service := admin.New(admin.Config{DB: f.db, Log: slog.New(slog.DiscardHandler), Embedded: func() (iam.PolicyRevision, []byte, error) {
 		c := candidate("ours")
@@ -515,7 +515,7 @@ func TestTheEmbeddedPolicyCanBeRolledBackTo(t *testing.T) {
 	}
 	_ = newer.Sync(ctx) // as below
 	newer.Prepare(ctx)
-	if r := newer.engine.Status().Refused; r == nil || r.Digest == ours.Digest() {
+	if r := newer.engine.Status().Rejected; r == nil || r.Digest == ours.Digest() {
 		t.Errorf("what nobody wants of another version is refused: %+v", r)
 	}
 	_ = one.Sync(ctx) // v1 is not signed: it is not in force here, and what was before it is to be ready
@@ -540,7 +540,7 @@ func TestTheEmbeddedPolicyCanBeRolledBackTo(t *testing.T) {
 	if err := newer.Sync(ctx); err == nil || !strings.Contains(err.Error(), "part of another version of the program") {
 		t.Errorf("got %v", err)
 	}
-	if r := newer.engine.Status().Refused; newer.name() != "" || r == nil {
+	if r := newer.engine.Status().Rejected; newer.name() != "" || r == nil {
 		t.Errorf("%q is in force, refused is %+v", newer.name(), r)
 	}
 }
@@ -575,7 +575,7 @@ func TestAKeyFollowsAnother(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return r.engine.Offer(ctx, c)
+		return r.engine.Submit(ctx, c)
 	}
 	f.ok(send(with(oldPEM), oldFile))
 	f.ok(with(oldPEM, newPEM).Sync(ctx))
@@ -621,7 +621,7 @@ func TestWhoHasVerifiedARevisionIsSaidTruly(t *testing.T) {
 		f.ok(err)
 		return r.Verified
 	}
-	f.ok(with(false).engine.OfferPath(ctx, folder))
+	f.ok(with(false).engine.SubmitPath(ctx, folder))
 	if by := verified(); by != iam.VerifiedByNobody {
 		t.Errorf("a folder was verified by %s", by)
 	}
@@ -633,7 +633,7 @@ func TestWhoHasVerifiedARevisionIsSaidTruly(t *testing.T) {
 	f.ok(err)
 	bundle := filepath.Join(dir, "bundle.tar.gz")
 	f.ok(os.WriteFile(bundle, packed, 0o600))
-	f.ok(with(true).engine.OfferPath(ctx, bundle))
+	f.ok(with(true).engine.SubmitPath(ctx, bundle))
 	if by := verified(); by != iam.VerifiedByKey {
 		t.Errorf("a signed bundle was verified by %s", by)
 	}
@@ -672,7 +672,7 @@ func TestAPolicyInStateNeedsTheSignatureThatItNeededBefore(t *testing.T) {
 			first := with(false, true)
 			c := candidate("v1")
 			c.Verified = test.verified
-			f.ok(first.engine.Offer(ctx, c))
+			f.ok(first.engine.Submit(ctx, c))
 			first.Prepare(ctx)
 			name := filepath.Join(dir, "policy.json")
 			text, err := os.ReadFile(name)

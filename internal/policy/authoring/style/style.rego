@@ -62,7 +62,7 @@ debugging contains _finding("print", rule.line, "print is for tests") if {
 }
 
 # METADATA
-# title: A negated call does not hide what is missing
+# title: A negated call does not hide missing input
 # description: >-
 #   With input.x missing, the body of "not f(input.x)" is undefined: a denial that is
 #   written so is skipped, and what it was to deny is let in. Give the call a name of its
