@@ -16,7 +16,7 @@ type auditBody struct {
 	Seq        int64           `json:"seq"`
 	At         time.Time       `json:"at"`
 	ActorKind  string          `json:"actor_kind" enum:"user,client,operator"`
-	Actor      string          `json:"actor" doc:"our id of a user, a client_id, who ran a command"`
+	Actor      string          `json:"actor" doc:"id of a user, a client_id, or the operator who ran a command"`
 	Via        string          `json:"via" enum:"api,command,bootstrap,loop"`
 	Address    string          `json:"address,omitempty"`
 	RequestID  string          `json:"request_id,omitempty"`
@@ -24,9 +24,9 @@ type auditBody struct {
 	Action     string          `json:"action"`
 	Kind       string          `json:"kind"`
 	Object     string          `json:"object"`
-	Before     json.RawMessage `json:"before,omitempty" doc:"absent: it was not there"`
-	After      json.RawMessage `json:"after,omitempty" doc:"absent: it is no more"`
-	Hash       string          `json:"hash" doc:"of this entry and all before it, in hex"`
+	Before     json.RawMessage `json:"before,omitempty" doc:"absent: it was created"`
+	After      json.RawMessage `json:"after,omitempty" doc:"absent: it was deleted"`
+	Hash       string          `json:"hash" doc:"of this entry and all earlier ones, in hex"`
 }
 
 func wireEntry(e iam.AuditEntry) auditBody {
@@ -37,13 +37,13 @@ func wireEntry(e iam.AuditEntry) auditBody {
 
 type auditIn struct {
 	Paged
-	Tenant string    `query:"tenant" maxLength:"64" doc:"id of the tenant; absent: everything"`
+	Tenant string    `query:"tenant" maxLength:"64" doc:"id of the tenant; absent: the whole platform"`
 	Actor  string    `query:"actor" maxLength:"255"`
 	Action string    `query:"action" maxLength:"64" doc:"as in member:create"`
 	Kind   string    `query:"kind" enum:"tenant,role,user,member,mapping,service,client,event"`
 	Object string    `query:"object" maxLength:"255" doc:"id or name"`
-	From   time.Time `query:"from" doc:"not before"`
-	Until  time.Time `query:"until" doc:"before"`
+	From   time.Time `query:"from" doc:"not earlier than this (RFC 3339)"`
+	Until  time.Time `query:"until" doc:"earlier than this"`
 }
 
 func (i auditIn) target() target { return target{tenant: i.Tenant} }

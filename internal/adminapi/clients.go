@@ -17,13 +17,13 @@ import (
 // clientBody has the fields of RFC 7591 and the state of the client here.
 type clientBody struct {
 	ClientID string `json:"client_id"`
-	Tenant   string `json:"tenant,omitempty" doc:"absent: a program of the platform"`
-	Status   string `json:"status" enum:"active,blocked,deleted" doc:"what enrichment sees, at once"`
-	Managed  bool   `json:"managed" doc:"false: it was not made here; only status, roles and scopes are known"`
+	Tenant   string `json:"tenant,omitempty" doc:"absent: a client of the platform"`
+	Status   string `json:"status" enum:"active,blocked,deleted" doc:"effective here at once"`
+	Managed  bool   `json:"managed" doc:"false: it was not created here; only status, roles and scopes are known"`
 
-	Sync       string `json:"sync,omitempty" enum:"in_sync,pending,failed" doc:"whether the identity provider agrees; failed: it has refused the last change, which was undone"`
-	SyncReason string `json:"sync_reason,omitempty" doc:"why it does not yet, or why the last rotation failed"`
-	Operation  string `json:"operation,omitempty" enum:"create,update,delete,rotate,retire" doc:"what it has yet to be told"`
+	Sync       string `json:"sync,omitempty" enum:"in_sync,pending,failed" doc:"whether the identity provider has the same; failed: it has rejected the last change, which was reverted"`
+	SyncReason string `json:"sync_reason,omitempty" doc:"why it is pending or failed, or why the last rotation failed"`
+	Operation  string `json:"operation,omitempty" enum:"create,update,delete,rotate,retire" doc:"the change that the identity provider has not confirmed"`
 
 	Type                    string          `json:"type,omitempty" enum:"public,confidential"`
 	ClientName              string          `json:"client_name,omitempty"`
@@ -34,19 +34,19 @@ type clientBody struct {
 	PostLogoutRedirectURIs  []string        `json:"post_logout_redirect_uris"`
 	JWKSURI                 string          `json:"jwks_uri,omitempty"`
 	JWKS                    json.RawMessage `json:"jwks,omitempty"`
-	Audience                []string        `json:"audience" doc:"that its tokens may be for; empty: of a client from an earlier version that was not reconciled yet"`
+	Audience                []string        `json:"audience" doc:"allowed audiences of its tokens; empty: of a client from an earlier version that was not reconciled yet"`
 	Roles                   []string        `json:"roles"`
 	Scopes                  []string        `json:"scopes"`
 
 	SecretState     string     `json:"secret_state,omitempty" enum:"none,not_issued,issued,unknown" doc:"unknown: a rotation has an unknown outcome; rotate again"`
-	OldSecretUntil  *time.Time `json:"old_secret_until,omitempty" doc:"until when the secret before works"`
+	OldSecretUntil  *time.Time `json:"old_secret_until,omitempty" doc:"until when the previous secret is valid"`
 	TokensNotBefore *time.Time `json:"tokens_not_before,omitempty"`
 	CreatedAt       time.Time  `json:"created_at"`
 	UpdatedAt       time.Time  `json:"updated_at"`
 	Version         int64      `json:"version" doc:"as in the ETag"`
 
-	ClientSecret       string `json:"client_secret,omitempty" doc:"here and nowhere else"`
-	ClientSecretStatus string `json:"client_secret_status,omitempty" enum:"given,not_issued" doc:"given: in this answer, or in the first one to this request; not_issued: nobody has it, rotate"`
+	ClientSecret       string `json:"client_secret,omitempty" doc:"in this response only"`
+	ClientSecretStatus string `json:"client_secret_status,omitempty" enum:"given,not_issued" doc:"given: in this response, or in the first one to this request; not_issued: there is none yet, rotate"`
 }
 
 // ClientPut has the fields of a client that a PUT replaces.
@@ -54,19 +54,19 @@ type ClientPut struct {
 	ClientName              string          `json:"client_name" maxLength:"200"`
 	TokenEndpointAuthMethod string          `json:"token_endpoint_auth_method,omitempty" enum:"none,client_secret_basic,client_secret_post,private_key_jwt" default:"client_secret_basic" doc:"none: a public client, with PKCE and without a secret"`
 	GrantTypes              []string        `json:"grant_types,omitempty" maxItems:"3" doc:"authorization_code (the default), refresh_token, client_credentials"`
-	ResponseTypes           []string        `json:"response_types,omitempty" maxItems:"1" doc:"code, where authorization_code is"`
+	ResponseTypes           []string        `json:"response_types,omitempty" maxItems:"1" doc:"code, with authorization_code"`
 	RedirectURIs            []string        `json:"redirect_uris,omitempty" maxItems:"50" doc:"exact; https, and for public clients a loopback address or a scheme of their own (RFC 8252)"`
 	PostLogoutRedirectURIs  []string        `json:"post_logout_redirect_uris,omitempty" maxItems:"50"`
 	JWKSURI                 string          `json:"jwks_uri,omitempty" maxLength:"2000" doc:"https, of a public host"`
 	JWKS                    json.RawMessage `json:"jwks,omitempty" doc:"public keys of private_key_jwt (RFC 7517)"`
-	Audience                []string        `json:"audience,omitempty" maxItems:"20" doc:"that its tokens may be for: it must ask R-Auth for one of them (audience=…); absent: those of the gateways (RAUTH_AUDIENCES); others, such as that of the admin API, only a platform administrator grants"`
+	Audience                []string        `json:"audience,omitempty" maxItems:"20" doc:"allowed audiences of its tokens: it must request one of them from R-Auth (audience=…); absent: those of the gateways (RAUTH_AUDIENCES); others, such as that of the admin API, only a platform administrator grants"`
 	Roles                   []string        `json:"roles,omitempty" maxItems:"100" doc:"names of roles that the tenant sees"`
-	Scopes                  []string        `json:"scopes,omitempty" maxItems:"100" doc:"what its tokens can be for, and no more than it is; beyond OpenID Connect's own, only who holds the permission of that name gives a scope"`
+	Scopes                  []string        `json:"scopes,omitempty" maxItems:"100" doc:"allowed scopes of its tokens; a caller grants a scope only with the permission of that name, except those of OpenID Connect"`
 }
 
 // ClientPost is a new client.
 type ClientPost struct {
-	Tenant string `json:"tenant,omitempty" maxLength:"64" doc:"for ever; absent: a program of the platform"`
+	Tenant string `json:"tenant,omitempty" maxLength:"64" doc:"permanent; absent: a client of the platform"`
 	ClientPut
 }
 
@@ -137,7 +137,7 @@ type clientChange struct {
 	Status     int
 	Location   string `header:"Location"`
 	ETag       string `header:"ETag"`
-	Preference string `header:"Preference-Applied" doc:"respond-async, where that was asked for (RFC 7240)"`
+	Preference string `header:"Preference-Applied" doc:"respond-async, if the request preferred it (RFC 7240)"`
 	Body       *clientBody
 }
 
@@ -170,7 +170,7 @@ func (i OnClient) target() target { return target{object: i.ID, client: true} }
 
 // Preferring is an input whose caller may prefer not to wait for the identity provider.
 type Preferring struct {
-	Prefer string `header:"Prefer" maxLength:"200" doc:"respond-async: the answer is 202, and the identity provider is told later (RFC 7240)"`
+	Prefer string `header:"Prefer" maxLength:"200" doc:"respond-async: the response is 202, and the identity provider is updated later (RFC 7240)"`
 }
 
 const respondAsync = "respond-async"
@@ -191,12 +191,12 @@ func (c call) clientRequest(p Preferring) clients.Request {
 
 type listClientsIn struct {
 	Paged
-	Tenant string `query:"tenant" maxLength:"64" doc:"id of the tenant; absent: everything"`
+	Tenant string `query:"tenant" maxLength:"64" doc:"id of the tenant; absent: the whole platform"`
 	Status string `query:"status" enum:"active,blocked,deleted"`
 	Sync   string `query:"sync" enum:"in_sync,pending,failed"`
 	Type   string `query:"type" enum:"public,confidential"`
-	Role   string `query:"role" maxLength:"64" doc:"that it has directly"`
-	Name   string `query:"name" maxLength:"200" doc:"a part of client_name, whatever its case"`
+	Role   string `query:"role" maxLength:"64" doc:"assigned directly"`
+	Name   string `query:"name" maxLength:"200" doc:"a part of client_name, in any letter case"`
 }
 
 func (i listClientsIn) target() target { return target{tenant: i.Tenant} }
@@ -270,7 +270,7 @@ func (a *server) revokeClient(ctx context.Context, w *admin.Work, in *struct {
 	OnClient
 	Repeatable
 	Body *struct {
-		Before *time.Time `json:"before,omitempty" doc:"tokens issued earlier, or less than 5 s later, are refused; absent: now. It never goes back."`
+		Before *time.Time `json:"before,omitempty" doc:"tokens issued earlier, or less than 5 s later, are rejected; absent: now. It never moves back."`
 	}
 },
 ) (*resource[clientBody], error) {
@@ -286,8 +286,8 @@ func (a *server) rotateClient(ctx context.Context, c call, in *struct {
 	Repeatable
 	Conditional
 	Body *struct {
-		Overlap   string `json:"overlap,omitempty" maxLength:"20" default:"24h" doc:"how long the old secret works, as in 24h or 90m, 720h at most; 0: it ends at once"`
-		RetireOld bool   `json:"retire_old,omitempty" doc:"ends the overlap that is running, if there is one"`
+		Overlap   string `json:"overlap,omitempty" maxLength:"20" default:"24h" doc:"how long the old secret stays valid, as in 24h or 90m, 720h at most; 0: it is revoked at once"`
+		RetireOld bool   `json:"retire_old,omitempty" doc:"ends the current overlap, if there is one"`
 	}
 },
 ) (*clientChange, error) {
@@ -300,7 +300,7 @@ func (a *server) rotateClient(ctx context.Context, c call, in *struct {
 		rot.RetireOld = in.Body.RetireOld
 		if in.Body.Overlap != "" {
 			if rot.Overlap, err = time.ParseDuration(in.Body.Overlap); err != nil {
-				return nil, iam.Refuse([]iam.FieldError{{Pointer: "/overlap", Detail: "must be a time as in 24h or 90m, or 0"}})
+				return nil, iam.Refuse([]iam.FieldError{{Pointer: "/overlap", Detail: "must be a duration as in 24h or 90m, or 0"}})
 			}
 		}
 	}

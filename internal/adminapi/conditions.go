@@ -14,8 +14,8 @@ import (
 
 // Conditional is an input of a conditional request.
 type Conditional struct {
-	IfMatch     string `header:"If-Match" maxLength:"1000" doc:"ETag of what was read; * for any"`
-	IfNoneMatch string `header:"If-None-Match" maxLength:"10" doc:"* where nothing must be there yet"`
+	IfMatch     string `header:"If-Match" maxLength:"1000" doc:"ETags of an earlier response; *: the resource must exist"`
+	IfNoneMatch string `header:"If-None-Match" maxLength:"10" doc:"*: the resource must not exist"`
 }
 
 // condition parses the preconditions of RFC 9110, section 13.1. A weak tag never matches.

@@ -18,14 +18,14 @@ type Decisions interface {
 }
 
 type decisionBody struct {
-	Decision string          `json:"decision" doc:"its id, as in X-Decision-ID"`
+	Decision string          `json:"decision" doc:"id, as in X-Decision-ID"`
 	At       time.Time       `json:"at"`
 	Revision string          `json:"revision"`
 	Allow    bool            `json:"allow"`
 	Issuer   string          `json:"issuer,omitempty"`
 	Subject  string          `json:"subject,omitempty"`
 	ClientID string          `json:"client_id,omitempty"`
-	Tenant   string          `json:"tenant,omitempty" doc:"the active one, else the one that was asked for"`
+	Tenant   string          `json:"tenant,omitempty" doc:"the active one, else the requested one"`
 	Codes    []string        `json:"codes"`
 	Event    json.RawMessage `json:"event,omitempty" doc:"as in OPA's decision log"`
 }
@@ -36,7 +36,7 @@ func wireDecision(d iam.RecordedDecision) decisionBody {
 
 // OnDecisions is an input about decisions of one tenant, or of the whole platform.
 type OnDecisions struct {
-	Tenant string `query:"tenant" maxLength:"64" doc:"id of the tenant that they are about: the active one, else the one that was asked for. Its administrators and auditors say it; they see names of its members and clients only."`
+	Tenant string `query:"tenant" maxLength:"64" doc:"id of the active tenant of the decisions, else of the requested one. Administrators and auditors of the tenant must use it; they see names of its members and clients only."`
 }
 
 func (i OnDecisions) target() target { return target{tenant: i.Tenant} }

@@ -8,9 +8,9 @@ import (
 // driftBody is a comparison of all clients with the identity provider.
 type driftBody struct {
 	ComparedAt  time.Time        `json:"compared_at"`
-	Compared    int              `json:"compared" doc:"clients of ours that are not deleted"`
-	Pending     int              `json:"pending" doc:"not compared: the identity provider has yet to be told"`
-	Foreign     int              `json:"foreign" doc:"clients of others in the identity provider; they are never touched"`
+	Compared    int              `json:"compared" doc:"managed clients that are not deleted"`
+	Pending     int              `json:"pending" doc:"not compared: the identity provider has not confirmed the last change"`
+	Foreign     int              `json:"foreign" doc:"clients in the identity provider that others manage; they are never changed"`
 	Differences []differenceBody `json:"differences"`
 }
 
@@ -18,8 +18,8 @@ type differenceBody struct {
 	ClientID string   `json:"client_id"`
 	Tenant   string   `json:"tenant,omitempty"`
 	Kind     string   `json:"kind" enum:"missing,changed,not_deleted,orphan,not_ours,unmanaged"`
-	Fields   []string `json:"fields" doc:"that differ, by the names of RFC 7591; of unmanaged: that somebody has set in the identity provider"`
-	Winner   string   `json:"winner" enum:"iam-service,nobody" doc:"who has it their way when two comparisons have seen the difference; nobody: somebody must decide"`
+	Fields   []string `json:"fields" doc:"that differ, by the names of RFC 7591; of unmanaged: those set in the identity provider"`
+	Winner   string   `json:"winner" enum:"iam-service,nobody" doc:"whose state is applied once two comparisons have found the difference; nobody: an operator must decide"`
 	Why      string   `json:"why"`
 }
 

@@ -16,15 +16,15 @@ import (
 
 // explainBody names what to explain: a token, a recorded decision, or a subject.
 type explainBody struct {
-	Token    string         `json:"token,omitempty" maxLength:"8192" doc:"an access token for gateways; it is neither kept nor logged"`
-	Decision string         `json:"decision,omitempty" maxLength:"64" doc:"id of a decision that was recorded"`
+	Token    string         `json:"token,omitempty" maxLength:"8192" doc:"an access token for gateways; it is neither stored nor logged"`
+	Decision string         `json:"decision,omitempty" maxLength:"64" doc:"id of a recorded decision"`
 	Issuer   string         `json:"issuer,omitempty" maxLength:"512" doc:"of the subject; absent: R-Auth"`
 	Subject  string         `json:"subject,omitempty" maxLength:"255"`
-	ClientID string         `json:"client_id,omitempty" maxLength:"255" doc:"alone: a program"`
-	Claims   map[string]any `json:"claims,omitempty" doc:"further claims of the token that they would have"`
-	Tenant   string         `json:"tenant,omitempty" maxLength:"64" doc:"that is asked for"`
-	Revision string         `json:"revision,omitempty" maxLength:"64" doc:"under another one than what is in force"`
-	At       time.Time      `json:"at,omitzero" doc:"time that the policy sees in input.now; absent: now, or when the decision was asked for. The facts are those of now"`
+	ClientID string         `json:"client_id,omitempty" maxLength:"255" doc:"without a subject: the client itself"`
+	Claims   map[string]any `json:"claims,omitempty" doc:"further claims of the token"`
+	Tenant   string         `json:"tenant,omitempty" maxLength:"64" doc:"the requested tenant"`
+	Revision string         `json:"revision,omitempty" maxLength:"64" doc:"absent: the active one"`
+	At       time.Time      `json:"at,omitzero" doc:"input.now of the policy; absent: now, or the time of the decision. Facts are always current"`
 	Request  struct {
 		Method  string `json:"method,omitempty" maxLength:"32"`
 		Scheme  string `json:"scheme,omitempty" maxLength:"8"`
@@ -38,7 +38,7 @@ type explainBody struct {
 
 type explanationBody struct {
 	explain.Explanation
-	Text string `json:"text" doc:"for people"`
+	Text string `json:"text" doc:"the explanation for people"`
 }
 
 func (a *server) explain(ctx context.Context, c call, in *struct {

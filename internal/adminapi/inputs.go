@@ -22,7 +22,7 @@ func (i OnTenant) target() target { return target{tenant: i.Tenant} }
 
 // Repeatable is an input of a POST that a caller can safely retry.
 type Repeatable struct {
-	IdempotencyKey string `header:"Idempotency-Key" maxLength:"255" doc:"the same key and request within 24 hours: the same answer, and nothing is done twice"`
+	IdempotencyKey string `header:"Idempotency-Key" maxLength:"255" doc:"the same key and request within 24 hours have the same response, and no further effect"`
 	RawBody        []byte
 }
 
@@ -30,7 +30,7 @@ func (i Repeatable) idempotency() (key string, body []byte) { return i.Idempoten
 
 // Leaving is an input of a change after which a tenant could be without an administrator.
 type Leaving struct {
-	LeaveWithoutAdministrator bool `query:"leave_without_administrator" doc:"also where it leaves the tenant without an administrator, which is 409 last_tenant_admin otherwise"`
+	LeaveWithoutAdministrator bool `query:"leave_without_administrator" doc:"allow that the tenant is left without an administrator; otherwise that is 409 last_tenant_admin"`
 }
 
 func (i Leaving) leavesTenant() bool { return i.LeaveWithoutAdministrator }

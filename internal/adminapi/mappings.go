@@ -22,9 +22,9 @@ type MappingPut struct {
 }
 
 type mappingPost struct {
-	Issuer string `json:"issuer,omitempty" maxLength:"512" doc:"whose tokens; absent: R-Auth's"`
-	Claim  string `json:"claim" maxLength:"255" doc:"of the token: groups, roles or entitlements, as the default policy reads them"`
-	Value  string `json:"value" maxLength:"255" doc:"that the claim is, or contains"`
+	Issuer string `json:"issuer,omitempty" maxLength:"512" doc:"of the tokens; absent: R-Auth"`
+	Claim  string `json:"claim" maxLength:"255" doc:"of the token: groups, roles or entitlements, which the default policy reads"`
+	Value  string `json:"value" maxLength:"255" doc:"equal to the claim, or contained in it"`
 	MappingPut
 }
 

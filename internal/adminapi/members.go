@@ -21,10 +21,10 @@ import (
 
 type memberBody struct {
 	Tenant     string     `json:"tenant"`
-	User       string     `json:"user" format:"uuid" doc:"our id"`
+	User       string     `json:"user" format:"uuid" doc:"id of the user"`
 	Issuer     string     `json:"issuer"`
 	Subject    string     `json:"subject"`
-	Status     string     `json:"status" enum:"active,suspended,expired" doc:"expired: active, but its end has passed"`
+	Status     string     `json:"status" enum:"active,suspended,expired" doc:"expired: active until expires_at, which has passed"`
 	Roles      []string   `json:"roles"`
 	Attributes attributes `json:"attributes"`
 	ExpiresAt  *time.Time `json:"expires_at,omitempty" doc:"absent: never"`
@@ -62,7 +62,7 @@ func (p MemberPut) validate(at string) []iam.FieldError {
 	if p.ExpiresAt == nil || !p.ExpiresAt.IsZero() {
 		return nil
 	}
-	return []iam.FieldError{{Pointer: at + "/expires_at", Detail: "must be a time after the year 1; leave it out for never"}}
+	return []iam.FieldError{{Pointer: at + "/expires_at", Detail: "must be a time after the year 1; omit it for a membership without an end"}}
 }
 
 func (p MemberPut) membership() iam.Membership {
@@ -87,7 +87,7 @@ func (a *server) memberRow(p memberPost) admin.Row {
 // OnMember is an input about a member.
 type OnMember struct {
 	OnTenant
-	User string `path:"user" maxLength:"64" doc:"our id of the user"`
+	User string `path:"user" maxLength:"64" doc:"id of the user"`
 }
 
 func (i OnMember) target() target { return target{tenant: i.Tenant, object: i.User} }
@@ -95,11 +95,11 @@ func (i OnMember) target() target { return target{tenant: i.Tenant, object: i.Us
 func (a *server) listMembers(ctx context.Context, w *admin.Work, in *struct {
 	OnTenant
 	Paged
-	Role    string `query:"role" maxLength:"64" doc:"those to whom it is assigned"`
+	Role    string `query:"role" maxLength:"64" doc:"members with this role"`
 	Status  string `query:"status" enum:"active,suspended,expired"`
 	Issuer  string `query:"issuer" maxLength:"512"`
 	Subject string `query:"subject" maxLength:"255"`
-	Search  string `query:"search" maxLength:"255" doc:"the beginning of the subject, whatever its case"`
+	Search  string `query:"search" maxLength:"255" doc:"the beginning of the subject, in any letter case"`
 },
 ) (*collection[memberBody], error) {
 	f := postgres.MemberFilter{Role: in.Role, Status: in.Status, Issuer: in.Issuer, Subject: in.Subject, Search: in.Search, Limit: in.Limit + 1}
@@ -131,7 +131,7 @@ func (a *server) addMember(ctx context.Context, w *admin.Work, in *struct {
 }
 
 type outcomeBody struct {
-	User    string `json:"user" format:"uuid" doc:"our id"`
+	User    string `json:"user" format:"uuid" doc:"id of the user"`
 	Result  string `json:"result" enum:"added,replaced,unchanged"`
 	Version int64  `json:"version"`
 }
@@ -254,8 +254,8 @@ func (a *server) putMember(ctx context.Context, w *admin.Work, in *struct {
 // MemberPatch has the fields of a member that a merge patch can change.
 type MemberPatch struct {
 	Status     *string    `json:"status,omitempty" enum:"active,suspended"`
-	Roles      []string   `json:"roles,omitempty" maxItems:"100" doc:"all of them"`
-	Attributes attributes `json:"attributes,omitempty" nullable:"true" doc:"null as a value removes an attribute, null instead of the object all of them"`
+	Roles      []string   `json:"roles,omitempty" maxItems:"100" doc:"replaces all roles"`
+	Attributes attributes `json:"attributes,omitempty" nullable:"true" doc:"null as a value removes the attribute; null as the object removes all"`
 	ExpiresAt  *time.Time `json:"expires_at,omitempty" nullable:"true" doc:"in the future; null: never"`
 }
 

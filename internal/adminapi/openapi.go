@@ -60,26 +60,27 @@ func (a *server) mountDocs(r chi.Router) {
 	r.Get("/docs/*", docs)
 }
 
-const apiDescription = "Tenants, roles, users, members, mappings and OAuth2 clients; what services declare; the audit; which policy is in force, and why it decided what. " +
-	"A caller needs an access token for the admin API's own audience. What is not there and what is not theirs to see is 404 alike.\n\n" +
-	"**Conditions.** What is read has an `ETag`. A `PUT` says what it replaces: `If-Match` with that tag, or `If-None-Match: *` to make something new; " +
-	"without either it is 428, and 412 where somebody else was first.\n\n" +
-	"**Repetition.** A `POST` with an `Idempotency-Key` can be sent again for 24 hours: the same request has the same answer (`Idempotency-Replayed: true`) " +
-	"and does nothing twice; another request under the same key is 422.\n\n" +
-	"**Lists** have pages: `limit`, and `after` with the `next` of the page before, or the `Link`. Their order is fixed and stated, so that nothing is left out or " +
-	"comes twice while things change.\n\n" +
-	"**Problems** are RFC 9457 documents that name every wrong field. **Writes** are limited for each caller, as each replica counts (`RateLimit`)."
+const apiDescription = "Tenants, roles, users, members, mappings and OAuth2 clients; manifests of services; the audit log; the active policy, and " +
+	"explanations of its decisions. A caller needs an access token for the audience of the admin API. A resource that does not exist and one that " +
+	"the caller may not see are 404 alike.\n\n" +
+	"**Conditional requests.** Resources have an `ETag`. A `PUT` names the version that it replaces: `If-Match` with that tag, or `If-None-Match: *` to " +
+	"create something; without either it is 428, and 412 if another request was first.\n\n" +
+	"**Idempotent retries.** A `POST` with an `Idempotency-Key` can be retried for 24 hours: the same request has the same response " +
+	"(`Idempotency-Replayed: true`) and no further effect; another request with the same key is 422.\n\n" +
+	"**Lists** have pages: `limit`, and `after` with the `next` of the previous page, or the `Link`. Their order is fixed and documented, so that nothing is " +
+	"missing or repeated while data changes.\n\n" +
+	"**Problems** are RFC 9457 documents that name every invalid field. **Writes** are rate limited for each caller, by each replica (`RateLimit`)."
 
 var apiTags = []*huma.Tag{
 	{Name: "tenants", Description: "Customers of the platform."},
 	{Name: "roles", Description: "Named sets of permissions, of one tenant or of all."},
-	{Name: "members", Description: "Who is what in a tenant."},
-	{Name: "mappings", Description: "What the identity provider says, as roles of a tenant."},
-	{Name: "users", Description: "Whom the platform knows, across tenants."},
-	{Name: "services", Description: "What services declare: role templates and attributes."},
-	{Name: "clients", Description: "OAuth2 clients, here and in the identity provider. What it could not be told yet is 202, with sync: pending; it is told later."},
-	{Name: "audit", Description: "Who changed what."},
-	{Name: "policy", Description: "Which rules are in force, what would change under others, and why somebody was refused."},
+	{Name: "members", Description: "Users in a tenant, with their roles."},
+	{Name: "mappings", Description: "Roles of a tenant that follow from claims of the identity provider."},
+	{Name: "users", Description: "Users of the platform, across tenants."},
+	{Name: "services", Description: "Manifests of services: role templates and attributes."},
+	{Name: "clients", Description: "OAuth2 clients, here and in the identity provider. 202 with sync: pending until the provider has confirmed a change."},
+	{Name: "audit", Description: "The audit log."},
+	{Name: "policy", Description: "The active policy, previews of others, and explanations of decisions."},
 }
 
 // OpenAPI returns the OpenAPI document of the admin API, as /openapi.json serves it.

@@ -14,7 +14,7 @@ import (
 // Paged is an input that asks for one page.
 type Paged struct {
 	Limit int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"entries of a page"`
-	After string `query:"after" maxLength:"500" doc:"where to go on: next of the page before"`
+	After string `query:"after" maxLength:"500" doc:"next of the previous page"`
 }
 
 // cursor decodes after, which pageOf has encoded.
@@ -55,7 +55,7 @@ type collection[T any] struct {
 
 type page[T any] struct {
 	Items []T    `json:"items"`
-	Next  string `json:"next,omitempty" doc:"the value of after for the next page; absent: this is the last"`
+	Next  string `json:"next,omitempty" doc:"value of after for the next page; absent on the last page"`
 }
 
 // all is a collection in one page.

@@ -11,16 +11,16 @@ import (
 )
 
 type revisionBody struct {
-	Revision    string     `json:"revision" doc:"its short name, as in X-Policy-Revision"`
+	Revision    string     `json:"revision" doc:"short name, as in X-Policy-Revision"`
 	Digest      string     `json:"digest" doc:"SHA-256 of what is evaluated, in hex"`
-	Name        string     `json:"name,omitempty" doc:"what its bundle calls it"`
+	Name        string     `json:"name,omitempty" doc:"of the bundle"`
 	Source      string     `json:"source"`
 	Verified    string     `json:"verified" enum:"key,opa,nobody" doc:"who verified its signature"`
 	Bytes       int        `json:"bytes"`
 	AddedAt     time.Time  `json:"added_at"`
 	AddedBy     string     `json:"added_by" doc:"kind and id"`
-	Activations int        `json:"activations" doc:"how often it came into force"`
-	LastInForce *time.Time `json:"last_in_force,omitempty" doc:"when it last came into force"`
+	Activations int        `json:"activations" doc:"how often it was activated"`
+	LastInForce *time.Time `json:"last_in_force,omitempty" doc:"when it was last activated"`
 }
 
 func wireRevision(r iam.PolicyRevision) revisionBody {
@@ -39,11 +39,11 @@ type activationBody struct {
 	Revision string    `json:"revision"`
 	Digest   string    `json:"digest"`
 	Name     string    `json:"name,omitempty"`
-	Kind     string    `json:"kind" enum:"source,activate,rollback" doc:"source: by itself"`
+	Kind     string    `json:"kind" enum:"source,activate,rollback" doc:"source: automatically"`
 	At       time.Time `json:"at"`
 	By       string    `json:"by" doc:"kind and id"`
 	Via      string    `json:"via"`
-	Preview  string    `json:"preview,omitempty" doc:"id of the preview that was looked at"`
+	Preview  string    `json:"preview,omitempty" doc:"id of the preview that the activation is based on"`
 	Reason   string    `json:"reason,omitempty"`
 }
 
@@ -54,11 +54,11 @@ func wireActivation(a iam.PolicyActivation) activationBody {
 type replicaBody struct {
 	Replica  string     `json:"replica"`
 	Version  string     `json:"version" doc:"of the program"`
-	Revision string     `json:"revision" doc:"what it has in force"`
+	Revision string     `json:"revision" doc:"the active one"`
 	Since    *time.Time `json:"since,omitempty"`
 	Source   string     `json:"source"`
-	Prepared []string   `json:"prepared" doc:"revisions that it can switch to at once"`
-	Refused  any        `json:"refused,omitempty" doc:"what it refused last, and why"`
+	Prepared []string   `json:"prepared" doc:"revisions that it can activate at once"`
+	Refused  any        `json:"refused,omitempty" doc:"the candidate that it rejected last, and why"`
 	SeenAt   time.Time  `json:"seen_at"`
 }
 
@@ -78,10 +78,10 @@ func wireReplica(r iam.PolicyReplica) replicaBody {
 
 type policyBody struct {
 	Activation string          `json:"activation" enum:"auto,managed" doc:"POLICY_ACTIVATION"`
-	Here       any             `json:"here" doc:"this replica: what is in force, and what was refused since"`
-	Last       *activationBody `json:"last_activation,omitempty" doc:"absent: nothing came into force that all replicas share"`
+	Here       any             `json:"here" doc:"this replica: the active revision, and what was rejected since"`
+	Last       *activationBody `json:"last_activation,omitempty" doc:"absent: no shared revision was activated"`
 	Shadow     ShadowSet       `json:"shadow"`
-	Replicas   []replicaBody   `json:"replicas" doc:"those that were heard of lately"`
+	Replicas   []replicaBody   `json:"replicas" doc:"replicas with a recent heartbeat"`
 }
 
 func (a *server) readPolicy(ctx context.Context, w *admin.Work, _ *OnPlatform) (*resource[policyBody], error) {
@@ -160,7 +160,7 @@ func (a *server) requireManaged() error {
 // stored.
 func (a *server) createRevision(ctx context.Context, c call, in *struct {
 	OnPlatform
-	Source  string `query:"source" maxLength:"200" doc:"where it comes from, for people"`
+	Source  string `query:"source" maxLength:"200" doc:"origin of the bundle, for people"`
 	RawBody []byte `contentType:"application/gzip" doc:"the bundle (.tar.gz), signed"`
 },
 ) (*resource[revisionBody], error) {
@@ -222,9 +222,9 @@ func (a *server) changeActive(ctx context.Context, c call, do func(context.Conte
 func (a *server) activateRevision(ctx context.Context, c call, in *struct {
 	OnRevision
 	Body struct {
-		Preview string `json:"preview,omitempty" format:"uuid" doc:"the preview that was looked at"`
+		Preview string `json:"preview,omitempty" format:"uuid" doc:"id of the preview that the activation is based on"`
 		Reason  string `json:"reason,omitempty" maxLength:"500"`
-		Force   bool   `json:"force,omitempty" doc:"also where a replica is not ready for it"`
+		Force   bool   `json:"force,omitempty" doc:"even if a replica has not prepared it"`
 	}
 },
 ) (*resource[activationBody], error) {

@@ -30,7 +30,7 @@ func wireShadow(s iam.PolicyShadow) ShadowSet {
 func (a *server) shadowRevision(ctx context.Context, c call, in *struct {
 	OnRevision
 	Body struct {
-		Share float64 `json:"share" minimum:"0" maximum:"1" doc:"of requests for which it is evaluated beside what is in force; 0 ends it"`
+		Share float64 `json:"share" minimum:"0" maximum:"1" doc:"of requests for which the shadow is evaluated; 0 ends it"`
 	}
 },
 ) (*resource[ShadowSet], error) {
@@ -50,9 +50,9 @@ func (a *server) shadowRevision(ctx context.Context, c call, in *struct {
 
 type previewAsk struct {
 	Revision  string             `json:"revision" maxLength:"64" doc:"the candidate"`
-	Against   string             `json:"against,omitempty" maxLength:"64" doc:"another revision than what is in force"`
-	Questions []preview.Question `json:"questions,omitempty" maxItems:"50" doc:"asked of each user in each tenant, and of each client; none: a minimal token, GET /"`
-	Replay    string             `json:"replay,omitempty" maxLength:"16" doc:"decisions that were recorded in this time are asked once more: 24h"`
+	Against   string             `json:"against,omitempty" maxLength:"64" doc:"the base; absent: the active revision"`
+	Questions []preview.Question `json:"questions,omitempty" maxItems:"50" doc:"evaluated for each user in each tenant, and for each client; none: a minimal token, GET /"`
+	Replay    string             `json:"replay,omitempty" maxLength:"16" doc:"decisions recorded in this time are evaluated again: 24h"`
 }
 
 type previewBody struct {
@@ -63,8 +63,8 @@ type previewBody struct {
 	StartedAt  time.Time       `json:"started_at"`
 	FinishedAt *time.Time      `json:"finished_at,omitempty"`
 	By         string          `json:"by" doc:"kind and id"`
-	Done       int64           `json:"done" doc:"questions asked so far"`
-	Total      int64           `json:"total" doc:"of about so many"`
+	Done       int64           `json:"done" doc:"evaluations so far"`
+	Total      int64           `json:"total" doc:"estimate of all evaluations"`
 	Report     json.RawMessage `json:"report,omitempty" doc:"who would gain and lose what"`
 }
 
@@ -98,7 +98,7 @@ func (a *server) createPreview(ctx context.Context, c call, in *struct {
 	if in.Body.Replay != "" {
 		span, err := time.ParseDuration(in.Body.Replay)
 		if err != nil || span <= 0 {
-			return nil, iam.Refuse([]iam.FieldError{{Pointer: "/replay", Detail: "must be a time such as 24h"}})
+			return nil, iam.Refuse([]iam.FieldError{{Pointer: "/replay", Detail: "must be a duration such as 24h"}})
 		}
 		if err := a.requireDecisionLog(); err != nil {
 			return nil, err
@@ -166,7 +166,7 @@ func (a *server) cancelPreview(ctx context.Context, w *admin.Work, in *onPreview
 
 type shadowSeen struct {
 	ShadowSet
-	Here preview.ShadowState `json:"here" doc:"what this replica has seen"`
+	Here preview.ShadowState `json:"here" doc:"differences found by this replica"`
 }
 
 func (a *server) readShadow(ctx context.Context, w *admin.Work, _ *OnPlatform) (*resource[shadowSeen], error) {

@@ -10,7 +10,7 @@ import (
 
 type roleBody struct {
 	Name        string   `json:"name"`
-	Global      bool     `json:"global" doc:"every tenant has it"`
+	Global      bool     `json:"global" doc:"available in every tenant"`
 	Service     string   `json:"service,omitempty" doc:"whose manifest declares it"`
 	Permissions []string `json:"permissions"`
 	Inherits    []string `json:"inherits"`
@@ -26,7 +26,7 @@ type RolePut struct {
 }
 
 type rolePost struct {
-	Name string `json:"name" maxLength:"64" doc:"1 to 64 of a-z 0-9 . _ -; for ever"`
+	Name string `json:"name" maxLength:"64" doc:"1 to 64 of a-z 0-9 . _ -; permanent"`
 	RolePut
 }
 
@@ -159,7 +159,7 @@ func (a *server) deleteRole(ctx context.Context, w *admin.Work, in *struct {
 	OnRole
 	Conditional
 	Leaving
-	Remove bool `query:"remove" doc:"take it away from who holds it: members, mappings, clients, roles that inherit it"`
+	Remove bool `query:"remove" doc:"revoke it first from members, mappings and clients, and from roles that inherit it"`
 },
 ) (*struct{}, error) {
 	cond, err := in.condition()

@@ -8,7 +8,7 @@ import (
 )
 
 // pendingClient describes the 202 of a change of a client.
-const pendingClient = "It is done later: Location says where to look"
+const pendingClient = "Pending in the identity provider: Location is the client"
 
 // routes is the table of the admin API. The OpenAPI document follows from it.
 func (a *server) routes() []route {
@@ -21,7 +21,7 @@ func (a *server) routes() []route {
 		},
 		{
 			method: post, path: "/v1/tenants", action: "tenant:create", tag: "tenants",
-			summary: "Make a tenant", description: "It is active at once. An id is never used again.",
+			summary: "Create a tenant", description: "It is active at once. An id is never reused.",
 			status:  http.StatusCreated,
 			handler: inTx(a.createTenant),
 		},
@@ -32,32 +32,32 @@ func (a *server) routes() []route {
 		},
 		{
 			method: put, path: "/v1/tenants/{tenant}", action: "tenant:update", tag: "tenants",
-			summary: "Make or replace a tenant", description: "Its status stays.",
+			summary: "Create or replace a tenant", description: "Its status does not change.",
 			also:    responses{http.StatusCreated: "Created"},
 			handler: inTx(a.putTenant),
 		},
 		{
 			method: patch, path: "/v1/tenants/{tenant}", action: "tenant:set-status", tag: "tenants",
-			summary: "Suspend, resume or archive a tenant", description: "Nobody gets into a tenant that is not active.",
+			summary: "Suspend, resume or archive a tenant", description: "Requests to a tenant that is not active are denied.",
 			update:  "tenant:update",
 			handler: inTx(a.patchTenant),
 		},
 		{
 			method: del, path: "/v1/tenants/{tenant}", action: "tenant:delete", tag: "tenants",
 			summary:     "Delete a tenant",
-			description: "Only a suspended or archived one whose clients are all deleted; with its roles, members and mappings.",
+			description: "It must be suspended or archived, and its clients deleted. Its roles, members and mappings are deleted with it.",
 			status:      http.StatusNoContent, slow: true,
 			handler: inTx(a.deleteTenant),
 		},
 
 		{
 			method: get, path: "/v1/tenants/{tenant}/roles", action: "role:list", tag: "roles",
-			summary: "List the roles of a tenant", description: "Its own and the global ones, by name; all on one page.",
+			summary: "List the roles of a tenant", description: "Its own and the global ones, by name, in one page.",
 			handler: inTx(a.listRoles),
 		},
 		{
 			method: post, path: "/v1/tenants/{tenant}/roles", action: "role:create", tag: "roles",
-			summary: "Make a role",
+			summary: "Create a role",
 			status:  http.StatusCreated,
 			handler: inTx(a.createRole),
 		},
@@ -68,24 +68,24 @@ func (a *server) routes() []route {
 		},
 		{
 			method: put, path: "/v1/tenants/{tenant}/roles/{role}", action: "role:update", tag: "roles",
-			summary: "Make or replace a role",
+			summary: "Create or replace a role",
 			also:    responses{http.StatusCreated: "Created"},
 			handler: inTx(a.putRole),
 		},
 		{
 			method: del, path: "/v1/tenants/{tenant}/roles/{role}", action: "role:delete", tag: "roles",
-			summary: "Delete a role", description: "Refused while somebody holds it, unless remove=true takes it away first.",
+			summary: "Delete a role", description: "409 while it is assigned, unless remove=true revokes it first.",
 			status:  http.StatusNoContent,
 			handler: inTx(a.deleteRole),
 		},
 		{
 			method: get, path: "/v1/roles", action: "global-role:list", tag: "roles",
-			summary: "List the global roles", description: "By name; all on one page.",
+			summary: "List the global roles", description: "By name, in one page.",
 			handler: inTx(a.listGlobalRoles),
 		},
 		{
 			method: post, path: "/v1/roles", action: "global-role:create", tag: "roles",
-			summary: "Make a global role", description: "Every tenant has it.",
+			summary: "Create a global role", description: "It is available in every tenant.",
 			status:  http.StatusCreated,
 			handler: inTx(a.createGlobalRole),
 		},
@@ -96,32 +96,32 @@ func (a *server) routes() []route {
 		},
 		{
 			method: put, path: "/v1/roles/{role}", action: "global-role:update", tag: "roles",
-			summary: "Make or replace a global role",
+			summary: "Create or replace a global role",
 			also:    responses{http.StatusCreated: "Created"},
 			handler: inTx(a.putGlobalRole),
 		},
 		{
 			method: del, path: "/v1/roles/{role}", action: "global-role:delete", tag: "roles",
-			summary: "Delete a global role", description: "Refused while somebody holds it.",
+			summary: "Delete a global role", description: "409 while it is assigned.",
 			status:  http.StatusNoContent,
 			handler: inTx(a.deleteGlobalRole),
 		},
 
 		{
 			method: get, path: "/v1/tenants/{tenant}/members", action: "member:list", tag: "members",
-			summary: "List the members of a tenant", description: "By our ids of the users.",
+			summary: "List the members of a tenant", description: "By user id.",
 			handler: inTx(a.listMembers),
 		},
 		{
 			method: post, path: "/v1/tenants/{tenant}/members", action: "member:create", tag: "members",
-			summary: "Add a member", description: "By issuer and subject; the answer is the same whether the user was known or not.",
+			summary: "Add a member", description: "By issuer and subject. The response does not show whether the user was known.",
 			status:  http.StatusCreated,
 			handler: inTx(a.addMember),
 		},
 		{
 			method: post, path: "/v1/tenants/{tenant}/members:batch", action: "member:batch", tag: "members",
 			summary:     "Add or replace up to 1,000 members",
-			description: "All of them or none; each wrong row has its error. Who is a member already is replaced.",
+			description: "All of them or none; each invalid row has its own error. Existing members are replaced.",
 			schema:      reflect.TypeFor[batchBody](), maxBody: maxBatchBody,
 			handler: inTx(a.batchMembers),
 		},
@@ -132,7 +132,7 @@ func (a *server) routes() []route {
 		},
 		{
 			method: put, path: "/v1/tenants/{tenant}/members/{user}", action: "member:update", tag: "members",
-			summary: "Replace what a member is",
+			summary: "Replace a member",
 			handler: inTx(a.putMember),
 		},
 		{
@@ -150,12 +150,12 @@ func (a *server) routes() []route {
 
 		{
 			method: get, path: "/v1/tenants/{tenant}/mappings", action: "mapping:list", tag: "mappings",
-			summary: "List the mappings of a tenant", description: "By issuer, claim and value; all on one page.",
+			summary: "List the mappings of a tenant", description: "By issuer, claim and value, in one page.",
 			handler: inTx(a.listMappings),
 		},
 		{
 			method: post, path: "/v1/tenants/{tenant}/mappings", action: "mapping:create", tag: "mappings",
-			summary: "Map what a provider says to roles",
+			summary: "Map a claim of the identity provider to roles",
 			status:  http.StatusCreated,
 			handler: inTx(a.createMapping),
 		},
@@ -178,12 +178,12 @@ func (a *server) routes() []route {
 
 		{
 			method: get, path: "/v1/users", action: "user:list", tag: "users",
-			summary: "List users", description: "By our ids; find one by issuer and subject.",
+			summary: "List users", description: "By id; find one by issuer and subject.",
 			handler: inTx(a.listUsers),
 		},
 		{
 			method: post, path: "/v1/users", action: "user:create", tag: "users",
-			summary: "Make a user known",
+			summary: "Create a user",
 			status:  http.StatusCreated,
 			handler: inTx(a.createUser),
 		},
@@ -194,37 +194,37 @@ func (a *server) routes() []route {
 		},
 		{
 			method: put, path: "/v1/users/{user}", action: "user:update", tag: "users",
-			summary: "Replace what is known of a user",
+			summary: "Replace a user",
 			handler: inTx(a.putUser),
 		},
 		{
 			method: patch, path: "/v1/users/{user}", action: "user:set-status", tag: "users",
-			summary: "Block or unblock a user", description: "A blocked user gets in nowhere.",
+			summary: "Block or unblock a user", description: "Requests of a blocked user are denied in every tenant.",
 			update:  "user:update",
 			handler: inTx(a.patchUser),
 		},
 		{
 			method: post, path: "/v1/users/{user}:revoke", action: "user:revoke", tag: "users",
-			summary:      "Refuse a user's tokens that were issued until now",
+			summary:      "Revoke the tokens of a user",
 			optionalBody: true,
 			handler:      inTx(a.revokeUser),
 		},
 		{
 			method: del, path: "/v1/users/{user}", action: "user:erase", tag: "users",
 			summary:     "Erase a user",
-			description: "Issuer, subject, attributes and memberships are forgotten; our id stays in the audit.",
+			description: "Issuer, subject, attributes and memberships are deleted; the id stays in the audit log.",
 			status:      http.StatusNoContent,
 			handler:     inTx(a.eraseUser),
 		},
 		{
 			method: get, path: "/v1/users/{user}/memberships", action: "user:read", tag: "users",
-			summary: "List a user's memberships", description: "By tenant; all on one page.",
+			summary: "List a user's memberships", description: "By tenant, in one page.",
 			handler: inTx(a.listMemberships),
 		},
 		{
 			method: get, path: "/v1/users/{user}/effective", action: "effective:read", tag: "users",
-			summary:     "What a user is in a tenant",
-			description: "Roles and permissions after inheritance, and where each comes from.",
+			summary:     "Read the effective roles and permissions of a user in a tenant",
+			description: "After inheritance, with the origin of each.",
 			handler:     inTx(a.readEffective),
 		},
 
@@ -235,19 +235,19 @@ func (a *server) routes() []route {
 		},
 		{
 			method: get, path: "/v1/services/{service}/manifest", action: "service:read", tag: "services",
-			summary: "Read what a service declares",
+			summary: "Read the manifest of a service",
 			handler: inTx(a.readManifest),
 		},
 		{
 			method: put, path: "/v1/services/{service}/manifest", action: "service:sync", tag: "services",
-			summary:     "Declare what a service needs",
-			description: "JSON or YAML. The same again changes nothing; what is in use is not taken away.",
+			summary:     "Replace the manifest of a service",
+			description: "JSON or YAML. An unchanged manifest changes nothing. Roles and attributes in use cannot be removed.",
 			media:       []string{yamlMedia},
 			handler:     inTx(a.putManifest),
 		},
 		{
 			method: post, path: "/s2s/system/sync", action: "service:sync", tag: "services",
-			summary:     "Declare what a service needs, by its own name for itself",
+			summary:     "Replace the manifest of the service that the manifest names",
 			description: "JSON or YAML, as in citadel.manifest.yaml.",
 			media:       []string{yamlMedia},
 			handler:     inTx(a.syncManifest),
@@ -255,21 +255,21 @@ func (a *server) routes() []route {
 
 		{
 			method: get, path: "/v1/clients", action: "client:list", tag: "clients",
-			summary: "List and search clients", description: "By client_id; of one tenant, or of everything.",
+			summary: "List and search clients", description: "By client_id, of one tenant or of the whole platform.",
 			handler: inTx(a.listClients),
 		},
 		{
 			method: post, path: "/v1/clients", action: "client:create", tag: "clients",
-			summary:     "Make a client",
-			description: "Its secret is in this answer and nowhere else. 202: it is made later, without a secret; rotate to have one.",
+			summary:     "Create a client",
+			description: "The secret is in this response only. 202: the client is created later, without a secret; rotate to get one.",
 			status:      http.StatusCreated, also: responses{http.StatusAccepted: pendingClient},
 			handler: withoutTx(a.createClient),
 		},
 		{
 			method: get, path: "/v1/clients/drift", action: "drift:read", tag: "clients",
 			summary: "Compare all clients with the identity provider",
-			description: "Changes nothing. What was decided here wins, once two comparisons have seen a difference; what we do not know " +
-				"is only reported.",
+			description: "Changes nothing. A difference that two comparisons have found is resolved in favour of this service; unknown " +
+				"clients are only reported.",
 			handler: withoutTx(a.readDrift),
 		},
 		{
@@ -279,48 +279,48 @@ func (a *server) routes() []route {
 		},
 		{
 			method: put, path: "/v1/clients/{id}", action: "client:update", tag: "clients",
-			summary:     "Replace what a client is",
-			description: "Roles and scopes are in force here at once. A refusal by the identity provider is 422, and undoes all of it.",
+			summary:     "Replace a client",
+			description: "Roles and scopes apply here at once. A rejection by the identity provider is 422, and reverts the whole change.",
 			also:        responses{http.StatusAccepted: pendingClient},
 			handler:     withoutTx(a.putClient),
 		},
 		{
 			method: patch, path: "/v1/clients/{id}", action: "client:set-status", tag: "clients",
 			summary:     "Block or unblock a client",
-			description: "Its tokens are refused here at once. The identity provider is not told, and goes on issuing them.",
+			description: "Its tokens are rejected here at once. The identity provider is not notified, and continues to issue them.",
 			handler:     inTx(a.patchClient),
 		},
 		{
 			method: post, path: "/v1/clients/{id}:revoke", action: "client:revoke", tag: "clients",
-			summary:      "Refuse a client's tokens that were issued until now",
+			summary:      "Revoke the tokens of a client",
 			optionalBody: true,
 			handler:      inTx(a.revokeClient),
 		},
 		{
 			method: post, path: "/v1/clients/{id}/secrets:rotate", action: "client:rotate", tag: "clients",
-			summary: "Give a client another secret",
-			description: "It is in this answer and nowhere else; the old one works until the overlap ends. 503 secret_unknown: rotate " +
-				"again.",
+			summary: "Rotate the secret of a client",
+			description: "The new secret is in this response only; the old one is valid until the overlap ends. 503 secret_unknown: " +
+				"rotate again.",
 			optionalBody: true,
 			handler:      withoutTx(a.rotateClient),
 		},
 		{
 			method: del, path: "/v1/clients/{id}", action: "client:delete", tag: "clients",
 			summary:     "Delete a client",
-			description: "Its tokens are refused here at once. 202: the identity provider deletes it later.",
+			description: "Its tokens are rejected here at once. 202: the identity provider deletes it later.",
 			status:      http.StatusNoContent, success: "Deleted here and in the identity provider", also: responses{http.StatusAccepted: pendingClient},
 			handler: withoutTx(a.deleteClient),
 		},
 
 		{
 			method: get, path: "/v1/audit", action: "audit:read", tag: "audit",
-			summary: "Read the audit", description: "The newest first; of one tenant, or of everything.",
+			summary: "Read the audit log", description: "The newest first, of one tenant or of the whole platform.",
 			handler: inTx(a.listAudit),
 		},
 
 		{
 			method: get, path: "/v1/policy", action: "policy:read", tag: "policy",
-			summary: "Read which policy is in force", description: "Where, since when, by whom, and what was refused.",
+			summary: "Read the active policy", description: "For each replica: since when, activated by whom, and what was rejected.",
 			handler: inTx(a.readPolicy),
 		},
 		{
@@ -330,51 +330,51 @@ func (a *server) routes() []route {
 		},
 		{
 			method: post, path: "/v1/policy/revisions", action: "policy:upload", tag: "policy",
-			summary:     "Send a bundle",
-			description: "It goes through the gate and is kept; it is not in force. The same again is 200.",
-			status:      http.StatusCreated, also: responses{http.StatusOK: "Kept already"}, upload: true, maxBody: policy.MaxBundle,
+			summary:     "Upload a bundle",
+			description: "It is validated and stored, not activated. 200 if it is stored already.",
+			status:      http.StatusCreated, also: responses{http.StatusOK: "Stored already"}, upload: true, maxBody: policy.MaxBundle,
 			handler: withoutTx(a.createRevision),
 		},
 		{
 			method: get, path: "/v1/policy/revisions/{revision}", action: "policy:read", tag: "policy",
-			summary: "Read what is known of a revision",
+			summary: "Read a revision",
 			handler: inTx(a.readRevision),
 		},
 		{
 			method: post, path: "/v1/policy/revisions/{revision}:activate", action: "policy:activate", tag: "policy",
-			summary: "Put a revision in force",
-			description: "Once all replicas are ready for it; they switch within a second. One that was in force before comes back only " +
-				"by a rollback.",
+			summary: "Activate a revision",
+			description: "Once all replicas have prepared it; they switch within a second. A revision that was active before returns " +
+				"only by a rollback.",
 			optionalBody: true,
 			handler:      withoutTx(a.activateRevision),
 		},
 		{
 			method: post, path: "/v1/policy/revisions/{revision}:rollback", action: "policy:rollback", tag: "policy",
-			summary: "Put a revision in force again", description: "One that was in force before.",
+			summary: "Roll back to a revision", description: "To one that was active before.",
 			optionalBody: true,
 			handler:      withoutTx(a.rollBackRevision),
 		},
 		{
 			method: post, path: "/v1/policy/revisions/{revision}:shadow", action: "policy:shadow", tag: "policy",
-			summary: "Evaluate a revision beside what is in force", description: "Aside: no request waits for it.",
+			summary: "Evaluate a revision as a shadow of the active one", description: "In the background: no request waits for it.",
 			handler: withoutTx(a.shadowRevision),
 		},
 		{
 			method: get, path: "/v1/policy/activations", action: "policy:list", tag: "policy",
-			summary: "List what came into force", description: "The last one first.",
+			summary: "List activations", description: "The newest first.",
 			handler: inTx(a.listActivations),
 		},
 		{
 			method: post, path: "/v1/policy/preview", action: "policy:preview", tag: "policy",
 			summary: "Preview a revision",
-			description: "Begins to ask it and what is in force the same, of each user in each tenant and of each client: who would gain " +
-				"and lose what. Location says where to look.",
+			description: "Starts to evaluate it and the active revision for each user in each tenant and for each client: who would gain " +
+				"and lose what. Location is the preview.",
 			status:  http.StatusAccepted,
 			handler: withoutTx(a.createPreview),
 		},
 		{
 			method: get, path: "/v1/policy/previews/{preview}", action: "policy:read", tag: "policy",
-			summary: "Read a preview", description: "How far it is, and in the end its report.",
+			summary: "Read a preview", description: "Its progress, and its report when it is done.",
 			handler: inTx(a.readPreview),
 		},
 		{
@@ -384,29 +384,29 @@ func (a *server) routes() []route {
 		},
 		{
 			method: get, path: "/v1/policy/shadow", action: "policy:read", tag: "policy",
-			summary: "Read what the shadow has seen", description: "Differences by kind, and samples, on this replica.",
+			summary: "Read the differences that the shadow has found", description: "By kind, with samples, on this replica.",
 			handler: inTx(a.readShadow),
 		},
 		{
 			method: post, path: "/v1/policy/explain", action: "policy:explain", tag: "policy",
 			summary: "Explain a decision",
-			description: "For a token, a recorded decision, or who somebody is: the rules that fired, and of those that grant the first " +
-				"condition that was not so. The facts are those of now. Administrators and auditors of a tenant say ?tenant= and " +
-				"have decisions about it, its members and its clients explained, by the facts of the tenant.",
+			description: "For a token, a recorded decision or a subject: the rules that matched, and for those that grant and did not, the " +
+				"first condition that failed, with current facts. Administrators and auditors of a tenant use ?tenant=, for " +
+				"decisions about it, its members and its clients, with the facts of the tenant.",
 			handler: withoutTx(a.explain),
 		},
 		{
 			method: get, path: "/v1/decisions", action: "decision:list", tag: "policy",
-			summary: "Find decisions again",
-			description: "Evaluations of the time that they are kept for, the newest first. Administrators and auditors of a tenant say " +
-				"?tenant=; they find by names of its members and clients only, of R-Auth where no issuer is named.",
+			summary: "Search decisions",
+			description: "Evaluations within the retention time, the newest first. Administrators and auditors of a tenant use ?tenant=; " +
+				"they can search for its members and clients only, of R-Auth where no issuer is named.",
 			handler: withoutTx(a.listDecisions),
 		},
 		{
 			method: get, path: "/v1/decisions/{decision}", action: "decision:read", tag: "policy",
 			summary: "Read a decision",
-			description: "What was asked, what was answered and why, and which facts it depends on; masked. With ?tenant=, what of it is " +
-				"that tenant's to see.",
+			description: "Policy input, result, reasons, and the facts that it depends on; masked. With ?tenant=, the part that the tenant " +
+				"may see.",
 			handler: withoutTx(a.readDecision),
 		},
 	}

@@ -10,7 +10,7 @@ import (
 
 type serviceBody struct {
 	Name     string `json:"name"`
-	ClientID string `json:"client_id,omitempty" doc:"the program that syncs it; absent: the next one that does"`
+	ClientID string `json:"client_id,omitempty" doc:"the client that syncs it; absent: the next one that does"`
 	Version  int64  `json:"version"`
 }
 
@@ -24,7 +24,7 @@ type manifestBody struct {
 type manifestRole struct {
 	Name        string   `json:"name" maxLength:"64"`
 	Description string   `json:"description,omitempty" maxLength:"1000"`
-	Permissions []string `json:"permissions,omitempty" maxItems:"500" doc:"of the service's own: they begin with its name and a colon"`
+	Permissions []string `json:"permissions,omitempty" maxItems:"500" doc:"of the service: each begins with its name and a colon"`
 	Inherits    []string `json:"inherits,omitempty" maxItems:"100" doc:"names of roles of this manifest"`
 }
 
@@ -119,7 +119,7 @@ func (a *server) listServices(ctx context.Context, w *admin.Work, in *struct {
 
 func (a *server) readManifest(ctx context.Context, w *admin.Work, in *struct {
 	OnService
-	Version int64 `query:"version" minimum:"1" doc:"an earlier one; absent: the one in force"`
+	Version int64 `query:"version" minimum:"1" doc:"an earlier version; absent: the current one"`
 },
 ) (*resource[manifestBody], error) {
 	s, m, err := w.Manifest(ctx, in.Service, in.Version)

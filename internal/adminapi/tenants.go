@@ -25,7 +25,7 @@ type TenantPut struct {
 }
 
 type tenantPost struct {
-	ID string `json:"id" maxLength:"64" doc:"1 to 64 of a-z 0-9 _ -; for ever"`
+	ID string `json:"id" maxLength:"64" doc:"1 to 64 of a-z 0-9 _ -; permanent"`
 	TenantPut
 }
 
@@ -44,7 +44,7 @@ func (a *server) listTenants(ctx context.Context, w *admin.Work, in *struct {
 	Paged
 	Status string `query:"status" enum:"active,suspended,archived"`
 	Slug   string `query:"slug" maxLength:"64"`
-	Search string `query:"search" maxLength:"200" doc:"the beginning of the slug or name, whatever its case"`
+	Search string `query:"search" maxLength:"200" doc:"the beginning of the slug or name, in any letter case"`
 },
 ) (*collection[tenantBody], error) {
 	f := postgres.TenantFilter{Status: in.Status, Slug: in.Slug, Search: in.Search, Limit: in.Limit + 1}
@@ -105,8 +105,8 @@ func (a *server) putTenant(ctx context.Context, w *admin.Work, in *struct {
 type TenantPatch struct {
 	Slug       *string    `json:"slug,omitempty" maxLength:"64" doc:"1 to 64 of a-z 0-9 . _ -, unique"`
 	Name       *string    `json:"name,omitempty" maxLength:"200"`
-	Status     *string    `json:"status,omitempty" enum:"active,suspended,archived" doc:"nobody gets into a tenant that is not active"`
-	Attributes attributes `json:"attributes,omitempty" nullable:"true" doc:"null as a value removes an attribute, null instead of the object all of them"`
+	Status     *string    `json:"status,omitempty" enum:"active,suspended,archived" doc:"requests to a tenant that is not active are denied"`
+	Attributes attributes `json:"attributes,omitempty" nullable:"true" doc:"null as a value removes the attribute; null as the object removes all"`
 }
 
 // tenantState is what a patch applies to.

@@ -17,7 +17,7 @@ type userBody struct {
 	Attributes      attributes `json:"attributes"`
 	PlatformRoles   []string   `json:"platform_roles"`
 	DefaultTenant   string     `json:"default_tenant,omitempty"`
-	TokensNotBefore *time.Time `json:"tokens_not_before,omitempty" doc:"tokens issued earlier are refused"`
+	TokensNotBefore *time.Time `json:"tokens_not_before,omitempty" doc:"tokens issued earlier are rejected"`
 	Version         int64      `json:"version" doc:"as in the ETag"`
 }
 
@@ -25,7 +25,7 @@ type userBody struct {
 type UserPut struct {
 	Attributes    attributes `json:"attributes,omitempty" doc:"4 KB at most; each is declared by some service's manifest. No personal data."`
 	PlatformRoles []string   `json:"platform_roles,omitempty" enum:"platform-admin,policy-admin,auditor" maxItems:"3"`
-	DefaultTenant string     `json:"default_tenant,omitempty" maxLength:"64" doc:"that they enter where a request names none"`
+	DefaultTenant string     `json:"default_tenant,omitempty" maxLength:"64" doc:"active where a request names none"`
 }
 
 type userPost struct {
@@ -48,7 +48,7 @@ func userResource(u iam.User, err error) (*resource[userBody], error) {
 // OnUser is an input about a user.
 type OnUser struct {
 	OnPlatform
-	User string `path:"user" maxLength:"64" doc:"our id of the user"`
+	User string `path:"user" maxLength:"64" doc:"id of the user"`
 }
 
 func (i OnUser) target() target { return target{object: i.User} }
@@ -60,7 +60,7 @@ func (a *server) listUsers(ctx context.Context, w *admin.Work, in *struct {
 	Subject      string `query:"subject" maxLength:"255"`
 	Status       string `query:"status" enum:"active,blocked"`
 	PlatformRole string `query:"platform_role" enum:"platform-admin,policy-admin,auditor"`
-	Search       string `query:"search" maxLength:"255" doc:"the beginning of the subject, whatever its case"`
+	Search       string `query:"search" maxLength:"255" doc:"the beginning of the subject, in any letter case"`
 },
 ) (*collection[userBody], error) {
 	f := postgres.UserFilter{Issuer: in.Issuer, Subject: in.Subject, Status: in.Status, PlatformRole: in.PlatformRole, Search: in.Search, Limit: in.Limit + 1}
@@ -112,9 +112,9 @@ func (a *server) putUser(ctx context.Context, w *admin.Work, in *struct {
 
 // UserPatch has the fields of a user that a merge patch can change.
 type UserPatch struct {
-	Status        *string    `json:"status,omitempty" enum:"active,blocked" doc:"a blocked user gets in nowhere"`
-	Attributes    attributes `json:"attributes,omitempty" nullable:"true" doc:"null as a value removes an attribute, null instead of the object all of them"`
-	PlatformRoles []string   `json:"platform_roles,omitempty" enum:"platform-admin,policy-admin,auditor" maxItems:"3" doc:"all of them"`
+	Status        *string    `json:"status,omitempty" enum:"active,blocked" doc:"requests of a blocked user are denied in every tenant"`
+	Attributes    attributes `json:"attributes,omitempty" nullable:"true" doc:"null as a value removes the attribute; null as the object removes all"`
+	PlatformRoles []string   `json:"platform_roles,omitempty" enum:"platform-admin,policy-admin,auditor" maxItems:"3" doc:"replaces all platform roles"`
 	DefaultTenant *string    `json:"default_tenant,omitempty" nullable:"true" maxLength:"64" doc:"null: none"`
 }
 
@@ -146,7 +146,7 @@ func (a *server) revokeUser(ctx context.Context, w *admin.Work, in *struct {
 	OnUser
 	Repeatable
 	Body *struct {
-		Before *time.Time `json:"before,omitempty" doc:"tokens issued earlier, or less than 5 s later, are refused; absent: now. It never goes back."`
+		Before *time.Time `json:"before,omitempty" doc:"tokens issued earlier, or less than 5 s later, are rejected; absent: now. It never moves back."`
 	}
 },
 ) (*resource[userBody], error) {
@@ -180,27 +180,27 @@ func (a *server) listMemberships(ctx context.Context, w *admin.Work, in *OnUser)
 type effectiveBody struct {
 	User        string                `json:"user" format:"uuid"`
 	Tenant      string                `json:"tenant"`
-	InForce     bool                  `json:"in_force" doc:"whether the membership counts; if not, nothing is held"`
+	InForce     bool                  `json:"in_force" doc:"whether the membership is effective; if not, there are no roles"`
 	Why         []string              `json:"why_not" doc:"user_blocked, tenant_suspended, tenant_archived, membership_suspended, membership_expired, issuer_does_not_reach_tenant"`
 	Roles       []effectiveRole       `json:"roles"`
 	Permissions []effectivePermission `json:"permissions"`
-	Mappings    []mappingBody         `json:"mappings" doc:"what the user's provider could say in a token, and the roles that would add"`
+	Mappings    []mappingBody         `json:"mappings" doc:"claims that the identity provider can send for the user, and the roles that they add"`
 }
 
 type effectiveRole struct {
 	Name     string   `json:"name"`
 	Global   bool     `json:"global"`
 	Assigned bool     `json:"assigned" doc:"by the membership itself"`
-	Through  []string `json:"through" doc:"held roles that inherit it"`
+	Through  []string `json:"through" doc:"effective roles that inherit it"`
 }
 
 type effectivePermission struct {
 	Name  string   `json:"name"`
-	Roles []string `json:"roles" doc:"that have it"`
+	Roles []string `json:"roles" doc:"that grant it"`
 }
 
 type effectiveIn struct {
-	User   string `path:"user" maxLength:"64" doc:"our id of the user"`
+	User   string `path:"user" maxLength:"64" doc:"id of the user"`
 	Tenant string `query:"tenant" required:"true" minLength:"1" maxLength:"64" doc:"id of the tenant"`
 }
 
