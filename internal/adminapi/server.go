@@ -95,8 +95,8 @@ func New(cfg Config) http.Handler {
 	}
 	r := chi.NewRouter()
 	r.Use(middleware.GetHead)
-	r.NotFound(problem.Observed("", a.Observe, problem.Handle(a.failures, problem.Nowhere)))
-	r.MethodNotAllowed(problem.Observed("", a.Observe, problem.Handle(a.failures, problem.NotThisMethod)))
+	r.NotFound(problem.Observed("", a.Observe, problem.Handle(a.failures, problem.NotFound)))
+	r.MethodNotAllowed(problem.Observed("", a.Observe, problem.Handle(a.failures, problem.MethodNotAllowed)))
 	if a.Verify == nil {
 		r.NotFound(problem.Observed("", a.Observe, problem.Handle(a.failures, func(http.ResponseWriter, *http.Request) error {
 			return iam.Errorf(iam.NotFound, "the admin API is off: ADMIN_AUDIENCE is not set")

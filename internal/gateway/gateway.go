@@ -70,8 +70,8 @@ func New(cfg Config) http.Handler {
 	r := chi.NewRouter()
 	r.Use(middleware.GetHead)
 	r.Get("/v1/me/tenants", problem.Observed("/me/tenants", g.Observe, problem.Handle(failures, g.myTenants)))
-	r.NotFound(problem.Observed("", g.Observe, problem.Handle(failures, problem.Nowhere)))
-	r.MethodNotAllowed(problem.Observed("", g.Observe, problem.Handle(failures, problem.NotThisMethod)))
+	r.NotFound(problem.Observed("", g.Observe, problem.Handle(failures, problem.NotFound)))
+	r.MethodNotAllowed(problem.Observed("", g.Observe, problem.Handle(failures, problem.MethodNotAllowed)))
 
 	return ignoreBody(func(w http.ResponseWriter, req *http.Request) {
 		// On the raw path and before the router, which refuses unknown methods.
@@ -80,7 +80,7 @@ func New(cfg Config) http.Handler {
 			return
 		}
 		if strings.HasPrefix(req.URL.EscapedPath(), "/system/") || strings.HasPrefix(req.URL.EscapedPath(), "/v1/system/") {
-			problem.Observed("", g.Observe, problem.Handle(failures, problem.Nowhere))(w, req)
+			problem.Observed("", g.Observe, problem.Handle(failures, problem.NotFound))(w, req)
 			return
 		}
 		r.ServeHTTP(w, req)

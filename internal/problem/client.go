@@ -9,7 +9,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Bearer reads the one Authorization header. Another scheme is no token of ours.
+// Bearer returns the token of the Authorization header; "" where there is none, or another scheme.
 func Bearer(h http.Header) (string, error) {
 	v, err := Single(h, "Authorization")
 	if err != nil || v == "" {
@@ -21,16 +21,16 @@ func Bearer(h http.Header) (string, error) {
 	}
 	token = strings.Trim(token, " ")
 	if !ok || token == "" || strings.IndexByte(token, ' ') >= 0 || strings.IndexByte(token, ',') >= 0 || strings.IndexByte(token, '\t') >= 0 {
-		return "", Malformed("Authorization is not \"Bearer\" and one token")
+		return "", Malformed("Authorization must be \"Bearer\" and one token")
 	}
 	return token, nil
 }
 
-// Single returns the value of a header that may come once.
+// Single returns the value of a header that must not be repeated.
 func Single(h http.Header, name string) (string, error) {
 	values := h[name]
 	if len(values) > 1 {
-		return "", Malformed(name + " comes more than once")
+		return "", Malformed(name + " is repeated")
 	}
 	if len(values) == 0 {
 		return "", nil
@@ -38,8 +38,8 @@ func Single(h http.Header, name string) (string, error) {
 	return values[0], nil
 }
 
-// ClientIP is the last address of X-Forwarded-For that no believed proxy wrote about
-// itself; the zero Addr where no believed peer has named one.
+// ClientIP reads X-Forwarded-For from the right: it is the first address that is not a trusted proxy, or else the leftmost one; the
+// zero Addr if no trusted peer has sent any.
 func (p Proxies) ClientIP(header http.Header, peer netip.Addr) (client netip.Addr, err error) {
 	lines := header["X-Forwarded-For"]
 	for at, i := peer, len(lines)-1; i >= 0; i-- {
@@ -55,7 +55,7 @@ func (p Proxies) ClientIP(header http.Header, peer netip.Addr) (client netip.Add
 			}
 			addr, ok := address(hop)
 			if !ok {
-				return netip.Addr{}, Malformed("X-Forwarded-For holds what is no address")
+				return netip.Addr{}, Malformed("X-Forwarded-For has an entry that is not an address")
 			}
 			at, client = addr, addr
 		}
@@ -63,14 +63,13 @@ func (p Proxies) ClientIP(header http.Header, peer netip.Addr) (client netip.Add
 	return client, nil
 }
 
-// address reads one address of X-Forwarded-For, which may have a port, and brackets where it
-// is an IPv6 one.
+// address parses one entry of X-Forwarded-For, which may have a port, and brackets around IPv6.
 func address(s string) (netip.Addr, bool) {
 	addr, err := netip.ParseAddr(s)
 	if err != nil {
-		var with netip.AddrPort
-		with, err = netip.ParseAddrPort(s)
-		addr = with.Addr()
+		var withPort netip.AddrPort
+		withPort, err = netip.ParseAddrPort(s)
+		addr = withPort.Addr()
 	}
 	if inner, ok := strings.CutPrefix(s, "["); err != nil && ok {
 		if inner, ok = strings.CutSuffix(inner, "]"); ok {
@@ -80,7 +79,7 @@ func address(s string) (netip.Addr, bool) {
 	return addr.Unmap().WithZone(""), err == nil
 }
 
-// Proxies are the networks whose X-Forwarded-… is believed.
+// Proxies are the networks whose X-Forwarded-… headers are trusted.
 type Proxies []netip.Prefix
 
 // Trusts reports whether the peer is one of them.
@@ -93,14 +92,13 @@ func (p Proxies) Trusts(peer netip.Addr) bool {
 	return false
 }
 
-// Peer is who is at the other end of the connection; the zero Addr where that
-// is no IP address.
+// Peer is the remote address of the connection; the zero Addr if that is not an IP address.
 func Peer(r *http.Request) netip.Addr {
-	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // not one: the zero Addr
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // the zero Addr, as said
 	return peer.Addr().Unmap()
 }
 
-// DetailOf is what the outside may know of an error.
+// DetailOf is the part of an error that callers may see.
 func DetailOf(err error) string {
 	if e, ok := errors.AsType[*iam.Error](err); ok {
 		return e.Detail
@@ -108,7 +106,7 @@ func DetailOf(err error) string {
 	return ""
 }
 
-// Malformed is a request that can be read in two ways, or not at all.
-func Malformed(format string) error {
-	return &iam.Error{Kind: iam.Forbidden, Code: "malformed_request", Detail: format}
+// Malformed is the error of a request that is ambiguous or cannot be parsed.
+func Malformed(detail string) error {
+	return &iam.Error{Kind: iam.Forbidden, Code: "malformed_request", Detail: detail}
 }

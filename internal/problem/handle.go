@@ -15,10 +15,10 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Observe is told of every request: the route without its version, "" for none.
+// Observe records a request by its route without the version; "" where no route matched.
 type Observe func(handler, gateway, method string, status int, took time.Duration)
 
-// Handle adapts a handler that can fail to one that cannot.
+// Handle adapts a handler that returns an error: it responds with the problem document. It also gives the request an id.
 func Handle(f *Reporter, h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		id := NewRequestID(r)
@@ -30,13 +30,12 @@ func Handle(f *Reporter, h func(http.ResponseWriter, *http.Request) error) http.
 	}
 }
 
-// requestIDShape is what a caller's own id of a request may look like: it goes into
-// logs and answers.
-var requestIDShape = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
+// requestIDPattern limits ids that callers send: they go into logs and responses.
+var requestIDPattern = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-// NewRequestID is the caller's own id of a request, or a new one.
+// NewRequestID is the id that the caller sent, or a new one.
 func NewRequestID(r *http.Request) string {
-	if id := r.Header.Get("X-Request-ID"); requestIDShape.MatchString(id) {
+	if id := r.Header.Get("X-Request-ID"); requestIDPattern.MatchString(id) {
 		return id
 	}
 	return uuid.NewString()
@@ -44,13 +43,13 @@ func NewRequestID(r *http.Request) string {
 
 type requestIDKey struct{}
 
-// RequestID is the id that Handle gave the request; "" where none was given.
+// RequestID is the id that Handle gave the request; "" outside of Handle.
 func RequestID(r *http.Request) string {
-	id, _ := r.Context().Value(requestIDKey{}).(string) // "" where none was given
+	id, _ := r.Context().Value(requestIDKey{}).(string) // "" outside of Handle
 	return id
 }
 
-// Observed counts and times h under the name of its route.
+// Observed records requests of h under the name of its route.
 func Observed(route string, observe Observe, h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
@@ -60,14 +59,14 @@ func Observed(route string, observe Observe, h http.HandlerFunc) http.HandlerFun
 	}
 }
 
-// Recorder records the status that was sent.
+// Recorder records the status of a response.
 type Recorder struct {
 	http.ResponseWriter
 	Status int
 	Wrote  bool
 }
 
-// NewRecorder returns one for a response of which nothing is sent yet.
+// NewRecorder wraps a response that has not started.
 func NewRecorder(w http.ResponseWriter) *Recorder {
 	return &Recorder{ResponseWriter: w, Status: http.StatusOK}
 }
@@ -90,31 +89,31 @@ func Encode(w http.ResponseWriter, status int, v any) error {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = w.Write(append(b, '\n')) // the client is gone; nothing left to tell
+	_, _ = w.Write(append(b, '\n')) // fails only where the caller has disconnected
 	return nil
 }
 
-// Nowhere responds 404.
-func Nowhere(http.ResponseWriter, *http.Request) error {
+// NotFound responds 404 to a path without a route.
+func NotFound(http.ResponseWriter, *http.Request) error {
 	return iam.Errorf(iam.NotFound, "no such path")
 }
 
-// NotThisMethod answers 405 with the methods that the path takes (RFC 9110, section 15.5.6).
-func NotThisMethod(w http.ResponseWriter, r *http.Request) error {
-	var takes []string
+// MethodNotAllowed responds 405 with the methods of the path (RFC 9110, section 15.5.6).
+func MethodNotAllowed(w http.ResponseWriter, r *http.Request) error {
+	var allowed []string
 	if routed := chi.RouteContext(r.Context()); routed != nil {
 		for _, method := range []string{"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
 			if !routed.Routes.Match(chi.NewRouteContext(), method, cmp.Or(r.URL.RawPath, r.URL.Path)) {
 				continue
 			}
-			if takes = append(takes, method); method == "GET" {
-				takes = append(takes, "HEAD") // whatever takes GET takes HEAD
+			if allowed = append(allowed, method); method == "GET" {
+				allowed = append(allowed, "HEAD")
 			}
 		}
 	}
-	w.Header().Set("Allow", strings.Join(takes, ", "))
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
 	Write(w, Document{
-		Type: "/problems/method-not-allowed", Title: "The path does not take this method", Status: http.StatusMethodNotAllowed,
+		Type: "/problems/method-not-allowed", Title: "Method not allowed", Status: http.StatusMethodNotAllowed,
 	})
 	return nil
 }

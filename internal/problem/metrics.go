@@ -27,7 +27,7 @@ type requestSeries struct {
 	took  prometheus.Observer
 }
 
-// NewMetrics registers them.
+// NewMetrics registers the metrics.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -44,7 +44,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	return m
 }
 
-// methods that are label values; a client can make up any other.
+// methods are those with a label value of their own; callers can invent others.
 var methods = map[string]bool{
 	http.MethodGet: true, http.MethodHead: true, http.MethodPost: true, http.MethodPut: true, http.MethodPatch: true,
 	http.MethodDelete: true, http.MethodOptions: true, http.MethodConnect: true, http.MethodTrace: true,

@@ -1,6 +1,7 @@
-// Package problem is what the listeners of gateways and of admins share: RFC 9457 documents and
-// the one place where an error stops travelling, ids of requests, the bearer and the address of
-// a caller. It does not know what a route is for.
+// Package problem is what all HTTP listeners share. It owns problem documents (RFC 9457) and the mapping of errors to them, the
+// log line of a failed request, request ids, metrics of requests, and how a bearer token and the address of a caller are read.
+//
+// It knows no route, and nothing of authorization.
 package problem
 
 import (
@@ -12,24 +13,24 @@ import (
 )
 
 // Document is an RFC 9457 document.
-type Document struct { //nolint:errname // RFC 9457 calls it a problem, and so do the answers
+type Document struct { //nolint:errname // it is a response first, and an error for huma only
 	Type     string  `json:"type" doc:"/problems/ and the kind of failure"`
 	Title    string  `json:"title"`
 	Status   int     `json:"status"`
-	Detail   string  `json:"detail,omitempty" doc:"what is wrong this time"`
-	Code     string  `json:"code,omitempty" doc:"a stable word for programs"`
+	Detail   string  `json:"detail,omitempty" doc:"what is wrong in this request"`
+	Code     string  `json:"code,omitempty" doc:"a stable identifier for programs"`
 	Instance string  `json:"instance,omitempty" doc:"/requests/ and the id of the request, or /decisions/ and that of the decision"`
-	Errors   []Field `json:"errors,omitempty" doc:"every wrong field"`
+	Errors   []Field `json:"errors,omitempty" doc:"every invalid field"`
 }
 
-// Field points at one wrong input: a place in the body, or a parameter.
+// Field is one invalid input: a place in the body, or a parameter.
 type Field struct {
 	Pointer   *string `json:"pointer,omitempty" doc:"JSON Pointer (RFC 6901) into the body"`
-	Parameter string  `json:"parameter,omitempty" doc:"name of a header, or of a part of the path or query"`
+	Parameter string  `json:"parameter,omitempty" doc:"name of a header, or of a path or query parameter"`
 	Detail    string  `json:"detail"`
 }
 
-// fieldsOf tells pointers, which are empty or begin with /, from parameters.
+// fieldsOf separates pointers, which are empty or begin with /, from names of parameters.
 func fieldsOf(fields []iam.FieldError) []Field {
 	var out []Field
 	for _, f := range fields {
@@ -44,27 +45,27 @@ func fieldsOf(fields []iam.FieldError) []Field {
 	return out
 }
 
-// wire is the only place where a Kind becomes a status code.
+// wire is the only mapping of a Kind to a status code.
 var wire = map[iam.Kind]struct {
 	status int
 	title  string
 }{
-	iam.Internal:        {http.StatusInternalServerError, "Something went wrong on our side"},
-	iam.Unavailable:     {http.StatusServiceUnavailable, "The answer cannot be given now"},
+	iam.Internal:        {http.StatusInternalServerError, "Internal error"},
+	iam.Unavailable:     {http.StatusServiceUnavailable, "Temporarily unavailable"},
 	iam.Invalid:         {http.StatusUnprocessableEntity, "The request is not valid"},
-	iam.Unauthenticated: {http.StatusUnauthorized, "The caller is not known"},
-	iam.Forbidden:       {http.StatusForbidden, "The caller may not do this"},
-	iam.NotFound:        {http.StatusNotFound, "There is no such thing"},
-	iam.Conflict:        {http.StatusConflict, "The request contradicts the current state"},
+	iam.Unauthenticated: {http.StatusUnauthorized, "Unauthenticated"},
+	iam.Forbidden:       {http.StatusForbidden, "Forbidden"},
+	iam.NotFound:        {http.StatusNotFound, "Not found"},
+	iam.Conflict:        {http.StatusConflict, "The request conflicts with the current state"},
 
-	iam.Malformed:            {http.StatusBadRequest, "The request cannot be read"},
+	iam.Malformed:            {http.StatusBadRequest, "The request is malformed"},
 	iam.TooLarge:             {http.StatusRequestEntityTooLarge, "The request is too large"},
-	iam.PreconditionFailed:   {http.StatusPreconditionFailed, "It is not what the caller believes"},
-	iam.PreconditionRequired: {http.StatusPreconditionRequired, "A condition is needed"},
+	iam.PreconditionFailed:   {http.StatusPreconditionFailed, "The precondition failed"},
+	iam.PreconditionRequired: {http.StatusPreconditionRequired, "A precondition is required"},
 	iam.TooManyRequests:      {http.StatusTooManyRequests, "Too many requests"},
 }
 
-// New says as much about err as the outside may know.
+// New returns the document of an error, without what callers may not know: an internal error has no detail.
 func New(err error, id string) Document {
 	kind := iam.KindOf(err)
 	p := Of(kind)
@@ -77,7 +78,7 @@ func New(err error, id string) Document {
 	return p
 }
 
-// Write answers with p.
+// Write responds with p.
 func Write(w http.ResponseWriter, p Document) {
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
@@ -86,15 +87,15 @@ func Write(w http.ResponseWriter, p Document) {
 		h.Set("Retry-After", "1")
 	}
 	w.WriteHeader(p.Status)
-	_ = json.NewEncoder(w).Encode(p) // the client is gone; nothing left to tell
+	_ = json.NewEncoder(w).Encode(p) // fails only where the caller has disconnected
 }
 
-// Of is a document that says the kind and nothing else.
+// Of is a document of a kind without any detail.
 func Of(kind iam.Kind) Document {
 	return Document{Type: "/problems/" + string(kind), Title: wire[kind].title, Status: wire[kind].status}
 }
 
-// KindOf is the kind whose status it is; Internal for any other.
+// KindOf is the kind with a status; Internal where there is none.
 func KindOf(status int) iam.Kind {
 	for kind, w := range wire {
 		if w.status == status {

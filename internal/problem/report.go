@@ -10,52 +10,52 @@ import (
 	"iam-service/internal/token"
 )
 
-// Reporter reports errors where they stop travelling.
+// Reporter logs errors and responds with their documents.
 type Reporter struct {
-	Logger       *slog.Logger
-	unanswerable PerSecond
+	Logger      *slog.Logger
+	unavailable PerSecond
 }
 
-// write answers r with a problem document and, if the fault is ours, logs it.
+// Write reports err and responds with its document.
 func (f *Reporter) Write(w http.ResponseWriter, r *http.Request, err error) {
 	p := New(err, RequestID(r))
 	f.Report(w, r, p, err)
 	Write(w, p)
 }
 
-// report logs a fault of ours, and adds the headers that go with a problem. What cannot be answered
-// now is one line a second for each code: in an outage every request fails alike.
+// Report logs err if the service is at fault, and adds the headers of p. Of 503 there is one line a second for each code: in an
+// outage every request fails alike.
 func (f *Reporter) Report(w http.ResponseWriter, r *http.Request, p Document, err error) {
 	attrs := []slog.Attr{slog.String("request_id", RequestID(r)), slog.String("path", token.Hide(r.URL.Path)), slog.Any("err", err)}
 	switch {
 	case p.Status == http.StatusInternalServerError:
 		f.Logger.LogAttrs(r.Context(), slog.LevelError, "request failed", attrs...)
 	case p.Status > http.StatusInternalServerError:
-		f.unanswerable.Log(p.Code, func(count int64) {
-			f.Logger.LogAttrs(r.Context(), slog.LevelWarn, "request not answerable now", append(attrs, slog.String("code", p.Code), slog.Int64("count", count))...)
+		f.unavailable.Log(p.Code, func(count int64) {
+			f.Logger.LogAttrs(r.Context(), slog.LevelWarn, "request failed closed", append(attrs, slog.String("code", p.Code), slog.Int64("count", count))...)
 		})
 	case p.Status == http.StatusUnauthorized:
 		challenge := "Bearer"
-		if iam.CodeOf(err) != "" { // RFC 6750, section 3.1: no error code where no token came
+		if iam.CodeOf(err) != "" { // RFC 6750, section 3.1: no error code if there was no token
 			challenge = `Bearer error="invalid_token"`
 		}
 		w.Header().Set("WWW-Authenticate", challenge)
 	}
 }
 
-// PerSecond writes one line a second for each code. Its zero value is ready.
+// PerSecond limits log lines to one a second for each code. The zero value is ready to use.
 type PerSecond struct {
 	mu    sync.Mutex
-	codes map[string]*quieted
+	codes map[string]*window
 }
 
-type quieted struct {
+// window is the time since the last line of a code.
+type window struct {
 	logged  time.Time
-	pending int64 // since then; their line is due a second after the last one
+	pending int64 // calls since then; their line follows a second after logged
 }
 
-// log has line write a line: at once where the last one of the code is a second old, else
-// when it is, with the count of all calls until then.
+// Log calls line at once if the last line of the code is a second old, else when it is, with the number of calls until then.
 func (p *PerSecond) Log(code string, line func(count int64)) {
 	if p.due(code, line) {
 		line(1)
@@ -66,11 +66,11 @@ func (p *PerSecond) due(code string, line func(count int64)) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.codes == nil {
-		p.codes = map[string]*quieted{}
+		p.codes = map[string]*window{}
 	}
 	q := p.codes[code]
-	if q == nil { // codes are ours, and few
-		q = &quieted{}
+	if q == nil { // there are few codes
+		q = &window{}
 		p.codes[code] = q
 	}
 	now := time.Now()
