@@ -31,7 +31,21 @@ type auditBody struct {
 
 func wireEntry(e iam.AuditEntry) auditBody {
 	return auditBody{
-		e.Chain, e.Seq, e.At.UTC(), e.ActorKind, e.Actor, e.Via, e.Address, e.RequestID, e.DecisionID, e.Action, e.Kind, e.Object, e.Before, e.After, hex.EncodeToString(e.Hash),
+		Chain:      e.Chain,
+		Seq:        e.Seq,
+		At:         e.At.UTC(),
+		ActorKind:  e.ActorKind,
+		Actor:      e.Actor,
+		Via:        e.Via,
+		Address:    e.Address,
+		RequestID:  e.RequestID,
+		DecisionID: e.DecisionID,
+		Action:     e.Action,
+		Kind:       e.Kind,
+		Object:     e.Object,
+		Before:     e.Before,
+		After:      e.After,
+		Hash:       hex.EncodeToString(e.Hash),
 	}
 }
 
@@ -49,7 +63,15 @@ type auditIn struct {
 func (i auditIn) target() target { return target{tenant: i.Tenant} }
 
 func (a *server) listAudit(ctx context.Context, w *admin.Work, in *auditIn) (*collection[auditBody], error) {
-	f := postgres.AuditFilter{Actor: in.Actor, Action: in.Action, Kind: in.Kind, Object: in.Object, From: in.From, Until: in.Until, Limit: in.Limit + 1}
+	f := postgres.AuditFilter{
+		Actor:  in.Actor,
+		Action: in.Action,
+		Kind:   in.Kind,
+		Object: in.Object,
+		From:   in.From,
+		Until:  in.Until,
+		Limit:  in.Limit + 1,
+	}
 	if err := in.cursor(&f.BeforeAt, &f.BeforeChain, &f.BeforeSeq); err != nil {
 		return nil, err
 	}

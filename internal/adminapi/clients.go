@@ -46,7 +46,7 @@ type clientBody struct {
 	Version         int64      `json:"version" doc:"as in the ETag"`
 
 	ClientSecret       string `json:"client_secret,omitempty" doc:"in this response only"`
-	ClientSecretStatus string `json:"client_secret_status,omitempty" enum:"given,not_issued" doc:"given: in this response, or in the first one to this request; not_issued: there is none yet, rotate"`
+	ClientSecretStatus string `json:"client_secret_status,omitempty" enum:"given,not_issued" doc:"given: in this response, or in the first one to this request; not_issued: no caller has received it, rotate"`
 }
 
 // ClientPut has the fields of a client that a PUT replaces.
@@ -202,7 +202,15 @@ type listClientsIn struct {
 func (i listClientsIn) target() target { return target{tenant: i.Tenant} }
 
 func (a *server) listClients(ctx context.Context, w *admin.Work, in *listClientsIn) (*collection[clientBody], error) {
-	f := postgres.ClientFilter{Tenant: in.Tenant, Status: in.Status, Sync: in.Sync, Type: in.Type, Role: in.Role, Name: in.Name, Limit: in.Limit + 1}
+	f := postgres.ClientFilter{
+		Tenant: in.Tenant,
+		Status: in.Status,
+		Sync:   in.Sync,
+		Type:   in.Type,
+		Role:   in.Role,
+		Name:   in.Name,
+		Limit:  in.Limit + 1,
+	}
 	if err := in.cursor(&f.After); err != nil {
 		return nil, err
 	}

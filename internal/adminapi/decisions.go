@@ -31,7 +31,18 @@ type decisionBody struct {
 }
 
 func wireDecision(d iam.RecordedDecision) decisionBody {
-	return decisionBody{d.ID, d.At, d.Revision, d.Allow, d.Issuer, d.Subject, d.ClientID, d.Tenant, d.Codes, d.Event}
+	return decisionBody{
+		Decision: d.ID,
+		At:       d.At,
+		Revision: d.Revision,
+		Allow:    d.Allow,
+		Issuer:   d.Issuer,
+		Subject:  d.Subject,
+		ClientID: d.ClientID,
+		Tenant:   d.Tenant,
+		Codes:    d.Codes,
+		Event:    d.Event,
+	}
 }
 
 // OnDecisions is an input about decisions of one tenant, or of the whole platform.

@@ -34,9 +34,22 @@ func (a *server) readDrift(ctx context.Context, c call, _ *OnPlatform) (*resourc
 	if err != nil {
 		return nil, err
 	}
-	b := driftBody{ComparedAt: report.At.UTC(), Compared: report.Compared, Pending: report.Pending, Foreign: report.Foreign, Differences: []differenceBody{}}
+	b := driftBody{
+		ComparedAt:  report.At.UTC(),
+		Compared:    report.Compared,
+		Pending:     report.Pending,
+		Foreign:     report.Foreign,
+		Differences: []differenceBody{},
+	}
 	for _, d := range report.Differences {
-		x := differenceBody{d.Client, d.Tenant, d.Kind, sorted(d.Fields), "iam-service", d.Why}
+		x := differenceBody{
+			ClientID: d.Client,
+			Tenant:   d.Tenant,
+			Kind:     d.Kind,
+			Fields:   sorted(d.Fields),
+			Winner:   "iam-service",
+			Why:      d.Why,
+		}
 		if d.Repair == "" {
 			x.Winner = "nobody"
 		}

@@ -75,7 +75,8 @@ func (a *server) explainAny(ctx context.Context, c call, b explainBody) (explain
 	}
 	var revision *policy.Revision // nil: the active one
 	if b.Revision != "" {
-		stored, err := admin.Do(ctx, a.Service, c.caller, admin.Task{Action: c.task.Action}, func(ctx context.Context, w *admin.Work) (iam.PolicyRevision, error) {
+		read := admin.Task{Action: c.task.Action}
+		stored, err := admin.Do(ctx, a.Service, c.caller, read, func(ctx context.Context, w *admin.Work) (iam.PolicyRevision, error) {
 			return w.PolicyRevision(ctx, b.Revision)
 		})
 		if err == nil {
@@ -123,7 +124,14 @@ func (a *server) explainForTenant(ctx context.Context, c call, b explainBody) (x
 		q.Now = b.At
 	}
 	return admin.Do(ctx, a.Service, c.caller, c.readOnly(), func(ctx context.Context, w *admin.Work) (explain.Explanation, error) {
-		return explain.Within{Tenant: tenant, Facts: w.Facts(), Engine: a.Explain.Engine, Issuers: a.Issuers, HeaderMax: a.HeaderMax}.Explain(ctx, q)
+		within := explain.Within{
+			Tenant:    tenant,
+			Facts:     w.Facts(),
+			Engine:    a.Explain.Engine,
+			Issuers:   a.Issuers,
+			HeaderMax: a.HeaderMax,
+		}
+		return within.Explain(ctx, q)
 	})
 }
 
@@ -150,7 +158,8 @@ func (a *server) explainQuestion(ctx context.Context, b explainBody) (explain.Qu
 	}
 	q := explain.Question{Tenant: b.Tenant}
 	var err error
-	if q.Request, err = enrich.NewRequest(b.Request.Gateway, b.Request.Method, b.Request.Scheme, b.Request.Host, b.Request.Path, b.Request.ClientIP); err != nil {
+	r := b.Request
+	if q.Request, err = enrich.NewRequest(r.Gateway, r.Method, r.Scheme, r.Host, r.Path, r.ClientIP); err != nil {
 		return q, err
 	}
 	if b.Token != "" {

@@ -29,7 +29,14 @@ type mappingPost struct {
 }
 
 func wireMapping(m iam.Mapping) mappingBody {
-	return mappingBody{m.ID(), m.Issuer, m.Claim, m.Value, sorted(m.Roles), m.Version}
+	return mappingBody{
+		ID:      m.ID(),
+		Issuer:  m.Issuer,
+		Claim:   m.Claim,
+		Value:   m.Value,
+		Roles:   sorted(m.Roles),
+		Version: m.Version,
+	}
 }
 
 func mappingResource(m iam.Mapping) *resource[mappingBody] {

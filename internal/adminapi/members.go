@@ -46,7 +46,17 @@ type memberPost struct {
 }
 
 func wireMember(m iam.Member) memberBody {
-	b := memberBody{m.Tenant, m.User, m.Issuer, m.Subject, m.Status, sorted(m.Roles), orEmpty(m.Attributes), optionalTime(m.ExpiresAt), m.Version}
+	b := memberBody{
+		Tenant:     m.Tenant,
+		User:       m.User,
+		Issuer:     m.Issuer,
+		Subject:    m.Subject,
+		Status:     m.Status,
+		Roles:      sorted(m.Roles),
+		Attributes: orEmpty(m.Attributes),
+		ExpiresAt:  optionalTime(m.ExpiresAt),
+		Version:    m.Version,
+	}
 	if b.ExpiresAt != nil && b.Status == iam.MembershipActive && (m.Expired || !b.ExpiresAt.After(time.Now())) {
 		b.Status = iam.MembershipExpired
 	}
@@ -102,7 +112,14 @@ func (a *server) listMembers(ctx context.Context, w *admin.Work, in *struct {
 	Search  string `query:"search" maxLength:"255" doc:"the beginning of the subject, in any letter case"`
 },
 ) (*collection[memberBody], error) {
-	f := postgres.MemberFilter{Role: in.Role, Status: in.Status, Issuer: in.Issuer, Subject: in.Subject, Search: in.Search, Limit: in.Limit + 1}
+	f := postgres.MemberFilter{
+		Role:    in.Role,
+		Status:  in.Status,
+		Issuer:  in.Issuer,
+		Subject: in.Subject,
+		Search:  in.Search,
+		Limit:   in.Limit + 1,
+	}
 	if err := in.userCursor(&f.After); err != nil {
 		return nil, err
 	}

@@ -134,7 +134,11 @@ func (a *server) caller(r *http.Request) (admin.Caller, error) {
 	c.Token, err = a.Verify(r.Context(), raw, "", time.Now().Add(verifyWait))
 	if iam.KindOf(err) == iam.Unauthenticated {
 		a.rejected(r.Context(), err, c.RequestID) // the reason is logged, and not part of the response
-		err = &iam.Error{Kind: iam.Unauthenticated, Code: "invalid_token", Detail: "the token is expired, revoked, malformed or not for the admin API"}
+		err = &iam.Error{
+			Kind:   iam.Unauthenticated,
+			Code:   "invalid_token",
+			Detail: "the token is expired, revoked, malformed or not for the admin API",
+		}
 	}
 	return c, err
 }

@@ -48,7 +48,18 @@ type activationBody struct {
 }
 
 func wireActivation(a iam.PolicyActivation) activationBody {
-	return activationBody{a.Seq, iam.PolicyID(a.Digest), a.Digest, a.Name, a.Kind, a.At, a.ActorKind + " " + a.Actor, a.Via, a.Preview, a.Reason}
+	return activationBody{
+		Seq:      a.Seq,
+		Revision: iam.PolicyID(a.Digest),
+		Digest:   a.Digest,
+		Name:     a.Name,
+		Kind:     a.Kind,
+		At:       a.At,
+		By:       a.ActorKind + " " + a.Actor,
+		Via:      a.Via,
+		Preview:  a.Preview,
+		Reason:   a.Reason,
+	}
 }
 
 type replicaBody struct {
@@ -63,7 +74,14 @@ type replicaBody struct {
 }
 
 func wireReplica(r iam.PolicyReplica) replicaBody {
-	b := replicaBody{Replica: r.Replica, Version: r.Version, Revision: iam.PolicyID(r.InForce), Source: r.Source, Prepared: []string{}, SeenAt: r.SeenAt}
+	b := replicaBody{
+		Replica:  r.Replica,
+		Version:  r.Version,
+		Revision: iam.PolicyID(r.InForce),
+		Source:   r.Source,
+		Prepared: []string{},
+		SeenAt:   r.SeenAt,
+	}
 	for _, digest := range r.Prepared {
 		b.Prepared = append(b.Prepared, iam.PolicyID(digest))
 	}
@@ -153,7 +171,11 @@ func (a *server) requireManaged() error {
 	if a.Policies.Managed() {
 		return nil
 	}
-	return &iam.Error{Kind: iam.Conflict, Code: "policy_not_managed", Detail: "POLICY_ACTIVATION is auto: each revision from the source becomes active without a request"}
+	return &iam.Error{
+		Kind:   iam.Conflict,
+		Code:   "policy_not_managed",
+		Detail: "POLICY_ACTIVATION is auto: each revision from the source becomes active without a request",
+	}
 }
 
 // createRevision stores an uploaded bundle. Its caller was authorized before the body was read, and is again when the bundle is
@@ -203,15 +225,21 @@ func (a *server) requireSharedPolicy() error {
 	if a.Policies.Follows() {
 		return nil
 	}
-	return &iam.Error{Kind: iam.Conflict, Code: "policy_local", Detail: "the active policy is local to this replica: a folder, or the default of the program"}
+	return &iam.Error{
+		Kind:   iam.Conflict,
+		Code:   "policy_local",
+		Detail: "the active policy is local to this replica: a folder, or the default of the program",
+	}
 }
 
 // changeActive changes the active revision, and applies the change on this replica before it responds.
-func (a *server) changeActive(ctx context.Context, c call, do func(context.Context, *admin.Work) (iam.PolicyActivation, error)) (*resource[activationBody], error) {
+func (a *server) changeActive(
+	ctx context.Context, c call, change func(context.Context, *admin.Work) (iam.PolicyActivation, error),
+) (*resource[activationBody], error) {
 	if err := a.requireSharedPolicy(); err != nil {
 		return nil, err
 	}
-	got, err := admin.Do(ctx, a.Service, c.caller, c.task, do)
+	got, err := admin.Do(ctx, a.Service, c.caller, c.task, change)
 	if err != nil {
 		return nil, err
 	}

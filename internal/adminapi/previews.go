@@ -123,7 +123,8 @@ func (a *server) createPreview(ctx context.Context, c call, in *struct {
 // beginPreview adds the revisions to cfg and stores the preview.
 func (a *server) beginPreview(ctx context.Context, c call, b previewAsk, cfg *preview.Config) (p iam.PolicyPreview, err error) {
 	type revisions struct{ candidate, against iam.PolicyRevision }
-	stored, err := admin.Do(ctx, a.Service, c.caller, admin.Task{Action: c.task.Action}, func(ctx context.Context, w *admin.Work) (found revisions, err error) {
+	read := admin.Task{Action: c.task.Action}
+	stored, err := admin.Do(ctx, a.Service, c.caller, read, func(ctx context.Context, w *admin.Work) (found revisions, err error) {
 		if found.candidate, err = w.PolicyRevision(ctx, b.Revision); err == nil && b.Against != "" {
 			found.against, err = w.PolicyRevision(ctx, b.Against)
 		}

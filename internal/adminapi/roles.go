@@ -31,7 +31,15 @@ type rolePost struct {
 }
 
 func wireRole(r iam.Role) roleBody {
-	return roleBody{r.Name, r.Tenant == "", r.Service, sorted(r.Permissions), sorted(r.Inherits), r.Description, r.Version}
+	return roleBody{
+		Name:        r.Name,
+		Global:      r.Tenant == "",
+		Service:     r.Service,
+		Permissions: sorted(r.Permissions),
+		Inherits:    sorted(r.Inherits),
+		Description: r.Description,
+		Version:     r.Version,
+	}
 }
 
 func roleResource(r iam.Role) *resource[roleBody] {

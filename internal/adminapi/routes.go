@@ -308,8 +308,10 @@ func (a *server) routes() []route {
 			method: del, path: "/v1/clients/{id}", action: "client:delete", tag: "clients",
 			summary:     "Delete a client",
 			description: "Its tokens are rejected here at once. 202: the identity provider deletes it later.",
-			status:      http.StatusNoContent, success: "Deleted here and in the identity provider", also: responses{http.StatusAccepted: pendingClient},
-			handler: withoutTx(a.deleteClient),
+			status:      http.StatusNoContent,
+			success:     "Deleted here and in the identity provider",
+			also:        responses{http.StatusAccepted: pendingClient},
+			handler:     withoutTx(a.deleteClient),
 		},
 
 		{

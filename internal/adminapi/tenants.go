@@ -30,7 +30,14 @@ type tenantPost struct {
 }
 
 func wireTenant(t iam.Tenant) tenantBody {
-	return tenantBody{t.ID, t.Slug, t.Name, t.Status, orEmpty(t.Attributes), t.Version}
+	return tenantBody{
+		ID:         t.ID,
+		Slug:       t.Slug,
+		Name:       t.Name,
+		Status:     t.Status,
+		Attributes: orEmpty(t.Attributes),
+		Version:    t.Version,
+	}
 }
 
 func tenantPath(id string) string { return "/v1/tenants/" + id }

@@ -35,7 +35,17 @@ type userPost struct {
 }
 
 func wireUser(u iam.User) userBody {
-	return userBody{u.ID, u.Issuer, u.Subject, u.Status, orEmpty(u.Attributes), sorted(u.PlatformRoles), u.DefaultTenant, optionalTime(u.TokensNotBefore), u.Version}
+	return userBody{
+		ID:              u.ID,
+		Issuer:          u.Issuer,
+		Subject:         u.Subject,
+		Status:          u.Status,
+		Attributes:      orEmpty(u.Attributes),
+		PlatformRoles:   sorted(u.PlatformRoles),
+		DefaultTenant:   u.DefaultTenant,
+		TokensNotBefore: optionalTime(u.TokensNotBefore),
+		Version:         u.Version,
+	}
 }
 
 func userResource(u iam.User, err error) (*resource[userBody], error) {
@@ -63,7 +73,14 @@ func (a *server) listUsers(ctx context.Context, w *admin.Work, in *struct {
 	Search       string `query:"search" maxLength:"255" doc:"the beginning of the subject, in any letter case"`
 },
 ) (*collection[userBody], error) {
-	f := postgres.UserFilter{Issuer: in.Issuer, Subject: in.Subject, Status: in.Status, PlatformRole: in.PlatformRole, Search: in.Search, Limit: in.Limit + 1}
+	f := postgres.UserFilter{
+		Issuer:       in.Issuer,
+		Subject:      in.Subject,
+		Status:       in.Status,
+		PlatformRole: in.PlatformRole,
+		Search:       in.Search,
+		Limit:        in.Limit + 1,
+	}
 	if err := in.userCursor(&f.After); err != nil {
 		return nil, err
 	}
@@ -107,7 +124,8 @@ func (a *server) putUser(ctx context.Context, w *admin.Work, in *struct {
 		return nil, err
 	}
 	b := in.Body
-	return userResource(w.PutUser(ctx, in.User, admin.UserEdit{Attributes: b.Attributes, PlatformRoles: b.PlatformRoles, DefaultTenant: b.DefaultTenant}, cond))
+	edit := admin.UserEdit{Attributes: b.Attributes, PlatformRoles: b.PlatformRoles, DefaultTenant: b.DefaultTenant}
+	return userResource(w.PutUser(ctx, in.User, edit, cond))
 }
 
 // UserPatch has the fields of a user that a merge patch can change.
@@ -211,7 +229,15 @@ func (a *server) readEffective(ctx context.Context, w *admin.Work, in *effective
 	if err != nil {
 		return nil, err
 	}
-	b := effectiveBody{User: e.User, Tenant: e.Tenant, InForce: e.InForce, Why: e.Why, Roles: []effectiveRole{}, Permissions: []effectivePermission{}, Mappings: []mappingBody{}}
+	b := effectiveBody{
+		User:        e.User,
+		Tenant:      e.Tenant,
+		InForce:     e.InForce,
+		Why:         e.Why,
+		Roles:       []effectiveRole{},
+		Permissions: []effectivePermission{},
+		Mappings:    []mappingBody{},
+	}
 	for _, r := range e.Roles {
 		b.Roles = append(b.Roles, effectiveRole(r))
 	}
