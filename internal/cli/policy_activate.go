@@ -2,18 +2,14 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
-	"github.com/caarlos0/env/v11"
 	"github.com/spf13/cobra"
 
 	"iam-service/internal/admin"
@@ -21,9 +17,6 @@ import (
 	"iam-service/internal/policy"
 	"iam-service/internal/server"
 )
-
-// The life of policies, for operators with DATABASE_URL alone: no service need run, and no
-// policy is asked. It is audited.
 
 func policyPushCommand(environ []string) *cobra.Command {
 	var source string
@@ -34,7 +27,7 @@ func policyPushCommand(environ []string) *cobra.Command {
 			"its signature again. POLICY_KEY_FILE, POLICY_ALLOW_UNSIGNED, GATEWAY_HEADERS and ADMIN_AUDIENCE are taken as serve takes them.",
 		Args: cobra.ExactArgs(1),
 		RunE: withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
-			engine, err := engineOf(environ)
+			engine, err := openGate(environ)
 			if err != nil {
 				return err
 			}
@@ -76,30 +69,6 @@ func policyPushCommand(environ []string) *cobra.Command {
 	return cmd
 }
 
-// engineOf is a gate with the settings of serve.
-func engineOf(environ []string) (*policy.Engine, error) {
-	vars := env.ToMap(environ)
-	cfg := server.Config{PolicyKeyFile: vars["POLICY_KEY_FILE"]}
-	cfg.PolicyAllowUnsigned, _ = strconv.ParseBool(vars["POLICY_ALLOW_UNSIGNED"]) // serve says what is wrong with it
-	var faults []string
-	cfg.CheckPolicyKey(func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) })
-	if cfg.PolicyKey == nil && !cfg.PolicyAllowUnsigned && len(faults) == 0 {
-		faults = append(faults, "POLICY_KEY_FILE is missing: bundles must be signed, or POLICY_ALLOW_UNSIGNED=1")
-	}
-	if len(faults) > 0 {
-		return nil, server.Faults(faults...)
-	}
-	o := checkOptions(environ)
-	engine, err := policy.NewEngine(policy.Config{
-		Headers: o.Headers, Admin: o.Admin, SignedOnly: !cfg.PolicyAllowUnsigned, Key: cfg.PolicyKey,
-		Child: []string{os.Args[0], policy.ChildCommand}, Log: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		return nil, server.Faults("GATEWAY_HEADERS: " + err.Error())
-	}
-	return engine, nil
-}
-
 func policyActivateCommand(environ []string) *cobra.Command {
 	var a admin.Activation
 	cmd := reports(&cobra.Command{
@@ -132,6 +101,29 @@ func policyRollbackCommand(environ []string) *cobra.Command {
 	})
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the audit")
 	return cmd
+}
+
+// openGate returns a gate with the settings of serve.
+func openGate(environ []string) (*policy.Engine, error) {
+	cfg, err := server.ReadConfig(environ, server.Needs{Gate: true, Signature: true})
+	if err != nil {
+		return nil, err
+	}
+	if cfg.PolicyKey == nil && !cfg.PolicyAllowUnsigned {
+		return nil, server.Faults("POLICY_KEY_FILE is missing: bundles must be signed, or POLICY_ALLOW_UNSIGNED=1")
+	}
+	engine, err := policy.NewEngine(policy.Config{
+		Headers:    cfg.GatewayHeaders,
+		Admin:      cfg.AdminAudience != "",
+		SignedOnly: !cfg.PolicyAllowUnsigned,
+		Key:        cfg.PolicyKey,
+		Child:      []string{os.Args[0], policy.ChildCommand},
+		Log:        slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		return nil, server.Faults("GATEWAY_HEADERS: " + err.Error())
+	}
+	return engine, nil
 }
 
 // decided is a command that says what is to be in force, and waits until all replicas that
@@ -212,104 +204,4 @@ func (o *operator) awaitReplicas(ctx context.Context, began time.Time, digest st
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-}
-
-func policyListCommand(environ []string) *cobra.Command {
-	return reports(&cobra.Command{
-		Use:   "list",
-		Short: "List what came into force, the revisions that are kept, and what each replica has (needs DATABASE_URL alone)",
-		Args:  cobra.NoArgs,
-		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
-			l, err := admin.Do(cmd.Context(), o.service, o.caller, admin.Task{Action: "policy:list"}, func(ctx context.Context, w *admin.Work) (l policyList, err error) {
-				revisions, err := w.PolicyRevisions(ctx, time.Time{}, "", 50)
-				if err != nil {
-					return l, err
-				}
-				activations, err := w.PolicyActivations(ctx, 20)
-				if err != nil {
-					return l, err
-				}
-				replicas, err := w.PolicyReplicas(ctx)
-				if err != nil {
-					return l, err
-				}
-				return listed(revisions, activations, replicas), nil
-			})
-			if err != nil {
-				return err
-			}
-			return report(cmd, l, l.text)
-		}),
-	})
-}
-
-// policyList is what policy list reports.
-type policyList struct {
-	Revisions   []listedRevision   `json:"revisions"`
-	Activations []listedActivation `json:"activations"`
-	Replicas    []listedReplica    `json:"replicas"`
-}
-
-type listedRevision struct {
-	Revision    string     `json:"revision"`
-	Digest      string     `json:"digest"`
-	Name        string     `json:"name"`
-	Source      string     `json:"source"`
-	AddedAt     time.Time  `json:"added_at"`
-	By          string     `json:"by"`
-	LastInForce *time.Time `json:"last_in_force_from"` // null: never
-}
-
-type listedActivation struct {
-	At       time.Time `json:"at"`
-	Revision string    `json:"revision"`
-	Kind     string    `json:"kind"`
-	By       string    `json:"by"`
-	Reason   string    `json:"reason,omitempty"`
-}
-
-type listedReplica struct {
-	Replica  string          `json:"replica"`
-	Revision string          `json:"revision"`
-	Source   string          `json:"source"`
-	Refused  json.RawMessage `json:"refused,omitempty"`
-}
-
-func listed(revisions []iam.PolicyRevision, activations []iam.PolicyActivation, replicas []iam.PolicyReplica) policyList {
-	l := policyList{[]listedRevision{}, []listedActivation{}, []listedReplica{}}
-	for _, r := range revisions {
-		x := listedRevision{Revision: r.ID(), Digest: r.Digest, Name: r.Name, Source: r.Source, AddedAt: r.AddedAt.UTC(), By: r.Actor}
-		if !r.LastInForce.IsZero() {
-			x.LastInForce = new(r.LastInForce.UTC())
-		}
-		l.Revisions = append(l.Revisions, x)
-	}
-	for _, a := range activations {
-		l.Activations = append(l.Activations, listedActivation{a.At.UTC(), iam.PolicyID(a.Digest), a.Kind, a.Actor, a.Reason})
-	}
-	for _, r := range replicas {
-		l.Replicas = append(l.Replicas, listedReplica{r.Replica, iam.PolicyID(r.InForce), r.Source, r.Refused})
-	}
-	return l
-}
-
-func (l policyList) text(out io.Writer) {
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "REVISION\tNAME\tADDED\tBY\tIN FORCE")
-	for _, r := range l.Revisions {
-		last := "never"
-		if r.LastInForce != nil {
-			last = "last from " + r.LastInForce.Format(time.RFC3339)
-		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", r.Revision, r.Name, r.AddedAt.Format(time.RFC3339), r.By, last)
-	}
-	fmt.Fprintln(table, "\nAT\tREVISION\tKIND\tBY\tREASON")
-	for _, a := range l.Activations {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", a.At.Format(time.RFC3339), a.Revision, a.Kind, a.By, a.Reason)
-	}
-	fmt.Fprintln(table, "\nREPLICA\tREVISION\tSOURCE\tREFUSED")
-	for _, r := range l.Replicas {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", r.Replica, r.Revision, r.Source, r.Refused)
-	}
-	_ = table.Flush() // as out
 }
