@@ -8,10 +8,10 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// requireAdministrator runs a change of members or roles, and refuses it where it leaves a
-// tenant without a person who administers it, or with only those whose membership ends. A
-// platform administrator may, and so may a caller that says so. The tenant is locked: of two
-// administrators who remove themselves at once, the second sees that the first is gone.
+// requireAdministrator runs a change of members or roles, and refuses one that leaves a tenant
+// without an administrator, or only with those whose membership expires. A platform
+// administrator is allowed to, and a caller who accepts it. The tenant is locked: of two
+// administrators who remove themselves concurrently, the second one sees the first removal.
 func (w *Work) requireAdministrator(ctx context.Context, tenant string, change func() error) error {
 	if tenant == "" || w.task.LeaveTenant || w.nested || w.holdsEverything() {
 		return change()
@@ -35,12 +35,11 @@ func (w *Work) requireAdministrator(ctx context.Context, tenant string, change f
 	}
 	return &iam.Error{
 		Kind: iam.Conflict, Code: "last_tenant_admin",
-		Detail: "this " + what + ": make somebody else one first, or repeat the request with ?leave_without_administrator=true; a platform administrator can make another one later",
+		Detail: "this " + what + ": assign another administrator first, or repeat the request with ?leave_without_administrator=true; a platform administrator can assign another one later",
 	}
 }
 
-// administrators reads the roles that make somebody an administrator of a tenant, and how
-// lasting its administrators are.
+// administrators reports whether a tenant has administrators, and whether one is permanent.
 func (w *Work) administrators(ctx context.Context, tenant string) (postgres.Administration, error) {
 	roles, err := w.tx.Roles(ctx, tenant)
 	if err != nil {

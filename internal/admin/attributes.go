@@ -47,7 +47,7 @@ func (w *Work) checkDeclared(ctx context.Context, m, before iam.Manifest) error 
 		if i >= 0 {
 			wrong = append(wrong, iam.FieldError{Pointer: at, Detail: fmt.Sprintf("%s a value of %q that is no %s", has, old.Key, notOfType)})
 		} else {
-			wrong = append(wrong, iam.FieldError{Pointer: at, Detail: fmt.Sprintf("%s the attribute %q, which the manifest does not declare any more", has, old.Key)})
+			wrong = append(wrong, iam.FieldError{Pointer: at, Detail: fmt.Sprintf("%s the attribute %q, which the manifest no longer declares", has, old.Key)})
 		}
 	}
 	if len(wrong) == 0 {

@@ -22,29 +22,29 @@ func (w *Work) Audit(ctx context.Context, f postgres.AuditFilter) ([]iam.AuditEn
 	return w.tx.Audit(ctx, f)
 }
 
-// Verdict is what became of the verification of one chain.
+// Verdict is the result of the verification of one chain.
 type Verdict struct {
 	Chain    string
 	Entries  int64
-	Anchored int64  // up to which seq it was compared with an anchor; 0: none
-	Fault    string // "" if none was found
-	Ended    bool   // a migration has destroyed it; another one of the same name may have begun since
+	Anchored int64  // the last seq that was compared with an anchor; 0: none
+	Fault    string // empty: none was found
+	Ended    bool   // a migration has destroyed it; another chain of the same name may exist since
 }
 
-// Anchor is a head of a chain that was kept outside: an AuditCheckpoint.v1.
+// Anchor is a head of a chain that was stored elsewhere: an AuditCheckpoint.v1.
 type Anchor = iam.Checkpoint
 
-// Verify walks all chains of the audit over one snapshot, and compares them with
-// anchors. Without an anchor that whoever could write here could not write, it proves
-// only that nobody was careless.
-func (s *Service) Verify(ctx context.Context, anchors []Anchor, tell func(Verdict)) error {
+// Verify reads all chains of the audit over one snapshot, and compares them with anchors. It
+// detects tampering by someone with write access to the database only with anchors that were
+// stored where they have none.
+func (s *Service) Verify(ctx context.Context, anchors []Anchor, report func(Verdict)) error {
 	byChain := map[string]map[int64]string{}
-	torn := map[string]int64{} // chains of which two anchors say different things
+	torn := map[string]int64{} // chains whose anchors contradict each other
 	for _, a := range anchors {
 		if byChain[a.Chain] == nil {
 			byChain[a.Chain] = map[int64]string{}
 		}
-		if was, told := byChain[a.Chain][a.Seq]; told && was != a.Hash {
+		if was, known := byChain[a.Chain][a.Seq]; known && was != a.Hash {
 			torn[a.Chain] = a.Seq
 		}
 		byChain[a.Chain][a.Seq] = a.Hash
@@ -61,32 +61,31 @@ func (s *Service) Verify(ctx context.Context, anchors []Anchor, tell func(Verdic
 		return err
 	}
 	for _, d := range destroyed {
-		tell(Verdict{Chain: d.Chain, Ended: true, Fault: fmt.Sprintf("it ended at entry %d: \"migrate down --destroy-audit\" destroyed it on %s, by %s", d.Seq, d.At, d.By)})
+		report(Verdict{Chain: d.Chain, Ended: true, Fault: fmt.Sprintf("it ended at entry %d: \"migrate down --destroy-audit\" destroyed it on %s, by %s", d.Seq, d.At, d.By)})
 	}
 	seen := map[string]bool{}
 	for _, c := range chains {
 		seen[c.Chain] = true
 		if seq := torn[c.Chain]; seq > 0 {
-			tell(Verdict{Chain: c.Chain, Fault: fmt.Sprintf("two anchors of entry %d say different things: the chain was written anew and told again", seq)})
+			report(Verdict{Chain: c.Chain, Fault: fmt.Sprintf("two anchors of entry %d contradict each other: the chain was rewritten", seq)})
 			continue
 		}
 		v, err := s.verify(ctx, c, byChain[c.Chain])
 		if err != nil {
 			return err
 		}
-		tell(v)
+		report(v)
 	}
 	for chain := range byChain {
 		if !seen[chain] {
-			tell(Verdict{Chain: chain, Fault: "an anchor speaks of it, and it is not there"})
+			report(Verdict{Chain: chain, Fault: "an anchor names it, and it does not exist"})
 		}
 	}
 	return nil
 }
 
-// verify walks one chain, some entries at a time: it only grows. Each entry must follow
-// the one before, from the beginning or from where retention cut, and the last one must
-// be what the head says at that moment.
+// verify reads one chain, page by page. Each entry must follow the previous one, from the
+// beginning or from where retention cut it, and the last one must be the head.
 func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[int64]string) (Verdict, error) {
 	v := Verdict{Chain: c.Chain}
 	var newest int64
@@ -102,7 +101,7 @@ func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[
 		v.Anchored = seq
 	}
 	if newest > 0 && newest < c.CutSeq {
-		v.Fault = fmt.Sprintf("it was cut at entry %d, and the newest anchor is of entry %d: nothing that is left can be compared", c.CutSeq, newest)
+		v.Fault = fmt.Sprintf("it was cut at entry %d, and the newest anchor is of entry %d: no remaining entry can be compared", c.CutSeq, newest)
 		return v, nil
 	}
 	var last *iam.AuditEntry
@@ -127,7 +126,7 @@ func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[
 			case err != nil:
 				return v, err
 			case e.Seq <= seq:
-				v.Fault = fmt.Sprintf("entry %d stands there once more, or should be gone", e.Seq)
+				v.Fault = fmt.Sprintf("entry %d is a duplicate, or should have been removed", e.Seq)
 			case e.Seq != seq+1:
 				v.Fault = fmt.Sprintf("entry %d is missing", seq+1)
 			case !bytes.Equal(e.Prev, hash):
@@ -135,7 +134,7 @@ func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[
 			case !bytes.Equal(sum, e.Hash):
 				v.Fault = fmt.Sprintf("entry %d was changed", e.Seq)
 			case anchored && want != hex.EncodeToString(e.Hash):
-				v.Fault = fmt.Sprintf("entry %d is not the one that was anchored: the chain was written anew", e.Seq)
+				v.Fault = fmt.Sprintf("entry %d is not the one that was anchored: the chain was rewritten", e.Seq)
 			}
 			if v.Fault != "" {
 				return v, nil
@@ -153,21 +152,21 @@ func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[
 		case !headed:
 			v.Fault = "it has no head"
 		case seq < head.Seq:
-			v.Fault = fmt.Sprintf("it ends at entry %d, and its head says %d", seq, head.Seq)
+			v.Fault = fmt.Sprintf("it ends at entry %d, and its head is %d", seq, head.Seq)
 		case seq > head.Seq || !bytes.Equal(hash, head.Hash):
-			v.Fault = fmt.Sprintf("its head says entry %d, which is not how it ends", head.Seq)
+			v.Fault = fmt.Sprintf("its head is entry %d, which is not its last entry", head.Seq)
 		case seq < newest:
-			v.Fault = fmt.Sprintf("it ends at entry %d, and an anchor says %d", seq, newest)
+			v.Fault = fmt.Sprintf("it ends at entry %d, and an anchor is of entry %d", seq, newest)
 		}
 		return v, nil
 	}
 }
 
-// Chores does what is due once an hour, on one replica: partitions of the audit ahead of
-// time, keys of requests that have expired, events that were sent longer than keepSent
-// ago, and telling the heads of the audit's chains, as events and in the log.
+// Chores runs the hourly maintenance, on one replica: it creates partitions of the audit ahead of
+// time, removes expired idempotency keys and events that were sent longer than keepSent ago, and
+// publishes the heads of the audit's chains, as events and in the log.
 func (s *Service) Chores(ctx context.Context, keepSent time.Duration) error {
-	// Apart from the rest, which does not wait for a reader of the default partition, such as a backup.
+	// In its own transaction: the rest must not wait for a reader of the default partition, such as a backup.
 	err := s.cfg.DB.Change(postgres.Patient(ctx), func(ctx context.Context, tx *postgres.Tx) error {
 		got, err := tx.TryLoop(ctx, "chores")
 		if err != nil || !got {
@@ -197,7 +196,7 @@ func (s *Service) Chores(ctx context.Context, keepSent time.Duration) error {
 	for _, h := range heads {
 		s.cfg.Log.InfoContext(ctx, "audit checkpoint", slog.String("chain", h.Chain), slog.Int64("seq", h.Seq), slog.String("hash", h.Hash))
 	}
-	// Some at a time, apart from the rest: after a long outage there are very many.
+	// In batches, in their own transactions: after a long outage there are many.
 	for more := int64(1); more > 0 && err == nil; {
 		err = s.cfg.DB.Change(postgres.Patient(ctx), func(ctx context.Context, tx *postgres.Tx) (err error) {
 			more, err = tx.PurgeSentEvents(ctx, time.Now().Add(-keepSent))

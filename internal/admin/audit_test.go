@@ -40,13 +40,13 @@ func TestTamperingWithTheAuditIsFound(t *testing.T) {
 		"another address":                  {`UPDATE audit SET address = '::1' WHERE seq = 2`, "entry 2 was changed"},
 		"one is missing":                   {`DELETE FROM audit WHERE seq = 2`, "entry 2 is missing"},
 		"the first is missing":             {`DELETE FROM audit WHERE seq = 1`, "entry 1 is missing"},
-		"the last is missing":              {`DELETE FROM audit WHERE seq = 4`, "it ends at entry 3, and its head says 4"},
-		"the last and the head":            {`WITH d AS (DELETE FROM audit WHERE seq = 4) UPDATE audit_heads SET seq = 3, hash = (SELECT hash FROM audit WHERE seq = 3)`, "it ends at entry 3, and an anchor says 4"},
-		"all of it":                        {`WITH d AS (DELETE FROM audit) DELETE FROM audit_heads`, "an anchor speaks of it, and it is not there"},
+		"the last is missing":              {`DELETE FROM audit WHERE seq = 4`, "it ends at entry 3, and its head is 4"},
+		"the last and the head":            {`WITH d AS (DELETE FROM audit WHERE seq = 4) UPDATE audit_heads SET seq = 3, hash = (SELECT hash FROM audit WHERE seq = 3)`, "it ends at entry 3, and an anchor is of entry 4"},
+		"all of it":                        {`WITH d AS (DELETE FROM audit) DELETE FROM audit_heads`, "an anchor names it, and it does not exist"},
 		"the head":                         {`DELETE FROM audit_heads`, "it has no head"},
 		"two changed places":               {`UPDATE audit SET seq = CASE seq WHEN 2 THEN 3 ELSE 2 END WHERE seq IN (2, 3)`, "does not follow"},
-		"the head set back":                {`UPDATE audit_heads SET seq = 3, hash = (SELECT hash FROM audit WHERE seq = 3)`, "its head says entry 3, which is not how it ends"},
-		"one more of a number":             {`INSERT INTO audit SELECT chain, seq, at + interval '1 second', actor_kind, 'x', via, address, request_id, decision_id, action, kind, object, before, after, prev, hash FROM audit WHERE seq = 2`, "entry 2 stands there once more"},
+		"the head set back":                {`UPDATE audit_heads SET seq = 3, hash = (SELECT hash FROM audit WHERE seq = 3)`, "its head is entry 3, which is not its last entry"},
+		"one more of a number":             {`INSERT INTO audit SELECT chain, seq, at + interval '1 second', actor_kind, 'x', via, address, request_id, decision_id, action, kind, object, before, after, prev, hash FROM audit WHERE seq = 2`, "entry 2 is a duplicate"},
 		"a false cut":                      {`WITH d AS (DELETE FROM audit), h AS (UPDATE audit_heads SET seq = 9, hash = sha256('')) INSERT INTO audit_cuts SELECT chain, 9, sha256('') FROM audit_heads`, "the newest anchor is of entry 4"},
 		"a false cut, as old as an anchor": {`WITH d AS (DELETE FROM audit), h AS (UPDATE audit_heads SET hash = sha256('')) INSERT INTO audit_cuts SELECT chain, 4, sha256('') FROM audit_heads`, "which is not the one that was anchored"},
 		"another hash":                     {`UPDATE audit SET hash = sha256(hash) WHERE seq = 2`, "entry 2 was changed"},
@@ -102,7 +102,7 @@ func TestAChainThatWasWrittenAnewIsFoundByAnAnchor(t *testing.T) {
 		}
 	}
 	for v := range o.verify(anchors) {
-		if !strings.Contains(v.Fault, "written anew") {
+		if !strings.Contains(v.Fault, "rewritten") {
 			t.Errorf("with an anchor: %+v", v)
 		}
 	}
@@ -110,7 +110,7 @@ func TestAChainThatWasWrittenAnewIsFoundByAnAnchor(t *testing.T) {
 	o.sql(`UPDATE audit_heads SET published = 0`)
 	o.ok(o.s.Chores(ctx, time.Hour))
 	for v := range o.verify(o.outbox("AuditCheckpoint.v1")) {
-		if !strings.Contains(v.Fault, "say different things") {
+		if !strings.Contains(v.Fault, "contradict each other") {
 			t.Errorf("with two anchors: %+v", v)
 		}
 	}

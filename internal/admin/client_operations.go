@@ -15,20 +15,20 @@ import (
 // An operation in the identity provider takes two transactions: one begins it, one persists
 // its outcome. Package clients does what lies between the two.
 
-// begin notes an operation. Without a lease nobody is at it: it is taken up after a time.
+// begin persists an operation. Without a lease, the loop takes it over after a time.
 func (w *Work) begin(ctx context.Context, c *iam.ManagedClient, operation string, lease, after time.Duration) error {
 	c.Operation, c.OperationID, c.Sync, c.Reason, c.Tries = operation, uuid.NewString(), iam.SyncPending, "", 0
 	w.begun = lease > 0
 	return w.tx.PutRegistration(ctx, *c, postgres.Schedule{Lease: lease, Retry: after})
 }
 
-// Done is what was achieved in the identity provider.
+// Done is the outcome of an operation in the identity provider.
 type Done struct {
-	Secret  iam.Secret    // that was obtained, and that the caller gets; empty: none
-	Overlap time.Duration // that an old one works for; 0: it does not any more
-	Retired bool          // the one of an overlap before does not work any more
-	Late    bool          // what should not work any more still does: it is to be ended
-	Made    bool          // the client was made anew there, and with it a secret
+	Secret  iam.Secret    // for the caller; empty: none was obtained
+	Overlap time.Duration // how long the old secret works; 0: it no longer works
+	Retired bool          // the old secret of a previous overlap was retired
+	Late    bool          // the old secret still works, and must be retired
+	Made    bool          // the client was created, and with it a secret
 }
 
 // Finish is the client after an operation, and whether it was this call that finished it: it
@@ -50,7 +50,7 @@ func (w *Work) Finished(ctx context.Context, op iam.ManagedClient, d Done) (Fini
 
 func (w *Work) finish(ctx context.Context, op, c iam.ManagedClient, d Done) (iam.ManagedClient, error) {
 	var err error
-	change := c.Before != nil // somebody asked for it: it is no repair
+	change := c.Before != nil // it was requested: it is no repair
 	operation := c.Operation
 	c.Operation, c.OperationID, c.Sync, c.Reason, c.Before = "", "", iam.SyncDone, "", nil
 	announced := c.Announced()
@@ -69,7 +69,7 @@ func (w *Work) finish(ctx context.Context, op, c iam.ManagedClient, d Done) (iam
 		switch {
 		case d.Made:
 			err = w.issued(ctx, &c, d)
-		case c.Wanted.HasSecret() && c.SecretState == iam.SecretNone: // one that it had before works on
+		case c.Wanted.HasSecret() && c.SecretState == iam.SecretNone: // an earlier secret works on
 			c.SecretState = iam.SecretNotIssued
 		}
 	case iam.OperationDelete:
@@ -102,7 +102,7 @@ func (w *Work) finish(ctx context.Context, op, c iam.ManagedClient, d Done) (iam
 	return c, w.tx.PutRegistration(ctx, c, postgres.Schedule{})
 }
 
-// operation returns a client, locked, if the operation is still under way.
+// operation returns a client, locked, if the operation is still pending.
 func (w *Work) operation(ctx context.Context, op iam.ManagedClient) (c iam.ManagedClient, ours bool, err error) {
 	c, found, err := w.tx.ManagedClientForUpdate(ctx, op.Issuer, op.ClientID)
 	if err == nil && !found {
@@ -111,9 +111,8 @@ func (w *Work) operation(ctx context.Context, op iam.ManagedClient) (c iam.Manag
 	return c, err == nil && c.OperationID == op.OperationID, err
 }
 
-// Refused says that the identity provider refuses the operation for good: it is undone. A
-// caller who waits is told that nothing was changed; for one who does not, what was taken
-// away meanwhile is not given back.
+// Refused undoes an operation that the identity provider rejects permanently. Where the caller
+// waits, nothing is changed; else roles and scopes that were revoked meanwhile stay revoked.
 func (w *Work) Refused(ctx context.Context, op iam.ManagedClient, reason string, waits bool) (iam.ManagedClient, error) {
 	c, ours, err := w.operation(ctx, op)
 	if err != nil || !ours {
@@ -144,9 +143,9 @@ func (w *Work) Refused(ctx context.Context, op iam.ManagedClient, reason string,
 		if err := w.record(c.Tenant, iam.KindClient, c.ClientID, was, auditOfClient(c)); err != nil {
 			return c, err
 		}
-		told := *c.Before
+		published := *c.Before
 		c.Before = nil
-		if !slices.Equal(sorted(told.Roles), sorted(c.Roles)) || !slices.Equal(sorted(told.Scopes), sorted(c.Scopes)) {
+		if !slices.Equal(sorted(published.Roles), sorted(c.Roles)) || !slices.Equal(sorted(published.Scopes), sorted(c.Scopes)) {
 			w.emit(iam.ClientUpdatedEvent{ClientState: stateOfClient(c)})
 		}
 	}
@@ -158,14 +157,13 @@ func (w *Work) Refused(ctx context.Context, op iam.ManagedClient, reason string,
 	return c, w.tx.PutRegistration(ctx, c, postgres.Schedule{Retry: pause})
 }
 
-// retrySlow is the pause before an old secret is ended once more that the identity
-// provider refuses to end.
+// retrySlow is the pause before the next attempt to retire a secret, after a rejection.
 const retrySlow = 10 * time.Minute
 
-// Longest pause between two tries of an operation.
+// maxPause is the longest pause between two attempts of an operation.
 const maxPause = 30 * time.Second
 
-// Postponed says that the operation could not be done now: it will be tried again.
+// Postponed schedules another attempt of an operation.
 func (w *Work) Postponed(ctx context.Context, op iam.ManagedClient, reason string) (iam.ManagedClient, error) {
 	c, ours, err := w.operation(ctx, op)
 	if err != nil || !ours {
@@ -178,8 +176,8 @@ func (w *Work) Postponed(ctx context.Context, op iam.ManagedClient, reason strin
 	return c, w.tx.PutRegistration(ctx, c, postgres.Schedule{Retry: pause})
 }
 
-// Repair begins an operation that nobody asked for: the identity provider differs from
-// what should be. It reports whether that can be done now.
+// Repair begins an operation without a request, because the identity provider differs from the
+// wanted state. It reports whether the client allows one now.
 func (w *Work) Repair(ctx context.Context, seen iam.ManagedClient, operation string, lease time.Duration) (c iam.ManagedClient, can bool, err error) {
 	c, found, err := w.tx.ManagedClientForUpdate(ctx, seen.Issuer, seen.ClientID)
 	if err != nil || !found || c.Operation != "" || c.WantedVersion != seen.WantedVersion || c.Status != seen.Status {
@@ -187,10 +185,10 @@ func (w *Work) Repair(ctx context.Context, seen iam.ManagedClient, operation str
 	}
 	c.Before = nil
 	if len(c.Wanted.Audience) == 0 {
-		c.Wanted.Audience = seen.Wanted.Audience // of a client from a version that did not manage it
+		c.Wanted.Audience = seen.Wanted.Audience // of a client of a version that did not manage audiences
 	}
 	if operation == iam.OperationCreate {
-		// Another mark, by which one that is made now is told from one that was there all along.
+		// Another mark distinguishes a client that is created now from an earlier one.
 		if c.Version, err = w.tx.BumpClientVersion(ctx, c.Issuer, c.ClientID); err != nil {
 			return c, false, err
 		}
@@ -202,8 +200,8 @@ func (w *Work) Repair(ctx context.Context, seen iam.ManagedClient, operation str
 	return c, true, w.record(c.Tenant, iam.KindClient, c.ClientID, auditOfClient(c), auditOfClient(c))
 }
 
-// stateOfClient is what is told of a client: what was told before, while a change of it is
-// only tried.
+// stateOfClient is the state for events. Events are published only after confirmation: while a
+// change is pending, it is the state before.
 func stateOfClient(c iam.ManagedClient) iam.ClientState {
 	if c.Operation == iam.OperationUpdate && c.Before != nil && c.Applied != nil {
 		c.Wanted, c.Roles, c.Scopes = *c.Applied, c.Before.Roles, c.Before.Scopes

@@ -8,7 +8,7 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// RotateClientSecret begins to give a client another secret.
+// RotateClientSecret begins a rotation.
 func (w *Work) RotateClientSecret(ctx context.Context, id string, cond Condition, retireOld bool, lease time.Duration) (iam.ManagedClient, error) {
 	c, err := w.lockClient(ctx, id, cond)
 	switch {
@@ -17,7 +17,7 @@ func (w *Work) RotateClientSecret(ctx context.Context, id string, cond Condition
 	case !c.Managed:
 		return c, errNotManaged
 	case !c.Wanted.HasSecret():
-		return c, &iam.Error{Kind: iam.Conflict, Code: "no_secret", Detail: "the client has no secret: it is public, or signs with a key"}
+		return c, &iam.Error{Kind: iam.Conflict, Code: "no_secret", Detail: "the client has no secret: it is public, or authenticates with a key"}
 	case c.Operation != "":
 		return c, busy(c)
 	}
@@ -30,7 +30,7 @@ func (w *Work) RotateClientSecret(ctx context.Context, id string, cond Condition
 	if !c.RetireAt.IsZero() && !retireOld {
 		return c, &iam.Error{
 			Kind: iam.Conflict, Code: "overlap_running",
-			Detail: "an old secret works until " + timestamp(c.RetireAt) + ": wait for that, or rotate with retire_old, which ends it now",
+			Detail: "an old secret works until " + timestamp(c.RetireAt) + ": wait until then, or rotate with retire_old, which retires it now",
 		}
 	}
 	was := auditOfSecret(c)
@@ -40,8 +40,8 @@ func (w *Work) RotateClientSecret(ctx context.Context, id string, cond Condition
 	return c, w.record(c.Tenant, iam.KindClient, id, was, secretDoc{c.Secrets, "rotating", was.OldUntil})
 }
 
-// secretChanged audits it, and makes another version: whoever rotates says which one they
-// have seen.
+// secretChanged records a change of the secret, and creates a version for the condition of the
+// next rotation.
 func (w *Work) secretChanged(ctx context.Context, was secretDoc, c *iam.ManagedClient) (err error) {
 	if c.Version, err = w.tx.BumpClientVersion(ctx, c.Issuer, c.ClientID); err != nil {
 		return err
@@ -49,7 +49,7 @@ func (w *Work) secretChanged(ctx context.Context, was secretDoc, c *iam.ManagedC
 	return w.record(c.Tenant, iam.KindClient, c.ClientID, was, auditOfSecret(*c))
 }
 
-// issued notes a secret that somebody is given, or that there is one that nobody has.
+// issued updates the state of a secret: returned to the caller, or not issued.
 func (w *Work) issued(ctx context.Context, c *iam.ManagedClient, d Done) error {
 	c.SecretState, c.OverlapFrom, c.RetireAt, c.Warned = iam.SecretNone, time.Time{}, time.Time{}, false
 	if !c.Wanted.HasSecret() {
@@ -76,8 +76,8 @@ func (w *Work) retired(c *iam.ManagedClient) {
 	w.emit(iam.ClientSecretRetiredEvent{ClientSecret: secretOf(*c)})
 }
 
-// NotRotated says that a rotation was not done, or with unknown that nobody knows. Then
-// all secrets work on that may be in use, until one is obtained.
+// NotRotated persists a failed rotation, or one with an unknown outcome. After that, all secrets
+// that may be in use work until another one is obtained.
 func (w *Work) NotRotated(ctx context.Context, op iam.ManagedClient, unknown, retired bool, reason string) error {
 	c, ours, err := w.operation(ctx, op)
 	if err != nil || !ours {
@@ -99,8 +99,8 @@ func (w *Work) NotRotated(ctx context.Context, op iam.ManagedClient, unknown, re
 	return w.tx.PutRegistration(ctx, c, postgres.Schedule{})
 }
 
-// EndOverlap begins to end an old secret whose time has passed, or tells that it soon
-// does; it reports whether there is something to do in the identity provider.
+// EndOverlap begins to retire an old secret whose overlap is over, or emits that it soon is; it
+// reports whether an operation in the identity provider is due.
 func (w *Work) EndOverlap(ctx context.Context, id string, lease time.Duration) (c iam.ManagedClient, due bool, err error) {
 	c, err = w.Client(ctx, id)
 	if err != nil || c.Operation != "" || c.RetireAt.IsZero() || c.Status == iam.ClientDeleted || !c.Wanted.HasSecret() {

@@ -19,8 +19,8 @@ type ClientEdit struct {
 	Roles, Scopes []string
 }
 
-// wanted is what an edit makes of a client's registration. One that names no audience gets
-// those of the gateways: without one, no token of it would be accepted.
+// wanted is the registration of an edit. Without audiences it gets those of the gateways:
+// otherwise none of its tokens would be accepted.
 func (w *Work) wanted(e ClientEdit) iam.Registration {
 	r := e.Registration.WithDefaults()
 	r.ClientID, r.Metadata, r.Scope = "", nil, strings.Join(sorted(e.Scopes), " ")
@@ -30,7 +30,7 @@ func (w *Work) wanted(e ClientEdit) iam.Registration {
 	return r
 }
 
-// Audiences are those that a client gets that names none.
+// Audiences are the default audiences of a client.
 func (s *Service) Audiences() []string { return s.cfg.Audiences }
 
 // Clients lists clients by id.
@@ -39,7 +39,7 @@ func (w *Work) Clients(ctx context.Context, f postgres.ClientFilter) ([]iam.Mana
 	return w.tx.ManagedClients(ctx, f)
 }
 
-// Client returns one client. One that is deleted everywhere is not there.
+// Client returns one client. One that is deleted here and in the provider is not found.
 func (w *Work) Client(ctx context.Context, id string) (iam.ManagedClient, error) {
 	if !iam.ValidClientID(id) {
 		return iam.ManagedClient{}, errNotFound
@@ -55,8 +55,8 @@ func (w *Work) Client(ctx context.Context, id string) (iam.ManagedClient, error)
 	return c, err
 }
 
-// CreateClient begins to make a client, under an id of ours. Whoever asked is at it for
-// the time of the lease.
+// CreateClient begins to create a client, under an id of ours. The caller works on the
+// operation until the lease expires.
 func (w *Work) CreateClient(ctx context.Context, tenant string, e ClientEdit, lease time.Duration) (iam.ManagedClient, error) {
 	c := iam.ManagedClient{
 		Client:  iam.Client{Issuer: w.s.cfg.Issuer, ClientID: uuid.NewString(), Tenant: tenant, Status: iam.ClientActive, Roles: e.Roles, Scopes: e.Scopes},
@@ -69,7 +69,7 @@ func (w *Work) CreateClient(ctx context.Context, tenant string, e ClientEdit, le
 		return c, err
 	}
 	c.Wanted = c.Wanted.Tidy()
-	if err := w.checkClientHeld(ctx, "make", c); err != nil {
+	if err := w.checkClientHeld(ctx, "create", c); err != nil {
 		return c, err
 	}
 	if err := w.checkHeldUnlimited(c); err != nil {
@@ -78,7 +78,7 @@ func (w *Work) CreateClient(ctx context.Context, tenant string, e ClientEdit, le
 	var err error
 	if c.Version, err = w.tx.PutClient(ctx, c.Client); err != nil {
 		if iam.KindOf(err) == iam.NotFound {
-			err = iam.Refuse([]iam.FieldError{{Pointer: "/tenant", Detail: "there is no such tenant"}})
+			err = iam.Refuse([]iam.FieldError{{Pointer: "/tenant", Detail: "the tenant does not exist"}})
 		}
 		return c, err
 	}
@@ -91,8 +91,8 @@ func (w *Work) CreateClient(ctx context.Context, tenant string, e ClientEdit, le
 	return c, w.record(tenant, iam.KindClient, c.ClientID, nil, auditOfClient(c))
 }
 
-// PutClient replaces what a client is. Roles and scopes are in force at once; what the
-// identity provider must know of begins an operation, and Operation says so.
+// PutClient replaces a client. Roles and scopes are active at once; other metadata begin an
+// operation in the identity provider, which Operation names.
 func (w *Work) PutClient(ctx context.Context, id string, e ClientEdit, cond Condition, lease time.Duration) (iam.ManagedClient, error) {
 	before, err := w.lockClient(ctx, id, cond.mandatory())
 	if err != nil {
@@ -109,7 +109,7 @@ func (w *Work) PutClient(ctx context.Context, id string, e ClientEdit, cond Cond
 	if after.Wanted = after.Wanted.Tidy(); sameJSON(auditOfClient(before), auditOfClient(after)) {
 		return before, nil
 	}
-	// Whoever changes where a client's codes go, or its keys, can be the client.
+	// A caller who changes a client's redirect URIs or keys can act as the client.
 	if err := w.checkClientHeld(ctx, "change", before, after); err != nil {
 		return before, err
 	}
@@ -141,22 +141,22 @@ func (w *Work) PutClient(ctx context.Context, id string, e ClientEdit, cond Cond
 	return after, w.record(after.Tenant, iam.KindClient, id, auditOfClient(before), auditOfClient(after))
 }
 
-// rolesChanged tells of other roles. While a change of the rest is pending, what is told is
-// what was, with these: they outlast that change, and what it has tried is not told.
+// rolesChanged emits changed roles. While a change of other metadata is pending, the event has
+// the metadata before it: events are published only after confirmation.
 func (w *Work) rolesChanged(ctx context.Context, before iam.ManagedClient, c *iam.ManagedClient) error {
 	if c.Before != nil {
-		told := slices.DeleteFunc(slices.Clone(c.Before.Roles), func(r string) bool {
+		published := slices.DeleteFunc(slices.Clone(c.Before.Roles), func(r string) bool {
 			return slices.Contains(before.Roles, r) && !slices.Contains(c.Roles, r)
 		})
 		for _, r := range c.Roles {
-			if !slices.Contains(before.Roles, r) && !slices.Contains(told, r) {
-				told = append(told, r)
+			if !slices.Contains(before.Roles, r) && !slices.Contains(published, r) {
+				published = append(published, r)
 			}
 		}
-		if slices.Equal(sorted(told), sorted(c.Before.Roles)) {
+		if slices.Equal(sorted(published), sorted(c.Before.Roles)) {
 			return nil
 		}
-		c.Before.Roles = told
+		c.Before.Roles = published
 		if err := w.tx.SavePublished(ctx, *c); err != nil {
 			return err
 		}
@@ -167,8 +167,7 @@ func (w *Work) rolesChanged(ctx context.Context, before iam.ManagedClient, c *ia
 	return nil
 }
 
-// SetClientStatus blocks or unblocks a client: here, and at once. The identity provider
-// knows nothing of it.
+// SetClientStatus blocks or unblocks a client, at once. The identity provider is not involved.
 func (w *Work) SetClientStatus(ctx context.Context, id, status string, cond Condition) (iam.ManagedClient, error) {
 	event := func(c iam.ManagedClient) iam.Event {
 		if status == iam.ClientActive {
@@ -179,8 +178,8 @@ func (w *Work) SetClientStatus(ctx context.Context, id, status string, cond Cond
 	return w.changeClient(ctx, id, cond, event, func(c *iam.ManagedClient) { c.Status = status })
 }
 
-// RevokeClientTokens refuses all tokens of a client that were issued before a time, which
-// never goes back. The zero time is now.
+// RevokeClientTokens revokes all tokens of a client that were issued before a time, which never
+// decreases. The zero time is now.
 func (w *Work) RevokeClientTokens(ctx context.Context, id string, before time.Time) (iam.ManagedClient, error) {
 	before, err := revokedBefore(before)
 	if err != nil {
@@ -215,7 +214,7 @@ func (w *Work) changeClient(ctx context.Context, id string, cond Condition, even
 	if err := w.checkClientHeld(ctx, "change", before); err != nil {
 		return before, err
 	}
-	if after.Status == iam.ClientActive && before.Status != after.Status { // it is what it was again, and for good
+	if after.Status == iam.ClientActive && before.Status != after.Status { // its roles are granted again, permanently
 		if err := w.checkHeldUnlimited(after); err != nil {
 			return before, err
 		}
@@ -229,7 +228,7 @@ func (w *Work) changeClient(ctx context.Context, id string, cond Condition, even
 	return after, w.record(after.Tenant, iam.KindClient, id, auditOfClient(before), auditOfClient(after))
 }
 
-// changeClientRoles gives a client other roles, and nothing else.
+// changeClientRoles replaces the roles of a client.
 func (w *Work) changeClientRoles(ctx context.Context, before iam.ManagedClient, roles []string) (err error) {
 	if before.Status == iam.ClientDeleted {
 		return nil
@@ -248,15 +247,15 @@ func (w *Work) changeClientRoles(ctx context.Context, before iam.ManagedClient, 
 	return w.record(after.Tenant, iam.KindClient, after.ClientID, auditOfClient(before), auditOfClient(after))
 }
 
-// DeleteClient makes a client deleted here, at once, and begins to delete it in the
-// identity provider. What was under way gives way to it: whoever was at it is waited for.
+// DeleteClient deletes a client here, at once, and begins to delete it in the identity
+// provider. It replaces a pending operation, after that operation's lease.
 func (w *Work) DeleteClient(ctx context.Context, id string, cond Condition, lease time.Duration) (iam.ManagedClient, error) {
 	before, err := w.Client(ctx, id)
 	if err != nil {
 		return before, err
 	}
 	if before.Status == iam.ClientDeleted {
-		return before, nil // being deleted: it is told of once
+		return before, nil // its deletion is pending: emitted once
 	}
 	if err := cond.check(before.Version); err != nil {
 		return before, err
@@ -284,8 +283,7 @@ func (w *Work) DeleteClient(ctx context.Context, id string, cond Condition, leas
 	return after, w.record(after.Tenant, iam.KindClient, id, auditOfClient(before), nil)
 }
 
-// lockClient returns a client, locked, that is not deleted and that the caller knows
-// as it is.
+// lockClient locks and returns a client that is not deleted and fits the condition.
 func (w *Work) lockClient(ctx context.Context, id string, cond Condition) (iam.ManagedClient, error) {
 	c, err := w.Client(ctx, id)
 	switch {
@@ -297,24 +295,23 @@ func (w *Work) lockClient(ctx context.Context, id string, cond Condition) (iam.M
 	return c, cond.check(c.Version)
 }
 
-var errNotManaged = &iam.Error{Kind: iam.Conflict, Code: "not_managed", Detail: "the client was not made here: what the identity provider knows of it is changed there"}
+var errNotManaged = &iam.Error{Kind: iam.Conflict, Code: "not_managed", Detail: "the client was not created here: change its metadata in the identity provider"}
 
 func busy(c iam.ManagedClient) error {
-	return &iam.Error{Kind: iam.Conflict, Code: "operation_pending", Detail: "the identity provider has yet to be told of the last change (" + c.Operation + "): one at a time"}
+	return &iam.Error{Kind: iam.Conflict, Code: "operation_pending", Detail: "the last change (" + c.Operation + ") is pending in the identity provider: wait until it is done"}
 }
 
-// checkClientHeld refuses to do something to a client that means more than the caller holds, as
-// it is and as it is to be: cs are both. What a scope means is the permission of that name;
-// an audience beyond the gateways' means the administration, or a service that we know
-// nothing of.
+// checkClientHeld refuses a change of a client that has more than the caller holds, before or
+// after the change: cs are both states. A scope is the permission of its name; an audience beyond
+// the gateways' is the admin API, or a service that is unknown here.
 func (w *Work) checkClientHeld(ctx context.Context, verb string, cs ...iam.ManagedClient) error {
 	if w.holdsEverything() {
 		return nil
 	}
-	tenant := cs[0].Tenant // for ever
-	e := &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "nobody can " + verb + " a client that is more than they are"}
+	tenant := cs[0].Tenant // it never changes
+	e := &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a caller can " + verb + " only a client that has no more than they hold"}
 	if tenant == "" {
-		e.Fields = []iam.FieldError{{Pointer: "/tenant", Detail: "only a platform administrator has clients of the platform"}}
+		e.Fields = []iam.FieldError{{Pointer: "/tenant", Detail: "only a platform administrator can manage clients of the platform"}}
 		return e
 	}
 	roles, err := w.tx.Roles(ctx, tenant)
@@ -325,7 +322,7 @@ func (w *Work) checkClientHeld(ctx context.Context, verb string, cs ...iam.Manag
 	holding := w.holding(tenant, graph)
 	for _, c := range cs {
 		if more := holding.Beyond(graph, c.Roles); more != "" {
-			e.Fields = append(e.Fields, iam.FieldError{Pointer: "/roles", Detail: "means " + more + ", which the caller does not hold"})
+			e.Fields = append(e.Fields, iam.FieldError{Pointer: "/roles", Detail: "grants " + more + ", which the caller does not hold"})
 		}
 		for i, s := range c.Scopes {
 			if !holding.Permissions[s] && !slices.Contains(iam.StandardScopes, s) {
@@ -335,7 +332,7 @@ func (w *Work) checkClientHeld(ctx context.Context, verb string, cs ...iam.Manag
 		for i, a := range c.Wanted.Audience {
 			if !slices.Contains(w.s.cfg.Audiences, a) {
 				e.Fields = append(e.Fields, iam.FieldError{
-					Pointer: fmt.Sprintf("/audience/%d", i), Detail: fmt.Sprintf("only a platform administrator has clients for %q: others have them for %s", a, strings.Join(w.s.cfg.Audiences, ", ")),
+					Pointer: fmt.Sprintf("/audience/%d", i), Detail: fmt.Sprintf("only a platform administrator can grant the audience %q: others can grant %s", a, strings.Join(w.s.cfg.Audiences, ", ")),
 				})
 			}
 		}
@@ -346,13 +343,13 @@ func (w *Work) checkClientHeld(ctx context.Context, verb string, cs ...iam.Manag
 	return nil
 }
 
-// checkHeldUnlimited refuses to give a client, whose roles have no end, what the caller holds
-// for a time only.
+// checkHeldUnlimited refuses to grant to a client, whose roles never expire, what the caller holds
+// for a limited time.
 func (w *Work) checkHeldUnlimited(c iam.ManagedClient) error {
 	end := w.heldUntil(c.Tenant)
 	means := len(c.Roles) > 0 || slices.ContainsFunc(c.Scopes, func(s string) bool { return !slices.Contains(iam.StandardScopes, s) })
 	if end.IsZero() || !means {
 		return nil
 	}
-	return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "what a client is has no end, and the caller's membership ends at " + timestamp(end)}
+	return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "the roles of a client never expire, and the caller's membership expires at " + timestamp(end)}
 }

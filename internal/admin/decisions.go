@@ -10,9 +10,9 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// Anywhere reports whether the policy allows what is asked on the whole platform too, and not
-// only in the tenant that it is about. What a caller is shown who may not is limited to the
-// tenant. So is whatever is asked through a client that has a tenant.
+// Anywhere reports whether the caller is authorized on the whole platform, and not only in the
+// task's tenant. Otherwise the result must be limited to the tenant. A client that has a tenant
+// is limited to it.
 func (w *Work) Anywhere(ctx context.Context) (bool, error) {
 	t := w.caller.Token
 	if t == nil || w.task.Tenant == "" {
@@ -30,9 +30,9 @@ func (w *Work) Anywhere(ctx context.Context) (bool, error) {
 // Facts are the facts as this transaction sees them. They are for one goroutine at a time.
 func (w *Work) Facts() directory.Loader { return w.tx }
 
-// Names reports whether the tenant that this is about knows a subject and a client of an issuer by
-// their names; what is empty does not matter. By other names it finds no decisions, however few
-// there are: otherwise it would learn who has asked to enter it.
+// Names reports whether a subject is a member, and a client a client, of the task's tenant; empty
+// ones do not matter. A filter by other names finds no decisions: otherwise the tenant would
+// learn which strangers have requested access.
 func (w *Work) Names(ctx context.Context, issuer, subject, clientID string) (bool, error) {
 	user, client := postgres.Identity{Issuer: issuer, Name: subject}, postgres.Identity{Issuer: issuer, Name: clientID}
 	known, err := w.tx.KnownIn(ctx, w.task.Tenant, []postgres.Identity{user, client})
@@ -42,9 +42,8 @@ func (w *Work) Names(ctx context.Context, issuer, subject, clientID string) (boo
 	return (subject == "" || known.Members[user] || known.Clients[user]) && (clientID == "" || known.Clients[client]), nil
 }
 
-// DecisionsWithin leaves of decisions what the tenant that this is about may see: those that are
-// about it, with the names of its members and clients. Who else has asked to enter it is not
-// named: people are seen as members only.
+// DecisionsWithin limits decisions to what the task's tenant is authorized to see: its own, with
+// the names of its members and clients. Other subjects are not named.
 func (w *Work) DecisionsWithin(ctx context.Context, list []iam.RecordedDecision) ([]iam.RecordedDecision, error) {
 	var ids []postgres.Identity
 	for _, d := range list {

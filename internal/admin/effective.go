@@ -7,14 +7,14 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Effective is what a user is in a tenant, after inheritance, and where it comes from.
+// Effective is what a user holds in a tenant, after inheritance, and through which roles.
 type Effective struct {
 	User, Tenant string
 	InForce      bool
 	Why          []string // why not: "user_blocked", "tenant_suspended", "membership_expired", …
 	Roles        []EffectiveRole
 	Permissions  []EffectivePermission
-	Mappings     []iam.Mapping // what the user's provider could say, and which roles that would add
+	Mappings     []iam.Mapping // of the user's issuer: roles that claims of a token would add
 }
 
 // EffectiveRole is a role that is held.
@@ -28,11 +28,11 @@ type EffectiveRole struct {
 // EffectivePermission is a permission that is held.
 type EffectivePermission struct {
 	Name  string
-	Roles []string // that have it
+	Roles []string // that grant it
 }
 
-// Effective works out what a member of a tenant is. Where the membership is not in
-// force, nothing is held. Who is no member is not there.
+// Effective computes what a member of a tenant holds: nothing where the membership is not active.
+// A user who is no member is not found.
 func (w *Work) Effective(ctx context.Context, user, tenant string) (Effective, error) {
 	e := Effective{User: user, Tenant: tenant, Why: []string{}, Roles: []EffectiveRole{}, Permissions: []EffectivePermission{}}
 	t, err := w.Tenant(ctx, tenant)
@@ -73,7 +73,7 @@ func (w *Work) Effective(ctx context.Context, user, tenant string) (Effective, e
 	return e, nil
 }
 
-// effective is what the assigned names mean among roles, by name.
+// effective computes what the assigned roles grant, by name.
 func effective(roles []iam.Role, assigned []string) ([]EffectiveRole, []EffectivePermission) {
 	held := iam.NewGraph(roles).Hold(assigned)
 	out := []EffectiveRole{}

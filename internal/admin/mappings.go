@@ -30,7 +30,7 @@ func (w *Work) Mapping(ctx context.Context, tenant, id string) (iam.Mapping, err
 	return iam.Mapping{}, errNotFound
 }
 
-// CreateMapping says what a claim of an issuer's tokens means in a tenant.
+// CreateMapping maps a claim of an issuer's tokens to roles of a tenant.
 func (w *Work) CreateMapping(ctx context.Context, m iam.Mapping) (iam.Mapping, error) {
 	roles, err := w.lockRoles(ctx, m.Tenant)
 	if err != nil {
@@ -42,14 +42,14 @@ func (w *Work) CreateMapping(ctx context.Context, m iam.Mapping) (iam.Mapping, e
 	_, err = w.Mapping(ctx, m.Tenant, m.ID())
 	switch {
 	case err == nil:
-		return m, &iam.Error{Kind: iam.Conflict, Code: "exists", Detail: "there is already a mapping of this issuer, claim and value: " + m.ID()}
+		return m, &iam.Error{Kind: iam.Conflict, Code: "exists", Detail: "a mapping of this issuer, claim and value exists: " + m.ID()}
 	case iam.KindOf(err) != iam.NotFound:
 		return m, err
 	}
 	return w.putMapping(ctx, nil, m, roles)
 }
 
-// SetMappingRoles replaces the roles that a mapping gives.
+// SetMappingRoles replaces the roles of a mapping.
 func (w *Work) SetMappingRoles(ctx context.Context, tenant, id string, names []string, c Condition) (iam.Mapping, error) {
 	roles, err := w.lockRoles(ctx, tenant)
 	if err != nil {
@@ -83,7 +83,7 @@ type mappingChange struct {
 	after  iam.Mapping
 }
 
-// putMappings writes what has changed, if what each gave and is to give is held.
+// putMappings writes what has changed, if the caller holds what each grants before and after.
 func (w *Work) putMappings(ctx context.Context, tenant string, changes []mappingChange, holding iam.Holding, graph iam.Graph) error {
 	var puts []*iam.Mapping
 	var places []int
@@ -103,7 +103,7 @@ func (w *Work) putMappings(ctx context.Context, tenant string, changes []mapping
 		}
 		added := c.before == nil || slices.ContainsFunc(c.after.Roles, func(r string) bool { return !slices.Contains(c.before.Roles, r) })
 		if end := w.heldUntil(tenant); added && !end.IsZero() {
-			return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a mapping has no end, and what the caller holds ends at " + timestamp(end)}
+			return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a mapping never expires, and the caller's membership expires at " + timestamp(end)}
 		}
 		puts, places = append(puts, &c.after), append(places, i)
 	}
@@ -130,7 +130,7 @@ func (w *Work) putMappings(ctx context.Context, tenant string, changes []mapping
 	return nil
 }
 
-// DeleteMapping ends what a claim means.
+// DeleteMapping deletes a mapping.
 func (w *Work) DeleteMapping(ctx context.Context, tenant, id string, c Condition) error {
 	roles, err := w.lockRoles(ctx, tenant)
 	if err != nil {

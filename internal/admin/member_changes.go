@@ -11,30 +11,30 @@ import (
 
 // memberChange is a membership before and after; nil: there was none.
 type memberChange struct {
-	row     int // its place in the request
+	row     int // position in the request
 	before  *iam.Member
 	after   iam.Membership
 	changed bool
 }
 
-// differs reports whether there is anything to write.
+// differs reports whether the membership changes.
 func (c *memberChange) differs() bool {
 	return c.before == nil || !sameJSON(auditOfMember(c.before.Membership), auditOfMember(c.after))
 }
 
-// endsInThePast refuses a new end that has passed. One that is there already stays.
+// endsInThePast refuses a new expiry in the past. An existing one may stay.
 func (c *memberChange) endsInThePast(at string) []iam.FieldError {
 	end := c.after.ExpiresAt
 	if end.IsZero() || end.After(time.Now()) || c.before != nil && c.before.ExpiresAt.Equal(end) {
 		return nil
 	}
-	return []iam.FieldError{{Pointer: at + "/expires_at", Detail: "must lie in the future; to end a membership now, suspend or remove it"}}
+	return []iam.FieldError{{Pointer: at + "/expires_at", Detail: "must be in the future; to end a membership now, suspend or remove it"}}
 }
 
-// beyondCaller names all changes that give or take away more than the caller holds.
+// beyondCaller reports all changes that grant or revoke more than the caller holds.
 func (w *Work) beyondCaller(tenant string, graph iam.Graph, changes []memberChange) []iam.FieldError {
 	holding := w.holding(tenant, graph)
-	known := map[string]string{} // what a list of roles means beyond that; lists repeat
+	known := map[string]string{} // what a list of roles grants beyond that; lists repeat
 	beyond := func(names []string) string {
 		key := fmt.Sprintf("%q", sorted(names))
 		more, ok := known[key]
@@ -56,21 +56,21 @@ func (w *Work) beyondCaller(tenant string, graph iam.Graph, changes []memberChan
 			}
 		}
 		if more := beyond(c.after.Roles); more != "" {
-			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d/roles", c.row), Detail: "means " + more + ", which the caller does not hold"})
+			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d/roles", c.row), Detail: "grants " + more + ", which the caller does not hold"})
 		}
 		if end := w.heldUntil(tenant); !end.IsZero() && outlasts(c, end) {
-			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d/expires_at", c.row), Detail: "must not be later than the caller's own, " + timestamp(end)})
+			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/%d/expires_at", c.row), Detail: "must not be later than that of the caller, " + timestamp(end)})
 		}
 	}
 	return wrong
 }
 
-// putMembers writes what has changed, if the caller holds what each was and is to be, and
-// the tenant keeps an administrator.
+// putMembers writes what has changed, if the caller holds what each grants before and after, and
+// the tenant still has an administrator.
 func (w *Work) putMembers(ctx context.Context, tenant string, roles []iam.Role, changes []memberChange) error {
 	graph := iam.NewGraph(roles)
 	if wrong := w.beyondCaller(tenant, graph, changes); len(wrong) > 0 {
-		return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "nobody can give or take away more than they hold", Fields: wrong}
+		return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a caller can grant and revoke only what they hold", Fields: wrong}
 	}
 	var puts []*iam.Membership
 	var places []int // in changes
@@ -100,7 +100,7 @@ func (w *Work) putMembers(ctx context.Context, tenant string, roles []iam.Role, 
 	})
 }
 
-// outlasts reports whether a change gives something for longer than until end.
+// outlasts reports whether a change grants something beyond end.
 func outlasts(c *memberChange, end time.Time) bool {
 	if !c.after.ExpiresAt.IsZero() && !c.after.ExpiresAt.After(end) {
 		return false
@@ -115,8 +115,8 @@ func outlasts(c *memberChange, end time.Time) bool {
 	return slices.ContainsFunc(c.after.Roles, func(r string) bool { return !slices.Contains(c.before.Roles, r) })
 }
 
-// memberChanged records and announces one membership that was written: an event for
-// each thing about it that is different.
+// memberChanged records one membership that was written, and emits an event for each
+// difference.
 func (w *Work) memberChanged(c memberChange) error {
 	m := c.after
 	state := iam.MemberState{Tenant: m.Tenant, User: m.User, Status: m.Status, Roles: sorted(m.Roles), ExpiresAt: timestamp(m.ExpiresAt), Version: m.Version}

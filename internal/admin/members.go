@@ -14,7 +14,7 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// MaxBatch is how many members one batch may have.
+// MaxBatch is the largest number of members in a batch.
 const MaxBatch = 1000
 
 // Members lists the members of a tenant by our ids of the users.
@@ -40,26 +40,25 @@ func (w *Work) Member(ctx context.Context, tenant, user string) (iam.Member, err
 	return list[0], nil
 }
 
-// Row is one member of a batch: who it is by issuer and subject, and what they are.
+// Row is one member of a batch: issuer, subject and membership.
 type Row struct {
 	Issuer, Subject string
 	Membership      iam.Membership // without Tenant, User and Version
-	Invalid         bool           // it could not be read; the caller has the errors
-	Restored        bool           // it is as it was elsewhere: its end may have passed
+	Invalid         bool           // it could not be decoded; the caller has the errors
+	Restored        bool           // from an export: its expiry may be in the past
 }
 
-// Outcome is what became of a row.
+// Outcome is the result of a row.
 type Outcome struct {
 	Member  iam.Member
 	Created bool // was no member before
 	Changed bool
 }
 
-// PutMembers creates or replaces members of a tenant, all of them or none: one error for
-// every invalid row, with pointers that begin with the place of the row, as in /3/roles/0.
-// Rows that are known to be invalid already have their errors in wrong and are only counted.
-// A user that is not known becomes known; nobody learns which it was. With fresh, a user
-// who is a member already is a conflict.
+// PutMembers creates or replaces members of a tenant, all or none: it reports an error for every
+// invalid row, with pointers that begin with the position of the row, as in /3/roles/0. Rows
+// that are Invalid have their errors in wrong. An unknown user is created, which the result does
+// not reveal. With fresh, a user who is a member already is a conflict.
 func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh bool, wrong ...iam.FieldError) ([]Outcome, error) {
 	roles, err := w.lockRoles(ctx, tenant)
 	if err != nil {
@@ -73,7 +72,7 @@ func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh 
 		return nil, err
 	}
 	wrong = append(wrong, more...)
-	// Only of rows that say who it is: where another one is invalid, nothing of this stays.
+	// Of rows with a valid user only: where another row is invalid, the transaction is rolled back.
 	users, created, err := w.tx.EnsureUsers(ctx, slices.Collect(maps.Values(who)), tenant)
 	if err != nil {
 		return nil, err
@@ -133,8 +132,8 @@ func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh 
 	return outcomes, nil
 }
 
-// checkMemberLimits holds a tenant to its share of what all tenants use. That it counts who joins, and not
-// who became known by it, tells nobody who was known before.
+// checkMemberLimits limits a tenant's share of what all tenants use. It counts memberships and not
+// new users: the result must not reveal which users existed before.
 func (w *Work) checkMemberLimits(ctx context.Context, tenant string, changes []memberChange) error {
 	var joined int64
 	for _, c := range changes {
@@ -175,7 +174,7 @@ func (w *Work) lockRoles(ctx context.Context, tenant string) ([]iam.Role, error)
 	return w.tx.Roles(ctx, tenant)
 }
 
-// byRow sorts errors of a batch by the place of their row.
+// byRow sorts errors of a batch by the position of their row.
 func byRow(wrong []iam.FieldError) []iam.FieldError {
 	row := func(f iam.FieldError) int {
 		first, _, _ := strings.Cut(strings.TrimPrefix(f.Pointer, "/"), "/")
@@ -189,8 +188,8 @@ func byRow(wrong []iam.FieldError) []iam.FieldError {
 	return wrong
 }
 
-// checkRows checks all of a row that does not depend on its user. It returns the users of the
-// rows that say who it is, by the place of the row.
+// checkRows validates what does not depend on the user of a row. It returns the users of rows
+// with a valid one, by the position of the row.
 func (w *Work) checkRows(ctx context.Context, tenant string, rows []Row, roles []iam.Role) (who map[int]postgres.Identity, wrong []iam.FieldError, err error) {
 	who = make(map[int]postgres.Identity, len(rows))
 	known := make(map[string]bool, len(roles))
@@ -208,7 +207,7 @@ func (w *Work) checkRows(ctx context.Context, tenant string, rows []Row, roles [
 		u := iam.User{Issuer: r.Issuer, Subject: r.Subject, Status: iam.UserActive}
 		unnamed := u.Check()
 		if !w.s.cfg.Issuers.Reaches(r.Issuer, tenant) {
-			unnamed = append(unnamed, iam.FieldError{Pointer: "/issuer", Detail: "is not an issuer that may speak for this tenant"})
+			unnamed = append(unnamed, iam.FieldError{Pointer: "/issuer", Detail: "is not an issuer that is trusted for this tenant"})
 		}
 		name := postgres.Identity{Issuer: r.Issuer, Name: r.Subject}
 		if j, twice := seen[name]; twice {
@@ -236,13 +235,13 @@ func (w *Work) checkRows(ctx context.Context, tenant string, rows []Row, roles [
 	return who, wrong, nil
 }
 
-// PutMember replaces what a member is. Only a user who is a member already is found by our
-// id: others are added by issuer and subject.
+// PutMember replaces a membership. Only an existing member is found by our id: others are added
+// by issuer and subject.
 func (w *Work) PutMember(ctx context.Context, m iam.Membership, c Condition) (iam.Member, error) {
 	return w.changeMember(ctx, m.Tenant, m.User, c.mandatory(), func(iam.Membership) (iam.Membership, error) { return m, nil })
 }
 
-// EditMember changes a part of what a member is: edit gets it as it is.
+// EditMember changes a part of a membership: edit gets the current one.
 func (w *Work) EditMember(ctx context.Context, tenant, user string, c Condition, edit func(iam.Membership) (iam.Membership, error)) (iam.Member, error) {
 	return w.changeMember(ctx, tenant, user, c, edit)
 }
@@ -282,7 +281,7 @@ func (w *Work) changeMember(ctx context.Context, tenant, user string, c Conditio
 	return iam.Member{Membership: changes[0].after, Issuer: before.Issuer, Subject: before.Subject}, nil
 }
 
-// DeleteMember ends a membership.
+// DeleteMember removes a member.
 func (w *Work) DeleteMember(ctx context.Context, tenant, user string, c Condition) error {
 	roles, err := w.lockRoles(ctx, tenant)
 	if err != nil {
@@ -296,7 +295,7 @@ func (w *Work) DeleteMember(ctx context.Context, tenant, user string, c Conditio
 		return err
 	}
 	graph := iam.NewGraph(roles)
-	if err := checkHeld(w.holding(tenant, graph), graph, m.Roles, "take away", ""); err != nil {
+	if err := checkHeld(w.holding(tenant, graph), graph, m.Roles, "revoke", ""); err != nil {
 		return err
 	}
 	return w.requireAdministrator(ctx, tenant, func() error {
@@ -312,8 +311,8 @@ func (w *Work) DeleteMember(ctx context.Context, tenant, user string, c Conditio
 	})
 }
 
-// settled records and announces users whose default tenant has become another one by a
-// membership; was is what it was.
+// defaultTenantsChanged records users whose default tenant was changed by a membership, and
+// emits their events; was is the one before.
 func (w *Work) defaultTenantsChanged(users []iam.User, was string) error {
 	for _, after := range users {
 		before := after

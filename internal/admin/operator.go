@@ -67,8 +67,8 @@ func (s *Service) GrantPlatformRole(ctx context.Context, c Caller, g Grant) (Gra
 	})
 }
 
-// ReplayEvents asks the relay to send again what occurred since a time. It is for
-// operators, and returns how many events that are.
+// ReplayEvents requests a replay of the events since a time, and returns their number. It is for
+// operators.
 func (w *Work) ReplayEvents(ctx context.Context, since time.Time) (int64, error) {
 	n, err := w.tx.ReplayEvents(ctx, since)
 	if err != nil {
@@ -77,7 +77,7 @@ func (w *Work) ReplayEvents(ctx context.Context, since time.Time) (int64, error)
 	return n, w.record("", iam.KindEvent, "replay", nil, map[string]any{"since": timestamp(since), "events": n})
 }
 
-// Unpark lets a parked event be tried again, or gives it up. It is for operators.
+// Unpark retries a parked event, or skips it permanently. It is for operators.
 func (w *Work) Unpark(ctx context.Context, id string, skip bool) error {
 	end := w.tx.RetryParked
 	if skip {
@@ -106,7 +106,7 @@ func (w *Work) KeepInstance(ctx context.Context) (id string, err error) {
 // RenewedInstance is what a copied database has become.
 type RenewedInstance struct {
 	ID       string
-	Released int64 // clients of the instance before, which are not managed any more
+	Released int64 // clients of the previous instance, which are no longer managed
 }
 
 // RenewInstance turns a copied database into another instance. It is for operators.

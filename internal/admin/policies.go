@@ -10,7 +10,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// policyDoc is how a revision stands in the audit.
+// policyDoc is a revision in the audit.
 type policyDoc struct {
 	Digest   string  `json:"digest"`
 	Name     string  `json:"name,omitempty"`
@@ -39,23 +39,23 @@ func (w *Work) PolicyRevision(ctx context.Context, ref string) (iam.PolicyRevisi
 	return r, err
 }
 
-// PolicyActivations lists what came into force, the last one first.
+// PolicyActivations lists activations, the newest first.
 func (w *Work) PolicyActivations(ctx context.Context, limit int) ([]iam.PolicyActivation, error) {
 	return w.tx.PolicyActivations(ctx, limit)
 }
 
-// PolicyReplicas lists what replicas have in force.
+// PolicyReplicas lists the active revision of each replica.
 func (w *Work) PolicyReplicas(ctx context.Context) ([]iam.PolicyReplica, error) {
 	return w.tx.PolicyReplicas(ctx)
 }
 
-// PolicyShadow is what is evaluated beside what is in force.
+// PolicyShadow is the revision that is evaluated as a shadow of the active one.
 func (w *Work) PolicyShadow(ctx context.Context) (iam.PolicyShadow, error) {
 	return w.tx.PolicyShadow(ctx)
 }
 
-// AddPolicyRevision keeps a revision that has passed a gate. Of one that is kept already the
-// signature may be another one; that is no change of the policy.
+// AddPolicyRevision stores a revision that the gate has accepted. A stored one may be sent again
+// with another signature, which is no change of the policy.
 func (w *Work) AddPolicyRevision(ctx context.Context, r iam.PolicyRevision, bundle []byte) (_ iam.PolicyRevision, made bool, err error) {
 	if old, found, err := w.tx.PolicyRevision(ctx, r.Digest); err != nil || found {
 		if err == nil {
@@ -72,23 +72,21 @@ func (w *Work) AddPolicyRevision(ctx context.Context, r iam.PolicyRevision, bund
 	return r, true, w.record("", iam.KindPolicy, r.ID(), nil, policyDoc{Digest: r.Digest, Name: r.Name, Source: r.Source, Verified: r.Verified})
 }
 
-// Activation is what is asked about a revision.
+// Activation is the request to activate a revision.
 type Activation struct {
-	Preview string // id of the preview that was looked at; empty: none
+	Preview string // id of the preview that was reviewed; empty: none
 	Reason  string
-	Force   bool // also where a replica is not ready for it
+	Force   bool // also where a replica has not prepared it
 }
 
-// errSuperseded says that a revision was in force before: a download does not bring it
-// back.
+// errSuperseded is for a revision that was active before: a download does not activate it again.
 func errSuperseded(r iam.PolicyRevision) error {
 	return &iam.Error{Kind: iam.Conflict, Code: "policy_superseded", Detail: fmt.Sprintf(
-		"revision %s was in force before (last from %s) and has been replaced: only a rollback brings it back (iam-service policy rollback %s)",
+		"revision %s was active before (last from %s) and has been replaced: only a rollback activates it again (iam-service policy rollback %s)",
 		r.ID(), r.LastInForce.UTC().Format(time.RFC3339), r.ID())}
 }
 
-// TakePolicy puts a revision in force that a source has brought (POLICY_ACTIVATION=auto),
-// if it is a new one.
+// TakePolicy activates a new revision of a source (POLICY_ACTIVATION=auto).
 func (w *Work) TakePolicy(ctx context.Context, digest string) error {
 	r, current, err := w.revisionAndCurrent(ctx, digest)
 	switch {
@@ -97,12 +95,11 @@ func (w *Work) TakePolicy(ctx context.Context, digest string) error {
 	case r.Activations > 0:
 		return errSuperseded(r)
 	}
-	_, err = w.putInForce(ctx, r, current, iam.PolicyActivation{Kind: iam.PolicyFromSource})
+	_, err = w.activate(ctx, r, current, iam.PolicyActivation{Kind: iam.PolicyFromSource})
 	return err
 }
 
-// ActivatePolicy puts a revision in force that never was, once all replicas are ready for
-// it.
+// ActivatePolicy activates a revision that never was active, once all replicas have prepared it.
 func (w *Work) ActivatePolicy(ctx context.Context, ref string, a Activation) (iam.PolicyActivation, error) {
 	r, current, err := w.revisionAndCurrent(ctx, ref)
 	switch {
@@ -116,7 +113,7 @@ func (w *Work) ActivatePolicy(ctx context.Context, ref string, a Activation) (ia
 	if a.Preview != "" {
 		p, found, err := w.tx.PolicyPreview(ctx, a.Preview)
 		if err == nil && (!found || p.Candidate != r.Digest || p.State != "done" || current.Digest != "" && p.Against != current.Digest) {
-			err = iam.Refuse([]iam.FieldError{{Pointer: "/preview", Detail: "must be a preview of this revision against the one in force, and done"}})
+			err = iam.Refuse([]iam.FieldError{{Pointer: "/preview", Detail: "must be a completed preview of this revision against the active one"}})
 		}
 		if err != nil {
 			return current, err
@@ -132,11 +129,11 @@ func (w *Work) ActivatePolicy(ctx context.Context, ref string, a Activation) (ia
 			return current, err
 		}
 	}
-	return w.putInForce(ctx, r, current, iam.PolicyActivation{Kind: iam.PolicyActivated, Preview: a.Preview, Reason: a.Reason})
+	return w.activate(ctx, r, current, iam.PolicyActivation{Kind: iam.PolicyActivated, Preview: a.Preview, Reason: a.Reason})
 }
 
-// embedded notes that the policy that is part of the program was in force before the first
-// other one, so that there is something to roll back to.
+// embedded records the activation of the policy that is part of the program before the first
+// other one, as a target for a rollback.
 func (w *Work) embedded(ctx context.Context, other string) (none iam.PolicyActivation, err error) {
 	if w.s.cfg.Embedded == nil {
 		return none, nil
@@ -147,7 +144,7 @@ func (w *Work) embedded(ctx context.Context, other string) (none iam.PolicyActiv
 	}
 	replicas, err := w.tx.PolicyReplicas(ctx)
 	if err != nil || !slices.ContainsFunc(replicas, func(x iam.PolicyReplica) bool { return x.InForce == r.Digest }) {
-		return none, err // it was not: they have another one, or another version of the program
+		return none, err // it was not active: the replicas have another policy, or another version of the program
 	}
 	stored, found, err := w.tx.PolicyRevision(ctx, r.Digest)
 	if err == nil && (!found || stored.Bytes == 0) {
@@ -157,11 +154,11 @@ func (w *Work) embedded(ctx context.Context, other string) (none iam.PolicyActiv
 	if err != nil {
 		return none, err
 	}
-	return w.putInForce(ctx, r, none, iam.PolicyActivation{Kind: iam.PolicyFromSource, Reason: "the policy that is part of the program"})
+	return w.activate(ctx, r, none, iam.PolicyActivation{Kind: iam.PolicyFromSource, Reason: "the policy that is part of the program"})
 }
 
-// checkPrepared refuses a revision that a replica has not ready: it would go on with another
-// one.
+// checkPrepared refuses a revision that a replica has not prepared: it would keep another one
+// active.
 func (w *Work) checkPrepared(ctx context.Context, r iam.PolicyRevision) error {
 	replicas, err := w.tx.PolicyReplicas(ctx)
 	if err != nil {
@@ -174,18 +171,18 @@ func (w *Work) checkPrepared(ctx context.Context, r iam.PolicyRevision) error {
 		}
 		why := "has not prepared it yet"
 		if strings.Contains(string(x.Refused), r.ID()) {
-			why = "refuses it: " + string(x.Refused)
+			why = "rejects it: " + string(x.Refused)
 		}
 		missing = append(missing, iam.FieldError{Pointer: x.Replica, Detail: why})
 	}
 	if len(missing) == 0 {
 		return nil
 	}
-	return &iam.Error{Kind: iam.Conflict, Code: "policy_not_prepared", Detail: "not all replicas are ready for it: try again, send the bundle again if it is an old one, or force it", Fields: missing}
+	return &iam.Error{Kind: iam.Conflict, Code: "policy_not_prepared", Detail: "not all replicas have prepared it: try again, send the bundle again if it is an old one, or force it", Fields: missing}
 }
 
-// RollBackPolicy puts a revision in force again that was before; with an empty ref the one
-// that what is in force has replaced. It asks no replica: it is for three in the morning.
+// RollBackPolicy activates a revision again; with an empty ref the one that the active revision
+// has replaced. It does not wait for any replica: it must work in an emergency.
 func (w *Work) RollBackPolicy(ctx context.Context, ref, reason string) (iam.PolicyActivation, error) {
 	previous := ref == ""
 	if previous {
@@ -194,7 +191,7 @@ func (w *Work) RollBackPolicy(ctx context.Context, ref, reason string) (iam.Poli
 			ref, err = w.tx.PreviousPolicy(ctx, list[0].Digest)
 		}
 		if err == nil && ref == "" {
-			err = &iam.Error{Kind: iam.Conflict, Code: "no_policy_before", Detail: "nothing was in force before: there is nothing to roll back to"}
+			err = &iam.Error{Kind: iam.Conflict, Code: "no_policy_before", Detail: "no revision was active before: there is nothing to roll back to"}
 		}
 		if err != nil {
 			return iam.PolicyActivation{}, err
@@ -211,20 +208,20 @@ func (w *Work) RollBackPolicy(ctx context.Context, ref, reason string) (iam.Poli
 			return current, err
 		}
 	case r.Activations == 0:
-		return current, &iam.Error{Kind: iam.Conflict, Code: "policy_never_in_force", Detail: fmt.Sprintf("revision %s never was in force: activate it", r.ID())}
+		return current, &iam.Error{Kind: iam.Conflict, Code: "policy_never_in_force", Detail: fmt.Sprintf("revision %s never was active: activate it", r.ID())}
 	}
-	return w.putInForce(ctx, r, current, iam.PolicyActivation{Kind: iam.PolicyRolledBack, Reason: reason})
+	return w.activate(ctx, r, current, iam.PolicyActivation{Kind: iam.PolicyRolledBack, Reason: reason})
 }
 
-// checkRunnable refuses what nobody has signed where no replica has it ready: it may be the
-// policy that another version of the program brought along.
+// checkRunnable refuses an unsigned revision that no replica has prepared: it may be the policy of
+// another version of the program.
 func (w *Work) checkRunnable(ctx context.Context, r iam.PolicyRevision) error {
 	replicas, err := w.tx.PolicyReplicas(ctx)
 	if err != nil || len(replicas) == 0 || slices.ContainsFunc(replicas, func(x iam.PolicyReplica) bool { return slices.Contains(x.Prepared, r.Digest) }) {
 		return err
 	}
 	return &iam.Error{Kind: iam.Conflict, Code: "policy_not_prepared", Detail: fmt.Sprintf(
-		"revision %s was in force before, nobody has signed it, and no replica can run it: name another revision, or this one to insist", r.ID())}
+		"revision %s was active before, is unsigned, and no replica has prepared it: name another revision, or this one to insist", r.ID())}
 }
 
 func (w *Work) revisionAndCurrent(ctx context.Context, ref string) (r iam.PolicyRevision, current iam.PolicyActivation, err error) {
@@ -238,12 +235,12 @@ func (w *Work) revisionAndCurrent(ctx context.Context, ref string) (r iam.Policy
 	return r, current, err
 }
 
-func (w *Work) putInForce(ctx context.Context, r iam.PolicyRevision, current, a iam.PolicyActivation) (iam.PolicyActivation, error) {
+func (w *Work) activate(ctx context.Context, r iam.PolicyRevision, current, a iam.PolicyActivation) (iam.PolicyActivation, error) {
 	if len(a.Reason) > 500 {
 		return a, iam.Refuse([]iam.FieldError{{Pointer: "/reason", Detail: "must have at most 500 bytes"}})
 	}
 	if r.Bytes == 0 {
-		return a, &iam.Error{Kind: iam.Conflict, Code: "policy_bundle_deleted", Detail: fmt.Sprintf("the bundle of revision %s is not stored any more: send it again first", r.ID())}
+		return a, &iam.Error{Kind: iam.Conflict, Code: "policy_bundle_deleted", Detail: fmt.Sprintf("the bundle of revision %s is no longer stored: send it again first", r.ID())}
 	}
 	a.Digest, a.Name, a.ActorKind, a.Actor, a.Via = r.Digest, r.Name, w.actorKind, w.actor, w.caller.Via
 	a, err := w.tx.ActivatePolicy(ctx, a)
@@ -264,8 +261,8 @@ func (w *Work) putInForce(ctx context.Context, r iam.PolicyRevision, current, a 
 	return a, w.record("", iam.KindPolicy, r.ID(), before, policyDoc{Digest: r.Digest, Name: r.Name, Kind: a.Kind, Preview: a.Preview, Reason: a.Reason})
 }
 
-// SetPolicyShadow has a revision evaluated beside what is in force, for a share of
-// requests; 0 ends it.
+// SetPolicyShadow evaluates a revision as a shadow of the active one, for a share of requests; 0
+// ends it.
 func (w *Work) SetPolicyShadow(ctx context.Context, ref string, share float64) (iam.PolicyShadow, error) {
 	if share < 0 || share > 1 {
 		return iam.PolicyShadow{}, iam.Refuse([]iam.FieldError{{Pointer: "/share", Detail: "must be 0 to 1"}})
@@ -279,7 +276,7 @@ func (w *Work) SetPolicyShadow(ctx context.Context, ref string, share float64) (
 	case err != nil:
 		return before, err
 	case share > 0 && current.Digest == r.Digest:
-		return before, &iam.Error{Kind: iam.Conflict, Code: "policy_in_force", Detail: fmt.Sprintf("revision %s is in force: there is nothing to compare it with", r.ID())}
+		return before, &iam.Error{Kind: iam.Conflict, Code: "policy_in_force", Detail: fmt.Sprintf("revision %s is active: there is nothing to compare it with", r.ID())}
 	}
 	now := iam.PolicyShadow{Digest: r.Digest, Share: share}
 	state := iam.PolicyState{Revision: r.ID(), Digest: r.Digest, Name: r.Name, Share: share}
@@ -300,7 +297,7 @@ func (w *Work) SetPolicyShadow(ctx context.Context, ref string, share float64) (
 	return now, w.record("", iam.KindPolicy, iam.PolicyShadowObject, policyDoc{Digest: before.Digest, Share: before.Share}, policyDoc{Digest: now.Digest, Share: now.Share})
 }
 
-// BeginPolicyPreview notes that a replica begins to preview a revision.
+// BeginPolicyPreview persists that a replica begins a preview.
 func (w *Work) BeginPolicyPreview(ctx context.Context, ref, against, replica string) (iam.PolicyPreview, error) {
 	r, err := w.PolicyRevision(ctx, ref)
 	if err != nil {
@@ -315,7 +312,7 @@ func (w *Work) BeginPolicyPreview(ctx context.Context, ref, against, replica str
 	return p, w.record("", iam.KindPolicy, r.ID(), nil, policyDoc{Digest: r.Digest, Kind: "preview", Preview: p.ID})
 }
 
-// CancelPolicyPreview ends a preview that is running, on whichever replica.
+// CancelPolicyPreview cancels a running preview, on any replica.
 func (w *Work) CancelPolicyPreview(ctx context.Context, id string) (p iam.PolicyPreview, err error) {
 	running, err := w.tx.CancelPreview(ctx, id)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// maxRemoved is from how many holders a role can be removed at once.
+// maxRemoved is the largest number of holders from which one request removes a role.
 const maxRemoved = 1000
 
 // Roles lists the roles that a tenant sees, or the global ones with "".
@@ -44,9 +44,8 @@ func findRole(roles []iam.Role, name string) *iam.Role {
 	return nil
 }
 
-// PutRole makes a role of a tenant, or a global one, or replaces its permissions,
-// inheritance and description. What it meant before and what it means after must be
-// held by the caller.
+// PutRole creates a role of a tenant, or a global one, or replaces its permissions, inheritance
+// and description. The caller must hold what it grants before and after.
 func (w *Work) PutRole(ctx context.Context, r iam.Role, c Condition) (iam.Role, bool, error) {
 	roles, before, err := w.lockRole(ctx, r.Tenant, r.Name)
 	if err != nil {
@@ -71,22 +70,22 @@ func (w *Work) PutRole(ctx context.Context, r iam.Role, c Condition) (iam.Role, 
 		return r, false, err
 	}
 	graph := iam.NewGraph(roles)
-	holding := w.holding(r.Tenant, graph) // before: who holds this role does not hold what is put into it
+	holding := w.holding(r.Tenant, graph) // before the change: a holder of this role does not hold what is added to it
 	if before != nil {
 		if err := checkHeld(holding, graph, []string{r.Name}, "change", ""); err != nil {
 			return r, false, err
 		}
 	}
-	// What it means after, by itself and through what it inherits.
+	// What it grants after, by itself and through inheritance.
 	after := slices.DeleteFunc(slices.Clone(roles), func(x iam.Role) bool { return x.Name == r.Name })
-	if err := checkHeld(holding, iam.NewGraph(append(after, r)), []string{r.Name}, "put into a role", "/permissions"); err != nil {
+	if err := checkHeld(holding, iam.NewGraph(append(after, r)), []string{r.Name}, "add to a role", "/permissions"); err != nil {
 		return r, false, err
 	}
 	if end := w.heldUntil(r.Tenant); before != nil && !end.IsZero() {
-		// Who bears it bears it for longer than the caller holds what is put into it.
+		// Its holders hold it for longer than the caller holds what is added to it.
 		was := graph.Hold([]string{r.Name})
 		if more := was.Beyond(iam.NewGraph(append(after, r)), []string{r.Name}); more != "" {
-			return r, false, &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a role has no end, and what the caller holds ends at " + timestamp(end) + ": " + more + " cannot be put into it"}
+			return r, false, &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a role never expires, and the caller's membership expires at " + timestamp(end) + ": " + more + " cannot be added to it"}
 		}
 	}
 	err = w.requireAdministrator(ctx, r.Tenant, func() (err error) {
@@ -96,8 +95,8 @@ func (w *Work) PutRole(ctx context.Context, r iam.Role, c Condition) (iam.Role, 
 	return r, before == nil, err
 }
 
-// lockRole locks and returns the roles that a tenant sees, and the one of its own that
-// has the name; nil where there is none.
+// lockRole locks and returns the roles that a tenant sees, and its own role of the name; nil
+// where there is none.
 func (w *Work) lockRole(ctx context.Context, tenant, name string) ([]iam.Role, *iam.Role, error) {
 	if err := w.tx.LockRoles(ctx, tenant); err != nil {
 		if iam.KindOf(err) == iam.NotFound {
@@ -111,7 +110,7 @@ func (w *Work) lockRole(ctx context.Context, tenant, name string) ([]iam.Role, *
 	}
 	r := findRole(roles, name)
 	if r != nil && r.Tenant != tenant {
-		return roles, nil, &iam.Error{Kind: iam.Conflict, Code: "role_is_global", Detail: fmt.Sprintf("%q is a global role: it is not the tenant's to change", name)}
+		return roles, nil, &iam.Error{Kind: iam.Conflict, Code: "role_is_global", Detail: fmt.Sprintf("%q is a global role: a tenant cannot change it", name)}
 	}
 	return roles, r, nil
 }
@@ -135,8 +134,7 @@ type roleChange struct {
 	after  iam.Role
 }
 
-// putRoles writes what has changed, in an order in which each role comes after those that
-// it inherits.
+// putRoles writes what has changed. Each role comes after those that it inherits.
 func (w *Work) putRoles(ctx context.Context, tenant string, changes []roleChange) error {
 	var puts []*iam.Role
 	var places []int
@@ -179,7 +177,7 @@ func (w *Work) putRoles(ctx context.Context, tenant string, changes []roleChange
 	return nil
 }
 
-// restorePositions puts the places of a caller's list into an error about a part of it.
+// restorePositions translates pointers into a part of a list to positions in the whole list.
 func restorePositions(err error, places []int) error {
 	e, ok := errors.AsType[*iam.Error](err)
 	if !ok || len(e.Fields) == 0 {
@@ -201,8 +199,8 @@ func restorePositions(err error, places []int) error {
 	return &moved
 }
 
-// DeleteRole deletes a role that nobody holds; with remove, it is first taken away from
-// members, mappings and roles that inherit it.
+// DeleteRole deletes a role without holders; with remove, it is first removed from members,
+// mappings, clients and roles that inherit it.
 func (w *Work) DeleteRole(ctx context.Context, tenant, name string, remove bool, c Condition) error {
 	roles, r, err := w.lockRole(ctx, tenant, name)
 	switch {
@@ -211,7 +209,7 @@ func (w *Work) DeleteRole(ctx context.Context, tenant, name string, remove bool,
 	case r == nil:
 		return errNotFound
 	case strings.HasPrefix(name, "iam:"):
-		return &iam.Error{Kind: iam.Conflict, Code: "role_is_reserved", Detail: "the service itself needs this role"}
+		return &iam.Error{Kind: iam.Conflict, Code: "role_is_reserved", Detail: "the role is reserved by the service"}
 	}
 	if err := c.check(r.Version); err != nil {
 		return err
@@ -235,14 +233,14 @@ func (w *Work) deleteRole(ctx context.Context, r iam.Role, remove bool, roles []
 	if err != nil {
 		return err
 	}
-	if who := holders(h); who != "" {
+	if held := holders(h); held != "" {
 		switch {
 		case !remove:
-			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: "the role is held by " + who + ": take it away first, or delete with ?remove=true"}
+			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: "the role is held by " + held + ": remove it first, or delete with ?remove=true"}
 		case tenant == "":
-			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: "the global role is held by " + who + ": take it away in each tenant first"}
+			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: "the global role is held by " + held + ": remove it in each tenant first"}
 		case h.Members > maxRemoved || h.Clients > maxRemoved:
-			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: fmt.Sprintf("the role is held by %s: it is removed from %d at once at most", who, maxRemoved)}
+			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: fmt.Sprintf("the role is held by %s: one request removes it from at most %d", held, maxRemoved)}
 		}
 		if err := w.removeRole(ctx, tenant, name, roles, holding, graph); err != nil {
 			return err
@@ -255,8 +253,8 @@ func (w *Work) deleteRole(ctx context.Context, r iam.Role, remove bool, roles []
 	return w.record(tenant, iam.KindRole, name, auditOfRole(r), nil)
 }
 
-// removeRole takes a role of a tenant away from all that hold it there. Each holder
-// could hold more than the caller: then nothing is removed.
+// removeRole removes a role of a tenant from all its holders. If one holds more than the caller,
+// nothing is removed.
 func (w *Work) removeRole(ctx context.Context, tenant, name string, roles []iam.Role, holding iam.Holding, graph iam.Graph) error {
 	without := func(list []string) []string {
 		return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return s == name })
@@ -278,21 +276,21 @@ func (w *Work) removeRole(ctx context.Context, tenant, name string, roles []iam.
 	if err != nil {
 		return err
 	}
-	var kept []mappingChange
+	var changed []mappingChange
 	for _, m := range mappings {
 		if !slices.Contains(m.Roles, name) {
 			continue
 		}
 		before := m
 		if m.Roles = without(m.Roles); len(m.Roles) > 0 {
-			kept = append(kept, mappingChange{before: &before, after: m})
+			changed = append(changed, mappingChange{before: &before, after: m})
 			continue
 		}
 		if err := w.deleteMapping(ctx, before, holding, graph); err != nil {
 			return err
 		}
 	}
-	if err := w.putMappings(ctx, tenant, kept, holding, graph); err != nil {
+	if err := w.putMappings(ctx, tenant, changed, holding, graph); err != nil {
 		return err
 	}
 	clients, err := w.tx.ManagedClients(ctx, postgres.ClientFilter{Tenant: tenant, Role: name, Limit: maxRemoved})
@@ -320,7 +318,7 @@ func (w *Work) removeRole(ctx context.Context, tenant, name string, roles []iam.
 	return nil
 }
 
-// holders says in words who holds a role; "" if nobody does.
+// holders describes the holders of a role; empty: there are none.
 func holders(h postgres.Holders) string {
 	var who []string
 	for _, x := range []struct {

@@ -10,12 +10,12 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Services lists who has declared a manifest, by name.
+// Services lists services with a manifest, by name.
 func (w *Work) Services(ctx context.Context, after string, limit int) ([]iam.Service, error) {
 	return w.tx.Services(ctx, after, limit)
 }
 
-// manifestDoc is how a manifest is kept and audited.
+// manifestDoc is a manifest as it is stored and audited.
 type manifestDoc struct {
 	Roles      []manifestRole      `json:"roles"`
 	Attributes []manifestAttribute `json:"attributes"`
@@ -56,8 +56,7 @@ func (d manifestDoc) manifest(service string) iam.Manifest {
 	return m
 }
 
-// Manifest returns a service and what it declares, or declared in an earlier version; 0 is
-// the one that is in force.
+// Manifest returns a service and its manifest, of an earlier version too; 0 is the current one.
 func (w *Work) Manifest(ctx context.Context, name string, version int64) (iam.Service, iam.Manifest, error) {
 	s, found, err := w.tx.ServiceByName(ctx, name)
 	if err == nil && !found {
@@ -83,12 +82,11 @@ func (w *Work) Manifest(ctx context.Context, name string, version int64) (iam.Se
 	return s, d.manifest(name), nil
 }
 
-// PutManifest makes what a service declares true in all tenants: its roles are global
-// ones, its attributes are what values are checked against. What is in use is not
-// taken away.
+// PutManifest applies a manifest to all tenants: its roles are global, its attributes are the
+// schema of values. Roles and attributes in use are not removed.
 //
-// A program that syncs a service first owns it from then on, and no other program may.
-// A manifest that a person puts belongs to no program until the next one syncs it.
+// The first program that syncs a service owns it, and no other program is authorized. A manifest
+// that a person puts is owned by no program until the next one syncs it.
 func (w *Work) PutManifest(ctx context.Context, m iam.Manifest) (iam.Service, iam.Manifest, error) {
 	if err := w.tx.LockRoles(ctx, ""); err != nil {
 		return iam.Service{}, m, err
@@ -105,7 +103,7 @@ func (w *Work) PutManifest(ctx context.Context, m iam.Manifest) (iam.Service, ia
 	if t := w.caller.Token; t != nil && t.Program() && !w.holdsEverything() {
 		owner.Issuer, owner.ClientID = t.Issuer, t.ClientID
 		if s.ClientID != "" && (s.ClientID != owner.ClientID || s.Issuer != owner.Issuer) {
-			return s, m, &iam.Error{Kind: iam.Forbidden, Code: "service_of_another", Detail: fmt.Sprintf("another program syncs the service %q; a platform administrator who puts its manifest sets it free", m.Service)}
+			return s, m, &iam.Error{Kind: iam.Forbidden, Code: "service_of_another", Detail: fmt.Sprintf("another program syncs the service %q; a platform administrator who puts its manifest ends that", m.Service)}
 		}
 	}
 	var was any
@@ -146,7 +144,7 @@ func (w *Work) PutManifest(ctx context.Context, m iam.Manifest) (iam.Service, ia
 	return owner, m, w.record("", iam.KindService, m.Service, was, auditOfManifest(m))
 }
 
-// putTemplates puts the roles, those that are inherited before those that inherit.
+// putTemplates writes the roles, each after those that it inherits.
 func (w *Work) putTemplates(ctx context.Context, m iam.Manifest) error {
 	global, err := w.tx.Roles(ctx, "")
 	if err != nil {
@@ -177,13 +175,13 @@ func (w *Work) putTemplates(ctx context.Context, m iam.Manifest) error {
 		state[name] = done
 		before := findRole(global, name)
 		if before != nil && before.Service != m.Service {
-			whose := "an administrator made it"
+			whose := "an administrator created it"
 			if before.Service != "" {
 				whose = fmt.Sprintf("the service %q declares it", before.Service)
 			}
 			return &iam.Error{
-				Kind: iam.Conflict, Code: "role_of_another", Detail: "a role is somebody else's",
-				Fields: []iam.FieldError{{Pointer: at + "/name", Detail: fmt.Sprintf("there is already a global role %q: %s", name, whose)}},
+				Kind: iam.Conflict, Code: "role_of_another", Detail: "a role has another owner",
+				Fields: []iam.FieldError{{Pointer: at + "/name", Detail: fmt.Sprintf("a global role %q exists: %s", name, whose)}},
 			}
 		}
 		_, err := w.putRole(ctx, before, m.Roles[i])
@@ -200,8 +198,7 @@ func (w *Work) putTemplates(ctx context.Context, m iam.Manifest) error {
 	return nil
 }
 
-// deleteTemplates deletes the roles that are not declared any more, unless somebody
-// holds one.
+// deleteTemplates deletes the roles that are no longer declared, unless they have holders.
 func (w *Work) deleteTemplates(ctx context.Context, m, before iam.Manifest) error {
 	declared := func(in iam.Manifest, name string) bool {
 		return slices.ContainsFunc(in.Roles, func(r iam.Role) bool { return r.Name == name })
@@ -211,7 +208,7 @@ func (w *Work) deleteTemplates(ctx context.Context, m, before iam.Manifest) erro
 		if declared(m, old.Name) {
 			continue
 		}
-		// Those of the manifest that inherit it go with it; the rest do not any more.
+		// Roles of the manifest that inherit it do not count: they were deleted or replaced.
 		var own []string
 		for _, r := range before.Roles {
 			own = append(own, r.Name)
@@ -233,7 +230,7 @@ func (w *Work) deleteTemplates(ctx context.Context, m, before iam.Manifest) erro
 		}
 	}
 	if len(wrong) > 0 {
-		return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: "roles that the manifest does not declare any more are in use", Fields: wrong}
+		return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: "roles that the manifest no longer declares are in use", Fields: wrong}
 	}
 	return nil
 }

@@ -24,13 +24,12 @@ func (w *Work) Tenant(ctx context.Context, id string) (iam.Tenant, error) {
 	return t, err
 }
 
-// PutTenant makes a tenant, which is then active, or replaces its slug, name and
-// attributes.
+// PutTenant creates an active tenant, or replaces its slug, name and attributes.
 func (w *Work) PutTenant(ctx context.Context, t iam.Tenant, c Condition) (iam.Tenant, bool, error) {
 	t.Status = iam.TenantActive
 	before, exists, err := w.tx.TenantByID(ctx, t.ID)
 	if err == nil && !exists {
-		// There was no row to lock: of two that make it at once, one must see the other.
+		// There was no row to lock: of two concurrent requests, one must see the other's tenant.
 		if err = w.tx.LockPlatform(ctx); err == nil {
 			before, exists, err = w.tx.TenantByID(ctx, t.ID)
 		}
@@ -63,7 +62,7 @@ func (w *Work) PutTenant(ctx context.Context, t iam.Tenant, c Condition) (iam.Te
 	return t, true, err
 }
 
-// EditTenant changes a part of a tenant: edit gets it as it is.
+// EditTenant changes a part of a tenant: edit gets the current one.
 func (w *Work) EditTenant(ctx context.Context, id string, c Condition, edit func(iam.Tenant) (iam.Tenant, error)) (iam.Tenant, error) {
 	before, err := w.Tenant(ctx, id)
 	if err != nil {
@@ -140,7 +139,7 @@ func (w *Work) tenantChanged(before *iam.Tenant, t iam.Tenant) {
 // DeleteTenant deletes a tenant that is suspended or archived and has no clients,
 // with its roles, members and mappings.
 func (w *Work) DeleteTenant(ctx context.Context, id string, c Condition) error {
-	// The tenant is locked, so nobody joins while it goes.
+	// The tenant is locked: no member is added meanwhile.
 	if err := w.tx.LockRoles(ctx, id); err != nil {
 		if iam.KindOf(err) == iam.NotFound {
 			return errNotFound
@@ -155,7 +154,7 @@ func (w *Work) DeleteTenant(ctx context.Context, id string, c Condition) error {
 		return err
 	}
 	if t.Status == iam.TenantActive {
-		return &iam.Error{Kind: iam.Conflict, Code: "tenant_active", Detail: "an active tenant is not deleted: suspend or archive it first"}
+		return &iam.Error{Kind: iam.Conflict, Code: "tenant_active", Detail: "an active tenant cannot be deleted: suspend or archive it first"}
 	}
 	if err := w.tx.DetachDeletedClients(ctx, id); err != nil {
 		return err

@@ -24,7 +24,7 @@ type Line struct {
 	Member  *LineMember  `json:"member,omitempty"`
 }
 
-// What lines say. The tenant comes first; a role comes after those that it inherits.
+// Contents of lines. The tenant comes first; a role comes after those that it inherits.
 type (
 	// LineTenant is the tenant itself.
 	LineTenant struct {
@@ -59,8 +59,8 @@ type (
 	}
 )
 
-// Export writes a tenant line by line: what it is in one snapshot, then its members,
-// some at a time. Global roles are not part of it.
+// Export writes a tenant line by line: tenant, roles and mappings of one snapshot, then its
+// members, page by page. Global roles are not part of it.
 func (s *Service) Export(ctx context.Context, c Caller, tenant string, write func(Line) error) error {
 	lines, err := Do(ctx, s, c, Task{Action: "tenant:export", Tenant: tenant}, func(ctx context.Context, w *Work) ([]Line, error) {
 		t, err := w.Tenant(ctx, tenant)
@@ -135,15 +135,15 @@ func parentsFirst(roles []iam.Role) []iam.Role {
 	return out
 }
 
-// Imported is what an import did.
+// Imported is the result of an import.
 type Imported struct {
 	Tenant               string
 	Added, Changed, Same int
 }
 
 // Import reads what Export writes. The tenant, its roles and mappings are one
-// transaction; members follow in transactions of MaxBatch. What is as the lines say is
-// left alone, and nothing is deleted. An error names its line.
+// transaction; members follow in transactions of MaxBatch. What equals its line is not written,
+// and nothing is deleted. An error names its line.
 func (s *Service) Import(ctx context.Context, c Caller, in io.Reader) (Imported, error) {
 	var sum Imported
 	lines := bufio.NewScanner(in)
@@ -177,16 +177,16 @@ func (s *Service) Import(ctx context.Context, c Caller, in io.Reader) (Imported,
 			return sum, fmt.Errorf("line %d: %w", n, err)
 		}
 		if _, err := d.Token(); !errors.Is(err, io.EOF) {
-			return sum, fmt.Errorf("line %d: holds more than one value", n)
+			return sum, fmt.Errorf("line %d: has more than one value", n)
 		}
-		if l.says() != 1 {
-			return sum, fmt.Errorf("line %d: must be one tenant, role, mapping or member, and says %d things", n, l.says())
+		if l.contents() != 1 {
+			return sum, fmt.Errorf("line %d: must be one tenant, role, mapping or member, and has %d of them", n, l.contents())
 		}
 		switch {
 		case sum.Tenant == "" && l.Tenant == nil:
 			return sum, fmt.Errorf("line %d: the first line must be the tenant", n)
 		case l.Tenant != nil && sum.Tenant != "":
-			return sum, fmt.Errorf("line %d: an import is of one tenant", n)
+			return sum, fmt.Errorf("line %d: an import has one tenant", n)
 		case l.Tenant != nil:
 			sum.Tenant = l.Tenant.ID
 			head = append(head, l)
@@ -200,7 +200,7 @@ func (s *Service) Import(ctx context.Context, c Caller, in io.Reader) (Imported,
 				}
 			}
 		case begun:
-			return sum, fmt.Errorf("line %d: roles and mappings must stand before members", n)
+			return sum, fmt.Errorf("line %d: roles and mappings must come before members", n)
 		default:
 			head = append(head, l)
 		}
@@ -217,14 +217,14 @@ func (s *Service) Import(ctx context.Context, c Caller, in io.Reader) (Imported,
 	return sum, flush()
 }
 
-// numbered is a line and where it stands.
+// numbered is a line and its number.
 type numbered struct {
 	Line
 	n int
 }
 
-// says counts what the line is about.
-func (l numbered) says() (n int) {
+// contents counts the contents of a line.
+func (l numbered) contents() (n int) {
 	for _, is := range []bool{l.Tenant != nil, l.Role != nil, l.Mapping != nil, l.Member != nil} {
 		if is {
 			n++
@@ -268,8 +268,8 @@ func (s *Service) importHead(ctx context.Context, c Caller, head []numbered, sum
 	return err
 }
 
-// importBegins writes the tenant itself, and returns the roles that it sees and the lines
-// that follow.
+// importBegins writes the tenant itself, and returns the roles that it sees and the remaining
+// lines.
 func (w *Work) importBegins(ctx context.Context, head []numbered, count func(made, changed bool)) ([]iam.Role, []numbered, error) {
 	l := head[0]
 	made, changed, err := w.importTenant(ctx, *l.Tenant)
@@ -291,7 +291,7 @@ func (w *Work) importRoles(ctx context.Context, tenant string, lines []numbered,
 		}
 		r := iam.Role{Tenant: tenant, Name: l.Role.Name, Permissions: l.Role.Permissions, Inherits: l.Role.Inherits, Description: l.Role.Description}
 		if _, twice := line[r.Name]; twice {
-			return l.fail(iam.Errorf(iam.Invalid, "the role %q stands here twice", r.Name))
+			return l.fail(iam.Errorf(iam.Invalid, "the role %q is a duplicate", r.Name))
 		}
 		if err := iam.Refuse(r.Check()); err != nil {
 			return l.fail(err)
@@ -343,7 +343,7 @@ func (w *Work) importMappings(ctx context.Context, tenant string, lines []number
 		}
 		m := iam.Mapping{Tenant: tenant, Issuer: l.Mapping.Issuer, Claim: l.Mapping.Claim, Value: l.Mapping.Value, Roles: l.Mapping.Roles}
 		if seen[m.ID()] {
-			return l.fail(iam.Errorf(iam.Invalid, "this mapping stands here twice"))
+			return l.fail(iam.Errorf(iam.Invalid, "the mapping is a duplicate"))
 		}
 		seen[m.ID()] = true
 		changes, from = append(changes, mappingChange{byID[m.ID()], m}), append(from, l)
@@ -393,7 +393,7 @@ func (s *Service) importMembers(ctx context.Context, c Caller, batch []numbered,
 		return w.PutMembers(ctx, sum.Tenant, rows, false)
 	})
 	if e, ok := errors.AsType[*iam.Error](err); ok && len(e.Fields) > 0 {
-		for i := len(batch) - 1; i >= 0; i-- { // from the places of the batch to lines
+		for i := len(batch) - 1; i >= 0; i-- { // from positions in the batch to lines
 			err = iam.Rebase(err, fmt.Sprintf("/%d/", i), fmt.Sprintf("line %d: /", batch[i].n))
 			err = iam.Rebase(err, fmt.Sprintf("/%d", i), fmt.Sprintf("line %d", batch[i].n))
 		}

@@ -122,10 +122,10 @@ func TestALineOfAnImportSaysOneThing(t *testing.T) {
 	o := newOffice(t)
 	tenant := `{"tenant":{"id":"acme","slug":"acme","name":"A","status":"active"}}` + "\n"
 	for text, says := range map[string]string{
-		tenant + `{"role":{"name":"a"}} {"role":{"name":"b"}}`:                                          "line 2: holds more than one value",
+		tenant + `{"role":{"name":"a"}} {"role":{"name":"b"}}`:                                          "line 2: has more than one value",
 		tenant + `{"role":{"name":"a"},"mapping":{"issuer":"x","claim":"y","value":"z","roles":["a"]}}`: "line 2: must be one",
 		tenant + `{}`: "line 2: must be one",
-		tenant + `{"role":{"name":"a"}}` + "\n" + `{"role":{"name":"a"}}`: "line 3: the role \"a\" stands here twice",
+		tenant + `{"role":{"name":"a"}}` + "\n" + `{"role":{"name":"a"}}`: "line 3: the role \"a\" is a duplicate",
 	} {
 		if _, err := o.s.Import(ctx, operator, strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v, want %q", text, err, says)

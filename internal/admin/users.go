@@ -39,7 +39,7 @@ func canonical(s string) bool {
 	return err == nil && id.String() == s
 }
 
-// MembershipsOf lists what a user is, by tenant.
+// MembershipsOf lists the memberships of a user, by tenant.
 func (w *Work) MembershipsOf(ctx context.Context, id string) ([]iam.Member, error) {
 	if _, err := w.User(ctx, id); err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func (w *Work) MembershipsOf(ctx context.Context, id string) ([]iam.Member, erro
 	return w.tx.MembershipsOf(ctx, id)
 }
 
-// CreateUser makes a user known.
+// CreateUser creates a user.
 func (w *Work) CreateUser(ctx context.Context, u iam.User) (iam.User, error) {
 	u.Status = iam.UserActive
 	wrong := u.Check()
@@ -69,7 +69,7 @@ func (w *Work) CreateUser(ctx context.Context, u iam.User) (iam.User, error) {
 		return u, err
 	}
 	if !created[made[0].ID] {
-		return u, &iam.Error{Kind: iam.Conflict, Code: "exists", Detail: "there is already such a user: " + made[0].ID}
+		return u, &iam.Error{Kind: iam.Conflict, Code: "exists", Detail: "the user exists: " + made[0].ID}
 	}
 	u.ID, u.Version = made[0].ID, made[0].Version
 	if !sameJSON(auditOfUser(made[0]), auditOfUser(u)) {
@@ -89,7 +89,7 @@ func stateOfUser(u iam.User) iam.UserState {
 	return iam.UserState{User: u.ID, Status: u.Status, PlatformRoles: sorted(u.PlatformRoles), DefaultTenant: u.DefaultTenant, Version: u.Version}
 }
 
-// UserEdit is what can be replaced about a user.
+// UserEdit is what PutUser replaces.
 type UserEdit struct {
 	Attributes    map[string]any
 	PlatformRoles []string
@@ -104,13 +104,13 @@ func (w *Work) PutUser(ctx context.Context, id string, e UserEdit, c Condition) 
 	})
 }
 
-// EditUser changes a part of what is known of a user: edit gets it as it is.
+// EditUser changes a part of a user: edit gets the current one.
 func (w *Work) EditUser(ctx context.Context, id string, c Condition, edit func(*iam.User) error) (iam.User, error) {
 	return w.changeUser(ctx, id, c, edit)
 }
 
-// RevokeTokens refuses all tokens of a user that were issued before a time, which never
-// goes back. The zero time is now.
+// RevokeTokens revokes all tokens of a user that were issued before a time, which never
+// decreases. The zero time is now.
 func (w *Work) RevokeTokens(ctx context.Context, id string, before time.Time) (iam.User, error) {
 	before, err := revokedBefore(before)
 	if err != nil {
@@ -124,15 +124,14 @@ func (w *Work) RevokeTokens(ctx context.Context, id string, before time.Time) (i
 	})
 }
 
-// revokedBefore is the time before which issued tokens are refused, as it is kept; the
-// zero time is now.
+// revokedBefore is a revocation time as it is stored; the zero time is now.
 func revokedBefore(before time.Time) (time.Time, error) {
 	now := time.Now()
 	if before.After(now) {
-		return before, iam.Refuse([]iam.FieldError{{Pointer: "/before", Detail: "must not lie in the future: it never goes back"}})
+		return before, iam.Refuse([]iam.FieldError{{Pointer: "/before", Detail: "must not be in the future: it never decreases"}})
 	}
 	if before.IsZero() {
-		// Tokens have whole seconds: one issued in this second may be from before.
+		// iat has whole seconds: a token of this second may be older than the revocation.
 		before = now.Truncate(time.Second).Add(time.Second)
 	}
 	return before.Truncate(time.Microsecond), nil
@@ -209,10 +208,10 @@ func (w *Work) userChanged(before, after iam.User) {
 	}
 }
 
-// EraseUser forgets a user: issuer, subject, attributes and memberships. Our id stays
-// in the audit.
+// EraseUser deletes a user: issuer, subject, attributes and memberships. Our id stays in the
+// audit.
 func (w *Work) EraseUser(ctx context.Context, id string, c Condition) error {
-	// Nobody adds them to a tenant from here on: each membership that ends is known.
+	// The lock keeps others from adding memberships, so that each removal is recorded.
 	if canonical(id) {
 		if err := w.tx.LockUserAndMemberships(ctx, id); err != nil {
 			return err
@@ -241,7 +240,7 @@ func (w *Work) EraseUser(ctx context.Context, id string, c Condition) error {
 		return err
 	}
 	w.emit(iam.UserErasedEvent{UserGone: iam.UserGone{User: id}})
-	// The attributes are forgotten too.
+	// The audit must not retain attributes.
 	u.Attributes = nil
 	if err := w.record("", iam.KindUser, id, auditOfUser(u), nil); err != nil {
 		return err
@@ -260,35 +259,35 @@ func administers(u iam.User) bool {
 	return u.Status == iam.UserActive && slices.Contains(u.PlatformRoles, iam.PlatformAdmin)
 }
 
-// checkLastAdmin refuses a change after which nobody would administer the platform.
-// The platform is locked: of two who remove each other, the second sees the first.
+// checkLastAdmin refuses to remove the last platform administrator. The platform is locked: of
+// two who remove each other, the second one sees the first removal.
 func (w *Work) checkLastAdmin(ctx context.Context, id string) error {
 	n, err := w.tx.OtherPlatformAdmins(ctx, id)
 	if err != nil || n > 0 {
 		return err
 	}
-	return &iam.Error{Kind: iam.Conflict, Code: "last_platform_admin", Detail: "the last platform administrator stays: make another one first"}
+	return &iam.Error{Kind: iam.Conflict, Code: "last_platform_admin", Detail: "the last platform administrator cannot be removed: assign another one first"}
 }
 
-// checkMayGrantPlatformRoles refuses to give platform roles that the caller does not hold. Who administers
-// the platform holds all but the policy's.
+// checkMayGrantPlatformRoles refuses to grant platform roles that the caller does not hold. A
+// platform administrator holds all but policy-admin.
 func (w *Work) checkMayGrantPlatformRoles(roles []string) error {
 	if slices.Contains(roles, "policy-admin") && w.caller.Token != nil && (w.user == nil || !slices.Contains(w.user.PlatformRoles, "policy-admin")) {
 		return &iam.Error{
-			Kind: iam.Forbidden, Code: "more_than_held", Detail: "nobody can give away more than they hold",
-			Fields: []iam.FieldError{{Pointer: "/platform_roles", Detail: "only a policy administrator makes another one; the first is made with iam-service grant-admin --role policy-admin"}},
+			Kind: iam.Forbidden, Code: "more_than_held", Detail: "a caller can grant only what they hold",
+			Fields: []iam.FieldError{{Pointer: "/platform_roles", Detail: "only a policy administrator can grant this role; the first one is granted with iam-service grant-admin --role policy-admin"}},
 		}
 	}
 	if len(roles) == 0 || w.holdsEverything() {
 		return nil
 	}
 	return &iam.Error{
-		Kind: iam.Forbidden, Code: "more_than_held", Detail: "nobody can give away more than they hold",
-		Fields: []iam.FieldError{{Pointer: "/platform_roles", Detail: "only a platform administrator gives platform roles"}},
+		Kind: iam.Forbidden, Code: "more_than_held", Detail: "a caller can grant only what they hold",
+		Fields: []iam.FieldError{{Pointer: "/platform_roles", Detail: "only a platform administrator can grant platform roles"}},
 	}
 }
 
-// checkPlatformRolesHeld refuses to change who holds platform roles that the caller does not hold.
+// checkPlatformRolesHeld refuses to change a user with platform roles that the caller does not hold.
 func (w *Work) checkPlatformRolesHeld(u iam.User) error {
 	if len(u.PlatformRoles) == 0 || w.holdsEverything() {
 		return nil

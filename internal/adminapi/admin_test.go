@@ -722,7 +722,7 @@ attributes:
 		"an attribute":            {"service: billing\nroles: [{name: billing-viewer}, {name: billing-admin}]", `1 user, 0 tenants and 0 memberships have the attribute \"cost-center\"`},
 		"a type":                  {"service: billing\nroles: [{name: billing-viewer}, {name: billing-admin}]\nattributes: [{key: cost-center, type: string}]", `a value of \"cost-center\" that is no string`},
 		"a role of another":       {"service: other\nroles: [{name: billing-viewer}]", `the service \"billing\" declares it`},
-		"a role of nobody":        {"service: other\nroles: [{name: viewer}]", `an administrator made it`},
+		"a role of nobody":        {"service: other\nroles: [{name: viewer}]", `an administrator created it`},
 		"a role of a tenant":      {"service: other\nroles: [{name: auditor}]", `a tenant already has a role of its own named \"auditor\"`},
 		"an attribute of another": {"service: other\nattributes: [{key: plan, type: string}]", `is declared by the service \"sample\"`},
 	} {
