@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -46,14 +47,7 @@ type route struct {
 type responses map[int]string
 
 // takes reports whether the body may have a media type other than JSON.
-func (rt route) takes(media string) bool {
-	for _, m := range rt.media {
-		if m == media {
-			return true
-		}
-	}
-	return false
-}
+func (rt route) takes(media string) bool { return slices.Contains(rt.media, media) }
 
 // target is what a request is about, as authorization sees it.
 type target struct {

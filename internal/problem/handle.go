@@ -71,11 +71,13 @@ func NewRecorder(w http.ResponseWriter) *Recorder {
 	return &Recorder{ResponseWriter: w, Status: http.StatusOK}
 }
 
+// WriteHeader implements http.ResponseWriter.
 func (r *Recorder) WriteHeader(status int) {
 	r.Status, r.Wrote = status, true
 	r.ResponseWriter.WriteHeader(status)
 }
 
+// Write implements http.ResponseWriter.
 func (r *Recorder) Write(b []byte) (int, error) {
 	r.Wrote = true
 	return r.ResponseWriter.Write(b)
