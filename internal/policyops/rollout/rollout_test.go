@@ -118,7 +118,7 @@ func TestAllReplicasFollowWhatOneHasTaken(t *testing.T) {
 	}
 	// What was replaced is not taken again, by none of them.
 	for _, r := range []*replica{one, two, f.replica("three", usual)} {
-		if err := r.engine.Submit(ctx, candidate("v1")); err == nil || !strings.Contains(err.Error(), "only a rollback brings it back") {
+		if err := r.engine.Submit(ctx, candidate("v1")); err == nil || !strings.Contains(err.Error(), "only a rollback activates it again") {
 			t.Errorf("it is taken again: %v", err)
 		}
 	}
