@@ -16,13 +16,13 @@ import (
 func migrateCommand(environ []string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "migrate",
-		Short: "Move the schema: up, down, status",
-		Long: "Move the schema of DATABASE_LISTEN_URL, else of DATABASE_URL. It must be a direct connection:\n" +
+		Short: "Migrate the schema: up, down, status",
+		Long: "Migrate the schema of DATABASE_LISTEN_URL, else of DATABASE_URL. It must be a direct connection:\n" +
 			"a lock of the session keeps two migrations apart.",
 	}
-	act := func(use, short string, do func(cmd *cobra.Command, cfg server.Config) error) *cobra.Command {
+	act := func(use, short string, needs server.Needs, do func(cmd *cobra.Command, cfg server.Config) error) *cobra.Command {
 		return reports(&cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := server.ReadConfig(environ, server.Needs{Database: true, Decisions: true})
+			cfg, err := server.ReadConfig(environ, needs)
 			if err != nil {
 				return err
 			}
@@ -30,14 +30,14 @@ func migrateCommand(environ []string) *cobra.Command {
 		}})
 	}
 	var grantTo string
-	up := act("up", "Apply all steps that are missing; with DECISIONS_DATABASE_URL there too", func(cmd *cobra.Command, cfg server.Config) error {
+	up := act("up", "Apply all missing migrations; with DECISIONS_DATABASE_URL there too", server.Needs{Database: true, Decisions: true}, func(cmd *cobra.Command, cfg server.Config) error {
 		done, err := migrateUp(cmd.Context(), cfg, grantTo)
 		return errors.Join(report(cmd, done, done.text), err)
 	})
 	up.Flags().StringVar(&grantTo, "grant-to", "", "role that the service itself connects as: it gets what it needs, and no more")
 	var yes bool
 	var take postgres.Rollback
-	down := act("down", "Take the last step back, with all that is in its tables: for development, and after a failed update", func(cmd *cobra.Command, cfg server.Config) error {
+	down := act("down", "Roll the last migration back, with all that is in its tables: for development, and after a failed update", server.Needs{Database: true}, func(cmd *cobra.Command, cfg server.Config) error {
 		if !yes {
 			last, applied, err := postgres.LastStep(cmd.Context(), directURL(cfg))
 			if err != nil {
@@ -56,7 +56,7 @@ func migrateCommand(environ []string) *cobra.Command {
 	down.Flags().BoolVar(&take.DestroyAudit, "destroy-audit", false, "also where entries of the audit are destroyed; \"audit verify\" reports it from then on")
 	cmd.AddCommand(
 		up, down,
-		act("status", "List the steps", func(cmd *cobra.Command, cfg server.Config) error {
+		act("status", "List the migrations", server.Needs{Database: true}, func(cmd *cobra.Command, cfg server.Config) error {
 			steps, err := postgres.Status(cmd.Context(), directURL(cfg))
 			if err != nil {
 				return err

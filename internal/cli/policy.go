@@ -15,7 +15,7 @@ import (
 )
 
 func policyCommand(environ []string) *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "Write a policy (test, check, format, build, sign, verify, inspect), look ahead and back (preview, explain), and say which one is in force (push, activate, rollback, list)"}
+	cmd := &cobra.Command{Use: "policy", Short: "Author policies (new, check, test, watch, fmt, build, sign, verify, inspect), compare and explain them (preview, explain), and activate them (push, activate, rollback, list)"}
 	cmd.AddCommand(policyCheckCommand(environ), policyTestCommand(), policyWatchCommand(), policyFormatCommand(), policyBuildCommand(environ), policySignCommand(environ),
 		policyVerifyCommand(environ), policyInspectCommand(), policyNewCommand(),
 		policyPreviewCommand(environ), policyExplainCommand(environ), policyPushCommand(environ), policyActivateCommand(environ), policyRollbackCommand(environ), policyListCommand(environ))

@@ -29,7 +29,7 @@ import (
 func Command(environ []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "iam-service",
-		Short:         "Says who a caller is here: from an access token to trusted headers",
+		Short:         "Turns a verified access token into trusted identity headers",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}

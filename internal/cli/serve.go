@@ -18,8 +18,8 @@ import (
 func serveCommand(environ []string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "serve",
-		Short: "Answer gateways and admins",
-		Long:  "Answer gateways and admins. Settings come from the environment:\n\n" + settingsTable(),
+		Short: "Serve gateways, administrators and operators",
+		Long:  "Serve gateways, administrators and operators. Settings come from the environment:\n\n" + settingsTable(),
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := server.ParseConfig(environ)

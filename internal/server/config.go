@@ -22,83 +22,83 @@ import (
 // serve reads all.
 type Config struct {
 	DatabaseURL string `env:"DATABASE_URL" of:"database" secret:"true" need:"true" doc:"PostgreSQL; may lead to a transaction pooler"`
-	ListenURL   string `env:"DATABASE_LISTEN_URL" of:"database" secret:"true" doc:"the same database, always direct: changes are heard over it; else DATABASE_URL"`
+	ListenURL   string `env:"DATABASE_LISTEN_URL" of:"database" secret:"true" doc:"the same database, always direct, for change notifications and locks; else DATABASE_URL"`
 
 	FactsConns int32 `env:"DATABASE_FACTS_CONNS" envDefault:"10" doc:"most connections for look-ups of gateways' requests; 4 are kept open"`
 	AdminConns int32 `env:"DATABASE_ADMIN_CONNS" envDefault:"10" doc:"most connections for everything else; 4 are kept open"`
 
 	RAuthURL                string   `env:"RAUTH_URL" of:"issuers" need:"true" doc:"issuer of tokens, byte by byte as in their iss"`
-	RAuthID                 string   `env:"RAUTH_ID" of:"issuers" envDefault:"rauth" doc:"what X-Upstream-IdP-ID calls it"`
+	RAuthID                 string   `env:"RAUTH_ID" of:"issuers" envDefault:"rauth" doc:"its name in X-Upstream-IdP-ID"`
 	RAuthAudiences          []string `env:"RAUTH_AUDIENCES" of:"issuers" need:"true" doc:"audiences that gateways' tokens are for, comma-separated"`
 	RAuthTokenTypes         []string `env:"RAUTH_TOKEN_TYPES" of:"issuers" envDefault:"at+jwt" doc:"accepted typ of tokens: at+jwt, JWT"`
 	RAuthAuthorizedParties  []string `env:"RAUTH_AUTHORIZED_PARTIES" of:"issuers" doc:"if set, tokens must be issued to one of these clients"`
-	RAuthInsecureHTTP       bool     `env:"RAUTH_INSECURE_HTTP" of:"issuers" doc:"1 lets issuers be plain http beyond loopback"`
+	RAuthInsecureHTTP       bool     `env:"RAUTH_INSECURE_HTTP" of:"issuers" doc:"1 allows issuers over plain http beyond loopback"`
 	RAuthPrograms           []string `env:"RAUTH_PROGRAMS" of:"issuers" doc:"how tokens of programs are marked, besides sub = client_id: claim, claim=value or claim=prefix* (the prefix and the client id), comma-separated"`
-	IntrospectionURL        string   `env:"RAUTH_INTROSPECTION_URL" of:"issuers" doc:"where opaque tokens are introspected; else what discovery says, with RAUTH_INTROSPECTION_CLIENT_ID"`
-	IntrospectionClientID   string   `env:"RAUTH_INTROSPECTION_CLIENT_ID" of:"issuers" doc:"turns introspection of opaque tokens on"`
-	IntrospectionClientPass string   `env:"RAUTH_INTROSPECTION_CLIENT_SECRET" of:"issuers" secret:"true" doc:"its secret"`
+	IntrospectionURL        string   `env:"RAUTH_INTROSPECTION_URL" doc:"endpoint that introspects opaque tokens; else that of discovery, with RAUTH_INTROSPECTION_CLIENT_ID"`
+	IntrospectionClientID   string   `env:"RAUTH_INTROSPECTION_CLIENT_ID" doc:"client for introspection of opaque tokens; none: they are rejected"`
+	IntrospectionClientPass string   `env:"RAUTH_INTROSPECTION_CLIENT_SECRET" secret:"true" doc:"its secret"`
 	TrustedIssuers          string   `env:"TRUSTED_ISSUERS" of:"issuers" secret:"true" doc:"further issuers, a JSON list: see docs/configuration.md"`
 	RAuthAdminURL           string   `env:"RAUTH_ADMIN_URL" of:"provider" doc:"R-Auth's admin API, without /admin; none: clients are not managed"`
-	RAuthAdminClientID      string   `env:"RAUTH_ADMIN_CLIENT_ID" of:"provider" doc:"our client for the admin API, by client credentials"`
+	RAuthAdminClientID      string   `env:"RAUTH_ADMIN_CLIENT_ID" of:"provider" doc:"client for the admin API, by client credentials"`
 	RAuthAdminClientSecret  string   `env:"RAUTH_ADMIN_CLIENT_SECRET" of:"provider" secret:"true" doc:"its secret; a file is read again for each new token"`
 	RAuthAdminTokenFile     string   `env:"RAUTH_ADMIN_TOKEN_FILE" of:"provider" doc:"file with a bearer token for the admin API, instead of a client; it is read for each call"`
 	AdminAudience           string   `env:"ADMIN_AUDIENCE" of:"gate" doc:"audience of admins' tokens, never one of the gateways'; none: the admin API is off"`
-	AdminWrites             int      `env:"ADMIN_WRITES_PER_MINUTE" envDefault:"600" doc:"that one caller may ask one replica for"`
-	TenantMaxMembers        int64    `env:"TENANT_MAX_MEMBERS" envDefault:"1000000" doc:"members that one tenant may have"`
-	TenantJoinsPerDay       int64    `env:"TENANT_JOINS_PER_DAY" envDefault:"100000" doc:"members that a tenant's own administrators may add in 24 hours"`
-	BootstrapAdmin          string   `env:"BOOTSTRAP_ADMIN" doc:"subject of R-Auth's tokens that is made platform administrator at a start while there is none"`
+	AdminWrites             int      `env:"ADMIN_WRITES_PER_MINUTE" envDefault:"600" doc:"admin writes of one caller at one replica in a minute"`
+	TenantMaxMembers        int64    `env:"TENANT_MAX_MEMBERS" envDefault:"1000000" doc:"maximum of members of a tenant"`
+	TenantJoinsPerDay       int64    `env:"TENANT_JOINS_PER_DAY" envDefault:"100000" doc:"maximum of members that a tenant's own administrators add in 24 hours"`
+	BootstrapAdmin          string   `env:"BOOTSTRAP_ADMIN" doc:"subject at R-Auth that becomes platform administrator at a start while there is none"`
 
 	GatewayAddr string `env:"GATEWAY_ADDR" envDefault:":8080" doc:"listener for gateways"`
 	AdminAddr   string `env:"ADMIN_ADDR" envDefault:":8081" doc:"listener for admins"`
-	OpsAddr     string `env:"OPS_ADDR" of:"ops" envDefault:":9090" doc:"listener for operators, without authentication: only for them to reach"`
+	OpsAddr     string `env:"OPS_ADDR" of:"ops" envDefault:":9090" doc:"listener for operators, without authentication: keep it private"`
 	OpsPprof    bool   `env:"OPS_PPROF" doc:"1 serves /debug/pprof/ on it"`
 
 	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES" doc:"networks whose X-Forwarded-… and X-Upstream-IdP-ID are believed, comma-separated"`
-	AmbiguousPaths string         `env:"AMBIGUOUS_PATHS" envDefault:"when_read" doc:"paths that can be read in two ways are refused: when_read, where the policy reads the path; always_deny"`
-	GatewayHeaders []string       `env:"GATEWAY_HEADERS" of:"gate" doc:"headers that the gateways copy; every 200 carries them all"`
-	HeaderBudget   int            `env:"HEADER_BUDGET" of:"budgets" envDefault:"3500" doc:"bytes that the headers of an answer may take together"`
+	AmbiguousPaths string         `env:"AMBIGUOUS_PATHS" envDefault:"when_read" doc:"ambiguous paths are denied: when_read, where the policy reads the path; always_deny"`
+	GatewayHeaders []string       `env:"GATEWAY_HEADERS" of:"gate" doc:"headers that the gateways copy; every 200 carries all of them"`
+	HeaderBudget   int            `env:"HEADER_BUDGET" of:"budgets" envDefault:"3500" doc:"maximum bytes of all headers of a response together"`
 
 	PolicyBundle        string `env:"POLICY_BUNDLE" doc:"bundle file or folder, watched; else the embedded policy"`
 	OPAConfig           string `env:"OPA_CONFIG" doc:"file with an OPA configuration that fetches bundles"`
 	PolicyKeyFile       string `env:"POLICY_KEY_FILE" of:"signature" doc:"PEM of the public key that POLICY_BUNDLE must be signed with"`
-	PolicyAllowUnsigned bool   `env:"POLICY_ALLOW_UNSIGNED" of:"signature" doc:"1 lets policies come into force that nobody has signed, folders among them"`
-	PolicyActivation    string `env:"POLICY_ACTIVATION" envDefault:"auto" doc:"auto: a new policy comes into force at once; managed: when somebody says so"`
-	PoliciesKept        int    `env:"POLICY_REVISIONS_KEPT" envDefault:"20" doc:"superseded policies whose bundles stay in PostgreSQL, to roll back to"`
-	StateDir            string `env:"STATE_DIR" doc:"folder of this replica's own, where the policy in force is kept for a start without its source; none: nowhere"`
-	UnknownUsers        string `env:"UNKNOWN_USERS" of:"gate" envDefault:"deny" doc:"users that are not written down: deny or mapped"`
+	PolicyAllowUnsigned bool   `env:"POLICY_ALLOW_UNSIGNED" of:"signature" doc:"1 allows unsigned policies, folders among them"`
+	PolicyActivation    string `env:"POLICY_ACTIVATION" envDefault:"auto" doc:"auto: an accepted policy is activated at once; managed: by an administrator"`
+	PoliciesKept        int    `env:"POLICY_REVISIONS_KEPT" envDefault:"20" doc:"superseded policies whose bundles stay in PostgreSQL, for a rollback"`
+	StateDir            string `env:"STATE_DIR" doc:"folder of this replica, which stores the active policy for a start without its source; none: it is not stored"`
+	UnknownUsers        string `env:"UNKNOWN_USERS" of:"budgets" envDefault:"deny" doc:"unknown users: deny, or mapped by the provider's claims"`
 
-	FactsEntries     int           `env:"FACTS_ENTRIES" envDefault:"10000" doc:"documents kept in memory"`
-	TokenEntries     int           `env:"TOKEN_ENTRIES" envDefault:"10000" doc:"verified tokens kept in memory"`
-	DecisionEntries  int           `env:"DECISION_ENTRIES" envDefault:"10000" doc:"decisions kept in memory; 0: none"`
-	MemoryAim        int64         `env:"MEMORY_AIM" envDefault:"134217728" doc:"bytes that the program aims at: bounds all caches, and garbage is collected accordingly"`
-	MaxStaleness     time.Duration `env:"MAX_STALENESS" envDefault:"10s" doc:"how long facts are used without a proof that no change was missed"`
-	JWKSMaxAge       time.Duration `env:"JWKS_MAX_AGE" envDefault:"24h" doc:"how long keys are used while their issuer is away"`
+	FactsEntries     int           `env:"FACTS_ENTRIES" envDefault:"10000" doc:"maximum of cached documents"`
+	TokenEntries     int           `env:"TOKEN_ENTRIES" envDefault:"10000" doc:"maximum of cached verified tokens"`
+	DecisionEntries  int           `env:"DECISION_ENTRIES" envDefault:"10000" doc:"maximum of cached decisions; 0: none"`
+	MemoryAim        int64         `env:"MEMORY_AIM" envDefault:"134217728" doc:"bytes of memory to aim at: bounds all caches, and steers the garbage collector"`
+	MaxStaleness     time.Duration `env:"MAX_STALENESS" envDefault:"10s" doc:"how long facts are used after they were last confirmed fresh"`
+	JWKSMaxAge       time.Duration `env:"JWKS_MAX_AGE" envDefault:"24h" doc:"how long keys are used while their issuer is unreachable"`
 	IntrospectionTTL time.Duration `env:"INTROSPECTION_TTL" envDefault:"10s" doc:"how long a positive introspection is used"`
-	Introspections   int           `env:"INTROSPECTION_LIMIT" envDefault:"100" doc:"opaque tokens not seen before, good ones not counted, that a replica asks about in a second, for gateways and for the admin API each; more are 503"`
+	Introspections   int           `env:"INTROSPECTION_LIMIT" envDefault:"100" doc:"introspections a second of unknown opaque tokens that turn out invalid, for gateways and for the admin API each; more are 503"`
 	EnrichDeadline   time.Duration `env:"ENRICH_DEADLINE" of:"budgets" envDefault:"150ms" doc:"longest time for one enrichment; the token and the facts may each take 2/5 of it, the evaluation 1/3"`
 
-	NATSURL             string        `env:"NATS_URL" secret:"true" doc:"servers of NATS, comma-separated; none: no events"`
+	NATSURL             string        `env:"NATS_URL" secret:"true" doc:"NATS servers, comma-separated; none: events are not published"`
 	NATSCredentialsFile string        `env:"NATS_CREDENTIALS_FILE" doc:"credentials file of NATS"`
-	NATSCAFile          string        `env:"NATS_CA_FILE" doc:"PEM of who signs the certificates of NATS; else the system's"`
-	NATSCertFile        string        `env:"NATS_CERT_FILE" doc:"our certificate for NATS, with NATS_KEY_FILE"`
+	NATSCAFile          string        `env:"NATS_CA_FILE" doc:"PEM of the CA of the NATS servers; else the system's"`
+	NATSCertFile        string        `env:"NATS_CERT_FILE" doc:"client certificate for NATS, with NATS_KEY_FILE"`
 	NATSKeyFile         string        `env:"NATS_KEY_FILE" doc:"its key"`
-	NATSStream          string        `env:"NATS_STREAM" envDefault:"IAM" doc:"stream of events; it is made if there is none"`
-	NATSStreamReplicas  int           `env:"NATS_STREAM_REPLICAS" envDefault:"1" doc:"replicas of a stream that is made: 3 in production"`
-	OutboxRetention     time.Duration `env:"OUTBOX_RETENTION" envDefault:"168h" doc:"how long events are kept for a replay after they were sent; without NATS_URL, how long before they are deleted unsent"`
+	NATSStream          string        `env:"NATS_STREAM" envDefault:"IAM" doc:"stream of events; it is created if there is none"`
+	NATSStreamReplicas  int           `env:"NATS_STREAM_REPLICAS" envDefault:"1" doc:"replicas of a stream that is created: 3 in production"`
+	OutboxRetention     time.Duration `env:"OUTBOX_RETENTION" envDefault:"168h" doc:"how long published events are stored for a replay; without NATS_URL, how long before they are deleted unpublished"`
 
-	MaxTokenLifetime    time.Duration `env:"MAX_TOKEN_LIFETIME" of:"provider" envDefault:"24h" doc:"of the longest token that R-Auth issues: a deleted client is refused for so long"`
-	ReconcileMaxChanges int           `env:"RECONCILE_MAX_CHANGES" of:"provider" envDefault:"10" doc:"clients that are repaired in R-Auth at once; more are left until somebody has looked"`
+	MaxTokenLifetime    time.Duration `env:"MAX_TOKEN_LIFETIME" of:"provider" envDefault:"24h" doc:"lifetime of the longest token that R-Auth issues: a deleted client is denied for so long"`
+	ReconcileMaxChanges int           `env:"RECONCILE_MAX_CHANGES" of:"provider" envDefault:"10" doc:"clients that are repaired in R-Auth at once; with more, repairs stop until an operator confirms"`
 
 	LogLevel        slog.Level    `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
-	DecisionFields  []string      `env:"DECISION_LOG_FIELDS" doc:"what of the input is logged: token.<claim>, request.<field>, comma-separated; else a list of usual ones"`
-	DecisionConsole bool          `env:"DECISION_LOG_CONSOLE" envDefault:"true" doc:"decisions are lines of our own log"`
+	DecisionFields  []string      `env:"DECISION_LOG_FIELDS" doc:"parts of the input that are logged: token.<claim>, request.<field>, comma-separated; else a usual list"`
+	DecisionConsole bool          `env:"DECISION_LOG_CONSOLE" envDefault:"true" doc:"decisions are logged with the other lines"`
 	DecisionFile    string        `env:"DECISION_LOG_FILE" doc:"file that decisions are appended to, as JSON lines"`
-	DecisionSubject string        `env:"DECISION_LOG_NATS_SUBJECT" doc:"subject of NATS that decisions are published on, such as decisions.iam"`
-	DecisionsURL    string        `env:"DECISIONS_DATABASE_URL" of:"decisions" secret:"true" doc:"PostgreSQL where decisions can be queried, in production another one than DATABASE_URL; none: they cannot"`
-	DecisionsKeep   time.Duration `env:"DECISIONS_RETENTION" of:"decisions" envDefault:"72h" doc:"how long decisions can be queried"`
-	DecisionSample  float64       `env:"DECISION_LOG_SAMPLE" envDefault:"0.01" doc:"share of answers from the cache that are logged, 0 to 1; evaluations all are"`
-	StartTimeout    time.Duration `env:"START_TIMEOUT" of:"provider" envDefault:"10s" doc:"how long a start waits for PostgreSQL and R-Auth"`
-	ShutdownDelay   time.Duration `env:"SHUTDOWN_DELAY" envDefault:"5s" doc:"how long to serve on after SIGTERM, not ready"`
+	DecisionSubject string        `env:"DECISION_LOG_NATS_SUBJECT" doc:"NATS subject on which decisions are published, such as decisions.iam"`
+	DecisionsURL    string        `env:"DECISIONS_DATABASE_URL" of:"decisions" secret:"true" doc:"PostgreSQL that stores decisions for queries, in production another one than DATABASE_URL; none: they are not stored"`
+	DecisionsKeep   time.Duration `env:"DECISIONS_RETENTION" envDefault:"72h" doc:"how long stored decisions can be queried"`
+	DecisionSample  float64       `env:"DECISION_LOG_SAMPLE" envDefault:"0.01" doc:"share of cache hits that are logged, 0 to 1; all evaluations are"`
+	StartTimeout    time.Duration `env:"START_TIMEOUT" of:"provider" envDefault:"10s" doc:"how long a start waits for PostgreSQL and R-Auth in all"`
+	ShutdownDelay   time.Duration `env:"SHUTDOWN_DELAY" envDefault:"5s" doc:"how long to go on serving after SIGTERM, not ready"`
 	ShutdownGrace   time.Duration `env:"SHUTDOWN_GRACE" envDefault:"10s" doc:"how long requests in flight may take to end"`
 
 	Issuers         iam.Issuers    // all that are trusted, R-Auth first
@@ -129,9 +129,9 @@ type Needs struct {
 	Database  bool // DATABASE_URL or DATABASE_LISTEN_URL must be set
 	RAuth     bool // with Issuers: RAUTH_URL and RAUTH_AUDIENCES must be set
 	Issuers   bool // R-Auth and TRUSTED_ISSUERS, as tokens are verified
-	Gate      bool // what a policy must fit: GATEWAY_HEADERS, ADMIN_AUDIENCE, UNKNOWN_USERS
+	Gate      bool // what a policy must fit: GATEWAY_HEADERS, ADMIN_AUDIENCE
 	Signature bool // POLICY_KEY_FILE, POLICY_ALLOW_UNSIGNED
-	Budgets   bool // HEADER_BUDGET, ENRICH_DEADLINE
+	Budgets   bool // how it is evaluated: UNKNOWN_USERS, HEADER_BUDGET, ENRICH_DEADLINE
 	Provider  bool // R-Auth's admin API
 	Decisions bool // DECISIONS_DATABASE_URL
 	Ops       bool // OPS_ADDR

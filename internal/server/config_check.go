@@ -64,10 +64,10 @@ func (cfg *Config) checkGate(fault func(string, ...any)) {
 			fault("GATEWAY_HEADERS: %v", err)
 		}
 	}
-	oneOf(fault, "UNKNOWN_USERS", cfg.UnknownUsers, "deny", "mapped")
 }
 
 func (cfg *Config) checkBudgets(fault func(string, ...any)) {
+	oneOf(fault, "UNKNOWN_USERS", cfg.UnknownUsers, "deny", "mapped")
 	positive(fault, map[string]int64{"HEADER_BUDGET": int64(cfg.HeaderBudget), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline)})
 }
 
@@ -114,6 +114,12 @@ func (cfg *Config) checkServe(fault func(string, ...any)) {
 	}
 	oneOf(fault, "AMBIGUOUS_PATHS", cfg.AmbiguousPaths, "when_read", "always_deny")
 	cfg.checkDecisionLog(fault)
+	if cfg.DecisionsKeep < time.Hour {
+		fault("DECISIONS_RETENTION must be 1h or more, is %s", cfg.DecisionsKeep)
+	}
+	if (cfg.IntrospectionClientID == "") != (cfg.IntrospectionClientPass == "") {
+		fault("RAUTH_INTROSPECTION_CLIENT_ID and RAUTH_INTROSPECTION_CLIENT_SECRET go together: set both or none")
+	}
 	positive(fault, map[string]int64{
 		"DATABASE_FACTS_CONNS":    int64(cfg.FactsConns),
 		"DATABASE_ADMIN_CONNS":    int64(cfg.AdminConns),
@@ -234,9 +240,6 @@ func (cfg *Config) checkDecisions(fault func(string, ...any)) {
 			fault("DECISIONS_DATABASE_URL cannot be used: %v", err)
 		}
 	}
-	if cfg.DecisionsKeep < time.Hour {
-		fault("DECISIONS_RETENTION must be 1h or more, is %s", cfg.DecisionsKeep)
-	}
 }
 
 func (cfg *Config) checkPolicyKey(fault func(string, ...any)) {
@@ -297,9 +300,6 @@ type trustedIssuer struct {
 }
 
 func (cfg *Config) checkIssuers(fault func(string, ...any)) {
-	if (cfg.IntrospectionClientID == "") != (cfg.IntrospectionClientPass == "") {
-		fault("RAUTH_INTROSPECTION_CLIENT_ID and RAUTH_INTROSPECTION_CLIENT_SECRET go together: set both or none")
-	}
 	all := []trustedIssuer{{
 		ID: cfg.RAuthID, URL: cfg.RAuthURL, Audiences: cfg.RAuthAudiences, Tenants: []string{"*"}, Platform: true,
 		TokenTypes: cfg.RAuthTokenTypes, AuthorizedParties: cfg.RAuthAuthorizedParties,
@@ -336,7 +336,7 @@ func (cfg *Config) checkIssuers(fault func(string, ...any)) {
 		}
 		urls[t.URL], ids[t.ID] = true, true
 		if i > 0 && len(t.Audiences) == 0 {
-			fault("%s is missing: tokens that are for nobody in particular are for nobody", audiences)
+			fault("%s is missing: a token without an audience is valid nowhere", audiences)
 		}
 		if cfg.AdminAudience != "" && slices.Contains(t.Audiences, cfg.AdminAudience) {
 			fault("ADMIN_AUDIENCE must not be one of %s: a backend could replay an admin's token", audiences)
