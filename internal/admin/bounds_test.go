@@ -29,24 +29,26 @@ type cache struct {
 
 func (o *office) cache() cache {
 	c := cache{directory.New(o.db, directory.Config{Issuers: pgtest.Issuers, Wait: 10 * time.Second, MaxStale: time.Hour}), o}
-	c.Proved(c.Now())
+	c.MarkFresh(c.Now())
 	return c
 }
 
 // reads reads what a decision about a member of a tenant depends on.
-func (c cache) reads(user, tenant string) *directory.Record {
+func (c cache) reads(user, tenant string) *directory.Dependencies {
 	c.o.Helper()
-	r := c.Reading(directory.Asker{Issuer: pgtest.Issuer}, time.Now().Add(time.Minute))
+	r := c.View(directory.Caller{Issuer: pgtest.Issuer}, time.Now().Add(time.Minute))
 	for _, path := range [][]string{{"directory", "users", pgtest.Issuer, user}, {"directory", "tenants", tenant}, {"directory", "clients", pgtest.Issuer, "of-" + tenant}} {
 		if _, err := r.Read(ctx, path); err != nil {
 			c.o.Fatalf("%v: %v", path, err)
 		}
 	}
-	rec := r.Record()
+	rec := r.Dependencies()
 	return &rec
 }
 
-func (c cache) valid(rec *directory.Record) bool { return c.Truth(rec, c.Now()) == directory.StillTrue }
+func (c cache) valid(rec *directory.Dependencies) bool {
+	return c.Validity(rec, c.Now()) == directory.Valid
+}
 
 // hears feeds the cache by the notifications of the database, and returns what waits until
 // those of all changes so far have arrived.
@@ -71,7 +73,7 @@ func (c cache) hears() (settle func()) {
 			if time.Now().After(end) {
 				c.o.Fatal("no heartbeat arrives")
 			}
-			c.o.ok(c.o.db.Beat(ctx, "settle"))
+			c.o.ok(c.o.db.SendHeartbeat(ctx, "settle"))
 		}
 	}
 }
@@ -167,7 +169,7 @@ func TestNoActionOfOneTenantInvalidatesAnothersFacts(t *testing.T) {
 		type fact struct {
 			where cache
 			of    string
-			rec   *directory.Record
+			rec   *directory.Dependencies
 		}
 		var others []fact
 		for _, c := range []cache{here, there} {
@@ -181,7 +183,7 @@ func TestNoActionOfOneTenantInvalidatesAnothersFacts(t *testing.T) {
 			}
 		}
 		for _, c := range []cache{here, there} {
-			if n := c.Drops(directory.Causes["everything"]); c.Store == here.Store && n > 0 || n > 1 { // one: the feed's own start
+			if n := c.Invalidations(directory.Causes["everything"]); c.Store == here.Store && n > 0 || n > 1 { // one: the feed's own start
 				t.Fatalf("%s: everything was dropped", step.name)
 			}
 		}
@@ -209,7 +211,7 @@ func TestAChangeDropsExactlyItsKeysBeforeItIsAnswered(t *testing.T) {
 		})
 	}
 	is := func() string {
-		v, err := c.Reading(directory.Asker{Issuer: pgtest.Issuer}, time.Now().Add(time.Minute)).
+		v, err := c.View(directory.Caller{Issuer: pgtest.Issuer}, time.Now().Add(time.Minute)).
 			Read(ctx, []string{"directory", "users", pgtest.Issuer, "of-acme", "memberships", "acme", "status"})
 		o.ok(err)
 		return strings.Trim(v.String(), `"`)
@@ -241,7 +243,7 @@ func TestAChangeDropsExactlyItsKeysBeforeItIsAnswered(t *testing.T) {
 			t.Errorf("lost %v: %d documents were loaded again", lost, n)
 		}
 	}
-	if n := c.Drops(directory.Causes["everything"]); n != 0 {
+	if n := c.Invalidations(directory.Causes["everything"]); n != 0 {
 		t.Errorf("everything was dropped %d times", n)
 	}
 }

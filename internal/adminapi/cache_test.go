@@ -37,7 +37,7 @@ func (w *world) same(a, b []string) bool {
 
 // forgot is how often the world has forgotten everything: it does so where news of what it
 // has changed itself are late, and then no answer is kept.
-func (w *world) forgot() int64 { return w.facts.Drops(directory.Causes["everything"]) }
+func (w *world) forgot() int64 { return w.facts.Invalidations(directory.Causes["everything"]) }
 
 func TestAnAnswerIsUsedAgainForWhateverThePolicyCannotTellApart(t *testing.T) {
 	t.Parallel()

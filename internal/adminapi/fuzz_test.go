@@ -64,7 +64,7 @@ func fuzzHandler(f *testing.F) http.Handler {
 		f.Fatal(err)
 	}
 	store := directory.New(emptyFacts{}, directory.Config{Issuers: issuers, MaxStale: 1000 * time.Hour})
-	store.Proved(store.Now())
+	store.MarkFresh(store.Now())
 	enricher := enrich.New(enrich.Config{Verifier: v, Directory: store, Engine: e, Issuers: issuers, Log: log, Deadline: 10 * time.Second})
 	return gateway.New(gateway.Config{
 		Enricher: enricher, Headers: e.Headers(), Identify: enricher.Identify, Tenants: emptyFacts{}, Log: log, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},

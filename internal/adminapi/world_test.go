@@ -239,7 +239,7 @@ func newWorld(t testing.TB, s settings) *world {
 	hearing.Go(func() { shadow.Run(running) })
 	api := httptest.NewServer(adminapi.New(adminapi.Config{
 		Shadow: shadow, Previews: previews, PreviewEngine: w.engine, Issuers: issuers, Background: running,
-		Service: w.service, Clients: w.clients, Policies: w.policies, Explain: &explain.Service{Engine: w.engine, Enricher: enricher}, VerifyGateway: verifier.Verify, Decisions: findable, Verify: verifier.For(devstack.AdminAudience).Verify, Policy: func() any {
+		Service: w.service, Clients: w.clients, Policies: w.policies, Explain: &explain.Service{Engine: w.engine, Enricher: enricher}, VerifyGateway: verifier.Verify, Decisions: findable, Verify: verifier.ForAudience(devstack.AdminAudience).Verify, Policy: func() any {
 			if s.panics {
 				panic("a secret")
 			}
@@ -318,9 +318,9 @@ func (w *world) settle() {
 			cancel()
 			return
 		}
-		if ctx.Err() != nil || w.db.Beat(ctx, "settle") != nil {
+		if ctx.Err() != nil || w.db.SendHeartbeat(ctx, "settle") != nil {
 			cancel()
-			w.facts.DropAll()
+			w.facts.InvalidateAll()
 			return
 		}
 		time.Sleep(time.Millisecond)

@@ -127,7 +127,7 @@ type explanation struct {
 
 // rejected says why a gateway's token with these claims would be rejected, its signature apart.
 func (a *evaluator) rejected(claims map[string]any, now time.Time) string {
-	if err := a.issuerOf(claims).Judge(claims, now); err != nil {
+	if err := a.issuerOf(claims).CheckClaims(claims, now); err != nil {
 		return err.Error()
 	}
 	return ""

@@ -55,7 +55,7 @@ func reconcileCommand(environ []string) *cobra.Command {
 }
 
 func reconcile(ctx context.Context, cfg server.Config, o *operator, log *slog.Logger, dryRun, confirmed bool, most int) (clients.Report, error) {
-	verifier, err := token.New(token.Config{Issuers: cfg.Verified[:1], Keeper: o.db, Log: log})
+	verifier, err := token.New(token.Config{Issuers: cfg.Verified[:1], KeyStore: o.db, Log: log})
 	if err != nil {
 		return clients.Report{}, err
 	}

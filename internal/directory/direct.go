@@ -37,7 +37,7 @@ func (d *Direct) Read(ctx context.Context, path storage.Path) (ast.Value, error)
 	if err != nil {
 		return nil, err
 	}
-	if !canBe(kd, first, second, d.issuer) {
+	if !readable(kd, first, second, d.issuer) {
 		return nil, errNotFound
 	}
 	e, err := d.load(ctx, kd, first, second)

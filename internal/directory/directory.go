@@ -1,38 +1,37 @@
 // Package directory is what Rego reads at data.directory: tenants, users and
-// clients, loaded one at a time from the database and kept as prebuilt
+// clients, loaded one at a time from the database and cached as prebuilt
 // ast.Values in LRUs that are bounded in entries and in bytes.
 //
-// It owns the documents' shape, the caches, single flight, what a change makes
-// untrue, and the refusal to enumerate. It does not know SQL (a Loader brings the
-// facts), nor how changes are heard (package feed calls Drop, DropAll and
-// Proved), nor policies, nor HTTP.
+// It owns the documents' shape, the caches, single flight, invalidation, and the
+// rejection of enumeration. It does not know SQL (a Loader reads the facts), nor
+// how changes are received (package feed calls InvalidateKey, InvalidateAll and
+// MarkFresh), nor policies, nor HTTP.
 //
 // The life of one document:
 //
-//	absent ──load──▶ true ──Drop of a key it rests on, DropAll──▶ absent
-//	                  │
-//	                  └──a membership in it expires─────────────▶ absent
+//	absent ──load──▶ valid ──InvalidateKey of a dependency, InvalidateAll──▶ absent
+//	                   │
+//	                   └──a membership in it expires──────────────────────▶ absent
 //
-// A document is never old: it is true as far as the feed has proved, or nothing
-// is answered. Longer than MaxStale after the last proof every read is an error,
-// cached or not.
+// Facts have no TTL: a document is valid until invalidated. Longer than MaxStale after
+// freshness was last confirmed, every read is an error (fails closed), cached or not.
 //
-// A document rests on keys: its own, and a user's also on each tenant it speaks
-// of, a client's on its tenant, a tenant's also on the global roles. Each key has a
-// counter, by the first 20 bits of its hash; Drop counts it up. A load notes the
-// counters before it reads, so that what was read before a change is never taken for
-// what is true after it: there is nothing to evict in time, and a collision costs a
-// miss. There are as many counters (4 MiB) as keep collisions rare even where one
-// tenant changes a thousand members at once: they invalidate one in a thousand of what
-// others have cached. DropAll raises the epoch, which is part of all.
+// A document depends on keys: its own, a user's also on each tenant that it references,
+// a client's on its tenant, a tenant's also on the global roles. Each key has a
+// counter, by the first 20 bits of its hash, which InvalidateKey increments. A load
+// records the counters before it reads, so that a read from before a change is never
+// valid after it: nothing must be evicted in time, and a collision costs a miss. There are
+// enough counters (4 MiB) that collisions stay rare even where one tenant changes a
+// thousand members at once: they invalidate one in a thousand of the other entries.
+// InvalidateAll raises the epoch, on which all depend.
 //
-// "No such user" is a document like any other, kept in a small LRU of its own so
-// that made-up ids evict nothing good. A failed load is an error for everyone
-// who waited for it; it is never "absent", never an empty list, never kept.
+// "No such user" is cached like a document, in a small LRU of its own, so that made-up
+// ids evict no documents. A failed load is an error for every request that waits for it:
+// it is never "absent", never an empty list, and never cached.
 //
-// Facts an issuer does not reach (iam.Issuers) are not in the documents, and
-// tenants that the issuer of the token in question does not reach are absent for
-// that evaluation, whatever the policy asks.
+// Documents contain no facts that their issuer does not reach (iam.Issuers), and tenants
+// that the token's issuer does not reach are absent in an evaluation, whatever the
+// policy reads.
 package directory
 
 import (
@@ -52,8 +51,8 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Loader brings facts from where they are the truth. The boolean says whether
-// there are any; an error says that this is not known.
+// Loader reads facts from their source of truth. The boolean reports whether there are
+// any; an error means that this is unknown.
 type Loader interface {
 	User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error)
 	Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error)
@@ -71,9 +70,9 @@ type Config struct {
 }
 
 const (
-	loadLimit   = 200 * time.Millisecond // of one load, which outlives the evaluation that asked first; at least Wait
+	loadTimeout = 200 * time.Millisecond // of one load, which outlives the evaluation that asked first; at least Wait
 	absentShare = 10                     // absent keys get a tenth of the entries and bytes
-	neverProved = math.MinInt64
+	neverFresh  = math.MinInt64
 	slotBits    = 20 // of a key, to find its counter
 )
 
@@ -85,16 +84,16 @@ type Store struct {
 	absent  *bounded.Cache[Key, *entry]
 	flights singleflight.Group
 
-	proved  atomic.Int64                 // by the clock: up to when all that was changed has been heard
+	freshAt atomic.Int64                 // by the clock: up to when all that was changed has been heard
 	epoch   atomic.Uint32                // from 1; 0 is no epoch
 	members atomic.Uint32                // counts drops of members, whose documents are not known by name
 	changes [1 << slotBits]atomic.Uint32 // by the first bits of a key
 
 	loads, failures atomic.Int64
-	drops           [1 << 8]atomic.Int64 // by kind
+	invalidations   [1 << 8]atomic.Int64 // by kind
 }
 
-// New returns an empty store that answers nothing until its first proof.
+// New returns an empty store, which is stale until MarkFresh is called.
 func New(loader Loader, cfg Config) *Store {
 	if cfg.Entries <= 0 {
 		cfg.Entries = 10_000
@@ -118,7 +117,7 @@ func New(loader Loader, cfg Config) *Store {
 		absent:  bounded.New[Key](cfg.Entries/absentShare, cfg.Bytes/absentShare, weight),
 	}
 	s.epoch.Store(1)
-	s.proved.Store(neverProved)
+	s.freshAt.Store(neverFresh)
 	return s
 }
 
@@ -155,14 +154,14 @@ func (k Key) slot() uint32 { return binary.BigEndian.Uint32(k[:]) >> (32 - slotB
 
 var globalRoles = KeyOf(GlobalRoles, "", "").slot()
 
-// Drop makes untrue whatever rests on a key. Where a document of that key is
+// InvalidateKey makes untrue whatever rests on a key. Where a document of that key is
 // kept, it is forgotten at once.
-func (s *Store) Drop(kind Kind, k Key) {
+func (s *Store) InvalidateKey(kind Kind, k Key) {
 	if kind == Members {
 		s.members.Add(1) // before the counter: see fly
 	}
 	s.changes[k.slot()].Add(1)
-	s.drops[kind].Add(1)
+	s.invalidations[kind].Add(1)
 	s.present.Remove(k)
 	s.absent.Remove(k)
 }
@@ -179,52 +178,52 @@ type Change struct {
 func (s *Store) Invalidate(changes []Change) {
 	for _, c := range changes {
 		if c.Everything {
-			s.DropAll()
+			s.InvalidateAll()
 			return
 		}
 	}
 	for _, c := range changes {
-		s.Drop(c.Kind, c.Key)
+		s.InvalidateKey(c.Kind, c.Key)
 	}
 }
 
-// DropAll makes everything untrue.
-func (s *Store) DropAll() {
+// InvalidateAll invalidates everything.
+func (s *Store) InvalidateAll() {
 	if s.epoch.Add(1) == 0 {
 		s.epoch.Add(1) // after four thousand million times
 	}
-	s.drops[everything].Add(1)
+	s.invalidations[everything].Add(1)
 	s.present.Purge()
 	s.absent.Purge()
 }
 
-// Proved says that every change committed before at, by the store's clock, has
+// MarkFresh says that every change committed before at, by the store's clock, has
 // been told.
-func (s *Store) Proved(at time.Duration) {
+func (s *Store) MarkFresh(at time.Duration) {
 	for {
-		last := s.proved.Load()
-		if int64(at) <= last || s.proved.CompareAndSwap(last, int64(at)) {
+		last := s.freshAt.Load()
+		if int64(at) <= last || s.freshAt.CompareAndSwap(last, int64(at)) {
 			return
 		}
 	}
 }
 
-// Age is how long ago the last proof was; false where there was none yet.
+// Age is the time since freshness was last confirmed; false where it never was.
 func (s *Store) Age() (time.Duration, bool) {
-	last := s.proved.Load()
-	return s.cfg.Clock() - time.Duration(last), last != neverProved
+	last := s.freshAt.Load()
+	return s.cfg.Clock() - time.Duration(last), last != neverFresh
 }
 
-// MaxStale is how old a proof may be.
+// MaxStale is the freshness deadline.
 func (s *Store) MaxStale() time.Duration { return s.cfg.MaxStale }
 
 // Now reads the store's clock.
 func (s *Store) Now() time.Duration { return s.cfg.Clock() }
 
-// trusted reports whether facts may be used at all.
-func (s *Store) trusted(now time.Duration) bool {
-	last := s.proved.Load()
-	return last != neverProved && now-time.Duration(last) < s.cfg.MaxStale
+// fresh reports whether facts may be used at all.
+func (s *Store) fresh(now time.Duration) bool {
+	last := s.freshAt.Load()
+	return last != neverFresh && now-time.Duration(last) < s.cfg.MaxStale
 }
 
 // entry is one document, or the knowledge that there is none. It is immutable.
@@ -266,7 +265,7 @@ func (s *Store) unchanged(st stamp) bool {
 
 func (e *entry) is(k Kind, a, b string) bool { return e.kind == k && e.a == a && e.b == b }
 
-func (e *entry) over(now time.Duration) bool { return e.until != 0 && now >= e.until }
+func (e *entry) expired(now time.Duration) bool { return e.until != 0 && now >= e.until }
 
 // cached returns what is known of a key, if it is true.
 func (s *Store) cached(k Key, kd Kind, a, b string, now time.Duration) *entry {
@@ -276,7 +275,7 @@ func (s *Store) cached(k Key, kd Kind, a, b string, now time.Duration) *entry {
 			return nil
 		}
 	}
-	if !e.is(kd, a, b) || e.over(now) || !s.unchanged(e.stamp) {
+	if !e.is(kd, a, b) || e.expired(now) || !s.unchanged(e.stamp) {
 		return nil
 	}
 	return e
@@ -293,7 +292,7 @@ func (s *Store) load(ctx context.Context, k Key, kd Kind, a, b string, wait time
 		flight = binary.BigEndian.AppendUint32(flight, p.n)
 	}
 	done := s.flights.DoChan(string(flight), func() (any, error) {
-		return s.fly(k, kd, a, b)
+		return s.runLoad(k, kd, a, b)
 	})
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -310,7 +309,7 @@ func (s *Store) load(ctx context.Context, k Key, kd Kind, a, b string, wait time
 		if !e.is(kd, a, b) {
 			return nil, unavailable("facts_unavailable", errors.New("two keys share a hash"))
 		}
-		if e.over(s.cfg.Clock()) {
+		if e.expired(s.cfg.Clock()) {
 			return nil, unavailable("facts_unavailable", errors.New("it ended while it was loaded"))
 		}
 		return e, nil
@@ -334,12 +333,12 @@ func (s *Store) stampOf(k Key, kd Kind) stamp {
 	return st
 }
 
-// fly loads one document. Which tenants a user's or a client's document speaks of is known
+// runLoad loads one document. Which tenants a user's or a client's document speaks of is known
 // only after it was read. Their counters are noted then; that no member was dropped
 // meanwhile makes it as good as before.
-func (s *Store) fly(k Key, kd Kind, a, b string) (_ *entry, err error) {
+func (s *Store) runLoad(k Key, kd Kind, a, b string) (_ *entry, err error) {
 	defer iam.Recovered(&err) // in a goroutine of its own
-	ctx, cancel := context.WithTimeout(context.Background(), max(loadLimit, s.cfg.Wait))
+	ctx, cancel := context.WithTimeout(context.Background(), max(loadTimeout, s.cfg.Wait))
 	defer cancel()
 	for try := 0; ; try++ {
 		members := s.members.Load()
@@ -349,7 +348,7 @@ func (s *Store) fly(k Key, kd Kind, a, b string) (_ *entry, err error) {
 			s.failures.Add(1)
 			return nil, err
 		}
-		if e.over(s.cfg.Clock()) && try < 2 {
+		if e.expired(s.cfg.Clock()) && try < 2 {
 			continue // a membership expired while it was read
 		}
 		if e.doc != nil && len(e.doc.tenants) > 0 {
@@ -363,13 +362,13 @@ func (s *Store) fly(k Key, kd Kind, a, b string) (_ *entry, err error) {
 				e.stamp.epoch = 0
 			}
 		}
-		s.keep(k, e)
+		s.add(k, e)
 		return e, nil
 	}
 }
 
-// keep puts e where it is found, unless a change has made it untrue already.
-func (s *Store) keep(k Key, e *entry) {
+// add puts e where it is found, unless a change has made it untrue already.
+func (s *Store) add(k Key, e *entry) {
 	e.weight += int64(2*(len(e.a)+len(e.b))+8*len(e.stamp.parts)) + 400
 	if !s.unchanged(e.stamp) {
 		return
@@ -444,5 +443,5 @@ var Causes = map[string]Kind{
 	"user": User, "tenant": Tenant, "client": Client, "members": Members, "global_roles": GlobalRoles, "everything": everything,
 }
 
-// Drops is how often something was made untrue by cause.
-func (s *Store) Drops(cause Kind) int64 { return s.drops[cause].Load() }
+// Invalidations is how often something was made untrue by cause.
+func (s *Store) Invalidations(cause Kind) int64 { return s.invalidations[cause].Load() }

@@ -117,16 +117,16 @@ func newStore(l directory.Loader, cfg directory.Config) *directory.Store {
 		cfg.MaxStale = 24 * time.Hour
 	}
 	s := directory.New(l, cfg)
-	s.Proved(s.Now())
+	s.MarkFresh(s.Now())
 	return s
 }
 
 func read(s *directory.Store, path string) (ast.Value, error) {
-	return readAs(s, directory.Asker{Issuer: issuer}, path)
+	return readAs(s, directory.Caller{Issuer: issuer}, path)
 }
 
-func readAs(s *directory.Store, a directory.Asker, path string) (ast.Value, error) {
-	r := s.Reading(a, time.Now().Add(time.Minute))
+func readAs(s *directory.Store, a directory.Caller, path string) (ast.Value, error) {
+	r := s.View(a, time.Now().Add(time.Minute))
 	return r.Read(context.Background(), strings.Split(path, "|"))
 }
 
@@ -186,7 +186,7 @@ func TestACollectionIsNotEnumerated(t *testing.T) {
 func TestWhatAnIssuerDoesNotReachIsNotThere(t *testing.T) {
 	t.Parallel()
 	l := newLoader()
-	limited := directory.Asker{Issuer: "https://limited.test"}
+	limited := directory.Caller{Issuer: "https://limited.test"}
 	s := newStore(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
 	user, err := readAs(s, limited, "directory|users|https://limited.test|alice")
 	if err != nil {
@@ -195,7 +195,7 @@ func TestWhatAnIssuerDoesNotReachIsNotThere(t *testing.T) {
 	if got := user.String(); strings.Contains(got, "acme") || strings.Contains(got, "auditor") || !strings.Contains(got, "globex") {
 		t.Errorf("the user of a limited issuer is %s", got)
 	}
-	for path, a := range map[string]directory.Asker{
+	for path, a := range map[string]directory.Caller{
 		"directory|tenants|acme":                     limited, // its own tenants only
 		"directory|tenants|globex":                   {},      // nobody's: none
 		"directory|clients|https://limited.test|c1":  limited, // a client in a tenant it does not reach
@@ -241,7 +241,7 @@ func TestALoadOutlivesTheOneWhoAskedFirst(t *testing.T) {
 		s := newStore(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() {
-			r := s.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(time.Minute))
+			r := s.View(directory.Caller{Issuer: issuer}, time.Now().Add(time.Minute))
 			if _, err := r.Read(ctx, storage.Path{"directory", "tenants", "acme"}); code(err) != "facts_timeout" {
 				t.Errorf("the one who left: %v", err)
 			}
@@ -296,11 +296,11 @@ func TestFactsAreTrustedForABoundedTimeAfterTheLastProof(t *testing.T) {
 		if _, err := read(s, nobody); !storage.IsNotFound(err) {
 			t.Fatal(err)
 		}
-		r := s.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(time.Hour))
+		r := s.View(directory.Caller{Issuer: issuer}, time.Now().Add(time.Hour))
 		if _, err := r.Read(t.Context(), strings.Split(alice, "|")); err != nil {
 			t.Fatal(err)
 		}
-		rec := r.Record()
+		rec := r.Dependencies()
 		l.set(errors.New("away"), 0)
 		for at := time.Duration(0); at < 9900*time.Millisecond; at += 100 * time.Millisecond {
 			if _, err := read(s, alice); err != nil {
@@ -312,7 +312,7 @@ func TestFactsAreTrustedForABoundedTimeAfterTheLastProof(t *testing.T) {
 			if _, err := read(s, tenant); code(err) != "facts_unavailable" {
 				t.Fatalf("what was never read, after %s: %v", at, err)
 			}
-			if got := s.Truth(&rec, s.Now()); got != directory.StillTrue {
+			if got := s.Validity(&rec, s.Now()); got != directory.Valid {
 				t.Fatalf("what an answer rests on, after %s: %d", at, got)
 			}
 			time.Sleep(100 * time.Millisecond)
@@ -324,14 +324,14 @@ func TestFactsAreTrustedForABoundedTimeAfterTheLastProof(t *testing.T) {
 				t.Errorf("after MAX_STALENESS, %s: %v", path, err)
 			}
 		}
-		if got := s.Truth(&rec, s.Now()); got != directory.NotTrusted {
+		if got := s.Validity(&rec, s.Now()); got != directory.Stale {
 			t.Errorf("what an answer rests on, after MAX_STALENESS: %d", got)
 		}
-		s.Proved(s.Now() - 11*time.Second) // late news are no news
+		s.MarkFresh(s.Now() - 11*time.Second) // late news are no news
 		if _, err := read(s, alice); code(err) != "facts_stale" {
 			t.Errorf("after a beat that was under way for too long: %v", err)
 		}
-		s.Proved(s.Now())
+		s.MarkFresh(s.Now())
 		for _, path := range []string{alice, tenant} {
 			if _, err := read(s, path); err != nil {
 				t.Errorf("after a proof, %s: %v", path, err)
@@ -355,7 +355,7 @@ func TestAChangeDropsWhatRestsOnIt(t *testing.T) {
 	const acme, globex, client = "directory|tenants|acme", "directory|tenants|globex", "directory|clients|https://rauth.test|c1"
 	all := []string{user, other, absent, acme, globex, client}
 	key := func(k directory.Kind, a, b string) func(*directory.Store) {
-		return func(s *directory.Store) { s.Drop(k, directory.KeyOf(k, a, b)) }
+		return func(s *directory.Store) { s.InvalidateKey(k, directory.KeyOf(k, a, b)) }
 	}
 	for name, c := range map[string]struct {
 		drop func(*directory.Store)
@@ -372,20 +372,20 @@ func TestAChangeDropsWhatRestsOnIt(t *testing.T) {
 		"the state of one with two":  {key(directory.Members, "globex", ""), []string{user, other}},
 		"a tenant that nobody is in": {key(directory.Members, "initech", ""), nil},
 		"a global role":              {key(directory.GlobalRoles, "", ""), []string{acme, globex}},
-		"everything":                 {func(s *directory.Store) { s.DropAll() }, all},
+		"everything":                 {func(s *directory.Store) { s.InvalidateAll() }, all},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := newLoader()
 			l.users["bob"] = iam.UserFacts{User: iam.User{ID: "u3", Status: "active", DefaultTenant: "umbrella"}, Memberships: []iam.Membership{{Tenant: "globex", Status: "active"}}}
 			s := newStore(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
-			recs := map[string]directory.Record{}
+			recs := map[string]directory.Dependencies{}
 			for _, path := range all {
-				r := s.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(time.Minute))
+				r := s.View(directory.Caller{Issuer: issuer}, time.Now().Add(time.Minute))
 				if _, err := r.Read(t.Context(), strings.Split(path, "|")); err != nil && !storage.IsNotFound(err) {
 					t.Fatal(err)
 				}
-				recs[path] = r.Record()
+				recs[path] = r.Dependencies()
 			}
 			c.drop(s)
 			for _, path := range all {
@@ -394,7 +394,7 @@ func TestAChangeDropsWhatRestsOnIt(t *testing.T) {
 					t.Fatal(err)
 				}
 				rec := recs[path]
-				gone, untrue := l.loads.Load() != before, s.Truth(&rec, s.Now()) != directory.StillTrue
+				gone, untrue := l.loads.Load() != before, s.Validity(&rec, s.Now()) != directory.Valid
 				if want := slices.Contains(c.gone, path); gone != want || untrue != want {
 					t.Errorf("%s: loaded again is %v, untrue is %v, want %v", path, gone, untrue, want)
 				}
@@ -425,19 +425,19 @@ func TestWhatWasReadBeforeAChangeIsNotKeptAfterIt(t *testing.T) {
 				l := newLoader()
 				s := newStore(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
 				l.set(nil, 100*time.Millisecond)
-				done := make(chan directory.Record)
+				done := make(chan directory.Dependencies)
 				go func() {
-					r := s.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(time.Minute))
+					r := s.View(directory.Caller{Issuer: issuer}, time.Now().Add(time.Minute))
 					if _, err := r.Read(context.Background(), strings.Split(c.path, "|")); err != nil && !storage.IsNotFound(err) {
 						t.Error(err)
 					}
-					done <- r.Record()
+					done <- r.Dependencies()
 				}()
 				time.Sleep(50 * time.Millisecond)
 				if c.kind == 0 {
-					s.DropAll()
+					s.InvalidateAll()
 				} else {
-					s.Drop(c.kind, directory.KeyOf(c.kind, c.a, c.b))
+					s.InvalidateKey(c.kind, directory.KeyOf(c.kind, c.a, c.b))
 				}
 				// Who asks after the change does not join the flight from before it.
 				before := l.loads.Load()
@@ -447,7 +447,7 @@ func TestWhatWasReadBeforeAChangeIsNotKeptAfterIt(t *testing.T) {
 				if l.loads.Load() == before {
 					t.Error("who asked after the change was given what was read before it")
 				}
-				if rec := <-done; s.Truth(&rec, s.Now()) == directory.StillTrue && c.kind != directory.Members {
+				if rec := <-done; s.Validity(&rec, s.Now()) == directory.Valid && c.kind != directory.Members {
 					t.Error("what was read before the change counts as true after it")
 				}
 			})
@@ -476,7 +476,7 @@ func TestAMembersDocumentIsNotReadAcrossAChangeOfItsTenant(t *testing.T) {
 				go open()
 				time.Sleep(30 * time.Millisecond) // it has read "active" and is on its way
 				l.status.Store("suspended")
-				s.Drop(directory.Members, directory.KeyOf(directory.Members, "acme", ""))
+				s.InvalidateKey(directory.Members, directory.KeyOf(directory.Members, "acme", ""))
 				if askMeanwhile {
 					if got := open(); got != `"suspended"` {
 						t.Errorf("who asked after the change was given %s", got)
@@ -507,7 +507,7 @@ func (l *slowReader) User(_ context.Context, issuer, subject string) (iam.UserFa
 func TestAnOldProofMakesNothingOlder(t *testing.T) {
 	t.Parallel()
 	s := newStore(newLoader(), directory.Config{})
-	s.Proved(s.Now() - time.Minute)
+	s.MarkFresh(s.Now() - time.Minute)
 	if age, once := s.Age(); !once || age > 10*time.Second {
 		t.Errorf("after a proof of now and one of a minute ago the age is %s", age)
 	}
@@ -545,7 +545,7 @@ func TestNoChangeIsEverLost(t *testing.T) {
 	}
 	for range 5000 {
 		n := l.version.Add(1)
-		s.Drop(directory.Tenant, directory.KeyOf(directory.Tenant, "acme", ""))
+		s.InvalidateKey(directory.Tenant, directory.KeyOf(directory.Tenant, "acme", ""))
 		told.Store(n)
 	}
 	close(stop)
@@ -634,7 +634,7 @@ func TestOneEvaluationSeesOneMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoader()
 		s := newStore(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
-		r := s.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(time.Minute))
+		r := s.View(directory.Caller{Issuer: issuer}, time.Now().Add(time.Minute))
 		path := storage.Path{"directory", "tenants", "acme", "status"}
 		before, err := r.Read(t.Context(), path)
 		if err != nil {
@@ -643,7 +643,7 @@ func TestOneEvaluationSeesOneMoment(t *testing.T) {
 		l.mu.Lock()
 		l.tenants["acme"] = iam.TenantFacts{Tenant: iam.Tenant{ID: "acme", Status: "suspended"}}
 		l.mu.Unlock()
-		s.Drop(directory.Tenant, directory.KeyOf(directory.Tenant, "acme", ""))
+		s.InvalidateKey(directory.Tenant, directory.KeyOf(directory.Tenant, "acme", ""))
 		if again, _ := r.Read(t.Context(), path); again.Compare(before) != 0 {
 			t.Errorf("%v became %v within one evaluation", before, again)
 		}
@@ -660,7 +660,7 @@ func TestWaitingEndsWithTheBudget(t *testing.T) {
 		l.set(nil, 45*time.Millisecond)
 		s := newStore(l, directory.Config{Issuers: issuers, Wait: 60 * time.Millisecond})
 		began := time.Now()
-		r := s.Reading(directory.Asker{Issuer: issuer}, began.Add(time.Second))
+		r := s.View(directory.Caller{Issuer: issuer}, began.Add(time.Second))
 		if _, err := r.Read(t.Context(), storage.Path{"directory", "tenants", "acme"}); err != nil {
 			t.Fatal(err)
 		}
@@ -687,7 +687,7 @@ func TestMissesAreNoWeapon(t *testing.T) {
 		t.Fatal(err)
 	}
 	left := account(5)
-	a := directory.Asker{Issuer: issuer, Subject: "nobody", Misses: &left}
+	a := directory.Caller{Issuer: issuer, Subject: "nobody", Lookups: &left}
 	refused := 0
 	for i := range 100 {
 		switch _, err := readAs(s, a, fmt.Sprintf("directory|tenants|made-up-%d", i)); {
@@ -726,7 +726,7 @@ func TestAnOutageUsesUpNobodysMisses(t *testing.T) {
 	s := newStore(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
 	few := account(3)
 	for range 20 {
-		if _, err := readAs(s, directory.Asker{Issuer: issuer, Misses: &few}, "directory|tenants|acme"); code(err) != "facts_unavailable" {
+		if _, err := readAs(s, directory.Caller{Issuer: issuer, Lookups: &few}, "directory|tenants|acme"); code(err) != "facts_unavailable" {
 			t.Fatal(err)
 		}
 	}
@@ -745,7 +745,7 @@ func (a *account) Take() bool {
 	return true
 }
 
-func (a *account) GiveBack() { *a++ }
+func (a *account) Return() { *a++ }
 
 // A document heavier than the cache is for is used, but drives nothing out.
 func TestAHeavyDocumentDrivesNothingOut(t *testing.T) {
@@ -796,7 +796,7 @@ func TestNoTwoKeysAreOne(t *testing.T) {
 		s := newStore(&tellingLoader{l}, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
 		for range 20 {
 			iss, sub := part.Draw(t, "issuer"), part.Draw(t, "subject")
-			r := s.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(time.Minute))
+			r := s.View(directory.Caller{Issuer: issuer}, time.Now().Add(time.Minute))
 			v, err := r.Read(context.Background(), storage.Path{"directory", "users", iss, sub, "id"})
 			if err != nil {
 				t.Fatal(err)

@@ -13,7 +13,7 @@ func (s *Store) Register(r prometheus.Registerer) {
 	bounded.RegisterSize(r, "absent", func() bounded.Stats { return s.Stats().Absent }) // looked up together with facts, and counted there
 	for cause, kind := range Causes {
 		telemetry.Counter(r, "iam_facts_invalidations_total", "Change notifications by what they invalidated.",
-			prometheus.Labels{"cause": cause}, func() float64 { return float64(s.Drops(kind)) })
+			prometheus.Labels{"cause": cause}, func() float64 { return float64(s.Invalidations(kind)) })
 	}
 	telemetry.Counter(r, "iam_facts_loads_total", "Documents loaded from the database.", nil,
 		func() float64 { return float64(s.Stats().Loads) })

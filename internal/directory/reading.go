@@ -16,27 +16,27 @@ import (
 // Root is the first step of every path that a Reading answers.
 const Root = "directory"
 
-// Asker is on whose behalf an evaluation reads.
-type Asker struct {
+// Caller is on whose behalf an evaluation reads.
+type Caller struct {
 	Issuer   string // of the verified token; empty for anonymous: no tenant is reached
 	Subject  string // of the token; looking for oneself is free
 	ClientID string
-	Misses   Account // nil: unlimited
+	Lookups  LookupBudget // nil: unlimited
 }
 
-// Account limits look-ups in vain: one token cannot send us looking for ever.
-type Account interface {
+// LookupBudget limits look-ups in vain: one token cannot send us looking for ever.
+type LookupBudget interface {
 	// Take is asked before a look-up that may find nothing.
 	Take() bool
-	// GiveBack is told when it found something.
-	GiveBack()
+	// Return is told when it found something.
+	Return()
 }
 
-// Reading is what one evaluation sees: a document that it has read once stays
+// View is what one evaluation sees: a document that it has read once stays
 // the same until it ends. It is used by one goroutine.
-type Reading struct {
+type View struct {
 	store    *Store
-	asker    Asker
+	caller   Caller
 	issuer   iam.Issuer
 	deadline time.Time
 	waited   time.Duration
@@ -44,17 +44,17 @@ type Reading struct {
 	firstFew [4]*entry
 }
 
-// Reading begins an evaluation's view of the facts. Loads end at deadline at
+// View begins an evaluation's view of the facts. Loads end at deadline at
 // the latest.
-func (s *Store) Reading(a Asker, deadline time.Time) *Reading {
-	r := &Reading{store: s, asker: a, deadline: deadline}
+func (s *Store) View(a Caller, deadline time.Time) *View {
+	r := &View{store: s, caller: a, deadline: deadline}
 	r.issuer, _ = s.cfg.Issuers.Find(a.Issuer) // unknown: reaches nothing
 	r.pinned = r.firstFew[:0]
 	return r
 }
 
 // Waited is how long this reading waited for loads so far.
-func (r *Reading) Waited() time.Duration { return r.waited }
+func (r *View) Waited() time.Duration { return r.waited }
 
 // EnumerationError says that a policy walks over a collection of the directory. Its path ends
 // with the kind: what follows can be what a token says.
@@ -70,7 +70,7 @@ var errNotFound = &storage.Error{Code: storage.NotFoundErr, Message: "document d
 // code NotFoundErr for what is not there, *EnumerationError for a path that
 // stops above a document, and an iam.Error of kind Unavailable where the
 // database cannot be asked.
-func (r *Reading) Read(ctx context.Context, path storage.Path) (ast.Value, error) {
+func (r *View) Read(ctx context.Context, path storage.Path) (ast.Value, error) {
 	kd, first, second, rest, err := split(path)
 	if err != nil {
 		return nil, err
@@ -141,8 +141,8 @@ func Find(v ast.Value, path storage.Path) ast.Value {
 
 // entry returns the document of one key, pinned; nil for a key that cannot be
 // one.
-func (r *Reading) entry(ctx context.Context, kd Kind, a, b string) (*entry, error) {
-	if !canBe(kd, a, b, r.issuer) {
+func (r *View) entry(ctx context.Context, kd Kind, a, b string) (*entry, error) {
+	if !readable(kd, a, b, r.issuer) {
 		return nil, nil //nolint:nilnil // nothing there is an answer
 	}
 	for _, e := range r.pinned {
@@ -150,7 +150,7 @@ func (r *Reading) entry(ctx context.Context, kd Kind, a, b string) (*entry, erro
 			return e, nil
 		}
 	}
-	e, err := r.ask(ctx, kd, a, b)
+	e, err := r.lookup(ctx, kd, a, b)
 	if err != nil {
 		return nil, err
 	}
@@ -158,9 +158,9 @@ func (r *Reading) entry(ctx context.Context, kd Kind, a, b string) (*entry, erro
 	return e, nil
 }
 
-// canBe reports whether names can be those of a document that the issuer's tokens
+// readable reports whether names can be those of a document that the issuer's tokens
 // may have read.
-func canBe(kd Kind, a, b string, issuer iam.Issuer) bool {
+func readable(kd Kind, a, b string, issuer iam.Issuer) bool {
 	switch kd {
 	case Tenant:
 		return iam.ValidTenantID(a) && issuer.Reaches(a)
@@ -173,27 +173,27 @@ func canBe(kd Kind, a, b string, issuer iam.Issuer) bool {
 	}
 }
 
-// ask gets the document from the caches or by a load, and keeps the account of
+// lookup gets the document from the caches or by a load, and keeps the account of
 // waiting and of look-ups in vain.
-func (r *Reading) ask(ctx context.Context, kd Kind, a, b string) (*entry, error) {
+func (r *View) lookup(ctx context.Context, kd Kind, a, b string) (*entry, error) {
 	s, k, now := r.store, KeyOf(kd, a, b), r.store.cfg.Clock()
-	if !s.trusted(now) {
-		return nil, unavailable("facts_stale", fmt.Errorf("no proof for %s that no change was missed", s.cfg.MaxStale))
+	if !s.fresh(now) {
+		return nil, unavailable("facts_stale", fmt.Errorf("freshness not confirmed for %s", s.cfg.MaxStale))
 	}
 	if e := s.cached(k, kd, a, b, now); e != nil {
 		s.present.Hit()
 		return e, nil
 	}
 	s.present.Miss()
-	counted := r.asker.Misses != nil && !r.own(kd, a, b)
-	if counted && !r.asker.Misses.Take() {
-		return nil, &iam.Error{Kind: iam.Unavailable, Code: "too_many_misses", Detail: "this token asked for too many things that do not exist"}
+	counted := r.caller.Lookups != nil && !r.isOwn(kd, a, b)
+	if counted && !r.caller.Lookups.Take() {
+		return nil, &iam.Error{Kind: iam.Unavailable, Code: "too_many_misses", Detail: "this token has caused too many lookups of absent documents"}
 	}
 	began := time.Now()
 	e, err := s.load(ctx, k, kd, a, b, max(0, min(s.cfg.Wait-r.waited, r.deadline.Sub(began))))
 	r.waited += time.Since(began)
 	if counted && (err != nil || e.doc != nil) {
-		r.asker.Misses.GiveBack() // it was not in vain, or it is not the asker's fault
+		r.caller.Lookups.Return() // it was not in vain, or it is not the asker's fault
 	}
 	return e, err
 }
@@ -215,9 +215,9 @@ var (
 // Name is the path for people.
 func (f Fact) Name() string { return unescape.Replace(f.Path) }
 
-// Look reads the document that a Fact is of, and says what it is now. One that no document
+// CurrentFact reads the document that a Fact is of, and says what it is now. One that no document
 // can be of is not there.
-func (r *Reading) Look(ctx context.Context, path string) (Fact, error) {
+func (r *View) CurrentFact(ctx context.Context, path string) (Fact, error) {
 	now := Fact{Path: path}
 	steps := strings.Split(path, "/")
 	names := make([]string, len(steps)+1)
@@ -237,7 +237,7 @@ func (r *Reading) Look(ctx context.Context, path string) (Fact, error) {
 }
 
 // Facts are all that was read so far.
-func (r *Reading) Facts() []Fact {
+func (r *View) Facts() []Fact {
 	list := make([]Fact, len(r.pinned))
 	for i, e := range r.pinned {
 		list[i] = e.fact
@@ -261,23 +261,23 @@ func factOf(e *entry) Fact {
 	return f
 }
 
-// Record is what a reading rests on: all that it found and all that it did not
+// Dependencies is what a reading rests on: all that it found and all that it did not
 // find.
-type Record struct {
+type Dependencies struct {
 	stamp stamp
 	until time.Duration
 }
 
 // Weight estimates the bytes of the record.
-func (rec *Record) Weight() int64 { return int64(8*len(rec.stamp.parts)) + 40 }
+func (rec *Dependencies) Weight() int64 { return int64(8*len(rec.stamp.parts)) + 40 }
 
-// Record returns what was read so far.
-func (r *Reading) Record() Record {
+// Dependencies returns what was read so far.
+func (r *View) Dependencies() Dependencies {
 	n := 0
 	for _, e := range r.pinned {
 		n += len(e.stamp.parts)
 	}
-	rec := Record{stamp: stamp{parts: make([]part, 0, n)}}
+	rec := Dependencies{stamp: stamp{parts: make([]part, 0, n)}}
 	for i, e := range r.pinned {
 		if i == 0 {
 			rec.stamp.epoch = e.stamp.epoch
@@ -295,36 +295,36 @@ func (r *Reading) Record() Record {
 	return rec
 }
 
-// Truth says whether what was read is true, or why not.
-type Truth int
+// Validity says whether what was read is true, or why not.
+type Validity int
 
 // The values of Truth.
 const (
-	StillTrue  Truth = iota
+	Valid   Validity = iota
 	Changed          // a fact was changed
-	Forgotten        // everything was dropped
-	Ended            // a membership has expired
-	NotTrusted       // there was no proof for too long
+	Cleared          // everything was dropped
+	Expired          // a membership has expired
+	Stale            // there was no proof for too long
 )
 
-// Truth tells of rec at now, by the store's clock.
-func (s *Store) Truth(rec *Record, now time.Duration) Truth {
+// Validity tells of rec at now, by the store's clock.
+func (s *Store) Validity(rec *Dependencies, now time.Duration) Validity {
 	switch {
-	case !s.trusted(now):
-		return NotTrusted
+	case !s.fresh(now):
+		return Stale
 	case rec.until != 0 && now >= rec.until:
-		return Ended
+		return Expired
 	case rec.stamp.epoch != s.epoch.Load():
-		return Forgotten
+		return Cleared
 	case !s.unchanged(rec.stamp):
 		return Changed
 	}
-	return StillTrue
+	return Valid
 }
 
-// own reports whether a key is the asker's own.
-func (r *Reading) own(kd Kind, a, b string) bool {
-	return a == r.asker.Issuer && (kd == User && b == r.asker.Subject || kd == Client && b == r.asker.ClientID)
+// isOwn reports whether a key is the asker's own.
+func (r *View) isOwn(kd Kind, a, b string) bool {
+	return a == r.caller.Issuer && (kd == User && b == r.caller.Subject || kd == Client && b == r.caller.ClientID)
 }
 
 // Principal is what Go itself checks of whoever holds a token, whatever the
@@ -338,16 +338,16 @@ type Principal struct {
 }
 
 // User returns what is known of a subject.
-func (r *Reading) User(ctx context.Context, issuer, subject string) (Principal, error) {
+func (r *View) User(ctx context.Context, issuer, subject string) (Principal, error) {
 	return r.principal(ctx, User, issuer, subject)
 }
 
 // Client returns what is known of a program.
-func (r *Reading) Client(ctx context.Context, issuer, clientID string) (Principal, error) {
+func (r *View) Client(ctx context.Context, issuer, clientID string) (Principal, error) {
 	return r.principal(ctx, Client, issuer, clientID)
 }
 
-func (r *Reading) principal(ctx context.Context, kd Kind, issuer, name string) (Principal, error) {
+func (r *View) principal(ctx context.Context, kd Kind, issuer, name string) (Principal, error) {
 	e, err := r.entry(ctx, kd, issuer, name)
 	if err != nil || e == nil || e.doc == nil {
 		return Principal{}, err

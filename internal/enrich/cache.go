@@ -29,7 +29,7 @@ type entry struct {
 	outcome   string // for metrics
 	code      string
 	revision  uint64 // Revision.Number; not the revision, which may have been superseded long ago
-	facts     directory.Record
+	facts     directory.Dependencies
 	notBefore time.Time     // tokens issued earlier are revoked
 	until     time.Duration // by the directory's clock; 0: no TTL
 	weight    int64
@@ -87,16 +87,16 @@ func (e *entry) invalid(r *policy.Revision, t *token.Token, facts *directory.Sto
 	case t.RevokedBy(e.notBefore):
 		return revoked
 	}
-	switch facts.Truth(&e.facts, now) {
+	switch facts.Validity(&e.facts, now) {
 	case directory.Changed:
 		return changed
-	case directory.Forgotten:
+	case directory.Cleared:
 		return forgotten
-	case directory.Ended:
+	case directory.Expired:
 		return ended
-	case directory.NotTrusted:
+	case directory.Stale:
 		return untrusted
-	case directory.StillTrue:
+	case directory.Valid:
 	}
 	return causes
 }

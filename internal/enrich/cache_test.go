@@ -74,7 +74,7 @@ func TestADecisionThatIsNotCachedIsEvaluatedOnce(t *testing.T) {
 	x := w.replicas[0]
 	x.service.cfg.Engine = w.engine
 	for range 5 {
-		x.store.DropAll()
+		x.store.InvalidateAll()
 		w.busy = func() { w.at += time.Millisecond } // time passes
 		before := x.store.Stats().Present.Hits + x.store.Stats().Present.Misses
 		_, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[3]}) // a person without a client: one look-up
@@ -94,7 +94,7 @@ func TestACachedDecisionEndsWithAMembership(t *testing.T) {
 	s := &state{users: map[string]iam.UserFacts{"alice": member("acme")}, tenants: map[string]iam.TenantFacts{"acme": open("acme")}}
 	s.users["alice"].Memberships[0].ExpiresAt = w.began.Add(w.at + 2*time.Second)
 	w.history = []*state{s}
-	x.store.DropAll()
+	x.store.InvalidateAll()
 	ask := func() Response {
 		a, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[0], TenantHint: "acme"})
 		f.ok(err)
@@ -126,11 +126,11 @@ func TestAFactThatChangesMeanwhileIsReadAgain(t *testing.T) {
 	w := f.walk(0, "") // the default policy
 	x := w.replicas[0]
 	w.history = []*state{{users: map[string]iam.UserFacts{"alice": member("acme")}, tenants: map[string]iam.TenantFacts{"acme": open("acme")}}}
-	x.store.DropAll()
+	x.store.InvalidateAll()
 	w.busy = func() { // the client is read
 		w.busy = func() { // the user is
 			w.history = append(w.history, &state{from: w.at, tenants: w.history[0].tenants}) // she is gone
-			x.store.Drop(directory.User, directory.KeyOf(directory.User, f.issuer, "alice"))
+			x.store.InvalidateKey(directory.User, directory.KeyOf(directory.User, f.issuer, "alice"))
 		}
 	}
 	a, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[0], TenantHint: "acme"})
@@ -185,7 +185,7 @@ func TestInventedHintsEvictNoOtherEntry(t *testing.T) {
 	s.users["alice"] = member("acme")
 	s.tenants["acme"] = open("acme")
 	for _, r := range w.replicas {
-		r.store.DropAll()
+		r.store.InvalidateAll()
 	}
 	first := ask(0, "acme")
 	if !first.Allowed {
@@ -246,13 +246,13 @@ func TestAskingAnotherRevisionLeavesTheTokenAlone(t *testing.T) {
 	f.ok(err)
 	tok, err := x.service.cfg.Verifier.Verify(t.Context(), f.tokens[3], "", time.Now().Add(time.Minute))
 	f.ok(err)
-	before := tok.Memo().Load()
+	before := tok.ClaimView()
 	candidate, err := w.engine.Prepare(t.Context(), bundle(`"allow": false`))
 	f.ok(err)
 	deadline := time.Now().Add(time.Minute)
 	o, err := x.service.Ask(t.Context(), Question{Revision: candidate, Token: tok, Facts: x.service.Reading(tok, deadline), Now: time.Now()}, deadline)
 	f.ok(err)
-	if o.Response.Allowed || before == nil || tok.Memo().Load() != before {
-		t.Errorf("%+v; the memo was %v and is %v", o.Response, before, tok.Memo().Load())
+	if o.Response.Allowed || before == nil || tok.ClaimView() != before {
+		t.Errorf("%+v; the claim view was %v and is %v", o.Response, before, tok.ClaimView())
 	}
 }

@@ -173,7 +173,7 @@ func (s *Service) Enrich(ctx context.Context, q Request) (Response, error) {
 		}
 		// A fact that changed during the evaluation may have been read before the change: evaluate
 		// once more, and then do not cache the decision.
-		current := s.cfg.Directory.Truth(&result.facts, s.cfg.Directory.Now()) == directory.StillTrue
+		current := s.cfg.Directory.Validity(&result.facts, s.cfg.Directory.Now()) == directory.Valid
 		if !current && try == 0 {
 			continue
 		}

@@ -38,12 +38,12 @@ func (s *Service) setInput(e *evaluation) {
 
 // claimsOf is what a revision sees of a token. For the active revision it is stored with the token.
 func (s *Service) claimsOf(r *policy.Revision, t *token.Token) *policy.Token {
-	if seen, ok := t.Memo().Load().(*policy.Token); ok && seen.Of(r) {
+	if seen := t.ClaimView(); seen.Of(r.Number()) {
 		return seen
 	}
 	seen := r.Token(t.Issuer, t.Subject, t.ClientID, t.Claims)
 	if r == s.cfg.Engine.Revision() {
-		t.Memo().Store(seen)
+		t.CacheClaimView(seen)
 	}
 	return seen
 }
@@ -82,7 +82,7 @@ func (e *evaluation) fault() *iam.Error {
 }
 
 // evaluate evaluates the policy, and enforces on its decision and on the token what no policy decides.
-func (s *Service) evaluate(ctx context.Context, e *evaluation, facts *directory.Reading, deadline time.Time) (*entry, policy.Decision, error) {
+func (s *Service) evaluate(ctx context.Context, e *evaluation, facts *directory.View, deadline time.Time) (*entry, policy.Decision, error) {
 	r := e.revision
 	result := &entry{revision: r.Number(), outcome: "allowed"}
 	var d policy.Decision
@@ -110,7 +110,7 @@ func (s *Service) evaluate(ctx context.Context, e *evaluation, facts *directory.
 			result.code = "other" // a policy must not make up labels
 		}
 	}
-	result.facts = facts.Record()
+	result.facts = facts.Dependencies()
 	if d.TTL > 0 {
 		result.until = e.began + d.TTL
 	}
@@ -190,7 +190,7 @@ type Question struct {
 	Revision *policy.Revision
 	Token    *token.Token // verified; nil: none
 	Request  Request
-	Facts    *directory.Reading
+	Facts    *directory.View
 	Now      time.Time // input.now
 }
 

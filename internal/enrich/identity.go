@@ -25,30 +25,30 @@ func (s *Service) Identify(ctx context.Context, raw string) (t *token.Token, bou
 }
 
 // Reading is the view of the facts for a token; nil: none.
-func (s *Service) Reading(t *token.Token, deadline time.Time) *directory.Reading {
-	return s.cfg.Directory.Reading(askerOf(t), deadline)
+func (s *Service) Reading(t *token.Token, deadline time.Time) *directory.View {
+	return s.cfg.Directory.View(askerOf(t), deadline)
 }
 
 // reading is Reading whose misses count for the token (ids that anybody can make up).
-func (s *Service) reading(t *token.Token, deadline time.Time) *directory.Reading {
+func (s *Service) reading(t *token.Token, deadline time.Time) *directory.View {
 	asker := askerOf(t)
 	if t != nil {
-		asker.Misses = t.Misses()
+		asker.Lookups = t.LookupBudget()
 	}
-	return s.cfg.Directory.Reading(asker, deadline)
+	return s.cfg.Directory.View(asker, deadline)
 }
 
-func askerOf(t *token.Token) directory.Asker {
+func askerOf(t *token.Token) directory.Caller {
 	if t == nil {
-		return directory.Asker{}
+		return directory.Caller{}
 	}
-	return directory.Asker{Issuer: t.Issuer, Subject: t.Subject, ClientID: t.ClientID}
+	return directory.Caller{Issuer: t.Issuer, Subject: t.Subject, ClientID: t.ClientID}
 }
 
 // checkRevocation rejects a token that its client's or its user's revocation includes. It
 // returns the later of the two revocation times, and the tenant of a managed client, which is
 // the only one that its tokens can act in.
-func checkRevocation(ctx context.Context, t *token.Token, facts *directory.Reading) (notBefore time.Time, bound string, err error) {
+func checkRevocation(ctx context.Context, t *token.Token, facts *directory.View) (notBefore time.Time, bound string, err error) {
 	if t.ClientID != "" {
 		c, err := facts.Client(ctx, t.Issuer, t.ClientID)
 		if err != nil {

@@ -304,7 +304,7 @@ func (f *fixture) walk(seed uint64, mutant string) *walk {
 	w.past.store = directory.New(w.past.at, directory.Config{
 		Issuers: issuers, Wait: time.Minute, MaxStale: 1000 * time.Hour, Entries: 10, Clock: func() time.Duration { return w.past.at.moment },
 	})
-	w.past.store.Proved(0)
+	w.past.store.MarkFresh(0)
 	verifier := f.verifier()
 	for range 3 {
 		x := &replica{store: directory.New(&loader{w, -1}, directory.Config{
@@ -326,7 +326,7 @@ func (f *fixture) walk(seed uint64, mutant string) *walk {
 
 func (r *replica) prove(w *walk) {
 	r.proved = w.at
-	r.store.Proved(w.at)
+	r.store.MarkFresh(w.at)
 }
 
 // loader reads the database, as it was at a moment, or (-1) is.
@@ -470,7 +470,7 @@ func (w *walk) change() {
 func (w *walk) hear() {
 	for _, x := range w.replicas {
 		for len(x.coming) > 0 && x.coming[0].at <= w.at {
-			x.store.Drop(x.coming[0].kind, x.coming[0].key)
+			x.store.InvalidateKey(x.coming[0].kind, x.coming[0].key)
 			x.coming = x.coming[1:]
 		}
 		if x.cutAt == 0 {
@@ -496,7 +496,7 @@ func (w *walk) run(steps int) error {
 			case x.cutAt != 0:
 				x.cutAt = 0
 				if w.mutant != mutantGap {
-					x.store.DropAll()
+					x.store.InvalidateAll()
 				}
 				x.prove(w)
 				w.note("replica %d hears again", slices.Index(w.replicas, x))
@@ -632,7 +632,7 @@ func (w *walk) plant(x *replica, q Request) {
 			x.service.cache.add(r.Key(&other), k)
 		}
 	case mutantFacts:
-		k.facts = x.store.Reading(directory.Asker{}, time.Now()).Record()
+		k.facts = x.store.View(directory.Caller{}, time.Now()).Dependencies()
 	case mutantCap:
 		k.until = 0
 	}
@@ -687,8 +687,8 @@ func (w *walk) docs(moments []time.Duration, path ...string) []any {
 	var all []any
 	for _, m := range moments {
 		w.past.at.moment = m
-		w.past.store.DropAll()
-		v, err := w.past.store.Reading(directory.Asker{Issuer: w.issuer}, time.Now().Add(time.Minute)).
+		w.past.store.InvalidateAll()
+		v, err := w.past.store.View(directory.Caller{Issuer: w.issuer}, time.Now().Add(time.Minute)).
 			Read(context.Background(), slices.DeleteFunc(append([]string{"directory"}, path...), func(s string) bool { return s == "" }))
 		var doc any
 		if err == nil {

@@ -83,7 +83,7 @@ func (e *evaluation) evaluated(at time.Time, response Response) Evaluated {
 }
 
 // record counts and records an evaluation.
-func (s *Service) record(e *evaluation, result *entry, d policy.Decision, facts *directory.Reading) {
+func (s *Service) record(e *evaluation, result *entry, d policy.Decision, facts *directory.View) {
 	s.cfg.OnDecision(result.outcome, result.code, d.Took)
 	evaluated := e.evaluated(e.input.Now, result.response)
 	evaluated.Reasons, evaluated.Facts, evaluated.Took = d.Reasons, facts.Facts(), d.Took

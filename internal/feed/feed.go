@@ -1,52 +1,49 @@
-// Package feed keeps a directory.Store true: it hears every change of a fact and
-// drops what it makes untrue, and it proves that it hears.
+// Package feed keeps a directory.Store consistent with the database: it receives change
+// notifications, invalidates what depends on them, and confirms freshness by heartbeats.
 //
-// It owns the connection's life, the proof of freshness, and the order in which
-// things are taken up again after a gap. It does not know SQL (a Source listens and
-// beats), nor what is cached.
+// It owns the connection's life, the confirmation of freshness, and the order of recovery
+// after a gap. It does not know SQL (a Source listens and sends heartbeats), nor what is
+// cached.
 //
-//	        proof                 no proof for 2 s              none for MAX_STALENESS
+//	      heartbeat            no heartbeat for 2 s         none for MAX_STALENESS
 //	start ────────▶ fresh ──────────────────────────▶ suspect ──────────────────────▶ stale
 //	                  ▲                                  │ still serving,               │ every read is
-//	                  │                                  │ connecting again             │ an error (503)
-//	                  └─── listen, reset the pool, drop all, prove once ◀───────────────┘
+//	                  │                                  │ reconnecting                 │ an error (503)
+//	                  └─ listen, reset pool, invalidate all, one heartbeat ◀────────────┘
 //
 // Stale withdraws the replica's readiness at once; it is ready again after three seconds of
 // confirmed freshness (Ready).
 //
-// A proof is a beat: a notification that was sent through the pool of queries after
-// a durable commit, with the database's clock of before that in it, and heard on the
-// listener. Notifications come
-// in the order of commits, so whoever hears a beat has heard every change that was
-// committed before it was sent, and it shows that pool and listener lead to the
-// same primary. Freshness counts from the moment a beat was sent, never from its
-// reception: one that waited in a buffer proves nothing about now. A replica beats
-// only when it has heard nobody's beat for a second or so; a cluster sends about
-// one a second.
+// A heartbeat is a notification that is sent through the query pool after a durable
+// commit, with the database's clock of before that, and received on the listener.
+// Notifications arrive in the order of commits, so a replica that receives a heartbeat
+// has received every change committed before it was sent, and pool and listener reach
+// the same primary. Freshness counts from the moment a heartbeat was sent, never from
+// its reception: it may have waited in a buffer. A replica sends a heartbeat only when it
+// has received none for about a second; a cluster sends about one a second.
 //
 // What a failure does:
 //
-//   - The listener's connection breaks: noticed at once, connected again after a
-//     jittered pause.
-//   - It dies in silence (a swallowed packet, a lost host): no beat is heard,
-//     suspect after 2 s, connected again.
-//   - The listener lives and the pool is dead: no beat of ours is sent; another
-//     replica's proves that we hear. Loads fail by themselves.
-//   - Both are dead: suspect, then stale.
-//   - They lead to different servers: the Source refuses what is read from another
-//     one than it listens to.
-//   - The primary is cut off from its synchronous standbys: no beat is committed,
-//     suspect, then stale, since a standby may be the primary by now.
-//   - Messages are late: facts are as old as the last beat says, suspect, then
-//     stale; the connection is kept as long as it is heard.
-//   - A pooler that breaks LISTEN: the first beat never arrives, and Start fails.
-//   - A new primary: the old connections break; the new listener stands, the pool
-//     forgets its connections, everything is dropped, and one beat proves that both
-//     lead to the same server. Nothing is dropped before that.
-//   - The process or machine sleeps: the clock runs on, so it wakes up suspect or
-//     stale.
-//   - The database's clock jumps: beats of others seem to come from the future or
-//     from long ago and prove nothing; our own, timed by our own clock, does.
+//   - The listener's connection breaks: detected at once, reconnected after a jittered
+//     pause.
+//   - It fails silently (a lost packet, a lost host): no heartbeat is received, suspect
+//     after 2 s, reconnected.
+//   - The listener works and the pool does not: our heartbeats are not sent, those of other
+//     replicas confirm freshness. Loads fail by themselves.
+//   - Both fail: suspect, then stale.
+//   - They reach different servers: the Source rejects reads from a server that it does
+//     not listen to.
+//   - The primary loses its synchronous standbys: no heartbeat is committed, suspect, then
+//     stale, since a standby may have been promoted.
+//   - Messages are late: suspect, then stale, by the last heartbeat's time; the connection
+//     stays open while messages arrive.
+//   - A pooler that breaks LISTEN: the first heartbeat never arrives, and the start fails.
+//   - A new primary: the old connections break; the listener reconnects, the pool drops its
+//     connections, everything is invalidated, and one heartbeat confirms that both reach
+//     the same server. Nothing is invalidated before that.
+//   - The process or machine sleeps: the clock continues, so it resumes suspect or stale.
+//   - The database's clock jumps: heartbeats of others seem to come from the future or the
+//     past and confirm nothing; our own, timed by our own clock, do.
 package feed
 
 import (
@@ -68,33 +65,33 @@ import (
 
 // Source is the database.
 type Source interface {
-	// Listen returns a connection of its own on which changes are heard, to a server
-	// that is not in recovery.
+	// Listen returns a dedicated connection that receives changes, to a server that is
+	// not in recovery.
 	Listen(ctx context.Context) (Listener, error)
-	// Beat sends a beat through the pool of queries.
-	Beat(ctx context.Context, nonce string) error
-	// Reset makes the pools forget the connections they have.
+	// Heartbeat sends a beat through the pool of queries.
+	SendHeartbeat(ctx context.Context, nonce string) error
+	// Reset makes the pools replace their connections.
 	Reset()
 }
 
 // Listener is one connection. Next returns messages in the order of commits, and
-// an error once the connection is of no more use.
+// an error once the connection is unusable.
 type Listener interface {
 	Next(ctx context.Context) (Message, error)
 	Close()
 }
 
-// Message is one notification: a beat, a change of the policy, of everything, or of one key.
+// Message is one notification: a heartbeat, a change of the policy, of everything, or of one key.
 type Message struct {
-	Beat   *Beat
-	Policy bool
-	All    bool
-	Kind   directory.Kind
-	Key    directory.Key
+	Heartbeat *Heartbeat
+	Policy    bool
+	All       bool
+	Kind      directory.Kind
+	Key       directory.Key
 }
 
-// Beat is a proof of life.
-type Beat struct {
+// Heartbeat confirms freshness.
+type Heartbeat struct {
 	Nonce string
 	At    time.Duration // the database's clock when it was sent, since 1970
 	Queue float64       // how full the database's queue of notifications was, 0 to 1
@@ -105,25 +102,25 @@ type Config struct {
 	Source  Source
 	Store   *directory.Store
 	Log     *slog.Logger
-	OnDelay func(time.Duration) // told how long each beat of our own was under way; may be nil
+	OnDelay func(time.Duration) // called with the delay of each of our own heartbeats; may be nil
 
-	// OnPolicy is told that another policy may be in force, and whenever that may have been
-	// missed. It must not block; may be nil.
+	// OnPolicy is called when another policy may be active, and when such a notification may
+	// have been missed. It must not block; may be nil.
 	OnPolicy func()
 
 	OnPanic func(error) // called with a panic of the listener, which is connected again, or of a beat; may be nil
 }
 
 const (
-	quiet        = time.Second            // without anybody's beat before we send one, with jitter
-	suspectAfter = 2 * time.Second        // without a proof; and a connection that was heard is given up after as much silence
-	beatLimit    = time.Second            // of sending one
-	listenLimit  = 10 * time.Second       // of connecting: several hosts may be dead
-	tick         = 50 * time.Millisecond  // how often it is looked whether a beat is due
-	ahead        = 20 * time.Millisecond  // by how much the database's clock may gain on ours between two beats of our own
-	pauseLeast   = 50 * time.Millisecond  // before connecting again
-	pauseMost    = 500 * time.Millisecond // so that not all replicas load again at once
-	steadyFor    = 3 * time.Second        // how long freshness is confirmed after a staleness before the replica is ready again
+	heartbeatAfter   = time.Second            // without anybody's beat before we send one, with jitter
+	suspectAfter     = 2 * time.Second        // without a proof; and a connection that was heard is given up after as much silence
+	heartbeatTimeout = time.Second            // of sending one
+	connectTimeout   = 10 * time.Second       // of connecting: several hosts may be dead
+	checkInterval    = 50 * time.Millisecond  // how often it is looked whether a beat is due
+	maxClockGain     = 20 * time.Millisecond  // by how much the database's clock may gain on ours between two beats of our own
+	minPause         = 50 * time.Millisecond  // before connecting again
+	maxPause         = 500 * time.Millisecond // so that not all replicas load again at once
+	stableFor        = 3 * time.Second        // how long freshness is confirmed after a staleness before the replica is ready again
 )
 
 // State of a feed.
@@ -148,8 +145,8 @@ type Feed struct {
 	problem  atomic.Pointer[error]
 	queue    atomic.Uint64 // millionths
 
-	sessions, beats, heard atomic.Int64
-	recovered              atomic.Int64 // when the confirmation was sent that ended the last staleness; 0: it never was stale
+	sessions, heartbeats, received atomic.Int64
+	recovered                      atomic.Int64 // when the confirmation was sent that ended the last staleness; 0: it never was stale
 }
 
 // New returns a feed that does nothing yet.
@@ -166,8 +163,8 @@ func New(cfg Config) *Feed {
 	return &Feed{cfg: cfg, name: rand.Text()[:12], started: make(chan struct{})}
 }
 
-// ErrDeaf says that a listener stands and hears nothing.
-var ErrDeaf = errors.New("nothing that is sent is heard: the connection that listens must be direct, not through a transaction pooler, and lead to the same server and schema")
+// ErrNothingReceived says that a listener stands and hears nothing.
+var ErrNothingReceived = errors.New("nothing that is sent is heard: the connection that listens must be direct, not through a transaction pooler, and lead to the same server and schema")
 
 // Started waits for the first proof, until ctx ends.
 func (f *Feed) Started(ctx context.Context) error {
@@ -180,12 +177,12 @@ func (f *Feed) Started(ctx context.Context) error {
 		return *p
 	}
 	if f.listened.Load() {
-		return ErrDeaf
+		return ErrNothingReceived
 	}
 	return errors.New("no connection in time")
 }
 
-// State tells of now.
+// State returns the current state.
 func (f *Feed) State() State {
 	age, once := f.cfg.Store.Age()
 	switch {
@@ -205,7 +202,7 @@ func (f *Feed) Problem() error {
 	if p := f.problem.Load(); p != nil {
 		return *p
 	}
-	return ErrDeaf
+	return ErrNothingReceived
 }
 
 // Ready is nil while this replica can answer. Stale, it answers nothing but 503, so it is not ready at
@@ -216,21 +213,21 @@ func (f *Feed) Ready() error {
 		return fmt.Errorf("facts are stale, every answer is 503: %w", f.Problem())
 	}
 	age, _ := f.cfg.Store.Age() // not stale: there was a confirmation
-	if at := f.recovered.Load(); at != 0 && f.cfg.Store.Now()-age < time.Duration(at)+steadyFor {
-		return fmt.Errorf("facts were stale and are fresh for less than %s", steadyFor)
+	if at := f.recovered.Load(); at != 0 && f.cfg.Store.Now()-age < time.Duration(at)+stableFor {
+		return fmt.Errorf("facts were stale and are fresh for less than %s", stableFor)
 	}
 	return nil
 }
 
 // Stats are figures since the start; Queue is of the last beat.
 type Stats struct {
-	Sessions, Beats, Heard int64
-	Queue                  float64
+	Sessions, Heartbeats, Received int64
+	Queue                          float64
 }
 
 // Stats returns the figures of the feed.
 func (f *Feed) Stats() Stats {
-	return Stats{f.sessions.Load(), f.beats.Load(), f.heard.Load(), float64(f.queue.Load()) / 1e6}
+	return Stats{f.sessions.Load(), f.heartbeats.Load(), f.received.Load(), float64(f.queue.Load()) / 1e6}
 }
 
 func (f *Feed) nonce() string { return f.name + "-" + strconv.FormatInt(f.count.Add(1), 10) }
@@ -243,10 +240,10 @@ func (f *Feed) Run(ctx context.Context) {
 			return
 		}
 		if p := f.problem.Swap(&err); p == nil || (*p).Error() != err.Error() {
-			f.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "the feed of changes is interrupted", slog.String("state", string(f.State())), slog.Any("err", err))
+			f.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "change feed interrupted", slog.String("state", string(f.State())), slog.Any("err", err))
 		}
 		select {
-		case <-time.After(pauseLeast + mrand.N(pauseMost-pauseLeast)): //nolint:gosec // jitter is no secret
+		case <-time.After(minPause + mrand.N(maxPause-minPause)): //nolint:gosec // jitter is no secret
 		case <-ctx.Done():
 		}
 	}
@@ -254,18 +251,17 @@ func (f *Feed) Run(ctx context.Context) {
 
 // session is the life of one connection. It returns why that ended.
 func (f *Feed) session(ctx context.Context) error {
-	connecting, cancel := context.WithTimeout(ctx, listenLimit)
+	connecting, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	l, err := f.cfg.Source.Listen(connecting)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
 	defer l.Close()
-	// The listener stands, so nothing is missed from here on. What was missed before
-	// is not known. The pool goes first: what an old connection reads, to a server
-	// that is no longer the primary, must not be taken for new.
+	// From here on no change is missed; earlier ones may be. The pool is reset first: reads
+	// through an old connection, to a former primary, must not be cached.
 	f.cfg.Source.Reset()
-	f.cfg.Store.DropAll()
+	f.cfg.Store.InvalidateAll()
 	f.cfg.OnPolicy()
 	f.listened.Store(true)
 	f.sessions.Add(1)
@@ -278,29 +274,29 @@ func (f *Feed) session(ctx context.Context) error {
 	messages := make(chan Message, 256)
 	reader.Go(func() {
 		var err error
-		panicked := iam.Try(func() { err = pass(ctx, l, messages) })
+		panicked := iam.Try(func() { err = forward(ctx, l, messages) })
 		if panicked != nil {
 			f.cfg.OnPanic(panicked)
 		}
 		stop(fmt.Errorf("the listener broke: %w", cmp.Or(panicked, err)))
 	})
-	// The first proof may take longer: a database that is slow must not be asked to
-	// begin anew, which would drop everything again.
+	// The first heartbeat may take longer: reconnecting to a slow database would invalidate
+	// everything again.
 	s := session{f: f, pending: map[string]time.Duration{}, patience: f.cfg.Store.Now() + max(suspectAfter, f.cfg.Store.MaxStale()/2)}
-	ticker := time.NewTicker(tick/2 + mrand.N(tick)) //nolint:gosec // replicas that started together do not look at one moment
+	ticker := time.NewTicker(checkInterval/2 + mrand.N(checkInterval)) //nolint:gosec // replicas that started together do not look at one moment
 	defer ticker.Stop()
-	s.send(ctx)
+	s.sendHeartbeat(ctx)
 	for {
 		select {
 		case m := <-messages:
-			s.take(ctx, m)
+			s.handle(ctx, m)
 		case <-ticker.C:
 			now := f.cfg.Store.Now()
 			if now >= s.patience {
-				return ErrDeaf
+				return ErrNothingReceived
 			}
 			if now >= s.due {
-				s.send(ctx)
+				s.sendHeartbeat(ctx)
 			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -308,8 +304,8 @@ func (f *Feed) session(ctx context.Context) error {
 	}
 }
 
-// pass hands on what l receives, until it breaks or ctx ends.
-func pass(ctx context.Context, l Listener, to chan<- Message) error {
+// forward hands on what l receives, until it breaks or ctx ends.
+func forward(ctx context.Context, l Listener, to chan<- Message) error {
 	for {
 		m, err := l.Next(ctx)
 		if err != nil {
@@ -323,7 +319,7 @@ func pass(ctx context.Context, l Listener, to chan<- Message) error {
 	}
 }
 
-// session is what is known of one connection. Times are by the store's clock.
+// session is the state of one connection. Times are by the store's clock.
 type session struct {
 	f        *Feed
 	pending  map[string]time.Duration // beats of our own that were not heard yet: when they were sent
@@ -333,51 +329,51 @@ type session struct {
 	due      time.Duration            // when to send the next beat, if nobody else does
 }
 
-// send sends a beat, aside: a pool that is slow must not keep us from hearing.
-func (s *session) send(ctx context.Context) {
+// sendHeartbeat sends a beat, aside: a pool that is slow must not keep us from hearing.
+func (s *session) sendHeartbeat(ctx context.Context) {
 	nonce := s.f.nonce()
 	now := s.f.cfg.Store.Now()
 	if len(s.pending) > 64 {
 		clear(s.pending) // those are lost
 	}
 	s.pending[nonce] = now
-	s.due = now + quiet/2 // again, if this one is lost
+	s.due = now + heartbeatAfter/2 // again, if this one is lost
 	go func() {
-		ctx, cancel := context.WithTimeout(ctx, beatLimit)
+		ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
 		defer cancel()
 		var err error
-		if panicked := iam.Try(func() { err = s.f.cfg.Source.Beat(ctx, nonce) }); panicked != nil {
+		if panicked := iam.Try(func() { err = s.f.cfg.Source.SendHeartbeat(ctx, nonce) }); panicked != nil {
 			s.f.cfg.OnPanic(panicked)
 			return
 		}
 		if err != nil {
-			s.f.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "a beat was not sent", slog.Any("err", err))
+			s.f.cfg.Log.LogAttrs(ctx, slog.LevelDebug, "heartbeat not sent", slog.Any("err", err))
 			return
 		}
-		s.f.beats.Add(1)
+		s.f.heartbeats.Add(1)
 	}()
 }
 
-// take does what a message says.
-func (s *session) take(ctx context.Context, m Message) {
-	s.f.heard.Add(1)
+// handle applies a message.
+func (s *session) handle(ctx context.Context, m Message) {
+	s.f.received.Add(1)
 	switch {
-	case m.Beat != nil:
-		s.beat(ctx, *m.Beat)
+	case m.Heartbeat != nil:
+		s.heartbeat(ctx, *m.Heartbeat)
 	case m.Policy:
 		s.f.cfg.OnPolicy()
 	case m.All:
-		s.f.cfg.Store.DropAll()
+		s.f.cfg.Store.InvalidateAll()
 	default:
-		s.f.cfg.Store.Drop(m.Kind, m.Key)
+		s.f.cfg.Store.InvalidateKey(m.Kind, m.Key)
 	}
 }
 
-// beat works out when b was sent, by our own clock. Of our own beats we know. Of
+// heartbeat works out when b was sent, by our own clock. Of our own beats we know. Of
 // others' we know the database's clock, whose distance our own last one tells: that
 // was sent no later than the database looked at its clock, so what is worked out
 // here is never too young, unless its clock has gained on ours since.
-func (s *session) beat(ctx context.Context, b Beat) {
+func (s *session) heartbeat(ctx context.Context, b Heartbeat) {
 	s.f.queue.Store(uint64(b.Queue * 1e6))
 	now := s.f.cfg.Store.Now()
 	sent, own := s.pending[b.Nonce]
@@ -390,9 +386,9 @@ func (s *session) beat(ctx context.Context, b Beat) {
 		return
 	default:
 		sent = b.At + s.offset
-		if sent > now+ahead {
+		if sent > now+maxClockGain {
 			s.known = false
-			s.send(ctx)
+			s.sendHeartbeat(ctx)
 			return
 		}
 		sent = min(sent, now)
@@ -400,17 +396,17 @@ func (s *session) beat(ctx context.Context, b Beat) {
 	if age, once := s.f.cfg.Store.Age(); once {
 		gap := s.f.State()
 		at := s.f.recovered.Load()
-		if gap == Stale || gap == Suspect && at != 0 && now-age < time.Duration(at)+steadyFor {
+		if gap == Stale || gap == Suspect && at != 0 && now-age < time.Duration(at)+stableFor {
 			s.f.recovered.Store(int64(sent))
 		}
 	}
-	s.f.cfg.Store.Proved(sent)
-	s.patience = now + suspectAfter // late is not dead
-	if now-sent < quiet/4 {         // later ones may be a clock that was set back: our own beat will tell
-		s.due = now + quiet*8/10 + mrand.N(quiet*6/10) //nolint:gosec // jitter is no secret
+	s.f.cfg.Store.MarkFresh(sent)
+	s.patience = now + suspectAfter  // late is not dead
+	if now-sent < heartbeatAfter/4 { // later ones may be a clock that was set back: our own beat will tell
+		s.due = now + heartbeatAfter*8/10 + mrand.N(heartbeatAfter*6/10) //nolint:gosec // jitter is no secret
 	}
 	s.f.first.Do(func() { close(s.f.started) })
 	if s.f.problem.Swap(nil) != nil {
-		s.f.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "the feed of changes is fresh")
+		s.f.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "change feed fresh")
 	}
 }

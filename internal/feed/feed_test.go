@@ -82,14 +82,14 @@ func (b *bus) Reset() {
 	b.happened = append(b.happened, "reset")
 }
 
-func (b *bus) Beat(_ context.Context, nonce string) error {
+func (b *bus) SendHeartbeat(_ context.Context, nonce string) error {
 	b.mu.Lock()
 	if b.mute != nil {
 		defer b.mu.Unlock()
 		return b.mute
 	}
 	b.beats++
-	m := feed.Message{Beat: &feed.Beat{Nonce: nonce, At: time.Duration(time.Now().UnixNano()) + b.skew}}
+	m := feed.Message{Heartbeat: &feed.Heartbeat{Nonce: nonce, At: time.Duration(time.Now().UnixNano()) + b.skew}}
 	b.mu.Unlock()
 	b.send(m)
 	return nil
@@ -195,7 +195,7 @@ func (r *replica) read() string {
 	r.bus.mu.Lock()
 	before := r.bus.loadCount
 	r.bus.mu.Unlock()
-	_, err := r.store.Reading(directory.Asker{Issuer: "i"}, time.Now().Add(time.Minute)).Read(context.Background(), []string{"directory", "tenants", "acme"})
+	_, err := r.store.View(directory.Caller{Issuer: "i"}, time.Now().Add(time.Minute)).Read(context.Background(), []string{"directory", "tenants", "acme"})
 	r.bus.mu.Lock()
 	defer r.bus.mu.Unlock()
 	switch {
@@ -431,12 +431,12 @@ type silent struct {
 	loud atomic.Bool
 }
 
-func (s *silent) Beat(ctx context.Context, nonce string) error {
+func (s *silent) SendHeartbeat(ctx context.Context, nonce string) error {
 	if s.loud.Load() {
-		s.send(feed.Message{Beat: &feed.Beat{Nonce: nonce, At: time.Duration(time.Now().UnixNano()) + s.skew}})
+		s.send(feed.Message{Heartbeat: &feed.Heartbeat{Nonce: nonce, At: time.Duration(time.Now().UnixNano()) + s.skew}})
 		return nil
 	}
-	return s.bus.Beat(ctx, nonce)
+	return s.bus.SendHeartbeat(ctx, nonce)
 }
 
 // A clock that is set forward or back makes nothing younger than it is.
@@ -496,7 +496,7 @@ func TestAPoolerThatBreaksListenStopsTheStart(t *testing.T) {
 		r := start(t, b)
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		if err := r.feed.Started(ctx); !errors.Is(err, feed.ErrDeaf) {
+		if err := r.feed.Started(ctx); !errors.Is(err, feed.ErrNothingReceived) {
 			t.Errorf("got %v", err)
 		}
 		if got := r.read(); got != "facts_stale" {
@@ -515,11 +515,11 @@ type shaky struct {
 	beat, next atomic.Bool // the next one panics
 }
 
-func (s *shaky) Beat(ctx context.Context, nonce string) error {
+func (s *shaky) SendHeartbeat(ctx context.Context, nonce string) error {
 	if s.beat.CompareAndSwap(true, false) {
 		panic("a bad beat")
 	}
-	return s.bus.Beat(ctx, nonce)
+	return s.bus.SendHeartbeat(ctx, nonce)
 }
 
 func (s *shaky) Listen(ctx context.Context) (feed.Listener, error) {

@@ -32,9 +32,9 @@ func (f *Feed) Register(r prometheus.Registerer) {
 	telemetry.Counter(r, "iam_feed_sessions_total", "Listener reconnects; each one clears the caches.", nil,
 		func() float64 { return float64(f.Stats().Sessions) })
 	telemetry.Counter(r, "iam_feed_beats_total", "Heartbeats sent by this replica.", nil,
-		func() float64 { return float64(f.Stats().Beats) })
+		func() float64 { return float64(f.Stats().Heartbeats) })
 	telemetry.Counter(r, "iam_feed_notifications_total", "Notifications received, heartbeats included.", nil,
-		func() float64 { return float64(f.Stats().Heard) })
+		func() float64 { return float64(f.Stats().Received) })
 	telemetry.Gauge(r, "iam_feed_queue_usage", "Usage of PostgreSQL's notification queue at the last heartbeat, 0 to 1.", nil,
 		func() float64 { return f.Stats().Queue })
 }

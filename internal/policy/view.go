@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"iam-service/internal/token/claimview"
 )
 
 // Field is one string of input.request.
@@ -73,14 +75,7 @@ type Input struct {
 }
 
 // Token is what one revision sees of a verified token.
-type Token struct {
-	revision uint64
-	value    *ast.Term
-	key      [sha256.Size]byte
-}
-
-// Of reports whether t is a view of r.
-func (t *Token) Of(r *Revision) bool { return t.revision == r.number }
+type Token = claimview.View
 
 // view is the part of the input that a revision can see: what its entrypoint refers
 // to, by OPA's package dependencies. The evaluated input and the cache key are both
@@ -219,7 +214,7 @@ var (
 // Token returns the part of a token that r sees. It should be called once for each token
 // and revision.
 func (r *Revision) Token(issuer, subject, clientID string, claims ast.Value) *Token {
-	t := &Token{revision: r.number, value: ast.NewTerm(claims)}
+	t := &Token{Revision: r.number, Claims: ast.NewTerm(claims)}
 	if all, ok := claims.(ast.Object); ok && !r.view.allClaims {
 		seen := ast.NewObjectWithCapacity(len(r.view.claims))
 		for _, c := range r.view.claims {
@@ -228,13 +223,13 @@ func (r *Revision) Token(issuer, subject, clientID string, claims ast.Value) *To
 				seen.Insert(k, v)
 			}
 		}
-		t.value = ast.NewTerm(seen)
+		t.Claims = ast.NewTerm(seen)
 	}
 	// Go's own checks depend on these: they are part of the key.
 	b := appendString(nil, issuer)
 	b = appendString(b, subject)
 	b = appendString(b, clientID)
-	t.key = sha256.Sum256(appendValue(b, t.value.Value))
+	t.Key = sha256.Sum256(appendValue(b, t.Claims.Value))
 	return t
 }
 
@@ -246,7 +241,7 @@ func (r *Revision) Key(q *Input) [sha256.Size]byte {
 	if q.Token == nil {
 		b = append(b, 0)
 	} else {
-		b = append(append(b, 1), q.Token.key[:]...)
+		b = append(append(b, 1), q.Token.Key[:]...)
 	}
 	if q.Anonymous { // Go's own checks depend on it
 		b = append(b, 1)
@@ -303,7 +298,7 @@ func appendValue(b []byte, v ast.Value) []byte {
 func (r *Revision) input(q *Input, settings *ast.Term) ast.Value {
 	in := ast.NewObjectWithCapacity(4)
 	if q.Token != nil {
-		in.Insert(termToken, q.Token.value)
+		in.Insert(termToken, q.Token.Claims)
 	}
 	request := ast.NewObjectWithCapacity(len(r.view.fields) + 1)
 	for _, f := range r.view.fields {

@@ -159,10 +159,10 @@ func TestReadOnlyPrimaryServesLookUps(t *testing.T) {
 	l, err := db.Listen(ctx)
 	must(t, err)
 	defer l.Close()
-	must(t, db.Beat(ctx, "nonce"))
+	must(t, db.SendHeartbeat(ctx, "nonce"))
 	soon, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if m, err := l.Next(soon); err != nil || m.Beat == nil || m.Beat.Nonce != "nonce" {
+	if m, err := l.Next(soon); err != nil || m.Heartbeat == nil || m.Heartbeat.Nonce != "nonce" {
 		t.Errorf("received %+v, %v", m, err)
 	}
 	if got := iam.CodeOf(db.PutTenant(ctx, tenant("globex"))); got != "database_read_only" {

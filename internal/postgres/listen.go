@@ -77,7 +77,7 @@ func parse(payload, schema string) (m feed.Message, ours bool) {
 		if err != nil || err2 != nil {
 			return all, true
 		}
-		return feed.Message{Beat: &feed.Beat{Nonce: f[3], At: time.Duration(µs) * time.Microsecond, Queue: queue}}, true
+		return feed.Message{Heartbeat: &feed.Heartbeat{Nonce: f[3], At: time.Duration(µs) * time.Microsecond, Queue: queue}}, true
 	case f[2] == "policy" && len(f) == 3:
 		return feed.Message{Policy: true}, true
 	}
@@ -100,13 +100,13 @@ func parseKey(f []string) (m feed.Message, err error) {
 	return m, fmt.Errorf("%q is not the key of a fact", strings.Join(f, " "))
 }
 
-// Beat sends a heartbeat through the facts pool, in two transactions. The first commits a WAL record
+// SendHeartbeat sends a heartbeat through the facts pool, in two transactions. The first commits a WAL record
 // durably: flushed on this server and, with synchronous_standby_names, on the required standbys, whatever
 // the session's synchronous_commit is. The second notifies, with the clock from before the first. So a
 // receiver knows that this server was still the primary at that time: a server that is cut off from its
 // synchronous standbys, one of which may have been promoted, sends no heartbeat. A NOTIFY alone is not
 // enough: it writes no WAL, so its commit waits for no standby.
-func (db *DB) Beat(ctx context.Context, nonce string) error {
+func (db *DB) SendHeartbeat(ctx context.Context, nonce string) error {
 	conn, err := db.facts.Acquire(ctx)
 	if err != nil {
 		return wrap("send a heartbeat", err)

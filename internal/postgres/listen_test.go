@@ -47,7 +47,7 @@ func TestSchemaNameMustFitAChannelName(t *testing.T) {
 // notified returns what a listener receives until a heartbeat.
 func notified(t *testing.T, db *postgres.DB, l feed.Listener) []string {
 	t.Helper()
-	must(t, db.Beat(ctx, "end"))
+	must(t, db.SendHeartbeat(ctx, "end"))
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	var all []string
@@ -55,7 +55,7 @@ func notified(t *testing.T, db *postgres.DB, l feed.Listener) []string {
 		m, err := l.Next(ctx)
 		must(t, err)
 		switch {
-		case m.Beat != nil:
+		case m.Heartbeat != nil:
 			slices.Sort(all)
 			return all
 		case m.All:

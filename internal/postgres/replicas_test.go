@@ -52,7 +52,7 @@ func (r *replica) started(t *testing.T) *replica {
 // name returns the name of the tenant acme that the replica reads, or the code of an error.
 func (r *replica) name(t *testing.T) string {
 	t.Helper()
-	v, err := r.store.Reading(directory.Asker{Issuer: issuer}, time.Now().Add(10*time.Second)).Read(ctx, storage.Path{"directory", "tenants", "acme", "name"})
+	v, err := r.store.View(directory.Caller{Issuer: issuer}, time.Now().Add(10*time.Second)).Read(ctx, storage.Path{"directory", "tenants", "acme", "name"})
 	if err != nil {
 		if c := iam.CodeOf(err); c != "" {
 			return c
@@ -94,7 +94,7 @@ func TestAChangeReachesAllReplicas(t *testing.T) {
 		}
 	}
 	for _, r := range replicas {
-		if n := r.store.Drops(directory.Tenant); n < 49 && r.feed.Stats().Sessions == 1 {
+		if n := r.store.Invalidations(directory.Tenant); n < 49 && r.feed.Stats().Sessions == 1 {
 			t.Errorf("%d changes were received", n)
 		}
 	}
@@ -179,7 +179,7 @@ func TestAPoolerThatBreaksListenIsDetected(t *testing.T) {
 	deaf := startReplica(t, url, proxy.URL, 4*time.Second)
 	within, cancel := context.WithTimeout(ctx, 8*time.Second)
 	defer cancel()
-	if err := deaf.feed.Started(within); !errors.Is(err, feed.ErrDeaf) {
+	if err := deaf.feed.Started(within); !errors.Is(err, feed.ErrNothingReceived) {
 		t.Errorf("the start: %v", err)
 	}
 	if got := deaf.name(t); got != "facts_stale" {

@@ -91,7 +91,7 @@ func (s *service) openAdminAPI(start context.Context) error {
 		api.Decisions = s.decisionStore
 	}
 	if cfg.AdminAudience != "" {
-		api.Verify, api.Rejected = s.verifier.For(cfg.AdminAudience).Verify, s.verifier.Rejected
+		api.Verify, api.Rejected = s.verifier.ForAudience(cfg.AdminAudience).Verify, s.verifier.Rejected
 	}
 	s.servers = append(s.servers, newListener("admin", s.adminListener, adminapi.New(api), s.log))
 	return nil

@@ -27,7 +27,7 @@ func (s *service) openTokens(start context.Context) error {
 		IntrospectionTTL: cfg.IntrospectionTTL,
 		Introspections:   cfg.Introspections,
 		Wait:             cfg.Part(60),
-		Keeper:           s.db,
+		KeyStore:         s.db,
 		Log:              s.log,
 		OnError:          s.providerError,
 		OnRejected:       token.RejectionCounter(s.registry),
@@ -43,7 +43,7 @@ func (s *service) openTokens(start context.Context) error {
 	for i, k := range verifier.Keys() {
 		s.check(telemetry.Check{Name: "keys of " + k.Issuer, Degraded: true, Ask: func() error {
 			keys := verifier.Keys()[i]
-			if !keys.Held {
+			if !keys.Available {
 				return errors.New("there are none")
 			}
 			return keys.Err

@@ -27,10 +27,10 @@ const (
 // count. It remembers rejected tokens for a moment, apart from the good ones, which they cannot
 // evict. Each audience has its own: a flood at the gateways keeps no administrator out.
 type introspections struct {
-	all, unknown chan struct{} // one entry for each call under way
-	perSecond    float64       // unknown tokens
-	asked        bucket        // unknown tokens that were asked about
-	rejected     *bounded.Cache[introspected, rejectedToken]
+	all, unknown  chan struct{} // one entry for each call under way
+	perSecond     float64       // unknown tokens
+	unknownBudget bucket        // unknown tokens that were asked about
+	rejected      *bounded.Cache[introspected, rejectedToken]
 
 	mu      sync.Mutex
 	flights map[introspected]*introspection
@@ -92,11 +92,11 @@ func (v *Verifier) introspect(ctx context.Context, raw, idp string, sum [sha256.
 			in.mu.Unlock()
 			return nil, r.err
 		}
-		if t, ok := v.cache.Get(sum); ok && v.stillGood(t, now) { // since the caller looked
+		if t, ok := v.cache.Get(sum); ok && v.stillValid(t, now) { // since the caller looked
 			in.mu.Unlock()
 			return t, nil
 		}
-		if !known && !in.asked.take(now, in.perSecond, in.perSecond) {
+		if !known && !in.unknownBudget.take(now, in.perSecond, in.perSecond) {
 			in.mu.Unlock()
 			return nil, unavailable("introspection_limited", errors.New("too many unknown opaque tokens in this second"))
 		}
@@ -106,11 +106,11 @@ func (v *Verifier) introspect(ctx context.Context, raw, idp string, sum [sha256.
 			// It ends when the first who waits for it does, whoever else does.
 			call, end := context.WithTimeout(context.WithoutCancel(ctx), deadline.Sub(now))
 			defer end()
-			f.token, f.err = v.askIssuer(call, is, endpoint, raw, known, now)
+			f.token, f.err = v.callIssuer(call, is, endpoint, raw, known, now)
 			if f.err == nil {
 				v.cache.Add(sum, f.token)
 				if !known {
-					in.asked.GiveBack()
+					in.unknownBudget.Return()
 				}
 			} else if iam.KindOf(f.err) == iam.Unauthenticated {
 				in.rejected.Add(key, rejectedToken{f.err, v.cfg.now().Add(rejectedFor)})
@@ -145,8 +145,8 @@ func (is *issuer) introspectionEndpoint(now time.Time) (string, error) {
 	return set.introspection, nil
 }
 
-// askIssuer waits for its turn and calls the issuer.
-func (v *Verifier) askIssuer(ctx context.Context, is *issuer, endpoint, raw string, known bool, now time.Time) (t *Token, err error) {
+// callIssuer waits for its turn and calls the issuer.
+func (v *Verifier) callIssuer(ctx context.Context, is *issuer, endpoint, raw string, known bool, now time.Time) (t *Token, err error) {
 	defer iam.Recovered(&err)
 	turns := []chan struct{}{v.opaque.all}
 	if !known {
@@ -190,11 +190,11 @@ func (v *Verifier) askIssuer(ctx context.Context, is *issuer, endpoint, raw stri
 		claims["iss"] = is.URL
 	}
 	delete(claims, "active")
-	if t, err = is.token(claims, now, v.only); err != nil {
+	if t, err = is.token(claims, now, v.audience); err != nil {
 		return nil, err
 	}
 	t.until, t.weight = now.Add(v.cfg.IntrospectionTTL), weightOf(raw)
-	return t, inTime(t, "", now)
+	return t, checkTime(t, "", now)
 }
 
 func (v *Verifier) byID(id string) *issuer {

@@ -31,7 +31,7 @@ func (v *Verifier) Register(r prometheus.Registerer) {
 		telemetry.Gauge(r, "iam_issuer_keys_age_seconds", "Age of an issuer's keys in seconds; -1: there are none.",
 			prometheus.Labels{"issuer": k.Issuer}, func() float64 {
 				s := v.Keys()[i]
-				if !s.Held {
+				if !s.Available {
 					return -1
 				}
 				return s.Age.Seconds()

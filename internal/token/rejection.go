@@ -72,9 +72,9 @@ func (is *issuer) reject(reason Reason, format string, args ...any) error {
 // rejections limits the lines about rejected tokens, which anybody can cause: one a second for
 // each reason. The zero value is ready.
 type rejections struct {
-	mu   sync.Mutex
-	next map[Reason]time.Time
-	more map[Reason]int // since the last line
+	mu         sync.Mutex
+	next       map[Reason]time.Time
+	suppressed map[Reason]int // since the last line
 }
 
 // Rejected counts the rejection that err is about, if it is about one, and logs it with attrs. What
@@ -88,13 +88,13 @@ func (v *Verifier) Rejected(ctx context.Context, err error, attrs ...slog.Attr) 
 	l, now := v.rejections, v.cfg.now()
 	l.mu.Lock()
 	if l.next == nil {
-		l.next, l.more = map[Reason]time.Time{}, map[Reason]int{}
+		l.next, l.suppressed = map[Reason]time.Time{}, map[Reason]int{}
 	}
-	l.more[r.Reason]++
-	n := l.more[r.Reason]
+	l.suppressed[r.Reason]++
+	n := l.suppressed[r.Reason]
 	due := !now.Before(l.next[r.Reason])
 	if due {
-		l.next[r.Reason], l.more[r.Reason] = now.Add(time.Second), 0
+		l.next[r.Reason], l.suppressed[r.Reason] = now.Add(time.Second), 0
 	}
 	l.mu.Unlock()
 	if due {

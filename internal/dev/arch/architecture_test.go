@@ -19,9 +19,10 @@ var mayImport = map[string][]string{
 	"internal/directory/clock":   {},
 	"internal/directory":         {"internal/iam", "internal/bounded", "internal/directory/clock", "internal/telemetry"},
 	"internal/feed":              {"internal/iam", "internal/directory", "internal/telemetry"},
-	"internal/policy":            {"internal/iam", "internal/directory", "policies", "internal/telemetry"},
+	"internal/policy":            {"internal/iam", "internal/directory", "policies", "internal/telemetry", "internal/token/claimview"},
 	"internal/policy/authoring":  {"internal/policy", "policies"},
-	"internal/token":             {"internal/iam", "internal/bounded", "internal/telemetry"},
+	"internal/token/claimview":   {},
+	"internal/token":             {"internal/iam", "internal/bounded", "internal/telemetry", "internal/token/claimview"},
 	"internal/enrich":            {"internal/iam", "internal/bounded", "internal/directory", "internal/policy", "internal/token", "internal/telemetry"},
 	"internal/events/outbox":     {"internal/telemetry"},
 	"internal/clients/rauth":     {"internal/iam"},
@@ -63,7 +64,7 @@ var mayImport = map[string][]string{
 // mayKnow says who may use a library that others must not know.
 var mayKnow = map[string][]string{
 	"github.com/jackc/pgx":             {"internal/postgres", "internal/server", "internal/dev/devpg", "internal/dev/pgtest", "cmd/iam-bench"},
-	"github.com/open-policy-agent/opa": {"internal/policy", "internal/policy/authoring", "internal/directory", "internal/decisions", "internal/enrich", "internal/policyops/explain", "internal/token"},
+	"github.com/open-policy-agent/opa": {"internal/policy", "internal/policy/authoring", "internal/directory", "internal/decisions", "internal/enrich", "internal/policyops/explain", "internal/token", "internal/token/claimview"},
 	"github.com/nats-io":               {"internal/events/natsbus", "internal/dev/devstack"},
 }
 

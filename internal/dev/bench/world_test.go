@@ -125,7 +125,7 @@ func newService(tb testing.TB, o options) *service {
 	check(tb, err)
 	check(tb, engine.Submit(ctx, c))
 	s.store = directory.New(memory{srv.URL}, directory.Config{Issuers: issuers, Entries: 2 * users, Wait: 5 * time.Second, MaxStale: 24 * time.Hour})
-	s.store.Proved(s.store.Now())
+	s.store.MarkFresh(s.store.Now())
 	record, sample := func(*enrich.Evaluated) {}, 0.
 	if !o.unlogged {
 		recorded := decisions.New(decisions.Config{Headers: engine.Headers(), Log: log, Sinks: []decisions.Sink{decisions.Console(log)}})
@@ -274,7 +274,7 @@ func BenchmarkServe(t *testing.B) {
 func dump(tb testing.TB, s *service) json.RawMessage {
 	tb.Helper()
 	read := func(path ...string) any {
-		r := s.store.Reading(directory.Asker{Issuer: s.rauth.Issuer}, time.Now().Add(time.Minute))
+		r := s.store.View(directory.Caller{Issuer: s.rauth.Issuer}, time.Now().Add(time.Minute))
 		v, err := r.Read(context.Background(), append([]string{"directory"}, path...))
 		check(tb, err)
 		doc, err := ast.JSON(v)

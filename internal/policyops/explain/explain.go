@@ -41,7 +41,7 @@ type Service struct {
 func Over(loader directory.Loader, engine *policy.Engine, issuers iam.Issuers, headerMax int) *Service {
 	const patience = 24 * time.Hour // the moment does not pass
 	store := directory.New(loader, directory.Config{Issuers: issuers, MaxStale: patience, Wait: 10 * time.Second})
-	store.Proved(store.Now())
+	store.MarkFresh(store.Now())
 	return &Service{engine, enrich.New(enrich.Config{
 		Directory: store, Engine: engine, Issuers: issuers, HeaderMax: headerMax, Entries: -1, Log: slog.New(slog.DiscardHandler),
 	})}
@@ -151,10 +151,10 @@ func statusOf(k iam.Kind) int {
 
 // Changed are the documents of before that are not the same now, also those that nobody has
 // looked at again.
-func Changed(ctx context.Context, before []directory.Fact, now *directory.Reading) ([]string, error) {
+func Changed(ctx context.Context, before []directory.Fact, now *directory.View) ([]string, error) {
 	var names []string
 	for _, f := range before {
-		g, err := now.Look(ctx, f.Path)
+		g, err := now.CurrentFact(ctx, f.Path)
 		if err != nil {
 			return nil, err
 		}

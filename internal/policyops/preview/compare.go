@@ -31,7 +31,7 @@ func newComparer(e *enrich.Service, headers []string) comparer {
 
 // ask asks both, over the same documents, which it returns too. A change of no kind is
 // none.
-func (c comparer) ask(ctx context.Context, base, candidate *policy.Revision, t *token.Token, q enrich.Request, now time.Time) (Change, *directory.Reading, error) {
+func (c comparer) ask(ctx context.Context, base, candidate *policy.Revision, t *token.Token, q enrich.Request, now time.Time) (Change, *directory.View, error) {
 	deadline := time.Now().Add(evalLimit)
 	facts := c.enricher.Reading(t, deadline)
 	before, err := c.outcome(ctx, base, t, q, facts, now, deadline)
@@ -47,7 +47,7 @@ func (c comparer) ask(ctx context.Context, base, candidate *policy.Revision, t *
 
 // outcome asks one. What is no answer of the policy's is an outcome; that the facts cannot
 // be read is an error.
-func (c comparer) outcome(ctx context.Context, r *policy.Revision, t *token.Token, q enrich.Request, facts *directory.Reading, now, deadline time.Time) (Outcome, error) {
+func (c comparer) outcome(ctx context.Context, r *policy.Revision, t *token.Token, q enrich.Request, facts *directory.View, now, deadline time.Time) (Outcome, error) {
 	o, err := c.enricher.Ask(ctx, enrich.Question{Revision: r, Token: t, Request: q, Facts: facts, Now: now}, deadline)
 	if err != nil {
 		known, ours := errors.AsType[*iam.Error](err)

@@ -1,0 +1,159 @@
+package token
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"iam-service/internal/iam"
+)
+
+func unavailable(code string, cause error) error {
+	return &iam.Error{Kind: iam.Unavailable, Code: code, Detail: "the token cannot be checked now", Cause: cause}
+}
+
+// Verify checks raw, a token without its "Bearer ". Where idp is not empty, the
+// issuer must be the one of that id. It waits for an issuer until deadline at
+// most.
+func (v *Verifier) Verify(ctx context.Context, raw, idp string, deadline time.Time) (*Token, error) {
+	if len(raw) > maxTokenBytes {
+		return nil, reject(Malformed, "", "%d bytes are more than %d", len(raw), maxTokenBytes)
+	}
+	now := v.cfg.now()
+	var room [1024]byte // most tokens fit: no garbage
+	sum := sha256.Sum256(append(room[:0], raw...))
+	known, ok := v.cache.Get(sum)
+	if ok && v.stillValid(known, now) {
+		v.cache.Hit()
+		return known, checkTime(known, idp, now)
+	}
+	v.cache.Miss()
+	if left := now.Add(v.cfg.Wait); left.Before(deadline) {
+		deadline = left
+	}
+	var t *Token
+	var err error
+	switch strings.Count(raw, ".") {
+	case 2:
+		t, err = v.verifyJWT(ctx, raw, now, deadline)
+	case 4:
+		return nil, reject(Malformed, "", "it is encrypted (JWE)")
+	default:
+		t, err = v.introspect(ctx, raw, idp, sum, ok, now, deadline)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := checkTime(t, idp, now); err != nil {
+		return nil, err
+	}
+	v.cache.Add(sum, t)
+	return t, nil
+}
+
+func weightOf(raw string) int64 { return int64(len(raw))*weightFactor + 500 }
+
+// stillValid reports whether what was verified once needs no new verification:
+// the key is still among its issuer's, or the introspection is young.
+func (v *Verifier) stillValid(t *Token, now time.Time) bool {
+	if t.signedBy == nil {
+		return now.Before(t.until)
+	}
+	return v.issuers[t.Issuer].hasKey(t.signedBy, now)
+}
+
+// checkTime is asked on every request, also for cached tokens.
+func checkTime(t *Token, idp string, now time.Time) error {
+	switch {
+	case !now.Before(t.Expires):
+		return reject(Expired, t.Issuer, "it expired at %s", t.Expires.UTC().Format(time.RFC3339))
+	case now.Add(skew).Before(t.notBefore):
+		return reject(Early, t.Issuer, "it is not valid before %s", t.notBefore.UTC().Format(time.RFC3339))
+	case idp != "" && idp != t.issuerID:
+		return reject(Untrusted, t.Issuer, "its issuer is not %q, which the gateway named", idp)
+	}
+	return nil
+}
+
+// verifyJWT checks form, key, signature and claims, in this order.
+func (v *Verifier) verifyJWT(ctx context.Context, raw string, now, deadline time.Time) (*Token, error) {
+	var by *signingKey
+	var from *issuer
+	var stop error // what the key function found; the parser would hide its kind
+	claims := jwt.MapClaims{}
+	_, err := v.parser.ParseWithClaims(raw, claims, func(t *jwt.Token) (any, error) {
+		from, by, stop = v.keyFor(ctx, t, claims, now, deadline)
+		if stop != nil {
+			return nil, stop
+		}
+		return by.public, nil
+	})
+	if stop != nil {
+		return nil, stop
+	}
+	switch {
+	case errors.Is(err, jwt.ErrTokenMalformed):
+		return nil, reject(Malformed, "", "%w", err)
+	case err != nil && from == nil:
+		return nil, reject(NoKey, "", "%w", err)
+	case err != nil:
+		return nil, from.reject(Signature, "%w", err)
+	case !singleJSON(raw):
+		return nil, from.reject(Malformed, "something follows its header or its claims")
+	}
+	t, err := from.token(claims, now, v.audience)
+	if err != nil {
+		return nil, err
+	}
+	t.signedBy, t.weight = by, weightOf(raw)
+	return t, nil
+}
+
+// keyFor chooses the key by the header and the issuer, neither trusted yet.
+func (v *Verifier) keyFor(ctx context.Context, t *jwt.Token, claims jwt.MapClaims, now, deadline time.Time) (*issuer, *signingKey, error) {
+	iss, _ := claims["iss"].(string) // another type is no trusted issuer
+	is := v.issuers[iss]
+	if is == nil {
+		return nil, nil, reject(Untrusted, "", "its issuer is not trusted")
+	}
+	typ, _ := t.Header["typ"].(string) // absent is not accepted
+	if !slices.Contains(is.Types, strings.TrimPrefix(strings.ToLower(typ), "application/")) {
+		return nil, nil, is.reject(Type, "its header typ is none of %v", is.Types)
+	}
+	for _, h := range []string{"crit", "zip", "b64"} { // we understand no extension (RFC 7515, section 4.1.11)
+		if _, there := t.Header[h]; there {
+			return nil, nil, is.reject(Type, "header %q is not accepted", h)
+		}
+	}
+	kid, ok := t.Header["kid"].(string)
+	if !ok || kid == "" || len(kid) > 255 {
+		return nil, nil, is.reject(NoKey, "no usable kid")
+	}
+	k, err := is.key(ctx, kid, now, deadline)
+	if err != nil {
+		return nil, nil, err
+	}
+	if k.alg != t.Method.Alg() {
+		return nil, nil, is.reject(NoKey, "alg %s does not fit the key, which is for %s", t.Method.Alg(), k.alg)
+	}
+	return is, k, nil
+}
+
+// singleJSON reports whether header and claims of a JWT that was parsed are one JSON value each:
+// the parser stops at the end of the first, and what another program reads of the rest is unknown.
+func singleJSON(raw string) bool {
+	for _, part := range strings.Split(raw, ".")[:2] {
+		b, err := base64.RawURLEncoding.DecodeString(part)
+		if err != nil || !json.Valid(b) {
+			return false
+		}
+	}
+	return true
+}
