@@ -1,0 +1,84 @@
+package preview
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"iam-service/internal/enrich"
+)
+
+// Question is asked of each user in each of their tenants, of each client, and of outsiders in
+// each tenant: preview/*.yaml.
+type Question struct {
+	Title   string         `json:"title"`
+	Token   map[string]any `json:"token,omitempty"` // claims beside iss, sub and client_id
+	Request struct {
+		Method string `json:"method,omitempty"`
+		Scheme string `json:"scheme,omitempty"`
+		Host   string `json:"host,omitempty"`
+		Path   string `json:"path,omitempty"`
+
+		ClientIP netip.Addr `json:"client_ip,omitzero"`
+	} `json:"request,omitempty"`
+	Of []string `json:"of,omitempty"` // users, clients; none: both
+
+	// Now is the time that policies see in input.now; zero: when the preview began.
+	Now time.Time `json:"now,omitzero"`
+}
+
+// Usual is what is asked where nothing else is said.
+func Usual() []Question {
+	q := Question{Title: "GET / with a minimal token"}
+	q.Request.Method, q.Request.Path = "GET", "/"
+	return []Question{q}
+}
+
+// ParseQuestions reads a file of questions.
+func ParseQuestions(file string, text []byte) ([]Question, error) {
+	var body struct {
+		Questions []Question `json:"questions"`
+	}
+	if err := yaml.UnmarshalStrict(text, &body); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return body.Questions, CheckQuestions(file, body.Questions)
+}
+
+// CheckQuestions says what is wrong with questions.
+func CheckQuestions(where string, list []Question) error {
+	seen := map[string]bool{}
+	for i, q := range list {
+		switch {
+		case q.Title == "":
+			return fmt.Errorf("%s: the question %d has no title", where, i+1)
+		case seen[q.Title]:
+			return fmt.Errorf("%s: two questions are called %q", where, q.Title)
+		}
+		seen[q.Title] = true
+		for _, who := range q.Of {
+			if who != "users" && who != "clients" {
+				return fmt.Errorf("%s: %q: of must be users or clients, is %q", where, q.Title, who)
+			}
+		}
+		for _, claim := range []string{"iss", "sub"} {
+			if q.Token[claim] != nil {
+				return fmt.Errorf("%s: %q: %s is that of each who is asked about", where, q.Title, claim)
+			}
+		}
+		if _, err := q.request(); err != nil {
+			return fmt.Errorf("%s: %q: %w", where, q.Title, err)
+		}
+	}
+	return nil
+}
+
+func (q Question) request() (enrich.RequestFacts, error) {
+	r := q.Request
+	return enrich.NewRequest("preview", r.Method, r.Scheme, r.Host, r.Path, r.ClientIP)
+}
+
+func (q Question) of(who string) bool { return len(q.Of) == 0 || slices.Contains(q.Of, who) }
