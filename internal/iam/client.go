@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Registration is a client's metadata as the identity provider keeps it, by the names
-// of RFC 7591, section 2.
+// Registration is a client's metadata in the identity provider, by the names of RFC 7591,
+// section 2.
 type Registration struct {
 	ClientID                string          `json:"client_id,omitempty"`
 	ClientName              string          `json:"client_name,omitempty"`
@@ -30,11 +30,10 @@ type Registration struct {
 	Unmanaged []string `json:"-"` // names of fields that the provider has, that we do not manage, and that are not its defaults
 }
 
-// Marks are the part of a client's metadata that is ours, or was: what others write there
-// beside words is passed over.
+// Marks are our part of a client's metadata. Values of others that are no strings are ignored.
 type Marks map[string]string
 
-// UnmarshalJSON takes what are words, and nothing amiss of the rest.
+// UnmarshalJSON reads the strings, and ignores everything else.
 func (m *Marks) UnmarshalJSON(text []byte) error {
 	var all map[string]json.RawMessage
 	_ = json.Unmarshal(text, &all) // no object: it has no marks
@@ -48,23 +47,23 @@ func (m *Marks) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// Marks that a client of ours bears in the identity provider.
+// Marks that our clients have in the identity provider.
 const (
-	MarkInstance = "iam_instance" // which installation of this service made it
+	MarkInstance = "iam_instance" // installation of this service that created it
 	MarkClient   = "iam_client"
 	MarkTenant   = "iam_tenant"
 	MarkVersion  = "iam_version" // of what was applied last
 )
 
-// ErrOutcomeUnknown marks a failure after which nobody knows whether the thing was done:
-// the connection was cut, or the answer says nothing of it.
-var ErrOutcomeUnknown = errors.New("it is not known whether it was done")
+// ErrOutcomeUnknown marks a failure with an unknown outcome: the connection was lost, or the
+// response does not contain it.
+var ErrOutcomeUnknown = errors.New("the outcome is unknown")
 
-// CodeCannotRotate is of an identity provider that has no rotation with an overlap: to
-// set another secret is what is left there.
+// CodeCannotRotate is for an identity provider without rotation with an overlap: there a secret
+// can only be replaced.
 const CodeCannotRotate = "rotation_unsupported"
 
-// Secret is a client's secret, as it is obtained: it is not to be kept.
+// Secret is a client's secret as it is obtained: it must not be stored.
 type Secret string
 
 // String keeps a secret from being printed by accident.
@@ -77,7 +76,7 @@ func (Secret) LogValue() slog.Value { return slog.StringValue("(secret)") }
 const (
 	SyncDone    = "in_sync"
 	SyncPending = "pending"
-	SyncFailed  = "failed" // it refused the last change for good, which was undone
+	SyncFailed  = "failed" // it rejected the last change, which was undone
 )
 
 // Operations on a client in the identity provider: one at a time.
@@ -89,31 +88,31 @@ const (
 	OperationRetire = "retire"
 )
 
-// What is known of a client's secret.
+// States of a client's secret.
 const (
-	SecretNone      = "none"       // the client has none: it is public, or signs with a key
-	SecretNotIssued = "not_issued" // nobody was given the one there is
+	SecretNone      = "none"       // the client has none: it is public, or authenticates with a key
+	SecretNotIssued = "not_issued" // it exists, and was returned to no caller
 	SecretIssued    = "issued"
 	SecretUnknown   = "unknown" // a rotation has an unknown outcome: rotate again
 )
 
-// ManagedClient is a client with what the identity provider should know of it. One that
-// is not Managed was not made by us there: it is a fact and nothing else.
+// ManagedClient is a client with its wanted registration. One that is not Managed was not created
+// by us: it is a fact only.
 type ManagedClient struct {
 	Client
 	Managed bool
 
 	Wanted        Registration  // without ClientID and marks
 	WantedVersion int64         // its mark
-	Applied       *Registration // what was confirmed last; nil: nothing yet, and nobody was told of the client
+	Applied       *Registration // what was confirmed last; nil: nothing yet, and no event was published
 	AppliedMark   int64         // its mark
-	Before        *Before       // what a pending change has replaced; nil: nobody asked for it
+	Before        *Before       // what a pending change has replaced; nil: it is a repair, or there is none
 
 	Sync        string
 	Reason      string // code of the last failure; empty: none
 	Operation   string // under way; empty: none
 	OperationID string
-	LeaseLeft   time.Duration // that whoever began it may still be at it, when it was read
+	LeaseLeft   time.Duration // of the replica that began it, when it was read
 	Tries       int
 
 	SecretState string
@@ -126,7 +125,7 @@ type ManagedClient struct {
 	UpdatedAt time.Time
 }
 
-// Before is what was told of a client before a change that is pending.
+// Before is the published state of a client before a pending change.
 type Before struct {
 	Version int64    `json:"version"` // that the change has made
 	Roles   []string `json:"roles"`
@@ -146,7 +145,7 @@ func (r Registration) HasSecret() bool {
 	return strings.HasPrefix(r.TokenEndpointAuthMethod, "client_secret_")
 }
 
-// Marked is what is sent to the identity provider by an instance of the service.
+// Marked is what an instance of the service sends to the identity provider.
 func (c ManagedClient) Marked(instance string) Registration {
 	r := c.Wanted
 	r.ClientID = c.ClientID
@@ -156,7 +155,7 @@ func (c ManagedClient) Marked(instance string) Registration {
 	return r
 }
 
-// Announced reports whether anybody was told of the client.
+// Announced reports whether an event of the client was published.
 func (c ManagedClient) Announced() bool { return !c.Managed || c.Applied != nil }
 
 // Gone reports whether a client is deleted here and in the identity provider.

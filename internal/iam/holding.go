@@ -6,24 +6,24 @@ import (
 	"strings"
 )
 
-// Graph is all roles that one tenant sees, with what holding each means.
+// Graph is all roles that one tenant sees, with what each of them grants.
 type Graph struct {
 	roles   []Role
 	closure map[string][]string
 }
 
-// NewGraph works out what holding each role means.
+// NewGraph computes what each role grants.
 func NewGraph(roles []Role) Graph { return Graph{roles, Closure(roles)} }
 
-// Holding is what somebody holds in one tenant, and so the most that they may give
-// to others or take from them.
+// Holding is what a caller holds in one tenant, and so the most that they can grant to others or
+// revoke from them.
 type Holding struct {
 	Everything  bool
 	Roles       map[string]bool // with all that they inherit
 	Permissions map[string]bool
 }
 
-// Hold works out what the named roles mean.
+// Hold computes what the named roles grant.
 func (g Graph) Hold(names []string) Holding {
 	h := Holding{Roles: map[string]bool{}, Permissions: map[string]bool{}}
 	for _, name := range names {

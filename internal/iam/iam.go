@@ -1,6 +1,6 @@
-// Package iam holds the words of the service: tenants, roles, users,
-// memberships, mappings and clients, the limits they keep, and the kinds of
-// failure. Everything else in the service speaks in these words.
+// Package iam defines the vocabulary of the service: tenants, roles, users,
+// memberships, mappings and clients, their limits, the events, and the kinds of
+// failure. All other packages use it.
 //
 // It owns shapes and limits. It does not know how facts are stored, how they
 // are evaluated or how they are answered, and imports nothing of ours.
@@ -15,7 +15,7 @@ import (
 // Status of a tenant.
 const (
 	TenantActive    = "active"
-	TenantSuspended = "suspended" // nobody of the tenant gets in; recoverable
+	TenantSuspended = "suspended" // requests for the tenant are denied; reversible
 	TenantArchived  = "archived"
 )
 
@@ -33,7 +33,7 @@ const (
 	MembershipExpired   = "expired"
 )
 
-// Status of a client: what enrichment sees, true at once.
+// Status of a client: enrichment sees a change at once.
 const (
 	ClientActive  = "active"
 	ClientBlocked = "blocked"
@@ -62,7 +62,7 @@ type Role struct {
 	Inherits    []string // names of roles of the same tenant or global ones
 	Version     int64
 	Description string
-	Service     string // whose manifest declares it; empty: nobody's, it was made by an admin
+	Service     string // service whose manifest declares it; empty: an administrator created it
 }
 
 // User is an issuer, a subject and declared attributes, nothing else: no
@@ -92,7 +92,7 @@ type Membership struct {
 	TenantStatus string // read along: which memberships count, without a look-up of each tenant
 }
 
-// Member is a membership with whose it is.
+// Member is a membership with its user.
 type Member struct {
 	Membership
 	Issuer  string
@@ -100,8 +100,8 @@ type Member struct {
 	Expired bool // its end has passed
 }
 
-// Mapping gives roles of a tenant to everyone whose token says that Claim is,
-// or contains, Value.
+// Mapping grants roles of a tenant to every user whose token has the Claim with the Value, or
+// with a list that contains it.
 type Mapping struct {
 	Tenant  string
 	Issuer  string
@@ -117,7 +117,7 @@ func (m Mapping) ID() string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// Client is what a program may be. Its OAuth metadata lives in the identity
+// Client is what a program is authorized for. Its OAuth metadata is in the identity
 // provider.
 type Client struct {
 	Issuer          string
@@ -130,8 +130,8 @@ type Client struct {
 	Version         int64
 }
 
-// Roles that the service itself reserves: they are global, and make somebody an
-// administrator or an auditor of one tenant.
+// Reserved roles: they are global, and their holders are administrators or auditors of one
+// tenant.
 const (
 	RoleTenantAdmin   = "iam:tenant-admin"
 	RoleTenantAuditor = "iam:tenant-auditor"
@@ -161,10 +161,10 @@ type AttributeSchema struct {
 // AttributeTypes are what a value of an attribute can be.
 var AttributeTypes = []string{"string", "integer", "number", "boolean", "string[]"}
 
-// Service is who declares a manifest.
+// Service is the owner of a manifest.
 type Service struct {
 	Name     string
-	Issuer   string // of the program that syncs it; empty: whoever comes first
+	Issuer   string // of the program that syncs it; empty: the next one becomes it
 	ClientID string
 	Version  int64
 }

@@ -11,7 +11,7 @@ type Issuer struct {
 }
 
 // Issuers are the trusted ones. What an issuer does not reach is refused when
-// it is written and ignored when it is read, whatever a policy says.
+// it is written and ignored when it is read, whatever a policy decides.
 type Issuers []Issuer
 
 // Find returns the issuer with that URL.

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// PolicyRevision is a policy that has passed the gate and is kept.
+// PolicyRevision is a stored policy that the gate has accepted.
 type PolicyRevision struct {
 	Digest      string // SHA-256 of what is evaluated, in hex
 	Name        string // what its manifest calls it
@@ -17,8 +17,8 @@ type PolicyRevision struct {
 	ActorKind   string
 	Actor       string
 	Via         string
-	Activations int       // how often it came into force
-	LastInForce time.Time // when it last came into force; zero: never
+	Activations int       // how often it was activated
+	LastInForce time.Time // when it was activated last; zero: never
 }
 
 // ID is the short name of a revision, as in X-Policy-Revision.
@@ -39,14 +39,14 @@ const (
 	VerifiedByNobody = "nobody" // POLICY_ALLOW_UNSIGNED
 )
 
-// How a revision came into force.
+// Kinds of activations.
 const (
-	PolicyFromSource = "source"   // by itself: POLICY_ACTIVATION=auto
-	PolicyActivated  = "activate" // somebody said so
+	PolicyFromSource = "source"   // automatically: POLICY_ACTIVATION=auto
+	PolicyActivated  = "activate" // on request
 	PolicyRolledBack = "rollback"
 )
 
-// PolicyActivation is one coming into force.
+// PolicyActivation is one activation of a revision.
 type PolicyActivation struct {
 	Seq       int64
 	Digest    string
@@ -60,14 +60,14 @@ type PolicyActivation struct {
 	Reason    string
 }
 
-// PolicyShadow is what is evaluated beside what is in force.
+// PolicyShadow is the revision that is evaluated as a shadow of the active one.
 type PolicyShadow struct {
 	Digest string // empty: nothing
 	Share  float64
 	SetAt  time.Time
 }
 
-// PolicyReplica is what one replica says of itself.
+// PolicyReplica is the state that one replica reports.
 type PolicyReplica struct {
 	Replica  string
 	Version  string
@@ -80,7 +80,7 @@ type PolicyReplica struct {
 	SeenAt   time.Time
 }
 
-// PolicyPreview is a comparison of two revisions, under way or done.
+// PolicyPreview is a comparison of two revisions, running or done.
 type PolicyPreview struct {
 	ID         string
 	Candidate  string // digest

@@ -1,9 +1,8 @@
 // Package natsbus is the connection to NATS JetStream.
 //
-// It owns connecting, reconnecting for ever, the stream, and the sorting of failures
-// into those of one message and those of the bus. It does not know what is published.
-// NATS is for neighbours: whether it is there decides nothing about an authorization, so
-// its absence never fails a start.
+// It owns connecting, unbounded reconnects, the stream, and the classification of failures as
+// those of one message or of the bus. It does not know what is published. NATS is for other
+// services: no authorization depends on it, so its outage never fails a start.
 package natsbus
 
 import (
@@ -24,29 +23,29 @@ import (
 type Config struct {
 	URL             string // servers, comma-separated
 	CredentialsFile string // of NATS; "": none
-	CAFile          string // PEM of who signs the servers' certificates; "": the system's
+	CAFile          string // PEM of the CA of the servers' certificates; "": the system's
 	CertFile        string // of the client, with KeyFile; "": none
 	KeyFile         string
 	Stream          string // name; "": IAM
-	Replicas        int    // of a stream that is made; 0: 1
+	Replicas        int    // of a stream that is created; 0: 1
 	Log             *slog.Logger
 }
 
-// Subjects is what the stream keeps.
+// Subjects are the subjects of the stream.
 const Subjects = "iam.>"
 
-// Duplicates is for how long the stream drops what it has seen, by Nats-Msg-Id.
+// Duplicates is the window in which the stream drops duplicates, by Nats-Msg-Id.
 const Duplicates = 10 * time.Minute
 
-// Bus is a connection that may not stand yet.
+// Bus is a connection, which may not be established yet.
 type Bus struct {
 	nc  *nats.Conn
 	js  jetstream.JetStream
 	cfg Config
 }
 
-// Connect returns at once, whether a server answers or not. It fails only for a
-// URL or file that cannot be used.
+// Connect returns at once, whether a server responds or not. It fails only for an invalid URL or
+// file.
 func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 	if cfg.Stream == "" {
 		cfg.Stream = "IAM"
@@ -61,7 +60,7 @@ func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(time.Second),
 		nats.ReconnectJitter(200*time.Millisecond, time.Second),
-		nats.ReconnectBufSize(-1), // what cannot be sent now is not kept here: it waits in the outbox
+		nats.ReconnectBufSize(-1), // nothing is buffered here: events wait in the outbox
 		nats.ConnectHandler(func(*nats.Conn) { log.InfoContext(ctx, "connected to NATS") }),
 		nats.ReconnectHandler(func(*nats.Conn) { log.InfoContext(ctx, "connected to NATS again") }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
@@ -91,7 +90,7 @@ func Connect(ctx context.Context, cfg Config) (*Bus, error) {
 	return &Bus{nc, js, cfg}, nil
 }
 
-// State is nil when the connection stands.
+// State is nil while connected.
 func (b *Bus) State() error {
 	if b.nc.IsConnected() {
 		return nil
@@ -102,11 +101,11 @@ func (b *Bus) State() error {
 	return nats.ErrDisconnected
 }
 
-// Close ends the connection.
+// Close closes the connection.
 func (b *Bus) Close() { b.nc.Close() }
 
-// Ready makes the stream if there is none: files, so many replicas, the window in which
-// duplicates are dropped. One that is there is left as it is, and must fit.
+// Ready creates the stream if there is none: files, so many replicas, the window in which
+// duplicates are dropped. An existing one is not changed, and must fit.
 func (b *Bus) Ready(ctx context.Context) (created time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -138,7 +137,7 @@ func (b *Bus) Ready(ctx context.Context) (created time.Time, err error) {
 }
 
 // away reports whether err is of the connection and not of the stream. ErrReconnectBufExceeded ("outbound buffer limit
-// exceeded") is what a client without a connection says of anything that it is to send.
+// exceeded") is what a client without a connection returns for every message.
 func away(err error) bool {
 	for _, is := range []error{
 		nats.ErrReconnectBufExceeded, nats.ErrConnectionClosed, nats.ErrConnectionReconnecting, nats.ErrDisconnected, nats.ErrNoServers, nats.ErrTimeout,
@@ -151,12 +150,12 @@ func away(err error) bool {
 	return false
 }
 
-// Publish hands a message over, under the id by which the stream knows it again.
+// Publish sends a message, under the id by which the stream detects duplicates.
 func (b *Bus) Publish(subject, id string, body []byte) <-chan error {
 	answer := make(chan error, 1)
 	f, err := b.js.PublishMsgAsync(&nats.Msg{Subject: subject, Data: body, Header: nats.Header{"Content-Type": {"application/cloudevents+json"}}}, jetstream.WithMsgID(id))
 	if err != nil {
-		answer <- sorted(err)
+		answer <- classify(err)
 		return answer
 	}
 	go func() {
@@ -164,18 +163,17 @@ func (b *Bus) Publish(subject, id string, body []byte) <-chan error {
 		case <-f.Ok():
 			answer <- nil
 		case err := <-f.Err():
-			answer <- sorted(err)
+			answer <- classify(err)
 		}
 	}()
 	return answer
 }
 
-// Tell publishes a message that nobody acknowledges: it is lost where the connection does not
-// stand.
+// Tell publishes a message without an acknowledgement: it is lost while disconnected.
 func (b *Bus) Tell(subject string, body []byte) error { return b.nc.Publish(subject, body) }
 
-// sorted marks what is wrong with this very message; everything else is the bus's.
-func sorted(err error) error {
+// classify marks failures of one message; all others are of the bus.
+func classify(err error) error {
 	if errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrBadSubject) {
 		return &outbox.RefusedError{Cause: err}
 	}
@@ -185,6 +183,6 @@ func sorted(err error) error {
 	return err
 }
 
-// messageTooLarge is the server's code for a message that is larger than its stream
-// takes (JSStreamMessageExceedsMaximumErr).
+// messageTooLarge is the server's code for a message beyond the limit of its stream
+// (JSStreamMessageExceedsMaximumErr).
 const messageTooLarge = 10054

@@ -1,17 +1,17 @@
-// Package outbox relays events from the table in which they became true to the bus.
+// Package outbox relays events from the outbox table to the bus.
 //
-// It owns the order and the patience: one relay at a time leads; many events are under
-// way, but of one object (tenant, kind, object) one after the other; what the bus has
-// taken is marked; an outage is waited for with growing patience and costs no event a
-// try; an event that the bus refuses for itself is parked and holds back its own object
-// alone. It does not know SQL or NATS.
+// It owns order and retries: one relay at a time leads; many events are in flight, but those of
+// one object (tenant, kind, object) are sent one after the other; acknowledged events are marked;
+// an outage is retried with exponential back-off and does not count as an attempt of an event; an
+// event that the bus rejects is parked, and blocks its own object alone. It does not know SQL or
+// NATS.
 //
 //	follower ──lock──▶ leader: pending? ─▶ published ─▶ acknowledged ─▶ marked sent
-//	    ▲                 │                    │ outage: wait, again
-//	    └── session lost ─┘                    └ refused: a try; after the last, parked
+//	    ▲                 │                    │ outage: back off, retry
+//	    └── session lost ─┘                    └ rejected: an attempt; after the last, parked
 //
-// Delivery is at least once: a crash between acknowledged and marked sends again, under
-// the same id, and the stream drops what it has seen within its duplicate window.
+// Delivery is at least once: after a crash between acknowledged and marked an event is sent
+// again, under the same id, and the stream drops duplicates within its window.
 package outbox
 
 import (
@@ -42,9 +42,8 @@ type Event struct {
 	Round      int // how often it was replayed
 }
 
-// MessageID is by what the stream knows the event again. A replay is to arrive even where
-// the stream has seen the event: its rounds have names of their own. The CloudEvents id
-// stays.
+// MessageID is the id by which the stream detects duplicates. A replay must not be dropped as a
+// duplicate, so each round has its own. The CloudEvents id stays.
 func (e *Event) MessageID() string {
 	if e.Round == 0 {
 		return e.ID
@@ -52,11 +51,11 @@ func (e *Event) MessageID() string {
 	return fmt.Sprintf("%s.%d", e.ID, e.Round)
 }
 
-// key is what keeps its order.
+// key identifies the object, whose events keep their order.
 func (e *Event) key() string { return e.Tenant + "\x00" + e.Kind + "\x00" + e.Object }
 
-// Subject is iam.<tenant or _>.<kind>.<object>.<type>. What cannot stand in one token of
-// a subject is percent-encoded.
+// Subject is iam.<tenant or _>.<kind>.<object>.<type>. Characters that a token of a subject
+// cannot have are percent-encoded.
 func (e *Event) Subject() string {
 	tenant := e.Tenant
 	if tenant == "" {
@@ -78,7 +77,7 @@ func encode(object string) string {
 	return b.String()
 }
 
-// CloudEvent is the event as it travels (CloudEvents 1.0, JSON).
+// CloudEvent is the event as it is published (CloudEvents 1.0, JSON).
 func (e *Event) CloudEvent() ([]byte, error) {
 	ce := event.New()
 	ce.SetID(e.ID)
@@ -92,56 +91,55 @@ func (e *Event) CloudEvent() ([]byte, error) {
 	return json.Marshal(ce)
 }
 
-// Queue is where events wait.
+// Queue is the outbox.
 type Queue interface {
-	// Lead returns a session in which this replica is the one that relays. It fails with
-	// ErrFollower where another one is.
+	// Lead returns a session in which this replica is the relay. It fails with ErrFollower where
+	// another one is.
 	Lead(ctx context.Context) (Session, error)
 }
 
-// ErrFollower says that another replica relays.
+// ErrFollower is the error of Lead while another replica relays.
 var ErrFollower = errors.New("another replica relays")
 
-// Session is a leader's. It ends when its connection does: then another may lead.
+// Session is the leadership of a replica. It ends with its connection: then another one may lead.
 type Session interface {
-	// Pending returns events that are to be sent, the oldest first, without those that are
-	// held back by a parked one.
+	// Pending returns unsent events, the oldest first, without those that a parked one blocks.
 	Pending(ctx context.Context, most int) ([]Event, error)
-	// Sent marks events that the bus has taken.
+	// Sent marks events that the bus has acknowledged.
 	Sent(ctx context.Context, seqs []int64) error
-	// Refused notes that the bus refused an event for itself, and parks it if park is set.
+	// Refused records that the bus rejected an event, and parks it if park is set.
 	Refused(ctx context.Context, seq int64, why string, park bool) error
-	// Stream is told when the stream was made, and reports when the one was made that events
-	// went to before: the same, unless that was lost.
+	// Stream records when the stream was created, and returns when the previous one was: the same,
+	// unless the stream was lost.
 	Stream(ctx context.Context, created time.Time) (before time.Time, err error)
-	// Replay makes events pending again, if an operator asked for it. It reports how many.
+	// Replay makes events pending again, if an operator requested it. It returns how many.
 	Replay(ctx context.Context) (int64, error)
-	// Wait returns when something may have become true, or after a second.
+	// Wait returns when there may be a new event, or after a second.
 	Wait(ctx context.Context) error
 	Close()
 }
 
-// Bus takes events.
+// Bus is where events are published.
 type Bus interface {
-	// Ready makes the stream if there is none, and says since when there is one.
+	// Ready creates the stream if there is none, and returns when it was created.
 	Ready(ctx context.Context) (created time.Time, err error)
-	// Publish hands a message over. The channel has the answer: nil when it is kept.
+	// Publish sends a message. The channel receives its acknowledgement: nil when it is stored.
 	Publish(subject, id string, body []byte) <-chan error
 }
 
-// RefusedError says that the bus will never take this very message.
+// RefusedError is a permanent rejection of one message by the bus.
 type RefusedError struct{ Cause error }
 
 func (e *RefusedError) Error() string { return "refused: " + e.Cause.Error() }
 func (e *RefusedError) Unwrap() error { return e.Cause }
 
-// AwayError says that the bus cannot be asked now, whatever it was asked for.
+// AwayError is an outage of the bus.
 type AwayError struct{ Cause error }
 
 func (e *AwayError) Error() string { return "the bus is away: " + e.Cause.Error() }
 func (e *AwayError) Unwrap() error { return e.Cause }
 
-// AckWait is how long an acknowledgement is waited for.
+// AckWait is the timeout of an acknowledgement.
 const AckWait = 10 * time.Second
 
 // Limits.
@@ -151,8 +149,8 @@ const (
 	minPause = 200 * time.Millisecond
 	maxPause = 30 * time.Second
 
-	checkEvery = 10 * time.Second // how often the stream is looked at
-	markEvery  = time.Second      // how long what was taken stays unmarked
+	checkEvery = 10 * time.Second // of the stream
+	markEvery  = time.Second      // of acknowledged events
 
 	refusedPause = time.Second
 )
@@ -162,8 +160,8 @@ type Config struct {
 	Queue   Queue
 	Bus     Bus
 	Log     *slog.Logger
-	OnSent  func(kind string)   // told of each event that was taken; may be nil
-	OnError func(reason string) // told of each failure of the bus: "unavailable", "refused", "stream"; may be nil
+	OnSent  func(kind string)   // called for each acknowledged event; may be nil
+	OnError func(reason string) // called for each failure of the bus: "unavailable", "refused", "stream"; may be nil
 }
 
 // Relay sends events while it leads.
@@ -171,7 +169,7 @@ type Relay struct {
 	cfg Config
 
 	mu       sync.Mutex
-	recreate bool // the stream is younger than what it took
+	recreate bool // the stream is younger than events that were sent to it
 }
 
 // New returns a relay.
@@ -185,8 +183,8 @@ func New(cfg Config) *Relay {
 	return &Relay{cfg: cfg}
 }
 
-// Recreated reports whether the stream is younger than what it once took: events are
-// gone from it, and "events replay" brings them back.
+// Recreated reports whether the stream is younger than events that were sent to it: they are
+// lost there, and "events replay" sends them again.
 func (r *Relay) Recreated() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -209,14 +207,14 @@ func (r *Relay) Run(ctx context.Context) {
 			r.cfg.Log.WarnContext(ctx, "stopped relaying events", slog.Any("err", err))
 		}
 		s.Close()
-		r.lost(false) // the next leader says
+		r.lost(false) // the next leader reports it
 	}
 }
 
-// lead sends what is pending until the session is lost.
+// lead sends pending events until the session is lost.
 func (r *Relay) lead(ctx context.Context, s Session) error {
 	wait := minPause
-	var checked time.Time // also when there is nothing to send: a stream that was lost is told soon
+	var checked time.Time // also without events: a lost stream is reported soon
 	for ctx.Err() == nil {
 		if time.Since(checked) > checkEvery {
 			if err := r.check(ctx, s); err != nil {
@@ -226,7 +224,7 @@ func (r *Relay) lead(ctx context.Context, s Session) error {
 				}
 				r.cfg.OnError(reason)
 				r.cfg.Log.WarnContext(ctx, "the stream of events cannot be used now", slog.String("reason", reason), slog.Any("err", err))
-				if err := r.patience(ctx, s, &wait); err != nil {
+				if err := r.backOff(ctx, s, &wait); err != nil {
 					return err
 				}
 				continue
@@ -237,7 +235,7 @@ func (r *Relay) lead(ctx context.Context, s Session) error {
 			return err
 		} else if n > 0 {
 			r.cfg.Log.InfoContext(ctx, "sending events again", slog.Int64("events", n))
-			checked = time.Time{} // a stream that was lost is filled
+			checked = time.Time{} // the replay fills a lost stream
 		}
 		events, err := s.Pending(ctx, batch)
 		if err != nil {
@@ -256,27 +254,27 @@ func (r *Relay) lead(ctx context.Context, s Session) error {
 		if outage == nil {
 			wait = minPause
 			if refused > 0 {
-				pause(ctx, refusedPause) // a try is worth something only after a while
+				pause(ctx, refusedPause) // an attempt needs a pause before it
 			}
 			continue
 		}
 		r.cfg.OnError("unavailable")
 		r.cfg.Log.WarnContext(ctx, "the bus is away; events wait", slog.Int("sent", sent), slog.Any("err", outage))
-		checked = time.Time{} // it may come back as another one
-		if err := r.patience(ctx, s, &wait); err != nil {
+		checked = time.Time{} // the stream may be another one afterwards
+		if err := r.backOff(ctx, s, &wait); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// check looks at the stream, and says whether it is the one that events went to before.
+// check reads the stream, and reports whether it is the one that events were sent to before.
 func (r *Relay) check(ctx context.Context, s Session) error {
 	created, err := r.cfg.Bus.Ready(ctx)
 	if err != nil {
 		return err
 	}
-	created = created.Truncate(time.Microsecond) // as exactly as a table keeps it
+	created = created.Truncate(time.Microsecond) // the precision of the table
 	before, err := s.Stream(ctx, created)
 	if err != nil {
 		return err
@@ -289,7 +287,7 @@ func (r *Relay) check(ctx context.Context, s Session) error {
 	return nil
 }
 
-// lost notes whether the stream was lost, and returns what was known.
+// lost stores whether the stream was lost, and returns the previous value.
 func (r *Relay) lost(is bool) (was bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -297,19 +295,18 @@ func (r *Relay) lost(is bool) (was bool) {
 	return was
 }
 
-// patience waits, longer each time. The session is asked along, so that a leader that was
-// cut off notices.
-func (r *Relay) patience(ctx context.Context, s Session, wait *time.Duration) error {
+// backOff waits, longer each time, and then uses the session, so that a leader without a
+// connection notices.
+func (r *Relay) backOff(ctx context.Context, s Session, wait *time.Duration) error {
 	pause(ctx, *wait/2+rand.N(*wait/2+1)) //nolint:gosec // jitter is no secret
 	*wait = min(*wait*2, maxPause)
 	_, err := s.Pending(ctx, 1)
 	return err
 }
 
-// send publishes events, of each object one after the other, and marks those that were
-// taken, about once a second: a leader that was cut off notices. It returns how many were
-// taken, how many were refused for themselves, and what was wrong with the bus; err is of
-// the queue.
+// send publishes events, those of one object one after the other, and marks acknowledged ones
+// about once a second: a leader without a connection notices. It returns how many were
+// acknowledged, how many were rejected, and the outage of the bus; err is of the queue.
 func (r *Relay) send(ctx context.Context, s Session, events []Event) (sent, refused int, outage, err error) {
 	lanes := map[string][]*Event{}
 	var order []string
@@ -327,7 +324,7 @@ func (r *Relay) send(ctx context.Context, s Session, events []Event) (sent, refu
 		if len(done) == 0 {
 			return nil
 		}
-		// Also when we are to stop: what was taken is not sent again.
+		// Also during a shutdown: acknowledged events must not be sent again.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		err := s.Sent(ctx, done)
@@ -356,7 +353,7 @@ func (r *Relay) send(ctx context.Context, s Session, events []Event) (sent, refu
 			}
 			if failed != nil {
 				outage = failed
-				deadline = closed // the rest is only looked at
+				deadline = closed // of the others, only acknowledgements that have arrived count
 				continue
 			}
 			done = append(done, e.Seq)
@@ -385,14 +382,14 @@ func (r *Relay) publish(e *Event) <-chan error {
 	return r.cfg.Bus.Publish(e.Subject(), e.MessageID(), body)
 }
 
-// closed is a deadline that is over.
+// closed is a deadline in the past.
 var closed = func() <-chan time.Time {
 	c := make(chan time.Time)
 	close(c)
 	return c
 }()
 
-// await waits for an acknowledgement. One that is there counts, however late it is.
+// await waits for an acknowledgement. One that has arrived counts, however late.
 func await(ctx context.Context, ack <-chan error, deadline <-chan time.Time) error {
 	select {
 	case err := <-ack:
