@@ -403,8 +403,13 @@ func (s *goSource) arguments(in scope, at, depth int) (values []string, known bo
 	return values, known
 }
 
-// mayCall reports whether c can be a call of the function of a scope, by the names alone.
+// mayCall reports whether c can be a call of the function of a scope, by the names and the number of arguments alone.
 func mayCall(c call, in scope) bool {
+	params := in.fn.Type.Params
+	last := params.List[len(params.List)-1]
+	if _, variadic := last.Type.(*ast.Ellipsis); !variadic && len(c.Args) != params.NumFields() {
+		return false
+	}
 	sel, selected := c.Fun.(*ast.SelectorExpr)
 	if !selected {
 		return in.fn.Recv == nil && c.file.pkg == in.file.pkg
