@@ -304,7 +304,7 @@ const (
 	Changed          // a fact was changed
 	Cleared          // everything was dropped
 	Expired          // a membership has expired
-	Stale            // there was no proof for too long
+	Stale            // the freshness deadline has passed
 )
 
 // Validity tells of rec at now, by the store's clock.

@@ -250,7 +250,7 @@ func TestAskingAnotherRevisionLeavesTheTokenAlone(t *testing.T) {
 	candidate, err := w.engine.Prepare(t.Context(), bundle(`"allow": false`))
 	f.ok(err)
 	deadline := time.Now().Add(time.Minute)
-	o, err := x.service.Ask(t.Context(), Question{Revision: candidate, Token: tok, Facts: x.service.Reading(tok, deadline), Now: time.Now()}, deadline)
+	o, err := x.service.Ask(t.Context(), Question{Revision: candidate, Token: tok, Facts: x.service.View(tok, deadline), Now: time.Now()}, deadline)
 	f.ok(err)
 	if o.Response.Allowed || before == nil || tok.ClaimView() != before {
 		t.Errorf("%+v; the claim view was %v and is %v", o.Response, before, tok.ClaimView())

@@ -24,8 +24,8 @@ func (s *Service) Identify(ctx context.Context, raw string) (t *token.Token, bou
 	return t, bound, nil
 }
 
-// Reading is the view of the facts for a token; nil: none.
-func (s *Service) Reading(t *token.Token, deadline time.Time) *directory.View {
+// View is the view of the facts for a token; nil: none.
+func (s *Service) View(t *token.Token, deadline time.Time) *directory.View {
 	return s.cfg.Directory.View(askerOf(t), deadline)
 }
 

@@ -67,7 +67,7 @@ func (r *rehearsal) try() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	deadline := now.Add(time.Second)
-	_, err = r.enricher.Ask(ctx, enrich.Question{Revision: revision, Token: t, Facts: r.enricher.Reading(t, deadline), Now: now}, deadline)
+	_, err = r.enricher.Ask(ctx, enrich.Question{Revision: revision, Token: t, Facts: r.enricher.View(t, deadline), Now: now}, deadline)
 	if iam.KindOf(err) == iam.Unavailable && !strings.HasPrefix(iam.CodeOf(err), "policy_") {
 		return err
 	}

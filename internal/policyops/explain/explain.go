@@ -98,7 +98,7 @@ func (s *Service) Explain(ctx context.Context, r *policy.Revision, q Question) (
 		now = time.Now()
 	}
 	deadline := time.Now().Add(5 * time.Second)
-	facts := s.Enricher.Reading(q.Token, deadline)
+	facts := s.Enricher.View(q.Token, deadline)
 	asked := enrich.Request{TenantHint: q.Tenant, Facts: q.Request}
 	o, err := s.Enricher.Ask(ctx, enrich.Question{Revision: r, Token: q.Token, Request: asked, Facts: facts, Now: now}, deadline)
 	x := Explanation{Revision: r.ID, Name: r.Name, Recorded: q.Recorded, Rules: []policy.Rule{}}

@@ -33,7 +33,7 @@ func newComparer(e *enrich.Service, headers []string) comparer {
 // none.
 func (c comparer) ask(ctx context.Context, base, candidate *policy.Revision, t *token.Token, q enrich.Request, now time.Time) (Change, *directory.View, error) {
 	deadline := time.Now().Add(evalLimit)
-	facts := c.enricher.Reading(t, deadline)
+	facts := c.enricher.View(t, deadline)
 	before, err := c.outcome(ctx, base, t, q, facts, now, deadline)
 	if err != nil {
 		return Change{}, nil, err

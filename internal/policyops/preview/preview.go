@@ -79,14 +79,14 @@ type run struct {
 	mu       sync.Mutex
 	sections [3]section
 
-	strangers []enquired // users and clients from everywhere, who are outsiders in most tenants
+	strangers []principal // users and clients from everywhere, who are outsiders in most tenants
 }
 
 // Run asks all questions of both.
 func Run(ctx context.Context, c Config) (Report, error) {
 	began := time.Now()
 	if len(c.Questions) == 0 {
-		c.Questions = Usual()
+		c.Questions = DefaultQuestions()
 	}
 	c.Limit = cmp.Or(c.Limit, 50*time.Millisecond)
 	r := &run{Config: c, users: users{Loader: c.Facts, held: map[[2]string]iam.UserFacts{}}, now: began}
@@ -159,8 +159,8 @@ func (u *users) drop(f iam.UserFacts) {
 	delete(u.held, [2]string{f.Issuer, f.Subject})
 }
 
-// survive makes an error of a panic in a goroutine of a preview.
-func survive(ctx context.Context, job func(context.Context) error) (err error) {
+// recoverPanic makes an error of a panic in a goroutine of a preview.
+func recoverPanic(ctx context.Context, job func(context.Context) error) (err error) {
 	defer iam.Recovered(&err)
 	return job(ctx)
 }
@@ -172,7 +172,7 @@ func (r *run) directory(ctx context.Context) error {
 	for range max(1, r.Workers) {
 		group.Go(func() error {
 			for job := range jobs {
-				if err := survive(ctx, job); err != nil {
+				if err := recoverPanic(ctx, job); err != nil {
 					return err
 				}
 			}
@@ -249,30 +249,30 @@ const (
 // Unknown is the subject of whom nobody knows.
 const Unknown = "somebody-nobody-knows"
 
-// enquired is who is asked about.
-type enquired struct {
+// principal is who is asked about.
+type principal struct {
 	of                        string // users, clients; empty: nobody, who has no token
 	issuer, subject, clientID string
 	tenants                   []string // theirs, and "": they ask for none
 }
 
-func userOf(u iam.UserFacts) enquired {
-	who := enquired{of: "users", issuer: u.Issuer, subject: u.Subject, tenants: []string{""}}
+func userOf(u iam.UserFacts) principal {
+	who := principal{of: "users", issuer: u.Issuer, subject: u.Subject, tenants: []string{""}}
 	for _, m := range u.Memberships {
 		who.tenants = append(who.tenants, m.Tenant)
 	}
 	return who
 }
 
-func clientOf(c iam.Client) enquired {
-	who := enquired{of: "clients", issuer: c.Issuer, subject: c.ClientID, clientID: c.ClientID, tenants: []string{""}}
+func clientOf(c iam.Client) principal {
+	who := principal{of: "clients", issuer: c.Issuer, subject: c.ClientID, clientID: c.ClientID, tenants: []string{""}}
 	if c.Tenant != "" {
 		who.tenants = append(who.tenants, c.Tenant)
 	}
 	return who
 }
 
-func (r *run) questions(ctx context.Context, who enquired) error {
+func (r *run) questions(ctx context.Context, who principal) error {
 	for _, q := range r.Questions {
 		if q.of(who.of) {
 			for _, tenant := range who.tenants {
@@ -293,7 +293,7 @@ func (r *run) progress(n int) {
 }
 
 // ask asks one question about one of them, and counts what comes of it in a section.
-func (r *run) ask(ctx context.Context, place int, q Question, who enquired, tenant string) error {
+func (r *run) ask(ctx context.Context, place int, q Question, who principal, tenant string) error {
 	var t *token.Token
 	now := r.now
 	if !q.Now.IsZero() {
@@ -323,9 +323,9 @@ func (r *run) ask(ctx context.Context, place int, q Question, who enquired, tena
 func (r *run) outsiders(ctx context.Context) error {
 	start := 0
 	in := func(tenant string) error {
-		asked := []enquired{{}}
+		asked := []principal{{}}
 		for _, issuer := range r.Issuers {
-			asked = append(asked, enquired{of: "users", issuer: issuer.URL, subject: Unknown})
+			asked = append(asked, principal{of: "users", issuer: issuer.URL, subject: Unknown})
 		}
 		if tenant != "" {
 			found := map[string]bool{}

@@ -30,8 +30,8 @@ type Question struct {
 	Now time.Time `json:"now,omitzero"`
 }
 
-// Usual is what is asked where nothing else is said.
-func Usual() []Question {
+// DefaultQuestions is what is asked where nothing else is said.
+func DefaultQuestions() []Question {
 	q := Question{Title: "GET / with a minimal token"}
 	q.Request.Method, q.Request.Path = "GET", "/"
 	return []Question{q}

@@ -105,11 +105,11 @@ type shadow struct {
 // lost is an activation that the database has lost, by a restore or a failover.
 type lost struct{ seq, left int64 }
 
-// New returns a service. Its Passed is for policy.Config.OnPassed.
+// New returns a service. Its Passed is for policy.Engine.SetActivator.
 func New(cfg Config) *Service {
 	s := &Service{cfg: cfg, wanted: make(chan struct{}, 1), read: cfg.DB.PolicyOrders, prepared: map[string]*policy.Revision{}, failed: map[string]failure{}}
 	if cfg.StateDir != "" && cfg.Follows {
-		s.seq = s.keptActivation().Seq
+		s.seq = s.storedActivation().Seq
 	}
 	return s
 }
@@ -258,7 +258,7 @@ func (s *Service) Sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	orders = s.newest(ctx, orders, reads)
+	orders = s.activeRevision(ctx, orders, reads)
 	if s.cfg.Follows && orders.InForce != "" {
 		var r *policy.Revision
 		if r, err = s.prepare(ctx, orders.InForce); err == nil {
@@ -268,7 +268,7 @@ func (s *Service) Sync(ctx context.Context) error {
 			}
 			s.mu.Unlock()
 		}
-		s.note()
+		s.checkBehind()
 	}
 	select {
 	case s.wanted <- struct{}{}:
@@ -281,12 +281,12 @@ func (s *Service) Sync(ctx context.Context) error {
 	return err
 }
 
-// newest takes orders that were read after the service had replaced its own so many times, and
+// activeRevision takes orders that were read after the service had replaced its own so many times, and
 // returns those that count. A read that overlaps with another one can be older than it: what is
 // superseded stays that. Where the database has lost an activation, this replica keeps what it
 // runs: an older policy must not return unnoticed. The next activation has a higher sequence than
 // any replica has reported, and settles it.
-func (s *Service) newest(ctx context.Context, orders postgres.PolicyOrders, reads int) postgres.PolicyOrders {
+func (s *Service) activeRevision(ctx context.Context, orders postgres.PolicyOrders, reads int) postgres.PolicyOrders {
 	s.mu.Lock()
 	before := s.orders
 	if orders.Seq < before.Seq && s.reads != reads {
@@ -323,8 +323,8 @@ func (s *Service) Lost() error {
 	return nil
 }
 
-// note notes whether what is in force is what should be.
-func (s *Service) note() {
+// checkBehind records whether the active revision is the one that the database names.
+func (s *Service) checkBehind() {
 	s.mu.Lock()
 	digest := s.orders.InForce
 	s.mu.Unlock()
@@ -336,8 +336,8 @@ func (s *Service) note() {
 	s.behind.CompareAndSwap(nil, &now)
 }
 
-// Behind says that this replica cannot run what is in force elsewhere. It should get no
-// requests: it would answer by other rules.
+// Behind reports that this replica cannot run the revision that is active elsewhere. It must
+// receive no requests: its decisions would differ.
 func (s *Service) Behind() error {
 	if since := s.behind.Load(); since != nil && time.Since(*since) > cmp.Or(s.cfg.Patience, 10*time.Second) {
 		return errors.New("it cannot run the policy that is in force: /policy/status says why")
@@ -364,7 +364,7 @@ func (s *Service) Prepare(ctx context.Context) {
 	s.mu.Unlock()
 	s.setShadow()
 	if s.cfg.Follows {
-		s.keep(ctx)
+		s.saveState(ctx)
 	}
 	if err := s.report(ctx); err != nil {
 		s.cfg.Log.WarnContext(ctx, "what is in force here could not be reported", slog.Any("err", err))
@@ -395,7 +395,7 @@ func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision,
 	case s.cfg.Embedded != nil && kept.Source == s.cfg.Embedded.Source && kept.Verified == iam.VerifiedByNobody && !s.cfg.Unsigned:
 		another, err = true, errors.New("it is part of another version of the program, and nobody has signed it")
 	default:
-		r, err = s.through(ctx, kept.Source, packed, s.needsNone(kept.Verified))
+		r, err = s.unpackAndPrepare(ctx, kept.Source, packed, s.trusted(kept.Verified))
 	}
 	if err == nil && r.Digest != digest {
 		err = fmt.Errorf("what is kept as revision %s is revision %s", iam.PolicyID(digest), r.ID)
@@ -427,13 +427,13 @@ func (s *Service) embedded(digest string) bool {
 	return s.cfg.Embedded != nil && s.cfg.Embedded.Digest() == digest
 }
 
-// needsNone reports whether a bundle that was verified in this way needs no signature that we
-// verify: OPA has done so and still does, or nobody has and nobody need.
-func (s *Service) needsNone(verified string) bool {
+// trusted reports whether a bundle needs no signature check here: OPA has verified it, or
+// unsigned policies are allowed.
+func (s *Service) trusted(verified string) bool {
 	return verified == iam.VerifiedByOPA && s.cfg.ByOPA || verified == iam.VerifiedByNobody && s.cfg.Unsigned
 }
 
-func (s *Service) through(ctx context.Context, source string, packed []byte, verified bool) (*policy.Revision, error) {
+func (s *Service) unpackAndPrepare(ctx context.Context, source string, packed []byte, verified bool) (*policy.Revision, error) {
 	c, err := s.cfg.Engine.Unpack(source, packed, verified)
 	if err != nil {
 		return nil, err

@@ -24,8 +24,8 @@ type stored struct {
 	Verified string `json:"verified,omitempty"` // as of iam.PolicyRevision; empty: not known, so it must be signed
 }
 
-// keep writes what is in force to STATE_DIR, as it is kept in the database: after the gate.
-func (s *Service) keep(ctx context.Context) {
+// saveState writes what is in force to STATE_DIR, as it is kept in the database: after the gate.
+func (s *Service) saveState(ctx context.Context) {
 	s.mu.Lock()
 	now := activation{s.orders.Seq, s.orders.InForce}
 	done := s.kept == now
@@ -34,7 +34,7 @@ func (s *Service) keep(ctx context.Context) {
 	if s.cfg.StateDir == "" || done || r == nil || r.Digest != now.Digest { // what is in force is not what should be, or came from STATE_DIR
 		return
 	}
-	err := s.replaceKept(ctx, now)
+	err := s.replaceState(ctx, now)
 	if err != nil {
 		s.cfg.Log.WarnContext(ctx, "the policy in force could not be kept in STATE_DIR", slog.Any("err", err))
 		return
@@ -44,9 +44,9 @@ func (s *Service) keep(ctx context.Context) {
 	s.mu.Unlock()
 }
 
-func (s *Service) replaceKept(ctx context.Context, now activation) error {
+func (s *Service) replaceState(ctx context.Context, now activation) error {
 	name := filepath.Join(s.cfg.StateDir, keptName)
-	if s.keptActivation().Seq > now.Seq { // the database has lost it: Lost says so
+	if s.storedActivation().Seq > now.Seq { // the database has lost it: Lost says so
 		return nil
 	}
 	about := stored{activation: now}
@@ -57,7 +57,7 @@ func (s *Service) replaceKept(ctx context.Context, now activation) error {
 	} else {
 		kept, packed, err := s.cfg.DB.PolicyBundle(ctx, now.Digest)
 		if err == nil {
-			err = writeWhole(name, packed)
+			err = writeAtomically(name, packed)
 		}
 		if err != nil {
 			return err
@@ -68,11 +68,11 @@ func (s *Service) replaceKept(ctx context.Context, now activation) error {
 	if err != nil {
 		return err
 	}
-	return writeWhole(filepath.Join(s.cfg.StateDir, activationName), text)
+	return writeAtomically(filepath.Join(s.cfg.StateDir, activationName), text)
 }
 
-// keptActivation is the one that what is in STATE_DIR is of; zero: none, or it is not known.
-func (s *Service) keptActivation() (about stored) {
+// storedActivation is the one that what is in STATE_DIR is of; zero: none, or it is not known.
+func (s *Service) storedActivation() (about stored) {
 	text, err := os.ReadFile(filepath.Join(s.cfg.StateDir, activationName))
 	if err != nil || json.Unmarshal(text, &about) != nil {
 		return stored{}
@@ -80,8 +80,8 @@ func (s *Service) keptActivation() (about stored) {
 	return about
 }
 
-// writeWhole replaces a file as a whole, and has it on the disk when it returns.
-func writeWhole(name string, text []byte) error {
+// writeAtomically replaces a file as a whole, and has it on the disk when it returns.
+func writeAtomically(name string, text []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
 	if err != nil {
 		return err
@@ -114,12 +114,12 @@ func (s *Service) FromState(ctx context.Context) error {
 		return nil
 	}
 	var r *policy.Revision
-	kept := s.keptActivation()
+	kept := s.storedActivation()
 	if err == nil {
-		needsNone := s.needsNone(kept.Verified)
-		r, err = s.through(ctx, name, packed, needsNone)
+		needsNone := s.trusted(kept.Verified)
+		r, err = s.unpackAndPrepare(ctx, name, packed, needsNone)
 		if err == nil && needsNone && r.Digest != kept.Digest { // it was verified of another one
-			r, err = s.through(ctx, name, packed, false)
+			r, err = s.unpackAndPrepare(ctx, name, packed, false)
 		}
 	}
 	if err != nil {
