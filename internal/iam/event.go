@@ -42,8 +42,8 @@ const (
 	AuditChainObject   = "chain"
 )
 
-// Events of kind tenant.
 type (
+	// TenantCreatedEvent and those below are of kind tenant.
 	TenantCreatedEvent   struct{ TenantState }
 	TenantUpdatedEvent   struct{ TenantState }
 	TenantSuspendedEvent struct{ TenantState }
@@ -52,15 +52,15 @@ type (
 	TenantDeletedEvent   struct{ TenantGone }
 )
 
-// Events of kind role.
 type (
+	// RoleCreatedEvent and those below are of kind role.
 	RoleCreatedEvent struct{ RoleState }
 	RoleUpdatedEvent struct{ RoleState }
 	RoleDeletedEvent struct{ RoleGone }
 )
 
-// Events of kind user.
 type (
+	// UserCreatedEvent and those below are of kind user.
 	UserCreatedEvent               struct{ UserState }
 	UserUpdatedEvent               struct{ UserState }
 	UserPlatformRolesAssignedEvent struct{ UserState }
@@ -70,8 +70,8 @@ type (
 	UserErasedEvent                struct{ UserGone }
 )
 
-// Events of kind member.
 type (
+	// MemberAddedEvent and those below are of kind member.
 	MemberAddedEvent       struct{ MemberState }
 	MemberUpdatedEvent     struct{ MemberState }
 	MemberSuspendedEvent   struct{ MemberState }
@@ -80,20 +80,20 @@ type (
 	UserRolesAssignedEvent struct{ RolesAssigned }
 )
 
-// Events of kind mapping.
 type (
+	// MappingCreatedEvent and those below are of kind mapping.
 	MappingCreatedEvent struct{ MappingState }
 	MappingUpdatedEvent struct{ MappingState }
 	MappingDeletedEvent struct{ MappingGone }
 )
 
-// Events of kind service.
 type (
+	// ServiceManifestAppliedEvent and those below are of kind service.
 	ServiceManifestAppliedEvent struct{ ManifestState }
 )
 
-// Events of kind client.
 type (
+	// ClientCreatedEvent and those below are of kind client.
 	ClientCreatedEvent        struct{ ClientState }
 	ClientUpdatedEvent        struct{ ClientState }
 	ClientBlockedEvent        struct{ ClientState }
@@ -105,15 +105,15 @@ type (
 	ClientDeletedEvent        struct{ ClientGone }
 )
 
-// Events of kind policy.
 type (
+	// PolicyRevisionAddedEvent and those below are of kind policy.
 	PolicyRevisionAddedEvent struct{ PolicyState }
 	PolicyActivatedEvent     struct{ PolicyState }
 	PolicyShadowSetEvent     struct{ PolicyState }
 )
 
-// Events of kind audit.
 type (
+	// AuditCheckpointEvent and those below are of kind audit.
 	AuditCheckpointEvent struct{ Checkpoint }
 )
 
