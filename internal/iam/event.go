@@ -43,77 +43,107 @@ const (
 )
 
 type (
-	// TenantCreatedEvent and those below are of kind tenant.
-	TenantCreatedEvent   struct{ TenantState }
-	TenantUpdatedEvent   struct{ TenantState }
+	// TenantCreatedEvent is TenantCreated.v1.
+	TenantCreatedEvent struct{ TenantState }
+	// TenantUpdatedEvent is TenantUpdated.v1.
+	TenantUpdatedEvent struct{ TenantState }
+	// TenantSuspendedEvent is TenantSuspended.v1.
 	TenantSuspendedEvent struct{ TenantState }
-	TenantResumedEvent   struct{ TenantState }
-	TenantArchivedEvent  struct{ TenantState }
-	TenantDeletedEvent   struct{ TenantGone }
+	// TenantResumedEvent is TenantResumed.v1.
+	TenantResumedEvent struct{ TenantState }
+	// TenantArchivedEvent is TenantArchived.v1.
+	TenantArchivedEvent struct{ TenantState }
+	// TenantDeletedEvent is TenantDeleted.v1.
+	TenantDeletedEvent struct{ TenantGone }
 )
 
 type (
-	// RoleCreatedEvent and those below are of kind role.
+	// RoleCreatedEvent is RoleCreated.v1.
 	RoleCreatedEvent struct{ RoleState }
+	// RoleUpdatedEvent is RoleUpdated.v1.
 	RoleUpdatedEvent struct{ RoleState }
+	// RoleDeletedEvent is RoleDeleted.v1.
 	RoleDeletedEvent struct{ RoleGone }
 )
 
 type (
-	// UserCreatedEvent and those below are of kind user.
-	UserCreatedEvent               struct{ UserState }
-	UserUpdatedEvent               struct{ UserState }
+	// UserCreatedEvent is UserCreated.v1.
+	UserCreatedEvent struct{ UserState }
+	// UserUpdatedEvent is UserUpdated.v1.
+	UserUpdatedEvent struct{ UserState }
+	// UserPlatformRolesAssignedEvent is UserPlatformRolesAssigned.v1.
 	UserPlatformRolesAssignedEvent struct{ UserState }
-	UserBlockedEvent               struct{ UserState }
-	UserUnblockedEvent             struct{ UserState }
-	UserTokensRevokedEvent         struct{ UserRevoked }
-	UserErasedEvent                struct{ UserGone }
+	// UserBlockedEvent is UserBlocked.v1.
+	UserBlockedEvent struct{ UserState }
+	// UserUnblockedEvent is UserUnblocked.v1.
+	UserUnblockedEvent struct{ UserState }
+	// UserTokensRevokedEvent is UserTokensRevoked.v1.
+	UserTokensRevokedEvent struct{ UserRevoked }
+	// UserErasedEvent is UserErased.v1.
+	UserErasedEvent struct{ UserGone }
 )
 
 type (
-	// MemberAddedEvent and those below are of kind member.
-	MemberAddedEvent       struct{ MemberState }
-	MemberUpdatedEvent     struct{ MemberState }
-	MemberSuspendedEvent   struct{ MemberState }
-	MemberResumedEvent     struct{ MemberState }
-	MemberRemovedEvent     struct{ MemberGone }
+	// MemberAddedEvent is MemberAdded.v1.
+	MemberAddedEvent struct{ MemberState }
+	// MemberUpdatedEvent is MemberUpdated.v1.
+	MemberUpdatedEvent struct{ MemberState }
+	// MemberSuspendedEvent is MemberSuspended.v1.
+	MemberSuspendedEvent struct{ MemberState }
+	// MemberResumedEvent is MemberResumed.v1.
+	MemberResumedEvent struct{ MemberState }
+	// MemberRemovedEvent is MemberRemoved.v1.
+	MemberRemovedEvent struct{ MemberGone }
+	// UserRolesAssignedEvent is UserRolesAssigned.v1.
 	UserRolesAssignedEvent struct{ RolesAssigned }
 )
 
 type (
-	// MappingCreatedEvent and those below are of kind mapping.
+	// MappingCreatedEvent is MappingCreated.v1.
 	MappingCreatedEvent struct{ MappingState }
+	// MappingUpdatedEvent is MappingUpdated.v1.
 	MappingUpdatedEvent struct{ MappingState }
+	// MappingDeletedEvent is MappingDeleted.v1.
 	MappingDeletedEvent struct{ MappingGone }
 )
 
 type (
-	// ServiceManifestAppliedEvent and those below are of kind service.
+	// ServiceManifestAppliedEvent is ServiceManifestApplied.v1.
 	ServiceManifestAppliedEvent struct{ ManifestState }
 )
 
 type (
-	// ClientCreatedEvent and those below are of kind client.
-	ClientCreatedEvent        struct{ ClientState }
-	ClientUpdatedEvent        struct{ ClientState }
-	ClientBlockedEvent        struct{ ClientState }
-	ClientUnblockedEvent      struct{ ClientState }
-	ClientTokensRevokedEvent  struct{ ClientRevoked }
-	ClientSecretRotatedEvent  struct{ ClientSecret }
+	// ClientCreatedEvent is ClientCreated.v1.
+	ClientCreatedEvent struct{ ClientState }
+	// ClientUpdatedEvent is ClientUpdated.v1.
+	ClientUpdatedEvent struct{ ClientState }
+	// ClientBlockedEvent is ClientBlocked.v1.
+	ClientBlockedEvent struct{ ClientState }
+	// ClientUnblockedEvent is ClientUnblocked.v1.
+	ClientUnblockedEvent struct{ ClientState }
+	// ClientTokensRevokedEvent is ClientTokensRevoked.v1.
+	ClientTokensRevokedEvent struct{ ClientRevoked }
+	// ClientSecretRotatedEvent is ClientSecretRotated.v1.
+	ClientSecretRotatedEvent struct{ ClientSecret }
+	// ClientSecretExpiringEvent is ClientSecretExpiring.v1.
 	ClientSecretExpiringEvent struct{ ClientSecret }
-	ClientSecretRetiredEvent  struct{ ClientSecret }
-	ClientDeletedEvent        struct{ ClientGone }
+	// ClientSecretRetiredEvent is ClientSecretRetired.v1.
+	ClientSecretRetiredEvent struct{ ClientSecret }
+	// ClientDeletedEvent is ClientDeleted.v1.
+	ClientDeletedEvent struct{ ClientGone }
 )
 
 type (
-	// PolicyRevisionAddedEvent and those below are of kind policy.
+	// PolicyRevisionAddedEvent is PolicyRevisionAdded.v1.
 	PolicyRevisionAddedEvent struct{ PolicyState }
-	PolicyActivatedEvent     struct{ PolicyState }
-	PolicyShadowSetEvent     struct{ PolicyState }
+	// PolicyActivatedEvent is PolicyActivated.v1.
+	PolicyActivatedEvent struct{ PolicyState }
+	// PolicyShadowSetEvent is PolicyShadowSet.v1.
+	PolicyShadowSetEvent struct{ PolicyState }
 )
 
 type (
-	// AuditCheckpointEvent and those below are of kind audit.
+	// AuditCheckpointEvent is AuditCheckpoint.v1.
 	AuditCheckpointEvent struct{ Checkpoint }
 )
 
