@@ -1,6 +1,6 @@
 -- +goose Up
 
--- One row: who we are among all instances that share an identity provider.
+-- One row: the identity of this service among all instances that share an identity provider.
 CREATE TABLE instance (
     id          uuid NOT NULL DEFAULT gen_random_uuid(),
     only_one    boolean NOT NULL DEFAULT true,
@@ -9,7 +9,7 @@ CREATE TABLE instance (
 );
 INSERT INTO instance DEFAULT VALUES;
 
--- Identifiers compare byte by byte (COLLATE "C"): no locale makes two ids one.
+-- Identifiers compare byte by byte (COLLATE "C"), so that no locale considers two ids equal.
 CREATE TABLE tenants (
     id          text COLLATE "C" NOT NULL,
     slug        text COLLATE "C" NOT NULL,
@@ -88,7 +88,7 @@ CREATE TABLE memberships (
 );
 CREATE INDEX memberships_tenant_idx ON memberships (tenant, user_id);
 
--- What the identity provider says about somebody, as roles of a tenant.
+-- Mappings from claims of the identity provider's tokens to roles of a tenant.
 CREATE TABLE mappings (
     tenant      text COLLATE "C" NOT NULL,
     issuer      text COLLATE "C" NOT NULL,

@@ -1,6 +1,6 @@
 -- +goose Up
 
--- Who changes a fact says so to whoever listens, within the same transaction:
+-- A change of a fact is notified in its transaction:
 --
 --   channel  iam_directory_<schema>
 --   payload  v1 <schema> <kind> <first 16 bytes of the SHA-256 of the key, in hex>
@@ -9,12 +9,12 @@
 --   u  the user (issuer, subject), memberships included
 --   c  the client (issuer, client_id)
 --   t  the tenant (id): itself, its roles, its mappings
---   m  what every member's document says of the tenant (id)
+--   m  the part of every member's document that depends on the tenant (id)
 --   g  the global roles
 --
--- No name travels. The hash is over kind, NUL, first part, NUL, second part: the
--- caches have the same. The functions have a search_path of their own (see the end),
--- so that it does not matter whose session changes something.
+-- A notification contains no names. The hash is over kind, NUL, first part, NUL, second part;
+-- the caches use the same keys. The functions have their own search_path (see the end), so
+-- that the session that changes a fact does not matter.
 
 -- +goose StatementBegin
 DO $$
@@ -40,8 +40,8 @@ CREATE FUNCTION iam_notify(what text) RETURNS void
 $$;
 -- +goose StatementEnd
 
--- iam_purge makes every replica forget every fact. Call it after a restore or
--- where replication has written facts: neither fires triggers.
+-- iam_purge clears the caches of every replica. Call it after a restore, or after
+-- replication has written facts: neither fires triggers.
 -- +goose StatementBegin
 CREATE FUNCTION iam_purge() RETURNS void
     LANGUAGE sql AS $$
@@ -148,9 +148,9 @@ END
 $$;
 -- +goose StatementEnd
 
--- A membership is part of its user's document. Where very many change at once and
--- all were members before, their tenants are told instead: a user who joins is in
--- no document of that tenant yet, so joining is told for each, or for all.
+-- A membership is part of its user's document. If very many change at once and all
+-- users were members before, their tenants are notified instead. A user who joins has no
+-- document that depends on the tenant yet, so each join is notified by its user, or as "all".
 -- +goose StatementBegin
 CREATE FUNCTION iam_changed_memberships() RETURNS trigger
     LANGUAGE plpgsql AS $$

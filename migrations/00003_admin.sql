@@ -24,7 +24,7 @@ CREATE TABLE services (
     CONSTRAINT services_owner_whole CHECK ((issuer IS NULL) = (client_id IS NULL))
 );
 
--- Every manifest that was applied, for ever: what a service declared, and when.
+-- Every manifest that was applied, stored permanently: what a service declared, and when.
 CREATE TABLE manifests (
     service     text COLLATE "C" NOT NULL,
     version     bigint NOT NULL,
@@ -51,7 +51,7 @@ ALTER TABLE roles
     ADD CONSTRAINT roles_service_fkey FOREIGN KEY (service) REFERENCES services (name),
     ADD CONSTRAINT roles_template_is_global CHECK (service IS NULL OR tenant IS NULL);
 
--- Reserved: they make somebody an administrator or an auditor of one tenant.
+-- Reserved: their members are administrators or auditors of one tenant.
 INSERT INTO roles (tenant, name, description) VALUES
     (NULL, 'iam:tenant-admin', 'Manages roles, members and mappings of the tenant'),
     (NULL, 'iam:tenant-auditor', 'Sees everything of the tenant');
@@ -92,7 +92,7 @@ CREATE INDEX audit_actor_idx ON audit (actor, at);
 CREATE INDEX audit_action_idx ON audit (action, at);
 CREATE TABLE audit_default PARTITION OF audit DEFAULT;
 
--- The last link of each chain. Its row is locked last by who writes.
+-- The last link of each chain. A transaction locks its row last.
 CREATE TABLE audit_heads (
     chain       text COLLATE "C" NOT NULL,
     seq         bigint NOT NULL,
@@ -110,9 +110,9 @@ CREATE TABLE audit_cuts (
     CONSTRAINT audit_cuts_pkey PRIMARY KEY (chain)
 );
 
--- iam_audit_partitions makes the partitions of this month and the three after it.
--- It runs as its owner: the service itself may make no tables. A month of which rows
--- are in the default partition already stays there.
+-- iam_audit_partitions creates the partitions of this month and the three after it.
+-- It runs as its owner: the service's role cannot create tables. A month with rows in the
+-- default partition stays there.
 -- +goose StatementBegin
 CREATE FUNCTION iam_audit_partitions() RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -161,7 +161,7 @@ CREATE INDEX outbox_pending_idx ON outbox (seq) WHERE sent_at IS NULL;
 CREATE INDEX outbox_sent_idx ON outbox (sent_at) WHERE sent_at IS NOT NULL;
 CREATE INDEX outbox_parked_idx ON outbox (kind, object, seq) WHERE parked;
 
--- One row: what the relay knows of the stream, and what it is asked to send again.
+-- One row: the stream that the relay knows, and the requested replay.
 CREATE TABLE relay (
     only_one        boolean NOT NULL DEFAULT true,
     stream_created  timestamptz, -- when the stream was made that events went to; null: not known
@@ -184,7 +184,7 @@ CREATE TABLE idempotency (
 CREATE INDEX idempotency_created_idx ON idempotency (created_at);
 CREATE INDEX idempotency_users_idx ON idempotency USING gin (users);
 
--- For lists in order, and for who bears a role.
+-- For ordered lists, and for the holders of a role.
 CREATE INDEX users_platform_roles_idx ON users (id) WHERE platform_roles <> '{}';
 CREATE INDEX memberships_roles_idx ON memberships USING gin (roles);
 
@@ -210,8 +210,8 @@ END
 $$;
 -- +goose StatementEnd
 
--- As in the step before: nothing but this schema. What runs as its owner is nobody's
--- who was not given it.
+-- As in the step before: the functions see this schema only. A function that runs as its
+-- owner is executable only by roles to which that is granted.
 -- +goose StatementBegin
 DO $$
 BEGIN

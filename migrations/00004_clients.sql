@@ -1,8 +1,8 @@
 -- +goose Up
 
--- What the identity provider should know of a client that we made there, what it has
--- confirmed, and what is under way between the two. It is apart from the facts: who
--- listens for changes of facts hears nothing of it. No secret stands here.
+-- The desired and the confirmed state of a client in the identity provider, and the operation
+-- that leads from one to the other. It is separate from the facts, so its changes are not
+-- notified on the change feed. It contains no secret.
 CREATE TABLE registrations (
     issuer          text COLLATE "C" NOT NULL,
     client_id       text COLLATE "C" NOT NULL,

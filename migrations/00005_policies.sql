@@ -22,7 +22,7 @@ ALTER TABLE policy_revisions ALTER COLUMN bundle SET STORAGE EXTERNAL; -- it is 
 CREATE INDEX policy_revisions_added_idx ON policy_revisions (added_at);
 CREATE INDEX policy_revisions_wanted_idx ON policy_revisions (wanted_at);
 
--- Previews: who would gain and lose what.
+-- Previews: which subjects would gain or lose roles and permissions under a candidate.
 CREATE TABLE policy_previews (
     id          uuid NOT NULL DEFAULT gen_random_uuid(),
     candidate   text COLLATE "C" NOT NULL,
@@ -43,7 +43,7 @@ CREATE TABLE policy_previews (
 );
 CREATE INDEX policy_previews_started_idx ON policy_previews (started_at);
 
--- What came into force, when, and by whom. The last row is what is in force.
+-- Activations: which revision, when, and by whom. The last row is the active revision.
 CREATE TABLE policy_activations (
     seq         bigint GENERATED ALWAYS AS IDENTITY,
     digest      text COLLATE "C" NOT NULL,
@@ -61,7 +61,7 @@ CREATE TABLE policy_activations (
 );
 CREATE INDEX policy_activations_digest_idx ON policy_activations (digest, seq);
 
--- One row: what is evaluated beside what is in force, for which share of requests.
+-- One row: the shadow revision, and the share of requests for which it is evaluated too.
 CREATE TABLE policy_shadow (
     only_one    boolean NOT NULL DEFAULT true,
     digest      text COLLATE "C",           -- null: nothing
@@ -74,7 +74,7 @@ CREATE TABLE policy_shadow (
 );
 INSERT INTO policy_shadow DEFAULT VALUES;
 
--- What each replica has in force and ready, as it says itself.
+-- The active and the prepared revisions of each replica, as it reports them.
 CREATE TABLE policy_replicas (
     replica     text NOT NULL,
     version     text NOT NULL,              -- of the program

@@ -1,7 +1,7 @@
 -- +goose Up
 
--- Where a database is: a restored dump, or a copy made from a template, is elsewhere. It is
--- not for a copy of the files, which nothing inside of it tells from the original.
+-- Identifies the place of a database: it changes in a restored dump and in a copy from a
+-- template. A copy of the files is not detected: it is identical to the original.
 -- +goose StatementBegin
 CREATE FUNCTION iam_home() RETURNS text
     LANGUAGE sql STABLE AS $$

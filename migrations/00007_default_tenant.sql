@@ -1,8 +1,8 @@
 -- +goose Up
 
--- The first membership of a user makes its tenant the default one, so that no later one,
--- which any tenant's administrator can add, changes where the user is. Users with one
--- membership get it here; of several it is not known which came first.
+-- The tenant of a user's first membership becomes the default, so that a later one, which any
+-- tenant's administrator can add, does not move the user. Users with one membership get
+-- their default here; of several memberships the first is unknown.
 UPDATE users u
    SET default_tenant = m.tenant, version = nextval('iam_versions'), updated_at = now()
   FROM (SELECT user_id, min(tenant) AS tenant FROM memberships GROUP BY user_id HAVING count(*) = 1) m

@@ -1,5 +1,4 @@
--- Lists of the admin API can be searched by the beginning of a subject, slug or name, whatever
--- its case.
+-- For the admin API's search by a prefix of a subject, slug or name, ignoring case.
 
 -- +goose Up
 CREATE INDEX users_subject_prefix_idx ON users (lower(subject) text_pattern_ops);

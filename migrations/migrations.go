@@ -1,6 +1,6 @@
-// Package migrations holds the SQL steps of the schema, embedded. A step is
-// never edited after a release, and the release before it must run on the
-// schema after it. Package postgres applies them.
+// Package migrations embeds the SQL steps of the schema. The statements of a step never change after
+// its release, and the release before it must run on the schema after it. Package postgres applies
+// the steps.
 package migrations
 
 import (
@@ -8,7 +8,7 @@ import (
 	"io/fs"
 )
 
-// FS holds the steps, named as goose wants them.
+// FS holds the steps, named as goose expects.
 //
 //go:embed *.sql
 var FS embed.FS
@@ -16,7 +16,7 @@ var FS embed.FS
 //go:embed decisions/*.sql
 var decisions embed.FS
 
-// Decisions holds the steps of the database that decisions are kept in.
+// Decisions holds the steps of the database of the decision log.
 func Decisions() fs.FS {
 	sub, err := fs.Sub(decisions, "decisions")
 	if err != nil {

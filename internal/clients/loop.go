@@ -125,7 +125,7 @@ func (s *Service) finish(ctx context.Context, retried time.Time) (int, error) {
 // claim leases operations to this replica. Where nothing is due it is two statements that
 // change nothing.
 func (s *Service) claim(ctx context.Context, retried time.Time) ([]iam.ManagedClient, error) {
-	due, err := s.cfg.DB.ClaimClients(ctx, s.cfg.Issuer, loopLease, retried, atOnce)
+	due, err := s.cfg.DB.ClaimClients(ctx, postgres.Claim{Issuer: s.cfg.Issuer, Lease: loopLease, RetryOlder: retried, Limit: atOnce})
 	if err != nil {
 		return nil, err
 	}

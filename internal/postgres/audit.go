@@ -59,7 +59,8 @@ func (tx *Tx) appendAudit(ctx context.Context, entries []iam.AuditEntry) error {
 }
 
 var auditColumns = []string{
-	"chain", "seq", "at", "actor_kind", "actor", "via", "address", "request_id", "decision_id", "action", "kind", "object", "before", "after", "prev", "hash",
+	"chain", "seq", "at", "actor_kind", "actor", "via", "address", "request_id", "decision_id",
+	"action", "kind", "object", "before", "after", "prev", "hash",
 }
 
 // AuditFilter selects entries; an empty field matches all.
@@ -120,7 +121,8 @@ func (tx *Tx) Head(ctx context.Context, chain string) (h ChainHead, found bool, 
 
 func (tx *Tx) audit(ctx context.Context, tail string, args ...any) ([]iam.AuditEntry, error) {
 	return collect(ctx, tx, "read the audit", `
-		SELECT chain, seq, at, actor_kind, actor, via, address, request_id, decision_id, action, kind, object, before, after, prev, hash FROM audit`+tail, args,
+		SELECT chain, seq, at, actor_kind, actor, via, address, request_id, decision_id, action, kind, object, before, after, prev, hash
+		  FROM audit`+tail, args,
 		pgx.RowToStructByPos[iam.AuditEntry])
 }
 
@@ -180,7 +182,8 @@ func (tx *Tx) PruneAudit(ctx context.Context, before time.Time) (dropped []strin
 		}
 		table := pgx.Identifier{name}.Sanitize()
 		var uncovered int
-		_, err = tx.look(ctx, `SELECT count(*) FROM `+table+` a LEFT JOIN audit_heads h USING (chain) WHERE h.chain IS NULL OR a.seq > h.published`, nil, &uncovered)
+		_, err = tx.look(ctx, `
+			SELECT count(*) FROM `+table+` a LEFT JOIN audit_heads h USING (chain) WHERE h.chain IS NULL OR a.seq > h.published`, nil, &uncovered)
 		if err != nil {
 			return nil, wrap("find entries without a checkpoint", err)
 		}
@@ -189,7 +192,8 @@ func (tx *Tx) PruneAudit(ctx context.Context, before time.Time) (dropped []strin
 		}
 		_, err = tx.tx.Exec(ctx, `
 			INSERT INTO audit_cuts AS c (chain, seq, hash) SELECT DISTINCT ON (chain) chain, seq, hash FROM `+table+` ORDER BY chain, seq DESC
-			ON CONFLICT ON CONSTRAINT audit_cuts_pkey DO UPDATE SET seq = excluded.seq, hash = excluded.hash, cut_at = now() WHERE c.seq < excluded.seq`)
+			ON CONFLICT ON CONSTRAINT audit_cuts_pkey DO UPDATE
+			   SET seq = excluded.seq, hash = excluded.hash, cut_at = now() WHERE c.seq < excluded.seq`)
 		if err == nil {
 			_, err = tx.tx.Exec(ctx, `DROP TABLE `+table)
 		}

@@ -38,7 +38,7 @@ func TestClaimIsBounded(t *testing.T) {
 	}))
 	claim := func(retried time.Time, most int) []iam.ManagedClient {
 		t.Helper()
-		got, err := db.ClaimClients(ctx, issuer, time.Minute, retried, most)
+		got, err := db.ClaimClients(ctx, postgres.Claim{Issuer: issuer, Lease: time.Minute, RetryOlder: retried, Limit: most})
 		must(t, err)
 		return got
 	}

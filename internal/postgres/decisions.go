@@ -82,9 +82,11 @@ func (d *Decisions) Find(ctx context.Context, f iam.DecisionFilter) ([]iam.Recor
 	defer cancel()
 	rows, err := d.pool.Query(ctx, `
 		SELECT `+decisionColumns+` FROM decisions
-		 WHERE NOT repeated AND ($1 = '' OR issuer = $1) AND ($2 = '' OR subject = $2) AND ($3 = '' OR client_id = $3) AND ($4 = '' OR tenant = $4)
+		 WHERE NOT repeated
+		   AND ($1 = '' OR issuer = $1) AND ($2 = '' OR subject = $2) AND ($3 = '' OR client_id = $3) AND ($4 = '' OR tenant = $4)
 		   AND ($5 = '' OR codes @> ARRAY[$5]) AND ($6::boolean IS NULL OR allow = $6)
-		   AND ($7::timestamptz IS NULL OR at >= $7) AND ($8::timestamptz IS NULL OR at < $8) AND ($9::timestamptz IS NULL OR (at, id) < ($9, $10))
+		   AND ($7::timestamptz IS NULL OR at >= $7) AND ($8::timestamptz IS NULL OR at < $8)
+		   AND ($9::timestamptz IS NULL OR (at, id) < ($9, $10))
 		 ORDER BY at DESC, id DESC LIMIT $11`,
 		f.Issuer, f.Subject, f.ClientID, f.Tenant, f.Code, f.Allow, optional(f.From), optional(f.To), optional(f.Before), f.BeforeID, f.Limit)
 	if err != nil {

@@ -53,7 +53,10 @@ func rejectIfTrue(ctx context.Context, conn *pgconn.PgConn, sql string) error {
 // reasonOf classifies err, for every SQLSTATE class. "" means that the database has not failed: no row,
 // a violated constraint, a conflict with a concurrent transaction, a cancelled request.
 func reasonOf(ctx context.Context, err error) string {
-	if err == nil || errors.Is(err, pgx.ErrNoRows) || errors.Is(err, errLostRace) || errors.Is(ctx.Err(), context.Canceled) || errors.Is(err, context.Canceled) {
+	switch {
+	case err == nil, errors.Is(err, pgx.ErrNoRows), errors.Is(err, errLostRace):
+		return ""
+	case errors.Is(ctx.Err(), context.Canceled), errors.Is(err, context.Canceled):
 		return ""
 	}
 	if _, ours := errors.AsType[*iam.Error](err); ours {

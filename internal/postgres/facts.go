@@ -175,7 +175,10 @@ type userRow struct {
 
 func (r *userRow) dest() []any {
 	u := &r.u
-	return []any{&u.Issuer, &u.Subject, &u.ID, &u.Status, &r.attributes, &u.PlatformRoles, &r.notBefore, &u.DefaultTenant, &u.Version, &u.AsOf, &r.memberships}
+	return []any{
+		&u.Issuer, &u.Subject, &u.ID, &u.Status, &r.attributes, &u.PlatformRoles, &r.notBefore,
+		&u.DefaultTenant, &u.Version, &u.AsOf, &r.memberships,
+	}
 }
 
 func (r *userRow) facts() (iam.UserFacts, error) {

@@ -91,7 +91,8 @@ func (tx *Tx) checkMapping(m iam.Mapping) []iam.FieldError {
 
 // DeleteMapping deletes a mapping.
 func (tx *Tx) DeleteMapping(ctx context.Context, m iam.Mapping) error {
-	_, err := tx.tx.Exec(ctx, `DELETE FROM mappings WHERE tenant = $1 AND issuer = $2 AND claim = $3 AND value = $4`, m.Tenant, m.Issuer, m.Claim, m.Value)
+	_, err := tx.tx.Exec(ctx, `DELETE FROM mappings WHERE tenant = $1 AND issuer = $2 AND claim = $3 AND value = $4`,
+		m.Tenant, m.Issuer, m.Claim, m.Value)
 	return wrap("delete a mapping", err)
 }
 

@@ -208,7 +208,9 @@ func (tx *Tx) DeleteMember(ctx context.Context, tenant, user string) (cleared []
 	if err != nil {
 		return nil, wrap("delete a membership", err)
 	}
-	tag, err = tx.tx.Exec(ctx, `UPDATE users SET default_tenant = NULL, version = nextval('iam_versions'), updated_at = now() WHERE id = $1::uuid AND default_tenant = $2`, user, tenant)
+	tag, err = tx.tx.Exec(ctx, `
+		UPDATE users SET default_tenant = NULL, version = nextval('iam_versions'), updated_at = now()
+		 WHERE id = $1::uuid AND default_tenant = $2`, user, tenant)
 	if err != nil || tag.RowsAffected() == 0 {
 		return nil, wrap("clear a default tenant", err)
 	}

@@ -56,10 +56,13 @@ var (
 	decisions = schema{migrations.Decisions(), "goose_decisions_version"}
 )
 
-// migrate calls guard, if given, under the lock before the first step; its error stops the migration.
-func migrate(ctx context.Context, url string, s schema, d Direction, guard func(ctx context.Context, conn *pgx.Conn) error) ([]Step, error) {
+// guard checks under the lock of migrations, before the first step, whether the migration may run.
+type guard func(ctx context.Context, conn *pgx.Conn) error
+
+// migrate runs the steps of a direction unless check, if given, fails.
+func migrate(ctx context.Context, url string, s schema, d Direction, check guard) ([]Step, error) {
 	var done []Step
-	err := withGoose(url, s, guard, func(p *goose.Provider) error {
+	err := withGoose(url, s, check, func(p *goose.Provider) error {
 		var results []*goose.MigrationResult
 		var err error
 		if d == Up {
@@ -121,7 +124,7 @@ func Status(ctx context.Context, url string) ([]Step, error) {
 	return steps, nil
 }
 
-func withGoose(url string, s schema, guard func(context.Context, *pgx.Conn) error, do func(*goose.Provider) error) error {
+func withGoose(url string, s schema, check guard, do func(*goose.Provider) error) error {
 	pool, err := pgxpool.ParseConfig(url) // as in connect
 	if err != nil {
 		return err
@@ -134,22 +137,23 @@ func withGoose(url string, s schema, guard func(context.Context, *pgx.Conn) erro
 	if err != nil {
 		return err
 	}
-	if guard != nil {
-		locker = guarded{locker, guard}
+	if check != nil {
+		locker = guarded{locker, check}
 	}
 	db := stdlib.OpenDB(*cfg)
 	defer db.Close()
-	p, err := goose.NewProvider(goose.DialectPostgres, db, s.steps, goose.WithTableName(s.table), goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
+	p, err := goose.NewProvider(goose.DialectPostgres, db, s.steps,
+		goose.WithTableName(s.table), goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return err
 	}
 	return do(p)
 }
 
-// guarded calls guard as soon as the lock is acquired.
+// guarded runs check as soon as the lock is acquired.
 type guarded struct {
 	lock.SessionLocker
-	guard func(context.Context, *pgx.Conn) error
+	check guard
 }
 
 // SessionLock implements lock.SessionLocker.
@@ -162,7 +166,7 @@ func (g guarded) SessionLock(ctx context.Context, conn *sql.Conn) error {
 		if !ok {
 			return fmt.Errorf("the connection is a %T", c)
 		}
-		return g.guard(ctx, driver.Conn())
+		return g.check(ctx, driver.Conn())
 	})
 	if err != nil { // goose releases only a lock that was acquired
 		return errors.Join(err, g.SessionUnlock(context.WithoutCancel(ctx), conn))

@@ -79,7 +79,8 @@ func (s *relaySession) Refused(ctx context.Context, seq int64, why string, park 
 func (s *relaySession) Stream(ctx context.Context, created time.Time) (before time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, relayLimit)
 	defer cancel()
-	err = s.conn.QueryRow(ctx, `UPDATE relay SET stream_created = coalesce(stream_created, $1) RETURNING stream_created`, created).Scan(&before)
+	err = s.conn.QueryRow(ctx, `
+		UPDATE relay SET stream_created = coalesce(stream_created, $1) RETURNING stream_created`, created).Scan(&before)
 	return before, wrap("record the stream", err)
 }
 
@@ -181,7 +182,8 @@ func (tx *Tx) RetryParked(ctx context.Context, id string) error {
 
 // SkipParked gives a parked event up: it is marked as sent and never was.
 func (tx *Tx) SkipParked(ctx context.Context, id string) error {
-	return tx.unpark(ctx, `UPDATE outbox SET parked = false, skipped = true, sent_at = now() WHERE id::text = $1 AND parked AND sent_at IS NULL`, id)
+	return tx.unpark(ctx, `
+		UPDATE outbox SET parked = false, skipped = true, sent_at = now() WHERE id::text = $1 AND parked AND sent_at IS NULL`, id)
 }
 
 func (tx *Tx) unpark(ctx context.Context, sql, id string) error {

@@ -16,7 +16,8 @@ const revisionColumns = `
 	coalesce((SELECT max(a.at) FROM policy_activations a WHERE a.digest = r.digest), 'epoch')`
 
 func scanRevision(row pgx.CollectableRow) (r iam.PolicyRevision, err error) {
-	err = row.Scan(&r.Digest, &r.Name, &r.Source, &r.Verified, &r.Bytes, &r.AddedAt, &r.ActorKind, &r.Actor, &r.Via, &r.Activations, &r.LastInForce)
+	err = row.Scan(&r.Digest, &r.Name, &r.Source, &r.Verified, &r.Bytes, &r.AddedAt, &r.ActorKind, &r.Actor, &r.Via,
+		&r.Activations, &r.LastInForce)
 	if r.Activations == 0 {
 		r.LastInForce = time.Time{}
 	}
@@ -228,8 +229,8 @@ func (db *DB) ReportPolicy(ctx context.Context, r iam.PolicyReplica) error {
 	defer cancel()
 	_, err := db.admin.Exec(ctx, `
 		INSERT INTO policy_replicas AS p (replica, version, in_force, since, source, prepared, refused, seq) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-		ON CONFLICT ON CONSTRAINT policy_replicas_pkey DO UPDATE SET version = excluded.version, in_force = excluded.in_force, since = excluded.since,
-		   source = excluded.source, prepared = excluded.prepared, refused = excluded.refused, seq = excluded.seq, seen_at = now()`,
+		ON CONFLICT ON CONSTRAINT policy_replicas_pkey DO UPDATE
+		   SET version = excluded.version, in_force = excluded.in_force, since = excluded.since, source = excluded.source, prepared = excluded.prepared, refused = excluded.refused, seq = excluded.seq, seen_at = now()`,
 		r.Replica, r.Version, r.InForce, optional(r.Since), r.Source, r.Prepared, r.Refused, r.Seq)
 	if err == nil {
 		_, err = db.admin.Exec(ctx, `DELETE FROM policy_replicas WHERE seen_at < now() - interval '1 day'`)

@@ -35,13 +35,15 @@ func (tx *Tx) PutRegistration(ctx context.Context, c iam.ManagedClient, s Schedu
 	_, err = tx.tx.Exec(ctx, `
 		INSERT INTO registrations AS r (issuer, client_id, wanted, wanted_version, applied, before, sync, reason, operation, operation_id,
 		                                lease_until, next_try, tries, secret_state, secrets, overlap_from, retire_at, warned, applied_version)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, nullif($9, ''), nullif($10, '')::uuid, clock_timestamp() + $11::interval, clock_timestamp() + $12::interval, $13, $14, $15, $16, $17, $18, $19)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, nullif($9, ''), nullif($10, '')::uuid,
+		        clock_timestamp() + $11::interval, clock_timestamp() + $12::interval, $13, $14, $15, $16, $17, $18, $19)
 		ON CONFLICT ON CONSTRAINT registrations_pkey DO UPDATE
-		   SET wanted = excluded.wanted, wanted_version = excluded.wanted_version, applied = excluded.applied, before = excluded.before, sync = excluded.sync,
-		       reason = excluded.reason, operation = excluded.operation, operation_id = excluded.operation_id,
-		       begun_at = CASE WHEN r.operation_id IS NOT DISTINCT FROM excluded.operation_id THEN r.begun_at ELSE now() END, lease_until = excluded.lease_until,
-		       next_try = excluded.next_try, tries = excluded.tries, secret_state = excluded.secret_state, secrets = excluded.secrets,
-		       overlap_from = excluded.overlap_from, retire_at = excluded.retire_at, warned = excluded.warned, applied_version = excluded.applied_version, updated_at = now()`,
+		   SET wanted = excluded.wanted, wanted_version = excluded.wanted_version, applied = excluded.applied, before = excluded.before,
+		       sync = excluded.sync, reason = excluded.reason, operation = excluded.operation, operation_id = excluded.operation_id,
+		       begun_at = CASE WHEN r.operation_id IS NOT DISTINCT FROM excluded.operation_id THEN r.begun_at ELSE now() END,
+		       lease_until = excluded.lease_until, next_try = excluded.next_try, tries = excluded.tries, secret_state = excluded.secret_state, secrets = excluded.secrets,
+		       overlap_from = excluded.overlap_from, retire_at = excluded.retire_at, warned = excluded.warned,
+		       applied_version = excluded.applied_version, updated_at = now()`,
 		c.Issuer, c.ClientID, wanted, c.WantedVersion, applied, before, c.Sync, c.Reason, c.Operation, c.OperationID,
 		s.Lease, s.Retry, c.Tries, c.SecretState, c.Secrets, optional(c.OverlapFrom), optional(c.RetireAt), c.Warned, c.AppliedMark)
 	return wrap("put a registration", err)
@@ -56,28 +58,37 @@ func (tx *Tx) SavePublished(ctx context.Context, c iam.ManagedClient) error {
 	return wrap("save the published state of a client", err)
 }
 
-// ClaimClients claims due operations of an issuer's clients that no replica has leased, at most most
-// of them, for the time of the lease. It is one statement, since it is polled. An operation that
-// waits for its retry is due early if its last attempt was before retried.
-func (db *DB) ClaimClients(ctx context.Context, issuer string, lease time.Duration, retried time.Time, most int) (claimed []iam.ManagedClient, err error) {
-	if most <= 0 {
+// Claim selects operations of an issuer's clients to claim.
+type Claim struct {
+	Issuer string
+	Lease  time.Duration // for how long
+	// RetryOlder makes an operation that waits for its retry due early if its last attempt was before
+	// this time; zero: none.
+	RetryOlder time.Time
+	Limit      int // at most so many
+}
+
+// ClaimClients claims due operations that no replica has leased. It is one statement, since it is polled.
+func (db *DB) ClaimClients(ctx context.Context, c Claim) (claimed []iam.ManagedClient, err error) {
+	if c.Limit <= 0 {
 		return nil, nil
 	}
 	// Materialized: otherwise the planner may apply the limit once for each joined row.
 	ids, err := db.ids(ctx, "claim operations", `
 		WITH due AS MATERIALIZED (
 		     SELECT client_id FROM registrations
-		      WHERE issuer = $1 AND operation IS NOT NULL AND (next_try <= now() OR tries > 0 AND updated_at < $4) AND (lease_until IS NULL OR lease_until <= now())
+		      WHERE issuer = $1 AND operation IS NOT NULL
+		        AND (next_try <= now() OR tries > 0 AND updated_at < $4) AND (lease_until IS NULL OR lease_until <= now())
 		      ORDER BY next_try LIMIT $3 FOR UPDATE SKIP LOCKED)
 		UPDATE registrations r SET lease_until = now() + $2::interval
 		  FROM due
 		 WHERE r.issuer = $1 AND r.client_id = due.client_id
-		RETURNING r.client_id`, issuer, lease, most, optional(retried))
+		RETURNING r.client_id`, c.Issuer, c.Lease, c.Limit, optional(c.RetryOlder))
 	if err != nil || len(ids) == 0 {
 		return nil, err
 	}
 	err = db.View(ctx, func(ctx context.Context, tx *Tx) (err error) {
-		claimed, err = tx.managed(ctx, ` WHERE c.issuer = $1 AND c.client_id = ANY ($2)`, issuer, ids)
+		claimed, err = tx.managed(ctx, ` WHERE c.issuer = $1 AND c.client_id = ANY ($2)`, c.Issuer, ids)
 		return err
 	})
 	return claimed, err
@@ -111,7 +122,8 @@ func (db *DB) Clients(ctx context.Context) (s ClientsState, err error) {
 	var seconds float64
 	err = db.admin.QueryRow(ctx, `
 		SELECT count(*) FILTER (WHERE r.operation IS NOT NULL), count(*) FILTER (WHERE r.sync = 'failed'),
-		       count(*) FILTER (WHERE r.secret_state = 'unknown' AND c.status <> 'deleted' AND r.wanted->>'token_endpoint_auth_method' LIKE 'client\_secret\_%'),
+		       count(*) FILTER (WHERE r.secret_state = 'unknown' AND c.status <> 'deleted'
+		                          AND r.wanted->>'token_endpoint_auth_method' LIKE 'client\_secret\_%'),
 		       coalesce(extract(epoch FROM now() - min(r.begun_at) FILTER (WHERE r.operation IS NOT NULL)), 0)::float8
 		  FROM registrations r JOIN clients c ON c.issuer = r.issuer AND c.client_id = r.client_id
 		 WHERE r.operation IS NOT NULL OR r.sync = 'failed' OR r.secret_state = 'unknown'`).

@@ -145,7 +145,10 @@ func roleNames(ctx context.Context, tx pgx.Tx, tenant string) (map[string]bool, 
 func unknownRoles(known map[string]bool, roles []string, pointer string) (faults []iam.FieldError) {
 	for i, name := range roles {
 		if !known[name] {
-			faults = append(faults, iam.FieldError{Pointer: fmt.Sprintf("%s/%d", pointer, i), Detail: fmt.Sprintf("there is no role named %q", name)})
+			faults = append(faults, iam.FieldError{
+				Pointer: fmt.Sprintf("%s/%d", pointer, i),
+				Detail:  fmt.Sprintf("there is no role named %q", name),
+			})
 		}
 	}
 	return faults
@@ -190,7 +193,9 @@ func (tx *Tx) HoldersOf(ctx context.Context, tenant, role string, except []strin
 		       (SELECT count(*) FROM clients WHERE roles @> ARRAY[$2] AND status <> 'deleted' AND ($1 = '' OR tenant = $1)),
 		       ARRAY (SELECT coalesce(tenant || '/', '') || name FROM roles
 		               WHERE inherits @> ARRAY[$2] AND ($1 = '' OR tenant = $1) AND NOT (tenant IS NULL AND name = ANY ($3)) ORDER BY 1 LIMIT 100),
-		       ARRAY (SELECT DISTINCT tenant FROM (SELECT tenant FROM memberships WHERE roles @> ARRAY[$2] UNION ALL SELECT tenant FROM mappings WHERE roles @> ARRAY[$2]
+		       ARRAY (SELECT DISTINCT tenant FROM (
+		              SELECT tenant FROM memberships WHERE roles @> ARRAY[$2]
+		              UNION ALL SELECT tenant FROM mappings WHERE roles @> ARRAY[$2]
 		              UNION ALL SELECT tenant FROM clients WHERE roles @> ARRAY[$2] AND tenant IS NOT NULL AND status <> 'deleted') x
 		               WHERE $1 = '' OR tenant = $1 ORDER BY 1 LIMIT 10)`,
 		[]any{tenant, role, list(except)}, &h.Members, &h.Mappings, &h.Clients, &h.InheritedBy, &h.Tenants)

@@ -12,7 +12,9 @@ import (
 
 // PutService creates or replaces a service with its manifest and attribute schemas, and returns the
 // new version. It needs LockRoles of the global roles.
-func (tx *Tx) PutService(ctx context.Context, s iam.Service, manifest json.RawMessage, attributes []iam.AttributeSchema) (version int64, err error) {
+func (tx *Tx) PutService(
+	ctx context.Context, s iam.Service, manifest json.RawMessage, attributes []iam.AttributeSchema,
+) (version int64, err error) {
 	err = tx.tx.QueryRow(ctx, `
 		INSERT INTO services AS s (name, issuer, client_id) VALUES ($1, nullif($2, ''), nullif($3, ''))
 		ON CONFLICT ON CONSTRAINT services_pkey DO UPDATE
@@ -21,7 +23,8 @@ func (tx *Tx) PutService(ctx context.Context, s iam.Service, manifest json.RawMe
 	if err != nil {
 		return 0, wrap("put a service", err)
 	}
-	if _, err = tx.tx.Exec(ctx, `INSERT INTO manifests (service, version, manifest) VALUES ($1, $2, $3)`, s.Name, version, manifest); err != nil {
+	_, err = tx.tx.Exec(ctx, `INSERT INTO manifests (service, version, manifest) VALUES ($1, $2, $3)`, s.Name, version, manifest)
+	if err != nil {
 		return 0, wrap("store a manifest", err)
 	}
 	keys := make([]string, 0, len(attributes))

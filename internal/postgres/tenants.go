@@ -50,7 +50,8 @@ func (tx *Tx) PutTenant(ctx context.Context, t iam.Tenant) (version int64, err e
 // DeleteTenant deletes a tenant with its roles, members and mappings, and retires its id.
 func (tx *Tx) DeleteTenant(ctx context.Context, id string) error {
 	// The foreign key would clear the default too, but without a new version.
-	_, err := tx.tx.Exec(ctx, `UPDATE users SET default_tenant = NULL, version = nextval('iam_versions'), updated_at = now() WHERE default_tenant = $1`, id)
+	_, err := tx.tx.Exec(ctx, `
+		UPDATE users SET default_tenant = NULL, version = nextval('iam_versions'), updated_at = now() WHERE default_tenant = $1`, id)
 	if err == nil {
 		_, err = tx.tx.Exec(ctx, `DELETE FROM tenants WHERE id = $1`, id)
 	}

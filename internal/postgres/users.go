@@ -150,12 +150,14 @@ func (tx *Tx) UserForUpdate(ctx context.Context, id string) (iam.User, bool, err
 
 func (tx *Tx) users(ctx context.Context, tail string, args ...any) ([]iam.User, error) {
 	return collect(ctx, tx, "read users", `
-		SELECT u.id::text, u.issuer, u.subject, u.status, u.attributes, u.platform_roles, u.tokens_not_before, coalesce(u.default_tenant, ''), u.version
+		SELECT u.id::text, u.issuer, u.subject, u.status, u.attributes, u.platform_roles, u.tokens_not_before,
+		       coalesce(u.default_tenant, ''), u.version
 		  FROM users u `+tail, args,
 		func(row pgx.CollectableRow) (u iam.User, err error) {
 			var attributes []byte
 			var notBefore *time.Time
-			if err = row.Scan(&u.ID, &u.Issuer, &u.Subject, &u.Status, &attributes, &u.PlatformRoles, &notBefore, &u.DefaultTenant, &u.Version); err == nil {
+			err = row.Scan(&u.ID, &u.Issuer, &u.Subject, &u.Status, &attributes, &u.PlatformRoles, &notBefore, &u.DefaultTenant, &u.Version)
+			if err == nil {
 				u.TokensNotBefore = deref(notBefore)
 				err = decode(attributes, &u.Attributes)
 			}

@@ -23,9 +23,9 @@ CREATE INDEX decisions_client_idx ON decisions (client_id, at);
 CREATE INDEX decisions_codes_idx ON decisions USING gin (codes);
 CREATE TABLE decisions_default PARTITION OF decisions DEFAULT;
 
--- iam_decision_partitions makes the partitions of today and the two days after it, and drops
--- those that ended longer ago than keep. It runs as its owner: the service itself may make
--- and drop no tables.
+-- iam_decision_partitions creates the partitions of today and the two days after it, and drops
+-- those that ended longer ago than keep. It runs as its owner: the service's role cannot create
+-- or drop tables.
 -- +goose StatementBegin
 CREATE FUNCTION iam_decision_partitions(keep interval) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER AS $$
