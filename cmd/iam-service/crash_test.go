@@ -219,9 +219,9 @@ func (p *plant) disturb(step string, n int64, how func() (cut bool)) (stop func(
 		return where == step && seen == n && how()
 	}
 	p.step.Store(&do)
-	p.proxy.OnCommit(func(done bool) {
+	p.proxy.OnCommit(func(phase pgtest.CommitPhase) {
 		where := "before a commit"
-		if done {
+		if phase == pgtest.CommitDone {
 			where = "after a commit"
 		}
 		if p.pass(where) {

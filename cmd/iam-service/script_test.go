@@ -156,8 +156,8 @@ func TestScripts(t *testing.T) {
 	}
 	commands["proxy"] = func(ts *testscript.TestScript, _ bool, args []string) { // proxy hears|deaf|swallows
 		p := ts.Value("proxy").(*pgtest.Proxy)
-		p.Deafen(args[0] == "deaf")
-		p.Swallow(args[0] == "swallows")
+		p.DropNotifications(args[0] == "deaf")
+		p.Blackhole(args[0] == "swallows")
 	}
 	commands["nats"] = func(ts *testscript.TestScript, _ bool, args []string) { // nats up|down, at NATS_URL
 		l := ts.Value("nats").(*natsServer)

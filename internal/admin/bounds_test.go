@@ -222,8 +222,8 @@ func TestAChangeDropsExactlyItsKeysBeforeItIsAnswered(t *testing.T) {
 		want := iam.MembershipSuspended
 		if lost {
 			want = iam.MembershipActive
-			proxy.OnCommit(func(done bool) {
-				if done {
+			proxy.OnCommit(func(phase pgtest.CommitPhase) {
+				if phase == pgtest.CommitDone {
 					proxy.Cut()
 				}
 			})

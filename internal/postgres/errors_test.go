@@ -239,8 +239,8 @@ func TestEachFailureIsCountedOnce(t *testing.T) {
 		})},
 		"rollback": {want: connection, run: inside(func(context.Context, *postgres.Tx) error { return errors.New("something else") })},
 		"commit": {want: connection, run: func(_ *testing.T, db *postgres.DB, p *pgtest.Proxy, _ *counter) error {
-			p.OnCommit(func(done bool) {
-				if !done {
+			p.OnCommit(func(phase pgtest.CommitPhase) {
+				if phase == pgtest.CommitRequested {
 					p.Cut()
 				}
 			})

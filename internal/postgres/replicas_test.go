@@ -146,7 +146,7 @@ func TestASilentlyDeadListenerIsDetected(t *testing.T) {
 			}
 			rename(t, direct, "old")
 			r := startReplica(t, main, proxy.URL, 4*time.Second).started(t)
-			checkStaleness(t, r, direct, 4*time.Second, func() { proxy.Swallow(true) }, func() { proxy.Swallow(false); proxy.Cut() })
+			checkStaleness(t, r, direct, 4*time.Second, func() { proxy.Blackhole(true) }, func() { proxy.Blackhole(false); proxy.Cut() })
 		})
 	}
 }
@@ -160,10 +160,10 @@ func TestAChangeDuringAGapIsNotMissed(t *testing.T) {
 	r := startReplica(t, url, proxy.URL, time.Minute).started(t)
 	for i := range 5 {
 		until(t, "before the gap", 5*time.Second, func() bool { return r.name(t) == fmt.Sprintf("n%d", i) })
-		proxy.Swallow(true)
+		proxy.Blackhole(true)
 		rename(t, direct, fmt.Sprintf("n%d", i+1))
 		time.Sleep(50 * time.Millisecond) // the notification is lost
-		proxy.Swallow(false)
+		proxy.Blackhole(false)
 		proxy.Cut()
 	}
 	until(t, "after the gap", 5*time.Second, func() bool { return r.name(t) == "n5" })
@@ -175,7 +175,7 @@ func TestAPoolerThatBreaksListenIsDetected(t *testing.T) {
 	url := pgtest.URL(t)
 	direct, proxy := pgtest.OpenURL(t, url), pgtest.NewProxy(t, url)
 	rename(t, direct, "old")
-	proxy.Deafen(true)
+	proxy.DropNotifications(true)
 	deaf := startReplica(t, url, proxy.URL, 4*time.Second)
 	within, cancel := context.WithTimeout(ctx, 8*time.Second)
 	defer cancel()
@@ -185,7 +185,7 @@ func TestAPoolerThatBreaksListenIsDetected(t *testing.T) {
 	if got := deaf.name(t); got != "facts_stale" {
 		t.Errorf("before the first heartbeat: %q", got)
 	}
-	proxy.Deafen(false)
+	proxy.DropNotifications(false)
 	deaf.started(t)
-	checkStaleness(t, deaf, direct, 4*time.Second, func() { proxy.Deafen(true) }, func() { proxy.Deafen(false) })
+	checkStaleness(t, deaf, direct, 4*time.Second, func() { proxy.DropNotifications(true) }, func() { proxy.DropNotifications(false) })
 }

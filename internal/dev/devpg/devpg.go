@@ -1,9 +1,9 @@
-// Package devpg runs a private PostgreSQL for development and tests: it finds
-// the binaries (or has them fetched), makes a cluster, starts a server on a
-// free loopback port and stops it again, also when our own process is killed.
+// Package devpg runs a private PostgreSQL for development and tests: it finds the binaries (or downloads
+// them), creates a cluster, starts a server on a free loopback port, and stops it again, even if its own
+// process is killed.
 //
-// PostgreSQL refuses to run as root; there, an unprivileged user owns the
-// cluster and runs the server. The package knows nothing of schemas.
+// PostgreSQL refuses to run as root; there, an unprivileged user owns the cluster and runs the server.
+// The package does not know schemas.
 package devpg
 
 import (
@@ -39,16 +39,16 @@ const Oldest = 15
 
 // Options of Start. Dir is needed; the rest has usable zero values.
 type Options struct {
-	Dir      string    // where the cluster lives; made if absent
+	Dir      string    // folder of the cluster; created if absent
 	Port     int       // 0: a free one
-	Settings []string  // more settings of postgres, as "fsync=off"
-	Progress io.Writer // what takes long is said here; nil: nowhere
+	Settings []string  // further settings of the server, as "fsync=off"
+	Progress io.Writer // receives messages before long steps; nil: none
 }
 
 // Server is a running PostgreSQL.
 type Server struct {
 	URL string // superuser's connection URL; the database is "iam"
-	Dir string // where the cluster lives: not Options.Dir where the server's user cannot reach that
+	Dir string // folder of the cluster; another one than Options.Dir if the server's user cannot reach that
 
 	cmd   *exec.Cmd
 	stdin io.Closer // closing it stops the server
@@ -56,8 +56,8 @@ type Server struct {
 	log   string
 }
 
-// Start makes the cluster in o.Dir if there is none, starts a server on it and
-// returns when it answers.
+// Start creates the cluster in o.Dir if there is none, starts a server on it and returns when the
+// server responds.
 func Start(ctx context.Context, o Options) (*Server, error) {
 	if o.Progress == nil {
 		o.Progress = io.Discard
@@ -85,7 +85,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 	return s, nil
 }
 
-// start runs the server and waits until the database "iam" answers.
+// start runs the server and waits until the database "iam" exists.
 func (s *Server) start(ctx context.Context, bin string, who *syscall.Credential, o Options, password string) error {
 	port := o.Port
 	if port == 0 {
@@ -107,16 +107,16 @@ func (s *Server) start(ctx context.Context, bin string, who *syscall.Credential,
 	for _, setting := range o.Settings {
 		args = append(args, "-c", setting)
 	}
-	// The shell ends the server when its standard input ends, which the kernel
-	// sees to even when we are killed. SIGINT is PostgreSQL's fast shutdown.
-	const nurse = `exec 3<&0; "$@" </dev/null 3<&- & pg=$!
-{ read -r _ <&3; kill -INT $pg; } & nurse=$!
-wait $pg; kill $nurse`
-	s.cmd = exec.Command("/bin/sh", append([]string{"-c", nurse, "sh", filepath.Join(bin, "postgres")}, args...)...)
+	// The shell stops the server when its standard input ends. The kernel closes the pipe even if this
+	// process is killed. SIGINT is PostgreSQL's fast shutdown.
+	const supervisor = `exec 3<&0; "$@" </dev/null 3<&- & pg=$!
+{ read -r _ <&3; kill -INT $pg; } & watch=$!
+wait $pg; kill $watch`
+	s.cmd = exec.Command("/bin/sh", append([]string{"-c", supervisor, "sh", filepath.Join(bin, "postgres")}, args...)...)
 	s.cmd.Dir = s.Dir
 	s.cmd.Stdout, s.cmd.Stderr = logFile, logFile
 	s.cmd.Env = environment()
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: who} // Ctrl-C is ours to handle, in order
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: who} // this process handles Ctrl-C, in its own order
 	s.stdin, err = s.cmd.StdinPipe()
 	if err != nil {
 		return fmt.Errorf("start PostgreSQL: %w", err)
@@ -125,7 +125,7 @@ wait $pg; kill $nurse`
 		return fmt.Errorf("start PostgreSQL: %w", err)
 	}
 	go func() {
-		_ = s.cmd.Wait() // its end is what matters; why stands in the log
+		_ = s.cmd.Wait() // the reason is in the log
 		close(s.done)
 	}()
 
@@ -140,7 +140,7 @@ wait $pg; kill $nurse`
 	return nil
 }
 
-// await returns when the server answers, having made the database.
+// await creates the database as soon as the server responds.
 func (s *Server) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -151,12 +151,12 @@ func (s *Server) await(ctx context.Context) error {
 			_, err = conn.Exec(ctx, "CREATE DATABASE iam")
 			_ = conn.Close(ctx)
 			if err == nil || strings.Contains(err.Error(), "42P04") || strings.Contains(err.Error(), "25006") {
-				return nil // made now; duplicate_database: by an earlier start; read_only_sql_transaction: a standby
+				return nil // created; duplicate_database: by an earlier start; read_only_sql_transaction: a standby
 			}
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("PostgreSQL does not answer: %w; its log ends: %s", err, s.logTail())
+			return fmt.Errorf("PostgreSQL does not respond: %w; its log ends: %s", err, s.logTail())
 		case <-s.done:
 			return fmt.Errorf("PostgreSQL ended at once; its log ends: %s", s.logTail())
 		case <-time.After(20 * time.Millisecond):
@@ -166,11 +166,11 @@ func (s *Server) await(ctx context.Context) error {
 
 // Stop shuts the server down and waits for its end.
 func (s *Server) Stop() {
-	_ = s.stdin.Close() // the shell reads the end of its input and stops the server
+	_ = s.stdin.Close() // the shell then stops the server
 	select {
 	case <-s.done:
 	case <-time.After(time.Minute):
-		_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) // the whole group; nothing else is left to try
+		_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) // the whole process group
 		<-s.done
 	}
 }
@@ -178,22 +178,22 @@ func (s *Server) Stop() {
 // Kill ends the server as a crash would, without a shutdown.
 func (s *Server) Kill() {
 	pid := s.postmaster()
-	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) // gone already is as good
+	_ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) // it may have ended already
 	<-s.done
-	// The shell's end is not yet the server's.
+	// The server may outlive the shell by a moment.
 	for until := time.Now().Add(10 * time.Second); pid > 0 && syscall.Kill(pid, 0) == nil && time.Now().Before(until); {
 		time.Sleep(5 * time.Millisecond)
 	}
 }
 
-// postmaster is the server's process id, as it notes it itself; 0: not known.
+// postmaster returns the server's process id from its pid file; 0: unknown.
 func (s *Server) postmaster() int {
 	b, err := os.ReadFile(filepath.Join(s.Dir, "cluster", "postmaster.pid"))
 	if err != nil {
 		return 0
 	}
 	first, _, _ := strings.Cut(string(b), "\n")
-	pid, _ := strconv.Atoi(first) // not a number: not known
+	pid, _ := strconv.Atoi(first) // not a number: unknown
 	return pid
 }
 
@@ -224,8 +224,7 @@ func (s *Server) logTail() string {
 	return string(b[max(0, len(b)-500):])
 }
 
-// init makes the cluster if it is not there and returns the superuser's
-// password.
+// init creates the cluster if there is none, and returns the superuser's password.
 func (s *Server) init(ctx context.Context, bin string, who *syscall.Credential, progress io.Writer) (string, error) {
 	passwordFile := filepath.Join(s.Dir, "password")
 	cluster := filepath.Join(s.Dir, "cluster")
@@ -236,14 +235,14 @@ func (s *Server) init(ctx context.Context, bin string, who *syscall.Credential, 
 		}
 		return string(password), nil
 	}
-	fmt.Fprintln(progress, "making a PostgreSQL cluster in", s.Dir)
+	fmt.Fprintln(progress, "creating a PostgreSQL cluster in", s.Dir)
 	password := rand.Text()
 	if err := os.WriteFile(passwordFile, []byte(password), 0o600); err != nil {
 		return "", fmt.Errorf("write the password of the cluster: %w", err)
 	}
 	if who != nil {
 		if err := os.Chown(passwordFile, int(who.Uid), int(who.Gid)); err != nil {
-			return "", fmt.Errorf("hand the cluster to its user: %w", err)
+			return "", fmt.Errorf("change the owner of the cluster: %w", err)
 		}
 	}
 	// Created under another name and renamed, so that an interrupted initdb leaves nothing that looks whole.
@@ -259,21 +258,21 @@ func (s *Server) init(ctx context.Context, bin string, who *syscall.Credential, 
 		return "", fmt.Errorf("initdb: %w: %s", err, out)
 	}
 	if err := os.Rename(half, cluster); err != nil {
-		return "", fmt.Errorf("put the cluster in its place: %w", err)
+		return "", fmt.Errorf("rename the cluster: %w", err)
 	}
 	return password, nil
 }
 
-// environment is ours without the PG… variables, which would steer the server.
+// environment is the environment of this process without PG… variables, which would configure the server.
 func environment() []string {
 	return slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, "PG") })
 }
 
-// serverUser says as whom PostgreSQL runs: ourselves, or, where we are root,
-// the user postgres, else nobody.
+// serverUser returns the user who runs PostgreSQL; nil: the current one. For root it is postgres, or
+// else nobody.
 func serverUser() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
-		return nil, nil //nolint:nilnil // no credential means: as ourselves
+		return nil, nil //nolint:nilnil // no credential means: the current user
 	}
 	for _, name := range []string{"postgres", "nobody"} {
 		u, err := user.Lookup(name)
@@ -290,9 +289,8 @@ func serverUser() (*syscall.Credential, error) {
 	return nil, errors.New("PostgreSQL does not run as root, and neither a user postgres nor nobody exists: add one, or run this as an ordinary user")
 }
 
-// reachable makes dir for the server's user and returns it. Where that user
-// may not pass the folders above (a clone in /root, or under mktemp -d), it is
-// a folder of the same purpose in /var/tmp.
+// reachable creates dir for the server's user and returns it. If that user cannot pass a folder above it
+// (a clone in /root, or under mktemp -d), it creates and returns a folder in /var/tmp instead.
 func reachable(dir string, who *syscall.Credential) (string, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -307,13 +305,13 @@ func reachable(dir string, who *syscall.Credential) (string, error) {
 	}
 	if who != nil {
 		if err := os.Chown(dir, int(who.Uid), int(who.Gid)); err != nil {
-			return "", fmt.Errorf("hand the folder of PostgreSQL to its user: %w", err)
+			return "", fmt.Errorf("change the owner of the folder of PostgreSQL: %w", err)
 		}
 	}
 	return dir, nil
 }
 
-// passable asks the system whether who can pass dir, once it exists.
+// passable creates dir and reports whether a user can enter it.
 func passable(dir string, who *syscall.Credential) bool {
 	if err := os.MkdirAll(dir, 0o755); err != nil { // the server's user must pass it
 		return false
@@ -324,15 +322,15 @@ func passable(dir string, who *syscall.Credential) bool {
 	return cmd.Run() == nil
 }
 
-// Where installations put the binaries, in addition to PATH, and where embedded-postgres
-// fetches them from ("": its default). Variables for the test alone.
+// Folders of installed binaries, in addition to PATH, and the repository from which embedded-postgres
+// downloads them ("": its default). The test changes these variables.
 var (
 	places     = []string{"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin", "/usr/local/opt/postgresql@*/bin"}
 	repository string
 )
 
-// binaries finds the folder that holds initdb and postgres: the newest of those
-// installed, else what embedded-postgres fetches.
+// binaries returns the folder of initdb and postgres: the newest installed version, else one that
+// embedded-postgres downloads.
 func binaries(progress io.Writer) (string, error) {
 	var found []string
 	if p, err := exec.LookPath("initdb"); err == nil {
@@ -356,7 +354,7 @@ func binaries(progress io.Writer) (string, error) {
 	return fetch(progress)
 }
 
-// version is the major version of the server in dir; 0 where there is none.
+// version returns the major version of the server in dir; 0: none.
 func version(dir string) int {
 	if _, err := os.Stat(filepath.Join(dir, "initdb")); err != nil {
 		return 0
@@ -370,13 +368,12 @@ func version(dir string) int {
 		return 0
 	}
 	major, _, _ := strings.Cut(words[2], ".")
-	v, _ := strconv.Atoi(major) // not a number: 0, so not taken
+	v, _ := strconv.Atoi(major) // not a number: 0, so it is not used
 	return v
 }
 
-// fetch has embedded-postgres download the binaries. Its own server is started
-// only because that is its one way to unpack them; as root that fails after
-// the unpacking, which does not matter.
+// fetch downloads the binaries with embedded-postgres. It starts a server only because embedded-postgres
+// unpacks them on a start; as root the start fails after the unpacking, which does no harm.
 func fetch(progress io.Writer) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil || os.Geteuid() == 0 {
@@ -387,12 +384,12 @@ func fetch(progress io.Writer) (string, error) {
 	if _, err := os.Stat(filepath.Join(bin, "initdb")); err == nil {
 		return bin, nil
 	}
-	fmt.Fprintln(progress, "PostgreSQL is not installed here: fetching its binaries")
+	fmt.Fprintln(progress, "PostgreSQL is not installed: fetching its binaries")
 	tmp, err := os.MkdirTemp("", "iam-dev-fetch-")
 	if err != nil {
 		return "", fmt.Errorf("fetch PostgreSQL: %w", err)
 	}
-	defer func() { _ = os.RemoveAll(tmp) }() // in the temporary folder: a leftover does no harm
+	defer func() { _ = os.RemoveAll(tmp) }() // a leftover in the temporary folder does no harm
 	cfg := embeddedpostgres.DefaultConfig()
 	if repository != "" {
 		cfg = cfg.BinaryRepositoryURL(repository)
@@ -402,7 +399,7 @@ func fetch(progress io.Writer) (string, error) {
 		Port(1).StartTimeout(time.Second).Logger(io.Discard))
 	startErr := pg.Start()
 	if startErr == nil {
-		_ = pg.Stop() // only its binaries are wanted
+		_ = pg.Stop() // only the binaries are needed
 	}
 	if _, err := os.Stat(filepath.Join(bin, "initdb")); err != nil {
 		return "", fmt.Errorf("PostgreSQL %d or newer is needed and was not found on PATH or in /usr/lib/postgresql/*/bin, "+

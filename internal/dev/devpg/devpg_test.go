@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-func TestAServerComesBackWithItsData(t *testing.T) {
+func TestRestartRecoversTheData(t *testing.T) {
 	ctx := context.Background()
 	dir, err := os.MkdirTemp("", "iam-devpg-") // not t.TempDir: PostgreSQL's user must reach it
 	if err != nil {
@@ -34,23 +34,23 @@ func TestAServerComesBackWithItsData(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	exec(s, "CREATE TABLE kept (x int)")
+	exec(s, "CREATE TABLE stored (x int)")
 	s.Kill() // a crash: the next start recovers
 	s, err = s.Restart(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	exec(s, "SELECT x FROM kept")
+	exec(s, "SELECT x FROM stored")
 	s.Stop()
 	if _, err := os.Stat(filepath.Join(s.Dir, "cluster", "postmaster.pid")); !os.IsNotExist(err) {
-		t.Errorf("a lock is left behind: %v", err)
+		t.Errorf("the lock file is left behind: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(s.Dir, "cluster", "PG_VERSION")); err != nil {
-		t.Errorf("the cluster is gone: %v", err)
+		t.Errorf("the cluster is missing: %v", err)
 	}
 }
 
-// Where PostgreSQL is neither installed nor to be fetched, the error says what to do.
+// If PostgreSQL is neither installed nor downloadable, the error says how to install it.
 func TestAMissingPostgresSaysWhatToInstall(t *testing.T) {
 	nowhere := httptest.NewServer(http.NotFoundHandler())
 	defer nowhere.Close()
@@ -59,14 +59,14 @@ func TestAMissingPostgresSaysWhatToInstall(t *testing.T) {
 	t.Setenv("HOME", t.TempDir())
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	if _, err := os.Stat("/var/tmp/iam-dev-postgres"); err == nil {
-		t.Fatal("/var/tmp/iam-dev-postgres is there from an earlier fetch: this test cannot tell")
+		t.Fatal("/var/tmp/iam-dev-postgres exists from an earlier download: this test needs a machine without it")
 	}
-	var said strings.Builder
-	_, err := Start(context.Background(), Options{Dir: t.TempDir(), Progress: &said})
+	var progress strings.Builder
+	_, err := Start(context.Background(), Options{Dir: t.TempDir(), Progress: &progress})
 	if err == nil || !strings.Contains(err.Error(), "install it (") || !strings.Contains(err.Error(), "PostgreSQL 15 or newer") {
 		t.Errorf("got %v", err)
 	}
-	if !strings.Contains(said.String(), "fetching") {
-		t.Errorf("said %q", said.String())
+	if !strings.Contains(progress.String(), "fetching") {
+		t.Errorf("progress %q", progress.String())
 	}
 }

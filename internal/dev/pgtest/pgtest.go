@@ -1,7 +1,8 @@
-// Package pgtest gives each test a PostgreSQL schema of its own, with all
-// migrations applied, in a private server that one test binary shares.
+// Package pgtest provides each test with its own PostgreSQL schema, with all migrations applied, in a
+// private server that the tests of a package share. Its Proxy injects network failures.
 //
-// It fails where PostgreSQL cannot be had; it never skips.
+// Without PostgreSQL a test fails; it is never skipped. The package does not know what is tested: the
+// rows of a test are the test's.
 package pgtest
 
 import (
@@ -25,8 +26,7 @@ import (
 	"iam-service/migrations"
 )
 
-// Run runs the tests of a package and then stops the server they shared:
-// call it from TestMain.
+// Run runs the tests of a package and then stops the server that they share. TestMain calls it.
 func Run(m *testing.M) int {
 	defer func() {
 		shared.Lock()
@@ -44,7 +44,7 @@ var shared struct {
 	server *devpg.Server
 }
 
-// Server starts a server of the test's own, for tests that stop it.
+// Server starts a server for one test, such as a test that stops it.
 func Server(t testing.TB) *devpg.Server {
 	t.Helper()
 	s, err := start()
@@ -53,7 +53,7 @@ func Server(t testing.TB) *devpg.Server {
 	}
 	t.Cleanup(func() {
 		s.Stop()
-		_ = os.RemoveAll(s.Dir) // as above
+		_ = os.RemoveAll(s.Dir) // a leftover does no harm
 	})
 	return s
 }
@@ -68,8 +68,7 @@ func start() (*devpg.Server, error) {
 	})
 }
 
-// EmptyURL makes an empty schema in the shared server and returns the URL of
-// connections that live in it.
+// EmptyURL creates an empty schema in the shared server and returns a URL whose connections use it.
 func EmptyURL(t testing.TB) string {
 	t.Helper()
 	shared.Lock()
@@ -92,7 +91,7 @@ func EmptyURL(t testing.TB) string {
 	}
 	defer conn.Close(ctx)
 	if _, err := conn.Exec(ctx, "CREATE SCHEMA "+schema); err != nil {
-		t.Fatalf("make a schema: %v", err)
+		t.Fatalf("create a schema: %v", err)
 	}
 	u, err := url.Parse(server.URL)
 	if err != nil {
@@ -163,13 +162,13 @@ func migrate(u string) (statements string, err error) {
 	return all.String(), nil
 }
 
-// Issuer is trusted with everything, LimitedIssuer with the tenant globex alone.
+// Issuer is trusted with the platform and all tenants, LimitedIssuer with the tenant globex only.
 const (
 	Issuer        = "https://rauth.test"
 	LimitedIssuer = "https://limited.test"
 )
 
-// Issuers are the trusted ones.
+// Issuers are the trusted issuers of a store.
 var Issuers = iam.Issuers{
 	{URL: Issuer, Tenants: []string{"*"}, Platform: true},
 	{URL: LimitedIssuer, Tenants: []string{"globex"}},
@@ -184,7 +183,13 @@ func Open(t testing.TB) *postgres.DB {
 // OpenURL returns a store at url.
 func OpenURL(t testing.TB, url string) *postgres.DB {
 	t.Helper()
-	db, err := postgres.Open(context.Background(), postgres.Config{URL: url, Issuers: Issuers, Conns: 4, FactsAcquire: 10 * time.Second, FactsLimit: 10 * time.Second}, slog.New(slog.DiscardHandler), nil)
+	db, err := postgres.Open(context.Background(), postgres.Config{
+		URL:          url,
+		Issuers:      Issuers,
+		Conns:        4,
+		FactsAcquire: 10 * time.Second,
+		FactsLimit:   10 * time.Second,
+	}, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}

@@ -14,53 +14,61 @@ import (
 	"time"
 )
 
-// Proxy stands between a client and a server, and misbehaves on demand.
+// Proxy forwards connections from a client to a server, and injects failures on demand.
 type Proxy struct {
-	URL string // as the server's, through the proxy
+	URL string // the server's URL, through the proxy
 
-	swallow, deaf atomic.Bool
-	delay         atomic.Int64 // of a new connection
-	commit        atomic.Pointer[func(done bool)]
-	underWay      atomic.Int64 // commits
-	mu            sync.Mutex
-	conns         []net.Conn
+	blackhole         atomic.Bool
+	dropNotifications atomic.Bool
+	delay             atomic.Int64 // of a new connection
+	onCommit          atomic.Pointer[func(CommitPhase)]
+	pending           atomic.Int64 // commits
+	mu                sync.Mutex
+	conns             []net.Conn
 }
 
-// OnCommit calls do for each commit of a transaction: before the server hears of it, and
-// when it is done, before the client does. nil: no more.
-func (p *Proxy) OnCommit(do func(done bool)) {
-	if do == nil {
-		p.commit.Store(nil)
-		return
-	}
-	p.commit.Store(&do)
-}
+// CommitPhase is a moment of a commit that the proxy forwards.
+type CommitPhase int
 
-// Committing reports whether a commit is asked for that its client has no answer to yet:
-// others may see its work, and OnCommit is not called for its end yet.
-func (p *Proxy) Committing() bool { return p.underWay.Load() > 0 }
-
-func (p *Proxy) committing(done bool) {
-	if do := p.commit.Load(); do != nil {
-		(*do)(done)
-	}
-}
-
-// A commit as it is asked for and confirmed: each is one whole message.
-var (
-	askedCommit = []byte("Q\x00\x00\x00\x0bcommit\x00")
-	doneCommit  = []byte("C\x00\x00\x00\x0bCOMMIT\x00")
+// The phases of a commit.
+const (
+	CommitRequested CommitPhase = iota // before the server receives it
+	CommitDone                         // before the client receives the confirmation
 )
 
-// Swallow makes the proxy keep connections open and pass nothing on, as a network
-// does that has lost the way.
-func (p *Proxy) Swallow(on bool) { p.swallow.Store(on) }
+// OnCommit calls do in both phases of each commit. nil: no longer.
+func (p *Proxy) OnCommit(do func(CommitPhase)) {
+	if do == nil {
+		p.onCommit.Store(nil)
+		return
+	}
+	p.onCommit.Store(&do)
+}
 
-// Deafen makes the proxy keep notifications to itself, as a transaction pooler
-// does: LISTEN is answered, by a server connection that is given to another client.
-func (p *Proxy) Deafen(on bool) { p.deaf.Store(on) }
+// Committing reports whether a commit is requested and not yet confirmed to its client. Its effect may
+// be visible already.
+func (p *Proxy) Committing() bool { return p.pending.Load() > 0 }
 
-// Delay makes each new connection take so long.
+func (p *Proxy) committing(phase CommitPhase) {
+	if do := p.onCommit.Load(); do != nil {
+		(*do)(phase)
+	}
+}
+
+// The request and the confirmation of a commit: each is one whole message.
+var (
+	commitRequest      = []byte("Q\x00\x00\x00\x0bcommit\x00")
+	commitConfirmation = []byte("C\x00\x00\x00\x0bCOMMIT\x00")
+)
+
+// Blackhole makes the proxy discard all bytes of open connections, as a network without a route does.
+func (p *Proxy) Blackhole(on bool) { p.blackhole.Store(on) }
+
+// DropNotifications makes the proxy discard notifications. A transaction pooler has that effect: LISTEN
+// succeeds on a server connection that another client gets next.
+func (p *Proxy) DropNotifications(on bool) { p.dropNotifications.Store(on) }
+
+// Delay delays each new connection.
 func (p *Proxy) Delay(d time.Duration) { p.delay.Store(int64(d)) }
 
 // Cut breaks all connections.
@@ -68,7 +76,7 @@ func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.conns {
-		_ = c.Close() // that is the point
+		_ = c.Close() // closing is the purpose
 	}
 	p.conns = nil
 }
@@ -88,7 +96,7 @@ func NewProxy(t testing.TB, databaseURL string) *Proxy {
 	server := u.Host
 	u.Host = l.Addr().String()
 	p.URL = u.String()
-	t.Cleanup(func() { _ = l.Close(); p.Cut() }) // nothing is left to lose
+	t.Cleanup(func() { _ = l.Close(); p.Cut() }) // the test is over
 	go func() {
 		for {
 			client, err := l.Accept()
@@ -114,7 +122,7 @@ func NewProxy(t testing.TB, databaseURL string) *Proxy {
 func (p *Proxy) forth(client, server net.Conn, commits *atomic.Bool) {
 	defer func() { _ = server.Close() }() // the other side is gone
 	if d := p.delay.Load(); d > 0 {
-		time.Sleep(time.Duration(d)) // what the client says first waits
+		time.Sleep(time.Duration(d)) // the first message of the client waits
 	}
 	buf := make([]byte, 64<<10)
 	for {
@@ -122,13 +130,13 @@ func (p *Proxy) forth(client, server net.Conn, commits *atomic.Bool) {
 		if err != nil {
 			return
 		}
-		if p.swallow.Load() {
+		if p.blackhole.Load() {
 			continue
 		}
-		if bytes.Contains(buf[:n], askedCommit) {
+		if bytes.Contains(buf[:n], commitRequest) {
 			commits.Store(true)
-			p.underWay.Add(1)
-			p.committing(false)
+			p.pending.Add(1)
+			p.committing(CommitRequested)
 		}
 		if _, err := server.Write(buf[:n]); err != nil {
 			return
@@ -136,15 +144,15 @@ func (p *Proxy) forth(client, server net.Conn, commits *atomic.Bool) {
 	}
 }
 
-// back passes whole messages on: a type, a length that counts itself, the rest.
+// back forwards whole messages: a type, a length that includes itself, the rest.
 func (p *Proxy) back(client, server net.Conn, commits *atomic.Bool) {
-	defer func() { _ = client.Close() }() // as above
-	over := func() {
+	defer func() { _ = client.Close() }() // the other side is gone
+	ended := func() {
 		if commits.Swap(false) {
-			p.underWay.Add(-1)
+			p.pending.Add(-1)
 		}
 	}
-	defer over()
+	defer ended()
 	r := bufio.NewReader(server)
 	for {
 		head, err := r.Peek(5)
@@ -155,14 +163,14 @@ func (p *Proxy) back(client, server net.Conn, commits *atomic.Bool) {
 		if _, err := io.ReadFull(r, message); err != nil {
 			return
 		}
-		if p.swallow.Load() || p.deaf.Load() && message[0] == 'A' {
+		if p.blackhole.Load() || p.dropNotifications.Load() && message[0] == 'A' {
 			continue
 		}
-		if bytes.Equal(message, doneCommit) {
-			p.committing(true)
+		if bytes.Equal(message, commitConfirmation) {
+			p.committing(CommitDone)
 		}
-		if message[0] == 'Z' { // ready for the next query: committed, or not
-			over()
+		if message[0] == 'Z' { // ready for the next query: the commit has ended, successful or not
+			ended()
 		}
 		if _, err := client.Write(message); err != nil && !errors.Is(err, net.ErrClosed) {
 			return
