@@ -12,6 +12,7 @@ import (
 
 	"iam-service/internal/admin"
 	"iam-service/internal/dev/devstack"
+	"iam-service/internal/dev/world"
 	"iam-service/internal/iam"
 )
 
@@ -20,15 +21,15 @@ import (
 func TestAMembershipThatSomebodyElseAddsMovesNobody(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
-	auth := bearer(w.mint("victor", nil))
+	auth := world.Bearer(w.Mint("victor", nil))
 	in := func(what string, status int, tenant string) {
 		t.Helper()
-		got, lines, body := w.ask(get, auth)
-		if got != status || status == 200 && value(lines, "X-Tenant-ID") != tenant {
-			t.Errorf("%s: %d %v %s, want %d %s", what, got, claims(lines), body, status, tenant)
+		got, lines, body := w.Ask(world.Get, auth)
+		if got != status || status == 200 && world.Value(lines, "X-Tenant-ID") != tenant {
+			t.Errorf("%s: %d %v %s, want %d %s", what, got, world.Claims(lines), body, status, tenant)
 		}
 	}
-	body := map[string]any{"subject": "victor", "issuer": w.rauth.Issuer}
+	body := map[string]any{"subject": "victor", "issuer": w.RAuth.Issuer}
 	w.want(201, "tina", "POST", "/v1/tenants/acme/members", body)
 	victor := w.user("victor")
 	in("a member of acme", 200, "acme")
@@ -36,7 +37,7 @@ func TestAMembershipThatSomebodyElseAddsMovesNobody(t *testing.T) {
 	in("globex adds him", 200, "acme")
 	w.want(200, "tina", "PATCH", "/v1/tenants/acme/members/"+victor, map[string]any{"status": "suspended"}, "Content-Type: application/merge-patch+json")
 	in("acme suspends him", 403, "")
-	if status, lines, _ := w.ask(get, auth, "X-Active-Tenant-ID: globex"); status != 200 || value(lines, "X-Tenant-ID") != "globex" {
+	if status, lines, _ := w.Ask(world.Get, auth, "X-Active-Tenant-ID: globex"); status != 200 || world.Value(lines, "X-Tenant-ID") != "globex" {
 		t.Errorf("he asks for globex: %d", status)
 	}
 	w.want(200, "tina", "PATCH", "/v1/tenants/acme/members/"+victor, map[string]any{"status": "active"}, "Content-Type: application/merge-patch+json")
@@ -65,14 +66,14 @@ func TestAMembershipThatSomebodyElseAddsMovesNobody(t *testing.T) {
 		})
 	}
 	both.Wait()
-	status, lines, _ := w.ask(get, auth)
-	if first := w.want(200, "root", "GET", "/v1/users/"+victor, nil).field("default_tenant"); status != 200 || first != value(lines, "X-Tenant-ID") {
+	status, lines, _ := w.Ask(world.Get, auth)
+	if first := w.want(200, "root", "GET", "/v1/users/"+victor, nil).field("default_tenant"); status != 200 || first != world.Value(lines, "X-Tenant-ID") {
 		t.Errorf("two at once: %d %v, and %v is the default", status, lines, first)
 	}
 	// What is said by the platform holds.
-	id, err := w.db.PutUser(ctx, iam.User{Issuer: w.rauth.Issuer, Subject: "wendy", Status: iam.UserActive, DefaultTenant: "acme"})
-	w.ok(err)
-	w.ok(w.db.PutMembership(ctx, iam.Membership{Tenant: "globex", User: id, Status: iam.MembershipActive}))
+	id, err := w.DB.PutUser(ctx, iam.User{Issuer: w.RAuth.Issuer, Subject: "wendy", Status: iam.UserActive, DefaultTenant: "acme"})
+	w.OK(err)
+	w.OK(w.DB.PutMembership(ctx, iam.Membership{Tenant: "globex", User: id, Status: iam.MembershipActive}))
 	if u := w.want(200, "root", "GET", "/v1/users/"+id, nil); u.field("default_tenant") != "acme" {
 		t.Errorf("a default that was set is replaced: %s", u)
 	}
@@ -82,11 +83,11 @@ func TestAMembershipThatSomebodyElseAddsMovesNobody(t *testing.T) {
 func TestADefaultTenantEndsWithItsMembership(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
-	body := map[string]any{"subject": "wanted", "issuer": w.rauth.Issuer}
+	body := map[string]any{"subject": "wanted", "issuer": w.RAuth.Issuer}
 	in := func(what, tenant string) {
 		t.Helper()
-		status, lines, _ := w.ask(get, bearer(w.mint("wanted", nil)))
-		if got := value(lines, "X-Tenant-ID"); tenant == "" && status != 403 || tenant != "" && (status != 200 || got != tenant) {
+		status, lines, _ := w.Ask(world.Get, world.Bearer(w.Mint("wanted", nil)))
+		if got := world.Value(lines, "X-Tenant-ID"); tenant == "" && status != 403 || tenant != "" && (status != 200 || got != tenant) {
 			t.Errorf("%s: %d %q, want %q", what, status, got, tenant)
 		}
 	}
@@ -131,7 +132,7 @@ func TestAClientOfATenantAdministersThatTenantOnly(t *testing.T) {
 	w := newWorld(t, settings{decisions: true})
 	const acmes = "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d"
 	through := func(who string) string {
-		return w.mint(who, map[string]any{"aud": devstack.AdminAudience, "client_id": acmes})
+		return w.Mint(who, map[string]any{"aud": devstack.AdminAudience, "client_id": acmes})
 	}
 	globexs := w.client("globex", nil)
 	for _, who := range []string{"root", "tina"} {
@@ -169,8 +170,8 @@ func TestAClientOfATenantAdministersThatTenantOnly(t *testing.T) {
 
 	// What is given is no more than the person holds in the tenant.
 	w.member("acme", "rita", iam.RoleTenantAdmin)
-	_, err := w.db.PutUser(ctx, iam.User{Issuer: w.rauth.Issuer, Subject: "rita", Status: iam.UserActive, PlatformRoles: []string{iam.PlatformAdmin}})
-	w.ok(err)
+	_, err := w.DB.PutUser(ctx, iam.User{Issuer: w.RAuth.Issuer, Subject: "rita", Status: iam.UserActive, PlatformRoles: []string{iam.PlatformAdmin}})
+	w.OK(err)
 	strong := service(map[string]any{"tenant": "acme", "audience": []string{devstack.AdminAudience}})
 	if r := w.want(403, through("rita"), "POST", "/v1/clients", strong); r.field("code") != "more_than_held" {
 		t.Errorf("a client of the tenant makes one for the admin API: %s", r)
@@ -229,19 +230,19 @@ func TestErasingAndAddingAtOnceIsOneOrTheOther(t *testing.T) {
 	rows, err := w.sql().Query(ctx, `
 		SELECT o.tenant || ' ' || o.object FROM outbox o WHERE o.kind = 'member' AND NOT EXISTS (SELECT FROM users u WHERE u.id::text = o.object)
 		 GROUP BY o.tenant, o.object HAVING count(*) FILTER (WHERE o.type = 'MemberAdded.v1') <> count(*) FILTER (WHERE o.type = 'MemberRemoved.v1')`)
-	w.ok(err)
+	w.OK(err)
 	torn, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	w.ok(err)
+	w.OK(err)
 	if len(torn) > 0 {
 		t.Errorf("memberships that never ended: %v", torn)
 	}
 }
 
 // audit are the faults that a verification finds.
-func (w *world) audit() map[string]bool {
+func (w *adminWorld) audit() map[string]bool {
 	w.Helper()
 	faults := map[string]bool{}
-	w.ok(w.service.Verify(ctx, nil, func(v admin.Verdict) {
+	w.OK(w.service.Verify(ctx, nil, func(v admin.Verdict) {
 		if v.Fault != "" {
 			faults[v.Chain+": "+v.Fault] = true
 		}
@@ -255,10 +256,10 @@ func TestWhoMayNotWaitsForNoLock(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	tx, err := w.sql().Begin(ctx)
-	w.ok(err)
+	w.OK(err)
 	defer tx.Rollback(ctx)
 	_, err = tx.Exec(ctx, `SELECT FROM tenants WHERE id = 'acme' FOR UPDATE`)
-	w.ok(err)
+	w.OK(err)
 	began := time.Now()
 	for range 8 {
 		w.want(404, "stranger", "PATCH", "/v1/tenants/acme", map[string]any{"status": "archived"})
@@ -272,7 +273,7 @@ func TestWhoMayNotWaitsForNoLock(t *testing.T) {
 	if r := w.want(503, "root", "PATCH", "/v1/tenants/acme", map[string]any{"status": "active"}); r.field("code") != "busy" {
 		t.Errorf("got %s", r)
 	}
-	w.ok(tx.Rollback(ctx))
+	w.OK(tx.Rollback(ctx))
 }
 
 // One caller who does much at once, and two who change each other, are not in each
@@ -316,7 +317,7 @@ func TestATokenThatIsForLessGivesLess(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	for _, id := range []string{"both", "owner"} {
-		w.ok(w.db.PutClient(ctx, iam.Client{Issuer: w.rauth.Issuer, ClientID: id, Scopes: []string{iam.ScopePlatformAdmin, "s2s:internal"}, Status: iam.ClientActive}))
+		w.OK(w.DB.PutClient(ctx, iam.Client{Issuer: w.RAuth.Issuer, ClientID: id, Scopes: []string{iam.ScopePlatformAdmin, "s2s:internal"}, Status: iam.ClientActive}))
 	}
 	manifest := map[string]any{"service": "bill", "roles": []any{}}
 	w.want(200, w.program("owner", "s2s:internal"), "POST", "/s2s/system/sync", manifest)
@@ -333,7 +334,7 @@ func TestWhoHoldsForATimeGivesForNoLonger(t *testing.T) {
 	w := newWorld(t, settings{})
 	end := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	id := w.member("acme", "temp")
-	w.ok(w.db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: id, Status: "active", Roles: []string{iam.RoleTenantAdmin, "viewer"}, ExpiresAt: end}))
+	w.OK(w.DB.PutMembership(ctx, iam.Membership{Tenant: "acme", User: id, Status: "active", Roles: []string{iam.RoleTenantAdmin, "viewer"}, ExpiresAt: end}))
 	w.want(201, "root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "plain"})
 	bearer := w.member("acme", "bearer", "plain")
 	later, sooner := end.Add(time.Minute), end.Add(-time.Minute)
@@ -436,10 +437,10 @@ func TestAProgramThatIsBlockedMeanwhileWritesNothing(t *testing.T) {
 	w := newWorld(t, settings{})
 	w.cast()
 	tx, err := w.sql().Begin(ctx)
-	w.ok(err)
+	w.OK(err)
 	defer tx.Rollback(ctx)
 	_, err = tx.Exec(ctx, `SELECT FROM tenants WHERE id = 'acme' FOR UPDATE`)
-	w.ok(err)
+	w.OK(err)
 	var r reply
 	var waiting sync.WaitGroup
 	waiting.Go(func() {
@@ -447,8 +448,8 @@ func TestAProgramThatIsBlockedMeanwhileWritesNothing(t *testing.T) {
 	})
 	w.somebodyWaitsFor(tx)
 	_, err = w.sql().Exec(ctx, `UPDATE clients SET status = 'blocked' WHERE client_id = 'bot'`)
-	w.ok(err)
-	w.ok(tx.Rollback(ctx))
+	w.OK(err)
+	w.OK(tx.Rollback(ctx))
 	waiting.Wait()
 	if r.status != 401 && r.status != 503 { // 503: it waited too long
 		t.Errorf("got %s", r)
@@ -461,23 +462,23 @@ func TestWhoIsAtWorkIsNotChangedMeanwhile(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	tx, err := w.sql().Begin(ctx)
-	w.ok(err)
+	w.OK(err)
 	defer tx.Rollback(ctx)
 	_, err = tx.Exec(ctx, `INSERT INTO audit_heads (chain, seq, hash) VALUES ('acme', 0, '')`) // the last thing that a change needs
-	w.ok(err)
+	w.OK(err)
 	var r reply
 	var working sync.WaitGroup
 	working.Go(func() { r = w.call("root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "slow"}) })
 	w.somebodyWaitsFor(tx)
 	conn, err := w.sql().Acquire(ctx)
-	w.ok(err)
+	w.OK(err)
 	defer conn.Release()
 	_, err = conn.Exec(ctx, `SET lock_timeout = '50ms'`)
-	w.ok(err)
+	w.OK(err)
 	_, refused := conn.Exec(ctx, `UPDATE users SET platform_roles = '{}' WHERE subject = 'root'`)
 	_, err = conn.Exec(ctx, `RESET lock_timeout`)
-	w.ok(err)
-	w.ok(tx.Rollback(ctx))
+	w.OK(err)
+	w.OK(tx.Rollback(ctx))
 	working.Wait()
 	if r.status != 201 && r.status != 503 { // 503: it waited too long
 		t.Errorf("got %s", r)
@@ -488,11 +489,11 @@ func TestWhoIsAtWorkIsNotChangedMeanwhile(t *testing.T) {
 }
 
 // somebodyWaitsFor returns when somebody waits for a lock of a transaction.
-func (w *world) somebodyWaitsFor(tx pgx.Tx) {
+func (w *adminWorld) somebodyWaitsFor(tx pgx.Tx) {
 	w.Helper()
 	for until := time.Now().Add(10 * time.Second); ; {
 		var n int
-		w.ok(w.sql().QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE $1::int = ANY (pg_blocking_pids(pid))`, tx.Conn().PgConn().PID()).Scan(&n))
+		w.OK(w.sql().QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE $1::int = ANY (pg_blocking_pids(pid))`, tx.Conn().PgConn().PID()).Scan(&n))
 		if n > 0 {
 			return
 		}
@@ -544,7 +545,7 @@ func TestAPanicIsAProblemOfOurs(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{panics: true})
 	r := w.want(500, "root", "GET", "/v1/policy", nil)
-	if strings.Contains(string(r.body), "secret") || !strings.Contains(w.logs.String(), "request panicked") {
+	if strings.Contains(string(r.body), "secret") || !strings.Contains(w.Logs.String(), "request panicked") {
 		t.Errorf("got %s", r)
 	}
 	w.want(200, "root", "GET", "/v1/tenants", nil)

@@ -19,9 +19,9 @@ var internals = regexp.MustCompile(`(?i)sqlstate|pgx|postgres|goroutine|panic|\.
 // a text of ours inside.
 func FuzzAdmin(f *testing.F) {
 	w := newWorld(f, settings{})
-	token := w.mint("root", map[string]any{"aud": devstack.AdminAudience})
+	token := w.Mint("root", map[string]any{"aud": devstack.AdminAudience})
 	base, err := url.Parse(w.admin)
-	w.ok(err)
+	w.OK(err)
 	methods := []string{"GET", "POST", "PUT", "PATCH", "DELETE"}
 	for i, seed := range []struct{ path, body, match, key string }{
 		{"/v1/tenants", `{"id":"x","slug":"x","name":"x"}`, "", "k"},
@@ -79,7 +79,7 @@ func FuzzAdmin(f *testing.F) {
 			return // net/http itself: what is no HTTP reaches no handler
 		}
 		if resp.StatusCode >= 500 {
-			t.Fatalf("%s %s %q: %d %s\n%s", req.Method, target, body, resp.StatusCode, answer, w.logs)
+			t.Fatalf("%s %s %q: %d %s\n%s", req.Method, target, body, resp.StatusCode, answer, w.Logs)
 		}
 		if resp.StatusCode >= 400 {
 			var problem map[string]any

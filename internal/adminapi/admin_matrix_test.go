@@ -115,10 +115,10 @@ func TestWhoMayDoWhat(t *testing.T) {
 	gone := map[string]bool{}
 	tokens := w.cast()
 	users := map[string]string{"acme": w.member("acme", "target", "viewer"), "globex": w.member("globex", "other-target", "viewer")}
-	w.ok(w.db.PutMapping(ctx, iam.Mapping{Tenant: "globex", Issuer: w.rauth.Issuer, Claim: "groups", Value: "auditors", Roles: []string{"viewer"}}))
-	w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "helper"}))
-	w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "globex", Name: "helper"}))
-	mapping := iam.Mapping{Issuer: w.rauth.Issuer, Claim: "groups", Value: "auditors"}.ID()
+	w.OK(w.DB.PutMapping(ctx, iam.Mapping{Tenant: "globex", Issuer: w.RAuth.Issuer, Claim: "groups", Value: "auditors", Roles: []string{"viewer"}}))
+	w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "acme", Name: "helper"}))
+	w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "globex", Name: "helper"}))
+	mapping := iam.Mapping{Issuer: w.RAuth.Issuer, Claim: "groups", Value: "auditors"}.ID()
 
 	kept, seen := w.kept(), map[string]string{"": w.decided(), "own": w.decidedOf("alice", "acme"), "foreign": w.decidedOf("bob", "globex")}
 	foreseen, _ := w.want(202, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": kept}).field("id").(string)
@@ -225,7 +225,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 }
 
 // cast is a token of each kind of caller.
-func (w *world) cast() map[string]string {
+func (w *adminWorld) cast() map[string]string {
 	w.Helper()
 	for _, c := range []iam.Client{
 		{ClientID: "terraform", Scopes: []string{iam.ScopePlatformAdmin}, Status: iam.ClientActive},
@@ -234,20 +234,20 @@ func (w *world) cast() map[string]string {
 		{ClientID: "revoked", Tenant: "acme", Roles: []string{iam.RoleTenantAdmin}, Status: iam.ClientActive, TokensNotBefore: soon},
 		{ClientID: "stopped", Tenant: "acme", Roles: []string{iam.RoleTenantAdmin}, Status: iam.ClientBlocked},
 	} {
-		c.Issuer = w.rauth.Issuer
-		w.ok(w.db.PutClient(ctx, c))
+		c.Issuer = w.RAuth.Issuer
+		w.OK(w.DB.PutClient(ctx, c))
 	}
-	admin := func(who string) string { return w.mint(who, map[string]any{"aud": "iam-admin"}) }
+	admin := func(who string) string { return w.Mint(who, map[string]any{"aud": "iam-admin"}) }
 	w.member("acme", "tess", iam.RoleTenantAuditor)
 	w.member("acme", "mia", "editor")
 	suspended, expired, blocked, revoked := w.member("acme", "sue", iam.RoleTenantAdmin), w.member("acme", "eve", iam.RoleTenantAdmin), w.member("acme", "bill", iam.RoleTenantAdmin), w.member("acme", "rex", iam.RoleTenantAdmin)
-	w.ok(w.db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: suspended, Status: iam.MembershipSuspended, Roles: []string{iam.RoleTenantAdmin}}))
-	w.ok(w.db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: expired, Status: iam.MembershipActive, Roles: []string{iam.RoleTenantAdmin}, ExpiresAt: long}))
+	w.OK(w.DB.PutMembership(ctx, iam.Membership{Tenant: "acme", User: suspended, Status: iam.MembershipSuspended, Roles: []string{iam.RoleTenantAdmin}}))
+	w.OK(w.DB.PutMembership(ctx, iam.Membership{Tenant: "acme", User: expired, Status: iam.MembershipActive, Roles: []string{iam.RoleTenantAdmin}, ExpiresAt: long}))
 	_ = blocked
 	put := func(u iam.User) {
-		u.Issuer = w.rauth.Issuer
-		_, err := w.db.PutUser(ctx, u)
-		w.ok(err)
+		u.Issuer = w.RAuth.Issuer
+		_, err := w.DB.PutUser(ctx, u)
+		w.OK(err)
 	}
 	put(iam.User{Subject: "bill", Status: iam.UserBlocked})
 	put(iam.User{Subject: "rita", Status: iam.UserBlocked, PlatformRoles: []string{iam.PlatformAdmin}})
@@ -258,7 +258,7 @@ func (w *world) cast() map[string]string {
 		"policy admin": admin("paula"), "auditor": admin("audrey"), "tenant admin": admin("tina"), "tenant admin by program": w.program("bot", ""),
 		"tenant auditor": admin("tess"), "member": admin("mia"), "suspended tenant admin": admin("sue"), "expired tenant admin": admin("eve"),
 		"blocked tenant admin": admin("bill"), "blocked platform admin": admin("rita"), "stranger": admin("stranger"), "service": w.program("ci", "s2s:internal"),
-		"nobody": "", "token for gateways": w.mint("root", nil), "token for both": w.mint("root", map[string]any{"aud": []string{"iam-gateway", "iam-admin"}}),
+		"nobody": "", "token for gateways": w.Mint("root", nil), "token for both": w.Mint("root", map[string]any{"aud": []string{"iam-gateway", "iam-admin"}}),
 		"revoked client": w.program("revoked", ""), "blocked client": w.program("stopped", ""), "revoked user": admin("rex"),
 	}
 }

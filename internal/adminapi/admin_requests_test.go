@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"iam-service/internal/dev/await"
 	"iam-service/internal/iam"
 )
 
@@ -79,7 +80,7 @@ func TestATagChangesWithTheAnswer(t *testing.T) {
 	until := time.Now().Add(2 * time.Second)
 	before := w.want(200, "root", "PUT", path, map[string]any{"roles": []string{"viewer"}, "expires_at": until}, "If-Match: *")
 	tag := w.want(200, "root", "GET", path, nil).header.Get("ETag")
-	w.until("the membership has expired", func() bool { return w.want(200, "root", "GET", path, nil).field("status") == "expired" })
+	await.True(w, "the membership has expired", func() bool { return w.want(200, "root", "GET", path, nil).field("status") == "expired" })
 	if r := w.call("root", "GET", path, nil, "If-None-Match: "+tag); r.status != 200 || r.field("status") != "expired" {
 		t.Errorf("what has expired is said to be unchanged: %s", r)
 	}
@@ -108,8 +109,8 @@ func TestAMethodThatIsNotTakenSaysWhichAre(t *testing.T) {
 			t.Errorf("TRACE %s: %s, Allow %q, want %q", path, r, r.header.Get("Allow"), want)
 		}
 	}
-	resp, err := http.Post(w.url+"/v1/me/tenants", "application/json", nil) //nolint:noctx // a test
-	w.ok(err)
+	resp, err := http.Post(w.URL+"/v1/me/tenants", "application/json", nil) //nolint:noctx // a test
+	w.OK(err)
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != "GET, HEAD" {
 		t.Errorf("the gateways' listener: %d, Allow %q", resp.StatusCode, resp.Header.Get("Allow"))
@@ -121,7 +122,7 @@ func TestAMethodThatIsNotTakenSaysWhichAre(t *testing.T) {
 func TestABatchNamesAllInvalidRowsAtOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
-	w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "owner", Permissions: []string{"acme:own"}}))
+	w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "acme", Name: "owner", Permissions: []string{"acme:own"}}))
 	w.member("acme", "stronger", "owner")
 	row := func(subject string, more map[string]any) map[string]any {
 		more["subject"] = subject
@@ -182,7 +183,7 @@ func TestAnEndInThePastIsRefused(t *testing.T) {
 		}
 	}
 	// One that has passed since can stay where something else is changed.
-	w.ok(w.db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: user, Status: iam.MembershipActive, Roles: []string{"viewer"}, ExpiresAt: long}))
+	w.OK(w.DB.PutMembership(ctx, iam.Membership{Tenant: "acme", User: user, Status: iam.MembershipActive, Roles: []string{"viewer"}, ExpiresAt: long}))
 	w.want(200, "root", "PATCH", path, map[string]any{"roles": []string{"editor"}})
 	w.want(200, "root", "PUT", path, map[string]any{"roles": []string{"viewer"}, "expires_at": long}, "If-Match: *")
 }
@@ -194,7 +195,7 @@ func TestAMergePatchChangesWhatItNames(t *testing.T) {
 	w.want(200, "root", "PUT", "/v1/services/crm/manifest", map[string]any{"attributes": []any{
 		map[string]any{"key": "crm-tier", "type": "integer"}, map[string]any{"key": "crm-region", "type": "string"},
 	}})
-	w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "owner", Permissions: []string{"acme:own"}}))
+	w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "acme", Name: "owner", Permissions: []string{"acme:own"}}))
 	user := w.member("acme", "patched", "viewer")
 	w.want(200, "root", "PATCH", "/v1/tenants/acme", `{"attributes":null}`)
 	merge := "Content-Type: application/merge-patch+json"
@@ -254,7 +255,7 @@ func TestATenantKeepsAnAdministratorUnlessSomebodySaysOtherwise(t *testing.T) {
 	w := newWorld(t, settings{})
 	w.want(201, "root", "POST", "/v1/tenants", map[string]any{"id": "solo", "slug": "solo", "name": "Solo"})
 	w.want(201, "root", "POST", "/v1/tenants/solo/roles", map[string]any{"name": "boss", "inherits": []string{iam.RoleTenantAdmin}})
-	w.ok(w.db.PutClient(ctx, iam.Client{Issuer: w.rauth.Issuer, ClientID: "solo-bot", Tenant: "solo", Roles: []string{iam.RoleTenantAdmin}, Status: iam.ClientActive}))
+	w.OK(w.DB.PutClient(ctx, iam.Client{Issuer: w.RAuth.Issuer, ClientID: "solo-bot", Tenant: "solo", Roles: []string{iam.RoleTenantAdmin}, Status: iam.ClientActive}))
 	ann := w.member("solo", "ann", "boss")
 	path := "/v1/tenants/solo/members/" + ann
 	soon := time.Now().Add(time.Hour)
@@ -303,7 +304,7 @@ func TestTwoAdministratorsDoNotLeaveAtOnce(t *testing.T) {
 		var both sync.WaitGroup
 		for i, name := range names {
 			id := w.member("duo", name, iam.RoleTenantAdmin)
-			token := w.mint(name, map[string]any{"aud": "iam-admin"})
+			token := w.Mint(name, map[string]any{"aud": "iam-admin"})
 			both.Go(func() { left[i] = w.call(token, "DELETE", "/v1/tenants/duo/members/"+id, nil).status })
 		}
 		both.Wait()

@@ -174,12 +174,12 @@ func TestARepeatedPostMakesOneThing(t *testing.T) {
 	w := newWorld(t, settings{})
 	body := map[string]any{"name": "once", "permissions": []string{"a:b"}}
 	b, err := json.Marshal(body)
-	w.ok(err)
-	token := w.mint("root", map[string]any{"aud": devstack.AdminAudience})
+	w.OK(err)
+	token := w.Mint("root", map[string]any{"aud": devstack.AdminAudience})
 	for i := range 20 { // cut at some moment, before or after the commit
 		short, cancel := context.WithTimeout(ctx, time.Duration(i)*500*time.Microsecond)
 		req, err := http.NewRequestWithContext(short, http.MethodPost, w.admin+"/v1/tenants/acme/roles", strings.NewReader(string(b)))
-		w.ok(err)
+		w.OK(err)
 		req.Header.Set("Authorization", "Bearer "+token)
 		req.Header.Set("Idempotency-Key", "k")
 		req.Header.Set("Content-Type", "application/json")
@@ -296,8 +296,8 @@ func TestNobodyEscalates(t *testing.T) {
 	second := w.user("second")
 	w.want(200, "root", "PATCH", "/v1/users/"+second, map[string]any{"status": "blocked"})
 	w.want(409, "root", "PATCH", "/v1/users/"+root, map[string]any{"status": "blocked"})
-	_, err := w.sql().Exec(ctx, `INSERT INTO users (issuer, subject, platform_roles) VALUES ($1, 'chief', '{platform-admin}')`, w.other.Issuer)
-	w.ok(err)
+	_, err := w.sql().Exec(ctx, `INSERT INTO users (issuer, subject, platform_roles) VALUES ($1, 'chief', '{platform-admin}')`, w.Other.Issuer)
+	w.OK(err)
 	w.want(409, "root", "PATCH", "/v1/users/"+root, map[string]any{"status": "blocked"})
 	w.want(200, "root", "PATCH", "/v1/users/"+second, map[string]any{"status": "active"})
 	w.want(200, "root", "PATCH", "/v1/users/"+root, map[string]any{"status": "blocked"})
@@ -309,13 +309,13 @@ func TestWhateverThePolicySaysNobodyGivesAwayMoreThanTheyHold(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{adminRego: "package iam.admin\n\ndecision := {\"allow\": true}\n"})
 	tokens := w.cast()
-	theirs := mintBy(w, w.other, "chief", map[string]any{"aud": devstack.AdminAudience})
-	_, err := w.sql().Exec(ctx, `INSERT INTO users (issuer, subject, platform_roles) VALUES ($1, 'chief', '{platform-admin}')`, w.other.Issuer)
-	w.ok(err)
-	w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "globex", Name: "own", Permissions: []string{"a:b"}}))
-	w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "own", Permissions: []string{"a:b"}}))
+	theirs := w.MintBy(w.Other, "chief", map[string]any{"aud": devstack.AdminAudience})
+	_, err := w.sql().Exec(ctx, `INSERT INTO users (issuer, subject, platform_roles) VALUES ($1, 'chief', '{platform-admin}')`, w.Other.Issuer)
+	w.OK(err)
+	w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "globex", Name: "own", Permissions: []string{"a:b"}}))
+	w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "acme", Name: "own", Permissions: []string{"a:b"}}))
 	for _, subject := range []string{"sue", "eve"} { // suspended and expired: they held it once
-		w.ok(w.db.PutMembership(ctx, iam.Membership{
+		w.OK(w.DB.PutMembership(ctx, iam.Membership{
 			Tenant: "acme", User: w.user(subject), Status: map[string]string{"sue": "suspended", "eve": "active"}[subject], Roles: []string{"own"},
 			ExpiresAt: map[string]time.Time{"eve": long}[subject],
 		}))
@@ -346,18 +346,18 @@ func TestWhateverThePolicySaysNobodyGivesAwayMoreThanTheyHold(t *testing.T) {
 	}
 }
 
-func (w *world) platformProgram() string {
+func (w *adminWorld) platformProgram() string {
 	w.Helper()
-	w.ok(w.db.PutClient(ctx, iam.Client{Issuer: w.rauth.Issuer, ClientID: "terraform", Scopes: []string{iam.ScopePlatformAdmin}, Status: iam.ClientActive}))
+	w.OK(w.DB.PutClient(ctx, iam.Client{Issuer: w.RAuth.Issuer, ClientID: "terraform", Scopes: []string{iam.ScopePlatformAdmin}, Status: iam.ClientActive}))
 	return w.program("terraform", iam.ScopePlatformAdmin)
 }
 
 // dump is all facts as text, but for what may grow.
-func (w *world) dump() string {
+func (w *adminWorld) dump() string {
 	w.Helper()
 	var all string
 	for _, table := range []string{"tenants", "roles", "users", "memberships", "mappings", "services", "audit", "outbox"} {
-		w.ok(w.sql().QueryRow(ctx, "SELECT $1 || coalesce((SELECT string_agg(x::text, E'\n' ORDER BY x::text) FROM "+table+" x), '')", all+"\n"+table+"\n").Scan(&all))
+		w.OK(w.sql().QueryRow(ctx, "SELECT $1 || coalesce((SELECT string_agg(x::text, E'\n' ORDER BY x::text) FROM "+table+" x), '')", all+"\n"+table+"\n").Scan(&all))
 	}
 	return all
 }
@@ -396,8 +396,8 @@ func TestTwoWhoRemoveEachOtherDoNotBothSucceed(t *testing.T) {
 			t.Fatalf("round %d: %d succeeded: %s and %s", round, won, a, b)
 		}
 		for _, subject := range []string{"root", "rival"} { // and again
-			_, err := w.db.PutUser(ctx, iam.User{Issuer: w.rauth.Issuer, Subject: subject, Status: iam.UserActive, PlatformRoles: []string{iam.PlatformAdmin}})
-			w.ok(err)
+			_, err := w.DB.PutUser(ctx, iam.User{Issuer: w.RAuth.Issuer, Subject: subject, Status: iam.UserActive, PlatformRoles: []string{iam.PlatformAdmin}})
+			w.OK(err)
 		}
 	}
 	// The same of two administrators of a tenant: there is no last one there, but who has
@@ -422,8 +422,8 @@ func TestTwoEditsAtOnceDoNotGiveAwayTogetherWhatNeitherMay(t *testing.T) {
 	for range 10 {
 		// While root takes the permission from tina's role, tina gives it away: afterwards
 		// nobody has it whom she gave it to when she did not hold it any more.
-		w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "boss", Permissions: []string{"x:y"}}))
-		w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "gift", Permissions: []string{"x:y"}}))
+		w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "acme", Name: "boss", Permissions: []string{"x:y"}}))
+		w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "acme", Name: "gift", Permissions: []string{"x:y"}}))
 		w.member("acme", "tina", iam.RoleTenantAdmin, "boss")
 		heir := w.member("acme", "heir")
 		var taken, given reply
@@ -447,7 +447,7 @@ func TestTwoEditsAtOnceDoNotGiveAwayTogetherWhatNeitherMay(t *testing.T) {
 func TestAnIssuerReachesOnlyItsTenants(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
-	other := w.other.Issuer
+	other := w.Other.Issuer
 	refused := func(pointer string, r reply) {
 		t.Helper()
 		if r.status != 422 || !slices.Contains(r.pointers(), pointer) {
@@ -462,21 +462,21 @@ func TestAnIssuerReachesOnlyItsTenants(t *testing.T) {
 	w.want(201, "root", "POST", "/v1/tenants/globex/members", map[string]any{"issuer": other, "subject": "alice", "roles": []string{iam.RoleTenantAdmin}})
 
 	// The alice of the other issuer administers globex, and nothing of ours.
-	theirs := mintBy(w, w.other, "alice", map[string]any{"aud": devstack.AdminAudience})
+	theirs := w.MintBy(w.Other, "alice", map[string]any{"aud": devstack.AdminAudience})
 	w.want(200, theirs, "GET", "/v1/tenants/globex/members", nil)
 	w.want(404, theirs, "GET", "/v1/tenants/acme/members", nil)
 	w.want(403, theirs, "GET", "/v1/tenants", nil)
 	// Even where the tables say otherwise: somebody wrote past us.
 	_, err := w.sql().Exec(ctx, `UPDATE users SET platform_roles = '{platform-admin}' WHERE issuer = $1`, other)
-	w.ok(err)
+	w.OK(err)
 	_, err = w.sql().Exec(ctx, `INSERT INTO memberships (user_id, tenant, roles) SELECT id, 'acme', '{iam:tenant-admin}' FROM users WHERE issuer = $1`, other)
-	w.ok(err)
+	w.OK(err)
 	w.want(404, theirs, "GET", "/v1/tenants/acme/members", nil)
 	w.want(404, theirs, "POST", "/v1/tenants/acme/members", map[string]any{"subject": "x"})
 	w.want(403, theirs, "GET", "/v1/tenants", nil)
 	// Nor does another issuer's root or tina mean anything.
 	for _, who := range []string{"root", "tina"} {
-		w.want(403, mintBy(w, w.other, who, map[string]any{"aud": devstack.AdminAudience}), "GET", "/v1/tenants", nil)
+		w.want(403, w.MintBy(w.Other, who, map[string]any{"aud": devstack.AdminAudience}), "GET", "/v1/tenants", nil)
 	}
 }
 
@@ -484,11 +484,11 @@ func TestAnIssuerReachesOnlyItsTenants(t *testing.T) {
 func TestAChangeIsTrueInTheNextEnrichment(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
-	w.unsettled = true
+	w.Unsettled = true
 	alice := w.user("alice")
-	token := "Authorization: Bearer " + w.mint("alice", nil)
+	token := "Authorization: Bearer " + w.Mint("alice", nil)
 	roles := func() string {
-		_, lines, _ := w.ask("GET /system/enrich-token", token)
+		_, lines, _ := w.Ask("GET /system/enrich-token", token)
 		for _, l := range lines {
 			if v, ok := strings.CutPrefix(l, "X-User-Roles: "); ok {
 				return v
@@ -514,7 +514,7 @@ func TestAChangeIsTrueInTheNextEnrichment(t *testing.T) {
 		}
 		w.want(200, "root", "PATCH", "/v1/tenants/acme", map[string]any{"status": "active"})
 		w.want(200, "root", "PATCH", "/v1/users/"+alice, map[string]any{"status": "blocked"})
-		if status, _, _ := w.ask("GET /system/enrich-token", token); status != 403 {
+		if status, _, _ := w.Ask("GET /system/enrich-token", token); status != 403 {
 			t.Fatalf("blocked: %d", status)
 		}
 		w.want(200, "root", "PATCH", "/v1/users/"+alice, map[string]any{"status": "active"})
@@ -525,7 +525,7 @@ func TestAChangeIsTrueInTheNextEnrichment(t *testing.T) {
 		}
 	}
 	w.want(200, "root", "POST", "/v1/users/"+alice+":revoke", nil)
-	if status, _, _ := w.ask("GET /system/enrich-token", token); status != 401 {
+	if status, _, _ := w.Ask("GET /system/enrich-token", token); status != 401 {
 		t.Fatalf("revoked: %d", status)
 	}
 }
@@ -534,16 +534,16 @@ func TestAChangeIsTrueInTheNextEnrichment(t *testing.T) {
 func TestAChangeIsTrueOnAnotherReplicaWithinASecond(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
-	other := newWorld(t, settings{beside: w})
-	other.unsettled = true
+	other := newWorld(t, settings{replicaOf: w})
+	other.Unsettled = true
 	alice := w.user("alice")
-	token := "Authorization: Bearer " + w.mint("alice", nil)
+	token := "Authorization: Bearer " + w.Mint("alice", nil)
 	for i, roles := range [][]string{{"auditor"}, {"editor"}, {}, {"editor", "auditor"}} {
 		want := map[int]string{0: "auditor,viewer", 1: "editor,viewer", 2: "", 3: "auditor,editor,viewer"}[i]
 		w.want(200, "root", "PUT", "/v1/tenants/acme/members/"+alice, map[string]any{"roles": roles}, "If-Match: *")
 		changed := time.Now()
 		for {
-			_, lines, _ := other.ask("GET /system/enrich-token", token)
+			_, lines, _ := other.Ask("GET /system/enrich-token", token)
 			if slices.Contains(lines, "X-User-Roles: "+want) {
 				break
 			}
@@ -610,13 +610,13 @@ func TestWritesAreLimitedForEachCaller(t *testing.T) {
 func TestAChangeThatTheDatabaseHasNoRoomForIs503(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
-	conn, err := pgx.Connect(ctx, w.database)
-	w.ok(err)
+	conn, err := pgx.Connect(ctx, w.DatabaseURL)
+	w.OK(err)
 	defer conn.Close(ctx)
 	for sqlstate, code := range map[string]string{"53100": "database_full", "53300": "database_overloaded", "25006": "database_read_only", "57P01": "database_unavailable", "40001": "busy"} {
 		_, err = conn.Exec(ctx, `CREATE OR REPLACE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'as asked' USING ERRCODE = '`+sqlstate+`'; END $$;
 			CREATE OR REPLACE TRIGGER fails BEFORE INSERT ON audit FOR EACH STATEMENT EXECUTE FUNCTION fails()`)
-		w.ok(err)
+		w.OK(err)
 		r := w.want(503, "root", "POST", "/v1/tenants", map[string]any{"id": "new", "slug": "new", "name": "New"})
 		if r.field("code") != code || r.header.Get("Retry-After") == "" {
 			t.Errorf("%s: %v %s", sqlstate, r.header, r)
@@ -654,7 +654,7 @@ func TestARequestsIDGoesInAndOut(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	r := w.want(200, "root", "GET", "/v1/tenants", nil, "X-Request-ID: my-id.1")
-	if r.header.Get("X-Request-ID") != "my-id.1" || !strings.Contains(w.logs.String(), `"request_id":"my-id.1"`) {
+	if r.header.Get("X-Request-ID") != "my-id.1" || !strings.Contains(w.Logs.String(), `"request_id":"my-id.1"`) {
 		t.Errorf("header %q", r.header.Get("X-Request-ID"))
 	}
 	for _, bad := range []string{"a b", strings.Repeat("x", 65), `"`} {
@@ -675,7 +675,7 @@ func TestAServiceDeclaresWhatItNeeds(t *testing.T) {
 	w := newWorld(t, settings{})
 	w.cast()
 	ci := w.program("ci", "s2s:internal")
-	w.ok(w.db.PutClient(ctx, iam.Client{Issuer: w.rauth.Issuer, ClientID: "ci2", Scopes: []string{"s2s:internal"}, Status: iam.ClientActive}))
+	w.OK(w.DB.PutClient(ctx, iam.Client{Issuer: w.RAuth.Issuer, ClientID: "ci2", Scopes: []string{"s2s:internal"}, Status: iam.ClientActive}))
 	manifest := `
 apiVersion: citadel/v1   # of others
 service: billing
@@ -778,21 +778,21 @@ func TestAnErasedUserLeavesOurIDAndNothingElse(t *testing.T) {
 }
 
 // search names the columns of all tables in which a text occurs.
-func (w *world) search(text string) []string {
+func (w *adminWorld) search(text string) []string {
 	w.Helper()
 	rows, err := w.sql().Query(ctx, `SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') ORDER BY 1`)
-	w.ok(err)
+	w.OK(err)
 	var tables []string
 	for rows.Next() {
 		var name string
-		w.ok(rows.Scan(&name))
+		w.OK(rows.Scan(&name))
 		tables = append(tables, name)
 	}
-	w.ok(rows.Err())
+	w.OK(rows.Err())
 	var found []string
 	for _, table := range tables {
 		var n int
-		w.ok(w.sql().QueryRow(ctx, `SELECT count(*) FROM "`+table+`" x WHERE x::text LIKE '%' || $1 || '%'`, text).Scan(&n))
+		w.OK(w.sql().QueryRow(ctx, `SELECT count(*) FROM "`+table+`" x WHERE x::text LIKE '%' || $1 || '%'`, text).Scan(&n))
 		if n > 0 {
 			found = append(found, table)
 		}
@@ -805,12 +805,12 @@ func TestATenantIsDeletedOnlyWhenNothingNeedsIt(t *testing.T) {
 	w := newWorld(t, settings{})
 	w.want(409, "root", "DELETE", "/v1/tenants/umbrella", nil)
 	w.want(200, "root", "PATCH", "/v1/tenants/umbrella", map[string]any{"status": "archived"})
-	w.ok(w.db.PutClient(ctx, iam.Client{Issuer: w.rauth.Issuer, ClientID: "c", Tenant: "umbrella", Status: iam.ClientActive}))
+	w.OK(w.DB.PutClient(ctx, iam.Client{Issuer: w.RAuth.Issuer, ClientID: "c", Tenant: "umbrella", Status: iam.ClientActive}))
 	if r := w.want(409, "root", "DELETE", "/v1/tenants/umbrella", nil); r.field("code") != "tenant_has_clients" {
 		t.Errorf("got %s", r)
 	}
 	_, err := w.sql().Exec(ctx, `DELETE FROM clients WHERE tenant = 'umbrella'`)
-	w.ok(err)
+	w.OK(err)
 	w.want(204, "root", "DELETE", "/v1/tenants/umbrella", nil)
 	w.want(404, "root", "GET", "/v1/tenants/umbrella", nil)
 	w.want(404, "root", "GET", "/v1/tenants/umbrella/members", nil)
@@ -841,7 +841,7 @@ func TestARoleIsDeletedOnlyWhenNobodyHoldsIt(t *testing.T) {
 		t.Errorf("chief inherits %v", got)
 	}
 	w.want(201, "root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "botrole"})
-	w.ok(w.db.PutClient(ctx, iam.Client{Issuer: w.rauth.Issuer, ClientID: "b", Tenant: "acme", Roles: []string{"botrole"}, Status: iam.ClientActive}))
+	w.OK(w.DB.PutClient(ctx, iam.Client{Issuer: w.RAuth.Issuer, ClientID: "b", Tenant: "acme", Roles: []string{"botrole"}, Status: iam.ClientActive}))
 	w.want(409, "root", "DELETE", "/v1/tenants/acme/roles/botrole", nil)
 	w.want(204, "root", "DELETE", "/v1/tenants/acme/roles/botrole?remove=true", nil)
 	w.want(409, "root", "DELETE", "/v1/roles/viewer", nil)
@@ -874,7 +874,7 @@ func TestTheAdminAPIIsOffWithoutAnAudience(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	for _, path := range []string{"/system/ext-authz/../../v1/tenants/acme", "/v1/system/enrich-token/%2e%2e/%2e%2e/tenants/acme", "//v1/tenants/acme"} {
-		if status, _, _ := w.ask("DELETE "+path, "Authorization: Bearer "+w.mint("root", map[string]any{"aud": devstack.AdminAudience})); status/100 == 2 {
+		if status, _, _ := w.Ask("DELETE "+path, "Authorization: Bearer "+w.Mint("root", map[string]any{"aud": devstack.AdminAudience})); status/100 == 2 {
 			t.Errorf("the gateways' listener answers %s with %d", path, status)
 		}
 	}

@@ -60,7 +60,7 @@ func (r reply) String() string { return fmt.Sprintf("%d %s", r.status, r.body) }
 
 // call asks the admin API as somebody: a name of the sample data, a token if it has
 // dots, nobody if it is empty. Each answer must fit the OpenAPI document.
-func (w *world) call(who, method, path string, body any, headers ...string) reply {
+func (w *adminWorld) call(who, method, path string, body any, headers ...string) reply {
 	w.Helper()
 	var b []byte
 	switch x := body.(type) {
@@ -70,15 +70,15 @@ func (w *world) call(who, method, path string, body any, headers ...string) repl
 	default:
 		var err error
 		b, err = json.Marshal(body)
-		w.ok(err)
+		w.OK(err)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, w.admin+path, bytes.NewReader(b))
-	w.ok(err)
+	w.OK(err)
 	if len(b) > 0 {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	if who != "" && !strings.Contains(who, ".") {
-		who = w.mint(who, map[string]any{"aud": devstack.AdminAudience})
+		who = w.Mint(who, map[string]any{"aud": devstack.AdminAudience})
 	}
 	if who != "" {
 		req.Header.Set("Authorization", "Bearer "+who)
@@ -93,14 +93,14 @@ func (w *world) call(who, method, path string, body any, headers ...string) repl
 	}
 	defer resp.Body.Close()
 	got, err := io.ReadAll(resp.Body)
-	w.ok(err)
+	w.OK(err)
 	r := reply{resp.StatusCode, resp.Header, got}
 	w.fits(method, req.URL.Path, r)
 	return r
 }
 
 // want is call that must be answered with the status.
-func (w *world) want(status int, who, method, path string, body any, headers ...string) reply {
+func (w *adminWorld) want(status int, who, method, path string, body any, headers ...string) reply {
 	w.Helper()
 	r := w.call(who, method, path, body, headers...)
 	if r.status != status {
@@ -117,23 +117,23 @@ var document struct {
 	schemas  sync.Map // place in the document → *jsonschema.Schema
 }
 
-func (w *world) document() map[string]any {
+func (w *adminWorld) document() map[string]any {
 	w.Helper()
 	document.Do(func() {
 		resp, err := http.Get(w.admin + "/openapi.json") //nolint:noctx // a test
-		w.ok(err)
+		w.OK(err)
 		defer resp.Body.Close()
 		doc, err := jsonschema.UnmarshalJSON(resp.Body)
-		w.ok(err)
+		w.OK(err)
 		document.doc, _ = doc.(map[string]any)
 		document.compiler = jsonschema.NewCompiler()
-		w.ok(document.compiler.AddResource("openapi.json", doc))
+		w.OK(document.compiler.AddResource("openapi.json", doc))
 	})
 	return document.doc
 }
 
 // fits checks an answer against the document: status, media type and body.
-func (w *world) fits(method, path string, r reply) {
+func (w *adminWorld) fits(method, path string, r reply) {
 	w.Helper()
 	op, template := w.operation(method, path)
 	if op == nil {
@@ -187,7 +187,7 @@ func (w *world) fits(method, path string, r reply) {
 var compiling sync.Mutex
 
 // operation finds the operation of a request in the document.
-func (w *world) operation(method, path string) (op map[string]any, template string) {
+func (w *adminWorld) operation(method, path string) (op map[string]any, template string) {
 	w.Helper()
 	paths, _ := w.document()["paths"].(map[string]any)
 	best := -1
@@ -225,9 +225,9 @@ func matches(template, path string) (fixed int, ok bool) {
 }
 
 // user is our id of a subject of the main issuer.
-func (w *world) user(subject string) string {
+func (w *adminWorld) user(subject string) string {
 	w.Helper()
-	r := w.want(200, "root", "GET", "/v1/users?subject="+subject+"&issuer="+w.rauth.Issuer, nil)
+	r := w.want(200, "root", "GET", "/v1/users?subject="+subject+"&issuer="+w.RAuth.Issuer, nil)
 	if len(r.items()) != 1 {
 		w.Fatalf("user %s: %s", subject, r)
 	}
@@ -236,30 +236,30 @@ func (w *world) user(subject string) string {
 }
 
 // member makes somebody a member of a tenant, whoever they were.
-func (w *world) member(tenant, subject string, roles ...string) string {
+func (w *adminWorld) member(tenant, subject string, roles ...string) string {
 	w.Helper()
-	id, err := w.db.PutUser(ctx, iam.User{Issuer: w.rauth.Issuer, Subject: subject, Status: iam.UserActive})
-	w.ok(err)
-	w.ok(w.db.PutMembership(ctx, iam.Membership{Tenant: tenant, User: id, Status: iam.MembershipActive, Roles: roles}))
+	id, err := w.DB.PutUser(ctx, iam.User{Issuer: w.RAuth.Issuer, Subject: subject, Status: iam.UserActive})
+	w.OK(err)
+	w.OK(w.DB.PutMembership(ctx, iam.Membership{Tenant: tenant, User: id, Status: iam.MembershipActive, Roles: roles}))
 	return id
 }
 
 // program is a token of a program for the admin API.
-func (w *world) program(id, scope string) string {
+func (w *adminWorld) program(id, scope string) string {
 	w.Helper()
-	t, err := w.rauth.Mint("ES256", map[string]any{"sub": id, "client_id": id, "aud": devstack.AdminAudience, "scope": scope})
-	w.ok(err)
+	t, err := w.RAuth.Mint("ES256", map[string]any{"sub": id, "client_id": id, "aud": devstack.AdminAudience, "scope": scope})
+	w.OK(err)
 	return t
 }
 
 // sql is a connection to the database itself.
-func (w *world) sql() *pgxpool.Pool {
+func (w *adminWorld) sql() *pgxpool.Pool {
 	w.Helper()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.pool == nil {
-		pool, err := pgxpool.New(ctx, w.database)
-		w.ok(err)
+		pool, err := pgxpool.New(ctx, w.DatabaseURL)
+		w.OK(err)
 		w.Cleanup(pool.Close)
 		w.pool = pool
 	}

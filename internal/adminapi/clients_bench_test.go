@@ -17,8 +17,8 @@ func BenchmarkAClientIsMade(b *testing.B) {
 	for name, status := range map[string]int{"well": 201, "silent": 202} {
 		b.Run(name, func(b *testing.B) {
 			w := newWorld(b, settings{conns: 10})
-			adapter, err := rauth.New(rauth.Config{URL: w.rauth.Issuer, Log: discard})
-			w.ok(err)
+			adapter, err := rauth.New(rauth.Config{URL: w.RAuth.Issuer, Log: discard})
+			w.OK(err)
 			h := &hooked{Provider: adapter}
 			if name == "silent" {
 				h.create = func(ctx context.Context, _ iam.Registration) (iam.Secret, error) {

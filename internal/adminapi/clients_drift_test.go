@@ -19,30 +19,31 @@ import (
 	"iam-service/internal/admin"
 	"iam-service/internal/clients"
 	"iam-service/internal/clients/rauth"
+	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/dev/devstack"
 	"iam-service/internal/iam"
 )
 
 // there is the provider as somebody by hand sees it.
-func (w *world) there() *rauth.Client {
+func (w *adminWorld) there() *rauth.Client {
 	w.Helper()
-	c, err := rauth.New(rauth.Config{URL: w.rauth.Issuer, Pause: time.Millisecond, Log: discard})
-	w.ok(err)
+	c, err := rauth.New(rauth.Config{URL: w.RAuth.Issuer, Pause: time.Millisecond, Log: discard})
+	w.OK(err)
 	return c
 }
 
 // manage is another service of clients over the same systems, with settings of its own.
-func (w *world) manage(change func(*clients.Config)) *clients.Service {
+func (w *adminWorld) manage(change func(*clients.Config)) *clients.Service {
 	w.Helper()
-	instance, _, err := w.db.Instance(ctx)
-	w.ok(err)
-	c := clients.Config{Admin: w.service, DB: w.db, Provider: w.there(), Issuer: w.rauth.Issuer, Instance: instance, Log: discard, Patience: 4 * time.Second}
+	instance, _, err := w.DB.Instance(ctx)
+	w.OK(err)
+	c := clients.Config{Admin: w.service, DB: w.DB, Provider: w.there(), Issuer: w.RAuth.Issuer, Instance: instance, Log: discard, Patience: 4 * time.Second}
 	change(&c)
 	return clients.New(c)
 }
 
-func (w *world) drift() map[string]map[string]any {
+func (w *adminWorld) drift() map[string]map[string]any {
 	w.Helper()
 	list, _ := w.want(200, "audrey", "GET", "/v1/clients/drift", nil).field("differences").([]any) // none: nil
 	all := map[string]map[string]any{}
@@ -59,7 +60,7 @@ func TestDriftIsSeenAndRepaired(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	there := w.there()
-	ok := func(err error) { t.Helper(); w.ok(err) }
+	ok := func(err error) { t.Helper(); w.OK(err) }
 	kept, changed, missing, deleted, taken := w.client("acme", nil), w.client("acme", nil), w.client("acme", nil), w.client("acme", nil), w.client("acme", nil)
 	got, err := there.Get(ctx, changed)
 	ok(err)
@@ -101,7 +102,7 @@ func TestDriftIsSeenAndRepaired(t *testing.T) {
 	if n := w.want(200, "root", "GET", "/v1/clients/drift", nil).field("foreign"); n != 1.0 {
 		t.Errorf("%v are of others", n)
 	}
-	before := w.rauth.Provisioned()
+	before := w.RAuth.Provisioned()
 	s := w.manage(func(*clients.Config) {})
 	if r, err := s.Reconcile(ctx, true, 10); err != nil || len(r.Differences) != len(want) || r.Left() != len(want) {
 		t.Errorf("a dry run: %+v, %v", r, err)
@@ -109,7 +110,7 @@ func TestDriftIsSeenAndRepaired(t *testing.T) {
 	if r, err := s.Reconcile(ctx, false, 2); err != nil || !r.Stopped || r.Left() != len(want) {
 		t.Errorf("three at most two: %+v, %v", r, err)
 	}
-	if fmt.Sprint(w.rauth.Provisioned()) != fmt.Sprint(before) {
+	if fmt.Sprint(w.RAuth.Provisioned()) != fmt.Sprint(before) {
 		t.Error("something was repaired")
 	}
 	r, err := s.Reconcile(ctx, false, 10)
@@ -120,7 +121,7 @@ func TestDriftIsSeenAndRepaired(t *testing.T) {
 	if len(seen) != 2 || seen[taken] == nil || seen[orphan] == nil {
 		t.Errorf("left are %v", seen)
 	}
-	after := w.rauth.Provisioned()
+	after := w.RAuth.Provisioned()
 	if after[changed]["redirect_uris"] != nil || after[missing]["client_name"] != "billing" || after[deleted] != nil || after["grafana"] == nil || after[orphan] == nil {
 		t.Errorf("R-Auth has %v", after)
 	}
@@ -142,12 +143,12 @@ func TestTheLoopComparesByItself(t *testing.T) {
 	id := w.client("acme", nil)
 	there := w.there()
 	got, err := there.Get(ctx, id)
-	w.ok(err)
+	w.OK(err)
 	got.ClientName = "renamed by hand"
-	w.ok(there.Update(ctx, got))
-	w.until("it is repaired", func() bool { return w.rauth.Provisioned()[id]["client_name"] == "billing" })
-	w.until("that is known", func() bool { return len(w.drift()) == 0 })
-	w.until("it is settled", func() bool { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") == "in_sync" })
+	w.OK(there.Update(ctx, got))
+	await.True(w, "it is repaired", func() bool { return w.RAuth.Provisioned()[id]["client_name"] == "billing" })
+	await.True(w, "that is known", func() bool { return len(w.drift()) == 0 })
+	await.True(w, "it is settled", func() bool { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") == "in_sync" })
 }
 
 // A provider that keeps something otherwise than it is told, or hides it, is not told for
@@ -218,8 +219,8 @@ func TestARotationOfUnknownOutcome(t *testing.T) {
 		id, first := r.text("client_id"), r.text("client_secret")
 		path := "/v1/clients/" + id
 		w.want(200, "root", "POST", path+"/secrets:rotate", nil)
-		second := w.rauth.Secrets(id)[0]
-		w.rauth.Break(func(method, path string) devrauth.Fault {
+		second := w.RAuth.Secrets(id)[0]
+		w.RAuth.Break(func(method, path string) devrauth.Fault {
 			if method == http.MethodPost && strings.HasSuffix(path, "/rotate") {
 				return fault
 			}
@@ -228,12 +229,12 @@ func TestARotationOfUnknownOutcome(t *testing.T) {
 		if r = w.want(503, "root", "POST", path+"/secrets:rotate", map[string]any{"retire_old": true}); r.text("code") != "secret_unknown" {
 			t.Errorf("%s: %s", fault, r)
 		}
-		w.rauth.Break(nil)
+		w.RAuth.Break(nil)
 		r = w.want(200, "root", "GET", path, nil)
 		if r.text("secret_state") != "unknown" || r.field("old_secret_until") != nil || r.text("sync") != "in_sync" {
 			t.Errorf("%s: it is %s", fault, r)
 		}
-		if got := w.rauth.Secrets(id); !slices.Contains(got, second) || slices.Contains(got, first) {
+		if got := w.RAuth.Secrets(id); !slices.Contains(got, second) || slices.Contains(got, first) {
 			t.Errorf("%s: what is in use does not work, or what was retired does", fault)
 		}
 		w.announced(id, "ClientCreated", "ClientSecretRotated", "ClientSecretRetired") // nothing of the unknown one
@@ -242,12 +243,12 @@ func TestARotationOfUnknownOutcome(t *testing.T) {
 		}
 		// The loop ends nothing meanwhile.
 		_, err := w.sql().Exec(ctx, `UPDATE registrations SET next_try = now() - interval '2 days', begun_at = now() - interval '2 days'`)
-		w.ok(err)
+		w.OK(err)
 		if n, err := w.clients.Finish(ctx); n != 0 || err != nil {
 			t.Errorf("%s: %d were taken up, %v", fault, n, err)
 		}
 		r = w.want(200, "root", "POST", path+"/secrets:rotate", nil)
-		if got := w.rauth.Secrets(id); got[0] != r.text("client_secret") || !slices.Contains(got, second) || r.text("secret_state") != "issued" {
+		if got := w.RAuth.Secrets(id); got[0] != r.text("client_secret") || !slices.Contains(got, second) || r.text("secret_state") != "issued" {
 			t.Errorf("%s: rotated again: %s", fault, r)
 		}
 	}
@@ -259,22 +260,22 @@ func TestAnOldSecretEnds(t *testing.T) {
 	w := newWorld(t, settings{loop: true})
 	id := w.client("acme", nil)
 	r := w.want(200, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": "1h"})
-	if n := len(w.rauth.Secrets(id)); n != 2 {
+	if n := len(w.RAuth.Secrets(id)); n != 2 {
 		t.Errorf("%d secrets work", n)
 	}
 	retires := func(since, in time.Duration) {
 		t.Helper()
 		_, err := w.sql().Exec(ctx, `UPDATE registrations SET overlap_from = now() - $2::interval, retire_at = now() + $3::interval WHERE client_id = $1`, id, since, in)
-		w.ok(err)
+		w.OK(err)
 	}
 	retires(50*time.Minute, 10*time.Minute)
-	w.until("its end is told", func() bool { return slices.Contains(w.events(id), "ClientSecretExpiring") })
+	await.True(w, "its end is told", func() bool { return slices.Contains(w.events(id), "ClientSecretExpiring") })
 	retires(time.Hour, 0)
-	w.until("the old one is ended", func() bool { return len(w.rauth.Secrets(id)) == 1 })
-	if got := w.rauth.Secrets(id); got[0] != r.text("client_secret") {
+	await.True(w, "the old one is ended", func() bool { return len(w.RAuth.Secrets(id)) == 1 })
+	if got := w.RAuth.Secrets(id); got[0] != r.text("client_secret") {
 		t.Error("the wrong one was ended")
 	}
-	w.until("that is told", func() bool { return slices.Contains(w.events(id), "ClientSecretRetired") })
+	await.True(w, "that is told", func() bool { return slices.Contains(w.events(id), "ClientSecretRetired") })
 	w.announced(id, "ClientCreated", "ClientSecretRotated", "ClientSecretExpiring", "ClientSecretRetired")
 	for _, wrong := range []string{"tomorrow", "-1s", "721h", "24"} {
 		if r := w.want(422, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": wrong}); !slices.Equal(r.pointers(), []string{"/overlap"}) {
@@ -294,8 +295,8 @@ func TestAnOldSecretEnds(t *testing.T) {
 func TestAProviderWithoutRotation(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
-	target, err := url.Parse(w.rauth.Issuer)
-	w.ok(err)
+	target, err := url.Parse(w.RAuth.Issuer)
+	w.OK(err)
 	old := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/rotate") {
 			rw.WriteHeader(http.StatusNotFound)
@@ -305,14 +306,14 @@ func TestAProviderWithoutRotation(t *testing.T) {
 	}))
 	t.Cleanup(old.Close)
 	provider, err := rauth.New(rauth.Config{URL: old.URL, Pause: time.Millisecond, Log: discard})
-	w.ok(err)
+	w.OK(err)
 	*w.clients = *w.manage(func(c *clients.Config) { c.Provider = provider })
 	id := w.client("", nil)
 	if r := w.want(422, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", nil); !slices.Equal(r.pointers(), []string{"/overlap"}) {
 		t.Errorf("with an overlap: %s", r)
 	}
 	r := w.want(200, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": "0"})
-	if got := w.rauth.Secrets(id); len(got) != 1 || got[0] != r.text("client_secret") || r.field("old_secret_until") != nil {
+	if got := w.RAuth.Secrets(id); len(got) != 1 || got[0] != r.text("client_secret") || r.field("old_secret_until") != nil {
 		t.Errorf("rotated: %s", r)
 	}
 	w.announced(id, "ClientCreated", "ClientSecretRotated", "ClientSecretRetired")
@@ -332,7 +333,7 @@ func TestManyAdministratorsAndAFaultyProvider(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{loop: true, conns: manyAdmins})
 	tenants := []string{"acme", "globex", "umbrella", ""}
-	w.rauth.BreakSome(.1)
+	w.RAuth.BreakSome(.1)
 	var mu sync.Mutex
 	want := map[string]string{} // client → name
 	work := make(chan int)
@@ -354,14 +355,14 @@ func TestManyAdministratorsAndAFaultyProvider(t *testing.T) {
 	}
 	close(work)
 	admins.Wait()
-	w.rauth.Break(nil)
+	w.RAuth.Break(nil)
 	count := func(sql string) (n int) {
-		w.ok(w.sql().QueryRow(ctx, sql).Scan(&n))
+		w.OK(w.sql().QueryRow(ctx, sql).Scan(&n))
 		return n
 	}
-	w.until("everything is settled", func() bool { return count(`SELECT count(*) FROM registrations WHERE operation IS NOT NULL`) == 0 })
+	await.True(w, "everything is settled", func() bool { return count(`SELECT count(*) FROM registrations WHERE operation IS NOT NULL`) == 0 })
 	got := map[string]string{}
-	for id, m := range w.rauth.Provisioned() {
+	for id, m := range w.RAuth.Provisioned() {
 		got[id] = fmt.Sprint(m["client_name"])
 	}
 	if !maps.Equal(got, want) {
@@ -384,10 +385,10 @@ func TestManyAdministratorsAndAFaultyProvider(t *testing.T) {
 }
 
 // oneOfMany is the life of one client. It returns its id, and its name if it lives on.
-func (w *world) oneOfMany(t *testing.T, n int, tenant string) (id, name string) {
+func (w *adminWorld) oneOfMany(t *testing.T, n int, tenant string) (id, name string) {
 	t.Helper()
 	ask := func(method, path string, body any, headers ...string) (r reply) {
-		w.until(method+" "+path, func() bool {
+		await.True(w, method+" "+path, func() bool {
 			r = w.call("root", method, path, body, headers...)
 			return r.status != 503 && (r.status != 409 || r.text("code") != "operation_pending")
 		})
@@ -407,7 +408,7 @@ func (w *world) oneOfMany(t *testing.T, n int, tenant string) (id, name string) 
 		t.Errorf("changed: %s", r)
 	}
 	if n%3 == 0 {
-		w.until("the change is known", func() bool {
+		await.True(w, "the change is known", func() bool {
 			r := w.call("root", "GET", "/v1/clients/"+id, nil)
 			return r.status == 200 && r.field("operation") == nil
 		})
@@ -448,16 +449,16 @@ func TestClientsAreListedInPages(t *testing.T) {
 }
 
 // put writes a client in the provider by hand.
-func (w *world) put(id string, change func(map[string]any)) {
+func (w *adminWorld) put(id string, change func(map[string]any)) {
 	w.Helper()
-	m := w.rauth.Provisioned()[id]
+	m := w.RAuth.Provisioned()[id]
 	change(m)
 	body, err := json.Marshal(m)
-	w.ok(err)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, w.rauth.Issuer+"/admin/clients/"+id, bytes.NewReader(body))
-	w.ok(err)
+	w.OK(err)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, w.RAuth.Issuer+"/admin/clients/"+id, bytes.NewReader(body))
+	w.OK(err)
 	resp, err := http.DefaultClient.Do(req)
-	w.ok(err)
+	w.OK(err)
 	_ = resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		w.Fatalf("put by hand: %d", resp.StatusCode)
@@ -485,7 +486,7 @@ func TestWhatNobodyManagesIsReportedAndStays(t *testing.T) {
 		t.Errorf("%q, %d left, %v", got, r.Left(), err)
 	}
 	w.want(200, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "again"}), "If-Match: *")
-	if m := w.rauth.Provisioned()[id]; m["skip_consent"] != true || m["refresh_token_grant_access_token_lifespan"] != "1h" || m["owner"] != "billing team" || m["client_name"] != "again" {
+	if m := w.RAuth.Provisioned()[id]; m["skip_consent"] != true || m["refresh_token_grant_access_token_lifespan"] != "1h" || m["owner"] != "billing team" || m["client_name"] != "again" {
 		t.Errorf("there it is %v", m)
 	}
 	if d := w.drift(); len(d) != 1 || d[id]["kind"] != "unmanaged" || d[id]["winner"] != "nobody" {
@@ -499,10 +500,10 @@ func TestACopiedDatabaseHarmsNoClientOfTheOriginal(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	id := w.client("acme", nil)
-	there := fmt.Sprint(w.rauth.Provisioned(), w.rauth.Secrets(id))
+	there := fmt.Sprint(w.RAuth.Provisioned(), w.RAuth.Secrets(id))
 	unharmed := func(after string) {
 		t.Helper()
-		if got := fmt.Sprint(w.rauth.Provisioned(), w.rauth.Secrets(id)); got != there {
+		if got := fmt.Sprint(w.RAuth.Provisioned(), w.RAuth.Secrets(id)); got != there {
 			t.Errorf("%s: in R-Auth is %s, was %s", after, got, there)
 		}
 	}
@@ -524,9 +525,9 @@ func TestACopiedDatabaseHarmsNoClientOfTheOriginal(t *testing.T) {
 	w.want(200, "root", "PATCH", path, map[string]any{"status": "blocked"})
 	w.exec(`UPDATE registrations SET operation = 'delete', operation_id = gen_random_uuid(), sync = 'pending'`) // as it was copied
 
-	before, _, err := w.db.Instance(ctx)
-	w.ok(err)
-	w.ok(w.service.Do(ctx, admin.Caller{Operator: "op", Via: "command"}, admin.Task{Action: "instance:renew", Writes: true}, func(ctx context.Context, work *admin.Work) error {
+	before, _, err := w.DB.Instance(ctx)
+	w.OK(err)
+	w.OK(w.service.Do(ctx, admin.Caller{Operator: "op", Via: "command"}, admin.Task{Action: "instance:renew", Writes: true}, func(ctx context.Context, work *admin.Work) error {
 		renewed, err := work.RenewInstance(ctx, before)
 		if renewed.Released != 1 {
 			t.Errorf("%d clients were released", renewed.Released)
@@ -549,33 +550,33 @@ func TestACopiedDatabaseHarmsNoClientOfTheOriginal(t *testing.T) {
 // restored: nothing is repaired until somebody has looked.
 func TestWhatAnotherDatabaseHasWrittenStopsRepairs(t *testing.T) {
 	t.Parallel()
-	for kind, change := range map[string]func(w *world, other string){
-		"of a client": func(w *world, other string) {
+	for kind, change := range map[string]func(w *adminWorld, other string){
+		"of a client": func(w *adminWorld, other string) {
 			w.put(other, func(m map[string]any) {
 				m["client_name"], m["metadata"].(map[string]any)[iam.MarkVersion] = "theirs", "999999"
 			})
 		},
-		"of an orphan": func(w *world, other string) {
+		"of an orphan": func(w *adminWorld, other string) {
 			got, err := w.there().Get(ctx, other)
-			w.ok(err)
+			w.OK(err)
 			got.ClientID = "00000000-0000-4000-8000-00000000000a"
 			got.Metadata[iam.MarkClient], got.Metadata[iam.MarkVersion] = got.ClientID, "999999"
 			_, err = w.there().Create(ctx, got)
-			w.ok(err)
+			w.OK(err)
 		},
 	} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, settings{})
 			missing, other := w.client("acme", nil), w.client("acme", nil)
-			w.ok(w.there().Delete(ctx, missing))
+			w.OK(w.there().Delete(ctx, missing))
 			change(w, other)
 			r, err := w.manage(func(*clients.Config) {}).Reconcile(ctx, false, 10)
-			if err != nil || !r.Newer || !r.Stopped || r.Left() != len(r.Differences) || w.rauth.Provisioned()[missing] != nil {
+			if err != nil || !r.Newer || !r.Stopped || r.Left() != len(r.Differences) || w.RAuth.Provisioned()[missing] != nil {
 				t.Errorf("%+v, %v", r, err)
 			}
 			r, err = w.manage(func(c *clients.Config) { c.Confirmed = true }).Reconcile(ctx, false, 10)
-			if err != nil || r.Stopped || w.rauth.Provisioned()[missing] == nil || w.rauth.Provisioned()[other]["client_name"] != "billing" {
+			if err != nil || r.Stopped || w.RAuth.Provisioned()[missing] == nil || w.RAuth.Provisioned()[other]["client_name"] != "billing" {
 				t.Errorf("confirmed: %+v, %v", r, err)
 			}
 		})
@@ -588,17 +589,17 @@ func TestReconcileWaitsForNoPause(t *testing.T) {
 	w := newWorld(t, settings{})
 	id, deleted := w.client("acme", nil), w.client("acme", nil)
 	w.want(204, "root", "DELETE", "/v1/clients/"+deleted, nil)
-	w.rauth.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
+	w.RAuth.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
 	w.want(202, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "x"}), "If-Match: *")
 	w.exec(`UPDATE registrations SET next_try = now() + interval '1 hour' WHERE client_id = $1`, id)
 	s := w.manage(func(*clients.Config) {}) // with a breaker of its own
 	if r, err := s.Reconcile(ctx, false, 10); err == nil {
 		t.Errorf("while R-Auth is away: %+v", r)
 	}
-	w.rauth.Break(nil)
+	w.RAuth.Break(nil)
 	w.exec(`UPDATE registrations SET next_try = now() + interval '1 hour' WHERE client_id = $1`, id)
 	r, err := w.manage(func(*clients.Config) {}).Reconcile(ctx, false, 10)
-	if err != nil || r.Pending != 0 || r.Compared != 1 || w.rauth.Provisioned()[id]["client_name"] != "x" {
+	if err != nil || r.Pending != 0 || r.Compared != 1 || w.RAuth.Provisioned()[id]["client_name"] != "x" {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
@@ -614,7 +615,7 @@ func TestClientsOfAnEarlierVersionGetAnAudience(t *testing.T) {
 	}
 	w.put(byHand, func(m map[string]any) { m["audience"] = []string{"reports", devstack.Audience} })
 	w.exec(`UPDATE registrations SET wanted = (wanted::jsonb - 'audience')::json, applied = (applied::jsonb - 'audience')::json`)
-	w.ok(w.there().Delete(ctx, missing))
+	w.OK(w.there().Delete(ctx, missing))
 	if d := w.drift(); d[plain]["kind"] != "changed" || fmt.Sprint(d[plain]["fields"]) != "[audience]" || d[missing]["kind"] != "missing" || fmt.Sprint(d[byHand]["fields"]) != "[audience]" {
 		t.Errorf("they differ: %v", d)
 	}
@@ -623,8 +624,8 @@ func TestClientsOfAnEarlierVersionGetAnAudience(t *testing.T) {
 	}
 	for id, want := range map[string]string{plain: "[iam-gateway]", missing: "[iam-gateway]", byHand: "[iam-gateway reports]"} {
 		r := w.want(200, "root", "GET", "/v1/clients/"+id, nil)
-		if fmt.Sprint(r.field("audience")) != want || fmt.Sprint(w.rauth.Provisioned()[id]["audience"]) != want {
-			t.Errorf("want %s: it is %s, and there %v", want, r, w.rauth.Provisioned()[id]["audience"])
+		if fmt.Sprint(r.field("audience")) != want || fmt.Sprint(w.RAuth.Provisioned()[id]["audience"]) != want {
+			t.Errorf("want %s: it is %s, and there %v", want, r, w.RAuth.Provisioned()[id]["audience"])
 		}
 	}
 	if d := w.drift(); len(d) != 0 {

@@ -15,6 +15,7 @@ import (
 
 	"iam-service/internal/clients"
 	"iam-service/internal/clients/rauth"
+	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/iam"
 )
@@ -65,17 +66,17 @@ func (h *hooked) List(ctx context.Context, each func(iam.Registration) error) er
 }
 
 // hook puts a provider with hooks behind the API.
-func (w *world) hook() *hooked {
+func (w *adminWorld) hook() *hooked {
 	w.Helper()
 	h := &hooked{Provider: w.there()}
 	*w.clients = *w.manage(func(c *clients.Config) { c.Provider = h })
 	return h
 }
 
-func (w *world) exec(sql string, args ...any) {
+func (w *adminWorld) exec(sql string, args ...any) {
 	w.Helper()
 	_, err := w.sql().Exec(ctx, sql, args...)
-	w.ok(err)
+	w.OK(err)
 }
 
 // An old secret is ended when the new one is written down, and not before: whoever was
@@ -95,7 +96,7 @@ func TestAnOldSecretIsNotEndedForNothing(t *testing.T) {
 	if r = w.want(503, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": "0"}); r.text("code") != "secret_unknown" {
 		t.Errorf("got %s", r)
 	}
-	if !slices.Contains(w.rauth.Secrets(id), first) {
+	if !slices.Contains(w.RAuth.Secrets(id), first) {
 		t.Error("the secret in use does not work any more")
 	}
 	w.announced(id, "ClientCreated")
@@ -107,10 +108,10 @@ func TestAStrangeClientHidesNothing(t *testing.T) {
 	w := newWorld(t, settings{})
 	id := w.client("acme", nil)
 	for i, body := range []string{`"metadata":{"cost_center":42,"nested":{"a":[1]}}`, `"metadata":"text"`, `"metadata":[1]`, `"grant_types":"all","metadata":{}`, `"redirect_uris":null`} {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.rauth.Issuer+"/admin/clients", strings.NewReader(fmt.Sprintf(`{"client_id":"strange%d",%s}`, i, body)))
-		w.ok(err)
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.RAuth.Issuer+"/admin/clients", strings.NewReader(fmt.Sprintf(`{"client_id":"strange%d",%s}`, i, body)))
+		w.OK(err)
 		resp, err := http.DefaultClient.Do(req)
-		w.ok(err)
+		w.OK(err)
 		_ = resp.Body.Close()
 		if resp.StatusCode != http.StatusCreated {
 			t.Fatalf("%s: %d", body, resp.StatusCode)
@@ -120,11 +121,11 @@ func TestAStrangeClientHidesNothing(t *testing.T) {
 		t.Errorf("got %s", d)
 	}
 	// One of ours that was written otherwise is seen, and repaired.
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, w.rauth.Issuer+"/admin/clients/"+id,
-		strings.NewReader(fmt.Sprintf(`{"grant_types":"all","metadata":{"iam_instance":%q,"iam_client":%q,"x":1}}`, w.rauth.Provisioned()[id]["metadata"].(map[string]any)["iam_instance"], id)))
-	w.ok(err)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, w.RAuth.Issuer+"/admin/clients/"+id,
+		strings.NewReader(fmt.Sprintf(`{"grant_types":"all","metadata":{"iam_instance":%q,"iam_client":%q,"x":1}}`, w.RAuth.Provisioned()[id]["metadata"].(map[string]any)["iam_instance"], id)))
+	w.OK(err)
 	resp, err := http.DefaultClient.Do(req)
-	w.ok(err)
+	w.OK(err)
 	_ = resp.Body.Close()
 	if d := w.drift(); d[id]["kind"] != "changed" {
 		t.Errorf("got %v", d)
@@ -157,7 +158,7 @@ func TestWhatAProviderFillsInIsNoDrift(t *testing.T) {
 	if d := w.drift(); len(d) > 0 {
 		t.Errorf("they differ: %v", d)
 	}
-	for id, m := range w.rauth.Provisioned() {
+	for id, m := range w.RAuth.Provisioned() {
 		if strings.Contains(fmt.Sprint(m["jwks"]), "key_ops") {
 			t.Errorf("%s was told what is no key: %v", id, m["jwks"])
 		}
@@ -170,9 +171,9 @@ func TestAChangeOfAMissingClientMakesItAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	id := w.client("acme", nil)
-	w.ok(w.there().Delete(ctx, id))
+	w.OK(w.there().Delete(ctx, id))
 	r := w.want(200, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "again"}), "If-Match: *")
-	if r.text("secret_state") != "not_issued" || r.text("client_secret_status") != "not_issued" || w.rauth.Provisioned()[id]["client_name"] != "again" {
+	if r.text("secret_state") != "not_issued" || r.text("client_secret_status") != "not_issued" || w.RAuth.Provisioned()[id]["client_name"] != "again" {
 		t.Errorf("got %s", r)
 	}
 	w.announced(id, "ClientCreated", "ClientUpdated")
@@ -193,16 +194,16 @@ func TestEventsSayNothingOfWhatIsOnlyTried(t *testing.T) {
 	tried["roles"] = []string{"viewer", "editor"}
 	w.want(202, "root", "PUT", path, tried, "If-Match: *") // roles alone, beside what is pending
 	told := func() (last string) {
-		w.ok(w.sql().QueryRow(ctx, `SELECT data::text FROM outbox WHERE object = $1 ORDER BY seq DESC LIMIT 1`, id).Scan(&last))
+		w.OK(w.sql().QueryRow(ctx, `SELECT data::text FROM outbox WHERE object = $1 ORDER BY seq DESC LIMIT 1`, id).Scan(&last))
 		return last
 	}
 	if last := told(); strings.Contains(last, "tried") || !strings.Contains(last, "document:read") || !strings.Contains(last, "editor") {
 		t.Errorf("told is %s", last)
 	}
 	w.announced(id, "ClientCreated", "ClientBlocked", "ClientUpdated")
-	w.until("it is refused", func() bool {
+	await.True(w, "it is refused", func() bool {
 		_, err := w.clients.Finish(ctx)
-		w.ok(err)
+		w.OK(err)
 		return w.want(200, "root", "GET", path, nil).text("sync") == "failed"
 	})
 	r := w.want(200, "root", "GET", path, nil)
@@ -224,7 +225,7 @@ func TestTheLastScopeIsTakenAwayThereToo(t *testing.T) {
 	for range 2 {
 		w.want(200, "root", "PUT", "/v1/clients/"+id, service(nil), "If-Match: *")
 	}
-	if scope := w.rauth.Provisioned()[id]["scope"]; scope != nil {
+	if scope := w.RAuth.Provisioned()[id]["scope"]; scope != nil {
 		t.Errorf("R-Auth has the scope %v", scope)
 	}
 	w.announced(id, "ClientCreated", "ClientUpdated")
@@ -241,7 +242,7 @@ func TestARoleTakenAwayWhileAChangeIsTried(t *testing.T) {
 	w.want(204, "root", "DELETE", "/v1/tenants/acme/roles/gone?remove=true", nil)
 	w.announced(id, "ClientCreated")
 	_, err := w.clients.Finish(ctx)
-	w.ok(err)
+	w.OK(err)
 	if r := w.want(200, "root", "GET", "/v1/clients/"+id, nil); fmt.Sprint(r.field("roles")) != "[viewer]" || r.text("sync") != "failed" {
 		t.Errorf("it is %s", r)
 	}
@@ -256,9 +257,9 @@ func TestARepairSaysWhatBecameOfIt(t *testing.T) {
 	id := w.client("acme", nil)
 	there := w.there()
 	got, err := there.Get(ctx, id)
-	w.ok(err)
+	w.OK(err)
 	got.ClientName = "changed"
-	w.ok(there.Update(ctx, got))
+	w.OK(there.Update(ctx, got))
 	h := w.hook()
 	h.update = func(context.Context, iam.Registration) error {
 		return &iam.Error{Kind: iam.Invalid, Code: "idp_refused"}
@@ -268,10 +269,10 @@ func TestARepairSaysWhatBecameOfIt(t *testing.T) {
 	}
 	h.update = nil
 	w.exec(`UPDATE registrations SET sync = 'in_sync'`)
-	w.ok(there.Delete(ctx, id))
+	w.OK(there.Delete(ctx, id))
 	h.create = func(ctx context.Context, r iam.Registration) (iam.Secret, error) {
 		_, err := h.Provider.Create(ctx, r)
-		w.ok(err)
+		w.OK(err)
 		return "", &iam.Error{Kind: iam.Conflict} // the answer was lost, and it was tried again
 	}
 	if r, err := w.clients.Reconcile(ctx, false, 10); err != nil || r.Left() != 0 {
@@ -288,13 +289,13 @@ func TestAReplayKnowsWhatWasGiven(t *testing.T) {
 	w := newWorld(t, settings{loop: true})
 	later := []string{"Idempotency-Key: a", "Prefer: respond-async"}
 	id := w.want(202, "root", "POST", "/v1/clients", service(nil), later...).text("client_id")
-	w.until("it is made", func() bool { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") == "in_sync" })
+	await.True(w, "it is made", func() bool { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") == "in_sync" })
 	rotate := "/v1/clients/" + id + "/secrets:rotate"
 	w.want(200, "root", "POST", rotate, map[string]any{"overlap": "0"}, "Idempotency-Key: b")
 	if r := w.want(201, "root", "POST", "/v1/clients", service(nil), later...); r.text("client_secret_status") != "not_issued" {
 		t.Errorf("of the first: %s", r)
 	}
-	w.until("the old secret is ended", func() bool { // by the caller or by the loop
+	await.True(w, "the old secret is ended", func() bool { // by the caller or by the loop
 		return w.want(200, "root", "GET", "/v1/clients/"+id, nil).field("operation") == nil
 	})
 	w.want(200, "root", "POST", rotate, map[string]any{"overlap": "0"})
@@ -315,7 +316,7 @@ func TestARotationSaysWhichSecretItReplaces(t *testing.T) {
 		t.Errorf("%d clients are confidential: those that were not made here are neither", got)
 	}
 	// Each rotation is audited from its beginning, those of unknown outcome too.
-	w.rauth.Break(func(_, path string) devrauth.Fault {
+	w.RAuth.Break(func(_, path string) devrauth.Fault {
 		if strings.HasSuffix(path, "/rotate") {
 			return devrauth.FaultCut
 		}
@@ -376,8 +377,8 @@ func TestAnOldSecretIsNotForgotten(t *testing.T) {
 	w.want(200, "root", "PUT", path, service(map[string]any{"client_name": "x"}), "If-Match: *")
 	h.retire = nil
 	w.exec(`UPDATE registrations SET next_try = now()`)
-	if _, err = w.clients.Finish(ctx); err != nil || len(w.rauth.Secrets(id)) != 1 {
-		t.Errorf("%d secrets work, %v", len(w.rauth.Secrets(id)), err)
+	if _, err = w.clients.Finish(ctx); err != nil || len(w.RAuth.Secrets(id)) != 1 {
+		t.Errorf("%d secrets work, %v", len(w.RAuth.Secrets(id)), err)
 	}
 }
 
@@ -394,7 +395,7 @@ func TestAListThatIsWrongHarmsNobody(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	after := w.want(200, "root", "GET", "/v1/clients/"+id, nil)
-	if after.text("secret_state") != "issued" || after.text("old_secret_until") != before.text("old_secret_until") || len(w.rauth.Secrets(id)) != 2 {
+	if after.text("secret_state") != "issued" || after.text("old_secret_until") != before.text("old_secret_until") || len(w.RAuth.Secrets(id)) != 2 {
 		t.Errorf("it was %s, and is %s", before, after)
 	}
 	// One that is made while the list is read is no orphan.
@@ -415,14 +416,14 @@ func TestAFoundClientIsNotForgotten(t *testing.T) {
 	h.create = func(ctx context.Context, r iam.Registration) (iam.Secret, error) {
 		r.ClientName = "as it was"
 		_, err := h.Provider.Create(ctx, r)
-		w.ok(err)
+		w.OK(err)
 		return "", &iam.Error{Kind: iam.Conflict}
 	}
 	h.update = func(context.Context, iam.Registration) error {
 		return &iam.Error{Kind: iam.Invalid, Code: "idp_refused"}
 	}
 	r := w.want(202, "root", "POST", "/v1/clients", service(nil))
-	if r.text("sync_reason") != "idp_refused" || w.rauth.Provisioned()[r.text("client_id")] == nil {
+	if r.text("sync_reason") != "idp_refused" || w.RAuth.Provisioned()[r.text("client_id")] == nil {
 		t.Errorf("got %s", r)
 	}
 }
@@ -436,10 +437,10 @@ func TestABusyTenantHoldsUpNobodyElse(t *testing.T) {
 	w.exec(`UPDATE registrations SET retire_at = now()`)
 	other := w.want(202, "root", "POST", "/v1/clients", service(map[string]any{"tenant": "globex"}), "Prefer: respond-async").text("client_id")
 	tx, err := w.sql().Begin(ctx)
-	w.ok(err)
-	defer func() { w.ok(tx.Rollback(ctx)) }()
+	w.OK(err)
+	defer func() { w.OK(tx.Rollback(ctx)) }()
 	_, err = tx.Exec(ctx, `SELECT FROM tenants WHERE id = 'acme' FOR UPDATE`)
-	w.ok(err)
+	w.OK(err)
 	if _, err := w.clients.Finish(ctx); err != nil {
 		t.Error(err)
 	}
@@ -454,7 +455,7 @@ func TestAClientOfThePlatformIsNoDeadlock(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	console := w.client("", nil)
-	token := w.mint("tina", map[string]any{"aud": "iam-admin", "client_id": console})
+	token := w.Mint("tina", map[string]any{"aud": "iam-admin", "client_id": console})
 	var all sync.WaitGroup
 	for _, c := range []struct {
 		who, path string
@@ -487,16 +488,16 @@ func TestAProviderThatChoosesIDsIsRefused(t *testing.T) {
 		if r.Method == http.MethodPost {
 			r.Body = io.NopCloser(strings.NewReader(`{"client_name":"billing"}`))
 		}
-		w.rauth.Handler().ServeHTTP(rw, r)
+		w.RAuth.Handler().ServeHTTP(rw, r)
 	}))
 	t.Cleanup(own.Close)
 	provider, err := rauth.New(rauth.Config{URL: own.URL, Pause: time.Millisecond, Log: discard})
-	w.ok(err)
+	w.OK(err)
 	*w.clients = *w.manage(func(c *clients.Config) { c.Provider = provider })
 	if r := w.want(422, "root", "POST", "/v1/clients", service(nil)); r.text("code") != "idp_ignores_client_id" {
 		t.Errorf("got %s", r)
 	}
-	if n := len(w.rauth.Provisioned()); n != 0 {
+	if n := len(w.RAuth.Provisioned()); n != 0 {
 		t.Errorf("%d are left there", n)
 	}
 }
@@ -506,7 +507,7 @@ func TestALostAnswerIsFound(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	broken := 0
-	w.rauth.Break(func(method, _ string) devrauth.Fault {
+	w.RAuth.Break(func(method, _ string) devrauth.Fault {
 		if method == http.MethodPost && broken == 0 {
 			broken++
 			return devrauth.FaultCutDone
@@ -515,11 +516,11 @@ func TestALostAnswerIsFound(t *testing.T) {
 	})
 	r := w.want(201, "root", "POST", "/v1/clients", service(nil))
 	id := r.text("client_id")
-	if got := w.rauth.Secrets(id); !slices.Equal(got, []string{r.text("client_secret")}) || r.text("client_secret_status") != "given" || r.field("old_secret_until") != nil {
+	if got := w.RAuth.Secrets(id); !slices.Equal(got, []string{r.text("client_secret")}) || r.text("client_secret_status") != "given" || r.field("old_secret_until") != nil {
 		t.Errorf("made: %s", r)
 	}
 	w.announced(id, "ClientCreated")
-	w.rauth.Break(func(method, _ string) devrauth.Fault {
+	w.RAuth.Break(func(method, _ string) devrauth.Fault {
 		if method == http.MethodPut {
 			return devrauth.FaultCutDone // each time
 		}
@@ -528,13 +529,13 @@ func TestALostAnswerIsFound(t *testing.T) {
 	if r = w.want(200, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "x"}), "If-Match: *"); r.text("sync") != "in_sync" {
 		t.Errorf("changed: %s", r)
 	}
-	w.rauth.Break(nil)
+	w.RAuth.Break(nil)
 
 	h := w.hook()
 	h.create = func(ctx context.Context, r iam.Registration) (iam.Secret, error) {
 		r.Metadata = iam.Marks{iam.MarkInstance: "another"}
 		_, err := h.Provider.Create(ctx, r)
-		w.ok(err)
+		w.OK(err)
 		return "", &iam.Error{Kind: iam.Conflict}
 	}
 	if r = w.want(409, "root", "POST", "/v1/clients", service(map[string]any{"client_name": "taken"})); r.text("code") != "client_id_taken" {
@@ -560,16 +561,16 @@ func TestACallerWhoGoesAwayStopsNothing(t *testing.T) {
 	short, cancel := context.WithCancel(ctx)
 	go func() { <-begun; cancel() }()
 	req, err := http.NewRequestWithContext(short, http.MethodPost, w.admin+"/v1/clients", strings.NewReader(`{"client_name":"left","grant_types":["client_credentials"]}`))
-	w.ok(err)
+	w.OK(err)
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+w.mint("root", map[string]any{"aud": "iam-admin"}))
+	req.Header.Set("Authorization", "Bearer "+w.Mint("root", map[string]any{"aud": "iam-admin"}))
 	resp, err := http.DefaultClient.Do(req)
 	close(gone)
 	if err == nil {
 		_ = resp.Body.Close()
 		t.Fatalf("it was answered: %d", resp.StatusCode)
 	}
-	w.until("it is made", func() bool {
+	await.True(w, "it is made", func() bool {
 		list := w.want(200, "root", "GET", "/v1/clients?name=left&sync=in_sync", nil).items()
 		return len(list) == 1
 	})
@@ -581,11 +582,11 @@ func TestWhatIsUnderWayIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	id := w.client("acme", nil)
-	w.rauth.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
+	w.RAuth.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
 	w.want(202, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "x"}), "If-Match: *")
 	fresh := w.want(202, "root", "POST", "/v1/clients", service(nil)).text("client_id")
-	w.rauth.Break(nil)
-	w.until("the breaker closes", func() bool { return w.call("root", "GET", "/v1/clients/drift", nil).status == 200 })
+	w.RAuth.Break(nil)
+	await.True(w, "the breaker closes", func() bool { return w.call("root", "GET", "/v1/clients/drift", nil).status == 200 })
 	if d := w.want(200, "root", "GET", "/v1/clients/drift", nil); d.field("pending") != 2.0 || len(w.drift()) != 0 {
 		t.Errorf("compared: %s", d)
 	}
@@ -596,11 +597,11 @@ func TestWhatIsUnderWayIsLeftAlone(t *testing.T) {
 	if r := w.want(202, "root", "DELETE", "/v1/clients/"+id, nil); r.text("operation") != "delete" {
 		t.Errorf("deleted: %s", r)
 	}
-	if n, err := w.clients.Finish(ctx); n != 0 || err != nil || w.rauth.Provisioned()[id] == nil {
+	if n, err := w.clients.Finish(ctx); n != 0 || err != nil || w.RAuth.Provisioned()[id] == nil {
 		t.Errorf("%d were taken up, %v", n, err)
 	}
 	w.exec(`UPDATE registrations SET next_try = now()`)
-	if n, err := w.clients.Finish(ctx); n != 1 || err != nil || w.rauth.Provisioned()[id] != nil {
+	if n, err := w.clients.Finish(ctx); n != 1 || err != nil || w.RAuth.Provisioned()[id] != nil {
 		t.Errorf("%d were taken up, %v", n, err)
 	}
 	w.announced(id, "ClientCreated", "ClientDeleted")
@@ -613,14 +614,14 @@ func TestWhatIsUnderWayIsLeftAlone(t *testing.T) {
 		}
 	}
 	// One that nobody was told of goes without a word.
-	w.rauth.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
+	w.RAuth.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
 	silent := w.want(202, "root", "POST", "/v1/clients", service(nil)).text("client_id")
 	w.want(202, "root", "DELETE", "/v1/clients/"+silent, nil)
-	w.rauth.Break(nil)
-	w.until("it is gone", func() bool {
+	w.RAuth.Break(nil)
+	await.True(w, "it is gone", func() bool {
 		w.exec(`UPDATE registrations SET next_try = now(), lease_until = NULL`)
 		_, err := w.clients.Finish(ctx)
-		w.ok(err)
+		w.OK(err)
 		return w.call("root", "GET", "/v1/clients/"+silent, nil).status == 404
 	})
 	w.announced(silent)
@@ -632,19 +633,19 @@ func TestAWrongAdminURLDeletesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	id := w.client("acme", nil)
-	wrong, err := rauth.New(rauth.Config{URL: w.rauth.Issuer + "/wrong", Pause: time.Millisecond, Log: discard})
-	w.ok(err)
+	wrong, err := rauth.New(rauth.Config{URL: w.RAuth.Issuer + "/wrong", Pause: time.Millisecond, Log: discard})
+	w.OK(err)
 	right := *w.clients
 	*w.clients = *w.manage(func(c *clients.Config) { c.Provider = wrong })
 	if r := w.want(202, "root", "POST", "/v1/clients", service(nil)); r.text("sync_reason") != "idp_bad_response" {
 		t.Errorf("made: %s", r)
 	}
-	if r := w.want(202, "root", "DELETE", "/v1/clients/"+id, nil); r.text("sync_reason") != "idp_bad_response" || len(w.rauth.Secrets(id)) == 0 {
+	if r := w.want(202, "root", "DELETE", "/v1/clients/"+id, nil); r.text("sync_reason") != "idp_bad_response" || len(w.RAuth.Secrets(id)) == 0 {
 		t.Errorf("deleted: %s", r)
 	}
 	*w.clients = right
 	w.exec(`UPDATE registrations SET next_try = now()`)
-	if n, err := w.clients.Finish(ctx); n != 2 || err != nil || w.rauth.Provisioned()[id] != nil {
+	if n, err := w.clients.Finish(ctx); n != 2 || err != nil || w.RAuth.Provisioned()[id] != nil {
 		t.Errorf("%d were finished, %v", n, err)
 	}
 }
@@ -689,13 +690,13 @@ func TestAPanicOverOneClientEndsNothingElse(t *testing.T) {
 	loop.Go(func() { w.clients.Run(running) })
 	t.Cleanup(func() { stop(); loop.Wait() })
 	sync := func(id string) string { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") }
-	w.until("the other one is finished", func() bool { return sync(good) == "in_sync" })
-	w.until("both panics are reported, and a comparison was made", func() bool { return panics.Load() >= 2 && compared.Load() > 0 })
+	await.True(w, "the other one is finished", func() bool { return sync(good) == "in_sync" })
+	await.True(w, "both panics are reported, and a comparison was made", func() bool { return panics.Load() >= 2 && compared.Load() > 0 })
 	if got := sync(bad); got != "pending" {
 		t.Errorf("the one that panics is %s, want pending", got)
 	}
 	broken.Store(false)
-	w.until("it is finished too", func() bool {
+	await.True(w, "it is finished too", func() bool {
 		w.exec(`UPDATE registrations SET next_try = now() WHERE client_id = $1 AND lease_until < now()`, bad)
 		return sync(bad) == "in_sync"
 	})

@@ -11,8 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/dev/devstack"
+	"iam-service/internal/dev/world"
 	"iam-service/internal/iam"
 )
 
@@ -24,7 +26,7 @@ func service(more map[string]any) map[string]any {
 }
 
 // client makes one, as the platform's administrator, and returns its id.
-func (w *world) client(tenant string, more map[string]any) string {
+func (w *adminWorld) client(tenant string, more map[string]any) string {
 	w.Helper()
 	body := service(more)
 	if tenant != "" {
@@ -38,31 +40,22 @@ func (r reply) text(names ...string) string {
 	return s
 }
 
-func (w *world) until(what string, ok func() bool) {
-	w.Helper()
-	for end := time.Now().Add(5 * time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			w.Fatalf("not in time: %s", what)
-		}
-	}
-}
-
 // events are the types of events about a client, in order.
-func (w *world) events(client string) []string {
+func (w *adminWorld) events(client string) []string {
 	w.Helper()
 	rows, err := w.sql().Query(ctx, `SELECT type FROM outbox WHERE kind = 'client' AND object = $1 ORDER BY seq`, client)
-	w.ok(err)
+	w.OK(err)
 	var types []string
 	for rows.Next() {
 		var s string
-		w.ok(rows.Scan(&s))
+		w.OK(rows.Scan(&s))
 		types = append(types, strings.TrimSuffix(s, ".v1"))
 	}
-	w.ok(rows.Err())
+	w.OK(rows.Err())
 	return types
 }
 
-func (w *world) announced(client string, want ...string) {
+func (w *adminWorld) announced(client string, want ...string) {
 	w.Helper()
 	if got := w.events(client); !slices.Equal(got, want) {
 		w.Errorf("announced %q, want %q", got, want)
@@ -84,8 +77,8 @@ func TestTheLifeOfAClient(t *testing.T) {
 	if r.header.Get("Location") != path || secret == "" || r.text("client_secret_status") != "given" || r.text("sync") != "in_sync" || r.header.Get("Cache-Control") != "no-store" {
 		t.Fatalf("made as %v %s", r.header, r)
 	}
-	there := w.rauth.Provisioned()[id]
-	if there["client_name"] != "billing" || there["scope"] != "document:read openid" || !slices.Equal(w.rauth.Secrets(id), []string{secret}) {
+	there := w.RAuth.Provisioned()[id]
+	if there["client_name"] != "billing" || there["scope"] != "document:read openid" || !slices.Equal(w.RAuth.Secrets(id), []string{secret}) {
 		t.Errorf("R-Auth has %v", there)
 	}
 	if r = tina(200, "GET", path, nil); r.field("client_secret") != nil || r.text("secret_state") != "issued" {
@@ -95,10 +88,10 @@ func TestTheLifeOfAClient(t *testing.T) {
 		t.Errorf("found %v", list)
 	}
 	// It is somebody at the gateway at once.
-	token, err := w.rauth.Mint("ES256", map[string]any{"sub": id, "client_id": id, "scope": "document:read"})
-	w.ok(err)
+	token, err := w.RAuth.Mint("ES256", map[string]any{"sub": id, "client_id": id, "scope": "document:read"})
+	w.OK(err)
 	gateway := func() int {
-		status, _, _ := w.ask("GET /system/enrich-token", bearer(token))
+		status, _, _ := w.Ask("GET /system/enrich-token", world.Bearer(token))
 		return status
 	}
 	if got := gateway(); got != 200 {
@@ -110,7 +103,7 @@ func TestTheLifeOfAClient(t *testing.T) {
 	tina(428, "PUT", path, put)
 	tina(412, "PUT", path, put, `If-Match: "1"`)
 	r = tina(200, "PUT", path, put, tag)
-	if there = w.rauth.Provisioned()[id]; there["client_name"] != "invoices" || there["scope"] != "openid" || r.text("sync") != "in_sync" {
+	if there = w.RAuth.Provisioned()[id]; there["client_name"] != "invoices" || there["scope"] != "openid" || r.text("sync") != "in_sync" {
 		t.Errorf("R-Auth has %v", there)
 	}
 	if r.text("secret_state") != "issued" || r.field("client_secret_status") != nil {
@@ -133,21 +126,21 @@ func TestTheLifeOfAClient(t *testing.T) {
 
 	r = tina(200, "POST", path+"/secrets:rotate", nil)
 	second := r.text("client_secret")
-	if second == "" || second == secret || !slices.Equal(w.rauth.Secrets(id), []string{second, secret}) || r.field("old_secret_until") == nil {
+	if second == "" || second == secret || !slices.Equal(w.RAuth.Secrets(id), []string{second, secret}) || r.field("old_secret_until") == nil {
 		t.Errorf("rotated: %s", r)
 	}
 	if r = tina(409, "POST", path+"/secrets:rotate", map[string]any{}); r.text("code") != "overlap_running" {
 		t.Errorf("a second rotation: %s", r)
 	}
 	r = tina(200, "POST", path+"/secrets:rotate", map[string]any{"retire_old": true, "overlap": "0"})
-	if third := r.text("client_secret"); !slices.Equal(w.rauth.Secrets(id), []string{third}) || r.field("old_secret_until") != nil {
+	if third := r.text("client_secret"); !slices.Equal(w.RAuth.Secrets(id), []string{third}) || r.field("old_secret_until") != nil {
 		t.Errorf("rotated at once: %s", r)
 	}
 
 	tina(204, "DELETE", path, nil)
 	tina(404, "GET", path, nil)
 	tina(404, "DELETE", path, nil)
-	if w.rauth.Provisioned()[id] != nil {
+	if w.RAuth.Provisioned()[id] != nil {
 		t.Error("R-Auth has it")
 	}
 	if got := gateway(); got != 401 {
@@ -159,23 +152,22 @@ func TestTheLifeOfAClient(t *testing.T) {
 	// No secret is anywhere.
 	for _, table := range []string{"registrations", "clients", "audit", "outbox", "idempotency"} {
 		var n int
-		w.ok(w.sql().QueryRow(ctx, `SELECT count(*) FROM `+table+` x WHERE x::text LIKE ANY ($1)`, []string{"%" + secret + "%", "%" + second + "%"}).Scan(&n))
+		w.OK(w.sql().QueryRow(ctx, `SELECT count(*) FROM `+table+` x WHERE x::text LIKE ANY ($1)`, []string{"%" + secret + "%", "%" + second + "%"}).Scan(&n))
 		if n > 0 {
 			t.Errorf("a secret is in %s", table)
 		}
 	}
-	if log := w.logs.String(); strings.Contains(log, secret) || strings.Contains(log, second) {
+	if log := w.Logs.String(); strings.Contains(log, secret) || strings.Contains(log, second) {
 		t.Error("a secret is in the log")
 	}
 	w.observedAs(t, "/clients", "/clients/{id}", "/clients/{id}/secrets:rotate")
 }
 
-func (w *world) observedAs(t *testing.T, handlers ...string) {
+func (w *adminWorld) observedAs(t *testing.T, handlers ...string) {
 	t.Helper()
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	observed := w.Observed()
 	for _, h := range handlers {
-		if !slices.ContainsFunc(w.observed, func(o string) bool { return strings.HasPrefix(o, h+" ") }) {
+		if !slices.ContainsFunc(observed, func(o string) bool { return strings.HasPrefix(o, h+" ") }) {
 			t.Errorf("no request was counted under %s", h)
 		}
 	}
@@ -187,7 +179,7 @@ func TestClientsAreTakenWhileTheProviderIsAway(t *testing.T) {
 	w := newWorld(t, settings{loop: true})
 	first := w.client("acme", nil)
 	for _, fault := range []devrauth.Fault{devrauth.Fault500, devrauth.Fault503, devrauth.Fault429, devrauth.FaultCut, devrauth.FaultCutDone} {
-		w.rauth.Break(func(string, string) devrauth.Fault { return fault })
+		w.RAuth.Break(func(string, string) devrauth.Fault { return fault })
 		began := time.Now()
 		r := w.want(202, "root", "POST", "/v1/clients", service(map[string]any{"tenant": "acme"}))
 		if took := time.Since(began); took > 4*time.Second { // 2 s are promised, of a machine that does nothing else
@@ -204,29 +196,29 @@ func TestClientsAreTakenWhileTheProviderIsAway(t *testing.T) {
 		if r = w.want(503, "root", "POST", "/v1/clients/"+first+"/secrets:rotate", nil); r.text("code") == "" {
 			t.Errorf("%s: rotated: %s", fault, r)
 		}
-		w.rauth.Break(nil)
-		w.until("the client is made", func() bool { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") == "in_sync" })
+		w.RAuth.Break(nil)
+		await.True(w, "the client is made", func() bool { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") == "in_sync" })
 		if r = w.want(200, "root", "GET", "/v1/clients/"+id, nil); r.text("secret_state") != "not_issued" {
 			t.Errorf("%s: made later: %s", fault, r)
 		}
 		w.announced(id, "ClientCreated")
-		if n := len(w.rauth.Provisioned()); n < 2 {
+		if n := len(w.RAuth.Provisioned()); n < 2 {
 			t.Errorf("R-Auth has %d", n)
 		}
 		r = w.want(200, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": "0"})
-		w.until("the old secret is ended", func() bool { // by the caller or by the loop
-			return slices.Equal(w.rauth.Secrets(id), []string{r.text("client_secret")}) && w.want(200, "root", "GET", "/v1/clients/"+id, nil).field("operation") == nil
+		await.True(w, "the old secret is ended", func() bool { // by the caller or by the loop
+			return slices.Equal(w.RAuth.Secrets(id), []string{r.text("client_secret")}) && w.want(200, "root", "GET", "/v1/clients/"+id, nil).field("operation") == nil
 		})
 
-		w.rauth.Break(func(string, string) devrauth.Fault { return fault })
+		w.RAuth.Break(func(string, string) devrauth.Fault { return fault })
 		w.want(202, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "renamed"}), "If-Match: *")
 		if r = w.want(202, "root", "DELETE", "/v1/clients/"+id, nil); r.text("status") != "deleted" || r.text("operation") != "delete" {
 			t.Errorf("%s: deleted: %s", fault, r)
 		}
 		w.want(202, "root", "DELETE", "/v1/clients/"+id, nil)
-		w.rauth.Break(nil)
-		w.until("the client is deleted", func() bool { return w.call("root", "GET", "/v1/clients/"+id, nil).status == 404 })
-		if w.rauth.Provisioned()[id] != nil {
+		w.RAuth.Break(nil)
+		await.True(w, "the client is deleted", func() bool { return w.call("root", "GET", "/v1/clients/"+id, nil).status == 404 })
+		if w.RAuth.Provisioned()[id] != nil {
 			t.Errorf("%s: R-Auth has it", fault)
 		}
 		w.announced(id, "ClientCreated", "ClientSecretRotated", "ClientSecretRetired", "ClientDeleted")
@@ -242,12 +234,12 @@ func TestAClientIsMadeLaterForWhoAsksForThat(t *testing.T) {
 		t.Errorf("got %v", r.header)
 	}
 	id := r.text("client_id")
-	w.until("it is made", func() bool { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") == "in_sync" })
+	await.True(w, "it is made", func() bool { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") == "in_sync" })
 	w.want(202, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "x"}), "If-Match: *", "Prefer: respond-async")
-	w.until("it is renamed", func() bool { return w.rauth.Provisioned()[id]["client_name"] == "x" })
-	w.until("that is known", func() bool { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") == "in_sync" })
+	await.True(w, "it is renamed", func() bool { return w.RAuth.Provisioned()[id]["client_name"] == "x" })
+	await.True(w, "that is known", func() bool { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") == "in_sync" })
 	w.want(202, "root", "DELETE", "/v1/clients/"+id, nil, "Prefer: respond-async")
-	w.until("it is deleted", func() bool { return w.call("root", "GET", "/v1/clients/"+id, nil).status == 404 })
+	await.True(w, "it is deleted", func() bool { return w.call("root", "GET", "/v1/clients/"+id, nil).status == 404 })
 	w.announced(id, "ClientCreated", "ClientUpdated", "ClientDeleted")
 }
 
@@ -263,21 +255,21 @@ func TestAClientIsMadeOnce(t *testing.T) {
 		t.Errorf("again: %v %s", again.header, again)
 	}
 	w.want(422, "root", "POST", "/v1/clients", service(map[string]any{"client_name": "other"}), key)
-	if n := len(w.rauth.Provisioned()); n != 1 {
+	if n := len(w.RAuth.Provisioned()); n != 1 {
 		t.Errorf("R-Auth has %d clients", n)
 	}
 	rotate := "/v1/clients/" + id + "/secrets:rotate"
 	secret := w.want(200, "root", "POST", rotate, nil, "Idempotency-Key: two").text("client_secret")
 	again = w.want(200, "root", "POST", rotate, nil, "Idempotency-Key: two")
-	if again.field("client_secret") != nil || again.text("client_secret_status") != "given" || w.rauth.Secrets(id)[0] != secret || len(w.rauth.Secrets(id)) != 2 {
+	if again.field("client_secret") != nil || again.text("client_secret_status") != "given" || w.RAuth.Secrets(id)[0] != secret || len(w.RAuth.Secrets(id)) != 2 {
 		t.Errorf("rotated again: %s", again)
 	}
 	// What came to nothing is tried again under the same key.
 	other := w.client("", nil)
-	w.rauth.Break(func(string, string) devrauth.Fault { return devrauth.FaultCut })
+	w.RAuth.Break(func(string, string) devrauth.Fault { return devrauth.FaultCut })
 	w.want(503, "root", "POST", "/v1/clients/"+other+"/secrets:rotate", nil, "Idempotency-Key: three")
-	w.rauth.Break(nil)
-	w.until("the breaker closes", func() bool {
+	w.RAuth.Break(nil)
+	await.True(w, "the breaker closes", func() bool {
 		return w.call("root", "POST", "/v1/clients/"+other+"/secrets:rotate", nil, "Idempotency-Key: three").status == 200
 	})
 	refused := service(map[string]any{"grant_types": []string{"authorization_code"}, "redirect_uris": []string{"https://refuse-me.example.com/"}})
@@ -315,13 +307,13 @@ func TestARefusalUndoesTheChange(t *testing.T) {
 	// For whom nobody waits: what was taken away is not given back.
 	change["roles"] = []string{}
 	w.want(202, "root", "PUT", "/v1/clients/"+id, change, "If-Match: *", "Prefer: respond-async")
-	w.until("it is refused", func() bool { r = w.want(200, "root", "GET", "/v1/clients/"+id, nil); return r.text("sync") == "failed" })
+	await.True(w, "it is refused", func() bool { r = w.want(200, "root", "GET", "/v1/clients/"+id, nil); return r.text("sync") == "failed" })
 	if got := r.field("redirect_uris"); !slices.Equal(got.([]any), []any{"https://app.example.com/"}) || len(r.field("roles").([]any)) != 0 || r.text("sync_reason") != "idp_refused:/redirect_uris" {
 		t.Errorf("it is %s", r)
 	}
 	r = w.want(202, "root", "POST", "/v1/clients", site("https://refuse-me.example.com/"), "Prefer: respond-async")
 	gone := r.text("client_id")
-	w.until("it is refused", func() bool { return w.call("root", "GET", "/v1/clients/"+gone, nil).status == 404 })
+	await.True(w, "it is refused", func() bool { return w.call("root", "GET", "/v1/clients/"+gone, nil).status == 404 })
 	w.announced(gone)
 	w.announced(id, "ClientCreated", "ClientUpdated") // the role that was taken away is not there any more
 	if d := w.drift(); len(d) > 0 {
@@ -337,7 +329,7 @@ func TestRolesOfAClientNeedNoProvider(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	id := w.client("acme", map[string]any{"roles": []string{"viewer"}})
-	w.rauth.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
+	w.RAuth.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
 	r := w.want(200, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"roles": []string{"editor"}}), "If-Match: *")
 	if r.text("sync") != "in_sync" {
 		t.Errorf("got %s", r)
@@ -365,9 +357,9 @@ func TestATenantOutlivesItsClients(t *testing.T) {
 	}
 	w.want(204, "root", "DELETE", "/v1/clients/"+id, nil)
 	w.want(204, "root", "DELETE", "/v1/tenants/short", nil)
-	token, err := w.rauth.Mint("ES256", map[string]any{"sub": id, "client_id": id})
-	w.ok(err)
-	if status, _, _ := w.ask("GET /system/enrich-token", bearer(token)); status != 401 {
+	token, err := w.RAuth.Mint("ES256", map[string]any{"sub": id, "client_id": id})
+	w.OK(err)
+	if status, _, _ := w.Ask("GET /system/enrich-token", world.Bearer(token)); status != 401 {
 		t.Errorf("enriched: %d", status)
 	}
 }
@@ -391,7 +383,7 @@ func TestNobodyGetsMoreThroughAClient(t *testing.T) {
 
 	strong := w.client("acme", map[string]any{"roles": []string{"auditor"}})
 	scoped := w.client("acme", map[string]any{"scopes": []string{"s2s:internal"}})
-	before := w.rauth.Provisioned()
+	before := w.RAuth.Provisioned()
 	for _, id := range []string{strong, scoped} {
 		refused("tina", "POST", "/v1/clients/"+id+"/secrets:rotate", nil)
 		refused("tina", "PUT", "/v1/clients/"+id, map[string]any{"client_name": "mine", "redirect_uris": []string{"https://attacker.example.com/"}}, "If-Match: *")
@@ -403,14 +395,14 @@ func TestNobodyGetsMoreThroughAClient(t *testing.T) {
 	weak := w.client("acme", nil)
 	refused("tina", "PUT", "/v1/clients/"+weak, service(map[string]any{"roles": []string{"auditor"}}), "If-Match: *")
 	for id, m := range before {
-		if got := w.rauth.Provisioned()[id]; got["client_name"] != m["client_name"] || len(w.rauth.Secrets(id)) != 1 {
+		if got := w.RAuth.Provisioned()[id]; got["client_name"] != m["client_name"] || len(w.RAuth.Secrets(id)) != 1 {
 			t.Errorf("%s was changed to %v", id, got)
 		}
 	}
 	// Whose membership ends gives nothing that does not.
 	w.member("acme", "temp", iam.RoleTenantAdmin, "viewer")
 	user := w.user("temp")
-	w.ok(w.db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: user, Status: iam.MembershipActive, Roles: []string{iam.RoleTenantAdmin, "viewer"}, ExpiresAt: time.Now().Add(time.Hour)}))
+	w.OK(w.DB.PutMembership(ctx, iam.Membership{Tenant: "acme", User: user, Status: iam.MembershipActive, Roles: []string{iam.RoleTenantAdmin, "viewer"}, ExpiresAt: time.Now().Add(time.Hour)}))
 	refused("temp", "POST", "/v1/clients", in(map[string]any{"roles": []string{"viewer"}}))
 	lasting := w.client("acme", map[string]any{"roles": []string{"viewer"}})
 	refused("temp", "POST", "/v1/clients/"+lasting+"/secrets:rotate", nil)
@@ -482,22 +474,22 @@ func TestAClientThatWasNotMadeHere(t *testing.T) {
 }
 
 // grant asks the token endpoint as a program does, and returns the status and the token.
-func (w *world) grant(id, secret, audience string) (int, string) {
+func (w *adminWorld) grant(id, secret, audience string) (int, string) {
 	w.Helper()
 	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {id}, "client_secret": {secret}}
 	if audience != "" {
 		form.Set("audience", audience)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.rauth.Issuer+"/token", strings.NewReader(form.Encode()))
-	w.ok(err)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.RAuth.Issuer+"/token", strings.NewReader(form.Encode()))
+	w.OK(err)
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	resp, err := http.DefaultClient.Do(req)
-	w.ok(err)
+	w.OK(err)
 	defer resp.Body.Close()
 	var got struct {
 		Token string `json:"access_token"`
 	}
-	w.ok(json.NewDecoder(resp.Body).Decode(&got))
+	w.OK(json.NewDecoder(resp.Body).Decode(&got))
 	return resp.StatusCode, got.Token
 }
 
@@ -509,14 +501,14 @@ func TestAClientGetsTokensForItsAudiences(t *testing.T) {
 	w := newWorld(t, settings{})
 	r := w.want(201, "tina", "POST", "/v1/clients", service(map[string]any{"tenant": "acme"}))
 	id, secret := r.text("client_id"), r.text("client_secret")
-	if fmt.Sprint(r.field("audience")) != "["+devstack.Audience+"]" || fmt.Sprint(w.rauth.Provisioned()[id]["audience"]) != "["+devstack.Audience+"]" {
-		t.Errorf("it is %s, and there %v", r, w.rauth.Provisioned()[id])
+	if fmt.Sprint(r.field("audience")) != "["+devstack.Audience+"]" || fmt.Sprint(w.RAuth.Provisioned()[id]["audience"]) != "["+devstack.Audience+"]" {
+		t.Errorf("it is %s, and there %v", r, w.RAuth.Provisioned()[id])
 	}
 	for audience, want := range map[string][2]int{devstack.Audience: {200, 200}, "": {200, 401}, devstack.AdminAudience: {400, 0}} {
 		status, token := w.grant(id, secret, audience)
 		gateway := 0
 		if token != "" {
-			gateway, _, _ = w.ask("GET /system/enrich-token", bearer(token))
+			gateway, _, _ = w.Ask("GET /system/enrich-token", world.Bearer(token))
 		}
 		if status != want[0] || gateway != want[1] {
 			t.Errorf("%q: the token endpoint answers %d, the gateway %d, want %v", audience, status, gateway, want)

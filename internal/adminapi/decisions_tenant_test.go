@@ -27,10 +27,10 @@ func TestATenantsAdministratorSeesItsDecisions(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{decisions: true})
 	w.member("acme", "tess", iam.RoleTenantAuditor)
-	_, err := w.db.PutUser(ctx, iam.User{
-		Issuer: w.rauth.Issuer, Subject: "alice", Status: iam.UserActive, DefaultTenant: "globex", Attributes: map[string]any{"department": "sales"}, PlatformRoles: []string{iam.PlatformAdmin},
+	_, err := w.DB.PutUser(ctx, iam.User{
+		Issuer: w.RAuth.Issuer, Subject: "alice", Status: iam.UserActive, DefaultTenant: "globex", Attributes: map[string]any{"department": "sales"}, PlatformRoles: []string{iam.PlatformAdmin},
 	})
-	w.ok(err)
+	w.OK(err)
 	theirs := w.client("globex", nil)
 	groups := map[string]any{"groups": []string{"auditors", "elsewhere-group"}}
 	alice := w.decidedOf("alice", "acme", groups)
@@ -101,7 +101,7 @@ func TestATenantsAdministratorSeesItsDecisions(t *testing.T) {
 			}
 		}
 		for pointer, body := range map[string]map[string]any{
-			"/token": {"token": w.mint("alice", nil)}, "/revision": {"subject": "alice", "revision": "000000000000"}, "/tenant": {"subject": "alice", "tenant": "globex"},
+			"/token": {"token": w.Mint("alice", nil)}, "/revision": {"subject": "alice", "revision": "000000000000"}, "/tenant": {"subject": "alice", "tenant": "globex"},
 		} {
 			if r := w.call(who, "POST", "/v1/policy/explain?tenant=acme", body); r.status != 422 || !slices.Contains(r.pointers(), pointer) {
 				t.Errorf("%s %v: %s", who, body, r)
@@ -150,7 +150,7 @@ func TestAnExplanationWithinATenantShowsNoDataOfThePolicy(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	c, err := policy.FromFS("test", policies.FS)
-	w.ok(err)
+	w.OK(err)
 	maps.DeleteFunc(c.Modules, func(_, text string) bool { return strings.Contains(text, "package iam.claims") })
 	c.Modules["iam/claims/p.rego"] = `package iam.claims
 
@@ -187,7 +187,7 @@ _user := data.directory.users[input.token.iss][input.token.sub]
 
 _membership := m if m := _user.memberships.acme
 `
-	w.ok(w.engine.Submit(ctx, c))
+	w.OK(w.Engine.Submit(ctx, c))
 	r := w.want(200, "tina", "POST", "/v1/policy/explain?tenant=acme", map[string]any{"subject": "alice"})
 	text, _ := r.field("text").(string)
 	if r.field("allow") != true || strings.Contains(string(r.body), "globex-user") {

@@ -10,27 +10,28 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/dev/await"
+	"iam-service/internal/dev/world"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/policies"
 )
 
 // bundleOf is the default policy, packed, with a change.
-func (w *world) bundleOf(change func(c *policy.Candidate)) []byte {
+func (w *adminWorld) bundleOf(change func(c *policy.Candidate)) []byte {
 	w.Helper()
 	c, err := policy.FromFS("test", policies.FS)
-	w.ok(err)
+	w.OK(err)
 	change(c)
 	packed, err := c.Pack()
-	w.ok(err)
+	w.OK(err)
 	return packed
 }
 
 // named is a bundle that differs from others by a rule.
-func (w *world) named(name string) []byte {
+func (w *adminWorld) named(name string) []byte {
 	w.Helper()
 	return w.bundleOf(func(c *policy.Candidate) {
 		c.Name = name
@@ -39,12 +40,12 @@ func (w *world) named(name string) []byte {
 }
 
 // kept is the short name of a revision that is kept, and was in force twice.
-func (w *world) kept() string {
+func (w *adminWorld) kept() string {
 	w.Helper()
 	packed := w.named("kept")
 	r, err := w.policies.Receive(ctx, "test", packed)
-	w.ok(err)
-	w.ok(w.service.Do(ctx, admin.Caller{Operator: "test", Via: "command"}, admin.Task{Action: "policy:take", Writes: true}, func(ctx context.Context, wk *admin.Work) error {
+	w.OK(err)
+	w.OK(w.service.Do(ctx, admin.Caller{Operator: "test", Via: "command"}, admin.Task{Action: "policy:take", Writes: true}, func(ctx context.Context, wk *admin.Work) error {
 		if _, _, err := wk.AddPolicyRevision(ctx, r, packed); err != nil {
 			return err
 		}
@@ -53,7 +54,7 @@ func (w *world) kept() string {
 	return r.ID()
 }
 
-func (w *world) upload(status int, who string, packed []byte) string {
+func (w *adminWorld) upload(status int, who string, packed []byte) string {
 	w.Helper()
 	r := w.want(status, who, "POST", "/v1/policy/revisions", string(packed), "Content-Type: application/gzip")
 	revision, _ := r.field("revision").(string)
@@ -63,7 +64,7 @@ func (w *world) upload(status int, who string, packed []byte) string {
 func TestAPolicyIsSentActivatedAndRolledBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
-	embedded := w.engine.Revision().ID
+	embedded := w.Engine.Revision().ID
 
 	// What does not pass the gate is refused, with file and line.
 	bad := w.bundleOf(func(c *policy.Candidate) {
@@ -80,7 +81,7 @@ func TestAPolicyIsSentActivatedAndRolledBack(t *testing.T) {
 		t.Errorf("the same bundle is %s and %s", first, again)
 	}
 	second := w.upload(201, "paula", w.named("second"))
-	if now := w.engine.Revision().ID; now != embedded {
+	if now := w.Engine.Revision().ID; now != embedded {
 		t.Errorf("%s is in force: an upload puts nothing in force", now)
 	}
 
@@ -88,7 +89,7 @@ func TestAPolicyIsSentActivatedAndRolledBack(t *testing.T) {
 	w.want(403, "root", "POST", "/v1/policy/revisions/"+first+":activate", map[string]any{})
 	w.want(409, "paula", "POST", "/v1/policy/revisions/"+first+":rollback", nil)
 	w.want(200, "paula", "POST", "/v1/policy/revisions/"+first+":activate", map[string]any{"reason": "ticket 7"})
-	if now := w.engine.Revision().ID; now != first {
+	if now := w.Engine.Revision().ID; now != first {
 		t.Errorf("%s is in force, want %s", now, first)
 	}
 	w.want(200, "paula", "POST", "/v1/policy/revisions/"+second+":activate", nil)
@@ -97,7 +98,7 @@ func TestAPolicyIsSentActivatedAndRolledBack(t *testing.T) {
 		t.Errorf("an older one is activated again, or is refused for another reason: %s", r)
 	}
 	w.want(200, "root", "POST", "/v1/policy/revisions/"+first+":rollback", map[string]any{"reason": "it locks people out"})
-	if now := w.engine.Revision().ID; now != first {
+	if now := w.Engine.Revision().ID; now != first {
 		t.Errorf("%s is in force, want %s", now, first)
 	}
 	w.want(404, "paula", "POST", "/v1/policy/revisions/000000000000:activate", nil)
@@ -129,21 +130,21 @@ func TestAReplicaThatIsNotReadyHoldsAnActivationUp(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	first := w.upload(201, "paula", w.named("first"))
-	w.ok(w.db.ReportPolicy(ctx, iam.PolicyReplica{Replica: "other-replica", Prepared: []string{}}))
+	w.OK(w.DB.ReportPolicy(ctx, iam.PolicyReplica{Replica: "other-replica", Prepared: []string{}}))
 	r := w.want(409, "paula", "POST", "/v1/policy/revisions/"+first+":activate", nil)
 	if r.field("code") != "policy_not_prepared" || !strings.Contains(r.String(), "other-replica") {
 		t.Errorf("got %s", r)
 	}
 	refused, err := json.Marshal(map[string]any{"digest": w.digest(first), "reason": "it declares X-User-Shoe"})
-	w.ok(err)
-	w.ok(w.db.ReportPolicy(ctx, iam.PolicyReplica{Replica: "other-replica", Prepared: []string{}, Refused: refused}))
+	w.OK(err)
+	w.OK(w.DB.ReportPolicy(ctx, iam.PolicyReplica{Replica: "other-replica", Prepared: []string{}, Refused: refused}))
 	if r = w.want(409, "paula", "POST", "/v1/policy/revisions/"+first+":activate", nil); !strings.Contains(r.String(), "X-User-Shoe") {
 		t.Errorf("why it refuses it is not said: %s", r)
 	}
 	w.want(200, "paula", "POST", "/v1/policy/revisions/"+first+":activate", map[string]any{"force": true})
 }
 
-func (w *world) digest(revision string) string {
+func (w *adminWorld) digest(revision string) string {
 	w.Helper()
 	d, _ := w.want(200, "paula", "GET", "/v1/policy/revisions/"+revision, nil).field("digest").(string)
 	return d
@@ -151,9 +152,9 @@ func (w *world) digest(revision string) string {
 
 // decided is the id of a decision that was recorded: mia is not let into a tenant that is
 // not hers.
-func (w *world) decided() string {
+func (w *adminWorld) decided() string {
 	w.Helper()
-	status, lines, body := w.ask("GET /system/enrich-token", bearer(w.mint("alice", nil)), "X-Active-Tenant-ID: nowhere")
+	status, lines, body := w.Ask("GET /system/enrich-token", world.Bearer(w.Mint("alice", nil)), "X-Active-Tenant-ID: nowhere")
 	if status != 403 {
 		w.Fatalf("alice got into a tenant that is not there: %d %v", status, lines)
 	}
@@ -161,34 +162,24 @@ func (w *world) decided() string {
 	if id == nil {
 		w.Fatalf("the answer names no decision: %s", body)
 	}
-	w.eventually(func() bool { return w.call("audrey", "GET", "/v1/decisions/"+id[1], nil).status == 200 })
+	await.True(w, "the log or the store has it", func() bool { return w.call("audrey", "GET", "/v1/decisions/"+id[1], nil).status == 200 })
 	return id[1]
 }
 
 // decidedOf is the id of a decision that was recorded: somebody asks for a tenant.
-func (w *world) decidedOf(who, tenant string, more ...map[string]any) string {
+func (w *adminWorld) decidedOf(who, tenant string, more ...map[string]any) string {
 	w.Helper()
 	claims := map[string]any{}
 	for _, m := range more {
 		maps.Copy(claims, m)
 	}
-	_, lines, body := w.ask("GET /system/enrich-token", bearer(w.mint(who, claims)), "X-Active-Tenant-ID: "+tenant)
+	_, lines, body := w.Ask("GET /system/enrich-token", world.Bearer(w.Mint(who, claims)), "X-Active-Tenant-ID: "+tenant)
 	id := regexp.MustCompile(`(?:/decisions/|X-Decision-Id: )([A-Za-z0-9_-]{22})`).FindStringSubmatch(strings.Join(lines, "\n") + body)
 	if id == nil {
 		w.Fatalf("the answer names no decision: %v %s", lines, body)
 	}
-	w.eventually(func() bool { return w.call("audrey", "GET", "/v1/decisions/"+id[1], nil).status == 200 })
+	await.True(w, "the log or the store has it", func() bool { return w.call("audrey", "GET", "/v1/decisions/"+id[1], nil).status == 200 })
 	return id[1]
-}
-
-func (w *world) eventually(ok func() bool) {
-	w.Helper()
-	for until := time.Now().Add(2 * time.Minute); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	w.Fatal("never")
 }
 
 func TestADecisionIsFoundAgainAndExplained(t *testing.T) {
@@ -222,7 +213,7 @@ func TestADecisionIsFoundAgainAndExplained(t *testing.T) {
 	for _, want := range []string{
 		"denied, 403 not_a_member", "when it was asked", "refused by:\n  not_a_member: Not a member of the requested tenant (iam/claims/claims.rego:",
 		"member: A member of the active tenant", "is not so: _membership.status == \"active\"", "_membership.status is undefined",
-		"_user.memberships[_tenant_meant] is undefined", "_tenant_meant is \"nowhere\"", "facts:\n", "users/" + w.rauth.Issuer + "/alice, version ",
+		"_user.memberships[_tenant_meant] is undefined", "_tenant_meant is \"nowhere\"", "facts:\n", "users/" + w.RAuth.Issuer + "/alice, version ",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not said:\n%s", want, text)
@@ -233,11 +224,11 @@ func TestADecisionIsFoundAgainAndExplained(t *testing.T) {
 	}
 
 	// What has changed since is said, and what would be now.
-	w.want(200, "root", "GET", "/v1/users?issuer="+w.rauth.Issuer+"&subject=alice", nil)
-	user, _ := w.want(200, "root", "GET", "/v1/users?issuer="+w.rauth.Issuer+"&subject=alice", nil).items()[0]["id"].(string)
+	w.want(200, "root", "GET", "/v1/users?issuer="+w.RAuth.Issuer+"&subject=alice", nil)
+	user, _ := w.want(200, "root", "GET", "/v1/users?issuer="+w.RAuth.Issuer+"&subject=alice", nil).items()[0]["id"].(string)
 	w.want(200, "root", "PATCH", "/v1/users/"+user, map[string]any{"status": "blocked"}, "If-Match: *", "Content-Type: application/merge-patch+json")
 	text, _ = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"decision": id}).field("text").(string)
-	for _, want := range []string{"changed since: users/" + w.rauth.Issuer + "/alice", "user_blocked: The user is blocked"} {
+	for _, want := range []string{"changed since: users/" + w.RAuth.Issuer + "/alice", "user_blocked: The user is blocked"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is not said:\n%s", want, text)
 		}
@@ -248,7 +239,7 @@ func TestADecisionIsFoundAgainAndExplained(t *testing.T) {
 	if r.field("allow") != true || !strings.Contains(r.field("text").(string), "granted by:\n  member:") {
 		t.Errorf("frank: %s", r)
 	}
-	r = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"token": w.mint("stranger", nil)})
+	r = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"token": w.Mint("stranger", nil)})
 	if r.field("code") != "user_unknown" {
 		t.Errorf("a stranger: %s", r)
 	}

@@ -11,13 +11,15 @@ import (
 	"testing"
 	"time"
 
+	"iam-service/internal/dev/await"
+	"iam-service/internal/dev/world"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/policyops/preview"
 )
 
 // with is a bundle of the default policy and one more file of rules.
-func (w *world) with(rego string) []byte {
+func (w *adminWorld) with(rego string) []byte {
 	w.Helper()
 	return w.bundleOf(func(c *policy.Candidate) { c.Modules["iam/claims/more.rego"] = "package iam.claims\n\n" + rego })
 }
@@ -40,9 +42,9 @@ func TestAPreviewNamesWhoLosesWhat(t *testing.T) {
 	w := newWorld(t, settings{decisions: true})
 	w.member("acme", "vera", "viewer")
 	w.member("acme", "vito", "viewer")
-	w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "payer"}))
+	w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "acme", Name: "payer"}))
 	w.member("acme", "edna", "payer")
-	w.ask("GET /system/enrich-token", bearer(w.mint("vera", map[string]any{"email": "vera@example.com"})))
+	w.Ask("GET /system/enrich-token", world.Bearer(w.Mint("vera", map[string]any{"email": "vera@example.com"})))
 	w.decided()
 	candidate := w.upload(201, "paula", w.with(noViewers))
 	r := w.want(202, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": candidate, "replay": "1h"})
@@ -50,14 +52,14 @@ func TestAPreviewNamesWhoLosesWhat(t *testing.T) {
 	if r.header.Get("Location") != "/v1/policy/previews/"+id || r.field("state") != "running" {
 		t.Errorf("got %s", r)
 	}
-	w.eventually(func() bool {
+	await.True(w, "the log or the store has it", func() bool {
 		r = w.want(200, "paula", "GET", "/v1/policy/previews/"+id, nil)
 		return r.field("state") != "running"
 	})
 	var report preview.Report
 	text, err := json.Marshal(r.field("report"))
-	w.ok(err)
-	w.ok(json.Unmarshal(text, &report))
+	w.OK(err)
+	w.OK(json.Unmarshal(text, &report))
 	if r.field("state") != "done" || report.Directory.Counts["loses"] == 0 || report.Directory.Counts["gains"] != 0 || report.Directory.Counts["breaks"] != 0 {
 		t.Fatalf("got %s", r)
 	}
@@ -88,14 +90,14 @@ func TestAPreviewNamesWhoLosesWhat(t *testing.T) {
 	// It can be named where it is activated, and no other can.
 	w.want(422, "paula", "POST", "/v1/policy/revisions/"+candidate+":activate", map[string]any{"preview": "00000000-0000-0000-0000-000000000000"})
 	w.want(200, "paula", "POST", "/v1/policy/revisions/"+candidate+":activate", map[string]any{"preview": id})
-	if status, _, _ := w.ask("GET /system/enrich-token", bearer(w.mint("vera", nil)), "X-Active-Tenant-ID: acme"); status != 403 {
+	if status, _, _ := w.Ask("GET /system/enrich-token", world.Bearer(w.Mint("vera", nil)), "X-Active-Tenant-ID: acme"); status != 403 {
 		t.Errorf("vera gets %d", status)
 	}
 	if r := w.want(200, "paula", "GET", "/v1/policy", nil); r.field("last_activation", "preview") != id {
 		t.Errorf("the preview is not kept: %s", r)
 	}
 	begin := func(body map[string]any) (r reply) {
-		w.eventually(func() bool { // the one before has said that it is done, and has not left yet
+		await.True(w, "the log or the store has it", func() bool { // the one before has said that it is done, and has not left yet
 			r = w.call("paula", "POST", "/v1/policy/preview", body)
 			return r.text("code") != "preview_running"
 		})
@@ -103,7 +105,7 @@ func TestAPreviewNamesWhoLosesWhat(t *testing.T) {
 	}
 	next := w.upload(201, "paula", w.named("next"))
 	of := begin(map[string]any{"revision": next, "against": next}).text("id")
-	w.eventually(func() bool {
+	await.True(w, "the log or the store has it", func() bool {
 		return w.want(200, "paula", "GET", "/v1/policy/previews/"+of, nil).text("state") == "done"
 	})
 	w.want(422, "paula", "POST", "/v1/policy/revisions/"+next+":activate", map[string]any{"preview": of}) // it says nothing of what is in force
@@ -119,10 +121,10 @@ func TestAPreviewNamesWhoLosesWhat(t *testing.T) {
 	}
 	w.want(404, "paula", "POST", "/v1/policy/previews/00000000-0000-0000-0000-000000000000:cancel", nil)
 	running := iam.PolicyPreview{State: "running"}
-	w.ok(w.sql().QueryRow(ctx, `
+	w.OK(w.sql().QueryRow(ctx, `
 		INSERT INTO policy_previews (candidate, against, replica, actor_kind, actor)
 		SELECT candidate, against, 'another', actor_kind, actor FROM policy_previews WHERE id = $1::uuid RETURNING id::text`, id).Scan(&running.ID))
-	if going, err := w.db.PreviewProgress(ctx, running); err != nil || !going {
+	if going, err := w.DB.PreviewProgress(ctx, running); err != nil || !going {
 		t.Errorf("who works on it is told %v, %v", going, err)
 	}
 	w.want(403, "audrey", "POST", "/v1/policy/previews/"+running.ID+":cancel", nil)
@@ -130,7 +132,7 @@ func TestAPreviewNamesWhoLosesWhat(t *testing.T) {
 		t.Errorf("got %s", r)
 	}
 	running.State, running.Report = "done", []byte("{}")
-	if going, err := w.db.PreviewProgress(ctx, running); err != nil || going {
+	if going, err := w.DB.PreviewProgress(ctx, running); err != nil || going {
 		t.Errorf("who works on it is told %v, %v", going, err)
 	}
 	if r := w.want(200, "paula", "GET", "/v1/policy/previews/"+running.ID, nil); r.field("state") != "cancelled" || r.field("report") != nil {
@@ -144,19 +146,19 @@ func TestAShadowIsAskedAside(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	w.member("acme", "vera", "viewer")
-	w.ok(w.db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "payer"}))
+	w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "acme", Name: "payer"}))
 	w.member("acme", "edna", "payer")
 	candidate := w.upload(201, "paula", w.with(noViewers))
 	w.want(200, "paula", "POST", "/v1/policy/revisions/"+candidate+":shadow", map[string]any{"share": 1})
 	for range 3 { // the later ones are answers from the cache
 		for _, who := range []string{"vera", "edna"} {
-			if status, _, _ := w.ask("GET /system/enrich-token", bearer(w.mint(who, nil)), "X-Active-Tenant-ID: acme"); status != 200 {
+			if status, _, _ := w.Ask("GET /system/enrich-token", world.Bearer(w.Mint(who, nil)), "X-Active-Tenant-ID: acme"); status != 200 {
 				t.Fatalf("%s gets %d", who, status)
 			}
 		}
 	}
 	var r reply
-	w.eventually(func() bool {
+	await.True(w, "the log or the store has it", func() bool {
 		r = w.want(200, "paula", "GET", "/v1/policy/shadow", nil)
 		asked, _ := r.field("here", "asked").(float64)
 		return asked == 6
@@ -166,7 +168,7 @@ func TestAShadowIsAskedAside(t *testing.T) {
 		t.Errorf("got %s", r)
 	}
 	w.want(200, "paula", "POST", "/v1/policy/revisions/"+candidate+":shadow", map[string]any{"share": 0})
-	if status, _, _ := w.ask("GET /system/enrich-token", bearer(w.mint("vera", nil)), "X-Active-Tenant-ID: acme"); status != 200 {
+	if status, _, _ := w.Ask("GET /system/enrich-token", world.Bearer(w.Mint("vera", nil)), "X-Active-Tenant-ID: acme"); status != 200 {
 		t.Fatalf("vera gets %d", status)
 	}
 	if r = w.want(200, "paula", "GET", "/v1/policy/shadow", nil); r.field("revision") != nil || r.field("here", "asked") != 6.0 {
@@ -180,10 +182,10 @@ func TestAShadowIsAskedAside(t *testing.T) {
 			t.Errorf("what was seen before is told: %s", r)
 		}
 	}
-	if status, _, _ := w.ask("GET /system/enrich-token", bearer(w.mint("vera", nil)), "X-Active-Tenant-ID: acme"); status != 200 {
+	if status, _, _ := w.Ask("GET /system/enrich-token", world.Bearer(w.Mint("vera", nil)), "X-Active-Tenant-ID: acme"); status != 200 {
 		t.Fatalf("vera gets %d", status)
 	}
-	w.eventually(func() bool {
+	await.True(w, "the log or the store has it", func() bool {
 		return w.want(200, "paula", "GET", "/v1/policy/shadow", nil).field("here", "asked") == 1.0
 	})
 }
@@ -238,8 +240,8 @@ func TestAPreviewEqualsWhatActivationChanges(t *testing.T) {
 		if random.IntN(6) == 0 {
 			status = iam.UserBlocked
 		}
-		id, err := w.db.PutUser(ctx, iam.User{Issuer: w.rauth.Issuer, Subject: subject, Status: status})
-		w.ok(err)
+		id, err := w.DB.PutUser(ctx, iam.User{Issuer: w.RAuth.Issuer, Subject: subject, Status: status})
+		w.OK(err)
 		for _, tenant := range []string{"acme", "globex", "initech"} {
 			if random.IntN(3) == 0 {
 				continue
@@ -253,10 +255,10 @@ func TestAPreviewEqualsWhatActivationChanges(t *testing.T) {
 					m.Roles = append(m.Roles, role)
 				}
 			}
-			w.ok(w.db.PutMembership(ctx, m))
+			w.OK(w.DB.PutMembership(ctx, m))
 		}
 	}
-	w.settle()
+	w.Settle()
 	policyOf := func() *policy.Revision {
 		var chosen []string
 		for _, p := range pieces {
@@ -264,10 +266,10 @@ func TestAPreviewEqualsWhatActivationChanges(t *testing.T) {
 				chosen = append(chosen, p)
 			}
 		}
-		c, err := w.engine.Unpack("test", w.with(strings.Join(chosen, "\n\n")+"\n"), true)
-		w.ok(err)
-		r, err := w.engine.Prepare(ctx, c)
-		w.ok(err)
+		c, err := w.Engine.Unpack("test", w.with(strings.Join(chosen, "\n\n")+"\n"), true)
+		w.OK(err)
+		r, err := w.Engine.Prepare(ctx, c)
+		w.OK(err)
 		return r
 	}
 	question := preview.Question{Title: "q", Token: map[string]any{"client_id": "web"}, Of: []string{"users"}}
@@ -283,10 +285,10 @@ func TestAPreviewEqualsWhatActivationChanges(t *testing.T) {
 		}
 		base, candidate := policyOf(), policyOf()
 		said := map[string]string{}
-		m, err := w.db.Snapshot(ctx)
-		w.ok(err)
+		m, err := w.DB.Snapshot(ctx)
+		w.OK(err)
 		_, err = preview.Run(ctx, preview.Config{
-			Engine: w.engine, Issuers: w.issuers, Base: base, Candidate: candidate, Questions: []preview.Question{question}, Facts: m, Workers: 2,
+			Engine: w.Engine, Issuers: w.Issuers, Base: base, Candidate: candidate, Questions: []preview.Question{question}, Facts: m, Workers: 2,
 			OnChange: func(c preview.Change) error {
 				if c.Kind != preview.Reasons && !c.Outsider && slices.Contains(subjects, c.Subject) {
 					var headers []string
@@ -299,21 +301,21 @@ func TestAPreviewEqualsWhatActivationChanges(t *testing.T) {
 			},
 		})
 		m.Close()
-		w.ok(err)
+		w.OK(err)
 
 		answers := func(r *policy.Revision) map[string]answer {
-			w.engine.Activate(ctx, r)
+			w.Engine.Activate(ctx, r)
 			got := map[string]answer{}
 			for _, subject := range subjects {
-				token := bearer(w.mint(subject, more))
+				token := world.Bearer(w.Mint(subject, more))
 				for _, tenant := range w.tenantsOf(subject) {
 					lines := []string{token}
 					if tenant != "" {
 						lines = append(lines, "X-Active-Tenant-ID: "+tenant)
 					}
-					status, head, _ := w.ask("GET /system/enrich-token", lines...)
+					status, head, _ := w.Ask("GET /system/enrich-token", lines...)
 					values := map[string]string{}
-					for name, v := range claims(head) {
+					for name, v := range world.Claims(head) {
 						values[name] = strings.Join(v, "|")
 					}
 					got[subject+" in "+tenant] = answer{status, values}
@@ -327,7 +329,7 @@ func TestAPreviewEqualsWhatActivationChanges(t *testing.T) {
 			a := after[who]
 			var headers []string
 			if b.status == 200 && a.status == 200 {
-				for _, name := range w.engine.Headers() {
+				for _, name := range w.Engine.Headers() {
 					if name != "X-Decision-Id" && name != "X-Policy-Revision" && a.headers[name] != b.headers[name] {
 						headers = append(headers, fmt.Sprint(name, " ", b.headers[name], " > ", a.headers[name]))
 					}
@@ -364,23 +366,23 @@ func TestAPreviewAsksAboutThoseWhoDoNotBelong(t *testing.T) {
 	w := newWorld(t, settings{})
 	prepared := func(packed []byte) *policy.Revision {
 		t.Helper()
-		c, err := w.engine.Unpack("test", packed, true)
-		w.ok(err)
-		r, err := w.engine.Prepare(ctx, c)
-		w.ok(err)
+		c, err := w.Engine.Unpack("test", packed, true)
+		w.OK(err)
+		r, err := w.Engine.Prepare(ctx, c)
+		w.OK(err)
 		return r
 	}
 	open := prepared(w.bundleOf(func(c *policy.Candidate) {
 		c.Modules["iam/claims/more.rego"] = "package iam.claims\n\n" + letsAnybodyIn
 		c.Data["iam"].(map[string]any)["config"].(map[string]any)["anonymous"] = map[string]any{"paths": []any{"/"}}
 	}))
-	m, err := w.db.Snapshot(ctx)
-	w.ok(err)
+	m, err := w.DB.Snapshot(ctx)
+	w.OK(err)
 	defer m.Close()
 	gains := map[string]bool{}
 	var done, total int64
 	report, err := preview.Run(ctx, preview.Config{
-		Engine: w.engine, Issuers: w.issuers, Base: prepared(w.named("before")), Candidate: open, Facts: m,
+		Engine: w.Engine, Issuers: w.Issuers, Base: prepared(w.named("before")), Candidate: open, Facts: m,
 		OnProgress: func(d, t int64) { done, total = d, t },
 		OnChange: func(c preview.Change) error {
 			if c.Kind == preview.Gains && c.Outsider {
@@ -389,7 +391,7 @@ func TestAPreviewAsksAboutThoseWhoDoNotBelong(t *testing.T) {
 			return nil
 		},
 	})
-	w.ok(err)
+	w.OK(err)
 	for _, want := range []string{" in ", " in acme", preview.Unknown + " in acme", preview.Unknown + " in globex"} {
 		if !gains[want] {
 			t.Errorf("%q is not among those who gain: %v", want, gains)
@@ -417,12 +419,12 @@ type answer struct {
 	headers map[string]string
 }
 
-func (w *world) tenantsOf(subject string) []string {
+func (w *adminWorld) tenantsOf(subject string) []string {
 	w.Helper()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	u, found, err := w.db.User(ctx, w.rauth.Issuer, subject)
-	w.ok(err)
+	u, found, err := w.DB.User(ctx, w.RAuth.Issuer, subject)
+	w.OK(err)
 	if !found {
 		w.Fatal("no such user: " + subject)
 	}

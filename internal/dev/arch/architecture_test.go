@@ -55,10 +55,16 @@ var mayImport = map[string][]string{
 	"internal/dev/devhydra":            {"internal/dev/freeport"},
 	"internal/dev/pgtest":              {"internal/dev/devpg", "internal/iam", "internal/postgres", "migrations"},
 	"internal/clients/rauth/rauthtest": {"internal/clients", "internal/iam"},
-	"internal/dev/bench/figures":       {},
-	"internal/dev/scripttest":          {"internal/dev/freeport"},
-	"cmd/iam-dev":                      {"internal/dev/devstack", "internal/iam", "internal/policy", "internal/postgres", "internal/server", "internal/telemetry"},
-	"cmd/iam-bench":                    {"internal/dev/devstack", "internal/dev/freeport", "internal/iam", "internal/policy", "internal/postgres"},
+	"internal/dev/await":               {},
+	"internal/dev/logbuffer":           {},
+	"internal/dev/world": {
+		"internal/decisions", "internal/dev/devrauth", "internal/dev/devstack", "internal/dev/logbuffer", "internal/dev/pgtest", "internal/directory", "internal/enrich",
+		"internal/feed", "internal/gateway", "internal/iam", "internal/policy", "internal/postgres", "internal/token", "policies",
+	},
+	"internal/dev/bench/figures": {},
+	"internal/dev/scripttest":    {"internal/dev/freeport"},
+	"cmd/iam-dev":                {"internal/dev/devstack", "internal/iam", "internal/policy", "internal/postgres", "internal/server", "internal/telemetry"},
+	"cmd/iam-bench":              {"internal/dev/devstack", "internal/dev/freeport", "internal/iam", "internal/policy", "internal/postgres"},
 }
 
 // mayKnow says who may use a library that others must not know.

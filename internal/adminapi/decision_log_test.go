@@ -15,8 +15,7 @@ func TestADecisionIsLoggedUnderNoLock(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	var logged atomic.Int64
-	w.logs.mu.Lock()
-	w.logs.hook = func(line []byte) {
+	w.Logs.OnWrite(func(line []byte) {
 		if !bytes.Contains(line, []byte(`"admin decision"`)) {
 			return
 		}
@@ -26,8 +25,7 @@ func TestADecisionIsLoggedUnderNoLock(t *testing.T) {
 		if err != nil {
 			t.Errorf("while a decision was logged, the tenant could not be locked: %v", err)
 		}
-	}
-	w.logs.mu.Unlock()
+	})
 	if r := w.call("root", "POST", "/v1/tenants/acme/members", map[string]any{"subject": "new", "roles": []string{"viewer"}}); r.status != 201 {
 		t.Error(r)
 	}
@@ -42,7 +40,7 @@ func TestEachDecisionOfARequestIsLoggedOnce(t *testing.T) {
 	w := newWorld(t, settings{})
 	path := "/v1/tenants/acme/members/" + w.member("acme", "new")
 	w.want(200, "root", "PATCH", path, map[string]any{"status": "suspended", "attributes": map[string]any{}}, "Content-Type: application/merge-patch+json")
-	logged := w.logs.String()
+	logged := w.Logs.String()
 	for _, action := range []string{"member:update", "member:set-status"} {
 		if n := strings.Count(logged, `"action":"`+action+`","tenant":"acme"`); n != 1 {
 			t.Errorf("%s was logged %d times, want once", action, n)
