@@ -540,7 +540,7 @@ func TestNoStepOfAChangeIsLost(t *testing.T) {
 					{where: "after " + s.method + " in R-Auth", least: 1},
 				} {
 					n, last := int64(1), int64(19)
-					if testing.Short() {
+					if testing.Short() { // make test disturbs one step of each kind; make nightly disturbs every one
 						n, last = step.least, step.least
 					}
 					for n <= last && !t.Failed() && disturbed(t, s, how, step.where, n) {

@@ -274,7 +274,7 @@ func TestAPreviewEqualsWhatActivationChanges(t *testing.T) {
 	}
 	question := preview.Question{Title: "q", Token: map[string]any{"client_id": "web"}, Of: []string{"users"}}
 	changes, rounds := 0, 20
-	if testing.Short() {
+	if testing.Short() { // make nightly runs all
 		rounds = 4
 	}
 	for range rounds {

@@ -7,5 +7,6 @@ import "context"
 // Unavailable lets it be submitted again.
 type Activator func(ctx context.Context, c *Candidate, r *Revision) (active bool, err error)
 
-// SetActivator replaces Config.Activator. It must be called before the first candidate is submitted.
+// SetActivator sets Config.Activator where it is created after the engine, which it needs. It must be called before the
+// first candidate is submitted.
 func (e *Engine) SetActivator(a Activator) { e.cfg.Activator = a }
