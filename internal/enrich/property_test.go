@@ -523,7 +523,7 @@ func (w *walk) ask(x *replica) error {
 	q := Request{
 		Token: w.tokens[n], TenantHint: pick(w.rand, "", "acme", "globex", "initech"),
 		Facts: RequestFacts{
-			Gateway: "generic", Method: pick(w.rand, "GET", "POST"), Scheme: "https", Host: "api.example.com",
+			Gateway: "traefik", Method: pick(w.rand, "GET", "POST"), Scheme: "https", Host: "api.example.com",
 			ClientIP: netip.MustParseAddr(pick(w.rand, "192.0.2.1", "192.0.2.2")),
 		},
 	}

@@ -123,7 +123,7 @@ func TestNobodyIsLetInUnlessTheBundleDeclaresThePath(t *testing.T) {
 		lines []string
 		want  int
 	}{
-		"a preflight":                         {"OPTIONS /system/enrich-token/x", preflight, 200},
+		"a preflight":                         {"OPTIONS /system/ext-authz/x", preflight, 200},
 		"a method of the gateway's own":       {"OPTIONS /system/enrich-token", preflight, 401},
 		"a preflight that a gateway forwards": {world.Get, append([]string{"X-Forwarded-Method: OPTIONS"}, preflight...), 200},
 		"OPTIONS alone":                       {"OPTIONS /system/enrich-token", preflight[:1], 401},
@@ -309,7 +309,7 @@ func TestABrokenPolicyIsNeitherAYesNorANo(t *testing.T) {
 	if id, _, _ = strings.Cut(id, `"`); first != "" && (!found || id == "") {
 		t.Errorf("an answer has no request id: %s", first)
 	}
-	if logs := w.Logs.String(); !regexp.MustCompile(`"msg":"enrichment not answerable","code":"policy_error","count":1,"request_id":"[0-9a-f-]{36}"`).MatchString(logs) {
+	if logs := w.Logs.String(); !regexp.MustCompile(`"msg":"enrichment failed closed","code":"policy_error","count":1,"request_id":"[0-9a-f-]{36}"`).MatchString(logs) {
 		t.Errorf("no line has the id of a request: %s", logs)
 	}
 }

@@ -101,8 +101,12 @@ func fuzzHandler(f *testing.F) http.Handler {
 	store := directory.New(emptyFacts{}, directory.Config{Issuers: issuers, MaxStale: 1000 * time.Hour})
 	store.MarkFresh(store.Now())
 	enricher := enrich.New(enrich.Config{Verifier: v, Directory: store, Engine: e, Issuers: issuers, Log: log, Deadline: 10 * time.Second})
+	all, err := gateway.Profiles(gateway.ProfileNames()...)
+	if err != nil {
+		f.Fatal(err)
+	}
 	return gateway.New(gateway.Config{
-		Enricher: enricher, Headers: e.Headers(), Identify: enricher.Identify, Tenants: emptyFacts{}, Log: log, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
+		Enricher: enricher, Profiles: all, Headers: e.Headers(), Identify: enricher.Identify, Tenants: emptyFacts{}, Log: log, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		Observe: func(string, string, string, int, time.Duration) {},
-	})
+	}).Handler()
 }

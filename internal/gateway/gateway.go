@@ -1,12 +1,13 @@
-// Package gateway serves the gateways' listener: what they ask about each request, and
+// Package gateway serves the gateways' listener: a decision about each request of a client, and
 // GET /v1/me/tenants.
 //
-// It owns how a gateway's request is read: one believed source of each fact, and 403
-// malformed_request where two disagree. It owns the headers of the response, and which
-// status a decision is. It does not know tokens, policies or facts: package enrich decides.
+// It owns the gateway profiles (profile.go), how a gateway's request is read: one believed source of
+// each fact, and 403 malformed_request where two disagree (facts.go), which status a decision is
+// (decide.go), and the response of each protocol (http.go). It does not know tokens, policies or facts:
+// package enrich decides.
 //
-// Gateways append the client's path to ours. So this listener serves nothing that changes
-// anything, and takes /system/ on the raw path, before any router has interpreted it.
+// Gateways append the client's path to ours. So this listener serves nothing that changes anything,
+// and matches /system/ on the raw path, before any router has interpreted it.
 package gateway
 
 import (
@@ -33,7 +34,8 @@ type Tenants interface {
 // Config of the gateways' listener.
 type Config struct {
 	Enricher Enricher
-	Headers  []string // canonical names, parallel to the values of an enrich.Answer
+	Profiles []Profile // the enabled ones; the endpoints of others are 404
+	Headers  []string  // canonical names, parallel to the values of an enrich.Response
 	Tenants  Tenants
 	Trusted  problem.Proxies // whose X-Forwarded-… is believed (TRUSTED_PROXIES)
 
@@ -46,45 +48,60 @@ type Config struct {
 	Observe       problem.Observe
 }
 
-// server is the listener's handler.
-type server struct {
+// Service answers gateways, by every protocol that they speak. It is safe for concurrent use.
+type Service struct {
 	Config
-	listing chan struct{}      // a place for each list of tenants that is read now
-	lists   singleflight.Group // one read for all requests of a subject
+	routes      []route
+	lacking     *perMinute         // log lines about requests that lacked facts that the policy reads
+	disabled    *perMinute         // log lines about endpoints of profiles that are not enabled
+	unavailable problem.PerSecond  // log lines about requests that failed closed
+	listing     chan struct{}      // a place for each list of tenants that is read now
+	lists       singleflight.Group // one read for all requests of a subject
 }
 
 // maxListing is how many lists of tenants are read at once: few of the connections that
 // enrichment has.
 const maxListing = 2
 
-// New returns the handler of the gateways' listener.
-func New(cfg Config) http.Handler {
-	g := &server{Config: cfg, listing: make(chan struct{}, maxListing)}
-	e := &enrichHandler{
-		enricher: g.Enricher, headers: g.Headers, trusted: g.Trusted, log: g.Log, lacking: newPerMinute(), denyAmbiguous: g.DenyAmbiguous,
-		observe: func(gateway, method string, status int, took time.Duration) {
-			g.Observe(EnrichPath, gateway, method, status, took)
-		},
-	}
-	failures := &problem.Reporter{Logger: g.Log}
+// New returns a service.
+func New(cfg Config) *Service {
+	return &Service{Config: cfg, routes: routesOf(cfg.Profiles), lacking: newPerMinute(), disabled: newPerMinute(), listing: make(chan struct{}, maxListing)}
+}
+
+// Handler serves the gateways' listener.
+func (s *Service) Handler() http.Handler {
+	failures := &problem.Reporter{Logger: s.Log}
 	r := chi.NewRouter()
 	r.Use(middleware.GetHead)
-	r.Get("/v1/me/tenants", problem.Observed("/me/tenants", g.Observe, problem.Handle(failures, g.myTenants)))
-	r.NotFound(problem.Observed("", g.Observe, problem.Handle(failures, problem.NotFound)))
-	r.MethodNotAllowed(problem.Observed("", g.Observe, problem.Handle(failures, problem.MethodNotAllowed)))
+	r.Get("/v1/me/tenants", problem.Observed("/me/tenants", s.Observe, problem.Handle(failures, s.myTenants)))
+	notFound := problem.Observed("", s.Observe, problem.Handle(failures, problem.NotFound))
+	r.NotFound(notFound)
+	r.MethodNotAllowed(problem.Observed("", s.Observe, problem.Handle(failures, problem.MethodNotAllowed)))
 
 	return ignoreBody(func(w http.ResponseWriter, req *http.Request) {
 		// On the raw path and before the router, which refuses unknown methods.
-		if rest, ok := belowEnrich(req); ok {
-			e.serve(w, req, rest)
+		path := req.URL.EscapedPath()
+		if p, rest, ok := match(s.routes, path); ok {
+			s.enrichHTTP(w, req, p, rest)
 			return
 		}
-		if strings.HasPrefix(req.URL.EscapedPath(), "/system/") || strings.HasPrefix(req.URL.EscapedPath(), "/v1/system/") {
-			problem.Observed("", g.Observe, problem.Handle(failures, problem.NotFound))(w, req)
+		if strings.HasPrefix(path, "/system/") || strings.HasPrefix(path, "/v1/system/") {
+			s.logDisabled(req, path)
+			notFound(w, req)
 			return
 		}
 		r.ServeHTTP(w, req)
 	})
+}
+
+// logDisabled logs that a gateway asks at the endpoint of a profile that is not enabled: once a
+// minute for each peer.
+func (s *Service) logDisabled(r *http.Request, path string) {
+	p, _, ok := match(allRoutes, path)
+	if peer := problem.Peer(r); ok && s.disabled.first(peer, time.Now()) {
+		s.Log.LogAttrs(r.Context(), slog.LevelWarn, "gateway profile not enabled", slog.String("endpoint", p.Endpoint),
+			slog.String("peer", peer.String()), slog.String("variable", "GATEWAY_PROFILE"))
+	}
 }
 
 // ignoreBody serves requests whose bodies are not read.
@@ -106,71 +123,3 @@ func ignoreBody(h http.HandlerFunc) http.HandlerFunc {
 
 // bodyPatience is how long the server waits for the body of a request after the response.
 const bodyPatience = time.Second
-
-type myTenant struct {
-	ID      string `json:"id"`
-	Slug    string `json:"slug"`
-	Name    string `json:"name"`
-	Default bool   `json:"default"`
-}
-
-// myTenants serves GET /v1/me/tenants: the bearer's own tenants, for a tenant
-// switcher. At most 1,000, the limit of memberships, so it has no pages.
-func (g *server) myTenants(w http.ResponseWriter, r *http.Request) error {
-	raw, err := problem.Bearer(r.Header)
-	if err != nil {
-		return err
-	}
-	if raw == "" {
-		return iam.Errorf(iam.Unauthenticated, "a bearer token is needed")
-	}
-	t, bound, err := g.Identify(r.Context(), raw)
-	if err != nil {
-		return err
-	}
-	if t.Program() {
-		return iam.Errorf(iam.Forbidden, "only a user has tenants to switch between")
-	}
-	list, err := g.tenantsOf(r.Context(), t)
-	if err != nil {
-		return err
-	}
-	out := struct {
-		Tenants []myTenant `json:"tenants"`
-	}{Tenants: []myTenant{}}
-	for _, m := range list {
-		if bound == "" || m.ID == bound {
-			out.Tenants = append(out.Tenants, myTenant(m))
-		}
-	}
-	w.Header().Set("Cache-Control", "no-store")
-	return problem.Encode(w, http.StatusOK, out)
-}
-
-// tenantsOf reads the list of a subject. Lists share the connections of enrichment, which must not wait
-// for them: few are read at once, and one subject occupies one place however many requests it sends.
-func (g *server) tenantsOf(ctx context.Context, t *token.Token) ([]iam.TenantMembership, error) {
-	read := g.lists.DoChan(t.Issuer+"\x00"+t.Subject, func() (any, error) {
-		ctx := context.WithoutCancel(ctx) // other requests of the subject may wait for it
-		patience := time.NewTimer(time.Second)
-		defer patience.Stop()
-		select {
-		case g.listing <- struct{}{}:
-			defer func() { <-g.listing }()
-		case <-patience.C:
-			return nil, &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "too many lists of tenants are requested at once"}
-		}
-		list, err := g.Tenants.TenantsOf(ctx, t.Issuer, t.Subject)
-		if err != nil {
-			return nil, &iam.Error{Kind: iam.Unavailable, Code: "facts_unavailable", Detail: "the facts cannot be read now", Cause: err}
-		}
-		return list, nil
-	})
-	select {
-	case result := <-read:
-		list, _ := result.Val.([]iam.TenantMembership)
-		return list, result.Err
-	case <-ctx.Done():
-		return nil, &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "the caller has left"}
-	}
-}

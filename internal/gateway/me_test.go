@@ -98,7 +98,7 @@ func TestFewListsOfTenantsAreReadAtOnce(t *testing.T) {
 		Identify: func(_ context.Context, raw string) (*token.Token, string, error) {
 			return &token.Token{Issuer: "i", Subject: raw}, "", nil
 		},
-	})
+	}).Handler()
 	ask := func(subject string) int {
 		req := httptest.NewRequest(http.MethodGet, "/v1/me/tenants", nil)
 		req.Header.Set("Authorization", "Bearer "+subject)

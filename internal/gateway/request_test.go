@@ -74,7 +74,7 @@ func TestAnAmbiguousPathIsRefusedWhereThePolicyReadsThePath(t *testing.T) {
 	}
 	// Envoy appends the path to ours.
 	for path, want := range map[string]int{"/orders/1": 200, "/a%2f..%2fb": 403, "//x": 403, "/../admin": 403, "/%2e%2e/%2e%2e/v1/tenants/x": 403, "": 403, "?x=1": 403} {
-		if status, _, _ := w.Ask("DELETE /system/enrich-token"+path, alice); status != want {
+		if status, _, _ := w.Ask("DELETE /system/ext-authz"+path, alice); status != want {
 			t.Errorf("DELETE %q below the endpoint: %d, want %d", path, status, want)
 		}
 	}
@@ -89,7 +89,7 @@ func TestAnAmbiguousPathIsNoFaultWhereNobodyReadsIt(t *testing.T) {
 		for _, appended := range []bool{false, true} {
 			where, lines := world.Get, []string{"X-Forwarded-Uri: " + path}
 			if appended {
-				where, lines = "GET /system/enrich-token"+path, nil
+				where, lines = "GET /system/ext-authz"+path, nil
 			}
 			if status, _, body := usual.Ask(where, append(lines, world.Bearer(usual.Mint("alice", nil)))...); status != 200 {
 				t.Errorf("%s %s: %d %s", where, lines, status, body)
@@ -137,17 +137,24 @@ func TestARequestOfWhichThePolicyReadsWhatNobodyHasSaidIsDenied(t *testing.T) {
 	}
 }
 
-// An address with a trailing slash, in a gateway that appends no path, says "/" of every request.
-func TestATrailingSlashOfAGatewayThatIsNotBelievedIsNoPath(t *testing.T) {
+// An address with a trailing slash, in a gateway that appends no path, would otherwise be the path "/"
+// of every request.
+func TestATrailingSlashOfAGatewayThatAppendsNothingIsNoPath(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
+		endpoint  string
 		untrusted bool
 		want      int
-	}{"believed": {false, 200}, "not believed": {true, 403}} {
+	}{
+		"appends nothing":              {endpoint: "/system/enrich-token/", want: 403},
+		"appends nothing, unbelieved":  {endpoint: "/system/enrich-token/", untrusted: true, want: 403},
+		"appends the path":             {endpoint: "/system/ext-authz/", want: 200},
+		"appends the path, unbelieved": {endpoint: "/system/ext-authz/", untrusted: true, want: 200},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := world.New(t, world.Settings{Untrusted: c.untrusted, Policy: world.Policy{Rego: readsThePath}})
-			status, _, body := w.Ask("GET /system/enrich-token/", world.Bearer(w.Mint("alice", nil)))
+			status, _, body := w.Ask("GET "+c.endpoint, world.Bearer(w.Mint("alice", nil)))
 			if status != c.want || (status == 403) != strings.Contains(body, `"code":"request_facts_missing"`) {
 				t.Errorf("%d %s, want %d", status, body, c.want)
 			}
@@ -163,7 +170,7 @@ func TestTwoSourcesOfOneFactMustAgree(t *testing.T) {
 	all := []string{
 		alice, "X-Forwarded-Method: DELETE", "X-Forwarded-Proto: https", "X-Forwarded-Host: api.example.com", "X-Forwarded-Uri: /orders/1?x=y", "X-Forwarded-For: 203.0.113.7",
 	}
-	const appended = "DELETE /system/enrich-token/orders/1"
+	const appended = "DELETE /system/ext-authz/orders/1"
 	for name, c := range map[string]struct {
 		line  string
 		host  string
@@ -183,12 +190,12 @@ func TestTwoSourcesOfOneFactMustAgree(t *testing.T) {
 		"no URL in X-Original-URL":                {world.Get, "iam", []string{"X-Original-URL: orders"}, 403},
 		"two X-Original-URI":                      {world.Get, "iam", []string{"X-Original-URI: /orders/1", "X-Original-URI: /orders/1"}, 403},
 		"appended, and all agree":                 {appended, "API.example.com.:443", nil, 200},
-		"appended, another method":                {"GET /system/enrich-token/orders/1", "api.example.com", nil, 403},
+		"appended, another method":                {"GET /system/ext-authz/orders/1", "api.example.com", nil, 403},
 		"appended, another host":                  {appended, "other.example.com", nil, 403},
-		"appended, another path":                  {"DELETE /system/enrich-token/public", "api.example.com", nil, 403},
+		"appended, another path":                  {"DELETE /system/ext-authz/public", "api.example.com", nil, 403},
 		"appended, another path in X-Original":    {appended, "api.example.com", []string{"X-Original-URI: /public"}, 403},
-		"a preflight only by X-Forwarded-Method":  {"DELETE /system/enrich-token/orders/1", "api.example.com", []string{"Origin: https://a.example", "Access-Control-Request-Method: PUT"}, 200},
-		"a preflight by a header that disagrees":  {"OPTIONS /system/enrich-token/orders/1", "api.example.com", []string{"Origin: https://a.example", "Access-Control-Request-Method: PUT"}, 403},
+		"a preflight only by X-Forwarded-Method":  {"DELETE /system/ext-authz/orders/1", "api.example.com", []string{"Origin: https://a.example", "Access-Control-Request-Method: PUT"}, 200},
+		"a preflight by a header that disagrees":  {"OPTIONS /system/ext-authz/orders/1", "api.example.com", []string{"Origin: https://a.example", "Access-Control-Request-Method: PUT"}, 403},
 		"appended, one that is no host":           {appended, "api..example.com", nil, 403},
 		"X-Original-URI where it is not compared": {world.Get, "iam", []string{"X-Original-Urn: /public"}, 200},
 	} {
@@ -214,7 +221,7 @@ func TestAMethodIsAnUpperCaseToken(t *testing.T) {
 		}
 	}
 	for method, want := range map[string]int{"get": 403, "PoST": 403, "POST": 200} {
-		if status, _, _ := w.Ask(method+" /system/enrich-token/x", alice); status != want {
+		if status, _, _ := w.Ask(method+" /system/ext-authz/x", alice); status != want {
 			t.Errorf("%s with an appended path: %d", method, status)
 		}
 	}
@@ -314,8 +321,8 @@ func TestWhatAProxySaysIsBelievedFromTrustedPeersOnly(t *testing.T) {
 		"X-Forwarded-Path: /evil", "X-Envoy-Original-Path: /evil", "True-Client-IP: 6.6.6.6",
 	}
 	evil := []string{"X-Original-URI: /evil", "X-Original-URL: /evil", "X-Original-Method: EVIL", "X-Original-Host: evil"} // from a believed peer: TestTwoSourcesOfOneFactMustAgree
-	seen := func(w *world.World, below string) map[string]any {
-		status, got, body := w.Ask("GET /system/enrich-token"+below, append(lines, world.Bearer(w.Mint("alice", nil)))...)
+	seen := func(w *world.World, endpoint, below string) map[string]any {
+		status, got, body := w.Ask("GET "+endpoint+below, append(lines, world.Bearer(w.Mint("alice", nil)))...)
 		var seen map[string]any
 		if err := json.Unmarshal([]byte(world.Value(got, "X-User-ID")), &seen); err != nil {
 			t.Fatalf("%d %s: %v", status, body, err)
@@ -323,15 +330,15 @@ func TestWhatAProxySaysIsBelievedFromTrustedPeersOnly(t *testing.T) {
 		return seen
 	}
 	want := map[string]any{
-		"anonymous": false, "gateway": "generic", "method": "DELETE", "scheme": "https", "host": "api.example.com", "path": "/orders/1", "raw_path": "/orders/1", "client_ip": "203.0.113.7",
+		"anonymous": false, "gateway": "traefik", "method": "DELETE", "scheme": "https", "host": "api.example.com", "path": "/orders/1", "raw_path": "/orders/1", "client_ip": "203.0.113.7",
 	}
-	if diff := cmp.Diff(want, seen(world.New(t, world.Settings{Policy: world.Policy{Rego: recording}}), "")); diff != "" {
+	if diff := cmp.Diff(want, seen(world.New(t, world.Settings{Policy: world.Policy{Rego: recording}}), "/system/enrich-token", "")); diff != "" {
 		t.Error("trusted:", diff)
 	}
 	lines = append(lines, evil...)
 	some := strings.ReplaceAll(recording, "json.marshal(input.request)", `json.marshal({"method": input.request.method, "path": input.request.path, "raw_path": input.request.raw_path})`)
 	want = map[string]any{"method": "GET", "path": "/below", "raw_path": "/below"}
-	if diff := cmp.Diff(want, seen(world.New(t, world.Settings{Untrusted: true, Policy: world.Policy{Rego: some}}), "/below")); diff != "" {
+	if diff := cmp.Diff(want, seen(world.New(t, world.Settings{Untrusted: true, Policy: world.Policy{Rego: some}}), "/system/ext-authz", "/below")); diff != "" {
 		t.Error("untrusted, and the path is appended:", diff)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caarlos0/env/v11"
 
+	"iam-service/internal/gateway"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/token"
@@ -53,10 +54,11 @@ type Config struct {
 	OpsAddr     string `env:"OPS_ADDR" of:"ops" envDefault:":9090" doc:"listener for operators, without authentication: keep it private"`
 	OpsPprof    bool   `env:"OPS_PPROF" doc:"1 serves /debug/pprof/ on it"`
 
-	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES" doc:"networks whose X-Forwarded-… and X-Upstream-IdP-ID are believed, comma-separated"`
-	AmbiguousPaths string         `env:"AMBIGUOUS_PATHS" envDefault:"when_read" doc:"ambiguous paths are denied: when_read, where the policy reads the path; always_deny"`
-	GatewayHeaders []string       `env:"GATEWAY_HEADERS" of:"gate" doc:"headers that the gateways copy; every 200 carries all of them"`
-	HeaderBudget   int            `env:"HEADER_BUDGET" of:"budgets" envDefault:"3500" doc:"maximum bytes of all headers of a response together"`
+	GatewayProfiles []string       `env:"GATEWAY_PROFILE" of:"gate" envDefault:"traefik" doc:"kinds of gateways that ask, comma-separated: traefik, nginx, ingress-nginx, caddy, apisix, haproxy, envoy-http, gateway-api; each has an endpoint and one source of each fact"`
+	TrustedProxies  []netip.Prefix `env:"TRUSTED_PROXIES" doc:"networks whose X-Forwarded-… and X-Upstream-IdP-ID are believed, comma-separated"`
+	AmbiguousPaths  string         `env:"AMBIGUOUS_PATHS" envDefault:"when_read" doc:"ambiguous paths are denied: when_read, where the policy reads the path; always_deny"`
+	GatewayHeaders  []string       `env:"GATEWAY_HEADERS" of:"gate" doc:"headers that the gateways copy; every 200 carries all of them"`
+	HeaderBudget    int            `env:"HEADER_BUDGET" of:"budgets" envDefault:"3500" doc:"maximum bytes of all headers of a response together"`
 
 	PolicyBundle        string `env:"POLICY_BUNDLE" doc:"bundle file or folder, watched; else the embedded policy"`
 	OPAConfig           string `env:"OPA_CONFIG" doc:"file with an OPA configuration that fetches bundles"`
@@ -101,12 +103,13 @@ type Config struct {
 	ShutdownDelay   time.Duration `env:"SHUTDOWN_DELAY" envDefault:"5s" doc:"how long to go on serving after SIGTERM, not ready"`
 	ShutdownGrace   time.Duration `env:"SHUTDOWN_GRACE" envDefault:"10s" doc:"how long requests in flight may take to end"`
 
-	Issuers         iam.Issuers    // all that are trusted, R-Auth first
-	Verified        []token.Issuer // the same, as tokens are verified
-	adminSecretFile string         // of RAUTH_ADMIN_CLIENT_SECRET_FILE
-	PolicyKey       *policy.Key    // of POLICY_KEY_FILE
-	opaConfig       []byte         // content of OPA_CONFIG
-	opaFetches      bool           // it brings policies
+	Profiles        []gateway.Profile // of GATEWAY_PROFILE
+	Issuers         iam.Issuers       // all that are trusted, R-Auth first
+	Verified        []token.Issuer    // the same, as tokens are verified
+	adminSecretFile string            // of RAUTH_ADMIN_CLIENT_SECRET_FILE
+	PolicyKey       *policy.Key       // of POLICY_KEY_FILE
+	opaConfig       []byte            // content of OPA_CONFIG
+	opaFetches      bool              // it brings policies
 }
 
 // Part is a part of ENRICH_DEADLINE: ms of its usual 150.
@@ -219,6 +222,9 @@ func Variables() [][3]string {
 	var all [][3]string
 	for f := range fieldsOf(Config{}) {
 		name := f.Tag.Get("env")
+		if name == "" {
+			continue // derived from others
+		}
 		if f.Tag.Get("secret") == "true" {
 			name += "[_FILE]"
 		}

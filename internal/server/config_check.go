@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"iam-service/internal/decisions"
+	"iam-service/internal/gateway"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
@@ -59,6 +60,10 @@ func (cfg *Config) checkDatabase(fault func(string, ...any)) {
 }
 
 func (cfg *Config) checkGate(fault func(string, ...any)) {
+	var err error
+	if cfg.Profiles, err = gateway.Profiles(cfg.GatewayProfiles...); err != nil {
+		fault("GATEWAY_PROFILE: %v", err)
+	}
 	if cfg.GatewayHeaders != nil {
 		if err := policy.CheckHeaders(cfg.GatewayHeaders...); err != nil {
 			fault("GATEWAY_HEADERS: %v", err)

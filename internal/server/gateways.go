@@ -42,6 +42,7 @@ func (s *service) openEnrichment(context.Context) error {
 func (s *service) openGateways(context.Context) error {
 	handler := gateway.New(gateway.Config{
 		Enricher:      s.enricher,
+		Profiles:      s.cfg.Profiles,
 		Headers:       s.engine.Headers(),
 		Identify:      s.enricher.Identify,
 		Tenants:       s.db,
@@ -49,7 +50,7 @@ func (s *service) openGateways(context.Context) error {
 		DenyAmbiguous: s.cfg.AmbiguousPaths == "always_deny",
 		Log:           s.log,
 		Observe:       s.requests.Observe,
-	})
+	}).Handler()
 	s.servers = append(s.servers, newListener("gateway", s.gatewayListener, handler, s.log))
 	return nil
 }

@@ -109,7 +109,7 @@ verified := io.jwt.decode_verify(input.raw, {"cert": data.bench.jwks, "iss": dat
 
 question := {
 	"token": verified[2],
-	"request": {"gateway": "generic", "method": "GET", "anonymous": false},
+	"request": {"gateway": "traefik", "method": "GET", "anonymous": false},
 	"settings": {"unknown_users": "deny"},
 }
 

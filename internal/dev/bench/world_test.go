@@ -136,9 +136,11 @@ func newService(tb testing.TB, o options) *service {
 		Verifier: verifier, Directory: s.store, Issuers: issuers, Engine: engine, Log: log, Record: record, SampleLog: sample, Deadline: 10 * time.Second,
 		Entries: o.decisions, OnDecision: enrich.DecisionCounter(registry),
 	})
+	profiles, err := gateway.Profiles("traefik")
+	check(tb, err)
 	s.handler = gateway.New(gateway.Config{
-		Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Log: log, Observe: problem.NewMetrics(registry).Observe,
-	})
+		Profiles: profiles, Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Log: log, Observe: problem.NewMetrics(registry).Observe,
+	}).Handler()
 	return s
 }
 

@@ -44,6 +44,7 @@ type Settings struct {
 	DecisionSinks []decisions.Sink // in addition to the log
 	Fields        []string         // of a decision that are recorded
 	Untrusted     bool             // loopback is no trusted proxy
+	Profiles      []string         // names of the enabled gateway profiles; nil: all
 	DenyAmbiguous bool
 	UnknownUsers  string
 	Headers       []string // GATEWAY_HEADERS
@@ -205,7 +206,13 @@ func (w *World) openGateway(s Settings) {
 		SampleLog: 1,
 		Log:       w.Logger,
 	})
+	if s.Profiles == nil {
+		s.Profiles = gateway.ProfileNames()
+	}
+	profiles, err := gateway.Profiles(s.Profiles...)
+	w.OK(err)
 	srv := httptest.NewServer(gateway.New(gateway.Config{
+		Profiles:      profiles,
 		Enricher:      w.Enricher,
 		Headers:       w.Engine.Headers(),
 		Identify:      w.Enricher.Identify,
@@ -214,7 +221,7 @@ func (w *World) openGateway(s Settings) {
 		DenyAmbiguous: s.DenyAmbiguous,
 		Log:           w.Logger,
 		Observe:       w.Observe,
-	}))
+	}).Handler())
 	w.Cleanup(srv.Close)
 	w.URL = srv.URL
 }

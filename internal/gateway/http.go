@@ -1,0 +1,41 @@
+package gateway
+
+import (
+	"net/http"
+	"time"
+
+	"iam-service/internal/problem"
+)
+
+// enrichHTTP serves an enrichment over HTTP, whatever its method: gateways send the client's.
+func (s *Service) enrichHTTP(w http.ResponseWriter, r *http.Request, p *Profile, rest string) {
+	began := time.Now()
+	q, err := s.requestOf(r, p, rest)
+	o := s.decide(r.Context(), q, err, caller{peer: problem.Peer(r), requestID: func() string { return problem.NewRequestID(r) }})
+	s.respond(w, &o)
+	s.observe(r.Context(), p, r.Method, &o, time.Since(began))
+}
+
+// respond writes an outcome. On a 200 every identity header is present, also where it is empty: a
+// missing header lets the client's own through.
+func (s *Service) respond(w http.ResponseWriter, o *outcome) {
+	out := w.Header()
+	out["Cache-Control"] = noStore
+	if o.status != http.StatusOK {
+		if o.challenge != "" {
+			out.Set("WWW-Authenticate", o.challenge)
+		}
+		problem.Write(w, o.problem)
+		return
+	}
+	for i, name := range s.Headers {
+		out[name] = o.values[i : i+1 : i+1]
+	}
+	out["Content-Length"] = zero
+	w.WriteHeader(http.StatusOK)
+}
+
+var (
+	noStore = []string{"no-store"}
+	zero    = []string{"0"}
+)
