@@ -37,7 +37,7 @@ type outcome struct {
 // caller is who sent a request, for logs.
 type caller struct {
 	peer      netip.Addr
-	requestID func() string // called for failures only
+	requestID string // as it was sent, which may be no valid id
 }
 
 // counted is the status for metrics. Nothing is wrong with us where the caller has left; nginx calls it 499.
@@ -90,7 +90,7 @@ func denied(kind iam.Kind, code, decision string) outcome {
 // failClosed is 503, whether the service is broken or a dependency is away: a gateway must not take
 // either for a decision.
 func (s *Service) failClosed(ctx context.Context, err error, from caller) outcome {
-	code, id := iam.CodeOf(err), from.requestID()
+	code, id := iam.CodeOf(err), problem.RequestIDOf(from.requestID)
 	p := problem.Of(iam.Unavailable)
 	p.Code, p.Instance = code, "/requests/"+id
 	o := outcome{status: p.Status, problem: p}

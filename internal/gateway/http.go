@@ -11,7 +11,11 @@ import (
 func (s *Service) enrichHTTP(w http.ResponseWriter, r *http.Request, p *Profile, rest string) {
 	began := time.Now()
 	q, err := s.requestOf(r, p, rest)
-	o := s.decide(r.Context(), q, err, caller{peer: problem.Peer(r), requestID: func() string { return problem.NewRequestID(r) }})
+	from := caller{peer: problem.Peer(r)}
+	if sent := r.Header["X-Request-Id"]; len(sent) > 0 {
+		from.requestID = sent[0]
+	}
+	o := s.decide(r.Context(), q, err, from)
 	s.respond(w, &o)
 	s.observe(r.Context(), p, r.Method, &o, time.Since(began))
 }

@@ -34,9 +34,12 @@ func Handle(f *Reporter, h func(http.ResponseWriter, *http.Request) error) http.
 var requestIDPattern = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 // NewRequestID is the id that the caller sent, or a new one.
-func NewRequestID(r *http.Request) string {
-	if id := r.Header.Get("X-Request-ID"); requestIDPattern.MatchString(id) {
-		return id
+func NewRequestID(r *http.Request) string { return RequestIDOf(r.Header.Get("X-Request-ID")) }
+
+// RequestIDOf is the id that a caller sent, or a new one if that is not valid.
+func RequestIDOf(sent string) string {
+	if requestIDPattern.MatchString(sent) {
+		return sent
 	}
 	return uuid.NewString()
 }
