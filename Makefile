@@ -118,6 +118,11 @@ test-hydra: need-go ## the adapter, clients and tokens against a real Ory Hydra,
 	go build -modfile=.ci/hydra.mod -tags sqlite -o bin/hydra github.com/ory/hydra/v2
 	HYDRA=$(CURDIR)/bin/hydra go test -count=1 -run OryHydra ./internal/clients/rauth ./cmd/iam-service
 
+.PHONY: test-rules
+test-rules: need-go ## check the alerts of deploy/prometheus and run their unit tests, by promtool
+	go tool -modfile=.ci/promtool.mod promtool check rules --lint-fatal deploy/prometheus/rules.yaml
+	go tool -modfile=.ci/promtool.mod promtool test rules deploy/prometheus/rules_test.yaml
+
 .PHONY: openapi-check
 openapi-check: need-go ## lint the admin API's OpenAPI document, and compile clients of it (needs Node)
 	.ci/openapi-check

@@ -104,6 +104,19 @@ func TestScripts(t *testing.T) {
 		}
 		ts.Check(os.WriteFile(ts.MkAbs(args[0]), out.Bytes(), 0o600))
 	}
+	commands["serves"] = func(ts *testscript.TestScript, _ bool, args []string) { // serves FILE: /metrics in answer has each series that FILE reads
+		text, err := os.ReadFile(filepath.Join("..", "..", args[0]))
+		ts.Check(err)
+		series := seriesIn(string(text))
+		if len(series) == 0 {
+			ts.Fatalf("%s reads no metric", args[0])
+		}
+		for _, s := range series {
+			if !s.served(ts.ReadFile("answer")) {
+				ts.Fatalf("%s reads %s, which the program does not serve", args[0], s)
+			}
+		}
+	}
 	commands["listen"] = func(ts *testscript.TestScript, _ bool, args []string) { // listen SUBJECT FILE: what is published on NATS_URL
 		nc, err := nats.Connect(ts.Getenv("NATS_URL"))
 		ts.Check(err)

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"iam-service/internal/bounded"
+	"iam-service/internal/policy"
 	"iam-service/internal/telemetry"
 )
 
@@ -24,6 +25,11 @@ func DecisionCounter(r prometheus.Registerer) func(outcome, code string, took ti
 	})
 	r.MustRegister(decisions, evaluation)
 	type key struct{ outcome, code string }
+	// Alerts look at the first one of these, and an increase needs a value before.
+	decisions.WithLabelValues("denied", policy.CodeFactsMissing)
+	for _, code := range []string{"policy_error", "policy_timeout"} {
+		decisions.WithLabelValues("error", code)
+	}
 	var series telemetry.Series[key, prometheus.Counter]
 	return func(outcome, code string, took time.Duration) {
 		series.Get(key{outcome, code}, func() prometheus.Counter { return decisions.WithLabelValues(outcome, code) }).Inc()

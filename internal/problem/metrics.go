@@ -55,12 +55,23 @@ func (m *Metrics) Observe(handler, gateway, method string, status int, took time
 	if !methods[method] {
 		method = "other"
 	}
-	s := m.series.Get(requestKey{handler, gateway, method, status}, func() requestSeries {
+	s := m.seriesOf(handler, gateway, method, status)
+	s.count.Inc()
+	s.took.Observe(took.Seconds())
+}
+
+// Prepare creates series at 0: an alert on a drop to zero, or on the first failure, needs a value before.
+func (m *Metrics) Prepare(handler, gateway, method string, statuses ...int) {
+	for _, status := range statuses {
+		m.seriesOf(handler, gateway, method, status)
+	}
+}
+
+func (m *Metrics) seriesOf(handler, gateway, method string, status int) requestSeries {
+	return m.series.Get(requestKey{handler, gateway, method, status}, func() requestSeries {
 		return requestSeries{
 			count: m.requests.WithLabelValues(handler, gateway, method, strconv.Itoa(status)),
 			took:  m.durations.WithLabelValues(handler),
 		}
 	})
-	s.count.Inc()
-	s.took.Observe(took.Seconds())
 }

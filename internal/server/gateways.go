@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"net/http"
 
 	"iam-service/internal/enrich"
 	"iam-service/internal/gateway"
@@ -51,6 +52,9 @@ func (s *service) openGateways(context.Context) error {
 		Log:           s.log,
 		Observe:       s.requests.Observe,
 	}).Handler()
+	for _, p := range s.cfg.Profiles {
+		s.requests.Prepare(gateway.EnrichPath, p.Name, http.MethodGet, http.StatusOK, http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable)
+	}
 	s.servers = append(s.servers, newListener("gateway", s.gatewayListener, handler, s.log))
 	return nil
 }
