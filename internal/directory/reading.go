@@ -271,6 +271,9 @@ type Dependencies struct {
 // Weight estimates the bytes of the record.
 func (rec *Dependencies) Weight() int64 { return int64(8*len(rec.stamp.parts)) + 40 }
 
+// Until is when a fact in the record ends by itself, by the store's clock; 0: none does.
+func (rec *Dependencies) Until() time.Duration { return rec.until }
+
 // Dependencies returns what was read so far.
 func (r *View) Dependencies() Dependencies {
 	n := 0

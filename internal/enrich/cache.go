@@ -32,6 +32,7 @@ type entry struct {
 	facts     directory.Dependencies
 	notBefore time.Time     // tokens issued earlier are revoked
 	until     time.Duration // by the directory's clock; 0: no TTL
+	bytes     int           // of an allow: of all headers together
 	weight    int64
 	hits      atomic.Int64
 }

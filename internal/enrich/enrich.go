@@ -40,6 +40,7 @@ type Config struct {
 	Entries    int           // of the decision cache; 0: 20,000; negative: no cache
 	Bytes      int64         // of its entries at most, estimated; 0: 32 MiB
 	SampleLog  float64       // share of cache hits that are recorded, 0 to 1; all evaluations are
+	Assert     Asserter      // nil: responses carry no assertion
 	Log        *slog.Logger
 	Record     func(*Evaluated)                               // called for each evaluation and a sample of cache hits; must not block; may be nil
 	OnDecision func(outcome, code string, took time.Duration) // called for each decision; took is 0 where nothing was evaluated; may be nil
@@ -161,8 +162,12 @@ func (s *Service) Enrich(ctx context.Context, q Request) (Response, error) {
 	key := revision.Key(&e.input)
 	e.began = s.cfg.Directory.Now()
 	if hit := s.cache.get(key, revision, e.token, s.cfg.Directory, e.began); hit != nil {
+		response, err := s.assert(&e, hit)
+		if err != nil {
+			return s.refuse(ctx, &e, err)
+		}
 		s.recordHit(&e, hit)
-		return hit.response, nil
+		return response, nil
 	}
 	e.input.Now = s.now()
 	for try := 0; ; try++ {
@@ -180,7 +185,11 @@ func (s *Service) Enrich(ctx context.Context, q Request) (Response, error) {
 		if current && d.TTL != 0 && s.cfg.Entries > 0 {
 			s.cache.add(key, result)
 		}
+		response, err := s.assert(&e, result)
+		if err != nil {
+			return s.refuse(ctx, &e, err)
+		}
 		s.record(&e, result, d, facts)
-		return result.response, nil
+		return response, nil
 	}
 }

@@ -96,7 +96,7 @@ func (s *Service) evaluate(ctx context.Context, e *evaluation, facts *directory.
 	if d, err = s.cfg.Engine.Decide(ctx, r, &e.input, facts, deadline); err != nil {
 		return nil, d, err
 	}
-	if result.response, err = s.respond(e, d); err != nil {
+	if result.response, result.bytes, err = s.respond(e, d); err != nil {
 		return nil, d, err
 	}
 	// A decision that names no tenant can still carry roles of any in its headers.
@@ -114,13 +114,17 @@ func (s *Service) evaluate(ctx context.Context, e *evaluation, facts *directory.
 	if d.TTL > 0 {
 		result.until = e.began + d.TTL
 	}
+	if d.TTL == 0 { // never cached: only an assertion asks
+		result.until = e.began + uncached
+	}
 	return result, d, nil
 }
 
-// respond makes the response of a decision. A decision that no policy may make is an Internal error.
-func (s *Service) respond(e *evaluation, d policy.Decision) (Response, error) {
+// respond makes the response of a decision, and counts the bytes of its headers. A decision that no policy may
+// make is an Internal error.
+func (s *Service) respond(e *evaluation, d policy.Decision) (a Response, size int, err error) {
 	r, t, req := e.revision, e.token, &e.request.Facts
-	a := Response{HadToken: t != nil, DecisionID: policy.NewDecisionID()}
+	a = Response{HadToken: t != nil, DecisionID: policy.NewDecisionID()}
 	if !d.Allow {
 		a.Status, a.Code = d.Status, "not_granted"
 		if len(d.Reasons) > 0 {
@@ -129,10 +133,10 @@ func (s *Service) respond(e *evaluation, d policy.Decision) (Response, error) {
 		if t == nil {
 			a.Status = http.StatusUnauthorized // the caller is unknown, and not forbidden
 		}
-		return a, nil
+		return a, 0, nil
 	}
-	broken := func(why string) (Response, error) {
-		return a, &iam.Error{Kind: iam.Internal, Code: "policy_error", Detail: "the policy is broken", Cause: errors.New(why)}
+	broken := func(why string) (Response, int, error) {
+		return a, 0, &iam.Error{Kind: iam.Internal, Code: "policy_error", Detail: "the policy is broken", Cause: errors.New(why)}
 	}
 	switch {
 	case t == nil && !(d.Anonymous && r.Anonymous(req.Path, req.Preflight)):
@@ -157,15 +161,14 @@ func (s *Service) respond(e *evaluation, d policy.Decision) (Response, error) {
 	if s.revision >= 0 {
 		a.Values[s.revision] = r.ID
 	}
-	size := 0
 	for i, name := range s.cfg.Engine.Headers() {
 		size += len(name) + len(a.Values[i]) + len(": \r\n")
 	}
 	if size > s.cfg.HeaderMax {
-		return a, &iam.Error{Kind: iam.Forbidden, Code: "headers_too_large", Detail: "the claims are too large for headers",
+		return a, size, &iam.Error{Kind: iam.Forbidden, Code: "headers_too_large", Detail: "the claims are too large for headers",
 			Cause: errors.New("together they take " + strconv.Itoa(size) + " bytes of " + strconv.Itoa(s.cfg.HeaderMax) + "; of them " + sizes(s.cfg.Engine.Headers(), a.Values))}
 	}
-	return a, nil
+	return a, size, nil
 }
 
 func sizes(names, values []string) string {

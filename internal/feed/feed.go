@@ -81,13 +81,15 @@ type Listener interface {
 	Close()
 }
 
-// Message is one notification: a heartbeat, a change of the policy, of everything, or of one key.
+// Message is one notification: a heartbeat, a change of the policy, of the keys that sign assertions, of
+// everything, or of one key of a fact.
 type Message struct {
-	Heartbeat *Heartbeat
-	Policy    bool
-	All       bool
-	Kind      directory.Kind
-	Key       directory.Key
+	Heartbeat     *Heartbeat
+	Policy        bool
+	AssertionKeys bool
+	All           bool
+	Kind          directory.Kind
+	Key           directory.Key
 }
 
 // Heartbeat confirms freshness.
@@ -107,6 +109,8 @@ type Config struct {
 	// OnPolicy is called when another policy may be active, and when such a notification may
 	// have been missed. It must not block; may be nil.
 	OnPolicy func()
+
+	OnAssertionKeys func() // as OnPolicy, for the keys that sign assertions
 
 	OnPanic func(error) // called with a panic of the listener, which is connected again, or of a beat; may be nil
 }
@@ -156,6 +160,9 @@ func New(cfg Config) *Feed {
 	}
 	if cfg.OnPolicy == nil {
 		cfg.OnPolicy = func() {}
+	}
+	if cfg.OnAssertionKeys == nil {
+		cfg.OnAssertionKeys = func() {}
 	}
 	if cfg.OnPanic == nil {
 		cfg.OnPanic = func(error) {}
@@ -263,6 +270,7 @@ func (f *Feed) session(ctx context.Context) error {
 	f.cfg.Source.Reset()
 	f.cfg.Store.InvalidateAll()
 	f.cfg.OnPolicy()
+	f.cfg.OnAssertionKeys()
 	f.listened.Store(true)
 	f.sessions.Add(1)
 
@@ -362,6 +370,8 @@ func (s *session) handle(ctx context.Context, m Message) {
 		s.heartbeat(ctx, *m.Heartbeat)
 	case m.Policy:
 		s.f.cfg.OnPolicy()
+	case m.AssertionKeys:
+		s.f.cfg.OnAssertionKeys()
 	case m.All:
 		s.f.cfg.Store.InvalidateAll()
 	default:

@@ -14,6 +14,8 @@ const (
 	KindEvent   = "event" // audited only
 
 	KindInstance = "instance" // audited only
+
+	KindAssertionKey = "assertion_key" // audited only
 )
 
 // Event is one event of the outbox: a fact in the past tense, complete enough that most

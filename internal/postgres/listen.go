@@ -59,7 +59,7 @@ func (l *listener) Next(ctx context.Context) (feed.Message, error) {
 func (l *listener) Close() { closeNow(l.conn) }
 
 // parse reads a payload: "v1 <schema> <kind> <key in hex>", "v1 <schema> all", "v1 <schema>
-// policy" or "v1 <schema> beat <nonce> <clock in µs> <queue>". An unknown payload, such as one of a
+// policy", "v1 <schema> assertion" or "v1 <schema> beat <nonce> <clock in µs> <queue>". An unknown payload, such as one of a
 // newer version, is a change of everything.
 func parse(payload, schema string) (m feed.Message, ours bool) {
 	all := feed.Message{All: true}
@@ -80,6 +80,8 @@ func parse(payload, schema string) (m feed.Message, ours bool) {
 		return feed.Message{Heartbeat: &feed.Heartbeat{Nonce: f[3], At: time.Duration(µs) * time.Microsecond, Queue: queue}}, true
 	case f[2] == "policy" && len(f) == 3:
 		return feed.Message{Policy: true}, true
+	case f[2] == "assertion" && len(f) == 3:
+		return feed.Message{AssertionKeys: true}, true
 	}
 	if m, err := parseKey(f[2:]); err == nil {
 		return m, true

@@ -120,6 +120,9 @@ func (t *Token) ClaimView() *claimview.View { return t.claimView.Load() }
 // CacheClaimView caches the view of the revision that evaluated the token last.
 func (t *Token) CacheClaimView(v *claimview.View) { t.claimView.Store(v) }
 
+// Weight estimates the bytes of the token in memory.
+func (t *Token) Weight() int64 { return t.weight }
+
 // Program reports whether a program speaks for itself: its subject is the
 // client, or it has none (RFC 9068, section 2.2). Tokens of programs that their issuer marks in
 // another way are made such: see Normalize.
