@@ -47,6 +47,7 @@ var mayImport = map[string][]string{
 	"migrations":      {},
 	"policies":        {},
 	"cmd/iam-service": {"internal/cli"},
+	"pkg/identity":    {}, // of backends: see TestWhatBackendsImportIsSmall
 
 	// Development and tests; nothing above may import these.
 	"internal/dev/devstack":            {"internal/dev/devpg", "internal/dev/devrauth", "internal/iam", "internal/postgres"},
@@ -111,7 +112,7 @@ const root = "../../.."
 func importsOf(t *testing.T) map[string][]string {
 	t.Helper()
 	imports := map[string][]string{}
-	for _, top := range []string{"cmd", "internal", "migrations", "policies"} {
+	for _, top := range []string{"cmd", "internal", "migrations", "pkg", "policies"} {
 		err := filepath.WalkDir(filepath.Join(root, top), func(name string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
 				return err
@@ -132,6 +133,20 @@ func importsOf(t *testing.T) map[string][]string {
 		}
 	}
 	return imports
+}
+
+// A backend that imports a package of ours gets one library with it, and nothing of the service.
+func TestWhatBackendsImportIsSmall(t *testing.T) {
+	t.Parallel()
+	out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}}{{end}}", "iam-service/pkg/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dep := range strings.FieldsSeq(string(out)) {
+		if !strings.HasPrefix(dep, "iam-service/pkg/") && !strings.HasPrefix(dep, "github.com/go-jose/go-jose/v4") {
+			t.Errorf("pkg carries %s", dep)
+		}
+	}
 }
 
 // What goes to production carries nothing of the development stack, and the time zones, which its
