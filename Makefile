@@ -118,6 +118,11 @@ test-hydra: need-go ## the adapter, clients and tokens against a real Ory Hydra,
 	go build -modfile=.ci/hydra.mod -tags sqlite -o bin/hydra github.com/ory/hydra/v2
 	HYDRA=$(CURDIR)/bin/hydra go test -count=1 -run OryHydra ./internal/clients/rauth ./cmd/iam-service
 
+.PHONY: test-gateways
+test-gateways: need-go ## the generated configurations with the real nginx, HAProxy and Caddy, which it installs where it can
+	.ci/gateways
+	GATEWAYS=nginx,haproxy,caddy go test -count=1 -run Gateway ./internal/gateway/setup
+
 .PHONY: test-rules
 test-rules: need-go ## check the alerts of deploy/prometheus and run their unit tests, by promtool
 	go tool -modfile=.ci/promtool.mod promtool check rules --lint-fatal deploy/prometheus/rules.yaml

@@ -38,6 +38,7 @@ func Command(environ []string) *cobra.Command {
 		serveCommand(environ),
 		migrateCommand(environ),
 		policyCommand(environ),
+		gatewayCommand(environ),
 		grantAdminCommand(environ),
 		auditCommand(environ),
 		exportCommand(environ),

@@ -16,6 +16,9 @@ func (s *Service) enrichHTTP(w http.ResponseWriter, r *http.Request, p *Profile,
 		from.requestID = sent[0]
 	}
 	o := s.decide(r.Context(), q, err, from)
+	if p.layout == original {
+		problemHeaders(w.Header(), &o)
+	}
 	s.respond(w, &o)
 	s.observe(r.Context(), p, r.Method, &o, time.Since(began))
 }
@@ -37,6 +40,19 @@ func (s *Service) respond(w http.ResponseWriter, o *outcome) {
 	}
 	out["Content-Length"] = zero
 	w.WriteHeader(http.StatusOK)
+}
+
+// problemHeaders are what nginx can read of a problem: its auth_request drops the body of a subrequest.
+func problemHeaders(h http.Header, o *outcome) {
+	if o.status == http.StatusOK {
+		return
+	}
+	if o.problem.Code != "" {
+		h.Set("X-Problem-Code", o.problem.Code)
+	}
+	if o.problem.Instance != "" {
+		h.Set("X-Problem-Instance", o.problem.Instance)
+	}
 }
 
 var (

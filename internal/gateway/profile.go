@@ -42,6 +42,7 @@ var profiles = []Profile{
 	{Name: "caddy", Endpoint: "/system/forward-auth", layout: forwarded},
 	{Name: "apisix", Endpoint: "/system/forward-auth", layout: forwarded},
 	{Name: "haproxy", Endpoint: "/system/forward-auth", layout: forwarded},
+	{Name: "kong", Endpoint: "/system/forward-auth", layout: forwarded},
 	{Name: "envoy-http", Endpoint: "/system/ext-authz", layout: appended},
 	{Name: "gateway-api", Endpoint: "/system/external-auth", layout: appended},
 }

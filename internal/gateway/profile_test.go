@@ -35,6 +35,7 @@ var (
 		"caddy":         {"GET /system/forward-auth", "iam", byForwarded},
 		"apisix":        {"GET /system/forward-auth/apisix", "iam", byForwarded},
 		"haproxy":       {"GET /system/forward-auth/haproxy", "iam", byForwarded},
+		"kong":          {"GET /system/forward-auth/kong", "iam", byForwarded},
 		"envoy-http":    {"PUT /system/ext-authz/orders/1?x=y", "api.example.com", byAppended},
 		"gateway-api":   {"PUT /system/external-auth/orders/1?x=y", "api.example.com", byAppended},
 	}
@@ -124,8 +125,8 @@ func TestAnEndpointOfAProfileThatIsNotEnabledIsNotFoundAndLogged(t *testing.T) {
 
 func TestAnUnknownProfileIsReportedWithAllThatExist(t *testing.T) {
 	t.Parallel()
-	_, err := gateway.Profiles("traefik", "kong", "envoy")
-	if err == nil || !strings.Contains(err.Error(), `"kong", "envoy": no such profile`) || !strings.Contains(err.Error(), "ingress-nginx") {
+	_, err := gateway.Profiles("traefik", "netscaler", "envoy")
+	if err == nil || !strings.Contains(err.Error(), `"netscaler", "envoy": no such profile`) || !strings.Contains(err.Error(), "ingress-nginx") {
 		t.Error(err)
 	}
 	if _, err := gateway.Profiles(); err == nil {

@@ -1,0 +1,257 @@
+// Package setup prints the configuration of gateways in front of this service: complete, and closed where they are open
+// by default.
+//
+// It owns the templates, one for each kind of gateway, and what all must do: set every identity header from the response
+// or remove it, drop its aliases, let no Connection header of a client remove a claim, send the facts of the request in
+// the headers of the profile, wait less than a second, and deny without an answer. It does not know how the service reads
+// a request (package gateway).
+package setup
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"text/template"
+
+	"iam-service/internal/gateway"
+	"iam-service/internal/iam"
+)
+
+//go:embed templates
+var templates embed.FS
+
+// kind is a gateway that there are templates for.
+type kind struct {
+	profile string // of GATEWAY_PROFILE; "" over gRPC
+	files   []string
+	doc     string
+}
+
+var kinds = map[string]kind{
+	"nginx":         {"nginx", []string{"nginx.conf"}, "nginx, with auth_request"},
+	"ingress-nginx": {"ingress-nginx", []string{"ingress-nginx.yaml"}, "ingress-nginx, by annotations"},
+	"traefik":       {"traefik", []string{"traefik.yml", "iam.yml"}, "Traefik 3, by files"},
+	"traefik-crd":   {"traefik", []string{"traefik-crd.yaml"}, "Traefik 3, by CRDs"},
+	"caddy":         {"caddy", []string{"Caddyfile"}, "Caddy 2.6 or newer"},
+	"haproxy":       {"haproxy", []string{"haproxy.cfg", "iam.lua"}, "HAProxy 2.6 or newer, with Lua"},
+	"envoy":         {"envoy-http", []string{"envoy.yaml"}, "Envoy, ext_authz over HTTP"},
+	"envoy-grpc":    {"", []string{"envoy-grpc.yaml"}, "Envoy, ext_authz over gRPC"},
+	"istio":         {"", []string{"istio.yaml"}, "Istio, a CUSTOM provider over gRPC"},
+	"envoy-gateway": {"", []string{"envoy-gateway.yaml"}, "Envoy Gateway, a SecurityPolicy over gRPC"},
+	"gateway-api":   {"gateway-api", []string{"gateway-api.yaml"}, "the Gateway API's external auth (GEP-1494)"},
+	"apisix":        {"apisix", []string{"apisix.yaml"}, "Apache APISIX 3, with forward-auth"},
+	"kong":          {"kong", []string{"kong.yaml"}, "Kong 3, with a pre-function"},
+}
+
+// Kinds are the names of all gateways, sorted, with what each is.
+func Kinds() [][2]string {
+	var all [][2]string
+	for name, k := range kinds {
+		all = append(all, [2]string{name, k.doc})
+	}
+	slices.SortFunc(all, func(a, b [2]string) int { return strings.Compare(a[0], b[0]) })
+	return all
+}
+
+// Settings are what a configuration depends on.
+type Settings struct {
+	Headers  []string          // that every 200 carries (GATEWAY_HEADERS), as they are written
+	Usual    bool              // Headers are the default
+	Profiles []gateway.Profile // enabled in the service
+	IAM      string            // URL of GATEWAY_ADDR, as the gateway reaches it
+	ExtAuthz string            // host:port of EXT_AUTHZ_ADDR, as the gateway reaches it
+	Backend  string            // URL of what is behind the gateway
+	Listen   string            // host:port that the gateway serves
+	Loopback string            // host:port that HAProxy and Traefik use between their own parts
+	Dir      string            // folder of the files, with a final slash, where one names another; "" is relative
+}
+
+// File is one file of a configuration.
+type File struct{ Name, Text string }
+
+// Generate returns the configuration of a kind of gateway. Its error is of kind Invalid, and names every setting that is
+// not valid.
+func Generate(name string, s Settings) ([]File, error) {
+	k, ok := kinds[name]
+	if !ok {
+		var names []string
+		for _, known := range Kinds() {
+			names = append(names, known[0])
+		}
+		return nil, iam.Errorf(iam.Invalid, "there is no gateway %q; there are %s", name, strings.Join(names, ", "))
+	}
+	d, err := dataOf(k, s)
+	if err != nil {
+		return nil, err
+	}
+	all, err := template.New("").Funcs(template.FuncMap{
+		"lower":     strings.ToLower,
+		"snake":     func(header string) string { return strings.ReplaceAll(strings.ToLower(header), "-", "_") },
+		"join":      strings.Join,
+		"canonical": http.CanonicalHeaderKey, // as Caddy names placeholders
+	}).ParseFS(templates, "templates/*.tmpl")
+	if err != nil {
+		return nil, err
+	}
+	files := make([]File, len(k.files))
+	for i, file := range k.files {
+		var text bytes.Buffer
+		if err := all.ExecuteTemplate(&text, file+".tmpl", d); err != nil {
+			return nil, err
+		}
+		files[i] = File{Name: file, Text: text.String()}
+	}
+	if name == "envoy-grpc" {
+		files[0].Name = "envoy.yaml"
+	}
+	return files, nil
+}
+
+// data is what templates see.
+type data struct {
+	Headers        []string
+	HeadersSetting string // of GATEWAY_HEADERS; "": the default
+	Aliases        []string
+	DotAliases     []string
+
+	Foreign      []string // headers of clients that speak of the request or of the provider
+	NginxForeign []string // without those that nginx sets
+	EnvoyForeign []string
+
+	Profile, Path    string
+	IAM, Backend     endpoint
+	ExtAuthz         endpoint
+	Listen, Loopback string
+	ListenHost, Site string
+	ListenPort       string
+	Dir              string
+	IAMService       string // name of the Kubernetes service
+	ExtAuthzService  string
+	BackendService   string
+}
+
+// foreign are headers that only a gateway may set, and that backends or this service read. X-Forwarded-For, -Proto and
+// -Host are set by every gateway itself.
+var foreign = []string{
+	"Forwarded", "X-Forwarded-Method", "X-Forwarded-Uri", "X-Original-Method", "X-Original-URI", "X-Original-URL",
+	"X-Original-Host", "X-Rewrite-URL", "X-Upstream-IdP-ID",
+}
+
+func dataOf(k kind, s Settings) (*data, error) {
+	d := &data{
+		Headers:    s.Headers,
+		Aliases:    aliases(s.Headers, "-_."),
+		DotAliases: aliases(s.Headers, "-."),
+		Foreign:    foreign,
+		Profile:    k.profile,
+		Listen:     s.Listen,
+		Loopback:   s.Loopback,
+		Dir:        s.Dir,
+	}
+	if !s.Usual {
+		d.HeadersSetting = strings.Join(s.Headers, ",")
+	}
+	for _, h := range foreign {
+		d.EnvoyForeign = append(d.EnvoyForeign, strings.ToLower(h))
+		if h != "X-Original-Method" && h != "X-Original-URL" {
+			d.NginxForeign = append(d.NginxForeign, h)
+		}
+	}
+	d.EnvoyForeign = append(d.EnvoyForeign, "x-forwarded-host")
+	if k.profile != "" {
+		own, err := gateway.Profiles(k.profile)
+		if err != nil {
+			return nil, err
+		}
+		d.Path = own[0].Path(append(slices.Clone(s.Profiles), own[0]))
+	}
+	var wrong []iam.FieldError
+	var err error
+	if d.IAM, err = parseURL(s.IAM); err != nil {
+		wrong = append(wrong, iam.FieldError{Pointer: "iam", Detail: err.Error()})
+	}
+	if d.Backend, err = parseURL(s.Backend); err != nil {
+		wrong = append(wrong, iam.FieldError{Pointer: "backend", Detail: err.Error()})
+	}
+	if d.ExtAuthz, err = parseURL("grpc://" + s.ExtAuthz); err != nil {
+		wrong = append(wrong, iam.FieldError{Pointer: "ext-authz", Detail: "must be host:port"})
+	}
+	host, port, err := net.SplitHostPort(s.Listen)
+	if err != nil {
+		wrong = append(wrong, iam.FieldError{Pointer: "listen", Detail: "must be host:port or :port"})
+	}
+	if _, _, err := net.SplitHostPort(s.Loopback); err != nil {
+		wrong = append(wrong, iam.FieldError{Pointer: "loopback", Detail: "must be host:port"})
+	}
+	d.ListenHost, d.ListenPort, d.Site = "0.0.0.0", port, "http://:"+port
+	if host != "" {
+		d.ListenHost = host
+	}
+	if k.profile == "nginx" && host == "" {
+		d.Listen = port
+	}
+	d.IAMService, _, _ = strings.Cut(d.IAM.Hostname, ".")
+	d.ExtAuthzService, _, _ = strings.Cut(d.ExtAuthz.Hostname, ".")
+	d.BackendService, _, _ = strings.Cut(d.Backend.Hostname, ".")
+	return d, iam.Refuse(wrong)
+}
+
+// endpoint is the URL of a service, without a path.
+type endpoint struct{ Scheme, Hostname, Port string }
+
+// Host is what a connection is made to.
+func (e endpoint) Host() string { return net.JoinHostPort(e.Hostname, e.Port) }
+
+// String is the URL.
+func (e endpoint) String() string { return e.Scheme + "://" + e.Host() }
+
+func parseURL(s string) (endpoint, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Hostname() == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
+		return endpoint{}, fmt.Errorf("must be a URL without a path, such as http://iam-service:8080, is %q", s)
+	}
+	e := endpoint{u.Scheme, u.Hostname(), u.Port()}
+	switch {
+	case u.Scheme == "grpc" && e.Port != "":
+	case u.Scheme != "http" && u.Scheme != "https":
+		return endpoint{}, fmt.Errorf("must be http or https, is %q", s)
+	case e.Port == "" && u.Scheme == "http":
+		e.Port = "80"
+	case e.Port == "":
+		e.Port = "443"
+	}
+	if e.Port == "" {
+		return endpoint{}, fmt.Errorf("must have a port, is %q", s)
+	}
+	return e, nil
+}
+
+// aliases are the spellings of headers with other separators: CGI, WSGI and PHP read X_User_ID and X.User.ID as X-User-ID.
+// The headers themselves are not among them.
+func aliases(headers []string, separators string) []string {
+	var all []string
+	for _, h := range headers {
+		parts := strings.Split(h, "-")
+		spellings := []string{parts[0]}
+		for _, part := range parts[1:] {
+			var longer []string
+			for _, s := range spellings {
+				for _, separator := range separators {
+					longer = append(longer, s+string(separator)+part)
+				}
+			}
+			spellings = longer
+		}
+		for _, s := range spellings {
+			if s != h {
+				all = append(all, s)
+			}
+		}
+	}
+	return all
+}
