@@ -14,8 +14,8 @@ import (
 )
 
 func gatewayCommand(environ []string) *cobra.Command {
-	cmd := &cobra.Command{Use: "gateway", Short: "Configure gateways in front of this service (config)"}
-	cmd.AddCommand(gatewayConfigCommand(environ))
+	cmd := &cobra.Command{Use: "gateway", Short: "Configure gateways in front of this service (config), and test them from outside (probe, echo)"}
+	cmd.AddCommand(gatewayConfigCommand(environ), gatewayProbeCommand(environ), gatewayEchoCommand())
 	return cmd
 }
 

@@ -68,6 +68,9 @@ func Main(ctx context.Context) int {
 	if _, is := errors.AsType[*usageError](err); is {
 		return 2
 	}
+	if _, is := errors.AsType[*untestedError](err); is {
+		return 2
+	}
 	return 1
 }
 

@@ -61,7 +61,8 @@ func TestEveryCommandThatReportsDoesSoAsJSON(t *testing.T) {
 	silent := []string{
 		"serve", "export", "openapi", // JSON by themselves
 		"events retry", "events skip", "policy watch", "policy fmt", "policy build", "policy sign", "policy new", // they do, and report nothing
-		"policy check", "policy test", // --format
+		"policy check", "policy test", "gateway probe", // --format
+		"gateway echo", // logs
 	}
 	var walk func(cmd *cobra.Command)
 	walk = func(cmd *cobra.Command) {
