@@ -51,6 +51,9 @@ func answers(token, tenant string) (map[string]string, int) {
 
 var decision atomic.Int64
 
+// discard is where servers log: attacks are errors.
+var discard = log.New(io.Discard, "", 0)
+
 // without names the defences that a gateway lacks.
 type without map[string]bool
 
@@ -176,7 +179,7 @@ func folded(name string) string {
 func serving(t *testing.T, h http.Handler) string {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
-	s.Config.ErrorLog = log.New(io.Discard, "", 0) // attacks are errors
+	s.Config.ErrorLog = discard
 	s.Config.Protocols = new(http.Protocols)
 	s.Config.Protocols.SetHTTP1(true)
 	s.Config.Protocols.SetUnencryptedHTTP2(true)

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -77,6 +78,9 @@ type verdict struct {
 	notes    []string // what is no fault, and worth a look
 }
 
+// overriding are headers from which some frameworks take another method or path than the request line's.
+var overriding = []string{"X-Http-Method-Override", "X-Http-Method", "X-Method-Override", "X-Original-Url", "X-Rewrite-Url"}
+
 // judge compares what reached the backend with what a clean request of the same principal yields.
 func (t *trial) judge() verdict {
 	v := verdict{reached: len(t.seen) > 0}
@@ -93,8 +97,8 @@ func (t *trial) judge() verdict {
 			v.notes = append(v.notes, "trailer fields with the names of identity headers reach the backend, as trailers: a backend that merges them into its headers can be deceived")
 		}
 		for _, l := range s.Headers {
-			if slices.Contains([]string{"x_http_method_override", "x_http_method", "x_method_override", "x_original_url", "x_rewrite_url"}, fold(l.Name)) && l.Value != "" {
-				v.notes = append(v.notes, "a client's "+l.Name+" reaches the backend: some frameworks take method or path from it")
+			if name := http.CanonicalHeaderKey(l.Name); slices.Contains(overriding, name) && l.Value != "" {
+				v.notes = append(v.notes, "a client's "+name+" reaches the backend: some frameworks take method or path from it")
 			}
 		}
 	}
@@ -132,7 +136,7 @@ func (t *trial) judgeHeader(h string, s *Seen, add addFinding) {
 		kind = t.attack.becomes
 	}
 	if forged {
-		add(kind, h, "the client's value reaches the backend: %q", strings.Join(values, `", "`))
+		add(kind, h, "the client's value reaches the backend: %s", quoted(values))
 	}
 	if len(values) > 1 {
 		add(Twice, h, "%d lines reach the backend", len(values))
@@ -151,7 +155,7 @@ func (t *trial) judgeHeader(h string, s *Seen, add addFinding) {
 	case values[0] == t.ref.plain[h]:
 		add(Hint, h, "the value is that of a request without the tenant hint: the hint is lost")
 	default:
-		add(Changed, h, "%q, with a clean request %q", values[0], want.value)
+		add(Changed, h, "%s; a clean request has %s", quoted(values[:1]), quoted([]string{want.value}))
 	}
 }
 
@@ -265,6 +269,18 @@ func normal(target string) string {
 		p += "/"
 	}
 	return p
+}
+
+// quoted shows values of a client, cut to a readable length.
+func quoted(values []string) string {
+	var q []string
+	for _, v := range values {
+		if len(v) > 100 {
+			v = v[:100] + "…"
+		}
+		q = append(q, strconv.Quote(v))
+	}
+	return strings.Join(q, ", ")
 }
 
 func has(findings []finding, k Kind) bool {

@@ -257,6 +257,9 @@ func (r Report) Text(w io.Writer) {
 	fmt.Fprintf(w, "%d faults\n", len(r.Faults))
 }
 
+// maxShown is how many attacks of a kind are written with all details.
+const maxShown = 10
+
 // group writes the faults of a kind: one entry for each attack, with one request that reproduces it.
 func (r Report) group(w io.Writer, k Kind) {
 	type group struct {
@@ -289,11 +292,19 @@ func (r Report) group(w io.Writer, k Kind) {
 		return
 	}
 	fmt.Fprintf(w, "\n%s: %d, by %d attacks\n", k, r.Kinds[k], len(groups))
-	for _, g := range groups {
+	var others []string
+	for i, g := range groups {
+		if i >= maxShown {
+			others = append(others, g.first.Attack)
+			continue
+		}
 		fmt.Fprintf(w, "  %s (%d; %s)\n", g.first.Attack, g.n, strings.Join(g.callers, ", "))
 		if len(g.headers) > 0 {
 			fmt.Fprintf(w, "    headers    %s\n", strings.Join(g.headers, ", "))
 		}
 		fmt.Fprintf(w, "    what       %s\n    reproduce  %s\n", g.first.Detail, g.first.Reproduce)
+	}
+	if len(others) > 0 {
+		fmt.Fprintf(w, "  and %s (--format json shows how to reproduce them)\n", strings.Join(others, "; "))
 	}
 }
