@@ -62,7 +62,8 @@ func TestEveryCommandThatReportsDoesSoAsJSON(t *testing.T) {
 		"serve", "export", "openapi", // JSON by themselves
 		"events retry", "events skip", "policy watch", "policy fmt", "policy build", "policy sign", "policy new", // they do, and report nothing
 		"policy check", "policy test", "gateway probe", // --format
-		"gateway echo", // logs
+		"gateway echo",   // logs
+		"gateway config", // prints files
 	}
 	var walk func(cmd *cobra.Command)
 	walk = func(cmd *cobra.Command) {

@@ -36,6 +36,7 @@ type Config struct {
 	Engine     *policy.Engine
 	Issuers    iam.Issuers
 	Deadline   time.Duration // of one enrichment in all; 0: 150 ms
+	EmptyValue string        // of a header without a value, for gateways that drop empty headers; usually ""
 	HeaderMax  int           // bytes of all headers of a response together; 0: 3,500
 	Entries    int           // of the decision cache; 0: 20,000; negative: no cache
 	Bytes      int64         // of its entries at most, estimated; 0: 32 MiB

@@ -3,6 +3,7 @@ package enrich
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -154,6 +155,9 @@ func (s *Service) respond(e *evaluation, d policy.Decision) (a Response, size in
 			return broken("its header " + s.cfg.Engine.Headers()[i] + " is not the tenant it answers with")
 		}
 	}
+	if err := s.fillEmpty(d.Values); err != nil {
+		return a, 0, err
+	}
 	a.Allowed, a.Values, a.Tenant = true, d.Values, d.Tenant
 	if s.decision >= 0 {
 		a.Values[s.decision] = a.DecisionID
@@ -169,6 +173,23 @@ func (s *Service) respond(e *evaluation, d policy.Decision) (a Response, size in
 			Cause: errors.New("together they take " + strconv.Itoa(size) + " bytes of " + strconv.Itoa(s.cfg.HeaderMax) + "; of them " + sizes(s.cfg.Engine.Headers(), a.Values))}
 	}
 	return a, size, nil
+}
+
+// fillEmpty sets the placeholder where there is no value. A value that equals it would read as none.
+func (s *Service) fillEmpty(values []string) error {
+	if s.cfg.EmptyValue == "" {
+		return nil
+	}
+	for i, v := range values {
+		if v == s.cfg.EmptyValue {
+			return &iam.Error{Kind: iam.Forbidden, Code: "header_value", Detail: "a claim cannot be carried by a header",
+				Cause: fmt.Errorf("%s: its value is the placeholder of an empty one (GATEWAY_EMPTY_VALUE)", s.cfg.Engine.Headers()[i])}
+		}
+		if v == "" && i != s.decision && i != s.revision {
+			values[i] = s.cfg.EmptyValue
+		}
+	}
+	return nil
 }
 
 func sizes(names, values []string) string {

@@ -265,3 +265,29 @@ func TestARefusalIsLoggedAsMaskedAsADecision(t *testing.T) {
 		}
 	}
 }
+
+// Gateways that drop empty headers would let the client's own through.
+func TestAnEmptyHeaderCarriesThePlaceholder(t *testing.T) {
+	t.Parallel()
+	w := world.New(t, world.Settings{
+		EmptyValue: "-", Headers: append([]string{"Remote-User"}, policy.DefaultHeaders...),
+		Policy: world.Policy{Config: map[string]any{"anonymous": map[string]any{"paths": []any{"/public"}}}},
+	})
+	for range 2 { // evaluated, and cached
+		status, lines, _ := w.Ask(world.Get, world.Bearer(w.Mint("alice", nil)), "X-Forwarded-Uri: /a")
+		if status != 200 || world.Value(lines, "X-Service-ID") != "-" || !slices.Contains(lines, "Remote-User: -") || world.Value(lines, "X-User-Subject") != "alice" {
+			t.Errorf("%d %v", status, lines)
+		}
+	}
+	status, lines, _ := w.Ask(world.Get, "X-Forwarded-Uri: /public")
+	if status != 200 || world.Value(lines, "X-User-Subject") != "-" || world.Value(lines, "X-Tenant-ID") != "-" || world.Value(lines, "X-Principal-Type") != "anonymous" {
+		t.Errorf("anonymous: %d %v", status, lines)
+	}
+	if status, _, body := w.Ask(world.Get, world.Bearer(w.Mint("-", nil)), "X-Active-Tenant-ID: acme"); status != 403 {
+		t.Errorf("a subject that reads as none: %d %s", status, body)
+	}
+	w.Load(world.Policy{Rego: "package iam.claims\n\ndecision := {\"allow\": true, \"tenant\": \"\", \"headers\": {\"X-User-Subject\": input.token.sub}}\n"})
+	if status, lines, body := w.Ask(world.Get, world.Bearer(w.Mint("-", nil))); status != 403 || !strings.Contains(w.Logs.String(), "GATEWAY_EMPTY_VALUE") {
+		t.Errorf("a value that equals the placeholder: %d %v %s", status, lines, body)
+	}
+}

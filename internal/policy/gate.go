@@ -203,10 +203,15 @@ func (e *Engine) readConfig(r *Revision, data map[string]any) error {
 	}
 	r.declares = make([]bool, len(e.names))
 	var errs []error
-	for _, x := range list {
+	for n, x := range list {
+		where := fmt.Sprintf("%s[%d]", where, n)
 		name, ok := x.(string)
-		if !ok || !headerShape.MatchString(name) {
-			errs = append(errs, fmt.Errorf("%s: %v is not a header that may be declared: it must match %s", where, x, headerShape))
+		if !ok {
+			errs = append(errs, fmt.Errorf("%s: %v is not the name of a header", where, x))
+			continue
+		}
+		if err := checkHeader(name); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", where, err))
 			continue
 		}
 		i, configured := e.index[http.CanonicalHeaderKey(name)]

@@ -22,11 +22,7 @@ package policy
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
-	"net/http"
-	"regexp"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -40,25 +36,6 @@ const Entrypoint = "data.iam.claims.decision"
 var DefaultHeaders = []string{
 	"X-User-ID", "X-User-Subject", "X-Service-ID", "X-Tenant-ID", "X-Active-Tenant-ID", "X-User-Roles", "X-Scopes",
 	"X-User-Attributes", "X-Tenant-Attributes", "X-Principal-Type", "X-Decision-ID", "X-Policy-Revision",
-}
-
-var headerShape = regexp.MustCompile(`^X-(User|Tenant|Client|Service|Active-Tenant|Decision|Policy|Principal|Enriched|Citadel|Scopes|Email)(-[A-Za-z0-9]+)*$`)
-
-// CheckHeaders validates a list of header names that gateways are configured for.
-func CheckHeaders(names ...string) error {
-	var errs []error
-	seen := map[string]bool{}
-	for _, n := range names {
-		c := http.CanonicalHeaderKey(n)
-		switch {
-		case !headerShape.MatchString(n):
-			errs = append(errs, fmt.Errorf("%q is not a header that may be declared: it must match %s", n, headerShape))
-		case seen[c]:
-			errs = append(errs, fmt.Errorf("%q is listed twice", n))
-		}
-		seen[c] = true
-	}
-	return errors.Join(errs...)
 }
 
 // Facts resolves paths below data.directory for one evaluation.

@@ -58,6 +58,7 @@ type Config struct {
 	TrustedProxies  []netip.Prefix `env:"TRUSTED_PROXIES" doc:"networks whose X-Forwarded-… and X-Upstream-IdP-ID are believed, comma-separated"`
 	AmbiguousPaths  string         `env:"AMBIGUOUS_PATHS" envDefault:"when_read" doc:"ambiguous paths are denied: when_read, where the policy reads the path; always_deny"`
 	GatewayHeaders  []string       `env:"GATEWAY_HEADERS" of:"gate" doc:"headers that the gateways copy; every 200 carries all of them"`
+	GatewayEmpty    string         `env:"GATEWAY_EMPTY_VALUE" of:"budgets" doc:"value of an identity header that has none, such as -, for gateways that drop empty headers; else empty"`
 	HeaderBudget    int            `env:"HEADER_BUDGET" of:"budgets" envDefault:"3500" doc:"maximum bytes of all headers of a response together"`
 
 	PolicyBundle        string `env:"POLICY_BUNDLE" doc:"bundle file or folder, watched; else the embedded policy"`

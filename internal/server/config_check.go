@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -72,9 +73,15 @@ func (cfg *Config) checkGate(fault func(string, ...any)) {
 }
 
 func (cfg *Config) checkBudgets(fault func(string, ...any)) {
+	if !emptyValue.MatchString(cfg.GatewayEmpty) {
+		fault("GATEWAY_EMPTY_VALUE must be at most 16 printable ASCII characters without blanks and commas")
+	}
 	oneOf(fault, "UNKNOWN_USERS", cfg.UnknownUsers, "deny", "mapped")
 	positive(fault, map[string]int64{"HEADER_BUDGET": int64(cfg.HeaderBudget), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline)})
 }
+
+// emptyValue is what a header without a value can say: a comma would be a list.
+var emptyValue = regexp.MustCompile(`^[!-+.-~-]{0,16}$`)
 
 func (cfg *Config) checkProvider(fault func(string, ...any)) {
 	positive(fault, map[string]int64{

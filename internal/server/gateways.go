@@ -22,6 +22,7 @@ func (s *service) openEnrichment(context.Context) error {
 		Engine:     s.engine,
 		Issuers:    cfg.Issuers,
 		Deadline:   cfg.EnrichDeadline,
+		EmptyValue: cfg.GatewayEmpty,
 		HeaderMax:  cfg.HeaderBudget,
 		Entries:    cmp.Or(cfg.DecisionEntries, -1),
 		Bytes:      share(cfg.MemoryAim, decisionsShare),

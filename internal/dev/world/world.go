@@ -48,6 +48,7 @@ type Settings struct {
 	DenyAmbiguous bool
 	UnknownUsers  string
 	Headers       []string // GATEWAY_HEADERS
+	EmptyValue    string
 	HeaderMax     int
 	Policy        Policy
 }
@@ -196,15 +197,16 @@ func (w *World) openGateway(s Settings) {
 	})
 	w.Cleanup(recorded.Close)
 	w.Enricher = enrich.New(enrich.Config{
-		Record:    recorded.Record,
-		Verifier:  w.Verifier,
-		Directory: w.Facts,
-		Engine:    w.Engine,
-		Issuers:   w.Issuers,
-		Deadline:  10 * time.Second,
-		HeaderMax: s.HeaderMax,
-		SampleLog: 1,
-		Log:       w.Logger,
+		Record:     recorded.Record,
+		Verifier:   w.Verifier,
+		Directory:  w.Facts,
+		Engine:     w.Engine,
+		Issuers:    w.Issuers,
+		Deadline:   10 * time.Second,
+		EmptyValue: s.EmptyValue,
+		HeaderMax:  s.HeaderMax,
+		SampleLog:  1,
+		Log:        w.Logger,
 	})
 	if s.Profiles == nil {
 		s.Profiles = gateway.ProfileNames()
