@@ -121,7 +121,7 @@ test-hydra: need-go ## the adapter, clients and tokens against a real Ory Hydra,
 .PHONY: test-gateways
 test-gateways: need-go ## the generated configurations with the real nginx, HAProxy and Caddy, which it installs where it can
 	.ci/gateways
-	GATEWAYS=nginx,haproxy,caddy go test -count=1 -run Gateway ./internal/gateway/setup
+	GATEWAYS=nginx,haproxy,caddy go test -count=1 -run Gateway ./internal/gateway/setup ./internal/gateway/probe
 
 .PHONY: test-rules
 test-rules: need-go ## check the alerts of deploy/prometheus and run their unit tests, by promtool

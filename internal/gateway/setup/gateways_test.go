@@ -215,11 +215,15 @@ type stage struct {
 	log     *logbuffer.Buffer
 }
 
-func start(t *testing.T, p program) *stage {
+// start runs a gateway in front of a backend; "" is one of its own.
+func start(t *testing.T, p program, behind string) *stage {
 	t.Helper()
 	binary := p.find(t)
 	w := world.New(t, world.Settings{Policy: world.Policy{Config: map[string]any{"anonymous": map[string]any{"paths": []any{"/public"}, "preflight": true}}}})
 	s := &stage{T: t, program: p, world: w, front: newFront(t, w.URL), backend: newBackend(t), log: &logbuffer.Buffer{}}
+	if behind == "" {
+		behind = s.backend.URL
+	}
 	dir := t.TempDir()
 	profiles, err := gateway.Profiles(gateway.ProfileNames()...)
 	w.OK(err)
@@ -228,7 +232,7 @@ func start(t *testing.T, p program) *stage {
 	s.addr = ports[0]
 	files, err := setup.Generate(p.kind, setup.Settings{
 		Headers: policy.DefaultHeaders, Usual: true, Profiles: profiles, IAM: "http://" + s.front.Addr().String(), ExtAuthz: "127.0.0.1:1",
-		Backend: s.backend.URL, Listen: s.addr, Loopback: ports[1], Dir: dir + "/",
+		Backend: behind, Listen: s.addr, Loopback: ports[1], Dir: dir + "/",
 	})
 	w.OK(err)
 	for _, f := range files {

@@ -52,7 +52,7 @@ func TestAGatewayWithItsGeneratedConfiguration(t *testing.T) {
 	for _, p := range programs {
 		t.Run(p.kind, func(t *testing.T) {
 			t.Parallel()
-			s := start(t, p)
+			s := start(t, p, "")
 			t.Run("passes the claims of an allowed user", s.allows)
 			t.Run("lets no forged header through", s.stripsForged)
 			t.Run("passes denials on", s.denies)

@@ -140,6 +140,7 @@ type data struct {
 var foreign = []string{
 	"Forwarded", "X-Forwarded-Method", "X-Forwarded-Uri", "X-Original-Method", "X-Original-URI", "X-Original-URL",
 	"X-Original-Host", "X-Rewrite-URL", "X-Upstream-IdP-ID",
+	"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", // frameworks take them for the method that was authorized
 }
 
 func dataOf(k kind, s Settings) (*data, error) {
