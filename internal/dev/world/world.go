@@ -51,6 +51,7 @@ type Settings struct {
 	EmptyValue    string
 	HeaderMax     int
 	Policy        Policy
+	Assert        func(*World) enrich.Asserter // signs identities; nil: responses carry no assertion
 }
 
 // Policy is how the active policy differs from the default one.
@@ -196,7 +197,12 @@ func (w *World) openGateway(s Settings) {
 		Sinks:   append([]decisions.Sink{decisions.Console(w.Logger)}, s.DecisionSinks...),
 	})
 	w.Cleanup(recorded.Close)
+	var asserter enrich.Asserter
+	if s.Assert != nil {
+		asserter = s.Assert(w)
+	}
 	w.Enricher = enrich.New(enrich.Config{
+		Assert:     asserter,
 		Record:     recorded.Record,
 		Verifier:   w.Verifier,
 		Directory:  w.Facts,
