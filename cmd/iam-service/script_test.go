@@ -40,6 +40,7 @@ import (
 	"iam-service/internal/policy/authoring"
 	"iam-service/internal/postgres"
 	"iam-service/internal/server"
+	"iam-service/pkg/identity"
 )
 
 // testMain lets the test binary be the program, and stops the shared server.
@@ -132,6 +133,17 @@ func TestScripts(t *testing.T) {
 		})
 		ts.Check(err)
 		ts.Check(nc.Flush())
+	}
+	commands["backend"] = func(ts *testscript.TestScript, neg bool, args []string) { // [!] backend ADDR AUDIENCE ASSERTION FILE: what a backend makes of it
+		v, err := identity.New(identity.Config{JWKS: "http://" + args[0] + "/.well-known/jwks.json", Issuer: ts.Getenv("ASSERTION_ISSUER"), Audiences: []string{args[1]}})
+		ts.Check(err)
+		id, err := v.Verify(context.Background(), args[2])
+		if (err != nil) != neg {
+			ts.Fatalf("verified as %+v: %v", id, err)
+		}
+		text, err := json.MarshalIndent(id, "", "  ")
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(args[3]), text, 0o600))
 	}
 	commands["keypair"] = func(ts *testscript.TestScript, _ bool, args []string) { // keypair PRIVATE PUBLIC: PEM files of an ES256 key
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

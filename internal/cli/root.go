@@ -46,6 +46,7 @@ func Command(environ []string) *cobra.Command {
 		eventsCommand(environ),
 		reconcileCommand(environ),
 		instanceCommand(environ),
+		assertionCommand(environ),
 		healthcheckCommand(environ),
 		versionCommand(),
 		openAPICommand(),

@@ -93,7 +93,7 @@ func (s *service) openAdminAPI(start context.Context) error {
 	if cfg.AdminAudience != "" {
 		api.Verify, api.Rejected = s.verifier.ForAudience(cfg.AdminAudience).Verify, s.verifier.Rejected
 	}
-	s.servers = append(s.servers, newListener("admin", s.adminListener, adminapi.New(api), s.log))
+	s.servers = append(s.servers, newListener("admin", s.adminListener, s.withJWKS(adminapi.New(api)), s.log))
 	return nil
 }
 

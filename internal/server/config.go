@@ -13,6 +13,7 @@ import (
 	"github.com/caarlos0/env/v11"
 
 	"iam-service/internal/gateway"
+	"iam-service/internal/gateway/assertion"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/token"
@@ -60,6 +61,13 @@ type Config struct {
 	GatewayHeaders  []string       `env:"GATEWAY_HEADERS" of:"gate" doc:"headers that the gateways copy; every 200 carries all of them"`
 	GatewayEmpty    string         `env:"GATEWAY_EMPTY_VALUE" of:"budgets" doc:"value of an identity header that has none, such as -, for gateways that drop empty headers; else empty"`
 	HeaderBudget    int            `env:"HEADER_BUDGET" of:"budgets" envDefault:"3500" doc:"maximum bytes of all headers of a response together"`
+
+	AssertionIssuer   string        `env:"ASSERTION_ISSUER" of:"gate" doc:"iss of signed identities, such as https://iam.example.com; none: responses carry no signed identity"`
+	AssertionAudience string        `env:"ASSERTION_AUDIENCE" of:"assertion" doc:"their aud; else the host of each request, which the gateway must send"`
+	AssertionAlg      string        `env:"ASSERTION_ALG" of:"assertion" envDefault:"ES256" doc:"signature algorithm of the next key: ES256 or EdDSA"`
+	AssertionRotation time.Duration `env:"ASSERTION_ROTATION" of:"assertion" envDefault:"720h" doc:"how long a key signs"`
+	AssertionKEK      string        `env:"ASSERTION_KEY_ENCRYPTION_KEY" of:"assertion" secret:"true" doc:"base64 of 32 random bytes; encrypts the keys that sign, in PostgreSQL"`
+	AssertionKEK2     string        `env:"ASSERTION_KEY_ENCRYPTION_KEY_2" of:"assertion" secret:"true" doc:"another one, which decrypts as well: for a change of the first"`
 
 	PolicyBundle        string `env:"POLICY_BUNDLE" doc:"bundle file or folder, watched; else the embedded policy"`
 	OPAConfig           string `env:"OPA_CONFIG" doc:"file with an OPA configuration that fetches bundles"`
@@ -109,8 +117,10 @@ type Config struct {
 	Verified        []token.Issuer    // the same, as tokens are verified
 	adminSecretFile string            // of RAUTH_ADMIN_CLIENT_SECRET_FILE
 	PolicyKey       *policy.Key       // of POLICY_KEY_FILE
-	opaConfig       []byte            // content of OPA_CONFIG
-	opaFetches      bool              // it brings policies
+
+	AssertionEncryption *assertion.Encryption // of ASSERTION_KEY_ENCRYPTION_KEY; nil: it is not set
+	opaConfig           []byte                // content of OPA_CONFIG
+	opaFetches          bool                  // it brings policies
 }
 
 // Part is a part of ENRICH_DEADLINE: ms of its usual 150.
@@ -139,6 +149,7 @@ type Needs struct {
 	Provider  bool // R-Auth's admin API
 	Decisions bool // DECISIONS_DATABASE_URL
 	Ops       bool // OPS_ADDR
+	Assertion bool // the keys of signed identities
 }
 
 // read reports whether a group of settings is read.
@@ -152,6 +163,7 @@ func (n *Needs) read(group string) bool {
 		"provider":  n.Provider,
 		"decisions": n.Decisions,
 		"ops":       n.Ops,
+		"assertion": n.Assertion,
 	}[group]
 }
 

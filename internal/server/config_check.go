@@ -38,6 +38,7 @@ func (cfg *Config) check(needs *Needs, fault func(string, ...any)) {
 		{"provider", cfg.checkProvider},
 		{"decisions", cfg.checkDecisions},
 		{"ops", cfg.checkOps},
+		{"assertion", cfg.checkAssertion},
 		{"issuers", cfg.checkIssuers},
 	} {
 		if needs.read(group.name) {
@@ -70,6 +71,7 @@ func (cfg *Config) checkGate(fault func(string, ...any)) {
 			fault("GATEWAY_HEADERS: %v", err)
 		}
 	}
+	cfg.addAssertionHeader()
 }
 
 func (cfg *Config) checkBudgets(fault func(string, ...any)) {
@@ -97,6 +99,7 @@ func (cfg *Config) checkOps(fault func(string, ...any)) { address(fault, "OPS_AD
 // checkServe validates what serve alone reads.
 func (cfg *Config) checkServe(fault func(string, ...any)) {
 	cfg.checkNATS(fault)
+	cfg.checkAssertionUse(fault)
 	address(fault, "GATEWAY_ADDR", cfg.GatewayAddr)
 	address(fault, "ADMIN_ADDR", cfg.AdminAddr)
 	if cfg.OPAConfig != "" {

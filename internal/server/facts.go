@@ -26,12 +26,13 @@ func (s *service) openFacts(start context.Context) error {
 	s.facts.Register(s.registry)
 	s.policyChanged = make(chan struct{}, 1)
 	s.changes = feed.New(feed.Config{
-		Source:   s.db,
-		Store:    s.facts,
-		Log:      s.log,
-		OnDelay:  feed.DelayHistogram(s.registry),
-		OnPolicy: s.notifyPolicyChange,
-		OnPanic:  s.loops.panicked("feed"),
+		Source:          s.db,
+		Store:           s.facts,
+		Log:             s.log,
+		OnDelay:         feed.DelayHistogram(s.registry),
+		OnPolicy:        s.notifyPolicyChange,
+		OnAssertionKeys: s.notifyAssertionKeys,
+		OnPanic:         s.loops.panicked("feed"),
 	})
 	s.changes.Register(s.registry)
 	s.check(

@@ -16,7 +16,12 @@ const decisionsShare = 0.20
 // openEnrichment creates the service that decides, and its shadow.
 func (s *service) openEnrichment(context.Context) error {
 	cfg := &s.cfg
+	asserter, err := s.asserter()
+	if err != nil {
+		return err
+	}
 	s.enricher = enrich.New(enrich.Config{
+		Assert:     asserter,
 		Verifier:   s.verifier,
 		Directory:  s.facts,
 		Engine:     s.engine,
@@ -56,6 +61,6 @@ func (s *service) openGateways(context.Context) error {
 	for _, p := range s.cfg.Profiles {
 		s.requests.Prepare(gateway.EnrichPath, p.Name, http.MethodGet, http.StatusOK, http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable)
 	}
-	s.servers = append(s.servers, newListener("gateway", s.gatewayListener, handler, s.log))
+	s.servers = append(s.servers, newListener("gateway", s.gatewayListener, s.withJWKS(handler), s.log))
 	return nil
 }

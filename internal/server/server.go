@@ -22,6 +22,7 @@ import (
 	"iam-service/internal/enrich"
 	"iam-service/internal/events/natsbus"
 	"iam-service/internal/feed"
+	"iam-service/internal/gateway/assertion"
 	"iam-service/internal/policy"
 	"iam-service/internal/policyops/preview"
 	"iam-service/internal/policyops/rollout"
@@ -50,6 +51,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		s.openBus,
 		s.startLoops, // from here on: they end before the database and the bus are closed
 		s.openTokens,
+		s.openAssertions,
 		s.openFacts,
 		s.openEvents,
 		s.openEngine,
@@ -100,6 +102,9 @@ type service struct {
 	// openTokens
 	verifier      *token.Verifier
 	providerError func(operation, reason string)
+
+	// openAssertions
+	assertionKeys *assertion.Keys // nil without ASSERTION_ISSUER
 
 	// openFacts
 	facts         *directory.Store

@@ -41,9 +41,9 @@ var mayImport = map[string][]string{
 	"internal/gateway/setup":     {"internal/gateway", "internal/iam"},
 	"internal/adminapi":          {"internal/iam", "internal/admin", "internal/clients", "internal/enrich", "internal/policyops/explain", "internal/policy", "internal/postgres", "internal/policyops/preview", "internal/policyops/rollout", "internal/problem", "internal/token"},
 	"internal/telemetry":         {},
-	"internal/server":            {"internal/iam", "internal/admin", "internal/bounded", "internal/directory", "internal/feed", "internal/policy", "internal/token", "internal/enrich", "internal/postgres", "internal/clients", "internal/decisions", "internal/events/natsbus", "internal/policyops/explain", "internal/events/outbox", "internal/policyops/preview", "internal/clients/rauth", "internal/policyops/rollout", "internal/adminapi", "internal/gateway", "internal/telemetry", "policies", "internal/problem"},
+	"internal/server":            {"internal/iam", "internal/admin", "internal/bounded", "internal/directory", "internal/feed", "internal/policy", "internal/token", "internal/enrich", "internal/postgres", "internal/clients", "internal/decisions", "internal/events/natsbus", "internal/policyops/explain", "internal/events/outbox", "internal/policyops/preview", "internal/clients/rauth", "internal/policyops/rollout", "internal/adminapi", "internal/gateway", "internal/gateway/assertion", "internal/telemetry", "policies", "internal/problem"},
 	"internal/cli": {
-		"internal/iam", "internal/admin", "internal/clients", "internal/decisions", "internal/adminapi", "internal/enrich", "internal/gateway/probe", "internal/gateway/setup", "internal/policy", "internal/policy/authoring", "internal/policyops/explain",
+		"internal/iam", "internal/admin", "internal/clients", "internal/decisions", "internal/adminapi", "internal/enrich", "internal/gateway/assertion", "internal/gateway/probe", "internal/gateway/setup", "internal/policy", "internal/policy/authoring", "internal/policyops/explain",
 		"internal/policyops/preview", "internal/postgres", "internal/server", "internal/telemetry", "internal/token", "policies",
 	},
 	"migrations":      {},

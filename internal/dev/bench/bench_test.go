@@ -32,6 +32,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"iam-service/internal/dev/freeport"
+	"iam-service/internal/gateway/assertion"
 	"iam-service/policies"
 )
 
@@ -483,23 +484,37 @@ func one(b *testing.B, o options) {
 	}
 }
 
-func BenchmarkAllocationsDecisionCached(b *testing.B)  { one(b, options{10_000, 10_000, false}) }
-func BenchmarkAllocationsPolicyEvaluated(b *testing.B) { one(b, options{10_000, -1, false}) }
-func BenchmarkAllocationsNothingCached(b *testing.B)   { one(b, options{1, -1, false}) }
+func BenchmarkAllocationsDecisionCached(b *testing.B) {
+	one(b, options{tokens: 10_000, decisions: 10_000})
+}
+func BenchmarkAllocationsDecisionCachedSigned(b *testing.B) {
+	one(b, options{tokens: 10_000, decisions: 10_000, signed: true})
+}
+func BenchmarkAllocationsPolicyEvaluated(b *testing.B) {
+	one(b, options{tokens: 10_000, decisions: -1})
+}
+func BenchmarkAllocationsNothingCached(b *testing.B) { one(b, options{tokens: 1, decisions: -1}) }
 
 // The path that all gateways take all the time makes next to no garbage. This is a
 // count, not a time, so it is a test.
 func TestAnAnswerFromTheCacheAllocatesNextToNothing(t *testing.T) {
-	s := newService(t, options{10_000, 10_000, false})
-	r := httptest.NewRequest(http.MethodGet, "/system/enrich-token", nil)
-	r.Header.Set("Authorization", "Bearer "+s.mint(t, 1)[0])
-	answer := &discard{header: http.Header{}}
-	s.handler.ServeHTTP(answer, r)
-	if n := testing.AllocsPerRun(500, func() {
-		clear(answer.header)
-		s.handler.ServeHTTP(answer, r)
-	}); n > 5 {
-		t.Errorf("%v allocations, 5 are allowed", n)
+	for name, signed := range map[string]bool{"without an assertion": false, "with one": true} {
+		t.Run(name, func(t *testing.T) {
+			s := newService(t, options{tokens: 10_000, decisions: 10_000, signed: signed})
+			r := httptest.NewRequest(http.MethodGet, "/system/enrich-token", nil)
+			r.Header.Set("Authorization", "Bearer "+s.mint(t, 1)[0])
+			answer := &discard{header: http.Header{}}
+			s.handler.ServeHTTP(answer, r)
+			if got := answer.header[assertion.Header]; signed != (len(got) == 1 && got[0] != "") {
+				t.Fatalf("the assertion is %q", got)
+			}
+			if n := testing.AllocsPerRun(500, func() {
+				clear(answer.header)
+				s.handler.ServeHTTP(answer, r)
+			}); n > 5 {
+				t.Errorf("%v allocations, 5 are allowed", n)
+			}
+		})
 	}
 }
 

@@ -4,6 +4,7 @@ package bench
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -28,6 +30,7 @@ import (
 	"iam-service/internal/directory"
 	"iam-service/internal/enrich"
 	"iam-service/internal/gateway"
+	"iam-service/internal/gateway/assertion"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/problem"
@@ -97,6 +100,42 @@ type service struct {
 type options struct {
 	tokens, decisions int
 	unlogged          bool // no decision is written down
+	signed            bool // responses carry an assertion
+}
+
+// keyStore holds the keys of assertions.
+type keyStore struct {
+	mu  sync.Mutex
+	set iam.AssertionKeys
+}
+
+func (k *keyStore) AssertionKeys(context.Context) (iam.AssertionKeys, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.set.Now = time.Now()
+	return k.set, nil
+}
+
+func (k *keyStore) ChangeAssertionKeys(_ context.Context, decide func(iam.AssertionKeys) (iam.AssertionKeyChange, error)) (iam.AssertionKeys, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	change, err := decide(k.set)
+	k.set.Keys, k.set.Seq = append(k.set.Keys, change.Put...), k.set.Seq+1
+	return k.set, err
+}
+
+// newSigner signs by ES256, for one audience.
+func newSigner(tb testing.TB, headers []string, log *slog.Logger) *assertion.Signer {
+	tb.Helper()
+	secret := make([]byte, 32)
+	_, _ = rand.Read(secret)
+	encryption, err := assertion.NewEncryption(secret, nil)
+	check(tb, err)
+	keys := assertion.NewKeys(&keyStore{}, assertion.Rules{Encryption: encryption, Algorithm: "ES256", Rotation: 24 * time.Hour}, log)
+	check(tb, keys.Start(context.Background()))
+	signer, err := assertion.NewSigner(assertion.Config{Keys: keys, Issuer: "https://iam.example.com", Audience: "bench", Headers: headers, HeaderMax: 3500})
+	check(tb, err)
+	return signer
 }
 
 func newService(tb testing.TB, o options) *service {
@@ -119,8 +158,16 @@ func newService(tb testing.TB, o options) *service {
 	tb.Cleanup(stop)
 	check(tb, verifier.Start(ctx, time.Now().Add(5*time.Second)))
 	registry := prometheus.NewRegistry()
-	engine, err := policy.NewEngine(policy.Config{Log: log, Limit: 5 * time.Second, Settings: map[string]string{"unknown_users": "deny"}})
+	headers := policy.DefaultHeaders
+	if o.signed {
+		headers = append(slices.Clone(headers), assertion.Header)
+	}
+	engine, err := policy.NewEngine(policy.Config{Log: log, Limit: 5 * time.Second, Headers: headers, Settings: map[string]string{"unknown_users": "deny"}})
 	check(tb, err)
+	var asserter enrich.Asserter
+	if o.signed {
+		asserter = newSigner(tb, engine.Headers(), log)
+	}
 	c, err := policy.FromFS("embedded", policies.FS)
 	check(tb, err)
 	check(tb, engine.Submit(ctx, c))
@@ -134,7 +181,7 @@ func newService(tb testing.TB, o options) *service {
 	}
 	enricher := enrich.New(enrich.Config{
 		Verifier: verifier, Directory: s.store, Issuers: issuers, Engine: engine, Log: log, Record: record, SampleLog: sample, Deadline: 10 * time.Second,
-		Entries: o.decisions, OnDecision: enrich.DecisionCounter(registry),
+		Assert: asserter, Entries: o.decisions, OnDecision: enrich.DecisionCounter(registry),
 	})
 	profiles, err := gateway.Profiles("traefik")
 	check(tb, err)
@@ -184,7 +231,7 @@ func sixHeaders() http.Header {
 // ourHeaders are those of a real answer.
 func ourHeaders(tb testing.TB) http.Header {
 	tb.Helper()
-	s := newService(tb, options{10, 10, false})
+	s := newService(tb, options{tokens: 10, decisions: 10})
 	r := httptest.NewRequest(http.MethodGet, "/system/enrich-token", nil)
 	r.Header.Set("Authorization", "Bearer "+s.mint(tb, 1)[0])
 	rec := httptest.NewRecorder()
@@ -200,27 +247,27 @@ var variants = map[string]func(tb testing.TB) (http.Handler, *service){
 	"bare":     func(tb testing.TB) (http.Handler, *service) { return bare(ourHeaders(tb)), nil },
 	"bare-six": func(testing.TB) (http.Handler, *service) { return bare(sixHeaders()), nil },
 	"decision": func(tb testing.TB) (http.Handler, *service) {
-		s := newService(tb, options{10_000, 10_000, false})
+		s := newService(tb, options{tokens: 10_000, decisions: 10_000})
 		return s.handler, s
 	},
 	"facts": func(tb testing.TB) (http.Handler, *service) {
-		s := newService(tb, options{1, -1, false})
+		s := newService(tb, options{tokens: 1, decisions: -1})
 		return s.handler, s
 	},
 	"token": func(tb testing.TB) (http.Handler, *service) {
-		s := newService(tb, options{10_000, -1, false})
+		s := newService(tb, options{tokens: 10_000, decisions: -1})
 		return s.handler, s
 	},
 	"decision-unlogged": func(tb testing.TB) (http.Handler, *service) {
-		s := newService(tb, options{10_000, 10_000, true})
+		s := newService(tb, options{tokens: 10_000, decisions: 10_000, unlogged: true})
 		return s.handler, s
 	},
 	"token-unlogged": func(tb testing.TB) (http.Handler, *service) {
-		s := newService(tb, options{10_000, -1, true})
+		s := newService(tb, options{tokens: 10_000, decisions: -1, unlogged: true})
 		return s.handler, s
 	},
 	"nothing": func(tb testing.TB) (http.Handler, *service) {
-		s := newService(tb, options{1, -1, false})
+		s := newService(tb, options{tokens: 1, decisions: -1})
 		return s.handler, s
 	},
 }

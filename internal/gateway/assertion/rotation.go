@@ -67,6 +67,31 @@ func pending(set *iam.AssertionKeys) *iam.AssertionKey {
 	return nil
 }
 
+// State of a key.
+type State string
+
+// The states.
+const (
+	Published State = "published" // it will sign
+	Signing   State = "signing"
+	Retired   State = "retired" // its last assertions may still be verified
+	Revoked   State = "revoked"
+)
+
+// StateOf is the state of a key among all of them.
+func StateOf(k iam.AssertionKey, set iam.AssertionKeys) State {
+	current := signing(&set)
+	switch {
+	case !k.RevokedAt.IsZero():
+		return Revoked
+	case current != nil && current.ID == k.ID:
+		return Signing
+	case k.SignsFrom.After(set.Now):
+		return Published
+	}
+	return Retired
+}
+
 // Maintain is the change that is due: a first key, a successor, an erasure of what is no longer needed. All
 // replicas propose it, and the first one makes it, since the store lets one in at a time.
 func (r *Rules) Maintain(set iam.AssertionKeys) (iam.AssertionKeyChange, error) {

@@ -110,6 +110,11 @@ func newSealer(key []byte) (sealer, error) {
 // Fingerprint identifies the key that encrypts.
 func (e *Encryption) Fingerprint() string { return e.first.fingerprint }
 
+// Reads reports whether keys of a fingerprint can be decrypted.
+func (e *Encryption) Reads(fingerprint string) bool {
+	return fingerprint == e.first.fingerprint || e.other != nil && fingerprint == e.other.fingerprint
+}
+
 func (e *Encryption) seal(kid string, plain []byte) []byte {
 	nonce := make([]byte, e.first.aead.NonceSize(), e.first.aead.NonceSize()+len(plain)+e.first.aead.Overhead())
 	_, _ = rand.Read(nonce) // never fails (crypto/rand)
