@@ -41,7 +41,7 @@ func newAsserting(t *testing.T, audience string, s world.Settings) *asserting {
 		w.OK(err)
 		a.keys = assertion.NewKeys(w.DB, assertion.Rules{Encryption: encryption, Algorithm: "EdDSA", Rotation: 24 * time.Hour}, w.Logger)
 		w.OK(a.keys.Start(context.Background()))
-		signer, err := assertion.NewSigner(assertion.Config{Keys: a.keys, Issuer: assertionIssuer, Audience: audience, Headers: w.Engine.Headers(), HeaderMax: 3500})
+		signer, err := assertion.NewSigner(assertion.Config{Keys: a.keys, Issuer: assertionIssuer, Audience: audience, Headers: w.Engine.Headers(), EmptyValue: s.EmptyValue, HeaderMax: 3500})
 		w.OK(err)
 		return signer
 	}
@@ -125,6 +125,27 @@ decision := {"allow": true, "anonymous": true, "headers": {"X-Citadel-Assertion"
 	raw, _ = a.raw(world.Bearer(a.Mint("alice", nil)), orders)
 	if id, err := a.verify("orders.example.com", raw); err != nil || id.Roles == nil || len(id.Roles) != 0 {
 		t.Errorf("%q: %v", raw, err)
+	}
+}
+
+// The placeholder of an empty header is no role, no scope and no user.
+func TestAPlaceholderIsNoClaim(t *testing.T) {
+	t.Parallel()
+	a := newAsserting(t, "trust-domain", world.Settings{EmptyValue: "-", Policy: world.Policy{
+		Rego: `package iam.claims
+import rego.v1
+decision := {"allow": true, "headers": {}}`,
+	}})
+	for _, bearer := range []string{a.Mint("alice", nil), a.Mint("ci", map[string]any{"client_id": "ci"})} {
+		status, got, body := a.Ask(world.Get, world.Bearer(bearer))
+		if status != http.StatusOK || world.Value(got, "X-User-Roles") != "-" {
+			t.Fatalf("%d %q %s", status, got, body)
+		}
+		id, err := a.verify("trust-domain", world.Value(got, assertion.Header))
+		a.OK(err)
+		if len(id.Roles) != 0 || len(id.Scope) != 0 || id.UserID != "" || id.PrincipalType == "-" {
+			t.Errorf("%+v", id)
+		}
 	}
 }
 

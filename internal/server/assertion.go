@@ -51,13 +51,14 @@ func (s *service) asserter() (enrich.Asserter, error) {
 		return nil, nil //nolint:nilnil // off
 	}
 	signer, err := assertion.NewSigner(assertion.Config{
-		Keys:      s.assertionKeys,
-		Issuer:    s.cfg.AssertionIssuer,
-		Audience:  s.cfg.AssertionAudience,
-		Headers:   s.engine.Headers(),
-		HeaderMax: s.cfg.HeaderBudget,
-		Entries:   s.cfg.DecisionEntries,
-		Bytes:     share(s.cfg.MemoryAim, assertionsShare),
+		Keys:       s.assertionKeys,
+		Issuer:     s.cfg.AssertionIssuer,
+		Audience:   s.cfg.AssertionAudience,
+		Headers:    s.engine.Headers(),
+		EmptyValue: s.cfg.GatewayEmpty,
+		HeaderMax:  s.cfg.HeaderBudget,
+		Entries:    s.cfg.DecisionEntries,
+		Bytes:      share(s.cfg.MemoryAim, assertionsShare),
 	})
 	if err != nil {
 		return nil, err

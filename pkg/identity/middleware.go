@@ -39,10 +39,10 @@ func (v *Verifier) FromRequest(r *http.Request) (*Identity, error) {
 		return nil, invalid("the request has none: it did not come through the gateway, or the gateway drops empty headers")
 	case len(values) > 1:
 		return nil, invalid("the request has %d of them", len(values))
-	case values[0] == "" && v.cfg.Anonymous:
+	case values[0] != "" && values[0] != v.cfg.EmptyValue:
+		return v.Verify(r.Context(), values[0])
+	case v.cfg.Anonymous:
 		return nil, nil //nolint:nilnil // an anonymous request has no identity
-	case values[0] == "":
-		return nil, invalid("it is empty: the request is anonymous")
 	}
-	return v.Verify(r.Context(), values[0])
+	return nil, invalid("it is empty: the request is anonymous")
 }

@@ -35,8 +35,10 @@ type Config struct {
 	AllowHTTP  bool          // the JWKS may be fetched by plain http beyond loopback
 	Client     *http.Client  // nil: one with time-outs. Redirects are never followed
 
-	// Anonymous lets Middleware pass a request whose header is present and empty, without an identity.
-	Anonymous bool
+	// Anonymous lets Middleware pass a request whose header is present and empty, without an identity. EmptyValue
+	// is GATEWAY_EMPTY_VALUE of iam-service: a placeholder for an empty header.
+	Anonymous  bool
+	EmptyValue string
 
 	// OnError is called by Middleware with why a request was refused; may be nil.
 	OnError func(r *http.Request, err error)

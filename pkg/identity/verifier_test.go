@@ -531,6 +531,7 @@ func TestTheMiddlewarePassesIdentitiesAlone(t *testing.T) {
 		}))
 	}
 	usual, open := handler(Config{}), handler(Config{Anonymous: true})
+	filled := handler(Config{Anonymous: true, EmptyValue: "-"})
 	for name, c := range map[string]struct {
 		handler http.Handler
 		lines   []string
@@ -544,6 +545,8 @@ func TestTheMiddlewarePassesIdentitiesAlone(t *testing.T) {
 		"empty, where that is fine":     {handler: open, lines: []string{""}, status: 200, body: "anonymous"},
 		"valid, where anonymous is":     {handler: open, lines: []string{s.valid(nil)}, status: 200, body: "alice"},
 		"invalid, where anonymous is":   {handler: open, lines: []string{"x"}, status: 401},
+		"a placeholder":                 {handler: filled, lines: []string{"-"}, status: 200, body: "anonymous"},
+		"a placeholder, where none is":  {handler: open, lines: []string{"-"}, status: 401},
 		"two":                           {handler: usual, lines: []string{s.valid(nil), s.valid(nil)}, status: 401},
 		"an empty one and a valid one":  {handler: open, lines: []string{"", s.valid(nil)}, status: 401},
 		"two in a line":                 {handler: usual, lines: []string{s.valid(nil) + ", " + s.valid(nil)}, status: 401},

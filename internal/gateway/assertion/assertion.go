@@ -50,13 +50,14 @@ const authn = "urn:ietf:rfc:6750"
 
 // Config of a Signer.
 type Config struct {
-	Keys      *Keys
-	Issuer    string   // "iss"
-	Audience  string   // "aud" of every assertion; empty: the host of the request
-	Headers   []string // canonical names, parallel to the values of a response; Header is among them
-	HeaderMax int      // bytes of all headers of a response together
-	Entries   int      // of the cache; 0: 10,000
-	Bytes     int64    // of its entries at most, estimated; 0: 16 MiB
+	Keys       *Keys
+	Issuer     string   // "iss"
+	Audience   string   // "aud" of every assertion; empty: the host of the request
+	Headers    []string // canonical names, parallel to the values of a response; Header is among them
+	EmptyValue string   // of a header without a value, as in enrich.Config
+	HeaderMax  int      // bytes of all headers of a response together
+	Entries    int      // of the cache; 0: 10,000
+	Bytes      int64    // of its entries at most, estimated; 0: 16 MiB
 }
 
 // Signer signs identities. It is safe for concurrent use.
@@ -230,7 +231,7 @@ func unavailable(cause error) error {
 
 func (s *Signer) claimsOf(a enrich.Allowed, audience string) claims {
 	value := func(i int) string {
-		if i < 0 {
+		if i < 0 || a.Values[i] == s.cfg.EmptyValue {
 			return ""
 		}
 		return a.Values[i]
@@ -248,7 +249,7 @@ func (s *Signer) claimsOf(a enrich.Allowed, audience string) claims {
 	}
 	scope := strings.Join(t.Scopes(), " ")
 	if t.Program() && s.scopes >= 0 { // those that the decision grants, which can be fewer
-		scope = strings.ReplaceAll(a.Values[s.scopes], ",", " ")
+		scope = strings.ReplaceAll(value(s.scopes), ",", " ")
 	}
 	roles := []string{}
 	if v := value(s.roles); v != "" {
