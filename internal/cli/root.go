@@ -66,10 +66,14 @@ func Main(ctx context.Context) int {
 	if !errors.Is(err, errLogged) {
 		fmt.Fprintln(os.Stderr, "iam-service:", err)
 	}
-	if _, is := errors.AsType[*usageError](err); is {
-		return 2
-	}
-	if _, is := errors.AsType[*untestedError](err); is {
+	return exitStatus(err)
+}
+
+// exitStatus is 2 where nothing was done: the command was called wrongly, or could not test what it was to test.
+func exitStatus(err error) int {
+	_, usage := errors.AsType[*usageError](err)
+	_, untested := errors.AsType[*untestedError](err)
+	if usage || untested {
 		return 2
 	}
 	return 1

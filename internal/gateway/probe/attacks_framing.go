@@ -160,24 +160,24 @@ func smuggling() []attack {
 // splits the request there.
 func injections() []attack {
 	split := func(f forgery) string { return "\r\n\r\n" + inside(f) }
-	one := func(f forgery, sep string) string {
+	one := func(f forgery) string {
 		var b strings.Builder
 		for _, n := range f.names {
-			b.WriteString(sep + n + ": " + f.value)
+			b.WriteString("\r\n" + n + ": " + f.value)
 		}
 		return b.String()
 	}
 	return []attack{
-		{name: "injection/line in a value", h2: func(m *message2, f forgery) { m.add("x-probe-a", "a"+one(f, "\r\n")) }},
+		{name: "injection/line in a value", h2: func(m *message2, f forgery) { m.add("x-probe-a", "a"+one(f)) }},
 		{name: "injection/line in a name", h2: func(m *message2, f forgery) {
-			m.add("x-probe-a: a"+strings.ToLower(one(f, "\r\n"))+"\r\nx-probe-b", "b")
+			m.add("x-probe-a: a"+strings.ToLower(one(f))+"\r\nx-probe-b", "b")
 		}},
-		{name: "injection/line in :path", h2: func(m *message2, f forgery) { m.set(":path", f.path+" HTTP/1.1"+one(f, "\r\n")+"\r\nX-Probe-A: a") }},
+		{name: "injection/line in :path", h2: func(m *message2, f forgery) { m.set(":path", f.path+" HTTP/1.1"+one(f)+"\r\nX-Probe-A: a") }},
 		{name: "injection/line in :method", h2: func(m *message2, f forgery) {
-			m.set(":method", "GET "+f.path+" HTTP/1.1"+one(f, "\r\n")+"\r\nX-Probe-A: ")
+			m.set(":method", "GET "+f.path+" HTTP/1.1"+one(f)+"\r\nX-Probe-A: ")
 		}},
-		{name: "injection/line in :authority", otherHost: true, h2: func(m *message2, f forgery) { m.set(":authority", f.host+one(f, "\r\n")) }},
-		{name: "injection/line in :scheme", h2: func(m *message2, f forgery) { m.set(":scheme", "http"+one(f, "\r\n")) }},
+		{name: "injection/line in :authority", otherHost: true, h2: func(m *message2, f forgery) { m.set(":authority", f.host+one(f)) }},
+		{name: "injection/line in :scheme", h2: func(m *message2, f forgery) { m.set(":scheme", "http"+one(f)) }},
 		{name: "injection/request in a value", wait: settle, h2: func(m *message2, f forgery) { m.add("x-probe-a", "a"+split(f)) }},
 		{name: "injection/request in :path", wait: settle, h2: func(m *message2, f forgery) {
 			m.set(":path", f.path+" HTTP/1.1\r\nHost: "+f.host+split(f)+"GET "+f.path)

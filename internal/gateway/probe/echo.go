@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/url"
 	"strings"
 	"sync"
@@ -46,9 +47,9 @@ type Echo struct {
 
 // Serve accepts connections until ctx ends, and closes l. It returns nil when ctx ended.
 func (e *Echo) Serve(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { l.Close() })
+	stop := context.AfterFunc(ctx, func() { shut(l) })
 	defer stop()
-	defer l.Close()
+	defer shut(l)
 	var open sync.WaitGroup
 	defer open.Wait()
 	places := make(chan struct{}, maxConns)
@@ -66,9 +67,9 @@ func (e *Echo) Serve(ctx context.Context, l net.Listener) error {
 		places <- struct{}{}
 		open.Go(func() {
 			defer func() { <-places }()
-			stop := context.AfterFunc(ctx, func() { c.Close() })
+			stop := context.AfterFunc(ctx, func() { shut(c) })
 			defer stop()
-			defer c.Close()
+			defer shut(c)
 			e.serve(c)
 		})
 	}
@@ -94,7 +95,7 @@ func (e *Echo) serve(c net.Conn) {
 		}
 		s.Connection = id
 		last := err != nil || len(s.Framing) > 0 || wantsClose(s)
-		if query, is := strings.CutPrefix(s.Target, seenPath+"?"); is && s.Method == "GET" {
+		if query, is := strings.CutPrefix(s.Target, seenPath+"?"); is && s.Method == http.MethodGet {
 			if e.answer(c, s.Method, last, e.matching(query)) != nil || last {
 				return
 			}
@@ -127,7 +128,7 @@ func wantsClose(s *Seen) bool {
 
 func (e *Echo) remember(s *Seen) {
 	if e.Log != nil {
-		e.Log.Info("request", "method", s.Method, "target", s.Target, "host", s.Host, "markers", s.Markers, "framing", s.Framing)
+		e.Log.Info("request", "method", s.Method, "path", strings.SplitN(s.Target, "?", 2)[0], "host", s.Host, "markers", s.Markers, "framing", s.Framing)
 	}
 	if len(s.Markers) == 0 {
 		return
@@ -192,8 +193,8 @@ func (e *Echo) answer(w io.Writer, method string, last bool, v any) error {
 // redact replaces credentials: what the echo answers and logs is seen by others than the caller.
 func redact(lines []Line) {
 	for i, l := range lines {
-		switch fold(l.Name) {
-		case "authorization", "proxy_authorization", "cookie":
+		name := fold(l.Name)
+		if strings.Contains(name, "authorization") || strings.Contains(name, "cookie") || strings.Contains(name, "token") {
 			scheme, secret, found := strings.Cut(l.Value, " ")
 			if !found {
 				scheme, secret = "", l.Value

@@ -100,7 +100,7 @@ func guarded(backend string, no without) http.Handler {
 	}, ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }}
 	if no["removal after hop-by-hop"] {
 		p.Rewrite = nil
-		p.Director = func(r *http.Request) {
+		p.Director = func(r *http.Request) { //nolint:staticcheck // SA1019: that is the fault
 			r.URL.Scheme, r.URL.Host = to.Scheme, to.Host
 			values, _ := r.Context().Value(key{}).(map[string]string)
 			set(r.Header, values)

@@ -61,7 +61,7 @@ func (m *message) reproduce(g gateway, tokens []variable) string {
 	return "printf '" + text + "' | " + to
 }
 
-// variable is a secret, by the name that it has in a request that is shown.
+// variable is a value with its name: a token is shown by its name alone.
 type variable struct{ name, value string }
 
 // escape writes s as a format of printf(1) within single quotes.
@@ -130,8 +130,8 @@ func (g gateway) exchange(ctx context.Context, m *message, wait time.Duration) (
 	if err != nil {
 		return nil, false, err
 	}
-	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.Close() })()
+	defer shut(c)
+	defer context.AfterFunc(ctx, func() { shut(c) })()
 	if err := c.SetDeadline(time.Now().Add(g.timeout)); err != nil {
 		return nil, false, err
 	}
@@ -145,7 +145,7 @@ func (g gateway) exchange(ctx context.Context, m *message, wait time.Duration) (
 			return got, is && ne.Timeout() && len(got) == 0, nil
 		}
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20)) // cut short: judged as far as it came
-		resp.Body.Close()
+		_ = resp.Body.Close()
 		if resp.StatusCode < 200 && resp.StatusCode != http.StatusSwitchingProtocols {
 			continue
 		}
@@ -158,5 +158,8 @@ func (g gateway) exchange(ctx context.Context, m *message, wait time.Duration) (
 		}
 	}
 }
+
+// shut closes what is judged by what arrived on it before.
+func shut(c io.Closer) { _ = c.Close() }
 
 func contentLength(body string) string { return "Content-Length: " + strconv.Itoa(len(body)) }

@@ -91,7 +91,7 @@ func (g gateway) speaks2(ctx context.Context) (why string, err error) {
 		}
 		return "", err
 	}
-	defer c.Close()
+	defer shut(c)
 	if t, is := c.(*tls.Conn); is && t.ConnectionState().NegotiatedProtocol != "h2" {
 		return "the gateway does not accept ALPN h2", nil
 	}
@@ -115,8 +115,8 @@ func (g gateway) exchange2(ctx context.Context, m *message2) (got []response, ti
 	if err != nil {
 		return nil, false, err
 	}
-	defer c.Close()
-	defer context.AfterFunc(ctx, func() { c.Close() })()
+	defer shut(c)
+	defer context.AfterFunc(ctx, func() { shut(c) })()
 	if err := c.SetDeadline(time.Now().Add(g.timeout)); err != nil {
 		return nil, false, err
 	}

@@ -22,7 +22,7 @@ func naive(backend string) http.Handler {
 	if err != nil {
 		panic(err)
 	}
-	p := &httputil.ReverseProxy{Director: func(r *http.Request) {
+	p := &httputil.ReverseProxy{Director: func(r *http.Request) { //nolint:staticcheck // SA1019: it strips what Connection names after this, which is the fault
 		r.URL.Scheme, r.URL.Host = to.Scheme, to.Host
 		values, _ := answers(r.Header.Get("Authorization"), "") // it does not forward the hint
 		for _, h := range []string{"X-User-ID", "X-Tenant-ID", "X-Active-Tenant-ID", "X-User-Roles"} {

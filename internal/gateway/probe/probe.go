@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -116,6 +117,8 @@ func cause(ctx context.Context, err error) error {
 	return err
 }
 
+var bearer = regexp.MustCompile(`^[A-Za-z0-9._~+/-]*=*$`)
+
 func newRun(cfg Config) (*run, error) {
 	r := &run{Config: cfg, known: map[string]known{}}
 	r.Timeout, r.Limit, r.Concurrency = or(r.Timeout, 2*time.Second), or(r.Limit, 55*time.Second), or(r.Concurrency, 8)
@@ -154,9 +157,17 @@ func newRun(cfg Config) (*run, error) {
 	if cfg.Echo != "" && cfg.ListenEcho != "" {
 		errs = append(errs, errors.New("echo: either a URL, or an address to listen at"))
 	}
-	for name, v := range map[string]string{"token": cfg.Token, "token without roles": cfg.TokenWithoutRoles, "tenant": cfg.Tenant, "open path": cfg.OpenPath} {
-		if v != "" && !plainText(v) {
-			errs = append(errs, fmt.Errorf("%s: must be visible ASCII without spaces", name))
+	for _, v := range []variable{{"token", cfg.Token}, {"token without roles", cfg.TokenWithoutRoles}} {
+		if !bearer.MatchString(v.value) {
+			errs = append(errs, fmt.Errorf("%s: has characters that no bearer token has (RFC 6750, section 2.1)", v.name))
+		}
+	}
+	if cfg.OpenPath != "" && !strings.HasPrefix(cfg.OpenPath, "/") {
+		errs = append(errs, errors.New("open path: must begin with /"))
+	}
+	for _, v := range []variable{{"tenant", cfg.Tenant}, {"open path", cfg.OpenPath}} {
+		if !plainText(v.value) {
+			errs = append(errs, fmt.Errorf("%s: must be visible ASCII without spaces", v.name))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -184,7 +195,7 @@ func newRun(cfg Config) (*run, error) {
 		r.principals = append(r.principals, principal{name: "without roles", token: cfg.TokenWithoutRoles, other: cfg.Token})
 	}
 	r.principals = append(r.principals, principal{name: "no token"})
-	r.report = Report{Gateway: cfg.Gateway, Started: time.Now().UTC()}
+	r.report = Report{Gateway: cfg.Gateway, Started: time.Now().UTC(), Principals: []PrincipalReport{}, Notes: []string{}}
 	if cfg.TokenWithoutRoles == "" {
 		r.note("no user without roles was tried: headers that are empty for such a user may be forgeable")
 	}

@@ -76,7 +76,7 @@ func (r *run) judge(ctx context.Context, shots []*shot) error {
 	}
 	verdicts := make([]verdict, len(shots))
 	for i, s := range shots {
-		verdicts[i] = s.trial.judge()
+		verdicts[i] = s.judge()
 		for _, n := range verdicts[i].notes {
 			r.note("%s", n)
 		}

@@ -61,7 +61,7 @@ func remote(base string, timeout time.Duration) sight {
 			}
 			var found []Seen
 			err = json.NewDecoder(io.LimitReader(resp.Body, 64<<20)).Decode(&found)
-			resp.Body.Close()
+			_ = resp.Body.Close()
 			if err != nil || resp.StatusCode != http.StatusOK {
 				return nil, fmt.Errorf("%s is no echo (status %d, %w): start it with iam-service gateway echo", base, resp.StatusCode, err)
 			}
