@@ -76,7 +76,7 @@ func rollouts(ctx context.Context, args []string) error {
 		if err != nil {
 			return "", err
 		}
-		said := regexp.MustCompile(`^revision (\w+) is kept`).FindStringSubmatch(out)
+		said := regexp.MustCompile(`^revision (\w+) stored`).FindStringSubmatch(out)
 		if said == nil {
 			return "", errors.New("iam-service policy push says " + out)
 		}

@@ -17,26 +17,26 @@ import (
 )
 
 func auditCommand(environ []string) *cobra.Command {
-	cmd := &cobra.Command{Use: "audit", Short: "Look after the audit: verify, prune"}
+	cmd := &cobra.Command{Use: "audit", Short: "Verify and prune the audit"}
 	var anchors string
 	verify := &cobra.Command{
 		Use:   "verify [--anchors FILE]",
-		Short: "Walk all chains of the audit and say whether an entry was changed, added or taken away",
-		Long: "Walk all chains of the audit. Anchors are heads of chains that were kept where whoever writes this database cannot write:\n" +
-			"AuditCheckpoint.v1 events, or lines of the service's log (\"audit checkpoint\"), as JSON lines. Without them, somebody who\n" +
-			"can write everything can write the whole chain anew, and nothing here would show it.",
+		Short: "Verify all audit chains: report entries that were changed, inserted or removed",
+		Long: "Verify the hash chains of the audit. Anchors are chain heads stored outside this database, where its administrators cannot write:\n" +
+			"AuditCheckpoint.v1 events, or lines of the service's log (\"audit checkpoint\"), as JSON lines. Without anchors, an attacker with\n" +
+			"write access to the database can rewrite a whole chain undetected.",
 		Args: cobra.NoArgs,
 		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
 			return verifyAudit(cmd, o, anchors)
 		}),
 	}
-	verify.Flags().StringVar(&anchors, "anchors", "", "file with anchors, JSON lines; - is standard input")
+	verify.Flags().StringVar(&anchors, "anchors", "", "file of anchors as JSON lines; - reads standard input")
 	var keep time.Duration
 	prune := &cobra.Command{
 		Use:   "prune --keep DURATION",
-		Short: "Drop whole months of the audit that are older (needs the owner's DATABASE_URL)",
-		Long: "Drop whole months of the audit that ended longer ago than --keep, once all of their entries lie before a checkpoint that was told.\n" +
-			"Where a chain was cut is kept, so that what is left can still be verified. The service's own role may not do this.",
+		Short: "Drop old months of the audit (needs a DATABASE_URL of the tables' owner)",
+		Long: "Drop whole months of the audit that ended longer ago than --keep, once a published checkpoint covers all of their entries.\n" +
+			"The point where a chain was cut is recorded, so that the rest can still be verified. The service's own role lacks the privilege.",
 		Args: cobra.NoArgs,
 		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
 			if keep < 30*24*time.Hour {
@@ -60,8 +60,8 @@ func auditCommand(environ []string) *cobra.Command {
 			})
 		}),
 	}
-	prune.Flags().DurationVar(&keep, "keep", 0, "how long entries are kept, as in 9600h")
-	_ = prune.MarkFlagRequired("keep") // it is there
+	prune.Flags().DurationVar(&keep, "keep", 0, "retention of entries, such as 9600h; at least 720h")
+	_ = prune.MarkFlagRequired("keep") // the flag exists
 	cmd.AddCommand(reports(verify), reports(prune))
 	return cmd
 }
@@ -108,7 +108,7 @@ func verifyAudit(cmd *cobra.Command, o *operator, file string) error {
 	return err
 }
 
-// verified is what a verification of the audit has found.
+// verified is the result of a verification of the audit.
 type verified struct {
 	Chains   int          `json:"chains"`
 	Entries  int64        `json:"entries"`
@@ -127,6 +127,6 @@ func (v verified) text(out io.Writer) {
 	}
 	fmt.Fprintf(out, "%d chains, %d entries, %d chains compared with an anchor\n", v.Chains, v.Entries, v.Anchored)
 	if len(v.Faults) == 0 && v.Anchored < v.Chains {
-		fmt.Fprintln(out, "No fault was found. Chains without an anchor from outside prove nothing against somebody who can write all of the database.")
+		fmt.Fprintln(out, "No fault was found. A chain without an external anchor does not detect an attacker who can write the whole database.")
 	}
 }

@@ -14,11 +14,11 @@ import (
 )
 
 func eventsCommand(environ []string) *cobra.Command {
-	cmd := &cobra.Command{Use: "events", Short: "Look after the events on their way to NATS: replay, parked, retry, skip"}
+	cmd := &cobra.Command{Use: "events", Short: "Manage events that are published to NATS: replay, parked, retry, skip"}
 	var since string
 	replay := &cobra.Command{
 		Use:   "replay --since TIME|DURATION",
-		Short: "Send again what occurred since then, under the same ids, as far back as OUTBOX_RETENTION",
+		Short: "Publish events again from a point in time, with the same IDs, at most OUTBOX_RETENTION back",
 		Args:  cobra.NoArgs,
 		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
 			from, err := time.Parse(time.RFC3339, since)
@@ -37,15 +37,15 @@ func eventsCommand(environ []string) *cobra.Command {
 				return err
 			}
 			return report(cmd, map[string]any{"events": n, "since": from.UTC().Format(time.RFC3339)}, func(out io.Writer) {
-				fmt.Fprintf(out, "%d events since %s are to be sent again, by the replica that relays\n", n, from.UTC().Format(time.RFC3339))
+				fmt.Fprintf(out, "%d events since %s will be published again by the replica that relays\n", n, from.UTC().Format(time.RFC3339))
 			})
 		}),
 	}
-	replay.Flags().StringVar(&since, "since", "", "2026-01-02T15:04:05Z, or 24h for a day ago")
-	_ = replay.MarkFlagRequired("since") // it is there
+	replay.Flags().StringVar(&since, "since", "", "a time such as 2026-01-02T15:04:05Z, or an age such as 24h")
+	_ = replay.MarkFlagRequired("since") // the flag exists
 	parked := &cobra.Command{
 		Use:   "parked",
-		Short: "List events that NATS refuses for themselves: each holds back those after it of the same object",
+		Short: "List events that NATS rejects; each blocks later events of the same object",
 		Args:  cobra.NoArgs,
 		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
 			var list []postgres.ParkedEvent
@@ -65,22 +65,22 @@ func eventsCommand(environ []string) *cobra.Command {
 					fmt.Fprintf(out, "%s  %s  %s %s/%s/%s  %s\n", e.ID, e.OccurredAt.Format(time.RFC3339), e.Type, e.Tenant, e.Kind, e.Object, e.Why)
 				}
 				if len(rows) == 0 {
-					fmt.Fprintln(out, "nothing is parked")
+					fmt.Fprintln(out, "no parked events")
 				}
 			})
 		}),
 	}
-	decide := func(use, short string, skip bool) *cobra.Command {
+	unpark := func(use, short string, skip bool) *cobra.Command {
 		return &cobra.Command{Use: use + " ID", Short: short, Args: cobra.ExactArgs(1), RunE: withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
 			task := admin.Task{Action: "event:" + use, Object: args[0], Writes: true}
 			return o.service.Do(cmd.Context(), o.caller, task, func(ctx context.Context, w *admin.Work) error { return w.Unpark(ctx, args[0], skip) })
 		})}
 	}
-	cmd.AddCommand(reports(replay), reports(parked), decide("retry", "Try a parked event again", false), decide("skip", "Give a parked event up: it is never sent", true))
+	cmd.AddCommand(reports(replay), reports(parked), unpark("retry", "Publish a parked event again", false), unpark("skip", "Discard a parked event: it is never published", true))
 	return cmd
 }
 
-// parkedEvent is an event that is parked, for machines.
+// parkedEvent is a parked event as --json prints it.
 type parkedEvent struct {
 	ID         string    `json:"id"`
 	OccurredAt time.Time `json:"occurred_at"`

@@ -16,10 +16,10 @@ func grantAdminCommand(environ []string) *cobra.Command {
 	var issuer, subject, role string
 	cmd := &cobra.Command{
 		Use:   "grant-admin --subject SUBJECT",
-		Short: "Grant a subject a platform role (break-glass: needs DATABASE_URL alone, and is audited)",
+		Short: "Grant a subject a platform role (break-glass: needs only DATABASE_URL; audited)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if issuer != "" { // with DATABASE_URL alone, the operator says whom to trust
+			if issuer != "" { // with DATABASE_URL alone, the operator names the trusted issuer
 				environ = append(environ[:len(environ):len(environ)], "RAUTH_URL="+issuer)
 			}
 			return withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
@@ -31,18 +31,18 @@ func grantAdminCommand(environ []string) *cobra.Command {
 					return err
 				}
 				return report(cmd, map[string]any{"issuer": o.issuer, "subject": subject, "user": granted.User, "role": role, "granted": granted.Changed}, func(out io.Writer) {
-					when := "already"
+					verb := "already holds"
 					if granted.Changed {
-						when = "now"
+						verb = "now holds"
 					}
-					fmt.Fprintf(out, "%s (user %s) holds %s %s\n", subject, granted.User, role, when)
+					fmt.Fprintf(out, "%s (user %s) %s %s\n", subject, granted.User, verb, role)
 				})
 			})(cmd, nil)
 		},
 	}
-	cmd.Flags().StringVar(&issuer, "issuer", "", "issuer of their tokens, byte by byte as in iss; else RAUTH_URL")
-	cmd.Flags().StringVar(&subject, "subject", "", "subject of their tokens, as in sub")
+	cmd.Flags().StringVar(&issuer, "issuer", "", "issuer of the subject's tokens, exactly as in iss (default: RAUTH_URL)")
+	cmd.Flags().StringVar(&subject, "subject", "", "subject of the tokens, as in sub")
 	cmd.Flags().StringVar(&role, "role", iam.PlatformAdmin, "platform role: "+strings.Join(iam.PlatformRoles, ", "))
-	_ = cmd.MarkFlagRequired("subject") // it is there
+	_ = cmd.MarkFlagRequired("subject") // the flag exists
 	return reports(cmd)
 }

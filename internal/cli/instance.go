@@ -14,13 +14,13 @@ import (
 func instanceCommand(environ []string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "instance",
-		Short: "Say whose clients this database manages in the identity provider: show, keep, renew",
-		Long: "The clients that a database has made in R-Auth bear its instance. A copy of the database would change the clients of the original, so\n" +
-			"one that was copied or moved manages none until somebody has said which it is. keep and renew need the role that owns the tables,\n" +
-			"which is that of migrate up. Restart the replicas afterwards.",
+		Short: "Manage which instance this database is, and so which clients it manages in the identity provider: show, keep, renew",
+		Long: "Each client that iam-service creates in R-Auth carries the instance ID of its database. A copied database would change the clients of\n" +
+			"the original, so a database that was copied or moved manages no clients until an operator runs keep or renew. Both need the role that\n" +
+			"owns the tables (the one of migrate up). Restart the replicas afterwards.",
 	}
 	cmd.AddCommand(&cobra.Command{
-		Use: "show", Short: "Print the instance, and whether the database was copied or moved", Args: cobra.NoArgs,
+		Use: "show", Short: "Print the instance ID; fails if the database was copied or moved", Args: cobra.NoArgs,
 		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
 			id, copied, err := o.db.Instance(cmd.Context())
 			if err != nil {
@@ -30,12 +30,12 @@ func instanceCommand(environ []string) *cobra.Command {
 				return err
 			}
 			if copied {
-				return errors.New("the database was copied or moved since: run instance keep where it was moved, instance renew in a copy")
+				return errors.New("the database was copied or moved: run instance keep if it was moved, instance renew if it is a copy")
 			}
 			return nil
 		}),
 	}, &cobra.Command{
-		Use: "keep", Short: "This database was moved, and the original is gone: it manages its clients on", Args: cobra.NoArgs,
+		Use: "keep", Short: "Continue to manage the clients: the database was moved and the original is gone", Args: cobra.NoArgs,
 		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
 			task := admin.Task{Action: "instance:keep", Writes: true}
 			id, err := admin.Do(cmd.Context(), o.service, o.caller, task, func(ctx context.Context, w *admin.Work) (string, error) {
@@ -44,10 +44,10 @@ func instanceCommand(environ []string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return report(cmd, map[string]string{"instance": id}, func(out io.Writer) { fmt.Fprintf(out, "instance %s is kept: restart the replicas\n", id) })
+			return report(cmd, map[string]string{"instance": id}, func(out io.Writer) { fmt.Fprintf(out, "instance %s confirmed: restart the replicas\n", id) })
 		}),
 	}, &cobra.Command{
-		Use: "renew", Short: "This database is a copy: it becomes another instance, and lets go of the clients of the original", Args: cobra.NoArgs,
+		Use: "renew", Short: "Become a new instance and release the clients of the original: the database is a copy", Args: cobra.NoArgs,
 		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
 			before, _, err := o.db.Instance(cmd.Context())
 			if err != nil {
@@ -61,7 +61,7 @@ func instanceCommand(environ []string) *cobra.Command {
 				return err
 			}
 			return report(cmd, map[string]any{"before": before, "instance": renewed.ID, "clients_released": renewed.Released}, func(out io.Writer) {
-				fmt.Fprintf(out, "instance %s is now %s, and %d clients are not managed here any more: restart the replicas\n", before, renewed.ID, renewed.Released)
+				fmt.Fprintf(out, "instance %s is now %s, and %d clients were released: restart the replicas\n", before, renewed.ID, renewed.Released)
 			})
 		}),
 	})

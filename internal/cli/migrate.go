@@ -17,8 +17,8 @@ func migrateCommand(environ []string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "migrate",
 		Short: "Migrate the schema: up, down, status",
-		Long: "Migrate the schema of DATABASE_LISTEN_URL, else of DATABASE_URL. It must be a direct connection:\n" +
-			"a lock of the session keeps two migrations apart.",
+		Long: "Migrate the schema of DATABASE_LISTEN_URL, or of DATABASE_URL where that is not set. The connection must be direct, without a pooler:\n" +
+			"an advisory lock of the session prevents concurrent migrations.",
 	}
 	act := func(use, short string, needs server.Needs, do func(cmd *cobra.Command, cfg server.Config) error) *cobra.Command {
 		return reports(&cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
@@ -30,40 +30,40 @@ func migrateCommand(environ []string) *cobra.Command {
 		}})
 	}
 	var grantTo string
-	up := act("up", "Apply all missing migrations; with DECISIONS_DATABASE_URL there too", server.Needs{Database: true, Decisions: true}, func(cmd *cobra.Command, cfg server.Config) error {
+	up := act("up", "Apply all pending migrations, also to DECISIONS_DATABASE_URL where it is set", server.Needs{Database: true, Decisions: true}, func(cmd *cobra.Command, cfg server.Config) error {
 		done, err := migrateUp(cmd.Context(), cfg, grantTo)
 		return errors.Join(report(cmd, done, done.text), err)
 	})
-	up.Flags().StringVar(&grantTo, "grant-to", "", "role that the service itself connects as: it gets what it needs, and no more")
+	up.Flags().StringVar(&grantTo, "grant-to", "", "database role that the service connects as; it is granted what the service needs and nothing else")
 	var yes bool
-	var take postgres.Rollback
-	down := act("down", "Roll the last migration back, with all that is in its tables: for development, and after a failed update", server.Needs{Database: true}, func(cmd *cobra.Command, cfg server.Config) error {
+	var rollback postgres.Rollback
+	down := act("down", "Revert the last migration and destroy the data in its tables: for development, and after a failed update", server.Needs{Database: true}, func(cmd *cobra.Command, cfg server.Config) error {
 		if !yes {
 			last, applied, err := postgres.LastStep(cmd.Context(), directURL(cfg))
 			if err != nil {
 				return err
 			}
 			if applied {
-				return &usageError{fmt.Sprintf("this takes back %s and destroys what is in its tables: say --yes", last.File)}
+				return &usageError{fmt.Sprintf("this reverts %s and destroys the data in its tables: confirm with --yes", last.File)}
 			}
 		}
-		take.By = operatorName()
-		steps, err := postgres.RollbackLast(cmd.Context(), directURL(cfg), take)
+		rollback.By = operatorName()
+		steps, err := postgres.RollbackLast(cmd.Context(), directURL(cfg), rollback)
 		done := migrated{Applied: []string{}, TakenBack: files(steps)}
 		return errors.Join(report(cmd, done, done.text), err)
 	})
-	down.Flags().BoolVar(&yes, "yes", false, "do it")
-	down.Flags().BoolVar(&take.DestroyAudit, "destroy-audit", false, "also where entries of the audit are destroyed; \"audit verify\" reports it from then on")
+	down.Flags().BoolVar(&yes, "yes", false, "confirm that the data is destroyed")
+	down.Flags().BoolVar(&rollback.DestroyAudit, "destroy-audit", false, "confirm that audit entries may be destroyed; \"audit verify\" reports the loss from then on")
 	cmd.AddCommand(
 		up, down,
-		act("status", "List the migrations", server.Needs{Database: true}, func(cmd *cobra.Command, cfg server.Config) error {
+		act("status", "List all migrations and when each was applied", server.Needs{Database: true}, func(cmd *cobra.Command, cfg server.Config) error {
 			steps, err := postgres.Status(cmd.Context(), directURL(cfg))
 			if err != nil {
 				return err
 			}
 			return report(cmd, migrationStatus(steps), func(out io.Writer) {
 				for _, s := range steps {
-					state := "missing"
+					state := "pending"
 					if !s.AppliedAt.IsZero() {
 						state = "applied " + s.AppliedAt.UTC().Format(time.RFC3339)
 					}
@@ -75,17 +75,17 @@ func migrateCommand(environ []string) *cobra.Command {
 	return cmd
 }
 
-// migrateUp applies what is missing, here and in the database of decisions, and then grants. Where it fails, it
-// returns what was done until then.
+// migrateUp applies pending migrations to the database and to the one of the decision log, then grants. On failure it
+// returns the steps that were applied before.
 func migrateUp(ctx context.Context, cfg server.Config, grantTo string) (done migrated, err error) {
-	url, apart := directURL(cfg), cfg.DecisionsURL
+	url, decisionsURL := directURL(cfg), cfg.DecisionsURL
 	steps, err := postgres.Migrate(ctx, url, postgres.Up)
 	done.Applied, done.TakenBack = files(steps), []string{}
 	if err != nil {
 		return done, err
 	}
-	if apart != "" {
-		steps, err := postgres.MigrateDecisions(ctx, apart, postgres.Up)
+	if decisionsURL != "" {
+		steps, err := postgres.MigrateDecisions(ctx, decisionsURL, postgres.Up)
 		done.AppliedDecisions = files(steps)
 		if err != nil {
 			return done, err
@@ -97,8 +97,8 @@ func migrateUp(ctx context.Context, cfg server.Config, grantTo string) (done mig
 	if err := postgres.Grant(ctx, url, grantTo); err != nil {
 		return done, err
 	}
-	if apart != "" {
-		if err := postgres.GrantDecisions(ctx, apart, grantTo); err != nil {
+	if decisionsURL != "" {
+		if err := postgres.GrantDecisions(ctx, decisionsURL, grantTo); err != nil {
 			return done, err
 		}
 	}
@@ -106,10 +106,10 @@ func migrateUp(ctx context.Context, cfg server.Config, grantTo string) (done mig
 	return done, nil
 }
 
-// migrated is what a migration did, by the names of the steps.
+// migrated lists the steps that a migration applied or reverted.
 type migrated struct {
 	Applied          []string `json:"applied"`
-	AppliedDecisions []string `json:"applied_decisions,omitempty"` // to the database of decisions
+	AppliedDecisions []string `json:"applied_decisions,omitempty"` // to the database of the decision log
 	TakenBack        []string `json:"taken_back"`
 	GrantedTo        string   `json:"granted_to,omitempty"`
 }
@@ -119,13 +119,13 @@ func (m migrated) text(out io.Writer) {
 		fmt.Fprintln(out, "applied", f)
 	}
 	for _, f := range m.TakenBack {
-		fmt.Fprintln(out, "took back", f)
+		fmt.Fprintln(out, "reverted", f)
 	}
 	if len(m.Applied)+len(m.TakenBack) == 0 {
 		fmt.Fprintln(out, "nothing to do")
 	}
 	for _, f := range m.AppliedDecisions {
-		fmt.Fprintln(out, "applied to the database of decisions", f)
+		fmt.Fprintln(out, "applied to the decision log's database", f)
 	}
 	if m.GrantedTo != "" {
 		fmt.Fprintln(out, "granted to", m.GrantedTo)
@@ -140,11 +140,11 @@ func files(steps []postgres.Step) []string {
 	return names
 }
 
-// migrationStep is one step, for machines.
+// migrationStep is one migration as --json prints it.
 type migrationStep struct {
 	Version   int64      `json:"version"`
 	File      string     `json:"file"`
-	AppliedAt *time.Time `json:"applied_at"` // null: it is missing
+	AppliedAt *time.Time `json:"applied_at"` // null: pending
 }
 
 func migrationStatus(steps []postgres.Step) []migrationStep {

@@ -18,8 +18,7 @@ import (
 	"iam-service/internal/token"
 )
 
-// operator is what commands of an operator share: the database, and who they say
-// they are.
+// operator is what the commands of an operator share: the database and the identity that the audit records.
 type operator struct {
 	db       *postgres.DB
 	service  *admin.Service
@@ -66,7 +65,7 @@ func openOperator(ctx context.Context, environ []string) (*operator, error) {
 // directURL is the connection string that commands use: session locks need a direct connection.
 func directURL(cfg server.Config) string { return cmp.Or(cfg.ListenURL, cfg.DatabaseURL) }
 
-// operatorName is who runs a command, as the system knows them.
+// operatorName is user@host of the process that runs a command.
 func operatorName() string {
 	name := "unknown"
 	if u, err := user.Current(); err == nil {
@@ -78,7 +77,7 @@ func operatorName() string {
 	return name
 }
 
-// withOperator is a command that needs the database and nothing that runs.
+// withOperator runs a command that needs the database but no running service.
 func withOperator(environ []string, do func(cmd *cobra.Command, args []string, o *operator) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		o, err := openOperator(cmd.Context(), environ)

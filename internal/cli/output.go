@@ -13,13 +13,13 @@ import (
 
 // reports gives a command --json.
 func reports(cmd *cobra.Command) *cobra.Command {
-	cmd.Flags().Bool("json", false, "JSON, for machines")
+	cmd.Flags().Bool("json", false, "print JSON")
 	return cmd
 }
 
-// report prints v: as JSON, if that was asked for, else by text.
+// report prints v: as JSON with --json, otherwise by text.
 func report(cmd *cobra.Command, v any, text func(out io.Writer)) error {
-	if asJSON, _ := cmd.Flags().GetBool("json"); !asJSON { // none: no
+	if asJSON, _ := cmd.Flags().GetBool("json"); !asJSON { // a command without the flag prints text
 		text(cmd.OutOrStdout())
 		return nil
 	}
@@ -28,7 +28,7 @@ func report(cmd *cobra.Command, v any, text func(out io.Writer)) error {
 	return e.Encode(v)
 }
 
-// progress draws on a terminal, and nothing anywhere else.
+// progress returns a progress bar on a terminal, and a silent one elsewhere.
 func progress(cmd *cobra.Command, size int64, what string) *progressbar.ProgressBar {
 	w := cmd.ErrOrStderr()
 	if f, ok := w.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {

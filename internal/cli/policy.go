@@ -22,7 +22,7 @@ func policyCommand(environ []string) *cobra.Command {
 	return cmd
 }
 
-// checkOptions are the settings of serve that a policy must fit.
+// checkOptions are the settings of serve that a policy must be compatible with.
 func checkOptions(environ []string) (authoring.CheckOptions, error) {
 	cfg, err := server.ReadConfig(environ, server.Needs{Gate: true})
 	if err != nil {
@@ -35,13 +35,13 @@ func checkOptions(environ []string) (authoring.CheckOptions, error) {
 	}, nil
 }
 
-// senders are the headers in which gateways send a fact of the request.
+// senders names the header in which gateways send each request fact.
 var senders = map[string]string{
 	"input.request.method": "X-Forwarded-Method", "input.request.scheme": "X-Forwarded-Proto", "input.request.host": "X-Forwarded-Host",
 	"input.request.path": "X-Forwarded-Uri", "input.request.raw_path": "X-Forwarded-Uri", "input.request.client_ip": "X-Forwarded-For",
 }
 
-// printRevision prints what an author of the policy wants to know.
+// printRevision prints what a policy author needs: revision, headers, cache key, warnings.
 func printRevision(out io.Writer, r *policy.Revision) {
 	row := func(name string, values ...string) {
 		for _, v := range values {
@@ -53,12 +53,12 @@ func printRevision(out io.Writer, r *policy.Revision) {
 	row("headers", strings.Join(r.Headers, ", "))
 	row("cache key", r.CacheKey...)
 	for _, fact := range r.RequestFacts {
-		row("gateways", "must send "+senders[fact]+": it reads "+fact+", and requests without it are 403 request_facts_missing")
+		row("gateways", "must send "+senders[fact]+": the policy reads "+fact+"; requests without it get 403 request_facts_missing")
 	}
 	if r.Capped {
-		row("answers", "are cached for a second at most: they may differ by themselves")
+		row("decisions", "are cached for at most a second: the policy is not deterministic")
 	} else {
-		row("answers", "are cached until a fact that they depend on changes")
+		row("decisions", "are cached until a fact that they depend on changes")
 	}
 	for _, w := range slices.Concat(r.Warnings, r.Unvalidated) {
 		row("warning", w)

@@ -22,9 +22,9 @@ func policyPushCommand(environ []string) *cobra.Command {
 	var source string
 	cmd := reports(&cobra.Command{
 		Use:   "push BUNDLE",
-		Short: "Keep a bundle, to be activated (break-glass: needs DATABASE_URL alone, and is audited)",
-		Long: "Take a bundle through the gate and keep it in the database, where replicas that follow get ready for it. Each of them verifies\n" +
-			"its signature again. POLICY_KEY_FILE, POLICY_ALLOW_UNSIGNED, GATEWAY_HEADERS and ADMIN_AUDIENCE are taken as serve takes them.",
+		Short: "Upload a bundle, so that it can be activated (break-glass: needs only DATABASE_URL; audited)",
+		Long: "Validate a bundle by the gate and store it in the database. Replicas in managed mode prepare it, and verify its signature again.\n" +
+			"POLICY_KEY_FILE, POLICY_ALLOW_UNSIGNED, GATEWAY_HEADERS and ADMIN_AUDIENCE mean what they mean for serve.",
 		Args: cobra.ExactArgs(1),
 		RunE: withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
 			engine, err := openGate(environ)
@@ -42,30 +42,30 @@ func policyPushCommand(environ []string) *cobra.Command {
 			}
 			r, err := engine.Prepare(cmd.Context(), c)
 			if err != nil {
-				return fmt.Errorf("the policy is refused: %w", err)
+				return fmt.Errorf("the policy is rejected: %w", err)
 			}
 			if source == "" {
 				source = args[0]
 			}
-			kept := iam.PolicyRevision{Digest: r.Digest, Name: r.Name, Source: source, Verified: c.Verified}
-			task := admin.Task{Action: "policy:upload", Object: kept.ID(), Writes: true}
-			made, err := admin.Do(cmd.Context(), o.service, o.caller, task, func(ctx context.Context, w *admin.Work) (bool, error) {
-				_, made, err := w.AddPolicyRevision(ctx, kept, c.Packed)
-				return made, err
+			revision := iam.PolicyRevision{Digest: r.Digest, Name: r.Name, Source: source, Verified: c.Verified}
+			task := admin.Task{Action: "policy:upload", Object: revision.ID(), Writes: true}
+			added, err := admin.Do(cmd.Context(), o.service, o.caller, task, func(ctx context.Context, w *admin.Work) (bool, error) {
+				_, added, err := w.AddPolicyRevision(ctx, revision, c.Packed)
+				return added, err
 			})
 			if err != nil {
 				return err
 			}
-			return report(cmd, map[string]any{"revision": r.ID, "digest": r.Digest, "name": r.Name, "added": made}, func(out io.Writer) {
-				word := "is kept"
-				if !made {
-					word = "was kept already"
+			return report(cmd, map[string]any{"revision": r.ID, "digest": r.Digest, "name": r.Name, "added": added}, func(out io.Writer) {
+				outcome := "stored"
+				if !added {
+					outcome = "was stored already"
 				}
-				fmt.Fprintf(out, "revision %s %s\n", r.ID, word)
+				fmt.Fprintf(out, "revision %s %s\n", r.ID, outcome)
 			})
 		}),
 	})
-	cmd.Flags().StringVar(&source, "source", "", "where it comes from, for people; else the file's name")
+	cmd.Flags().StringVar(&source, "source", "", "where the bundle comes from, for the list of revisions (default: the file's name)")
 	return cmd
 }
 
@@ -73,15 +73,15 @@ func policyActivateCommand(environ []string) *cobra.Command {
 	var a admin.Activation
 	cmd := reports(&cobra.Command{
 		Use:   "activate REVISION",
-		Short: "Put a revision in force on all replicas that follow (break-glass: needs DATABASE_URL alone, and is audited)",
+		Short: "Activate a revision on all replicas in managed mode (break-glass: needs only DATABASE_URL; audited)",
 		Args:  cobra.ExactArgs(1),
-		RunE: decided(environ, "policy:activate", func(ctx context.Context, w *admin.Work, args []string) (iam.PolicyActivation, error) {
+		RunE: activation(environ, "policy:activate", func(ctx context.Context, w *admin.Work, args []string) (iam.PolicyActivation, error) {
 			return w.ActivatePolicy(ctx, args[0], a)
 		}),
 	})
-	cmd.Flags().StringVar(&a.Reason, "reason", "", "why, for the audit")
-	cmd.Flags().StringVar(&a.Preview, "preview", "", "id of the preview that was looked at")
-	cmd.Flags().BoolVar(&a.Force, "force", false, "also where a replica is not ready for it")
+	cmd.Flags().StringVar(&a.Reason, "reason", "", "reason, for the audit")
+	cmd.Flags().StringVar(&a.Preview, "preview", "", "ID of the preview that was reviewed")
+	cmd.Flags().BoolVar(&a.Force, "force", false, "activate it even if a replica has not prepared it")
 	return cmd
 }
 
@@ -89,9 +89,9 @@ func policyRollbackCommand(environ []string) *cobra.Command {
 	var reason string
 	cmd := reports(&cobra.Command{
 		Use:   "rollback [REVISION]",
-		Short: "Put a revision in force again; without an argument the one before (break-glass: needs DATABASE_URL alone, and is audited)",
+		Short: "Activate an earlier revision again, by default the previous one (break-glass: needs only DATABASE_URL; audited)",
 		Args:  cobra.MaximumNArgs(1),
-		RunE: decided(environ, "policy:rollback", func(ctx context.Context, w *admin.Work, args []string) (iam.PolicyActivation, error) {
+		RunE: activation(environ, "policy:rollback", func(ctx context.Context, w *admin.Work, args []string) (iam.PolicyActivation, error) {
 			ref := ""
 			if len(args) > 0 {
 				ref = args[0]
@@ -99,7 +99,7 @@ func policyRollbackCommand(environ []string) *cobra.Command {
 			return w.RollBackPolicy(ctx, ref, reason)
 		}),
 	})
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for the audit")
+	cmd.Flags().StringVar(&reason, "reason", "", "reason, for the audit")
 	return cmd
 }
 
@@ -126,16 +126,15 @@ func openGate(environ []string) (*policy.Engine, error) {
 	return engine, nil
 }
 
-// decided is a command that says what is to be in force, and waits until all replicas that
-// were heard of lately say that it is.
-func decided(environ []string, action string, do func(context.Context, *admin.Work, []string) (iam.PolicyActivation, error)) func(*cobra.Command, []string) error {
+// activation runs a command that activates a revision, and waits until every replica that reported recently has activated it.
+func activation(environ []string, action string, do func(context.Context, *admin.Work, []string) (iam.PolicyActivation, error)) func(*cobra.Command, []string) error {
 	return withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
 		task := admin.Task{Action: action, Writes: true}
 		got, err := admin.Do(cmd.Context(), o.service, o.caller, task, func(ctx context.Context, w *admin.Work) (iam.PolicyActivation, error) {
 			return do(ctx, w, args)
 		})
-		if iam.KindOf(err) == iam.NotFound && len(args) > 0 { // nothing is kept from an operator
-			return fmt.Errorf("there is no revision %s: say 12 or more of its first digits (iam-service policy list)", args[0])
+		if iam.KindOf(err) == iam.NotFound && len(args) > 0 { // an operator may see every revision
+			return fmt.Errorf("revision %s not found: give at least the first 12 digits of its digest (iam-service policy list)", args[0])
 		}
 		if e, ok := errors.AsType[*iam.Error](err); ok && len(e.Fields) > 0 {
 			for _, f := range e.Fields {
@@ -146,17 +145,17 @@ func decided(environ []string, action string, do func(context.Context, *admin.Wo
 		if err != nil {
 			return err
 		}
-		s := switched{Revision: iam.PolicyID(got.Digest), Digest: got.Digest, Name: got.Name, Kind: got.Kind}
+		s := activated{Revision: iam.PolicyID(got.Digest), Digest: got.Digest, Name: got.Name, Kind: got.Kind}
 		began := time.Now()
-		s.Replicas, err = o.awaitReplicas(cmd.Context(), began, got.Digest)
+		s.Replicas, err = o.awaitReplicas(cmd.Context(), got.Digest)
 		s.took = time.Since(began)
 		s.InForce = err == nil
 		return errors.Join(report(cmd, s, s.text), err)
 	})
 }
 
-// switched is what became of saying which policy is to be in force.
-type switched struct {
+// activated is the outcome of an activation or a rollback.
+type activated struct {
 	Revision string `json:"revision"`
 	Digest   string `json:"digest"`
 	Name     string `json:"name"`
@@ -167,18 +166,19 @@ type switched struct {
 	took time.Duration
 }
 
-func (s switched) text(out io.Writer) {
-	fmt.Fprintf(out, "revision %s %s is to be in force\n", s.Revision, s.Name)
+func (s activated) text(out io.Writer) {
+	fmt.Fprintf(out, "revision %s %s recorded as active\n", s.Revision, s.Name)
 	if s.InForce {
-		fmt.Fprintf(out, "in force on %d replicas after %s\n", s.Replicas, s.took.Round(time.Millisecond))
+		fmt.Fprintf(out, "active on %d replicas after %s\n", s.Replicas, s.took.Round(time.Millisecond))
 	}
 }
 
-// replicaPatience is how long replicas may take to switch, and to say so.
-const replicaPatience = 5 * time.Second
+// replicaTimeout is how long replicas may take to activate a revision and report it.
+const replicaTimeout = 5 * time.Second
 
-// awaitReplicas waits until all replicas that were heard of lately have a revision in force, and returns how many there are.
-func (o *operator) awaitReplicas(ctx context.Context, began time.Time, digest string) (int, error) {
+// awaitReplicas waits until every replica that reported recently has activated a revision, and returns how many there are.
+func (o *operator) awaitReplicas(ctx context.Context, digest string) (int, error) {
+	began := time.Now()
 	for {
 		var behind []string
 		replicas, err := admin.Do(ctx, o.service, o.caller, admin.Task{Action: "policy:read"}, func(ctx context.Context, w *admin.Work) ([]iam.PolicyReplica, error) {
@@ -195,8 +195,8 @@ func (o *operator) awaitReplicas(ctx context.Context, began time.Time, digest st
 		switch {
 		case len(behind) == 0:
 			return len(replicas), nil
-		case time.Since(began) > replicaPatience:
-			return len(replicas), fmt.Errorf("not in force on %s: see /policy/status there; one whose policy is a folder follows nobody", strings.Join(behind, ", "))
+		case time.Since(began) > replicaTimeout:
+			return len(replicas), fmt.Errorf("not active on %s: see /policy/status there; a replica that reads its policy from a folder ignores activations", strings.Join(behind, ", "))
 		}
 		select {
 		case <-ctx.Done():

@@ -15,11 +15,11 @@ import (
 func policyNewCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "new FOLDER",
-		Short: "Begin a policy: the default one, and a rule of your own with its test, schema and cases",
+		Short: "Create a policy folder: a copy of the default policy, and an example rule with its test, schema and cases",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			made, err := authoring.New(args[0], embedded.FS)
-			for _, name := range made {
+			created, err := authoring.New(args[0], embedded.FS)
+			for _, name := range created {
 				fmt.Fprintln(cmd.OutOrStdout(), name)
 			}
 			return err
@@ -44,7 +44,7 @@ func policyFormatCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().BoolVarP(&list, "list", "l", false, "write nothing, name what is not formatted, and fail if anything is")
+	cmd.Flags().BoolVarP(&list, "list", "l", false, "list unformatted files instead of writing them, and fail if there are any")
 	return cmd
 }
 
@@ -53,7 +53,7 @@ func policyBuildCommand(environ []string) *cobra.Command {
 	var output, revision string
 	cmd := &cobra.Command{
 		Use:   "build FOLDER",
-		Short: "Check a folder, make a bundle of it without its tests, and sign it if there is a key",
+		Short: "Check a folder, build a bundle of it without its tests, and sign it with --key",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := checkOptions(environ)
@@ -68,7 +68,7 @@ func policyBuildCommand(environ []string) *cobra.Command {
 				return fmt.Errorf("nothing was built: %w", err)
 			}
 			signer := &key
-			if !cmd.Flags().Changed("key") { // one that is empty is a mistake
+			if !cmd.Flags().Changed("key") { // an empty name is an error, not an absent key
 				signer = nil
 			}
 			packed, err := authoring.Build(args[0], revision, signer)
@@ -80,7 +80,7 @@ func policyBuildCommand(environ []string) *cobra.Command {
 	}
 	signerFlags(cmd, &key)
 	cmd.Flags().StringVarP(&output, "output", "o", "bundle.tar.gz", "file to write")
-	cmd.Flags().StringVarP(&revision, "revision", "r", "", "what the bundle calls itself, such as a commit; else what .manifest says")
+	cmd.Flags().StringVarP(&revision, "revision", "r", "", "name of the revision, such as a commit (default: the one in .manifest)")
 	return cmd
 }
 
@@ -88,7 +88,7 @@ func policySignCommand(environ []string) *cobra.Command {
 	var key authoring.Signer
 	cmd := &cobra.Command{
 		Use:   "sign BUNDLE --key FILE",
-		Short: "Sign a bundle that the gate accepts, whatever signature it had",
+		Short: "Check a bundle by the gate and sign it, replacing any signature",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			packed, err := os.ReadFile(args[0])
@@ -109,7 +109,7 @@ func policySignCommand(environ []string) *cobra.Command {
 		},
 	}
 	signerFlags(cmd, &key)
-	_ = cmd.MarkFlagRequired("key") // it is there
+	_ = cmd.MarkFlagRequired("key") // the flag exists
 	return cmd
 }
 
@@ -117,7 +117,7 @@ func policyVerifyCommand(environ []string) *cobra.Command {
 	var keyFile string
 	cmd := reports(&cobra.Command{
 		Use:   "verify BUNDLE --key FILE",
-		Short: "Say whether a bundle's signature is good, and whether it would come into force",
+		Short: "Verify a bundle's signature, and that the gate would accept it",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			packed, err := os.ReadFile(args[0])
@@ -141,22 +141,22 @@ func policyVerifyCommand(environ []string) *cobra.Command {
 			}
 			revision, err := authoring.CheckBundle(cmd.Context(), args[0], o)
 			if err != nil {
-				return fmt.Errorf("its signature is valid, and the gate rejects it: %w", err)
+				return fmt.Errorf("the signature is valid, but the gate rejects the bundle: %w", err)
 			}
 			return report(cmd, map[string]any{"bundle": args[0], "revision": revision.ID, "digest": revision.Digest}, func(out io.Writer) {
-				fmt.Fprintf(out, "%s is signed with this key, and would come into force as %s\n", args[0], revision.ID)
+				fmt.Fprintf(out, "%s is signed with this key, and the gate accepts it as revision %s\n", args[0], revision.ID)
 			})
 		},
 	})
 	cmd.Flags().StringVar(&keyFile, "key", "", "PEM file with the public key")
-	_ = cmd.MarkFlagRequired("key") // it is there
+	_ = cmd.MarkFlagRequired("key") // the flag exists
 	return cmd
 }
 
 func policyInspectCommand() *cobra.Command {
 	return reports(&cobra.Command{
 		Use:   "inspect FOLDER|BUNDLE",
-		Short: "Say what a policy is: revision, roots, signature, packages, the reasons it can give",
+		Short: "Print a policy's revision, roots, signature, packages and reason codes",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			seen, err := authoring.Inspect(args[0])
@@ -170,7 +170,7 @@ func policyInspectCommand() *cobra.Command {
 
 func signerFlags(cmd *cobra.Command, key *authoring.Signer) {
 	cmd.Flags().StringVar(&key.File, "key", "", "PEM file with the private key: EC or RSA, without a password")
-	cmd.Flags().StringVar(&key.ID, "key-id", "iam", "its name in the signature, by which an OPA finds the public one")
+	cmd.Flags().StringVar(&key.ID, "key-id", "iam", "key ID in the signature, by which an OPA selects the public key")
 }
 
 func writeBundle(out io.Writer, name string, packed []byte) error {

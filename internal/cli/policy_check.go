@@ -16,16 +16,16 @@ import (
 func policyCheckCommand(environ []string) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
-		Use:   "check [folder or bundle]",
+		Use:   "check [FOLDER|BUNDLE]",
 		Short: "Check a policy and print its cache key",
-		Long: "Compile a folder strictly under its schemas and the sandbox, ask for METADATA on every rule that grants or denies, look for walks over\n" +
-			"the directory, for what can never have a value or is never reached, and for house style, and take it through the gate of serve.\n" +
-			"A bundle, and the embedded policy (without an argument), goes through the gate alone. Then print the cache key of its\n" +
-			"decisions: the paths of the input that it can see. GATEWAY_HEADERS and ADMIN_AUDIENCE are read from the environment, as serve reads them.",
+		Long: "Compile a folder in strict mode with its schemas and the sandbox; require METADATA on every rule that grants or denies; report walks\n" +
+			"over the directory, rules that are never defined or never reached, and style; and validate it by the gate of serve. A bundle, or the\n" +
+			"embedded policy (without an argument), is validated by the gate only. Then print the cache key of decisions: the paths of the policy\n" +
+			"input that the policy can read. GATEWAY_HEADERS and ADMIN_AUDIENCE are read from the environment, as serve reads them.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if !slices.Contains([]string{"text", "json", "sarif"}, output) {
-				return fmt.Errorf("--format must be text, json or sarif, is %q", output)
+				return fmt.Errorf("--format must be text, json or sarif, not %q", output)
 			}
 			o, err := checkOptions(environ)
 			if err != nil {
@@ -63,20 +63,20 @@ func policyCheckCommand(environ []string) *cobra.Command {
 			if err := e.Encode(report); err != nil || len(found) == 0 {
 				return err
 			}
-			return fmt.Errorf("%d to fix", len(found))
+			return fmt.Errorf("%d findings", len(found))
 		},
 	}
-	cmd.Flags().StringVar(&output, "format", "text", "text, json, or sarif (2.1.0, for code hosts)")
+	cmd.Flags().StringVar(&output, "format", "text", "output: text, json or sarif (2.1.0, for code hosts)")
 	return cmd
 }
 
-// findings prints what is to be fixed, and fails if anything is.
+// findings prints findings, and returns an error if there are any.
 func findings(cmd *cobra.Command, found []authoring.Finding) error {
 	for _, f := range found {
 		fmt.Fprintln(cmd.ErrOrStderr(), f)
 	}
 	if len(found) > 0 {
-		return fmt.Errorf("%d to fix", len(found))
+		return fmt.Errorf("%d findings", len(found))
 	}
 	return nil
 }

@@ -115,7 +115,7 @@ func policyExplainCommand(environ []string) *cobra.Command {
 	f.StringVar(&about.decision, "decision", "", "id of a recorded decision, as in X-Decision-ID")
 	f.TimeVar(&at, "at", time.Time{}, []string{time.RFC3339}, "time that the policy sees in input.now, such as 2026-11-28T03:00:00Z; the facts are those of now")
 	f.StringVar(&under, "policy", "", "folder or bundle to explain under, instead of the active policy")
-	f.BoolVar(&asJSON, "json", false, "JSON, for machines")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 

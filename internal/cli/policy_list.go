@@ -17,7 +17,7 @@ import (
 func policyListCommand(environ []string) *cobra.Command {
 	return reports(&cobra.Command{
 		Use:   "list",
-		Short: "List what came into force, the revisions that are kept, and what each replica has (needs DATABASE_URL alone)",
+		Short: "List stored revisions, recent activations, and the active revision of each replica (needs only DATABASE_URL)",
 		Args:  cobra.NoArgs,
 		RunE: withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
 			l, err := admin.Do(cmd.Context(), o.service, o.caller, admin.Task{Action: "policy:list"}, func(ctx context.Context, w *admin.Work) (l policyList, err error) {
@@ -95,7 +95,7 @@ func listed(revisions []iam.PolicyRevision, activations []iam.PolicyActivation, 
 
 func (l policyList) text(out io.Writer) {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "REVISION\tNAME\tADDED\tBY\tIN FORCE")
+	fmt.Fprintln(table, "REVISION\tNAME\tADDED\tBY\tACTIVE")
 	for _, r := range l.Revisions {
 		last := "never"
 		if r.LastInForce != nil {
@@ -107,7 +107,7 @@ func (l policyList) text(out io.Writer) {
 	for _, a := range l.Activations {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", a.At.Format(time.RFC3339), a.Revision, a.Kind, a.By, a.Reason)
 	}
-	fmt.Fprintln(table, "\nREPLICA\tREVISION\tSOURCE\tREFUSED")
+	fmt.Fprintln(table, "\nREPLICA\tREVISION\tSOURCE\tREJECTED")
 	for _, r := range l.Replicas {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", r.Replica, r.Revision, r.Source, r.Refused)
 	}

@@ -17,7 +17,7 @@ import (
 	"iam-service/internal/server"
 )
 
-// previewAim is how many bytes a preview aims at.
+// previewAim is the memory that a preview aims at, in bytes.
 const previewAim = 256 << 20
 
 func policyPreviewCommand(environ []string) *cobra.Command {
@@ -28,8 +28,8 @@ func policyPreviewCommand(environ []string) *cobra.Command {
 	var workers int
 	cmd := &cobra.Command{
 		Use:   "preview FOLDER|BUNDLE",
-		Short: "Report who would gain and lose what under another policy, over one snapshot of the facts (needs DATABASE_URL and RAUTH_URL)",
-		Long: "Evaluate the active policy (by the database, else the embedded one, or that of --against) and the candidate for the same questions,\n" +
+		Short: "Compare a candidate with the active policy over one snapshot of the facts: who gains and loses what (needs DATABASE_URL and RAUTH_URL)",
+		Long: "Evaluate the active policy (by the database, else the embedded one, or that of --against) and the candidate on the same questions,\n" +
 			"and compare: each question of preview/*.yaml, of each user in each tenant, and of each client. Without such files there is one\n" +
 			"question: a minimal token, GET /. With --replay, recent recorded decisions are evaluated again (DECISIONS_DATABASE_URL).\n" +
 			"GATEWAY_HEADERS, UNKNOWN_USERS, HEADER_BUDGET, ENRICH_DEADLINE, RAUTH_URL and TRUSTED_ISSUERS are read as serve reads them.",
@@ -37,7 +37,7 @@ func policyPreviewCommand(environ []string) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, kind := range failOn {
 				if !slices.Contains(preview.Kinds, kind) && kind != "any" {
-					return fmt.Errorf("--fail-on: %q is none of any, %s", kind, strings.Join(preview.Kinds, ", "))
+					return fmt.Errorf("--fail-on: %q is not one of any, %s", kind, strings.Join(preview.Kinds, ", "))
 				}
 			}
 			ctx := cmd.Context()
@@ -49,7 +49,7 @@ func policyPreviewCommand(environ []string) *cobra.Command {
 			if a.issuer == "" {
 				return server.Faults("RAUTH_URL is missing (or --issuer): subjects of an issuer that is not trusted are denied")
 			}
-			go server.TuneGC(ctx, previewAim) // it makes much garbage, and nothing else needs the memory
+			go server.TuneGC(ctx, previewAim) // a preview allocates much, and the process does nothing else
 			c := preview.Config{Engine: a.engine, Issuers: a.issuers, HeaderMax: a.headerMax, Limit: a.limit, Facts: a.facts, Workers: workers}
 			if c.Base, err = a.revision(ctx, against); err != nil {
 				return err
@@ -96,23 +96,22 @@ func policyPreviewCommand(environ []string) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&against, "against", "", "folder or bundle to compare with, instead of the active policy")
-	f.StringSliceVar(&questions, "questions", nil, "files with questions, or folders of them; else preview/*.yaml of a folder")
-	f.DurationVar(&replay, "replay", 0, "evaluate decisions again that were recorded in this time, such as 24h")
-	f.StringVar(&export, "export", "", "file for all changes, as JSON lines")
+	f.StringSliceVar(&questions, "questions", nil, "files or folders with questions (default: preview/*.yaml of the candidate, if it is a folder)")
+	f.DurationVar(&replay, "replay", 0, "also evaluate the decisions recorded within this time, such as 24h")
+	f.StringVar(&export, "export", "", "write all changes to this file, as JSON lines")
 	f.StringSliceVar(&failOn, "fail-on", nil, "kinds of changes that make the command fail, for CI: any, "+strings.Join(preview.Kinds, ", "))
-	f.StringVar(&issuer, "issuer", "", "issuer of users' tokens, where RAUTH_URL is not set")
-	f.IntVar(&workers, "workers", runtime.GOMAXPROCS(0), "questions that are asked at once")
-	f.BoolVar(&asJSON, "json", false, "JSON, for machines")
+	f.StringVar(&issuer, "issuer", "", "issuer of the users' tokens (default: RAUTH_URL)")
+	f.IntVar(&workers, "workers", runtime.GOMAXPROCS(0), "number of concurrent evaluations")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-// questionsOf reads questions from files or folders; without any, from preview/ of a policy
-// that is a folder.
+// questionsOf reads questions from files or folders; without names, from preview/ of a candidate that is a folder.
 func questionsOf(candidate string, names []string) ([]preview.Question, error) {
 	if len(names) == 0 {
 		names = []string{filepath.Join(candidate, "preview")}
 		if info, err := os.Stat(names[0]); err != nil || !info.IsDir() {
-			return nil, nil // the usual one
+			return nil, nil // preview uses its default question
 		}
 	}
 	var all []preview.Question
@@ -140,11 +139,11 @@ func questionsOf(candidate string, names []string) ([]preview.Question, error) {
 	return all, preview.CheckQuestions("all files", all)
 }
 
-// runPreview runs it with a bar, and writes all changes to a file if there is one.
+// runPreview runs a preview with a progress bar, and writes all changes to the file export if it is named.
 func runPreview(cmd *cobra.Command, c preview.Config, export string) (preview.Report, error) {
 	var out *bufio.Writer
 	if export != "" {
-		f, err := os.OpenFile(export, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) // it names people
+		f, err := os.OpenFile(export, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) // it contains personal data
 		if err != nil {
 			return preview.Report{}, err
 		}

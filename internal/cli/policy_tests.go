@@ -19,7 +19,7 @@ func policyTestCommand() *cobra.Command {
 	var o authoring.TestOptions
 	cmd := &cobra.Command{
 		Use:   "test FOLDER",
-		Short: "Run the tests beside the rules and the acceptance cases, and say what no test has seen",
+		Short: "Run the Rego tests and the acceptance cases, and report rules that no test covers",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			folder, err := authoring.Load(args[0])
@@ -32,21 +32,21 @@ func policyTestCommand() *cobra.Command {
 			}
 			switch {
 			case report.Failed+report.CasesFailed > 0:
-				return errors.New("some failed")
+				return errors.New("tests failed")
 			case len(report.Uncovered) > 0:
-				return fmt.Errorf("tests see less than %g %% of %s", o.Threshold, strings.Join(report.Uncovered, ", "))
+				return fmt.Errorf("coverage is below %g %% in %s", o.Threshold, strings.Join(report.Uncovered, ", "))
 			}
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&o.Run, "run", "", "only tests whose names match; coverage is not judged then")
-	cmd.Flags().Float64Var(&o.Threshold, "threshold", 90, "least coverage of each file of rules, in percent")
-	cmd.Flags().DurationVar(&o.Timeout, "timeout", 30*time.Second, "longest processor time for one test")
-	cmd.Flags().BoolVarP(&o.Verbose, "verbose", "v", false, "name the tests that pass too")
+	cmd.Flags().StringVar(&o.Run, "run", "", "run only tests whose names match this regular expression; coverage is not checked then")
+	cmd.Flags().Float64Var(&o.Threshold, "threshold", 90, "minimum coverage of each file of rules, in percent")
+	cmd.Flags().DurationVar(&o.Timeout, "timeout", 30*time.Second, "maximum CPU time of one test")
+	cmd.Flags().BoolVarP(&o.Verbose, "verbose", "v", false, "also list tests that pass")
 	return cmd
 }
 
-// testPolicy ends with what became of all of them.
+// testPolicy runs the tests and prints a summary.
 func testPolicy(ctx context.Context, out io.Writer, folder *authoring.Folder, o authoring.TestOptions) (authoring.TestReport, error) {
 	report, err := folder.Test(ctx, out, o)
 	if err == nil {
@@ -58,7 +58,7 @@ func testPolicy(ctx context.Context, out io.Writer, folder *authoring.Folder, o 
 func policyWatchCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "watch FOLDER",
-		Short: "Show tests, and what is decided in each case, whenever you save",
+		Short: "Run the tests and print the decision of each case whenever a file is saved",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return watchPolicy(cmd.Context(), cmd.OutOrStdout(), args[0])
@@ -66,7 +66,7 @@ func policyWatchCommand() *cobra.Command {
 	}
 }
 
-// watchPolicy looks twice a second: saved is shown within a second.
+// watchPolicy polls the folder, so that a saved change shows within a second.
 func watchPolicy(ctx context.Context, out io.Writer, dir string) error {
 	if _, err := os.Stat(dir); err != nil {
 		return err
@@ -82,7 +82,7 @@ func watchPolicy(ctx context.Context, out io.Writer, dir string) error {
 			if err != nil {
 				fmt.Fprintln(out, err)
 			}
-			fmt.Fprintln(out, "--- waiting for a change of", dir)
+			fmt.Fprintln(out, "--- waiting for a change in", dir)
 		}
 		select {
 		case <-ctx.Done():

@@ -20,13 +20,13 @@ import (
 
 func reconcileCommand(environ []string) *cobra.Command {
 	var dryRun bool
-	var most int
+	var limit int
 	cmd := &cobra.Command{
 		Use:   "reconcile",
-		Short: "Reconcile the identity provider's clients with ours: finish what was interrupted, compare, repair",
-		Long: "Finish changes of clients that were interrupted, then compare all clients of the database with those in R-Auth and repair\n" +
-			"those that differ, if two comparisons see it. Clients of others are never touched. It reads the settings of serve, and can\n" +
-			"run next to it. The exit status is 1 where something is left.",
+		Short: "Reconcile the identity provider's clients with the database: finish interrupted changes, compare, repair",
+		Long: "Finish interrupted changes of clients, then compare all clients of the database with those in R-Auth and repair each difference that\n" +
+			"two comparisons find. Clients of other owners are never changed. It reads the settings of serve and can run concurrently with it.\n" +
+			"The exit status is 1 if differences or pending changes remain.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := server.ReadConfig(environ, server.Needs{Database: true, RAuth: true, Issuers: true, Provider: true})
@@ -37,31 +37,31 @@ func reconcileCommand(environ []string) *cobra.Command {
 				return server.Faults("RAUTH_ADMIN_URL is missing: R-Auth's admin API")
 			}
 			confirmed := cmd.Flags().Changed("max-changes")
-			if most <= 0 {
-				most = cfg.ReconcileMaxChanges
+			if limit <= 0 {
+				limit = cfg.ReconcileMaxChanges
 			}
 			return withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
-				found, err := reconcile(cmd.Context(), cfg, o, telemetry.NewLogger(cmd.ErrOrStderr(), slog.LevelError), dryRun, confirmed, most)
+				found, err := reconcile(cmd.Context(), cfg, o, telemetry.NewLogger(cmd.ErrOrStderr(), slog.LevelError), dryRun, confirmed, limit)
 				if err != nil {
 					return err
 				}
-				return printReport(cmd, found, dryRun, most)
+				return printReport(cmd, found, dryRun, limit)
 			})(cmd, nil)
 		},
 	}
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "compare only, and change nothing")
-	cmd.Flags().IntVar(&most, "max-changes", 0, "clients to repair at most, more are all left; repairs also where another database may have written; else RECONCILE_MAX_CHANGES")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "compare only, change nothing")
+	cmd.Flags().IntVar(&limit, "max-changes", 0, "repair at most this many clients (default: RECONCILE_MAX_CHANGES); if more differ, none is repaired. Given explicitly, it also confirms repairs of clients that another database may have written")
 	return reports(cmd)
 }
 
-func reconcile(ctx context.Context, cfg server.Config, o *operator, log *slog.Logger, dryRun, confirmed bool, most int) (clients.Report, error) {
+func reconcile(ctx context.Context, cfg server.Config, o *operator, log *slog.Logger, dryRun, confirmed bool, limit int) (clients.Report, error) {
 	verifier, err := token.New(token.Config{Issuers: cfg.Verified[:1], KeyStore: o.db, Log: log})
 	if err != nil {
 		return clients.Report{}, err
 	}
-	if cfg.RAuthAdminClientID != "" { // its token endpoint is asked for
+	if cfg.RAuthAdminClientID != "" { // discovery finds its token endpoint
 		if err := verifier.Start(ctx, time.Now().Add(cfg.StartTimeout)); err != nil {
-			return clients.Report{}, fmt.Errorf("R-Auth cannot be asked for its endpoints (RAUTH_URL=%s): %w", cfg.RAuthURL, err)
+			return clients.Report{}, fmt.Errorf("R-Auth's discovery document cannot be fetched (RAUTH_URL=%s): %w", cfg.RAuthURL, err)
 		}
 	}
 	provider, err := server.NewProvider(cfg, verifier, log, nil)
@@ -74,11 +74,11 @@ func reconcile(ctx context.Context, cfg server.Config, o *operator, log *slog.Lo
 	}
 	return clients.New(clients.Config{
 		Admin: o.service, DB: o.db, Provider: provider, Issuer: cfg.RAuthURL, Instance: instance, Copied: copied, Confirmed: confirmed, Log: log, TokenLifetime: cfg.MaxTokenLifetime,
-	}).Reconcile(ctx, dryRun, most)
+	}).Reconcile(ctx, dryRun, limit)
 }
 
-// printReport fails where something is left.
-func printReport(cmd *cobra.Command, r clients.Report, dryRun bool, most int) error {
+// printReport prints a report, and returns an error if differences or pending changes remain.
+func printReport(cmd *cobra.Command, r clients.Report, dryRun bool, limit int) error {
 	c := compared{Compared: r.Compared, Pending: r.Pending, Left: r.Left(), Foreign: r.Foreign, Stopped: r.Stopped, Differences: []difference{}}
 	for _, d := range r.Differences {
 		done := cmp.Or(d.Done, "left")
@@ -92,24 +92,24 @@ func printReport(cmd *cobra.Command, r clients.Report, dryRun bool, most int) er
 	}
 	switch {
 	case r.Newer && r.Stopped:
-		return errors.New("clients have versions in R-Auth that this database has not written: it was restored, or another database is the same instance; nothing was repaired: look at them, then say --max-changes, or iam-service instance renew in a copy")
+		return errors.New("clients have versions in R-Auth that this database did not write: it was restored, or another database is the same instance; nothing was repaired: review the differences, then pass --max-changes, or run iam-service instance renew in a copy")
 	case r.Stopped:
-		return fmt.Errorf("more than %d clients differ, so nothing was repaired: look at them, then say --max-changes", most)
+		return fmt.Errorf("more than %d clients differ, so nothing was repaired: review the differences, then pass --max-changes", limit)
 	case r.Left() > 0 && dryRun:
 		return fmt.Errorf("%d clients differ", r.Left())
 	case r.Left() > 0 || r.Pending > 0 && !dryRun:
-		return errors.New("not everything agrees")
+		return errors.New("differences or pending changes remain")
 	}
 	return nil
 }
 
-// compared is a comparison of all clients, for machines and for people.
+// compared is a comparison of all clients, as text and as JSON.
 type compared struct {
 	Compared    int          `json:"compared"`
-	Pending     int          `json:"pending"` // the identity provider has yet to be told
+	Pending     int          `json:"pending"` // changes that the identity provider has not received
 	Left        int          `json:"left"`
-	Foreign     int          `json:"foreign"` // of others
-	Stopped     bool         `json:"stopped"` // there were more differences than are repaired
+	Foreign     int          `json:"foreign"` // of other owners
+	Stopped     bool         `json:"stopped"` // more differences than may be repaired
 	Differences []difference `json:"differences"`
 }
 
@@ -119,20 +119,20 @@ type difference struct {
 	Kind   string   `json:"kind"`
 	Fields []string `json:"fields,omitempty"`
 	Done   string   `json:"done"`
-	Repair string   `json:"repair,omitempty"` // empty: nobody wins by itself
+	Repair string   `json:"repair,omitempty"` // empty: needs an operator
 	Why    string   `json:"why"`
 }
 
 func (c compared) text(out io.Writer) {
 	for _, d := range c.Differences {
-		winner, about := "iam-service wins", d.Kind
+		resolution, about := "iam-service wins", d.Kind
 		if d.Repair == "" {
-			winner = "nobody wins by itself"
+			resolution = "needs an operator"
 		}
 		if len(d.Fields) > 0 {
 			about += " (" + strings.Join(d.Fields, ", ") + ")"
 		}
-		fmt.Fprintf(out, "%s of %s: %s: %s; %s: %s\n", d.Client, cmp.Or(d.Tenant, "the platform"), about, d.Done, winner, d.Why)
+		fmt.Fprintf(out, "%s of %s: %s: %s; %s: %s\n", d.Client, cmp.Or(d.Tenant, "the platform"), about, d.Done, resolution, d.Why)
 	}
-	fmt.Fprintf(out, "%d compared, %d pending, %d differ, %d left; of others: %d\n", c.Compared, c.Pending, len(c.Differences), c.Left, c.Foreign)
+	fmt.Fprintf(out, "%d compared, %d pending, %d differ, %d left, %d of other owners\n", c.Compared, c.Pending, len(c.Differences), c.Left, c.Foreign)
 }

@@ -1,5 +1,5 @@
-// Package cli holds the commands of iam-service, a file for each group. root.go has what all share:
-// names that are checked, exit statuses, help.
+// Package cli holds the commands of iam-service, a file for each group. root.go has what all commands share:
+// checked names, exit statuses, help.
 //
 // A command reads the settings that it needs from the environment (server.ReadConfig), and knows no
 // HTTP and no SQL.
@@ -25,7 +25,7 @@ import (
 	"iam-service/internal/telemetry"
 )
 
-// Command is the command line of iam-service.
+// Command returns the root command of iam-service.
 func Command(environ []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "iam-service",
@@ -85,7 +85,7 @@ func versionCommand() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			e := json.NewEncoder(cmd.OutOrStdout()) // whether that was asked for or not
+			e := json.NewEncoder(cmd.OutOrStdout()) // JSON with and without --json
 			return e.Encode(telemetry.ReadBuild(server.Version))
 		},
 	})
@@ -115,7 +115,7 @@ func healthcheckCommand(environ []string) *cobra.Command {
 			}
 			host, port, err := net.SplitHostPort(cfg.OpsAddr)
 			if err != nil {
-				return err // it was validated
+				return err // ReadConfig has validated it
 			}
 			if host == "" || host == "0.0.0.0" || host == "::" {
 				host = "127.0.0.1"
@@ -144,7 +144,7 @@ func healthcheckCommand(environ []string) *cobra.Command {
 	})
 }
 
-// gateCommand is how we call ourselves to try a policy apart.
+// gateCommand is the child process in which the gate evaluates a candidate policy.
 func gateCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: policy.ChildCommand, Hidden: true, Args: cobra.NoArgs,
@@ -159,12 +159,12 @@ type usageError struct{ why string }
 
 func (e *usageError) Error() string { return e.why }
 
-// strict makes mistakes in calling cmd, or a command of it, usage errors. A command that only groups others is
-// refused without one, or with one that it does not have: a job that migrates nothing must not succeed.
+// strict turns wrong flags and arguments of cmd and its subcommands into usage errors. A command that only groups
+// others fails without a subcommand or with an unknown one: a job that migrates nothing must not succeed.
 func strict(cmd *cobra.Command) {
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		if given := cmd.Flags().Args(); cmd.HasSubCommands() && len(given) > 0 {
-			return group(cmd, given) // the flag is that of the command that was meant
+			return group(cmd, given) // an unknown subcommand is the error, not its flag
 		}
 		return &usageError{fmt.Sprintf("%v (%s --help)", err, cmd.CommandPath())}
 	})
@@ -190,7 +190,7 @@ func strict(cmd *cobra.Command) {
 	}
 }
 
-// group is run where a command is called without one of its commands.
+// group runs when a command is called without a known subcommand.
 func group(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		if err := cmd.Usage(); err != nil {

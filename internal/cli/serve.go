@@ -23,9 +23,9 @@ func serveCommand(environ []string) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := server.ParseConfig(environ)
-			signal.Ignore(syscall.SIGPIPE) // a log whose reader is gone ends nothing
+			signal.Ignore(syscall.SIGPIPE) // a closed log pipe must not end the process
 			log := telemetry.NewLog(cmd.ErrOrStderr(), cfg.LogLevel)
-			defer log.Flush() // the last lines, whatever they say
+			defer log.Flush() // also on failure
 			if err == nil {
 				err = server.Serve(cmd.Context(), cfg, log, nil)
 			}
@@ -38,10 +38,10 @@ func serveCommand(environ []string) *cobra.Command {
 	}
 }
 
-// errLogged is a failure that the log has.
-var errLogged = errors.New("the log says why")
+// errLogged is a failure that was logged already.
+var errLogged = errors.New("failed: see the log")
 
-// faultAttrs says in one line what stops the program.
+// faultAttrs describes in one log line what stops the program.
 func faultAttrs(err error) []slog.Attr {
 	if c, ok := errors.AsType[*server.ConfigError](err); ok {
 		return []slog.Attr{slog.String("err", "the configuration is not valid"), slog.Any("faults", c.Faults)}

@@ -16,7 +16,7 @@ import (
 func exportCommand(environ []string) *cobra.Command {
 	return &cobra.Command{
 		Use:   "export TENANT",
-		Short: "Write a tenant as JSON lines: itself, its roles, mappings and members",
+		Short: "Export a tenant as JSON lines: the tenant, its roles, mappings and members",
 		Args:  cobra.ExactArgs(1),
 		RunE: withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
 			out := bufio.NewWriter(cmd.OutOrStdout())
@@ -37,13 +37,13 @@ func exportCommand(environ []string) *cobra.Command {
 func importCommand(environ []string) *cobra.Command {
 	return reports(&cobra.Command{
 		Use:   "import [FILE]",
-		Short: "Read a tenant as export writes it; the same again changes nothing",
-		Long: "Read a tenant as export writes it, from a file or standard input. Members are written in transactions of 1,000: an import that was\n" +
-			"cut off is finished by the same import. Nothing is deleted.",
+		Short: "Import a tenant from JSON lines as export writes them; idempotent",
+		Long: "Import a tenant from a file or standard input. Members are written in transactions of 1,000: to finish an interrupted import,\n" +
+			"run it again. Nothing is deleted.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
 			if o.issuer == "" {
-				return server.Faults("RAUTH_URL is missing: members are of issuers that are trusted")
+				return server.Faults("RAUTH_URL is missing: members must belong to a trusted issuer")
 			}
 			in, size := cmd.InOrStdin(), int64(-1)
 			if len(args) > 0 && args[0] != "-" {
@@ -64,7 +64,7 @@ func importCommand(environ []string) *cobra.Command {
 				return err
 			}
 			return report(cmd, map[string]any{"tenant": sum.Tenant, "added": sum.Added, "changed": sum.Changed, "same": sum.Same}, func(out io.Writer) {
-				fmt.Fprintf(out, "%s: %d added, %d changed, %d as they were\n", sum.Tenant, sum.Added, sum.Changed, sum.Same)
+				fmt.Fprintf(out, "%s: %d added, %d changed, %d unchanged\n", sum.Tenant, sum.Added, sum.Changed, sum.Same)
 			})
 		}),
 	})
