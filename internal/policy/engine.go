@@ -78,6 +78,9 @@ func (e *Engine) Submit(ctx context.Context, c *Candidate) error {
 		return nil
 	}
 	r, err := e.gate(ctx, c, digest)
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return &RetryError{err} // no verdict, so nothing to report
+	}
 	if err != nil {
 		return e.rejectCandidate(ctx, c.Source, digest, err)
 	}

@@ -62,19 +62,34 @@ func (fetchTransport) NewHandler(h http.Handler, _ string, _ tracing.Options) ht
 
 func (b fetchTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := b.RoundTripper.RoundTrip(r)
-	if err != nil || r.Method != http.MethodGet || resp.StatusCode != http.StatusOK {
-		return resp, err // not a bundle
+	if err != nil {
+		return nil, canceledOr(r.Context(), err)
+	}
+	if r.Method != http.MethodGet || resp.StatusCode != http.StatusOK {
+		return resp, nil // not a bundle
 	}
 	packed, err := io.ReadAll(io.LimitReader(resp.Body, MaxBundle+1))
 	_ = resp.Body.Close() // read up to the limit
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = b.checker.check(r.Context(), packed)
 	}
-	if err := b.checker.check(r.Context(), packed); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, canceledOr(r.Context(), err)
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(packed))
 	return resp, nil
+}
+
+// errCanceled is the error of a fetch or an activation that OPA cancels: its configuration changes, or it stops.
+// It is no rejection. OPA's status has only the text of an error, so the text must be unique.
+var errCanceled = errors.New("canceled by a new OPA configuration or by the shutdown")
+
+// canceledOr returns errCanceled where OPA has canceled what failed with err.
+func canceledOr(ctx context.Context, err error) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return errCanceled
+	}
+	return err
 }
 
 // check reports why OPA must not receive a bundle.

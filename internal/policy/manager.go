@@ -62,6 +62,9 @@ func (l *statusListener) attach(m *plugins.Manager) {
 }
 
 func (l *statusListener) handle(prefix string, s bundleplugin.Status, p *bundleplugin.Plugin) {
+	if strings.HasSuffix(s.Message, errCanceled.Error()) {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	source := prefix + s.Name
@@ -71,6 +74,7 @@ func (l *statusListener) handle(prefix string, s bundleplugin.Status, p *bundlep
 		return !fails || removed
 	})
 	switch {
+	case len(l.failing) == 0 && prefix == discoverySource && l.store.rejected.Load(): // the status of that bundle follows
 	case len(l.failing) == 0:
 		l.engine.clearRejectionOf(bundleSource)
 	case s.Code == "": // another one still fails

@@ -23,7 +23,7 @@ type staging struct {
 	storage.Store
 	engine   *Engine
 	manager  *plugins.Manager
-	rejected atomic.Bool // the gate has rejected the last candidate, and reported it
+	rejected atomic.Bool // the gate has rejected the last candidate, and reported it, or is checking one
 }
 
 // stagingTxn remembers the context in which the bundle plugin leaves its compiler:
@@ -64,20 +64,37 @@ func (s *staging) Commit(ctx context.Context, txn storage.Transaction) error {
 	return s.Store.Commit(ctx, innerTxn(txn))
 }
 
-// submit submits the whole content of the store as one candidate.
+// submit submits the whole content of the store as one candidate. OPA activates one bundle at a time, and
+// reports its status before it activates the next. Only the discovered configuration's status is concurrent.
 func (s *staging) submit(ctx context.Context, txn storage.Transaction) error {
+	c, err := s.candidate(ctx, txn)
+	if c == nil {
+		s.rejected.Store(false)
+		return err
+	}
+	s.rejected.Store(true) // already now: a rejection must not be cleared before OPA reports it
+	err = s.engine.Submit(ctx, c)
+	s.rejected.Store(err != nil)
+	if err != nil {
+		return canceledOr(ctx, err)
+	}
+	return nil
+}
+
+// candidate returns the whole content of the store; nil where it is incomplete.
+func (s *staging) candidate(ctx context.Context, txn storage.Transaction) (*Candidate, error) {
 	c := &Candidate{Modules: map[string]string{}, Verified: iam.VerifiedByNobody}
 	names, err := bundle.ReadBundleNamesFromStore(ctx, s, txn)
 	if storage.IsNotFound(err) || err == nil && len(names) == 0 {
-		return nil // the store is still empty
+		return nil, nil // the store is still empty
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	slices.Sort(names) // the digest must not depend on the order of arrival
 	complete, signed, err := s.bundlesComplete(names)
 	if err != nil || !complete {
-		return err
+		return nil, err
 	}
 	if signed {
 		c.Verified = iam.VerifiedByOPA
@@ -85,7 +102,7 @@ func (s *staging) submit(ctx context.Context, txn storage.Transaction) error {
 	for _, name := range names {
 		roots, err := bundle.ReadBundleRootsFromStore(ctx, s, txn, name)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		c.Roots = append(c.Roots, roots...)
 		revision, err := bundle.ReadBundleRevisionFromStore(ctx, s, txn, name)
@@ -97,12 +114,12 @@ func (s *staging) submit(ctx context.Context, txn storage.Transaction) error {
 	c.Source = bundleSource + strings.Join(names, ", ")
 	ids, err := s.ListPolicies(ctx, txn)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, id := range ids {
 		source, err := s.GetPolicy(ctx, txn, id)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if len(names) == 1 {
 			id = strings.TrimPrefix(id, names[0]+"/") // as other sources of the bundle name it
@@ -110,14 +127,12 @@ func (s *staging) submit(ctx context.Context, txn storage.Transaction) error {
 		c.Modules[id] = string(source)
 	}
 	if c.Data, err = s.snapshot(ctx, txn); err != nil {
-		return err
+		return nil, err
 	}
 	if err := c.extractExtras(); err != nil {
-		return err
+		return nil, err
 	}
-	err = s.engine.Submit(ctx, c)
-	s.rejected.Store(err != nil)
-	return err
+	return c, nil
 }
 
 // bundlesComplete reports whether all bundles of the current configuration, static or
