@@ -49,6 +49,21 @@ func (s *Service) assert(e *evaluation, decided *entry) (Response, error) {
 	return response, err
 }
 
+// longest bounds how long a response is reusable that nothing ends.
+const longest = 24 * time.Hour
+
+// reusable is how long a decision holds for this request, if no fact changes.
+func (e *evaluation) reusable(decided *entry) time.Duration {
+	left := longest
+	if decided.response.Allowed && e.token != nil {
+		left = min(left, time.Until(e.token.Expires))
+	}
+	if ends := decided.remaining(e.began); ends != 0 {
+		left = min(left, ends)
+	}
+	return max(left, 0)
+}
+
 // remaining is the time until the decision ends by itself: by the policy's TTL, or with a fact such as a
 // membership that expires. 0: it does not.
 func (e *entry) remaining(now time.Duration) time.Duration {

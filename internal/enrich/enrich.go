@@ -136,6 +136,10 @@ type Response struct {
 	Tenant     string   // of an allow
 	Values     []string // of an allow, parallel to Engine.Headers; not to be changed
 
+	// Reusable is how long a cache may repeat an allow for the same request, if no fact changes: until the token
+	// expires, a membership ends or the policy's TTL passes. 0: it must not.
+	Reusable time.Duration
+
 	Fault *iam.Error // of a deny for the request itself, whatever the caller; else nil
 }
 
@@ -167,6 +171,7 @@ func (s *Service) Enrich(ctx context.Context, q Request) (Response, error) {
 		if err != nil {
 			return s.refuse(ctx, &e, err)
 		}
+		response.Reusable = e.reusable(hit)
 		s.recordHit(&e, hit)
 		return response, nil
 	}
@@ -183,12 +188,15 @@ func (s *Service) Enrich(ctx context.Context, q Request) (Response, error) {
 		if !current && try == 0 {
 			continue
 		}
-		if current && d.TTL != 0 && s.cfg.Entries > 0 {
-			s.cache.add(key, result)
-		}
 		response, err := s.assert(&e, result)
 		if err != nil {
 			return s.refuse(ctx, &e, err)
+		}
+		if current && d.TTL != 0 {
+			response.Reusable = e.reusable(result)
+			if s.cfg.Entries > 0 {
+				s.cache.add(key, result)
+			}
 		}
 		s.record(&e, result, d, facts)
 		return response, nil

@@ -26,6 +26,7 @@ type Enricher interface {
 // headers, or a problem document with 401, 403 or 503.
 type outcome struct {
 	status    int
+	reusable  time.Duration    // of a 200: how long a cache may repeat it
 	values    []string         // of a 200, parallel to Config.Headers; not to be changed
 	decision  string           // id of the evaluation; "" where nothing was evaluated
 	tenant    string           // of a 200
@@ -60,7 +61,7 @@ func (s *Service) decide(ctx context.Context, q enrich.Request, fault error, fro
 	case err != nil:
 		return s.failClosed(ctx, err, from)
 	case a.Allowed:
-		return outcome{status: http.StatusOK, values: a.Values, decision: a.DecisionID, tenant: a.Tenant}
+		return outcome{status: http.StatusOK, values: a.Values, reusable: a.Reusable, decision: a.DecisionID, tenant: a.Tenant}
 	case a.Status == http.StatusUnauthorized:
 		o := denied(iam.Unauthenticated, "", a.DecisionID)
 		// RFC 6750, section 3.1: no error code where no token came.

@@ -12,6 +12,7 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -43,6 +44,9 @@ type Config struct {
 	// it can act in; empty: its client binds it to none.
 	Identify func(ctx context.Context, raw string) (t *token.Token, bound string, err error)
 
+	Secrets [][]byte      // of which gateways send one (GATEWAY_SECRET); none: they need not
+	MaxAge  time.Duration // for which gateways may cache a 200 (GATEWAY_CACHE), in whole seconds; 0: not at all
+
 	DenyAmbiguous bool // an ambiguous path is denied also where the policy does not read it (AMBIGUOUS_PATHS=always_deny)
 	Log           *slog.Logger
 	Observe       problem.Observe
@@ -53,6 +57,8 @@ type Service struct {
 	Config
 	routes      []route
 	lacking     *perMinute         // log lines about requests that lacked facts that the policy reads
+	ages        []string           // Cache-Control of a 200 that is reusable for as many seconds
+	strangers   *perMinute         // log lines about peers that did not send the secret
 	disabled    *perMinute         // log lines about endpoints of profiles that are not enabled
 	unavailable problem.PerSecond  // log lines about requests that failed closed
 	listing     chan struct{}      // a place for each list of tenants that is read now
@@ -65,7 +71,18 @@ const maxListing = 2
 
 // New returns a service.
 func New(cfg Config) *Service {
-	return &Service{Config: cfg, routes: routesOf(cfg.Profiles), lacking: newPerMinute(), disabled: newPerMinute(), listing: make(chan struct{}, maxListing)}
+	s := &Service{
+		Config:    cfg,
+		routes:    routesOf(cfg.Profiles),
+		lacking:   newPerMinute(),
+		strangers: newPerMinute(),
+		disabled:  newPerMinute(),
+		listing:   make(chan struct{}, maxListing),
+	}
+	for seconds := range int(cfg.MaxAge/time.Second) + 1 {
+		s.ages = append(s.ages, fmt.Sprintf("private, max-age=%d", seconds))
+	}
+	return s
 }
 
 // Handler serves the gateways' listener.

@@ -1,8 +1,12 @@
 package gateway
 
 import (
+	"crypto/subtle"
+	"log/slog"
 	"net/http"
 	"time"
+
+	"iam-service/internal/iam"
 
 	"iam-service/internal/problem"
 )
@@ -11,6 +15,9 @@ import (
 func (s *Service) enrichHTTP(w http.ResponseWriter, r *http.Request, p *Profile, rest string) {
 	began := time.Now()
 	q, err := s.requestOf(r, p, rest)
+	if e := s.authenticate(r); e != nil {
+		err = e
+	}
 	from := caller{peer: problem.Peer(r)}
 	if sent := r.Header["X-Request-Id"]; len(sent) > 0 {
 		from.requestID = sent[0]
@@ -38,6 +45,10 @@ func (s *Service) respond(w http.ResponseWriter, o *outcome) {
 	for i, name := range s.Headers {
 		out[name] = o.values[i : i+1 : i+1]
 	}
+	if seconds := min(int(o.reusable/time.Second), len(s.ages)-1); seconds > 0 {
+		out["Cache-Control"] = s.ages[seconds : seconds+1 : seconds+1]
+		out["Vary"] = vary
+	}
 	out["Content-Length"] = zero
 	w.WriteHeader(http.StatusOK)
 }
@@ -54,6 +65,29 @@ func problemHeaders(h http.Header, o *outcome) {
 		h.Set("X-Problem-Instance", o.problem.Instance)
 	}
 }
+
+// authenticate checks that the request is of a gateway that knows the secret, in constant time for each.
+func (s *Service) authenticate(r *http.Request) error {
+	if len(s.Secrets) == 0 {
+		return nil
+	}
+	sent, known := []byte(r.Header.Get("X-Gateway-Secret")), 0
+	for _, secret := range s.Secrets {
+		known |= subtle.ConstantTimeCompare(sent, secret)
+	}
+	if known == 1 && len(r.Header["X-Gateway-Secret"]) == 1 {
+		return nil
+	}
+	if peer := problem.Peer(r); s.strangers.first(peer, time.Now()) {
+		s.Log.LogAttrs(r.Context(), slog.LevelWarn, "gateway not authenticated", slog.String("peer", peer.String()), slog.String("variable", "GATEWAY_SECRET"))
+	}
+	return &iam.Error{Kind: iam.Forbidden, Code: "gateway_not_authenticated", Detail: "the gateway has not sent its secret"}
+}
+
+// vary names every header that a decision can depend on (RFC 9110, section 12.5.5).
+var vary = []string{"Authorization, X-Active-Tenant-ID, X-Upstream-IdP-ID, X-Gateway-Secret, Origin, Access-Control-Request-Method, " +
+	"X-Forwarded-Method, X-Forwarded-Proto, X-Forwarded-Host, X-Forwarded-Uri, X-Forwarded-For, " +
+	"X-Original-Method, X-Original-Host, X-Original-URI, X-Original-URL"}
 
 var (
 	noStore = []string{"no-store"}

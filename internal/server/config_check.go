@@ -82,6 +82,11 @@ func (cfg *Config) checkBudgets(fault func(string, ...any)) {
 	positive(fault, map[string]int64{"HEADER_BUDGET": int64(cfg.HeaderBudget), "ENRICH_DEADLINE": int64(cfg.EnrichDeadline)})
 }
 
+// gatewayTLS are the files of the gateways' listener.
+func (cfg *Config) gatewayTLS() *tlsFiles {
+	return &tlsFiles{prefix: "GATEWAY", cert: cfg.GatewayCert, key: cfg.GatewayKey, clientCA: cfg.GatewayClientCA}
+}
+
 // emptyValue is what a header without a value can say: a comma would be a list.
 var emptyValue = regexp.MustCompile(`^[!-+.-~-]{0,16}$`)
 
@@ -102,6 +107,18 @@ func (cfg *Config) checkServe(fault func(string, ...any)) {
 	cfg.checkAssertionUse(fault)
 	address(fault, "GATEWAY_ADDR", cfg.GatewayAddr)
 	address(fault, "ADMIN_ADDR", cfg.AdminAddr)
+	cfg.gatewayTLS().check(fault)
+	if cfg.GatewaySecret != "" {
+		for secret := range strings.SplitSeq(cfg.GatewaySecret, ",") {
+			if len(secret) < 32 {
+				fault("GATEWAY_SECRET must be 32 characters or more, each of the two while it is changed")
+			}
+			cfg.gatewaySecrets = append(cfg.gatewaySecrets, []byte(secret))
+		}
+	}
+	if cfg.GatewayCache < 0 || cfg.GatewayCache > cfg.MaxStaleness || cfg.GatewayCache%time.Second != 0 {
+		fault("GATEWAY_CACHE must be whole seconds, and not more than MAX_STALENESS (%s), is %s", cfg.MaxStaleness, cfg.GatewayCache)
+	}
 	if cfg.OPAConfig != "" {
 		var err error
 		if cfg.opaConfig, err = os.ReadFile(cfg.OPAConfig); err != nil {

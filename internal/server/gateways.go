@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"net/http"
 
 	"iam-service/internal/enrich"
@@ -54,6 +55,8 @@ func (s *service) openGateways(context.Context) error {
 		Identify:      s.enricher.Identify,
 		Tenants:       s.db,
 		Trusted:       s.cfg.TrustedProxies,
+		Secrets:       s.cfg.gatewaySecrets,
+		MaxAge:        s.cfg.GatewayCache,
 		DenyAmbiguous: s.cfg.AmbiguousPaths == "always_deny",
 		Log:           s.log,
 		Observe:       s.requests.Observe,
@@ -61,6 +64,29 @@ func (s *service) openGateways(context.Context) error {
 	for _, p := range s.cfg.Profiles {
 		s.requests.Prepare(gateway.EnrichPath, p.Name, http.MethodGet, http.StatusOK, http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable)
 	}
-	s.servers = append(s.servers, newListener("gateway", s.gatewayListener, s.withJWKS(handler), s.log))
+	l, err := s.gatewayServer(s.withJWKS(handler))
+	if err != nil {
+		return err
+	}
+	s.servers = append(s.servers, l)
 	return nil
+}
+
+// gatewayServer serves the gateways' listener, by HTTP/1.1 and HTTP/2 (by ALPN, or with prior knowledge), in TLS where
+// the settings name files for it.
+func (s *service) gatewayServer(handler http.Handler) (*listener, error) {
+	l := newListener("gateway", s.gatewayListener, handler, s.log)
+	l.http.Protocols = new(http.Protocols)
+	l.http.Protocols.SetHTTP1(true)
+	l.http.Protocols.SetHTTP2(true)
+	l.http.Protocols.SetUnencryptedHTTP2(true)
+	if files := s.cfg.gatewayTLS(); files.enabled() {
+		certs, err := files.open(s.log, "h2", "http/1.1")
+		if err != nil {
+			return nil, err
+		}
+		l.l = tls.NewListener(l.l, certs.config())
+		s.loops.run("gateway_certificate", func() { certs.run(s.work) })
+	}
+	return l, nil
 }

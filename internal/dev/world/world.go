@@ -49,6 +49,8 @@ type Settings struct {
 	UnknownUsers  string
 	Headers       []string // GATEWAY_HEADERS
 	EmptyValue    string
+	Secrets       [][]byte      // GATEWAY_SECRET
+	MaxAge        time.Duration // GATEWAY_CACHE
 	HeaderMax     int
 	Policy        Policy
 	Assert        func(*World) enrich.Asserter // signs identities; nil: responses carry no assertion
@@ -227,6 +229,8 @@ func (w *World) openGateway(s Settings) {
 		Tenants:       w.DB,
 		Trusted:       w.Trusted,
 		DenyAmbiguous: s.DenyAmbiguous,
+		Secrets:       s.Secrets,
+		MaxAge:        s.MaxAge,
 		Log:           w.Logger,
 		Observe:       w.Observe,
 	}).Handler())
