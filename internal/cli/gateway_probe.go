@@ -75,6 +75,7 @@ func gatewayProbeCommand(environ []string) *cobra.Command {
 	flags.StringSliceVar(&cfg.Only, "only", nil, "groups of attacks to try: "+strings.Join(probe.Groups, ", ")+" (default: all)")
 	flags.StringVar(&cfg.Echo, "echo", "", "URL of the echo, reached directly: shows also what reached it behind an error")
 	flags.StringVar(&cfg.ListenEcho, "listen-echo", "", "address at which to start the echo for this run, where the gateway finds its backend")
+	flags.StringVar(&cfg.Connect, "connect", "", "host:port to connect to, instead of that of the URL")
 	flags.StringVar(&f.ca, "ca-file", "", "PEM file of the authority that signed the gateway's certificate")
 	flags.BoolVar(&f.insecure, "insecure", false, "do not verify the gateway's certificate")
 	flags.DurationVar(&cfg.Timeout, "timeout", 0, "for one request (default 2s)")

@@ -164,6 +164,13 @@ func spellings() []attack {
 				m.first(" " + n + ": " + f.value)
 			}
 		}},
+		{name: "header/after 6,000 characters", h1: func(m *message, f forgery) {
+			m.add("X-Probe-A: " + strings.Repeat("a", 6000))
+			exact(m, f)
+		}, h2: func(m *message2, f forgery) {
+			m.add("x-probe-a", strings.Repeat("a", 6000))
+			exact2(m, f)
+		}},
 		{name: "header/after 80 other fields", h1: func(m *message, f forgery) {
 			for range 80 {
 				m.add("X-Probe-A: a")

@@ -184,7 +184,11 @@ func methods() []attack {
 			m.add("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: cHJvYmUtcHJvYmUtcHJvYg==")
 		}},
 	}
-	return list
+	return append(list, attack{name: "method/websocket over HTTP/2", carries: true, h2: func(m *message2, _ forgery) { // RFC 8441
+		m.set(":method", "CONNECT")
+		m.fields = append([]field{{":protocol", "websocket"}}, m.fields...)
+		m.add("sec-websocket-version", "13")
+	}})
 }
 
 // credentials are ways to send two tokens, or none that should count.
@@ -211,6 +215,8 @@ func credentials() []attack {
 		auth("unsigned", noToken, func(forgery) []string {
 			return []string{"Authorization: Bearer eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.eyJzdWIiOiJwcm9iZSJ9."}
 		}),
+		auth("9,000 characters", noToken, func(forgery) []string { return []string{"Authorization: Bearer " + strings.Repeat("probe", 1800)} }),
+		auth("not ASCII", noToken, func(forgery) []string { return []string{"Authorization: Bearer probe\xff"} }),
 		auth("own, then garbage", aToken, func(f forgery) []string { return []string{own(f), "Authorization: Bearer probe"} }),
 		auth("garbage, then own", aToken, func(f forgery) []string { return []string{"Authorization: Bearer probe", own(f)} }),
 		auth("own twice", aToken, func(f forgery) []string { return []string{own(f), own(f)} }),

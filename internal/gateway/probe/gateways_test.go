@@ -211,6 +211,6 @@ func echo(t *testing.T) (e *probe.Echo, base string) {
 func config(gateway, echo string) probe.Config {
 	return probe.Config{
 		Gateway: gateway + "/orders/7", Headers: identity, Token: "token-of-alice", TokenWithoutRoles: "token-of-bob", Tenant: other, OpenPath: "/open", Echo: echo,
-		Timeout: 3 * time.Second, Limit: 5 * time.Minute, Concurrency: 16,
+		Timeout: 10 * time.Second, Limit: 5 * time.Minute, Concurrency: 16,
 	}
 }

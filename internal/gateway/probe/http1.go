@@ -56,7 +56,7 @@ func (m *message) reproduce(g gateway, tokens []variable) string {
 	}
 	to := "nc -q 2 " + g.host() + " " + g.port()
 	if g.tls != nil {
-		to = "openssl s_client -quiet -connect " + g.addr
+		to = "openssl s_client -quiet -servername " + g.tls.ServerName + " -connect " + g.addr
 	}
 	return "printf '" + text + "' | " + to
 }

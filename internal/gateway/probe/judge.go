@@ -191,7 +191,9 @@ func (t *trial) judgeRequest(s *Seen, add addFinding) {
 			add(Path, "", "the backend gets the path %q (normal form %q), the client sent %q (normal form %q)", s.Target, got, t.target, sent)
 		}
 	}
-	if s.Method != t.method && plainText(t.method) && !(t.method == http.MethodHead && s.Method == http.MethodGet) {
+	// A cache asks by GET for HEAD; RFC 8441, section 5: the CONNECT of HTTP/2 is the GET of an upgrade.
+	asked := s.Method == http.MethodGet && (t.method == http.MethodHead || t.method == http.MethodConnect && t.target == s.Target)
+	if s.Method != t.method && plainText(t.method) && !asked {
 		add(Path, "", "the backend gets the method %q, the client sent %q", s.Method, t.method)
 	}
 }
@@ -205,7 +207,7 @@ func (t *trial) judgeResponses(reached bool, add addFinding) {
 	switch {
 	case r.status == http.StatusSwitchingProtocols || r.status < 300 && t.method == http.MethodConnect:
 		add(Smuggled, "", "the gateway opens a tunnel: status %d", r.status)
-	case r.status < 300 && denied && !t.attack.preflight && !t.attack.otherHost:
+	case r.status < 300 && denied && t.ref.status >= 300 && !t.attack.preflight && !t.attack.otherHost:
 		add(Bypass, "", "the gateway answers %d by itself; the clean request is answered %d", r.status, t.ref.status)
 	case r.status >= 500 && denied && r.status != http.StatusNotImplemented && r.status != http.StatusHTTPVersionNotSupported && r.status != http.StatusServiceUnavailable:
 		add(Broken, "", "status %d; the clean request is answered %d", r.status, t.ref.status)

@@ -42,6 +42,8 @@ type Config struct {
 
 	Only []string // groups of attacks (Groups); none: all
 
+	Connect string // host:port to connect to, instead of the URL's
+
 	TLS         *tls.Config   // for a gateway with https; nil: the system's roots
 	Timeout     time.Duration // of one request; 0: 2 s
 	Limit       time.Duration // of the run; 0: 55 s
@@ -162,6 +164,9 @@ func newRun(cfg Config) (*run, error) {
 			errs = append(errs, fmt.Errorf("%s: has characters that no bearer token has (RFC 6750, section 2.1)", v.name))
 		}
 	}
+	if _, _, err := net.SplitHostPort(cfg.Connect); cfg.Connect != "" && err != nil {
+		errs = append(errs, fmt.Errorf("connect: %q is not host:port", cfg.Connect))
+	}
 	if cfg.OpenPath != "" && !strings.HasPrefix(cfg.OpenPath, "/") {
 		errs = append(errs, errors.New("open path: must begin with /"))
 	}
@@ -177,6 +182,9 @@ func newRun(cfg Config) (*run, error) {
 	r.gateway = gateway{addr: u.Host, authority: u.Host, timeout: r.Timeout}
 	if u.Port() == "" {
 		r.gateway.addr = net.JoinHostPort(u.Hostname(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
+	}
+	if cfg.Connect != "" {
+		r.gateway.addr = cfg.Connect
 	}
 	if u.Scheme == "https" {
 		r.gateway.tls = &tls.Config{MinVersion: tls.VersionTLS12}

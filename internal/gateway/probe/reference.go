@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -140,10 +141,13 @@ func merge(k, next clean, i int) clean {
 	return next
 }
 
+// jws is a signed token (RFC 7515, section 7.1): it changes with the time and the request that it is for.
+var jws = regexp.MustCompile(`^eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$`)
+
 func valueOf(s *Seen, header string) clean {
 	for _, l := range s.Headers {
 		if sameName(l.Name, header) {
-			return clean{present: true, value: l.Value}
+			return clean{present: true, value: l.Value, varies: jws.MatchString(l.Value)}
 		}
 	}
 	return clean{}

@@ -110,7 +110,7 @@ func (r *run) judge(ctx context.Context, shots []*shot) error {
 
 // noteStatus notes what was refused in a way that is worth a look. It returns an error if the gateway was not well.
 func (r *run) noteStatus(shots []*shot, verdicts []verdict) error {
-	busy, silent, broken := 0, map[string]bool{}, map[string]bool{}
+	busy, silent, broken, unavailable := 0, map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for i, s := range shots {
 		if s.timedOut && !verdicts[i].reached {
 			silent[s.attack.name] = true
@@ -121,6 +121,7 @@ func (r *run) noteStatus(shots []*shot, verdicts []verdict) error {
 		switch status := s.responses[0].status; {
 		case status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests:
 			busy++
+			unavailable[fmt.Sprintf("%d to %s", status, s.attack.name)] = true
 		case status >= 500 && status != http.StatusNotImplemented && status != http.StatusHTTPVersionNotSupported && !has(verdicts[i].findings, Broken):
 			broken[fmt.Sprintf("%d to %s", status, s.attack.name)] = true
 		}
@@ -129,7 +130,7 @@ func (r *run) noteStatus(shots []*shot, verdicts []verdict) error {
 		return fmt.Errorf("%d of %d requests were answered 503 or 429: the gateway or iam-service limits or is not well", busy, len(shots))
 	}
 	if busy > 0 {
-		r.note("%d requests were answered 503 or 429, and count as refused", busy)
+		r.note("%d requests count as refused that were not answered now: %s", busy, strings.Join(slices.Sorted(maps.Keys(unavailable)), "; "))
 	}
 	if len(silent) > 0 {
 		r.note("no response within %s to: %s", r.Timeout, strings.Join(slices.Sorted(maps.Keys(silent)), "; "))
@@ -257,6 +258,21 @@ func (r Report) Text(w io.Writer) {
 	fmt.Fprintf(w, "%d faults\n", len(r.Faults))
 }
 
+// remedies say what to change in a gateway.
+var remedies = map[Kind]string{
+	Forged:   "set or delete every header of GATEWAY_HEADERS, also where iam-service sends an empty value",
+	Alias:    "delete names with other characters than letters, digits and hyphens",
+	Lost:     "clean Connection before headers are set",
+	Twice:    "replace in place of adding; refuse a repeated Authorization",
+	Changed:  "take each fact from one source",
+	Hint:     "forward " + hintHeader,
+	Smuggled: "refuse ambiguous framing, delete Upgrade: h2c, drop trailers",
+	Bypass:   "authorize every method and path",
+	Path:     "authorize and forward the same path and method",
+	Leak:     "pass on status, body and WWW-Authenticate of a denial only",
+	Broken:   "keep 401 and 403",
+}
+
 // maxShown is how many attacks of a kind are written with all details.
 const maxShown = 10
 
@@ -291,7 +307,7 @@ func (r Report) group(w io.Writer, k Kind) {
 	if len(groups) == 0 {
 		return
 	}
-	fmt.Fprintf(w, "\n%s: %d, by %d attacks\n", k, r.Kinds[k], len(groups))
+	fmt.Fprintf(w, "\n%s: %d, by %d attacks. Remedy: %s\n", k, r.Kinds[k], len(groups), remedies[k])
 	var others []string
 	for i, g := range groups {
 		if i >= maxShown {

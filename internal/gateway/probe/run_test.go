@@ -2,9 +2,12 @@ package probe_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"net"
 	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -114,6 +117,42 @@ func TestTheEchoIsStartedForTheRun(t *testing.T) {
 	if c, err := net.Dial("tcp", addr); err == nil {
 		c.Close()
 		t.Error("the echo still runs")
+	}
+}
+
+func TestAnotherAddressThanTheURLsIsConnectedTo(t *testing.T) {
+	t.Parallel()
+	_, backend := echo(t)
+	cfg := config("http://gateway.example", backend)
+	cfg.Connect, cfg.Only = strings.TrimPrefix(serving(t, naive(backend)), "http://"), []string{"hint", "credentials"}
+	r := run(t, cfg)
+	for _, f := range r.Faults {
+		if f.Protocol == "HTTP/1.1" && f.Attack != "hint/clean" && (!strings.Contains(f.Reproduce, "Host: gateway.example") || !strings.Contains(f.Reproduce, "nc -q 2 127.0.0.1 ")) {
+			t.Errorf("%s", f.Reproduce)
+		}
+	}
+	if r.Kinds[probe.Hint] == 0 {
+		t.Errorf("%v", r.Kinds)
+	}
+}
+
+// A signed identity is another one for each request.
+func TestASignedTokenInAHeaderMayChange(t *testing.T) {
+	t.Parallel()
+	_, backend := echo(t)
+	to, err := url.Parse(backend)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := config(serving(t, &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(to)
+		r.Out.Host = r.In.Host
+		r.Out.Header.Set("X-Assertion", "eyJhbGciOiJFUzI1NiJ9."+base64.RawURLEncoding.EncodeToString([]byte(r.In.Method))+".c2ln")
+	}}), backend)
+	cfg.Headers, cfg.Only = []string{"X-Assertion"}, []string{"method", "header"}
+	r := run(t, cfg)
+	if f := r.Headers[0].Faults; len(f) > 0 || r.Headers[0].Safe < 20 {
+		t.Errorf("%+v", r.Headers[0])
 	}
 }
 
