@@ -4,24 +4,18 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
+	"unicode/utf8"
 )
 
 // A link within the repository leads to a file, and to a heading of it where it names one.
 func TestLinksOfTheDocumentsLeadSomewhere(t *testing.T) {
 	t.Parallel()
-	var pages []string
-	for _, pattern := range []string{"../*.md", "*.md", "decisions/*.md", "../bundles/*.md"} {
-		found, err := filepath.Glob(pattern)
-		if err != nil || len(found) == 0 {
-			t.Fatalf("%s: %v, %v", pattern, found, err)
-		}
-		pages = append(pages, found...)
-	}
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
-	for _, page := range pages {
+	for _, page := range pages(t) {
 		for _, m := range link.FindAllStringSubmatch(prose(t, page), -1) {
 			target, anchor, _ := strings.Cut(m[1], "#")
 			if strings.Contains(target, "://") {
@@ -38,6 +32,20 @@ func TestLinksOfTheDocumentsLeadSomewhere(t *testing.T) {
 			}
 		}
 	}
+}
+
+// pages are the files with documents, relative to this folder.
+func pages(t *testing.T) []string {
+	t.Helper()
+	var all []string
+	for _, pattern := range []string{"../*.md", "*.md", "decisions/*.md", "gateways/*.md", "../bundles/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%s: %v, %v", pattern, found, err)
+		}
+		all = append(all, found...)
+	}
+	return all
 }
 
 // prose is a page without its blocks of code.
@@ -84,5 +92,33 @@ func TestEveryPageIsIndexed(t *testing.T) {
 				t.Errorf("%s does not list %s", index, page)
 			}
 		}
+	}
+}
+
+// width is the most columns that a line of prose has.
+const width = 110
+
+// generatedPages are written by programs, which do not wrap.
+var generatedPages = []string{"nightly.md"}
+
+// A line of prose fits into the width. Tables, headings, comments, definitions of links and what has no
+// place to break (a long link) may be wider.
+func TestProseIsWrapped(t *testing.T) {
+	t.Parallel()
+	unbreakable := regexp.MustCompile("^ *([-*] |[0-9]+[.] )?(`[^`]*`|[^ `])+$")
+	exempt := regexp.MustCompile(`^\s*(\||#|<|\[[^]]+\]:)`)
+	for _, page := range pages(t) {
+		t.Run(strings.TrimPrefix(page, "../"), func(t *testing.T) {
+			t.Parallel()
+			if slices.Contains(generatedPages, page) {
+				return
+			}
+			for line := range strings.Lines(prose(t, page)) {
+				line = strings.TrimRight(line, "\n")
+				if utf8.RuneCountInString(line) > width && !exempt.MatchString(line) && !unbreakable.MatchString(line) {
+					t.Errorf("wrap this line at %d columns:\n%s", width, line)
+				}
+			}
+		})
 	}
 }
