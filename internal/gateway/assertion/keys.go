@@ -71,6 +71,11 @@ func NewKeys(store Store, rules Rules, log *slog.Logger) *Keys {
 
 // Start reads the keys, creates the first one, and fails where none can sign.
 func (k *Keys) Start(ctx context.Context) error {
+	if k.rules.Encryption.other != nil {
+		if _, err := k.store.ChangeAssertionKeys(ctx, k.rules.Encrypt); err != nil {
+			return err
+		}
+	}
 	if err := k.refresh(ctx); err != nil {
 		return err
 	}

@@ -129,11 +129,21 @@ func (r *Rules) Maintain(set iam.AssertionKeys) (iam.AssertionKeyChange, error) 
 		case k.Sealed != nil && (!now.Before(k.SignsUntil) || current != nil && k.SignsFrom.Before(current.SignsFrom) && now.Sub(current.SignsFrom) > handover):
 			k.Sealed = nil
 			c.put("erase", k)
-		case r.Encryption.other != nil && k.SealedBy == r.Encryption.other.fingerprint:
-			again, err := r.Encryption.reseal(k)
-			if err == nil { // else it stays as it is, and whoever opens it reports why it cannot
-				c.put("encrypt", again)
-			}
+		}
+	}
+	return c.out, nil
+}
+
+// Encrypt is the change that encrypts by the first key-encryption key what the other one has encrypted. It is
+// due at a start alone: while replicas have the two in different orders, each would undo what the other does.
+func (r *Rules) Encrypt(set iam.AssertionKeys) (iam.AssertionKeyChange, error) {
+	c := change{rules: r}
+	for _, k := range set.Keys {
+		if r.Encryption.other == nil || k.SealedBy != r.Encryption.other.fingerprint || !k.RevokedAt.IsZero() {
+			continue
+		}
+		if again, err := r.Encryption.reseal(k); err == nil { // else it stays as it is, and whoever opens it reports why
+			c.put("encrypt", again)
 		}
 	}
 	return c.out, nil

@@ -138,6 +138,16 @@ func TestAnotherKeyEncryptionKeyIsFatalAtAStartAndNoneLater(t *testing.T) {
 		}
 	}
 	ok(t, wrong.Start(t.Context()))
+	// While replicas have the two in different orders, none undoes what another does.
+	seq := store.set.Seq
+	third := replica(t, store, encryption(t, old, fresh), at.now)
+	for range 3 {
+		ok(t, third.refresh(t.Context()))
+		ok(t, second.refresh(t.Context()))
+	}
+	if store.set.Seq != seq {
+		t.Errorf("%d changes of keys by two replicas that disagree", store.set.Seq-seq)
+	}
 	// One that has the old key alone signs on with what it has.
 	ok(t, running.refresh(t.Context()))
 	if k := running.current.Load().signer(at.now()); k == nil || k.id != before {
