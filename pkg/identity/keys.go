@@ -40,7 +40,7 @@ type keyCache struct {
 	client *http.Client
 
 	mu      sync.Mutex
-	keys    map[string]jose.JSONWebKey
+	keys    map[string]any
 	etag    string
 	fetched time.Time     // of the keys; zero: there are none
 	due     time.Time     // when they must be fetched again
@@ -60,7 +60,7 @@ func newKeyCache(cfg *Config) *keyCache {
 }
 
 // get returns the key of an id.
-func (c *keyCache) get(ctx context.Context, id string) (jose.JSONWebKey, error) {
+func (c *keyCache) get(ctx context.Context, id string) (any, error) {
 	for waited := false; ; waited = true {
 		c.mu.Lock()
 		now := c.cfg.now()
@@ -75,14 +75,14 @@ func (c *keyCache) get(ctx context.Context, id string) (jose.JSONWebKey, error) 
 			case usable && known:
 				return key, nil
 			case usable && failed == nil:
-				return key, invalid("its key %q is not among those of the JWKS", id)
+				return nil, invalid("its key %q is not among those of the JWKS", id)
 			case usable:
 				// The key may be a new one: that cannot be known while the JWKS is unreachable.
-				return key, fmt.Errorf("%w: its key %q is unknown, and the JWKS cannot be fetched: %w", ErrUnavailable, id, failed)
+				return nil, fmt.Errorf("%w: its key %q is unknown, and the JWKS cannot be fetched: %w", ErrUnavailable, id, failed)
 			case fetched.IsZero():
-				return key, fmt.Errorf("%w: the JWKS cannot be fetched: %w", ErrUnavailable, failed)
+				return nil, fmt.Errorf("%w: the JWKS cannot be fetched: %w", ErrUnavailable, failed)
 			}
-			return key, fmt.Errorf("%w: the keys are older than %s: %w", ErrUnavailable, c.cfg.MaxStale, failed)
+			return nil, fmt.Errorf("%w: the keys are older than %s: %w", ErrUnavailable, c.cfg.MaxStale, failed)
 		}
 		if c.flight == nil {
 			c.flight, c.tried = make(chan struct{}), now
@@ -93,7 +93,7 @@ func (c *keyCache) get(ctx context.Context, id string) (jose.JSONWebKey, error) 
 		select {
 		case <-flight:
 		case <-ctx.Done():
-			return jose.JSONWebKey{}, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 		}
 	}
 }
@@ -118,7 +118,7 @@ func (c *keyCache) fetch(etag string, done chan struct{}) {
 }
 
 type fetched struct {
-	keys map[string]jose.JSONWebKey // nil: unchanged
+	keys map[string]any // nil: unchanged
 	etag string
 	age  time.Duration
 }
@@ -156,7 +156,7 @@ func (c *keyCache) request(ctx context.Context, etag string) (fetched, error) {
 }
 
 // parse reads the keys that can verify an assertion. Others are left out (RFC 7517, section 5).
-func parse(text []byte) (map[string]jose.JSONWebKey, error) {
+func parse(text []byte) (map[string]any, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
@@ -168,14 +168,14 @@ func parse(text []byte) (map[string]jose.JSONWebKey, error) {
 	case len(set.Keys) > maxKeys:
 		return nil, fmt.Errorf("the JWKS has more than %d keys", maxKeys)
 	}
-	keys := map[string]jose.JSONWebKey{}
+	keys := map[string]any{}
 	for _, one := range set.Keys {
 		var k jose.JSONWebKey
-		if k.UnmarshalJSON(one) != nil || k.KeyID == "" || k.Use != "" && k.Use != "sig" || !k.IsPublic() {
+		if k.UnmarshalJSON(one) != nil || k.KeyID == "" || k.Use != "" && k.Use != "sig" {
 			continue
 		}
 		alg := ""
-		switch public := k.Key.(type) {
+		switch public := k.Key.(type) { // no private key, and none of HMAC
 		case *ecdsa.PublicKey:
 			if public.Curve == elliptic.P256() {
 				alg = string(jose.ES256)
@@ -183,11 +183,9 @@ func parse(text []byte) (map[string]jose.JSONWebKey, error) {
 		case ed25519.PublicKey:
 			alg = string(jose.EdDSA)
 		}
-		if alg == "" || k.Algorithm != "" && k.Algorithm != alg {
-			continue
+		if alg != "" && (k.Algorithm == "" || k.Algorithm == alg) {
+			keys[k.KeyID] = k.Key
 		}
-		k.Algorithm = alg // what the key is decides, and not what a token says
-		keys[k.KeyID] = k
 	}
 	return keys, nil
 }

@@ -198,10 +198,8 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	if key.Algorithm != header.Algorithm {
-		return nil, invalid("its alg is %s, and that of its key is %s", header.Algorithm, key.Algorithm)
-	}
-	text, err := signed.Verify(key.Key) // with our key: jwk, jku and x5c of the header are not read
+	// With our key, whose type must be that of alg: jwk, jku and x5c of the header are not read.
+	text, err := signed.Verify(key)
 	if err != nil {
 		return nil, invalid("its signature is not that of key %s", header.KeyID)
 	}

@@ -487,16 +487,16 @@ func TestAJWKSIsBounded(t *testing.T) {
 		many[i] = fmt.Sprintf(key, i)
 	}
 	for name, body := range map[string]string{
-		"too large":     `{"keys":[` + strings.Repeat(" ", maxJWKS) + `]}`,
+		"too large":     `{"keys":[]}` + strings.Repeat(" ", maxJWKS), // its beginning is one
 		"too many keys": `{"keys":[` + strings.Join(many, ",") + `]}`,
 		"a page":        `<html>`,
 		"no keys":       `{}`,
 	} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(body)) }))
 		t.Cleanup(srv.Close)
-		redirect := httptest.NewServer(http.RedirectHandler(srv.URL, http.StatusFound))
-		t.Cleanup(redirect.Close)
 		s := newService(t)
+		redirect := httptest.NewServer(http.RedirectHandler(s.URL, http.StatusFound)) // to good ones
+		t.Cleanup(redirect.Close)
 		for _, url := range []string{srv.URL, redirect.URL} {
 			v, err := New(Config{JWKS: url, Issuer: issuer, Audiences: []string{here}})
 			s.ok(err)

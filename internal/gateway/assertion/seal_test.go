@@ -61,7 +61,10 @@ func TestARowThatWasTamperedWithIsNotUsed(t *testing.T) {
 		"another public key":            func(k *iam.AssertionKey) { k.Public = theirs.Public },
 		"another's private key":         func(k *iam.AssertionKey) { k.Sealed = theirs.Sealed },
 		"and its fingerprint":           func(k *iam.AssertionKey) { k.Sealed, k.SealedBy = theirs.Sealed, theirs.SealedBy },
-		"another algorithm":             func(k *iam.AssertionKey) { k.Algorithm = "EdDSA" },
+		"another id": func(k *iam.AssertionKey) {
+			k.ID, k.Proof = theirs.ID, theirs.Proof // and not its public key
+		},
+		"another algorithm": func(k *iam.AssertionKey) { k.Algorithm = "EdDSA" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -78,6 +81,23 @@ func TestARowThatWasTamperedWithIsNotUsed(t *testing.T) {
 				t.Error("the attacker's key is published")
 			}
 		})
+	}
+}
+
+// No ciphertext of a key takes the place of another one of it.
+func TestAProofIsNoCiphertextOfAPrivateKey(t *testing.T) {
+	t.Parallel()
+	at := newClock()
+	e := encryption(t, newKey(t), nil)
+	k, err := generate("ES256", e, at.now(), at.now(), at.now().Add(rotation))
+	ok(t, err)
+	swapped := k
+	swapped.Proof, swapped.Sealed = k.Sealed, k.Proof
+	if _, err := e.publicKey(&swapped); err == nil {
+		t.Error("an encrypted private key is a proof")
+	}
+	if _, err := e.open(k.ID, k.SealedBy, k.Proof); err == nil {
+		t.Error("a proof is an encrypted private key")
 	}
 }
 
