@@ -125,7 +125,7 @@ func (r *Rules) Maintain(set iam.AssertionKeys) (iam.AssertionKeyChange, error) 
 		switch {
 		case now.After(k.PublishedUntil):
 			c.remove(k)
-		case c.has(k.ID) || !k.RevokedAt.IsZero():
+		case c.has(k.ID):
 		case k.Sealed != nil && (!now.Before(k.SignsUntil) || current != nil && k.SignsFrom.Before(current.SignsFrom) && now.Sub(current.SignsFrom) > handover):
 			k.Sealed = nil
 			c.put("erase", k)

@@ -59,8 +59,12 @@ func TestARowThatWasTamperedWithIsNotUsed(t *testing.T) {
 		"a changed bit":                 func(k *iam.AssertionKey) { k.Sealed = bytes.Clone(k.Sealed); k.Sealed[20] ^= 1 },
 		"a cut ciphertext":              func(k *iam.AssertionKey) { k.Sealed = k.Sealed[:5] },
 		"another public key":            func(k *iam.AssertionKey) { k.Public = theirs.Public },
-		"another's private key":         func(k *iam.AssertionKey) { k.Sealed = theirs.Sealed },
-		"and its fingerprint":           func(k *iam.AssertionKey) { k.Sealed, k.SealedBy = theirs.Sealed, theirs.SealedBy },
+		"another public key under our id": func(k *iam.AssertionKey) {
+			k.Public = bytes.ReplaceAll(theirs.Public, []byte(theirs.ID), []byte(k.ID))
+			k.Sealed = nil
+		},
+		"another's private key": func(k *iam.AssertionKey) { k.Sealed = theirs.Sealed },
+		"and its fingerprint":   func(k *iam.AssertionKey) { k.Sealed, k.SealedBy = theirs.Sealed, theirs.SealedBy },
 		"another id": func(k *iam.AssertionKey) {
 			k.ID, k.Proof = theirs.ID, theirs.Proof // and not its public key
 		},
@@ -70,14 +74,16 @@ func TestARowThatWasTamperedWithIsNotUsed(t *testing.T) {
 			t.Parallel()
 			k := ours
 			tamper(&k)
-			if _, err := e.openKey(&k); err == nil {
-				t.Error("it is used")
+			if _, err := e.publicKey(&k); err == nil {
+				if _, err := e.openKey(&k); err == nil {
+					t.Error("it is used")
+				}
 			}
 			r := replica(t, &memory{now: at.now, set: iam.AssertionKeys{Keys: []iam.AssertionKey{k}}}, e, at.now)
-			if err := r.Start(t.Context()); err == nil || !strings.Contains(err.Error(), k.ID) {
+			if err := r.Start(t.Context()); k.Sealed != nil && (err == nil || !strings.Contains(err.Error(), k.ID)) {
 				t.Errorf("the start says %v", err)
 			}
-			if strings.Contains(string(r.current.Load().jwks), string(theirs.ID)) {
+			if jwks := string(r.current.Load().jwks); strings.Contains(jwks, theirs.ID) || k.Sealed == nil && strings.Contains(jwks, k.ID) {
 				t.Error("the attacker's key is published")
 			}
 		})
