@@ -86,7 +86,7 @@ func (c *keyCache) get(ctx context.Context, id string) (any, error) {
 		}
 		if c.flight == nil {
 			c.flight, c.tried = make(chan struct{}), now
-			go c.fetch(c.etag, c.flight)
+			go c.fetch(c.etag, c.flight) //nolint:gosec // G118: all who wait share it, so no one request ends it
 		}
 		flight := c.flight
 		c.mu.Unlock()

@@ -192,7 +192,7 @@ func TestNoSecretIsPrintedOrAudited(t *testing.T) {
 	var logs bytes.Buffer
 	log := slog.New(slog.NewJSONHandler(&logs, nil))
 	log.Info("all", "encryption", e, "rules", Rules{Encryption: e})
-	text, _ := json.Marshal(e)
+	text, _ := json.Marshal(Rules{Encryption: e})
 	printed := logs.String() + string(text) + fmt.Sprintf("%v %+v %#v %s", e, e, e, Rules{Encryption: e})
 	rules := Rules{Encryption: e, Algorithm: "ES256", Rotation: rotation}
 	c, err := rules.Maintain(iam.AssertionKeys{Now: at.now()})
@@ -203,7 +203,7 @@ func TestNoSecretIsPrintedOrAudited(t *testing.T) {
 	private, err := e.open(c.Put[0].ID, c.Put[0].SealedBy, c.Put[0].Sealed)
 	ok(t, err)
 	for _, plain := range [][]byte{secret, private, private[36:68], c.Put[0].Sealed} {
-		for _, form := range []string{string(plain), fmt.Sprint(plain), fmt.Sprintf("%x", plain), base64.StdEncoding.EncodeToString(plain), base64.RawURLEncoding.EncodeToString(plain)} {
+		for _, form := range []string{string(plain), fmt.Sprintf("%v", plain), fmt.Sprintf("%x", plain), base64.StdEncoding.EncodeToString(plain), base64.RawURLEncoding.EncodeToString(plain)} {
 			if strings.Contains(printed, form) {
 				t.Errorf("it shows a key: %s", printed)
 			}
