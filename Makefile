@@ -123,6 +123,10 @@ test-gateways: need-go ## the generated configurations with the real nginx, HAPr
 	.ci/gateways
 	GATEWAYS=nginx,haproxy,caddy go test -count=1 -run Gateway ./internal/gateway/setup ./internal/gateway/probe
 
+.PHONY: test-defences
+test-defences: need-go ## take out each defence of SECURITY.md in turn: its test must fail; ONLY=regexp of threats
+	go run ./internal/dev/defences/takeout "$(ONLY)"
+
 .PHONY: test-rules
 test-rules: need-go ## check the alerts of deploy/prometheus and run their unit tests, by promtool
 	go tool -modfile=.ci/promtool.mod promtool check rules --lint-fatal deploy/prometheus/rules.yaml

@@ -1,0 +1,184 @@
+// Package defences is the list of this service's defences against the attacks that SECURITY.md names, each with the test
+// that fails without it.
+//
+// It owns the list. internal/dev/defences/takeout takes each out in turn; docs_test compares SECURITY.md with it.
+package defences
+
+// Defence is one line of code, or a few, that stops an attack.
+type Defence struct {
+	Threat  string // as in SECURITY.md
+	File    string // below the root of the repository
+	Code    string // what is there exactly once
+	Without string // in its place: the same without the defence
+	Package string // of the test
+	Test    string
+}
+
+// All are the defences, by threat.
+var All = []Defence{
+	{
+		Threat: "allow without a header", File: "internal/gateway/http.go",
+		Code: "out[name] = o.values[i : i+1 : i+1]", Without: `if o.values[i] != "" { out[name] = o.values[i : i+1 : i+1] }`,
+		Package: "./internal/gateway", Test: "TestA200CarriesEveryHeaderOnceAndADenyNone",
+	},
+	{
+		Threat: "empty header not copied", File: "internal/enrich/evaluate.go",
+		Code: "values[i] = s.cfg.EmptyValue", Without: "_ = values[i]",
+		Package: "./internal/gateway", Test: "TestAnEmptyHeaderCarriesThePlaceholder",
+	},
+	{
+		Threat: "forwarded headers believed", File: "internal/gateway/facts.go",
+		Code: "believed: s.Trusted.Trusts(problem.Peer(r))", Without: "believed: true",
+		Package: "./internal/gateway", Test: "TestWhatAProxySaysIsBelievedFromTrustedPeersOnly",
+	},
+	{
+		Threat: "facts unknown or doubled", File: "internal/gateway/facts.go",
+		Code: `return fact != "" && said != "" && fact != said`, Without: "return false",
+		Package: "./internal/gateway", Test: "TestTwoSourcesOfOneFactMustAgree",
+	},
+	{
+		Threat: "facts unknown or doubled", File: "internal/enrich/evaluate.go",
+		Code: "case missing == 0:", Without: "case true:",
+		Package: "./internal/gateway", Test: "TestARequestOfWhichThePolicyReadsWhatNobodyHasSaidIsDenied",
+	},
+	{
+		Threat: "path confusion", File: "internal/enrich/request.go",
+		Code: "\tif !ok {\n\t\tr.Path", Without: "\tif false {\n\t\tr.Path",
+		Package: "./internal/gateway", Test: "TestAnAmbiguousPathIsRefusedWhereThePolicyReadsThePath",
+	},
+	{
+		Threat: "repeated headers", File: "internal/problem/client.go",
+		Code: "if len(values) > 1 {", Without: "if len(values) > 99 {",
+		Package: "./internal/gateway", Test: "TestWhatComesTwiceOrIsMalformedIsRefused",
+	},
+	{
+		Threat: "a stranger asks as a gateway", File: "internal/gateway/http.go",
+		Code: "if known == 1 && ", Without: "if known == known && ",
+		Package: "./internal/gateway", Test: "TestOnlyAGatewayThatSendsTheSecretGetsADecision",
+	},
+	{
+		Threat: "malformed input becomes 200", File: "internal/enrich/evaluate.go",
+		Code: "case t == nil && !(d.Anonymous && r.Anonymous(req.Path, req.Preflight)):", Without: "case false:",
+		Package: "./internal/gateway", Test: "TestNobodyIsLetInUnlessTheBundleDeclaresThePath",
+	},
+	{
+		Threat: "cache-key confusion", File: "internal/enrich/cache.go",
+		Code: "case e.revision != r.Number():", Without: "case false:",
+		Package: "./internal/gateway", Test: "TestAnotherPolicyAnswersAnew",
+	},
+	{
+		Threat: "cache-key confusion", File: "internal/enrich/cache.go",
+		Code: "case t.RevokedBy(e.notBefore):", Without: "case false:",
+		Package: "./internal/gateway", Test: "TestAKeptAnswerIsNotForATokenThatIsNoLongerGood",
+	},
+	{
+		Threat: "stale put", File: "internal/enrich/enrich.go",
+		Code: "if !current && try == 0 {", Without: "if false {",
+		Package: "./internal/enrich", Test: "TestAFactThatChangesMeanwhileIsReadAgain",
+	},
+	{
+		Threat: "token checks skipped", File: "internal/token/verify.go",
+		Code: "case !now.Before(t.Expires):", Without: "case false:",
+		Package: "./internal/token", Test: "TestTimesAreCheckedAlsoForATokenThatIsCached",
+	},
+	{
+		Threat: "token checks skipped", File: "internal/token/verify.go",
+		Code: "if k.alg != t.Method.Alg() {", Without: "if false {",
+		Package: "./internal/token", Test: "TestEveryCheckOfATokenHolds",
+	},
+	{
+		Threat: "token checks skipped", File: "internal/token/claims.go",
+		Code: `case only == "" && !ours:`, Without: "case false:",
+		Package: "./internal/token", Test: "TestEveryCheckOfATokenHolds",
+	},
+	{
+		Threat: "token checks skipped", File: "internal/token/verify.go",
+		Code: `[]string{"crit", "zip", "b64"}`, Without: "[]string{}",
+		Package: "./internal/token", Test: "TestEveryCheckOfATokenHolds",
+	},
+	{
+		Threat: "sender-constrained token as bearer", File: "internal/token/claims.go",
+		Code: `_, bound := claims["cnf"]; bound`, Without: `_, bound := claims["cnf"]; bound && false`,
+		Package: "./internal/token", Test: "TestEveryCheckOfATokenHolds",
+	},
+	{
+		Threat: "JWT parser exhaustion", File: "internal/token/verify.go",
+		Code: "if len(raw) > maxTokenBytes {", Without: "if false {",
+		Package: "./internal/token", Test: "TestEveryCheckOfATokenHolds",
+	},
+	{
+		Threat: "JWKS exhaustion", File: "internal/token/keys.go",
+		Code: "case !is.fetches.AllowN(now, 1):", Without: "case false:",
+		Package: "./internal/token", Test: "TestManyUnknownKeysMakeFewFetches",
+	},
+	{
+		Threat: "introspection flood", File: "internal/token/introspect.go",
+		Code: "if !known && !in.unknownBudget.take(now, in.perSecond, in.perSecond) {", Without: "if false {",
+		Package: "./internal/token", Test: "TestOpaqueTokensMakeABoundedNumberOfCalls",
+	},
+	{
+		Threat: "issuer crossing", File: "internal/token/verify.go",
+		Code: `case idp != "" && idp != t.issuerID:`, Without: "case false:",
+		Package: "./internal/gateway", Test: "TestTheGatewaysChoiceOfProviderBinds",
+	},
+	{
+		Threat: "token meant for a backend", File: "internal/token/claims.go",
+		Code: `case only != "" && !audienceMatches(claims["aud"], []string{only}):`, Without: "case false:",
+		Package: "./internal/adminapi", Test: "TestWhoMayDoWhat",
+	},
+	{
+		Threat: "client of one tenant, person of another", File: "internal/enrich/evaluate.go",
+		Code: `if result.response.Allowed && bound != "" && d.Tenant != bound {`, Without: "if false {",
+		Package: "./internal/enrich", Test: "TestAClientOfATenantActsInThatTenantOnlyForPersonsToo",
+	},
+	{
+		Threat: "misses as a weapon", File: "internal/directory/reading.go",
+		Code: "if counted && !r.caller.Lookups.Take() {", Without: "if false {",
+		Package: "./internal/directory", Test: "TestMissesAreNoWeapon",
+	},
+	{
+		Threat: "escalation by the side", File: "internal/admin/users.go",
+		Code: "if err != nil || n > 0 {", Without: "if err != nil || n >= 0 {",
+		Package: "./internal/adminapi", Test: "TestTwoWhoRemoveEachOtherDoNotBothSucceed",
+	},
+	{
+		Threat: "escalation by the side", File: "internal/admin/clients.go",
+		Code: `if more := holding.Beyond(graph, c.Roles); more != "" {`, Without: `if more := holding.Beyond(graph, c.Roles); more == "-" {`,
+		Package: "./internal/adminapi", Test: "TestNobodyGetsMoreThroughAClient",
+	},
+	{
+		Threat: "bundle bomb before verification", File: "internal/policy/archive.go",
+		Code: "if declared += h.Size; declared > maxUnpacked {", Without: "if declared += h.Size; false {",
+		Package: "./internal/policy", Test: "TestAnArchiveThatNoBundleNeedsIsRefused",
+	},
+	{
+		Threat: "bundle bomb before verification", File: "internal/policy/archive.go",
+		Code: `if path.Base(name) == "patch.json" {`, Without: "if false {",
+		Package: "./internal/policy", Test: "TestAnArchiveThatNoBundleNeedsIsRefused",
+	},
+	{
+		Threat: "number that never ends", File: "internal/token/claims.go",
+		Code: "if !iam.ValidNumbers(claims) {", Without: "if false {",
+		Package: "./internal/token", Test: "TestEveryCheckOfATokenHolds",
+	},
+	{
+		Threat: "splitting", File: "internal/policy/decision.go",
+		Code: "if value[i] < 0x20 || value[i] > 0x7e {", Without: "if false {",
+		Package: "./internal/policy", Test: "TestAHeaderCarriesWhatItCan",
+	},
+	{
+		Threat: "claims removed on the way", File: "internal/gateway/setup/templates/Caddyfile.tmpl",
+		Code: "\t\trequest_header @plain -Connection\n", Without: "",
+		Package: "./internal/gateway/setup", Test: "TestTheProbeFindsNoFaultInAGatewayWithItsGeneratedConfiguration/caddy",
+	},
+	{
+		Threat: "underscore alias", File: "internal/gateway/setup/templates/haproxy.cfg.tmpl",
+		Code: "    option http-restrict-req-hdr-names delete\n", Without: "",
+		Package: "./internal/gateway/setup", Test: "TestAGatewayWithItsGeneratedConfiguration/haproxy",
+	},
+	{
+		Threat: "secrets in logs", File: "internal/token/hide.go",
+		Code: "if shape.MatchString(decoded) {", Without: "if false {",
+		Package: "./internal/decisions", Test: "TestATokenInAPathIsTakenOutThoughItIsEncoded",
+	},
+}

@@ -1,0 +1,97 @@
+// Command takeout takes out each defence in turn, runs its test, and fails unless the test fails. It changes no file:
+// the compiler sees the changed one by an overlay.
+//
+//	go run ./internal/dev/defences/takeout [regexp of threats]
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"iam-service/internal/dev/defences"
+)
+
+func main() {
+	only := ".*"
+	if len(os.Args) > 1 {
+		only = os.Args[1]
+	}
+	pattern, err := regexp.Compile(only)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	failed := 0
+	for _, d := range defences.All {
+		if !pattern.MatchString(d.Threat) {
+			continue
+		}
+		began := time.Now()
+		why := takeOut(d)
+		result := "noticed"
+		if why != nil {
+			failed++
+			result = "NOT NOTICED: " + why.Error()
+		}
+		fmt.Printf("%-40s %-70s %5.1f s  %s\n", d.Threat, d.Test, time.Since(began).Seconds(), result)
+	}
+	if failed > 0 {
+		fmt.Fprintf(os.Stderr, "%d defences can be taken out without a test that fails\n", failed)
+		os.Exit(1)
+	}
+}
+
+// takeOut returns nil if the test fails without the defence, as it must.
+func takeOut(d defences.Defence) error {
+	text, err := os.ReadFile(d.File)
+	if err != nil {
+		return err
+	}
+	if n := strings.Count(string(text), d.Code); n != 1 {
+		return fmt.Errorf("%q is %d times in %s, not once: follow the code", d.Code, n, d.File)
+	}
+	dir, err := os.MkdirTemp("", "defences")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	file, overlay := filepath.Join(dir, "changed"+filepath.Ext(d.File)), filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(file, []byte(strings.Replace(string(text), d.Code, d.Without, 1)), 0o600); err != nil {
+		return err
+	}
+	changed, err := filepath.Abs(d.File)
+	if err != nil {
+		return err
+	}
+	list, err := json.Marshal(map[string]map[string]string{"Replace": {changed: file}})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(overlay, list, 0o600); err != nil {
+		return err
+	}
+	name, sub, _ := strings.Cut(d.Test, "/")
+	run := "^" + name + "$"
+	if sub != "" {
+		run += "/^" + sub + "$"
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "go", "test", "-vet=off", "-count=1", "-overlay", overlay, "-run", run, d.Package).CombinedOutput() //nolint:gosec // of the list
+	switch {
+	case err == nil:
+		return fmt.Errorf("%s passes", d.Test)
+	case strings.Contains(string(out), "[build failed]"):
+		return fmt.Errorf("it does not build: %s", out)
+	case !strings.Contains(string(out), "--- FAIL: "+name):
+		return fmt.Errorf("it is not the test that fails: %s", out)
+	}
+	return nil
+}
