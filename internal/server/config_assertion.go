@@ -74,6 +74,9 @@ func (cfg *Config) checkAssertionUse(fault func(string, ...any)) {
 			fault("ASSERTION_ISSUER must be no issuer of access tokens, and %s is one: a backend could take one for the other", issuer.URL)
 		}
 	}
+	if most := assertion.Lifetime / 2; cfg.GatewayCache > most { // one is signed again when half of its lifetime remains
+		fault("GATEWAY_CACHE must not be more than %s with ASSERTION_ISSUER, is %s: a gateway would repeat an expired identity", most, cfg.GatewayCache)
+	}
 	if cfg.AssertionEncryption == nil && cfg.AssertionKEK == "" { // else it is set, and its fault is reported
 		fault("ASSERTION_KEY_ENCRYPTION_KEY is missing: ASSERTION_ISSUER is set")
 	}
