@@ -27,8 +27,7 @@ type replica struct {
 	log          string
 }
 
-// startReplicas starts n of them, one after the other; settings are NAME=value, over what
-// a measurement needs.
+// startReplicas starts n replicas, one after the other. Settings are NAME=value and override the presets.
 func startReplicas(ctx context.Context, stack *devstack.Stack, program string, n int, settings ...string) (_ []*replica, err error) {
 	var all []*replica
 	defer func() {
@@ -69,7 +68,7 @@ func startReplica(ctx context.Context, stack *devstack.Stack, program, logName s
 	for {
 		resp, err := http.Get("http://" + r.ops + "/readyz")
 		if err == nil {
-			_ = resp.Body.Close() // only its status is wanted
+			_ = resp.Body.Close() // only the status matters
 			if resp.StatusCode == http.StatusOK {
 				r.ready = time.Since(began)
 				return r, nil
@@ -85,16 +84,16 @@ func startReplica(ctx context.Context, stack *devstack.Stack, program, logName s
 
 func stopReplicas(all []*replica) {
 	for _, r := range all {
-		_ = r.cmd.Process.Signal(syscall.SIGTERM) // gone already is as good
+		_ = r.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
 	}
 	for _, r := range all {
-		_ = r.cmd.Wait() // its end is what matters
+		_ = r.cmd.Wait() // its exit status does not matter
 	}
 }
 
-// ask sends one enrichment and returns the headers of the answer. A busy machine
-// answers "not now" at times; then it asks again.
-func (r *replica) ask(client *http.Client, token string) (http.Header, error) {
+// enrich sends one enrichment and returns the headers of the response. On a busy machine a response may be 503;
+// then it retries.
+func (r *replica) enrich(client *http.Client, token string) (http.Header, error) {
 	for try := 0; ; try++ {
 		req, err := http.NewRequest(http.MethodGet, "http://"+r.gateway+"/system/enrich-token", nil)
 		if err != nil {
@@ -113,14 +112,14 @@ func (r *replica) ask(client *http.Client, token string) (http.Header, error) {
 		case resp.StatusCode == http.StatusOK:
 			return resp.Header, nil
 		case resp.StatusCode != http.StatusServiceUnavailable || try == 20:
-			return nil, errors.New("the answer is " + resp.Status)
+			return nil, errors.New("the response is " + resp.Status)
 		}
 	}
 }
 
-// lastAnswer runs change, which says when it began, and returns how long after that some
-// replica still gave the old answer. All are asked without a pause from before the change on.
-func lastAnswer(all []*replica, old func(*replica) (bool, error), change func() (time.Time, error)) (time.Duration, error) {
+// lastResponse runs change, which returns when it began, and returns how long after that some replica's response
+// was still old. Requests go to all replicas without a pause, beginning before the change.
+func lastResponse(all []*replica, isOld func(*replica) (bool, error), change func() (time.Time, error)) (time.Duration, error) {
 	var mu sync.Mutex
 	var last time.Time
 	var wg sync.WaitGroup
@@ -128,9 +127,9 @@ func lastAnswer(all []*replica, old func(*replica) (bool, error), change func() 
 	for i, r := range all {
 		wg.Go(func() {
 			for until := time.Now().Add(40 * time.Second); ; {
-				is, err := old(r)
+				old, err := isOld(r)
 				at := time.Now()
-				if err != nil || !is {
+				if err != nil || !old {
 					errs[i] = err
 					return
 				}
@@ -140,7 +139,7 @@ func lastAnswer(all []*replica, old func(*replica) (bool, error), change func() 
 				}
 				mu.Unlock()
 				if at.After(until) {
-					errs[i] = errors.New("the old answer is given for 40 s")
+					errs[i] = errors.New("the response is still old after 40 s")
 					return
 				}
 			}
@@ -148,13 +147,13 @@ func lastAnswer(all []*replica, old func(*replica) (bool, error), change func() 
 	}
 	time.Sleep(2 * time.Millisecond)
 	began, err := change()
-	errs[len(all)] = err // and wait: the others end by themselves
+	errs[len(all)] = err // also on failure wait for the others: each ends after 40 s at most
 	wg.Wait()
 	return max(0, last.Sub(began)), errors.Join(errs...)
 }
 
-// askAll calls do for 0 to n-1, four at a time, until one fails.
-func askAll(n int, do func(i int) error) error {
+// forEach calls do for 0 to n-1, four at a time, until one fails.
+func forEach(n int, do func(i int) error) error {
 	var wg sync.WaitGroup
 	errs := make(chan error, 4)
 	next := make(chan int)
@@ -189,7 +188,7 @@ func userToken(stack *devstack.Stack, n int) (string, error) {
 	return stack.RAuth.Mint("EdDSA", map[string]any{"sub": "user-" + strconv.Itoa(n), "client_id": "web"})
 }
 
-// resident is the memory that a process holds, in MB, from /proc; -1 elsewhere.
+// resident is the resident memory of a process in MB, from /proc; -1 on other systems.
 func (r *replica) resident() int {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.cmd.Process.Pid))
 	if err != nil {
@@ -197,21 +196,21 @@ func (r *replica) resident() int {
 	}
 	for line := range strings.Lines(string(b)) {
 		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kb, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(v), " kB")) // of the kernel's own making
+			kb, _ := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(v), " kB")) // the kernel writes a number
 			return kb / 1024
 		}
 	}
 	return -1
 }
 
-// cpu is what a process has used, from /proc in ticks of 10 ms; 0 elsewhere.
+// cpu is the CPU time of a process, from /proc in ticks of 10 ms; 0 on other systems.
 func (r *replica) cpu() time.Duration {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.cmd.Process.Pid))
 	if err != nil {
 		return 0
 	}
 	fields := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+2:]))
-	user, _ := strconv.Atoi(fields[11]) // of the kernel's own making
+	user, _ := strconv.Atoi(fields[11]) // the kernel writes a number
 	system, _ := strconv.Atoi(fields[12])
 	return time.Duration(user+system) * 10 * time.Millisecond
 }

@@ -1,5 +1,5 @@
 // Command iam-bench runs replicas of the production program under load and prints what docs/figures
-// holds: how fast a change reaches all replicas, how memory follows the caches, what a preview costs.
+// holds: how fast a change reaches all replicas, how memory follows the caches, the cost of a preview.
 // It is for development: it starts PostgreSQL, an R-Auth and NATS of its own.
 package main
 
@@ -14,12 +14,12 @@ import (
 	"syscall"
 )
 
-// benchmarks are the subcommands. Each prints its figures, and fails where a promise is not met.
+// benchmarks are the subcommands. Each prints its figures, and fails if it misses a target.
 var benchmarks = map[string]func(ctx context.Context, args []string) error{
 	"scale":       scale,
 	"propagation": propagation,
-	"rollout":     rollouts,
-	"preview":     previewAll,
+	"rollout":     rollout,
+	"preview":     preview,
 }
 
 func main() {

@@ -13,14 +13,14 @@ import (
 	"time"
 )
 
-// previewAll fills a database with many members and has the production program preview a
-// policy that keeps a part of them out: how long it takes, and how much memory.
-func previewAll(ctx context.Context, args []string) error {
+// preview fills a database with many members, has the production program preview a policy that denies a part
+// of them, and prints its time and memory.
+func preview(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("iam-bench preview", flag.ContinueOnError)
 	service := flags.String("service", "bin/iam-service", "the program to measure")
 	users := flags.Int("users", 1_000_000, "users in the database, each a member of one tenant, a hundred for each tenant")
-	policy := flags.String("policy", "policies", "folder of the policy that is changed")
-	dir := flags.String("dir", ".dev/scale", "folder of the databases, kept for the next time")
+	policy := flags.String("policy", "policies", "folder of the policy to change")
+	dir := flags.String("dir", ".dev/scale", "folder of the databases, reused by the next run")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func previewAll(ctx context.Context, args []string) error {
 	}
 	usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage)
 	if !ok {
-		return errors.New("this system does not say what a process has used")
+		return errors.New("this system does not report the resources of a process")
 	}
 	took := time.Since(began)
 	fmt.Printf("\n%d members were asked about in %s, %.0f a second, two policies each; at most %d MB resident\n",

@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"iam-service/internal/dev/devstack"
@@ -18,21 +16,20 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// The promise, which the run fails without.
+// The targets; the run fails if it misses one.
 const (
-	propagationP99  = 100 * time.Millisecond
-	propagationMost = time.Second
+	propagationP99 = 100 * time.Millisecond
+	propagationMax = time.Second
 )
 
-// propagation runs replicas of the production program under load, takes roles away,
-// and prints how long it takes until no replica answers with the role: from sending
-// the change to the database until the last answer that still had it.
+// propagation removes roles while replicas of the production program are under load. It prints the time from
+// sending a change to the database until the last response with the role.
 func propagation(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("iam-bench propagation", flag.ContinueOnError)
 	service := flags.String("service", "bin/iam-service", "the program to measure")
 	replicas := flags.Int("replicas", 3, "replicas on this machine")
-	changes := flags.Int("changes", 200, "roles to take away")
-	rate := flags.Int("rate", 300, "enrichments a second beside that, over all replicas")
+	changes := flags.Int("changes", 200, "roles to remove")
+	rate := flags.Int("rate", 300, "concurrent enrichments a second, over all replicas")
 	dir := flags.String("dir", ".dev/propagation", "folder of the database")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -55,65 +52,33 @@ func propagation(ctx context.Context, args []string) error {
 	}
 	defer stopReplicas(all)
 
-	loading, stop := context.WithCancel(ctx)
-	var load sync.WaitGroup
-	var asked, failed atomic.Int64
-	load.Go(func() { keepAsking(loading, stack, all, *rate, &asked, &failed) })
+	load := startLoad(ctx, stack, all, *rate)
+	defer load.stop()
 	took := make([]time.Duration, 0, *changes)
 	for i := range *changes {
-		d, err := takeRole(ctx, stack, db, all, i)
+		d, err := removeRole(ctx, stack, db, all, i)
 		if err != nil {
-			stop()
-			load.Wait()
 			return fmt.Errorf("change %d: %w", i, err)
 		}
 		took = append(took, d)
 	}
-	stop()
-	load.Wait()
+	load.stop()
 	slices.Sort(took)
-	p99, most := took[len(took)*99/100], took[len(took)-1]
-	fmt.Printf("%d roles were taken away, %d replicas, %d other enrichments meanwhile (%d not answered)\n", *changes, *replicas, asked.Load(), failed.Load())
+	p99, longest := took[len(took)*99/100], took[len(took)-1]
+	fmt.Printf("%d roles were removed, %d replicas, %d other enrichments meanwhile (%d failed)\n", *changes, *replicas, load.sent.Load(), load.failed.Load())
 	fmt.Printf("until no replica answered with the role: p50 %s, p99 %s, at most %s\n",
-		took[len(took)/2].Round(100*time.Microsecond), p99.Round(100*time.Microsecond), most.Round(100*time.Microsecond))
-	if p99 >= propagationP99 || most >= propagationMost {
-		return fmt.Errorf("the promise is p99 below %s and never above %s", propagationP99, propagationMost)
+		took[len(took)/2].Round(100*time.Microsecond), p99.Round(100*time.Microsecond), longest.Round(100*time.Microsecond))
+	if p99 >= propagationP99 || longest >= propagationMax {
+		return fmt.Errorf("the target is a p99 below %s and a maximum below %s", propagationP99, propagationMax)
 	}
 	return nil
 }
 
-// keepAsking asks for many users at a steady rate.
-func keepAsking(ctx context.Context, stack *devstack.Stack, all []*replica, rate int, asked, failed *atomic.Int64) {
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 32}}
-	tick := time.NewTicker(time.Second / time.Duration(rate))
-	defer tick.Stop()
-	var flying sync.WaitGroup
-	defer flying.Wait()
-	for i := 0; ; i++ {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		flying.Go(func() {
-			token, err := userToken(stack, 5000+i%2000)
-			if err == nil {
-				_, err = all[i%len(all)].ask(client, token)
-			}
-			asked.Add(1)
-			if err != nil {
-				failed.Add(1)
-			}
-		})
-	}
-}
-
-// takeRole takes the role editor from one user, and returns how long some replica
-// went on answering with it.
-func takeRole(ctx context.Context, stack *devstack.Stack, db *postgres.DB, all []*replica, n int) (time.Duration, error) {
+// removeRole removes the role editor from one user, and returns how long some replica still returned it.
+func removeRole(ctx context.Context, stack *devstack.Stack, db *postgres.DB, all []*replica, n int) (time.Duration, error) {
 	user, found, err := db.User(ctx, stack.RAuth.Issuer, fmt.Sprintf("user-%d", n))
 	if err != nil || !found {
-		return 0, errors.Join(errors.New("the user is not there"), err)
+		return 0, errors.Join(errors.New("the user does not exist"), err)
 	}
 	m := user.Memberships[0]
 	m.Roles = []string{"editor"}
@@ -127,10 +92,10 @@ func takeRole(ctx context.Context, stack *devstack.Stack, db *postgres.DB, all [
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
 	defer client.CloseIdleConnections()
 	has := func(r *replica) (bool, error) {
-		answer, err := r.ask(client, token)
-		return strings.Contains(answer.Get("X-User-Roles"), "editor"), err
+		headers, err := r.enrich(client, token)
+		return strings.Contains(headers.Get("X-User-Roles"), "editor"), err
 	}
-	for _, r := range all { // each holds an answer with the role
+	for _, r := range all { // until each has cached a decision with the role
 		for until := time.Now().Add(5 * time.Second); ; {
 			ok, err := has(r)
 			if err != nil {
@@ -140,11 +105,11 @@ func takeRole(ctx context.Context, stack *devstack.Stack, db *postgres.DB, all [
 				break
 			}
 			if time.Now().After(until) {
-				return 0, errors.New("a role that was given is not answered within 5 s")
+				return 0, errors.New("a granted role is not in a response after 5 s")
 			}
 		}
 	}
-	return lastAnswer(all, has, func() (time.Time, error) {
+	return lastResponse(all, has, func() (time.Time, error) {
 		sent := time.Now()
 		m.Roles = []string{"viewer"}
 		return sent, db.PutMembership(ctx, m)

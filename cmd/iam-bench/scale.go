@@ -17,15 +17,15 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// scale fills databases with more and more users, runs one and four replicas of the
-// production program on each, and prints what they need.
+// scale fills databases with increasing numbers of users, runs one and four replicas of the production program on
+// each, and prints their start-up time, memory and CPU.
 func scale(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("iam-bench scale", flag.ContinueOnError)
 	service := flags.String("service", "bin/iam-service", "the program to measure")
 	sizes := flags.String("users", "10000,100000,1000000", "users in the database, a hundred for each tenant")
 	replicas := flags.String("replicas", "1,4", "replicas on this machine")
-	ask := flags.Int("ask", 40_000, "different users to ask for, at most; more than the caches hold")
-	dir := flags.String("dir", ".dev/scale", "folder of the databases, kept for the next time")
+	ask := flags.Int("ask", 40_000, "maximum of different users to send requests for; more than the caches hold")
+	dir := flags.String("dir", ".dev/scale", "folder of the databases, reused by the next run")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -60,8 +60,8 @@ func scaleOne(ctx context.Context, service, dir string, users int, replicas stri
 	return nil
 }
 
-// seeded starts a stack in a folder, with users and tenants in its database, until stop. Its
-// issuer is part of the facts, so the address of R-Auth stays the same for a folder.
+// seeded starts a stack in a folder, with users and tenants in its database; stop ends it. The issuer is part of
+// the facts, so a folder always needs the same address of R-Auth.
 func seeded(ctx context.Context, dir, rauthAddr string, users, tenants int) (_ *devstack.Stack, stop func(), err error) {
 	unlock, err := devstack.Lock(dir)
 	if err != nil {
@@ -83,7 +83,7 @@ func seeded(ctx context.Context, dir, rauthAddr string, users, tenants int) (_ *
 	return stack, stop, nil
 }
 
-// seed writes the facts, unless they are there from the last time.
+// seed writes the facts, unless an earlier run has.
 func seed(ctx context.Context, stack *devstack.Stack, users, tenants int) error {
 	if _, err := postgres.Migrate(ctx, stack.Postgres.URL, postgres.Up); err != nil {
 		return err
@@ -97,7 +97,7 @@ func seed(ctx context.Context, stack *devstack.Stack, users, tenants int) error 
 	if err := conn.QueryRow(ctx, `SELECT count(*) FROM users`).Scan(&have); err != nil {
 		return err
 	}
-	if have == users { // from the last time
+	if have == users {
 		return nil
 	}
 	for _, q := range []struct {
@@ -118,8 +118,7 @@ func seed(ctx context.Context, stack *devstack.Stack, users, tenants int) error 
 	return nil
 }
 
-// measure runs n replicas and prints one line of figures, each the worst replica's
-// or the mean of all.
+// measure runs n replicas and prints one line of figures: the maximum of times and memory, the mean of CPU.
 func measure(ctx context.Context, stack *devstack.Stack, program string, users, n, ask int) error {
 	all, err := startReplicas(ctx, stack, program, n)
 	if err != nil {
@@ -128,7 +127,7 @@ func measure(ctx context.Context, stack *devstack.Stack, program string, users, 
 	defer stopReplicas(all)
 	var ready time.Duration
 	var memoryReady, memoryFull int
-	used := func() (sum time.Duration) {
+	cpu := func() (sum time.Duration) {
 		for _, r := range all {
 			sum += r.cpu()
 		}
@@ -139,38 +138,38 @@ func measure(ctx context.Context, stack *devstack.Stack, program string, users, 
 	}
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
 
-	before := used()
-	if err := askAll(ask, func(i int) error {
+	before := cpu()
+	if err := forEach(ask, func(i int) error {
 		token, err := userToken(stack, i*(users/ask))
 		if err == nil {
-			_, err = all[i%n].ask(client, token)
+			_, err = all[i%n].enrich(client, token)
 		}
 		return err
 	}); err != nil {
 		return err
 	}
-	first := used() - before
+	first := cpu() - before
 	for _, r := range all {
 		memoryFull = max(memoryFull, r.resident())
 	}
 
-	const some, times = 200, 100
-	tokens := make([]string, some)
+	const hotUsers, repeats = 200, 100
+	tokens := make([]string, hotUsers)
 	for i := range tokens {
 		if tokens[i], err = userToken(stack, i); err != nil {
 			return err
 		}
 	}
-	again := func(i int) error { _, err := all[i%n].ask(client, tokens[i/n%some]); return err }
-	if err := askAll(some*n, again); err != nil { // fills the caches
+	repeat := func(i int) error { _, err := all[i%n].enrich(client, tokens[i/n%hotUsers]); return err }
+	if err := forEach(hotUsers*n, repeat); err != nil { // fills the caches
 		return err
 	}
-	before = used()
-	if err := askAll(some*n*times, again); err != nil {
+	before = cpu()
+	if err := forEach(hotUsers*n*repeats, repeat); err != nil {
 		return err
 	}
-	cached := used() - before
+	cached := cpu() - before
 	fmt.Printf("%9d %9d %10d %15d %15d %22.0f %22.1f\n", users, n, ready.Milliseconds(), memoryReady, memoryFull,
-		float64(first.Microseconds())/float64(ask), float64(cached.Microseconds())/float64(some*n*times))
+		float64(first.Microseconds())/float64(ask), float64(cached.Microseconds())/float64(hotUsers*n*repeats))
 	return nil
 }

@@ -1,5 +1,5 @@
-// Command iam-dev is iam-service with everything it needs in one program: for
-// `make run`, never for production.
+// Command iam-dev runs iam-service with embedded dependencies (PostgreSQL, R-Auth, NATS) and sample data, for
+// `make run`. It is never for production.
 package main
 
 import (
@@ -38,13 +38,13 @@ func main() {
 	}
 }
 
-// run starts the stack, fills it, and serves until ctx ends. Settings of the
-// service come from environ, over what development presets.
+// run starts the stack, loads the sample data, and serves until ctx ends. Settings in environ override the presets
+// for development.
 func run(ctx context.Context, args, environ []string) error {
 	flags := flag.NewFlagSet("iam-dev", flag.ContinueOnError)
-	dir := flags.String("dir", ".dev", "folder for everything that survives a restart")
-	fresh := flags.Bool("fresh", false, "forget everything and start over")
-	rauthAddr := flags.String("rauth", "127.0.0.1:8090", "where the development R-Auth listens")
+	dir := flags.String("dir", ".dev", "folder of the data that survives a restart")
+	fresh := flags.Bool("fresh", false, "delete all data and start over")
+	rauthAddr := flags.String("rauth", "127.0.0.1:8090", "address of the development R-Auth")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
@@ -57,7 +57,7 @@ func run(ctx context.Context, args, environ []string) error {
 	}
 	defer unlock()
 	if *fresh {
-		if err := forget(*dir); err != nil {
+		if err := removeData(*dir); err != nil {
 			return err
 		}
 	}
@@ -68,40 +68,50 @@ func run(ctx context.Context, args, environ []string) error {
 		return err
 	}
 	defer stack.Stop()
-	if err := remember(*dir, stack.Postgres.Dir); err != nil {
+	if err := recordCluster(*dir, stack.Postgres.Dir); err != nil {
 		return err
 	}
+	if err := prepareDatabase(ctx, stack, log.Logger); err != nil {
+		return err
+	}
+	vars, ignored := preset(environ, stack)
+	if len(ignored) > 0 {
+		log.WarnContext(ctx, "settings of the environment ignored: iam-dev sets them itself", slog.Any("settings", ignored))
+	}
+	cfg, err := server.ParseConfig(vars)
+	if err != nil {
+		return err
+	}
+	return server.Serve(ctx, cfg, log, func(a server.Addrs) { printReady(a, stack, cfg.PolicyBundle, *dir) })
+}
+
+// prepareDatabase migrates the database and loads the sample data.
+func prepareDatabase(ctx context.Context, stack *devstack.Stack, log *slog.Logger) error {
 	if _, err := postgres.Migrate(ctx, stack.Postgres.URL, postgres.Up); err != nil {
 		return err
 	}
 	if _, err := postgres.MigrateDecisions(ctx, stack.Postgres.URL, postgres.Up); err != nil {
 		return err
 	}
-	if err := fill(ctx, stack, log.Logger); err != nil {
-		return err
-	}
-	vars, ignored := preset(environ, stack)
-	if len(ignored) > 0 {
-		log.WarnContext(ctx, "settings of the environment are ignored: this program brings its own", slog.Any("settings", ignored))
-	}
-	cfg, err := server.ParseConfig(vars)
-	if err != nil {
-		return err
-	}
-	return server.Serve(ctx, cfg, log, func(a server.Addrs) {
-		gateway := strings.Replace(a.Gateway, "[::]", "127.0.0.1", 1)
-		fmt.Printf("\niam-service is ready. Paste into another terminal:\n%s\n", devstack.Curls(gateway, strings.Replace(a.Admin, "[::]", "127.0.0.1", 1), stack.RAuth.Issuer))
-		fmt.Printf("What commands of iam-service need:\n  export DATABASE_URL='%[1]s' DECISIONS_DATABASE_URL='%[1]s' RAUTH_URL=%[2]s\n\n", stack.Postgres.URL, stack.RAuth.Issuer)
-		if cfg.PolicyBundle != "" {
-			fmt.Printf("Edit the Rego in %s: it is in force within two seconds.\nWhat operators see: http://%s/readyz?verbose /metrics /policy/status\nCtrl-C stops it; data stays in %s, --fresh starts over.\n\n",
-				cfg.PolicyBundle, strings.Replace(a.Ops, "[::]", "127.0.0.1", 1), *dir)
-		}
-	})
+	return loadSample(ctx, stack, log)
 }
 
-// preset is environ between what development presets and what this program brings itself: the later one wins.
-// A DATABASE_URL of another system, or of the last run, must not be filled with samples, nor keep this one from
-// starting; ignored names the settings that were there and are not taken.
+// printReady prints commands to paste, and where the policy and the data are.
+func printReady(a server.Addrs, stack *devstack.Stack, policyBundle, dir string) {
+	local := func(addr string) string { return strings.Replace(addr, "[::]", "127.0.0.1", 1) }
+	fmt.Printf("\niam-service is ready. Paste into another terminal:\n%s\n", devstack.Curls(local(a.Gateway), local(a.Admin), stack.RAuth.Issuer))
+	fmt.Printf("Settings for the commands of iam-service:\n  export DATABASE_URL='%[1]s' DECISIONS_DATABASE_URL='%[1]s' RAUTH_URL=%[2]s\n\n",
+		stack.Postgres.URL, stack.RAuth.Issuer)
+	if policyBundle != "" {
+		fmt.Printf("Edit the Rego in %s: it becomes active within two seconds.\n"+
+			"For operators: http://%s/readyz?verbose /metrics /policy/status\n"+
+			"Ctrl-C stops it; data stays in %s, --fresh starts over.\n\n", policyBundle, local(a.Ops), dir)
+	}
+}
+
+// preset returns the settings of the service: presets for development, then environ, then the addresses of the
+// stack; later ones win. A DATABASE_URL of another system, or of an earlier run, must neither receive sample data
+// nor fail the start. ignored names the settings of environ that the stack overrides.
 func preset(environ []string, stack *devstack.Stack) (vars, ignored []string) {
 	own := map[string]string{
 		"DATABASE_URL": stack.Postgres.URL, "DATABASE_LISTEN_URL": "", "DECISIONS_DATABASE_URL": stack.Postgres.URL,
@@ -121,10 +131,10 @@ func preset(environ []string, stack *devstack.Stack) (vars, ignored []string) {
 	for _, v := range environ {
 		name, value, _ := strings.Cut(v, "=")
 		base := strings.TrimSuffix(name, "_FILE")
-		mine, is := own[base]
-		if !is {
+		ownValue, isOwn := own[base]
+		if !isOwn {
 			vars = append(vars, v)
-		} else if value != "" && (value != mine || base != name) {
+		} else if value != "" && (value != ownValue || base != name) {
 			ignored = append(ignored, name)
 		}
 	}
@@ -135,8 +145,8 @@ func preset(environ []string, stack *devstack.Stack) (vars, ignored []string) {
 	return vars, ignored
 }
 
-// fill writes the sample data.
-func fill(ctx context.Context, stack *devstack.Stack, log *slog.Logger) error {
+// loadSample writes the sample data.
+func loadSample(ctx context.Context, stack *devstack.Stack, log *slog.Logger) error {
 	db, err := postgres.Open(ctx, postgres.Config{
 		URL: stack.Postgres.URL, Issuers: iam.Issuers{{URL: stack.RAuth.Issuer, Tenants: []string{"*"}, Platform: true}},
 	}, log, nil)
@@ -147,14 +157,14 @@ func fill(ctx context.Context, stack *devstack.Stack, log *slog.Logger) error {
 	return devstack.LoadSample(ctx, db, stack.RAuth.Issuer)
 }
 
-// remember notes where PostgreSQL's cluster is, for forget: it is not below dir
-// where PostgreSQL's user cannot reach that.
-func remember(dir, cluster string) error {
+// recordCluster records the folder of PostgreSQL's cluster for removeData: it is outside dir if PostgreSQL's user
+// cannot access dir.
+func recordCluster(dir, cluster string) error {
 	return os.WriteFile(filepath.Join(dir, "postgres-dir"), []byte(cluster), 0o600)
 }
 
-// forget removes everything but the lock.
-func forget(dir string) error {
+// removeData removes everything except the lock.
+func removeData(dir string) error {
 	if cluster, err := os.ReadFile(filepath.Join(dir, "postgres-dir")); err == nil {
 		if err := os.RemoveAll(string(cluster)); err != nil {
 			return err
