@@ -94,7 +94,7 @@ func (s *Service) evaluate(ctx context.Context, e *evaluation, facts *directory.
 			return nil, d, err
 		}
 	}
-	if d, err = s.cfg.Engine.Decide(ctx, r, &e.input, facts, deadline); err != nil {
+	if d, err = s.cfg.Engine.Decide(ctx, &e.input, policy.Basis{Revision: r, Facts: facts, Deadline: deadline}); err != nil {
 		return nil, d, err
 	}
 	if result.response, result.bytes, err = s.respond(e, d); err != nil {

@@ -173,13 +173,14 @@ func TestWhoHasVerifiedWhatOPAFetchedIsSaidTruly(t *testing.T) {
 	defer srv.Close()
 	for signed, want := range map[bool]string{true: iam.VerifiedByOPA, false: iam.VerifiedByNobody} {
 		by := make(chan string, 1)
-		e, err := policy.NewEngine(policy.Config{Log: discard, Activator: func(_ context.Context, c *policy.Candidate, _ *policy.Revision) (bool, error) {
-			by <- c.Verified
-			return true, nil
-		}})
+		e, err := policy.NewEngine(policy.Config{Log: discard})
 		if err != nil {
 			t.Fatal(err)
 		}
+		e.SetActivator(func(_ context.Context, c *policy.Candidate, _ *policy.Revision) (bool, error) {
+			by <- c.Verified
+			return true, nil
+		})
 		config := map[string]any{
 			"services": map[string]any{"b": map[string]any{"url": srv.URL}},
 			"bundles":  map[string]any{"main": fetchedBundle("/b.tar.gz", signed)},

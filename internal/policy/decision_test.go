@@ -145,10 +145,12 @@ func TestAnEndlessPolicyIsCutOff(t *testing.T) {
 	}
 	gone, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := e.Decide(gone, e.Revision(), &policy.Input{}, facts{}, time.Now().Add(time.Hour)); iam.CodeOf(err) != "policy_timeout" {
+	by := policy.Basis{Revision: e.Revision(), Facts: facts{}, Deadline: time.Now().Add(time.Hour)}
+	if _, err := e.Decide(gone, &policy.Input{}, by); iam.CodeOf(err) != "policy_timeout" {
 		t.Errorf("a caller who left: %v", err)
 	}
-	if _, err := e.Decide(ctx, e.Revision(), &policy.Input{}, facts{}, time.Now()); iam.CodeOf(err) != "policy_timeout" {
+	by.Deadline = time.Now()
+	if _, err := e.Decide(ctx, &policy.Input{}, by); iam.CodeOf(err) != "policy_timeout" {
 		t.Errorf("past the deadline: %v", err)
 	}
 }

@@ -17,11 +17,12 @@ import (
 // Engine evaluates the active revision. It is safe for concurrent use; a new revision is
 // swapped in between two evaluations, never within one.
 type Engine struct {
-	cfg      Config
-	names    []string       // cfg.Headers in canonical form
-	index    map[string]int // canonical name → place in names
-	settings *ast.Term
-	current  atomic.Pointer[Revision]
+	cfg       Config
+	activator Activator      // nil: accepted candidates become active at once
+	names     []string       // cfg.Headers in canonical form
+	index     map[string]int // canonical name → place in names
+	settings  *ast.Term
+	current   atomic.Pointer[Revision]
 
 	submitting sync.Mutex // one candidate at a time
 	mu         sync.Mutex
@@ -57,6 +58,15 @@ func NewEngine(cfg Config) (*Engine, error) {
 	return e, nil
 }
 
+// Activator decides whether an accepted candidate becomes active at once (active), or
+// whether something else activates it later. An error rejects the candidate; one of kind
+// Unavailable lets it be submitted again.
+type Activator func(ctx context.Context, c *Candidate, r *Revision) (active bool, err error)
+
+// SetActivator sets what decides that; without one, accepted candidates become active at once. It must be called before
+// the first candidate is submitted.
+func (e *Engine) SetActivator(a Activator) { e.activator = a }
+
 // Headers are the canonical names that every 200 carries, in the order of Decision.Values:
 // all that the gateways are configured for, whatever the active revision declares.
 func (e *Engine) Headers() []string { return e.names }
@@ -64,7 +74,7 @@ func (e *Engine) Headers() []string { return e.names }
 // Revision returns the active revision; nil before the first.
 func (e *Engine) Revision() *Revision { return e.current.Load() }
 
-// Submit takes c through the gate, and activates it before it returns unless Config.Activator
+// Submit takes c through the gate, and activates it before it returns unless the Activator
 // defers that. A candidate that was just submitted is not checked again. It fails with a
 // RetryError where the caller should submit the candidate again.
 func (e *Engine) Submit(ctx context.Context, c *Candidate) error {
@@ -85,8 +95,8 @@ func (e *Engine) Submit(ctx context.Context, c *Candidate) error {
 		return e.rejectCandidate(ctx, c.Source, digest, err)
 	}
 	now := true
-	if e.cfg.Activator != nil {
-		if now, err = e.cfg.Activator(ctx, c, r); err != nil {
+	if e.activator != nil {
+		if now, err = e.activator(ctx, c, r); err != nil {
 			if kind := iam.KindOf(err); kind != iam.Conflict && kind != iam.Invalid {
 				err = &RetryError{err}
 			}

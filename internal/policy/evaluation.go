@@ -174,12 +174,20 @@ var ErrNoPolicy = &iam.Error{Kind: iam.Unavailable, Code: "no_policy", Detail: "
 // cappedTTL bounds the cache entries of a revision whose decisions can change without a change of facts.
 const cappedTTL = time.Second
 
-// Decide evaluates the entrypoint of r. It fails with an iam.Error: Unavailable
+// Basis is what an input is decided by. The input is no part of it: it would escape to the heap with the facts, also
+// where the decision is cached.
+type Basis struct {
+	Revision *Revision
+	Facts    Facts
+	Deadline time.Time // of the whole request; an evaluation has Config.Limit of its own
+}
+
+// Decide evaluates the entrypoint. It fails with an iam.Error: Unavailable
 // after a timeout or where facts could not be read, Internal where the policy is
-// policyError, Forbidden where a header cannot carry a value.
-func (e *Engine) Decide(ctx context.Context, r *Revision, q *Input, facts Facts, deadline time.Time) (Decision, error) {
-	began := time.Now()
-	ev := &evaluation{facts: facts, ctx: ctx, began: began, waited: facts.Waited(), limit: e.cfg.Limit, deadline: deadline}
+// invalid, Forbidden where a header cannot carry a value.
+func (e *Engine) Decide(ctx context.Context, q *Input, by Basis) (Decision, error) {
+	r := by.Revision
+	ev := &evaluation{facts: by.Facts, ctx: ctx, began: time.Now(), waited: by.Facts.Waited(), limit: e.cfg.Limit, deadline: by.Deadline}
 	rs, err := r.eval(ctx, Entrypoint, r.query, r.input(q, e.settings), ev, rego.EvalTime(q.Now))
 	if err != nil {
 		return Decision{}, err

@@ -66,6 +66,4 @@ type Config struct {
 
 	Log         *slog.Logger
 	OnCandidate func(accepted bool) // called once for each candidate; may be nil
-
-	Activator Activator // nil: accepted candidates become active at once
 }

@@ -118,7 +118,7 @@ func decide(e *policy.Engine, f policy.Facts) (policy.Decision, error) {
 func decideFor(e *policy.Engine, claims map[string]any, f policy.Facts) (policy.Decision, error) {
 	r := e.Revision()
 	q := policy.Input{Token: r.Token("", "", "", ast.MustInterfaceToValue(claims)), Now: time.Now()}
-	return e.Decide(ctx, r, &q, f, time.Now().Add(time.Minute))
+	return e.Decide(ctx, &q, policy.Basis{Revision: r, Facts: f, Deadline: time.Now().Add(time.Minute)})
 }
 
 func rule(body string) files { return files{"iam/claims/p.rego": "package iam.claims\n\n" + body} }

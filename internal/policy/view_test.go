@@ -211,7 +211,7 @@ j := x if { x := e with input.token.groups as ["w", "x"] }`
 				q.Fields[f], request[name] = v, v
 			}
 		}
-		d, err := e.Decide(ctx, e.Revision(), &q, facts{}, time.Now().Add(time.Minute))
+		d, err := e.Decide(ctx, &q, policy.Basis{Revision: e.Revision(), Facts: facts{}, Deadline: time.Now().Add(time.Minute)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -62,41 +62,40 @@ func newIntrospections(perSecond int) *introspections {
 	}
 }
 
-// introspect asks the issuer about a token that is no JWT (RFC 7662). known says that it was a good
-// one when it was asked about before.
-func (v *Verifier) introspect(ctx context.Context, raw, idp string, sum [sha256.Size]byte, known bool, now, deadline time.Time) (*Token, error) {
+// introspect asks the issuer about a token that is no JWT (RFC 7662).
+func (v *Verifier) introspect(ctx context.Context, q request) (*Token, error) {
 	is := v.first
-	if idp != "" {
-		if is = v.byID(idp); is == nil {
-			return nil, reject(Untrusted, "", "no issuer is called %q, which the gateway named", idp)
+	if q.idp != "" {
+		if is = v.byID(q.idp); is == nil {
+			return nil, reject(Untrusted, "", "no issuer is called %q, which the gateway named", q.idp)
 		}
 	}
 	switch {
 	case is.IntrospectionClientID == "" && is.IntrospectionURL == "":
 		return nil, reject(Malformed, "", "it is no JWT, and introspection is off")
-	case !opaque(raw):
+	case !opaque(q.raw):
 		return nil, reject(Malformed, "", "it is neither a JWT nor a b64token of RFC 6750")
 	}
-	in, key := v.opaque, introspected{sum, is}
-	endpoint, err := is.introspectionEndpoint(now)
+	in, key := v.opaque, introspected{q.sum, is}
+	endpoint, err := is.introspectionEndpoint(q.now)
 	if err != nil {
 		return nil, err
 	}
-	wait, cancel := context.WithTimeout(ctx, deadline.Sub(now))
+	wait, cancel := q.wait(ctx)
 	defer cancel()
 
 	in.mu.Lock()
 	f := in.flights[key]
 	if f == nil {
-		if r, ok := in.rejected.Get(key); ok && now.Before(r.until) {
+		if r, ok := in.rejected.Get(key); ok && q.now.Before(r.until) {
 			in.mu.Unlock()
 			return nil, r.err
 		}
-		if t, ok := v.cache.Get(sum); ok && v.stillValid(t, now) { // since the caller looked
+		if t, ok := v.cache.Get(q.sum); ok && v.stillValid(t, q.now) { // since the caller looked
 			in.mu.Unlock()
 			return t, nil
 		}
-		if !known && !in.unknownBudget.take(now, in.perSecond, in.perSecond) {
+		if !q.known && !in.unknownBudget.take(q.now, in.perSecond, in.perSecond) {
 			in.mu.Unlock()
 			return nil, unavailable("introspection_limited", errors.New("too many unknown opaque tokens in this second"))
 		}
@@ -104,12 +103,12 @@ func (v *Verifier) introspect(ctx context.Context, raw, idp string, sum [sha256.
 		in.flights[key] = f
 		go func() {
 			// It ends when the first who waits for it does, whoever else does.
-			call, end := context.WithTimeout(context.WithoutCancel(ctx), deadline.Sub(now))
+			call, end := q.wait(context.WithoutCancel(ctx))
 			defer end()
-			f.token, f.err = v.callIssuer(call, is, endpoint, raw, known, now)
+			f.token, f.err = v.callIssuer(call, is, endpoint, q)
 			if f.err == nil {
-				v.cache.Add(sum, f.token)
-				if !known {
+				v.cache.Add(q.sum, f.token)
+				if !q.known {
 					in.unknownBudget.Return()
 				}
 			} else if iam.KindOf(f.err) == iam.Unauthenticated {
@@ -146,10 +145,10 @@ func (is *issuer) introspectionEndpoint(now time.Time) (string, error) {
 }
 
 // callIssuer waits for its turn and calls the issuer.
-func (v *Verifier) callIssuer(ctx context.Context, is *issuer, endpoint, raw string, known bool, now time.Time) (t *Token, err error) {
+func (v *Verifier) callIssuer(ctx context.Context, is *issuer, endpoint string, q request) (t *Token, err error) {
 	defer iam.Recovered(&err)
 	turns := []chan struct{}{v.opaque.all}
-	if !known {
+	if !q.known {
 		turns = []chan struct{}{v.opaque.unknown, v.opaque.all}
 	}
 	for _, turn := range turns {
@@ -160,7 +159,7 @@ func (v *Verifier) callIssuer(ctx context.Context, is *issuer, endpoint, raw str
 			return nil, unavailable("introspection_limited", errors.New("too many introspections at once"))
 		}
 	}
-	form := url.Values{"token": {raw}, "token_type_hint": {"access_token"}}
+	form := url.Values{"token": {q.raw}, "token_type_hint": {"access_token"}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, unavailable("keys_unavailable", err)
@@ -190,11 +189,11 @@ func (v *Verifier) callIssuer(ctx context.Context, is *issuer, endpoint, raw str
 		claims["iss"] = is.URL
 	}
 	delete(claims, "active")
-	if t, err = is.token(claims, now, v.audience); err != nil {
+	if t, err = is.token(claims, q.now, v.audience); err != nil {
 		return nil, err
 	}
-	t.until, t.weight = now.Add(v.cfg.IntrospectionTTL), weightOf(raw)
-	return t, checkTime(t, "", now)
+	t.until, t.weight = q.now.Add(v.cfg.IntrospectionTTL), weightOf(q.raw)
+	return t, checkTime(t, "", q.now)
 }
 
 func (v *Verifier) byID(id string) *issuer {

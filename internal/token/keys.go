@@ -93,13 +93,13 @@ func (is *issuer) current(now time.Time) *keySet {
 // by a fetch that begins after the token came: without one it is not known (503), never wrong.
 // The fetches of an issuer for unknown ids are a few, then one in each cool-down; an id that was
 // missing in a fetch is wrong until a cool-down after the last one, so that old tokens cause none.
-func (is *issuer) key(ctx context.Context, kid string, now, deadline time.Time) (*signingKey, error) {
-	if set := is.current(now); set != nil {
+func (is *issuer) key(ctx context.Context, kid string, q request) (*signingKey, error) {
+	if set := is.current(q.now); set != nil {
 		if k := set.byID[kid]; k != nil {
 			return k, nil
 		}
 	}
-	wait, cancel := context.WithTimeout(ctx, deadline.Sub(now))
+	wait, cancel := q.wait(ctx)
 	defer cancel()
 	for {
 		set := is.current(is.v.cfg.now())
@@ -108,12 +108,12 @@ func (is *issuer) key(ctx context.Context, kid string, now, deadline time.Time) 
 				return k, nil
 			}
 			_, missing := is.missing.Get(kid)
-			if missing = missing && now.Sub(set.fetchedAt) < is.v.cfg.CoolDown; missing || !set.fetchedAt.Before(now) {
+			if missing = missing && q.now.Sub(set.fetchedAt) < is.v.cfg.CoolDown; missing || !set.fetchedAt.Before(q.now) {
 				is.missing.Add(kid, struct{}{})
 				return nil, is.reject(NoKey, "its issuer %s has no key of its kid", is.URL)
 			}
 		}
-		f, err := is.fetchForKey(ctx, now)
+		f, err := is.fetchForKey(ctx, q.now)
 		if err != nil {
 			return nil, err
 		}

@@ -19,6 +19,21 @@ func unavailable(code string, cause error) error {
 	return &iam.Error{Kind: iam.Unavailable, Code: code, Detail: "the token cannot be checked now", Cause: cause}
 }
 
+// request is one token to verify.
+type request struct {
+	raw      string            // without its "Bearer "
+	idp      string            // the id of the issuer that the gateway named; empty: none
+	sum      [sha256.Size]byte // of raw
+	known    bool              // it was verified before
+	now      time.Time
+	deadline time.Time // of waiting for an issuer
+}
+
+// wait returns a context that ends at the deadline.
+func (q request) wait(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, q.deadline.Sub(q.now))
+}
+
 // Verify checks raw, a token without its "Bearer ". Where idp is not empty, the
 // issuer must be the one of that id. It waits for an issuer until deadline at
 // most.
@@ -38,15 +53,16 @@ func (v *Verifier) Verify(ctx context.Context, raw, idp string, deadline time.Ti
 	if left := now.Add(v.cfg.Wait); left.Before(deadline) {
 		deadline = left
 	}
+	q := request{raw: raw, idp: idp, sum: sum, known: ok, now: now, deadline: deadline}
 	var t *Token
 	var err error
 	switch strings.Count(raw, ".") {
 	case 2:
-		t, err = v.verifyJWT(ctx, raw, now, deadline)
+		t, err = v.verifyJWT(ctx, q)
 	case 4:
 		return nil, reject(Malformed, "", "it is encrypted (JWE)")
 	default:
-		t, err = v.introspect(ctx, raw, idp, sum, ok, now, deadline)
+		t, err = v.introspect(ctx, q)
 	}
 	if err != nil {
 		return nil, err
@@ -83,13 +99,13 @@ func checkTime(t *Token, idp string, now time.Time) error {
 }
 
 // verifyJWT checks form, key, signature and claims, in this order.
-func (v *Verifier) verifyJWT(ctx context.Context, raw string, now, deadline time.Time) (*Token, error) {
+func (v *Verifier) verifyJWT(ctx context.Context, q request) (*Token, error) {
 	var by *signingKey
 	var from *issuer
 	var stop error // what the key function found; the parser would hide its kind
 	claims := jwt.MapClaims{}
-	_, err := v.parser.ParseWithClaims(raw, claims, func(t *jwt.Token) (any, error) {
-		from, by, stop = v.keyFor(ctx, t, claims, now, deadline)
+	_, err := v.parser.ParseWithClaims(q.raw, claims, func(t *jwt.Token) (any, error) {
+		from, by, stop = v.keyFor(ctx, t, claims, q)
 		if stop != nil {
 			return nil, stop
 		}
@@ -105,19 +121,19 @@ func (v *Verifier) verifyJWT(ctx context.Context, raw string, now, deadline time
 		return nil, reject(NoKey, "", "%w", err)
 	case err != nil:
 		return nil, from.reject(Signature, "%w", err)
-	case !singleJSON(raw):
+	case !singleJSON(q.raw):
 		return nil, from.reject(Malformed, "something follows its header or its claims")
 	}
-	t, err := from.token(claims, now, v.audience)
+	t, err := from.token(claims, q.now, v.audience)
 	if err != nil {
 		return nil, err
 	}
-	t.signedBy, t.weight = by, weightOf(raw)
+	t.signedBy, t.weight = by, weightOf(q.raw)
 	return t, nil
 }
 
 // keyFor chooses the key by the header and the issuer, neither trusted yet.
-func (v *Verifier) keyFor(ctx context.Context, t *jwt.Token, claims jwt.MapClaims, now, deadline time.Time) (*issuer, *signingKey, error) {
+func (v *Verifier) keyFor(ctx context.Context, t *jwt.Token, claims jwt.MapClaims, q request) (*issuer, *signingKey, error) {
 	iss, _ := claims["iss"].(string) // another type is no trusted issuer
 	is := v.issuers[iss]
 	if is == nil {
@@ -136,7 +152,7 @@ func (v *Verifier) keyFor(ctx context.Context, t *jwt.Token, claims jwt.MapClaim
 	if !ok || kid == "" || len(kid) > 255 {
 		return nil, nil, is.reject(NoKey, "no usable kid")
 	}
-	k, err := is.key(ctx, kid, now, deadline)
+	k, err := is.key(ctx, kid, q)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -14,11 +14,11 @@ import (
 	"iam-service/internal/token"
 )
 
-// comparer asks two revisions the same, and says how their answers differ.
+// comparer decides requests under two revisions, and reports how the decisions differ.
 type comparer struct {
 	enricher *enrich.Service
 	headers  []string
-	skip     []bool // parallel to headers: those that differ by themselves
+	skip     []bool // parallel to headers: those that always differ
 }
 
 func newComparer(e *enrich.Service, headers []string) comparer {
@@ -29,26 +29,35 @@ func newComparer(e *enrich.Service, headers []string) comparer {
 	return c
 }
 
-// ask asks both, over the same documents, which it returns too. A change of no kind is
-// none.
-func (c comparer) ask(ctx context.Context, base, candidate *policy.Revision, t *token.Token, q enrich.Request, now time.Time) (Change, *directory.View, error) {
-	deadline := time.Now().Add(evalLimit)
-	facts := c.enricher.View(t, deadline)
-	before, err := c.outcome(ctx, base, t, q, facts, now, deadline)
-	if err != nil {
-		return Change{}, nil, err
-	}
-	after, err := c.outcome(ctx, candidate, t, q, facts, now, deadline)
-	if err != nil {
-		return Change{}, nil, err
-	}
-	return c.compare(before, after), facts, nil
+// comparison is one request to decide under two revisions.
+type comparison struct {
+	base, candidate *policy.Revision
+	token           *token.Token // nil: an anonymous caller
+	request         enrich.Request
+	now             time.Time // input.now
 }
 
-// outcome asks one. What is no answer of the policy's is an outcome; that the facts cannot
-// be read is an error.
-func (c comparer) outcome(ctx context.Context, r *policy.Revision, t *token.Token, q enrich.Request, facts *directory.View, now, deadline time.Time) (Outcome, error) {
-	o, err := c.enricher.Ask(ctx, enrich.Question{Revision: r, Token: t, Request: q, Facts: facts, Now: now}, deadline)
+// compare decides under both revisions over the same documents, which it returns. A change without a kind is
+// no change.
+func (c comparer) compare(ctx context.Context, x comparison) (Change, *directory.View, error) {
+	deadline := time.Now().Add(evalLimit)
+	q := enrich.Question{Revision: x.base, Token: x.token, Request: x.request, Facts: c.enricher.View(x.token, deadline), Now: x.now}
+	before, err := c.outcome(ctx, q, deadline)
+	if err != nil {
+		return Change{}, nil, err
+	}
+	q.Revision = x.candidate
+	after, err := c.outcome(ctx, q, deadline)
+	if err != nil {
+		return Change{}, nil, err
+	}
+	return c.difference(before, after), q.Facts, nil
+}
+
+// outcome decides under one revision. A policy that fails is an outcome; facts that cannot be read are an
+// error.
+func (c comparer) outcome(ctx context.Context, q enrich.Question, deadline time.Time) (Outcome, error) {
+	o, err := c.enricher.Ask(ctx, q, deadline)
 	if err != nil {
 		known, ours := errors.AsType[*iam.Error](err)
 		if !ours || ctx.Err() != nil || strings.HasPrefix(known.Code, "facts_") {
@@ -75,7 +84,7 @@ func (c comparer) outcome(ctx context.Context, r *policy.Revision, t *token.Toke
 	return out, nil
 }
 
-func (c comparer) compare(before, after Outcome) Change {
+func (c comparer) difference(before, after Outcome) Change {
 	x := Change{Before: before, After: after}
 	switch {
 	case after.Error != "" && before.Error == "":

@@ -29,7 +29,7 @@ func TestEachChangeIsOfItsKind(t *testing.T) {
 		"an answer again":    {broken, allow("a", "1", "m"), Mends},
 		"still no answer":    {broken, broken, ""},
 	} {
-		if got := c.compare(x.before, x.after); got.Kind != x.want {
+		if got := c.difference(x.before, x.after); got.Kind != x.want {
 			t.Errorf("%s: %q, want %q", name, got.Kind, x.want)
 		}
 	}

@@ -309,7 +309,13 @@ func (r *run) ask(ctx context.Context, place int, q Question, who principal, ten
 	if err != nil {
 		return err
 	}
-	c, _, err := r.both.ask(ctx, r.Base, r.Candidate, t, enrich.Request{TenantHint: tenant, Facts: request}, now)
+	c, _, err := r.both.compare(ctx, comparison{
+		base:      r.Base,
+		candidate: r.Candidate,
+		token:     t,
+		request:   enrich.Request{TenantHint: tenant, Facts: request},
+		now:       now,
+	})
 	if err != nil {
 		return err
 	}

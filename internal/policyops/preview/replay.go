@@ -29,7 +29,13 @@ func (r *run) replay(ctx context.Context) error {
 			}
 			return nil
 		}
-		c, facts, err := r.both.ask(ctx, r.Base, r.Candidate, q.Token, enrich.Request{TenantHint: q.Tenant, Facts: q.Request}, q.Now)
+		c, facts, err := r.both.compare(ctx, comparison{
+			base:      r.Base,
+			candidate: r.Candidate,
+			token:     q.Token,
+			request:   enrich.Request{TenantHint: q.Tenant, Facts: q.Request},
+			now:       q.Now,
+		})
 		if err != nil {
 			return err
 		}

@@ -115,7 +115,13 @@ func (s *Shadow) ask(ctx context.Context, e *enrich.Evaluated) {
 	if candidate == nil || candidate.Digest == e.Revision.Digest {
 		return
 	}
-	c, _, err := s.both.ask(ctx, e.Revision, candidate, e.Token, enrich.Request{TenantHint: e.Hint, Facts: e.Request}, e.At)
+	c, _, err := s.both.compare(ctx, comparison{
+		base:      e.Revision,
+		candidate: candidate,
+		token:     e.Token,
+		request:   enrich.Request{TenantHint: e.Hint, Facts: e.Request},
+		now:       e.At,
+	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.revision != candidate {

@@ -62,9 +62,7 @@ func (f *fleet) ok(err error) {
 func (f *fleet) replica(name string, change func(*policy.Config, *rollout.Config)) *replica {
 	f.Helper()
 	r := &replica{}
-	pc := policy.Config{Log: slog.New(slog.DiscardHandler), Activator: func(ctx context.Context, c *policy.Candidate, rev *policy.Revision) (bool, error) {
-		return r.Passed(ctx, c, rev)
-	}}
+	pc := policy.Config{Log: slog.New(slog.DiscardHandler)}
 	rc := rollout.Config{DB: f.db, Follows: true, Unsigned: true, Replica: name, Log: slog.New(slog.DiscardHandler)}
 	change(&pc, &rc)
 	var err error
@@ -73,6 +71,7 @@ func (f *fleet) replica(name string, change func(*policy.Config, *rollout.Config
 	r.admin = admin.New(admin.Config{DB: f.db, Engine: r.engine, Log: slog.New(slog.DiscardHandler)})
 	rc.Engine, rc.Admin = r.engine, r.admin
 	r.Service = rollout.New(rc)
+	r.engine.SetActivator(r.Passed)
 	return r
 }
 
