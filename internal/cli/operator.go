@@ -30,12 +30,8 @@ type operator struct {
 
 // openOperator opens the database for an operator. Issuers are trusted as serve trusts them; DATABASE_URL alone is enough
 // for a command that names no issuer of its own.
-func openOperator(ctx context.Context, environ []string) (*operator, error) {
-	cfg, err := server.ReadConfig(environ, server.Needs{Database: true, Issuers: true})
-	if err != nil {
-		return nil, err
-	}
-	url := directURL(cfg)
+func openOperator(ctx context.Context, cfg *server.Config) (*operator, error) {
+	url := directURL(*cfg)
 	log := slog.New(slog.DiscardHandler)
 	db, err := postgres.Open(ctx, postgres.Config{URL: url, Issuers: cfg.Issuers, Conns: 2}, log, nil)
 	if err != nil {
@@ -80,7 +76,11 @@ func operatorName() string {
 // withOperator runs a command that needs the database but no running service.
 func withOperator(environ []string, do func(cmd *cobra.Command, args []string, o *operator) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		o, err := openOperator(cmd.Context(), environ)
+		cfg, err := server.ReadConfig(environ, server.Needs{Database: true, Issuers: true})
+		if err != nil {
+			return err
+		}
+		o, err := openOperator(cmd.Context(), &cfg)
 		if err != nil {
 			return err
 		}

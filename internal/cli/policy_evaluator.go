@@ -22,20 +22,23 @@ type evaluator struct {
 	limit     time.Duration // of an evaluation where it is served
 }
 
-// openEvaluator opens a snapshot. issuer is that of the subjects, if it is known: an issuer that is not trusted is an
-// error, since every subject of it would be denied for that reason alone.
-func openEvaluator(ctx context.Context, environ []string, issuer string) (*evaluator, error) {
-	environ, err := withIssuer(environ, issuer)
-	if err != nil {
-		return nil, err
-	}
-	cfg, err := server.ReadConfig(environ, server.Needs{Database: true, Issuers: true, Gate: true, Budgets: true})
-	if err != nil {
-		return nil, err
+// evaluatorNeeds are the settings that an evaluator reads.
+var evaluatorNeeds = server.Needs{Database: true, Issuers: true, Gate: true, Budgets: true}
+
+// trustSubject trusts the issuer of the subjects where RAUTH_URL is not set. One that is not trusted is an error, since
+// all of its subjects would be denied for that reason alone.
+func trustSubject(cfg *server.Config, issuer string) error {
+	if err := cfg.TrustAsRAuth(issuer); err != nil {
+		return err
 	}
 	if _, known := cfg.Issuers.Find(issuer); !known && issuer != "" {
-		return nil, server.Faults(issuer + " is not trusted: set RAUTH_URL and TRUSTED_ISSUERS as for serve")
+		return server.Faults(issuer + " is not trusted: set RAUTH_URL and TRUSTED_ISSUERS as for serve")
 	}
+	return nil
+}
+
+// openEvaluator opens a snapshot.
+func openEvaluator(ctx context.Context, cfg *server.Config) (*evaluator, error) {
 	engine, err := policy.NewEngine(policy.Config{
 		Headers:  cfg.GatewayHeaders,
 		Admin:    cfg.AdminAudience != "",
@@ -47,7 +50,7 @@ func openEvaluator(ctx context.Context, environ []string, issuer string) (*evalu
 	if err != nil {
 		return nil, server.Faults("GATEWAY_HEADERS: " + err.Error())
 	}
-	o, err := openOperator(ctx, environ)
+	o, err := openOperator(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -57,22 +60,6 @@ func openEvaluator(ctx context.Context, environ []string, issuer string) (*evalu
 		return nil, err
 	}
 	return &evaluator{operator: o, facts: facts, engine: engine, headerMax: cfg.HeaderBudget, limit: cfg.Part(50)}, nil
-}
-
-// withIssuer is environ with issuer as RAUTH_URL, where that is not set and TRUSTED_ISSUERS does not name it: with
-// DATABASE_URL alone, it is R-Auth.
-func withIssuer(environ []string, issuer string) ([]string, error) {
-	if issuer == "" {
-		return environ, nil
-	}
-	cfg, err := server.ReadConfig(environ, server.Needs{Issuers: true})
-	if err != nil || cfg.RAuthURL != "" {
-		return environ, err
-	}
-	if _, named := cfg.Issuers.Find(issuer); named {
-		return environ, nil
-	}
-	return append(environ[:len(environ):len(environ)], "RAUTH_URL="+issuer), nil
 }
 
 func (a *evaluator) close() {
@@ -113,11 +100,7 @@ func (a *evaluator) revision(ctx context.Context, path string) (*policy.Revision
 }
 
 // openDecisionStore opens the database of decisions, which must be set.
-func openDecisionStore(ctx context.Context, environ []string) (*postgres.Decisions, error) {
-	cfg, err := server.ReadConfig(environ, server.Needs{Decisions: true})
-	if err != nil {
-		return nil, err
-	}
+func openDecisionStore(ctx context.Context, cfg *server.Config) (*postgres.Decisions, error) {
 	if cfg.DecisionsURL == "" {
 		return nil, server.Faults("DECISIONS_DATABASE_URL is missing: the database that decisions are stored in")
 	}

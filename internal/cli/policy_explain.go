@@ -41,28 +41,35 @@ func policyExplainCommand(environ []string) *cobra.Command {
 			if at.IsZero() {
 				now = time.Now()
 			}
-			cfg, err := server.ReadConfig(environ, server.Needs{Issuers: true})
+			if err := about.check(); err != nil {
+				return err
+			}
+			needs := evaluatorNeeds
+			needs.Decisions = about.decision != ""
+			cfg, err := server.ReadConfig(environ, needs)
 			if err != nil {
 				return err
 			}
 			about.issuer = cmp.Or(issuer, cfg.RAuthURL)
-			q, given, err := about.question(ctx, environ, now)
+			withoutRAuth := cfg.RAuthURL == ""
+			q, given, err := about.question(ctx, &cfg, now)
 			if err != nil {
 				return err
 			}
 			if about.decision == "" || !at.IsZero() {
 				q.Now = now
 			}
-			whose := ""
 			if q.Token != nil {
-				whose = q.Token.Issuer
+				if err := trustSubject(&cfg, q.Token.Issuer); err != nil {
+					return err
+				}
 			}
-			a, err := openEvaluator(ctx, environ, whose)
+			a, err := openEvaluator(ctx, &cfg)
 			if err != nil {
 				return err
 			}
 			defer a.close()
-			if cfg.RAuthURL == "" && a.issuer != "" && a.issuer != issuer {
+			if withoutRAuth && a.issuer != "" && a.issuer != issuer {
 				fmt.Fprintf(cmd.ErrOrStderr(), "RAUTH_URL is not set: %s is trusted in its place\n", a.issuer)
 			}
 			if given != nil {
@@ -144,8 +151,8 @@ type explained struct {
 	decision                          string
 }
 
-// question is the request to explain, and all claims of the token where it is an issued one.
-func (x explained) question(ctx context.Context, environ []string, now time.Time) (explain.Question, map[string]any, error) {
+// check reports whether exactly one of them is named.
+func (x explained) check() error {
 	ways := 0
 	for _, given := range []bool{x.subject != "" || x.clientID != "", x.tokenFile != "", x.decision != ""} {
 		if given {
@@ -153,11 +160,16 @@ func (x explained) question(ctx context.Context, environ []string, now time.Time
 		}
 	}
 	if ways != 1 {
-		return explain.Question{}, nil, errors.New("name one of --subject (or --client-id), --token-file and --decision")
+		return errors.New("name one of --subject (or --client-id), --token-file and --decision")
 	}
+	return nil
+}
+
+// question is the request to explain, and all claims of the token where it is an issued one.
+func (x explained) question(ctx context.Context, cfg *server.Config, now time.Time) (explain.Question, map[string]any, error) {
 	switch {
 	case x.decision != "":
-		store, err := openDecisionStore(ctx, environ)
+		store, err := openDecisionStore(ctx, cfg)
 		if err != nil {
 			return explain.Question{}, nil, err
 		}

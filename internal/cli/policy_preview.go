@@ -41,7 +41,16 @@ func policyPreviewCommand(environ []string) *cobra.Command {
 				}
 			}
 			ctx := cmd.Context()
-			a, err := openEvaluator(ctx, environ, issuer)
+			needs := evaluatorNeeds
+			needs.Decisions = replay > 0
+			cfg, err := server.ReadConfig(environ, needs)
+			if err != nil {
+				return err
+			}
+			if err := trustSubject(&cfg, issuer); err != nil {
+				return err
+			}
+			a, err := openEvaluator(ctx, &cfg)
 			if err != nil {
 				return err
 			}
@@ -61,7 +70,7 @@ func policyPreviewCommand(environ []string) *cobra.Command {
 				return err
 			}
 			if replay > 0 {
-				store, err := openDecisionStore(ctx, environ)
+				store, err := openDecisionStore(ctx, &cfg)
 				if err != nil {
 					return err
 				}

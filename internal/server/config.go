@@ -132,6 +132,19 @@ type Config struct {
 // Part is a part of ENRICH_DEADLINE: ms of its usual 150.
 func (cfg *Config) Part(ms time.Duration) time.Duration { return cfg.EnrichDeadline / 150 * ms }
 
+// TrustAsRAuth puts an issuer in the place of RAUTH_URL, unless that is set or TRUSTED_ISSUERS names the issuer. It
+// serves commands with DATABASE_URL alone.
+func (cfg *Config) TrustAsRAuth(issuer string) error {
+	if _, named := cfg.Issuers.Find(issuer); named || issuer == "" || cfg.RAuthURL != "" {
+		return nil
+	}
+	if why := badIssuerURL(issuer, cfg.RAuthInsecureHTTP); why != "" {
+		return Faults("RAUTH_URL " + why)
+	}
+	cfg.RAuthURL, cfg.Issuers[0].URL, cfg.Verified[0].URL = issuer, issuer, issuer
+	return nil
+}
+
 // ConfigError lists every fault of the configuration, by variable.
 type ConfigError struct{ Faults []string }
 
