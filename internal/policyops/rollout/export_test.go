@@ -6,8 +6,8 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// AfterRead calls f after each look at what is to be in force, before anything is done with
-// what it has seen, and fails with what f returns.
+// AfterRead calls f after each read of the orders, before the result is used, and fails the read with f's
+// error.
 func (s *Service) AfterRead(f func() error) {
 	read := s.read
 	s.read = func(ctx context.Context) (postgres.PolicyOrders, error) {

@@ -1,21 +1,20 @@
-// Package rollout keeps replicas in step about which policy is in force.
+// Package rollout keeps one policy revision active on all replicas.
 //
-// PostgreSQL says which one it is: the last row of policy_activations. A source (a bundle
-// file, OPA's plugin manager, an upload) brings candidates; what passes the gate is kept
-// there, as it was packed and signed, and comes into force by itself
-// (POLICY_ACTIVATION=auto) or when somebody says so (managed). All replicas hear of it by
-// the feed of facts, and have ready what may come into force next, so that a switch is the
+// PostgreSQL defines the active revision: the last row of policy_activations. A source (a
+// bundle file, OPA's plugin manager, an upload) submits candidates. A candidate that the gate
+// accepts is stored as it was packed and signed, and becomes active at once
+// (POLICY_ACTIVATION=auto) or on request (managed). The change feed notifies all replicas.
+// They have prepared the revisions that may become active next, so that an activation is the
 // swap of a pointer:
 //
-//	source ──gate──▶ kept ──auto: at once; managed: activate──▶ in force ◀──rollback── in force before
-//	           │ refused: says why        │ each replica: gate, prepared
-//	           └─ older than what replaced it: refused; only a rollback brings it back
+//	candidate ──gate──▶ stored ──auto: at once; managed: activate──▶ active ◀──rollback── active before
+//	            │ rejected: reports why  │ each replica: gate, prepared
+//	            └─ older than the revision that replaced it: rejected; only a rollback activates it again
 //
-// A replica whose policy is its own (a folder, or nothing configured) follows nobody.
+// A replica with a policy of its own (a folder, or nothing configured) does not follow the database.
 //
-// What is in force is also kept in a folder (STATE_DIR), for a start to which the database says
-// nothing. The package does not know Rego, SQL or
-// HTTP.
+// The active revision is also stored in a folder (STATE_DIR), for a start without the database.
+// The package does not know Rego, SQL or HTTP.
 package rollout
 
 import (
@@ -45,58 +44,58 @@ type Config struct {
 
 	Managed  bool              // POLICY_ACTIVATION=managed
 	Embedded *policy.Candidate // part of the program; nil: none
-	Follows  bool              // what is in force is what the database says; else it is this replica's own affair
-	ByOPA    bool              // OPA's machinery verifies what it fetches
-	Unsigned bool              // POLICY_ALLOW_UNSIGNED: what nobody has signed is taken
-	StateDir string            // where what is in force is kept too; empty: nowhere
+	Follows  bool              // the database defines the active revision; else the replica has a policy of its own
+	ByOPA    bool              // OPA verifies the bundles that it fetches
+	Unsigned bool              // POLICY_ALLOW_UNSIGNED: unsigned bundles are accepted
+	StateDir string            // STATE_DIR; empty: the active revision is not stored there
 
-	Patience time.Duration // for how long something else may be in force than should be; 0: 10 s
+	Patience time.Duration // for how long another revision may be active than the database names; 0: 10 s
 	Replica  string
 	Version  string
 	Log      *slog.Logger
-	OnPanic  func(error) // called with a panic while a revision for later was prepared, which ends nothing else; may be nil
+	OnPanic  func(error) // called with a panic in the background preparation, which continues; may be nil
 }
 
 const (
-	lookEvery   = 5 * time.Second  // for what the feed may not have told
-	reportEvery = 10 * time.Second // that we are still here
-	failedFor   = 30 * time.Second // before a revision that could not be prepared is tried again
+	syncEvery   = 5 * time.Second  // the feed may miss a notification
+	reportEvery = 10 * time.Second // of an unchanged state: the replica is alive
+	failedFor   = 30 * time.Second // before a revision that could not be prepared is prepared again
 )
 
-// Service is made by New; Run keeps it going.
+// Service keeps this replica's active revision in sync while Run runs.
 type Service struct {
 	cfg    Config
-	wanted chan struct{} // something is to be prepared
+	wanted chan struct{} // revisions are to be prepared
 
 	read func(context.Context) (postgres.PolicyOrders, error)
 
-	preparing sync.Mutex // one at a time goes through the gate for later
+	preparing sync.Mutex // one background preparation at a time
 
-	reporting sync.Mutex // one report at a time, so that none overwrites a later one
+	reporting sync.Mutex // one report at a time, so that none overwrites a newer one
 
 	mu       sync.Mutex
 	prepared map[string]*policy.Revision // by digest; under mu
 	failed   map[string]failure          // why one could not be prepared, by digest; under mu
 	orders   postgres.PolicyOrders       // the newest that were read; under mu
-	reads    int                         // how often they were replaced; under mu
-	reported string                      // what was reported last; under mu
-	at       time.Time                   // when that was; under mu
-	kept     activation                  // what is in STATE_DIR; under mu
-	seq      int64                       // the highest activation that this replica has seen, also by STATE_DIR; under mu
+	reads    int                         // how often orders was replaced; under mu
+	reported string                      // the last report; under mu
+	at       time.Time                   // of the last report; under mu
+	saved    activation                  // the one in STATE_DIR; under mu
+	seq      int64                       // the highest activation that this replica has seen, also in STATE_DIR; under mu
 
-	lost atomic.Pointer[lost] // nil: the database knows of all activations that this replica has seen
+	lost atomic.Pointer[lost] // nil: the database has all activations that this replica has seen
 
 	shadow atomic.Pointer[shadow]    // nil: none
-	behind atomic.Pointer[time.Time] // since when something else should be in force; nil: it is
+	behind atomic.Pointer[time.Time] // since when the database names another revision than the active one; nil: it does not
 }
 
-// failure is remembered for a while: what was wrong may have been the machine's fault.
+// failure is cached for a while only: the cause may have been the machine.
 type failure struct {
 	why string
 	at  time.Time
 }
 
-// shadow is what is evaluated beside what is in force.
+// shadow is the revision that is evaluated in the background of live requests.
 type shadow struct {
 	revision *policy.Revision
 	share    float64
@@ -114,17 +113,16 @@ func New(cfg Config) *Service {
 	return s
 }
 
-// Managed reports whether somebody decides what comes into force.
+// Managed reports whether revisions become active on request only.
 func (s *Service) Managed() bool { return s.cfg.Managed }
 
-// Follows reports whether what is in force is the same on all replicas.
+// Follows reports whether all replicas share the active revision.
 func (s *Service) Follows() bool { return s.cfg.Follows }
 
-// Replica is what this one is called.
+// Replica is the name of this replica.
 func (s *Service) Replica() string { return s.cfg.Replica }
 
-// Receive takes a bundle that somebody has sent through the gate. What is wrong with it is
-// an Invalid error.
+// Receive checks an uploaded bundle by the gate. A rejection is an Invalid error.
 func (s *Service) Receive(ctx context.Context, source string, packed []byte) (iam.PolicyRevision, error) {
 	c, err := s.cfg.Engine.Unpack(source, packed, false)
 	var r *policy.Revision
@@ -136,33 +134,33 @@ func (s *Service) Receive(ctx context.Context, source string, packed []byte) (ia
 			return iam.PolicyRevision{}, &iam.Error{Kind: iam.Unavailable, Code: "gate_unavailable", Detail: "the policy cannot be checked now", Cause: err}
 		}
 		s.cfg.Engine.Reject(ctx, source, "", err)
-		return iam.PolicyRevision{}, &iam.Error{Kind: iam.Invalid, Code: "policy_refused", Detail: "the policy is refused: " + err.Error()}
+		return iam.PolicyRevision{}, &iam.Error{Kind: iam.Invalid, Code: "policy_refused", Detail: "the policy is rejected: " + err.Error()}
 	}
 	s.cfg.Engine.ClearRejection()
 	s.mu.Lock()
-	s.prepared[r.Digest] = r // it need not go through the gate once more here; where it is not kept, it is forgotten
+	s.prepared[r.Digest] = r // saves another check; Prepare evicts it unless it is stored
 	s.mu.Unlock()
-	kept, _, err := s.describe(c, r)
-	return kept, err
+	described, _, err := s.describe(c, r)
+	return described, err
 }
 
-// Revision returns a revision that is kept, prepared.
+// Revision returns a stored revision, prepared.
 func (s *Service) Revision(ctx context.Context, digest string) (*policy.Revision, error) {
 	if now := s.cfg.Engine.Revision(); now != nil && now.Digest == digest {
 		return now, nil
 	}
 	r, err := s.prepare(ctx, digest)
 	if err != nil {
-		return nil, &iam.Error{Kind: iam.Conflict, Code: "policy_refused", Detail: "the revision does not pass the gate here: " + err.Error()}
+		return nil, &iam.Error{Kind: iam.Conflict, Code: "policy_refused", Detail: "the revision cannot be prepared on this replica: " + err.Error()}
 	}
 	return r, nil
 }
 
-// InForce is what is in force on this replica; nil: nothing.
+// InForce is the active revision of this replica; nil: none.
 func (s *Service) InForce() *policy.Revision { return s.cfg.Engine.Revision() }
 
-// Shadow is what is evaluated beside what is in force, and for which share of requests; nil:
-// nothing.
+// Shadow is the revision that is evaluated in the background, and for which share of requests; nil:
+// none.
 func (s *Service) Shadow() (*policy.Revision, float64) {
 	if sh := s.shadow.Load(); sh != nil {
 		return sh.revision, sh.share
@@ -170,11 +168,11 @@ func (s *Service) Shadow() (*policy.Revision, float64) {
 	return nil, 0
 }
 
-// source is who does what a source brings about.
+// source is the actor of what a policy source causes.
 var source = admin.Caller{Operator: "source", Via: "loop"}
 
-// Passed keeps a candidate that has passed the gate, and says whether it comes into force
-// now: of one that all replicas share, Sync decides that, so that a rollback meanwhile is not
+// Passed stores a candidate that the gate has accepted, and reports whether it becomes active
+// now. Sync activates a revision that all replicas share, so that a concurrent rollback is not
 // undone.
 func (s *Service) Passed(ctx context.Context, c *policy.Candidate, r *policy.Revision) (now bool, err error) {
 	if !s.cfg.Follows || c.Embedded {
@@ -185,11 +183,11 @@ func (s *Service) Passed(ctx context.Context, c *policy.Candidate, r *policy.Rev
 		return false, err
 	}
 	err = s.cfg.Admin.Do(ctx, source, admin.Task{Action: "policy:take", Object: revision.ID(), Writes: true}, func(ctx context.Context, w *admin.Work) error {
-		kept, _, err := w.AddPolicyRevision(ctx, revision, packed)
+		stored, _, err := w.AddPolicyRevision(ctx, revision, packed)
 		if err != nil || s.cfg.Managed {
 			return err
 		}
-		return w.TakePolicy(ctx, kept.Digest)
+		return w.TakePolicy(ctx, stored.Digest)
 	})
 	if err != nil {
 		return false, err
@@ -203,7 +201,7 @@ func (s *Service) Passed(ctx context.Context, c *policy.Candidate, r *policy.Rev
 	return false, nil
 }
 
-// describe is a candidate as it is kept.
+// describe returns a candidate as it is stored.
 func (s *Service) describe(c *policy.Candidate, r *policy.Revision) (iam.PolicyRevision, []byte, error) {
 	packed, err := c.Pack()
 	if err != nil {
@@ -212,8 +210,8 @@ func (s *Service) describe(c *policy.Candidate, r *policy.Revision) (iam.PolicyR
 	return iam.PolicyRevision{Digest: r.Digest, Name: r.Name, Source: r.Source, Verified: cmp.Or(c.Verified, iam.VerifiedByNobody)}, packed, nil
 }
 
-// Run keeps this replica in step, until ctx ends. It looks whenever something comes from
-// changed, and every now and then.
+// Run keeps this replica in sync until ctx ends: at each notification of changed, and
+// periodically.
 func (s *Service) Run(ctx context.Context, changed <-chan struct{}) {
 	var ready sync.WaitGroup
 	defer ready.Wait()
@@ -229,17 +227,17 @@ func (s *Service) Run(ctx context.Context, changed <-chan struct{}) {
 			}
 		}
 	})
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(syncEvery)
 	defer tick.Stop()
 	for {
 		if err := s.Sync(ctx); err != nil && ctx.Err() == nil {
-			s.cfg.Log.WarnContext(ctx, "what is to be in force is not, or not known", slog.Any("err", err))
+			s.cfg.Log.WarnContext(ctx, "policy sync failed", slog.Any("err", err))
 		}
 		select {
 		case <-ctx.Done():
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			defer cancel()
-			_ = s.cfg.DB.RemovePolicyReplica(ctx, s.cfg.Replica) // else it is forgotten later
+			_ = s.cfg.DB.RemovePolicyReplica(ctx, s.cfg.Replica) // else it expires
 			return
 		case <-changed:
 		case <-tick.C:
@@ -247,9 +245,9 @@ func (s *Service) Run(ctx context.Context, changed <-chan struct{}) {
 	}
 }
 
-// Sync puts in force what is to be, by the database, and reports. What may come into force
-// next is prepared aside: nothing that somebody sends holds a rollback up. It fails where
-// what is to be in force is not.
+// Sync activates the revision that the database names, and reports. It prepares the revisions that
+// may become active next in the background, so that no upload delays a rollback. It fails where
+// it cannot activate the revision.
 func (s *Service) Sync(ctx context.Context) error {
 	s.mu.Lock()
 	reads := s.reads
@@ -272,19 +270,19 @@ func (s *Service) Sync(ctx context.Context) error {
 	}
 	select {
 	case s.wanted <- struct{}{}:
-	default: // it is known already
+	default: // a notification is pending
 	}
 	s.setShadow()
 	if reported := s.report(ctx); reported != nil {
-		s.cfg.Log.WarnContext(ctx, "what is in force here could not be reported", slog.Any("err", reported))
+		s.cfg.Log.WarnContext(ctx, "policy state not reported", slog.Any("err", reported))
 	}
 	return err
 }
 
 // activeRevision takes orders that were read after the service had replaced its own so many times, and
-// returns those that count. A read that overlaps with another one can be older than it: what is
-// superseded stays that. Where the database has lost an activation, this replica keeps what it
-// runs: an older policy must not return unnoticed. The next activation has a higher sequence than
+// returns those that count. Reads overlap, so the result can be older than the current orders: it is then
+// discarded. Where the database has lost an activation, this replica keeps its active revision:
+// an older policy must not return unnoticed. The next activation has a higher sequence than
 // any replica has reported, and settles it.
 func (s *Service) activeRevision(ctx context.Context, orders postgres.PolicyOrders, reads int) postgres.PolicyOrders {
 	s.mu.Lock()
@@ -314,7 +312,7 @@ func (s *Service) activeRevision(ctx context.Context, orders postgres.PolicyOrde
 	return orders
 }
 
-// Lost says that the database has lost an activation that this replica has seen, so that
+// Lost reports that the database has lost an activation that this replica has seen, so that
 // replicas which have started since may run another policy.
 func (s *Service) Lost() error {
 	if l := s.lost.Load(); l != nil {
@@ -340,12 +338,12 @@ func (s *Service) checkBehind() {
 // receive no requests: its decisions would differ.
 func (s *Service) Behind() error {
 	if since := s.behind.Load(); since != nil && time.Since(*since) > cmp.Or(s.cfg.Patience, 10*time.Second) {
-		return errors.New("it cannot run the policy that is in force: /policy/status says why")
+		return errors.New("the active policy of the other replicas cannot be activated here: /policy/status has the reason")
 	}
 	return nil
 }
 
-// Prepare has ready what may come into force next, and keeps what is in force.
+// Prepare prepares the revisions that may become active next, and saves the active one in STATE_DIR.
 func (s *Service) Prepare(ctx context.Context) {
 	s.preparing.Lock()
 	defer s.preparing.Unlock()
@@ -354,7 +352,7 @@ func (s *Service) Prepare(ctx context.Context) {
 	s.mu.Unlock()
 	if s.cfg.Follows {
 		for _, digest := range wanted {
-			_, _ = s.prepare(ctx, digest) // said already: log, metric, status
+			_, _ = s.prepare(ctx, digest) // it reports errors: log, metric, status
 		}
 	}
 	gone := func(digest string) bool { return !slices.Contains(wanted, digest) }
@@ -367,12 +365,12 @@ func (s *Service) Prepare(ctx context.Context) {
 		s.saveState(ctx)
 	}
 	if err := s.report(ctx); err != nil {
-		s.cfg.Log.WarnContext(ctx, "what is in force here could not be reported", slog.Any("err", err))
+		s.cfg.Log.WarnContext(ctx, "policy state not reported", slog.Any("err", err))
 	}
 }
 
-// prepare takes a revision that is kept through the gate, once. It goes on though who asked
-// leaves: what is cut off is no fault of the policy's.
+// prepare takes a stored revision through the gate, once. It ignores the cancellation of ctx, which would
+// look like a failure of the policy.
 func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision, error) {
 	s.mu.Lock()
 	r, f := s.prepared[digest], s.failed[digest]
@@ -384,21 +382,21 @@ func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision,
 		return nil, errors.New(f.why)
 	}
 	ctx = context.WithoutCancel(ctx)
-	kept, packed, err := s.cfg.DB.PolicyBundle(ctx, digest)
+	stored, packed, err := s.cfg.DB.PolicyBundle(ctx, digest)
 	if err != nil {
 		return nil, err
 	}
 	another := false
 	switch {
-	case s.embedded(digest): // nobody has signed it, and nobody need: it is ours
+	case s.embedded(digest): // part of the program, so it needs no signature
 		r, err = s.cfg.Engine.Prepare(ctx, s.cfg.Embedded)
-	case s.cfg.Embedded != nil && kept.Source == s.cfg.Embedded.Source && kept.Verified == iam.VerifiedByNobody && !s.cfg.Unsigned:
-		another, err = true, errors.New("it is part of another version of the program, and nobody has signed it")
+	case s.cfg.Embedded != nil && stored.Source == s.cfg.Embedded.Source && stored.Verified == iam.VerifiedByNobody && !s.cfg.Unsigned:
+		another, err = true, errors.New("it is embedded in another version of the program, and is not signed")
 	default:
-		r, err = s.unpackAndPrepare(ctx, kept.Source, packed, s.trusted(kept.Verified))
+		r, err = s.unpackAndPrepare(ctx, stored.Source, packed, s.trusted(stored.Verified))
 	}
 	if err == nil && r.Digest != digest {
-		err = fmt.Errorf("what is kept as revision %s is revision %s", iam.PolicyID(digest), r.ID)
+		err = fmt.Errorf("the bundle stored as revision %s is revision %s", iam.PolicyID(digest), r.ID)
 	}
 	if err == nil {
 		s.mu.Lock()
@@ -417,7 +415,7 @@ func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision,
 		wanted := !another || s.orders.InForce == digest
 		s.mu.Unlock()
 		if wanted {
-			s.cfg.Engine.Reject(ctx, "revision "+iam.PolicyID(digest)+" of "+kept.Source, digest, err)
+			s.cfg.Engine.Reject(ctx, "revision "+iam.PolicyID(digest)+" of "+stored.Source, digest, err)
 		}
 	}
 	return nil, err
@@ -455,7 +453,7 @@ func (s *Service) setShadow() {
 	}
 }
 
-// report says what this replica has, where that has changed and every now and then.
+// report stores the state of this replica where it has changed, and periodically.
 func (s *Service) report(ctx context.Context) error {
 	s.reporting.Lock()
 	defer s.reporting.Unlock()
@@ -475,21 +473,21 @@ func (s *Service) report(ctx context.Context) error {
 		}
 		me.Refused = text
 	}
-	said := fmt.Sprint(me.InForce, me.Seq, me.Prepared, string(me.Refused))
-	if said == reported && time.Since(at) < reportEvery {
+	state := fmt.Sprint(me.InForce, me.Seq, me.Prepared, string(me.Refused))
+	if state == reported && time.Since(at) < reportEvery {
 		return nil
 	}
 	if err := s.cfg.DB.ReportPolicy(ctx, me); err != nil {
 		return err
 	}
 	s.mu.Lock()
-	s.reported, s.at = said, time.Now()
+	s.reported, s.at = state, time.Now()
 	s.mu.Unlock()
 	return nil
 }
 
-// Files below STATE_DIR: the policy, and which activation it is of.
+// Files below STATE_DIR: the policy, and its activation.
 const (
-	keptName       = "policy.tar.gz"
+	bundleName     = "policy.tar.gz"
 	activationName = "policy.json"
 )

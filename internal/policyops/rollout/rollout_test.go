@@ -58,7 +58,7 @@ func (f *fleet) ok(err error) {
 	}
 }
 
-// replica is one with a name; change its settings before it is made.
+// replica creates a replica; change adapts its settings.
 func (f *fleet) replica(name string, change func(*policy.Config, *rollout.Config)) *replica {
 	f.Helper()
 	r := &replica{}
@@ -75,13 +75,13 @@ func (f *fleet) replica(name string, change func(*policy.Config, *rollout.Config
 	return r
 }
 
-func usual(*policy.Config, *rollout.Config) {}
+func defaults(*policy.Config, *rollout.Config) {}
 
-// candidate is a policy that differs from others by what it says.
-func candidate(says string) *policy.Candidate {
+// candidate is a policy with the name, which is also the code of its reason.
+func candidate(name string) *policy.Candidate {
 	return &policy.Candidate{
-		Source: "test", Name: says, Roots: []string{"iam"}, Modules: map[string]string{
-			"iam/claims/p.rego": "package iam.claims\n\ndecision := {\"allow\": false, \"reasons\": [{\"code\": \"" + says + "\", \"title\": \"t\"}]}\n",
+		Source: "test", Name: name, Roots: []string{"iam"}, Modules: map[string]string{
+			"iam/claims/p.rego": "package iam.claims\n\ndecision := {\"allow\": false, \"reasons\": [{\"code\": \"" + name + "\", \"title\": \"t\"}]}\n",
 		}, Data: map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-ID"}}}},
 	}
 }
@@ -93,34 +93,34 @@ func (r *replica) name() string {
 	return ""
 }
 
-func TestAllReplicasFollowWhatOneHasTaken(t *testing.T) {
+func TestAllReplicasActivateWhatOneAccepts(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	one, two := f.replica("one", usual), f.replica("two", usual)
+	one, two := f.replica("one", defaults), f.replica("two", defaults)
 	f.ok(one.engine.Submit(ctx, candidate("v1")))
 	f.ok(two.Sync(ctx))
 	if one.name() != "v1" || two.name() != "v1" {
-		t.Errorf("one has %q in force, two %q", one.name(), two.name())
+		t.Errorf("one runs %q, two %q", one.name(), two.name())
 	}
 	f.ok(two.engine.Submit(ctx, candidate("v2")))
 	f.ok(one.Sync(ctx))
 	if one.name() != "v2" || two.name() != "v2" {
-		t.Errorf("one has %q in force, two %q", one.name(), two.name())
+		t.Errorf("one runs %q, two %q", one.name(), two.name())
 	}
-	// What was replaced is not taken again, by none of them.
-	for _, r := range []*replica{one, two, f.replica("three", usual)} {
+	// No replica accepts a revision again that was replaced.
+	for _, r := range []*replica{one, two, f.replica("three", defaults)} {
 		if err := r.engine.Submit(ctx, candidate("v1")); err == nil || !strings.Contains(err.Error(), "only a rollback activates it again") {
-			t.Errorf("it is taken again: %v", err)
+			t.Errorf("it is accepted again: %v", err)
 		}
 	}
 	f.ok(f.rollback(one))
 	f.ok(one.Sync(ctx))
 	f.ok(two.Sync(ctx))
 	if one.name() != "v1" || two.name() != "v1" {
-		t.Errorf("after the rollback one has %q in force, two %q", one.name(), two.name())
+		t.Errorf("after the rollback one runs %q, two %q", one.name(), two.name())
 	}
 	if err := one.engine.Submit(ctx, candidate("v2")); err == nil {
-		t.Error("what was rolled back is taken again")
+		t.Error("a revision that was rolled back is accepted again")
 	}
 }
 
@@ -131,38 +131,38 @@ func (f *fleet) rollback(r *replica) error {
 	})
 }
 
-// Who asks may leave: what was cut off by that is no fault of the policy's.
-func TestALookThatWasCutOffIsNotRemembered(t *testing.T) {
+// A canceled caller is no failure of the policy.
+func TestACanceledSyncIsNotCachedAsAFailure(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	f.ok(f.replica("one", usual).engine.Submit(ctx, candidate("v1")))
-	two := f.replica("two", usual)
-	gone, leave := context.WithCancel(ctx)
-	leave()
-	if err := two.Sync(gone); err == nil {
-		t.Error("a look that was cut off has seen something")
+	f.ok(f.replica("one", defaults).engine.Submit(ctx, candidate("v1")))
+	two := f.replica("two", defaults)
+	canceled, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := two.Sync(canceled); err == nil {
+		t.Error("a canceled sync has succeeded")
 	}
-	if r, err := two.Revision(gone, f.inForce()); err != nil || r.Name != "v1" {
-		t.Errorf("%v, %v: who asks for it has left, and it is prepared all the same", r, err)
+	if r, err := two.Revision(canceled, f.active()); err != nil || r.Name != "v1" {
+		t.Errorf("%v, %v: it must be prepared although the caller is gone", r, err)
 	}
 	f.ok(two.Sync(ctx))
 	if two.name() != "v1" || two.engine.Status().Rejected != nil {
-		t.Errorf("%q is in force, %+v", two.name(), two.engine.Status().Rejected)
+		t.Errorf("%q is active, %+v", two.name(), two.engine.Status().Rejected)
 	}
 }
 
-func (f *fleet) inForce() string {
+func (f *fleet) active() string {
 	f.Helper()
 	orders, err := f.db.PolicyOrders(ctx)
 	f.ok(err)
 	return orders.InForce
 }
 
-// What is kept under a digest must be what has it, whoever has changed the row.
-func TestWhatIsKeptUnderAnotherNameIsNotTaken(t *testing.T) {
+// A stored bundle must have the digest of its row.
+func TestABundleWithAnotherDigestIsRejected(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	f.ok(f.replica("one", usual).engine.Submit(ctx, candidate("v1")))
+	f.ok(f.replica("one", defaults).engine.Submit(ctx, candidate("v1")))
 	other, err := candidate("v2").Pack()
 	f.ok(err)
 	conn, err := pgx.Connect(ctx, f.url)
@@ -170,14 +170,14 @@ func TestWhatIsKeptUnderAnotherNameIsNotTaken(t *testing.T) {
 	defer conn.Close(ctx)
 	_, err = conn.Exec(ctx, `UPDATE policy_revisions SET bundle = $1`, other)
 	f.ok(err)
-	two := f.replica("two", usual)
+	two := f.replica("two", defaults)
 	if err := two.Sync(ctx); err == nil || two.name() != "" {
-		t.Errorf("%q is in force, %v", two.name(), err)
+		t.Errorf("%q is active, %v", two.name(), err)
 	}
 }
 
 // A restore or a failover can lose an activation. Replicas that have seen it keep its policy and
-// say so, until the next activation, whose sequence is above all that they have seen.
+// report it, until the next activation, whose sequence is higher than all that they have seen.
 func TestAReplicaNeverGoesBelowTheActivationThatItHasSeen(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
@@ -203,8 +203,8 @@ func TestAReplicaNeverGoesBelowTheActivationThatItHasSeen(t *testing.T) {
 	if n := log.count("policy activation lost by the database: activate or roll back to settle which policy is active"); n != 1 {
 		t.Errorf("it is logged %d times", n)
 	}
-	two := f.replica("two", usual)
-	f.ok(two.Sync(ctx)) // it knows what the database knows
+	two := f.replica("two", defaults)
+	f.ok(two.Sync(ctx)) // it has seen what the database has
 	again := f.replica("one, restarted", follower)
 	f.ok(again.Sync(ctx))
 	again.Prepare(ctx)
@@ -220,15 +220,14 @@ func TestAReplicaNeverGoesBelowTheActivationThatItHasSeen(t *testing.T) {
 	}
 }
 
-// What the database has lost can be submitted again.
-func TestALostActivationCanBeMadeAgain(t *testing.T) {
+func TestALostPolicyCanBeSubmittedAgain(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	one := f.replica("one", usual)
+	one := f.replica("one", defaults)
 	f.ok(one.engine.Submit(ctx, candidate("v1")))
 	f.ok(one.engine.Submit(ctx, candidate("v2")))
 	f.forgetLastActivation()
-	two := f.replica("two", usual)
+	two := f.replica("two", defaults)
 	f.ok(two.Sync(ctx))
 	f.ok(two.engine.Submit(ctx, candidate("v2")))
 	f.ok(one.Sync(ctx))
@@ -246,53 +245,52 @@ func (f *fleet) forgetLastActivation() {
 	f.ok(err)
 }
 
-// Looks overlap: what an older one has seen does not replace what a newer one has.
-func TestALookThatWasOvertakenPutsNothingBack(t *testing.T) {
+// Reads overlap: the result of an older one does not replace that of a newer one.
+func TestASlowSyncDoesNotActivateAnOlderRevision(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	one, two := f.replica("one", usual), f.replica("two", func(_ *policy.Config, rc *rollout.Config) { rc.Patience = time.Nanosecond })
+	one, two := f.replica("one", defaults), f.replica("two", func(_ *policy.Config, rc *rollout.Config) { rc.Patience = time.Nanosecond })
 	f.ok(one.engine.Submit(ctx, candidate("v1")))
 	f.ok(two.Sync(ctx))
 	f.ok(one.engine.Submit(ctx, candidate("v2")))
 	f.ok(two.Sync(ctx)) // both are prepared: what follows is a swap of pointers
 	f.ok(f.rollback(one))
 	seen, proceed := make(chan struct{}), make(chan struct{})
-	var later atomic.Bool
+	var first atomic.Bool
 	two.AfterRead(func() error {
-		if !later.Swap(true) {
+		if !first.Swap(true) {
 			close(seen)
 			<-proceed
 		}
 		return nil
 	})
-	overtaken := make(chan error)
-	go func() { overtaken <- two.Sync(ctx) }() // it sees v1, of the rollback
+	slow := make(chan error)
+	go func() { slow <- two.Sync(ctx) }() // it reads v1, of the rollback
 	<-seen
 	f.ok(one.engine.Submit(ctx, candidate("v3")))
 	f.ok(two.Sync(ctx))
 	if two.name() != "v3" {
-		t.Fatalf("%q is in force", two.name())
+		t.Fatalf("%q is active", two.name())
 	}
 	close(proceed)
-	f.ok(<-overtaken)
+	f.ok(<-slow)
 	if two.name() != "v3" {
-		t.Errorf("%q was put back", two.name())
+		t.Errorf("%q was activated", two.name())
 	}
 	f.ok(two.Behind())
 }
 
-// However many look at once, what is in force only ever goes on.
-func TestManyLooksAtOncePutNothingBack(t *testing.T) {
+func TestConcurrentSyncsActivateNoOlderRevision(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	one := f.replica("one", usual)
+	one := f.replica("one", defaults)
 	var log activated
 	two := f.replica("two", func(pc *policy.Config, _ *rollout.Config) { pc.Log = slog.New(&log) })
 	const rounds = 30
-	var looking sync.WaitGroup
+	var syncing sync.WaitGroup
 	stop := make(chan struct{})
 	for range 6 {
-		looking.Go(func() {
+		syncing.Go(func() {
 			for {
 				select {
 				case <-stop:
@@ -309,15 +307,15 @@ func TestManyLooksAtOncePutNothingBack(t *testing.T) {
 		f.ok(one.engine.Submit(ctx, candidate(fmt.Sprintf("v%02d", n))))
 	}
 	close(stop)
-	looking.Wait()
+	syncing.Wait()
 	f.ok(two.Sync(ctx))
 	names := log.names()
 	if !slices.IsSorted(names) || two.name() != fmt.Sprintf("v%02d", rounds-1) {
-		t.Errorf("in force were %v, and now %q", names, two.name())
+		t.Errorf("activated were %v, and now %q is active", names, two.name())
 	}
 }
 
-// activated collects the names of what comes into force, and messages.
+// activated is a log that collects the names of activated revisions, and all messages.
 type activated struct {
 	slog.Handler
 	mu       sync.Mutex
@@ -360,11 +358,11 @@ func (a *activated) names() []string {
 	return a.all
 }
 
-// One that cannot run what is in force says so, and goes on with what it had.
-func TestAReplicaThatCannotFollowSaysSo(t *testing.T) {
+// A replica that cannot activate the shared revision reports that, and keeps its active one.
+func TestAReplicaThatCannotFollowReportsIt(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	one := f.replica("one", usual)
+	one := f.replica("one", defaults)
 	two := f.replica("two", func(pc *policy.Config, rc *rollout.Config) {
 		pc.Headers, rc.Patience = []string{"X-Tenant-ID", "X-User-ID"}, time.Nanosecond
 	})
@@ -378,11 +376,11 @@ func TestAReplicaThatCannotFollowSaysSo(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if two.Behind() == nil {
-		t.Error("it is ready although it answers by other rules")
+		t.Error("it is ready although it decides by another policy")
 	}
 	two.Prepare(ctx)
 	if two.name() != "v1" || two.engine.Status().Rejected == nil || two.engine.Status().Rejected.Digest == "" {
-		t.Errorf("%q is in force, %+v", two.name(), two.engine.Status().Rejected)
+		t.Errorf("%q is active, %+v", two.name(), two.engine.Status().Rejected)
 	}
 	var seen []iam.PolicyReplica
 	f.ok(one.admin.Do(ctx, admin.Caller{Operator: "test"}, admin.Task{Action: "policy:read"}, func(ctx context.Context, w *admin.Work) (err error) {
@@ -391,20 +389,20 @@ func TestAReplicaThatCannotFollowSaysSo(t *testing.T) {
 	}))
 	for _, r := range seen {
 		if r.Replica == "two" && !bytes.Contains(r.Refused, []byte("GATEWAY_HEADERS")) {
-			t.Errorf("it does not say why: %+v", r)
+			t.Errorf("it does not report the reason: %+v", r)
 		}
 	}
 }
 
-// The policy that is part of the program was in force before the first other one, and can be
-// again, though nobody has signed it: on replicas that bring the same one along.
+// The embedded policy was active before the first other one. It can be activated again although it is not signed,
+// on replicas that embed the same one.
 func TestTheEmbeddedPolicyCanBeRolledBackTo(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	_, public := f.key(t.TempDir(), "key")
 	state := t.TempDir()
 	replaced := filepath.Join(state, "policy.tar.gz")
-	f.ok(os.WriteFile(replaced, []byte("what was bad"), 0o600))
+	f.ok(os.WriteFile(replaced, []byte("replaced"), 0o600))
 	with := func(embedded *policy.Candidate) *replica {
 		embedded.Source = "embedded"
 		return f.replica(embedded.Name, func(pc *policy.Config, rc *rollout.Config) {
@@ -417,7 +415,7 @@ func TestTheEmbeddedPolicyCanBeRolledBackTo(t *testing.T) {
 	ours.Embedded = true
 	one, newer := with(ours), with(candidate("newer"))
 	f.ok(one.engine.Submit(ctx, ours))
-	f.ok(one.Sync(ctx)) // it says what it has in force
+	f.ok(one.Sync(ctx)) // it reports its active revision
 	service := admin.New(admin.Config{DB: f.db, Log: slog.New(slog.DiscardHandler), Embedded: func() (iam.PolicyRevision, []byte, error) {
 		c := candidate("ours")
 		packed, err := c.Pack()
@@ -441,16 +439,16 @@ func TestTheEmbeddedPolicyCanBeRolledBackTo(t *testing.T) {
 			return err
 		})
 	}
-	// Where nobody has it ready, nobody may be able to run it.
+	// A revision that no replica has prepared may run on none.
 	if err := back(); iam.CodeOf(err) != "policy_not_prepared" {
 		t.Errorf("got %v", err)
 	}
 	_ = newer.Sync(ctx) // as below
 	newer.Prepare(ctx)
 	if r := newer.engine.Status().Rejected; r == nil || r.Digest == ours.Digest() {
-		t.Errorf("what nobody wants of another version is refused: %+v", r)
+		t.Errorf("a revision that is not to be activated is rejected: %+v", r)
 	}
-	_ = one.Sync(ctx) // v1 is not signed: it is not in force here, and what was before it is to be ready
+	_ = one.Sync(ctx) // v1 is not signed, so it is not active here, and its predecessor is to be prepared
 	one.Prepare(ctx)
 	f.ok(back())
 	var names []string
@@ -458,21 +456,21 @@ func TestTheEmbeddedPolicyCanBeRolledBackTo(t *testing.T) {
 		names = append(names, a.Kind+" "+a.Name)
 	}
 	if got := strings.Join(names, ", "); got != "rollback ours, activate v1, source ours" {
-		t.Errorf("in force were, the last one first, %s", got)
+		t.Errorf("the activations are, newest first, %s", got)
 	}
 	f.ok(one.Sync(ctx))
 	one.Prepare(ctx)
 	if one.name() != "ours" {
-		t.Errorf("%q is in force", one.name())
+		t.Errorf("%q is active", one.name())
 	}
 	if _, err := os.Stat(replaced); err == nil {
-		t.Error("a start would find what was replaced")
+		t.Error("a start would find the replaced policy")
 	}
-	// Another version says so where it is to be in force.
-	if err := newer.Sync(ctx); err == nil || !strings.Contains(err.Error(), "part of another version of the program") {
+	// Another version of the program reports that it cannot activate it.
+	if err := newer.Sync(ctx); err == nil || !strings.Contains(err.Error(), "embedded in another version of the program") {
 		t.Errorf("got %v", err)
 	}
 	if r := newer.engine.Status().Rejected; newer.name() != "" || r == nil {
-		t.Errorf("%q is in force, refused is %+v", newer.name(), r)
+		t.Errorf("%q is active, rejected is %+v", newer.name(), r)
 	}
 }

@@ -18,51 +18,51 @@ type activation struct {
 	Digest string `json:"digest"`
 }
 
-// stored is what is written about the policy in STATE_DIR.
+// stored describes the policy in STATE_DIR.
 type stored struct {
 	activation
-	Verified string `json:"verified,omitempty"` // as of iam.PolicyRevision; empty: not known, so it must be signed
+	Verified string `json:"verified,omitempty"` // as of iam.PolicyRevision; empty: unknown, so it must be signed
 }
 
-// saveState writes what is in force to STATE_DIR, as it is kept in the database: after the gate.
+// saveState writes the active revision to STATE_DIR, as the database stores it.
 func (s *Service) saveState(ctx context.Context) {
 	s.mu.Lock()
 	now := activation{s.orders.Seq, s.orders.InForce}
-	done := s.kept == now
+	done := s.saved == now
 	s.mu.Unlock()
 	r := s.cfg.Engine.Revision()
-	if s.cfg.StateDir == "" || done || r == nil || r.Digest != now.Digest { // what is in force is not what should be, or came from STATE_DIR
+	if s.cfg.StateDir == "" || done || r == nil || r.Digest != now.Digest { // another revision is active than the database names
 		return
 	}
 	err := s.replaceState(ctx, now)
 	if err != nil {
-		s.cfg.Log.WarnContext(ctx, "the policy in force could not be kept in STATE_DIR", slog.Any("err", err))
+		s.cfg.Log.WarnContext(ctx, "policy not saved in STATE_DIR", slog.Any("err", err))
 		return
 	}
 	s.mu.Lock()
-	s.kept = now
+	s.saved = now
 	s.mu.Unlock()
 }
 
 func (s *Service) replaceState(ctx context.Context, now activation) error {
-	name := filepath.Join(s.cfg.StateDir, keptName)
-	if s.storedActivation().Seq > now.Seq { // the database has lost it: Lost says so
+	name := filepath.Join(s.cfg.StateDir, bundleName)
+	if s.storedActivation().Seq > now.Seq { // the database has lost it: see Lost
 		return nil
 	}
 	about := stored{activation: now}
-	if s.embedded(now.Digest) { // a start has it anyway, and what it has replaced must not come back
+	if s.embedded(now.Digest) { // a start has it anyway, and must not find the revision that it replaced
 		if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	} else {
-		kept, packed, err := s.cfg.DB.PolicyBundle(ctx, now.Digest)
+		revision, packed, err := s.cfg.DB.PolicyBundle(ctx, now.Digest)
 		if err == nil {
 			err = writeAtomically(name, packed)
 		}
 		if err != nil {
 			return err
 		}
-		about.Verified = kept.Verified
+		about.Verified = revision.Verified
 	}
 	text, err := json.Marshal(about)
 	if err != nil {
@@ -71,7 +71,7 @@ func (s *Service) replaceState(ctx context.Context, now activation) error {
 	return writeAtomically(filepath.Join(s.cfg.StateDir, activationName), text)
 }
 
-// storedActivation is the one that what is in STATE_DIR is of; zero: none, or it is not known.
+// storedActivation describes the policy in STATE_DIR; zero: there is none, or it is unknown.
 func (s *Service) storedActivation() (about stored) {
 	text, err := os.ReadFile(filepath.Join(s.cfg.StateDir, activationName))
 	if err != nil || json.Unmarshal(text, &about) != nil {
@@ -80,7 +80,7 @@ func (s *Service) storedActivation() (about stored) {
 	return about
 }
 
-// writeAtomically replaces a file as a whole, and has it on the disk when it returns.
+// writeAtomically replaces a file as a whole, and syncs it to the disk.
 func writeAtomically(name string, text []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
 	if err != nil {
@@ -94,9 +94,9 @@ func writeAtomically(name string, text []byte) error {
 	return err
 }
 
-// FromState puts the policy that was kept in STATE_DIR in force, if nothing is and there is
-// one. It goes through the gate like any other. Where the database says what is to be in force,
-// nothing else comes from here: it may be what was rolled back since.
+// FromState activates the policy in STATE_DIR, if there is one and no revision is active. The gate checks it
+// like any other. It is not used where the database names the active revision: the one in STATE_DIR may
+// have been rolled back since.
 func (s *Service) FromState(ctx context.Context) error {
 	if s.cfg.StateDir == "" || !s.cfg.Follows || s.cfg.Engine.Revision() != nil {
 		return nil
@@ -104,9 +104,9 @@ func (s *Service) FromState(ctx context.Context) error {
 	s.mu.Lock()
 	wanted := s.orders.InForce
 	s.mu.Unlock()
-	name := filepath.Join(s.cfg.StateDir, keptName)
+	name := filepath.Join(s.cfg.StateDir, bundleName)
 	if wanted != "" {
-		s.cfg.Log.WarnContext(ctx, "the policy in STATE_DIR is not used: the database says what is in force", slog.String("revision", iam.PolicyID(wanted)))
+		s.cfg.Log.WarnContext(ctx, "policy in STATE_DIR not used: the database names the active revision", slog.String("revision", iam.PolicyID(wanted)))
 		return nil
 	}
 	packed, err := os.ReadFile(name)
@@ -114,11 +114,11 @@ func (s *Service) FromState(ctx context.Context) error {
 		return nil
 	}
 	var r *policy.Revision
-	kept := s.storedActivation()
+	about := s.storedActivation()
 	if err == nil {
-		needsNone := s.trusted(kept.Verified)
-		r, err = s.unpackAndPrepare(ctx, name, packed, needsNone)
-		if err == nil && needsNone && r.Digest != kept.Digest { // it was verified of another one
+		trusted := s.trusted(about.Verified)
+		r, err = s.unpackAndPrepare(ctx, name, packed, trusted)
+		if err == nil && trusted && r.Digest != about.Digest { // another bundle was verified
 			r, err = s.unpackAndPrepare(ctx, name, packed, false)
 		}
 	}
@@ -126,16 +126,16 @@ func (s *Service) FromState(ctx context.Context) error {
 		s.cfg.Engine.Reject(ctx, name, "", err)
 		return err
 	}
-	if kept.Digest != r.Digest {
-		kept.Seq = 0 // not known
+	if about.Digest != r.Digest {
+		about.Seq = 0 // unknown
 	}
-	s.cfg.Log.WarnContext(ctx, "the policy comes from STATE_DIR: the database says nothing", slog.String("revision", r.ID), slog.Int64("seq", kept.Seq))
+	s.cfg.Log.WarnContext(ctx, "policy activated from STATE_DIR: the database names none", slog.String("revision", r.ID), slog.Int64("seq", about.Seq))
 	s.cfg.Engine.Activate(ctx, r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.prepared[r.Digest] = r
-	if s.orders.Seq == 0 && kept.Seq > 0 {
-		s.orders.Seq, s.orders.InForce = kept.Seq, r.Digest
+	if s.orders.Seq == 0 && about.Seq > 0 {
+		s.orders.Seq, s.orders.InForce = about.Seq, r.Digest
 	}
 	return nil
 }

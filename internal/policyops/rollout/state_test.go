@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,9 +19,9 @@ import (
 	"iam-service/internal/policyops/rollout"
 )
 
-// STATE_DIR is for a start that the database says nothing to: what was rolled back since does
-// not come back from there.
-func TestAStartTakesFromStateOnlyWhatNothingContradicts(t *testing.T) {
+// STATE_DIR is for a start without the database. A revision that was rolled back since must not become active
+// from there.
+func TestAStartUsesStateOnlyWithoutTheDatabase(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	dir := t.TempDir()
@@ -36,20 +35,20 @@ func TestAStartTakesFromStateOnlyWhatNothingContradicts(t *testing.T) {
 	f.ok(one.engine.Submit(ctx, candidate("v2")))
 	one.Prepare(ctx)
 	if text, err := os.ReadFile(filepath.Join(dir, "policy.json")); err != nil || !strings.Contains(string(text), candidate("v2").Digest()) || !strings.Contains(string(text), `"seq":2`) {
-		t.Errorf("%s, %v: it does not say of which activation it is", text, err)
+		t.Errorf("%s, %v: the activation is missing", text, err)
 	}
 	f.ok(f.rollback(one)) // while no replica runs
 
-	// It cannot run what is in force, and has what is not.
+	// It cannot activate the revision that the database names, and STATE_DIR has another one.
 	again := with("X-User-ID")
 	if err := again.Sync(ctx); err == nil {
-		t.Fatal("it runs what declares a header that it does not know")
+		t.Fatal("it runs a policy that declares an unknown header")
 	}
 	if err := again.FromState(ctx); err != nil || again.name() != "" {
-		t.Errorf("%q is in force, %v", again.name(), err)
+		t.Errorf("%q is active, %v", again.name(), err)
 	}
 
-	// The database does not answer: what is there is better than nothing, until it does.
+	// While the database is down, the policy of STATE_DIR is active.
 	away := with()
 	unreachable := errors.New("it does not answer")
 	away.AfterRead(func() error { return unreachable })
@@ -58,16 +57,16 @@ func TestAStartTakesFromStateOnlyWhatNothingContradicts(t *testing.T) {
 	}
 	f.ok(away.FromState(ctx))
 	if away.name() != "v2" {
-		t.Errorf("%q is in force", away.name())
+		t.Errorf("%q is active", away.name())
 	}
 	unreachable = nil
 	f.ok(away.Sync(ctx))
 	away.Prepare(ctx)
 	if away.name() != "v1" {
-		t.Errorf("%q is in force although the database says another", away.name())
+		t.Errorf("%q is active, and the database names another", away.name())
 	}
 
-	// A replica that is late does not replace what a newer activation has left there.
+	// A late replica does not overwrite the policy of a newer activation.
 	f.ok(away.engine.Submit(ctx, candidate("v3")))
 	late := with()
 	f.ok(late.Sync(ctx))
@@ -75,13 +74,12 @@ func TestAStartTakesFromStateOnlyWhatNothingContradicts(t *testing.T) {
 	away.Prepare(ctx)
 	late.Prepare(ctx)
 	if text, err := os.ReadFile(filepath.Join(dir, "policy.json")); err != nil || !strings.Contains(string(text), candidate("v4").Digest()) {
-		t.Errorf("%s, %v: a late replica has replaced it", text, err)
+		t.Errorf("%s, %v: a late replica has overwritten it", text, err)
 	}
 }
 
-// A key follows another: while both are known either will do, and what is sent again with
-// the new one is verified by it alone.
-func TestAKeyFollowsAnother(t *testing.T) {
+// Keys are rotated: while both are configured, each verifies its bundles.
+func TestKeysCanBeRotated(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	dir := t.TempDir()
@@ -115,22 +113,21 @@ func TestAKeyFollowsAnother(t *testing.T) {
 	f.ok(with(oldPEM, newPEM).Sync(ctx))
 	f.ok(with(newPEM, oldPEM).Sync(ctx))
 	if err := with(newPEM).Sync(ctx); err == nil {
-		t.Error("what the old key has signed is taken for signed by the new one")
+		t.Error("a bundle of the old key is verified by the new one")
 	}
 	if err := send(with(newPEM), oldFile); err == nil {
-		t.Error("what the old key has signed is taken with the new one")
+		t.Error("a bundle of the old key is accepted with the new one")
 	}
 	f.ok(send(with(newPEM), newFile))
 	last := with(newPEM)
 	f.ok(last.Sync(ctx))
 	if last.name() != "v1" {
-		t.Errorf("%q is in force", last.name())
+		t.Errorf("%q is active", last.name())
 	}
 }
 
-// A key alone verifies nothing: a folder is labelled as what it is, whatever is configured,
-// and comes into force where that is allowed.
-func TestWhoHasVerifiedARevisionIsSaidTruly(t *testing.T) {
+// A key alone verifies nothing: a folder is recorded as unverified, also where a key is configured.
+func TestWhatVerifiedARevisionIsRecorded(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	dir := t.TempDir()
@@ -151,7 +148,7 @@ func TestWhoHasVerifiedARevisionIsSaidTruly(t *testing.T) {
 	}
 	verified := func() (by string) {
 		t.Helper()
-		r, _, err := f.db.PolicyBundle(ctx, f.inForce())
+		r, _, err := f.db.PolicyBundle(ctx, f.active())
 		f.ok(err)
 		return r.Verified
 	}
@@ -159,9 +156,9 @@ func TestWhoHasVerifiedARevisionIsSaidTruly(t *testing.T) {
 	if by := verified(); by != iam.VerifiedByNobody {
 		t.Errorf("a folder was verified by %s", by)
 	}
-	f.ok(with(false).Sync(ctx)) // a start, of one that takes it
+	f.ok(with(false).Sync(ctx)) // a start that accepts it
 	if err := with(true).Sync(ctx); err == nil {
-		t.Error("one that takes only what is signed takes a folder from another replica")
+		t.Error("a replica that requires signatures accepts a folder of another one")
 	}
 	packed, err := authoring.Build(folder, "", &authoring.Signer{File: file, ID: "iam"})
 	f.ok(err)
@@ -174,7 +171,7 @@ func TestWhoHasVerifiedARevisionIsSaidTruly(t *testing.T) {
 	f.ok(with(true).Sync(ctx))
 }
 
-// A policy in STATE_DIR was verified by whom the database named, and by nobody else.
+// A policy in STATE_DIR needs the verification that the database recorded.
 func TestAPolicyInStateNeedsTheSignatureThatItNeededBefore(t *testing.T) {
 	t.Parallel()
 	_, public := newFleet(t).key(t.TempDir(), "key")
@@ -182,20 +179,22 @@ func TestAPolicyInStateNeedsTheSignatureThatItNeededBefore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, test := range []struct {
-		verified       string
-		strict, byOPA  bool // at the start: only what is signed; OPA fetches
-		another, known bool // what is written about it is of another policy; it says by whom it was verified
-		want           string
+	for name, test := range map[string]struct {
+		verified string
+		strict   bool   // at the start: bundles must be signed
+		byOPA    bool   // at the start: OPA fetches bundles
+		another  bool   // policy.json describes another policy
+		known    bool   // policy.json has the verification
+		want     string // active; empty: none
 	}{
-		{verified: iam.VerifiedByNobody, strict: true, byOPA: true, known: true},
-		{verified: iam.VerifiedByNobody, known: true, want: "v1"},
-		{verified: iam.VerifiedByOPA, strict: true, byOPA: true, known: true, want: "v1"},
-		{verified: iam.VerifiedByOPA, strict: true, known: true},
-		{verified: iam.VerifiedByOPA, strict: true, byOPA: true},
-		{verified: iam.VerifiedByOPA, strict: true, byOPA: true, known: true, another: true},
+		"unverified, signatures required": {verified: iam.VerifiedByNobody, strict: true, byOPA: true, known: true},
+		"unverified, no signatures":       {verified: iam.VerifiedByNobody, known: true, want: "v1"},
+		"by OPA, which still fetches":     {verified: iam.VerifiedByOPA, strict: true, byOPA: true, known: true, want: "v1"},
+		"by OPA, which no longer fetches": {verified: iam.VerifiedByOPA, strict: true, known: true},
+		"by OPA, not recorded":            {verified: iam.VerifiedByOPA, strict: true, byOPA: true},
+		"by OPA, of another policy":       {verified: iam.VerifiedByOPA, strict: true, byOPA: true, known: true, another: true},
 	} {
-		t.Run(fmt.Sprintf("%+v", test), func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f, dir := newFleet(t), t.TempDir()
 			with := func(strict, byOPA bool) *replica {
@@ -208,8 +207,8 @@ func TestAPolicyInStateNeedsTheSignatureThatItNeededBefore(t *testing.T) {
 			c.Verified = test.verified
 			f.ok(first.engine.Submit(ctx, c))
 			first.Prepare(ctx)
-			name := filepath.Join(dir, "policy.json")
-			text, err := os.ReadFile(name)
+			file := filepath.Join(dir, "policy.json")
+			text, err := os.ReadFile(file)
 			f.ok(err)
 			about := map[string]any{}
 			f.ok(json.Unmarshal(text, &about))
@@ -224,7 +223,7 @@ func TestAPolicyInStateNeedsTheSignatureThatItNeededBefore(t *testing.T) {
 			}
 			text, err = json.Marshal(about)
 			f.ok(err)
-			f.ok(os.WriteFile(name, text, 0o600))
+			f.ok(os.WriteFile(file, text, 0o600))
 			again := with(test.strict, test.byOPA)
 			if err := again.FromState(ctx); (err == nil) != (test.want != "") || again.name() != test.want {
 				t.Errorf("%q is active, %v", again.name(), err)
