@@ -181,4 +181,54 @@ var All = []Defence{
 		Code: "if shape.MatchString(decoded) {", Without: "if false {",
 		Package: "./internal/decisions", Test: "TestATokenInAPathIsTakenOutThoughItIsEncoded",
 	},
+	{
+		Threat: "forged signed identity", File: "pkg/identity/verifier.go",
+		Code: "case accepted < 0:", Without: "case false:",
+		Package: "./pkg/identity", Test: "TestNothingElseIsAnIdentity",
+	},
+	{
+		Threat: "forged signed identity", File: "pkg/identity/verifier.go",
+		Code: "signed.Verify(key)", Without: "func() ([]byte, error) { _ = key; return signed.UnsafePayloadWithoutVerification(), nil }()",
+		Package: "./pkg/identity", Test: "TestNothingElseIsAnIdentity",
+	},
+	{
+		Threat: "forged signed identity", File: "pkg/identity/keys.go",
+		Code: "mayFetch := now.Sub(c.tried) >= coolDown || c.tried.IsZero()", Without: "mayFetch := true",
+		Package: "./pkg/identity", Test: "TestUnknownKeysMakeNoStorm",
+	},
+	{
+		Threat: "signed identity of another subject or host", File: "internal/gateway/assertion/assertion.go",
+		Code: "gateway: a.Gateway, token: a.Token}", Without: "gateway: a.Gateway}",
+		Package: "./internal/gateway/assertion", Test: "TestAnAssertionIsCachedForExactlyWhatItSays",
+	},
+	{
+		Threat: "signed identity of another subject or host", File: "internal/gateway/assertion/assertion.go",
+		Code: "\tlimit(a.Token.Expires)\n", Without: "",
+		Package: "./internal/gateway/assertion", Test: "TestAnAssertionIsCachedForExactlyWhatItSays",
+	},
+	{
+		Threat: "revoked or restored signing key", File: "internal/gateway/assertion/assertion.go",
+		Code: "if hit, ok := s.cache.Get(key); ok && hit.keys == keys && now.Before(hit.until) {\n\t\ts.cache.Hit()", Without: "if hit, ok := s.cache.Get(key); ok && now.Before(hit.until) {\n\t\ts.cache.Hit()",
+		Package: "./internal/gateway/assertion", Test: "TestARevokedKeySignsNothingMoreOutOfTheCache",
+	},
+	{
+		Threat: "revoked or restored signing key", File: "internal/gateway/assertion/keys.go",
+		Code: "if before != nil && set.Seq < before.seen.Seq {", Without: "if false {",
+		Package: "./internal/gateway/assertion", Test: "TestARunningReplicaRepairsARestoredDatabase",
+	},
+	{
+		Threat: "signing key of whoever writes to the database", File: "internal/gateway/assertion/seal.go",
+		Code: "_, err = e.open(proofOf(k.ID), k.SealedBy, k.Proof)", Without: "_ = proofOf(k.ID)",
+		Package: "./internal/gateway/assertion", Test: "TestAnInsertedPublicKeyIsNotPublished",
+	},
+	{
+		Threat: "signing key of whoever writes to the database", File: "internal/gateway/assertion/seal.go",
+		Code: "if err != nil || id != k.ID ||", Without: "if err != nil || id == \"\" ||",
+		Package: "./internal/gateway/assertion", Test: "TestARowThatWasTamperedWithIsNotUsed",
+	},
+	{
+		Threat: "replicas that rotate a key at once", File: "internal/postgres/assertions.go",
+		Code: "tx.assertionKeys(ctx, \" FOR UPDATE\")", Without: "tx.assertionKeys(ctx, \"\")",
+		Package: "./internal/gateway/assertion", Test: "TestReplicasThatRotateAtOnceCreateOneKey",
+	},
 }
