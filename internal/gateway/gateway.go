@@ -3,7 +3,7 @@
 //
 // It owns the gateway profiles (profile.go), how a gateway's request is read: one believed source of
 // each fact, and 403 malformed_request where two disagree (facts.go), which status a decision is
-// (decide.go), and the response of each protocol (http.go). It does not know tokens, policies or facts:
+// (decide.go), and the response of each protocol (http.go; extauthz.go for Envoy's gRPC). It does not know tokens, policies or facts:
 // package enrich decides.
 //
 // Gateways append the client's path to ours. So this listener serves nothing that changes anything,

@@ -50,15 +50,19 @@ type Config struct {
 	TenantJoinsPerDay       int64    `env:"TENANT_JOINS_PER_DAY" envDefault:"100000" doc:"maximum of members that a tenant's own administrators add in 24 hours"`
 	BootstrapAdmin          string   `env:"BOOTSTRAP_ADMIN" doc:"subject at R-Auth that becomes platform administrator at a start while there is none"`
 
-	GatewayAddr     string        `env:"GATEWAY_ADDR" envDefault:":8080" doc:"listener for gateways"`
-	GatewayCert     string        `env:"GATEWAY_CERT_FILE" doc:"PEM of the certificate of GATEWAY_ADDR, with GATEWAY_KEY_FILE; it is read again when it changes; none: plain HTTP"`
-	GatewayKey      string        `env:"GATEWAY_KEY_FILE" doc:"its key"`
-	GatewayClientCA string        `env:"GATEWAY_CLIENT_CA_FILE" doc:"PEM of the authorities of gateways' certificates: only they can connect; none: they need no certificate"`
-	GatewaySecret   string        `env:"GATEWAY_SECRET" secret:"true" doc:"what gateways send in X-Gateway-Secret, 32 characters or more; two, comma-separated, while it is changed; none: they send none"`
-	GatewayCache    time.Duration `env:"GATEWAY_CACHE" envDefault:"0s" doc:"how long a gateway may cache a 200, at most MAX_STALENESS: a change takes so much longer; 0s: not at all"`
-	AdminAddr       string        `env:"ADMIN_ADDR" envDefault:":8081" doc:"listener for admins"`
-	OpsAddr         string        `env:"OPS_ADDR" of:"ops" envDefault:":9090" doc:"listener for operators, without authentication: keep it private"`
-	OpsPprof        bool          `env:"OPS_PPROF" doc:"1 serves /debug/pprof/ on it"`
+	GatewayAddr          string        `env:"GATEWAY_ADDR" envDefault:":8080" doc:"listener for gateways"`
+	GatewayCert          string        `env:"GATEWAY_CERT_FILE" doc:"PEM of the certificate of GATEWAY_ADDR, with GATEWAY_KEY_FILE; it is read again when it changes; none: plain HTTP"`
+	GatewayKey           string        `env:"GATEWAY_KEY_FILE" doc:"its key"`
+	GatewayClientCA      string        `env:"GATEWAY_CLIENT_CA_FILE" doc:"PEM of the authorities of gateways' certificates: only they can connect; none: they need no certificate"`
+	GatewaySecret        string        `env:"GATEWAY_SECRET" secret:"true" doc:"what gateways send in X-Gateway-Secret, 32 characters or more; two, comma-separated, while it is changed; none: they send none"`
+	GatewayCache         time.Duration `env:"GATEWAY_CACHE" envDefault:"0s" doc:"how long a gateway may cache a 200, at most MAX_STALENESS: a change takes so much longer; 0s: not at all"`
+	AdminAddr            string        `env:"ADMIN_ADDR" envDefault:":8081" doc:"listener for admins"`
+	ExtAuthzAddr         string        `env:"EXT_AUTHZ_ADDR" doc:"listener for gateways that ask by Envoy's gRPC protocol (envoy.service.auth.v3); none: it is off"`
+	ExtAuthzCertFile     string        `env:"EXT_AUTHZ_CERT_FILE" doc:"PEM of its certificate and intermediates, read again when it changes; none: plain text"`
+	ExtAuthzKeyFile      string        `env:"EXT_AUTHZ_KEY_FILE" doc:"PEM of the certificate's key"`
+	ExtAuthzClientCAFile string        `env:"EXT_AUTHZ_CLIENT_CA_FILE" doc:"PEM of the CAs of client certificates, without which no connection is accepted then; such a peer is believed as one in TRUSTED_PROXIES"`
+	OpsAddr              string        `env:"OPS_ADDR" of:"ops" envDefault:":9090" doc:"listener for operators, without authentication: keep it private"`
+	OpsPprof             bool          `env:"OPS_PPROF" doc:"1 serves /debug/pprof/ on it"`
 
 	GatewayProfiles []string       `env:"GATEWAY_PROFILE" of:"gate" envDefault:"traefik" doc:"kinds of gateways that ask, comma-separated: traefik, nginx, ingress-nginx, caddy, apisix, haproxy, kong, envoy-http, gateway-api; each has an endpoint and one source of each fact"`
 	TrustedProxies  []netip.Prefix `env:"TRUSTED_PROXIES" doc:"networks whose X-Forwarded-… and X-Upstream-IdP-ID are believed, comma-separated"`

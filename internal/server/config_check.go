@@ -119,6 +119,7 @@ func (cfg *Config) checkServe(fault func(string, ...any)) {
 	if cfg.GatewayCache < 0 || cfg.GatewayCache > cfg.MaxStaleness || cfg.GatewayCache%time.Second != 0 {
 		fault("GATEWAY_CACHE must be whole seconds, and not more than MAX_STALENESS (%s), is %s", cfg.MaxStaleness, cfg.GatewayCache)
 	}
+	cfg.checkExtAuthz(fault)
 	if cfg.OPAConfig != "" {
 		var err error
 		if cfg.opaConfig, err = os.ReadFile(cfg.OPAConfig); err != nil {

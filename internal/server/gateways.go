@@ -48,7 +48,7 @@ func (s *service) openEnrichment(context.Context) error {
 
 // openGateways creates the handler of the gateways' listener.
 func (s *service) openGateways(context.Context) error {
-	handler := gateway.New(gateway.Config{
+	s.gateway = gateway.New(gateway.Config{
 		Enricher:      s.enricher,
 		Profiles:      s.cfg.Profiles,
 		Headers:       s.engine.Headers(),
@@ -60,11 +60,11 @@ func (s *service) openGateways(context.Context) error {
 		DenyAmbiguous: s.cfg.AmbiguousPaths == "always_deny",
 		Log:           s.log,
 		Observe:       s.requests.Observe,
-	}).Handler()
+	})
 	for _, p := range s.cfg.Profiles {
 		s.requests.Prepare(gateway.EnrichPath, p.Name, http.MethodGet, http.StatusOK, http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable)
 	}
-	l, err := s.gatewayServer(s.withJWKS(handler))
+	l, err := s.gatewayServer(s.withJWKS(s.gateway.Handler()))
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,7 @@ import (
 	"iam-service/internal/problem"
 )
 
-// openListeners opens the three addresses. Nothing is served yet.
+// openListeners opens the addresses that are set. Nothing is served yet.
 func (s *service) openListeners(context.Context) error {
 	for _, l := range []struct {
 		variable, addr string
@@ -24,7 +24,11 @@ func (s *service) openListeners(context.Context) error {
 		{variable: "GATEWAY_ADDR", addr: s.cfg.GatewayAddr, to: &s.gatewayListener},
 		{variable: "ADMIN_ADDR", addr: s.cfg.AdminAddr, to: &s.adminListener},
 		{variable: "OPS_ADDR", addr: s.cfg.OpsAddr, to: &s.opsListener},
+		{variable: "EXT_AUTHZ_ADDR", addr: s.cfg.ExtAuthzAddr, to: &s.extAuthzListener},
 	} {
+		if l.addr == "" {
+			continue // it is off; that an address must be set is checked with the settings
+		}
 		opened, err := net.Listen("tcp", l.addr)
 		if err != nil {
 			return fmt.Errorf("cannot listen on %s (%s): %w", l.addr, l.variable, err)
@@ -51,8 +55,11 @@ func (s *service) serve(ctx context.Context, ready func(Addrs)) error {
 		Admin:   s.adminListener.Addr().String(),
 		Ops:     s.opsListener.Addr().String(),
 	}
+	if s.extAuthzListener != nil {
+		addrs.ExtAuthz = s.extAuthzListener.Addr().String()
+	}
 	s.log.InfoContext(ctx, "ready", slog.String("gateway", addrs.Gateway), slog.String("admin", addrs.Admin),
-		slog.String("ops", addrs.Ops), slog.String("version", s.build.Version))
+		slog.String("ops", addrs.Ops), slog.String("ext_authz", addrs.ExtAuthz), slog.String("version", s.build.Version))
 	if ready != nil {
 		ready(addrs)
 	}
@@ -65,7 +72,7 @@ func (s *service) serve(ctx context.Context, ready func(Addrs)) error {
 func (s *service) drain(ctx context.Context) error {
 	s.ops.Stopping()
 	for _, l := range s.servers {
-		l.draining.Store(true)
+		l.drain()
 	}
 	if ctx.Err() != nil { // a signal, and no failure
 		s.log.InfoContext(ctx, "stopping", slog.Duration("serving_on_for", s.cfg.ShutdownDelay))
@@ -75,13 +82,17 @@ func (s *service) drain(ctx context.Context) error {
 	defer cancel()
 	var errs []error
 	for _, l := range s.servers {
-		if err := l.http.Shutdown(grace); err != nil {
-			errs = append(errs, fmt.Errorf("%s listener: requests were cut off: %w", l.name, err))
-			_ = l.http.Close() // the rest is cut off
-		}
+		errs = append(errs, l.stop(grace))
 	}
 	s.log.InfoContext(ctx, "stopped")
 	return errors.Join(errs...)
+}
+
+// answering is a listener with what answers on it.
+type answering interface {
+	serve() error                   // until stop
+	drain()                         // callers are to connect elsewhere; requests are answered
+	stop(ctx context.Context) error // requests in flight end, or are cut off with ctx, which is an error
 }
 
 // listener is an address with its handler.
@@ -120,6 +131,16 @@ func newListener(name string, l net.Listener, h http.Handler, log *slog.Logger) 
 }
 
 var closing = []string{"close"}
+
+func (s *listener) drain() { s.draining.Store(true) }
+
+func (s *listener) stop(ctx context.Context) error {
+	if err := s.http.Shutdown(ctx); err != nil {
+		_ = s.http.Close() // the rest is cut off
+		return fmt.Errorf("%s listener: requests were cut off: %w", s.name, err)
+	}
+	return nil
+}
 
 func (s *listener) serve() error {
 	if err := s.http.Serve(s.l); !errors.Is(err, http.ErrServerClosed) {

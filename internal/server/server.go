@@ -22,6 +22,7 @@ import (
 	"iam-service/internal/enrich"
 	"iam-service/internal/events/natsbus"
 	"iam-service/internal/feed"
+	"iam-service/internal/gateway"
 	"iam-service/internal/gateway/assertion"
 	"iam-service/internal/policy"
 	"iam-service/internal/policyops/preview"
@@ -36,7 +37,7 @@ import (
 var Version string
 
 // Addrs are the addresses of the listeners.
-type Addrs struct{ Gateway, Admin, Ops string }
+type Addrs struct{ Gateway, Admin, Ops, ExtAuthz string } // the last one is "" where it is off
 
 // Serve runs the service until ctx ends and every request has been answered, or a part fails. It
 // calls ready, which may be nil, once requests are answered.
@@ -64,6 +65,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		s.openGateways,
 		s.openAdminAPI,
 		s.openOps,
+		s.openExtAuthz,
 	} {
 		if err := open(start); err != nil {
 			return err
@@ -92,7 +94,8 @@ type service struct {
 
 	// openListeners
 	gatewayListener, adminListener, opsListener net.Listener
-	servers                                     []*listener
+	extAuthzListener                            net.Listener // nil without EXT_AUTHZ_ADDR
+	servers                                     []answering
 	requests                                    *problem.Metrics
 
 	// openDatabase
@@ -134,6 +137,9 @@ type service struct {
 	// openEnrichment
 	enricher *enrich.Service
 	shadow   *preview.Shadow
+
+	// openGateways
+	gateway *gateway.Service
 
 	// openClients
 	clients  *clients.Service

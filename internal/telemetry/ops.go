@@ -57,6 +57,16 @@ func (o *Ops) Handler() http.Handler {
 	return mux
 }
 
+// Ready reports whether requests should come here, as /readyz does.
+func (o *Ops) Ready() bool {
+	for _, c := range o.Checks {
+		if !c.Degraded && c.Ask() != nil {
+			return false
+		}
+	}
+	return !o.stopping.Load()
+}
+
 type checkResult struct {
 	Name   string `json:"name"`
 	State  string `json:"state"` // ok, degraded, failed

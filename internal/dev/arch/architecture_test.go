@@ -78,6 +78,8 @@ var mayKnow = map[string][]string{
 	"github.com/jackc/pgx":             {"internal/postgres", "internal/server", "internal/dev/devpg", "internal/dev/pgtest", "cmd/iam-bench"},
 	"github.com/open-policy-agent/opa": {"internal/policy", "internal/policy/authoring", "internal/directory", "internal/decisions", "internal/enrich", "internal/policyops/explain", "internal/token", "internal/token/claimview"},
 	"github.com/nats-io":               {"internal/events/natsbus", "internal/dev/devstack"},
+	"github.com/envoyproxy":            {"internal/gateway"},
+	"google.golang.org/grpc":           {"internal/gateway", "internal/server"},
 }
 
 func TestDependencyDirection(t *testing.T) {

@@ -77,6 +77,7 @@ type World struct {
 	Feed         *feed.Feed
 	Enricher     *enrich.Service
 	Trusted      []netip.Prefix
+	Gateway      *gateway.Service
 	URL          string // of the gateways' listener
 	Logs         *logbuffer.Buffer
 	Logger       *slog.Logger // into Logs
@@ -221,7 +222,7 @@ func (w *World) openGateway(s Settings) {
 	}
 	profiles, err := gateway.Profiles(s.Profiles...)
 	w.OK(err)
-	srv := httptest.NewServer(gateway.New(gateway.Config{
+	w.Gateway = gateway.New(gateway.Config{
 		Profiles:      profiles,
 		Enricher:      w.Enricher,
 		Headers:       w.Engine.Headers(),
@@ -233,7 +234,8 @@ func (w *World) openGateway(s Settings) {
 		MaxAge:        s.MaxAge,
 		Log:           w.Logger,
 		Observe:       w.Observe,
-	}).Handler())
+	})
+	srv := httptest.NewServer(w.Gateway.Handler())
 	w.Cleanup(srv.Close)
 	w.URL = srv.URL
 }
