@@ -24,7 +24,7 @@ func (e *untestedError) Unwrap() error { return e.cause }
 
 type probeFlags struct {
 	output, ca, token, without string
-	headers                    []string
+	headers, only              []string
 	insecure                   bool
 }
 
@@ -72,7 +72,7 @@ func gatewayProbeCommand(environ []string) *cobra.Command {
 	flags.StringVar(&cfg.Tenant, "tenant", "", "id of a tenant of both users, best not their default: sent as X-Active-Tenant-ID")
 	flags.StringVar(&cfg.OpenPath, "open-path", "", "a path that is allowed without a token: tricks then try to pass as it")
 	flags.StringSliceVar(&f.headers, "headers", nil, "identity headers (default: GATEWAY_HEADERS)")
-	flags.StringSliceVar(&cfg.Only, "only", nil, "groups of attacks to try: "+strings.Join(probe.Groups, ", ")+" (default: all)")
+	flags.StringArrayVar(&f.only, "only", nil, "attacks to try: groups ("+strings.Join(probe.Groups, ", ")+"), or how a name begins; can be repeated (default: all)")
 	flags.StringVar(&cfg.Echo, "echo", "", "URL of the echo, reached directly: shows also what reached it behind an error")
 	flags.StringVar(&cfg.ListenEcho, "listen-echo", "", "address at which to start the echo for this run, where the gateway finds its backend")
 	flags.StringVar(&cfg.Connect, "connect", "", "host:port to connect to, instead of that of the URL")
@@ -100,6 +100,13 @@ func (f probeFlags) fill(cfg *probe.Config, environ []string) error {
 		return strings.TrimSpace(string(text))
 	}
 	cfg.Token, cfg.TokenWithoutRoles = read("token", f.token), read("token-without-roles", f.without)
+	for _, o := range f.only {
+		if strings.Contains(o, "/") { // names have commas
+			cfg.Only = append(cfg.Only, o)
+			continue
+		}
+		cfg.Only = append(cfg.Only, strings.Split(o, ",")...)
+	}
 	cfg.Headers = f.headers
 	if len(f.headers) == 0 {
 		settings, err := server.ReadConfig(environ, server.Needs{Gate: true})

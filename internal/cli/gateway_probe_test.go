@@ -64,7 +64,7 @@ func TestGatewayProbeReportsFaultsOfTheConfiguredHeaders(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			gateway, addr := openGateway(t)
-			out, err := execute(t, c.environ, append([]string{"gateway", "probe", gateway, "--listen-echo", addr, "--token", "@" + token, "--only", "header", "--format", "json"}, c.args...)...)
+			out, err := execute(t, c.environ, append([]string{"gateway", "probe", gateway, "--listen-echo", addr, "--token", "@" + token, "--only", "header,hint", "--only", "alias/_", "--format", "json"}, c.args...)...)
 			if _, untested := errors.AsType[*untestedError](err); err == nil || untested || !strings.HasSuffix(err.Error(), " faults") {
 				t.Fatalf("%v", err)
 			}

@@ -23,6 +23,12 @@ type attack struct {
 	wait      time.Duration // for further responses on the connection
 }
 
+// among reports whether one of the names is that of a's group, or a begins with it.
+func (a attack) among(names []string) bool {
+	group, _, _ := strings.Cut(a.name, "/")
+	return slices.ContainsFunc(names, func(n string) bool { return n == group || strings.Contains(n, "/") && strings.HasPrefix(a.name, n) })
+}
+
 // needs is what must be known for an attack to mean something.
 type needs int
 

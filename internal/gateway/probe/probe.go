@@ -40,7 +40,7 @@ type Config struct {
 	Echo       string // URL at which the echo is reached directly
 	ListenEcho string // or: the address at which the gateway finds its backend, for an echo during the run
 
-	Only []string // groups of attacks (Groups); none: all
+	Only []string // groups of attacks (Groups), or beginnings of their names such as "alias/_"; none: all
 
 	Connect string // host:port to connect to, instead of the URL's
 
@@ -149,8 +149,8 @@ func newRun(cfg Config) (*run, error) {
 		}
 	}
 	for _, o := range cfg.Only {
-		if !slices.Contains(Groups, o) {
-			errs = append(errs, fmt.Errorf("only: %q is no group of attacks, which are %s", o, strings.Join(Groups, ", ")))
+		if !slices.ContainsFunc(attacks(), func(a attack) bool { return a.among([]string{o}) }) {
+			errs = append(errs, fmt.Errorf("only: %q is no group of attacks, and no attack's name begins so; groups are %s", o, strings.Join(Groups, ", ")))
 		}
 	}
 	if cfg.Timeout < 0 || cfg.Limit < 0 || cfg.Concurrency < 0 {
@@ -252,7 +252,7 @@ func (r *run) plan() []*shot {
 			}
 			for i := range all {
 				a := &all[i]
-				if group, _, _ := strings.Cut(a.name, "/"); len(r.Only) > 0 && !slices.Contains(r.Only, group) {
+				if len(r.Only) > 0 && !a.among(r.Only) {
 					continue
 				}
 				sets := [][]string{identity}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -117,6 +118,22 @@ func TestTheEchoIsStartedForTheRun(t *testing.T) {
 	if c, err := net.Dial("tcp", addr); err == nil {
 		c.Close()
 		t.Error("the echo still runs")
+	}
+}
+
+func TestSingleAttacksAreTriedByName(t *testing.T) {
+	t.Parallel()
+	_, backend := echo(t)
+	cfg := config(serving(t, naive(backend)), backend)
+	cfg.Only = []string{"alias/.", "header/two lines, two"}
+	r := run(t, cfg)
+	tried := map[string]bool{}
+	for _, f := range r.Faults {
+		tried[f.Attack] = true
+	}
+	delete(tried, "hint/clean")
+	if want := map[string]bool{"alias/.": true, "alias/. for the first hyphen": true, "alias/. for the last hyphen": true, "header/two lines, two cases": true}; !maps.Equal(tried, want) {
+		t.Errorf("%v, want %v", tried, want)
 	}
 }
 
