@@ -90,7 +90,9 @@ func guarded(backend string, no without) http.Handler {
 		r.Out.URL.Path, r.Out.URL.RawPath = r.In.URL.Path, r.In.URL.RawPath
 		r.Out.Trailer = nil
 		values, _ := r.In.Context().Value(key{}).(map[string]string)
-		set(r.Out.Header, values)
+		if !no["open path"] || r.In.URL.Path != "/open" {
+			set(r.Out.Header, values)
+		}
 		if no["one decoding"] {
 			r.Out.URL.Path, r.Out.URL.RawPath = strings.ReplaceAll(r.Out.URL.Path, "%2e", "."), ""
 		}
@@ -138,6 +140,12 @@ func guarded(backend string, no without) http.Handler {
 			token = tokens[0]
 		}
 		values, status := answers(token, hint)
+		if r.URL.Path == "/open" && token == "" {
+			values, status = map[string]string{"X-Principal-Type": "anonymous"}, http.StatusOK
+			for _, h := range identity {
+				values[h] += ""
+			}
+		}
 		if no["own uri"] && r.Header.Get("X-Forwarded-Uri") == "/open" || no["all methods"] && r.Method == http.MethodHead {
 			values, status = map[string]string{}, http.StatusOK
 		}

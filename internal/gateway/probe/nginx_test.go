@@ -73,6 +73,9 @@ func nginx(t *testing.T, headers []string, server string) probe.Config {
 			return
 		}
 		values, status := answers(r.Header.Get("Authorization"), r.Header.Get("X-Active-Tenant-ID"))
+		if r.Header.Get("X-Forwarded-Uri") == "/open" && len(r.Header["Authorization"]) == 0 {
+			values, status = map[string]string{"X-Principal-Type": "anonymous"}, http.StatusOK
+		}
 		for n, v := range values {
 			w.Header().Set(n, v)
 		}
@@ -104,7 +107,7 @@ http {
     SERVER
     location = /_iam {
       internal; proxy_pass AUTHORIZE; proxy_pass_request_body off;
-      proxy_set_header Content-Length "";
+      proxy_set_header Content-Length ""; proxy_set_header X-Forwarded-Uri $request_uri;
     }
     location / {
       auth_request /_iam;

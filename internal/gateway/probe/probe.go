@@ -35,7 +35,7 @@ type Config struct {
 	Token             string // of a user who is allowed to request Gateway
 	TokenWithoutRoles string // of a user without roles; empty: not tried
 	Tenant            string // id of a tenant that both users ask for; empty: no hint is sent
-	OpenPath          string // a path that is allowed without a token; empty: unknown
+	OpenPath          string // a path that is allowed without a token: headers are forged there, too; empty: unknown
 
 	Echo       string // URL at which the echo is reached directly
 	ListenEcho string // or: the address at which the gateway finds its backend, for an echo during the run
@@ -50,26 +50,35 @@ type Config struct {
 	Concurrency int           // requests at once; 0: 8
 }
 
-// principal is a caller.
+// principal is a caller, with the path that it requests.
 type principal struct {
-	name, token, other string
+	name, token, other, path string
 }
+
+// way is how a principal requests.
+type way struct{ principal, protocol string }
 
 // run is the state of one.
 type run struct {
 	Config
 	gateway     gateway
-	url         *url.URL
 	principals  []principal
 	echo        sight
 	id          string
 	counter     atomic.Int64
 	forged      string
 	bodyless    bool
-	known       map[string]known // by principal and protocol
-	cleanFaults []Fault          // of clean requests
+	known       map[way]known
+	cleanFaults []Fault // of clean requests
 	report      Report
 }
+
+// Principals, as a report names them.
+const (
+	theAllowed   = "allowed"
+	theAnonymous = "no token"
+	theOpen      = "no token, open path"
+)
 
 // Protocols, as a report names them.
 const (
@@ -122,7 +131,7 @@ func cause(ctx context.Context, err error) error {
 var bearer = regexp.MustCompile(`^[A-Za-z0-9._~+/-]*=*$`)
 
 func newRun(cfg Config) (*run, error) {
-	r := &run{Config: cfg, known: map[string]known{}}
+	r := &run{Config: cfg, known: map[way]known{}}
 	r.Timeout, r.Limit, r.Concurrency = or(r.Timeout, 2*time.Second), or(r.Limit, 55*time.Second), or(r.Concurrency, 8)
 	var errs []error
 	u, err := url.Parse(cfg.Gateway)
@@ -178,7 +187,6 @@ func newRun(cfg Config) (*run, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	r.url = u
 	r.gateway = gateway{addr: u.Host, authority: u.Host, timeout: r.Timeout}
 	if u.Port() == "" {
 		r.gateway.addr = net.JoinHostPort(u.Hostname(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
@@ -198,17 +206,24 @@ func newRun(cfg Config) (*run, error) {
 	var b [12]byte
 	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
 	r.id, r.forged = hex.EncodeToString(b[:8]), "forged-"+hex.EncodeToString(b[8:])
-	r.principals = []principal{{name: "allowed", token: cfg.Token, other: cfg.TokenWithoutRoles}}
+	at := u.RequestURI()
+	r.principals = []principal{{name: theAllowed, token: cfg.Token, other: cfg.TokenWithoutRoles, path: at}}
 	if cfg.TokenWithoutRoles != "" {
-		r.principals = append(r.principals, principal{name: "without roles", token: cfg.TokenWithoutRoles, other: cfg.Token})
+		r.principals = append(r.principals, principal{name: "without roles", token: cfg.TokenWithoutRoles, other: cfg.Token, path: at})
 	}
-	r.principals = append(r.principals, principal{name: "no token"})
+	r.principals = append(r.principals, principal{name: theAnonymous, path: at})
+	if cfg.OpenPath != "" {
+		r.principals = append(r.principals, principal{name: theOpen, path: cfg.OpenPath})
+	}
 	r.report = Report{Gateway: cfg.Gateway, Started: time.Now().UTC(), Principals: []PrincipalReport{}, Notes: []string{}}
 	if cfg.TokenWithoutRoles == "" {
 		r.note("no user without roles was tried: headers that are empty for such a user may be forgeable")
 	}
 	if len(cfg.Only) > 0 {
 		r.note("only these attacks were tried: %s", strings.Join(cfg.Only, ", "))
+	}
+	if cfg.OpenPath == "" {
+		r.note("no path that is open without a token was given: headers may be forgeable there")
 	}
 	if cfg.Tenant == "" {
 		r.note("no tenant was given: whether the gateway forwards the tenant hint was not tried")
@@ -246,7 +261,7 @@ func (r *run) plan() []*shot {
 	var shots []*shot
 	for _, protocol := range []string{http1, h2} {
 		for _, who := range r.principals {
-			ref, tested := r.known[who.name+protocol]
+			ref, tested := r.known[way{who.name, protocol}]
 			if !tested {
 				continue
 			}
@@ -261,7 +276,7 @@ func (r *run) plan() []*shot {
 				}
 				for _, names := range sets {
 					s := r.shot(a, who, protocol, names)
-					s.ref, s.anonymous = ref, r.known["no token"+http1].reached
+					s.ref, s.anonymous = ref, r.known[way{theAnonymous, http1}].reached
 					if len(names) > 0 && (protocol == http1 && a.h1 != nil || protocol == h2 && a.h2 != nil) && a.needs.met(s.forgery) {
 						shots = append(shots, s)
 					}
@@ -273,12 +288,11 @@ func (r *run) plan() []*shot {
 }
 
 func (r *run) shot(a *attack, who principal, protocol string, names []string) *shot {
-	open := or(r.OpenPath, "/")
 	return &shot{
 		trial: trial{attack: a, headers: r.Headers, forged: r.forged, names: names}, who: who, protocol: protocol,
 		forgery: forgery{
-			names: names, value: r.forged, path: r.url.RequestURI(), host: r.gateway.authority, tenant: r.Tenant, token: who.token, other: who.other,
-			open: open, knowsOpen: r.OpenPath != "", bodyless: r.bodyless,
+			names: names, value: r.forged, path: who.path, host: r.gateway.authority, tenant: r.Tenant, token: who.token, other: who.other,
+			open: or(r.OpenPath, "/"), knowsOpen: r.OpenPath != "", bodyless: r.bodyless,
 		},
 	}
 }
@@ -301,14 +315,20 @@ func (r *run) send(ctx context.Context, shots []*shot) error {
 	return g.Wait()
 }
 
-// fire makes one exchange.
-func (r *run) fire(ctx context.Context, s *shot) error {
-	n := r.counter.Add(1)
-	s.forgery.marker, s.forgery.inner = fmt.Sprintf("probe-%s0%07x", r.id, n), fmt.Sprintf("probe-%s1%07x", r.id, n)
+// tokens are shown by their names.
+func (r *run) tokens() []variable {
 	tokens := []variable{{"TOKEN", r.Token}}
 	if r.TokenWithoutRoles != "" {
 		tokens = append(tokens, variable{"TOKEN_WITHOUT_ROLES", r.TokenWithoutRoles})
 	}
+	return tokens
+}
+
+// fire makes one exchange.
+func (r *run) fire(ctx context.Context, s *shot) error {
+	n := r.counter.Add(1)
+	s.forgery.marker, s.forgery.inner = fmt.Sprintf("probe-%s0%07x", r.id, n), fmt.Sprintf("probe-%s1%07x", r.id, n)
+	tokens := r.tokens()
 	var err error
 	if s.protocol == http1 {
 		m := r.message(s.forgery)

@@ -49,6 +49,7 @@ func TestEachMissingDefenceIsNamed(t *testing.T) {
 		want []probe.Kind
 	}{
 		"deletion":                 {by: "header", want: []probe.Kind{probe.Forged}},
+		"open path":                {by: "header", want: []probe.Kind{probe.Forged}},
 		"aliases":                  {by: "alias", want: []probe.Kind{probe.Alias}},
 		"removal after hop-by-hop": {by: "hop-by-hop", want: []probe.Kind{probe.Lost}},
 		"single lines":             {by: "header", want: []probe.Kind{probe.Twice}},

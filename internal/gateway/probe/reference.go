@@ -32,7 +32,7 @@ func (r *run) calibrate(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("clean request, %s, over %s: %w", who.name, protocol, err)
 			}
-			if who.name == "allowed" && !k.reached {
+			if who.name == theAllowed && !k.reached {
 				why := fmt.Sprintf("a clean request with the token is answered %s and does not reach the echo", statusText(k.status))
 				if protocol == http1 {
 					return errors.New(why + ": is the token valid for this URL, and is the echo the gateway's backend?")
@@ -40,7 +40,10 @@ func (r *run) calibrate(ctx context.Context) error {
 				p.Tested, p.Why = false, why
 				break
 			}
-			r.known[who.name+protocol] = k
+			if who.name == theOpen && !k.reached {
+				return fmt.Errorf("a request without a token to the open path %s is answered %s and does not reach the echo", who.path, statusText(k.status))
+			}
+			r.known[way{who.name, protocol}] = k
 			r.describe(who, protocol, k)
 		}
 		r.report.Protocols = append(r.report.Protocols, p)
@@ -122,7 +125,7 @@ func (r *run) clean(ctx context.Context, who principal, protocol string) (known,
 		}
 	}
 	if k.reached {
-		r.strip(&k, &shots[0].seen[0])
+		r.strip(&k, who.path, &shots[0].seen[0])
 	}
 	for _, h := range r.Headers {
 		k.plain[h] = k.fields[h].value
@@ -154,8 +157,8 @@ func valueOf(s *Seen, header string) clean {
 }
 
 // strip learns which prefix of paths the gateway takes off.
-func (r *run) strip(k *known, s *Seen) {
-	sent, got := normal(r.url.RequestURI()), normal(s.Target)
+func (r *run) strip(k *known, path string, s *Seen) {
+	sent, got := normal(path), normal(s.Target)
 	switch {
 	case sent == got:
 	case strings.HasSuffix(sent, got):
@@ -170,10 +173,10 @@ func (r *run) strip(k *known, s *Seen) {
 
 // recalibrate makes sure that the gateway still answers as it did.
 func (r *run) recalibrate(ctx context.Context) error {
-	for key, before := range r.known {
-		for _, who := range r.principals {
-			protocol, is := strings.CutPrefix(key, who.name)
-			if !is {
+	for _, who := range r.principals {
+		for _, protocol := range []string{http1, h2} {
+			before, tested := r.known[way{who.name, protocol}]
+			if !tested {
 				continue
 			}
 			now, err := r.clean(ctx, who, protocol)
@@ -219,15 +222,20 @@ func (r *run) describe(who principal, protocol string, k known) {
 		}
 	}
 	r.report.Principals = append(r.report.Principals, p)
-	if r.Tenant == "" || !k.reached {
+	if r.Tenant == "" || who.token == "" || !k.reached {
 		return
+	}
+	f := r.shot(&attack{}, who, protocol, nil).forgery
+	show := r.message(f).reproduce(r.gateway, r.tokens())
+	if protocol == h2 {
+		show = r.message2(f).reproduce(r.tokens())
 	}
 	for _, h := range []string{hintHeader, "X-Tenant-ID"} {
 		if f, is := k.fields[h]; is && f.value != r.Tenant && f.value == k.plain[h] {
 			r.cleanFaults = append(r.cleanFaults, Fault{
 				Kind: Hint, Header: h, Principal: who.name, Protocol: protocol, Attack: "hint/clean",
 				Detail:    "a request with the tenant hint gets the same tenant as one without: the gateway does not forward " + hintHeader,
-				Reproduce: "a clean request with " + hintHeader + ": " + r.Tenant,
+				Reproduce: show,
 			})
 		}
 	}

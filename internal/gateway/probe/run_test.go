@@ -53,6 +53,7 @@ func TestAGatewayThatCannotBeTestedIsNoGatewayWithoutFaults(t *testing.T) {
 	}{
 		"another backend":    {gateway: func(string) http.Handler { return status(200) }, want: "did not reach the echo"},
 		"an invalid token":   {change: func(c *probe.Config) { c.Token = "expired" }, want: "answered 401 Unauthorized and does not reach the echo"},
+		"a closed open path": {change: func(c *probe.Config) { c.OpenPath = "/closed" }, want: "to the open path /closed is answered 401 Unauthorized"},
 		"iam-service away":   {gateway: func(string) http.Handler { return status(503) }, want: "status 503"},
 		"an echo that is no": {change: func(c *probe.Config) { c.Echo = c.Gateway }, want: "is no echo"},
 		"no echo there":      {change: func(c *probe.Config) { c.Echo = "http://127.0.0.1:1" }, want: "ask the echo"},
@@ -177,13 +178,13 @@ func TestWithoutTheEchosAddressTheResponsesAreRead(t *testing.T) {
 	t.Parallel()
 	_, backend := echo(t)
 	cfg := config(serving(t, naive(backend)), "")
-	cfg.Only, cfg.TokenWithoutRoles, cfg.Tenant = []string{"header", "alias"}, "", ""
+	cfg.Only, cfg.TokenWithoutRoles, cfg.Tenant, cfg.OpenPath = []string{"header", "alias"}, "", "", ""
 	r := run(t, cfg)
 	if r.Kinds[probe.Forged] == 0 || r.Kinds[probe.Alias] == 0 {
 		t.Errorf("%v", r.Kinds)
 	}
 	notes := strings.Join(r.Notes, "\n")
-	for _, want := range []string{"seen through the gateway's responses alone", "no user without roles", "no tenant was given", "only these attacks"} {
+	for _, want := range []string{"seen through the gateway's responses alone", "no user without roles", "no tenant was given", "no path that is open", "only these attacks"} {
 		if !strings.Contains(notes, want) {
 			t.Errorf("no note %q", want)
 		}
@@ -222,7 +223,7 @@ func TestTheReportAsJSONHasItsDocumentedShape(t *testing.T) {
 	if err := d.Decode(&got); err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Protocols) != 2 || len(got.Principals) != 6 || len(got.Headers) != len(identity) || len(got.Kinds) != len(probe.Kinds) || len(got.Faults) != len(r.Faults) || len(got.Notes) == 0 {
+	if len(got.Protocols) != 2 || len(got.Principals) != 8 || len(got.Headers) != len(identity) || len(got.Kinds) != len(probe.Kinds) || len(got.Faults) != len(r.Faults) || len(got.Notes) == 0 {
 		t.Errorf("%+v", got)
 	}
 	if p := got.Principals[0]; p.Headers["X-Decision-ID"] != "absent" || p.Headers["X-User-ID"] != "present" {
