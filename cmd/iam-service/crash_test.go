@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 
+	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/dev/devstack"
 	"iam-service/internal/dev/freeport"
@@ -163,7 +164,7 @@ func (p *plant) start() {
 		p.mu.Lock()
 		p.cmd, p.dead, p.admin, p.ops = cmd, dead, "http://"+addrs[0], "http://"+addrs[1]
 		p.mu.Unlock()
-	case <-time.After(30 * time.Second):
+	case <-time.After(await.Limit):
 		_ = cmd.Process.Kill()
 		p.Fatalf("it does not start: %s", p.logged())
 	}
@@ -172,7 +173,7 @@ func (p *plant) start() {
 // until looks at what another process does, until it is so.
 func (p *plant) until(what string, is func() bool) {
 	p.Helper()
-	for end := time.Now().Add(30 * time.Second); !is(); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(await.Limit); !is(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			p.Fatalf("not in time: %s; %s", what, p.logged())
 		}
