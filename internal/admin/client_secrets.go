@@ -76,22 +76,29 @@ func (w *Work) retired(c *iam.ManagedClient) {
 	w.emit(iam.ClientSecretRetiredEvent{ClientSecret: secretOf(*c)})
 }
 
+// FailedRotation is what is known of a rotation that obtained no secret.
+type FailedRotation struct {
+	Unknown bool // whether the provider created a secret
+	Retired bool // the old secrets were removed
+	Reason  string
+}
+
 // NotRotated persists a failed rotation, or one with an unknown outcome. After that, all secrets
 // that may be in use work until another one is obtained.
-func (w *Work) NotRotated(ctx context.Context, op iam.ManagedClient, unknown, retired bool, reason string) error {
+func (w *Work) NotRotated(ctx context.Context, op iam.ManagedClient, f FailedRotation) error {
 	c, ours, err := w.operation(ctx, op)
 	if err != nil || !ours {
 		return err
 	}
 	was := auditOfSecret(c)
-	c.Operation, c.OperationID, c.Sync, c.Reason = "", "", iam.SyncDone, reason
-	if retired {
+	c.Operation, c.OperationID, c.Sync, c.Reason = "", "", iam.SyncDone, f.Reason
+	if f.Retired {
 		w.retired(&c)
 	}
-	if unknown {
+	if f.Unknown {
 		c.SecretState, c.OverlapFrom, c.RetireAt, c.Warned = iam.SecretUnknown, time.Time{}, time.Time{}, false
 	}
-	if unknown || !sameJSON(was, auditOfSecret(c)) {
+	if f.Unknown || !sameJSON(was, auditOfSecret(c)) {
 		if err := w.secretChanged(ctx, was, &c); err != nil {
 			return err
 		}

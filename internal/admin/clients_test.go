@@ -31,7 +31,9 @@ func TestAnOperationThatWasReplacedIsNotHeard(t *testing.T) {
 			_, err := w.Refused(ctx, op, "x", false)
 			return err
 		})
-		step(func(ctx context.Context, w *admin.Work) error { return w.NotRotated(ctx, op, true, true, "x") })
+		step(func(ctx context.Context, w *admin.Work) error {
+			return w.NotRotated(ctx, op, admin.FailedRotation{Unknown: true, Retired: true, Reason: "x"})
+		})
 		step(func(ctx context.Context, w *admin.Work) error {
 			c, err := w.Postponed(ctx, op, "x")
 			if c.Tries != 0 {
@@ -73,7 +75,9 @@ func TestAnOperationThatWasReplacedIsNotHeard(t *testing.T) {
 		made, err = w.RotateClientSecret(ctx, made.ClientID, admin.Condition{}, true, time.Minute)
 		return err
 	})
-	step(func(ctx context.Context, w *admin.Work) error { return w.NotRotated(ctx, made, true, false, "x") })
+	step(func(ctx context.Context, w *admin.Work) error {
+		return w.NotRotated(ctx, made, admin.FailedRotation{Unknown: true, Reason: "x"})
+	})
 	step(func(ctx context.Context, w *admin.Work) error {
 		c, err := w.Client(ctx, made.ClientID)
 		if c.SecretState != iam.SecretUnknown || !c.RetireAt.IsZero() {

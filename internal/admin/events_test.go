@@ -189,7 +189,7 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 		}, "", 0},
 		{"a rotation of unknown outcome", "acme", rotation, "", 1},
 		{"is no event", "acme", func(ctx context.Context, w *admin.Work) error {
-			return w.NotRotated(ctx, client, true, false, "cut")
+			return w.NotRotated(ctx, client, admin.FailedRotation{Unknown: true, Reason: "cut"})
 		}, "", 1},
 		{"rotation", "acme", rotation, "", 1},
 		{"rotated", "acme", finished(admin.Done{Secret: "x", Overlap: time.Hour}), "ClientSecretRotated.v1", 1},

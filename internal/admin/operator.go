@@ -77,16 +77,20 @@ func (w *Work) ReplayEvents(ctx context.Context, since time.Time) (int64, error)
 	return n, w.record("", iam.KindEvent, "replay", nil, map[string]any{"since": timestamp(since), "events": n})
 }
 
-// Unpark retries a parked event, or skips it permanently. It is for operators.
-func (w *Work) Unpark(ctx context.Context, id string, skip bool) error {
-	end := w.tx.RetryParked
-	if skip {
-		end = w.tx.SkipParked
-	}
-	if err := end(ctx, id); err != nil {
+// RetryParked publishes a parked event again. It is for operators.
+func (w *Work) RetryParked(ctx context.Context, id string) error {
+	if err := w.tx.RetryParked(ctx, id); err != nil {
 		return err
 	}
-	return w.record("", iam.KindEvent, id, map[string]any{"parked": true}, map[string]any{"parked": false, "skipped": skip})
+	return w.record("", iam.KindEvent, id, map[string]any{"parked": true}, map[string]any{"parked": false, "skipped": false})
+}
+
+// SkipParked discards a parked event permanently. It is for operators.
+func (w *Work) SkipParked(ctx context.Context, id string) error {
+	if err := w.tx.SkipParked(ctx, id); err != nil {
+		return err
+	}
+	return w.record("", iam.KindEvent, id, map[string]any{"parked": true}, map[string]any{"parked": false, "skipped": true})
 }
 
 type instanceDoc struct {

@@ -70,13 +70,13 @@ func eventsCommand(environ []string) *cobra.Command {
 			})
 		}),
 	}
-	unpark := func(use, short string, skip bool) *cobra.Command {
+	unpark := func(use, short string, do func(*admin.Work, context.Context, string) error) *cobra.Command {
 		return &cobra.Command{Use: use + " ID", Short: short, Args: cobra.ExactArgs(1), RunE: withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
 			task := admin.Task{Action: "event:" + use, Object: args[0], Writes: true}
-			return o.service.Do(cmd.Context(), o.caller, task, func(ctx context.Context, w *admin.Work) error { return w.Unpark(ctx, args[0], skip) })
+			return o.service.Do(cmd.Context(), o.caller, task, func(ctx context.Context, w *admin.Work) error { return do(w, ctx, args[0]) })
 		})}
 	}
-	cmd.AddCommand(reports(replay), reports(parked), unpark("retry", "Publish a parked event again", false), unpark("skip", "Discard a parked event: it is never published", true))
+	cmd.AddCommand(reports(replay), reports(parked), unpark("retry", "Publish a parked event again", (*admin.Work).RetryParked), unpark("skip", "Discard a parked event: it is never published", (*admin.Work).SkipParked))
 	return cmd
 }
 

@@ -173,7 +173,7 @@ func (o operation) proceed(ctx context.Context, l lease) (after iam.ManagedClien
 	s, c := o.s, o.client
 	if c.Operation == iam.OperationRotate {
 		// The request that began it was interrupted, and may have obtained a secret.
-		_ = o.notRotated(ctx, errors.New("interrupted"), true, false) // no caller waits for the error
+		_ = o.notRotated(ctx, errors.New("interrupted"), admin.FailedRotation{Unknown: true}) // no caller waits for the error
 		return c, true
 	}
 	d, err := s.step(ctx, c, l, false)

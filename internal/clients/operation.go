@@ -123,15 +123,16 @@ func (o operation) postpone(ctx context.Context, cause error) iam.ManagedClient 
 }
 
 // notRotated persists a failed rotation, and returns the error for the caller.
-func (o operation) notRotated(ctx context.Context, cause error, unknown, retired bool) error {
+func (o operation) notRotated(ctx context.Context, cause error, f admin.FailedRotation) error {
+	f.Reason = reasonOf(cause)
 	_, err := settle(ctx, o, func(ctx context.Context, w *admin.Work) (struct{}, error) {
-		return struct{}{}, w.NotRotated(ctx, o.client, unknown, retired, reasonOf(cause))
+		return struct{}{}, w.NotRotated(ctx, o.client, f)
 	})
 	if err == nil { // else the loop marks the secret unknown
 		o.forgetKey(ctx)
 	}
 	switch {
-	case unknown:
+	case f.Unknown:
 		return rotateAgain(cause)
 	case iam.KindOf(cause) == iam.NotFound:
 		return &iam.Error{Kind: iam.Conflict, Code: "client_missing", Detail: "the identity provider no longer has this client; the next comparison creates it again", Cause: cause}

@@ -47,19 +47,19 @@ func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.C
 	retired := false
 	if rot.RetireOld && !c.RetireAt.IsZero() {
 		if lease.over() {
-			return Result{}, o.notRotated(ctx, errLeaseOver, false, false)
+			return Result{}, o.notRotated(ctx, errLeaseOver, admin.FailedRotation{})
 		}
 		if err := s.cfg.Provider.Retire(ctx, c.ClientID); err != nil {
-			return Result{}, o.notRotated(ctx, err, false, false)
+			return Result{}, o.notRotated(ctx, err, admin.FailedRotation{})
 		}
 		retired = true
 	}
 	if lease.over() {
-		return Result{}, o.notRotated(ctx, errLeaseOver, false, retired)
+		return Result{}, o.notRotated(ctx, errLeaseOver, admin.FailedRotation{Retired: retired})
 	}
 	secret, oldWorks, err := s.newSecret(ctx, c, rot.Overlap > 0)
 	if err != nil {
-		return Result{}, o.notRotated(ctx, err, errors.Is(err, iam.ErrOutcomeUnknown), retired)
+		return Result{}, o.notRotated(ctx, err, admin.FailedRotation{Unknown: errors.Is(err, iam.ErrOutcomeUnknown), Retired: retired})
 	}
 	// The old secret is retired after the new one is persisted: until then it may be needed.
 	d := admin.Done{Secret: secret, Overlap: rot.Overlap, Retired: retired, Late: oldWorks && rot.Overlap == 0}

@@ -66,7 +66,7 @@ func (c *Client) attribute(ctx context.Context, operation string, err error) err
 
 // probe reports whether the list of clients works: one attempt, outside the breaker.
 func (c *Client) probe(ctx context.Context) error {
-	a, err := c.attempt(ctx, "probe", http.MethodGet, c.at("clients")+"?page_size=1", nil, "", http.StatusOK, false)
+	a, err := c.attempt(ctx, request{operation: "probe", method: http.MethodGet, target: c.at("clients") + "?page_size=1", want: http.StatusOK}, cachedToken)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ func (c *Client) Watch(ctx context.Context) {
 }
 
 func (c *Client) check(ctx context.Context) {
-	a, err := c.do(ctx, "list", http.MethodGet, c.at("clients")+"?page_size=1", nil, nil, http.StatusOK)
+	a, err := c.do(ctx, request{operation: "list", method: http.MethodGet, target: c.at("clients") + "?page_size=1", want: http.StatusOK}, nil)
 	if err == nil {
 		if err = isList(a.body); err != nil {
 			c.report(ctx, "list", err)

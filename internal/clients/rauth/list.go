@@ -22,7 +22,7 @@ func (c *Client) List(ctx context.Context, each func(iam.Registration) error) er
 			return c.badResponse("list", fmt.Errorf("its list has more than %d pages", maxPages))
 		}
 		var page []clientBody
-		a, err := c.do(ctx, "list", http.MethodGet, next, nil, &page, http.StatusOK)
+		a, err := c.do(ctx, request{operation: "list", method: http.MethodGet, target: next, want: http.StatusOK}, &page)
 		if err != nil {
 			return err
 		}

@@ -15,7 +15,7 @@ import (
 // public client is empty. An id that exists is a Conflict.
 func (c *Client) Create(ctx context.Context, r iam.Registration) (iam.Secret, error) {
 	var got clientBody
-	err := c.call(ctx, "create", http.MethodPost, c.at("clients"), r, &got, http.StatusCreated)
+	err := c.call(ctx, request{operation: "create", method: http.MethodPost, target: c.at("clients"), in: r, want: http.StatusCreated}, &got)
 	if err == nil && got.ClientID == "" {
 		return "", c.badResponse("create", errors.Join(iam.ErrOutcomeUnknown, errors.New("its response is no client")))
 	}
@@ -31,7 +31,7 @@ func (c *Client) Create(ctx context.Context, r iam.Registration) (iam.Secret, er
 // Get returns a client as the provider has it.
 func (c *Client) Get(ctx context.Context, id string) (iam.Registration, error) {
 	var got clientBody
-	err := c.call(ctx, "get", http.MethodGet, c.at("clients", id), nil, &got, http.StatusOK)
+	err := c.call(ctx, request{operation: "get", method: http.MethodGet, target: c.at("clients", id), want: http.StatusOK}, &got)
 	if err == nil && got.ClientID != id {
 		err = c.badResponse("get", errors.New("its response is another client"))
 	}
@@ -51,7 +51,7 @@ func (c *Client) SetSecret(ctx context.Context, r iam.Registration, secret iam.S
 func (c *Client) replace(ctx context.Context, r iam.Registration, secret iam.Secret) error {
 	target := c.at("clients", r.ClientID)
 	var there map[string]json.RawMessage
-	if err := c.call(ctx, "update", http.MethodGet, target, nil, &there, http.StatusOK); err != nil {
+	if err := c.call(ctx, request{operation: "update", method: http.MethodGet, target: target, want: http.StatusOK}, &there); err != nil {
 		return err
 	}
 	var id string
@@ -67,12 +67,12 @@ func (c *Client) replace(ctx context.Context, r iam.Registration, secret iam.Sec
 			return err
 		}
 	}
-	return c.call(ctx, "update", http.MethodPut, target, there, nil, anySuccess)
+	return c.call(ctx, request{operation: "update", method: http.MethodPut, target: target, in: there, want: anySuccess}, nil)
 }
 
 // Delete deletes a client. A missing one is no error.
 func (c *Client) Delete(ctx context.Context, id string) error {
-	a, err := c.do(ctx, "delete", http.MethodDelete, c.at("clients", id), nil, nil, anySuccess)
+	a, err := c.do(ctx, request{operation: "delete", method: http.MethodDelete, target: c.at("clients", id), want: anySuccess}, nil)
 	switch {
 	case iam.KindOf(err) == iam.NotFound:
 		return nil
@@ -95,7 +95,7 @@ func (c *Client) Delete(ctx context.Context, id string) error {
 // iam.CodeCannotRotate.
 func (c *Client) Rotate(ctx context.Context, id string) (iam.Secret, error) {
 	var got clientBody
-	err := c.call(ctx, "rotate", http.MethodPost, c.at("clients", id, "secrets", "rotate"), nil, &got, http.StatusOK)
+	err := c.call(ctx, request{operation: "rotate", method: http.MethodPost, target: c.at("clients", id, "secrets", "rotate"), want: http.StatusOK}, &got)
 	if k := iam.KindOf(err); err != nil && (k == iam.NotFound || iam.CodeOf(err) == codeNoSuchCall) {
 		// A missing client, or a missing call?
 		if _, getErr := c.Get(ctx, id); getErr == nil {
@@ -111,7 +111,7 @@ func (c *Client) Rotate(ctx context.Context, id string) (iam.Secret, error) {
 // Retire removes all secrets but the newest. A success with a body that is no JSON is not from
 // the admin API: it may be a login page.
 func (c *Client) Retire(ctx context.Context, id string) error {
-	a, err := c.do(ctx, "retire", http.MethodDelete, c.at("clients", id, "secrets", "rotate"), nil, nil, anySuccess)
+	a, err := c.do(ctx, request{operation: "retire", method: http.MethodDelete, target: c.at("clients", id, "secrets", "rotate"), want: anySuccess}, nil)
 	if err != nil {
 		return err
 	}
