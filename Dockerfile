@@ -1,9 +1,9 @@
-# A static program in an empty image, as an ordinary user. Build it with the Go
-# version that go.mod names; certificates come along for https to the issuers.
+# A static binary in an empty image, run as an unprivileged user. The Go version must be at least that of go.mod;
+# the CA certificates are for https to the issuers.
 #
-# Nothing of a base image runs: only the build stage has one. A release pins it by digest, which CI resolves and
-# records, since a tag can be moved: GO_IMAGE=golang:1.26-bookworm@sha256:…  (make image refuses a tag alone where
-# CI is set). What is built in it is pinned by go.sum.
+# Only the build stage has a base image. A release pins it by digest, because a tag can be moved:
+# GO_IMAGE=golang:1.26-bookworm@sha256:…  With CI set, "make image" fails for a tag without a digest. go.sum pins the
+# dependencies.
 ARG GO_IMAGE=golang:1.26-bookworm
 FROM ${GO_IMAGE} AS build
 ENV GOTOOLCHAIN=local GOFLAGS=-mod=readonly

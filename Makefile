@@ -1,4 +1,4 @@
-# The first target is what "make" alone shows.
+# "make" without a target prints the help.
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 
@@ -8,7 +8,7 @@ LDFLAGS := -s -w -X iam-service/internal/server.Version=$(VERSION)
 LINT := go tool -modfile=.ci/golangci-lint.mod golangci-lint
 
 .PHONY: help
-help: ## show this
+help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: need-go
@@ -16,12 +16,12 @@ need-go:
 	@command -v go >/dev/null || { echo "Go is missing: install Go $$(sed -n 's/^go //p' go.mod) or newer from https://go.dev/dl/"; exit 1; }
 
 .PHONY: run
-run: need-go ## start the service with everything it needs embedded; ARGS=--fresh starts over
+run: need-go ## run the service with PostgreSQL, R-Auth and NATS embedded, and sample data; ARGS=--fresh starts over
 	@go build -o bin/iam-dev ./cmd/iam-dev
 	@exec ./bin/iam-dev $(ARGS)
 
 .PHONY: test
-test: need-go ## all tests: units, Rego, real PostgreSQL, the program itself; "make nightly" has the long forms
+test: need-go ## all tests: unit, Rego, PostgreSQL, end to end; "make nightly" runs the long forms
 	go vet ./...
 	go test -race -short -timeout 15m ./...
 
@@ -29,24 +29,24 @@ test: need-go ## all tests: units, Rego, real PostgreSQL, the program itself; "m
 WITHOUT_POSTGRES = go list -test -f '{{if .ForTest}}{{else}}{{$$pg := false}}{{range .Deps}}{{if eq . "iam-service/internal/dev/devpg"}}{{$$pg = true}}{{end}}{{end}}{{if not $$pg}}{{.ImportPath}}{{end}}{{end}}' ./... | sed -n 's/\.test$$//p'
 
 .PHONY: check
-check: need-go ## the inner loop, within a minute: format, vet, lint, and the tests that need no PostgreSQL
+check: need-go ## before each commit, in about a minute: format, vet, lint, and the tests without PostgreSQL
 	$(LINT) fmt --diff
 	go vet ./...
 	$(LINT) run
 	go test -short $$($(WITHOUT_POSTGRES))
 
 .PHONY: lint
-lint: need-go ## golangci-lint, pinned, built from source
+lint: need-go ## run golangci-lint, pinned, built from source
 	$(LINT) run
 
 .PHONY: fmt
-fmt: need-go ## format
+fmt: need-go ## format the Go code
 	$(LINT) fmt
 
 BINARY ?= bin/iam-service
 
 .PHONY: build
-build: need-go ## bin/iam-service, static
+build: need-go ## build bin/iam-service, a static binary
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) ./cmd/iam-service
 
 .PHONY: release
@@ -54,15 +54,15 @@ release: need-go ## check, test and build a release, and print the command that 
 	.ci/release "$(VERSION)"
 
 .PHONY: bundle
-bundle: build ## bundles/iam.tar.gz of policies/, tested, checked and signed: KEY=private.pem
-	@test -n "$(KEY)" || { echo "say which key signs: make bundle KEY=private.pem"; \
-		echo "to make one: openssl ecparam -genkey -name prime256v1 -noout | openssl pkcs8 -topk8 -nocrypt -out private.pem; openssl ec -in private.pem -pubout -out public.pem"; exit 1; }
+bundle: build ## test, check, build and sign bundles/iam.tar.gz from policies/: KEY=private.pem
+	@test -n "$(KEY)" || { echo "name the key that signs: make bundle KEY=private.pem"; \
+		echo "to create one: openssl ecparam -genkey -name prime256v1 -noout | openssl pkcs8 -topk8 -nocrypt -out private.pem; openssl ec -in private.pem -pubout -out public.pem"; exit 1; }
 	bin/iam-service policy test policies
 	bin/iam-service policy check policies
 	bin/iam-service policy build policies -o bundles/iam.tar.gz --revision "$(VERSION)" --key "$(KEY)"
 
 .PHONY: image
-image: ## a container image (needs a Docker engine); a release: GO_IMAGE=golang:…@sha256:…
+image: ## build a container image (needs Docker); for a release pin the base: GO_IMAGE=golang:…@sha256:…
 	@case "$(GO_IMAGE)" in *@sha256:*) ;; *) \
 		echo "GO_IMAGE=$(GO_IMAGE) is a tag, which can be moved; a release names a digest: GO_IMAGE=$(GO_IMAGE)@sha256:…"; [ -z "$$CI" ] || exit 1;; esac
 	docker build --build-arg VERSION=$(VERSION) --build-arg GO_IMAGE=$(GO_IMAGE) -t iam-service:$(VERSION) .
@@ -70,7 +70,7 @@ image: ## a container image (needs a Docker engine); a release: GO_IMAGE=golang:
 OPA := go tool -modfile=.ci/opa.mod opa
 
 .PHONY: bench
-bench: need-go ## CPU and allocations of an enrichment, vs. plain net/http and OPA's server; the decision log; events a second; a client created
+bench: need-go ## measure CPU and allocations of an enrichment, the decision log, the event relay and the creation of clients
 	@$(OPA) version >/dev/null # builds it
 	@.ci/save bench $(MAKE) --no-print-directory all-benchmarks
 
@@ -86,7 +86,7 @@ figures: need-go ## compare the figures of README and docs/performance.md with t
 	@go run ./internal/dev/bench/figures
 
 .PHONY: profile
-profile: need-go ## where the time of an enrichment goes, for "go tool pprof"
+profile: need-go ## profile an enrichment, for "go tool pprof"
 	@mkdir -p bin/profiles
 	@go test -c -o bin/bench.test ./internal/dev/bench
 	@PROFILES=$(CURDIR)/bin/profiles bin/bench.test -test.run '^$$' -test.bench Profile -test.benchtime 1x >/dev/null
@@ -98,33 +98,33 @@ programs: build
 	@go build -o bin/iam-bench ./cmd/iam-bench
 
 .PHONY: propagation
-propagation: programs ## how long after its removal a role is still in responses, on three replicas
+propagation: programs ## measure how long a removed role is still in responses, on three replicas
 	@.ci/save propagation ./bin/iam-bench propagation --service bin/iam-service
 
 .PHONY: rollout
-rollout: programs ## how long a policy still decides after another one was activated or it was rolled back, on three replicas
+rollout: programs ## measure how long activations and rollbacks of policies take, on three replicas
 	@.ci/save rollout ./bin/iam-bench rollout --service bin/iam-service
 
 .PHONY: scale
-scale: programs ## 10,000 to 1,000,000 users, one and four replicas: time to ready, memory, CPU
+scale: programs ## measure start-up time, memory and CPU with 10,000 to 1,000,000 users
 	@.ci/save scale ./bin/iam-bench scale --service bin/iam-service
 
 .PHONY: preview
-preview: programs ## how long a preview over 1,000,000 members takes, and its memory
+preview: programs ## measure time and memory of a policy preview over 1,000,000 members
 	@.ci/save preview ./bin/iam-bench preview --service bin/iam-service
 
 .PHONY: test-hydra
-test-hydra: need-go ## the adapter, clients and tokens against a real Ory Hydra, built from its Go module (needs gcc)
+test-hydra: need-go ## test clients and tokens with Ory Hydra, built from its Go module (needs gcc)
 	go build -modfile=.ci/hydra.mod -tags sqlite -o bin/hydra github.com/ory/hydra/v2
 	HYDRA=$(CURDIR)/bin/hydra go test -count=1 -run OryHydra ./internal/clients/rauth ./cmd/iam-service
 
 .PHONY: test-gateways
-test-gateways: need-go ## the generated configurations with the real nginx, HAProxy and Caddy, which it installs where it can
+test-gateways: need-go ## test the generated configurations with nginx, HAProxy and Caddy (installs them as root with apt)
 	.ci/gateways
 	GATEWAYS=nginx,haproxy,caddy go test -count=1 -run Gateway ./internal/gateway/setup ./internal/gateway/probe
 
 .PHONY: test-defences
-test-defences: need-go ## take out each defence of SECURITY.md in turn: its test must fail; ONLY=regexp of threats
+test-defences: need-go ## remove each defence of SECURITY.md in turn: its test must fail; ONLY=regexp of threats
 	go run ./internal/dev/defences/takeout "$(ONLY)"
 
 .PHONY: test-rules
@@ -137,5 +137,5 @@ openapi-check: need-go ## lint the admin API's OpenAPI document, and compile cli
 	.ci/openapi-check
 
 .PHONY: nightly
-nightly: need-go ## the long forms: fuzzing, many property steps, benchmarks; writes docs/nightly.md
+nightly: need-go ## run the long tests: fuzzing, property tests, benchmarks; writes docs/nightly.md
 	.ci/nightly
