@@ -1,8 +1,8 @@
 // Package decisions is the decision log: every evaluation, and a sample of the answers from
-// the cache, written down where somebody wants them, aside.
+// the cache, logged asynchronously to the configured sinks.
 //
 // It owns what of a decision is written down (an allow-list of fields of the input: masking
-// cannot be forgotten), the queues, and that nobody waits for a reader that is slow: what
+// cannot be forgotten), the queues, and that no request waits for a slow reader: what
 // does not fit is dropped and counted, for each sink by itself.
 //
 //	enrich ─▶ queue ─▶ masked event ─▶ queue of each sink ─▶ console, file, NATS, OPA's log, PostgreSQL

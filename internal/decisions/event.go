@@ -59,7 +59,7 @@ var DefaultFields = []string{
 
 var (
 	fieldShape = regexp.MustCompile(`^token\.[A-Za-z0-9_:/.-]{1,128}$`)
-	// secretive are names of claims that nobody can have written down. The words count
+	// secretive are names of claims that are never logged. The words count
 	// wherever they stand: access_token, accessToken, API-Key. What is short counts where it is a
 	// word: auth, and not author or auth_time.
 	secretive = regexp.MustCompile(`(?i)passw|passphrase|passcode|(^|[^a-z])pass$|pwd|pw$|(^|[^a-z])pw[^a-z]|jwt|bearer|auth[nz]?$|secret|token|assertion|cookie|credential|authorization|private|session|signature|nonce|cvv|otp$|api.?key|key$|[_.-]code$|^code$|pin$`)

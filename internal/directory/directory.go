@@ -84,7 +84,7 @@ type Store struct {
 	absent  *bounded.Cache[Key, *entry]
 	flights singleflight.Group
 
-	freshAt atomic.Int64                 // by the clock: up to when all that was changed has been heard
+	freshAt atomic.Int64                 // by the clock: every change until then has been received
 	epoch   atomic.Uint32                // from 1; 0 is no epoch
 	members atomic.Uint32                // counts drops of members, whose documents are not known by name
 	changes [1 << slotBits]atomic.Uint32 // by the first bits of a key
@@ -197,8 +197,8 @@ func (s *Store) InvalidateAll() {
 	s.absent.Purge()
 }
 
-// MarkFresh says that every change committed before at, by the store's clock, has
-// been told.
+// MarkFresh records that every change committed before at, by the store's clock, has
+// been received.
 func (s *Store) MarkFresh(at time.Duration) {
 	for {
 		last := s.freshAt.Load()

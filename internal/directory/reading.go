@@ -28,7 +28,7 @@ type Caller struct {
 type LookupBudget interface {
 	// Take is asked before a look-up that may find nothing.
 	Take() bool
-	// Return is told when it found something.
+	// Return is called if it found something.
 	Return()
 }
 
@@ -330,8 +330,8 @@ func (r *View) isOwn(kd Kind, a, b string) bool {
 	return a == r.caller.Issuer && (kd == User && b == r.caller.Subject || kd == Client && b == r.caller.ClientID)
 }
 
-// Principal is what Go itself checks of whoever holds a token, whatever the
-// policy says.
+// Principal is what Go checks of the subject and the client of a token, whatever the
+// policy.
 type Principal struct {
 	Known           bool
 	ID              string // our id of a user

@@ -9,8 +9,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage"
 )
 
-// Static answers the paths of a Reading from a document that somebody has written down:
-// the facts of an acceptance case. It refuses a walk as a Reading does.
+// Static answers the paths of a Reading from a literal document:
+// the facts of an acceptance case. It rejects a walk as a Reading does.
 type Static struct{ doc ast.Value }
 
 // NewStatic takes a document as data.directory has it.

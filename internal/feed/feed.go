@@ -117,7 +117,7 @@ type Config struct {
 
 const (
 	heartbeatAfter   = time.Second            // without anybody's beat before we send one, with jitter
-	suspectAfter     = 2 * time.Second        // without a proof; and a connection that was heard is given up after as much silence
+	suspectAfter     = 2 * time.Second        // without a heartbeat: suspect; a connection is closed after as much silence
 	heartbeatTimeout = time.Second            // of sending one
 	connectTimeout   = 10 * time.Second       // of connecting: several hosts may be dead
 	checkInterval    = 50 * time.Millisecond  // how often it is looked whether a beat is due
@@ -170,8 +170,8 @@ func New(cfg Config) *Feed {
 	return &Feed{cfg: cfg, name: rand.Text()[:12], started: make(chan struct{})}
 }
 
-// ErrNothingReceived says that a listener stands and hears nothing.
-var ErrNothingReceived = errors.New("nothing that is sent is heard: the connection that listens must be direct, not through a transaction pooler, and lead to the same server and schema")
+// ErrNothingReceived means that a listener is connected and receives nothing.
+var ErrNothingReceived = errors.New("no notification arrives: the listener's connection must be direct, not through a transaction pooler, and lead to the same server and schema")
 
 // Started waits for the first proof, until ctx ends.
 func (f *Feed) Started(ctx context.Context) error {
@@ -330,11 +330,11 @@ func forward(ctx context.Context, l Listener, to chan<- Message) error {
 // session is the state of one connection. Times are by the store's clock.
 type session struct {
 	f        *Feed
-	pending  map[string]time.Duration // beats of our own that were not heard yet: when they were sent
+	pending  map[string]time.Duration // own heartbeats that were not received yet: when they were sent
 	offset   time.Duration            // our clock less the database's, at most
 	known    bool                     // whether offset is
 	patience time.Duration            // when silence has lasted too long
-	due      time.Duration            // when to send the next beat, if nobody else does
+	due      time.Duration            // when to send the next heartbeat, if no other replica does
 }
 
 // sendHeartbeat sends a beat, aside: a pool that is slow must not keep us from hearing.

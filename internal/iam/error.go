@@ -21,7 +21,7 @@ const (
 	Conflict        Kind = "conflict"
 
 	Malformed            Kind = "malformed"             // not to be read at all: 400
-	PreconditionFailed   Kind = "precondition-failed"   // somebody else was first: read again
+	PreconditionFailed   Kind = "precondition-failed"   // the object changed meanwhile: read it again
 	PreconditionRequired Kind = "precondition-required" // If-Match is missing
 	TooManyRequests      Kind = "too-many-requests"
 	TooLarge             Kind = "too-large"
@@ -70,7 +70,7 @@ func Refuse(wrong []FieldError) error {
 	return &Error{Kind: Invalid, Detail: "some fields are not valid", Fields: wrong}
 }
 
-// KindOf is total: an error nobody classified is Internal.
+// KindOf is total: an unclassified error is Internal.
 func KindOf(err error) Kind {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Kind

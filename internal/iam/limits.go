@@ -241,7 +241,7 @@ func (m Membership) Check() []FieldError {
 }
 
 // personal are claims that name one person (OpenID Connect Core, section 5.1, and what
-// providers add). A mapping stays when somebody is erased, so it must not name them.
+// providers add). A mapping stays when a user is erased, so it must not name one.
 var personal = []string{
 	"sub", "name", "given_name", "family_name", "middle_name", "nickname", "preferred_username", "profile", "picture", "website", "email",
 	"gender", "birthdate", "phone_number", "address", "upn", "oid", "unique_name",
@@ -253,7 +253,7 @@ func (m Mapping) Check() []FieldError {
 	c.that(ValidTenantID(m.Tenant), "/tenant", "is not the id of a tenant: %q", m.Tenant)
 	c.that(ValidIssuer(m.Issuer), "/issuer", "must be 1 to %d printable ASCII characters without blanks", MaxIssuerBytes)
 	c.that(ValidSubject(m.Claim), "/claim", "must be the name of a claim")
-	c.that(!slices.Contains(personal, m.Claim), "/claim", "says who somebody is: add them as a member; a mapping is for groups")
+	c.that(!slices.Contains(personal, m.Claim), "/claim", "identifies a person: add them as a member; a mapping is for groups")
 	c.text("/value", m.Value, 255)
 	c.that(len(m.Roles) > 0, "/roles", "needs at least one")
 	c.roles("/roles", m.Roles)

@@ -232,7 +232,7 @@ func positive(fault func(string, ...any), values map[string]int64) {
 }
 
 // checkStateDir refuses a folder that others than root and the service, which runs as uid, can
-// write to: whoever writes there decides which policy a start finds.
+// write to: write access to it decides which policy a start finds.
 func checkStateDir(dir string, uid int) error {
 	info, err := os.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) { // it is made; where it would be must be there
@@ -247,10 +247,10 @@ func checkStateDir(dir string, uid int) error {
 		return fmt.Errorf("must be a folder, %s is none", dir)
 	}
 	if mode := info.Mode().Perm(); mode&0o022 != 0 {
-		return fmt.Errorf("must not be writable by its group or by everybody, as %s is (%s): whoever writes there decides which policy a start finds", dir, mode)
+		return fmt.Errorf("must not be writable by its group or by all users, as %s is (%s): write access to it decides which policy a start finds", dir, mode)
 	}
 	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && int(s.Uid) != uid {
-		return fmt.Errorf("must belong to the service's own user or to root, and %s belongs to the user %d: whoever writes there decides which policy a start finds", dir, s.Uid)
+		return fmt.Errorf("must belong to the service's own user or to root, and %s belongs to the user %d: write access to it decides which policy a start finds", dir, s.Uid)
 	}
 	return nil
 }

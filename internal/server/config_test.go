@@ -15,7 +15,7 @@ func TestAStateFolderIsWritableByNobodyElse(t *testing.T) {
 		if err := os.Chmod(dir, mode); err != nil {
 			t.Fatal(err)
 		}
-		if err := checkStateDir(dir, uid); (err == nil) != good || err != nil && !strings.Contains(err.Error(), "must not be writable by its group or by everybody") {
+		if err := checkStateDir(dir, uid); (err == nil) != good || err != nil && !strings.Contains(err.Error(), "must not be writable by its group or by all users") {
 			t.Errorf("%o: %v", mode, err)
 		}
 	}

@@ -198,8 +198,8 @@ func (is *issuer) token(claims map[string]any, now time.Time, only string) (*Tok
 	return t, nil
 }
 
-// CheckClaims says what Verify would find wrong with the claims of a gateway's token of this issuer;
-// nobody asks about its signature. Where no audiences are known, any will do.
+// CheckClaims returns the reason why Verify would reject the claims of a gateway's token of this issuer;
+// it does not check a signature. Where no audiences are known, any is valid.
 func (i Issuer) CheckClaims(claims map[string]any, now time.Time) error {
 	claims = maps.Clone(claims)
 	if len(i.Audiences) == 0 {

@@ -78,7 +78,7 @@ type rejections struct {
 }
 
 // Rejected counts the rejection that err is about, if it is about one, and logs it with attrs. What
-// exactly is wrong is left to whoever logs each one.
+// exactly is wrong is left to the caller that logs each one.
 func (v *Verifier) Rejected(ctx context.Context, err error, attrs ...slog.Attr) {
 	r := RejectionOf(err)
 	if r == nil {

@@ -84,8 +84,8 @@ type Config struct {
 	Bytes            int64         // most bytes they may weigh, estimated; 0: 32 MiB
 	KeyStore         KeyStore      // may be nil
 	Log              *slog.Logger
-	OnError          func(operation, reason string) // told of each failure of an issuer; may be nil
-	OnRejected       func(Reason)                   // told of each token that is Rejected; may be nil
+	OnError          func(operation, reason string) // called for each failure of an issuer; may be nil
+	OnRejected       func(Reason)                   // called for each Rejected token; may be nil
 	now              func() time.Time
 }
 
@@ -264,8 +264,8 @@ func New(cfg Config) (*Verifier, error) {
 }
 
 // ForAudience returns a verifier of tokens for another audience, by the same issuers' keys.
-// It refuses a token that is for one of the issuers' own audiences as well: whoever
-// gets those must not be able to use one here. AuthorizedParties are not asked
+// It refuses a token that is for one of the issuers' own audiences as well: a
+// backend that receives one of those must not be able to use it here. AuthorizedParties are not asked
 // about: they are for the issuers' own audiences. KeepFresh of v serves both.
 func (v *Verifier) ForAudience(audience string) *Verifier {
 	other := *v

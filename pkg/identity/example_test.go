@@ -58,7 +58,7 @@ func ExampleNew() {
 	_, err := identity.New(identity.Config{JWKS: "http://iam.example.com/.well-known/jwks.json", Algorithms: []string{"HS256"}})
 	fmt.Println(err)
 	// Output:
-	// identity: JWKS must be https: whoever answers for it chooses the keys; plain http is for loopback, or with AllowHTTP
+	// identity: JWKS must be https: the host that serves it chooses the keys; plain http is for loopback, or with AllowHTTP
 	// identity: Issuer is missing: it is ASSERTION_ISSUER of iam-service
 	// identity: Audiences must have one or more names, none of them empty: an assertion for another backend must not be valid here
 	// identity: Algorithms may name ES256 and EdDSA, and not "HS256"

@@ -116,7 +116,7 @@ func badURL(s string, insecure bool) string {
 	case insecure || loopback(u.Hostname()):
 		return ""
 	}
-	return "must be https: whoever answers for it chooses the keys; plain http is for loopback, or with AllowHTTP"
+	return "must be https: the host that serves it chooses the keys; plain http is for loopback, or with AllowHTTP"
 }
 
 func loopback(host string) bool {

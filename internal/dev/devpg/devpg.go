@@ -269,7 +269,7 @@ func environment() []string {
 }
 
 // serverUser returns the user who runs PostgreSQL; nil: the current one. For root it is postgres, or
-// else nobody.
+// else the user nobody.
 func serverUser() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil //nolint:nilnil // no credential means: the current user

@@ -105,7 +105,7 @@ func (r *Rules) Maintain(set iam.AssertionKeys) (iam.AssertionKeyChange, error) 
 		c.put("start", k)
 		current = &k
 	case current == nil:
-		k, err := r.newKey(now, now) // nobody can have cached a JWKS without it that would have been of use
+		k, err := r.newKey(now, now) // no verifier can have cached a useful JWKS without it
 		if err != nil {
 			return iam.AssertionKeyChange{}, err
 		}
@@ -142,7 +142,7 @@ func (r *Rules) Encrypt(set iam.AssertionKeys) (iam.AssertionKeyChange, error) {
 		if r.Encryption.other == nil || k.SealedBy != r.Encryption.other.fingerprint || !k.RevokedAt.IsZero() {
 			continue
 		}
-		if again, err := r.Encryption.reseal(k); err == nil { // else it stays as it is, and whoever opens it reports why
+		if again, err := r.Encryption.reseal(k); err == nil { // otherwise it stays as it is, and opening it reports the error
 			c.put("encrypt", again)
 		}
 	}

@@ -195,7 +195,7 @@ func thumbprint(jwk jose.JSONWebKey) (string, error) {
 func proofOf(kid string) string { return "public " + kid }
 
 // openKey decrypts a private key, and checks that it is the one of the row: of its public key, its id and its
-// algorithm. Whoever writes to the table without the key-encryption key can exchange none.
+// algorithm. Write access to the table without the key-encryption key does not suffice to replace a key.
 func (e *Encryption) openKey(k *iam.AssertionKey) (crypto.Signer, error) {
 	der, err := e.open(k.ID, k.SealedBy, k.Sealed)
 	if err != nil {

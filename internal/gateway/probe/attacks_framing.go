@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// inside is a whole request to the echo alone, which never answers it: whoever reads it takes no harm.
+// inside is a whole request to the echo alone, which never responds to it, so it harms no other reader.
 // It has no token, and forged identity headers.
 func inside(f forgery) string {
 	var b strings.Builder

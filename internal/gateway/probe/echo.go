@@ -22,7 +22,7 @@ import (
 // Paths of the echo that are not echoed.
 const (
 	seenPath     = "/.probe/seen"     // GET ?marker=…: the requests with one of these markers
-	smuggledPath = "/.probe/smuggled" // recorded and never answered: an answer nobody asked for could reach another client
+	smuggledPath = "/.probe/smuggled" // recorded without a response: an unexpected response could reach another client
 )
 
 // Bounds of what an Echo remembers.

@@ -1,8 +1,8 @@
-// Package explain says why somebody is let in or not: what is answered, the rules that fired,
+// Package explain reports why a request is allowed or denied: the decision, the rules that fired,
 // and of those that did not the first condition that was not so, with what it is about.
 //
 // It owns the explanation and its text for people. What is asked comes from a token, from a
-// decision that was recorded, or from who somebody is; the facts are those of now. It does
+// recorded decision, or from the identity of a subject; the facts are those of now. It does
 // not know HTTP, SQL or Rego's syntax.
 package explain
 
@@ -124,7 +124,7 @@ func (s *Service) Explain(ctx context.Context, r *policy.Revision, q Question) (
 		}
 	}
 	if x.Rules, err = s.Engine.Explain(ctx, r, &o.Input, facts); err != nil {
-		x.Rules, x.Detail = []policy.Rule{}, strings.TrimSpace(x.Detail+" (the rules cannot be told of: "+err.Error()+")")
+		x.Rules, x.Detail = []policy.Rule{}, strings.TrimSpace(x.Detail+" (the rules cannot be explained: "+err.Error()+")")
 	}
 	if x.Facts = facts.Facts(); x.Facts == nil {
 		x.Facts = []directory.Fact{} // as JSON it is a list
@@ -149,8 +149,8 @@ func statusOf(k iam.Kind) int {
 	}
 }
 
-// Changed are the documents of before that are not the same now, also those that nobody has
-// looked at again.
+// Changed are the documents of before that differ now, also those that were not read
+// again.
 func Changed(ctx context.Context, before []directory.Fact, now *directory.View) ([]string, error) {
 	var names []string
 	for _, f := range before {
@@ -188,7 +188,7 @@ func Unknown(r *policy.Revision, q Question) []string {
 
 var unescape = strings.NewReplacer("~1", "/", "~0", "~")
 
-// Of makes a question of who somebody is: claims without a token. It fails with an Invalid
+// Of builds a token from the identity of a subject or client. It fails with an Invalid
 // error.
 func Of(issuer, subject, clientID string, more map[string]any, now time.Time) (*token.Token, error) {
 	claims := maps.Clone(more)
@@ -206,8 +206,8 @@ func Of(issuer, subject, clientID string, more map[string]any, now time.Time) (*
 	return FromClaims(claims, now)
 }
 
-// FromClaims makes a token of claims that somebody has verified, or that nobody has. Where
-// they do not say when it was issued, it was at now.
+// FromClaims builds a token from claims, verified or not. Without a time of issue, it was
+// issued at now.
 func FromClaims(claims map[string]any, now time.Time) (*token.Token, error) {
 	text := func(name string) string {
 		s, _ := claims[name].(string) // absent, or no string: none

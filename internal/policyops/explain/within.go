@@ -67,7 +67,7 @@ func (v Within) Explain(ctx context.Context, q Question) (Explanation, error) {
 	}
 	return Explanation{
 		Revision: truth.Revision, Name: truth.Name, Allow: truth.Allow, Status: truth.Status, Code: truth.Code, Tenant: x.Tenant, Recorded: x.Recorded, Rules: []policy.Rule{}, Facts: []directory.Fact{},
-		Detail: "the decision depends on facts that are not this tenant's, so the rules are not shown: ask somebody who administers the platform",
+		Detail: "the decision depends on facts that are not this tenant's, so the rules are not shown: ask a platform administrator",
 	}, nil
 }
 

@@ -16,7 +16,7 @@ const (
 	Headers = "headers" // is let in with other headers
 	Status  = "status"  // is refused with another status
 	Mends   = "mends"   // there is an answer, and there was none
-	Reasons = "reasons" // only the reasons are others: nobody notices
+	Reasons = "reasons" // only the reasons differ; no response changes
 )
 
 // Kinds lists them.
@@ -66,7 +66,7 @@ type Group struct {
 	Sample   []Who    `json:"sample" doc:"some of them"`
 }
 
-// Who is somebody in a tenant.
+// Who is a subject in a tenant.
 type Who struct {
 	Issuer   string `json:"issuer,omitempty"`
 	Subject  string `json:"subject,omitempty"`
@@ -99,7 +99,7 @@ type Report struct {
 	At        time.Time `json:"at" doc:"the moment of the facts"`
 	Took      string    `json:"took"`
 	Directory Section   `json:"directory"`
-	Outsiders Section   `json:"outsiders" doc:"in each tenant: nobody, somebody unknown, a user and a client who do not belong there"`
+	Outsiders Section   `json:"outsiders" doc:"in each tenant: an anonymous caller, an unknown user, and a user and a client that do not belong there"`
 	Replayed  *Section  `json:"replayed,omitempty" doc:"recorded decisions, over the facts of that moment"`
 }
 

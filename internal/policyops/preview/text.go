@@ -22,7 +22,7 @@ func (r Report) Text(w io.Writer) {
 		fmt.Fprintf(w, "a question lacks what a policy reads, and is denied by it (request_facts_missing): %s\n", lacking)
 	}
 	r.Directory.text(w)
-	fmt.Fprintln(w, "\nin each tenant, of those who do not belong there: nobody (without a token), somebody unknown, a user and a client:")
+	fmt.Fprintln(w, "\nin each tenant, outsiders: an anonymous caller, an unknown user, a user and a client of other tenants:")
 	r.Outsiders.text(w)
 	if r.Replayed != nil {
 		fmt.Fprintln(w, "\nrecorded decisions, asked once more:")

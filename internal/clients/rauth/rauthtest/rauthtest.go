@@ -1,5 +1,5 @@
 // Package rauthtest is what every adapter of an identity provider must pass: the
-// behaviour that the service relies on, whoever the provider is.
+// behaviour that the service relies on, for any provider.
 package rauthtest
 
 import (
