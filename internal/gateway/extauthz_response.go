@@ -48,7 +48,7 @@ func newOKEncoder(headers []string) *okEncoder {
 		e.identity[name] = true
 	}
 	for _, name := range e.names {
-		// What CGI, WSGI and PHP fold, even where Envoy is told to send only some headers
+		// What CGI, WSGI and PHP fold, even where Envoy is configured to send only some headers
 		// (allowed_headers), so that isAlias does not see the others. Envoy lets underscores through unless
 		// headers_with_underscores_action says otherwise.
 		for _, separator := range []string{"_", "."} {

@@ -102,7 +102,7 @@ func (v *Verifier) introspect(ctx context.Context, q request) (*Token, error) {
 		f = &introspection{done: make(chan struct{})}
 		in.flights[key] = f
 		go func() {
-			// It ends when the first who waits for it does, whoever else does.
+			// It ends when the first caller that waits for it ends, even if others still wait.
 			call, end := q.wait(context.WithoutCancel(ctx))
 			defer end()
 			f.token, f.err = v.callIssuer(call, is, endpoint, q)

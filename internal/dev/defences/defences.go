@@ -217,12 +217,12 @@ var All = []Defence{
 		Package: "./internal/gateway/assertion", Test: "TestARunningReplicaRepairsARestoredDatabase",
 	},
 	{
-		Threat: "signing key of whoever writes to the database", File: "internal/gateway/assertion/seal.go",
+		Threat: "signing key of an attacker who writes to the database", File: "internal/gateway/assertion/seal.go",
 		Code: "_, err = e.open(proofOf(k.ID), k.SealedBy, k.Proof)", Without: "_ = proofOf(k.ID)",
 		Package: "./internal/gateway/assertion", Test: "TestAnInsertedPublicKeyIsNotPublished",
 	},
 	{
-		Threat: "signing key of whoever writes to the database", File: "internal/gateway/assertion/seal.go",
+		Threat: "signing key of an attacker who writes to the database", File: "internal/gateway/assertion/seal.go",
 		Code: "if err != nil || id != k.ID ||", Without: "if err != nil || id == \"\" ||",
 		Package: "./internal/gateway/assertion", Test: "TestARowThatWasTamperedWithIsNotUsed",
 	},
