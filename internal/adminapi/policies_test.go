@@ -211,8 +211,8 @@ func TestADecisionIsFoundAgainAndExplained(t *testing.T) {
 	r = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"decision": id})
 	text, _ := r.field("text").(string)
 	for _, want := range []string{
-		"denied, 403 not_a_member", "when it was asked", "refused by:\n  not_a_member: Not a member of the requested tenant (iam/claims/claims.rego:",
-		"member: A member of the active tenant", "is not so: _membership.status == \"active\"", "_membership.status is undefined",
+		"denied, 403 not_a_member", "when it was recorded", "denied by:\n  not_a_member: Not a member of the requested tenant (iam/claims/claims.rego:",
+		"member: A member of the active tenant", "fails: _membership.status == \"active\"", "_membership.status is undefined",
 		"_user.memberships[_tenant_meant] is undefined", "_tenant_meant is \"nowhere\"", "facts:\n", "users/" + w.RAuth.Issuer + "/alice, version ",
 	} {
 		if !strings.Contains(text, want) {

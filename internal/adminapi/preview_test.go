@@ -409,7 +409,7 @@ func TestAPreviewAsksAboutThoseWhoDoNotBelong(t *testing.T) {
 	}
 	var text strings.Builder
 	report.Text(&text)
-	if !strings.Contains(text.String(), "    nobody in acme\n") {
+	if !strings.Contains(text.String(), "    anonymous in acme\n") {
 		t.Errorf("it says %s", &text)
 	}
 }

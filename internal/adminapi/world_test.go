@@ -149,7 +149,7 @@ func persistDecisions(t testing.TB, url string) (decisions.Sink, adminapi.Decisi
 		t.Fatal(err)
 	}
 	t.Cleanup(store.Close)
-	return decisions.Keep(store.Add), store
+	return decisions.Database(store.Add), store
 }
 
 // newClients is the service of managed clients; its loop does not run yet.

@@ -1,9 +1,9 @@
-// Package decisions is the decision log: every evaluation, and a sample of the answers from
-// the cache, logged asynchronously to the configured sinks.
+// Package decisions is the decision log: it records every evaluation, and a sample of the cache
+// hits, in sinks, in the background.
 //
-// It owns what of a decision is written down (an allow-list of fields of the input: masking
-// cannot be forgotten), the queues, and that no request waits for a slow reader: what
-// does not fit is dropped and counted, for each sink by itself.
+// It owns which parts of a decision are recorded (an allow-list of fields of the input, so that
+// masking cannot be forgotten), the queues, and that no request waits for a slow sink: decisions
+// that do not fit are dropped and counted, separately for each sink.
 //
 //	enrich ─▶ queue ─▶ masked event ─▶ queue of each sink ─▶ console, file, NATS, OPA's log, PostgreSQL
 //	              └ full: dropped          └ full: dropped
@@ -28,38 +28,38 @@ import (
 
 // Config of a Log.
 type Config struct {
-	Fields  []string          // of the input that are written down; nil: DefaultFields
-	Headers []string          // canonical names, parallel to the values of answers
-	Labels  map[string]string // in each event: who decided
-	Queue   int               // decisions that wait, for each sink too; 0: 4,096
+	Fields  []string          // of the input that are recorded; nil: DefaultFields
+	Headers []string          // canonical names, parallel to the values of responses
+	Labels  map[string]string // in each event: the replica that decided
+	Queue   int               // capacity in decisions, of each sink too; 0: 4,096
 	Sinks   []Sink
 	Log     *slog.Logger
-	OnPanic func(error) // called with a panic while a decision was written down, which drops it; may be nil
+	OnPanic func(error) // called with a panic while a decision was recorded, which drops it; may be nil
 }
 
-// Sink is a place where decisions are written down.
+// Sink records decisions.
 type Sink struct {
 	Name  string
-	Write func(ctx context.Context, batch []Written) error
-	Text  bool // it wants the event as text
+	Write func(ctx context.Context, batch []Entry) error
+	Text  bool // it needs Entry.Text
 }
 
-// Written is one decision, masked.
-type Written struct {
+// Entry is one decision, masked.
+type Entry struct {
 	Event  *Event
-	Text   json.RawMessage      // the event, where a sink wants it
-	Record iam.RecordedDecision // how it is found again
+	Text   json.RawMessage      // the event as JSON, where a sink needs it
+	Record iam.RecordedDecision // for queries
 }
 
-// Log is made by New; Close ends it.
+// Log records decisions until Close.
 type Log struct {
 	cfg   Config
 	masks *masks
 	queue chan *enrich.Evaluated
 	sinks []*running
-	text  bool // some sink wants it
+	text  bool // a sink needs Entry.Text
 
-	mu      sync.RWMutex // closed under it, so that nothing is sent on a closed channel
+	mu      sync.RWMutex // guards closed and sends on queue
 	closed  bool
 	dropped atomic.Int64
 	done    chan struct{}
@@ -68,19 +68,19 @@ type Log struct {
 // running is a sink with its queue.
 type running struct {
 	Sink
-	queue           chan Written
+	queue           chan Entry
 	dropped, failed atomic.Int64
 	log             *slog.Logger
 	onPanic         func(error)
-	complained      time.Time
+	loggedAt        time.Time // of the last failure that was logged
 }
 
 const (
 	batchMost  = 2000
 	batchWait  = 50 * time.Millisecond
-	pause      = 5 * time.Millisecond // before what has come is masked
+	maskWait   = 5 * time.Millisecond // before a batch is masked
 	writeLimit = 5 * time.Second
-	closeLimit = 2 * time.Second // how long Close waits for a sink that does not take what it is given
+	closeLimit = 2 * time.Second // how long Close waits for slow sinks
 )
 
 // New starts the workers.
@@ -97,15 +97,15 @@ func New(cfg Config) *Log {
 	l := &Log{cfg: cfg, masks: newMasks(cfg.Fields, cfg.Headers, cfg.Labels), queue: make(chan *enrich.Evaluated, cfg.Queue), done: make(chan struct{})}
 	var writing sync.WaitGroup
 	for _, s := range cfg.Sinks {
-		r := &running{Sink: s, queue: make(chan Written, cfg.Queue), log: cfg.Log, onPanic: cfg.OnPanic}
+		r := &running{Sink: s, queue: make(chan Entry, cfg.Queue), log: cfg.Log, onPanic: cfg.OnPanic}
 		l.sinks, l.text = append(l.sinks, r), l.text || s.Text
 		writing.Go(r.run)
 	}
 	go func() {
 		defer close(l.done)
-		together(l.queue, cfg.Queue, pause, func(batch []*enrich.Evaluated) {
+		inBatches(l.queue, cfg.Queue, maskWait, func(batch []*enrich.Evaluated) {
 			for _, e := range batch {
-				if err := l.tryWrite(e); err != nil {
+				if err := l.tryDistribute(e); err != nil {
 					l.dropped.Add(1)
 					cfg.OnPanic(err)
 				}
@@ -119,7 +119,7 @@ func New(cfg Config) *Log {
 	return l
 }
 
-// Record takes one decision. It does not block.
+// Record queues one decision. It does not block.
 func (l *Log) Record(e *enrich.Evaluated) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -134,40 +134,41 @@ func (l *Log) Record(e *enrich.Evaluated) {
 	}
 }
 
-// tryWrite fails where writing panics: the other decisions are written.
-func (l *Log) tryWrite(e *enrich.Evaluated) (err error) {
+// tryDistribute returns a panic as an error: it must not end the loop.
+func (l *Log) tryDistribute(e *enrich.Evaluated) (err error) {
 	defer iam.Recovered(&err)
-	l.write(e)
+	l.distribute(e)
 	return nil
 }
 
-func (l *Log) write(e *enrich.Evaluated) {
+// distribute masks a decision and queues it for each sink.
+func (l *Log) distribute(e *enrich.Evaluated) {
 	ev := l.masks.event(e)
 	var text json.RawMessage
 	if l.text {
 		var err error
 		if text, err = json.Marshal(ev); err != nil {
 			l.dropped.Add(1)
-			l.cfg.Log.Error("a decision could not be written down", slog.Any("err", err), slog.String("decision_id", ev.DecisionID))
+			l.cfg.Log.Error("decision not recorded", slog.Any("err", err), slog.String("decision_id", ev.DecisionID))
 			return
 		}
 	}
-	w := Written{ev, text, l.masks.record(e, ev, text)}
+	entry := Entry{ev, text, l.masks.record(e, ev, text)}
 	for _, s := range l.sinks {
 		select {
-		case s.queue <- w:
+		case s.queue <- entry:
 		default:
 			s.dropped.Add(1)
 		}
 	}
 }
 
-// run hands over what has come together, until the queue is closed.
-func (s *running) run() { together(s.queue, batchMost, batchWait, s.hand) }
+// run writes batches until the queue is closed.
+func (s *running) run() { inBatches(s.queue, batchMost, batchWait, s.write) }
 
-// together hands over what a queue holds, a while after the first came, until it is closed:
-// one wake-up for many.
-func together[T any](queue <-chan T, most int, wait time.Duration, hand func([]T)) {
+// inBatches passes the content of a queue to do, a while after the first element arrived, until the queue is
+// closed: one wake-up for many.
+func inBatches[T any](queue <-chan T, most int, wait time.Duration, do func([]T)) {
 	var batch []T
 	for first := range queue {
 		time.Sleep(wait)
@@ -184,17 +185,17 @@ func together[T any](queue <-chan T, most int, wait time.Duration, hand func([]T
 				break gather
 			}
 		}
-		hand(batch)
-		clear(batch) // nothing is held that was written down
+		do(batch)
+		clear(batch) // for the garbage collector
 	}
 }
 
-func (s *running) tryWrite(ctx context.Context, batch []Written) (err error) {
+func (s *running) tryWrite(ctx context.Context, batch []Entry) (err error) {
 	defer iam.Recovered(&err)
 	return s.Write(ctx, batch)
 }
 
-func (s *running) hand(batch []Written) {
+func (s *running) write(batch []Entry) {
 	ctx, cancel := context.WithTimeout(context.Background(), writeLimit)
 	defer cancel()
 	err := s.tryWrite(ctx, batch)
@@ -205,14 +206,14 @@ func (s *running) hand(batch []Written) {
 		s.onPanic(err)
 	}
 	s.failed.Add(int64(len(batch)))
-	if time.Since(s.complained) > time.Minute { // the metric has the rest
-		s.complained = time.Now()
-		s.log.Warn("decisions could not be written down", slog.String("sink", s.Name), slog.Int("decisions", len(batch)), slog.Any("err", err))
+	if time.Since(s.loggedAt) > time.Minute { // the metric counts all
+		s.loggedAt = time.Now()
+		s.log.Warn("decisions not recorded", slog.String("sink", s.Name), slog.Int("decisions", len(batch)), slog.Any("err", err))
 	}
 }
 
-// Dropped is how many decisions were not written down since the start, by sink: queues that
-// were full, and writes that failed. "" is for all sinks.
+// Dropped counts the decisions that were not recorded since the start, by sink: full queues and
+// failed writes. "" is for all sinks.
 func (l *Log) Dropped() map[string]int64 {
 	n := map[string]int64{"": l.dropped.Load()}
 	for _, s := range l.sinks {
@@ -221,7 +222,7 @@ func (l *Log) Dropped() map[string]int64 {
 	return n
 }
 
-// Close writes what is in the queues, unless a sink is too slow for that.
+// Close records the queued decisions, unless a sink is too slow.
 func (l *Log) Close() {
 	l.mu.Lock()
 	if !l.closed {
@@ -235,9 +236,9 @@ func (l *Log) Close() {
 	}
 }
 
-// Console writes lines of our own log.
+// Console writes to the log of the service.
 func Console(log *slog.Logger) Sink {
-	return Sink{Name: "console", Write: func(ctx context.Context, batch []Written) error {
+	return Sink{Name: "console", Write: func(ctx context.Context, batch []Entry) error {
 		for _, w := range batch {
 			outcome := "denied"
 			if w.Record.Allow {
@@ -258,10 +259,10 @@ func Console(log *slog.Logger) Sink {
 	}}
 }
 
-// File appends JSON lines to a file. It is opened anew for each batch, so that it can be
-// moved away.
+// File appends JSON lines to a file. It opens the file for each batch, so that the file can be
+// rotated.
 func File(name string) Sink {
-	return Sink{Name: "file", Text: true, Write: func(_ context.Context, batch []Written) error {
+	return Sink{Name: "file", Text: true, Write: func(_ context.Context, batch []Entry) error {
 		f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		if err != nil {
 			return err
@@ -279,9 +280,9 @@ func File(name string) Sink {
 	}}
 }
 
-// Keep writes decisions down where they can be found again.
-func Keep(add func(ctx context.Context, list []iam.RecordedDecision, repeated func(i int) bool) error) Sink {
-	return Sink{Name: "database", Text: true, Write: func(ctx context.Context, batch []Written) error {
+// Database stores decisions for queries.
+func Database(add func(ctx context.Context, list []iam.RecordedDecision, repeated func(i int) bool) error) Sink {
+	return Sink{Name: "database", Text: true, Write: func(ctx context.Context, batch []Entry) error {
 		rows := make([]iam.RecordedDecision, len(batch))
 		for i, w := range batch {
 			rows[i] = w.Record

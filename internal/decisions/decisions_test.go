@@ -23,7 +23,7 @@ import (
 
 var headers = []string{"X-User-Id", "X-Tenant-Id", "X-User-Roles", "X-User-Attributes", "X-Email", "X-Decision-Id", "X-Policy-Revision"}
 
-// evaluated is a decision about alice, with claims beside the usual ones.
+// evaluated is a decision about alice, with additional claims.
 func evaluated(more map[string]any) *enrich.Evaluated {
 	claims := map[string]any{"iss": "https://i", "sub": "alice", "client_id": "web", "aud": "gateway", "exp": json.Number("1790000000")}
 	for k, v := range more {
@@ -41,8 +41,8 @@ func evaluated(more map[string]any) *enrich.Evaluated {
 	return e
 }
 
-// written is an event as JSON, and as its parts.
-func written(t *testing.T, fields []string, e *enrich.Evaluated) (string, map[string]any) {
+// recorded is an event as JSON, and decoded.
+func recorded(t *testing.T, fields []string, e *enrich.Evaluated) (string, map[string]any) {
 	t.Helper()
 	if fields == nil {
 		fields = DefaultFields
@@ -67,9 +67,9 @@ func at(doc map[string]any, names ...string) any {
 	return v
 }
 
-func TestADecisionIsWrittenDownAsOPAWritesIt(t *testing.T) {
+func TestADecisionIsRecordedInTheFormatOfOPA(t *testing.T) {
 	t.Parallel()
-	_, doc := written(t, nil, evaluated(nil))
+	_, doc := recorded(t, nil, evaluated(nil))
 	for want, got := range map[string]any{
 		"decision-1": at(doc, "decision_id"), "iam/claims/decision": at(doc, "path"), "alice": at(doc, "input", "token", "sub"), "GET": at(doc, "input", "request", "method"),
 		"acme": at(doc, "result", "tenant"), "editor,viewer": at(doc, "result", "headers", "X-User-Roles"), "2026-05-28T20:26:40Z": at(doc, "timestamp"), "192.0.2.1": at(doc, "requested_by"),
@@ -88,8 +88,7 @@ func TestADecisionIsWrittenDownAsOPAWritesIt(t *testing.T) {
 	}
 }
 
-// Whatever a caller plants, and wherever, is not written down.
-func TestNothingIsWrittenDownThatNobodyAskedFor(t *testing.T) {
+func TestOnlyTheAllowListIsRecorded(t *testing.T) {
 	t.Parallel()
 	const jwt = "eyJhbGciOiJub25lIn0.eyJwIjoicGxhbnRlZCJ9.cGxhbnRlZA"
 	long := strings.Repeat("planted ", 1000)
@@ -100,10 +99,10 @@ func TestNothingIsWrittenDownThatNobodyAskedFor(t *testing.T) {
 	e.Input.Fields[policy.Path] = "/reset/" + jwt
 	e.Input.Fields[policy.RawPath] = "/reset/" + jwt + "?planted"
 	e.Input.Fields[policy.Host] = jwt + ".example.com"
-	text, doc := written(t, nil, e)
+	text, doc := recorded(t, nil, e)
 	for _, no := range []string{"planted", "eyJ", "cGxhbnRlZA", "alice@example.com", "c2FsZXM"} {
 		if strings.Contains(text, no) {
-			t.Errorf("%q is written down: %s", no, text)
+			t.Errorf("%q is recorded: %s", no, text)
 		}
 	}
 	if at(doc, "input", "request", "path") != "/reset/(token)" {
@@ -112,13 +111,12 @@ func TestNothingIsWrittenDownThatNobodyAskedFor(t *testing.T) {
 	erased, _ := at(doc, "erased").([]any)
 	for _, want := range []any{"/input/token/password", "/input/token/email", "/input/request/raw_path", "/input/request/path", "/result/headers/X-User-Attributes", "/result/headers/X-Email"} {
 		if !slices.Contains(erased, want) {
-			t.Errorf("%v is not said to be left out: %v", want, erased)
+			t.Errorf("%v is not reported as erased: %v", want, erased)
 		}
 	}
 }
 
-// What the list does not name is nowhere: not in the names of facts, not in headers, not in
-// what a decision is found by.
+// Masking covers the names of facts, headers and the columns for queries too.
 func TestWhatIsMaskedIsMaskedEverywhere(t *testing.T) {
 	t.Parallel()
 	m := newMasks([]string{"token.aud"}, append(slices.Clone(headers), "X-User-Subject", "X-Service-Id"), nil)
@@ -135,25 +133,25 @@ func TestWhatIsMaskedIsMaskedEverywhere(t *testing.T) {
 	}
 	for _, no := range []string{"alice", "web", "https:"} {
 		if strings.Contains(string(text), no) || strings.Contains(string(found), no) {
-			t.Errorf("%q is written down: %s %s", no, text, found)
+			t.Errorf("%q is recorded: %s %s", no, text, found)
 		}
 	}
 	e.Response.Tenant = ""
 	if r := m.record(e, ev, nil); r.Tenant != "" {
-		t.Errorf("the hint is written down: %+v", r)
+		t.Errorf("the hint is recorded: %+v", r)
 	}
 }
 
-func TestWhateverLooksLikeATokenIsTakenOut(t *testing.T) {
+func TestWhatLooksLikeATokenIsMasked(t *testing.T) {
 	t.Parallel()
 	for _, secret := range []string{
 		"eyJhbGciOiJub25lIn0.eyJwIjoxfQ.c2ln", "eyJhbGciOiJkaXIifQ..aXY.Y2lwaGVy.dGFn", "eyJhbGciOiJSU0EifQ.a2V5.aXY.Y2lwaGVy.dGFn", "eyAiYWxnIjoibm9uZSJ9.eyJwIjoxfQ.", "ewoiYWxnIjoxfQ.e30.c2ln",
 	} {
 		e := evaluated(map[string]any{"groups": []any{"before " + secret + " after", map[string]any{secret: "x", "accessToken": "y", "apiKey": "z"}}})
-		text, _ := written(t, nil, e)
+		text, _ := recorded(t, nil, e)
 		for _, part := range strings.Split(secret, ".") {
 			if len(part) > 3 && strings.Contains(text, part) {
-				t.Errorf("%s: %q is written down", secret, part)
+				t.Errorf("%s: %q is recorded", secret, part)
 			}
 		}
 		if strings.Contains(text, `"y"`) || strings.Contains(text, `"z"`) || !strings.Contains(text, "before (token) after") {
@@ -162,8 +160,8 @@ func TestWhateverLooksLikeATokenIsTakenOut(t *testing.T) {
 	}
 }
 
-// A caller who writes a letter of it otherwise does not get it into the log.
-func TestATokenInAPathIsTakenOutThoughItIsEncoded(t *testing.T) {
+// Percent-encoding does not hide a token.
+func TestAnEncodedTokenInAPathIsMasked(t *testing.T) {
 	t.Parallel()
 	for raw, want := range map[string]string{
 		"/reset/%65yJhbGciOiJub25lIn0.eyJwIjoxfQ.c2ln":             "/reset/(token)",
@@ -174,14 +172,14 @@ func TestATokenInAPathIsTakenOutThoughItIsEncoded(t *testing.T) {
 	} {
 		e := evaluated(nil)
 		e.Input.Fields[policy.RawPath] = raw
-		_, doc := written(t, []string{"request.raw_path"}, e)
+		_, doc := recorded(t, []string{"request.raw_path"}, e)
 		if got := at(doc, "input", "request", "raw_path"); got != want {
 			t.Errorf("%s: %v, want %s", raw, got, want)
 		}
 	}
 }
 
-func TestAListThatWouldLetEverythingThroughIsRefused(t *testing.T) {
+func TestTheAllowListIsValidated(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []string{
 		"", "*", "token", "token.", "token.*", "input", "input.token.sub", "request", "request.*", "request.headers", "request.authorization", "token.password", "token.client_secret",
@@ -189,7 +187,7 @@ func TestAListThatWouldLetEverythingThroughIsRefused(t *testing.T) {
 		"token.pwd", "token.pw", "token.userPw", "token.pw_hash", "token.pass", "token.db-pass", "token.passphrase", "token.jwt", "token.id_jwt", "token.bearer", "token.auth", "token.basicAuth",
 	} {
 		if CheckFields([]string{"token.sub", bad}) == nil {
-			t.Errorf("%q is taken", bad)
+			t.Errorf("%q is accepted", bad)
 		}
 	}
 	if err := CheckFields(DefaultFields); err != nil {
@@ -200,15 +198,15 @@ func TestAListThatWouldLetEverythingThroughIsRefused(t *testing.T) {
 	}
 }
 
-// Nobody waits: what a sink does not take is dropped, and counted for that sink alone.
-func TestASinkThatStandsStillHoldsNobodyUp(t *testing.T) {
+// Decisions that a slow sink does not take are dropped, and counted for that sink alone.
+func TestASlowSinkDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	var lines bytes.Buffer
 	l := New(Config{Headers: headers, Queue: 10, Log: slog.New(slog.DiscardHandler), Sinks: []Sink{
-		{Name: "stuck", Write: func(context.Context, []Written) error { <-release; return nil }},
-		{Name: "broken", Write: func(context.Context, []Written) error { return errors.New("away") }},
-		{Name: "good", Write: func(_ context.Context, batch []Written) error {
+		{Name: "stuck", Write: func(context.Context, []Entry) error { <-release; return nil }},
+		{Name: "broken", Write: func(context.Context, []Entry) error { return errors.New("away") }},
+		{Name: "good", Write: func(_ context.Context, batch []Entry) error {
 			for range batch {
 				lines.WriteByte('.')
 			}
@@ -236,11 +234,11 @@ func TestASinkThatStandsStillHoldsNobodyUp(t *testing.T) {
 	}
 	l.Record(evaluated(nil)) // after the end
 	if l.Dropped()[""] != dropped[""]+1 {
-		t.Error("what comes after the end is not counted")
+		t.Error("a decision after Close is not counted")
 	}
 }
 
-// Whoever decides never waits, though nobody takes what is written.
+// Record never blocks, also without a worker.
 func TestADecisionThatDoesNotFitIsDropped(t *testing.T) {
 	t.Parallel()
 	l := &Log{queue: make(chan *enrich.Evaluated, 1)} // without a worker
@@ -251,28 +249,28 @@ func TestADecisionThatDoesNotFitIsDropped(t *testing.T) {
 	}
 }
 
-func BenchmarkWritingADecisionDown(b *testing.B) {
+func BenchmarkRecordingADecision(b *testing.B) {
 	m := newMasks(DefaultFields, headers, map[string]string{"app": "iam-service"})
-	console := Console(slog.New(slog.NewJSONHandler(io.Discard, nil))) //nolint:sloglint // written as in production, to nowhere
+	console := Console(slog.New(slog.NewJSONHandler(io.Discard, nil))) //nolint:sloglint // as in production, and discarded
 	e := evaluated(nil)
 	b.ReportAllocs()
 	for b.Loop() {
 		ev := m.event(e)
-		if err := console.Write(context.Background(), []Written{{Event: ev, Record: m.record(e, ev, nil)}}); err != nil {
+		if err := console.Write(context.Background(), []Entry{{Event: ev, Record: m.record(e, ev, nil)}}); err != nil {
 			b.Fatal(err)
 		}
 	}
 }
 
-// A decision that cannot be masked, and a sink that panics, cost that decision and nothing else.
-func TestAPanicOfTheDecisionLogTakesNothingElseDown(t *testing.T) {
+// A panic while a decision is masked or written drops that decision only.
+func TestAPanicDropsOneDecision(t *testing.T) {
 	t.Parallel()
 	panics := make(chan error, 10)
 	wrote := make(chan string, 10)
 	first := true
 	l := New(Config{
 		Headers: headers, Log: slog.New(slog.DiscardHandler), OnPanic: func(err error) { panics <- err },
-		Sinks: []Sink{{Name: "bad", Write: func(_ context.Context, batch []Written) error {
+		Sinks: []Sink{{Name: "bad", Write: func(_ context.Context, batch []Entry) error {
 			if first {
 				first = false
 				panic("cannot write")

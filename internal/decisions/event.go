@@ -2,6 +2,7 @@ package decisions
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -18,9 +19,9 @@ import (
 	"iam-service/internal/token"
 )
 
-// Event is one decision as it is written down: OPA's decision log (EventV1, see
-// openpolicyagent.org/docs/management-decision-logs), so that its consumers work. What OPA
-// has no name for is below custom.
+// Event is one recorded decision in the format of OPA's decision log (EventV1, see
+// openpolicyagent.org/docs/management-decision-logs), for its consumers. Fields that OPA does not
+// define are below custom.
 type Event struct {
 	Labels     map[string]string `json:"labels"`
 	DecisionID string            `json:"decision_id"`
@@ -28,7 +29,7 @@ type Event struct {
 	Path       string            `json:"path"`
 	Input      map[string]any    `json:"input"`
 	Result     map[string]any    `json:"result"`
-	Erased     []string          `json:"erased,omitempty"` // JSON Pointers (RFC 6901) of what was there and is not written down
+	Erased     []string          `json:"erased,omitempty"` // JSON Pointers (RFC 6901) of values that are not recorded
 	RequestBy  string            `json:"requested_by,omitempty"`
 	Timestamp  time.Time         `json:"timestamp"`
 	Metrics    map[string]int64  `json:"metrics"`
@@ -40,17 +41,17 @@ type Bundle struct {
 	Revision string `json:"revision"` // its digest
 }
 
-// Custom is what OPA has no name for.
+// Custom has the fields that OPA does not define.
 type Custom struct {
 	Preflight bool             `json:"preflight,omitempty"`      // the request was a CORS preflight
-	Ambiguous bool             `json:"ambiguous_path,omitempty"` // the request had a path that can be read in two ways: it is not written down
+	Ambiguous bool             `json:"ambiguous_path,omitempty"` // the path can be read in two ways: it is not recorded
 	Facts     []directory.Fact `json:"facts,omitempty"`          // the documents that were read, with the versions of their rows
-	Repeated  bool             `json:"repeated,omitempty"`       // the answer came from the cache
-	Hits      int64            `json:"hits"`                     // how often it was repeated until then
+	Repeated  bool             `json:"repeated,omitempty"`       // a cache hit
+	Hits      int64            `json:"hits"`                     // cache hits of the entry so far
 	Name      string           `json:"policy_name,omitempty"`
 }
 
-// DefaultFields are what of the input is written down unless something else is said.
+// DefaultFields are the fields of the input that are recorded by default.
 var DefaultFields = []string{
 	"token.iss", "token.sub", "token.aud", "token.client_id", "token.scope", "token.acr", "token.amr", "token.groups", "token.roles", "token.entitlements",
 	"token.exp", "token.iat", "request.gateway", "request.method", "request.scheme", "request.host", "request.path", "request.tenant_hint", "request.client_ip",
@@ -59,28 +60,27 @@ var DefaultFields = []string{
 
 var (
 	fieldShape = regexp.MustCompile(`^token\.[A-Za-z0-9_:/.-]{1,128}$`)
-	// secretive are names of claims that are never logged. The words count
-	// wherever they stand: access_token, accessToken, API-Key. What is short counts where it is a
-	// word: auth, and not author or auth_time.
+	// secretive matches names of claims that are never recorded. Long words match
+	// anywhere: access_token, accessToken, API-Key. Short ones match as words only:
+	// auth, and not author or auth_time.
 	secretive = regexp.MustCompile(`(?i)passw|passphrase|passcode|(^|[^a-z])pass$|pwd|pw$|(^|[^a-z])pw[^a-z]|jwt|bearer|auth[nz]?$|secret|token|assertion|cookie|credential|authorization|private|session|signature|nonce|cvv|otp$|api.?key|key$|[_.-]code$|^code$|pin$`)
 )
 
-// CheckFields says what is wrong with an allow-list of fields of the input. A field is
-// named as a whole: nothing stands for several.
+// CheckFields validates an allow-list of fields of the input. There are no wildcards.
 func CheckFields(fields []string) error {
-	var wrong []string
+	var faults []string
 	for _, f := range fields {
 		request, isRequest := strings.CutPrefix(f, "request.")
 		switch {
 		case isRequest && slices.Contains(requestFields(), request):
 		case secretive.MatchString(strings.TrimPrefix(f, "token.")) && f != "token":
-			wrong = append(wrong, fmt.Sprintf("%q sounds like a secret, and is never written down", f))
+			faults = append(faults, fmt.Sprintf("%q looks like the name of a secret, and is never recorded", f))
 		case !fieldShape.MatchString(f):
-			wrong = append(wrong, fmt.Sprintf("%q is neither token.<claim> nor one of request.%s", f, strings.Join(requestFields(), ", request.")))
+			faults = append(faults, fmt.Sprintf("%q is neither token.<claim> nor one of request.%s", f, strings.Join(requestFields(), ", request.")))
 		}
 	}
-	if len(wrong) > 0 {
-		return fmt.Errorf("%s", strings.Join(wrong, "; "))
+	if len(faults) > 0 {
+		return errors.New(strings.Join(faults, "; "))
 	}
 	return nil
 }
@@ -93,18 +93,18 @@ func requestFields() []string {
 	return names
 }
 
-// headersShown are the headers of an answer whose values are written down: names of
-// things, never attributes of people. Of others only that they were there is.
+// headersShown are the headers of a response whose values are recorded: identifiers,
+// never attributes of people. Of other headers only the presence is recorded.
 var headersShown = []string{
 	"X-User-ID", "X-User-Subject", "X-Service-ID", "X-Client-ID", "X-Tenant-ID", "X-Active-Tenant-ID", "X-Enriched-Tenant-ID", "X-User-Roles", "X-User-Permissions", "X-Scopes",
 	"X-Principal-Type",
 }
 
-// masks makes events.
+// masks creates masked events.
 type masks struct {
 	claims  map[string]bool
 	fields  map[string]bool
-	headers []string // canonical, parallel to the values of answers
+	headers []string // canonical, parallel to the values of responses
 	shown   []bool   // parallel to headers
 	labels  map[string]string
 }
@@ -120,7 +120,7 @@ func newMasks(fields, headers []string, labels map[string]string) *masks {
 	}
 	for _, h := range headers {
 		shown := slices.ContainsFunc(headersShown, func(name string) bool { return http.CanonicalHeaderKey(name) == h })
-		switch h { // they say what a claim says
+		switch h { // they carry the value of a claim
 		case http.CanonicalHeaderKey("X-User-Subject"):
 			shown = m.claims["sub"]
 		case http.CanonicalHeaderKey("X-Client-ID"), http.CanonicalHeaderKey("X-Service-ID"):
@@ -131,7 +131,7 @@ func newMasks(fields, headers []string, labels map[string]string) *masks {
 	return m
 }
 
-// event is what is written down of one decision.
+// event is the masked event of one decision.
 func (m *masks) event(e *enrich.Evaluated) *Event {
 	out := &Event{
 		Labels: m.labels, DecisionID: e.Response.DecisionID, Bundles: map[string]Bundle{"iam": {e.Revision.Digest}}, Path: "iam/claims/decision",
@@ -157,7 +157,7 @@ func (m *masks) event(e *enrich.Evaluated) *Event {
 	return out
 }
 
-// facts are those that were read; their names say what claims say.
+// facts are the documents that were read. Their paths contain the values of claims.
 func (m *masks) facts(list []directory.Fact) []directory.Fact {
 	if m.claims["iss"] && m.claims["sub"] && m.claims["client_id"] {
 		return list
@@ -245,22 +245,21 @@ func (m *masks) result(e *enrich.Evaluated, out *Event) {
 		case value == "":
 		case m.shown[i]:
 			headers[m.headers[i]] = out.scrub(at, value)
-		case m.headers[i] != "X-Decision-Id" && m.headers[i] != "X-Policy-Revision": // which stand here already
+		case m.headers[i] != "X-Decision-Id" && m.headers[i] != "X-Policy-Revision": // the event has both already
 			out.Erased = append(out.Erased, at)
 		}
 	}
 	out.Result["headers"] = headers
 }
 
-// longest is how many bytes of one value are written down.
-const longest = 1024
+// maxValueBytes bounds one recorded value.
+const maxValueBytes = 1024
 
-// scrub takes out of a value what looks like a token, and what is too long, wherever the
-// caller has put it.
+// scrub removes from a value everything that looks like a token or is too long.
 func (e *Event) scrub(at string, v any) any {
 	switch v := v.(type) {
 	case string:
-		if len(v) > longest {
+		if len(v) > maxValueBytes {
 			e.Erased = append(e.Erased, at)
 			return "(too long)"
 		}
@@ -287,22 +286,22 @@ func (e *Event) scrub(at string, v any) any {
 
 var pointers = strings.NewReplacer("~", "~0", "/", "~1")
 
-// pointer writes a name as a part of a JSON Pointer (RFC 6901, section 3).
+// pointer escapes a name for a JSON Pointer (RFC 6901, section 3).
 func pointer(name string) string { return pointers.Replace(name) }
 
-// record is an event as it can be found again: by nothing that is not written down.
+// record has the columns for queries of an event, without masked values.
 func (m *masks) record(e *enrich.Evaluated, ev *Event, text json.RawMessage) iam.RecordedDecision {
 	r := iam.RecordedDecision{
 		ID: ev.DecisionID, At: ev.Timestamp, Revision: e.Revision.ID, Allow: e.Response.Allowed, Tenant: e.Response.Tenant, Codes: []string{}, Event: text,
 	}
-	said := func(claim, value string) string {
+	unmasked := func(claim, value string) string {
 		if !m.claims[claim] {
 			return ""
 		}
 		return value
 	}
 	if e.Token != nil {
-		r.Issuer, r.Subject, r.ClientID = said("iss", e.Token.Issuer), said("sub", e.Token.Subject), said("client_id", e.Token.ClientID)
+		r.Issuer, r.Subject, r.ClientID = unmasked("iss", e.Token.Issuer), unmasked("sub", e.Token.Subject), unmasked("client_id", e.Token.ClientID)
 	}
 	if r.Tenant == "" && m.fields["tenant_hint"] {
 		r.Tenant = e.Hint

@@ -71,7 +71,7 @@ func (s *service) sinks() []decisions.Sink {
 		list = append(list, decisions.File(cfg.DecisionFile))
 	}
 	if cfg.DecisionSubject != "" && s.bus != nil {
-		list = append(list, decisions.Sink{Name: "nats", Text: true, Write: func(_ context.Context, batch []decisions.Written) error {
+		list = append(list, decisions.Sink{Name: "nats", Text: true, Write: func(_ context.Context, batch []decisions.Entry) error {
 			var errs []error
 			for _, w := range batch {
 				errs = append(errs, s.bus.Tell(cfg.DecisionSubject, w.Text))
@@ -80,7 +80,7 @@ func (s *service) sinks() []decisions.Sink {
 		}})
 	}
 	if s.manager != nil {
-		list = append(list, decisions.Sink{Name: "opa", Text: true, Write: func(ctx context.Context, batch []decisions.Written) error {
+		list = append(list, decisions.Sink{Name: "opa", Text: true, Write: func(ctx context.Context, batch []decisions.Entry) error {
 			if !s.manager.LogsDecisions() {
 				return nil // not configured; a discovered configuration may, later
 			}
@@ -100,7 +100,7 @@ func (s *service) sinks() []decisions.Sink {
 		}})
 	}
 	if s.decisionStore != nil {
-		list = append(list, decisions.Keep(s.decisionStore.Add))
+		list = append(list, decisions.Database(s.decisionStore.Add))
 	}
 	return list
 }

@@ -1,8 +1,8 @@
-// Package explain reports why a request is allowed or denied: the decision, the rules that fired,
-// and of those that did not the first condition that was not so, with what it is about.
+// Package explain explains why a request is allowed or denied: the decision, the rules that fired,
+// and of the others the first condition that failed, with its values.
 //
-// It owns the explanation and its text for people. What is asked comes from a token, from a
-// recorded decision, or from the identity of a subject; the facts are those of now. It does
+// It owns the explanation and its text for people. The request comes from a token, from a
+// recorded decision, or from the identity of a caller; the facts are the current ones. It does
 // not know HTTP, SQL or Rego's syntax.
 package explain
 
@@ -36,28 +36,28 @@ type Service struct {
 	Enricher *enrich.Service
 }
 
-// Over returns a service that rests on nothing that runs: it reads facts through loader, which
-// must show one moment.
+// Over returns a service that needs no running server: it reads facts through loader, which
+// must be a snapshot.
 func Over(loader directory.Loader, engine *policy.Engine, issuers iam.Issuers, headerMax int) *Service {
-	const patience = 24 * time.Hour // the moment does not pass
-	store := directory.New(loader, directory.Config{Issuers: issuers, MaxStale: patience, Wait: 10 * time.Second})
+	const maxStale = 24 * time.Hour // a snapshot does not become stale
+	store := directory.New(loader, directory.Config{Issuers: issuers, MaxStale: maxStale, Wait: 10 * time.Second})
 	store.MarkFresh(store.Now())
 	return &Service{engine, enrich.New(enrich.Config{
 		Directory: store, Engine: engine, Issuers: issuers, HeaderMax: headerMax, Entries: -1, Log: slog.New(slog.DiscardHandler),
 	})}
 }
 
-// Question is what is to be explained.
+// Question is the request to explain.
 type Question struct {
-	Token   *token.Token // nil: none came
-	Tenant  string       // that is asked for; empty: none
+	Token   *token.Token // nil: an anonymous caller
+	Tenant  string       // that the request names; empty: none
 	Request enrich.RequestFacts
 	Now     time.Time // zero: now
 
-	Recorded *Recorded // nil: the question was not asked before
+	Recorded *Recorded // nil: it is no recorded decision
 }
 
-// Recorded is what was decided, when it was.
+// Recorded is the decision as it was recorded.
 type Recorded struct {
 	Decision string           `json:"decision"`
 	At       time.Time        `json:"at"`
@@ -65,28 +65,28 @@ type Recorded struct {
 	Allow    bool             `json:"allow"`
 	Codes    []string         `json:"codes"`
 	Facts    []directory.Fact `json:"facts"`
-	Erased   []string         `json:"erased,omitempty"` // what of the question was not written down
+	Erased   []string         `json:"erased,omitempty"` // input that was not recorded
 }
 
-// Explanation is what is said of a question.
+// Explanation explains the decision of a request.
 type Explanation struct {
 	Revision string            `json:"revision"`
-	Name     string            `json:"name,omitempty" doc:"what its bundle calls it"`
+	Name     string            `json:"name,omitempty" doc:"revision in the manifest of the bundle"`
 	Allow    bool              `json:"allow"`
-	Status   int               `json:"status" doc:"that the gateway gets"`
+	Status   int               `json:"status" doc:"of the response to the gateway"`
 	Code     string            `json:"code,omitempty" doc:"of a deny: the first reason's"`
-	Detail   string            `json:"detail,omitempty" doc:"where it is not the policy that decides, or there is no answer"`
+	Detail   string            `json:"detail,omitempty" doc:"where the policy does not decide, or its evaluation fails"`
 	Tenant   string            `json:"tenant,omitempty"`
 	Headers  map[string]string `json:"headers,omitempty"`
 	Rules    []policy.Rule     `json:"rules" doc:"all that can grant or deny, in the order of the files"`
-	Facts    []directory.Fact  `json:"facts" doc:"that were read, with the versions of their rows; without one: there is no such document"`
+	Facts    []directory.Fact  `json:"facts" doc:"documents that were read, with the versions of their rows; without a version, the document does not exist"`
 
-	Recorded *Recorded `json:"recorded,omitempty" doc:"what was decided when it was asked"`
+	Recorded *Recorded `json:"recorded,omitempty" doc:"the decision as it was recorded"`
 	Changed  []string  `json:"changed,omitempty" doc:"documents that have changed since"`
-	Unknown  []string  `json:"unknown,omitempty" doc:"what the policy looks at and the record does not have"`
+	Unknown  []string  `json:"unknown,omitempty" doc:"input that the policy reads and the record does not have"`
 }
 
-// Explain explains under r; nil: what is in force.
+// Explain explains under r; nil: the active revision.
 func (s *Service) Explain(ctx context.Context, r *policy.Revision, q Question) (Explanation, error) {
 	if r == nil {
 		if r = s.Engine.Revision(); r == nil {
@@ -99,8 +99,8 @@ func (s *Service) Explain(ctx context.Context, r *policy.Revision, q Question) (
 	}
 	deadline := time.Now().Add(5 * time.Second)
 	facts := s.Enricher.View(q.Token, deadline)
-	asked := enrich.Request{TenantHint: q.Tenant, Facts: q.Request}
-	o, err := s.Enricher.Ask(ctx, enrich.Question{Revision: r, Token: q.Token, Request: asked, Facts: facts, Now: now}, deadline)
+	request := enrich.Request{TenantHint: q.Tenant, Facts: q.Request}
+	o, err := s.Enricher.Ask(ctx, enrich.Question{Revision: r, Token: q.Token, Request: request, Facts: facts, Now: now}, deadline)
 	x := Explanation{Revision: r.ID, Name: r.Name, Recorded: q.Recorded, Rules: []policy.Rule{}}
 	if err != nil {
 		known, ours := errors.AsType[*iam.Error](err)
@@ -117,7 +117,7 @@ func (s *Service) Explain(ctx context.Context, r *policy.Revision, q Question) (
 			x.Status = http.StatusOK
 			x.Headers = map[string]string{}
 			for i, name := range s.Engine.Headers() {
-				if name != http.CanonicalHeaderKey("X-Decision-ID") && o.Response.Values[i] != "" { // of a decision that is recorded nowhere
+				if name != http.CanonicalHeaderKey("X-Decision-ID") && o.Response.Values[i] != "" { // of a decision that is not recorded
 					x.Headers[name] = o.Response.Values[i]
 				}
 			}
@@ -149,8 +149,7 @@ func statusOf(k iam.Kind) int {
 	}
 }
 
-// Changed are the documents of before that differ now, also those that were not read
-// again.
+// Changed are the documents of before that have changed, also those that were not read again.
 func Changed(ctx context.Context, before []directory.Fact, now *directory.View) ([]string, error) {
 	var names []string
 	for _, f := range before {
@@ -165,8 +164,7 @@ func Changed(ctx context.Context, before []directory.Fact, now *directory.View) 
 	return names, nil
 }
 
-// Unknown are the parts of a recorded question that r looks at and that were not written
-// down.
+// Unknown are the parts of the input that r reads and that were not recorded.
 func Unknown(r *policy.Revision, q Question) []string {
 	var list []string
 	for _, pointer := range q.Recorded.Erased {
@@ -178,8 +176,8 @@ func Unknown(r *policy.Revision, q Question) []string {
 		for step := range strings.SplitSeq(path, "/") {
 			ref = append(ref, ast.StringTerm(unescape.Replace(step)))
 		}
-		looksAt := func(ref ast.Ref) bool { return slices.Contains(r.CacheKey, ref.String()) }
-		if looksAt(ref[:2]) || len(ref) > 2 && looksAt(ref[:3]) || q.Token == nil && path == "request/path" { // Go itself looks at the path of who sends no token
+		reads := func(ref ast.Ref) bool { return slices.Contains(r.CacheKey, ref.String()) }
+		if reads(ref[:2]) || len(ref) > 2 && reads(ref[:3]) || q.Token == nil && path == "request/path" { // the service reads the path of an anonymous request
 			list = append(list, ref.String())
 		}
 	}
@@ -188,7 +186,7 @@ func Unknown(r *policy.Revision, q Question) []string {
 
 var unescape = strings.NewReplacer("~1", "/", "~0", "~")
 
-// Of builds a token from the identity of a subject or client. It fails with an Invalid
+// Of returns a token of a caller's identity: claims that no issuer has signed. It fails with an Invalid
 // error.
 func Of(issuer, subject, clientID string, more map[string]any, now time.Time) (*token.Token, error) {
 	claims := maps.Clone(more)
@@ -206,8 +204,8 @@ func Of(issuer, subject, clientID string, more map[string]any, now time.Time) (*
 	return FromClaims(claims, now)
 }
 
-// FromClaims builds a token from claims, verified or not. Without a time of issue, it was
-// issued at now.
+// FromClaims returns a token with claims, which need not be verified. Without iat, it was issued
+// at now.
 func FromClaims(claims map[string]any, now time.Time) (*token.Token, error) {
 	text := func(name string) string {
 		s, _ := claims[name].(string) // absent, or no string: none
@@ -221,7 +219,7 @@ func FromClaims(claims map[string]any, now time.Time) (*token.Token, error) {
 		}
 	}
 	if t.Issuer == "" {
-		return nil, iam.Refuse([]iam.FieldError{{Pointer: "/issuer", Detail: "is needed: whose subject it is"}})
+		return nil, iam.Refuse([]iam.FieldError{{Pointer: "/issuer", Detail: "is missing: the issuer of the subject"}})
 	}
 	switch n := claims["iat"].(type) {
 	case json.Number:
@@ -242,7 +240,7 @@ func FromClaims(claims map[string]any, now time.Time) (*token.Token, error) {
 	return t, nil
 }
 
-// FromRecord makes a question of a decision that was recorded.
+// FromRecord returns the request of a recorded decision.
 func FromRecord(d iam.RecordedDecision) (Question, error) {
 	var event struct {
 		Input struct {
@@ -295,7 +293,7 @@ func (x Explanation) Text(w io.Writer) {
 	if x.Allow {
 		word = "allowed"
 	} else if x.Status == http.StatusServiceUnavailable {
-		word = "not answered"
+		word = "not decided"
 	}
 	fmt.Fprintf(w, "%s, %d", word, x.Status)
 	if x.Code != "" {
@@ -317,12 +315,12 @@ func (x Explanation) Text(w io.Writer) {
 		if d.Allow {
 			was = "allowed"
 		}
-		fmt.Fprintf(w, "  when it was asked, %s, it was %s by revision %s: %s\n", d.At.UTC().Format(time.RFC3339), was, d.Revision, strings.Join(d.Codes, ", "))
+		fmt.Fprintf(w, "  when it was recorded, %s, it was %s by revision %s: %s\n", d.At.UTC().Format(time.RFC3339), was, d.Revision, strings.Join(d.Codes, ", "))
 		for _, path := range x.Changed {
 			fmt.Fprintf(w, "  changed since: %s\n", path)
 		}
 		for _, path := range x.Unknown {
-			fmt.Fprintf(w, "  not recorded, and looked at by the policy: %s\n", path)
+			fmt.Fprintf(w, "  not recorded, and read by the policy: %s\n", path)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.Headers)) {
@@ -349,7 +347,7 @@ func (x Explanation) Text(w io.Writer) {
 	if !x.Allow {
 		by, granted = "otherwise granted by", slices.ContainsFunc(x.Rules, func(r policy.Rule) bool { return r.Fired && grants(r.Set) })
 	}
-	fired(func(set string) bool { return !grants(set) && (set != "refusals" || !granted) }, "refused by")
+	fired(func(set string) bool { return !grants(set) && (set != "refusals" || !granted) }, "denied by")
 	fired(grants, by)
 	if granted {
 		x.facts(w)
@@ -361,12 +359,12 @@ func (x Explanation) Text(w io.Writer) {
 			continue
 		}
 		if first {
-			fmt.Fprintln(w, "not granted, since:")
+			fmt.Fprintln(w, "not granted, because:")
 			first = false
 		}
 		fmt.Fprintf(w, "  %s: %s (%s:%d)\n", r.Code, r.Title, r.File, r.Line)
 		if r.Failed != nil {
-			condition(w, "is not so", *r.Failed, "    ")
+			condition(w, "fails", *r.Failed, "    ")
 		}
 		if r.Error != "" {
 			fmt.Fprintf(w, "    cannot be evaluated: %s\n", r.Error)
@@ -382,7 +380,7 @@ func (x Explanation) facts(w io.Writer) {
 	fmt.Fprintln(w, "facts:")
 	for _, f := range x.Facts {
 		if f.Version == 0 {
-			fmt.Fprintf(w, "  %s: there is none\n", f.Name())
+			fmt.Fprintf(w, "  %s: not found\n", f.Name())
 		} else {
 			fmt.Fprintf(w, "  %s, version %d\n", f.Name(), f.Version)
 		}
@@ -394,7 +392,7 @@ func condition(w io.Writer, what string, c policy.Condition, indent string) {
 	for _, v := range c.Values {
 		if !v.Defined {
 			if slices.ContainsFunc(c.Because, func(b policy.Cause) bool { return b.Name == v.Name }) {
-				continue // said below
+				continue // explained below
 			}
 			fmt.Fprintf(w, "%s  %s is undefined\n", indent, v.Name)
 			continue
@@ -412,7 +410,7 @@ func condition(w io.Writer, what string, c policy.Condition, indent string) {
 	for _, cause := range c.Because {
 		for _, f := range cause.Failed {
 			fmt.Fprintf(w, "%s  %s has no value:\n", indent, cause.Name)
-			condition(w, "is not so", f, indent+"    ")
+			condition(w, "fails", f, indent+"    ")
 		}
 	}
 }

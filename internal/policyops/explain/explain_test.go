@@ -21,7 +21,7 @@ func recorded(t *testing.T, event map[string]any) (explain.Question, error) {
 	return explain.FromRecord(iam.RecordedDecision{ID: "d", At: time.Now(), Event: text})
 }
 
-func TestWhatThePolicyLooksAtAndNobodyWroteDownIsSaid(t *testing.T) {
+func TestInputThatThePolicyReadsAndWasNotRecordedIsReported(t *testing.T) {
 	t.Parallel()
 	r := &policy.Revision{CacheKey: []string{"input.token.sub", `input.token["https://x/roles"]`, "input.request.host"}}
 	q, err := recorded(t, map[string]any{
@@ -38,7 +38,7 @@ func TestWhatThePolicyLooksAtAndNobodyWroteDownIsSaid(t *testing.T) {
 	if got := explain.Unknown(r, q); len(got) != 3 {
 		t.Errorf("got %q", got)
 	}
-	// Of who sends no token, the service itself looks at the path.
+	// The service itself reads the path of an anonymous request.
 	if q, err = recorded(t, map[string]any{"input": map[string]any{"request": map[string]any{}, "now": 1}, "erased": []string{"/input/request/path"}}); err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func TestWhatThePolicyLooksAtAndNobodyWroteDownIsSaid(t *testing.T) {
 	}
 }
 
-func TestAQuestionIsWhatWasAsked(t *testing.T) {
+func TestARecordedDecisionBecomesItsRequest(t *testing.T) {
 	t.Parallel()
 	q, err := recorded(t, map[string]any{
 		"input": map[string]any{
@@ -64,6 +64,6 @@ func TestAQuestionIsWhatWasAsked(t *testing.T) {
 		t.Errorf("got %+v, %+v", q, q.Token)
 	}
 	if _, err := recorded(t, map[string]any{"input": map[string]any{"token": map[string]any{"sub": "s"}}}); err == nil {
-		t.Error("a token of nobody's is asked about")
+		t.Error("a token without an issuer is accepted")
 	}
 }

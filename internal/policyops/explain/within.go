@@ -15,23 +15,23 @@ import (
 	"iam-service/internal/token"
 )
 
-// Within explains to a caller who may see one tenant and nothing else, under the active policy.
+// Within explains to a caller who may read one tenant and nothing else, under the active policy.
 //
-// Whether the subject is let in is evaluated over all facts. Why is evaluated once more, over
-// facts that hold nothing of other tenants, of the user's platform roles or attributes, and of
-// values only those are shown that are a part of these facts or of the input: a bundle's data and
-// what rules make can be about other tenants. Headers are shown as they are answered.
-// Where the two differ, the decision depends on what is not shown, and the rules are left out.
+// The decision is evaluated over all facts. The reasons are evaluated again, over
+// facts without other tenants, and without the user's platform roles and attributes. Only values
+// from these facts or the input are shown: a bundle's data and
+// the results of rules can be about other tenants. Headers are shown as the gateway gets them.
+// Where the two decisions differ, the first one depends on hidden facts, and the rules are left out.
 type Within struct {
 	Tenant    string
-	Facts     directory.Loader // one moment; called by one goroutine at a time
+	Facts     directory.Loader // a snapshot; called by one goroutine at a time
 	Engine    *policy.Engine
 	Issuers   iam.Issuers
 	HeaderMax int
 }
 
-// Explain explains a question about a member or a client of the tenant. About anybody else it
-// fails as for what is not there.
+// Explain explains a request of a member or a client of the tenant. Any other subject is not
+// found.
 func (v Within) Explain(ctx context.Context, q Question) (Explanation, error) {
 	all := &serial{Loader: v.Facts}
 	limited := q
@@ -47,7 +47,7 @@ func (v Within) Explain(ctx context.Context, q Question) (Explanation, error) {
 		known.Facts = slices.DeleteFunc(slices.Clone(r.Facts), func(f directory.Fact) bool { return !v.shows(f) })
 		limited.Recorded = &known
 	}
-	truth, err := Over(all, v.Engine, v.Issuers, v.HeaderMax).Explain(ctx, nil, q)
+	decided, err := Over(all, v.Engine, v.Issuers, v.HeaderMax).Explain(ctx, nil, q)
 	if err != nil {
 		return Explanation{}, err
 	}
@@ -56,22 +56,30 @@ func (v Within) Explain(ctx context.Context, q Question) (Explanation, error) {
 		return Explanation{}, err
 	}
 	if x.Status == http.StatusServiceUnavailable {
-		x.Detail = "it cannot be decided now" // why not is the operators' to know
+		x.Detail = "it cannot be decided now" // the reason is for operators
 	}
 	x.Facts = slices.DeleteFunc(x.Facts, func(f directory.Fact) bool { return !v.shows(f) })
 	for i := range x.Rules {
 		redact(&x.Rules[i])
 	}
-	if truth.Revision == x.Revision && truth.Allow == x.Allow && truth.Status == x.Status && truth.Code == x.Code {
+	if decided.Revision == x.Revision && decided.Allow == x.Allow && decided.Status == x.Status && decided.Code == x.Code {
 		return x, nil
 	}
 	return Explanation{
-		Revision: truth.Revision, Name: truth.Name, Allow: truth.Allow, Status: truth.Status, Code: truth.Code, Tenant: x.Tenant, Recorded: x.Recorded, Rules: []policy.Rule{}, Facts: []directory.Fact{},
-		Detail: "the decision depends on facts that are not this tenant's, so the rules are not shown: ask a platform administrator",
+		Revision: decided.Revision,
+		Name:     decided.Name,
+		Allow:    decided.Allow,
+		Status:   decided.Status,
+		Code:     decided.Code,
+		Tenant:   x.Tenant,
+		Recorded: x.Recorded,
+		Rules:    []policy.Rule{},
+		Facts:    []directory.Fact{},
+		Detail:   "the decision depends on facts that are not this tenant's, so the rules are not shown: ask a platform administrator",
 	}, nil
 }
 
-// redact takes out of a rule what is of neither the facts nor the input.
+// redact hides the values of a rule that are from neither the facts nor the input.
 func redact(r *policy.Rule) {
 	for i := range r.Held {
 		redactCondition(&r.Held[i])
@@ -94,16 +102,16 @@ func redactCondition(c *policy.Condition) {
 	}
 }
 
-// shows reports whether that a document was read, and its version, are the tenant's to see. A
-// user's document changes with every tenant that it is about.
+// shows reports whether the tenant may see that a document was read, and its version. A
+// user's document changes with every tenant that it references.
 func (v Within) shows(f directory.Fact) bool {
 	return f.Path == "tenants/"+v.Tenant
 }
 
-// token is the token that a question is about, with what the tenant may see of it.
+// token is the token of the request, with the claims that the tenant may see.
 func (v Within) token(ctx context.Context, facts directory.Loader, q Question) (*token.Token, error) {
 	t := q.Token
-	notThere := iam.Errorf(iam.NotFound, "not found")
+	notFound := iam.Errorf(iam.NotFound, "not found")
 	client, known, err := facts.Client(ctx, t.Issuer, t.ClientID)
 	if err != nil {
 		return nil, err
@@ -111,7 +119,7 @@ func (v Within) token(ctx context.Context, facts directory.Loader, q Question) (
 	ours := known && client.Tenant == v.Tenant
 	if t.Program() {
 		if !ours {
-			return nil, notThere
+			return nil, notFound
 		}
 		return t, nil
 	}
@@ -120,13 +128,13 @@ func (v Within) token(ctx context.Context, facts directory.Loader, q Question) (
 		return nil, err
 	}
 	if !slices.ContainsFunc(user.Memberships, func(m iam.Membership) bool { return m.Tenant == v.Tenant }) {
-		return nil, notThere
+		return nil, notFound
 	}
 	if q.Recorded == nil {
 		if t.ClientID != "" && !ours {
-			return nil, notThere
+			return nil, notFound
 		}
-		return t, nil // the caller has made up its claims
+		return t, nil // the caller has chosen its claims
 	}
 	tenant, _, err := facts.Tenant(ctx, v.Tenant)
 	if err != nil {
@@ -155,8 +163,8 @@ func (v Within) token(ctx context.Context, facts directory.Loader, q Question) (
 	return FromClaims(claims, t.IssuedAt)
 }
 
-// mappedHere are the values of a claim that a tenant maps to roles; nil: none. What else the
-// provider says of a user can be about other tenants.
+// mappedHere are the values of a claim that a tenant maps to roles; nil: none. Other claims of the
+// provider can be about other tenants.
 func mappedHere(mappings []iam.Mapping, issuer, name string, claim any) any {
 	mapped := func(value any) bool {
 		return slices.ContainsFunc(mappings, func(m iam.Mapping) bool { return m.Issuer == issuer && m.Claim == name && m.Value == value })
@@ -180,7 +188,7 @@ func mappedHere(mappings []iam.Mapping, issuer, name string, claim any) any {
 	return here
 }
 
-// serial lets evaluations share facts that are for one goroutine at a time.
+// serial serializes the calls of a loader that is for one goroutine at a time.
 type serial struct {
 	directory.Loader
 	mu sync.Mutex
@@ -204,7 +212,7 @@ func (s *serial) Client(ctx context.Context, issuer, clientID string) (iam.Clien
 	return s.Loader.Client(ctx, issuer, clientID)
 }
 
-// onlyOf are the facts as far as they are one tenant's.
+// onlyOf loads the facts of one tenant only.
 type onlyOf struct {
 	directory.Loader
 	tenant string
@@ -241,8 +249,8 @@ func (o *onlyOf) Client(ctx context.Context, issuer, clientID string) (iam.Clien
 	return c, true, nil
 }
 
-// EventWithin leaves of a recorded event what a tenant that it is about may see: the request, and
-// what was decided. Claims, headers and facts can be about other tenants.
+// EventWithin reduces a recorded event to what its tenant may see: the request and
+// the decision. Claims, headers and facts can be about other tenants.
 func EventWithin(event json.RawMessage) (json.RawMessage, error) {
 	type whole struct {
 		Input struct {

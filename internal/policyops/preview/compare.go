@@ -90,7 +90,7 @@ func (c comparer) difference(before, after Outcome) Change {
 	case after.Error != "" && before.Error == "":
 		x.Kind = Breaks
 	case after.Error == "" && before.Error != "":
-		x.Kind = Mends
+		x.Kind = Fixes
 	case after.Allow && !before.Allow:
 		x.Kind = Gains
 	case !after.Allow && before.Allow:

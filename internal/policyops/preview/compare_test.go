@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestEachChangeIsOfItsKind(t *testing.T) {
+func TestChangesAreClassified(t *testing.T) {
 	t.Parallel()
 	c := newComparer(nil, []string{"X-User-Roles", "X-Decision-Id", "X-Policy-Revision"})
 	allow := func(roles, id string, codes ...string) Outcome {
@@ -17,17 +17,17 @@ func TestEachChangeIsOfItsKind(t *testing.T) {
 		before, after Outcome
 		want          string
 	}{
-		"the same":           {allow("a", "1", "m"), allow("a", "2", "m"), ""},
-		"other roles":        {allow("a", "1", "m"), allow("b", "2", "m"), Headers},
-		"another grant":      {allow("a", "1", "m"), allow("a", "2", "n"), Reasons},
-		"let in":             {deny(403, "x"), allow("a", "1", "m"), Gains},
-		"kept out":           {allow("a", "1", "m"), deny(403, "x"), Loses},
-		"another status":     {deny(403, "x"), deny(401, "x"), Status},
-		"another reason":     {deny(403, "x"), deny(403, "y"), Reasons},
-		"no answer any more": {allow("a", "1", "m"), broken, Breaks},
-		"no answer instead":  {deny(403, "x"), broken, Breaks},
-		"an answer again":    {broken, allow("a", "1", "m"), Mends},
-		"still no answer":    {broken, broken, ""},
+		"the same":             {allow("a", "1", "m"), allow("a", "2", "m"), ""},
+		"other roles":          {allow("a", "1", "m"), allow("b", "2", "m"), Headers},
+		"another grant":        {allow("a", "1", "m"), allow("a", "2", "n"), Reasons},
+		"allowed":              {deny(403, "x"), allow("a", "1", "m"), Gains},
+		"denied":               {allow("a", "1", "m"), deny(403, "x"), Loses},
+		"another status":       {deny(403, "x"), deny(401, "x"), Status},
+		"another reason":       {deny(403, "x"), deny(403, "y"), Reasons},
+		"fails":                {allow("a", "1", "m"), broken, Breaks},
+		"fails, denied before": {deny(403, "x"), broken, Breaks},
+		"fails no longer":      {broken, allow("a", "1", "m"), Fixes},
+		"still fails":          {broken, broken, ""},
 	} {
 		if got := c.difference(x.before, x.after); got.Kind != x.want {
 			t.Errorf("%s: %q, want %q", name, got.Kind, x.want)
@@ -35,11 +35,11 @@ func TestEachChangeIsOfItsKind(t *testing.T) {
 	}
 }
 
-func TestQuestionsAreHeldToWhatTheyMayAsk(t *testing.T) {
+func TestQuestionsAreValidated(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"questions: [{title: a, token: {sub: x}}]":            "sub is that of each",
-		"questions: [{title: a}, {title: a}]":                 "two questions are called",
+		"questions: [{title: a, token: {sub: x}}]":            "sub is set for each caller",
+		"questions: [{title: a}, {title: a}]":                 "two questions have the title",
 		"questions: [{title: a, request: {client_ip: here}}]": "unable to parse IP",
 		"questions: [{title: a, request: {method: get}}]":     "/request/method: must be an upper-case token",
 		"questions: [{token: {}}]":                            "has no title",

@@ -12,16 +12,16 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Moment is facts of one moment, until it is closed.
+// Moment is a snapshot of the facts, until it is closed.
 type Moment interface {
 	Facts
 	Close()
 }
 
-// Jobs runs previews aside, one at a time on this replica.
+// Jobs runs previews in the background, one at a time on this replica.
 type Jobs struct {
 	Snapshot func(context.Context) (Moment, error)
-	Note     func(context.Context, iam.PolicyPreview) (bool, error) // how far one is, or with a report that it is over; false: it was cancelled
+	Note     func(context.Context, iam.PolicyPreview) (bool, error) // stores its progress, or its report once it is done; false: it was cancelled
 	Log      *slog.Logger
 	OnPanic  func(error) // called with a panic in a preview, which fails by it; may be nil
 
@@ -31,11 +31,11 @@ type Jobs struct {
 
 const (
 	noteEvery = 2 * time.Second
-	jobLimit  = 30 * time.Minute // a snapshot keeps PostgreSQL from cleaning up behind it
+	jobLimit  = 30 * time.Minute // a snapshot keeps PostgreSQL from vacuuming
 )
 
-// Start begins a preview that is noted as p, and returns. It works until ctx ends, or until
-// it is cancelled. c lacks its Facts.
+// Start starts the preview that is stored as p, and returns. It runs until ctx ends, or until
+// it is cancelled. c has no Facts.
 func (j *Jobs) Start(ctx context.Context, p iam.PolicyPreview, c Config) {
 	j.running.Go(func() {
 		defer j.busy.Store(false)
@@ -53,10 +53,10 @@ func (j *Jobs) Start(ctx context.Context, p iam.PolicyPreview, c Config) {
 				stop()
 			}
 			if err != nil && ctx.Err() == nil {
-				j.Log.WarnContext(ctx, "how far a preview is could not be noted", slog.String("preview", p.ID), slog.Any("err", err))
+				j.Log.WarnContext(ctx, "preview progress not stored", slog.String("preview", p.ID), slog.Any("err", err))
 			}
 		}
-		over := make(chan struct{})
+		finished := make(chan struct{})
 		var noting sync.WaitGroup
 		noting.Go(func() {
 			tick := time.NewTicker(noteEvery)
@@ -65,33 +65,33 @@ func (j *Jobs) Start(ctx context.Context, p iam.PolicyPreview, c Config) {
 				select {
 				case <-tick.C:
 					note(p)
-				case <-over:
+				case <-finished:
 					return
 				}
 			}
 		})
 		report, err := j.run(working, c)
-		close(over)
+		close(finished)
 		noting.Wait()
 		if working.Err() != nil && ctx.Err() == nil {
-			j.Log.InfoContext(ctx, "a preview was cancelled", slog.String("preview", p.ID))
+			j.Log.InfoContext(ctx, "preview cancelled", slog.String("preview", p.ID))
 			return
 		}
 		p.State = "done"
-		var say any = report
+		var result any = report
 		if err != nil {
-			j.Log.WarnContext(ctx, "a preview failed", slog.String("preview", p.ID), slog.Any("err", err))
-			p.State, say = "failed", map[string]string{"error": "the facts or decisions could not be read to the end; the log says why"}
+			j.Log.WarnContext(ctx, "preview failed", slog.String("preview", p.ID), slog.Any("err", err))
+			p.State, result = "failed", map[string]string{"error": "the facts or decisions could not be read; see the log of the service"}
 		}
-		if p.Report, err = json.Marshal(say); err != nil {
-			j.Log.ErrorContext(ctx, "a preview could not be written down", slog.Any("err", err))
+		if p.Report, err = json.Marshal(result); err != nil {
+			j.Log.ErrorContext(ctx, "preview report not stored", slog.Any("err", err))
 			return
 		}
 		note(p)
 	})
 }
 
-// note does not panic: it runs in a goroutine of its own.
+// note recovers panics: it runs in a goroutine of its own.
 func (j *Jobs) note(ctx context.Context, p iam.PolicyPreview) (going bool, err error) {
 	defer j.report(&err)
 	defer iam.Recovered(&err)
@@ -119,7 +119,7 @@ func (j *Jobs) run(ctx context.Context, c Config) (_ Report, err error) {
 	return Run(ctx, c)
 }
 
-// Take reserves the place of the one preview.
+// Take reserves the one preview.
 func (j *Jobs) Take() error {
 	if !j.busy.CompareAndSwap(false, true) {
 		return &iam.Error{Kind: iam.Conflict, Code: "preview_running", Detail: "another preview is running on this replica: one at a time"}
@@ -127,7 +127,7 @@ func (j *Jobs) Take() error {
 	return nil
 }
 
-// Free gives back the place that Take has reserved, where no preview was started.
+// Free releases what Take has reserved, where no preview was started.
 func (j *Jobs) Free() { j.busy.Store(false) }
 
 // Wait waits until none is running.

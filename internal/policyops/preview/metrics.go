@@ -12,6 +12,6 @@ func (s *Shadow) Register(r prometheus.Registerer) {
 		func() float64 { evaluated, _, _ := s.Figures(); return float64(evaluated) })
 	telemetry.Counter(r, "iam_policy_shadow_differences_total", "Of those, the ones that a caller would notice as different.", nil,
 		func() float64 { _, differences, _ := s.Figures(); return float64(differences) })
-	telemetry.Counter(r, "iam_policy_shadow_dropped_total", "Live requests that the shadow policy had no time for.", nil,
+	telemetry.Counter(r, "iam_policy_shadow_dropped_total", "Live requests that the shadow policy did not evaluate: its queue was full.", nil,
 		func() float64 { _, _, dropped := s.Figures(); return float64(dropped) })
 }

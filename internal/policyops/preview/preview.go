@@ -1,15 +1,15 @@
-// Package preview says what would change under another policy before it is in force: who
+// Package preview reports what would change under another policy before it is active: who
 // would gain and lose what.
 //
-// It owns which questions are asked, how two answers are compared, and that memory does not
-// grow with the platform: users are read some at a time from one snapshot, and differences
-// are grouped and counted while they are found. Two revisions answer each question over the
-// same facts, by the same code that answers gateways. It does not know SQL, HTTP or Rego's
+// It owns which questions are evaluated, how two decisions are compared, and that memory does not
+// grow with the platform: users are read in pages from one snapshot, and differences
+// are grouped and counted while they are found. Each question is evaluated under two revisions over the
+// same facts, by the code that responds to gateways. It does not know SQL, HTTP or Rego's
 // syntax.
 //
-//	snapshot ─▶ user × tenant × question ─▶ base, candidate ─▶ the same? ─no─▶ group, export
-//	snapshot ─▶ tenant × who does not belong there × question ─▶ the same
-//	recorded decisions ─────────────────────▶ the same over the facts of the snapshot
+//	snapshot ─▶ user × tenant × question ─▶ base, candidate ─▶ equal? ─no─▶ group, export
+//	snapshot ─▶ tenant × outsider × question ─▶ the same
+//	recorded decisions ──────────────────────▶ the same over the facts of the snapshot
 package preview
 
 import (
@@ -31,25 +31,25 @@ import (
 	"iam-service/internal/token"
 )
 
-// Facts are all of the directory, at one moment.
+// Facts are a snapshot of the whole directory.
 type Facts interface {
 	directory.Loader
-	Count(ctx context.Context) (who, tenants int64, err error)
+	Count(ctx context.Context) (principals, tenants int64, err error)
 	Tenants(ctx context.Context, after string, limit int) ([]string, error)
 	Users(ctx context.Context, after string, limit int) ([]iam.UserFacts, error)
 	Clients(ctx context.Context, issuer, clientID string, limit int) ([]iam.Client, error)
 }
 
-// Bounds of what is kept.
+// Bounds of the work and of the report.
 const (
 	pageSize   = 500
 	sampleSize = 10
 	groupsMost = 500
-	evalLimit  = 5 * time.Second // of one question
-	replayMost = 100_000         // recorded decisions that are asked once more
+	evalLimit  = 5 * time.Second // of one comparison
+	replayMost = 100_000         // recorded decisions that are evaluated again
 
-	strangersMost   = 100 // users who are asked about in others' tenants, and as many clients
-	strangersOfPage = 10  // ids say nothing of who comes first
+	strangersMost   = 100 // users who are evaluated in other tenants, and as many clients
+	strangersOfPage = 10  // from each page, as a sample: ids are random
 )
 
 // Config of a preview.
@@ -57,17 +57,17 @@ type Config struct {
 	Engine          *policy.Engine // with the settings of serve
 	Issuers         iam.Issuers
 	HeaderMax       int
-	Limit           time.Duration // of one evaluation where it is served: answers that took longer are counted; 0: 50 ms
+	Limit           time.Duration // of one evaluation where it is served: slower ones are counted; 0: 50 ms
 	Base, Candidate *policy.Revision
-	Questions       []Question // none: Usual
+	Questions       []Question // none: DefaultQuestions
 	Facts           Facts
 	Replay          func(ctx context.Context, each func(iam.RecordedDecision) error) error // recorded decisions; nil: none
 	Workers         int                                                                    // 0: 1
 	OnProgress      func(done, total int64)                                                // may be nil
-	OnChange        func(Change) error                                                     // told of each change, one after the other; may be nil
+	OnChange        func(Change) error                                                     // called with each change, never concurrently; may be nil
 }
 
-// run is a preview under way.
+// run is a running preview.
 type run struct {
 	Config
 	both  comparer
@@ -79,17 +79,17 @@ type run struct {
 	mu       sync.Mutex
 	sections [3]section
 
-	strangers []principal // users and clients from everywhere, who are outsiders in most tenants
+	strangers []principal // a sample of users and clients, who are outsiders in most tenants
 }
 
-// Run asks all questions of both.
+// Run evaluates all questions under both revisions.
 func Run(ctx context.Context, c Config) (Report, error) {
 	began := time.Now()
 	if len(c.Questions) == 0 {
 		c.Questions = DefaultQuestions()
 	}
 	c.Limit = cmp.Or(c.Limit, 50*time.Millisecond)
-	r := &run{Config: c, users: users{Loader: c.Facts, held: map[[2]string]iam.UserFacts{}}, now: began}
+	r := &run{Config: c, users: users{Loader: c.Facts, read: map[[2]string]iam.UserFacts{}}, now: began}
 	r.both = newComparer(explain.Over(&r.users, c.Engine, c.Issuers, c.HeaderMax).Enricher, c.Engine.Headers())
 	for i := range r.sections {
 		r.sections[i] = section{Section{Counts: map[string]int64{}, Groups: []Group{}}, map[string]*Group{}}
@@ -105,11 +105,11 @@ func Run(ctx context.Context, c Config) (Report, error) {
 			report.Lacking = append(report.Lacking, fmt.Sprintf("%s: %s", q.Title, lacks))
 		}
 	}
-	who, tenants, err := c.Facts.Count(ctx)
+	principals, tenants, err := c.Facts.Count(ctx)
 	if err != nil {
 		return report, err
 	}
-	r.total = (who + tenants + 1) * int64(len(c.Questions))
+	r.total = (principals + tenants + 1) * int64(len(c.Questions))
 	if err := r.directory(ctx); err != nil {
 		return report, err
 	}
@@ -129,43 +129,43 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	return report, nil
 }
 
-// users is a loader that knows the users who are asked about at the moment.
+// users is a loader that has the users who are being evaluated.
 type users struct {
 	directory.Loader
 	mu   sync.Mutex
-	held map[[2]string]iam.UserFacts
+	read map[[2]string]iam.UserFacts
 }
 
-// User answers from what was read already.
+// User returns a user who was read already, or loads them.
 func (u *users) User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
 	u.mu.Lock()
-	facts, held := u.held[[2]string{issuer, subject}]
+	facts, found := u.read[[2]string{issuer, subject}]
 	u.mu.Unlock()
-	if held {
+	if found {
 		return facts, true, nil
 	}
 	return u.Loader.User(ctx, issuer, subject)
 }
 
-func (u *users) hold(f iam.UserFacts) {
+func (u *users) add(f iam.UserFacts) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.held[[2]string{f.Issuer, f.Subject}] = f
+	u.read[[2]string{f.Issuer, f.Subject}] = f
 }
 
 func (u *users) drop(f iam.UserFacts) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	delete(u.held, [2]string{f.Issuer, f.Subject})
+	delete(u.read, [2]string{f.Issuer, f.Subject})
 }
 
-// recoverPanic makes an error of a panic in a goroutine of a preview.
+// recoverPanic returns a panic of a job as an error.
 func recoverPanic(ctx context.Context, job func(context.Context) error) (err error) {
 	defer iam.Recovered(&err)
 	return job(ctx)
 }
 
-// directory asks about each user in each of their tenants, and about each client.
+// directory evaluates each user in each of their tenants, and each client.
 func (r *run) directory(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	jobs := make(chan func(context.Context) error, pageSize)
@@ -182,7 +182,7 @@ func (r *run) directory(ctx context.Context) error {
 	group.Go(func() (err error) {
 		defer iam.Recovered(&err)
 		defer close(jobs)
-		give := func(job func(context.Context) error) error {
+		submit := func(job func(context.Context) error) error {
 			select {
 			case jobs <- job:
 				return nil
@@ -197,13 +197,13 @@ func (r *run) directory(ctx context.Context) error {
 			}
 			taken := 0
 			for _, u := range page {
-				r.users.hold(u)
-				// One who is blocked gets in nowhere, whatever is let in: they would show nothing.
+				r.users.add(u)
+				// A blocked user is denied by any policy.
 				if taken < strangersOfPage && len(r.strangers) < strangersMost && u.Status == iam.UserActive {
 					taken++
 					r.strangers = append(r.strangers, userOf(u))
 				}
-				if err := give(func(ctx context.Context) error { return r.user(ctx, u) }); err != nil {
+				if err := submit(func(ctx context.Context) error { return r.user(ctx, u) }); err != nil {
 					return err
 				}
 				after = u.ID
@@ -221,7 +221,7 @@ func (r *run) directory(ctx context.Context) error {
 				if i < strangersOfPage && len(r.strangers) < 2*strangersMost {
 					r.strangers = append(r.strangers, clientOf(c))
 				}
-				if err := give(func(ctx context.Context) error { return r.questions(ctx, clientOf(c)) }); err != nil {
+				if err := submit(func(ctx context.Context) error { return r.questions(ctx, clientOf(c)) }); err != nil {
 					return err
 				}
 				issuer, clientID = c.Issuer, c.ClientID
@@ -239,21 +239,21 @@ func (r *run) user(ctx context.Context, u iam.UserFacts) error {
 	return r.questions(ctx, userOf(u))
 }
 
-// Places of sections.
+// Indexes of sections.
 const (
 	ofDirectory = iota
 	ofRecords
 	ofOutsiders
 )
 
-// Unknown is the subject of whom nobody knows.
-const Unknown = "somebody-nobody-knows"
+// Unknown is the subject of an unknown user.
+const Unknown = "unknown-user"
 
-// principal is who is asked about.
+// principal is the caller of a question.
 type principal struct {
-	of                        string // users, clients; empty: nobody, who has no token
+	of                        string // users, clients; empty: an anonymous caller
 	issuer, subject, clientID string
-	tenants                   []string // theirs, and "": they ask for none
+	tenants                   []string // their own, and "": a request without a tenant
 }
 
 func userOf(u iam.UserFacts) principal {
@@ -276,7 +276,7 @@ func (r *run) questions(ctx context.Context, who principal) error {
 	for _, q := range r.Questions {
 		if q.of(who.of) {
 			for _, tenant := range who.tenants {
-				if err := r.ask(ctx, ofDirectory, q, who, tenant); err != nil {
+				if err := r.evaluate(ctx, ofDirectory, q, who, tenant); err != nil {
 					return err
 				}
 			}
@@ -292,8 +292,8 @@ func (r *run) progress(n int) {
 	}
 }
 
-// ask asks one question about one of them, and counts what comes of it in a section.
-func (r *run) ask(ctx context.Context, place int, q Question, who principal, tenant string) error {
+// evaluate evaluates one question for one principal, and counts the outcome in a section.
+func (r *run) evaluate(ctx context.Context, place int, q Question, who principal, tenant string) error {
 	var t *token.Token
 	now := r.now
 	if !q.Now.IsZero() {
@@ -323,15 +323,14 @@ func (r *run) ask(ctx context.Context, place int, q Question, who principal, ten
 	return r.count(place, c)
 }
 
-// outsiders asks about those who do not belong to a tenant, in each: nobody, somebody whom
-// nobody knows, and some of the strangers. A policy that lets them in changes nothing for
-// members.
+// outsiders evaluates callers who do not belong to a tenant, in each tenant: an anonymous one, an unknown
+// user, and some of the strangers. A policy that authorizes them may change nothing for members.
 func (r *run) outsiders(ctx context.Context) error {
 	start := 0
 	in := func(tenant string) error {
-		asked := []principal{{}}
+		callers := []principal{{}}
 		for _, issuer := range r.Issuers {
-			asked = append(asked, principal{of: "users", issuer: issuer.URL, subject: Unknown})
+			callers = append(callers, principal{of: "users", issuer: issuer.URL, subject: Unknown})
 		}
 		if tenant != "" {
 			found := map[string]bool{}
@@ -339,15 +338,15 @@ func (r *run) outsiders(ctx context.Context) error {
 				s := r.strangers[(start+i)%len(r.strangers)]
 				if !found[s.of] && !slices.Contains(s.tenants, tenant) {
 					found[s.of] = true
-					asked = append(asked, s)
+					callers = append(callers, s)
 				}
 			}
 			start++
 		}
 		for _, q := range r.Questions {
-			for _, who := range asked {
+			for _, who := range callers {
 				if who.of == "" || q.of(who.of) {
-					if err := r.ask(ctx, ofOutsiders, q, who, tenant); err != nil {
+					if err := r.evaluate(ctx, ofOutsiders, q, who, tenant); err != nil {
 						return err
 					}
 				}
@@ -376,7 +375,7 @@ func (r *run) outsiders(ctx context.Context) error {
 	}
 }
 
-// count notes the outcome of one question.
+// count records the outcome of one comparison.
 func (r *run) count(place int, c Change) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

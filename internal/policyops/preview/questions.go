@@ -11,11 +11,11 @@ import (
 	"iam-service/internal/enrich"
 )
 
-// Question is asked of each user in each of their tenants, of each client, and of outsiders in
-// each tenant: preview/*.yaml.
+// Question is one request of preview/*.yaml. It is evaluated for each user in each of their tenants, for each
+// client, and for outsiders in each tenant.
 type Question struct {
 	Title   string         `json:"title"`
-	Token   map[string]any `json:"token,omitempty"` // claims beside iss, sub and client_id
+	Token   map[string]any `json:"token,omitempty"` // claims besides iss, sub and client_id
 	Request struct {
 		Method string `json:"method,omitempty"`
 		Scheme string `json:"scheme,omitempty"`
@@ -26,11 +26,11 @@ type Question struct {
 	} `json:"request,omitempty"`
 	Of []string `json:"of,omitempty"` // users, clients; none: both
 
-	// Now is the time that policies see in input.now; zero: when the preview began.
+	// Now is input.now; zero: the start of the preview.
 	Now time.Time `json:"now,omitzero"`
 }
 
-// DefaultQuestions is what is asked where nothing else is said.
+// DefaultQuestions are evaluated where none are configured.
 func DefaultQuestions() []Question {
 	q := Question{Title: "GET / with a minimal token"}
 	q.Request.Method, q.Request.Path = "GET", "/"
@@ -48,25 +48,25 @@ func ParseQuestions(file string, text []byte) ([]Question, error) {
 	return body.Questions, CheckQuestions(file, body.Questions)
 }
 
-// CheckQuestions says what is wrong with questions.
+// CheckQuestions validates questions.
 func CheckQuestions(where string, list []Question) error {
 	seen := map[string]bool{}
 	for i, q := range list {
 		switch {
 		case q.Title == "":
-			return fmt.Errorf("%s: the question %d has no title", where, i+1)
+			return fmt.Errorf("%s: question %d has no title", where, i+1)
 		case seen[q.Title]:
-			return fmt.Errorf("%s: two questions are called %q", where, q.Title)
+			return fmt.Errorf("%s: two questions have the title %q", where, q.Title)
 		}
 		seen[q.Title] = true
-		for _, who := range q.Of {
-			if who != "users" && who != "clients" {
-				return fmt.Errorf("%s: %q: of must be users or clients, is %q", where, q.Title, who)
+		for _, of := range q.Of {
+			if of != "users" && of != "clients" {
+				return fmt.Errorf("%s: %q: of must be users or clients, is %q", where, q.Title, of)
 			}
 		}
 		for _, claim := range []string{"iss", "sub"} {
 			if q.Token[claim] != nil {
-				return fmt.Errorf("%s: %q: %s is that of each who is asked about", where, q.Title, claim)
+				return fmt.Errorf("%s: %q: %s is set for each caller, and cannot be given", where, q.Title, claim)
 			}
 		}
 		if _, err := q.request(); err != nil {
@@ -81,4 +81,6 @@ func (q Question) request() (enrich.RequestFacts, error) {
 	return enrich.NewRequest("preview", r.Method, r.Scheme, r.Host, r.Path, r.ClientIP)
 }
 
-func (q Question) of(who string) bool { return len(q.Of) == 0 || slices.Contains(q.Of, who) }
+func (q Question) of(principals string) bool {
+	return len(q.Of) == 0 || slices.Contains(q.Of, principals)
+}

@@ -10,7 +10,7 @@ import (
 	"iam-service/internal/policyops/explain"
 )
 
-// replay asks what was recorded once more.
+// replay evaluates recorded decisions again.
 func (r *run) replay(ctx context.Context) error {
 	return r.Replay(ctx, func(d iam.RecordedDecision) error {
 		q, err := explain.FromRecord(d)
@@ -47,18 +47,18 @@ func (r *run) replay(ctx context.Context) error {
 	})
 }
 
-// Recorded is where decisions are found again.
+// Recorded finds recorded decisions.
 type Recorded interface {
 	Find(ctx context.Context, f iam.DecisionFilter) ([]iam.RecordedDecision, error)
 }
 
-// Since gives the decisions that were recorded since a time, the newest first, some at a
-// time; 100,000 at most.
-func Since(kept Recorded, from time.Time) func(context.Context, func(iam.RecordedDecision) error) error {
+// Since iterates over the decisions that were recorded since a time, the newest first, in
+// pages; 100,000 at most.
+func Since(recorded Recorded, from time.Time) func(context.Context, func(iam.RecordedDecision) error) error {
 	return func(ctx context.Context, each func(iam.RecordedDecision) error) error {
 		f := iam.DecisionFilter{From: from, Limit: pageSize}
 		for range replayMost / pageSize {
-			page, err := kept.Find(ctx, f)
+			page, err := recorded.Find(ctx, f)
 			if err != nil {
 				return err
 			}

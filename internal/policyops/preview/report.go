@@ -8,31 +8,31 @@ import (
 	"time"
 )
 
-// Kinds of changes, the weightiest first.
+// Kinds of changes, the most severe first.
 const (
-	Breaks  = "breaks"  // the candidate gives no answer, or one that is no good
-	Gains   = "gains"   // is let in, and was not
-	Loses   = "loses"   // is not let in, and was
-	Headers = "headers" // is let in with other headers
-	Status  = "status"  // is refused with another status
-	Mends   = "mends"   // there is an answer, and there was none
-	Reasons = "reasons" // only the reasons differ; no response changes
+	Breaks  = "breaks"  // the candidate fails, or its decision is invalid
+	Gains   = "gains"   // allowed, and was denied
+	Loses   = "loses"   // denied, and was allowed
+	Headers = "headers" // allowed with other headers
+	Status  = "status"  // denied with another status
+	Fixes   = "mends"   // the candidate decides, and the base fails
+	Reasons = "reasons" // only the reasons differ: callers do not notice
 )
 
 // Kinds lists them.
-var Kinds = []string{Breaks, Gains, Loses, Headers, Status, Mends, Reasons}
+var Kinds = []string{Breaks, Gains, Loses, Headers, Status, Fixes, Reasons}
 
-// Outcome is one answer, as far as it is compared.
+// Outcome is the part of a decision that is compared.
 type Outcome struct {
 	Allow  bool     `json:"allow"`
 	Status int      `json:"status"`
-	Error  string   `json:"error,omitempty"` // code of what is no answer
+	Error  string   `json:"error,omitempty"` // code of the failure
 	Codes  []string `json:"codes"`
 	values []string // of the headers
 	took   time.Duration
 }
 
-// Change is one question that would be answered otherwise.
+// Change is one request that would be decided otherwise.
 type Change struct {
 	Kind     string   `json:"kind"`
 	Question string   `json:"question,omitempty"` // title; absent: a recorded decision
@@ -40,33 +40,33 @@ type Change struct {
 	Issuer   string   `json:"issuer,omitempty"`
 	Subject  string   `json:"subject,omitempty"`
 	ClientID string   `json:"client_id,omitempty"`
-	Tenant   string   `json:"tenant,omitempty"`   // that is asked for
-	Outsider bool     `json:"outsider,omitempty"` // does not belong there
+	Tenant   string   `json:"tenant,omitempty"`   // of the request
+	Outsider bool     `json:"outsider,omitempty"` // the caller does not belong to the tenant
 	Before   Outcome  `json:"before"`
 	After    Outcome  `json:"after"`
-	Headers  []Header `json:"headers,omitempty"`       // that differ
+	Headers  []Header `json:"headers,omitempty"`       // those that differ
 	Facts    []string `json:"facts_changed,omitempty"` // documents that have changed since it was recorded
 }
 
-// Header is one that differs.
+// Header is a header that differs.
 type Header struct {
 	Name   string `json:"name"`
 	Before string `json:"before"`
 	After  string `json:"after"`
 }
 
-// Group is changes that are alike.
+// Group is a group of similar changes.
 type Group struct {
 	Kind     string   `json:"kind"`
 	Question string   `json:"question,omitempty"`
 	Before   []string `json:"before" doc:"codes of the rules that decided"`
-	After    []string `json:"after" doc:"codes of the rules that would: they are responsible"`
-	Headers  []string `json:"headers,omitempty" doc:"that differ"`
+	After    []string `json:"after" doc:"codes of the rules that would decide"`
+	Headers  []string `json:"headers,omitempty" doc:"those that differ"`
 	Count    int64    `json:"count"`
-	Sample   []Who    `json:"sample" doc:"some of them"`
+	Sample   []Who    `json:"sample" doc:"some of the callers"`
 }
 
-// Who is a subject in a tenant.
+// Who is a caller in a tenant.
 type Who struct {
 	Issuer   string `json:"issuer,omitempty"`
 	Subject  string `json:"subject,omitempty"`
@@ -75,32 +75,32 @@ type Who struct {
 	Decision string `json:"decision,omitempty"`
 }
 
-// Section is what became of many questions.
+// Section counts the outcomes of many comparisons.
 type Section struct {
 	Asked  int64            `json:"asked"`
 	Counts map[string]int64 `json:"counts" doc:"changes by kind"`
-	Groups []Group          `json:"groups" doc:"the weightiest first"`
-	Left   int64            `json:"groups_left_out,omitempty" doc:"changes that are in counts and in no group: there are too many different ones"`
+	Groups []Group          `json:"groups" doc:"the most severe first"`
+	Left   int64            `json:"groups_left_out,omitempty" doc:"changes that are counted and in no group: there are too many different ones"`
 
-	Slow          int64 `json:"slow,omitempty" doc:"answers of the candidate that took longer than serve lets them: they may be 503 policy_timeout"`
-	FactsChanged  int64 `json:"facts_changed,omitempty" doc:"recorded decisions that rest on documents that have changed since"`
-	NotReplayable int64 `json:"not_replayable,omitempty" doc:"recorded decisions that lack what a policy looks at"`
+	Slow          int64 `json:"slow,omitempty" doc:"evaluations of the candidate that exceeded the limit of serve: they may be 503 policy_timeout"`
+	FactsChanged  int64 `json:"facts_changed,omitempty" doc:"recorded decisions that depend on documents that have changed since"`
+	NotReplayable int64 `json:"not_replayable,omitempty" doc:"recorded decisions that lack input that a policy reads"`
 
-	Lacking []string `json:"lacking,omitempty" doc:"what that is, such as input.token.email"`
+	Lacking []string `json:"lacking,omitempty" doc:"the input that is not recorded, such as input.token.email"`
 }
 
-// Report is what is said in the end.
+// Report is the result of a preview.
 type Report struct {
 	Candidate string    `json:"candidate" doc:"revision"`
 	Name      string    `json:"name,omitempty"`
 	Against   string    `json:"against" doc:"revision"`
-	Questions []string  `json:"questions" doc:"titles of what was asked of each user in each tenant, and of each client"`
+	Questions []string  `json:"questions" doc:"titles of the questions, each evaluated for each user in each tenant, and for each client"`
 	Lacking   []string  `json:"lacking,omitempty" doc:"facts of the request that a policy reads and a question does not have: it is denied by that policy, request_facts_missing"`
-	At        time.Time `json:"at" doc:"the moment of the facts"`
+	At        time.Time `json:"at" doc:"the time of the snapshot of the facts"`
 	Took      string    `json:"took"`
 	Directory Section   `json:"directory"`
-	Outsiders Section   `json:"outsiders" doc:"in each tenant: an anonymous caller, an unknown user, and a user and a client that do not belong there"`
-	Replayed  *Section  `json:"replayed,omitempty" doc:"recorded decisions, over the facts of that moment"`
+	Outsiders Section   `json:"outsiders" doc:"in each tenant: an anonymous caller, an unknown user, and a user and a client who do not belong to it"`
+	Replayed  *Section  `json:"replayed,omitempty" doc:"recorded decisions, over the same snapshot of the facts"`
 }
 
 type section struct {
@@ -144,7 +144,7 @@ func (s *section) sorted() Section {
 	return s.Section
 }
 
-// Changed is how many questions would be answered otherwise, as a caller notices.
+// Changed counts the changes that a caller notices.
 func (s Section) Changed() int64 {
 	var n int64
 	for kind, count := range s.Counts {
@@ -155,7 +155,7 @@ func (s Section) Changed() int64 {
 	return n
 }
 
-// Of is how many changes of a kind there are, in all sections.
+// Of counts the changes of a kind in all sections.
 func (r Report) Of(kind string) int64 {
 	n := r.Directory.Counts[kind] + r.Outsiders.Counts[kind]
 	if r.Replayed != nil {
@@ -164,7 +164,7 @@ func (r Report) Of(kind string) int64 {
 	return n
 }
 
-// kindsFound are those of which there are changes, in order.
+// kindsFound are the kinds that have changes, in order.
 func (s Section) kindsFound() []string {
 	return slices.DeleteFunc(slices.Clone(Kinds), func(kind string) bool { return s.Counts[kind] == 0 })
 }

@@ -12,12 +12,12 @@ import (
 	"iam-service/internal/policy"
 )
 
-// Shadow asks a candidate beside what is in force, for a share of live requests: aside, from
+// Shadow evaluates a candidate for a share of live requests, in the background: from
 // a queue that drops what does not fit, so that no caller waits. It counts differences and
-// keeps samples of them.
+// stores samples of them.
 //
-// Both are asked, over the same documents: a fact that has changed since the caller was
-// answered makes no difference.
+// Both revisions are evaluated over the same documents: a fact that has changed since the
+// response makes no difference.
 type Shadow struct {
 	both  comparer
 	now   func() (candidate *policy.Revision, share float64) // nil: none
@@ -25,13 +25,13 @@ type Shadow struct {
 
 	dropped atomic.Int64
 
-	// OnPanic is called with a panic while the shadow was asked; nothing else comes of it. Set it before Run; may be nil.
+	// OnPanic is called with a panic in an evaluation, which has no other effect. Set it before Run; may be nil.
 	OnPanic func(error)
 
 	mu       sync.Mutex
-	revision *policy.Revision // that the figures are of
+	revision *policy.Revision // that the counts are of
 	share    float64          // as above
-	ended    bool             // what they are of is over
+	ended    bool             // no shadow is set; the counts are of the last one
 	since    time.Time
 	asked    int64
 	failed   int64
@@ -45,22 +45,22 @@ type Shadow struct {
 const (
 	shadowQueue   = 1024
 	shadowSamples = 100
-	shadowLook    = time.Second // for what was set on another replica
+	shadowLook    = time.Second // for a shadow that another replica has set
 )
 
-// NewShadow returns a shadow that works while Run does. What now returns can change at any
-// moment.
+// NewShadow returns a shadow that evaluates while Run runs. The result of now can change at any
+// time.
 func NewShadow(e *enrich.Service, headers []string, now func() (*policy.Revision, float64)) *Shadow {
 	return &Shadow{both: newComparer(e, headers), now: now, queue: make(chan *enrich.Evaluated, shadowQueue), counts: map[string]int64{}}
 }
 
-// Share is the share of decisions that Take is to get.
+// Share is the share of decisions that the caller passes to Take.
 func (s *Shadow) Share() float64 {
 	_, share := s.now()
 	return share
 }
 
-// Take takes one answer. It does not block.
+// Take queues one decision. It does not block.
 func (s *Shadow) Take(e *enrich.Evaluated) {
 	select {
 	case s.queue <- e:
@@ -69,14 +69,14 @@ func (s *Shadow) Take(e *enrich.Evaluated) {
 	}
 }
 
-// Run asks until ctx ends.
+// Run evaluates queued decisions until ctx ends.
 func (s *Shadow) Run(ctx context.Context) {
 	tick := time.NewTicker(shadowLook)
 	defer tick.Stop()
 	for {
 		select {
 		case e := <-s.queue:
-			if err := s.tryAsk(ctx, e); err != nil && s.OnPanic != nil {
+			if err := s.tryEvaluate(ctx, e); err != nil && s.OnPanic != nil {
 				s.OnPanic(err)
 			}
 		case <-tick.C:
@@ -87,8 +87,8 @@ func (s *Shadow) Run(ctx context.Context) {
 	}
 }
 
-// Look returns what is asked now, and begins anew where another shadow was set, or the same one
-// again. What was seen of one that has ended can be read until then.
+// Look returns the current candidate, and resets the counts where another shadow was set, or the same one
+// again. The counts of a shadow that has ended can be read until then.
 func (s *Shadow) Look() *policy.Revision {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,14 +103,14 @@ func (s *Shadow) Look() *policy.Revision {
 	return candidate
 }
 
-// tryAsk fails where asking panics: the request was answered, and others will be.
-func (s *Shadow) tryAsk(ctx context.Context, e *enrich.Evaluated) (err error) {
+// tryEvaluate returns a panic as an error: it must not end the loop.
+func (s *Shadow) tryEvaluate(ctx context.Context, e *enrich.Evaluated) (err error) {
 	defer iam.Recovered(&err)
-	s.ask(ctx, e)
+	s.evaluate(ctx, e)
 	return nil
 }
 
-func (s *Shadow) ask(ctx context.Context, e *enrich.Evaluated) {
+func (s *Shadow) evaluate(ctx context.Context, e *enrich.Evaluated) {
 	candidate := s.Look()
 	if candidate == nil || candidate.Digest == e.Revision.Digest {
 		return
@@ -125,7 +125,7 @@ func (s *Shadow) ask(ctx context.Context, e *enrich.Evaluated) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.revision != candidate {
-		return // another was set meanwhile
+		return // another shadow was set meanwhile
 	}
 	if err != nil {
 		s.failed++
@@ -145,7 +145,7 @@ func (s *Shadow) ask(ctx context.Context, e *enrich.Evaluated) {
 	}
 	c.Tenant, c.Decision = e.Hint, e.Response.DecisionID
 	for i := range c.Headers {
-		c.Headers[i].Before, c.Headers[i].After = "", "" // what they say is for the backend alone
+		c.Headers[i].Before, c.Headers[i].After = "", "" // the values are for the backend alone
 	}
 	if len(s.samples) < shadowSamples {
 		s.samples = append(s.samples, c)
@@ -155,18 +155,18 @@ func (s *Shadow) ask(ctx context.Context, e *enrich.Evaluated) {
 	s.next = (s.next + 1) % shadowSamples
 }
 
-// ShadowState is what a shadow has seen on this replica.
+// ShadowState is the counts of a shadow on this replica.
 type ShadowState struct {
 	Revision string           `json:"revision,omitempty" doc:"absent: none was set yet"`
 	Since    time.Time        `json:"since"`
 	Asked    int64            `json:"asked"`
-	Failed   int64            `json:"failed" doc:"facts that could not be read"`
-	Dropped  int64            `json:"dropped" doc:"since the start of the replica: there was no time for them"`
+	Failed   int64            `json:"failed" doc:"evaluations whose facts could not be read"`
+	Dropped  int64            `json:"dropped" doc:"live requests that were not evaluated since the start of the replica: the queue was full"`
 	Counts   map[string]int64 `json:"counts" doc:"differences by kind"`
-	Samples  []Change         `json:"samples" doc:"some of them"`
+	Samples  []Change         `json:"samples" doc:"some of the differences"`
 }
 
-// State returns what was seen so far.
+// State returns the counts.
 func (s *Shadow) State() ShadowState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,7 +178,7 @@ func (s *Shadow) State() ShadowState {
 	return st
 }
 
-// Figures are those since the start of the process, for metrics.
+// Figures are the counts since the start of the process, for metrics.
 func (s *Shadow) Figures() (asked, differences, dropped int64) {
 	return s.total.Load(), s.differences.Load(), s.dropped.Load()
 }

@@ -8,38 +8,43 @@ import (
 	"time"
 )
 
-// says is what a kind means, for people.
-var says = map[string]string{
-	Breaks: "would have no answer", Gains: "would be let in", Loses: "would not be let in any more", Headers: "would be let in with other headers",
-	Status: "would be refused with another status", Mends: "would have an answer again", Reasons: "would be answered the same, for other reasons",
+// meaning describes a kind for people.
+var meaning = map[string]string{
+	Breaks:  "would fail",
+	Gains:   "would be allowed",
+	Loses:   "would be denied",
+	Headers: "would be allowed with other headers",
+	Status:  "would be denied with another status",
+	Fixes:   "would no longer fail",
+	Reasons: "would be decided equally, for other reasons",
 }
 
 // Text writes a report for people.
 func (r Report) Text(w io.Writer) {
 	fmt.Fprintf(w, "revision %s %s against %s, over the facts of %s\n", r.Candidate, r.Name, r.Against, r.At.Format(time.RFC3339))
-	fmt.Fprintf(w, "asked of each user in each tenant, and of each client: %s\n", strings.Join(r.Questions, "; "))
+	fmt.Fprintf(w, "evaluated for each user in each tenant, and for each client: %s\n", strings.Join(r.Questions, "; "))
 	for _, lacking := range r.Lacking {
-		fmt.Fprintf(w, "a question lacks what a policy reads, and is denied by it (request_facts_missing): %s\n", lacking)
+		fmt.Fprintf(w, "a question lacks a fact that a policy reads, and is denied (request_facts_missing): %s\n", lacking)
 	}
 	r.Directory.text(w)
 	fmt.Fprintln(w, "\nin each tenant, outsiders: an anonymous caller, an unknown user, a user and a client of other tenants:")
 	r.Outsiders.text(w)
 	if r.Replayed != nil {
-		fmt.Fprintln(w, "\nrecorded decisions, asked once more:")
+		fmt.Fprintln(w, "\nrecorded decisions, evaluated again:")
 		r.Replayed.text(w)
 		if n := r.Replayed.FactsChanged; n > 0 {
-			fmt.Fprintf(w, "%d of them rest on facts that have changed since\n", n)
+			fmt.Fprintf(w, "%d of them depend on facts that have changed since\n", n)
 		}
 		if n := r.Replayed.NotReplayable; n > 0 {
-			fmt.Fprintf(w, "%d could not be asked: what a policy looks at was not recorded: %s\n", n, strings.Join(r.Replayed.Lacking, ", "))
+			fmt.Fprintf(w, "%d could not be evaluated: input that a policy reads was not recorded: %s\n", n, strings.Join(r.Replayed.Lacking, ", "))
 		}
 	}
 }
 
 func (s Section) text(w io.Writer) {
-	fmt.Fprintf(w, "%d questions, %d answers change\n", s.Asked, s.Changed())
+	fmt.Fprintf(w, "%d evaluations, %d decisions change\n", s.Asked, s.Changed())
 	for _, kind := range s.kindsFound() {
-		fmt.Fprintf(w, "  %-8s %d %s\n", kind, s.Counts[kind], says[kind])
+		fmt.Fprintf(w, "  %-8s %d %s\n", kind, s.Counts[kind], meaning[kind])
 	}
 	for _, g := range s.Groups {
 		if g.Kind == Reasons {
@@ -54,7 +59,7 @@ func (s Section) text(w io.Writer) {
 			fmt.Fprintf(w, "  headers: %s\n", strings.Join(g.Headers, ", "))
 		}
 		for _, who := range g.Sample {
-			name := cmp.Or(who.Subject, "nobody")
+			name := cmp.Or(who.Subject, "anonymous")
 			if who.Tenant != "" {
 				name += " in " + who.Tenant
 			}
@@ -68,7 +73,7 @@ func (s Section) text(w io.Writer) {
 		}
 	}
 	if s.Slow > 0 {
-		fmt.Fprintf(w, "%d answers took longer than serve lets them: they may be 503 policy_timeout\n", s.Slow)
+		fmt.Fprintf(w, "%d evaluations exceeded the limit of serve: they may be 503 policy_timeout\n", s.Slow)
 	}
 	if s.Left > 0 {
 		fmt.Fprintf(w, "%d changes are in no group: there are too many different ones (--export FILE has them all)\n", s.Left)
