@@ -65,7 +65,7 @@ func (w *Work) CreateClient(ctx context.Context, tenant string, e ClientEdit, le
 	if c.Wanted.HasSecret() {
 		c.SecretState = iam.SecretNotIssued
 	}
-	if err := iam.Refuse(slices.Concat(c.Wanted.Check(), c.Check())); err != nil {
+	if err := iam.InvalidFields(slices.Concat(c.Wanted.Check(), c.Check())); err != nil {
 		return c, err
 	}
 	c.Wanted = c.Wanted.Tidy()
@@ -78,7 +78,7 @@ func (w *Work) CreateClient(ctx context.Context, tenant string, e ClientEdit, le
 	var err error
 	if c.Version, err = w.tx.PutClient(ctx, c.Client); err != nil {
 		if iam.KindOf(err) == iam.NotFound {
-			err = iam.Refuse([]iam.FieldError{{Pointer: "/tenant", Detail: "the tenant does not exist"}})
+			err = iam.InvalidFields([]iam.FieldError{{Pointer: "/tenant", Detail: "the tenant does not exist"}})
 		}
 		return c, err
 	}
@@ -103,7 +103,7 @@ func (w *Work) PutClient(ctx context.Context, id string, e ClientEdit, cond Cond
 	}
 	after := before
 	after.Wanted, after.Roles, after.Scopes = w.wanted(e), e.Roles, e.Scopes
-	if err := iam.Refuse(slices.Concat(after.Wanted.Check(), after.Check())); err != nil {
+	if err := iam.InvalidFields(slices.Concat(after.Wanted.Check(), after.Check())); err != nil {
 		return before, err
 	}
 	if after.Wanted = after.Wanted.Tidy(); sameJSON(auditOfClient(before), auditOfClient(after)) {

@@ -36,7 +36,7 @@ func (w *Work) CreateMapping(ctx context.Context, m iam.Mapping) (iam.Mapping, e
 	if err != nil {
 		return m, err
 	}
-	if err := iam.Refuse(m.Check()); err != nil {
+	if err := iam.InvalidFields(m.Check()); err != nil {
 		return m, err
 	}
 	_, err = w.Mapping(ctx, m.Tenant, m.ID())
@@ -64,7 +64,7 @@ func (w *Work) SetMappingRoles(ctx context.Context, tenant, id string, names []s
 	}
 	after := before
 	after.Roles = names
-	if err := iam.Refuse(after.Check()); err != nil {
+	if err := iam.InvalidFields(after.Check()); err != nil {
 		return before, err
 	}
 	return w.putMapping(ctx, &before, after, roles)

@@ -65,7 +65,7 @@ func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh 
 		return nil, err
 	}
 	if len(rows) > MaxBatch {
-		return nil, iam.Refuse([]iam.FieldError{{Pointer: "", Detail: fmt.Sprintf("has %d rows, at most %d are allowed", len(rows), MaxBatch)}})
+		return nil, iam.InvalidFields([]iam.FieldError{{Pointer: "", Detail: fmt.Sprintf("has %d rows, at most %d are allowed", len(rows), MaxBatch)}})
 	}
 	who, more, err := w.checkRows(ctx, tenant, rows, roles)
 	if err != nil {
@@ -116,7 +116,7 @@ func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh 
 	}
 	if len(wrong) > 0 {
 		wrong = append(wrong, w.beyondCaller(tenant, iam.NewGraph(roles), changes)...)
-		return nil, iam.Refuse(byRow(wrong))
+		return nil, iam.InvalidFields(byRow(wrong))
 	}
 	if err := w.putMembers(ctx, tenant, roles, changes); err != nil {
 		return nil, err
@@ -272,7 +272,7 @@ func (w *Work) changeMember(ctx context.Context, tenant, user string, c Conditio
 		}
 		wrong = append(wrong, more...)
 	}
-	if err := iam.Refuse(wrong); err != nil {
+	if err := iam.InvalidFields(wrong); err != nil {
 		return before, err
 	}
 	if err := w.putMembers(ctx, tenant, roles, changes); err != nil {

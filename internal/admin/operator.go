@@ -40,7 +40,7 @@ func (s *Service) GrantPlatformRole(ctx context.Context, c Caller, g Grant) (Gra
 				return none, err
 			}
 		}
-		if err := iam.Refuse(iam.User{Issuer: g.Issuer, Subject: g.Subject, Status: iam.UserActive, PlatformRoles: []string{g.Role}}.Check()); err != nil {
+		if err := iam.InvalidFields(iam.User{Issuer: g.Issuer, Subject: g.Subject, Status: iam.UserActive, PlatformRoles: []string{g.Role}}.Check()); err != nil {
 			return none, err
 		}
 		users, created, err := w.tx.EnsureUsers(ctx, []postgres.Identity{{Issuer: g.Issuer, Name: g.Subject}}, "")

@@ -113,7 +113,7 @@ func (w *Work) ActivatePolicy(ctx context.Context, ref string, a Activation) (ia
 	if a.Preview != "" {
 		p, found, err := w.tx.PolicyPreview(ctx, a.Preview)
 		if err == nil && (!found || p.Candidate != r.Digest || p.State != "done" || current.Digest != "" && p.Against != current.Digest) {
-			err = iam.Refuse([]iam.FieldError{{Pointer: "/preview", Detail: "must be a completed preview of this revision against the active one"}})
+			err = iam.InvalidFields([]iam.FieldError{{Pointer: "/preview", Detail: "must be a completed preview of this revision against the active one"}})
 		}
 		if err != nil {
 			return current, err
@@ -237,7 +237,7 @@ func (w *Work) revisionAndCurrent(ctx context.Context, ref string) (r iam.Policy
 
 func (w *Work) activate(ctx context.Context, r iam.PolicyRevision, current, a iam.PolicyActivation) (iam.PolicyActivation, error) {
 	if len(a.Reason) > 500 {
-		return a, iam.Refuse([]iam.FieldError{{Pointer: "/reason", Detail: "must have at most 500 bytes"}})
+		return a, iam.InvalidFields([]iam.FieldError{{Pointer: "/reason", Detail: "must have at most 500 bytes"}})
 	}
 	if r.Bytes == 0 {
 		return a, &iam.Error{Kind: iam.Conflict, Code: "policy_bundle_deleted", Detail: fmt.Sprintf("the bundle of revision %s is no longer stored: send it again first", r.ID())}
@@ -265,7 +265,7 @@ func (w *Work) activate(ctx context.Context, r iam.PolicyRevision, current, a ia
 // ends it.
 func (w *Work) SetPolicyShadow(ctx context.Context, ref string, share float64) (iam.PolicyShadow, error) {
 	if share < 0 || share > 1 {
-		return iam.PolicyShadow{}, iam.Refuse([]iam.FieldError{{Pointer: "/share", Detail: "must be 0 to 1"}})
+		return iam.PolicyShadow{}, iam.InvalidFields([]iam.FieldError{{Pointer: "/share", Detail: "must be 0 to 1"}})
 	}
 	before, err := w.tx.PolicyShadow(ctx)
 	if err != nil {

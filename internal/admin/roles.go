@@ -61,12 +61,12 @@ func (w *Work) PutRole(ctx context.Context, r iam.Role, c Condition) (iam.Role, 
 		return r, false, err
 	}
 	if strings.HasPrefix(r.Name, "iam:") {
-		return r, false, iam.Refuse([]iam.FieldError{{Pointer: "/name", Detail: "names that begin with iam: are reserved"}})
+		return r, false, iam.InvalidFields([]iam.FieldError{{Pointer: "/name", Detail: "names that begin with iam: are reserved"}})
 	}
 	if err := checkNotDeclared(before); err != nil {
 		return r, false, err
 	}
-	if err := iam.Refuse(r.Check()); err != nil {
+	if err := iam.InvalidFields(r.Check()); err != nil {
 		return r, false, err
 	}
 	graph := iam.NewGraph(roles)

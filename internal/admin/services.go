@@ -91,7 +91,7 @@ func (w *Work) PutManifest(ctx context.Context, m iam.Manifest) (iam.Service, ia
 	if err := w.tx.LockRoles(ctx, ""); err != nil {
 		return iam.Service{}, m, err
 	}
-	if err := iam.Refuse(m.Check()); err != nil {
+	if err := iam.InvalidFields(m.Check()); err != nil {
 		return iam.Service{}, m, err
 	}
 	m = auditOfManifest(m).manifest(m.Service)
@@ -164,7 +164,7 @@ func (w *Work) putTemplates(ctx context.Context, m iam.Manifest) error {
 		case done:
 			return nil
 		case underWay:
-			return iam.Refuse([]iam.FieldError{{Pointer: at + "/inherits", Detail: "would make a cycle"}})
+			return iam.InvalidFields([]iam.FieldError{{Pointer: at + "/inherits", Detail: "would make a cycle"}})
 		}
 		state[name] = underWay
 		for _, parent := range m.Roles[i].Inherits {

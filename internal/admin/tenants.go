@@ -42,7 +42,7 @@ func (w *Work) PutTenant(ctx context.Context, t iam.Tenant, c Condition) (iam.Te
 	if err != nil {
 		return t, false, err
 	}
-	if err := iam.Refuse(append(wrong, more...)); err != nil {
+	if err := iam.InvalidFields(append(wrong, more...)); err != nil {
 		return t, false, err
 	}
 	if exists {
@@ -83,7 +83,7 @@ func (w *Work) EditTenant(ctx context.Context, id string, c Condition, edit func
 		}
 		wrong = append(wrong, more...)
 	}
-	if err := iam.Refuse(wrong); err != nil {
+	if err := iam.InvalidFields(wrong); err != nil {
 		return before, err
 	}
 	return w.putTenant(ctx, &before, after)

@@ -293,7 +293,7 @@ func (w *Work) importRoles(ctx context.Context, tenant string, lines []numbered,
 		if _, twice := line[r.Name]; twice {
 			return l.fail(iam.Errorf(iam.Invalid, "the role %q is a duplicate", r.Name))
 		}
-		if err := iam.Refuse(r.Check()); err != nil {
+		if err := iam.InvalidFields(r.Check()); err != nil {
 			return l.fail(err)
 		}
 		line[r.Name] = l
@@ -371,7 +371,7 @@ func (w *Work) importTenant(ctx context.Context, l LineTenant) (made, changed bo
 		return made, false, err
 	}
 	if !slices.Contains([]string{iam.TenantActive, iam.TenantSuspended, iam.TenantArchived}, l.Status) {
-		return made, false, iam.Refuse([]iam.FieldError{{Pointer: "/tenant/status", Detail: fmt.Sprintf("must be active, suspended or archived, is %q", l.Status)}})
+		return made, false, iam.InvalidFields([]iam.FieldError{{Pointer: "/tenant/status", Detail: fmt.Sprintf("must be active, suspended or archived, is %q", l.Status)}})
 	}
 	if _, err = w.SetTenantStatus(ctx, l.ID, l.Status, Condition{}); err != nil {
 		return made, false, err

@@ -58,7 +58,7 @@ func (w *Work) CreateUser(ctx context.Context, u iam.User) (iam.User, error) {
 	if err != nil {
 		return u, err
 	}
-	if err := iam.Refuse(append(wrong, more...)); err != nil {
+	if err := iam.InvalidFields(append(wrong, more...)); err != nil {
 		return u, err
 	}
 	if err := w.checkMayGrantPlatformRoles(u.PlatformRoles); err != nil {
@@ -128,7 +128,7 @@ func (w *Work) RevokeTokens(ctx context.Context, id string, before time.Time) (i
 func revokedBefore(before time.Time) (time.Time, error) {
 	now := time.Now()
 	if before.After(now) {
-		return before, iam.Refuse([]iam.FieldError{{Pointer: "/before", Detail: "must not be in the future: it never decreases"}})
+		return before, iam.InvalidFields([]iam.FieldError{{Pointer: "/before", Detail: "must not be in the future: it never decreases"}})
 	}
 	if before.IsZero() {
 		// iat has whole seconds: a token of this second may be older than the revocation.
@@ -160,7 +160,7 @@ func (w *Work) changeUser(ctx context.Context, id string, c Condition, change fu
 		}
 		wrong = append(wrong, more...)
 	}
-	if err := iam.Refuse(wrong); err != nil {
+	if err := iam.InvalidFields(wrong); err != nil {
 		return before, err
 	}
 	if err := w.checkPlatformRolesHeld(before); err != nil {

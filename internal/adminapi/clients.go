@@ -308,7 +308,7 @@ func (a *server) rotateClient(ctx context.Context, c call, in *struct {
 		rot.RetireOld = in.Body.RetireOld
 		if in.Body.Overlap != "" {
 			if rot.Overlap, err = time.ParseDuration(in.Body.Overlap); err != nil {
-				return nil, iam.Refuse([]iam.FieldError{{Pointer: "/overlap", Detail: "must be a duration as in 24h or 90m, or 0"}})
+				return nil, iam.InvalidFields([]iam.FieldError{{Pointer: "/overlap", Detail: "must be a duration as in 24h or 90m, or 0"}})
 			}
 		}
 	}

@@ -116,7 +116,7 @@ func (a *server) listDecisions(ctx context.Context, c call, in *struct {
 			invalid = append(invalid, iam.FieldError{Pointer: parameter.name, Detail: "must be UTF-8 without a NUL"})
 		}
 	}
-	if err := iam.Refuse(invalid); err != nil {
+	if err := iam.InvalidFields(invalid); err != nil {
 		return nil, err
 	}
 	f := iam.DecisionFilter{

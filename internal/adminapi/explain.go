@@ -103,7 +103,7 @@ func (a *server) explainForTenant(ctx context.Context, c call, b explainBody) (x
 	if b.Tenant != "" && b.Tenant != tenant {
 		invalid = append(invalid, iam.FieldError{Pointer: "/tenant", Detail: "must be the tenant of the request"})
 	}
-	if err := iam.Refuse(invalid); err != nil {
+	if err := iam.InvalidFields(invalid); err != nil {
 		return x, err
 	}
 	if b.Decision != "" {
@@ -144,7 +144,7 @@ func (a *server) explainQuestion(ctx context.Context, b explainBody) (explain.Qu
 		}
 	}
 	if given != 1 {
-		return explain.Question{}, iam.Refuse([]iam.FieldError{{Pointer: "", Detail: "must have one of token, decision, and subject or client_id"}})
+		return explain.Question{}, iam.InvalidFields([]iam.FieldError{{Pointer: "", Detail: "must have one of token, decision, and subject or client_id"}})
 	}
 	if b.Decision != "" {
 		d, err := a.findDecision(ctx, b.Decision)
@@ -154,7 +154,7 @@ func (a *server) explainQuestion(ctx context.Context, b explainBody) (explain.Qu
 		return explain.FromRecord(d)
 	}
 	if b.Tenant != "" && !iam.ValidTenantID(b.Tenant) {
-		return explain.Question{}, iam.Refuse([]iam.FieldError{{Pointer: "/tenant", Detail: "is not a valid id of a tenant"}})
+		return explain.Question{}, iam.InvalidFields([]iam.FieldError{{Pointer: "/tenant", Detail: "is not a valid id of a tenant"}})
 	}
 	q := explain.Question{Tenant: b.Tenant}
 	var err error
@@ -165,7 +165,7 @@ func (a *server) explainQuestion(ctx context.Context, b explainBody) (explain.Qu
 	if b.Token != "" {
 		q.Token, err = a.VerifyGateway(ctx, b.Token, "", time.Now().Add(verifyWait))
 		if iam.KindOf(err) == iam.Unauthenticated { // the fault is in the body, not in the caller's own token
-			err = iam.Refuse([]iam.FieldError{{Pointer: "/token", Detail: "is rejected before any policy is evaluated: " + err.Error()}})
+			err = iam.InvalidFields([]iam.FieldError{{Pointer: "/token", Detail: "is rejected before any policy is evaluated: " + err.Error()}})
 		}
 		return q, err
 	}

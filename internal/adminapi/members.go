@@ -136,7 +136,7 @@ func (a *server) addMember(ctx context.Context, w *admin.Work, in *struct {
 	Body memberPost
 },
 ) (*resource[memberBody], error) {
-	if err := iam.Refuse(in.Body.validate("")); err != nil {
+	if err := iam.InvalidFields(in.Body.validate("")); err != nil {
 		return nil, err
 	}
 	outcomes, err := w.PutMembers(ctx, in.Tenant, []admin.Row{a.memberRow(in.Body)}, true)
@@ -256,7 +256,7 @@ func (a *server) putMember(ctx context.Context, w *admin.Work, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	if err := iam.Refuse(in.Body.validate("")); err != nil {
+	if err := iam.InvalidFields(in.Body.validate("")); err != nil {
 		return nil, err
 	}
 	m := in.Body.membership()
@@ -291,7 +291,7 @@ func (a *server) patchMember(ctx context.Context, w *admin.Work, in *struct {
 	m, err := w.EditMember(ctx, in.Tenant, in.User, cond, func(m iam.Membership) (iam.Membership, error) {
 		s, err := apply(in.Patched, MemberPut{m.Status, m.Roles, m.Attributes, optionalTime(m.ExpiresAt)})
 		if err == nil {
-			err = iam.Refuse(s.validate(""))
+			err = iam.InvalidFields(s.validate(""))
 		}
 		after := s.membership()
 		after.Status = s.Status // here null does not mean the default

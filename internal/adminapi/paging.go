@@ -44,7 +44,7 @@ func (p Paged) userCursor(into *string) error {
 }
 
 func invalidCursor() error {
-	return iam.Refuse([]iam.FieldError{{Pointer: "after", Detail: "is not the next of an earlier page"}})
+	return iam.InvalidFields([]iam.FieldError{{Pointer: "after", Detail: "is not the next of an earlier page"}})
 }
 
 // collection is a response with a page of resources.

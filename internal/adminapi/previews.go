@@ -57,7 +57,7 @@ func (a *server) createPreview(ctx context.Context, c call, in *struct {
 },
 ) (*resource[previewBody], error) {
 	if err := preview.CheckQuestions("questions", in.Body.Questions); err != nil {
-		return nil, iam.Refuse([]iam.FieldError{{Pointer: "/questions", Detail: err.Error()}})
+		return nil, iam.InvalidFields([]iam.FieldError{{Pointer: "/questions", Detail: err.Error()}})
 	}
 	cfg := preview.Config{
 		Engine:    a.PreviewEngine,
@@ -69,7 +69,7 @@ func (a *server) createPreview(ctx context.Context, c call, in *struct {
 	if in.Body.Replay != "" {
 		span, err := time.ParseDuration(in.Body.Replay)
 		if err != nil || span <= 0 {
-			return nil, iam.Refuse([]iam.FieldError{{Pointer: "/replay", Detail: "must be a duration such as 24h"}})
+			return nil, iam.InvalidFields([]iam.FieldError{{Pointer: "/replay", Detail: "must be a duration such as 24h"}})
 		}
 		if err := a.requireDecisionLog(); err != nil {
 			return nil, err

@@ -78,7 +78,7 @@ func (b manifestPut) manifest(service string) (iam.Manifest, error) {
 			m.Attributes = append(m.Attributes, iam.AttributeSchema{Key: x.Key, Type: x.Type, Description: x.Description})
 		}
 	}
-	return m, iam.Refuse(invalid)
+	return m, iam.InvalidFields(invalid)
 }
 
 func manifestResource(s iam.Service, m iam.Manifest) *resource[manifestBody] {

@@ -26,7 +26,7 @@ func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.C
 		return Result{}, errCopied
 	}
 	if rot.Overlap < 0 || rot.Overlap > maxOverlap {
-		return Result{}, iam.Refuse([]iam.FieldError{{Pointer: "/overlap", Detail: "must be 0 to 720h"}})
+		return Result{}, iam.InvalidFields([]iam.FieldError{{Pointer: "/overlap", Detail: "must be 0 to 720h"}})
 	}
 	lease := leaseFor(callerLease)
 	b, err := s.begin(ctx, r, true, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {

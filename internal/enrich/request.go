@@ -39,7 +39,7 @@ func NewRequest(gateway, method, scheme, host, path string, clientIP netip.Addr)
 	if path != "" {
 		r.SetPath(path)
 	}
-	return r, iam.Refuse(wrong)
+	return r, iam.InvalidFields(wrong)
 }
 
 // Lacks returns the facts that p reads and r does not have: asked about r, p denies.

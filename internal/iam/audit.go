@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// AuditEntry says who changed what. Entries of one chain are linked: Prev is the Hash
+// AuditEntry records one change and its actor. Entries of one chain are linked: Prev is the Hash
 // of the one before.
 type AuditEntry struct {
 	Chain      string // id of a tenant; empty: the platform

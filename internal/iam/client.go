@@ -188,8 +188,8 @@ func (r Registration) Differs(other Registration) []string {
 	return fields
 }
 
-// Drift names the fields in which a registration, as a provider answers it, is not what is
-// wanted. Where no scope is wanted, a provider may fill in standard ones; where no audience
+// Drift names the fields in which a registration, as a provider returns it, differs from the
+// wanted one. Where no scope is wanted, a provider may fill in standard ones; where no audience
 // is, none was decided.
 func (r Registration) Drift(wanted Registration) []string {
 	beyond := func(s string) bool { return !slices.Contains(StandardScopes, s) }

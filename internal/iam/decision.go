@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// RecordedDecision is a decision as the decision log keeps it.
+// RecordedDecision is a decision as the decision log stores it.
 type RecordedDecision struct {
 	ID       string
 	At       time.Time
@@ -19,7 +19,7 @@ type RecordedDecision struct {
 	Event    json.RawMessage
 }
 
-// DecisionFilter says which decisions are wanted. What is empty is not looked at.
+// DecisionFilter selects decisions. Empty fields match all.
 type DecisionFilter struct {
 	Issuer, Subject, ClientID, Tenant, Code string
 

@@ -37,7 +37,7 @@ type Error struct {
 	Cause  error
 }
 
-// FieldError points at one wrong input. Pointer is a JSON Pointer (RFC 6901).
+// FieldError points at one invalid input. Pointer is a JSON Pointer (RFC 6901).
 type FieldError struct {
 	Pointer string `json:"pointer"`
 	Detail  string `json:"detail"`
@@ -62,12 +62,12 @@ func Errorf(k Kind, format string, args ...any) error {
 	return &Error{Kind: k, Detail: fmt.Sprintf(format, args...)}
 }
 
-// Refuse makes one Invalid error of all wrong fields; nil where there are none.
-func Refuse(wrong []FieldError) error {
-	if len(wrong) == 0 {
+// InvalidFields returns one Invalid error for all fields; nil where there are none.
+func InvalidFields(fields []FieldError) error {
+	if len(fields) == 0 {
 		return nil
 	}
-	return &Error{Kind: Invalid, Detail: "some fields are not valid", Fields: wrong}
+	return &Error{Kind: Invalid, Detail: "some fields are not valid", Fields: fields}
 }
 
 // KindOf is total: an unclassified error is Internal.

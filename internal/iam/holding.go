@@ -42,17 +42,17 @@ func (g Graph) Hold(names []string) Holding {
 	return h
 }
 
-// Beyond says what the named roles of g mean that h does not hold; "" if nothing. What
-// a role of the tenant's own means is its permissions; a global one, a template of a
-// service or a reserved one, is more than that, so it must be held itself.
+// Beyond names what the named roles of g grant and h does not hold; "" if nothing. A role of the
+// tenant grants its permissions. A global one, a template of a
+// service or a reserved one, can grant more, so h must hold the role itself.
 func (h Holding) Beyond(g Graph, names []string) string {
 	if h.Everything {
 		return ""
 	}
-	given := g.Hold(names)
+	granted := g.Hold(names)
 	var more []string
 	for _, r := range g.roles {
-		if !given.Roles[r.Name] {
+		if !granted.Roles[r.Name] {
 			continue
 		}
 		if r.Tenant == "" && !h.Roles[r.Name] {

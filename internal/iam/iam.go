@@ -79,7 +79,7 @@ type User struct {
 	Version         int64
 }
 
-// Membership is what a user is in one tenant.
+// Membership is the roles and attributes of a user in one tenant.
 type Membership struct {
 	Tenant     string
 	User       string // id of the user
@@ -89,7 +89,7 @@ type Membership struct {
 	ExpiresAt  time.Time // zero: never
 	Version    int64
 
-	TenantStatus string // read along: which memberships count, without a look-up of each tenant
+	TenantStatus string // read together: which memberships count, without a look-up of each tenant
 }
 
 // Member is a membership with its user.
@@ -143,7 +143,7 @@ const PlatformAdmin = "platform-admin"
 // ScopePlatformAdmin makes a program of the platform a platform administrator.
 const ScopePlatformAdmin = "iam:platform-admin"
 
-// Manifest is what a service declares that it needs.
+// Manifest is the roles and attributes that a service declares.
 type Manifest struct {
 	Service    string
 	Roles      []Role // Name, Description, Permissions, Inherits

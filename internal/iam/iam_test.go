@@ -71,23 +71,23 @@ func TestInheritanceIsRefusedWhereItCannotWork(t *testing.T) {
 		want  string // part of the first detail; "" is fine
 	}{
 		"a diamond is fine":                     {[]iam.Role{{Name: "a", Inherits: []string{"b", "c"}}, {Name: "b", Inherits: []string{"d"}}, {Name: "c", Inherits: []string{"d"}}, {Name: "d"}}, "a", ""},
-		"nobody bears it":                       {[]iam.Role{{Name: "a", Inherits: []string{"b"}}}, "a", `no role named "b"`},
+		"no such role":                          {[]iam.Role{{Name: "a", Inherits: []string{"b"}}}, "a", `no role named "b"`},
 		"a cycle of two":                        {[]iam.Role{{Name: "a", Inherits: []string{"b"}}, {Name: "b", Inherits: []string{"a"}}}, "a", "a inherits b inherits a"},
 		"a cycle of three":                      {[]iam.Role{{Name: "a", Inherits: []string{"b"}}, {Name: "b", Inherits: []string{"c"}}, {Name: "c", Inherits: []string{"a"}}}, "b", "b inherits c inherits a inherits b"},
 		"16 steps are fine":                     {chain(16), "ra", ""},
 		"17 are too many, wherever the edit is": {chain(17), "rf", "chain of 17"},
 	} {
-		wrong := iam.CheckInheritance(c.roles, c.at)
+		invalid := iam.CheckInheritance(c.roles, c.at)
 		switch {
-		case c.want == "" && len(wrong) > 0:
-			t.Errorf("%s: %v", name, wrong)
-		case c.want != "" && (len(wrong) == 0 || !strings.Contains(wrong[0].Detail, c.want)):
-			t.Errorf("%s: got %v, want %q", name, wrong, c.want)
+		case c.want == "" && len(invalid) > 0:
+			t.Errorf("%s: %v", name, invalid)
+		case c.want != "" && (len(invalid) == 0 || !strings.Contains(invalid[0].Detail, c.want)):
+			t.Errorf("%s: got %v, want %q", name, invalid, c.want)
 		}
 	}
 }
 
-// The closure is what one would find by walking, for any graph, cycles included.
+// Closure equals a walk, for any graph, cycles included.
 func TestClosureIsReachability(t *testing.T) {
 	t.Parallel()
 	names := []string{"a", "b", "c", "d", "e", "f"}

@@ -2,7 +2,7 @@ package iam
 
 import "slices"
 
-// Issuer says what one trusted issuer of tokens may speak about. Tokens of an
+// Issuer is a trusted issuer of tokens, with the tenants that it is trusted for. Tokens of an
 // issuer that is not listed mean nothing here.
 type Issuer struct {
 	URL      string   // the value of "iss"

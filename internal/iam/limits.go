@@ -30,8 +30,8 @@ const (
 	MaxDescriptionBytes   = 1000
 	MaxNumberBytes        = 400 // of a number in an attribute or a claim, as it is written
 
-	// What all roles that one tenant sees may weigh together, so that its document
-	// can be built within a request and kept.
+	// Limits on all roles that one tenant sees together, so that its document
+	// can be built within a request and cached.
 	MaxPermissionsPerTenant = 50_000
 	MaxClosurePerTenant     = 20_000 // names in the closures of all roles
 )
@@ -107,7 +107,7 @@ func printableASCII(s string) bool {
 	return s != "" && s[0] != ' ' && s[len(s)-1] != ' '
 }
 
-// Check returns one entry for each wrong field.
+// Check returns one entry for each invalid field.
 func (t Tenant) Check() []FieldError {
 	var c check
 	c.that(ValidTenantID(t.ID), "/id", "must be 1 to 64 of a-z 0-9 _ - and begin with a letter or digit, is %q", t.ID)
@@ -118,7 +118,7 @@ func (t Tenant) Check() []FieldError {
 	return c
 }
 
-// Check returns one entry for each wrong field.
+// Check returns one entry for each invalid field.
 func (r Role) Check() []FieldError {
 	var c check
 	if r.Tenant != "" {
@@ -132,7 +132,7 @@ func (r Role) Check() []FieldError {
 	return c
 }
 
-// Check returns one entry for each wrong field.
+// Check returns one entry for each invalid field.
 func (m Manifest) Check() []FieldError {
 	var c check
 	c.that(ValidTenantID(m.Service), "/service", "must be 1 to 64 of a-z 0-9 _ - and begin with a letter or digit, is %q", m.Service)
@@ -141,11 +141,11 @@ func (m Manifest) Check() []FieldError {
 	declared := map[string]bool{}
 	for i, r := range m.Roles {
 		at := "/roles/" + strconv.Itoa(i)
-		for _, wrong := range r.Check() {
-			c = append(c, FieldError{at + wrong.Pointer, wrong.Detail})
+		for _, invalid := range r.Check() {
+			c = append(c, FieldError{at + invalid.Pointer, invalid.Detail})
 		}
 		c.that(!strings.HasPrefix(r.Name, "iam:"), at+"/name", "names that begin with iam: are reserved")
-		c.that(!declared[r.Name], at+"/name", "%q stands here twice", r.Name)
+		c.that(!declared[r.Name], at+"/name", "%q is listed twice", r.Name)
 		declared[r.Name] = true
 		for j, p := range r.Permissions {
 			c.that(strings.HasPrefix(p, m.Service+":"), at+"/permissions/"+strconv.Itoa(j),
@@ -161,7 +161,7 @@ func (m Manifest) Check() []FieldError {
 	for i, a := range m.Attributes {
 		at := "/attributes/" + strconv.Itoa(i)
 		c.that(ValidName(a.Key), at+"/key", "must be 1 to 64 of a-z 0-9 . _ - and begin with a letter or digit, is %q", a.Key)
-		c.that(!keys[a.Key], at+"/key", "%q stands here twice", a.Key)
+		c.that(!keys[a.Key], at+"/key", "%q is listed twice", a.Key)
 		keys[a.Key] = true
 		c.oneOf(at+"/type", a.Type, AttributeTypes...)
 		c.description(at+"/description", a.Description)
@@ -169,7 +169,7 @@ func (m Manifest) Check() []FieldError {
 	return c
 }
 
-// CheckAttributes holds values to what is declared. The pointers begin with at.
+// CheckAttributes validates values by their declarations. The pointers begin with at.
 func CheckAttributes(at string, values map[string]any, declared map[string]AttributeSchema) []FieldError {
 	var c check
 	for _, key := range slices.Sorted(maps.Keys(values)) {
@@ -214,7 +214,7 @@ func (a AttributeSchema) Fits(v any) bool {
 	return false
 }
 
-// Check returns one entry for each wrong field.
+// Check returns one entry for each invalid field.
 func (u User) Check() []FieldError {
 	var c check
 	c.that(ValidIssuer(u.Issuer), "/issuer", "must be 1 to %d printable ASCII characters without blanks", MaxIssuerBytes)
@@ -230,7 +230,7 @@ func (u User) Check() []FieldError {
 	return c
 }
 
-// Check returns one entry for each wrong field.
+// Check returns one entry for each invalid field.
 func (m Membership) Check() []FieldError {
 	var c check
 	c.that(ValidTenantID(m.Tenant), "/tenant", "is not the id of a tenant: %q", m.Tenant)
@@ -247,7 +247,7 @@ var personal = []string{
 	"gender", "birthdate", "phone_number", "address", "upn", "oid", "unique_name",
 }
 
-// Check returns one entry for each wrong field.
+// Check returns one entry for each invalid field.
 func (m Mapping) Check() []FieldError {
 	var c check
 	c.that(ValidTenantID(m.Tenant), "/tenant", "is not the id of a tenant: %q", m.Tenant)
@@ -260,7 +260,7 @@ func (m Mapping) Check() []FieldError {
 	return c
 }
 
-// Check returns one entry for each wrong field.
+// Check returns one entry for each invalid field.
 func (cl Client) Check() []FieldError {
 	var c check
 	c.that(ValidIssuer(cl.Issuer), "/issuer", "must be 1 to %d printable ASCII characters without blanks", MaxIssuerBytes)
@@ -274,7 +274,7 @@ func (cl Client) Check() []FieldError {
 	return c
 }
 
-// check gathers what is wrong.
+// check collects the invalid fields.
 type check []FieldError
 
 func (c *check) that(ok bool, pointer, format string, args ...any) {
@@ -302,7 +302,7 @@ func (c *check) each(pointer string, list []string, most int, valid func(string)
 	for i, s := range list {
 		at := pointer + "/" + strconv.Itoa(i)
 		c.that(valid(s), at, "%s, is %q", want, s)
-		c.that(!seen[s], at, "%q stands here twice", s)
+		c.that(!seen[s], at, "%q is listed twice", s)
 		seen[s] = true
 	}
 }

@@ -46,8 +46,8 @@ func (r Registration) WithDefaults() Registration {
 	return r
 }
 
-// Tidy is what is kept of a registration that was checked: of keys, what they are, and
-// nothing that stands beside it.
+// Tidy returns a valid registration as it is stored: its keys have no members that they do not
+// need.
 func (r Registration) Tidy() Registration {
 	r.JWKS = publicKeys(r.JWKS)
 	return r
@@ -60,7 +60,7 @@ func publicKeys(raw json.RawMessage) json.RawMessage {
 	if err := json.Unmarshal(raw, &set); len(raw) == 0 || err == nil && len(set.Keys) == 0 {
 		return nil
 	} else if err != nil {
-		return raw // none that we wrote: it differs from all of those
+		return raw // not written by us: it differs from any that is
 	}
 	b, err := json.Marshal(set)
 	if err != nil {
@@ -69,8 +69,8 @@ func publicKeys(raw json.RawMessage) json.RawMessage {
 	return b
 }
 
-// Check returns one entry for each wrong field, by RFC 7591 and the security practice of
-// RFC 9700. Scope, id and marks are not looked at.
+// Check returns one entry for each invalid field, by RFC 7591 and the security practice of
+// RFC 9700. Scope, id and marks are not checked.
 func (r Registration) Check() []FieldError {
 	var c check
 	c.text("/client_name", r.ClientName, 200)
@@ -95,23 +95,23 @@ func (r Registration) Check() []FieldError {
 	c.each("/audience", r.Audience, MaxAudiences, validAudience, fmt.Sprintf("must be 1 to %d printable ASCII characters without blanks or quotes", MaxAudienceBytes))
 
 	keys := r.TokenEndpointAuthMethod == "private_key_jwt"
-	given := 0
+	sources := 0
 	if r.JWKSURI != "" {
-		given++
+		sources++
 		c.that(badURI(r.JWKSURI, false) == "", "/jwks_uri", "%s", badURI(r.JWKSURI, false))
 	}
 	if len(r.JWKS) > 0 {
-		given++
+		sources++
 		why := badKeys(r.JWKS)
 		c.that(why == "", "/jwks", "%s", why)
 	}
-	c.that(!keys || given == 1, "/jwks", "private_key_jwt needs jwks or jwks_uri, and not both")
-	c.that(keys || given == 0, "/jwks", "jwks and jwks_uri go with private_key_jwt only")
+	c.that(!keys || sources == 1, "/jwks", "private_key_jwt needs jwks or jwks_uri, and not both")
+	c.that(keys || sources == 0, "/jwks", "jwks and jwks_uri go with private_key_jwt only")
 	return c
 }
 
-// validAudience holds an audience to what can be asked for in one parameter, where blanks
-// separate several.
+// validAudience reports whether s can be one of several audiences in a parameter, which blanks
+// separate.
 func validAudience(s string) bool {
 	return len(s) <= MaxAudienceBytes && printableASCII(s) && !strings.ContainsAny(s, ` "\`)
 }
@@ -124,14 +124,14 @@ func (c *check) uris(pointer string, list []string, native bool) {
 		if why := badURI(s, native); why != "" {
 			c.that(false, at, "%s", why)
 		}
-		c.that(!seen[s], at, "stands here twice")
+		c.that(!seen[s], at, "is listed twice")
 		seen[s] = true
 	}
 }
 
-// badURI says what is wrong with a URI that a browser is sent to, or that the identity
-// provider fetches; "" if nothing is. It is compared as it is written (RFC 9700, section
-// 2.1), so what can be read in two ways is refused. Native applications, which are public
+// badURI returns why a URI is invalid that a browser is redirected to, or that the identity
+// provider fetches; "" if it is valid. It is compared as it is written (RFC 9700, section
+// 2.1), so an ambiguous one is invalid. Native applications, which are public
 // clients, may have a loopback address or a scheme of their own (RFC 8252, section 7).
 func badURI(s string, native bool) string {
 	if len(s) > MaxURIBytes {
@@ -197,8 +197,8 @@ var special = []netip.Prefix{
 // routed is all of IPv6 that leads anywhere (RFC 4291, section 2.4).
 var routed = netip.MustParsePrefix("2000::/3")
 
-// badHost says why a host is none on the internet; "" if it may be one. What a name leads
-// to is not asked: it can change.
+// badHost returns why a host is not a public one; "" if it may be. Names are not
+// resolved: their addresses can change.
 func badHost(host string) string {
 	const private = "must be a public host: no loopback, private or local one"
 	if addr, err := netip.ParseAddr(host); err == nil {
@@ -231,7 +231,7 @@ var secretMembers = []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
 // signatures are the algorithms of private_key_jwt (RFC 7518, section 3.1; RFC 8037).
 var signatures = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 
-// badKeys says what is wrong with a JSON Web Key Set; "" if nothing is.
+// badKeys returns why a JSON Web Key Set is invalid; "" if it is valid.
 func badKeys(raw json.RawMessage) string {
 	if len(raw) > MaxJWKSBytes {
 		return fmt.Sprintf("has %d bytes, at most %d are allowed", len(raw), MaxJWKSBytes)
@@ -255,7 +255,7 @@ func badKeys(raw json.RawMessage) string {
 				return fmt.Sprintf("keys/%d has the member %q: a private or symmetric key must never leave its owner", i, name)
 			}
 			if strings.HasPrefix(strings.ToLower(name), "x5") {
-				return fmt.Sprintf("keys/%d has the member %q: keys are given, certificates are not", i, name)
+				return fmt.Sprintf("keys/%d has the member %q: certificates are not accepted, keys are", i, name)
 			}
 		}
 		switch {

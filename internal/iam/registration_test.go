@@ -10,11 +10,11 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Where a client's codes may be sent, and what the provider may be made to fetch.
+// URIs that a browser may be redirected to, or the provider may fetch.
 func TestURIsOfAClient(t *testing.T) {
 	t.Parallel()
 	long := "https://app.example.com/" + strings.Repeat("a", iam.MaxURIBytes)
-	for uri, want := range map[string]string{ // who may have it: "all", "native", "nobody"
+	for uri, want := range map[string]string{ // the clients that may have it: "all", "native", "none"
 		"https://app.example.com/callback":      "all",
 		"https://app.example.com":               "all",
 		"https://app.example.com:8443/cb?x=1":   "all",
@@ -26,82 +26,82 @@ func TestURIsOfAClient(t *testing.T) {
 		"http://127.0.0.1:52345/cb":             "native",
 		"http://[::1]:8000/cb":                  "native",
 		"com.example.app:/callback":             "native",
-		"com.example.app:callback":              "nobody",
-		"com.example.app:":                      "nobody",
-		"com.example.app:///callback":           "nobody",
-		"com.example.app://host/callback":       "nobody",
-		"myapp:/callback":                       "nobody",
-		"javascript:alert(1)":                   "nobody",
-		"java.script:alert(1)":                  "nobody",
-		"data:text/html,x":                      "nobody",
-		"http://localhost/cb":                   "nobody",
-		"http://app.example.com/cb":             "nobody",
-		"https://localhost/cb":                  "nobody",
-		"https://127.0.0.1/cb":                  "nobody",
-		"https://[::1]/cb":                      "nobody",
-		"https://10.1.2.3/cb":                   "nobody",
-		"https://192.168.0.1/cb":                "nobody",
-		"https://172.16.0.1/cb":                 "nobody",
-		"https://169.254.169.254/latest":        "nobody",
-		"https://[fe80::1]/cb":                  "nobody",
-		"https://[fe80::1%25eth0]/cb":           "nobody",
-		"https://[fd00::1]/cb":                  "nobody",
-		"https://[::ffff:10.0.0.1]/cb":          "nobody",
-		"https://[64:ff9b::a00:1]/cb":           "nobody",
-		"https://[2002:a00:1::]/cb":             "nobody",
-		"https://100.64.0.1/cb":                 "nobody",
-		"https://0.0.0.0/cb":                    "nobody",
-		"https://255.255.255.255/cb":            "nobody",
-		"https://224.0.0.1/cb":                  "nobody",
-		"https://2130706433/cb":                 "nobody",
-		"https://127.1/cb":                      "nobody",
-		"https://0x7f.0.0.1/cb":                 "nobody",
-		"https://0177.0.0.1/cb":                 "nobody",
-		"https://app.127.0.0.1.5/cb":            "nobody",
-		"https://metadata/cb":                   "nobody",
-		"https://metadata.google.internal/cb":   "nobody",
-		"https://printer.local/cb":              "nobody",
-		"https://router.home.arpa/cb":           "nobody",
-		"https://x.localhost/cb":                "nobody",
-		"https://LOCALHOST/cb":                  "nobody",
-		"https://app.example.com/cb#x":          "nobody",
-		"https://app.example.com/cb#":           "nobody",
-		"https://*.example.com/cb":              "nobody",
-		"https://app.example.com/*":             "nobody",
-		"https://user@app.example.com/cb":       "nobody",
-		"https://app.example.com@evil.com/cb":   "nobody",
-		"https://app.example.com\\@evil.com/cb": "nobody",
-		"https://app.example.com/../cb":         "nobody",
-		"https://app.example.com/%2e%2e/cb":     "nobody",
-		"https://app.example.com:0/cb":          "nobody",
-		"https://app.example.com:99999/cb":      "nobody",
-		"https://app.example.com:/cb":           "nobody",
-		"https://app..example.com/cb":           "nobody",
-		"https://bücher.example/cb":             "nobody",
-		"https://app.example.com/c b":           "nobody",
-		"https://app.example.com/\r\nX: y":      "nobody",
-		"https:///cb":                           "nobody",
-		"https://..":                            "nobody",
-		"https://a../cb":                        "nobody",
-		"https://[::10.0.0.1]/cb":               "nobody",
-		"https://[::7f00:1]/cb":                 "nobody",
-		"https://[::ffff:0:10.0.0.1]/cb":        "nobody",
-		"https://[fec0::1]/cb":                  "nobody",
-		"https://[3fff::1]/cb":                  "nobody",
-		"https://192.88.99.1/cb":                "nobody",
-		"https://168.63.129.16/cb":              "nobody",
-		"https://kubernetes.default.svc/cb":     "nobody",
-		"https://./cb":                          "nobody",
-		"https:app.example.com/cb":              "nobody",
-		"//app.example.com/cb":                  "nobody",
-		"/cb":                                   "nobody",
-		"":                                      "nobody",
-		long:                                    "nobody",
+		"com.example.app:callback":              "none",
+		"com.example.app:":                      "none",
+		"com.example.app:///callback":           "none",
+		"com.example.app://host/callback":       "none",
+		"myapp:/callback":                       "none",
+		"javascript:alert(1)":                   "none",
+		"java.script:alert(1)":                  "none",
+		"data:text/html,x":                      "none",
+		"http://localhost/cb":                   "none",
+		"http://app.example.com/cb":             "none",
+		"https://localhost/cb":                  "none",
+		"https://127.0.0.1/cb":                  "none",
+		"https://[::1]/cb":                      "none",
+		"https://10.1.2.3/cb":                   "none",
+		"https://192.168.0.1/cb":                "none",
+		"https://172.16.0.1/cb":                 "none",
+		"https://169.254.169.254/latest":        "none",
+		"https://[fe80::1]/cb":                  "none",
+		"https://[fe80::1%25eth0]/cb":           "none",
+		"https://[fd00::1]/cb":                  "none",
+		"https://[::ffff:10.0.0.1]/cb":          "none",
+		"https://[64:ff9b::a00:1]/cb":           "none",
+		"https://[2002:a00:1::]/cb":             "none",
+		"https://100.64.0.1/cb":                 "none",
+		"https://0.0.0.0/cb":                    "none",
+		"https://255.255.255.255/cb":            "none",
+		"https://224.0.0.1/cb":                  "none",
+		"https://2130706433/cb":                 "none",
+		"https://127.1/cb":                      "none",
+		"https://0x7f.0.0.1/cb":                 "none",
+		"https://0177.0.0.1/cb":                 "none",
+		"https://app.127.0.0.1.5/cb":            "none",
+		"https://metadata/cb":                   "none",
+		"https://metadata.google.internal/cb":   "none",
+		"https://printer.local/cb":              "none",
+		"https://router.home.arpa/cb":           "none",
+		"https://x.localhost/cb":                "none",
+		"https://LOCALHOST/cb":                  "none",
+		"https://app.example.com/cb#x":          "none",
+		"https://app.example.com/cb#":           "none",
+		"https://*.example.com/cb":              "none",
+		"https://app.example.com/*":             "none",
+		"https://user@app.example.com/cb":       "none",
+		"https://app.example.com@evil.com/cb":   "none",
+		"https://app.example.com\\@evil.com/cb": "none",
+		"https://app.example.com/../cb":         "none",
+		"https://app.example.com/%2e%2e/cb":     "none",
+		"https://app.example.com:0/cb":          "none",
+		"https://app.example.com:99999/cb":      "none",
+		"https://app.example.com:/cb":           "none",
+		"https://app..example.com/cb":           "none",
+		"https://bücher.example/cb":             "none",
+		"https://app.example.com/c b":           "none",
+		"https://app.example.com/\r\nX: y":      "none",
+		"https:///cb":                           "none",
+		"https://..":                            "none",
+		"https://a../cb":                        "none",
+		"https://[::10.0.0.1]/cb":               "none",
+		"https://[::7f00:1]/cb":                 "none",
+		"https://[::ffff:0:10.0.0.1]/cb":        "none",
+		"https://[fec0::1]/cb":                  "none",
+		"https://[3fff::1]/cb":                  "none",
+		"https://192.88.99.1/cb":                "none",
+		"https://168.63.129.16/cb":              "none",
+		"https://kubernetes.default.svc/cb":     "none",
+		"https://./cb":                          "none",
+		"https:app.example.com/cb":              "none",
+		"//app.example.com/cb":                  "none",
+		"/cb":                                   "none",
+		"":                                      "none",
+		long:                                    "none",
 	} {
 		web := iam.Registration{ClientName: "x", RedirectURIs: []string{uri}}.WithDefaults()
 		native := web
 		native.TokenEndpointAuthMethod = "none"
-		got := "nobody"
+		got := "none"
 		switch web, native := web.Check(), native.Check(); {
 		case len(web) == 0 && len(native) == 0:
 			got = "all"
@@ -125,7 +125,7 @@ const (
 	privateKey = `{"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0","d":"jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI"}`
 )
 
-// What goes together, and what does not, by field.
+// Which fields go together.
 func TestRegistrationsOfAClient(t *testing.T) {
 	t.Parallel()
 	site := func(change func(*iam.Registration)) iam.Registration {
@@ -144,8 +144,8 @@ func TestRegistrationsOfAClient(t *testing.T) {
 		}
 	}
 	for i, c := range []struct {
-		r     iam.Registration
-		wrong string // pointers
+		r    iam.Registration
+		want string // pointers of the invalid fields
 	}{
 		{site(func(*iam.Registration) {}), ""},
 		{site(func(r *iam.Registration) { r.TokenEndpointAuthMethod = "none" }), ""},
@@ -197,13 +197,13 @@ func TestRegistrationsOfAClient(t *testing.T) {
 		for _, f := range c.r.WithDefaults().Check() {
 			pointers = append(pointers, f.Pointer)
 		}
-		if got := strings.Join(pointers, " "); got != c.wrong {
-			t.Errorf("%d: wrong are %q, want %q: %v", i, got, c.wrong, c.r.WithDefaults().Check())
+		if got := strings.Join(pointers, " "); got != c.want {
+			t.Errorf("%d: invalid are %q, want %q: %v", i, got, c.want, c.r.WithDefaults().Check())
 		}
 	}
 }
 
-// Two registrations differ in what means something, and in nothing else.
+// Differs compares what matters, and nothing else.
 func TestWhatDiffersIsNamed(t *testing.T) {
 	t.Parallel()
 	one := iam.Registration{
@@ -223,7 +223,7 @@ func TestWhatDiffersIsNamed(t *testing.T) {
 	}
 	tidy := iam.Registration{JWKS: json.RawMessage(`{"d":"secret","keys":[` + strings.Replace(publicKey, `"kid":"1"`, `"ext":true`, 1) + `]}`)}.Tidy()
 	if strings.Contains(string(tidy.JWKS), "secret") || strings.Contains(string(tidy.JWKS), "ext") {
-		t.Errorf("kept is %s", tidy.JWKS)
+		t.Errorf("stored is %s", tidy.JWKS)
 	}
 	for _, none := range []string{``, `null`, `{}`, `{"keys":[]}`} {
 		if got := (iam.Registration{JWKS: json.RawMessage(none)}).Differs(iam.Registration{}); len(got) > 0 {
@@ -239,7 +239,7 @@ func TestASecretIsNotSaid(t *testing.T) {
 	}
 }
 
-// Whatever a URI is, it is judged, and what is let in leads to a public host over TLS, to
+// Any URI is validated, and an accepted one leads to a public host over TLS, to
 // this machine, or to an application.
 func FuzzURIsOfAClient(f *testing.F) {
 	f.Add("https://app.example.com/cb")
@@ -251,7 +251,7 @@ func FuzzURIsOfAClient(f *testing.F) {
 			return
 		}
 		if strings.ContainsAny(uri, "*#\\ \r\n\t\"<>") || !strings.HasPrefix(uri, "https://") && !strings.HasPrefix(uri, "http://127.") && !strings.HasPrefix(uri, "http://[") && !strings.Contains(uri, ":/") {
-			t.Errorf("%q is let in", uri)
+			t.Errorf("%q is accepted", uri)
 		}
 	})
 }

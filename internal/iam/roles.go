@@ -6,10 +6,9 @@ import (
 	"strings"
 )
 
-// Closure returns, for each role, the sorted names of all roles that holding it
-// means holding: itself and what it inherits, over any number of steps. Names
-// that no role bears are left out. It ends on cycles too: a table that was
-// written by other means must not take the reader down.
+// Closure returns, for each role, the sorted names of all roles that it grants:
+// itself and those that it inherits, transitively. Names without a role are left out. It
+// terminates on cycles too: a table that was written by other means must not stop the reader.
 func Closure(roles []Role) map[string][]string {
 	inherits := make(map[string][]string, len(roles))
 	for _, r := range roles {
@@ -39,9 +38,9 @@ func Closure(roles []Role) map[string][]string {
 	return all
 }
 
-// CheckInheritance looks at the inheritance of the role called name among
-// roles, in both directions: what it inherits must exist, nothing may inherit
-// itself over any number of steps, and no chain through it may be deeper than
+// CheckInheritance validates the inheritance of the named role among
+// roles, in both directions: the roles that it inherits must exist, no role may inherit
+// itself, also transitively, and no chain through it may be deeper than
 // MaxInheritanceDepth.
 func CheckInheritance(roles []Role, name string) []FieldError {
 	byName := make(map[string]Role, len(roles))
@@ -112,15 +111,15 @@ func weight(roles []Role) (permissions, names int) {
 	return permissions, names
 }
 
-// Lighter reports whether roles weigh no more than they did before: what is too heavy
-// already can still be made lighter.
+// Lighter reports whether roles weigh no more than before: roles beyond a limit can still
+// be reduced.
 func Lighter(roles, before []Role) bool {
 	permissions, names := weight(roles)
 	wasPermissions, wasNames := weight(before)
 	return permissions <= wasPermissions && names <= wasNames
 }
 
-// CheckWeight holds all roles that one tenant sees to what a document can bear.
+// CheckWeight limits all roles that one tenant sees together, by the size of its document.
 func CheckWeight(roles []Role) []FieldError {
 	var c check
 	permissions, names := weight(roles)

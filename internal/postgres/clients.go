@@ -32,7 +32,7 @@ func (tx *Tx) PutClient(ctx context.Context, c iam.Client) (version int64, err e
 	case c.Tenant == "" && trusted && !issuer.Platform:
 		faults = append(faults, iam.FieldError{Pointer: "/tenant", Detail: "clients of this issuer need a tenant"})
 	}
-	if err := iam.Refuse(faults); err != nil {
+	if err := iam.InvalidFields(faults); err != nil {
 		return 0, err
 	}
 	if c.Tenant == "" {
@@ -45,7 +45,7 @@ func (tx *Tx) PutClient(ctx context.Context, c iam.Client) (version int64, err e
 	}
 	known, err := roleNames(ctx, tx.tx, c.Tenant)
 	if err == nil {
-		err = iam.Refuse(unknownRoles(known, c.Roles, "/roles"))
+		err = iam.InvalidFields(unknownRoles(known, c.Roles, "/roles"))
 	}
 	if err != nil {
 		return 0, wrap("put a client", err)

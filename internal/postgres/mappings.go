@@ -13,7 +13,7 @@ import (
 // PutMapping is Tx.PutMappings for one mapping, in a transaction of its own.
 func (db *DB) PutMapping(ctx context.Context, m iam.Mapping) error {
 	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
-		if err := iam.Refuse(tx.checkMapping(m)); err != nil {
+		if err := iam.InvalidFields(tx.checkMapping(m)); err != nil {
 			return err
 		}
 		if err := tx.LockRoles(ctx, m.Tenant); err != nil {
@@ -46,7 +46,7 @@ func (tx *Tx) PutMappings(ctx context.Context, tenant string, puts []*iam.Mappin
 		faults = append(faults, unknownRoles(known, m.Roles, fmt.Sprintf("/%d/roles", i))...)
 		rows[i] = row{m.Issuer, m.Claim, m.Value, m.Roles}
 	}
-	if err := iam.Refuse(faults); err != nil {
+	if err := iam.InvalidFields(faults); err != nil {
 		return err
 	}
 	body, err := json.Marshal(rows)

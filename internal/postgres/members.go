@@ -15,7 +15,7 @@ import (
 // PutMembership is Tx.PutMembers for one user, in a transaction of its own.
 func (db *DB) PutMembership(ctx context.Context, m iam.Membership) error {
 	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
-		if err := iam.Refuse(m.Check()); err != nil {
+		if err := iam.InvalidFields(m.Check()); err != nil {
 			return err
 		}
 		if err := tx.LockRoles(ctx, m.Tenant); err != nil {
@@ -76,7 +76,7 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 			faults = append(faults, iam.FieldError{Pointer: at(index[u.ID], f.Pointer), Detail: f.Detail})
 		}
 	}
-	if err := iam.Refuse(faults); err != nil {
+	if err := iam.InvalidFields(faults); err != nil {
 		return nil, err
 	}
 	body, err := json.Marshal(all)

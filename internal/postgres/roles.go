@@ -15,7 +15,7 @@ import (
 // PutRole is Tx.PutRoles for one role, in a transaction of its own.
 func (db *DB) PutRole(ctx context.Context, r iam.Role) error {
 	return db.Change(ctx, func(ctx context.Context, tx *Tx) error {
-		if err := iam.Refuse(r.Check()); err != nil {
+		if err := iam.InvalidFields(r.Check()); err != nil {
 			return err
 		}
 		if err := tx.LockRoles(ctx, r.Tenant); err != nil {
@@ -53,7 +53,7 @@ func (tx *Tx) PutRoles(ctx context.Context, tenant string, puts []*iam.Role) err
 	}
 	for i, r := range puts {
 		at := fmt.Sprintf("/%d", i)
-		if err := iam.Rebase(iam.Refuse(r.Check()), "", at); err != nil {
+		if err := iam.Rebase(iam.InvalidFields(r.Check()), "", at); err != nil {
 			return err
 		}
 		if err := nameIsFree(ctx, tx.tx, *r, roles); err != nil {
@@ -73,14 +73,14 @@ func (tx *Tx) PutRoles(ctx context.Context, tenant string, puts []*iam.Role) err
 			return iam.Errorf(iam.Conflict, "there are already %d roles, more are not allowed", iam.MaxRolesPerTenant)
 		}
 		if check {
-			if err := iam.Rebase(iam.Refuse(iam.CheckInheritance(roles, r.Name)), "", at); err != nil {
+			if err := iam.Rebase(iam.InvalidFields(iam.CheckInheritance(roles, r.Name)), "", at); err != nil {
 				return err
 			}
 		}
 		rows[i] = row{r.Name, list(r.Permissions), list(r.Inherits), r.Description, r.Service}
 	}
 	if faults := iam.CheckWeight(roles); len(faults) > 0 && !iam.Lighter(roles, before) {
-		return iam.Rebase(iam.Refuse(faults), "", fmt.Sprintf("/%d", len(puts)-1))
+		return iam.Rebase(iam.InvalidFields(faults), "", fmt.Sprintf("/%d", len(puts)-1))
 	}
 	body, err := json.Marshal(rows)
 	if err != nil {

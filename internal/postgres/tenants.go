@@ -23,7 +23,7 @@ func (db *DB) PutTenant(ctx context.Context, t iam.Tenant) error {
 // PutTenant creates a tenant or replaces its slug, name, status and attributes, and returns the
 // new version. The id of a deleted tenant is a conflict.
 func (tx *Tx) PutTenant(ctx context.Context, t iam.Tenant) (version int64, err error) {
-	if err := iam.Refuse(t.Check()); err != nil {
+	if err := iam.InvalidFields(t.Check()); err != nil {
 		return 0, err
 	}
 	attributes, err := encode(t.Attributes)

@@ -34,7 +34,7 @@ func (tx *Tx) PutUser(ctx context.Context, u iam.User) (iam.User, error) {
 	if u.DefaultTenant != "" && known && !issuer.Reaches(u.DefaultTenant) {
 		faults = append(faults, outOfReach("/default_tenant"))
 	}
-	if err := iam.Refuse(faults); err != nil {
+	if err := iam.InvalidFields(faults); err != nil {
 		return u, err
 	}
 	attributes, err := encode(u.Attributes)
@@ -51,7 +51,7 @@ func (tx *Tx) PutUser(ctx context.Context, u iam.User) (iam.User, error) {
 		RETURNING id::text, version`,
 		u.Issuer, u.Subject, u.Status, attributes, list(u.PlatformRoles), optional(u.TokensNotBefore), u.DefaultTenant).Scan(&u.ID, &u.Version)
 	if violates(err, "users_default_tenant_fkey") {
-		return u, iam.Refuse([]iam.FieldError{{Pointer: "/default_tenant", Detail: fmt.Sprintf("there is no tenant %q", u.DefaultTenant)}})
+		return u, iam.InvalidFields([]iam.FieldError{{Pointer: "/default_tenant", Detail: fmt.Sprintf("there is no tenant %q", u.DefaultTenant)}})
 	}
 	return u, wrap("put a user", err)
 }

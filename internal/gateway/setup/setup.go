@@ -199,7 +199,7 @@ func dataOf(k kind, s Settings) (*data, error) {
 	d.IAMService, _, _ = strings.Cut(d.IAM.Hostname, ".")
 	d.ExtAuthzService, _, _ = strings.Cut(d.ExtAuthz.Hostname, ".")
 	d.BackendService, _, _ = strings.Cut(d.Backend.Hostname, ".")
-	return d, iam.Refuse(wrong)
+	return d, iam.InvalidFields(wrong)
 }
 
 // endpoint is the URL of a service, without a path.

@@ -219,7 +219,7 @@ func FromClaims(claims map[string]any, now time.Time) (*token.Token, error) {
 		}
 	}
 	if t.Issuer == "" {
-		return nil, iam.Refuse([]iam.FieldError{{Pointer: "/issuer", Detail: "is missing: the issuer of the subject"}})
+		return nil, iam.InvalidFields([]iam.FieldError{{Pointer: "/issuer", Detail: "is missing: the issuer of the subject"}})
 	}
 	switch n := claims["iat"].(type) {
 	case json.Number:
@@ -230,11 +230,11 @@ func FromClaims(claims map[string]any, now time.Time) (*token.Token, error) {
 		t.IssuedAt = time.Unix(int64(n), 0)
 	}
 	if !iam.ValidNumbers(claims) {
-		return nil, iam.Refuse([]iam.FieldError{{Pointer: "/claims", Detail: fmt.Sprintf("holds a number with an exponent beyond 308 or of more than %d characters", iam.MaxNumberBytes)}})
+		return nil, iam.InvalidFields([]iam.FieldError{{Pointer: "/claims", Detail: fmt.Sprintf("holds a number with an exponent beyond 308 or of more than %d characters", iam.MaxNumberBytes)}})
 	}
 	v, err := ast.InterfaceToValue(claims)
 	if err != nil {
-		return nil, iam.Refuse([]iam.FieldError{{Pointer: "/claims", Detail: "cannot be read: " + err.Error()}})
+		return nil, iam.InvalidFields([]iam.FieldError{{Pointer: "/claims", Detail: "cannot be read: " + err.Error()}})
 	}
 	t.Claims = v
 	return t, nil
