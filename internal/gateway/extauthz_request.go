@@ -176,13 +176,5 @@ func (s *Service) clientOf(source *authv3.AttributeContext_Peer, h http.Header) 
 	if err != nil {
 		return netip.Addr{}, nil // a pipe or an address inside Envoy: unknown
 	}
-	addr = addr.Unmap().WithZone("")
-	if !s.Trusted.Trusts(addr) {
-		return addr, nil
-	}
-	further, err := s.Trusted.ClientIP(h, addr)
-	if err != nil || further.IsValid() {
-		return further, err
-	}
-	return addr, nil
+	return s.behind(addr.Unmap().WithZone(""), h)
 }

@@ -76,6 +76,7 @@ type fuzzed struct {
 	handler http.Handler
 	headers []string
 	token   string
+	service *gateway.Service // by all protocols
 }
 
 func (s *fuzzed) check(t *testing.T, req *http.Request) {
@@ -194,9 +195,11 @@ func newFuzzed(f *testing.F) *fuzzed {
 	if err != nil {
 		f.Fatal(err)
 	}
-	handler := gateway.New(gateway.Config{
+	cfg := gateway.Config{
 		Enricher: enricher, Profiles: all, Headers: e.Headers(), Identify: enricher.Identify, Tenants: aliceAlone{}, Log: log, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
 		Observe: func(string, string, string, int, time.Duration) {},
-	}).Handler()
-	return &fuzzed{handler, e.Headers(), raw}
+	}
+	data := gateway.New(cfg)
+	cfg.Profiles = slices.DeleteFunc(slices.Clone(all), func(p gateway.Profile) bool { return p.Name == "opa" }) // which answers 200 to all
+	return &fuzzed{gateway.New(cfg).Handler(), e.Headers(), raw, data}
 }

@@ -3,7 +3,8 @@
 //
 // It owns the gateway profiles (profile.go), how a gateway's request is read: one believed source of
 // each fact, and 403 malformed_request where two disagree (facts.go), which status a decision is
-// (decide.go), and the response of each protocol (http.go; extauthz.go for Envoy's gRPC). It does not know tokens, policies or facts:
+// (decide.go), and the response of each protocol (http.go; extauthz.go for Envoy's gRPC; dataapi.go for
+// OPA's data API). It does not know tokens, policies or facts:
 // package enrich decides.
 //
 // Gateways append the client's path to ours. So this listener serves nothing that changes anything,
@@ -36,6 +37,7 @@ type Tenants interface {
 type Config struct {
 	Enricher Enricher
 	Profiles []Profile // the enabled ones; the endpoints of others are 404
+	Spelled  []string  // the headers as the settings spell them; nil: as Headers does
 	Headers  []string  // canonical names, parallel to the values of an enrich.Response
 	Tenants  Tenants
 	Trusted  problem.Proxies // whose X-Forwarded-… is believed (TRUSTED_PROXIES)
@@ -95,7 +97,7 @@ func (s *Service) Handler() http.Handler {
 	r.NotFound(notFound)
 	r.MethodNotAllowed(problem.Observed("", s.Observe, problem.Handle(failures, problem.MethodNotAllowed)))
 
-	return ignoreBody(func(w http.ResponseWriter, req *http.Request) {
+	bodiless := ignoreBody(func(w http.ResponseWriter, req *http.Request) {
 		// On the raw path and before the router, which refuses unknown methods.
 		path := req.URL.EscapedPath()
 		if p, rest, ok := match(s.routes, path); ok {
@@ -108,6 +110,17 @@ func (s *Service) Handler() http.Handler {
 			return
 		}
 		r.ServeHTTP(w, req)
+	})
+	data := dataProfile(s.Profiles)
+	if data == nil {
+		return bodiless
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if req.Method == http.MethodPost && req.URL.EscapedPath() == DataPath {
+			s.decideData(w, req, data)
+			return
+		}
+		bodiless(w, req)
 	})
 }
 

@@ -29,6 +29,7 @@ const (
 	forwarded layout = iota
 	original
 	appended
+	queried // the members of a JSON input: see dataapi.go
 )
 
 // profiles are all that there are, from the gateways' own sources:
@@ -45,6 +46,7 @@ var profiles = []Profile{
 	{Name: "kong", Endpoint: "/system/forward-auth", layout: forwarded},
 	{Name: "envoy-http", Endpoint: "/system/ext-authz", layout: appended},
 	{Name: "gateway-api", Endpoint: "/system/external-auth", layout: appended},
+	{Name: "opa", Endpoint: DataPath, layout: queried},
 }
 
 // ProfileNames are the values that GATEWAY_PROFILE may list.
@@ -104,6 +106,9 @@ func routesOf(enabled []Profile) []route {
 	var named, bare []route
 	for i := range enabled {
 		p := &enabled[i]
+		if p.layout == queried {
+			continue // it has one path, and reads a body
+		}
 		if p.layout != appended {
 			named = append(named, route{p.Endpoint + "/" + p.Name, p})
 		}

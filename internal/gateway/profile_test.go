@@ -46,6 +46,9 @@ func TestEachProfileReadsTheFactsThatItsGatewaySends(t *testing.T) {
 	w := world.New(t, world.Settings{Policy: world.Policy{Rego: recording}})
 	for _, name := range gateway.ProfileNames() {
 		t.Run(name, func(t *testing.T) {
+			if name == "opa" {
+				return // TestTheDataAPI…: it has a body
+			}
 			sent, ok := asSent[name]
 			if !ok {
 				t.Fatal("no request of this profile is tested")

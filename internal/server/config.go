@@ -64,7 +64,7 @@ type Config struct {
 	OpsAddr              string        `env:"OPS_ADDR" of:"ops" envDefault:":9090" doc:"listener for operators, without authentication: keep it private"`
 	OpsPprof             bool          `env:"OPS_PPROF" doc:"1 serves /debug/pprof/ on it"`
 
-	GatewayProfiles []string       `env:"GATEWAY_PROFILE" of:"gate" envDefault:"traefik" doc:"kinds of gateways that ask, comma-separated: traefik, nginx, ingress-nginx, caddy, apisix, haproxy, kong, envoy-http, gateway-api; each has an endpoint and one source of each fact"`
+	GatewayProfiles []string       `env:"GATEWAY_PROFILE" of:"gate" envDefault:"traefik" doc:"kinds of gateways that ask, comma-separated: traefik, nginx, ingress-nginx, caddy, apisix, haproxy, kong, envoy-http, gateway-api, opa; each has an endpoint and one source of each fact"`
 	TrustedProxies  []netip.Prefix `env:"TRUSTED_PROXIES" doc:"networks whose X-Forwarded-… and X-Upstream-IdP-ID are believed, comma-separated"`
 	AmbiguousPaths  string         `env:"AMBIGUOUS_PATHS" envDefault:"when_read" doc:"ambiguous paths are denied: when_read, where the policy reads the path; always_deny"`
 	GatewayHeaders  []string       `env:"GATEWAY_HEADERS" of:"gate" doc:"headers that the gateways copy; every 200 carries all of them"`

@@ -74,6 +74,14 @@ func (cfg *Config) checkGate(fault func(string, ...any)) {
 	cfg.addAssertionHeader()
 }
 
+// spelledHeaders are the headers that gateways are configured for, as they are written.
+func (cfg *Config) spelledHeaders() []string {
+	if cfg.GatewayHeaders == nil {
+		return policy.DefaultHeaders
+	}
+	return cfg.GatewayHeaders
+}
+
 func (cfg *Config) checkBudgets(fault func(string, ...any)) {
 	if !emptyValue.MatchString(cfg.GatewayEmpty) {
 		fault("GATEWAY_EMPTY_VALUE must be at most 16 printable ASCII characters without blanks and commas")

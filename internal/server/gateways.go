@@ -52,6 +52,7 @@ func (s *service) openGateways(context.Context) error {
 		Enricher:      s.enricher,
 		Profiles:      s.cfg.Profiles,
 		Headers:       s.engine.Headers(),
+		Spelled:       s.cfg.spelledHeaders(),
 		Identify:      s.enricher.Identify,
 		Tenants:       s.db,
 		Trusted:       s.cfg.TrustedProxies,

@@ -223,6 +223,7 @@ func (w *World) openGateway(s Settings) {
 	profiles, err := gateway.Profiles(s.Profiles...)
 	w.OK(err)
 	w.Gateway = gateway.New(gateway.Config{
+		Spelled:       spelled(s.Headers),
 		Profiles:      profiles,
 		Enricher:      w.Enricher,
 		Headers:       w.Engine.Headers(),
@@ -238,6 +239,13 @@ func (w *World) openGateway(s Settings) {
 	srv := httptest.NewServer(w.Gateway.Handler())
 	w.Cleanup(srv.Close)
 	w.URL = srv.URL
+}
+
+func spelled(headers []string) []string {
+	if headers == nil {
+		return policy.DefaultHeaders
+	}
+	return headers
 }
 
 // OK fails the test at an error.
