@@ -10,9 +10,8 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Direct answers the same paths as a Reading, from a Loader and from nothing
-// else: for a decision that must rest on what one transaction sees, and not on
-// what was true a moment ago. It is used by one goroutine.
+// Direct reads the same paths as a View, from a Loader and from no cache: for a
+// decision that must depend on the facts of one transaction alone. It is used by one goroutine.
 type Direct struct {
 	loader  Loader
 	issuers iam.Issuers
@@ -31,7 +30,7 @@ func NewDirect(loader Loader, issuers iam.Issuers, issuer string) *Direct {
 // Waited is how long loads took so far.
 func (d *Direct) Waited() time.Duration { return d.waited }
 
-// Read answers one path below data.directory, with the errors of Reading.Read.
+// Read returns the value of one path below data.directory, with the errors of View.Read.
 func (d *Direct) Read(ctx context.Context, path storage.Path) (ast.Value, error) {
 	kd, first, second, rest, err := split(path)
 	if err != nil {

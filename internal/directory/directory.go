@@ -62,9 +62,9 @@ type Loader interface {
 // Config of a Store. The zero value of a size or time means its default.
 type Config struct {
 	Issuers  iam.Issuers
-	Entries  int                  // most documents kept; default 10,000
+	Entries  int                  // most documents cached; default 10,000
 	Bytes    int64                // most bytes they may weigh, estimated; default 64 MiB
-	MaxStale time.Duration        // how long after the last proof facts are used; default 10 s
+	MaxStale time.Duration        // the freshness deadline: how long facts are used after freshness was confirmed; default 10 s
 	Wait     time.Duration        // longest wait of one evaluation for loads, in all; default 60 ms
 	Clock    func() time.Duration // nil: clock.Now
 }
@@ -76,7 +76,7 @@ const (
 	slotBits    = 20 // of a key, to find its counter
 )
 
-// Store loads documents and keeps them. It is safe for concurrent use.
+// Store loads and caches documents. It is safe for concurrent use.
 type Store struct {
 	cfg     Config
 	loader  Loader
@@ -86,7 +86,7 @@ type Store struct {
 
 	freshAt atomic.Int64                 // by the clock: every change until then has been received
 	epoch   atomic.Uint32                // from 1; 0 is no epoch
-	members atomic.Uint32                // counts drops of members, whose documents are not known by name
+	members atomic.Uint32                // counts invalidations of members, whose documents cannot be named
 	changes [1 << slotBits]atomic.Uint32 // by the first bits of a key
 
 	loads, failures atomic.Int64
@@ -121,7 +121,7 @@ func New(loader Loader, cfg Config) *Store {
 	return s
 }
 
-// Kind says what a key is of. Together with the names it is hashed; the triggers
+// Kind is the kind of a key. Together with the names it is hashed; the triggers
 // of the database do the same.
 type Kind byte
 
@@ -130,7 +130,7 @@ const (
 	User        Kind = 'u' // issuer, subject
 	Tenant      Kind = 't' // id
 	Client      Kind = 'c' // issuer, client_id
-	Members     Kind = 'm' // id of a tenant: its members' and clients' documents, and what they say of it
+	Members     Kind = 'm' // id of a tenant: its members' and clients' documents
 	GlobalRoles Kind = 'g'
 	everything  Kind = '*' // only counted
 )
@@ -154,8 +154,8 @@ func (k Key) slot() uint32 { return binary.BigEndian.Uint32(k[:]) >> (32 - slotB
 
 var globalRoles = KeyOf(GlobalRoles, "", "").slot()
 
-// InvalidateKey makes untrue whatever rests on a key. Where a document of that key is
-// kept, it is forgotten at once.
+// InvalidateKey invalidates everything that depends on a key. A cached document of that key is
+// evicted at once.
 func (s *Store) InvalidateKey(kind Kind, k Key) {
 	if kind == Members {
 		s.members.Add(1) // before the counter: see fly
@@ -173,8 +173,8 @@ type Change struct {
 	Key        Key
 }
 
-// Invalidate drops whatever depends on changes. The replica that made them calls it once they
-// are committed, before it answers: what the change feed brings later is the same.
+// Invalidate invalidates whatever depends on changes. The replica that made them calls it once they
+// are committed, before it responds. The change feed repeats them later.
 func (s *Store) Invalidate(changes []Change) {
 	for _, c := range changes {
 		if c.Everything {
@@ -226,20 +226,20 @@ func (s *Store) fresh(now time.Duration) bool {
 	return last != neverFresh && now-time.Duration(last) < s.cfg.MaxStale
 }
 
-// entry is one document, or the knowledge that there is none. It is immutable.
+// entry is one document, or the absence of one. It is immutable.
 type entry struct {
 	kind   Kind
 	a, b   string // the names under the key, compared on every hit
 	doc    *document
-	fact   Fact // what is said of it
+	fact   Fact // for explanations and the decision log
 	weight int64
 	stamp  stamp
 	until  time.Duration // by the clock: when a membership in it expires; 0: never
 }
 
-// stamp is the counters that a document rests on, as they were before it was read.
+// stamp is the counters that a document depends on, read before the document.
 type stamp struct {
-	epoch uint32 // 0: of no use to anybody but those who waited for it
+	epoch uint32 // 0: valid only for the evaluations that waited for the load
 	parts []part
 }
 
@@ -282,8 +282,8 @@ func (s *Store) cached(k Key, kd Kind, a, b string, now time.Duration) *entry {
 }
 
 // load runs, or joins, the one flight for k, and waits until deadline at most. The
-// flight has a context of its own: the caller who asked first may leave without
-// failing the others. A change detaches the flight: who asks later does not join.
+// flight has a context of its own: the first caller may be canceled without
+// failing the others. A change detaches the flight: later callers do not join.
 func (s *Store) load(ctx context.Context, k Key, kd Kind, a, b string, wait time.Duration) (*entry, error) {
 	st := s.stampOf(k, kd)
 	flight := binary.BigEndian.AppendUint32(append(make([]byte, 0, 32), k[:]...), st.epoch)
@@ -314,7 +314,7 @@ func (s *Store) load(ctx context.Context, k Key, kd Kind, a, b string, wait time
 		}
 		return e, nil
 	case <-timer.C:
-		return nil, unavailable("facts_timeout", fmt.Errorf("no answer within %s", s.cfg.Wait))
+		return nil, unavailable("facts_timeout", fmt.Errorf("no response within %s", s.cfg.Wait))
 	case <-ctx.Done():
 		return nil, unavailable("facts_timeout", context.Cause(ctx))
 	}
@@ -367,7 +367,7 @@ func (s *Store) runLoad(k Key, kd Kind, a, b string) (_ *entry, err error) {
 	}
 }
 
-// add puts e where it is found, unless a change has made it untrue already.
+// add caches e, unless a change has invalidated it already.
 func (s *Store) add(k Key, e *entry) {
 	e.weight += int64(2*(len(e.a)+len(e.b))+8*len(e.stamp.parts)) + 400
 	if !s.unchanged(e.stamp) {
@@ -399,8 +399,8 @@ func (s *Store) fill(ctx context.Context, e *entry) error {
 	return nil
 }
 
-// build reads the facts of one key and makes a document of them; nil where there is
-// nothing. The second result is how long it holds; 0 for ever.
+// build reads the facts of one key and builds their document; nil where there is
+// none. The second result is its lifetime; 0: until it is invalidated.
 func build(ctx context.Context, loader Loader, issuers iam.Issuers, kind Kind, a, b string) (*document, time.Duration, error) {
 	switch kind {
 	case User:
@@ -438,10 +438,10 @@ func (s *Store) Stats() Stats {
 	return Stats{Present: s.present.Stats(), Absent: s.absent.Stats(), Loads: s.loads.Load(), Failures: s.failures.Load()}
 }
 
-// Causes name what can make facts untrue, for metrics.
+// Causes are the names of what invalidates facts, for metrics.
 var Causes = map[string]Kind{
 	"user": User, "tenant": Tenant, "client": Client, "members": Members, "global_roles": GlobalRoles, "everything": everything,
 }
 
-// Invalidations is how often something was made untrue by cause.
+// Invalidations counts the invalidations by cause.
 func (s *Store) Invalidations(cause Kind) int64 { return s.invalidations[cause].Load() }

@@ -10,18 +10,18 @@ import (
 	"iam-service/internal/iam"
 )
 
-// document is what Rego sees, and beside it what Go must check itself.
+// document is the value that Rego reads, and the fields that Go checks itself.
 type document struct {
 	value     ast.Value
 	id        string // of a user
 	status    string
-	notBefore time.Time // tokens issued earlier are refused; zero: none
-	tenants   []string  // those that a user's or a client's document speaks of
+	notBefore time.Time // tokens issued earlier are rejected; zero: none
+	tenants   []string  // those that a user's or a client's document references
 	version   int64     // of the row that was changed last: versions come from one sequence
 }
 
 // userDocument builds data.directory.users[issuer][subject]. The second result
-// is how long it holds: until its next membership expires; 0 for ever.
+// is its lifetime: until its next membership expires; 0: until it is invalidated.
 func userDocument(u iam.UserFacts, issuers iam.Issuers) (*document, time.Duration) {
 	issuer, _ := issuers.Find(u.Issuer) // unknown: reaches nothing
 	platform := u.PlatformRoles
@@ -104,8 +104,8 @@ func tenantDocument(t iam.TenantFacts, issuers iam.Issuers) *document {
 	}
 }
 
-// mappings builds issuer → claim → value → roles, so that a policy finds what a
-// token says by look-ups and not by a walk.
+// mappings builds issuer → claim → value → roles, so that a policy finds the claims of a
+// token by look-ups and not by an enumeration.
 func mappings(list []iam.Mapping, issuers iam.Issuers) *ast.Term {
 	tree := map[string]map[string]map[string][]string{}
 	for _, m := range list {
@@ -136,7 +136,7 @@ func mappings(list []iam.Mapping, issuers iam.Issuers) *ast.Term {
 }
 
 // clientDocument builds data.directory.clients[issuer][client_id]. A client
-// whose tenant its issuer does not reach is not there.
+// whose tenant its issuer does not reach is absent.
 func clientDocument(c iam.ClientFacts, issuers iam.Issuers) *document {
 	issuer, known := issuers.Find(c.Issuer)
 	if !known || c.Tenant != "" && !issuer.Reaches(c.Tenant) || c.Tenant == "" && !issuer.Platform {

@@ -13,10 +13,10 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Root is the first step of every path that a Reading answers.
+// Root is the first step of every path that a View reads.
 const Root = "directory"
 
-// Caller is on whose behalf an evaluation reads.
+// Caller is the subject and client on whose behalf an evaluation reads.
 type Caller struct {
 	Issuer   string // of the verified token; empty for anonymous: no tenant is reached
 	Subject  string // of the token; looking for oneself is free
@@ -24,16 +24,16 @@ type Caller struct {
 	Lookups  LookupBudget // nil: unlimited
 }
 
-// LookupBudget limits look-ups in vain: one token cannot send us looking for ever.
+// LookupBudget limits look-ups of absent documents by one token.
 type LookupBudget interface {
-	// Take is asked before a look-up that may find nothing.
+	// Take reports whether another look-up is allowed that may find nothing.
 	Take() bool
 	// Return is called if it found something.
 	Return()
 }
 
-// View is what one evaluation sees: a document that it has read once stays
-// the same until it ends. It is used by one goroutine.
+// View is the facts of one evaluation: a document that it has read does not
+// change until it ends. It is used by one goroutine.
 type View struct {
 	store    *Store
 	caller   Caller
@@ -57,7 +57,7 @@ func (s *Store) View(a Caller, deadline time.Time) *View {
 func (r *View) Waited() time.Duration { return r.waited }
 
 // EnumerationError says that a policy walks over a collection of the directory. Its path ends
-// with the kind: what follows can be what a token says.
+// with the kind: further steps can be claims of a token.
 type EnumerationError struct{ Path string }
 
 func (e *EnumerationError) Error() string {
@@ -66,8 +66,8 @@ func (e *EnumerationError) Error() string {
 
 var errNotFound = &storage.Error{Code: storage.NotFoundErr, Message: "document does not exist"}
 
-// Read answers one path below data.directory. It returns a storage error of
-// code NotFoundErr for what is not there, *EnumerationError for a path that
+// Read returns the value of one path below data.directory. It returns a storage error of
+// code NotFoundErr for an absent document, *EnumerationError for a path that
 // stops above a document, and an iam.Error of kind Unavailable where the
 // database cannot be asked.
 func (r *View) Read(ctx context.Context, path storage.Path) (ast.Value, error) {
@@ -143,7 +143,7 @@ func Find(v ast.Value, path storage.Path) ast.Value {
 // one.
 func (r *View) entry(ctx context.Context, kd Kind, a, b string) (*entry, error) {
 	if !readable(kd, a, b, r.issuer) {
-		return nil, nil //nolint:nilnil // nothing there is an answer
+		return nil, nil //nolint:nilnil // an absent document is no error
 	}
 	for _, e := range r.pinned {
 		if e.is(kd, a, b) {
@@ -173,8 +173,8 @@ func readable(kd Kind, a, b string, issuer iam.Issuer) bool {
 	}
 }
 
-// lookup gets the document from the caches or by a load, and keeps the account of
-// waiting and of look-ups in vain.
+// lookup gets the document from the caches or by a load, and counts the time of
+// waiting and the look-ups of absent documents.
 func (r *View) lookup(ctx context.Context, kd Kind, a, b string) (*entry, error) {
 	s, k, now := r.store, KeyOf(kd, a, b), r.store.cfg.Clock()
 	if !s.fresh(now) {
@@ -193,7 +193,7 @@ func (r *View) lookup(ctx context.Context, kd Kind, a, b string) (*entry, error)
 	e, err := s.load(ctx, k, kd, a, b, max(0, min(s.cfg.Wait-r.waited, r.deadline.Sub(began))))
 	r.waited += time.Since(began)
 	if counted && (err != nil || e.doc != nil) {
-		r.caller.Lookups.Return() // it was not in vain, or it is not the asker's fault
+		r.caller.Lookups.Return() // it was found, or the load failed
 	}
 	return e, err
 }
@@ -215,8 +215,8 @@ var (
 // Name is the path for people.
 func (f Fact) Name() string { return unescape.Replace(f.Path) }
 
-// CurrentFact reads the document that a Fact is of, and says what it is now. One that no document
-// can be of is not there.
+// CurrentFact returns the current state of the document of a Fact. A path without a possible document is
+// absent.
 func (r *View) CurrentFact(ctx context.Context, path string) (Fact, error) {
 	now := Fact{Path: path}
 	steps := strings.Split(path, "/")
@@ -298,19 +298,19 @@ func (r *View) Dependencies() Dependencies {
 	return rec
 }
 
-// Validity says whether what was read is true, or why not.
+// Validity is whether cached facts are valid, or why they are not.
 type Validity int
 
-// The values of Truth.
+// The values of Validity.
 const (
 	Valid   Validity = iota
 	Changed          // a fact was changed
-	Cleared          // everything was dropped
+	Cleared          // everything was invalidated
 	Expired          // a membership has expired
 	Stale            // the freshness deadline has passed
 )
 
-// Validity tells of rec at now, by the store's clock.
+// Validity returns whether rec is valid at now, by the store's clock.
 func (s *Store) Validity(rec *Dependencies, now time.Duration) Validity {
 	switch {
 	case !s.fresh(now):
@@ -325,7 +325,7 @@ func (s *Store) Validity(rec *Dependencies, now time.Duration) Validity {
 	return Valid
 }
 
-// isOwn reports whether a key is the asker's own.
+// isOwn reports whether a key is the caller's own.
 func (r *View) isOwn(kd Kind, a, b string) bool {
 	return a == r.caller.Issuer && (kd == User && b == r.caller.Subject || kd == Client && b == r.caller.ClientID)
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage"
 )
 
-// Static answers the paths of a Reading from a literal document:
-// the facts of an acceptance case. It rejects a walk as a Reading does.
+// Static reads the paths of a View from a literal document:
+// the facts of an acceptance case. It rejects an enumeration as a View does.
 type Static struct{ doc ast.Value }
 
 // NewStatic takes a document as data.directory has it.
@@ -25,7 +25,7 @@ func NewStatic(doc map[string]any) (*Static, error) {
 	return &Static{v}, nil
 }
 
-// Read answers one path below data.directory, with the errors of Reading.Read.
+// Read returns the value of one path below data.directory, with the errors of View.Read.
 func (s *Static) Read(_ context.Context, path storage.Path) (ast.Value, error) {
 	if _, _, _, _, err := split(path); err != nil {
 		return nil, err

@@ -68,7 +68,7 @@ type Source interface {
 	// Listen returns a dedicated connection that receives changes, to a server that is
 	// not in recovery.
 	Listen(ctx context.Context) (Listener, error)
-	// Heartbeat sends a beat through the pool of queries.
+	// SendHeartbeat sends a heartbeat through the query pool.
 	SendHeartbeat(ctx context.Context, nonce string) error
 	// Reset makes the pools replace their connections.
 	Reset()
@@ -112,16 +112,16 @@ type Config struct {
 
 	OnAssertionKeys func() // as OnPolicy, for the keys that sign assertions
 
-	OnPanic func(error) // called with a panic of the listener, which is connected again, or of a beat; may be nil
+	OnPanic func(error) // called with a panic of the listener, which is connected again, or of a heartbeat; may be nil
 }
 
 const (
-	heartbeatAfter   = time.Second            // without anybody's beat before we send one, with jitter
+	heartbeatAfter   = time.Second            // without a heartbeat of any replica before this one sends one, with jitter
 	suspectAfter     = 2 * time.Second        // without a heartbeat: suspect; a connection is closed after as much silence
 	heartbeatTimeout = time.Second            // of sending one
 	connectTimeout   = 10 * time.Second       // of connecting: several hosts may be dead
-	checkInterval    = 50 * time.Millisecond  // how often it is looked whether a beat is due
-	maxClockGain     = 20 * time.Millisecond  // by how much the database's clock may gain on ours between two beats of our own
+	checkInterval    = 50 * time.Millisecond  // how often the times are checked
+	maxClockGain     = 20 * time.Millisecond  // by how much the database's clock may gain on ours between two own heartbeats
 	minPause         = 50 * time.Millisecond  // before connecting again
 	maxPause         = 500 * time.Millisecond // so that not all replicas load again at once
 	stableFor        = 3 * time.Second        // how long freshness is confirmed after a staleness before the replica is ready again
@@ -173,7 +173,7 @@ func New(cfg Config) *Feed {
 // ErrNothingReceived means that a listener is connected and receives nothing.
 var ErrNothingReceived = errors.New("no notification arrives: the listener's connection must be direct, not through a transaction pooler, and lead to the same server and schema")
 
-// Started waits for the first proof, until ctx ends.
+// Started waits until freshness is confirmed for the first time, or ctx ends.
 func (f *Feed) Started(ctx context.Context) error {
 	select {
 	case <-f.started:
@@ -212,12 +212,12 @@ func (f *Feed) Problem() error {
 	return ErrNothingReceived
 }
 
-// Ready is nil while this replica can answer. Stale, it answers nothing but 503, so it is not ready at
-// once; after that it is ready again once freshness was confirmed for steadyFor without a gap, so that a
-// feed that comes and goes does not make the replica come and go.
+// Ready is nil while this replica can decide. While facts are stale every response is 503, so it is not ready at
+// once. It is ready again once freshness was confirmed for stableFor without a gap, so that an
+// unstable feed does not make readiness flap.
 func (f *Feed) Ready() error {
 	if f.State() == Stale {
-		return fmt.Errorf("facts are stale, every answer is 503: %w", f.Problem())
+		return fmt.Errorf("facts are stale, every response is 503: %w", f.Problem())
 	}
 	age, _ := f.cfg.Store.Age() // not stale: there was a confirmation
 	if at := f.recovered.Load(); at != 0 && f.cfg.Store.Now()-age < time.Duration(at)+stableFor {
@@ -226,7 +226,7 @@ func (f *Feed) Ready() error {
 	return nil
 }
 
-// Stats are figures since the start; Queue is of the last beat.
+// Stats are figures since the start; Queue is of the last heartbeat.
 type Stats struct {
 	Sessions, Heartbeats, Received int64
 	Queue                          float64
@@ -290,7 +290,7 @@ func (f *Feed) session(ctx context.Context) error {
 	})
 	// The first heartbeat may take longer: reconnecting to a slow database would invalidate
 	// everything again.
-	s := session{f: f, pending: map[string]time.Duration{}, patience: f.cfg.Store.Now() + max(suspectAfter, f.cfg.Store.MaxStale()/2)}
+	s := session{f: f, pending: map[string]time.Duration{}, giveUp: f.cfg.Store.Now() + max(suspectAfter, f.cfg.Store.MaxStale()/2)}
 	ticker := time.NewTicker(checkInterval/2 + mrand.N(checkInterval)) //nolint:gosec // replicas that started together do not look at one moment
 	defer ticker.Stop()
 	s.sendHeartbeat(ctx)
@@ -300,7 +300,7 @@ func (f *Feed) session(ctx context.Context) error {
 			s.handle(ctx, m)
 		case <-ticker.C:
 			now := f.cfg.Store.Now()
-			if now >= s.patience {
+			if now >= s.giveUp {
 				return ErrNothingReceived
 			}
 			if now >= s.due {
@@ -329,15 +329,15 @@ func forward(ctx context.Context, l Listener, to chan<- Message) error {
 
 // session is the state of one connection. Times are by the store's clock.
 type session struct {
-	f        *Feed
-	pending  map[string]time.Duration // own heartbeats that were not received yet: when they were sent
-	offset   time.Duration            // our clock less the database's, at most
-	known    bool                     // whether offset is
-	patience time.Duration            // when silence has lasted too long
-	due      time.Duration            // when to send the next heartbeat, if no other replica does
+	f       *Feed
+	pending map[string]time.Duration // own heartbeats that were not received yet: when they were sent
+	offset  time.Duration            // our clock less the database's, at most
+	known   bool                     // whether offset is
+	giveUp  time.Duration            // when to close a silent connection
+	due     time.Duration            // when to send the next heartbeat, if no other replica does
 }
 
-// sendHeartbeat sends a beat, aside: a pool that is slow must not keep us from hearing.
+// sendHeartbeat sends a heartbeat in the background: a slow pool must not block the listener.
 func (s *session) sendHeartbeat(ctx context.Context) {
 	nonce := s.f.nonce()
 	now := s.f.cfg.Store.Now()
@@ -379,10 +379,10 @@ func (s *session) handle(ctx context.Context, m Message) {
 	}
 }
 
-// heartbeat works out when b was sent, by our own clock. Of our own beats we know. Of
-// others' we know the database's clock, whose distance our own last one tells: that
-// was sent no later than the database looked at its clock, so what is worked out
-// here is never too young, unless its clock has gained on ours since.
+// heartbeat computes when b was sent, by our own clock. For our own heartbeats it is known. For
+// those of other replicas the database's clock is known, and our own last heartbeat has its offset: that
+// one was sent before the database read its clock, so the computed time
+// is never too late, unless its clock has gained on ours since.
 func (s *session) heartbeat(ctx context.Context, b Heartbeat) {
 	s.f.queue.Store(uint64(b.Queue * 1e6))
 	now := s.f.cfg.Store.Now()
@@ -411,8 +411,8 @@ func (s *session) heartbeat(ctx context.Context, b Heartbeat) {
 		}
 	}
 	s.f.cfg.Store.MarkFresh(sent)
-	s.patience = now + suspectAfter  // late is not dead
-	if now-sent < heartbeatAfter/4 { // later ones may be a clock that was set back: our own beat will tell
+	s.giveUp = now + suspectAfter    // a late heartbeat proves that the connection works
+	if now-sent < heartbeatAfter/4 { // a later one may come from a clock that was set back: our own heartbeat corrects that
 		s.due = now + heartbeatAfter*8/10 + mrand.N(heartbeatAfter*6/10) //nolint:gosec // jitter is no secret
 	}
 	s.f.first.Do(func() { close(s.f.started) })

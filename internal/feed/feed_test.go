@@ -205,7 +205,7 @@ func TestAStaleReplicaIsNotReadyUntilFreshnessWasConfirmedForAWhile(t *testing.T
 		time.Sleep(9 * time.Second)
 		ready("suspect", "")
 		time.Sleep(2 * time.Second)
-		ready("stale", "facts are stale, every answer is 503: listen: no route to host")
+		ready("stale", "facts are stale, every response is 503: listen: no route to host")
 		up()
 		time.Sleep(time.Second)
 		r.want("connected again", feed.Fresh, "loaded")
