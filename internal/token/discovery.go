@@ -40,7 +40,7 @@ type discoveryDoc struct {
 	TokenEndpoint         string `json:"token_endpoint"`
 }
 
-// WrongIssuerError says that a discovery document speaks for another issuer:
+// WrongIssuerError means that a discovery document names another issuer:
 // RFC 8414, section 3.3, and OpenID Connect Discovery, section 4.3, demand that
 // it is not used.
 type WrongIssuerError struct{ Want, Got string }
@@ -74,13 +74,13 @@ func parseDiscovery(b []byte, issuerURL string) (discoveryDoc, error) {
 	return doc, nil
 }
 
-// StatusError is an answer that is no success.
+// StatusError is a response without success.
 type StatusError struct {
 	URL    string
 	Status int
 }
 
-func (e *StatusError) Error() string { return fmt.Sprintf("%s answered %d", e.URL, e.Status) }
+func (e *StatusError) Error() string { return fmt.Sprintf("%s responded %d", e.URL, e.Status) }
 
 func (v *Verifier) get(ctx context.Context, operation, u string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
@@ -95,7 +95,7 @@ func (v *Verifier) get(ctx context.Context, operation, u string) ([]byte, error)
 func (v *Verifier) do(operation string, req *http.Request) ([]byte, error) {
 	resp, err := v.cfg.Client.Do(req)
 	if err != nil {
-		if !errors.Is(req.Context().Err(), context.Canceled) { // a caller who left is no failure of the issuer
+		if !errors.Is(req.Context().Err(), context.Canceled) { // a canceled caller is no failure of the issuer
 			v.cfg.OnError(operation, reasonOf(err))
 		}
 		return nil, err

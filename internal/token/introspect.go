@@ -129,7 +129,7 @@ func (v *Verifier) introspect(ctx context.Context, q request) (*Token, error) {
 	}
 }
 
-// introspectionEndpoint is what the settings say, else what discovery says.
+// introspectionEndpoint is the configured one, else that of discovery.
 func (is *issuer) introspectionEndpoint(now time.Time) (string, error) {
 	if is.IntrospectionURL != "" {
 		return is.IntrospectionURL, nil
@@ -184,7 +184,7 @@ func (v *Verifier) callIssuer(ctx context.Context, is *issuer, endpoint string, 
 	if active, _ := claims["active"].(bool); !active {
 		return nil, is.reject(Inactive, "its issuer says it is not active")
 	}
-	// The answer came from the issuer itself, over a connection we made.
+	// The response came from the issuer itself, over a connection that we made.
 	if _, there := claims["iss"]; !there {
 		claims["iss"] = is.URL
 	}

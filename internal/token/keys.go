@@ -17,16 +17,16 @@ import (
 
 const (
 	maxDocumentBytes = 1 << 20         // bytes of a discovery document or a JWKS
-	keyStoreTimeout  = 2 * time.Second // for keeping keys, and for reading kept ones
+	keyStoreTimeout  = 2 * time.Second // of storing and of loading keys
 	fetchesBurst     = 4               // for unknown keys
 	missingEntries   = 256
 	minRSABits       = 2048
 )
 
-// errNoKeys says that an issuer answered, and that what it answered verifies nothing.
+// errNoKeys means that an issuer published no usable key.
 var errNoKeys = errors.New("its JWKS has no key that can sign with RS256, ES256 or EdDSA and has a kid")
 
-// issuer is a trusted issuer with what is known of it.
+// issuer is a trusted issuer and its keys.
 type issuer struct {
 	Issuer
 	v *Verifier
@@ -49,8 +49,8 @@ func newIssuer(i Issuer, v *Verifier) *issuer {
 	}
 }
 
-// keySet is what one fetch brought. It is immutable. One without keys is the issuer's word too:
-// it has withdrawn those it had.
+// keySet is the result of one fetch. It is immutable. One without keys is valid too: the issuer has
+// withdrawn all.
 type keySet struct {
 	fetchedAt     time.Time // when the fetch began
 	byID          map[string]*signingKey
@@ -80,7 +80,7 @@ func (is *issuer) hasKey(k *signingKey, now time.Time) bool {
 	return same == k || same != nil && same.alg == k.alg && sameKey(same.public, k.public)
 }
 
-// current is what is held and not too old.
+// current is the key set, unless it is too old.
 func (is *issuer) current(now time.Time) *keySet {
 	set := is.keys.Load()
 	if set == nil || now.Sub(set.fetchedAt) > is.v.cfg.MaxAge {
@@ -90,9 +90,9 @@ func (is *issuer) current(now time.Time) *keySet {
 }
 
 // key finds a key by id. An issuer signs with a new key at once, so an unknown id is looked for
-// by a fetch that begins after the token came: without one it is not known (503), never wrong.
-// The fetches of an issuer for unknown ids are a few, then one in each cool-down; an id that was
-// missing in a fetch is wrong until a cool-down after the last one, so that old tokens cause none.
+// by a fetch that begins after the token arrived: without one the token cannot be verified (503), and is never invalid.
+// The fetches of an issuer for unknown ids are limited to a burst, then to one in each cool-down. An id that was
+// missing in a fetch is invalid until a cool-down after the last one, so that old tokens cause no fetch.
 func (is *issuer) key(ctx context.Context, kid string, q request) (*signingKey, error) {
 	if set := is.current(q.now); set != nil {
 		if k := set.byID[kid]; k != nil {
@@ -123,12 +123,12 @@ func (is *issuer) key(ctx context.Context, kid string, q request) (*signingKey, 
 				return nil, unavailable("keys_unavailable", f.err)
 			}
 		case <-wait.Done():
-			return nil, unavailable("keys_timeout", fmt.Errorf("%s did not answer in time: %w", is.URL, context.Cause(wait)))
+			return nil, unavailable("keys_timeout", fmt.Errorf("%s did not respond in time: %w", is.URL, context.Cause(wait)))
 		}
 	}
 }
 
-// fetchForKey joins the fetch that is under way, or begins one if there is one left.
+// fetchForKey joins the running fetch, or begins one within the limits.
 func (is *issuer) fetchForKey(ctx context.Context, now time.Time) (*fetchFlight, error) {
 	is.mu.Lock()
 	defer is.mu.Unlock()
@@ -193,8 +193,7 @@ func (is *issuer) report(ctx context.Context, before, set *keySet) {
 	}
 }
 
-// refresh fetches now, whatever the cool-down says, or joins the fetch that is
-// under way.
+// refresh fetches now, regardless of the cool-down, or joins the running fetch.
 func (is *issuer) refresh(ctx context.Context) error {
 	is.mu.Lock()
 	f := is.flight
@@ -235,8 +234,7 @@ func (is *issuer) fetch(ctx context.Context) (set *keySet, discovery, jwks []byt
 	return set, discovery, jwks, nil
 }
 
-// TokenEndpoint is the first issuer's (RFC 6749, section 3.2), as its discovery document
-// says.
+// TokenEndpoint is the first issuer's (RFC 6749, section 3.2), from its discovery document.
 func (v *Verifier) TokenEndpoint() (string, error) {
 	set := v.first.keys.Load()
 	if set == nil || set.token == "" {
@@ -245,7 +243,7 @@ func (v *Verifier) TokenEndpoint() (string, error) {
 	return set.token, nil
 }
 
-// KeyState says of one issuer whether keys are held and how old they are.
+// KeyState is the state of the keys of one issuer.
 type KeyState struct {
 	Issuer    string
 	Available bool

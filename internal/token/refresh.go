@@ -14,9 +14,9 @@ import (
 )
 
 // Start gets the first keys of all issuers. It returns when the first issuer's are
-// held; until then it tries, at most until the given time or the end of ctx. Where
-// that issuer does not answer, the keys that were kept are used. Further issuers
-// never hold a start up. KeepFresh does the rest.
+// available; until then it retries, at most until the given time or the end of ctx. While
+// that issuer is unavailable, its stored keys are used. Further issuers
+// never delay a start. KeepFresh does the rest.
 func (v *Verifier) Start(ctx context.Context, until time.Time) error {
 	for _, i := range v.cfg.Issuers[1:] {
 		is := v.issuers[i.URL]
@@ -38,11 +38,11 @@ func (v *Verifier) KeepFresh(ctx context.Context) {
 	wg.Wait()
 }
 
-// firstKeys gets the first keys, or says why not: Permanent errors at once.
+// firstKeys gets the first keys. It returns permanent errors at once.
 func (is *issuer) firstKeys(ctx context.Context, until time.Time) error {
 	waiting, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
-	// One that is silent must leave time for the kept keys.
+	// A silent issuer must leave time for the stored keys.
 	first, cancelFirst := context.WithTimeout(waiting, min(3*time.Second, time.Until(until)/2))
 	defer cancelFirst()
 	err := is.refreshKeys(first)
@@ -58,7 +58,7 @@ func (is *issuer) firstKeys(ctx context.Context, until time.Time) error {
 		if again == nil || permanent(again) {
 			return again
 		}
-		if waiting.Err() == nil { // that time is over is not why
+		if waiting.Err() == nil { // the timeout hides the cause
 			err = again
 		}
 		select {
@@ -69,7 +69,7 @@ func (is *issuer) firstKeys(ctx context.Context, until time.Time) error {
 	}
 }
 
-// refreshKeys is refresh that fails where no key came of it.
+// refreshKeys is refresh that fails where the issuer has no key.
 func (is *issuer) refreshKeys(ctx context.Context) error {
 	if err := is.refresh(ctx); err != nil {
 		return err
@@ -80,8 +80,8 @@ func (is *issuer) refreshKeys(ctx context.Context) error {
 	return nil
 }
 
-// permanent reports whether trying again is pointless: a wrong issuer, a refusal. A name that does
-// not exist may exist a moment later, where the issuer or the resolver starts beside us.
+// permanent reports whether a retry is pointless: another issuer responds, or a 4xx. A name that does
+// not exist may exist later, where the issuer or the resolver starts concurrently.
 func permanent(err error) bool {
 	if _, ok := errors.AsType[*WrongIssuerError](err); ok {
 		return true
@@ -90,13 +90,13 @@ func permanent(err error) bool {
 	return ok && status.Status < 500 && status.Status != http.StatusTooManyRequests
 }
 
-// unknownHost reports whether the issuer's name does not exist: a mistake in its URL, which kept keys must not hide.
+// unknownHost reports whether the issuer's name does not exist: a mistake in its URL, which stored keys must not hide.
 func unknownHost(err error) bool {
 	dns, ok := errors.AsType[*net.DNSError](err)
 	return ok && dns.IsNotFound
 }
 
-// useStoredKeys puts the kept keys in force.
+// useStoredKeys uses the stored keys.
 func (is *issuer) useStoredKeys(ctx context.Context) (err error) {
 	defer iam.Recovered(&err)
 	if is.v.cfg.KeyStore == nil {
@@ -126,7 +126,7 @@ func (is *issuer) useStoredKeys(ctx context.Context) (err error) {
 	return nil
 }
 
-// keepFresh fetches every Refresh, give or take a tenth, and sooner after a
+// keepFresh fetches every Refresh with a tenth of jitter, and sooner after a
 // failure.
 func (is *issuer) keepFresh(ctx context.Context) {
 	for {

@@ -50,7 +50,7 @@ func TestAStartWithoutTheIssuerUsesTheKeysThatWereKept(t *testing.T) {
 	t.Parallel()
 	k := &keeper{}
 	w := newWorld(t, func(c *Config) { c.KeyStore = k })
-	eventually(t, "the keys are kept", k.kept)
+	eventually(t, "the keys are stored", k.kept)
 	raw := w.mint("ES256", map[string]any{"sub": "alice"})
 	w.rauth.SetGone(true)
 	again := func(k KeyStore) (*Verifier, error) {
@@ -67,14 +67,14 @@ func TestAStartWithoutTheIssuerUsesTheKeysThatWereKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := v.Verify(ctx, raw, "", time.Now().Add(time.Minute)); err != nil {
-		t.Errorf("with kept keys: %v", err)
+		t.Errorf("with stored keys: %v", err)
 	}
 	eventually(t, "its state says that the issuer is away", func() bool {
 		s := v.Keys()[0]
 		return s.Available && s.Err != nil
 	})
 	if _, err := again(&keeper{}); err == nil || !strings.Contains(err.Error(), "503") {
-		t.Errorf("without kept keys: %v", err)
+		t.Errorf("without stored keys: %v", err)
 	}
 	k.at = time.Now().Add(-25 * time.Hour)
 	if _, err := again(k); err == nil {
@@ -87,7 +87,7 @@ func TestAStartUsesKeptKeysAlsoWhereTheIssuerIsSilent(t *testing.T) {
 	t.Parallel()
 	k := &keeper{}
 	w := newWorld(t, func(c *Config) { c.KeyStore = k })
-	eventually(t, "the keys are kept", k.kept)
+	eventually(t, "the keys are stored", k.kept)
 	silent := &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 		<-r.Context().Done()
 		return nil, r.Context().Err()

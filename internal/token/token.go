@@ -77,10 +77,10 @@ type Config struct {
 	Refresh          time.Duration // of keys; 0: 5 min
 	CoolDown         time.Duration // one fetch for unknown keys in this time, after the first few; 0: 10 s
 	MaxAge           time.Duration // keys older than this are not used; 0: 24 h
-	IntrospectionTTL time.Duration // how long a positive answer is used; 0: 10 s
+	IntrospectionTTL time.Duration // how long an active token is cached; 0: 10 s
 	Introspections   int           // opaque tokens not seen before that are asked about in a second; 0: 100
 	Wait             time.Duration // longest wait of one request for keys or introspection; 0: 60 ms
-	Entries          int           // verified tokens kept; 0: 10,000
+	Entries          int           // verified tokens cached; 0: 10,000
 	Bytes            int64         // most bytes they may weigh, estimated; 0: 32 MiB
 	KeyStore         KeyStore      // may be nil
 	Log              *slog.Logger
@@ -89,7 +89,7 @@ type Config struct {
 	now              func() time.Time
 }
 
-// KeyStore keeps the last discovery document and keys of an issuer.
+// KeyStore stores the last discovery document and keys of an issuer.
 type KeyStore interface {
 	SaveKeys(ctx context.Context, issuer string, discovery, jwks []byte, at time.Time) error
 	LoadKeys(ctx context.Context, issuer string) (discovery, jwks []byte, at time.Time, err error)
