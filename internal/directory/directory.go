@@ -214,6 +214,11 @@ func (s *Store) Age() (time.Duration, bool) {
 	return s.cfg.Clock() - time.Duration(last), last != neverFresh
 }
 
+// FreshUntil is when the facts become stale by the store's clock, unless freshness is confirmed again.
+func (s *Store) FreshUntil() time.Duration {
+	return time.Duration(s.freshAt.Load()) + s.cfg.MaxStale
+}
+
 // MaxStale is the freshness deadline.
 func (s *Store) MaxStale() time.Duration { return s.cfg.MaxStale }
 

@@ -49,16 +49,17 @@ func (s *Service) assert(e *evaluation, decided *entry) (Response, error) {
 	return response, err
 }
 
-// longest bounds how long a response is reusable that nothing ends.
-const longest = 24 * time.Hour
-
-// reusable is how long a decision holds for this request, if no fact changes.
-func (e *evaluation) reusable(decided *entry) time.Duration {
-	left := longest
-	if decided.response.Allowed && e.token != nil {
+// reusable is how long a cache may repeat the response for this request. A change of a fact does not reach that
+// cache, so it ends with the freshness deadline of the facts: no response is older than MAX_STALENESS promises.
+func (s *Service) reusable(e *evaluation, decided *entry, now time.Duration) time.Duration {
+	if !decided.response.Allowed {
+		return 0
+	}
+	left := s.cfg.Directory.FreshUntil() - now
+	if e.token != nil {
 		left = min(left, time.Until(e.token.Expires))
 	}
-	if ends := decided.remaining(e.began); ends != 0 {
+	if ends := decided.remaining(now); ends != 0 {
 		left = min(left, ends)
 	}
 	return max(left, 0)

@@ -119,6 +119,54 @@ func TestACachedDecisionEndsWithAMembership(t *testing.T) {
 	}
 }
 
+// A gateway may repeat a response until the first of what can end it. No change reaches the gateway, so the freshness
+// deadline is among them.
+func TestAResponseIsReusableUntilTheFirstThingThatEndsIt(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for name, c := range map[string]struct {
+		rego  string
+		fresh time.Duration // since freshness was confirmed
+		ends  time.Duration // of the membership; 0: it does not
+		want  time.Duration
+	}{
+		"the freshness deadline":            {rego: `decision := {"allow": true}`, want: maxStale},
+		"freshness confirmed a while ago":   {rego: `decision := {"allow": true}`, fresh: 3 * time.Second, want: maxStale - 3*time.Second},
+		"a ttl":                             {rego: `decision := {"allow": true, "ttl": 2}`, want: 2 * time.Second},
+		"a ttl beyond the deadline":         {rego: `decision := {"allow": true, "ttl": 3600}`, want: maxStale},
+		"not to be cached":                  {rego: `decision := {"allow": true, "ttl": 0}`},
+		"a denial":                          {rego: `decision := {"allow": false}`},
+		"a membership that ends":            {rego: `decision := {"allow": count(data.directory.users[input.token.iss][input.token.sub].memberships) > 0}`, ends: 4 * time.Second, want: 4 * time.Second},
+		"a membership that ends much later": {rego: `decision := {"allow": count(data.directory.users[input.token.iss][input.token.sub].memberships) > 0}`, ends: time.Hour, want: maxStale},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := f.walk(0, "")
+			w.template = f.template(name, &policy.Candidate{
+				Roots: []string{"iam"}, Modules: map[string]string{"p.rego": "package iam.claims\n\n" + c.rego},
+				Data: map[string]any{"iam": map[string]any{"config": map[string]any{"headers": []any{"X-User-ID"}}}},
+			})
+			x := w.replicas[0]
+			x.service.cfg.Engine = w.engine
+			s := &state{users: map[string]iam.UserFacts{"alice": member("acme")}, tenants: map[string]iam.TenantFacts{"acme": open("acme")}}
+			if c.ends != 0 {
+				s.users["alice"].Memberships[0].ExpiresAt = w.began.Add(w.at + c.fresh + c.ends)
+			}
+			w.history = []*state{s}
+			x.store.InvalidateAll()
+			x.prove(w)
+			w.at += c.fresh
+			for _, try := range []string{"evaluated", "cached"} {
+				a, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[0], TenantHint: "acme"})
+				f.ok(err)
+				if a.Reusable != c.want {
+					t.Errorf("%s: %s, want %s", try, a.Reusable, c.want)
+				}
+			}
+		})
+	}
+}
+
 // A fact that changes while it is read: the decision is the new one, at once.
 func TestAFactThatChangesMeanwhileIsReadAgain(t *testing.T) {
 	t.Parallel()

@@ -136,8 +136,8 @@ type Response struct {
 	Tenant     string   // of an allow
 	Values     []string // of an allow, parallel to Engine.Headers; not to be changed
 
-	// Reusable is how long a cache may repeat an allow for the same request, if no fact changes: until the token
-	// expires, a membership ends or the policy's TTL passes. 0: it must not.
+	// Reusable is how long a cache may repeat an allow for the same request: until the token expires, a membership
+	// ends, the policy's TTL passes, or the freshness deadline of the facts, whichever is first. 0: it must not.
 	Reusable time.Duration
 
 	Fault *iam.Error // of a deny for the request itself, whatever the caller; else nil
@@ -171,7 +171,7 @@ func (s *Service) Enrich(ctx context.Context, q Request) (Response, error) {
 		if err != nil {
 			return s.refuse(ctx, &e, err)
 		}
-		response.Reusable = e.reusable(hit)
+		response.Reusable = s.reusable(&e, hit, e.began)
 		s.recordHit(&e, hit)
 		return response, nil
 	}
@@ -193,7 +193,7 @@ func (s *Service) Enrich(ctx context.Context, q Request) (Response, error) {
 			return s.refuse(ctx, &e, err)
 		}
 		if current && d.TTL != 0 {
-			response.Reusable = e.reusable(result)
+			response.Reusable = s.reusable(&e, result, s.cfg.Directory.Now())
 			if s.cfg.Entries > 0 {
 				s.cache.add(key, result)
 			}

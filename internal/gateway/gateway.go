@@ -13,18 +13,22 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-chi/chi/v5"
 	"github.com/go-chi/chi/v5/middleware"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/singleflight"
 
 	"iam-service/internal/iam"
 	"iam-service/internal/problem"
+	"iam-service/internal/telemetry"
 	"iam-service/internal/token"
 )
 
@@ -58,13 +62,16 @@ type Config struct {
 type Service struct {
 	Config
 	routes      []route
-	lacking     *perMinute         // log lines about requests that lacked facts that the policy reads
-	ages        []string           // Cache-Control of a 200 that is reusable for as many seconds
+	lacking     *perMinute // log lines about requests that lacked facts that the policy reads
+	ages        []string   // Cache-Control of a 200 that is reusable for as many seconds
+	secrets     [][sha256.Size]byte
 	strangers   *perMinute         // log lines about peers that did not send the secret
 	disabled    *perMinute         // log lines about endpoints of profiles that are not enabled
 	unavailable problem.PerSecond  // log lines about requests that failed closed
 	listing     chan struct{}      // a place for each list of tenants that is read now
 	lists       singleflight.Group // one read for all requests of a subject
+
+	unauthenticated atomic.Int64 // requests without the secret
 }
 
 // maxListing is how many lists of tenants are read at once: few of the connections that
@@ -81,10 +88,19 @@ func New(cfg Config) *Service {
 		disabled:  newPerMinute(),
 		listing:   make(chan struct{}, maxListing),
 	}
+	for _, secret := range cfg.Secrets {
+		s.secrets = append(s.secrets, sha256.Sum256(secret))
+	}
 	for seconds := range int(cfg.MaxAge/time.Second) + 1 {
 		s.ages = append(s.ages, fmt.Sprintf("private, max-age=%d", seconds))
 	}
 	return s
+}
+
+// Register registers the metrics of the listener that are not about a request's status.
+func (s *Service) Register(r prometheus.Registerer) {
+	telemetry.Counter(r, "iam_gateway_unauthenticated_total", "Enrichments that were denied for want of GATEWAY_SECRET.", nil,
+		func() float64 { return float64(s.unauthenticated.Load()) })
 }
 
 // Handler serves the gateways' listener.
@@ -142,8 +158,10 @@ func ignoreBody(h http.HandlerFunc) http.HandlerFunc {
 			return
 		}
 		// On a connection that is to live on, net/http would wait for the body before it
-		// sends the response.
-		w.Header().Set("Connection", "close")
+		// sends the response. HTTP/2 ends the stream alone; a close would end all of them.
+		if r.ProtoMajor < 2 {
+			w.Header().Set("Connection", "close")
+		}
 		h(w, r)
 		// After the response, net/http reads what is left of the body, so that closing the
 		// connection does not cut the response off. A body that never comes holds nothing for long.

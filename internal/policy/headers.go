@@ -12,21 +12,36 @@ import (
 // headerShape is what a header may be called: no underscore, which gateways drop and backends fold to a hyphen.
 var headerShape = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9]*(-[A-Za-z0-9]+)*$`)
 
-// reserved are headers that no claim may be in: those of HTTP itself, hop by hop, with credentials, of the request that
-// gateways speak of, and our own. A final * stands for any rest. From the IANA registry of HTTP fields.
-var reserved = []string{
-	"Accept", "Accept-*", "Access-Control-*", "Age", "Allow", "Alt-Svc", "Authentication-Info", "Authorization", "Cache-Control", "Clear-Site-Data",
-	"Connection", "Content-*", "Cookie", "Date", "Early-Data", "Etag", "Expect", "Expires", "Forwarded", "From", "Host", "Http2-Settings", "If-*",
-	"Keep-Alive", "Last-Modified", "Link", "Location", "Max-Forwards", "Origin", "Pragma", "Priority", "Proxy-*", "Range", "Referer", "Retry-After",
-	"Sec-*", "Server", "Set-Cookie", "Strict-Transport-Security", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "User-Agent", "Vary", "Via",
-	"Www-Authenticate",
-
-	"Baggage", "Traceparent", "Tracestate",
-	"X-Envoy-*", "X-Forwarded-*", "X-Gateway-Secret", "X-Http-Method-Override", "X-Original-*", "X-Problem-*", "X-Real-Ip", "X-Request-Id", "X-Rewrite-Url",
-	"X-Upstream-Idp-Id",
+// reserved are headers that no claim may be in, by reason. A final * stands for any rest. From the IANA registry of HTTP
+// fields and from what gateways and frameworks interpret.
+var reserved = []struct {
+	why   string
+	names []string
+}{
+	{"HTTP itself, so what reads the message would act on it", []string{
+		"Accept", "Accept-*", "Access-Control-*", "Age", "Allow", "Alt-*", "Cache-Control", "Clear-Site-Data", "Content-*", "Date", "Early-Data", "Etag",
+		"Expect", "Expires", "From", "Host", "If-*", "Last-Modified", "Link", "Location", "Max-Forwards", "Origin", "Pragma", "Priority", "Range", "Referer",
+		"Refresh", "Retry-After", "Sec-*", "Server", "Strict-Transport-Security", "User-Agent", "Vary", "Via",
+	}},
+	{"one connection, so proxies remove it on the way", []string{
+		"Connection", "Http2-Settings", "Keep-Alive", "Proxy-*", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+	}},
+	{"credentials", []string{
+		"Authentication-Info", "Authorization", "Cookie", "Cookie2", "Dpop", "Dpop-*", "Set-Cookie", "Set-Cookie2", "Signature", "Signature-Input", "Www-Authenticate",
+		"X-Gateway-Secret",
+	}},
+	{"the client's request as a gateway or a backend sees it", []string{
+		"Forwarded", "Client-Ip", "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "X-Forwarded", "X-Forwarded-*", "X-Host", "X-Http-Method", "X-Http-Method-Override",
+		"X-Method-Override", "X-Original-*", "X-Real-Ip", "X-Rewrite-Url", "X-Upstream-Idp-Id",
+	}},
+	{"tracing", []string{"B3", "Baggage", "Traceparent", "Tracestate", "X-B3-*", "X-Request-Id"}},
+	{"a gateway, which would act on it", []string{"Grpc-*", "X-Accel-*", "X-Envoy-*", "X-Sendfile"}},
+	{"this service's own responses", []string{"X-Problem-*"}},
 }
 
-// CheckHeaders validates a list of header names that gateways are configured for. Its error names each that is not valid.
+// CheckHeaders validates a list of header names that gateways are configured for. Its error joins one for each name that
+// is not valid, with the reason. Two names that differ in case, or that a backend which reads CGI variables would take for
+// one (RFC 3875, section 4.1.18: X-User-ID and X_User_ID), are never both valid.
 func CheckHeaders(names ...string) error {
 	var errs []error
 	seen := map[string]bool{}
@@ -47,12 +62,14 @@ func checkHeader(name string) error {
 		return fmt.Errorf("%q is not the name of a header that can carry a claim: letters, digits and single hyphens between them, 64 at most, a letter first", name)
 	}
 	c := http.CanonicalHeaderKey(name)
-	at := slices.IndexFunc(reserved, func(r string) bool {
-		prefix, open := strings.CutSuffix(r, "*")
-		return c == r || open && strings.HasPrefix(c, prefix)
-	})
-	if at >= 0 {
-		return fmt.Errorf("%q cannot carry a claim: %s belongs to HTTP, to credentials or to the gateway's request", name, reserved[at])
+	for _, group := range reserved {
+		at := slices.IndexFunc(group.names, func(r string) bool {
+			prefix, open := strings.CutSuffix(r, "*")
+			return c == r || open && strings.HasPrefix(c, prefix)
+		})
+		if at >= 0 {
+			return fmt.Errorf("%q cannot carry a claim: %s belongs to %s", name, group.names[at], group.why)
+		}
 	}
 	return nil
 }

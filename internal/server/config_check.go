@@ -95,6 +95,26 @@ func (cfg *Config) gatewayTLS() *tlsFiles {
 	return &tlsFiles{prefix: "GATEWAY", cert: cfg.GatewayCert, key: cfg.GatewayKey, clientCA: cfg.GatewayClientCA}
 }
 
+// gatewaySecret is what a header can carry without quotes, and not be guessed.
+var gatewaySecret = regexp.MustCompile(`^[!-~]{32,512}$`)
+
+func (cfg *Config) checkGatewaySecret(fault func(string, ...any)) {
+	if cfg.GatewaySecret == "" {
+		return
+	}
+	secrets := strings.Split(cfg.GatewaySecret, ",")
+	if len(secrets) > 2 {
+		fault("GATEWAY_SECRET must be one secret, or two while it is changed, is %d", len(secrets))
+	}
+	for _, secret := range secrets {
+		if !gatewaySecret.MatchString(secret) {
+			fault("GATEWAY_SECRET must be 32 to 512 printable ASCII characters without blanks and commas, each of the two while it is changed")
+			return
+		}
+		cfg.gatewaySecrets = append(cfg.gatewaySecrets, []byte(secret))
+	}
+}
+
 // emptyValue is what a header without a value can say: a comma would be a list.
 var emptyValue = regexp.MustCompile(`^[!-+.-~-]{0,16}$`)
 
@@ -116,14 +136,7 @@ func (cfg *Config) checkServe(fault func(string, ...any)) {
 	address(fault, "GATEWAY_ADDR", cfg.GatewayAddr)
 	address(fault, "ADMIN_ADDR", cfg.AdminAddr)
 	cfg.gatewayTLS().check(fault)
-	if cfg.GatewaySecret != "" {
-		for secret := range strings.SplitSeq(cfg.GatewaySecret, ",") {
-			if len(secret) < 32 {
-				fault("GATEWAY_SECRET must be 32 characters or more, each of the two while it is changed")
-			}
-			cfg.gatewaySecrets = append(cfg.gatewaySecrets, []byte(secret))
-		}
-	}
+	cfg.checkGatewaySecret(fault)
 	if cfg.GatewayCache < 0 || cfg.GatewayCache > cfg.MaxStaleness || cfg.GatewayCache%time.Second != 0 {
 		fault("GATEWAY_CACHE must be whole seconds, and not more than MAX_STALENESS (%s), is %s", cfg.MaxStaleness, cfg.GatewayCache)
 	}

@@ -62,6 +62,7 @@ func (s *service) openGateways(context.Context) error {
 		Log:           s.log,
 		Observe:       s.requests.Observe,
 	})
+	s.gateway.Register(s.registry)
 	for _, p := range s.cfg.Profiles {
 		s.requests.Prepare(gateway.EnrichPath, p.Name, http.MethodGet, http.StatusOK, http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable)
 	}
@@ -73,15 +74,16 @@ func (s *service) openGateways(context.Context) error {
 	return nil
 }
 
-// gatewayServer serves the gateways' listener, by HTTP/1.1 and HTTP/2 (by ALPN, or with prior knowledge), in TLS where
-// the settings name files for it.
+// gatewayServer serves the gateways' listener by HTTP/1.1 and HTTP/2: in TLS, by ALPN, where the settings name files for
+// it; else in plain text, with prior knowledge (RFC 9113, section 3.3).
 func (s *service) gatewayServer(handler http.Handler) (*listener, error) {
 	l := newListener("gateway", s.gatewayListener, handler, s.log)
 	l.http.Protocols = new(http.Protocols)
 	l.http.Protocols.SetHTTP1(true)
-	l.http.Protocols.SetHTTP2(true)
-	l.http.Protocols.SetUnencryptedHTTP2(true)
-	if files := s.cfg.gatewayTLS(); files.enabled() {
+	files := s.cfg.gatewayTLS()
+	l.http.Protocols.SetHTTP2(files.enabled())
+	l.http.Protocols.SetUnencryptedHTTP2(!files.enabled())
+	if files.enabled() {
 		certs, err := files.open(s.log, "h2", "http/1.1")
 		if err != nil {
 			return nil, err

@@ -60,6 +60,7 @@ func TestTheGatewaysListenerSpeaksHTTP2AndMutualTLS(t *testing.T) {
 	}{
 		"plain text":                       {plain, &http.Transport{}, "http", "HTTP/1.1"},
 		"plain text, prior knowledge":      {plain, &http.Transport{Protocols: withPriorKnowledge}, "http", "HTTP/2.0"},
+		"TLS, prior knowledge in it":       {encrypted, &http.Transport{TLSClientConfig: a.client(""), Protocols: withPriorKnowledge}, "http", ""},
 		"TLS":                              {encrypted, &http.Transport{TLSClientConfig: a.client("")}, "https", "HTTP/1.1"},
 		"TLS, ALPN":                        {encrypted, &http.Transport{TLSClientConfig: a.client(""), ForceAttemptHTTP2: true}, "https", "HTTP/2.0"},
 		"TLS, of a client in plain text":   {encrypted, &http.Transport{}, "http", ""},

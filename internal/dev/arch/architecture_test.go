@@ -35,7 +35,7 @@ var mayImport = map[string][]string{
 	"internal/policyops/preview": {"internal/iam", "internal/directory", "internal/enrich", "internal/policyops/explain", "internal/policy", "internal/token", "internal/telemetry"},
 	"internal/policyops/rollout": {"internal/iam", "internal/admin", "internal/policy", "internal/postgres"},
 	"internal/problem":           {"internal/iam", "internal/token", "internal/telemetry"},
-	"internal/gateway":           {"internal/iam", "internal/enrich", "internal/policy", "internal/problem", "internal/token"},
+	"internal/gateway":           {"internal/iam", "internal/enrich", "internal/policy", "internal/problem", "internal/telemetry", "internal/token"},
 	"internal/gateway/assertion": {"internal/bounded", "internal/enrich", "internal/iam", "internal/policy", "internal/telemetry", "internal/token"},
 	"internal/gateway/probe":     {},
 	"internal/gateway/setup":     {"internal/gateway", "internal/iam"},

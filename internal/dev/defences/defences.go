@@ -53,7 +53,7 @@ var All = []Defence{
 	},
 	{
 		Threat: "a stranger asks as a gateway", File: "internal/gateway/http.go",
-		Code: "if known == 1 && ", Without: "if known == known && ",
+		Code: "if known == 1 {", Without: "if len(lines) == 1 {",
 		Package: "./internal/gateway", Test: "TestOnlyAGatewayThatSendsTheSecretGetsADecision",
 	},
 	{
@@ -113,7 +113,7 @@ var All = []Defence{
 	},
 	{
 		Threat: "introspection flood", File: "internal/token/introspect.go",
-		Code: "if !known && !in.unknownBudget.take(now, in.perSecond, in.perSecond) {", Without: "if false {",
+		Code: "if !q.known && !in.unknownBudget.take(q.now, in.perSecond, in.perSecond) {", Without: "if false {",
 		Package: "./internal/token", Test: "TestOpaqueTokensMakeABoundedNumberOfCalls",
 	},
 	{
@@ -179,7 +179,7 @@ var All = []Defence{
 	{
 		Threat: "secrets in logs", File: "internal/token/hide.go",
 		Code: "if shape.MatchString(decoded) {", Without: "if false {",
-		Package: "./internal/decisions", Test: "TestATokenInAPathIsTakenOutThoughItIsEncoded",
+		Package: "./internal/decisions", Test: "TestAnEncodedTokenInAPathIsMasked",
 	},
 	{
 		Threat: "forged signed identity", File: "pkg/identity/verifier.go",

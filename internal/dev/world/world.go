@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"iam-service/internal/decisions"
 	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/dev/devstack"
@@ -83,8 +85,23 @@ type World struct {
 	Logger       *slog.Logger // into Logs
 	Unsettled    bool         // Ask does not wait for changes made before it
 
+	registry *prometheus.Registry
 	mu       sync.Mutex
 	observed []string
+}
+
+// Metric is the value of a counter of the gateways' listener that has no labels.
+func (w *World) Metric(name string) float64 {
+	w.Helper()
+	families, err := w.registry.Gather()
+	w.OK(err)
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	w.Fatalf("there is no metric %s", name)
+	return 0
 }
 
 // Provider starts an identity provider.
@@ -104,7 +121,7 @@ func Provider(t testing.TB) *devrauth.Server {
 // New starts a world, which ends with the test.
 func New(t testing.TB, s Settings) *World {
 	t.Helper()
-	w := &World{TB: t, Logs: &logbuffer.Buffer{}, DatabaseURL: s.DatabaseURL}
+	w := &World{TB: t, Logs: &logbuffer.Buffer{}, DatabaseURL: s.DatabaseURL, registry: prometheus.NewRegistry()}
 	w.Logger = slog.New(slog.NewJSONHandler(w.Logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if s.ReplicaOf != nil {
 		w.RAuth, w.Other, w.DatabaseURL = s.ReplicaOf.RAuth, s.ReplicaOf.Other, s.ReplicaOf.DatabaseURL
@@ -236,7 +253,12 @@ func (w *World) openGateway(s Settings) {
 		Log:           w.Logger,
 		Observe:       w.Observe,
 	})
-	srv := httptest.NewServer(w.Gateway.Handler())
+	w.Gateway.Register(w.registry)
+	srv := httptest.NewUnstartedServer(w.Gateway.Handler())
+	srv.Config.Protocols = new(http.Protocols)
+	srv.Config.Protocols.SetHTTP1(true)
+	srv.Config.Protocols.SetUnencryptedHTTP2(true)
+	srv.Start()
 	w.Cleanup(srv.Close)
 	w.URL = srv.URL
 }
