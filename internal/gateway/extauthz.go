@@ -133,7 +133,7 @@ func handleCheck(srv any, ctx context.Context, decode func(any) error, _ grpc.Un
 	if err := decode(in); err != nil {
 		return nil, err // the connection failed, or the message is over a limit
 	}
-	return srv.(checker).check(ctx, in), nil
+	return srv.(checker).check(ctx, in), nil //nolint:forcetypeassert // RegisterService checks it
 }
 
 // incoming is a check, or what is wrong with it. Where a codec fails, gRPC itself responds, by an error.
@@ -246,7 +246,7 @@ func (c checkCodec) Unmarshal(data mem.BufferSlice, v any) error {
 		return c.CodecV2.Unmarshal(data, v)
 	}
 	if c.CodecV2.Unmarshal(data, &in.CheckRequest) != nil {
-		in.CheckRequest.Reset()
+		in.Reset()
 		in.fault = problem.Malformed("the message is no CheckRequest")
 	}
 	return nil

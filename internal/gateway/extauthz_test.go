@@ -17,6 +17,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"github.com/google/go-cmp/cmp"
+	rpc "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -26,7 +27,9 @@ import (
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/logbuffer"
@@ -157,7 +160,7 @@ func (e *envoy) status(out *authv3.CheckResponse) int {
 	if out.GetStatus() == nil || out.GetErrorResponse() != nil {
 		e.Errorf("no status, or one that failure_mode_allow covers: %v", out)
 	}
-	if codes.Code(out.GetStatus().GetCode()) == codes.OK { //nolint:gosec // a code
+	if codes.Code(out.GetStatus().GetCode()) == codes.OK {
 		if out.GetOkResponse() == nil {
 			e.Error("an allow without headers")
 		}
@@ -257,7 +260,7 @@ func TestADeniedCheckIsAProblemDocument(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := e.check(asRecorded(t, istio, c.lines...))
-			if e.status(out) != c.status || codes.Code(out.GetStatus().GetCode()) != c.code { //nolint:gosec // a code
+			if e.status(out) != c.status || codes.Code(out.GetStatus().GetCode()) != c.code {
 				t.Errorf("%v", out)
 			}
 			want := map[string]string{"Content-Type": "application/problem+json", "Cache-Control": "no-store"}
@@ -436,6 +439,12 @@ decision := {"allow": true, "tenant": "", "headers": {"X-User-ID": concat(" ", [
 	if got := stranger.upstream(in, stranger.check(in))["x-user-id"]; got != "GET /api/v1/products" {
 		t.Errorf("method and path of a peer that is not believed: %q", got)
 	}
+	for _, fact := range []string{"host", "scheme", "client_ip"} {
+		stranger.Load(world.Policy{Rego: strings.ReplaceAll(readsThePath, "input.request.path", "input.request."+fact)})
+		if out := stranger.check(in); stranger.status(out) != 403 || !strings.Contains(out.GetDeniedResponse().GetBody(), `"code":"request_facts_missing"`) {
+			t.Errorf("%s of a peer that is not believed: %v", fact, out)
+		}
+	}
 }
 
 func TestASourceThatDisagreesWithEnvoyIsRefused(t *testing.T) {
@@ -518,7 +527,7 @@ func TestACheckThatCannotBeAnsweredIsADenialWith503(t *testing.T) {
 			e := &envoy{World: &world.World{TB: t, Unsettled: true}}
 			e.conn = connect(t, service.NewExtAuthz(nil), nil)
 			out := e.check(asRecorded(t, istio, world.Bearer("x")))
-			if e.status(out) != 503 || codes.Code(out.GetStatus().GetCode()) != codes.Unavailable || strings.Contains(out.String(), "secret cause") { //nolint:gosec // a code
+			if e.status(out) != 503 || codes.Code(out.GetStatus().GetCode()) != codes.Unavailable || strings.Contains(out.String(), "secret cause") {
 				t.Errorf("%v", out)
 			}
 			retry := slices.ContainsFunc(out.GetDeniedResponse().GetHeaders(), func(h *corev3.HeaderValueOption) bool {
@@ -529,6 +538,47 @@ func TestACheckThatCannotBeAnsweredIsADenialWith503(t *testing.T) {
 			}
 			await.True(t, "it is logged and counted", func() bool { return strings.Contains(logs.String(), `"msg":"`+c.log+`"`) && counted.Load() == 1 })
 		})
+	}
+}
+
+// allowing allows each request with these values.
+type allowing []string
+
+func (a allowing) Enrich(context.Context, enrich.Request) (enrich.Response, error) {
+	return enrich.Response{Allowed: true, Values: a, DecisionID: "d", Tenant: "acme"}, nil
+}
+
+// The response is encoded by hand: it must be what Envoy's own messages are, whatever the lengths.
+func TestAnAllowIsTheMessageThatEnvoysOwnTypesEncode(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{0, 1, 127, 128, 129, 250, 16_383, 16_384, 70_000} {
+		values := allowing{strings.Repeat("a", n), "", strings.Repeat("r", n) + ",s", strings.Repeat("b", n/2)}
+		service := gateway.New(gateway.Config{
+			Enricher: values, Headers: []string{"X-User-Id", "Remote-User", "X-User-Roles", "Tenant"}, Log: slog.New(slog.DiscardHandler),
+			Observe: func(string, string, string, int, time.Duration) {},
+		})
+		out, err := authv3.NewAuthorizationClient(connect(t, service.NewExtAuthz(nil), nil)).Check(ctx, asRecorded(t, istio, "X-User_ID: forged"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := &authv3.CheckResponse{Status: &rpc.Status{}, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{}}}
+		for i, name := range []string{"x-user-id", "remote-user", "x-user-roles", "tenant"} {
+			if values[i] == "" {
+				want.GetOkResponse().HeadersToRemove = append(want.GetOkResponse().HeadersToRemove, name)
+				continue
+			}
+			want.GetOkResponse().Headers = append(want.GetOkResponse().Headers, &corev3.HeaderValueOption{
+				Header: &corev3.HeaderValue{Key: name, Value: values[i]}, AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+			})
+		}
+		want.GetOkResponse().HeadersToRemove = append(want.GetOkResponse().HeadersToRemove, "x_user_id", "x.user.id", "remote_user", "remote.user", "x_user_roles", "x.user.roles", "x-user_id")
+		roles := []any{strings.Repeat("r", n), "s"}
+		if want.DynamicMetadata, err = structpb.NewStruct(map[string]any{"decision_id": "d", "tenant": "acme", "roles": roles}); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, out, protocmp.Transform()); diff != "" {
+			t.Errorf("of %d bytes: %s", n, diff)
+		}
 	}
 }
 

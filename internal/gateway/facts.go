@@ -98,6 +98,7 @@ func (p *Profile) read(from *sent) (reported, error) {
 		facts = reported{method: origin.method, scheme: url.scheme, host: url.host, path: url.path}
 	case appended:
 		facts = reported{method: below.method, scheme: forward.scheme, host: below.host, path: below.path}
+	case queried: // requestOfData
 	}
 	h.compare(&facts, &below, "the request itself")
 	h.compare(&facts, &forward, "X-Forwarded-…")

@@ -29,6 +29,7 @@ import (
 	"testing"
 	"time"
 
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"golang.org/x/sys/unix"
 
 	"iam-service/internal/dev/freeport"
@@ -47,6 +48,8 @@ const (
 type target struct {
 	name, addr string
 	requests   [][]byte // what is sent, in turn
+	grpc       string   // where checks go instead; "": none do
+	checks     []*authv3.CheckRequest
 	cpu        func(testing.TB) time.Duration
 	us         []float64 // µs for each request, by round
 	server     []float64 // the server's part
@@ -85,6 +88,11 @@ func child(b *testing.B, name string) (*target, announcement) {
 	}
 	for _, tok := range tokens {
 		t.requests = append(t.requests, []byte("GET /system/enrich-token HTTP/1.1\r\nHost: iam\r\nAuthorization: Bearer "+tok+"\r\n\r\n"))
+	}
+	if t.grpc = a.GRPC; t.grpc != "" {
+		for _, tok := range tokens {
+			t.checks = append(t.checks, checkOf(tok))
+		}
 	}
 	return t, a
 }
@@ -197,6 +205,9 @@ func (t *target) ask(b *testing.B, n int, measured bool) {
 
 // converse sends n requests over one connection, one after the other.
 func (t *target) converse(first, n int) error {
+	if t.grpc != "" {
+		return t.converseGRPC(first, n)
+	}
 	conn, err := net.Dial("tcp", t.addr)
 	if err != nil {
 		return err
@@ -262,6 +273,7 @@ type goal struct {
 var goals = []goal{
 	{"decision cached", "decision", "bare", .90},
 	{"decision cached", "decision", "bare-six", .90},
+	{"gRPC check, decision cached", "check", "bare-check", 1 / 1.3},
 	{"decision cached", "decision", "opa", 8},
 	{"token cached, policy evaluated", "token", "opa-raised", 3},
 	{"nothing cached but facts", "nothing", "opa", 2.2},
@@ -274,7 +286,7 @@ func BenchmarkPeers(b *testing.B) {
 		b.Fatal("OPA must name OPA's program: use \"make bench\"")
 	}
 	targets := map[string]*target{}
-	for _, name := range []string{"bare", "bare-six", "decision", "token", "nothing"} {
+	for _, name := range []string{"bare", "bare-six", "bare-check", "check", "decision", "token", "nothing"} {
 		targets[name], _ = child(b, name)
 	}
 	_, shared := child(b, "facts")
@@ -288,7 +300,7 @@ func BenchmarkPeers(b *testing.B) {
 		for range rounds {
 			for _, name := range order {
 				n := perTurn
-				if name == "decision" || strings.HasPrefix(name, "bare") {
+				if name == "decision" || name == "check" || strings.HasPrefix(name, "bare") {
 					n = perTurnFast
 				}
 				targets[name].ask(b, n, true)
@@ -308,6 +320,24 @@ func BenchmarkPeers(b *testing.B) {
 		}
 		fmt.Printf("%-32s %-14s %8.2f× %15s %7.2f× %s\n", g.what, g.than, m, fmt.Sprintf("%.2f–%.2f", low, high), g.least, verdict)
 	}
+}
+
+// BenchmarkChecks is the row of gRPC checks alone, without OPA's server.
+func BenchmarkChecks(b *testing.B) {
+	bare, _ := child(b, "bare-check")
+	ours, _ := child(b, "check")
+	for b.Loop() {
+		bare.us, bare.server, ours.us, ours.server = nil, nil, nil, nil
+		bare.ask(b, perTurn, false)
+		ours.ask(b, perTurn, false)
+		for range rounds {
+			bare.ask(b, perTurnFast, true)
+			ours.ask(b, perTurnFast, true)
+		}
+	}
+	m, low, high := ours.ratio(bare)
+	fmt.Printf("\ngRPC check of a cached decision: %.1f µs with the client, %.1f alone; bare gRPC handler %.1f and %.1f; %.2f× the CPU (middle half %.2f–%.2f; wanted: at most 1.3×)\n",
+		median(ours.us), median(ours.server), median(bare.us), median(bare.server), 1/m, 1/high, 1/low)
 }
 
 // BenchmarkProfile writes where the time of each of our servers goes under load to

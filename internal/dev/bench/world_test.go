@@ -16,6 +16,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -94,6 +95,7 @@ type service struct {
 	rauth   *devrauth.Server
 	store   *directory.Store
 	handler http.Handler
+	gateway *gateway.Service
 }
 
 // options say what is cached.
@@ -185,9 +187,10 @@ func newService(tb testing.TB, o options) *service {
 	})
 	profiles, err := gateway.Profiles("traefik")
 	check(tb, err)
-	s.handler = gateway.New(gateway.Config{
+	s.gateway = gateway.New(gateway.Config{
 		Profiles: profiles, Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Log: log, Observe: problem.NewMetrics(registry).Observe,
-	}).Handler()
+	})
+	s.handler = s.gateway.Handler()
 	return s
 }
 
@@ -266,6 +269,14 @@ var variants = map[string]func(tb testing.TB) (http.Handler, *service){
 		s := newService(tb, options{tokens: 10_000, decisions: -1, unlogged: true})
 		return s.handler, s
 	},
+	"bare-check": func(tb testing.TB) (http.Handler, *service) {
+		s := newService(tb, options{tokens: 10_000, decisions: 10_000})
+		return s.handler, s
+	},
+	"check": func(tb testing.TB) (http.Handler, *service) {
+		s := newService(tb, options{tokens: 10_000, decisions: 10_000})
+		return s.handler, s
+	},
 	"nothing": func(tb testing.TB) (http.Handler, *service) {
 		s := newService(tb, options{tokens: 1, decisions: -1})
 		return s.handler, s
@@ -275,6 +286,7 @@ var variants = map[string]func(tb testing.TB) (http.Handler, *service){
 // announcement is what a server's process says first.
 type announcement struct {
 	Addr   string
+	GRPC   string // where checks are served
 	Tokens []string
 	Issuer string
 	JWKS   string
@@ -295,6 +307,9 @@ func BenchmarkServe(t *testing.B) {
 	a := announcement{Addr: l.Addr().String()}
 	if s != nil {
 		a.Tokens, a.Issuer = s.mint(t, minted), s.rauth.Issuer
+	}
+	if strings.HasSuffix(name, "check") {
+		a.GRPC = serveChecks(t, name, s)
 	}
 	if name == "facts" { // what OPA gets: such tokens, and all facts
 		rec := httptest.NewRecorder()
