@@ -61,7 +61,7 @@ func takeOut(d defences.Defence) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // a temporary folder
 	file, overlay := filepath.Join(dir, "changed"+filepath.Ext(d.File)), filepath.Join(dir, "overlay.json")
 	if err := os.WriteFile(file, []byte(strings.Replace(string(text), d.Code, d.Without, 1)), 0o600); err != nil {
 		return err
@@ -84,7 +84,7 @@ func takeOut(d defences.Defence) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "go", "test", "-vet=off", "-count=1", "-overlay", overlay, "-run", run, d.Package).CombinedOutput() //nolint:gosec // of the list
+	out, err := exec.CommandContext(ctx, "go", "test", "-vet=off", "-count=1", "-overlay", overlay, "-run", run, d.Package).CombinedOutput()
 	switch {
 	case err == nil:
 		return fmt.Errorf("%s passes", d.Test)
