@@ -322,24 +322,6 @@ func BenchmarkPeers(b *testing.B) {
 	}
 }
 
-// BenchmarkChecks is the row of gRPC checks alone, without OPA's server.
-func BenchmarkChecks(b *testing.B) {
-	bare, _ := child(b, "bare-check")
-	ours, _ := child(b, "check")
-	for b.Loop() {
-		bare.us, bare.server, ours.us, ours.server = nil, nil, nil, nil
-		bare.ask(b, perTurn, false)
-		ours.ask(b, perTurn, false)
-		for range rounds {
-			bare.ask(b, perTurnFast, true)
-			ours.ask(b, perTurnFast, true)
-		}
-	}
-	m, low, high := ours.ratio(bare)
-	fmt.Printf("\ngRPC check of a cached decision: %.1f µs with the client, %.1f alone; bare gRPC handler %.1f and %.1f; %.2f× the CPU (middle half %.2f–%.2f; wanted: at most 1.3×)\n",
-		median(ours.us), median(ours.server), median(bare.us), median(bare.server), 1/m, 1/high, 1/low)
-}
-
 // BenchmarkProfile writes where the time of each of our servers goes under load to
 // the folder PROFILES, for "go tool pprof".
 func BenchmarkProfile(b *testing.B) {
