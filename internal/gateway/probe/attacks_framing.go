@@ -92,6 +92,15 @@ func smuggling() []attack {
 		{name: "h2c upgrade, not in Connection", h1: func(m *message, _ forgery) {
 			m.add("Connection: Upgrade", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA")
 		}},
+		{name: "h2c upgrade before websocket", h1: func(m *message, _ forgery) {
+			m.add("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "Upgrade: websocket", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA")
+		}},
+		{name: "h2c upgrade after websocket", h1: func(m *message, _ forgery) {
+			m.add("Connection: Upgrade, HTTP2-Settings", "Upgrade: websocket", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA")
+		}},
+		{name: "h2c upgrade in a list with websocket", h1: func(m *message, _ forgery) {
+			m.add("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c, websocket", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA")
+		}},
 		{name: "request line twice", h1: func(m *message, f forgery) { m.target = f.path + " HTTP/1.1\nHost: probe\n\nGET " + f.path }},
 	}
 	codings := []struct {

@@ -141,6 +141,7 @@ var foreign = []string{
 	"Forwarded", "X-Forwarded-Method", "X-Forwarded-Uri", "X-Original-Method", "X-Original-URI", "X-Original-URL",
 	"X-Original-Host", "X-Rewrite-URL", "X-Upstream-IdP-ID",
 	"X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", // frameworks take them for the method that was authorized
+	"HTTP2-Settings", // without it no server may switch to h2c (RFC 7540, section 3.2.1), whatever passes an Upgrade header on
 }
 
 func dataOf(k kind, s Settings) (*data, error) {
