@@ -88,11 +88,11 @@ func (a *evaluator) revision(ctx context.Context, path string) (*policy.Revision
 		}
 		return a.engine.Prepare(ctx, c)
 	}
-	kept, packed, err := a.db.PolicyBundle(ctx, orders.InForce)
+	stored, packed, err := a.db.PolicyBundle(ctx, orders.InForce)
 	if err != nil {
 		return nil, err
 	}
-	c, err := a.engine.Unpack(kept.Source, packed, true)
+	c, err := a.engine.Unpack(stored.Source, packed, true)
 	if err != nil {
 		return nil, err
 	}

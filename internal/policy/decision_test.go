@@ -61,7 +61,7 @@ func TestAnAnswerOfAnotherShapeIsAnError(t *testing.T) {
 	}
 }
 
-// What an error says is logged and kept. It tells where to look, and nothing of the token.
+// The text of an error is logged and stored. It names the place in the policy, and nothing of the token.
 func TestAnErrorNamesNoValueOfTheToken(t *testing.T) {
 	t.Parallel()
 	const planted = "PLANTED-SECRET-1"

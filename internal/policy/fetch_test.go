@@ -55,7 +55,7 @@ func TestABundleFromAServerComesThroughTheGate(t *testing.T) {
 	defer m.Stop(ctx)
 	eventually(t, "the first bundle comes into force", func() bool { return e.Revision() != nil })
 	if r := e.Revision(); r.Name != "one" || !slices.Equal(r.Headers, []string{"X-User-ID"}) {
-		t.Errorf("in force: %+v", r)
+		t.Errorf("active: %+v", r)
 	}
 	if d, err := decide(e, facts{}); err != nil || !d.Allow {
 		t.Errorf("%+v, %v", d, err)
@@ -78,7 +78,7 @@ func TestABundleFromAServerComesThroughTheGate(t *testing.T) {
 		put(bad)
 		eventually(t, want, func() bool { r := e.Status().Rejected; return r != nil && strings.Contains(r.Reason, want) })
 		if e.Revision() != first {
-			t.Fatalf("%s: the old one is no longer in force", want)
+			t.Fatalf("%s: the old one is no longer active", want)
 		}
 	}
 	put(files{".manifest": `{"roots": ["iam"], "revision": "one"}`})
@@ -124,13 +124,13 @@ func TestAPolicyOfSeveralBundlesComesIntoForceWhole(t *testing.T) {
 	defer stopOne()
 	eventually(t, "the other part is missed", func() bool { return one.Status().Rejected != nil })
 	if one.Revision() != nil {
-		t.Fatal("a part of a policy is in force")
+		t.Fatal("a part of a policy is active")
 	}
 	both.Store(true)
 	other, stopOther := start("a", "b")
 	defer stopOther()
 	for _, e := range []*policy.Engine{one, other} {
-		eventually(t, "all of it is in force", func() bool { return e.Revision() != nil })
+		eventually(t, "all of it is active", func() bool { return e.Revision() != nil })
 		if d, err := decide(e, facts{}); err != nil || d.Allow {
 			t.Errorf("%+v, %v", d, err)
 		}

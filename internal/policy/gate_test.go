@@ -29,7 +29,7 @@ func TestTheEmbeddedPolicyPassesTheGate(t *testing.T) {
 	}
 	r := e.Revision()
 	if r.Capped || len(r.Nondeterministic) > 0 || len(r.Warnings) > 0 || len(r.Unvalidated) > 0 {
-		t.Errorf("the default policy's answers cannot be kept for long: capped %v, it calls %v; %q", r.Capped, r.Nondeterministic, r.Warnings)
+		t.Errorf("the default policy's decisions cannot be cached for long: capped %v, it calls %v; %q", r.Capped, r.Nondeterministic, r.Warnings)
 	}
 	// The policy's view stays exact: the whole token, the path and the clock are not in it.
 	want := []string{
@@ -95,7 +95,7 @@ func TestABadPolicyIsRefusedAndTheOldOneServesOn(t *testing.T) {
 				}
 			}
 			if e.Revision() != before {
-				t.Error("the old one is no longer in force")
+				t.Error("the old one is no longer active")
 			}
 			s := e.Status()
 			if s.Rejected == nil || s.Rejected.Reason != err.Error() {
@@ -207,7 +207,7 @@ func TestAFolderIsWatched(t *testing.T) {
 	}
 	eventually(t, "a folder that is gone is refused", func() bool { return e.Status().Rejected != nil })
 	if e.Revision().Digest != second.Digest {
-		t.Error("the last good one is no longer in force")
+		t.Error("the last good one is no longer active")
 	}
 }
 
