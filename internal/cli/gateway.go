@@ -41,6 +41,12 @@ func gatewayConfigCommand(environ []string) *cobra.Command {
 			if s.Usual {
 				s.Headers = policy.DefaultHeaders
 			}
+			if dir != "" { // gateways have another working directory, so one file names another by its whole path
+				if s.Dir, err = filepath.Abs(dir); err != nil {
+					return err
+				}
+				s.Dir += "/"
+			}
 			files, err := setup.Generate(args[0], s)
 			if err != nil {
 				return err
@@ -54,7 +60,7 @@ func gatewayConfigCommand(environ []string) *cobra.Command {
 	f.StringVar(&s.Backend, "backend", "http://backend:8080", "URL of what is behind the gateway")
 	f.StringVar(&s.Listen, "listen", ":8000", "address that the gateway serves")
 	f.StringVar(&s.Loopback, "loopback", "127.0.0.1:18080", "address that HAProxy and Traefik use between their own parts")
-	f.StringVar(&dir, "dir", "", "write the files to this folder instead")
+	f.StringVar(&dir, "dir", "", "write the files to this folder instead, which is where the gateway reads them")
 	return cmd
 }
 

@@ -15,7 +15,10 @@ import (
 
 var update = flag.Bool("update", false, "write the pages of docs/gateways")
 
-// usual is what the command prints without flags and settings.
+// folders are those of gateways that read several files.
+var folders = map[string]string{"haproxy": "/etc/haproxy/", "traefik": "/etc/traefik/"}
+
+// usual is what the command prints without settings, and without flags but --dir.
 func usual(t *testing.T, name string) []setup.File {
 	t.Helper()
 	profiles, err := gateway.Profiles("traefik")
@@ -24,7 +27,7 @@ func usual(t *testing.T, name string) []setup.File {
 	}
 	files, err := setup.Generate(name, setup.Settings{
 		Headers: policy.DefaultHeaders, Usual: true, Profiles: profiles, IAM: "http://iam-service:8080", ExtAuthz: "iam-service:9191",
-		Backend: "http://backend:8080", Listen: ":8000", Loopback: "127.0.0.1:18080",
+		Backend: "http://backend:8080", Listen: ":8000", Loopback: "127.0.0.1:18080", Dir: folders[name],
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +45,7 @@ func TestThePagesOfGatewaysAreWhatTheProgramPrints(t *testing.T) {
 			var page strings.Builder
 			fmt.Fprintf(&page, "# %s\n\n```sh\niam-service gateway config %s", kind[1], kind[0])
 			if len(files) > 1 {
-				page.WriteString(" --dir .")
+				page.WriteString(" --dir " + strings.TrimSuffix(folders[kind[0]], "/"))
 			}
 			page.WriteString("\n```\n\nprints this, with `GATEWAY_HEADERS` of the environment and the addresses of its flags\n(`--iam`, `--backend`, `--listen`). What each profile reads: [gateways.md](../gateways.md).\n")
 			for _, f := range files {
@@ -94,6 +97,54 @@ func TestEachIdentityHeaderIsInEachConfiguration(t *testing.T) {
 			}
 			if strings.Contains(text, "<no value>") || strings.Contains(text, "{{") {
 				t.Errorf("a template is not filled in:\n%s", text)
+			}
+		})
+	}
+}
+
+func TestEachConfigurationDropsWhatTheClientSaysOfTheRequest(t *testing.T) {
+	t.Parallel()
+	for _, kind := range setup.Kinds() {
+		t.Run(kind[0], func(t *testing.T) {
+			t.Parallel()
+			text := ""
+			for _, f := range usual(t, kind[0]) {
+				text += strings.ToLower(f.Text)
+			}
+			for _, h := range []string{"X-Upstream-IdP-ID", "X-Forwarded-Method", "X-Forwarded-Uri", "X-Rewrite-URL", "X-HTTP-Method-Override", "HTTP2-Settings"} {
+				if !strings.Contains(text, strings.ToLower(h)) {
+					t.Errorf("%s is missing", h)
+				}
+			}
+		})
+	}
+}
+
+func TestTheCertificateOfTheServiceIsVerified(t *testing.T) {
+	t.Parallel()
+	for name, verified := range map[string]string{
+		"nginx":         "proxy_ssl_verify on;",
+		"ingress-nginx": "proxy_ssl_verify on;",
+		"haproxy":       "verifyhost iam.internal", // "verify required" alone takes a certificate of any name
+		"envoy":         "trusted_ca:",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			generate := func(iam string) string {
+				files, err := setup.Generate(name, setup.Settings{
+					Headers: policy.DefaultHeaders, Usual: true, IAM: iam, ExtAuthz: "iam-service:9191",
+					Backend: "http://backend:8080", Listen: ":8000", Loopback: "127.0.0.1:18080",
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return files[0].Text
+			}
+			if !strings.Contains(generate("https://iam.internal"), verified) {
+				t.Errorf("with https, %q is missing", verified)
+			}
+			if strings.Contains(generate("http://iam.internal"), verified) {
+				t.Errorf("without https, there is %q", verified)
 			}
 		})
 	}
