@@ -34,6 +34,8 @@ const (
 //	none ──fetched──▶ fresh ──max-age──▶ due: fetched by the next request, at most every 10 s
 //	                                      └─ unreachable ─▶ stale, used ──MaxStale──▶ none: ErrUnavailable
 //
+// A request that finds them due waits for the fetch, so that a revoked key is not used; while the last fetch failed, it
+// does not wait.
 // An unknown key id is fetched for as well, and no more often.
 type keyCache struct {
 	cfg    *Config
@@ -88,8 +90,11 @@ func (c *keyCache) get(ctx context.Context, id string) (any, error) {
 			c.flight, c.tried = make(chan struct{}), now
 			go c.fetch(c.etag, c.flight) //nolint:gosec // G118: all who wait share it, so no one request ends it
 		}
-		flight := c.flight
+		flight, unreachable := c.flight, c.failed != nil
 		c.mu.Unlock()
+		if usable && known && unreachable { // a JWKS that hangs must not hold each request
+			return key, nil
+		}
 		select {
 		case <-flight:
 		case <-ctx.Done():

@@ -479,6 +479,31 @@ func TestAnUnreachableJWKSIsNoVerdict(t *testing.T) {
 	}
 }
 
+func TestAJWKSThatHangsDoesNotHoldEachRequest(t *testing.T) {
+	t.Parallel()
+	s := newService(t)
+	s.hold = make(chan struct{}, 2)
+	t.Cleanup(func() { close(s.hold) })
+	s.hold <- struct{}{}
+	v := s.verifier(Config{})
+	_, err := v.Verify(t.Context(), s.valid(nil))
+	s.ok(err)
+	s.down.Store(true)
+	s.hold <- struct{}{}
+	s.pass(10 * time.Minute)
+	_, err = v.Verify(t.Context(), s.valid(nil)) // waits for a fetch, which fails
+	s.ok(err)
+	s.pass(coolDown)
+	ctx, cancel := context.WithTimeout(t.Context(), fetchTimeout/2)
+	defer cancel()
+	if _, err := v.Verify(ctx, s.valid(nil)); err != nil {
+		t.Errorf("while a fetch hangs: %v", err)
+	}
+	if n := s.fetches.Load(); n > 3 {
+		t.Errorf("%d fetches", n)
+	}
+}
+
 func TestAJWKSIsBounded(t *testing.T) {
 	t.Parallel()
 	key := `{"kty":"OKP","crv":"Ed25519","kid":"%d","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`
