@@ -54,7 +54,7 @@ type ExtAuthz struct {
 
 // NewExtAuthz returns a server that is not serving yet, by its health. transport is its TLS; nil: plain text.
 func (s *Service) NewExtAuthz(transport *tls.Config) *ExtAuthz {
-	e := &ExtAuthz{health: health.NewServer(), gateway: s, encoder: newOKEncoder(s.Headers)}
+	e := &ExtAuthz{health: health.NewServer(), gateway: s, encoder: newOKEncoder(s.Headers, s.EmptyValue)}
 	options := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(checkCodec{encoding.GetCodecV2(proto.Name)}),
 		grpc.MaxRecvMsgSize(maxCheckBytes),

@@ -38,10 +38,11 @@ type okEncoder struct {
 	aliases  []byte          // fields headers_to_remove, of every response
 	removed  map[string]bool // by aliases
 	roles    int             // index of X-User-Roles, or -1
+	empty    string          // value of a header that has none, which is no role
 }
 
-func newOKEncoder(headers []string) *okEncoder {
-	e := &okEncoder{identity: map[string]bool{}, removed: map[string]bool{}, roles: slices.Index(headers, "X-User-Roles")}
+func newOKEncoder(headers []string, empty string) *okEncoder {
+	e := &okEncoder{identity: map[string]bool{}, removed: map[string]bool{}, roles: slices.Index(headers, "X-User-Roles"), empty: empty}
 	for _, h := range headers {
 		name := strings.ToLower(h)
 		e.names = append(e.names, name)
@@ -80,7 +81,7 @@ func (e *okEncoder) isAlias(name string) bool {
 // encode returns the response of an allow. aliases are those that the request has.
 func (e *okEncoder) encode(o *outcome, aliases []string) encoded {
 	roles := ""
-	if e.roles >= 0 {
+	if e.roles >= 0 && o.values[e.roles] != e.empty {
 		roles = o.values[e.roles]
 	}
 	ok, metadata := e.sizeOfOK(o.values, aliases), sizeOfMetadata(o, roles)

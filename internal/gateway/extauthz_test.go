@@ -326,8 +326,12 @@ func TestAPlaceholderStandsForAnEmptyHeaderInChecksToo(t *testing.T) {
 	t.Parallel()
 	e := newEnvoy(world.New(t, world.Settings{EmptyValue: "-"}))
 	in := asRecorded(t, istio, world.Bearer(e.Mint("frank", map[string]any{"groups": nil})))
-	if got := e.upstream(in, e.check(in)); got["x-user-roles"] != "-" {
+	out := e.check(in)
+	if got := e.upstream(in, out); got["x-user-roles"] != "-" {
 		t.Errorf("x-user-roles is %q", got["x-user-roles"])
+	}
+	if roles := out.GetDynamicMetadata().AsMap()["roles"]; !cmp.Equal(roles, []any{}) {
+		t.Errorf("roles in the metadata are %q", roles)
 	}
 }
 

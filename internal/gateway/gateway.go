@@ -46,6 +46,8 @@ type Config struct {
 	Tenants  Tenants
 	Trusted  problem.Proxies // whose X-Forwarded-… is believed (TRUSTED_PROXIES)
 
+	EmptyValue string // of a header without a value, as in enrich.Config
+
 	// Identify verifies a token for endpoints about its bearer. bound is the only tenant that
 	// it can act in; empty: its client binds it to none.
 	Identify func(ctx context.Context, raw string) (t *token.Token, bound string, err error)

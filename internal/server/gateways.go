@@ -56,6 +56,7 @@ func (s *service) openGateways(context.Context) error {
 		Identify:      s.enricher.Identify,
 		Tenants:       s.db,
 		Trusted:       s.cfg.TrustedProxies,
+		EmptyValue:    s.cfg.GatewayEmpty,
 		Secrets:       s.cfg.gatewaySecrets,
 		MaxAge:        s.cfg.GatewayCache,
 		DenyAmbiguous: s.cfg.AmbiguousPaths == "always_deny",

@@ -247,6 +247,7 @@ func (w *World) openGateway(s Settings) {
 		Identify:      w.Enricher.Identify,
 		Tenants:       w.DB,
 		Trusted:       w.Trusted,
+		EmptyValue:    s.EmptyValue,
 		DenyAmbiguous: s.DenyAmbiguous,
 		Secrets:       s.Secrets,
 		MaxAge:        s.MaxAge,
