@@ -92,7 +92,7 @@ func (a *evaluator) revision(ctx context.Context, path string) (*policy.Revision
 	if err != nil {
 		return nil, err
 	}
-	c, err := a.engine.Unpack(stored.Source, packed, true)
+	c, err := a.engine.UnpackVerified(stored.Source, packed)
 	if err != nil {
 		return nil, err
 	}

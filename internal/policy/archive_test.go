@@ -145,7 +145,7 @@ func TestABombIsRefusedBeforeItIsUnpacked(t *testing.T) { //nolint:paralleltest 
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	_, err := engine(t).Unpack("bomb", bomb, false)
+	_, err := engine(t).Unpack("bomb", bomb)
 	runtime.ReadMemStats(&after)
 	if err == nil || !strings.Contains(err.Error(), "sparse") {
 		t.Errorf("got %.200v", err)

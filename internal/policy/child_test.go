@@ -15,6 +15,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/bundle"
 
+	"iam-service/internal/dev/await"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/policy/authoring"
@@ -85,7 +86,7 @@ func TestNoChildRunsForWhatNobodyHasSigned(t *testing.T) {
 		}
 		e, ran = tried(t, key)
 		m := manager(t, e, verify, func() []byte { return packed })
-		eventually(t, name+" is refused", func() bool { return e.Status().Rejected != nil })
+		await.True(t, name+" is refused", func() bool { return e.Status().Rejected != nil })
 		m.Stop(ctx)
 		if ran() {
 			t.Errorf("%s, over HTTP: a child ran", name)
@@ -94,7 +95,7 @@ func TestNoChildRunsForWhatNobodyHasSigned(t *testing.T) {
 	e, ran := tried(t, key)
 	m := manager(t, e, verify, func() []byte { return signed })
 	defer m.Stop(ctx)
-	eventually(t, "what is signed comes into force", func() bool { return e.Revision() != nil })
+	await.True(t, "what is signed comes into force", func() bool { return e.Revision() != nil })
 	if !ran() {
 		t.Error("no child ran for what is signed")
 	}
@@ -112,7 +113,7 @@ func TestABombOverHTTPIsRefused(t *testing.T) {
 	for want, packed := range map[string][]byte{"sparse": bomb, "delta bundle": delta} {
 		e, _ := tried(t, key)
 		m := manager(t, e, verify, func() []byte { return packed })
-		eventually(t, want, func() bool { r := e.Status().Rejected; return r != nil && strings.Contains(r.Reason, want) })
+		await.True(t, want, func() bool { r := e.Status().Rejected; return r != nil && strings.Contains(r.Reason, want) })
 		m.Stop(ctx)
 	}
 }
@@ -265,7 +266,7 @@ func TestWhatIsDiscoveredAndRefusedIsReported(t *testing.T) {
 	defer m.Stop(ctx)
 	reported := func(what, source, reason string) {
 		t.Helper()
-		eventually(t, what, func() bool {
+		await.True(t, what, func() bool {
 			r := e.Status().Rejected
 			return r != nil && strings.HasPrefix(r.Source, source) && strings.Contains(r.Reason, reason)
 		})
@@ -274,11 +275,11 @@ func TestWhatIsDiscoveredAndRefusedIsReported(t *testing.T) {
 	put(&config, discovered(true, true))
 	reported("a bundle that nobody has signed", "bundle main", ".signatures.json")
 	put(&main, good)
-	eventually(t, "a good one comes into force", func() bool { return e.Revision() != nil && e.Status().Rejected == nil })
+	await.True(t, "a good one comes into force", func() bool { return e.Revision() != nil && e.Status().Rejected == nil })
 	put(&main, shoe)
 	reported("a bundle that the gate refuses", "bundle main", "X-User-Shoe")
 	put(&main, good)
-	eventually(t, "a good one again", func() bool { return e.Status().Rejected == nil })
+	await.True(t, "a good one again", func() bool { return e.Status().Rejected == nil })
 	put(&config, discovered(false, true))
 	reported("a bundle that needs no signature", "bundle main", `no "signing"`)
 	if n := refused.Load(); n != 4 {

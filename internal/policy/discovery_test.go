@@ -9,6 +9,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/bundle"
 
+	"iam-service/internal/dev/await"
 	"iam-service/internal/policy"
 	"iam-service/internal/policy/authoring"
 )
@@ -74,7 +75,7 @@ func TestAFetchThatAnotherConfigurationCancelsIsNoRejection(t *testing.T) {
 	t.Cleanup(srv.Close)
 	e, rejections := discovering(t, srv.URL)
 	<-canceled
-	eventually(t, "the other bundle is active", func() bool { return e.Revision() != nil })
+	await.True(t, "the other bundle is active", func() bool { return e.Revision() != nil })
 	if rejected := e.Status().Rejected; rejections.Load() != 0 || rejected != nil {
 		t.Errorf("%d rejections, %+v", rejections.Load(), rejected)
 	}
@@ -99,7 +100,7 @@ func TestABundleThatIsFetchedAgainIsRejectedOnce(t *testing.T) {
 	}))
 	t.Cleanup(srv.Close)
 	e, rejections := discovering(t, srv.URL)
-	eventually(t, "it was fetched again, twice", func() bool { return fetched.Load() > 2 })
+	await.True(t, "it was fetched again, twice", func() bool { return fetched.Load() > 2 })
 	if rejected := e.Status().Rejected; rejections.Load() != 1 || rejected == nil {
 		t.Errorf("%d rejections, %+v", rejections.Load(), rejected)
 	}

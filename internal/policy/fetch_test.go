@@ -25,6 +25,7 @@ import (
 	"testing"
 	"time"
 
+	"iam-service/internal/dev/await"
 	"iam-service/internal/policy"
 	"iam-service/internal/policy/authoring"
 )
@@ -53,7 +54,7 @@ func TestABundleFromAServerComesThroughTheGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Stop(ctx)
-	eventually(t, "the first bundle comes into force", func() bool { return e.Revision() != nil })
+	await.True(t, "the first bundle comes into force", func() bool { return e.Revision() != nil })
 	if r := e.Revision(); r.Name != "one" || !slices.Equal(r.Headers, []string{"X-User-ID"}) {
 		t.Errorf("active: %+v", r)
 	}
@@ -76,15 +77,15 @@ func TestABundleFromAServerComesThroughTheGate(t *testing.T) {
 		"larger than 64 MB": tooMuch,
 	} {
 		put(bad)
-		eventually(t, want, func() bool { r := e.Status().Rejected; return r != nil && strings.Contains(r.Reason, want) })
+		await.True(t, want, func() bool { r := e.Status().Rejected; return r != nil && strings.Contains(r.Reason, want) })
 		if e.Revision() != first {
 			t.Fatalf("%s: the old one is no longer active", want)
 		}
 	}
 	put(files{".manifest": `{"roots": ["iam"], "revision": "one"}`})
-	eventually(t, "the bad one is taken back", func() bool { return e.Status().Rejected == nil })
+	await.True(t, "the bad one is taken back", func() bool { return e.Status().Rejected == nil })
 	put(files{".manifest": `{"roots": ["iam"], "revision": "two"}`, "iam/claims/p.rego": strings.Replace(smallest, "u1", "u2", 1)})
-	eventually(t, "a good one comes into force", func() bool { return e.Revision().Name == "two" })
+	await.True(t, "a good one comes into force", func() bool { return e.Revision().Name == "two" })
 	if e.Status().Rejected != nil {
 		t.Errorf("refused: %+v", e.Status().Rejected)
 	}
@@ -122,7 +123,7 @@ func TestAPolicyOfSeveralBundlesComesIntoForceWhole(t *testing.T) {
 	}
 	one, stopOne := start("a", "b")
 	defer stopOne()
-	eventually(t, "the other part is missed", func() bool { return one.Status().Rejected != nil })
+	await.True(t, "the other part is missed", func() bool { return one.Status().Rejected != nil })
 	if one.Revision() != nil {
 		t.Fatal("a part of a policy is active")
 	}
@@ -130,7 +131,7 @@ func TestAPolicyOfSeveralBundlesComesIntoForceWhole(t *testing.T) {
 	other, stopOther := start("a", "b")
 	defer stopOther()
 	for _, e := range []*policy.Engine{one, other} {
-		eventually(t, "all of it is active", func() bool { return e.Revision() != nil })
+		await.True(t, "all of it is active", func() bool { return e.Revision() != nil })
 		if d, err := decide(e, facts{}); err != nil || d.Allow {
 			t.Errorf("%+v, %v", d, err)
 		}
@@ -262,16 +263,16 @@ func TestOnlyWhatIsSignedComesIntoForce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Stop(ctx)
-	eventually(t, "the signed one comes into force", func() bool { return e.Revision() != nil && e.Revision().Name == "signed" })
+	await.True(t, "the signed one comes into force", func() bool { return e.Revision() != nil && e.Revision().Name == "signed" })
 	served.Store(&unsigned)
-	eventually(t, "the unsigned one is refused", func() bool { return refusedForSignature(e) })
+	await.True(t, "the unsigned one is refused", func() bool { return refusedForSignature(e) })
 	served.Store(&signed)
-	eventually(t, "the refusal is history", func() bool { return e.Status().Rejected == nil })
+	await.True(t, "the refusal is history", func() bool { return e.Status().Rejected == nil })
 
 	// What came in another way is not good because this is.
 	e.Reject(ctx, "git", "", errors.New("no signature"))
 	before := fetched.Load()
-	eventually(t, "OPA fetches again", func() bool { return fetched.Load() > before+2 })
+	await.True(t, "OPA fetches again", func() bool { return fetched.Load() > before+2 })
 	if r := e.Status().Rejected; r == nil || r.Source != "git" {
 		t.Errorf("refused is %+v", r)
 	}

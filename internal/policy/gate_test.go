@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"iam-service/internal/dev/await"
 	"iam-service/internal/policy"
 	"iam-service/policies"
 )
@@ -193,19 +194,19 @@ func TestAFolderIsWatched(t *testing.T) {
 
 	first := e.Revision()
 	rule(`decision := {"allow": false}`).write(t, dir)
-	eventually(t, "a change comes into force", func() bool { return e.Revision() != first })
+	await.True(t, "a change comes into force", func() bool { return e.Revision() != first })
 	second := e.Revision()
 	rule(`decision := {`).write(t, dir)
-	eventually(t, "broken Rego is refused", func() bool { return e.Status().Rejected != nil })
+	await.True(t, "broken Rego is refused", func() bool { return e.Status().Rejected != nil })
 	if r := e.Status().Rejected.Reason; !strings.Contains(r, "p.rego:3") || e.Revision() != second {
 		t.Errorf("refused with %q", r)
 	}
 	rule(`decision := {"allow": false}`).write(t, dir)
-	eventually(t, "the old text is fine again", func() bool { return e.Status().Rejected == nil })
+	await.True(t, "the old text is fine again", func() bool { return e.Status().Rejected == nil })
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a folder that is gone is refused", func() bool { return e.Status().Rejected != nil })
+	await.True(t, "a folder that is gone is refused", func() bool { return e.Status().Rejected != nil })
 	if e.Revision().Digest != second.Digest {
 		t.Error("the last good one is no longer active")
 	}

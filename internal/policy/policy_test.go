@@ -122,14 +122,3 @@ func decideFor(e *policy.Engine, claims map[string]any, f policy.Facts) (policy.
 }
 
 func rule(body string) files { return files{"iam/claims/p.rego": "package iam.claims\n\n" + body} }
-
-// eventually waits for what a goroutine of the program will do.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for until := time.Now().Add(time.Minute); !ok(); {
-		if time.Now().After(until) {
-			t.Fatalf("never: %s", what)
-		}
-		<-time.After(5 * time.Millisecond)
-	}
-}

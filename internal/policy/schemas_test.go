@@ -71,7 +71,7 @@ func TestConfigurationThatDoesNotFitIsRefused(t *testing.T) {
 			packed, packErr := authoring.Build(dir, "", nil)
 			if packErr == nil {
 				var candidate *policy.Candidate
-				if candidate, packErr = engine(t).Unpack("packed", packed, false); packErr == nil {
+				if candidate, packErr = engine(t).Unpack("packed", packed); packErr == nil {
 					var r *policy.Revision
 					if r, packErr = engine(t).Prepare(ctx, candidate); packErr == nil && r.Digest != e.Revision().Digest {
 						t.Error("the packed one is another revision")
@@ -98,7 +98,7 @@ func TestABundleOfAnotherToolIsHeldToTheShippedSchema(t *testing.T) {
 	t.Parallel()
 	e := engine(t)
 	unpack := func(f files) error {
-		c, err := e.Unpack("test", f.tarball(t), false)
+		c, err := e.Unpack("test", f.tarball(t))
 		if err != nil {
 			t.Fatal(err)
 		}

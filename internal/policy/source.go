@@ -92,13 +92,28 @@ func (e *Engine) FromPath(name string) (*Candidate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the policy: %w", err)
 	}
-	return e.Unpack(name, packed, false)
+	return e.Unpack(name, packed)
 }
 
-// Unpack reads a candidate from a packed bundle, and verifies its signature where one is
-// required. verified means that a trusted replica has verified it before.
-func (e *Engine) Unpack(source string, packed []byte, verified bool) (*Candidate, error) {
-	if e.cfg.SignedOnly && e.cfg.Key == nil && !verified {
+// Unpack reads a candidate from a packed bundle, and verifies its signature where one is required.
+func (e *Engine) Unpack(source string, packed []byte) (*Candidate, error) {
+	return e.unpack(source, packed, checkSignature)
+}
+
+// UnpackVerified is Unpack for a bundle whose signature a trusted replica has verified before.
+func (e *Engine) UnpackVerified(source string, packed []byte) (*Candidate, error) {
+	return e.unpack(source, packed, trustSignature)
+}
+
+type signatureCheck int
+
+const (
+	checkSignature signatureCheck = iota
+	trustSignature                // verified before
+)
+
+func (e *Engine) unpack(source string, packed []byte, check signatureCheck) (*Candidate, error) {
+	if e.cfg.SignedOnly && e.cfg.Key == nil && check == checkSignature {
 		return nil, fmt.Errorf("no key is configured to verify the signature of %s", source)
 	}
 	if err := CheckArchive(packed); err != nil {
@@ -107,7 +122,7 @@ func (e *Engine) Unpack(source string, packed []byte, verified bool) (*Candidate
 	loader := func() bundle.DirectoryLoader { return bundle.NewTarballLoaderWithBaseURL(bytes.NewReader(packed), "") }
 	var c *Candidate
 	var err error
-	if e.cfg.Key == nil || verified {
+	if e.cfg.Key == nil || check == trustSignature {
 		c, err = fromLoader(source, "", loader())
 	} else if err = e.cfg.Key.Verify(func(v *bundle.VerificationConfig) error {
 		c, err = readBundle(source, reader(loader()).WithBundleVerificationConfig(v))
@@ -120,7 +135,7 @@ func (e *Engine) Unpack(source string, packed []byte, verified bool) (*Candidate
 	if err != nil {
 		return nil, err
 	}
-	if e.cfg.Key != nil && !verified {
+	if e.cfg.Key != nil && check == checkSignature {
 		c.Verified = iam.VerifiedByKey
 	}
 	c.Packed = packed

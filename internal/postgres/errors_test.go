@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
@@ -330,7 +331,7 @@ func TestEachFailureIsCountedOnce(t *testing.T) {
 			if err := c.run(t, db, p, &counted); err == nil {
 				t.Error("no error")
 			}
-			until(t, "counted", 10*time.Second, func() bool { return counted.is(c.want) || len(counted.get()) > 0 })
+			await.Within(t, 10*time.Second, "counted", func() bool { return counted.is(c.want) || len(counted.get()) > 0 })
 			if !counted.is(c.want) {
 				t.Errorf("counted %v, want %v", counted.get(), c.want)
 			}

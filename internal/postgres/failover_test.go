@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/devpg"
 	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/feed"
@@ -30,7 +31,7 @@ func TestFailoverToAStandby(t *testing.T) {
 	db := pgtest.OpenURL(t, primary.URL)
 	rename(t, db, "old")
 	r := startReplica(t, both, "", 8*time.Second).started(t)
-	until(t, "the old fact", 5*time.Second, func() bool { return r.name(t) == "old" })
+	await.Within(t, 5*time.Second, "the old fact", func() bool { return r.name(t) == "old" })
 	caughtUp(t, primary.URL, standby.URL)
 	lagging := pgtest.OpenURL(t, standby.URL)
 	if _, _, err := lagging.Tenant(ctx, "acme"); err == nil || !strings.Contains(err.Error(), "the server is read-only") {
@@ -49,10 +50,10 @@ func TestFailoverToAStandby(t *testing.T) {
 	_, err = conn.Exec(ctx, `SELECT pg_promote(true, 20)`)
 	must(t, err)
 	promoted := pgtest.OpenURL(t, standby.URL)
-	until(t, "a write on the new primary", 10*time.Second, func() bool {
+	await.Within(t, 10*time.Second, "a write on the new primary", func() bool {
 		return promoted.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: "new", Status: iam.TenantActive}) == nil
 	})
-	until(t, "the new fact", 20*time.Second, func() bool {
+	await.Within(t, 20*time.Second, "the new fact", func() bool {
 		sent := time.Now()
 		got := r.name(t)
 		if got == "old" && sent.Sub(gone) > 8*time.Second {
@@ -61,7 +62,7 @@ func TestFailoverToAStandby(t *testing.T) {
 		return got == "new"
 	})
 	rename(t, promoted, "newer")
-	until(t, "a change on the new primary", 5*time.Second, func() bool { return r.name(t) == "newer" })
+	await.Within(t, 5*time.Second, "a change on the new primary", func() bool { return r.name(t) == "newer" })
 }
 
 func hostOf(t *testing.T, databaseURL string) string {
@@ -113,7 +114,7 @@ func caughtUp(t *testing.T, primary, standby string) {
 	defer s.Close(ctx)
 	var at string
 	must(t, p.QueryRow(ctx, `SELECT pg_current_wal_lsn()::text`).Scan(&at))
-	until(t, "the standby", 20*time.Second, func() bool {
+	await.Within(t, 20*time.Second, "the standby", func() bool {
 		var replayed bool
 		must(t, s.QueryRow(ctx, `SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn`, at).Scan(&replayed))
 		return replayed
@@ -140,14 +141,14 @@ func TestAPrimaryWithoutItsSynchronousStandbySendsNoHeartbeat(t *testing.T) {
 		must(t, err)
 	}
 	standbys("gone")
-	until(t, "both are stale", 30*time.Second, func() bool { return one.feed.State() == feed.Stale && two.feed.State() == feed.Stale })
+	await.Within(t, 30*time.Second, "both are stale", func() bool { return one.feed.State() == feed.Stale && two.feed.State() == feed.Stale })
 	for _, r := range []*replica{one, two} {
 		if got := r.name(t); got != "facts_stale" {
 			t.Errorf("got %s", got)
 		}
 	}
 	standbys("")
-	until(t, "both are fresh", 30*time.Second, func() bool { return one.feed.State() == feed.Fresh && two.feed.State() == feed.Fresh })
+	await.Within(t, 30*time.Second, "both are fresh", func() bool { return one.feed.State() == feed.Fresh && two.feed.State() == feed.Fresh })
 	if got := one.name(t); got != "acme" {
 		t.Errorf("got %s", got)
 	}

@@ -69,10 +69,10 @@ func (s *relaySession) Sent(ctx context.Context, seqs []int64) error {
 	return wrap("mark events as sent", err)
 }
 
-func (s *relaySession) Refused(ctx context.Context, seq int64, why string, park bool) error {
+func (s *relaySession) Refused(ctx context.Context, seq int64, why string, then outbox.AfterRefusal) error {
 	ctx, cancel := context.WithTimeout(ctx, relayLimit)
 	defer cancel()
-	_, err := s.conn.Exec(ctx, `UPDATE outbox SET tries = tries + 1, refused = $2, parked = $3 WHERE seq = $1`, seq, why, park)
+	_, err := s.conn.Exec(ctx, `UPDATE outbox SET tries = tries + 1, refused = $2, parked = $3 WHERE seq = $1`, seq, why, then == outbox.Park)
 	return wrap("record a refused event", err)
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/storage"
 
+	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/directory"
 	"iam-service/internal/feed"
@@ -67,16 +68,6 @@ func rename(t *testing.T, db *postgres.DB, name string) {
 	must(t, db.PutTenant(ctx, iam.Tenant{ID: "acme", Slug: "acme", Name: name, Status: iam.TenantActive}))
 }
 
-// until waits for ok and fails after limit.
-func until(t *testing.T, what string, limit time.Duration, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(limit); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %s", what, limit)
-		}
-	}
-}
-
 func TestAChangeReachesAllReplicas(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
@@ -90,7 +81,7 @@ func TestAChangeReachesAllReplicas(t *testing.T) {
 		want := fmt.Sprintf("n%d", i)
 		rename(t, db, want)
 		for _, r := range replicas {
-			until(t, want, 5*time.Second, func() bool { return r.name(t) == want })
+			await.Within(t, 5*time.Second, want, func() bool { return r.name(t) == want })
 		}
 	}
 	for _, r := range replicas {
@@ -105,7 +96,7 @@ func TestAChangeReachesAllReplicas(t *testing.T) {
 func checkStaleness(t *testing.T, r *replica, direct *postgres.DB, maxStale time.Duration, interrupt, restore func()) {
 	t.Helper()
 	rename(t, direct, "old")
-	until(t, "the old fact", 5*time.Second, func() bool { return r.name(t) == "old" })
+	await.Within(t, 5*time.Second, "the old fact", func() bool { return r.name(t) == "old" })
 	interrupt()
 	cut := time.Now()
 	rename(t, direct, "new")
@@ -123,7 +114,7 @@ func checkStaleness(t *testing.T, r *replica, direct *postgres.DB, maxStale time
 		t.Errorf("the feed is %s", s)
 	}
 	restore()
-	until(t, "the new fact", 15*time.Second, func() bool {
+	await.Within(t, 15*time.Second, "the new fact", func() bool {
 		got := r.name(t)
 		if got == "old" {
 			t.Fatal("a stale fact after the feed was restored")
@@ -159,14 +150,15 @@ func TestAChangeDuringAGapIsNotMissed(t *testing.T) {
 	rename(t, direct, "n0")
 	r := startReplica(t, url, proxy.URL, time.Minute).started(t)
 	for i := range 5 {
-		until(t, "before the gap", 5*time.Second, func() bool { return r.name(t) == fmt.Sprintf("n%d", i) })
+		await.Within(t, 5*time.Second, "before the gap", func() bool { return r.name(t) == fmt.Sprintf("n%d", i) })
 		proxy.Blackhole(true)
+		lost := proxy.Lost()
 		rename(t, direct, fmt.Sprintf("n%d", i+1))
-		time.Sleep(50 * time.Millisecond) // the notification is lost
+		await.Within(t, 5*time.Second, "the notification is lost", func() bool { return proxy.Lost() > lost })
 		proxy.Blackhole(false)
 		proxy.Cut()
 	}
-	until(t, "after the gap", 5*time.Second, func() bool { return r.name(t) == "n5" })
+	await.Within(t, 5*time.Second, "after the gap", func() bool { return r.name(t) == "n5" })
 }
 
 // A pooler that breaks LISTEN fails the start, and later makes facts stale.

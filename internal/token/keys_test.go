@@ -19,7 +19,9 @@ import (
 	"testing"
 	"time"
 
+	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/devrauth"
+	"iam-service/internal/dev/logbuffer"
 	"iam-service/internal/iam"
 )
 
@@ -30,7 +32,7 @@ func TestKeysAreKeptFreshWithoutBeingAskedFor(t *testing.T) {
 	done := make(chan struct{})
 	go func() { defer close(done); w.v.KeepFresh(running) }()
 	before := w.rauth.KeyFetches()
-	eventually(t, "the keys are fetched again and again", func() bool { return w.rauth.KeyFetches() > before+2 })
+	await.True(t, "the keys are fetched again and again", func() bool { return w.rauth.KeyFetches() > before+2 })
 	stop()
 	<-done
 }
@@ -151,7 +153,7 @@ func TestAnIssuerWithdrawsItsKeys(t *testing.T) {
 	t.Parallel()
 	var answer atomic.Pointer[string]
 	k := &keeper{}
-	var lines syncBuffer
+	var lines logbuffer.Buffer
 	w := newWorld(t, func(c *Config) {
 		c.KeyStore, c.Log = k, slog.New(slog.NewJSONHandler(&lines, nil))
 		c.Client = NewClient()
@@ -165,7 +167,7 @@ func TestAnIssuerWithdrawsItsKeys(t *testing.T) {
 			return resp, err
 		})
 	})
-	eventually(t, "the keys are stored", k.kept)
+	await.True(t, "the keys are stored", k.kept)
 	raw := w.mint("ES256", map[string]any{"sub": "alice"})
 	if _, err := w.verify(raw); err != nil {
 		t.Fatal(err)
@@ -195,7 +197,7 @@ func TestAnIssuerWithdrawsItsKeys(t *testing.T) {
 		if s := w.v.Keys()[0]; !errors.Is(s.Err, errNoKeys) {
 			t.Errorf("the state of the keys says nothing: %+v", s)
 		}
-		eventually(t, "that there are none is stored", func() bool { return k.holds(none) })
+		await.True(t, "that there are none is stored", func() bool { return k.holds(none) })
 	}
 	w.mu.Lock()
 	if n := w.errors["jwks no_usable_key"]; n < 2 {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"iam-service/internal/dev/logbuffer"
 	"iam-service/internal/iam"
 )
 
@@ -28,7 +29,7 @@ func TestARefusalNamesNothingOfTheToken(t *testing.T) {
 
 func TestRejectionsAreCountedAndLoggedOnceASecond(t *testing.T) {
 	t.Parallel()
-	var lines syncBuffer
+	var lines logbuffer.Buffer
 	counted := map[Reason]int{}
 	w := newWorld(t, func(c *Config) {
 		c.Log = slog.New(slog.NewJSONHandler(&lines, nil))

@@ -9,6 +9,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"iam-service/internal/dev/await"
+	"iam-service/internal/dev/logbuffer"
 )
 
 // keeper keeps keys in memory.
@@ -50,7 +53,7 @@ func TestAStartWithoutTheIssuerUsesTheKeysThatWereKept(t *testing.T) {
 	t.Parallel()
 	k := &keeper{}
 	w := newWorld(t, func(c *Config) { c.KeyStore = k })
-	eventually(t, "the keys are stored", k.kept)
+	await.True(t, "the keys are stored", k.kept)
 	raw := w.mint("ES256", map[string]any{"sub": "alice"})
 	w.rauth.SetGone(true)
 	again := func(k KeyStore) (*Verifier, error) {
@@ -69,7 +72,7 @@ func TestAStartWithoutTheIssuerUsesTheKeysThatWereKept(t *testing.T) {
 	if _, err := v.Verify(ctx, raw, "", time.Now().Add(time.Minute)); err != nil {
 		t.Errorf("with stored keys: %v", err)
 	}
-	eventually(t, "its state says that the issuer is away", func() bool {
+	await.True(t, "its state says that the issuer is away", func() bool {
 		s := v.Keys()[0]
 		return s.Available && s.Err != nil
 	})
@@ -87,7 +90,7 @@ func TestAStartUsesKeptKeysAlsoWhereTheIssuerIsSilent(t *testing.T) {
 	t.Parallel()
 	k := &keeper{}
 	w := newWorld(t, func(c *Config) { c.KeyStore = k })
-	eventually(t, "the keys are stored", k.kept)
+	await.True(t, "the keys are stored", k.kept)
 	silent := &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 		<-r.Context().Done()
 		return nil, r.Context().Err()
@@ -142,7 +145,7 @@ func TestAStartEndsAtOnceWhereTryingAgainIsPointless(t *testing.T) {
 // Keys are fetched in goroutines of their own, so a panic there would end the process.
 func TestAPanicOfWhatStoresKeysEndsNothing(t *testing.T) {
 	t.Parallel()
-	var lines syncBuffer
+	var lines logbuffer.Buffer
 	w := newWorld(t, func(c *Config) { c.KeyStore, c.Log = panicking{}, slog.New(slog.NewJSONHandler(&lines, nil)) })
 	for !strings.Contains(lines.String(), "panic: no keeper") {
 		time.Sleep(time.Millisecond)

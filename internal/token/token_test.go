@@ -1,7 +1,6 @@
 package token
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
+	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/iam"
 )
@@ -328,7 +328,7 @@ func TestAnotherIssuerGainsNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the other issuer's keys are held", func() bool { return w.v.Keys()[1].Available })
+	await.True(t, "the other issuer's keys are held", func() bool { return w.v.Keys()[1].Available })
 	tok, err := w.verify(theirs)
 	if err != nil || tok.Issuer != other.Issuer {
 		t.Fatalf("%+v, %v", tok, err)
@@ -352,16 +352,6 @@ func TestAnotherIssuerGainsNothing(t *testing.T) {
 	}
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for until := time.Now().Add(10 * time.Second); !ok(); {
-		if time.Now().After(until) {
-			t.Fatalf("never: %s", what)
-		}
-		<-time.After(2 * time.Millisecond)
-	}
-}
-
 func TestTimesAreCheckedAlsoForATokenThatIsCached(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
@@ -376,24 +366,6 @@ func TestTimesAreCheckedAlsoForATokenThatIsCached(t *testing.T) {
 	}
 	w.later(time.Minute)
 	w.invalid("expired since", raw, "expired")
-}
-
-// syncBuffer is a log that is read while it is written.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)

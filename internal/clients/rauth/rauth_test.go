@@ -19,6 +19,7 @@ import (
 	"iam-service/internal/clients/rauth"
 	"iam-service/internal/clients/rauth/rauthtest"
 	"iam-service/internal/dev/devrauth"
+	"iam-service/internal/dev/logbuffer"
 	"iam-service/internal/iam"
 )
 
@@ -80,24 +81,6 @@ func (p *provider) counted(what string) int {
 	return p.errors[what]
 }
 
-// syncBuffer is a log that is read while it is written.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 func registration(id string) iam.Registration {
 	return iam.Registration{ClientID: id, TokenEndpointAuthMethod: "client_secret_basic", GrantTypes: []string{"client_credentials"}}
 }
@@ -113,7 +96,7 @@ func TestTheAdapterConforms(t *testing.T) {
 func TestTheAdminAPIIsWatched(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
-	var log syncBuffer
+	var log logbuffer.Buffer
 	var right atomic.Bool
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !right.Load() {

@@ -23,6 +23,7 @@ type Proxy struct {
 	delay             atomic.Int64 // of a new connection
 	onCommit          atomic.Pointer[func(CommitPhase)]
 	pending           atomic.Int64 // commits
+	lost              atomic.Int64 // notifications
 	mu                sync.Mutex
 	conns             []net.Conn
 }
@@ -67,6 +68,9 @@ func (p *Proxy) Blackhole(on bool) { p.blackhole.Store(on) }
 // DropNotifications makes the proxy discard notifications. A transaction pooler has that effect: LISTEN
 // succeeds on a server connection that another client gets next.
 func (p *Proxy) DropNotifications(on bool) { p.dropNotifications.Store(on) }
+
+// Lost is the number of notifications that the proxy has discarded.
+func (p *Proxy) Lost() int64 { return p.lost.Load() }
 
 // Delay delays each new connection.
 func (p *Proxy) Delay(d time.Duration) { p.delay.Store(int64(d)) }
@@ -164,6 +168,9 @@ func (p *Proxy) back(client, server net.Conn, commits *atomic.Bool) {
 			return
 		}
 		if p.blackhole.Load() || p.dropNotifications.Load() && message[0] == 'A' {
+			if message[0] == 'A' {
+				p.lost.Add(1)
+			}
 			continue
 		}
 		if bytes.Equal(message, commitConfirmation) {

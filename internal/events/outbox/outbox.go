@@ -101,14 +101,23 @@ type Queue interface {
 // ErrFollower is the error of Lead while another replica relays.
 var ErrFollower = errors.New("another replica relays")
 
+// AfterRefusal is what the relay does with an event that the bus has rejected.
+type AfterRefusal int
+
+// The ways to go on after a rejection.
+const (
+	TryAgain AfterRefusal = iota
+	Park                  // until an operator acts; later events of its object wait
+)
+
 // Session is the leadership of a replica. It ends with its connection: then another one may lead.
 type Session interface {
 	// Pending returns unsent events, the oldest first, without those that a parked one blocks.
 	Pending(ctx context.Context, most int) ([]Event, error)
 	// Sent marks events that the bus has acknowledged.
 	Sent(ctx context.Context, seqs []int64) error
-	// Refused records that the bus rejected an event, and parks it if park is set.
-	Refused(ctx context.Context, seq int64, why string, park bool) error
+	// Refused records that the bus rejected an event, and what follows.
+	Refused(ctx context.Context, seq int64, why string, then AfterRefusal) error
 	// Stream records when the stream was created, and returns when the previous one was: the same,
 	// unless the stream was lost.
 	Stream(ctx context.Context, created time.Time) (before time.Time, err error)
@@ -344,9 +353,12 @@ func (r *Relay) send(ctx context.Context, s Session, events []Event) (sent, refu
 			if _, is := errors.AsType[*RefusedError](failed); is {
 				refused++
 				r.cfg.OnError("refused")
-				park := e.Tries+1 >= tries
-				r.cfg.Log.ErrorContext(ctx, "the bus refuses an event", slog.String("id", e.ID), slog.String("type", e.Type), slog.Bool("parked", park), slog.Any("err", failed))
-				if err := s.Refused(ctx, e.Seq, failed.Error(), park); err != nil {
+				then := TryAgain
+				if e.Tries+1 >= tries {
+					then = Park
+				}
+				r.cfg.Log.ErrorContext(ctx, "the bus refuses an event", slog.String("id", e.ID), slog.String("type", e.Type), slog.Bool("parked", then == Park), slog.Any("err", failed))
+				if err := s.Refused(ctx, e.Seq, failed.Error(), then); err != nil {
 					return sent, refused, nil, err
 				}
 				continue

@@ -333,5 +333,5 @@ func CheckBundle(ctx context.Context, name string, o CheckOptions) (*policy.Revi
 
 // CheckPacked is CheckBundle for the bytes of a bundle.
 func CheckPacked(ctx context.Context, name string, packed []byte, o CheckOptions) (*policy.Revision, error) {
-	return gate(ctx, o, true, func(e *policy.Engine) (*policy.Candidate, error) { return e.Unpack(name, packed, false) })
+	return gate(ctx, o, true, func(e *policy.Engine) (*policy.Candidate, error) { return e.Unpack(name, packed) })
 }

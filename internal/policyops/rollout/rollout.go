@@ -124,7 +124,7 @@ func (s *Service) Replica() string { return s.cfg.Replica }
 
 // Receive checks an uploaded bundle by the gate. A rejection is an Invalid error.
 func (s *Service) Receive(ctx context.Context, source string, packed []byte) (iam.PolicyRevision, error) {
-	c, err := s.cfg.Engine.Unpack(source, packed, false)
+	c, err := s.cfg.Engine.Unpack(source, packed)
 	var r *policy.Revision
 	if err == nil {
 		r, err = s.cfg.Engine.Prepare(ctx, c)
@@ -432,7 +432,11 @@ func (s *Service) trusted(verified string) bool {
 }
 
 func (s *Service) unpackAndPrepare(ctx context.Context, source string, packed []byte, verified bool) (*policy.Revision, error) {
-	c, err := s.cfg.Engine.Unpack(source, packed, verified)
+	unpack := s.cfg.Engine.Unpack
+	if verified {
+		unpack = s.cfg.Engine.UnpackVerified
+	}
+	c, err := unpack(source, packed)
 	if err != nil {
 		return nil, err
 	}

@@ -103,7 +103,7 @@ func TestKeysCanBeRotated(t *testing.T) {
 	send := func(r *replica, file string) error {
 		packed, err := authoring.Build(folder, "v1", &authoring.Signer{File: file, ID: "iam"})
 		f.ok(err)
-		c, err := r.engine.Unpack("test", packed, false)
+		c, err := r.engine.Unpack("test", packed)
 		if err != nil {
 			return err
 		}
