@@ -9,7 +9,7 @@ LINT := go tool -modfile=.ci/golangci-lint.mod golangci-lint
 
 .PHONY: help
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: need-go
 need-go:
@@ -122,6 +122,12 @@ test-hydra: need-go ## test clients and tokens with Ory Hydra, built from its Go
 test-gateways: need-go ## test the generated configurations with nginx, HAProxy and Caddy (installs them as root with apt)
 	.ci/gateways
 	GATEWAYS=nginx,haproxy,caddy go test -count=1 -run Gateway ./internal/gateway/setup ./internal/gateway/probe
+
+.PHONY: test-built-gateways
+test-built-gateways: need-go ## test the generated configurations with the newest Traefik and Caddy, built from their Go modules
+	.ci/traefik
+	go build -modfile=.ci/caddy.mod -o bin/caddy github.com/caddyserver/caddy/v2/cmd/caddy
+	TRAEFIK=$(CURDIR)/bin/traefik CADDY=$(CURDIR)/bin/caddy GATEWAYS=traefik,caddy go test -count=1 -run 'Gateway.*/(traefik|caddy)$$' ./internal/gateway/setup
 
 .PHONY: test-defences
 test-defences: need-go ## remove each defence of SECURITY.md in turn: its test must fail; ONLY=regexp of threats

@@ -187,7 +187,8 @@ func (t *trial) judgeRequest(s *Seen, add addFinding) {
 		add(Twice, "Authorization", "%d lines reach the backend", tokens)
 	}
 	if sent, ok := t.normalSent(); ok {
-		if got := normal(s.Target); got != sent {
+		// Go's path.Clean, and so Traefik, drops the final slash that RFC 3986 leaves of a final dot segment.
+		if got := normal(s.Target); got != sent && !(endsInDots(t.target) && got+"/" == sent) {
 			add(Path, "", "the backend gets the path %q (normal form %q), the client sent %q (normal form %q)", s.Target, got, t.target, sent)
 		}
 	}
@@ -266,11 +267,15 @@ func normal(target string) string {
 		decoded = target
 	}
 	p := path.Clean("/" + decoded)
-	directory := strings.HasSuffix(decoded, "/") || strings.HasSuffix(decoded, "/.") || strings.HasSuffix(decoded, "/..") // RFC 3986, section 5.2.4
+	directory := strings.HasSuffix(decoded, "/") || endsInDots(decoded) // RFC 3986, section 5.2.4
 	if directory && p != "/" {
 		p += "/"
 	}
 	return p
+}
+
+func endsInDots(path string) bool {
+	return strings.HasSuffix(path, "/.") || strings.HasSuffix(path, "/..")
 }
 
 // quoted shows values of a client, cut to a readable length.

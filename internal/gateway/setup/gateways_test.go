@@ -3,20 +3,16 @@ package setup_test
 import (
 	"bufio"
 	"context"
-	"crypto/sha1" //nolint:gosec // of the WebSocket handshake
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,9 +21,13 @@ import (
 	"iam-service/internal/dev/logbuffer"
 	"iam-service/internal/dev/world"
 	"iam-service/internal/gateway"
+	"iam-service/internal/gateway/probe"
 	"iam-service/internal/gateway/setup"
 	"iam-service/internal/policy"
 )
+
+// addresses are where the parts of a test listen.
+type addresses struct{ iam, path, backend, listen, loopback, dir string }
 
 // program is a gateway that a test can start.
 type program struct {
@@ -35,15 +35,16 @@ type program struct {
 	binary string // looked up in PATH; the variable names another one
 	env    string // variable that names the binary
 	args   func(dir string) []string
-	extra  func(dir string) map[string]string // further files, where the package's own configuration would include ours
+	extra  func(dir string) map[string]string  // further files, where the package's own configuration would include ours
+	naive  func(a addresses) map[string]string // files as an example on the web has them
+	faults []probe.Kind                        // of naive
 
-	keeps503 bool // 503 of the service with Retry-After and the problem document
-	keeps403 bool // the problem document of a denial, with its instance
+	without503 string // why its 503 has neither Retry-After nor a problem document
 }
 
 var programs = []program{
 	{
-		kind: "nginx", binary: "nginx", env: "NGINX", keeps503: true, keeps403: true,
+		kind: "nginx", binary: "nginx", env: "NGINX",
 		args: func(dir string) []string {
 			return []string{"-p", dir, "-c", filepath.Join(dir, "main.conf"), "-e", "stderr"}
 		},
@@ -55,23 +56,27 @@ var programs = []program{
 			return map[string]string{"main.conf": "daemon off;\nmaster_process off;\npid " + filepath.Join(dir, "pid") + ";\nevents {}\nhttp {\n    access_log off;\n" +
 				temp.String() + "    include " + filepath.Join(dir, "nginx.conf") + ";\n}\n"}
 		},
+		naive: naiveNginx, faults: []probe.Kind{probe.Forged, probe.Twice},
 	},
 	{
-		kind: "haproxy", binary: "haproxy", env: "HAPROXY", keeps503: true, keeps403: true,
-		args: func(dir string) []string { return []string{"-f", filepath.Join(dir, "haproxy.cfg"), "-db"} },
+		kind: "haproxy", binary: "haproxy", env: "HAPROXY",
+		args:  func(dir string) []string { return []string{"-f", filepath.Join(dir, "haproxy.cfg"), "-db"} },
+		naive: naiveHAProxy, faults: []probe.Kind{probe.Alias, probe.Lost, probe.Hint, probe.Smuggled},
 	},
 	{
-		kind: "caddy", binary: "caddy", env: "CADDY", keeps503: true, keeps403: true,
+		kind: "caddy", binary: "caddy", env: "CADDY",
 		args: func(dir string) []string {
 			return []string{"run", "--adapter", "caddyfile", "--config", filepath.Join(dir, "Caddyfile")}
 		},
+		naive: naiveCaddy, faults: []probe.Kind{probe.Alias, probe.Lost},
 	},
 	{
-		kind: "traefik", binary: "traefik", env: "TRAEFIK", keeps503: true, keeps403: true,
-		args: func(dir string) []string { return []string{"--configfile=" + filepath.Join(dir, "traefik.yml")} },
+		kind: "traefik", binary: "traefik", env: "TRAEFIK",
+		args:  func(dir string) []string { return []string{"--configfile=" + filepath.Join(dir, "traefik.yml")} },
+		naive: naiveTraefik, faults: []probe.Kind{probe.Forged, probe.Alias, probe.Twice},
 	},
 	{
-		kind: "envoy", binary: "envoy", env: "ENVOY", keeps503: true, keeps403: true,
+		kind: "envoy", binary: "envoy", env: "ENVOY", without503: "ext_authz over HTTP takes 5xx for a failure",
 		args: func(dir string) []string {
 			return []string{"-c", filepath.Join(dir, "envoy.yaml"), "--concurrency", "1"}
 		},
@@ -91,117 +96,9 @@ func (p program) find(t *testing.T) string {
 				t.Fatalf("%s is missing: install it, or name the binary in %s", p.binary, p.env)
 			}
 		}
-		t.Skipf("%s is not installed: make test-gateways needs it", p.binary)
+		t.Skipf("not tested: %s is not installed, and %s names none", p.binary, p.env)
 	}
 	return path
-}
-
-// front stands between a gateway and the service, so that a test can take the service away.
-type front struct {
-	net.Listener
-	to   string
-	mode atomic.Int32
-	done chan struct{}
-}
-
-const (
-	passing = iota
-	hanging // accepts, and never responds
-	away    // closes each connection
-)
-
-func newFront(t *testing.T, to string) *front {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &front{Listener: l, to: strings.TrimPrefix(to, "http://"), done: make(chan struct{})}
-	t.Cleanup(func() { _ = l.Close() })
-	t.Cleanup(func() { close(f.done) })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go f.serve(c)
-		}
-	}()
-	return f
-}
-
-func (f *front) serve(client net.Conn) {
-	defer client.Close()
-	service, err := net.Dial("tcp", f.to)
-	if err != nil {
-		return
-	}
-	defer service.Close()
-	go func() {
-		_, _ = io.Copy(client, service)
-		_ = client.Close()
-	}()
-	buf := make([]byte, 64<<10)
-	for {
-		n, err := client.Read(buf)
-		if err != nil {
-			return
-		}
-		switch f.mode.Load() {
-		case hanging:
-			<-f.done
-			return
-		case away:
-			return
-		}
-		if _, err := service.Write(buf[:n]); err != nil {
-			return
-		}
-	}
-}
-
-// backend is what a gateway protects. It responds with the request that it got.
-type backend struct {
-	*httptest.Server
-	mu   sync.Mutex
-	seen int
-}
-
-// received is a request at the backend.
-type received struct {
-	Method, Target, Host string
-	Header               http.Header
-}
-
-func newBackend(t *testing.T) *backend {
-	t.Helper()
-	b := &backend{}
-	b.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b.mu.Lock()
-		b.seen++
-		b.mu.Unlock()
-		if r.Header.Get("Upgrade") == "websocket" {
-			w.Header().Set("Connection", "Upgrade")
-			w.Header().Set("Upgrade", "websocket")
-			// RFC 6455, section 4.2.2
-			accept := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // as the RFC wants it
-			w.Header().Set("Sec-WebSocket-Accept", base64.StdEncoding.EncodeToString(accept[:]))
-			w.Header().Set("X-Seen-Tenant", r.Header.Get("X-Tenant-ID"))
-			w.WriteHeader(http.StatusSwitchingProtocols)
-			return
-		}
-		w.Header().Set("X-Backend", "1")
-		_ = json.NewEncoder(w).Encode(received{r.Method, r.RequestURI, r.Host, r.Header})
-	}))
-	t.Cleanup(b.Close)
-	return b
-}
-
-func (b *backend) requests() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.seen
 }
 
 // stage is a running gateway with the service and a backend behind it.
@@ -215,33 +112,35 @@ type stage struct {
 	log     *logbuffer.Buffer
 }
 
-// start runs a gateway in front of a backend; "" is one of its own.
-func start(t *testing.T, p program, behind string) *stage {
+// options of a stage. The zero value is the generated configuration in front of a backend of the stage.
+type options struct {
+	backend string                     // URL
+	secure  func(*world.World) *secure // how the service is served by TLS; nil: in clear text
+	naive   bool                       // the naive configuration
+}
+
+// secure is a service with TLS.
+type secure struct{ url, ca string }
+
+// public is the policy of a stage.
+var public = world.Policy{Config: map[string]any{"anonymous": map[string]any{"paths": []any{"/public"}, "preflight": true}}}
+
+// start runs a gateway.
+func start(t *testing.T, p program, o options) *stage {
 	t.Helper()
 	binary := p.find(t)
-	w := world.New(t, world.Settings{Policy: world.Policy{Config: map[string]any{"anonymous": map[string]any{"paths": []any{"/public"}, "preflight": true}}}})
+	w := world.New(t, world.Settings{Policy: public})
 	s := &stage{T: t, program: p, world: w, front: newFront(t, w.URL), backend: newBackend(t), log: &logbuffer.Buffer{}}
-	if behind == "" {
-		behind = s.backend.URL
+	if o.backend == "" {
+		o.backend = s.backend.URL
 	}
 	dir := t.TempDir()
-	profiles, err := gateway.Profiles(gateway.ProfileNames()...)
-	w.OK(err)
 	ports, err := freeport.Addrs(2)
 	w.OK(err)
 	s.addr = ports[0]
-	files, err := setup.Generate(p.kind, setup.Settings{
-		Headers: policy.DefaultHeaders, Usual: true, Profiles: profiles, IAM: "http://" + s.front.Addr().String(), ExtAuthz: "127.0.0.1:1",
-		Backend: behind, Listen: s.addr, Loopback: ports[1], Dir: dir + "/",
-	})
-	w.OK(err)
-	for _, f := range files {
-		w.OK(os.WriteFile(filepath.Join(dir, f.Name), []byte(f.Text), 0o600))
-	}
-	if p.extra != nil {
-		for name, text := range p.extra(dir) {
-			w.OK(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
-		}
+	a := addresses{iam: "http://" + s.front.Addr().String(), backend: o.backend, listen: s.addr, loopback: ports[1], dir: dir}
+	for name, text := range s.files(a, o) {
+		w.OK(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, binary, p.args(dir)...)
@@ -258,13 +157,53 @@ func start(t *testing.T, p program, behind string) *stage {
 			t.Fatalf("%s ended:\n%s", p.kind, s.log)
 		default:
 		}
-		c, err := net.Dial("tcp", s.addr)
+		resp, err := http.Get("http://" + s.addr + "/")
 		if err == nil {
-			_ = c.Close()
+			_ = resp.Body.Close()
 		}
-		return err == nil
+		return err == nil && resp.StatusCode != http.StatusNotFound // Traefik listens before it has read its routes
 	})
 	return s
+}
+
+// files are the configuration that the gateway runs.
+func (s *stage) files(a addresses, o options) map[string]string {
+	s.Helper()
+	all := map[string]string{}
+	if s.extra != nil {
+		all = s.extra(a.dir)
+	}
+	profiles, err := gateway.Profiles(gateway.ProfileNames()...)
+	s.world.OK(err)
+	if o.naive {
+		own, err := gateway.Profiles(s.profile())
+		s.world.OK(err)
+		a.path = own[0].Path(profiles)
+		maps.Copy(all, s.naive(a))
+		return all
+	}
+	settings := setup.Settings{
+		Headers: policy.DefaultHeaders, Usual: true, Profiles: profiles, IAM: a.iam, ExtAuthz: "127.0.0.1:1",
+		Backend: a.backend, Listen: a.listen, Loopback: a.loopback, Dir: a.dir + "/",
+	}
+	if o.secure != nil {
+		over := o.secure(s.world)
+		settings.IAM, settings.IAMCA = over.url, over.ca
+	}
+	files, err := setup.Generate(s.kind, settings)
+	s.world.OK(err)
+	for _, f := range files {
+		all[f.Name] = f.Text
+	}
+	return all
+}
+
+// profile is that of the gateway.
+func (s *stage) profile() string {
+	if s.kind == "envoy" {
+		return "envoy-http"
+	}
+	return s.kind
 }
 
 // answer is what a client gets.
@@ -297,13 +236,16 @@ func (s *stage) send(line string, lines ...string) answer {
 	_, err = fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: app.example.com\r\n%s%s\r\n", line, connection, rest)
 	s.world.OK(err)
 	method, _, _ := strings.Cut(line, " ")
-	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+	from := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(from, &http.Request{Method: method})
 	if err != nil {
 		s.Fatalf("%s %q: %v\n%s", line, lines, err, s.log)
 	}
 	defer resp.Body.Close()
 	a := answer{status: resp.StatusCode, header: resp.Header, took: time.Since(began)}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		a.body = s.pong(conn, from)
+	} else {
 		body, err := io.ReadAll(resp.Body)
 		s.world.OK(err)
 		a.body = string(body)
@@ -313,6 +255,21 @@ func (s *stage) send(line string, lines ...string) answer {
 		s.world.OK(json.Unmarshal([]byte(a.body), a.seen))
 	}
 	return a
+}
+
+// ping is what a client sends through a WebSocket.
+const ping = "\x81\x84\x00\x00\x00\x00ping"
+
+// pong returns what the backend sends back for ping.
+func (s *stage) pong(to io.Writer, from io.Reader) string {
+	s.Helper()
+	_, err := io.WriteString(to, ping)
+	s.world.OK(err)
+	got := make([]byte, len(ping))
+	if _, err := io.ReadFull(from, got); err != nil {
+		s.Errorf("nothing comes back through the WebSocket: %v", err)
+	}
+	return string(got)
 }
 
 func (s *stage) bearer(user string) string { return world.Bearer(s.world.Mint(user, nil)) }

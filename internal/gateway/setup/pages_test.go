@@ -16,7 +16,7 @@ import (
 var update = flag.Bool("update", false, "write the pages of docs/gateways")
 
 // folders are those of gateways that read several files.
-var folders = map[string]string{"haproxy": "/etc/haproxy/", "traefik": "/etc/traefik/"}
+var folders = map[string]string{"haproxy": "/etc/haproxy/", "traefik": "/etc/traefik/", "traefik-crd": "./", "istio": "./"}
 
 // usual is what the command prints without settings, and without flags but --dir.
 func usual(t *testing.T, name string) []setup.File {
@@ -127,6 +127,7 @@ func TestTheCertificateOfTheServiceIsVerified(t *testing.T) {
 		"ingress-nginx": "proxy_ssl_verify on;",
 		"haproxy":       "verifyhost iam.internal", // "verify required" alone takes a certificate of any name
 		"envoy":         "trusted_ca:",
+		"envoy-grpc":    "trusted_ca:",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -27,25 +27,35 @@ var templates embed.FS
 
 // kind is a gateway that there are templates for.
 type kind struct {
-	profile string // of GATEWAY_PROFILE; "" over gRPC
-	files   []string
+	profile string   // of GATEWAY_PROFILE; "" over gRPC
+	files   []string // templates, by the names of the files that they are
 	doc     string
+	plain   string // why its configuration cannot name a service with TLS; "": it can
 }
 
 var kinds = map[string]kind{
-	"nginx":         {"nginx", []string{"nginx.conf"}, "nginx, with auth_request"},
-	"ingress-nginx": {"ingress-nginx", []string{"ingress-nginx.yaml"}, "ingress-nginx, by annotations"},
-	"traefik":       {"traefik", []string{"traefik.yml", "iam.yml"}, "Traefik 3, by files"},
-	"traefik-crd":   {"traefik", []string{"traefik-crd.yaml"}, "Traefik 3, by CRDs"},
-	"caddy":         {"caddy", []string{"Caddyfile"}, "Caddy 2.6 or newer"},
-	"haproxy":       {"haproxy", []string{"haproxy.cfg", "iam.lua"}, "HAProxy 2.6 or newer, with Lua"},
-	"envoy":         {"envoy-http", []string{"envoy.yaml"}, "Envoy, ext_authz over HTTP"},
-	"envoy-grpc":    {"", []string{"envoy-grpc.yaml"}, "Envoy, ext_authz over gRPC"},
-	"istio":         {"", []string{"istio.yaml"}, "Istio, a CUSTOM provider over gRPC"},
-	"envoy-gateway": {"", []string{"envoy-gateway.yaml"}, "Envoy Gateway, a SecurityPolicy over gRPC"},
-	"gateway-api":   {"gateway-api", []string{"gateway-api.yaml"}, "the Gateway API's external auth (GEP-1494)"},
-	"apisix":        {"apisix", []string{"apisix.yaml"}, "Apache APISIX 3, with forward-auth"},
-	"kong":          {"kong", []string{"kong.yaml"}, "Kong 3, with a pre-function"},
+	"nginx":         {profile: "nginx", files: []string{"nginx.conf"}, doc: "nginx, with auth_request"},
+	"ingress-nginx": {profile: "ingress-nginx", files: []string{"ingress-nginx.yaml"}, doc: "ingress-nginx, by annotations"},
+	"traefik":       {profile: "traefik", files: []string{"traefik.yml", "iam.yml"}, doc: "Traefik 3.7.12 or newer, by files"},
+	"traefik-crd":   {profile: "traefik", files: []string{"traefik-values.yaml", "traefik-crd.yaml"}, doc: "Traefik 3.7.12 or newer, by CRDs"},
+	"caddy":         {profile: "caddy", files: []string{"Caddyfile"}, doc: "Caddy 2.6 or newer"},
+	"haproxy":       {profile: "haproxy", files: []string{"haproxy.cfg", "iam.lua"}, doc: "HAProxy 2.6 or newer, with Lua"},
+	"envoy":         {profile: "envoy-http", files: []string{"envoy.yaml"}, doc: "Envoy, ext_authz over HTTP"},
+	"envoy-grpc":    {files: []string{"envoy-grpc.yaml"}, doc: "Envoy, ext_authz over gRPC"},
+	"istio": {
+		files: []string{"istio-mesh.yaml", "istio.yaml"}, doc: "Istio, a CUSTOM provider over gRPC",
+		plain: "Istio encrypts by its own mutual TLS, or by a DestinationRule",
+	},
+	"envoy-gateway": {
+		files: []string{"envoy-gateway.yaml"}, doc: "Envoy Gateway, a SecurityPolicy over gRPC",
+		plain: "Envoy Gateway encrypts by a BackendTLSPolicy",
+	},
+	"gateway-api": {
+		profile: "gateway-api", files: []string{"gateway-api.yaml"}, doc: "the Gateway API's external auth (GEP-1494)",
+		plain: "the Gateway API encrypts by a BackendTLSPolicy",
+	},
+	"apisix": {profile: "apisix", files: []string{"apisix.yaml"}, doc: "Apache APISIX 3, with forward-auth"},
+	"kong":   {profile: "kong", files: []string{"kong.yaml"}, doc: "Kong 3, with a pre-function"},
 }
 
 // Kinds are the names of all gateways, sorted, with what each is.
@@ -64,7 +74,8 @@ type Settings struct {
 	Usual    bool              // Headers are the default
 	Profiles []gateway.Profile // enabled in the service
 	IAM      string            // URL of GATEWAY_ADDR, as the gateway reaches it
-	ExtAuthz string            // host:port of EXT_AUTHZ_ADDR, as the gateway reaches it
+	IAMCA    string            // PEM file of the authorities that its certificate is verified by; "": those of the system
+	ExtAuthz string            // host:port of EXT_AUTHZ_ADDR, as the gateway reaches it; with https:// before it, by TLS
 	Backend  string            // URL of what is behind the gateway
 	Listen   string            // host:port that the gateway serves
 	Loopback string            // host:port that HAProxy and Traefik use between their own parts
@@ -105,9 +116,6 @@ func Generate(name string, s Settings) ([]File, error) {
 			return nil, err
 		}
 		files[i] = File{Name: file, Text: text.String()}
-	}
-	if name == "envoy-grpc" {
-		files[0].Name = "envoy.yaml"
 	}
 	return files, nil
 }
@@ -177,12 +185,25 @@ func dataOf(k kind, s Settings) (*data, error) {
 	if d.IAM, err = parseURL(s.IAM); err != nil {
 		wrong = append(wrong, iam.FieldError{Pointer: "iam", Detail: err.Error()})
 	}
+	if k.plain != "" && d.IAM.TLS() {
+		wrong = append(wrong, iam.FieldError{Pointer: "iam", Detail: "must be http: " + k.plain})
+	}
+	if strings.ContainsAny(s.IAMCA, "\"';{}\n ") {
+		wrong = append(wrong, iam.FieldError{Pointer: "iam-ca", Detail: "must be a file name without spaces, quotes, braces and semicolons"})
+	}
 	if d.Backend, err = parseURL(s.Backend); err != nil {
 		wrong = append(wrong, iam.FieldError{Pointer: "backend", Detail: err.Error()})
 	}
-	if d.ExtAuthz, err = parseURL("grpc://" + s.ExtAuthz); err != nil {
-		wrong = append(wrong, iam.FieldError{Pointer: "ext-authz", Detail: "must be host:port"})
+	if !strings.HasPrefix(s.ExtAuthz, "https://") {
+		s.ExtAuthz = "grpc://" + s.ExtAuthz
 	}
+	switch d.ExtAuthz, err = parseURL(s.ExtAuthz); {
+	case err != nil:
+		wrong = append(wrong, iam.FieldError{Pointer: "ext-authz", Detail: "must be host:port, or https://host:port with TLS"})
+	case k.plain != "" && d.ExtAuthz.TLS():
+		wrong = append(wrong, iam.FieldError{Pointer: "ext-authz", Detail: "must be without https: " + k.plain})
+	}
+	d.IAM.CA, d.ExtAuthz.CA = s.IAMCA, s.IAMCA
 	host, port, err := net.SplitHostPort(s.Listen)
 	if err != nil {
 		wrong = append(wrong, iam.FieldError{Pointer: "listen", Detail: "must be host:port or :port"})
@@ -204,7 +225,17 @@ func dataOf(k kind, s Settings) (*data, error) {
 }
 
 // endpoint is the URL of a service, without a path.
-type endpoint struct{ Scheme, Hostname, Port string }
+type endpoint struct {
+	Scheme, Hostname, Port string
+
+	CA string // PEM file of the authorities that its certificate is verified by; "": those of the system
+}
+
+// TLS says whether connections are encrypted.
+func (e endpoint) TLS() bool { return e.Scheme == "https" }
+
+// IsAddress says whether the host is an IP address.
+func (e endpoint) IsAddress() bool { return net.ParseIP(e.Hostname) != nil }
 
 // Host is what a connection is made to.
 func (e endpoint) Host() string { return net.JoinHostPort(e.Hostname, e.Port) }
@@ -217,7 +248,7 @@ func parseURL(s string) (endpoint, error) {
 	if err != nil || u.Hostname() == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
 		return endpoint{}, fmt.Errorf("must be a URL without a path, such as http://iam-service:8080, is %q", s)
 	}
-	e := endpoint{u.Scheme, u.Hostname(), u.Port()}
+	e := endpoint{Scheme: u.Scheme, Hostname: u.Hostname(), Port: u.Port()}
 	switch {
 	case u.Scheme == "grpc" && e.Port != "":
 	case u.Scheme != "http" && u.Scheme != "https":
