@@ -172,6 +172,16 @@ var All = []Defence{
 		Package: "./internal/gateway/setup", Test: "TestTheProbeFindsNoFaultInAGatewayWithItsGeneratedConfiguration/caddy",
 	},
 	{
+		Threat: "another service answers the gateway", File: "internal/gateway/setup/templates/nginx.conf.tmpl",
+		Code: "        proxy_ssl_verify on;\n", Without: "",
+		Package: "./internal/gateway/setup", Test: "TestAGatewayVerifiesTheCertificateOfTheService/nginx",
+	},
+	{
+		Threat: "another service answers the gateway", File: "internal/gateway/setup/templates/haproxy.cfg.tmpl",
+		Code: "sni str({{.Hostname}}) verifyhost {{.Hostname}}", Without: "",
+		Package: "./internal/gateway/setup", Test: "TestAGatewayVerifiesTheCertificateOfTheService/haproxy",
+	},
+	{
 		Threat: "underscore alias", File: "internal/gateway/setup/templates/haproxy.cfg.tmpl",
 		Code: "    option http-restrict-req-hdr-names delete\n", Without: "",
 		Package: "./internal/gateway/setup", Test: "TestAGatewayWithItsGeneratedConfiguration/haproxy",
