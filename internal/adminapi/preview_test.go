@@ -266,7 +266,7 @@ func TestAPreviewEqualsWhatActivationChanges(t *testing.T) {
 				chosen = append(chosen, p)
 			}
 		}
-		c, err := w.Engine.Unpack("test", w.with(strings.Join(chosen, "\n\n")+"\n"), true)
+		c, err := w.Engine.UnpackVerified("test", w.with(strings.Join(chosen, "\n\n")+"\n"))
 		w.OK(err)
 		r, err := w.Engine.Prepare(ctx, c)
 		w.OK(err)
@@ -366,7 +366,7 @@ func TestAPreviewAsksAboutThoseWhoDoNotBelong(t *testing.T) {
 	w := newWorld(t, settings{})
 	prepared := func(packed []byte) *policy.Revision {
 		t.Helper()
-		c, err := w.Engine.Unpack("test", packed, true)
+		c, err := w.Engine.UnpackVerified("test", packed)
 		w.OK(err)
 		r, err := w.Engine.Prepare(ctx, c)
 		w.OK(err)
