@@ -2,7 +2,7 @@ package setup_test
 
 import (
 	"bytes"
-	"crypto/sha1" //nolint:gosec // of the WebSocket handshake
+	"crypto/sha1"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -133,7 +133,7 @@ func newBackend(t *testing.T) *backend {
 
 // upgraded completes a WebSocket handshake (RFC 6455, section 4.2.2), and then sends back each byte that it gets.
 func upgraded(w http.ResponseWriter, r *http.Request) {
-	accept := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // as the RFC wants it
+	accept := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return

@@ -108,7 +108,7 @@ func (s *stage) switchesTenants() {
 	if a.status != 200 || a.seen == nil {
 		s.Fatalf("%d %s", a.status, a.body)
 	}
-	if h := a.seen.Header; h.Get("X-Tenant-ID") != "globex" || h.Get("X-Active-Tenant-ID") != "globex" || h.Get("X-User-Roles") != "viewer" || a.seen.Method != "POST" {
+	if h := a.seen.Header; h.Get("X-Tenant-ID") != "globex" || h.Get("X-Active-Tenant-ID") != "globex" || h.Get("X-User-Roles") != "viewer" || a.seen.Method != http.MethodPost {
 		s.Errorf("the backend got %v", a.seen)
 	}
 }
@@ -234,7 +234,7 @@ func (s *stage) allowsAnonymous() {
 }
 
 func (s *stage) sendsPreflights() {
-	if a := s.send("OPTIONS /a", "Origin: https://a.example", "Access-Control-Request-Method: PUT"); a.status != 200 || a.seen == nil || a.seen.Method != "OPTIONS" {
+	if a := s.send("OPTIONS /a", "Origin: https://a.example", "Access-Control-Request-Method: PUT"); a.status != 200 || a.seen == nil || a.seen.Method != http.MethodOptions {
 		s.Errorf("%d %s", a.status, a.body)
 	}
 	if a := s.send("OPTIONS /a"); a.status != 401 || a.seen != nil {
@@ -267,7 +267,7 @@ func (s *stage) sendsFacts() {
 	if a.status != 200 || a.seen == nil {
 		s.Fatalf("%d %s\n%s", a.status, a.body, s.world.Logs)
 	}
-	if a.seen.Body != "only-for-them" || a.seen.Target != "/a%20b/c?d=e" || a.seen.Method != "PUT" {
+	if a.seen.Body != "only-for-them" || a.seen.Target != "/a%20b/c?d=e" || a.seen.Method != http.MethodPut {
 		s.Errorf("the backend got %+v", a.seen)
 	}
 	if sent := s.front.requests(); strings.Contains(sent, "only-for-them") || !strings.Contains(sent, "uthorization: Bearer") {
