@@ -43,7 +43,7 @@ var All = []Defence{
 	},
 	{
 		Threat: "path confusion", File: "internal/enrich/request.go",
-		Code: "\tif !ok {\n\t\tr.Path", Without: "\tif false {\n\t\tr.Path",
+		Code: "\tif !ok {\n\t\tr.Path", Without: "\tif !ok && raw == \"\" {\n\t\tr.Path",
 		Package: "./internal/gateway", Test: "TestAnAmbiguousPathIsRefusedWhereThePolicyReadsThePath",
 	},
 	{
@@ -58,7 +58,7 @@ var All = []Defence{
 	},
 	{
 		Threat: "malformed input becomes 200", File: "internal/enrich/evaluate.go",
-		Code: "case t == nil && !(d.Anonymous && r.Anonymous(req.Path, req.Preflight)):", Without: "case false:",
+		Code: "case t == nil && !(d.Anonymous && r.Anonymous(req.Path, req.Preflight)):", Without: "case t == nil && req == nil:",
 		Package: "./internal/gateway", Test: "TestNobodyIsLetInUnlessTheBundleDeclaresThePath",
 	},
 	{
@@ -124,11 +124,16 @@ var All = []Defence{
 	{
 		Threat: "token meant for a backend", File: "internal/token/claims.go",
 		Code: `case only != "" && !audienceMatches(claims["aud"], []string{only}):`, Without: "case false:",
-		Package: "./internal/adminapi", Test: "TestWhoMayDoWhat",
+		Package: "./internal/token", Test: "TestATokenIsForEnrichmentOrForTheAdminAPI",
+	},
+	{
+		Threat: "token meant for a backend", File: "internal/token/claims.go",
+		Code: `case only != "" && ours:`, Without: "case false:",
+		Package: "./internal/token", Test: "TestATokenIsForEnrichmentOrForTheAdminAPI",
 	},
 	{
 		Threat: "client of one tenant, person of another", File: "internal/enrich/evaluate.go",
-		Code: `if result.response.Allowed && bound != "" && d.Tenant != bound {`, Without: "if false {",
+		Code: `if result.response.Allowed && bound != "" && d.Tenant != bound {`, Without: `if bound == "-" {`,
 		Package: "./internal/enrich", Test: "TestAClientOfATenantActsInThatTenantOnlyForPersonsToo",
 	},
 	{
@@ -139,7 +144,7 @@ var All = []Defence{
 	{
 		Threat: "escalation by the side", File: "internal/admin/users.go",
 		Code: "if err != nil || n > 0 {", Without: "if err != nil || n >= 0 {",
-		Package: "./internal/adminapi", Test: "TestTwoWhoRemoveEachOtherDoNotBothSucceed",
+		Package: "./internal/adminapi", Test: "TestNobodyEscalates",
 	},
 	{
 		Threat: "escalation by the side", File: "internal/admin/clients.go",
@@ -148,7 +153,7 @@ var All = []Defence{
 	},
 	{
 		Threat: "bundle bomb before verification", File: "internal/policy/archive.go",
-		Code: "if declared += h.Size; declared > maxUnpacked {", Without: "if declared += h.Size; false {",
+		Code: `if strings.HasPrefix(record, "GNU.sparse.") {`, Without: `if record == "" {`,
 		Package: "./internal/policy", Test: "TestAnArchiveThatNoBundleNeedsIsRefused",
 	},
 	{
@@ -163,7 +168,7 @@ var All = []Defence{
 	},
 	{
 		Threat: "splitting", File: "internal/policy/decision.go",
-		Code: "if value[i] < 0x20 || value[i] > 0x7e {", Without: "if false {",
+		Code: "if value[i] < 0x20 || value[i] > 0x7e {", Without: "if i < 0 {",
 		Package: "./internal/policy", Test: "TestAHeaderCarriesWhatItCan",
 	},
 	{
@@ -240,5 +245,100 @@ var All = []Defence{
 		Threat: "replicas that rotate a key at once", File: "internal/postgres/assertions.go",
 		Code: "tx.assertionKeys(ctx, \" FOR UPDATE\")", Without: "tx.assertionKeys(ctx, \"\")",
 		Package: "./internal/gateway/assertion", Test: "TestReplicasThatRotateAtOnceCreateOneKey",
+	},
+	{
+		Threat: "cache of a gateway beyond the promise", File: "internal/enrich/assert.go",
+		Code: "left := s.cfg.Directory.FreshUntil() - now", Without: "left := 24 * time.Hour",
+		Package: "./internal/enrich", Test: "TestAResponseIsReusableUntilTheFirstThingThatEndsIt",
+	},
+	{
+		Threat: "cache of a gateway beyond the promise", File: "internal/enrich/assert.go",
+		Code: "left = min(left, time.Until(e.token.Expires))", Without: "_ = left",
+		Package: "./internal/gateway", Test: "TestAGatewayMayCacheA200WhileItHolds",
+	},
+	{
+		Threat: "cache of a gateway beyond the promise", File: "internal/gateway/http.go",
+		Code: `out["Vary"] = vary`, Without: "_ = vary",
+		Package: "./internal/gateway", Test: "TestAGatewayMayCacheA200WhileItHolds",
+	},
+	{
+		Threat: "methods", File: "internal/gateway/facts.go",
+		Code: "func normalMethod(s string) (string, bool) { return s, policy.ValidMethod(s) }", Without: `func normalMethod(s string) (string, bool) { return s, s != "" }`,
+		Package: "./internal/gateway", Test: "TestAMethodIsAnUpperCaseToken",
+	},
+	{
+		Threat: "a failure that a gateway lets through", File: "internal/gateway/extauthz.go",
+		Code: "response = deniedResponse(&o)", Without: "response = nil",
+		Package: "./internal/gateway", Test: "TestACheckThatCannotBeAnsweredIsADenialWith503",
+	},
+	{
+		Threat: "a failure that a gateway lets through", File: "internal/gateway/extauthz.go",
+		Code: "\t\terr = in.fault", Without: "\t\terr = nil",
+		Package: "./internal/gateway", Test: "TestAMessageThatIsNoCheckIsADenial",
+	},
+	{
+		Threat: "admin API behind the gateway's prefix", File: "internal/gateway/profile.go",
+		Code: `if rest, ok := strings.CutPrefix(path, routes[i].path); ok && (rest == "" || rest[0] == '/') {`, Without: "if rest, ok := strings.CutPrefix(path, routes[i].path); ok {",
+		Package: "./internal/gateway", Test: "TestTheGatewaysListenerServesNothingElse",
+	},
+	{
+		Threat: "admin API behind the gateway's prefix", File: "internal/gateway/gateway.go",
+		Code: "path := req.URL.EscapedPath()", Without: "path := req.URL.Path",
+		Package: "./internal/gateway", Test: "TestTheGatewaysListenerServesNothingElse",
+	},
+	{
+		Threat: "Rego sandbox", File: "internal/policy/capabilities.go",
+		Code: "func(b *ast.Builtin) bool { return !slices.Contains(AllowedBuiltins, b.Name) })", Without: "func(b *ast.Builtin) bool { return false })",
+		Package: "./internal/policy", Test: "TestABadPolicyIsRefusedAndTheOldOneServesOn",
+	},
+	{
+		Threat: "Rego sandbox", File: "internal/policy/capabilities.go",
+		Code: "var AllowedBuiltins = []string{", Without: "var AllowedBuiltins = []string{\n\t\"opa.runtime\",",
+		Package: "./internal/policy", Test: "TestWhatReachesOutsideIsNotAllowed",
+	},
+	{
+		Threat: "hostile builtin", File: "internal/policy/capabilities.go",
+		Code: "var AllowedBuiltins = []string{", Without: "var AllowedBuiltins = []string{\n\t\"bits.lsh\",",
+		Package: "./internal/policy", Test: "TestEachAllowedBuiltinEndsSoonWithHostileArguments",
+	},
+	{
+		Threat: "issuer crossing", File: "internal/enrich/evaluate.go",
+		Code: `case d.Tenant != "" && !s.cfg.Issuers.Reaches(t.Issuer, d.Tenant):`, Without: "case false:",
+		Package: "./internal/adminapi", Test: "TestAnIssuerReachesOnlyItsTenants",
+	},
+	{
+		Threat: "foreign membership", File: "internal/postgres/members.go",
+		Code: "coalesce(o.tenant, $1) AS tenant", Without: "$1 AS tenant",
+		Package: "./internal/adminapi", Test: "TestAMembershipThatSomebodyElseAddsMovesNobody",
+	},
+	{
+		Threat: "tenant crossing in the admin API", File: "internal/admin/authorize.go",
+		Code: "case d.Status == http.StatusNotFound:", Without: "case false:",
+		Package: "./internal/adminapi", Test: "TestWhoMayDoWhat",
+	},
+	{
+		Threat: "wrong empty", File: "internal/directory/directory.go",
+		Code: "facts, found, err := loader.User(ctx, a, b)\n\t\tif err != nil || !found {\n\t\t\treturn nil, 0, err", Without: "facts, found, err := loader.User(ctx, a, b)\n\t\tif err != nil || !found {\n\t\t\treturn nil, 0, nil",
+		Package: "./internal/gateway", Test: "TestADatabaseThatDiesMakesNobodySomebodyElse",
+	},
+	{
+		Threat: "case and collation", File: "internal/admin/users.go",
+		Code: "return err == nil && id.String() == s", Without: `return err == nil && id.String() != ""`,
+		Package: "./internal/adminapi", Test: "TestAnotherFormOfAnIDIsNobodys",
+	},
+	{
+		Threat: "verified signature, changed payload", File: "internal/token/verify.go",
+		Code: "sha256.Sum256(append(room[:0], raw...))", Without: "sha256.Sum256(append(room[:0], raw[strings.LastIndexByte(raw, '.')+1:]...))",
+		Package: "./internal/token", Test: "TestASignatureIsForItsOwnPayloadAlone",
+	},
+	{
+		Threat: "data of the wrong type", File: "internal/policy/schemas.go",
+		Code: "validate(configPath, open, config)", Without: "validate(configPath, map[string]any{}, config)",
+		Package: "./internal/policy", Test: "TestConfigurationThatDoesNotFitIsRefused",
+	},
+	{
+		Threat: "repeated headers", File: "internal/gateway/http.go",
+		Code: "if len(lines) == 1 {", Without: "if len(lines) > 0 {",
+		Package: "./internal/gateway", Test: "TestOnlyAGatewayThatSendsTheSecretGetsADecision",
 	},
 }
