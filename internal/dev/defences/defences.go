@@ -134,7 +134,7 @@ var All = []Defence{
 	{
 		Threat: "client of one tenant, person of another", File: "internal/enrich/evaluate.go",
 		Code: `if result.response.Allowed && bound != "" && d.Tenant != bound {`, Without: `if bound == "-" {`,
-		Package: "./internal/enrich", Test: "TestAClientOfATenantActsInThatTenantOnlyForPersonsToo",
+		Package: "./internal/gateway", Test: "TestAClientOfATenantActsInThatTenantOnlyForPersonsToo",
 	},
 	{
 		Threat: "misses as a weapon", File: "internal/directory/reading.go",

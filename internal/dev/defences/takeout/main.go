@@ -84,7 +84,7 @@ func control(all []defences.Defence) map[string]error {
 
 // goTest runs tests of this tree, and returns what they print.
 func goTest(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "go", append([]string{"test", "-vet=off", "-count=1"}, args...)...).CombinedOutput()
 	return string(out), err
