@@ -206,7 +206,7 @@ func TestTheServicesRoleCannotTouchTheAudit(t *testing.T) {
 		if _, err := w.CreateMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: pgtest.Issuer, Claim: "groups", Value: "g", Roles: []string{"r"}}); err != nil {
 			return err
 		}
-		_, err := w.PutMembers(ctx, "acme", []admin.Row{{Issuer: pgtest.Issuer, Subject: "u", Membership: iam.Membership{Status: iam.MembershipActive, Roles: []string{"r"}}}}, false)
+		_, err := w.PutMembers(ctx, "acme", admin.Batch{Rows: []admin.Row{{Issuer: pgtest.Issuer, Subject: "u", Membership: iam.Membership{Status: iam.MembershipActive, Roles: []string{"r"}}}}})
 		return err
 	}))
 	o.ok(mine.do("", func(ctx context.Context, w *admin.Work) error {

@@ -107,7 +107,7 @@ func TestNoActionOfOneTenantInvalidatesAnothersFacts(t *testing.T) {
 	}
 	batch := func(rows []admin.Row) func() {
 		return do(func(ctx context.Context, w *admin.Work) error {
-			_, err := w.PutMembers(ctx, "acme", rows, false)
+			_, err := w.PutMembers(ctx, "acme", admin.Batch{Rows: rows})
 			return err
 		})
 	}
@@ -144,7 +144,7 @@ func TestNoActionOfOneTenantInvalidatesAnothersFacts(t *testing.T) {
 		{"a role that 1,000 hold goes", func() {
 			o.sql(`UPDATE memberships SET roles = '{}' WHERE tenant = 'acme' AND user_id NOT IN (SELECT user_id FROM memberships WHERE tenant = 'acme' ORDER BY user_id LIMIT 1000)`)
 			do(func(ctx context.Context, w *admin.Work) error {
-				return w.DeleteRole(ctx, "acme", "staff", true, admin.Condition{})
+				return w.DeleteRole(ctx, "acme", "staff", admin.RevokeHeld, admin.Condition{})
 			})()
 		}, "of-acme"},
 		{"all its clients are blocked", func() {
@@ -206,7 +206,7 @@ func TestAChangeDropsExactlyItsKeysBeforeItIsAnswered(t *testing.T) {
 	s := admin.New(admin.Config{DB: through, Issuers: pgtest.Issuers, Issuer: pgtest.Issuer, Log: slog.New(slog.DiscardHandler), Invalidate: c.Invalidate})
 	status := func(status string) error {
 		return s.Do(ctx, operator, admin.Task{Action: "test:change", Tenant: "acme", Writes: true}, func(ctx context.Context, w *admin.Work) error {
-			_, err := w.PutMembers(ctx, "acme", []admin.Row{{Issuer: pgtest.Issuer, Subject: "of-acme", Membership: iam.Membership{Status: status}}}, false)
+			_, err := w.PutMembers(ctx, "acme", admin.Batch{Rows: []admin.Row{{Issuer: pgtest.Issuer, Subject: "of-acme", Membership: iam.Membership{Status: status}}}})
 			return err
 		})
 	}
@@ -258,7 +258,7 @@ func TestATenantHasABoundOfMembers(t *testing.T) {
 	var user string
 	join := func(tenant string, from, n int) string {
 		err := s.Do(ctx, operator, admin.Task{Tenant: tenant, Writes: true}, func(ctx context.Context, w *admin.Work) error {
-			out, err := w.PutMembers(ctx, tenant, joining(from, n), false)
+			out, err := w.PutMembers(ctx, tenant, admin.Batch{Rows: joining(from, n)})
 			if err == nil {
 				user = out[0].Member.User
 			}

@@ -111,9 +111,15 @@ func (w *Work) operation(ctx context.Context, op iam.ManagedClient) (c iam.Manag
 	return c, err == nil && c.OperationID == op.OperationID, err
 }
 
-// Refused undoes an operation that the identity provider rejects permanently. Where the caller
+// Rejection is a permanent rejection of an operation by the identity provider.
+type Rejection struct {
+	Reason string // its code, and the field that it is about
+	Waits  bool   // the caller of the operation still waits for its outcome
+}
+
+// Rejected undoes an operation that the identity provider rejects permanently. Where the caller
 // waits, nothing is changed; else roles and scopes that were revoked meanwhile stay revoked.
-func (w *Work) Refused(ctx context.Context, op iam.ManagedClient, reason string, waits bool) (iam.ManagedClient, error) {
+func (w *Work) Rejected(ctx context.Context, op iam.ManagedClient, r Rejection) (iam.ManagedClient, error) {
 	c, ours, err := w.operation(ctx, op)
 	if err != nil || !ours {
 		return c, err
@@ -126,7 +132,7 @@ func (w *Work) Refused(ctx context.Context, op iam.ManagedClient, reason string,
 		return c, w.record(c.Tenant, iam.KindClient, c.ClientID, was, nil)
 	}
 	if c.Operation == iam.OperationUpdate && c.Before != nil && c.Applied != nil {
-		nothingSince := waits && c.Before.Version == c.Version
+		nothingSince := r.Waits && c.Before.Version == c.Version
 		keep := func(before, now []string) []string {
 			return slices.DeleteFunc(slices.Clone(before), func(s string) bool { return !nothingSince && !slices.Contains(now, s) })
 		}
@@ -153,7 +159,7 @@ func (w *Work) Refused(ctx context.Context, op iam.ManagedClient, reason string,
 	if c.Operation == iam.OperationRetire {
 		pause = retrySlow
 	}
-	c.Operation, c.OperationID, c.Sync, c.Reason, c.Before = "", "", iam.SyncFailed, reason, nil
+	c.Operation, c.OperationID, c.Sync, c.Reason, c.Before = "", "", iam.SyncFailed, r.Reason, nil
 	return c, w.tx.PutRegistration(ctx, c, postgres.Schedule{Retry: pause})
 }
 
@@ -176,12 +182,18 @@ func (w *Work) Postponed(ctx context.Context, op iam.ManagedClient, reason strin
 	return c, w.tx.PutRegistration(ctx, c, postgres.Schedule{Retry: pause})
 }
 
+// Begun is a client, and whether an operation in the identity provider was begun for it.
+type Begun struct {
+	Client iam.ManagedClient
+	Begun  bool
+}
+
 // Repair begins an operation without a request, because the identity provider differs from the
-// wanted state. It reports whether the client allows one now.
-func (w *Work) Repair(ctx context.Context, seen iam.ManagedClient, operation string, lease time.Duration) (c iam.ManagedClient, can bool, err error) {
+// wanted state, if the client allows one now.
+func (w *Work) Repair(ctx context.Context, seen iam.ManagedClient, operation string, lease time.Duration) (Begun, error) {
 	c, found, err := w.tx.ManagedClientForUpdate(ctx, seen.Issuer, seen.ClientID)
 	if err != nil || !found || c.Operation != "" || c.WantedVersion != seen.WantedVersion || c.Status != seen.Status {
-		return c, false, err
+		return Begun{Client: c}, err
 	}
 	c.Before = nil
 	if len(c.Wanted.Audience) == 0 {
@@ -190,14 +202,15 @@ func (w *Work) Repair(ctx context.Context, seen iam.ManagedClient, operation str
 	if operation == iam.OperationCreate {
 		// Another mark distinguishes a client that is created now from an earlier one.
 		if c.Version, err = w.tx.BumpClientVersion(ctx, c.Issuer, c.ClientID); err != nil {
-			return c, false, err
+			return Begun{Client: c}, err
 		}
 		c.WantedVersion = c.Version
 	}
 	if err := w.begin(ctx, &c, operation, lease, 0); err != nil {
-		return c, false, err
+		return Begun{Client: c}, err
 	}
-	return c, true, w.record(c.Tenant, iam.KindClient, c.ClientID, auditOfClient(c), auditOfClient(c))
+	err = w.record(c.Tenant, iam.KindClient, c.ClientID, auditOfClient(c), auditOfClient(c))
+	return Begun{Client: c, Begun: true}, err
 }
 
 // stateOfClient is the state for events. Events are published only after confirmation: while a

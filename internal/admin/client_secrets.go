@@ -108,25 +108,26 @@ func (w *Work) NotRotated(ctx context.Context, op iam.ManagedClient, f FailedRot
 
 // EndOverlap begins to retire an old secret whose overlap is over, or emits that it soon is; it
 // reports whether an operation in the identity provider is due.
-func (w *Work) EndOverlap(ctx context.Context, id string, lease time.Duration) (c iam.ManagedClient, due bool, err error) {
-	c, err = w.Client(ctx, id)
+func (w *Work) EndOverlap(ctx context.Context, id string, lease time.Duration) (Begun, error) {
+	c, err := w.Client(ctx, id)
 	if err != nil || c.Operation != "" || c.RetireAt.IsZero() || c.Status == iam.ClientDeleted || !c.Wanted.HasSecret() {
-		return c, false, err
+		return Begun{Client: c}, err
 	}
 	now, err := w.tx.Now(ctx)
 	if err != nil {
-		return c, false, err
+		return Begun{Client: c}, err
 	}
 	left := c.RetireAt.Sub(now)
 	if left <= 0 {
-		return c, true, w.begin(ctx, &c, iam.OperationRetire, lease, 0)
+		err = w.begin(ctx, &c, iam.OperationRetire, lease, 0)
+		return Begun{Client: c, Begun: true}, err
 	}
 	if !c.Warned && left <= c.RetireAt.Sub(c.OverlapFrom)/4 {
 		c.Warned = true
 		w.emit(iam.ClientSecretExpiringEvent{ClientSecret: secretOf(c)})
-		return c, false, w.tx.PutRegistration(ctx, c, postgres.Schedule{})
+		return Begun{Client: c}, w.tx.PutRegistration(ctx, c, postgres.Schedule{})
 	}
-	return c, false, nil
+	return Begun{Client: c}, nil
 }
 
 func secretOf(c iam.ManagedClient) iam.ClientSecret {

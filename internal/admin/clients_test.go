@@ -28,7 +28,7 @@ func TestAnOperationThatWasReplacedIsNotHeard(t *testing.T) {
 			return err
 		})
 		step(func(ctx context.Context, w *admin.Work) error {
-			_, err := w.Refused(ctx, op, "x", false)
+			_, err := w.Rejected(ctx, op, admin.Rejection{Reason: "x"})
 			return err
 		})
 		step(func(ctx context.Context, w *admin.Work) error {

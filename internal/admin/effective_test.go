@@ -141,7 +141,7 @@ func TestWhatIsEffectiveEqualsAPlainModel(t *testing.T) {
 			case "delete":
 				name := rapid.SampledFrom(names).Draw(rt, "role")
 				err := o.do(tenant, func(ctx context.Context, w *admin.Work) error {
-					return w.DeleteRole(ctx, tenant, name, true, admin.Condition{})
+					return w.DeleteRole(ctx, tenant, name, admin.RevokeHeld, admin.Condition{})
 				})
 				if _, there := m.roles[tenant][name]; there != (err == nil) {
 					rt.Fatalf("delete %s: %v", name, err)
@@ -160,7 +160,7 @@ func TestWhatIsEffectiveEqualsAPlainModel(t *testing.T) {
 			case "member":
 				held := some(slices.Sorted(maps.Keys(m.sees(tenant))), "held")
 				o.ok(o.do(tenant, func(ctx context.Context, w *admin.Work) error {
-					_, err := w.PutMembers(ctx, tenant, []admin.Row{{Issuer: pgtest.Issuer, Subject: user, Membership: iam.Membership{Status: iam.MembershipActive, Roles: held}}}, false)
+					_, err := w.PutMembers(ctx, tenant, admin.Batch{Rows: []admin.Row{{Issuer: pgtest.Issuer, Subject: user, Membership: iam.Membership{Status: iam.MembershipActive, Roles: held}}}})
 					return err
 				}))
 				m.members[tenant][user] = held

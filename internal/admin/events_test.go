@@ -84,18 +84,18 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 			return err
 		}, "RoleUpdated.v1", 1},
 		{"a member who was not known", "acme", func(ctx context.Context, w *admin.Work) error {
-			got, err := w.PutMembers(ctx, "acme", row("r", "t"), true)
+			got, err := w.PutMembers(ctx, "acme", admin.Batch{Rows: row("r", "t"), Existing: admin.RejectExisting})
 			if err == nil {
 				user = got[0].Member.User
 			}
 			return err
 		}, "UserCreated.v1 MemberAdded.v1 UserRolesAssigned.v1", 2},
 		{"the same member", "acme", func(ctx context.Context, w *admin.Work) error {
-			_, err := w.PutMembers(ctx, "acme", row("t", "r"), false) // in another order
+			_, err := w.PutMembers(ctx, "acme", admin.Batch{Rows: row("t", "r")}) // in another order
 			return err
 		}, "", 0},
 		{"other roles", "acme", func(ctx context.Context, w *admin.Work) error {
-			_, err := w.PutMembers(ctx, "acme", row("t"), false)
+			_, err := w.PutMembers(ctx, "acme", admin.Batch{Rows: row("t")})
 			return err
 		}, "UserRolesAssigned.v1", 1},
 		{"suspended", "acme", func(ctx context.Context, w *admin.Work) error {
@@ -150,10 +150,12 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 			_, err := w.RevokeTokens(ctx, user, time.Unix(1, 0))
 			return err
 		}, "", 0},
-		{"no role", "acme", func(ctx context.Context, w *admin.Work) error { return w.DeleteRole(ctx, "acme", "r", false, none) }, "RoleDeleted.v1", 1},
+		{"no role", "acme", func(ctx context.Context, w *admin.Work) error {
+			return w.DeleteRole(ctx, "acme", "r", admin.RejectHeld, none)
+		}, "RoleDeleted.v1", 1},
 		{"no member", "acme", func(ctx context.Context, w *admin.Work) error { return w.DeleteMember(ctx, "acme", user, none) }, "MemberRemoved.v1 UserUpdated.v1", 2}, // of the default tenant: the default goes
 		{"a member again", "acme", func(ctx context.Context, w *admin.Work) error {
-			_, err := w.PutMembers(ctx, "acme", row(), true)
+			_, err := w.PutMembers(ctx, "acme", admin.Batch{Rows: row(), Existing: admin.RejectExisting})
 			return err
 		}, "MemberAdded.v1 UserUpdated.v1", 2}, // the first one: the tenant becomes the default
 		{"a client, that is only tried", "acme", func(ctx context.Context, w *admin.Work) (err error) {
@@ -195,19 +197,20 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 		{"rotated", "acme", finished(admin.Done{Secret: "x", Overlap: time.Hour}), "ClientSecretRotated.v1", 1},
 		{"the old secret ends soon", "acme", func(ctx context.Context, w *admin.Work) error {
 			o.sql(`UPDATE registrations SET overlap_from = now() - interval '50 minutes', retire_at = now() + interval '10 minutes'`)
-			_, due, err := w.EndOverlap(ctx, client.ClientID, 0)
-			if due {
+			op, err := w.EndOverlap(ctx, client.ClientID, 0)
+			if op.Begun {
 				t.Error("it is ended before its time")
 			}
 			return err
 		}, "ClientSecretExpiring.v1", 0},
 		{"that is told once", "acme", func(ctx context.Context, w *admin.Work) error {
-			_, _, err := w.EndOverlap(ctx, client.ClientID, 0)
+			_, err := w.EndOverlap(ctx, client.ClientID, 0)
 			return err
 		}, "", 0},
 		{"its time is over", "acme", func(ctx context.Context, w *admin.Work) (err error) {
 			o.sql(`UPDATE registrations SET retire_at = now()`)
-			client, _, err = w.EndOverlap(ctx, client.ClientID, 0)
+			op, err := w.EndOverlap(ctx, client.ClientID, 0)
+			client = op.Client
 			return err
 		}, "", 0},
 		{"it is ended", "acme", finished(admin.Done{}), "ClientSecretRetired.v1", 1},

@@ -48,18 +48,54 @@ type Row struct {
 	Restored        bool           // from an export: its expiry may be in the past
 }
 
+// Batch is the rows of one call of PutMembers.
+type Batch struct {
+	Rows     []Row
+	Existing Existing
+	Invalid  []iam.FieldError // the errors of rows that are Invalid
+}
+
+// Existing says what a row does for a user who is a member already.
+type Existing int
+
+// The values of Existing.
+const (
+	ReplaceExisting Existing = iota
+	RejectExisting           // it is a conflict
+)
+
+// Effect is what a write changed.
+type Effect string
+
+// The values of Effect. They are part of the API.
+const (
+	Added     Effect = "added" // it did not exist before
+	Replaced  Effect = "replaced"
+	Unchanged Effect = "unchanged"
+)
+
+// effect of a write on what existed before or not, and differs from it or not.
+func effect(existed, differs bool) Effect {
+	switch {
+	case !existed:
+		return Added
+	case differs:
+		return Replaced
+	}
+	return Unchanged
+}
+
 // Outcome is the result of a row.
 type Outcome struct {
-	Member  iam.Member
-	Created bool // was no member before
-	Changed bool
+	Member iam.Member
+	Effect Effect
 }
 
 // PutMembers creates or replaces members of a tenant, all or none: it reports an error for every
-// invalid row, with pointers that begin with the position of the row, as in /3/roles/0. Rows
-// that are Invalid have their errors in wrong. An unknown user is created, which the result does
-// not reveal. With fresh, a user who is a member already is a conflict.
-func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh bool, wrong ...iam.FieldError) ([]Outcome, error) {
+// invalid row, with pointers that begin with the position of the row, as in /3/roles/0. An unknown
+// user is created, which the result does not reveal.
+func (w *Work) PutMembers(ctx context.Context, tenant string, b Batch) ([]Outcome, error) {
+	rows, wrong := b.Rows, b.Invalid
 	roles, err := w.lockRoles(ctx, tenant)
 	if err != nil {
 		return nil, err
@@ -106,7 +142,7 @@ func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh 
 		m.Tenant, m.User = tenant, byName[name].ID
 		m.ExpiresAt = m.ExpiresAt.Truncate(time.Microsecond)
 		c := memberChange{row: i, before: before[m.User], after: m}
-		if fresh && c.before != nil {
+		if b.Existing == RejectExisting && c.before != nil {
 			return nil, &iam.Error{Kind: iam.Conflict, Code: "already_member", Detail: "the user is a member already", Fields: []iam.FieldError{{Pointer: fmt.Sprintf("/%d/subject", i), Detail: "is a member already"}}}
 		}
 		if !r.Restored {
@@ -127,7 +163,7 @@ func (w *Work) PutMembers(ctx context.Context, tenant string, rows []Row, fresh 
 	outcomes := make([]Outcome, len(rows))
 	for i, c := range changes {
 		m := iam.Member{Membership: c.after, Issuer: rows[i].Issuer, Subject: rows[i].Subject}
-		outcomes[i] = Outcome{Member: m, Created: c.before == nil, Changed: c.changed}
+		outcomes[i] = Outcome{Member: m, Effect: effect(c.before != nil, c.changed)}
 	}
 	return outcomes, nil
 }

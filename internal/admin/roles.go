@@ -199,9 +199,17 @@ func restorePositions(err error, places []int) error {
 	return &moved
 }
 
-// DeleteRole deletes a role without holders; with remove, it is first removed from members,
-// mappings, clients and roles that inherit it.
-func (w *Work) DeleteRole(ctx context.Context, tenant, name string, remove bool, c Condition) error {
+// HeldRole says how to delete a role that members, mappings, clients or other roles hold.
+type HeldRole int
+
+// The values of HeldRole.
+const (
+	RejectHeld HeldRole = iota // it is a conflict
+	RevokeHeld                 // it is revoked from its holders first
+)
+
+// DeleteRole deletes a role, and treats one that has holders as held says.
+func (w *Work) DeleteRole(ctx context.Context, tenant, name string, held HeldRole, c Condition) error {
 	roles, r, err := w.lockRole(ctx, tenant, name)
 	switch {
 	case err != nil:
@@ -223,26 +231,35 @@ func (w *Work) DeleteRole(ctx context.Context, tenant, name string, remove bool,
 		return err
 	}
 	return w.requireAdministrator(ctx, tenant, func() error {
-		return w.deleteRole(ctx, *r, remove, roles, holding, graph)
+		return w.deleteRole(ctx, roleDeletion{role: *r, held: held, roles: roles, holding: holding, graph: graph})
 	})
 }
 
-func (w *Work) deleteRole(ctx context.Context, r iam.Role, remove bool, roles []iam.Role, holding iam.Holding, graph iam.Graph) error {
-	tenant, name := r.Tenant, r.Name
+// roleDeletion is a role to delete, and what is needed to revoke it from its holders.
+type roleDeletion struct {
+	role    iam.Role
+	held    HeldRole
+	roles   []iam.Role  // all that the tenant sees
+	holding iam.Holding // of the caller
+	graph   iam.Graph   // of roles
+}
+
+func (w *Work) deleteRole(ctx context.Context, d roleDeletion) error {
+	tenant, name := d.role.Tenant, d.role.Name
 	h, err := w.tx.HoldersOf(ctx, tenant, name, nil)
 	if err != nil {
 		return err
 	}
 	if held := holders(h); held != "" {
 		switch {
-		case !remove:
+		case d.held == RejectHeld:
 			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: "the role is held by " + held + ": remove it first, or delete with ?remove=true"}
 		case tenant == "":
 			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: "the global role is held by " + held + ": remove it in each tenant first"}
 		case h.Members > maxRemoved || h.Clients > maxRemoved:
 			return &iam.Error{Kind: iam.Conflict, Code: "role_held", Detail: fmt.Sprintf("the role is held by %s: one request removes it from at most %d", held, maxRemoved)}
 		}
-		if err := w.removeRole(ctx, tenant, name, roles, holding, graph); err != nil {
+		if err := w.revokeRole(ctx, d); err != nil {
 			return err
 		}
 	}
@@ -250,12 +267,13 @@ func (w *Work) deleteRole(ctx context.Context, r iam.Role, remove bool, roles []
 		return err
 	}
 	w.emit(iam.RoleDeletedEvent{RoleGone: iam.RoleGone{Tenant: tenant, Role: name}})
-	return w.record(tenant, iam.KindRole, name, auditOfRole(r), nil)
+	return w.record(tenant, iam.KindRole, name, auditOfRole(d.role), nil)
 }
 
-// removeRole removes a role of a tenant from all its holders. If one holds more than the caller,
-// nothing is removed.
-func (w *Work) removeRole(ctx context.Context, tenant, name string, roles []iam.Role, holding iam.Holding, graph iam.Graph) error {
+// revokeRole revokes a role of a tenant from all its holders. If one holds more than the caller,
+// nothing is revoked.
+func (w *Work) revokeRole(ctx context.Context, d roleDeletion) error {
+	tenant, name := d.role.Tenant, d.role.Name
 	without := func(list []string) []string {
 		return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return s == name })
 	}
@@ -269,7 +287,7 @@ func (w *Work) removeRole(ctx context.Context, tenant, name string, roles []iam.
 		m.Roles = without(m.Roles)
 		changes[i] = memberChange{row: i, before: &members[i], after: m}
 	}
-	if err := w.putMembers(ctx, tenant, roles, changes); err != nil {
+	if err := w.putMembers(ctx, tenant, d.roles, changes); err != nil {
 		return err
 	}
 	mappings, err := w.tx.Mappings(ctx, tenant)
@@ -286,11 +304,11 @@ func (w *Work) removeRole(ctx context.Context, tenant, name string, roles []iam.
 			changed = append(changed, mappingChange{before: &before, after: m})
 			continue
 		}
-		if err := w.deleteMapping(ctx, before, holding, graph); err != nil {
+		if err := w.deleteMapping(ctx, before, d.holding, d.graph); err != nil {
 			return err
 		}
 	}
-	if err := w.putMappings(ctx, tenant, changed, holding, graph); err != nil {
+	if err := w.putMappings(ctx, tenant, changed, d.holding, d.graph); err != nil {
 		return err
 	}
 	clients, err := w.tx.ManagedClients(ctx, postgres.ClientFilter{Tenant: tenant, Role: name, Limit: maxRemoved})
@@ -302,12 +320,12 @@ func (w *Work) removeRole(ctx context.Context, tenant, name string, roles []iam.
 			return err
 		}
 	}
-	for _, r := range roles {
+	for _, r := range d.roles {
 		if r.Tenant != tenant || !slices.Contains(r.Inherits, name) {
 			continue
 		}
 		before := r
-		if err := checkHeld(holding, graph, []string{r.Name}, "change", ""); err != nil {
+		if err := checkHeld(d.holding, d.graph, []string{r.Name}, "change", ""); err != nil {
 			return err
 		}
 		r.Inherits = without(r.Inherits)

@@ -141,6 +141,17 @@ type Imported struct {
 	Added, Changed, Same int
 }
 
+func (sum *Imported) count(e Effect) {
+	switch e {
+	case Added:
+		sum.Added++
+	case Replaced:
+		sum.Changed++
+	case Unchanged:
+		sum.Same++
+	}
+}
+
 // Import reads what Export writes. The tenant, its roles and mappings are one
 // transaction; members follow in transactions of MaxBatch. What equals its line is not written,
 // and nothing is deleted. An error names its line.
@@ -245,24 +256,14 @@ func (s *Service) importHead(ctx context.Context, c Caller, head []numbered, sum
 	tenant := sum.Tenant
 	err := s.Do(ctx, c, Task{Action: "tenant:import", Tenant: tenant, Writes: true}, func(ctx context.Context, w *Work) error {
 		got = Imported{}
-		count := func(made, changed bool) {
-			switch {
-			case made:
-				got.Added++
-			case changed:
-				got.Changed++
-			default:
-				got.Same++
-			}
-		}
-		roles, lines, err := w.importBegins(ctx, head, count)
+		roles, lines, err := w.importBegins(ctx, head, &got)
 		if err != nil {
 			return err
 		}
-		if err := w.importRoles(ctx, tenant, lines, &roles, count); err != nil {
+		if err := w.importRoles(ctx, tenant, lines, &roles, &got); err != nil {
 			return err
 		}
-		return w.importMappings(ctx, tenant, lines, roles, count)
+		return w.importMappings(ctx, tenant, lines, roles, &got)
 	})
 	sum.Added, sum.Changed, sum.Same = sum.Added+got.Added, sum.Changed+got.Changed, sum.Same+got.Same
 	return err
@@ -270,19 +271,19 @@ func (s *Service) importHead(ctx context.Context, c Caller, head []numbered, sum
 
 // importBegins writes the tenant itself, and returns the roles that it sees and the remaining
 // lines.
-func (w *Work) importBegins(ctx context.Context, head []numbered, count func(made, changed bool)) ([]iam.Role, []numbered, error) {
+func (w *Work) importBegins(ctx context.Context, head []numbered, sum *Imported) ([]iam.Role, []numbered, error) {
 	l := head[0]
-	made, changed, err := w.importTenant(ctx, *l.Tenant)
+	e, err := w.importTenant(ctx, *l.Tenant)
 	if err != nil {
 		return nil, nil, l.fail(err)
 	}
-	count(made, changed)
+	sum.count(e)
 	roles, err := w.lockRoles(ctx, l.Tenant.ID)
 	return roles, head[1:], err
 }
 
 // importRoles writes all roles at once, each after those that it inherits.
-func (w *Work) importRoles(ctx context.Context, tenant string, lines []numbered, roles *[]iam.Role, count func(made, changed bool)) error {
+func (w *Work) importRoles(ctx context.Context, tenant string, lines []numbered, roles *[]iam.Role, sum *Imported) error {
 	var fresh []iam.Role
 	line := map[string]numbered{}
 	for _, l := range lines {
@@ -317,7 +318,7 @@ func (w *Work) importRoles(ctx context.Context, tenant string, lines []numbered,
 		return err
 	}
 	for _, c := range changes {
-		count(c.before == nil, c.before != nil && c.before.Version != c.after.Version)
+		sum.count(effect(c.before != nil, c.before != nil && c.before.Version != c.after.Version))
 	}
 	var err error
 	*roles, err = w.tx.Roles(ctx, tenant)
@@ -325,7 +326,7 @@ func (w *Work) importRoles(ctx context.Context, tenant string, lines []numbered,
 }
 
 // importMappings writes all mappings at once.
-func (w *Work) importMappings(ctx context.Context, tenant string, lines []numbered, roles []iam.Role, count func(made, changed bool)) error {
+func (w *Work) importMappings(ctx context.Context, tenant string, lines []numbered, roles []iam.Role, sum *Imported) error {
 	there, err := w.tx.Mappings(ctx, tenant)
 	if err != nil {
 		return err
@@ -356,27 +357,28 @@ func (w *Work) importMappings(ctx context.Context, tenant string, lines []number
 		return err
 	}
 	for _, c := range changes {
-		count(c.before == nil, c.before != nil && c.before.Version != c.after.Version)
+		sum.count(effect(c.before != nil, c.before != nil && c.before.Version != c.after.Version))
 	}
 	return nil
 }
 
-func (w *Work) importTenant(ctx context.Context, l LineTenant) (made, changed bool, err error) {
+func (w *Work) importTenant(ctx context.Context, l LineTenant) (Effect, error) {
 	changes := len(w.entries)
 	c := Condition{Absent: true}
 	if _, err := w.Tenant(ctx, l.ID); err == nil {
 		c = Condition{Present: true}
 	}
-	if _, made, err = w.PutTenant(ctx, iam.Tenant{ID: l.ID, Slug: l.Slug, Name: l.Name, Attributes: l.Attributes}, c); err != nil {
-		return made, false, err
+	_, created, err := w.PutTenant(ctx, iam.Tenant{ID: l.ID, Slug: l.Slug, Name: l.Name, Attributes: l.Attributes}, c)
+	if err != nil {
+		return "", err
 	}
 	if !slices.Contains([]string{iam.TenantActive, iam.TenantSuspended, iam.TenantArchived}, l.Status) {
-		return made, false, iam.InvalidFields([]iam.FieldError{{Pointer: "/tenant/status", Detail: fmt.Sprintf("must be active, suspended or archived, is %q", l.Status)}})
+		return "", iam.InvalidFields([]iam.FieldError{{Pointer: "/tenant/status", Detail: fmt.Sprintf("must be active, suspended or archived, is %q", l.Status)}})
 	}
-	if _, err = w.SetTenantStatus(ctx, l.ID, l.Status, Condition{}); err != nil {
-		return made, false, err
+	if _, err := w.SetTenantStatus(ctx, l.ID, l.Status, Condition{}); err != nil {
+		return "", err
 	}
-	return made, len(w.entries) > changes, nil
+	return effect(!created, len(w.entries) > changes), nil
 }
 
 func (s *Service) importMembers(ctx context.Context, c Caller, batch []numbered, sum *Imported) error {
@@ -390,7 +392,7 @@ func (s *Service) importMembers(ctx context.Context, c Caller, batch []numbered,
 	}
 	task := Task{Action: "tenant:import", Tenant: sum.Tenant, Writes: true}
 	outcomes, err := Do(ctx, s, c, task, func(ctx context.Context, w *Work) ([]Outcome, error) {
-		return w.PutMembers(ctx, sum.Tenant, rows, false)
+		return w.PutMembers(ctx, sum.Tenant, Batch{Rows: rows})
 	})
 	if e, ok := errors.AsType[*iam.Error](err); ok && len(e.Fields) > 0 {
 		for i := len(batch) - 1; i >= 0; i-- { // from positions in the batch to lines
@@ -398,16 +400,8 @@ func (s *Service) importMembers(ctx context.Context, c Caller, batch []numbered,
 			err = iam.Rebase(err, fmt.Sprintf("/%d", i), fmt.Sprintf("line %d", batch[i].n))
 		}
 	}
-	for _, o := range outcomes {
-		switch {
-		case err != nil:
-		case o.Created:
-			sum.Added++
-		case o.Changed:
-			sum.Changed++
-		default:
-			sum.Same++
-		}
+	for _, o := range outcomes { // none after an error
+		sum.count(o.Effect)
 	}
 	return err
 }

@@ -44,7 +44,7 @@ func TestAnImportSaysWhatTheExportSaid(t *testing.T) {
 			}
 			rows[i] = admin.Row{Issuer: pgtest.Issuer, Subject: fmt.Sprint("u", i), Membership: m}
 		}
-		if _, err := w.PutMembers(ctx, "acme", rows, true); err != nil {
+		if _, err := w.PutMembers(ctx, "acme", admin.Batch{Rows: rows, Existing: admin.RejectExisting}); err != nil {
 			return err
 		}
 		_, err := w.SetTenantStatus(ctx, "acme", iam.TenantSuspended, admin.Condition{})

@@ -139,7 +139,7 @@ func (a *server) addMember(ctx context.Context, w *admin.Work, in *struct {
 	if err := iam.InvalidFields(in.Body.validate("")); err != nil {
 		return nil, err
 	}
-	outcomes, err := w.PutMembers(ctx, in.Tenant, []admin.Row{a.memberRow(in.Body)}, true)
+	outcomes, err := w.PutMembers(ctx, in.Tenant, admin.Batch{Rows: []admin.Row{a.memberRow(in.Body)}, Existing: admin.RejectExisting})
 	if err != nil {
 		return nil, iam.Rebase(err, "/0", "")
 	}
@@ -219,7 +219,7 @@ func (a *server) batchMembers(ctx context.Context, w *admin.Work, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	outcomes, err := w.PutMembers(ctx, in.Tenant, rows, false, invalid...)
+	outcomes, err := w.PutMembers(ctx, in.Tenant, admin.Batch{Rows: rows, Invalid: invalid})
 	if err != nil {
 		return nil, iam.Rebase(err, "/", "/members/")
 	}
@@ -227,14 +227,7 @@ func (a *server) batchMembers(ctx context.Context, w *admin.Work, in *struct {
 }
 
 func wireOutcome(o admin.Outcome) outcomeBody {
-	result := "unchanged"
-	switch {
-	case o.Created:
-		result = "added"
-	case o.Changed:
-		result = "replaced"
-	}
-	return outcomeBody{User: o.Member.User, Result: result, Version: o.Member.Version}
+	return outcomeBody{User: o.Member.User, Result: string(o.Effect), Version: o.Member.Version}
 }
 
 func (a *server) readMember(ctx context.Context, w *admin.Work, in *OnMember) (*resource[memberBody], error) {

@@ -174,7 +174,11 @@ func (a *server) deleteRole(ctx context.Context, w *admin.Work, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	return nil, w.DeleteRole(ctx, in.Tenant, in.Role, in.Remove, cond)
+	held := admin.RejectHeld
+	if in.Remove {
+		held = admin.RevokeHeld
+	}
+	return nil, w.DeleteRole(ctx, in.Tenant, in.Role, held, cond)
 }
 
 func (a *server) deleteGlobalRole(ctx context.Context, w *admin.Work, in *struct {
@@ -186,5 +190,5 @@ func (a *server) deleteGlobalRole(ctx context.Context, w *admin.Work, in *struct
 	if err != nil {
 		return nil, err
 	}
-	return nil, w.DeleteRole(ctx, "", in.Role, false, cond)
+	return nil, w.DeleteRole(ctx, "", in.Role, admin.RejectHeld, cond)
 }

@@ -199,7 +199,7 @@ func (s *Service) change(ctx context.Context, r Request, secret bool, begin func
 		return res, nil
 	}
 	if rejected(c, err) {
-		if _, err := o.reject(ctx, err, true); err != nil {
+		if _, err := o.reject(ctx, err, admin.Rejection{Waits: true}); err != nil {
 			s.cfg.Log.WarnContext(ctx, "failed to persist a rejection; it will be retried", slog.Any("err", err), slog.String("client", c.ClientID))
 			return res, nil
 		}

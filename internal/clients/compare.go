@@ -278,9 +278,8 @@ func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
 		return
 	}
 	for _, d := range due {
-		d.Done = Failed
-		if s.repairOne(ctx, *d) {
-			d.Done = Repaired
+		d.Done = s.repairOne(ctx, *d)
+		if d.Done == Repaired {
 			rs.tried[d.key()] = d.mark
 		}
 		s.cfg.Log.WarnContext(ctx, "client differed from the identity provider", slog.String("client", d.Client), slog.String("tenant", d.Tenant),
@@ -288,20 +287,20 @@ func (s *Service) repair(ctx context.Context, r *Report, rs *rounds, most int) {
 	}
 }
 
-func (s *Service) repairOne(ctx context.Context, d Difference) bool {
-	var c iam.ManagedClient
-	can := false
+// repairOne repairs a difference, and returns Repaired or Failed.
+func (s *Service) repairOne(ctx context.Context, d Difference) string {
 	lease := leaseFor(loopLease)
 	task := admin.Task{Action: "client:repair", Object: d.Client, Client: true, Writes: true}
-	err := s.cfg.Admin.Do(ctx, loop, task, func(ctx context.Context, w *admin.Work) (err error) {
-		c, can, err = w.Repair(ctx, d.seen, d.Repair, loopLease)
-		return err
+	op, err := admin.Do(ctx, s.cfg.Admin, loop, task, func(ctx context.Context, w *admin.Work) (admin.Begun, error) {
+		return w.Repair(ctx, d.seen, d.Repair, loopLease)
 	})
-	if err != nil || !can {
-		return false
+	if err != nil || !op.Begun {
+		return Failed
 	}
-	_, done := s.takeOver(ctx, c, lease)
-	return done
+	if _, done := s.takeOver(ctx, op.Client, lease); !done {
+		return Failed
+	}
+	return Repaired
 }
 
 // betweenRounds is the pause between the two rounds of a command.

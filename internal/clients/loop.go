@@ -131,25 +131,23 @@ func (s *Service) claim(ctx context.Context, retried time.Time) ([]iam.ManagedCl
 	}
 	old, err := s.cfg.DB.DueOverlaps(ctx, s.cfg.Issuer, atOnce-len(due))
 	for _, id := range old {
-		c, begun, err := s.endOverlap(ctx, id, loopLease)
+		op, err := s.endOverlap(ctx, id, loopLease)
 		switch {
-		case begun:
-			due = append(due, c)
 		case err != nil: // it stays due, and must not delay the others
 			s.cfg.Log.InfoContext(ctx, "failed to retire an old secret", slog.String("client", id), slog.Any("err", err))
+		case op.Begun:
+			due = append(due, op.Client)
 		}
 	}
 	return due, err
 }
 
 // endOverlap begins to retire an old secret, if its overlap is over.
-func (s *Service) endOverlap(ctx context.Context, id string, lease time.Duration) (c iam.ManagedClient, begun bool, err error) {
+func (s *Service) endOverlap(ctx context.Context, id string, lease time.Duration) (admin.Begun, error) {
 	task := admin.Task{Action: "client:retire-secret", Object: id, Client: true, Writes: true}
-	err = s.cfg.Admin.Do(ctx, loop, task, func(ctx context.Context, w *admin.Work) (err error) {
-		c, begun, err = w.EndOverlap(ctx, id, lease)
-		return err
+	return admin.Do(ctx, s.cfg.Admin, loop, task, func(ctx context.Context, w *admin.Work) (admin.Begun, error) {
+		return w.EndOverlap(ctx, id, lease)
 	})
-	return c, begun && err == nil, err
 }
 
 // takeOver works on an operation for which no caller waits. A panic postpones it, and fails no other.
@@ -181,7 +179,7 @@ func (o operation) proceed(ctx context.Context, l lease) (after iam.ManagedClien
 	case err == nil:
 		return o.finish(ctx, d)
 	case rejected(c, err):
-		if after, err = o.reject(ctx, err, false); err != nil {
+		if after, err = o.reject(ctx, err, admin.Rejection{}); err != nil {
 			return c, false
 		}
 		return after, false

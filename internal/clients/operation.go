@@ -63,10 +63,12 @@ func (o operation) finish(ctx context.Context, d admin.Done) (c iam.ManagedClien
 	return f.Client, f.Client.Operation == "" && d.Secret == "" // another one has finished it
 }
 
-func (o operation) reject(ctx context.Context, cause error, waits bool) (c iam.ManagedClient, err error) {
+// reject persists a permanent rejection, and returns the client without the operation.
+func (o operation) reject(ctx context.Context, cause error, r admin.Rejection) (iam.ManagedClient, error) {
+	r.Reason = reasonOf(cause)
 	o.s.cfg.Log.WarnContext(ctx, "client rejected by the identity provider", slog.Any("err", cause), slog.String("client", o.client.ClientID), slog.String("operation", o.client.Operation))
-	c, err = settle(ctx, o, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
-		return w.Refused(ctx, o.client, reasonOf(cause), waits)
+	c, err := settle(ctx, o, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+		return w.Rejected(ctx, o.client, r)
 	})
 	if err == nil {
 		o.forgetKey(ctx)

@@ -80,8 +80,8 @@ func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.C
 // endNow retires an old secret while the caller waits; where that fails, the loop retries.
 func (s *Service) endNow(ctx context.Context, c iam.ManagedClient) iam.ManagedClient {
 	lease := leaseFor(callerLease)
-	if op, begun, err := s.endOverlap(ctx, c.ClientID, callerLease); err == nil && begun {
-		c, _ = s.takeOver(ctx, op, lease)
+	if op, err := s.endOverlap(ctx, c.ClientID, callerLease); err == nil && op.Begun {
+		c, _ = s.takeOver(ctx, op.Client, lease)
 	}
 	return c
 }

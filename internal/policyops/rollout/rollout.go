@@ -393,7 +393,7 @@ func (s *Service) prepare(ctx context.Context, digest string) (*policy.Revision,
 	case s.cfg.Embedded != nil && stored.Source == s.cfg.Embedded.Source && stored.Verified == iam.VerifiedByNobody && !s.cfg.Unsigned:
 		another, err = true, errors.New("it is embedded in another version of the program, and is not signed")
 	default:
-		r, err = s.unpackAndPrepare(ctx, stored.Source, packed, s.trusted(stored.Verified))
+		r, err = s.unpackAndPrepare(ctx, stored.Source, packed, s.trust(stored.Verified))
 	}
 	if err == nil && r.Digest != digest {
 		err = fmt.Errorf("the bundle stored as revision %s is revision %s", iam.PolicyID(digest), r.ID)
@@ -425,15 +425,24 @@ func (s *Service) embedded(digest string) bool {
 	return s.cfg.Embedded != nil && s.cfg.Embedded.Digest() == digest
 }
 
-// trusted reports whether a bundle needs no signature check here: OPA has verified it, or
-// unsigned policies are allowed.
-func (s *Service) trusted(verified string) bool {
-	return verified == iam.VerifiedByOPA && s.cfg.ByOPA || verified == iam.VerifiedByNobody && s.cfg.Unsigned
+// trust says whether a bundle's signature is checked here.
+type trust int
+
+const (
+	untrusted trust = iota // it is checked
+	trusted                // it is not: OPA has verified it, or unsigned policies are allowed
+)
+
+func (s *Service) trust(verified string) trust {
+	if verified == iam.VerifiedByOPA && s.cfg.ByOPA || verified == iam.VerifiedByNobody && s.cfg.Unsigned {
+		return trusted
+	}
+	return untrusted
 }
 
-func (s *Service) unpackAndPrepare(ctx context.Context, source string, packed []byte, verified bool) (*policy.Revision, error) {
+func (s *Service) unpackAndPrepare(ctx context.Context, source string, packed []byte, t trust) (*policy.Revision, error) {
 	unpack := s.cfg.Engine.Unpack
-	if verified {
+	if t == trusted {
 		unpack = s.cfg.Engine.UnpackVerified
 	}
 	c, err := unpack(source, packed)

@@ -116,10 +116,10 @@ func (s *Service) FromState(ctx context.Context) error {
 	var r *policy.Revision
 	about := s.storedActivation()
 	if err == nil {
-		trusted := s.trusted(about.Verified)
-		r, err = s.unpackAndPrepare(ctx, name, packed, trusted)
-		if err == nil && trusted && r.Digest != about.Digest { // another bundle was verified
-			r, err = s.unpackAndPrepare(ctx, name, packed, false)
+		t := s.trust(about.Verified)
+		r, err = s.unpackAndPrepare(ctx, name, packed, t)
+		if err == nil && t == trusted && r.Digest != about.Digest { // another bundle was verified
+			r, err = s.unpackAndPrepare(ctx, name, packed, untrusted)
 		}
 	}
 	if err != nil {
