@@ -40,11 +40,11 @@ func dataProfile(enabled []Profile) *Profile {
 func (s *Service) decideData(w http.ResponseWriter, r *http.Request, p *Profile) {
 	began := time.Now()
 	in, err := readData(w, r)
-	from := caller{peer: problem.Peer(r)}
+	from := caller{peer: problem.Peer(r), believed: s.believes(r)}
 	var q enrich.Request
 	if err == nil {
 		from.requestID = in.headers.Get("X-Request-Id")
-		q, err = s.requestOfData(in, p, s.Trusted.Trusts(from.peer))
+		q, err = s.requestOfData(in, p, from.believed)
 	}
 	if e := s.authenticate(r); e != nil {
 		err = e
@@ -146,7 +146,7 @@ func (s *Service) behind(addr netip.Addr, h http.Header) (netip.Addr, error) {
 	if !s.Trusted.Trusts(addr) {
 		return addr, nil
 	}
-	further, err := s.Trusted.ClientIP(h, addr)
+	further, err := s.Trusted.Forwarded(h)
 	if err != nil || further.IsValid() {
 		return further, err
 	}

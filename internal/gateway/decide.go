@@ -38,6 +38,7 @@ type outcome struct {
 // caller is who sent a request, for logs.
 type caller struct {
 	peer      netip.Addr
+	believed  bool   // what it says of the client's request
 	requestID string // as it was sent, which may be no valid id
 }
 
@@ -114,7 +115,7 @@ func (s *Service) failClosed(ctx context.Context, err error, from caller) outcom
 // peer, since all of its requests are denied.
 func (s *Service) logMissingFacts(ctx context.Context, a enrich.Response, from caller) {
 	if a.Fault.Code == policy.CodeFactsMissing && s.lacking.first(from.peer, time.Now()) {
-		s.Log.LogAttrs(ctx, slog.LevelWarn, "request facts missing", slog.String("peer", from.peer.String()), slog.Bool("believed", s.Trusted.Trusts(from.peer)),
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "request facts missing", slog.String("peer", from.peer.String()), slog.Bool("believed", from.believed),
 			slog.String("code", a.Fault.Code), slog.String("err", a.Fault.Detail), slog.String("decision_id", a.DecisionID))
 	}
 }

@@ -149,7 +149,7 @@ type incoming struct {
 // whatever its HTTP status, 503 included.
 func (e *ExtAuthz) check(ctx context.Context, in *incoming) (response any) {
 	began := time.Now()
-	from, believed := e.peerOf(ctx)
+	from := e.peerOf(ctx)
 	var o outcome
 	method := in.GetAttributes().GetRequest().GetHttp().GetMethod()
 	defer func() {
@@ -165,7 +165,7 @@ func (e *ExtAuthz) check(ctx context.Context, in *incoming) (response any) {
 	if sent := got.Header["X-Request-Id"]; len(sent) > 0 {
 		from.requestID = sent[0]
 	}
-	q, err := e.gateway.requestOfCheck(&in.CheckRequest, &got, believed)
+	q, err := e.gateway.requestOfCheck(&in.CheckRequest, &got, from.believed)
 	if in.fault != nil {
 		err = in.fault
 	}
@@ -178,21 +178,21 @@ func (e *ExtAuthz) check(ctx context.Context, in *incoming) (response any) {
 
 // peerOf returns the peer, and whether it is believed: it is a trusted proxy, or has authenticated itself by a
 // client certificate.
-func (e *ExtAuthz) peerOf(ctx context.Context) (from caller, believed bool) {
+func (e *ExtAuthz) peerOf(ctx context.Context) (from caller) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return from, false
+		return from
 	}
 	if tcp, ok := p.Addr.(*net.TCPAddr); ok {
 		from.peer = tcp.AddrPort().Addr().Unmap()
 	} else if addr, err := netip.ParseAddrPort(p.Addr.String()); err == nil {
 		from.peer = addr.Addr().Unmap()
 	}
-	authenticated := false
 	if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
-		authenticated = len(info.State.VerifiedChains) > 0
+		from.believed = len(info.State.VerifiedChains) > 0
 	}
-	return from, authenticated || e.gateway.Trusted.Trusts(from.peer)
+	from.believed = from.believed || e.gateway.Trusted.Trusts(from.peer)
+	return from
 }
 
 // panicked is the outcome of a check that panicked: net/http would end one connection, gRPC ends the process.

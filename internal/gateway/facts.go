@@ -14,7 +14,7 @@ import (
 type sent struct {
 	*http.Request
 	rest     string // of the path, after the endpoint
-	believed bool   // the peer is a trusted proxy
+	believed bool   // see believes
 }
 
 // reported is what one source says of the client's request. What it does not say is empty.
@@ -31,7 +31,7 @@ func (s *Service) requestOf(r *http.Request, p *Profile, rest string) (enrich.Re
 	if q.TenantHint, err = tenantHint(r.Header); err != nil {
 		return q, err
 	}
-	from := sent{Request: r, rest: rest, believed: s.Trusted.Trusts(problem.Peer(r))}
+	from := sent{Request: r, rest: rest, believed: s.believes(r)}
 	if from.believed {
 		if q.IdP, err = problem.Single(r.Header, "X-Upstream-Idp-Id"); err != nil {
 			return q, err
@@ -43,11 +43,17 @@ func (s *Service) requestOf(r *http.Request, p *Profile, rest string) (enrich.Re
 	}
 	q.Facts = enrich.RequestFacts{Gateway: p.Name, Method: facts.method, Scheme: facts.scheme, Host: facts.host}
 	if from.believed {
-		if q.Facts.ClientIP, err = s.Trusted.ClientIP(r.Header, problem.Peer(r)); err != nil {
+		if q.Facts.ClientIP, err = s.Trusted.Forwarded(r.Header); err != nil {
 			return q, err
 		}
 	}
 	return q, s.complete(&q.Facts, facts.path, r.Header)
+}
+
+// believes reports whether what the peer says of the client's request is believed: it is a trusted proxy, or has
+// authenticated itself by a client certificate (GATEWAY_CLIENT_CA_FILE).
+func (s *Service) believes(r *http.Request) bool {
+	return r.TLS != nil && len(r.TLS.VerifiedChains) > 0 || s.Trusted.Trusts(problem.Peer(r))
 }
 
 // complete sets what follows from the other facts.

@@ -20,7 +20,7 @@ func (s *Service) enrichHTTP(w http.ResponseWriter, r *http.Request, p *Profile,
 	if err == nil {
 		q, err = s.requestOf(r, p, rest)
 	}
-	from := caller{peer: problem.Peer(r)}
+	from := caller{peer: problem.Peer(r), believed: s.believes(r)}
 	if sent := r.Header["X-Request-Id"]; len(sent) > 0 {
 		from.requestID = sent[0]
 	}

@@ -49,6 +49,11 @@ var profiles = []Profile{
 	{Name: "opa", Endpoint: DataPath, layout: queried},
 }
 
+// SendsSecret reports whether a gateway of this profile can send GATEWAY_SECRET. The opa plugins of Kong and APISIX
+// cannot: they have no option for a header or a client certificate of their own (Kong's schema of config:
+// opa_host, opa_port, opa_path, opa_protocol, ssl_verify and include_…; apisix/plugins/opa.lua sends Content-Type alone).
+func (p *Profile) SendsSecret() bool { return p.layout != queried }
+
 // ProfileNames are the values that GATEWAY_PROFILE may list.
 func ProfileNames() []string {
 	names := make([]string, len(profiles))

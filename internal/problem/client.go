@@ -38,12 +38,20 @@ func Single(h http.Header, name string) (string, error) {
 	return values[0], nil
 }
 
-// ClientIP reads X-Forwarded-For from the right: it is the first address that is not a trusted proxy, or else the leftmost one; the
-// zero Addr if no trusted peer has sent any.
+// ClientIP is Forwarded where the peer is a trusted proxy, and else the zero Addr.
 func (p Proxies) ClientIP(header http.Header, peer netip.Addr) (client netip.Addr, err error) {
+	if !p.Trusts(peer) {
+		return netip.Addr{}, nil
+	}
+	return p.Forwarded(header)
+}
+
+// Forwarded reads X-Forwarded-For of a believed peer from the right: it is the first address that is not a trusted proxy, or
+// else the leftmost one; the zero Addr if there is none.
+func (p Proxies) Forwarded(header http.Header) (client netip.Addr, err error) {
 	lines := header["X-Forwarded-For"]
-	for at, i := peer, len(lines)-1; i >= 0; i-- {
-		for rest, more := lines[i], true; more && p.Trusts(at); {
+	for i := len(lines) - 1; i >= 0; i-- {
+		for rest, more := lines[i], true; more && (!client.IsValid() || p.Trusts(client)); {
 			var hop string
 			if comma := strings.LastIndexByte(rest, ','); comma >= 0 {
 				rest, hop = rest[:comma], rest[comma+1:]
@@ -57,7 +65,7 @@ func (p Proxies) ClientIP(header http.Header, peer netip.Addr) (client netip.Add
 			if !ok {
 				return netip.Addr{}, Malformed("X-Forwarded-For has an entry that is not an address")
 			}
-			at, client = addr, addr
+			client = addr
 		}
 	}
 	return client, nil

@@ -53,7 +53,7 @@ type Config struct {
 	GatewayAddr          string        `env:"GATEWAY_ADDR" envDefault:":8080" doc:"listener for gateways"`
 	GatewayCert          string        `env:"GATEWAY_CERT_FILE" doc:"PEM of the certificate of GATEWAY_ADDR, with GATEWAY_KEY_FILE; it is read again when it changes; none: plain HTTP"`
 	GatewayKey           string        `env:"GATEWAY_KEY_FILE" doc:"its key"`
-	GatewayClientCA      string        `env:"GATEWAY_CLIENT_CA_FILE" doc:"PEM of the authorities of gateways' certificates: only they can connect; none: they need no certificate"`
+	GatewayClientCA      string        `env:"GATEWAY_CLIENT_CA_FILE" doc:"PEM of the authorities of gateways' certificates: only they can connect, and are believed as those in TRUSTED_PROXIES; none: they need no certificate"`
 	GatewaySecret        string        `env:"GATEWAY_SECRET" secret:"true" doc:"what gateways send in X-Gateway-Secret, 32 characters or more; two, comma-separated, while it is changed; none: they send none"`
 	GatewayCache         time.Duration `env:"GATEWAY_CACHE" envDefault:"0s" doc:"how long a gateway may cache a 200, at most MAX_STALENESS: a change takes so much longer; 0s: not at all"`
 	AdminAddr            string        `env:"ADMIN_ADDR" envDefault:":8081" doc:"listener for admins"`

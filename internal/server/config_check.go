@@ -113,6 +113,22 @@ func (cfg *Config) checkGatewaySecret(fault func(string, ...any)) {
 		}
 		cfg.gatewaySecrets = append(cfg.gatewaySecrets, []byte(secret))
 	}
+	if able, unable := cfg.profilesBySecret(); len(able) == 0 && len(unable) > 0 {
+		fault("GATEWAY_SECRET is set, and GATEWAY_PROFILE is %s alone: the opa plugins of Kong and APISIX cannot send a secret, so every request would be denied; "+
+			"unset GATEWAY_SECRET, or use the profile kong or apisix", strings.Join(unable, ","))
+	}
+}
+
+// profilesBySecret are the names of the enabled profiles whose gateways can send GATEWAY_SECRET, and of the others.
+func (cfg *Config) profilesBySecret() (able, unable []string) {
+	for i := range cfg.Profiles {
+		if p := &cfg.Profiles[i]; p.SendsSecret() {
+			able = append(able, p.Name)
+		} else {
+			unable = append(unable, p.Name)
+		}
+	}
+	return able, unable
 }
 
 // emptyValue is what a header without a value can say: a comma would be a list.

@@ -38,6 +38,9 @@ func TestTheSettingsOfGatewaysAreChecked(t *testing.T) {
 		{name: "a placeholder out of ASCII", more: []string{"GATEWAY_EMPTY_VALUE=–"}, want: []string{"GATEWAY_EMPTY_VALUE must be"}},
 		{name: "a certificate without its key", more: []string{"GATEWAY_CERT_FILE=/nowhere"}, want: []string{"GATEWAY_CERT_FILE and GATEWAY_KEY_FILE go together"}},
 		{name: "authorities without a certificate", more: []string{"GATEWAY_CLIENT_CA_FILE=/nowhere"}, want: []string{"GATEWAY_CLIENT_CA_FILE"}},
+		{name: "a secret that no gateway can send", more: []string{"GATEWAY_SECRET=" + secret, "GATEWAY_PROFILE=opa"}, want: []string{"GATEWAY_SECRET is set, and GATEWAY_PROFILE is opa alone"}},
+		{name: "a secret that some gateways can send", more: []string{"GATEWAY_SECRET=" + secret, "GATEWAY_PROFILE=opa,kong"}, secrets: 1},
+		{name: "plugins without a secret", more: []string{"GATEWAY_PROFILE=opa"}},
 		{name: "everything", more: []string{"GATEWAY_SECRET=hunter2", "GATEWAY_CACHE=1h", "GATEWAY_EMPTY_VALUE=ä", "GATEWAY_HEADERS=Cookie,X_A"}, want: []string{
 			`GATEWAY_HEADERS: "Cookie"`, "GATEWAY_EMPTY_VALUE must be", "GATEWAY_SECRET must be", "GATEWAY_CACHE must be",
 		}},

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"log/slog"
 	"net/http"
 
 	"iam-service/internal/enrich"
@@ -47,7 +48,11 @@ func (s *service) openEnrichment(context.Context) error {
 }
 
 // openGateways creates the handler of the gateways' listener.
-func (s *service) openGateways(context.Context) error {
+func (s *service) openGateways(start context.Context) error {
+	if _, unable := s.cfg.profilesBySecret(); unable != nil && s.cfg.gatewaySecrets != nil {
+		s.log.WarnContext(start, "gateway profile cannot send GATEWAY_SECRET: its requests are denied", slog.Any("profiles", unable),
+			slog.String("variable", "GATEWAY_PROFILE"))
+	}
 	s.gateway = gateway.New(gateway.Config{
 		Enricher:      s.enricher,
 		Profiles:      s.cfg.Profiles,

@@ -7,13 +7,17 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"iam-service/internal/gateway"
 )
 
-// protocol requests / of a gateway listener, and returns the protocol of the response.
-func protocol(t *testing.T, cfg Config, client *http.Transport, scheme string) (string, error) {
+// serveGateways serves the handler on a gateway listener with these settings, and returns its address.
+func serveGateways(t *testing.T, cfg Config, handler http.Handler) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -23,7 +27,7 @@ func protocol(t *testing.T, cfg Config, client *http.Transport, scheme string) (
 	s := &service{cfg: cfg, log: slog.New(slog.DiscardHandler), gatewayListener: l, work: work}
 	s.loops = newLoops(work, s.log, prometheus.NewRegistry())
 	t.Cleanup(func() { stop(); s.loops.running.Wait() })
-	server, err := s.gatewayServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) }))
+	server, err := s.gatewayServer(handler)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,8 +39,15 @@ func protocol(t *testing.T, cfg Config, client *http.Transport, scheme string) (
 			t.Error(err)
 		}
 	})
+	return l.Addr().String()
+}
+
+// protocol requests / of a gateway listener, and returns the protocol of the response.
+func protocol(t *testing.T, cfg Config, client *http.Transport, scheme string) (string, error) {
+	t.Helper()
+	addr := serveGateways(t, cfg, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Proto) }))
 	t.Cleanup(client.CloseIdleConnections)
-	resp, err := (&http.Client{Transport: client}).Get(scheme + "://" + l.Addr().String())
+	resp, err := (&http.Client{Transport: client}).Get(scheme + "://" + addr)
 	if err != nil {
 		return "", err
 	}
@@ -84,4 +95,59 @@ func stranger(t *testing.T, a *authority) *tls.Config {
 	cfg := a.client("")
 	cfg.Certificates = newAuthority(t).client("nginx").Certificates
 	return cfg
+}
+
+// A verified client certificate proves more than an address: what such a peer says of the request is believed, as over gRPC.
+func TestAGatewayWithAClientCertificateIsBelieved(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	files := filesOf(a, "iam")
+	encrypted, mutual := Config{GatewayCert: files.cert, GatewayKey: files.key}, Config{GatewayCert: files.cert, GatewayKey: files.key, GatewayClientCA: files.clientCA}
+	profiles, err := gateway.Profiles("traefik", "opa")
+	a.ok(err)
+	const input = `{"input": {"request": {"method": "PUT", "scheme": "https", "host": "api.example.com", "path": "/a",
+		"headers": {"x-forwarded-for": "6.6.6.6"}}, "var": {"remote_addr": "203.0.113.7"}}}`
+	for _, c := range []struct {
+		name         string
+		cfg          Config
+		method, path string
+		http2        bool
+		believed     bool
+	}{
+		{name: "mutual TLS", cfg: mutual, method: "GET", path: gateway.EnrichPath, believed: true},
+		{name: "mutual TLS over HTTP/2", cfg: mutual, method: "GET", path: gateway.EnrichPath, http2: true, believed: true},
+		{name: "mutual TLS, the data API", cfg: mutual, method: "POST", path: gateway.DataPath, believed: true},
+		{name: "TLS that asks for no certificate", cfg: encrypted, method: "GET", path: gateway.EnrichPath},
+		{name: "TLS that asks for no certificate, the data API", cfg: encrypted, method: "POST", path: gateway.DataPath},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			seen := &asked{}
+			service := gateway.New(gateway.Config{
+				Enricher: seen, Profiles: profiles, Log: slog.New(slog.DiscardHandler), Observe: func(string, string, string, int, time.Duration) {},
+			})
+			client := &http.Transport{TLSClientConfig: a.client("gateway"), ForceAttemptHTTP2: c.http2}
+			t.Cleanup(client.CloseIdleConnections)
+			req, err := http.NewRequestWithContext(t.Context(), c.method, "https://"+serveGateways(t, c.cfg, service.Handler())+c.path, strings.NewReader(input))
+			a.ok(err)
+			if c.method == http.MethodGet {
+				req.Body, req.ContentLength = nil, 0
+				for name, value := range map[string]string{"Method": "PUT", "Proto": "https", "Host": "api.example.com", "Uri": "/a", "For": "6.6.6.6, 203.0.113.7"} {
+					req.Header.Set("X-Forwarded-"+name, value)
+				}
+			}
+			resp, err := client.RoundTrip(req)
+			a.ok(err)
+			a.ok(resp.Body.Close())
+			got := seen.facts.Load()
+			if got == nil {
+				t.Fatalf("nobody was asked: %d", resp.StatusCode)
+			}
+			all := got.Method == "PUT" && got.Scheme == "https" && got.Host == "api.example.com" && got.Path == "/a" && got.ClientIP.String() == "203.0.113.7"
+			none := got.Method+got.Scheme+got.Host+got.Path == "" && !got.ClientIP.IsValid()
+			if c.believed && !all || !c.believed && !none {
+				t.Errorf("the facts are %+v", got)
+			}
+		})
+	}
 }

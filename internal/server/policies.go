@@ -23,7 +23,7 @@ func (s *service) openEngine(context.Context) error {
 	engine, err := policy.NewEngine(policy.Config{
 		Headers:          cfg.GatewayHeaders,
 		Admin:            cfg.AdminAudience != "",
-		NoTrustedProxies: len(cfg.TrustedProxies) == 0,
+		NoTrustedProxies: len(cfg.TrustedProxies) == 0 && cfg.GatewayClientCA == "" && cfg.ExtAuthzClientCAFile == "",
 		Settings:         map[string]string{"unknown_users": cfg.UnknownUsers},
 		Limit:            cfg.Part(50),
 		SignedOnly:       !cfg.PolicyAllowUnsigned,

@@ -28,8 +28,13 @@ var All = []Defence{
 	},
 	{
 		Threat: "forwarded headers believed", File: "internal/gateway/facts.go",
-		Code: "believed: s.Trusted.Trusts(problem.Peer(r))", Without: "believed: true",
+		Code: "believed: s.believes(r)}\n\tif from.believed {", Without: "believed: true}\n\tif from.believed {",
 		Package: "./internal/gateway", Test: "TestWhatAProxySaysIsBelievedFromTrustedPeersOnly",
+	},
+	{
+		Threat: "forwarded headers believed", File: "internal/gateway/facts.go",
+		Code: "r.TLS != nil && len(r.TLS.VerifiedChains) > 0", Without: "r.TLS != nil",
+		Package: "./internal/server", Test: "TestAGatewayWithAClientCertificateIsBelieved",
 	},
 	{
 		Threat: "facts unknown or doubled", File: "internal/gateway/facts.go",
