@@ -210,16 +210,11 @@ func (e *Engine) readConfig(r *Revision, data map[string]any) error {
 			errs = append(errs, fmt.Errorf("%s: %v is not the name of a header", where, x))
 			continue
 		}
-		if err := checkHeader(name); err != nil {
+		if err := e.checkDeclared(name, r.compiler.Modules); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", where, err))
 			continue
 		}
-		i, configured := e.index[http.CanonicalHeaderKey(name)]
-		if !configured {
-			errs = append(errs, fmt.Errorf("%s: %s is missing from GATEWAY_HEADERS: add it to the gateways first, or they would forward a client's own header", where, name))
-			continue
-		}
-		r.declares[i] = true
+		r.declares[e.index[http.CanonicalHeaderKey(name)]] = true
 		r.Headers = append(r.Headers, name)
 	}
 	anonymous, _ := config["anonymous"].(map[string]any) // absent: no request is

@@ -68,20 +68,32 @@ func TestABadPolicyIsRefusedAndTheOldOneServesOn(t *testing.T) {
 		"declares a header by number":                {files{"iam/config/data.json": `{"headers": [7]}`}, []string{"/headers/0: got number, want string"}},
 		"declares a header of another":               {files{"iam/config/data.json": `{"headers": ["X-User-ID", "Set-Cookie", "X-Forwarded-For"]}`}, []string{"Set-Cookie", "X-Forwarded-For"}},
 		"declares a header the gateways do not know": {files{"iam/config/data.json": `{"headers": ["X-User-ID", "X-User-Shoe"]}`}, []string{"data.iam.config.headers[1]", "X-User-Shoe", "GATEWAY_HEADERS"}},
-		"has a strange anonymous path":               {files{"iam/config/data.json": `{"headers": ["X-User-ID"], "anonymous": {"paths": ["public"]}}`}, []string{"anonymous.paths", "public"}},
-		"calls the network":                          {rule(`decision := http.send({"method": "get", "url": "http://127.0.0.1"})`), []string{"http.send"}},
-		"calls the network in every":                 {rule("decision := {\"allow\": true} if {\n\tevery x in [1] { http.send({\"url\": x}).status_code == 200 }\n}"), []string{"http.send"}},
-		"calls the network by with":                  {rule("f(x) := x\n\ndecision := {\"allow\": y} if y := f({\"a\": 1}) with f as http.send"), []string{"http"}},
-		"resolves names":                             {rule(`decision := net.lookup_ip_addr("example.com")`), []string{"net.lookup_ip_addr"}},
-		"reads the environment":                      {rule(`decision := opa.runtime()`), []string{"opa.runtime"}},
-		"shifts bits":                                {rule(`decision := bits.lsh(1, 100000000)`), []string{"bits.lsh"}},
-		"has a number out of bounds":                 {rule("decision := {\"allow\": 1e-30000 * input.token.level < 1}"), []string{"p.rego:3", "1e-30000", "exponent"}},
-		"has data out of bounds":                     {files{"iam/config/data.json": `{"headers": ["X-User-ID"], "level": [{"x": 1e-30000}]}`}, []string{"its data", "1e-30000", "exponent"}},
-		"is recursive":                               {rule("decision := a\n\na := b\n\nb := a"), []string{"recurs"}},
+		"sets a header the gateways do not know": {
+			files{"iam/config/data.json": `{"headers": ["X-User-ID", "X-User-Shoe"]}`, "p.rego": "package iam.claims\n\ndecision := {\"allow\": true, \"headers\": {\n\t\"x-user-shoe\": \"42\",\n}}"},
+			[]string{"data.iam.config.headers[1]: X-User-Shoe is missing from GATEWAY_HEADERS (p.rego:4): add it"},
+		},
+		"sets a header of HTTP": {
+			files{"iam/config/data.json": `{"headers": ["X-User-ID", "Set-Cookie"]}`, "p.rego": "package iam.claims\n\ndecision := {\"allow\": true, \"headers\": {\"Set-Cookie\": \"a=b\"}}"},
+			[]string{`data.iam.config.headers[1]: "Set-Cookie" cannot carry a claim`, "(p.rego:3)"},
+		},
+		"signs identities itself": {
+			files{"iam/config/data.json": `{"headers": ["X-User-ID", "x-citadel-assertion"]}`},
+			[]string{"data.iam.config.headers[1]: x-citadel-assertion cannot be declared: the service alone signs identities"},
+		},
+		"has a strange anonymous path": {files{"iam/config/data.json": `{"headers": ["X-User-ID"], "anonymous": {"paths": ["public"]}}`}, []string{"anonymous.paths", "public"}},
+		"calls the network":            {rule(`decision := http.send({"method": "get", "url": "http://127.0.0.1"})`), []string{"http.send"}},
+		"calls the network in every":   {rule("decision := {\"allow\": true} if {\n\tevery x in [1] { http.send({\"url\": x}).status_code == 200 }\n}"), []string{"http.send"}},
+		"calls the network by with":    {rule("f(x) := x\n\ndecision := {\"allow\": y} if y := f({\"a\": 1}) with f as http.send"), []string{"http"}},
+		"resolves names":               {rule(`decision := net.lookup_ip_addr("example.com")`), []string{"net.lookup_ip_addr"}},
+		"reads the environment":        {rule(`decision := opa.runtime()`), []string{"opa.runtime"}},
+		"shifts bits":                  {rule(`decision := bits.lsh(1, 100000000)`), []string{"bits.lsh"}},
+		"has a number out of bounds":   {rule("decision := {\"allow\": 1e-30000 * input.token.level < 1}"), []string{"p.rego:3", "1e-30000", "exponent"}},
+		"has data out of bounds":       {files{"iam/config/data.json": `{"headers": ["X-User-ID"], "level": [{"x": 1e-30000}]}`}, []string{"its data", "1e-30000", "exponent"}},
+		"is recursive":                 {rule("decision := a\n\na := b\n\nb := a"), []string{"recurs"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			e := engine(t)
+			e := engine(t, append(slices.Clone(policy.DefaultHeaders), policy.AssertionHeader)...)
 			if err := offer(t, e, files{}); err != nil {
 				t.Fatal(err)
 			}

@@ -3,10 +3,13 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
 )
 
 // headerShape is what a header may be called: no underscore, which gateways drop and backends fold to a hyphen.
@@ -38,6 +41,9 @@ var reserved = []struct {
 	{"a gateway, which would act on it", []string{"Grpc-*", "X-Accel-*", "X-Envoy-*", "X-Sendfile"}},
 	{"this service's own responses", []string{"X-Problem-*"}},
 }
+
+// AssertionHeader carries the signed identity. Gateways copy it, and the service alone fills it: no bundle declares it.
+const AssertionHeader = "X-Citadel-Assertion"
 
 // CheckHeaders validates a list of header names that gateways are configured for. Its error joins one for each name that
 // is not valid, with the reason. Two names that differ in case, or that a backend which reads CGI variables would take for
@@ -72,4 +78,39 @@ func checkHeader(name string) error {
 		}
 	}
 	return nil
+}
+
+// checkDeclared validates a header that a bundle declares. Data has no lines in a bundle, so the error names the lines of
+// rules that write the header.
+func (e *Engine) checkDeclared(name string, modules map[string]*ast.Module) error {
+	if err := checkHeader(name); err != nil {
+		return fmt.Errorf("%w%s", err, writtenAt(name, modules))
+	}
+	c := http.CanonicalHeaderKey(name)
+	if c == AssertionHeader {
+		return fmt.Errorf("%s cannot be declared%s: the service alone signs identities", name, writtenAt(name, modules))
+	}
+	if _, configured := e.index[c]; !configured {
+		return fmt.Errorf("%s is missing from GATEWAY_HEADERS%s: add it to the gateways first, or they would forward a client's own header", name, writtenAt(name, modules))
+	}
+	return nil
+}
+
+// writtenAt names the places where rules have the name of a header as a literal; "" where none has.
+func writtenAt(name string, modules map[string]*ast.Module) string {
+	var places []string
+	for _, file := range slices.Sorted(maps.Keys(modules)) {
+		ast.WalkTerms(modules[file], func(t *ast.Term) bool {
+			if s, ok := t.Value.(ast.String); ok && t.Location != nil && strings.EqualFold(string(s), name) {
+				if at := fmt.Sprintf("%s:%d", file, t.Location.Row); !slices.Contains(places, at) {
+					places = append(places, at)
+				}
+			}
+			return false
+		})
+	}
+	if places == nil {
+		return ""
+	}
+	return " (" + strings.Join(places, ", ") + ")"
 }

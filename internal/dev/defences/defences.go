@@ -202,6 +202,11 @@ var All = []Defence{
 		Package: "./internal/decisions", Test: "TestAnEncodedTokenInAPathIsMasked",
 	},
 	{
+		Threat: "forged signed identity", File: "internal/policy/headers.go",
+		Code: "if c == AssertionHeader {", Without: "if false {",
+		Package: "./internal/policy", Test: "TestABadPolicyIsRefusedAndTheOldOneServesOn",
+	},
+	{
 		Threat: "forged signed identity", File: "pkg/identity/verifier.go",
 		Code: "case accepted < 0:", Without: "case false:",
 		Package: "./pkg/identity", Test: "TestNothingElseIsAnIdentity",

@@ -40,7 +40,7 @@ import (
 )
 
 // Header carries the assertion.
-const Header = "X-Citadel-Assertion"
+const Header = policy.AssertionHeader
 
 // typ is the media type of transaction tokens.
 const typ = "txntoken+jwt"
