@@ -81,7 +81,8 @@ func TestTheRunbooksCommandsExist(t *testing.T) {
 				found++
 				words := strings.Fields(m[1])
 				cmd, _, err := cli.Command(nil).Find(words)
-				if err != nil || cmd.Name() != words[min(len(words), 2)-1] && cmd.Name() != words[0] || cmd.HasSubCommands() && len(words) > 1 {
+				below := strings.Fields(cmd.CommandPath())[1:] // of words, those that name the command
+				if err != nil || len(below) == 0 || !slices.Equal(below, words[:len(below)]) || cmd.HasSubCommands() && len(words) > len(below) {
 					t.Errorf("%s: there is no command iam-service%s", page, m[1])
 					continue
 				}

@@ -27,7 +27,7 @@ func DecisionCounter(r prometheus.Registerer) func(outcome, code string, took ti
 	type key struct{ outcome, code string }
 	// Alerts look at the first one of these, and an increase needs a value before.
 	decisions.WithLabelValues("denied", policy.CodeFactsMissing)
-	for _, code := range []string{"policy_error", "policy_timeout"} {
+	for _, code := range []string{"policy_error", "policy_timeout", "assertion_unavailable"} {
 		decisions.WithLabelValues("error", code)
 	}
 	var series telemetry.Series[key, prometheus.Counter]

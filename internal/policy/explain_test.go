@@ -116,6 +116,13 @@ func TestNoQueryIsMadeOfWhatACallerSends(t *testing.T) {
 		if f == nil || f.Text != "_user.level >= 3" || f.Values[0].Value.(interface{ String() string }).String() != "1" {
 			t.Errorf("%q: %+v", sub, f)
 		}
+		// Here what the caller sends is a part of the reference itself.
+		const direct = "data.directory.users[input.token.iss][input.token.sub].level >= 3"
+		got = explained(t, strings.Replace(twoGrants, "_user.level >= 3", direct, 1), map[string]any{"iss": "i", "sub": sub}, users)
+		if f = got["first"].Failed; f == nil || f.Text != direct || got["first"].Error != "" || len(f.Values) != 1 || !f.Values[0].FromFacts ||
+			f.Values[0].Value.(interface{ String() string }).String() != "1" {
+			t.Errorf("%q, within the reference: %+v, %s", sub, f, got["first"].Error)
+		}
 		got = explained(t, twoGrants, map[string]any{"iss": "i", "sub": sub}, map[string]any{"x": map[string]any{"level": 9}})
 		if f = got["first"].Failed; f == nil || len(f.Because) != 1 || got["first"].Error != "" {
 			t.Errorf("%q, who is not there: %+v, %s", sub, f, got["first"].Error)

@@ -351,4 +351,37 @@ var All = []Defence{
 		Code: "if len(lines) == 1 {", Without: "if len(lines) > 0 {",
 		Package: "./internal/gateway", Test: "TestOnlyAGatewayThatSendsTheSecretGetsADecision",
 	},
+	{
+		Threat: "query injection", File: "internal/policy/explain.go",
+		Code: "rego.ParsedQuery(ast.NewBody(ast.NewExpr(ast.NewTerm(ref)))),",
+		Without: `rego.Query(func() string {
+			q := ref[0].Value.String()
+			for _, t := range ref[1:] {
+				s, _ := t.Value.(ast.String)
+				q += "[\"" + string(s) + "\"]"
+			}
+			return q
+		}()),`,
+		Package: "./internal/policy", Test: "TestNoQueryIsMadeOfWhatACallerSends",
+	},
+	{
+		Threat: "invalidation storm", File: "migrations/00008_bounds.sql",
+		Code: "IF cardinality(keys) > 1000 THEN\n        keys := ARRAY ['all'];", Without: "IF cardinality(keys) > 200 THEN\n        keys := ARRAY ['all'];",
+		Package: "./internal/admin", Test: "TestNoActionOfOneTenantInvalidatesAnothersFacts",
+	},
+	{
+		Threat: "policy downgrade", File: "internal/admin/policies.go",
+		Code: "case r.Activations > 0:\n\t\treturn errSuperseded(r)", Without: "case r.Activations > 99:\n\t\treturn errSuperseded(r)",
+		Package: "./internal/policyops/rollout", Test: "TestAllReplicasActivateWhatOneAccepts",
+	},
+	{
+		Threat: "policy downgrade", File: "internal/admin/policies.go",
+		Code: "case r.Activations > 0:\n\t\treturn current, errSuperseded(r)", Without: "case r.Activations > 99:\n\t\treturn current, errSuperseded(r)",
+		Package: "./internal/adminapi", Test: "TestAPolicyIsSentActivatedAndRolledBack",
+	},
+	{
+		Threat: "policy downgrade", File: "internal/policy/source.go",
+		Code: "if e.cfg.Key == nil || check == trustSignature {", Without: "if true {",
+		Package: "./internal/policy", Test: "TestOnlyWhatIsSignedComesIntoForce",
+	},
 }
