@@ -16,7 +16,7 @@ import (
 func migrateCommand(environ []string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "migrate",
-		Short: "Migrate the schema: up, down, status",
+		Short: "Migrate the schema: up, down, status; wait until it is new enough",
 		Long: "Migrate the schema of DATABASE_LISTEN_URL, or of DATABASE_URL where that is not set. The connection must be direct, without a pooler:\n" +
 			"an advisory lock of the session prevents concurrent migrations.",
 	}
@@ -55,7 +55,7 @@ func migrateCommand(environ []string) *cobra.Command {
 	down.Flags().BoolVar(&yes, "yes", false, "confirm that the data is destroyed")
 	down.Flags().BoolVar(&rollback.DestroyAudit, "destroy-audit", false, "confirm that audit entries may be destroyed; \"audit verify\" reports the loss from then on")
 	cmd.AddCommand(
-		up, down,
+		up, down, migrateWaitCommand(environ),
 		act("status", "List all migrations and when each was applied", server.Needs{Database: true}, func(cmd *cobra.Command, cfg server.Config) error {
 			steps, err := postgres.Status(cmd.Context(), directURL(cfg))
 			if err != nil {

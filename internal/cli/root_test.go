@@ -60,7 +60,7 @@ func TestEveryCommandThatReportsDoesSoAsJSON(t *testing.T) {
 	t.Parallel()
 	silent := []string{
 		"serve", "export", "openapi", // JSON by themselves
-		"events retry", "events skip", "policy watch", "policy fmt", "policy build", "policy sign", "policy new", // they do, and report nothing
+		"events retry", "events skip", "policy watch", "policy fmt", "policy build", "policy sign", "policy new", "migrate wait", // they do, and report nothing
 		"policy check", "policy test", "gateway probe", // --format
 		"gateway echo",   // logs
 		"gateway config", // prints files

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"iam-service/internal/postgres"
 	"iam-service/internal/telemetry"
@@ -66,7 +65,7 @@ func (s *service) awaitSchema(start context.Context) error {
 		if last = s.db.CheckSchema(start); last == nil {
 			return struct{}{}, nil
 		}
-		if _, old := errors.AsType[*postgres.OldSchemaError](last); old || refused(last) {
+		if _, old := errors.AsType[*postgres.OldSchemaError](last); old || postgres.Refused(last) {
 			return struct{}{}, backoff.Permanent(last)
 		}
 		return struct{}{}, last
@@ -101,12 +100,6 @@ func (s *service) warmPools(start context.Context) error {
 		s.log.WarnContext(start, "fewer database connections than configured: the server has no room for more", slog.Int("missing", missing))
 	}
 	return nil
-}
-
-// refused reports whether the server refuses permanently: wrong password, no such user or database.
-func refused(err error) bool {
-	pg, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && (pg.Code == "28P01" || pg.Code == "28000" || pg.Code == "3D000")
 }
 
 // OneLine puts a fatal error on one line.
