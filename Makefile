@@ -79,7 +79,7 @@ all-benchmarks:
 	go test -run "^$$" -bench Allocations -count 3 ./internal/dev/bench
 	go test -run "^$$" -bench Relay -benchtime 50000x ./internal/events/natsbus
 	go test -run "^$$" -bench AClientIsMade -benchtime 20x ./internal/adminapi
-	OPA="$$(go tool -modfile=.ci/opa.mod -n opa)" go test -run "^$$" -bench "Peers|FixedRate|DecisionLog" -benchtime 1x -timeout 30m ./internal/dev/bench
+	OPA="$$(go tool -modfile=.ci/opa.mod -n opa)" go test -run "^$$" -bench "Peers|FixedRate|DecisionLog|Tracing" -benchtime 1x -timeout 30m ./internal/dev/bench
 
 .PHONY: figures
 figures: need-go ## compare the figures of README and docs/performance.md with the output of the last runs

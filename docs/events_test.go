@@ -89,6 +89,7 @@ func asyncAPI(t *testing.T) []byte {
 			"specversion": map[string]any{"const": "1.0"}, "id": str("UUID; also the Nats-Msg-Id, unless it is a replay: a repeated event has the same id"), "source": map[string]any{"const": "iam-service"},
 			"type": str("type of the event"), "subject": str("id or name of the object"), "time": map[string]any{"type": "string", "format": "date-time"},
 			"datacontenttype": map[string]any{"const": "application/json"}, "data": map[string]any{"type": "object"},
+			"traceparent": str("trace of the request that changed something, if it had one (CloudEvents' distributed tracing extension)"),
 		},
 	}
 	doc := map[string]any{
@@ -142,6 +143,10 @@ tenant are ` + "`iam.acme.>`" + `. The body is the whole CloudEvent as JSON.
 **At least once.** A repeated event has the same ` + "`id`" + `, which is also the ` + "`Nats-Msg-Id`" + `: the stream drops
 duplicates for ten minutes. A replay by an operator has the original ` + "`id`" + ` and a new ` + "`Nats-Msg-Id`" + `, so that the
 stream accepts it: deduplicate by ` + "`id`" + `.
+
+**Traces.** An event of a request with a trace context has it in the attribute ` + "`traceparent`" + ` (the distributed
+tracing extension of CloudEvents), also where this service does not trace. The message has a header
+` + "`traceparent`" + `: the span that published it, else the same value.
 
 **Nothing personal, nothing secret.** A person is our id. Issuer, subject and values of attributes are left
 out: a consumer that needs them reads the admin API, which is audited.

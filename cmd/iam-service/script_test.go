@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -31,6 +32,7 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/rogpeppe/go-internal/testscript"
+	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/dev/devstack"
@@ -60,7 +62,9 @@ func TestScripts(t *testing.T) {
 		name := strings.TrimSuffix(v[0], "[_FILE]")
 		scripttest.Variables = append(scripttest.Variables, name, name+"_FILE")
 	}
+	scripttest.Variables = append(scripttest.Variables, "OTEL_BSP_SCHEDULE_DELAY", "OTEL_EXPORTER_OTLP_TIMEOUT") // the library reads them itself
 	commands := scripttest.Commands()
+	maps.Copy(commands, tracingCommands())
 	commands["sample"] = func(ts *testscript.TestScript, _ bool, _ []string) {
 		ctx := context.Background()
 		db, err := postgres.Open(ctx, postgres.Config{
@@ -127,7 +131,11 @@ func TestScripts(t *testing.T) {
 		_, err = nc.Subscribe(args[0], func(m *nats.Msg) {
 			f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
 			if err == nil {
-				fmt.Fprintf(f, "%s %s\n", m.Subject, m.Data)
+				fmt.Fprintf(f, "%s %s", m.Subject, m.Data)
+				if sent := m.Header["traceparent"]; len(sent) > 0 {
+					fmt.Fprintf(f, " traceparent: %s", sent[0])
+				}
+				fmt.Fprintln(f)
 				_ = f.Close() // what is missing is seen
 			}
 		})
@@ -314,6 +322,7 @@ func TestScripts(t *testing.T) {
 			}
 			handler = p.Handler()
 			env.Values["rauth"] = p
+			env.Values["traces"] = &traceCollector{spans: map[string]*tracev1.Span{}}
 			database := pgtest.EmptyURL(t)
 			proxy := pgtest.NewProxy(t, database)
 			// A role of the script's own, which it makes itself, and the same database as that role.

@@ -8,9 +8,12 @@ import (
 	"net/http"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"iam-service/internal/directory"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
+	"iam-service/internal/telemetry/tracing"
 	"iam-service/internal/token"
 )
 
@@ -169,7 +172,9 @@ func (w *Work) decide(ctx context.Context, t *token.Token, action string) error 
 	}
 	facts := directory.NewDirect(loader, w.s.cfg.Issuers, t.Issuer)
 	deadline := time.Now().Add(policyTime)
-	d, err := w.s.cfg.Engine.Administer(ctx, w.question(t, action), facts, deadline)
+	evaluating, span := tracing.Start(ctx, "evaluate policy", attribute.String("iam.action", action))
+	d, err := w.s.cfg.Engine.Administer(evaluating, w.question(t, action), facts, deadline)
+	tracing.End(span, iam.CodeOf(err), err)
 	if err != nil {
 		return err
 	}

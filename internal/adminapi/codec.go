@@ -116,7 +116,7 @@ func (a *server) yamlToJSON(next http.Handler) http.Handler {
 			if _, large := errors.AsType[*http.MaxBytesError](err); large {
 				e.Kind, e.Detail = iam.TooLarge, fmt.Sprintf("at most %d bytes are allowed", maxBody)
 			}
-			problem.Write(w, problem.New(e, problem.RequestID(r)))
+			problem.Write(w, problem.New(r.Context(), e, problem.RequestID(r)))
 			return
 		}
 		r = r.Clone(r.Context())

@@ -16,7 +16,6 @@ import (
 	"iam-service/internal/admin"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
-	"iam-service/internal/problem"
 )
 
 type memberBody struct {
@@ -162,12 +161,12 @@ type batchBody struct {
 // still to be validated.
 func (a *server) parseBatch(r *http.Request, body []byte) (rows []admin.Row, invalid []iam.FieldError, err error) {
 	var doc any
-	id := problem.RequestID(r)
+	ctx := r.Context()
 	switch err := a.api.Unmarshal(r.Header.Get("Content-Type"), body, &doc); {
 	case errors.Is(err, huma.ErrUnknownContentType):
-		return nil, nil, invalidRequest(id, http.StatusUnsupportedMediaType, nil)
+		return nil, nil, invalidRequest(ctx, http.StatusUnsupportedMediaType, nil)
 	case err != nil:
-		return nil, nil, invalidRequest(id, http.StatusBadRequest, []error{&huma.ErrorDetail{Location: "body", Message: err.Error()}})
+		return nil, nil, invalidRequest(ctx, http.StatusBadRequest, []error{&huma.ErrorDetail{Location: "body", Message: err.Error()}})
 	}
 	registry := a.api.OpenAPI().Components.Schemas
 	path, result := huma.NewPathBuffer(nil, 0), &huma.ValidateResult{}
@@ -181,7 +180,7 @@ func (a *server) parseBatch(r *http.Request, body []byte) (rows []admin.Row, inv
 		}
 		at, inRow := strings.CutPrefix(pointerOf(d.Location), "/members/")
 		if !inRow {
-			return nil, nil, invalidRequest(id, http.StatusUnprocessableEntity, result.Errors)
+			return nil, nil, invalidRequest(ctx, http.StatusUnprocessableEntity, result.Errors)
 		}
 		invalid = append(invalid, iam.FieldError{Pointer: "/" + at, Detail: d.Message})
 		index, _, _ := strings.Cut(at, "/")

@@ -15,6 +15,7 @@ import (
 	"iam-service/internal/admin"
 	"iam-service/internal/iam"
 	"iam-service/internal/problem"
+	"iam-service/internal/telemetry/tracing"
 	"iam-service/internal/token"
 )
 
@@ -31,14 +32,17 @@ const (
 func (a *server) record(next http.Handler) http.Handler {
 	return problem.Handle(a.failures, func(w http.ResponseWriter, r *http.Request) error {
 		began := time.Now()
+		ctx, span := a.Tracing.Begin(r.Context(), tracing.FromHeader("admin request", r.Header, a.Trusted.Trusts(problem.Peer(r))))
+		defer span.End()
 		rec := problem.NewRecorder(w)
 		rec.Header().Set("Cache-Control", "no-store")
 		line := &logLine{}
-		a.recoverPanic(rec, r.WithContext(context.WithValue(r.Context(), logLineKey{}, line)), next)
+		a.recoverPanic(rec, r.WithContext(context.WithValue(ctx, logLineKey{}, line)), next)
 		route := strings.TrimPrefix(chi.RouteContext(r.Context()).RoutePattern(), "/v1")
 		took := time.Since(began)
-		a.Observe(route, "", r.Method, rec.Status, took)
-		a.Log.LogAttrs(r.Context(), slog.LevelInfo, "admin request", append(line.attrs,
+		tracing.Served(span, tracing.Answer{Method: r.Method, Route: route, Status: rec.Status})
+		a.Observe(ctx, problem.Observation{Handler: route, Method: r.Method, Status: rec.Status, Took: took})
+		a.Log.LogAttrs(ctx, slog.LevelInfo, "admin request", append(line.attrs,
 			slog.String("method", r.Method),
 			slog.String("route", route),
 			slog.String("path", token.Hide(r.URL.Path)),

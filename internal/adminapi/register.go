@@ -119,7 +119,7 @@ func register[I, O any, P input[I]](a *server, rt route, serve func(context.Cont
 			return nil, document
 		}
 		if err != nil {
-			document := problem.New(err, problem.RequestID(x.r))
+			document := problem.New(ctx, err, problem.RequestID(x.r))
 			a.rejected(ctx, err, problem.RequestID(x.r))
 			a.failures.Report(x.w, x.r, document, err)
 			return nil, &document

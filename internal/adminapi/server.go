@@ -32,6 +32,7 @@ import (
 	"iam-service/internal/policyops/preview"
 	"iam-service/internal/policyops/rollout"
 	"iam-service/internal/problem"
+	"iam-service/internal/telemetry/tracing"
 	"iam-service/internal/token"
 )
 
@@ -39,7 +40,8 @@ import (
 type Config struct {
 	Log     *slog.Logger
 	Observe problem.Observe
-	Version string // of the program
+	Tracing *tracing.Tracing // nil: off
+	Version string           // of the program
 
 	// Verify verifies tokens for the admin API; nil: the API is off.
 	Verify Verify

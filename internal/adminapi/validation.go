@@ -1,6 +1,7 @@
 package adminapi
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strings"
@@ -18,24 +19,19 @@ var configureHuma = sync.OnceFunc(func() {
 	huma.ValidateStrictCasing = true
 	huma.DefaultArrayNullable = false // an absent list is omitted; none is null
 	huma.NewErrorWithContext = func(ctx huma.Context, status int, _ string, errs ...error) huma.StatusError {
-		return invalidRequest(requestIDOf(ctx), status, errs)
+		of := context.Background()
+		if ctx != nil {
+			of = ctx.Context()
+		}
+		return invalidRequest(of, status, errs)
 	}
-	huma.NewError = func(status int, _ string, errs ...error) huma.StatusError { return invalidRequest("", status, errs) }
+	huma.NewError = func(status int, _ string, errs ...error) huma.StatusError {
+		return invalidRequest(context.Background(), status, errs)
+	}
 })
 
-func requestIDOf(ctx huma.Context) string {
-	if ctx == nil {
-		return ""
-	}
-	x := exchangeOf(ctx.Context())
-	if x.r == nil {
-		return ""
-	}
-	return problem.RequestID(x.r)
-}
-
 // invalidRequest is the problem document of a request that huma has rejected.
-func invalidRequest(id string, status int, errs []error) *problem.Document {
+func invalidRequest(ctx context.Context, status int, errs []error) *problem.Document {
 	e := &iam.Error{Kind: problem.KindOf(status)}
 	switch status {
 	case http.StatusUnsupportedMediaType, http.StatusNotAcceptable, http.StatusRequestTimeout:
@@ -53,7 +49,7 @@ func invalidRequest(id string, status int, errs []error) *problem.Document {
 		}
 		e.Fields = append(e.Fields, iam.FieldError{Pointer: pointerOf(d.Location), Detail: d.Message})
 	}
-	p := problem.New(e, id)
+	p := problem.New(ctx, e, problem.RequestIDIn(ctx))
 	if e.Kind == iam.Malformed {
 		p.Status = status // 415 is more precise than 400
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"iam-service/internal/clients"
+	"iam-service/internal/clients/rauth"
 	"iam-service/internal/server"
 	"iam-service/internal/telemetry"
 	"iam-service/internal/token"
@@ -64,7 +65,7 @@ func reconcile(ctx context.Context, cfg server.Config, o *operator, log *slog.Lo
 			return clients.Report{}, fmt.Errorf("R-Auth's discovery document cannot be fetched (RAUTH_URL=%s): %w", cfg.RAuthURL, err)
 		}
 	}
-	provider, err := server.NewProvider(cfg, verifier, log, nil)
+	provider, err := server.NewProvider(cfg, verifier, rauth.Config{Log: log})
 	if err != nil {
 		return clients.Report{}, fmt.Errorf("RAUTH_ADMIN_URL: %w", err)
 	}

@@ -253,6 +253,9 @@ func Console(log *slog.Logger) Sink {
 			} else {
 				attrs = append(attrs, slog.Any("facts", w.Event.Custom.Facts), slog.Duration("took", time.Duration(w.Event.Metrics["timer_rego_query_eval_ns"])))
 			}
+			if w.Event.TraceID != "" {
+				attrs = append(attrs, slog.String("trace_id", w.Event.TraceID), slog.String("span_id", w.Event.SpanID))
+			}
 			log.LogAttrs(ctx, slog.LevelInfo, "decision", attrs...)
 		}
 		return nil

@@ -32,6 +32,8 @@ type Event struct {
 	Erased     []string          `json:"erased,omitempty"` // JSON Pointers (RFC 6901) of values that are not recorded
 	RequestBy  string            `json:"requested_by,omitempty"`
 	Timestamp  time.Time         `json:"timestamp"`
+	TraceID    string            `json:"trace_id,omitempty"` // of the request (W3C Trace Context)
+	SpanID     string            `json:"span_id,omitempty"`
 	Metrics    map[string]int64  `json:"metrics"`
 	Custom     Custom            `json:"custom"`
 }
@@ -136,6 +138,7 @@ func (m *masks) event(e *enrich.Evaluated) *Event {
 	out := &Event{
 		Labels: m.labels, DecisionID: e.Response.DecisionID, Bundles: map[string]Bundle{"iam": {e.Revision.Digest}}, Path: "iam/claims/decision",
 		Input: map[string]any{}, Result: map[string]any{"allow": e.Response.Allowed}, Timestamp: e.At.UTC(),
+		TraceID: e.Trace.Trace, SpanID: e.Trace.Span,
 		Metrics: map[string]int64{"timer_rego_query_eval_ns": e.Took.Nanoseconds()},
 		Custom:  Custom{Facts: m.facts(e.Facts), Repeated: e.Repeated, Hits: e.Hits, Name: e.Revision.Name, Preflight: e.Request.Preflight, Ambiguous: e.Request.Ambiguous},
 	}

@@ -44,11 +44,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
 	"golang.org/x/sync/singleflight"
 
 	"iam-service/internal/bounded"
 	"iam-service/internal/directory/clock"
 	"iam-service/internal/iam"
+	"iam-service/internal/telemetry/tracing"
 )
 
 // Loader reads facts from their source of truth. The boolean reports whether there are
@@ -124,6 +126,9 @@ func New(loader Loader, cfg Config) *Store {
 // Kind is the kind of a key. Together with the names it is hashed; the triggers
 // of the database do the same.
 type Kind byte
+
+// kindNames are those of kinds that have documents.
+var kindNames = map[Kind]string{User: "user", Tenant: "tenant", Client: "client"}
 
 // The kinds. The first three have documents.
 const (
@@ -297,7 +302,7 @@ func (s *Store) load(ctx context.Context, k Key, kd Kind, a, b string, wait time
 		flight = binary.BigEndian.AppendUint32(flight, p.n)
 	}
 	done := s.flights.DoChan(string(flight), func() (any, error) {
-		return s.runLoad(k, kd, a, b)
+		return s.runLoad(tracing.Detached(ctx), k, kd, a, b)
 	})
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -341,9 +346,11 @@ func (s *Store) stampOf(k Key, kd Kind) stamp {
 // runLoad loads one document. Which tenants a user's or a client's document speaks of is known
 // only after it was read. Their counters are noted then; that no member was dropped
 // meanwhile makes it as good as before.
-func (s *Store) runLoad(k Key, kd Kind, a, b string) (_ *entry, err error) {
+func (s *Store) runLoad(ctx context.Context, k Key, kd Kind, a, b string) (_ *entry, err error) {
+	ctx, span := tracing.Start(ctx, "load facts", attribute.String("iam.facts", kindNames[kd]))
+	defer func() { tracing.End(span, iam.CodeOf(err), err) }()
 	defer iam.Recovered(&err) // in a goroutine of its own
-	ctx, cancel := context.WithTimeout(context.Background(), max(loadTimeout, s.cfg.Wait))
+	ctx, cancel := context.WithTimeout(ctx, max(loadTimeout, s.cfg.Wait))
 	defer cancel()
 	for try := 0; ; try++ {
 		members := s.members.Load()

@@ -172,7 +172,7 @@ func (s *Service) Enrich(ctx context.Context, q Request) (Response, error) {
 			return s.refuse(ctx, &e, err)
 		}
 		response.Reusable = s.reusable(&e, hit, e.began)
-		s.recordHit(&e, hit)
+		s.recordHit(ctx, &e, hit)
 		return response, nil
 	}
 	e.input.Now = s.now()
@@ -198,7 +198,7 @@ func (s *Service) Enrich(ctx context.Context, q Request) (Response, error) {
 				s.cache.add(key, result)
 			}
 		}
-		s.record(&e, result, d, facts)
+		s.record(ctx, &e, result, d, facts)
 		return response, nil
 	}
 }

@@ -8,9 +8,12 @@ import (
 	"strconv"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+
 	"iam-service/internal/directory"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
+	"iam-service/internal/telemetry/tracing"
 	"iam-service/internal/token"
 )
 
@@ -94,7 +97,10 @@ func (s *Service) evaluate(ctx context.Context, e *evaluation, facts *directory.
 			return nil, d, err
 		}
 	}
-	if d, err = s.cfg.Engine.Decide(ctx, &e.input, policy.Basis{Revision: r, Facts: facts, Deadline: deadline}); err != nil {
+	ctx, span := tracing.Start(ctx, "evaluate policy", attribute.String("iam.policy.revision", r.ID))
+	d, err = s.cfg.Engine.Decide(ctx, &e.input, policy.Basis{Revision: r, Facts: facts, Deadline: deadline})
+	tracing.End(span, iam.CodeOf(err), err)
+	if err != nil {
 		return nil, d, err
 	}
 	if result.response, result.bytes, err = s.respond(e, d); err != nil {

@@ -11,6 +11,7 @@ import (
 	"iam-service/internal/directory"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
+	"iam-service/internal/telemetry/tracing"
 	"iam-service/internal/token"
 )
 
@@ -26,11 +27,11 @@ func (s *Service) refuse(ctx context.Context, e *evaluation, err error) (Respons
 	default:
 		s.cfg.OnDecision("error", response.Code, 0)
 		response.Status = http.StatusServiceUnavailable
-		s.recordRefusal(e, response)
+		s.recordRefusal(ctx, e, response)
 		return Response{}, err
 	}
 	s.cfg.OnDecision("denied", response.Code, 0)
-	s.recordRefusal(e, response)
+	s.recordRefusal(ctx, e, response)
 	fault, ok := errors.AsType[*iam.Error](err)
 	if ok && e.revision != nil && (response.Code == policy.CodeFactsMissing || response.Code == "malformed_request") {
 		response.Fault = fault
@@ -47,9 +48,9 @@ func (s *Service) refuse(ctx context.Context, e *evaluation, err error) (Respons
 	return response, nil
 }
 
-func (s *Service) recordRefusal(e *evaluation, response Response) {
+func (s *Service) recordRefusal(ctx context.Context, e *evaluation, response Response) {
 	if e.revision != nil {
-		evaluated := e.evaluated(e.input.Now, response)
+		evaluated := e.evaluated(ctx, e.input.Now, response)
 		s.cfg.Record(&evaluated)
 	}
 }
@@ -66,12 +67,14 @@ type Evaluated struct {
 	Reasons  []policy.Reason  // nil of a cache hit
 	Facts    []directory.Fact // nil of a cache hit
 	Took     time.Duration
-	Repeated bool  // a cache hit
-	Hits     int64 // of the cache entry until now
+	Trace    tracing.IDs // of the request; empty: it has none
+	Repeated bool        // a cache hit
+	Hits     int64       // of the cache entry until now
 }
 
-func (e *evaluation) evaluated(at time.Time, response Response) Evaluated {
+func (e *evaluation) evaluated(ctx context.Context, at time.Time, response Response) Evaluated {
 	return Evaluated{
+		Trace:    tracing.Of(ctx),
 		At:       at,
 		Revision: e.revision,
 		Token:    e.token,
@@ -83,9 +86,9 @@ func (e *evaluation) evaluated(at time.Time, response Response) Evaluated {
 }
 
 // record counts and records an evaluation.
-func (s *Service) record(e *evaluation, result *entry, d policy.Decision, facts *directory.View) {
+func (s *Service) record(ctx context.Context, e *evaluation, result *entry, d policy.Decision, facts *directory.View) {
 	s.cfg.OnDecision(result.outcome, result.code, d.Took)
-	evaluated := e.evaluated(e.input.Now, result.response)
+	evaluated := e.evaluated(ctx, e.input.Now, result.response)
 	evaluated.Reasons, evaluated.Facts, evaluated.Took = d.Reasons, facts.Facts(), d.Took
 	s.cfg.Record(&evaluated)
 	if sampled(s.shadow.Share()) {
@@ -94,14 +97,14 @@ func (s *Service) record(e *evaluation, result *entry, d policy.Decision, facts 
 }
 
 // recordHit counts a cache hit, and records a sample.
-func (s *Service) recordHit(e *evaluation, hit *entry) {
+func (s *Service) recordHit(ctx context.Context, e *evaluation, hit *entry) {
 	s.cfg.OnDecision(hit.outcome, hit.code, 0)
 	hits := hit.hits.Add(1)
 	log, shadow := sampled(s.cfg.SampleLog), sampled(s.shadow.Share())
 	if !log && !shadow {
 		return
 	}
-	evaluated := e.evaluated(time.Now(), hit.response)
+	evaluated := e.evaluated(ctx, time.Now(), hit.response)
 	evaluated.Repeated, evaluated.Hits = true, hits
 	if log {
 		s.cfg.Record(&evaluated)

@@ -39,17 +39,18 @@ func dataProfile(enabled []Profile) *Profile {
 // apisix/plugins/opa.lua and opa/helper.lua.
 func (s *Service) decideData(w http.ResponseWriter, r *http.Request, p *Profile) {
 	began := time.Now()
-	in, err := readData(w, r)
 	from := caller{peer: problem.Peer(r), believed: s.believes(r)}
+	ctx, span := s.begin(r, p, from)
+	in, err := readData(w, r)
 	var q enrich.Request
 	if err == nil {
 		from.requestID = in.headers.Get("X-Request-Id")
 		q, err = s.requestOfData(in, p, from.believed)
 	}
-	if e := s.authenticate(r); e != nil {
+	if e := s.authenticate(ctx, r); e != nil {
 		err = e
 	}
-	o := s.decide(r.Context(), q, err, from)
+	o := s.decide(ctx, q, err, from)
 	w.Header()["Cache-Control"] = noStore
 	// Encode fails for values that JSON cannot hold, of which there are none here.
 	_ = problem.Encode(w, http.StatusOK, map[string]any{"result": s.resultOf(&o, in.kong)})
@@ -57,7 +58,8 @@ func (s *Service) decideData(w http.ResponseWriter, r *http.Request, p *Profile)
 	if method == "" {
 		method = r.Method
 	}
-	s.observe(r.Context(), p, method, &o, time.Since(began))
+	s.observe(ctx, p, method, &o, time.Since(began))
+	s.end(span, p, method, &o)
 }
 
 // resultOf is what the plugins read.

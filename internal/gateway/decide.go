@@ -15,6 +15,7 @@ import (
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/problem"
+	"iam-service/internal/telemetry/tracing"
 )
 
 // Enricher decides about requests of gateways.
@@ -54,7 +55,7 @@ func (o *outcome) counted() int {
 func (s *Service) decide(ctx context.Context, q enrich.Request, fault error, from caller) outcome {
 	if fault != nil {
 		p := problem.Of(iam.Forbidden)
-		p.Code, p.Detail = iam.CodeOf(fault), problem.DetailOf(fault)
+		p.Code, p.Detail, p.TraceID = iam.CodeOf(fault), problem.DetailOf(fault), tracing.Of(ctx).Trace
 		return outcome{status: p.Status, problem: p}
 	}
 	a, err := s.Enricher.Enrich(ctx, q)
@@ -64,7 +65,7 @@ func (s *Service) decide(ctx context.Context, q enrich.Request, fault error, fro
 	case a.Allowed:
 		return outcome{status: http.StatusOK, values: a.Values, reusable: a.Reusable, decision: a.DecisionID, tenant: a.Tenant}
 	case a.Status == http.StatusUnauthorized:
-		o := denied(iam.Unauthenticated, "", a.DecisionID)
+		o := denied(ctx, iam.Unauthenticated, "", a.DecisionID)
 		// RFC 6750, section 3.1: no error code where no token came.
 		o.challenge = "Bearer"
 		if a.HadToken {
@@ -73,16 +74,16 @@ func (s *Service) decide(ctx context.Context, q enrich.Request, fault error, fro
 		return o
 	case a.Fault != nil: // of the request, and not of the policy: the sender may know it
 		s.logMissingFacts(ctx, a, from)
-		return denied(iam.Forbidden, a.Fault.Code, a.DecisionID)
+		return denied(ctx, iam.Forbidden, a.Fault.Code, a.DecisionID)
 	}
-	return denied(iam.Forbidden, "", a.DecisionID)
+	return denied(ctx, iam.Forbidden, "", a.DecisionID)
 }
 
 // denied carries no claim and none of the policy's reasons: gateways pass it on to the client. The id
 // of the decision leads to the reasons in the decision log.
-func denied(kind iam.Kind, code, decision string) outcome {
+func denied(ctx context.Context, kind iam.Kind, code, decision string) outcome {
 	p := problem.Of(kind)
-	p.Code = code
+	p.Code, p.TraceID = code, tracing.Of(ctx).Trace
 	if decision != "" {
 		p.Instance = "/decisions/" + decision
 	}
@@ -94,7 +95,7 @@ func denied(kind iam.Kind, code, decision string) outcome {
 func (s *Service) failClosed(ctx context.Context, err error, from caller) outcome {
 	code, id := iam.CodeOf(err), problem.RequestIDOf(from.requestID)
 	p := problem.Of(iam.Unavailable)
-	p.Code, p.Instance = code, "/requests/"+id
+	p.Code, p.Instance, p.TraceID = code, "/requests/"+id, tracing.Of(ctx).Trace
 	o := outcome{status: p.Status, problem: p}
 	// A caller who only stopped sending still reads the response.
 	if errors.Is(ctx.Err(), context.Canceled) {
@@ -128,7 +129,7 @@ func (s *Service) observe(ctx context.Context, p *Profile, method string, o *out
 	if took > slow {
 		s.Log.LogAttrs(ctx, slog.LevelWarn, "slow enrichment", slog.Int("status", o.counted()), slog.Duration("took", took))
 	}
-	s.Observe(EnrichPath, p.Name, method, o.counted(), took)
+	s.Observe(ctx, problem.Observation{Handler: EnrichPath, Gateway: p.Name, Method: method, Status: o.counted(), Took: took})
 }
 
 // maxPeers bounds the peers that perMinute remembers.

@@ -21,17 +21,19 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 
 	"iam-service/internal/problem"
+	"iam-service/internal/telemetry/tracing"
 )
 
 // ExtAuthzName is the gateway of checks by Envoy's protocol, in policies and in metrics.
 const ExtAuthzName = "envoy-grpc"
 
-var extAuthzProfile = Profile{Name: ExtAuthzName}
+var extAuthzProfile = Profile{Name: ExtAuthzName, Endpoint: "/" + checkService + "/Check"}
 
 // checkService is the name of the service that Envoy calls.
 const checkService = "envoy.service.auth.v3.Authorization"
@@ -150,6 +152,7 @@ type incoming struct {
 func (e *ExtAuthz) check(ctx context.Context, in *incoming) (response any) {
 	began := time.Now()
 	from := e.peerOf(ctx)
+	ctx, span := e.gateway.Tracing.Begin(ctx, sentContext(ctx, from.believed))
 	var o outcome
 	method := in.GetAttributes().GetRequest().GetHttp().GetMethod()
 	defer func() {
@@ -158,6 +161,7 @@ func (e *ExtAuthz) check(ctx context.Context, in *incoming) (response any) {
 			response = deniedResponse(&o)
 		}
 		e.gateway.observe(ctx, &extAuthzProfile, method, &o, time.Since(began))
+		e.gateway.end(span, &extAuthzProfile, method, &o)
 	}()
 	limited, cancel := context.WithTimeout(ctx, checkLimit)
 	defer cancel()
@@ -174,6 +178,18 @@ func (e *ExtAuthz) check(ctx context.Context, in *incoming) (response any) {
 		return deniedResponse(&o)
 	}
 	return e.encoder.encode(&o, got.aliases)
+}
+
+// sentContext reads the trace context of a check: Envoy sends it in the metadata where it traces itself.
+func sentContext(ctx context.Context, believed bool) tracing.Incoming {
+	in := tracing.Incoming{Name: checkService + "/Check", Believed: believed}
+	if sent := metadata.ValueFromIncomingContext(ctx, "traceparent"); len(sent) == 1 {
+		in.TraceParent = sent[0]
+		if state := metadata.ValueFromIncomingContext(ctx, "tracestate"); len(state) == 1 {
+			in.TraceState = state[0]
+		}
+	}
+	return in
 }
 
 // peerOf returns the peer, and whether it is believed: it is a trusted proxy, or has authenticated itself by a

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -36,6 +35,7 @@ import (
 	"iam-service/internal/gateway"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
+	"iam-service/internal/problem"
 )
 
 // envoy is a client of a world's checks, over a real connection.
@@ -403,8 +403,8 @@ func TestACheckThatCannotBeAnsweredIsADenialWith503(t *testing.T) {
 			var counted atomic.Int64
 			service := gateway.New(gateway.Config{
 				Enricher: c.enricher, Headers: []string{"X-User-Id"}, Log: slog.New(slog.NewJSONHandler(logs, nil)),
-				Observe: func(_, gateway, _ string, status int, _ time.Duration) {
-					if gateway == "envoy-grpc" && status == 503 {
+				Observe: func(_ context.Context, o problem.Observation) {
+					if o.Gateway == "envoy-grpc" && o.Status == 503 {
 						counted.Add(1)
 					}
 				},
@@ -440,7 +440,7 @@ func TestAnAllowIsTheMessageThatEnvoysOwnTypesEncode(t *testing.T) {
 		values := allowing{strings.Repeat("a", n), "", strings.Repeat("r", n) + ",s", strings.Repeat("b", n/2)}
 		service := gateway.New(gateway.Config{
 			Enricher: values, Headers: []string{"X-User-Id", "Remote-User", "X-User-Roles", "Tenant"}, Log: slog.New(slog.DiscardHandler),
-			Observe: func(string, string, string, int, time.Duration) {},
+			Observe: func(context.Context, problem.Observation) {},
 		})
 		out, err := authv3.NewAuthorizationClient(connect(t, service.NewExtAuthz(nil), nil)).Check(ctx, asRecorded(t, istio, "X-User_ID: forged"))
 		if err != nil {

@@ -25,6 +25,7 @@ import (
 	"iam-service/internal/gateway"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
+	"iam-service/internal/problem"
 	"iam-service/internal/token"
 	"iam-service/policies"
 )
@@ -330,7 +331,7 @@ func newFuzzed(f *testing.F) *fuzzed {
 	}
 	cfg := gateway.Config{
 		Enricher: enricher, Profiles: all, Headers: e.Headers(), Identify: enricher.Identify, Tenants: aliceAlone{}, Log: logger, Trusted: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")},
-		Observe: func(string, string, string, int, time.Duration) {},
+		Observe: func(context.Context, problem.Observation) {},
 	}
 	data := gateway.New(cfg)
 	cfg.Profiles = slices.DeleteFunc(slices.Clone(all), func(p gateway.Profile) bool { return p.Name == "opa" }) // which answers 200 to all

@@ -29,6 +29,7 @@ import (
 	"iam-service/internal/iam"
 	"iam-service/internal/problem"
 	"iam-service/internal/telemetry"
+	"iam-service/internal/telemetry/tracing"
 	"iam-service/internal/token"
 )
 
@@ -58,6 +59,7 @@ type Config struct {
 	DenyAmbiguous bool // an ambiguous path is denied also where the policy does not read it (AMBIGUOUS_PATHS=always_deny)
 	Log           *slog.Logger
 	Observe       problem.Observe
+	Tracing       *tracing.Tracing // nil: off
 }
 
 // Service answers gateways, by every protocol that they speak. It is safe for concurrent use.
@@ -110,7 +112,7 @@ func (s *Service) Handler() http.Handler {
 	failures := &problem.Reporter{Logger: s.Log}
 	r := chi.NewRouter()
 	r.Use(middleware.GetHead)
-	r.Get("/v1/me/tenants", problem.Observed("/me/tenants", s.Observe, problem.Handle(failures, s.myTenants)))
+	r.Get("/v1/me/tenants", s.traced("/v1/me/tenants", problem.Observed("/me/tenants", s.Observe, problem.Handle(failures, s.myTenants))))
 	notFound := problem.Observed("", s.Observe, problem.Handle(failures, problem.NotFound))
 	r.NotFound(notFound)
 	r.MethodNotAllowed(problem.Observed("", s.Observe, problem.Handle(failures, problem.MethodNotAllowed)))
@@ -140,6 +142,17 @@ func (s *Service) Handler() http.Handler {
 		}
 		bodiless(w, req)
 	})
+}
+
+// traced is h with a span.
+func (s *Service) traced(route string, h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		ctx, span := s.Tracing.Begin(r.Context(), tracing.FromHeader(route, r.Header, s.believes(r)))
+		defer span.End()
+		rec := problem.NewRecorder(w)
+		h(rec, r.WithContext(ctx))
+		tracing.Served(span, tracing.Answer{Method: r.Method, Route: route, Status: rec.Status})
+	}
 }
 
 // logDisabled logs that a gateway asks at the endpoint of a profile that is not enabled: once a

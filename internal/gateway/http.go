@@ -1,35 +1,56 @@
 package gateway
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"log/slog"
 	"net/http"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
 	"iam-service/internal/enrich"
 	"iam-service/internal/iam"
 	"iam-service/internal/problem"
+	"iam-service/internal/telemetry/tracing"
 )
 
 // enrichHTTP serves an enrichment over HTTP, whatever its method: gateways send the client's.
 func (s *Service) enrichHTTP(w http.ResponseWriter, r *http.Request, p *Profile, rest string) {
 	began := time.Now()
+	from := caller{peer: problem.Peer(r), believed: s.believes(r)}
+	ctx, span := s.begin(r, p, from)
 	var q enrich.Request
-	err := s.authenticate(r)
+	err := s.authenticate(ctx, r)
 	if err == nil {
 		q, err = s.requestOf(r, p, rest)
 	}
-	from := caller{peer: problem.Peer(r), believed: s.believes(r)}
 	if sent := r.Header["X-Request-Id"]; len(sent) > 0 {
 		from.requestID = sent[0]
 	}
-	o := s.decide(r.Context(), q, err, from)
+	o := s.decide(ctx, q, err, from)
 	if p.layout == original {
 		problemHeaders(w.Header(), &o)
 	}
 	s.respond(w, &o)
-	s.observe(r.Context(), p, r.Method, &o, time.Since(began))
+	s.observe(ctx, p, r.Method, &o, time.Since(began))
+	s.end(span, p, r.Method, &o)
+}
+
+// begin begins the span of a request.
+func (s *Service) begin(r *http.Request, p *Profile, from caller) (context.Context, trace.Span) {
+	return s.Tracing.Begin(r.Context(), tracing.FromHeader(p.Endpoint, r.Header, from.believed))
+}
+
+// end ends the span of a request. Of what was decided it has the id, by which the decision log has the rest.
+func (s *Service) end(span trace.Span, p *Profile, method string, o *outcome) {
+	if span.IsRecording() {
+		tracing.Served(span, tracing.Answer{Method: method, Route: p.Endpoint, Status: o.counted()}, attribute.String("iam.gateway", p.Name),
+			attribute.String("iam.code", o.problem.Code), attribute.String("iam.decision_id", o.decision))
+	}
+	span.End()
 }
 
 // respond writes an outcome. On a 200 every identity header is present, also where it is empty: a
@@ -70,7 +91,7 @@ func problemHeaders(h http.Header, o *outcome) {
 
 // authenticate checks that the request is of a gateway that knows a secret. Hashes are compared, all of them, so
 // that the time says nothing of a secret, nor of its length.
-func (s *Service) authenticate(r *http.Request) error {
+func (s *Service) authenticate(ctx context.Context, r *http.Request) error {
 	if len(s.secrets) == 0 {
 		return nil
 	}
@@ -86,7 +107,7 @@ func (s *Service) authenticate(r *http.Request) error {
 	}
 	s.unauthenticated.Add(1)
 	if peer := problem.Peer(r); s.strangers.first(peer, time.Now()) {
-		s.Log.LogAttrs(r.Context(), slog.LevelWarn, "gateway not authenticated", slog.String("peer", peer.String()), slog.String("variable", "GATEWAY_SECRET"))
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "gateway not authenticated", slog.String("peer", peer.String()), slog.String("variable", "GATEWAY_SECRET"))
 	}
 	return &iam.Error{Kind: iam.Forbidden, Code: "gateway_not_authenticated", Detail: "the gateway has not sent its secret"}
 }

@@ -14,6 +14,7 @@ import (
 	"iam-service/internal/dev/world"
 	"iam-service/internal/gateway"
 	"iam-service/internal/iam"
+	"iam-service/internal/problem"
 	"iam-service/internal/token"
 )
 
@@ -94,7 +95,7 @@ func TestFewListsOfTenantsAreReadAtOnce(t *testing.T) {
 	t.Parallel()
 	slow := slowTenants{make(chan string, 100), make(chan struct{})}
 	handler := gateway.New(gateway.Config{
-		Tenants: slow, Log: slog.New(slog.DiscardHandler), Observe: func(string, string, string, int, time.Duration) {},
+		Tenants: slow, Log: slog.New(slog.DiscardHandler), Observe: func(context.Context, problem.Observation) {},
 		Identify: func(_ context.Context, raw string) (*token.Token, string, error) {
 			return &token.Token{Issuer: "i", Subject: raw}, "", nil
 		},

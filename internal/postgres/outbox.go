@@ -50,7 +50,7 @@ func (s *relaySession) Pending(ctx context.Context, most int) ([]outbox.Event, e
 	ctx, cancel := context.WithTimeout(ctx, relayLimit)
 	defer cancel()
 	rows, err := s.conn.Query(ctx, `
-		SELECT o.seq, o.id::text, o.type, coalesce(o.tenant, ''), o.kind, o.object, o.data, o.occurred_at, o.tries, o.round FROM outbox o
+		SELECT o.seq, o.id::text, o.type, coalesce(o.tenant, ''), o.kind, o.object, o.data, o.occurred_at, o.tries, o.round, coalesce(o.traceparent, '') FROM outbox o
 		 WHERE o.sent_at IS NULL AND NOT o.parked
 		   AND NOT EXISTS (SELECT FROM outbox p WHERE p.parked AND p.sent_at IS NULL AND p.kind = o.kind AND p.object = o.object
 		                      AND p.tenant IS NOT DISTINCT FROM o.tenant AND p.seq < o.seq)

@@ -40,6 +40,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/trace"
 
 	"iam-service/internal/iam"
 )
@@ -61,6 +62,8 @@ type Config struct {
 
 	FactsAcquire time.Duration // limit of a look-up's wait for a connection; 0: 50 ms
 	FactsLimit   time.Duration // limit of a look-up; 0: 100 ms
+
+	Spans trace.TracerProvider // of statements; nil: there are none
 }
 
 // DB is the store. It is safe for concurrent use.
@@ -99,7 +102,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger, onError func(reason
 			return &pgconn.CancelRequestContextWatcherHandler{Conn: c, DeadlineDelay: 250 * time.Millisecond}
 		}
 		pc.ConnConfig.RuntimeParams["application_name"] = "iam-service " + name
-		pc.ConnConfig.Tracer = &tracer{name: name, log: log, onError: onError}
+		pc.ConnConfig.Tracer = traceWith(&tracer{name: name, log: log, onError: onError}, cfg.Spans, pc.ConnConfig)
 		return pgxpool.NewWithConfig(ctx, pc)
 	}
 	facts, err := open("facts", cfg.Conns, primary)

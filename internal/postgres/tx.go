@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"iam-service/internal/iam"
+	"iam-service/internal/telemetry/tracing"
 )
 
 // Limits of a transaction.
@@ -119,6 +120,10 @@ func (tx *Tx) Append(ctx context.Context, entries []iam.AuditEntry, events []iam
 		return wrap("append audit entries", err)
 	}
 	rows := make([][]any, len(events))
+	var traceparent any
+	if sent := tracing.TraceParent(ctx); sent != "" {
+		traceparent = sent
+	}
 	for i, e := range events {
 		data, err := json.Marshal(e)
 		if err != nil {
@@ -129,12 +134,12 @@ func (tx *Tx) Append(ctx context.Context, entries []iam.AuditEntry, events []iam
 		if key.Tenant != "" {
 			tenant = key.Tenant
 		}
-		rows[i] = []any{e.EventType(), tenant, key.Kind, key.Object, data}
+		rows[i] = []any{e.EventType(), tenant, key.Kind, key.Object, data, traceparent}
 	}
 	if len(rows) == 0 {
 		return nil
 	}
-	_, err := tx.tx.CopyFrom(ctx, pgx.Identifier{"outbox"}, []string{"type", "tenant", "kind", "object", "data"}, pgx.CopyFromRows(rows))
+	_, err := tx.tx.CopyFrom(ctx, pgx.Identifier{"outbox"}, []string{"type", "tenant", "kind", "object", "data", "traceparent"}, pgx.CopyFromRows(rows))
 	return wrap("append events", err)
 }
 

@@ -13,10 +13,20 @@ import (
 	"github.com/google/uuid"
 
 	"iam-service/internal/iam"
+	"iam-service/internal/telemetry/tracing"
 )
 
-// Observe records a request by its route without the version; "" where no route matched.
-type Observe func(handler, gateway, method string, status int, took time.Duration)
+// Observation is a request that was answered.
+type Observation struct {
+	Handler string // its route without the version; "" where no route matched
+	Gateway string // the profile of the gateway that asked; "" for others
+	Method  string
+	Status  int
+	Took    time.Duration
+}
+
+// Observe records a request. Its context leads to its trace.
+type Observe func(ctx context.Context, o Observation)
 
 // Handle adapts a handler that returns an error: it responds with the problem document. It also gives the request an id.
 func Handle(f *Reporter, h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
@@ -47,8 +57,11 @@ func RequestIDOf(sent string) string {
 type requestIDKey struct{}
 
 // RequestID is the id that Handle gave the request; "" outside of Handle.
-func RequestID(r *http.Request) string {
-	id, _ := r.Context().Value(requestIDKey{}).(string) // "" outside of Handle
+func RequestID(r *http.Request) string { return RequestIDIn(r.Context()) }
+
+// RequestIDIn is RequestID of the request of a context.
+func RequestIDIn(ctx context.Context) string {
+	id, _ := ctx.Value(requestIDKey{}).(string) // "" outside of Handle
 	return id
 }
 
@@ -58,7 +71,7 @@ func Observed(route string, observe Observe, h http.HandlerFunc) http.HandlerFun
 		began := time.Now()
 		rec := NewRecorder(w)
 		h(rec, r)
-		observe(route, "", r.Method, rec.Status, time.Since(began))
+		observe(r.Context(), Observation{Handler: route, Method: r.Method, Status: rec.Status, Took: time.Since(began)})
 	}
 }
 
@@ -118,7 +131,7 @@ func MethodNotAllowed(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
 	Write(w, Document{
-		Type: "/problems/method-not-allowed", Title: "Method not allowed", Status: http.StatusMethodNotAllowed,
+		Type: "/problems/method-not-allowed", Title: "Method not allowed", Status: http.StatusMethodNotAllowed, TraceID: tracing.Of(r.Context()).Trace,
 	})
 	return nil
 }

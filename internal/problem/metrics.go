@@ -1,17 +1,21 @@
 package problem
 
 import (
+	"context"
 	"net/http"
 	"strconv"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"iam-service/internal/telemetry"
+	"iam-service/internal/telemetry/tracing"
 )
 
 // Metrics counts and times the requests of all listeners.
 type Metrics struct {
+	// Exemplars: durations of requests whose traces are recorded name them.
+	Exemplars bool
+
 	requests  *prometheus.CounterVec
 	durations *prometheus.HistogramVec
 	series    telemetry.Series[requestKey, requestSeries]
@@ -37,7 +41,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "http_request_duration_seconds",
 			Help:    "Time from the first byte read to the last one written.",
-			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .2, .5, 1, 5},
+			Buckets: []float64{.000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .2, .5, 1, 5},
 		}, []string{"handler"}),
 	}
 	r.MustRegister(m.requests, m.durations)
@@ -51,13 +55,19 @@ var methods = map[string]bool{
 }
 
 // Observe counts one request and its duration.
-func (m *Metrics) Observe(handler, gateway, method string, status int, took time.Duration) {
-	if !methods[method] {
-		method = "other"
+func (m *Metrics) Observe(ctx context.Context, o Observation) {
+	if !methods[o.Method] {
+		o.Method = "other"
 	}
-	s := m.seriesOf(handler, gateway, method, status)
+	s := m.seriesOf(o.Handler, o.Gateway, o.Method, o.Status)
 	s.count.Inc()
-	s.took.Observe(took.Seconds())
+	if m.Exemplars {
+		if trace := tracing.Sampled(ctx); trace != "" {
+			s.took.(prometheus.ExemplarObserver).ObserveWithExemplar(o.Took.Seconds(), prometheus.Labels{"trace_id": trace}) //nolint:forcetypeassert // a histogram is one
+			return
+		}
+	}
+	s.took.Observe(o.Took.Seconds())
 }
 
 // Prepare creates series at 0: an alert on a drop to zero, or on the first failure, needs a value before.

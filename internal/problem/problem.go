@@ -5,11 +5,13 @@
 package problem
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
 
 	"iam-service/internal/iam"
+	"iam-service/internal/telemetry/tracing"
 )
 
 // Document is an RFC 9457 document.
@@ -20,6 +22,7 @@ type Document struct { //nolint:errname // it is a response first, and an error 
 	Detail   string  `json:"detail,omitempty" doc:"what is wrong in this request"`
 	Code     string  `json:"code,omitempty" doc:"a stable identifier for programs"`
 	Instance string  `json:"instance,omitempty" doc:"/requests/ and the id of the request, or /decisions/ and that of the decision"`
+	TraceID  string  `json:"trace_id,omitempty" doc:"id of the request's trace (W3C Trace Context), if it has one"`
 	Errors   []Field `json:"errors,omitempty" doc:"every invalid field"`
 }
 
@@ -65,10 +68,12 @@ var wire = map[iam.Kind]struct {
 	iam.TooManyRequests:      {http.StatusTooManyRequests, "Too many requests"},
 }
 
-// New returns the document of an error, without what callers may not know: an internal error has no detail.
-func New(err error, id string) Document {
+// New returns the document of an error, without what callers may not know: an internal error has no detail. The context
+// is that of the request.
+func New(ctx context.Context, err error, id string) Document {
 	kind := iam.KindOf(err)
 	p := Of(kind)
+	p.TraceID = tracing.Of(ctx).Trace
 	if id != "" {
 		p.Instance = "/requests/" + id
 	}

@@ -18,7 +18,7 @@ type Reporter struct {
 
 // Write reports err and responds with its document.
 func (f *Reporter) Write(w http.ResponseWriter, r *http.Request, err error) {
-	p := New(err, RequestID(r))
+	p := New(r.Context(), err, RequestID(r))
 	f.Report(w, r, p, err)
 	Write(w, p)
 }

@@ -86,6 +86,7 @@ func (s *service) openAdminAPI(start context.Context) error {
 		Version:       s.build.Version,
 		Log:           s.log,
 		Observe:       s.requests.Observe,
+		Tracing:       s.tracing,
 	}
 	if s.decisionStore != nil {
 		api.Decisions = s.decisionStore

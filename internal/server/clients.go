@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"log/slog"
 
 	"iam-service/internal/clients"
 	"iam-service/internal/clients/rauth"
@@ -29,7 +28,7 @@ func (s *service) openClients(start context.Context) error {
 		s.clients = clients.New(c)
 		return nil
 	}
-	provider, err := NewProvider(*cfg, s.verifier, s.log, s.providerError)
+	provider, err := NewProvider(*cfg, s.verifier, rauth.Config{Log: s.log, OnError: s.providerError, HTTP: s.tracing.Client(rauth.NewHTTP())})
 	if err != nil {
 		return fmt.Errorf("RAUTH_ADMIN_URL: %w", err)
 	}
@@ -50,17 +49,13 @@ func (s *service) openClients(start context.Context) error {
 	return nil
 }
 
-// NewProvider returns the adapter of R-Auth's admin API.
-func NewProvider(cfg Config, verifier *token.Verifier, log *slog.Logger, onError func(operation, reason string)) (*rauth.Client, error) {
-	c := rauth.Config{
-		URL:        cfg.RAuthAdminURL,
-		TokenFile:  cfg.RAuthAdminTokenFile,
-		ClientID:   cfg.RAuthAdminClientID,
-		SecretFile: cfg.adminSecretFile,
-		Log:        log,
-		OnError:    onError,
-		TokenURL:   func(context.Context) (string, error) { return verifier.TokenEndpoint() },
-	}
+// NewProvider returns the adapter of R-Auth's admin API: c with what the settings say.
+func NewProvider(cfg Config, verifier *token.Verifier, c rauth.Config) (*rauth.Client, error) {
+	c.URL = cfg.RAuthAdminURL
+	c.TokenFile = cfg.RAuthAdminTokenFile
+	c.ClientID = cfg.RAuthAdminClientID
+	c.SecretFile = cfg.adminSecretFile
+	c.TokenURL = func(context.Context) (string, error) { return verifier.TokenEndpoint() }
 	if c.SecretFile == "" {
 		c.Secret = cfg.RAuthAdminClientSecret
 	}

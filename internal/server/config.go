@@ -61,7 +61,8 @@ type Config struct {
 	ExtAuthzCertFile     string        `env:"EXT_AUTHZ_CERT_FILE" doc:"PEM of its certificate and intermediates, read again when it changes; none: plain text"`
 	ExtAuthzKeyFile      string        `env:"EXT_AUTHZ_KEY_FILE" doc:"PEM of the certificate's key"`
 	ExtAuthzClientCAFile string        `env:"EXT_AUTHZ_CLIENT_CA_FILE" doc:"PEM of the CAs of client certificates, without which no connection is accepted then; such a peer is believed as one in TRUSTED_PROXIES"`
-	OpsAddr              string        `env:"OPS_ADDR" of:"ops" envDefault:":9090" doc:"listener for operators, without authentication: keep it private"`
+	OpsAddr              string        `env:"OPS_ADDR" of:"ops" envDefault:":9090" doc:"listener for operators, in plain text: keep it private"`
+	OpsToken             string        `env:"OPS_TOKEN" of:"ops" secret:"true" doc:"bearer token that operators' requests must have, 32 characters or more, except /healthz and /readyz without details; two, comma-separated, while it is changed; none: they need none"`
 	OpsPprof             bool          `env:"OPS_PPROF" doc:"1 serves /debug/pprof/ on it"`
 
 	GatewayProfiles []string       `env:"GATEWAY_PROFILE" of:"gate" envDefault:"traefik" doc:"kinds of gateways that ask, comma-separated: traefik, nginx, ingress-nginx, caddy, apisix, haproxy, kong, envoy-http, gateway-api, opa; each has an endpoint and one source of each fact"`
@@ -117,12 +118,24 @@ type Config struct {
 	DecisionsURL    string        `env:"DECISIONS_DATABASE_URL" of:"decisions" secret:"true" doc:"PostgreSQL that stores decisions for queries, in production another one than DATABASE_URL; none: they are not stored"`
 	DecisionsKeep   time.Duration `env:"DECISIONS_RETENTION" envDefault:"72h" doc:"how long stored decisions can be queried"`
 	DecisionSample  float64       `env:"DECISION_LOG_SAMPLE" envDefault:"0.01" doc:"share of cache hits that are logged, 0 to 1; all evaluations are"`
-	StartTimeout    time.Duration `env:"START_TIMEOUT" of:"provider" envDefault:"10s" doc:"how long a start waits for PostgreSQL and R-Auth in all"`
-	ShutdownDelay   time.Duration `env:"SHUTDOWN_DELAY" envDefault:"5s" doc:"how long to go on serving after SIGTERM, not ready"`
-	ShutdownGrace   time.Duration `env:"SHUTDOWN_GRACE" envDefault:"10s" doc:"how long requests in flight may take to end"`
+
+	TracesExporter     string `env:"OTEL_TRACES_EXPORTER" doc:"otlp, console or none; unset: otlp where an endpoint is set, else none"`
+	TracingDisabled    bool   `env:"OTEL_SDK_DISABLED" doc:"true turns tracing off, whatever else is set"`
+	OTLPEndpoint       string `env:"OTEL_EXPORTER_OTLP_ENDPOINT" doc:"URL of the OpenTelemetry collector, such as http://collector:4318; else the protocol's port of localhost"`
+	OTLPTracesEndpoint string `env:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" doc:"the same for traces alone, used as it is: with /v1/traces"`
+	OTLPProtocol       string `env:"OTEL_EXPORTER_OTLP_PROTOCOL" envDefault:"http/protobuf" doc:"http/protobuf or grpc"`
+	OTLPHeaders        string `env:"OTEL_EXPORTER_OTLP_HEADERS" secret:"true" doc:"headers that the collector wants, such as Authorization=Bearer%20…, comma-separated"`
+	TracesSampler      string `env:"OTEL_TRACES_SAMPLER" envDefault:"parentbased_always_on" doc:"which requests are traced: always_on, always_off, traceidratio, or parentbased_ and one of these: as a believed gateway says, else as that one"`
+	TracesSamplerArg   string `env:"OTEL_TRACES_SAMPLER_ARG" doc:"share of requests of traceidratio, 0 to 1, such as 0.01; else 1"`
+	TracesService      string `env:"OTEL_SERVICE_NAME" envDefault:"iam-service" doc:"name of this service in traces"`
+
+	StartTimeout  time.Duration `env:"START_TIMEOUT" of:"provider" envDefault:"10s" doc:"how long a start waits for PostgreSQL and R-Auth in all"`
+	ShutdownDelay time.Duration `env:"SHUTDOWN_DELAY" envDefault:"5s" doc:"how long to go on serving after SIGTERM, not ready"`
+	ShutdownGrace time.Duration `env:"SHUTDOWN_GRACE" envDefault:"10s" doc:"how long requests in flight may take to end"`
 
 	Profiles        []gateway.Profile // of GATEWAY_PROFILE
 	gatewaySecrets  [][]byte          // of GATEWAY_SECRET
+	opsTokens       [][]byte          // of OPS_TOKEN
 	Issuers         iam.Issuers       // all that are trusted, R-Auth first
 	Verified        []token.Issuer    // the same, as tokens are verified
 	adminSecretFile string            // of RAUTH_ADMIN_CLIENT_SECRET_FILE

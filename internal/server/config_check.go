@@ -98,20 +98,29 @@ func (cfg *Config) gatewayTLS() *tlsFiles {
 // gatewaySecret is what a header can carry without quotes, and not be guessed.
 var gatewaySecret = regexp.MustCompile(`^[!-~]{32,512}$`)
 
-func (cfg *Config) checkGatewaySecret(fault func(string, ...any)) {
-	if cfg.GatewaySecret == "" {
-		return
+// sharedSecrets splits what callers must send: one secret, or two while it is changed.
+func sharedSecrets(fault func(string, ...any), name, value string) [][]byte {
+	if value == "" {
+		return nil
 	}
-	secrets := strings.Split(cfg.GatewaySecret, ",")
+	secrets := strings.Split(value, ",")
 	if len(secrets) > 2 {
-		fault("GATEWAY_SECRET must be one secret, or two while it is changed, is %d", len(secrets))
+		fault("%s must be one secret, or two while it is changed, is %d", name, len(secrets))
 	}
+	var all [][]byte
 	for _, secret := range secrets {
 		if !gatewaySecret.MatchString(secret) {
-			fault("GATEWAY_SECRET must be 32 to 512 printable ASCII characters without blanks and commas, each of the two while it is changed")
-			return
+			fault("%s must be 32 to 512 printable ASCII characters without blanks and commas, each of the two while it is changed", name)
+			return nil
 		}
-		cfg.gatewaySecrets = append(cfg.gatewaySecrets, []byte(secret))
+		all = append(all, []byte(secret))
+	}
+	return all
+}
+
+func (cfg *Config) checkGatewaySecret(fault func(string, ...any)) {
+	if cfg.gatewaySecrets = sharedSecrets(fault, "GATEWAY_SECRET", cfg.GatewaySecret); cfg.GatewaySecret == "" {
+		return
 	}
 	if able, unable := cfg.profilesBySecret(); len(able) == 0 && len(unable) > 0 {
 		fault("GATEWAY_SECRET is set, and GATEWAY_PROFILE is %s alone: the opa plugins of Kong and APISIX cannot send a secret, so every request would be denied; "+
@@ -143,7 +152,10 @@ func (cfg *Config) checkProvider(fault func(string, ...any)) {
 	cfg.checkRAuthAdmin(fault)
 }
 
-func (cfg *Config) checkOps(fault func(string, ...any)) { address(fault, "OPS_ADDR", cfg.OpsAddr) }
+func (cfg *Config) checkOps(fault func(string, ...any)) {
+	address(fault, "OPS_ADDR", cfg.OpsAddr)
+	cfg.opsTokens = sharedSecrets(fault, "OPS_TOKEN", cfg.OpsToken)
+}
 
 // checkServe validates what serve alone reads.
 func (cfg *Config) checkServe(fault func(string, ...any)) {
@@ -153,6 +165,7 @@ func (cfg *Config) checkServe(fault func(string, ...any)) {
 	address(fault, "ADMIN_ADDR", cfg.AdminAddr)
 	cfg.gatewayTLS().check(fault)
 	cfg.checkGatewaySecret(fault)
+	cfg.checkTracing(fault)
 	if cfg.GatewayCache < 0 || cfg.GatewayCache > cfg.MaxStaleness || cfg.GatewayCache%time.Second != 0 {
 		fault("GATEWAY_CACHE must be whole seconds, and not more than MAX_STALENESS (%s), is %s", cfg.MaxStaleness, cfg.GatewayCache)
 	}

@@ -37,6 +37,7 @@ func (s *service) openDatabase(start context.Context) error {
 		MinConns:     openConns,
 		FactsAcquire: cfg.Part(50),
 		FactsLimit:   cfg.Part(100),
+		Spans:        s.tracing.Provider(),
 	}, s.log, s.databaseError)
 	if err != nil {
 		return errors.New("DATABASE_URL cannot be used") // checked before: the reason could show a password

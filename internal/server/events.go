@@ -56,6 +56,7 @@ func (s *service) openEvents(start context.Context) error {
 		Queue:   s.db,
 		Bus:     s.bus,
 		Log:     s.log,
+		Tracing: s.tracing,
 		OnSent:  metrics.Published,
 		OnError: metrics.Error,
 	})

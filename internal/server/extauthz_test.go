@@ -8,7 +8,6 @@ import (
 	"os"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -21,6 +20,7 @@ import (
 	"iam-service/internal/dev/await"
 	"iam-service/internal/enrich"
 	"iam-service/internal/gateway"
+	"iam-service/internal/problem"
 )
 
 // asked records the facts of the last request, and denies.
@@ -49,7 +49,7 @@ func newChecks(t *testing.T) *checks {
 	var err error
 	c.certs, err = c.files.open(slog.New(slog.DiscardHandler), "h2")
 	c.ok(err)
-	service := gateway.New(gateway.Config{Enricher: c.asked, Log: slog.New(slog.DiscardHandler), Observe: func(string, string, string, int, time.Duration) {}})
+	service := gateway.New(gateway.Config{Enricher: c.asked, Log: slog.New(slog.DiscardHandler), Observe: func(context.Context, problem.Observation) {}})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	c.ok(err)
 	c.extAuthz = &extAuthz{server: service.NewExtAuthz(c.certs.config()), listener: l}

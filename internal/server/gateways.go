@@ -67,6 +67,7 @@ func (s *service) openGateways(start context.Context) error {
 		DenyAmbiguous: s.cfg.AmbiguousPaths == "always_deny",
 		Log:           s.log,
 		Observe:       s.requests.Observe,
+		Tracing:       s.tracing,
 	})
 	s.gateway.Register(s.registry)
 	for _, p := range s.cfg.Profiles {

@@ -9,11 +9,11 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"iam-service/internal/gateway"
+	"iam-service/internal/problem"
 )
 
 // serveGateways serves the handler on a gateway listener with these settings, and returns its address.
@@ -124,7 +124,7 @@ func TestAGatewayWithAClientCertificateIsBelieved(t *testing.T) {
 			t.Parallel()
 			seen := &asked{}
 			service := gateway.New(gateway.Config{
-				Enricher: seen, Profiles: profiles, Log: slog.New(slog.DiscardHandler), Observe: func(string, string, string, int, time.Duration) {},
+				Enricher: seen, Profiles: profiles, Log: slog.New(slog.DiscardHandler), Observe: func(context.Context, problem.Observation) {},
 			})
 			client := &http.Transport{TLSClientConfig: a.client("gateway"), ForceAttemptHTTP2: c.http2}
 			t.Cleanup(client.CloseIdleConnections)

@@ -25,6 +25,7 @@ func (s *service) openOps(context.Context) error {
 		Policy:   func() any { return s.engine.Status() },
 		Build:    s.build,
 		Pprof:    s.cfg.OpsPprof,
+		Tokens:   s.cfg.opsTokens,
 	}
 	s.servers = append(s.servers, newListener("ops", s.opsListener, s.ops.Handler(), s.log))
 	return nil

@@ -30,6 +30,7 @@ import (
 	"iam-service/internal/postgres"
 	"iam-service/internal/problem"
 	"iam-service/internal/telemetry"
+	"iam-service/internal/telemetry/tracing"
 	"iam-service/internal/token"
 )
 
@@ -48,6 +49,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 	defer cancel()
 	for _, open := range []func(context.Context) error{
 		s.openListeners, // first: an address that is in use is known before anything else is opened
+		s.openTracing,
 		s.openDatabase,
 		s.openBus,
 		s.startLoops, // from here on: they end before the database and the bus are closed
@@ -97,6 +99,9 @@ type service struct {
 	extAuthzListener                            net.Listener // nil without EXT_AUTHZ_ADDR
 	servers                                     []answering
 	requests                                    *problem.Metrics
+
+	// openTracing
+	tracing *tracing.Tracing // nil: off
 
 	// openDatabase
 	db            *postgres.DB

@@ -21,6 +21,7 @@ func (s *service) openTokens(start context.Context) error {
 	s.providerError = s.registerProviderErrors()
 	verifier, err := token.New(token.Config{
 		Issuers:          cfg.Verified,
+		Client:           s.tracing.Client(token.NewClient()),
 		Entries:          cfg.TokenEntries,
 		Bytes:            share(cfg.MemoryAim, tokensShare),
 		MaxAge:           cfg.JWKSMaxAge,

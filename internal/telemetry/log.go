@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -10,17 +11,36 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"iam-service/internal/telemetry/tracing"
 )
 
 // handler writes JSON lines. A duration is a number of milliseconds, and its key ends in _ms: took_ms.
 func handler(w io.Writer, level slog.Level) slog.Handler {
-	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+	return traced{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Value.Kind() == slog.KindDuration {
 			return slog.Float64(a.Key+"_ms", float64(a.Value.Duration().Microseconds())/1000)
 		}
 		return a
-	}})
+	}})}
 }
+
+// traced adds the ids of the request's trace to its lines.
+type traced struct{ slog.Handler }
+
+// Handle implements slog.Handler.
+func (t traced) Handle(ctx context.Context, r slog.Record) error {
+	if ids := tracing.Of(ctx); ids.Trace != "" {
+		r.AddAttrs(slog.String("trace_id", ids.Trace), slog.String("span_id", ids.Span))
+	}
+	return t.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (t traced) WithAttrs(attrs []slog.Attr) slog.Handler { return traced{t.Handler.WithAttrs(attrs)} }
+
+// WithGroup implements slog.Handler.
+func (t traced) WithGroup(name string) slog.Handler { return traced{t.Handler.WithGroup(name)} }
 
 // NewLogger writes JSON lines at once, for commands, which serve no requests.
 func NewLogger(w io.Writer, level slog.Level) *slog.Logger { return slog.New(handler(w, level)) }

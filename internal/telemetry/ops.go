@@ -5,10 +5,13 @@
 package telemetry
 
 import (
+	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,6 +36,9 @@ type Ops struct {
 	Policy   func() any // for /policy/status
 	Build    Build
 	Pprof    bool // serve /debug/pprof/
+	// Tokens are bearer tokens (RFC 6750) of which a request must have one, but for the probes /healthz and /readyz
+	// without details; none: no request needs one.
+	Tokens   [][]byte
 	stopping atomic.Bool
 }
 
@@ -42,7 +48,8 @@ func (o *Ops) Stopping() { o.stopping.Store(true) }
 // Handler returns the operators' handler.
 func (o *Ops) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Registry, promhttp.HandlerOpts{}))
+	// OpenMetrics, for a scraper that asks for it: the text format has no exemplars.
+	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", o.readyz)
 	mux.HandleFunc("GET /policy/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, o.Policy()) })
@@ -54,7 +61,33 @@ func (o *Ops) Handler() http.Handler {
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
-	return mux
+	return o.authenticated(mux)
+}
+
+// authenticated lets only requests with a token pass, and probes. Hashes are compared, all of them, so that the time
+// says nothing of a token, nor of its length.
+func (o *Ops) authenticated(next http.Handler) http.Handler {
+	if len(o.Tokens) == 0 {
+		return next
+	}
+	var known [][sha256.Size]byte
+	for _, t := range o.Tokens {
+		known = append(known, sha256.Sum256(t))
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		probe := r.URL.Path == "/healthz" || r.URL.Path == "/readyz" && r.URL.RawQuery == ""
+		scheme, sent, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		sum, equal := sha256.Sum256([]byte(sent)), 0
+		for i := range known {
+			equal |= subtle.ConstantTimeCompare(sum[:], known[i][:])
+		}
+		if probe || strings.EqualFold(scheme, "Bearer") && equal == 1 {
+			next.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		http.Error(w, "a bearer token is required: OPS_TOKEN", http.StatusUnauthorized)
+	})
 }
 
 // Ready reports whether requests should come here, as /readyz does.

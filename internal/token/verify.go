@@ -13,6 +13,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"iam-service/internal/iam"
+	"iam-service/internal/telemetry/tracing"
 )
 
 func unavailable(code string, cause error) error {
@@ -53,17 +54,9 @@ func (v *Verifier) Verify(ctx context.Context, raw, idp string, deadline time.Ti
 	if left := now.Add(v.cfg.Wait); left.Before(deadline) {
 		deadline = left
 	}
-	q := request{raw: raw, idp: idp, sum: sum, known: ok, now: now, deadline: deadline}
-	var t *Token
-	var err error
-	switch strings.Count(raw, ".") {
-	case 2:
-		t, err = v.verifyJWT(ctx, q)
-	case 4:
-		return nil, reject(Malformed, "", "it is encrypted (JWE)")
-	default:
-		t, err = v.introspect(ctx, q)
-	}
+	ctx, span := tracing.Start(ctx, "verify token")
+	t, err := v.verify(ctx, request{raw: raw, idp: idp, sum: sum, known: ok, now: now, deadline: deadline})
+	tracing.End(span, iam.CodeOf(err), err)
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +65,17 @@ func (v *Verifier) Verify(ctx context.Context, raw, idp string, deadline time.Ti
 	}
 	v.cache.Add(sum, t)
 	return t, nil
+}
+
+// verify verifies a token that is not cached.
+func (v *Verifier) verify(ctx context.Context, q request) (*Token, error) {
+	switch strings.Count(q.raw, ".") {
+	case 2:
+		return v.verifyJWT(ctx, q)
+	case 4:
+		return nil, reject(Malformed, "", "it is encrypted (JWE)")
+	}
+	return v.introspect(ctx, q)
 }
 
 func weightOf(raw string) int64 { return int64(len(raw))*weightFactor + 500 }

@@ -27,7 +27,7 @@ type Config struct {
 	Secret     string
 	SecretFile string // instead of Secret
 
-	HTTP    *http.Client  // nil: one with timeouts that follows no redirects
+	HTTP    *http.Client  // nil: that of NewHTTP
 	Timeout time.Duration // of one attempt; 0: 3 s
 	Pause   time.Duration // before the first retry; 0: 100 ms
 	Open    time.Duration // how long an open breaker stays open; 0: 10 s
@@ -81,9 +81,7 @@ func New(cfg Config) (*Client, error) {
 		cfg.OnError = func(string, string) {}
 	}
 	if cfg.HTTP == nil {
-		t := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // it is one
-		t.MaxIdleConnsPerHost = 8
-		cfg.HTTP = &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+		cfg.HTTP = NewHTTP()
 	}
 	attempts := *cfg.HTTP
 	attempts.Timeout = cfg.Timeout
@@ -91,6 +89,13 @@ func New(cfg Config) (*Client, error) {
 	c.single, c.retried = newHTTP(&attempts, cfg.Pause, 0), newHTTP(&attempts, cfg.Pause, retries)
 	c.breaker = newBreaker(cfg.Open)
 	return c, nil
+}
+
+// NewHTTP returns an HTTP client for the admin API, which follows no redirects.
+func NewHTTP() *http.Client {
+	t := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // it is one
+	t.MaxIdleConnsPerHost = 8
+	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // at is the URL of a part of the admin API. An id is one segment, whatever its characters; ""

@@ -36,6 +36,7 @@ import (
 	"iam-service/internal/policy"
 	"iam-service/internal/problem"
 	"iam-service/internal/server"
+	"iam-service/internal/telemetry/tracing"
 	"iam-service/internal/token"
 	"iam-service/policies"
 )
@@ -103,6 +104,7 @@ type options struct {
 	tokens, decisions int
 	unlogged          bool // no decision is written down
 	signed            bool // responses carry an assertion
+	traced            bool // 1 % of the requests are traced, to the collector at IAM_BENCH_COLLECTOR
 }
 
 // keyStore holds the keys of assertions.
@@ -187,8 +189,19 @@ func newService(tb testing.TB, o options) *service {
 	})
 	profiles, err := gateway.Profiles("traefik")
 	check(tb, err)
+	metrics := problem.NewMetrics(registry)
+	var traces *tracing.Tracing
+	if o.traced {
+		traces, err = tracing.Open(ctx, tracing.Config{
+			Exporter: "otlp", Protocol: "http/protobuf", Traces: os.Getenv("IAM_BENCH_COLLECTOR"), Sampler: "parentbased_traceidratio", Ratio: "0.01",
+			Service: "iam-service", Log: log, Registry: registry,
+		})
+		check(tb, err)
+		tb.Cleanup(func() { _ = traces.Close(context.Background()) })
+		metrics.Exemplars = true
+	}
 	s.gateway = gateway.New(gateway.Config{
-		Profiles: profiles, Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Log: log, Observe: problem.NewMetrics(registry).Observe,
+		Profiles: profiles, Enricher: enricher, Headers: engine.Headers(), Identify: enricher.Identify, Log: log, Observe: metrics.Observe, Tracing: traces,
 	})
 	s.handler = s.gateway.Handler()
 	return s
@@ -263,6 +276,10 @@ var variants = map[string]func(tb testing.TB) (http.Handler, *service){
 	},
 	"decision-unlogged": func(tb testing.TB) (http.Handler, *service) {
 		s := newService(tb, options{tokens: 10_000, decisions: 10_000, unlogged: true})
+		return s.handler, s
+	},
+	"decision-traced": func(tb testing.TB) (http.Handler, *service) {
+		s := newService(tb, options{tokens: 10_000, decisions: 10_000, traced: true})
 		return s.handler, s
 	},
 	"token-unlogged": func(tb testing.TB) (http.Handler, *service) {

@@ -33,6 +33,7 @@ import (
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
+	"iam-service/internal/problem"
 	"iam-service/internal/token"
 	"iam-service/policies"
 )
@@ -280,10 +281,10 @@ func (w *World) OK(err error) {
 }
 
 // Observe records a request for Observed.
-func (w *World) Observe(handler, gateway, method string, status int, _ time.Duration) {
+func (w *World) Observe(_ context.Context, o problem.Observation) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.observed = append(w.observed, fmt.Sprint(handler, " ", gateway, " ", method, " ", status))
+	w.observed = append(w.observed, fmt.Sprint(o.Handler, " ", o.Gateway, " ", o.Method, " ", o.Status))
 }
 
 // Observed are the requests so far: handler, gateway profile, method, status.

@@ -151,9 +151,13 @@ func away(err error) bool {
 }
 
 // Publish sends a message, under the id by which the stream detects duplicates.
-func (b *Bus) Publish(subject, id string, body []byte) <-chan error {
+func (b *Bus) Publish(m outbox.Message) <-chan error {
 	answer := make(chan error, 1)
-	f, err := b.js.PublishMsgAsync(&nats.Msg{Subject: subject, Data: body, Header: nats.Header{"Content-Type": {"application/cloudevents+json"}}}, jetstream.WithMsgID(id))
+	header := nats.Header{"Content-Type": {"application/cloudevents+json"}}
+	if m.TraceParent != "" {
+		header["traceparent"] = []string{m.TraceParent} // headers of NATS are case-sensitive, and the name is lower case
+	}
+	f, err := b.js.PublishMsgAsync(&nats.Msg{Subject: m.Subject, Data: m.Body, Header: header}, jetstream.WithMsgID(m.ID))
 	if err != nil {
 		answer <- classify(err)
 		return answer

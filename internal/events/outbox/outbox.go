@@ -26,6 +26,9 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
+	"go.opentelemetry.io/otel/attribute"
+
+	"iam-service/internal/telemetry/tracing"
 )
 
 // Event is one row of the outbox.
@@ -40,6 +43,8 @@ type Event struct {
 	OccurredAt time.Time
 	Tries      int
 	Round      int // how often it was replayed
+
+	TraceParent string // trace context of the request that changed something; empty: it has none
 }
 
 // MessageID is the id by which the stream detects duplicates. A replay must not be dropped as a
@@ -85,6 +90,9 @@ func (e *Event) CloudEvent() ([]byte, error) {
 	ce.SetType(e.Type)
 	ce.SetSubject(e.Object)
 	ce.SetTime(e.OccurredAt.UTC())
+	if e.TraceParent != "" { // the distributed tracing extension of CloudEvents
+		ce.SetExtension("traceparent", e.TraceParent)
+	}
 	if err := ce.SetData(event.ApplicationJSON, e.Data); err != nil {
 		return nil, err
 	}
@@ -133,7 +141,15 @@ type Bus interface {
 	// Ready creates the stream if there is none, and returns when it was created.
 	Ready(ctx context.Context) (created time.Time, err error)
 	// Publish sends a message. The channel receives its acknowledgement: nil when it is stored.
-	Publish(subject, id string, body []byte) <-chan error
+	Publish(m Message) <-chan error
+}
+
+// Message is an event as the bus gets it.
+type Message struct {
+	Subject     string
+	ID          string // by which the stream detects duplicates
+	Body        []byte
+	TraceParent string // of its header; empty: it has none
 }
 
 // RefusedError is a permanent rejection of one message by the bus.
@@ -169,6 +185,7 @@ type Config struct {
 	Queue   Queue
 	Bus     Bus
 	Log     *slog.Logger
+	Tracing *tracing.Tracing    // nil: off
 	OnSent  func(kind string)   // called for each acknowledged event; may be nil
 	OnError func(reason string) // called for each failure of the bus: "unavailable", "refused", "stream"; may be nil
 }
@@ -391,7 +408,19 @@ func (r *Relay) publish(e *Event) <-chan error {
 		ack <- &RefusedError{err}
 		return ack
 	}
-	return r.cfg.Bus.Publish(e.Subject(), e.MessageID(), body)
+	header, span := r.cfg.Tracing.Continue(context.Background(), "publish event", e.TraceParent, attribute.String("messaging.system", "nats"),
+		attribute.String("messaging.operation.type", "send"), attribute.String("messaging.message.id", e.ID), attribute.String("iam.event", e.Type))
+	acknowledged := r.cfg.Bus.Publish(Message{Subject: e.Subject(), ID: e.MessageID(), Body: body, TraceParent: header})
+	if !span.IsRecording() {
+		return acknowledged
+	}
+	passed := make(chan error, 1)
+	go func() {
+		err := <-acknowledged
+		tracing.End(span, "not acknowledged", err)
+		passed <- err
+	}()
+	return passed
 }
 
 // closed is a deadline in the past.
