@@ -81,7 +81,7 @@ func newPlant(t testing.TB, before ...func(*plant)) *plant {
 	}))
 	t.Cleanup(srv.Close)
 	var err error
-	p.rauth, err = devrauth.New(srv.URL, devstack.Audience)
+	p.rauth, err = devrauth.NewShared(srv.URL, devstack.Audience, "plant")
 	p.ok(err)
 	handler, p.issuer = p.rauth.Handler(), srv.URL
 	p.root = func() (string, error) {

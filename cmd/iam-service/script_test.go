@@ -45,15 +45,6 @@ import (
 	"iam-service/pkg/identity"
 )
 
-// testMain lets the test binary be the program, and stops the shared server.
-type testMain struct{ m *testing.M }
-
-func (t testMain) Run() int { return pgtest.Run(t.m) }
-
-func TestMain(m *testing.M) {
-	testscript.Main(testMain{m}, map[string]func(){"iam-service": main})
-}
-
 // TestScripts runs testdata/*.txtar. Each script has a schema of its own in
 // DATABASE_URL, not migrated, and an R-Auth of its own in RAUTH_URL.
 func TestScripts(t *testing.T) {
@@ -65,6 +56,7 @@ func TestScripts(t *testing.T) {
 	scripttest.Variables = append(scripttest.Variables, "OTEL_BSP_SCHEDULE_DELAY", "OTEL_EXPORTER_OTLP_TIMEOUT") // the library reads them itself
 	commands := scripttest.Commands()
 	maps.Copy(commands, tracingCommands())
+	commands["capture"] = background(commands["capture"])
 	commands["sample"] = func(ts *testscript.TestScript, _ bool, _ []string) {
 		ctx := context.Background()
 		db, err := postgres.Open(ctx, postgres.Config{
@@ -316,7 +308,7 @@ func TestScripts(t *testing.T) {
 			var handler http.Handler
 			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
 			env.Defer(srv.Close)
-			p, err := devrauth.New(srv.URL, devstack.Audience)
+			p, err := devrauth.NewShared(srv.URL, devstack.Audience, "script")
 			if err != nil {
 				return err
 			}
@@ -349,6 +341,9 @@ func TestScripts(t *testing.T) {
 				"TMPDIR":          filepath.Join(env.WorkDir, "tmp"),
 			} {
 				env.Setenv(name, v)
+			}
+			if commandPath != "" {
+				env.Setenv("PATH", commandPath+string(filepath.ListSeparator)+env.Getenv("PATH"))
 			}
 			return os.MkdirAll(filepath.Join(env.WorkDir, "tmp"), 0o755)
 		},

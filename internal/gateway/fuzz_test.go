@@ -295,7 +295,7 @@ func (aliceAlone) TenantsOf(context.Context, string, string) ([]iam.TenantMember
 // newFuzzed is the gateways' handler over a world of one user.
 func newFuzzed(f *testing.F) *fuzzed {
 	f.Helper()
-	p := world.Provider(f)
+	p := world.Provider(f, "main")
 	logger := slog.New(slog.DiscardHandler)
 	issuers := iam.Issuers{{URL: p.Issuer, Tenants: []string{"*"}}}
 	v, err := token.New(token.Config{Issuers: []token.Issuer{{URL: p.Issuer, Audiences: []string{devstack.Audience}}}, Log: logger})

@@ -48,7 +48,7 @@ func newProvider(t testing.TB) *provider {
 	p.srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	t.Cleanup(p.srv.Close)
 	var err error
-	if p.Server, err = devrauth.New(p.srv.URL, "x"); err != nil {
+	if p.Server, err = devrauth.NewShared(p.srv.URL, "x", "provider"); err != nil {
 		t.Fatal(err)
 	}
 	handler = p.Handler()

@@ -65,14 +65,45 @@ type key struct {
 
 // New returns a provider with fresh keys.
 func New(issuer, audience string) (*Server, error) {
-	s := &Server{Issuer: issuer, Audience: audience, Users: map[string]map[string]any{}, keys: map[string]key{}, opaque: map[string]map[string]any{}}
-	for _, alg := range []string{"RS256", "ES256", "EdDSA"} {
+	s := empty(issuer, audience)
+	return s, s.rotateAll("RS256", "ES256", "EdDSA")
+}
+
+func empty(issuer, audience string) *Server {
+	return &Server{Issuer: issuer, Audience: audience, Users: map[string]map[string]any{}, keys: map[string]key{}, opaque: map[string]map[string]any{}}
+}
+
+func (s *Server) rotateAll(algs ...string) error {
+	for _, alg := range algs {
 		if err := s.Rotate(alg, false); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return s, nil
+	return nil
 }
+
+// NewShared is New, but the RSA key is shared by all providers of this process with the same name: to generate
+// one takes a tenth of a second of CPU time.
+func NewShared(issuer, audience, name string) (*Server, error) {
+	shared.Lock()
+	defer shared.Unlock()
+	k, ok := shared.keys[name]
+	if !ok {
+		var err error
+		if k, err = newKey("RS256"); err != nil {
+			return nil, err
+		}
+		shared.keys[name] = k
+	}
+	s := empty(issuer, audience)
+	s.keys["RS256"] = k
+	return s, s.rotateAll("ES256", "EdDSA")
+}
+
+var shared = struct {
+	sync.Mutex
+	keys map[string]key // RSA keys by name
+}{keys: map[string]key{}}
 
 // Rotate replaces the key of an algorithm. The one before stays in the JWKS where
 // keepOld says so, as a provider does for a time.

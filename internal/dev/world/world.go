@@ -105,13 +105,14 @@ func (w *World) Metric(name string) float64 {
 	return 0
 }
 
-// Provider starts an identity provider.
-func Provider(t testing.TB) *devrauth.Server {
+// Provider starts an identity provider. Its RSA key is that of all with the same name: two providers of one
+// test have different names.
+func Provider(t testing.TB, name string) *devrauth.Server {
 	t.Helper()
 	var handler http.Handler
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
 	t.Cleanup(srv.Close)
-	p, err := devrauth.New(srv.URL, devstack.Audience)
+	p, err := devrauth.NewShared(srv.URL, devstack.Audience, name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +128,7 @@ func New(t testing.TB, s Settings) *World {
 	if s.ReplicaOf != nil {
 		w.RAuth, w.Other, w.DatabaseURL = s.ReplicaOf.RAuth, s.ReplicaOf.Other, s.ReplicaOf.DatabaseURL
 	} else {
-		w.RAuth, w.Other = Provider(t), Provider(t)
+		w.RAuth, w.Other = Provider(t, "main"), Provider(t, "other")
 	}
 	w.Issuers = iam.Issuers{
 		{URL: w.RAuth.Issuer, Tenants: []string{"*"}, Platform: true},
