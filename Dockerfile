@@ -15,7 +15,7 @@ COPY internal internal
 COPY migrations migrations
 COPY policies policies
 ARG VERSION=unknown
-RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X iam-service/internal/server.Version=${VERSION}" -o /iam-service ./cmd/iam-service
+RUN CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -X iam-service/internal/server.Version=${VERSION}" -o /iam-service ./cmd/iam-service
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/

@@ -5,6 +5,8 @@ SHELL := /bin/sh
 GO_IMAGE ?= golang:1.26-bookworm
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X iam-service/internal/server.Version=$(VERSION)
+# The same commit gives the same bytes, in the image too: no paths, and VERSION in the place of the version control's stamp.
+BUILD := -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 LINT := go tool -modfile=.ci/golangci-lint.mod golangci-lint
 
 .PHONY: help
@@ -36,8 +38,9 @@ check: need-go ## before each commit, in about a minute: format, vet, lint, and 
 	go test -short $$($(WITHOUT_POSTGRES))
 
 .PHONY: lint
-lint: need-go ## run golangci-lint, pinned, built from source
+lint: need-go ## run golangci-lint and actionlint, pinned, built from source
 	$(LINT) run
+	go tool -modfile=.ci/actionlint.mod actionlint
 
 .PHONY: fmt
 fmt: need-go ## format the Go code
@@ -47,7 +50,24 @@ BINARY ?= bin/iam-service
 
 .PHONY: build
 build: need-go ## build bin/iam-service, a static binary
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BINARY) ./cmd/iam-service
+	CGO_ENABLED=0 go build $(BUILD) -o $(BINARY) ./cmd/iam-service
+
+.PHONY: sbom
+sbom: need-go ## write bin/sbom.json, the modules of the binary, in CycloneDX's format
+	@mkdir -p bin
+	go tool -modfile=.ci/cyclonedx-gomod.mod cyclonedx-gomod app -json -licenses -main cmd/iam-service -output bin/sbom.json .
+
+.PHONY: vulncheck
+vulncheck: need-go ## look for known vulnerabilities; skipped without the database, unless VULNCHECK=required
+	.ci/vulncheck
+
+.PHONY: licences
+licences: need-go ## check the licences of dependencies, and docs/licences.md; UPDATE=1 writes it
+	go -C .ci/licences run . $(CURDIR) docs/licences.md $(if $(UPDATE),-update)
+
+.PHONY: test-reproducible
+test-reproducible: need-go ## build the same commit in two folders with caches of their own: the binaries must be equal
+	.ci/reproducible
 
 .PHONY: release
 release: need-go ## check, test and build a release, and print the command that tags it: VERSION=x.y.z
@@ -116,7 +136,7 @@ preview: programs ## measure time and memory of a policy preview over 1,000,000 
 .PHONY: test-hydra
 test-hydra: need-go ## test clients and tokens with Ory Hydra, built from its Go module (needs gcc)
 	go build -modfile=.ci/hydra.mod -tags sqlite -o bin/hydra github.com/ory/hydra/v2
-	HYDRA=$(CURDIR)/bin/hydra go test -count=1 -run OryHydra ./internal/clients/rauth ./cmd/iam-service
+	HYDRA=$(CURDIR)/bin/hydra go test -count=1 -run OryHydra ./internal/clients/rauth ./internal/dev/manifests ./cmd/iam-service
 
 .PHONY: test-gateways
 test-gateways: need-go ## test the generated configurations with nginx, HAProxy and Caddy (installs them as root with apt)
@@ -128,6 +148,15 @@ test-built-gateways: need-go ## test the generated configurations with the newes
 	.ci/traefik
 	go build -modfile=.ci/caddy.mod -o bin/caddy github.com/caddyserver/caddy/v2/cmd/caddy
 	TRAEFIK=$(CURDIR)/bin/traefik CADDY=$(CURDIR)/bin/caddy GATEWAYS=traefik,caddy go test -count=1 -run 'Gateway.*/(traefik|caddy)$$' ./internal/gateway/setup
+
+# The version of Kubernetes, and where its programs are cached: they take minutes to build, and seconds to start.
+KUBERNETES_VERSION = $(shell sed -n 's,^\tk8s.io/kubernetes \(v[^ ]*\).*,\1,p' .ci/kubernetes.mod)
+KUBERNETES_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/iam-service/kubernetes-$(KUBERNETES_VERSION)
+
+.PHONY: test-deploy
+test-deploy: need-go ## test the manifests, their roll-out and rollback, and the runbook's commands on a real API server
+	.ci/kubernetes "$(KUBERNETES_CACHE)"
+	KUBERNETES="$(KUBERNETES_CACHE)" go test -count=1 -timeout 20m ./internal/dev/manifests/...
 
 .PHONY: test-defences
 test-defences: need-go ## remove each defence of SECURITY.md in turn: its test must fail; ONLY=regexp of threats
