@@ -56,7 +56,9 @@ func gatewayConfigCommand(environ []string) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&s.IAM, "iam", "http://iam-service:8080", "URL of GATEWAY_ADDR, as the gateway reaches it")
-	f.StringVar(&s.IAMCA, "iam-ca", "", "PEM file, at the gateway, of the authorities that verify the certificate of an https --iam (default: those of the system)")
+	f.StringVar(&s.IAMCA, "iam-ca", "", "PEM file, at the gateway, of the authorities that verify the certificate of an https --iam or --ext-authz (default: those of the system)")
+	f.StringVar(&s.IAMCert, "iam-cert", "", "PEM file, at the gateway, of the certificate that it identifies itself with to an https --iam or --ext-authz")
+	f.StringVar(&s.IAMKey, "iam-key", "", "PEM file of its key")
 	f.StringVar(&s.ExtAuthz, "ext-authz", "iam-service:9191", "host:port of EXT_AUTHZ_ADDR, as the gateway reaches it; https://host:port with TLS")
 	f.StringVar(&s.Backend, "backend", "http://backend:8080", "URL of what is behind the gateway")
 	f.StringVar(&s.Listen, "listen", ":8000", "address that the gateway serves")

@@ -34,7 +34,7 @@ func (s *Service) enrichHTTP(w http.ResponseWriter, r *http.Request, p *Profile,
 	if p.layout == original {
 		problemHeaders(w.Header(), &o)
 	}
-	s.respond(w, &o)
+	s.respond(w, p, &o)
 	s.observe(ctx, p, r.Method, &o, time.Since(began))
 	s.end(span, p, r.Method, &o)
 }
@@ -55,7 +55,10 @@ func (s *Service) end(span trace.Span, p *Profile, method string, o *outcome) {
 
 // respond writes an outcome. On a 200 every identity header is present, also where it is empty: a
 // missing header lets the client's own through.
-func (s *Service) respond(w http.ResponseWriter, o *outcome) {
+//
+// Where a gateway sends the client's method as its own, a 200 is not reusable: a cache answers HEAD with what is stored
+// for GET (RFC 9111, section 4), no Vary names the method, and a policy can tell the two apart.
+func (s *Service) respond(w http.ResponseWriter, p *Profile, o *outcome) {
 	out := w.Header()
 	out["Cache-Control"] = noStore
 	if o.status != http.StatusOK {
@@ -68,7 +71,7 @@ func (s *Service) respond(w http.ResponseWriter, o *outcome) {
 	for i, name := range s.Headers {
 		out[name] = o.values[i : i+1 : i+1]
 	}
-	if seconds := min(int(o.reusable/time.Second), len(s.ages)-1); seconds > 0 {
+	if seconds := min(int(o.reusable/time.Second), len(s.ages)-1); seconds > 0 && p.layout != appended {
 		out["Cache-Control"] = s.ages[seconds : seconds+1 : seconds+1]
 		out["Vary"] = vary
 	}

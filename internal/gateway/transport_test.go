@@ -86,6 +86,12 @@ func TestAGatewayMayCacheA200WhileItHolds(t *testing.T) {
 			t.Errorf("%s: %d %s %s", try, status, cache, vary)
 		}
 	}
+	for _, line := range []string{"GET /system/ext-authz/a", "HEAD /system/ext-authz/a"} {
+		status, got, _ := caching.Ask(line, alice)
+		if cache, vary := maxAge(got); status != 200 || cache != "no-store" || vary != "" {
+			t.Errorf("%s: a cache would answer HEAD with what it has of GET: %d %s %s", line, status, cache, vary)
+		}
+	}
 	for name, lines := range map[string][]string{
 		"without a token": nil, "with a bad one": {"Authorization: Bearer bad"}, "no member": {world.Bearer(caching.Mint("bob", nil)), "X-Active-Tenant-ID: acme"},
 		"malformed": {alice, "X-Active-Tenant-ID: a b"},

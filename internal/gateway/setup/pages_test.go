@@ -128,18 +128,21 @@ func TestTheCertificateOfTheServiceIsVerified(t *testing.T) {
 		"haproxy":       "verifyhost iam.internal", // "verify required" alone takes a certificate of any name
 		"envoy":         "trusted_ca:",
 		"envoy-grpc":    "trusted_ca:",
+		"traefik-crd":   "serverName: iam.internal", // by default Traefik would compare with a pod's address
+		"gateway-api":   "wellKnownCACertificates: System",
+		"envoy-gateway": "kind: BackendTLSPolicy",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			generate := func(iam string) string {
 				files, err := setup.Generate(name, setup.Settings{
-					Headers: policy.DefaultHeaders, Usual: true, IAM: iam, ExtAuthz: "iam-service:9191",
+					Headers: policy.DefaultHeaders, Usual: true, IAM: iam, ExtAuthz: "authz:9191",
 					Backend: "http://backend:8080", Listen: ":8000", Loopback: "127.0.0.1:18080",
 				})
 				if err != nil {
 					t.Fatal(err)
 				}
-				return files[0].Text
+				return files[len(files)-1].Text + files[0].Text
 			}
 			if !strings.Contains(generate("https://iam.internal"), verified) {
 				t.Errorf("with https, %q is missing", verified)

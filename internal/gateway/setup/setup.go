@@ -30,8 +30,18 @@ type kind struct {
 	profile string   // of GATEWAY_PROFILE; "" over gRPC
 	files   []string // templates, by the names of the files that they are
 	doc     string
-	plain   string // why its configuration cannot name a service with TLS; "": it can
+
+	needsCA string // why a service with TLS needs --iam-ca; "": the authorities of the system can be named
+	policy  bool   // TLS by a BackendTLSPolicy, which is of all ports of a Service
+	noCert  string // why it cannot have a client certificate; "": it can
 }
+
+const (
+	// byPlugin is why the opa plugins have no client certificate: opa_host, …, ssl_verify (Kong's schema) and
+	// apisix/plugins/opa.lua.
+	byPlugin = "the opa plugin has no option for a client certificate"
+	certKong = "Kong's sandbox for functions reads no files: terminate TLS in a proxy of its own"
+)
 
 var kinds = map[string]kind{
 	"nginx":         {profile: "nginx", files: []string{"nginx.conf"}, doc: "nginx, with auth_request"},
@@ -39,23 +49,31 @@ var kinds = map[string]kind{
 	"traefik":       {profile: "traefik", files: []string{"traefik.yml", "iam.yml"}, doc: "Traefik 3.7.12 or newer, by files"},
 	"traefik-crd":   {profile: "traefik", files: []string{"traefik-values.yaml", "traefik-crd.yaml"}, doc: "Traefik 3.7.12 or newer, by CRDs"},
 	"caddy":         {profile: "caddy", files: []string{"Caddyfile"}, doc: "Caddy 2.6 or newer"},
-	"haproxy":       {profile: "haproxy", files: []string{"haproxy.cfg", "iam.lua"}, doc: "HAProxy 2.6 or newer, with Lua"},
-	"envoy":         {profile: "envoy-http", files: []string{"envoy.yaml"}, doc: "Envoy, ext_authz over HTTP"},
-	"envoy-grpc":    {files: []string{"envoy-grpc.yaml"}, doc: "Envoy, ext_authz over gRPC"},
+	"haproxy": {
+		profile: "haproxy", files: []string{"haproxy.cfg", "iam.lua"}, doc: "HAProxy 2.6 or newer, with Lua",
+		noCert: "HAProxy reads certificate and key from one file: add crt FILE to its server lines",
+	},
+	"envoy":      {profile: "envoy-http", files: []string{"envoy.yaml"}, doc: "Envoy, ext_authz over HTTP"},
+	"envoy-grpc": {files: []string{"envoy-grpc.yaml"}, doc: "Envoy, ext_authz over gRPC"},
 	"istio": {
 		files: []string{"istio-mesh.yaml", "istio.yaml"}, doc: "Istio, a CUSTOM provider over gRPC",
-		plain: "Istio encrypts by its own mutual TLS, or by a DestinationRule",
+		needsCA: "Istio's gateways take the authorities from a Secret",
 	},
 	"envoy-gateway": {
 		files: []string{"envoy-gateway.yaml"}, doc: "Envoy Gateway, a SecurityPolicy over gRPC",
-		plain: "Envoy Gateway encrypts by a BackendTLSPolicy",
+		policy: true,
 	},
 	"gateway-api": {
 		profile: "gateway-api", files: []string{"gateway-api.yaml"}, doc: "the Gateway API's external auth (GEP-1494)",
-		plain: "the Gateway API encrypts by a BackendTLSPolicy",
+		policy: true, noCert: "the Gateway itself names it: spec.tls.backend.clientCertificateRef (GEP-3155)",
 	},
-	"apisix": {profile: "apisix", files: []string{"apisix.yaml"}, doc: "Apache APISIX 3, with forward-auth"},
-	"kong":   {profile: "kong", files: []string{"kong.yaml"}, doc: "Kong 3, with a pre-function"},
+	"apisix": {
+		profile: "apisix", files: []string{"apisix.yaml"}, doc: "Apache APISIX 3, with forward-auth",
+		noCert: "APISIX's forward-auth has no option for a client certificate",
+	},
+	"apisix-opa": {profile: "opa", files: []string{"apisix-opa.yaml"}, doc: "Apache APISIX 3, with its opa plugin", noCert: byPlugin},
+	"kong":       {profile: "kong", files: []string{"kong.yaml"}, doc: "Kong 3, with a pre-function", noCert: certKong},
+	"kong-opa":   {profile: "opa", files: []string{"kong-opa.yaml"}, doc: "Kong Enterprise 3, with its opa plugin", noCert: byPlugin},
 }
 
 // Kinds are the names of all gateways, sorted, with what each is.
@@ -75,6 +93,8 @@ type Settings struct {
 	Profiles []gateway.Profile // enabled in the service
 	IAM      string            // URL of GATEWAY_ADDR, as the gateway reaches it
 	IAMCA    string            // PEM file of the authorities that its certificate is verified by; "": those of the system
+	IAMCert  string            // PEM file of the certificate that the gateway identifies itself with (GATEWAY_CLIENT_CA_FILE, EXT_AUTHZ_CLIENT_CA_FILE)
+	IAMKey   string            // PEM file of its key
 	ExtAuthz string            // host:port of EXT_AUTHZ_ADDR, as the gateway reaches it; with https:// before it, by TLS
 	Backend  string            // URL of what is behind the gateway
 	Listen   string            // host:port that the gateway serves
@@ -123,9 +143,8 @@ func Generate(name string, s Settings) ([]File, error) {
 // data is what templates see.
 type data struct {
 	Headers        []string
-	HeadersSetting string // of GATEWAY_HEADERS; "": the default
-	Aliases        []string
-	DotAliases     []string
+	HeadersSetting string   // of GATEWAY_HEADERS; "": the default
+	Aliases        []string // two for each header: see aliases
 
 	Foreign      []string // headers of clients that speak of the request or of the provider
 	NginxForeign []string // without those that nginx sets
@@ -138,9 +157,6 @@ type data struct {
 	ListenHost, Site string
 	ListenPort       string
 	Dir              string
-	IAMService       string // name of the Kubernetes service
-	ExtAuthzService  string
-	BackendService   string
 }
 
 // foreign are headers that only a gateway may set, and that backends or this service read. X-Forwarded-For, -Proto and
@@ -154,14 +170,13 @@ var foreign = []string{
 
 func dataOf(k kind, s Settings) (*data, error) {
 	d := &data{
-		Headers:    s.Headers,
-		Aliases:    aliases(s.Headers, "-_."),
-		DotAliases: aliases(s.Headers, "-."),
-		Foreign:    foreign,
-		Profile:    k.profile,
-		Listen:     s.Listen,
-		Loopback:   s.Loopback,
-		Dir:        s.Dir,
+		Headers:  s.Headers,
+		Aliases:  aliases(s.Headers),
+		Foreign:  foreign,
+		Profile:  k.profile,
+		Listen:   s.Listen,
+		Loopback: s.Loopback,
+		Dir:      s.Dir,
 	}
 	if !s.Usual {
 		d.HeadersSetting = strings.Join(s.Headers, ",")
@@ -185,25 +200,16 @@ func dataOf(k kind, s Settings) (*data, error) {
 	if d.IAM, err = parseURL(s.IAM); err != nil {
 		wrong = append(wrong, iam.FieldError{Pointer: "iam", Detail: err.Error()})
 	}
-	if k.plain != "" && d.IAM.TLS() {
-		wrong = append(wrong, iam.FieldError{Pointer: "iam", Detail: "must be http: " + k.plain})
-	}
-	if strings.ContainsAny(s.IAMCA, "\"';{}\n ") {
-		wrong = append(wrong, iam.FieldError{Pointer: "iam-ca", Detail: "must be a file name without spaces, quotes, braces and semicolons"})
-	}
 	if d.Backend, err = parseURL(s.Backend); err != nil {
 		wrong = append(wrong, iam.FieldError{Pointer: "backend", Detail: err.Error()})
 	}
 	if !strings.HasPrefix(s.ExtAuthz, "https://") {
 		s.ExtAuthz = "grpc://" + s.ExtAuthz
 	}
-	switch d.ExtAuthz, err = parseURL(s.ExtAuthz); {
-	case err != nil:
+	if d.ExtAuthz, err = parseURL(s.ExtAuthz); err != nil {
 		wrong = append(wrong, iam.FieldError{Pointer: "ext-authz", Detail: "must be host:port, or https://host:port with TLS"})
-	case k.plain != "" && d.ExtAuthz.TLS():
-		wrong = append(wrong, iam.FieldError{Pointer: "ext-authz", Detail: "must be without https: " + k.plain})
 	}
-	d.IAM.CA, d.ExtAuthz.CA = s.IAMCA, s.IAMCA
+	wrong = append(wrong, d.secure(&k, &s)...)
 	host, port, err := net.SplitHostPort(s.Listen)
 	if err != nil {
 		wrong = append(wrong, iam.FieldError{Pointer: "listen", Detail: "must be host:port or :port"})
@@ -218,17 +224,49 @@ func dataOf(k kind, s Settings) (*data, error) {
 	if k.profile == "nginx" && host == "" {
 		d.Listen = port
 	}
-	d.IAMService, _, _ = strings.Cut(d.IAM.Hostname, ".")
-	d.ExtAuthzService, _, _ = strings.Cut(d.ExtAuthz.Hostname, ".")
-	d.BackendService, _, _ = strings.Cut(d.Backend.Hostname, ".")
 	return d, iam.InvalidFields(wrong)
+}
+
+// secure sets what TLS to the service needs, and returns what is wrong with it.
+func (d *data) secure(k *kind, s *Settings) (wrong []iam.FieldError) {
+	fault := func(flag, detail string) { wrong = append(wrong, iam.FieldError{Pointer: flag, Detail: detail}) }
+	for flag, file := range map[string]string{"iam-ca": s.IAMCA, "iam-cert": s.IAMCert, "iam-key": s.IAMKey} {
+		if strings.ContainsAny(file, "\"';{}\n ") {
+			fault(flag, "must be a file name without spaces, quotes, braces and semicolons")
+		}
+	}
+	encrypted := d.IAM.TLS() || k.profile == "" && d.ExtAuthz.TLS()
+	switch {
+	case (s.IAMCert == "") != (s.IAMKey == ""):
+		fault("iam-cert", "and --iam-key go together: set both or none")
+	case s.IAMCert != "" && k.noCert != "":
+		fault("iam-cert", "cannot be used: "+k.noCert)
+	case s.IAMCert != "" && !encrypted:
+		fault("iam-cert", "needs an https --iam or --ext-authz: certificates exist in TLS only")
+	}
+	if k.needsCA != "" && encrypted && s.IAMCA == "" {
+		fault("iam-ca", "is needed with https: "+k.needsCA)
+	}
+	if k.policy && k.profile == "" && d.IAM.Service() == d.ExtAuthz.Service() && d.IAM.TLS() != d.ExtAuthz.TLS() {
+		fault("ext-authz", "must be https where --iam is, and the other way round: a BackendTLSPolicy is of all ports of a Service")
+	}
+	d.IAM.CA, d.IAM.Cert, d.IAM.Key = s.IAMCA, s.IAMCert, s.IAMKey
+	d.ExtAuthz.CA, d.ExtAuthz.Cert, d.ExtAuthz.Key = s.IAMCA, s.IAMCert, s.IAMKey
+	return wrong
 }
 
 // endpoint is the URL of a service, without a path.
 type endpoint struct {
 	Scheme, Hostname, Port string
 
-	CA string // PEM file of the authorities that its certificate is verified by; "": those of the system
+	CA        string // PEM file of the authorities that its certificate is verified by; "": those of the system
+	Cert, Key string // PEM files that the gateway identifies itself with; "": it does not
+}
+
+// Service is the name of the Kubernetes Service that the host is.
+func (e endpoint) Service() string {
+	name, _, _ := strings.Cut(e.Hostname, ".")
+	return name
 }
 
 // TLS says whether connections are encrypted.
@@ -264,24 +302,14 @@ func parseURL(s string) (endpoint, error) {
 	return e, nil
 }
 
-// aliases are the spellings of headers with other separators: CGI, WSGI and PHP read X_User_ID and X.User.ID as X-User-ID.
+// aliases are the two spellings of each header that have another separator throughout: CGI, WSGI and PHP read X_User_ID and
+// X.User.ID as X-User-ID. All spellings would be 3^n-1 for n separators; what drops the others is a matter of each gateway.
 // The headers themselves are not among them.
-func aliases(headers []string, separators string) []string {
+func aliases(headers []string) []string {
 	var all []string
 	for _, h := range headers {
-		parts := strings.Split(h, "-")
-		spellings := []string{parts[0]}
-		for _, part := range parts[1:] {
-			var longer []string
-			for _, s := range spellings {
-				for _, separator := range separators {
-					longer = append(longer, s+string(separator)+part)
-				}
-			}
-			spellings = longer
-		}
-		for _, s := range spellings {
-			if s != h {
+		for _, separator := range []string{"_", "."} {
+			if s := strings.ReplaceAll(h, "-", separator); s != h {
 				all = append(all, s)
 			}
 		}
