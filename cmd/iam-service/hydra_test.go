@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"testing"
 
@@ -15,15 +14,7 @@ import (
 // The life of a client and of its tokens, with Ory Hydra as R-Auth: what Hydra really
 // issues must be what enrichment takes.
 func TestClientsAndTokensOfOryHydra(t *testing.T) {
-	program := os.Getenv("HYDRA")
-	if program == "" {
-		t.Skip(`Hydra takes minutes to build: "make test-hydra" builds it and runs this test, nightly too`)
-	}
-	h, err := devhydra.Start(t.Context(), program, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(h.Stop)
+	h := devhydra.ForTest(t)
 	gateway, err := freeport.Addrs(1)
 	if err != nil {
 		t.Fatal(err)

@@ -34,6 +34,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
 
+	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/dev/devstack"
 	"iam-service/internal/dev/pgtest"
@@ -168,15 +169,12 @@ func TestScripts(t *testing.T) {
 		conn, err := pgx.Connect(ctx, ts.Getenv("DATABASE_URL"))
 		ts.Check(err)
 		defer conn.Close(ctx)
-		for until := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-			var is bool
-			ts.Check(conn.QueryRow(ctx, args[0]).Scan(&is))
-			if is {
-				return
-			}
-			if time.Now().After(until) {
-				ts.Fatalf("never: %s", args[0])
-			}
+		is := func() (yes bool) {
+			ts.Check(conn.QueryRow(ctx, args[0]).Scan(&yes))
+			return yes
+		}
+		if !await.Until(time.Minute, 20*time.Millisecond, is) {
+			ts.Fatalf("never: %s", args[0])
 		}
 	}
 	commands["proxy"] = func(ts *testscript.TestScript, _ bool, args []string) { // proxy hears|deaf|swallows

@@ -2,7 +2,6 @@ package rauth_test
 
 import (
 	"log/slog"
-	"os"
 	"testing"
 
 	"iam-service/internal/clients/rauth"
@@ -13,15 +12,7 @@ import (
 
 // The stand-in must be no kinder than the real provider: both pass the same suite.
 func TestTheAdapterWorksAgainstOryHydra(t *testing.T) {
-	program := os.Getenv("HYDRA")
-	if program == "" {
-		t.Skip(`Hydra takes minutes to build: "make test-hydra" builds it and runs this test, nightly too`)
-	}
-	h, err := devhydra.Start(t.Context(), program, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(h.Stop)
+	h := devhydra.ForTest(t)
 	c, err := rauth.New(rauth.Config{URL: h.Admin, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)

@@ -70,7 +70,7 @@ var mayImport = map[string][]string{
 	},
 	"internal/dev/bench/figures": {},
 	"internal/dev/manifests":     {},
-	"internal/dev/scripttest":    {"internal/dev/freeport"},
+	"internal/dev/scripttest":    {"internal/dev/await", "internal/dev/freeport"},
 	"cmd/iam-dev":                {"internal/dev/devstack", "internal/iam", "internal/policy", "internal/postgres", "internal/server", "internal/telemetry"},
 	"cmd/iam-bench":              {"internal/dev/devstack", "internal/dev/freeport", "internal/iam", "internal/policy", "internal/postgres"},
 }

@@ -18,9 +18,18 @@ func True(t testing.TB, what string, ok func() bool) {
 // Within is True with another limit.
 func Within(t testing.TB, limit time.Duration, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(limit); !ok(); time.Sleep(5 * time.Millisecond) {
+	if !Until(limit, 5*time.Millisecond, ok) {
+		t.Fatalf("not within %s: %s", limit, what)
+	}
+}
+
+// Until polls at an interval until ok returns true, and reports whether it did within the limit. It is for
+// scripts, which have no testing.TB.
+func Until(limit, interval time.Duration, ok func() bool) bool {
+	for end := time.Now().Add(limit); !ok(); time.Sleep(interval) {
 		if time.Now().After(end) {
-			t.Fatalf("not within %s: %s", limit, what)
+			return false
 		}
 	}
+	return true
 }

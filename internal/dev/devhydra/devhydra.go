@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"testing"
 	"time"
 
 	"iam-service/internal/dev/freeport"
@@ -36,6 +37,21 @@ type Hydra struct {
 
 // redirect is where browsers are sent with a code; nothing listens there.
 const redirect = "http://127.0.0.1:9/callback"
+
+// ForTest starts the program that HYDRA names until the test ends, and skips the test where it names none.
+func ForTest(t testing.TB) *Hydra {
+	t.Helper()
+	program := os.Getenv("HYDRA")
+	if program == "" {
+		t.Skip(`Hydra takes minutes to build: "make test-hydra" builds it and runs this test, nightly too`)
+	}
+	h, err := Start(t.Context(), program, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Stop)
+	return h
+}
 
 // Start runs program with its data in dir, until Stop. Access tokens are JWTs, as the service
 // needs them; everything else is Hydra's default.

@@ -21,6 +21,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/freeport"
 )
 
@@ -113,13 +114,11 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: eventually STATUS METHOD URL [HEADER...] | eventually match REGEXP METHOD URL [HEADER...] | eventually grep REGEXP FILE")
 	}
 	var last string
-	for until := time.Now().Add(4 * time.Minute); time.Now().Before(until); time.Sleep(20 * time.Millisecond) {
+	done := await.Until(4*time.Minute, 20*time.Millisecond, func() bool {
 		if args[0] == "grep" {
 			b, _ := os.ReadFile(ts.MkAbs(args[2])) // not there yet: empty
-			if last = string(b); regexp.MustCompile(`(?m)` + args[1]).Match(b) {
-				return
-			}
-			continue
+			last = string(b)
+			return regexp.MustCompile(`(?m)` + args[1]).Match(b)
 		}
 		request := args[1:]
 		if args[0] == "match" {
@@ -132,14 +131,17 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		if good {
 			ts.Check(os.WriteFile(ts.MkAbs("answer"), answer, 0o600))
-			return
+			return true
 		}
 		last = string(answer)
 		if err != nil {
 			last = err.Error()
 		}
+		return false
+	})
+	if !done {
+		ts.Fatalf("never: %s\nlast seen:\n%s", strings.Join(args, " "), last)
 	}
-	ts.Fatalf("never: %s\nlast seen:\n%s", strings.Join(args, " "), last)
 }
 
 // field: field NAME PATH sets a variable to a value of the last answer: of its JSON body
