@@ -62,7 +62,7 @@ func run(ctx context.Context, args, environ []string) error {
 		}
 	}
 	log := telemetry.NewLog(os.Stderr, slog.LevelInfo)
-	defer log.Flush()
+	defer log.Close()
 	stack, err := devstack.Start(ctx, devstack.Options{Dir: *dir, RAuthAddr: *rauthAddr, Log: log.Logger})
 	if err != nil {
 		return err

@@ -25,7 +25,7 @@ func serveCommand(environ []string) *cobra.Command {
 			cfg, err := server.ParseConfig(environ)
 			signal.Ignore(syscall.SIGPIPE) // a closed log pipe must not end the process
 			log := telemetry.NewLog(cmd.ErrOrStderr(), cfg.LogLevel)
-			defer log.Flush() // also on failure
+			defer log.Close() // also on failure
 			if err == nil {
 				err = server.Serve(cmd.Context(), cfg, log, nil)
 			}

@@ -2,12 +2,13 @@ package gateway_test
 
 import (
 	"context"
-	"os"
 	"testing"
+
+	"go.uber.org/goleak"
 
 	"iam-service/internal/dev/pgtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main{M: m}) }
 
 var ctx = context.Background()

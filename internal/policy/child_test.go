@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/open-policy-agent/opa/v1/bundle"
+	"go.uber.org/goleak"
 
 	"iam-service/internal/dev/await"
 	"iam-service/internal/iam"
@@ -36,7 +37,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // tried is an engine that takes what is signed with a key, and whose children leave a file.

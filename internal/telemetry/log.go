@@ -54,6 +54,8 @@ type Log struct {
 	out   io.Writer
 	level slog.Level
 	wake  chan struct{}
+	stop  func()          // ends the writer
+	end   <-chan struct{} // closed by stop
 
 	mu      sync.Mutex
 	taken   sync.Cond       // on mu: pending was taken to be written
@@ -68,9 +70,10 @@ const pendingMost = 4 << 20
 
 var errNoRoom = errors.New("the reader of the log is too slow")
 
-// NewLog returns a log that writes to out for as long as the program runs.
+// NewLog returns a log that writes to out until Close.
 func NewLog(out io.Writer, level slog.Level) *Log {
-	l := &Log{out: out, level: level, wake: make(chan struct{}, 1)}
+	ctx, stop := context.WithCancel(context.Background())
+	l := &Log{out: out, level: level, wake: make(chan struct{}, 1), stop: stop, end: ctx.Done()}
 	l.taken.L = &l.mu
 	l.Logger = slog.New(handler(lines{l, pendingMost, false}, level))
 	go l.write()
@@ -120,7 +123,12 @@ func (l *Log) wakeUp() {
 func (l *Log) write() {
 	var batch []byte
 	var reported int64
-	for range l.wake {
+	for {
+		select {
+		case <-l.wake:
+		case <-l.end:
+			return
+		}
 		l.mu.Lock()
 		var flushes []chan struct{}
 		batch, l.pending = l.pending, batch[:0]
@@ -152,7 +160,7 @@ func (l *Log) Dropped() int64 { return l.dropped.Load() }
 const flushLimit = time.Second
 
 // Flush returns when everything that was logged before is written, or its reader is too slow
-// for that. A program calls it last.
+// for that.
 func (l *Log) Flush() {
 	done := make(chan struct{})
 	l.mu.Lock()
@@ -163,4 +171,11 @@ func (l *Log) Flush() {
 	case <-done:
 	case <-time.After(flushLimit):
 	}
+}
+
+// Close is Flush, and then ends the log: a program calls it last. Lines after it are not written. Where the
+// reader does not read, the writer ends with its last write.
+func (l *Log) Close() {
+	l.Flush()
+	l.stop()
 }

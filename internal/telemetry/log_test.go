@@ -49,6 +49,7 @@ func TestAReaderOfTheLogThatStopsReadingBlocksNobody(t *testing.T) {
 	t.Parallel()
 	out := newReader()
 	log := telemetry.NewLog(out, slog.LevelInfo)
+	t.Cleanup(log.Close)
 	log.Info("first")
 	<-out.began // it is being written
 	line := strings.Repeat("x", 1<<20)
@@ -78,6 +79,7 @@ func TestManyLinesOfOneKindCrowdOutNoOthers(t *testing.T) {
 	t.Parallel()
 	out := newReader()
 	log := telemetry.NewLog(out, slog.LevelInfo)
+	t.Cleanup(log.Close)
 	log.Info("first")
 	<-out.began
 	many := log.Blocking()
@@ -112,6 +114,7 @@ func TestALogThatCannotBeWrittenIsCounted(t *testing.T) {
 	out.fails = true
 	close(out.let)
 	log := telemetry.NewLog(out, slog.LevelInfo)
+	t.Cleanup(log.Close)
 	log.Info("one")
 	log.Info("two")
 	log.Flush()

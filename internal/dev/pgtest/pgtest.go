@@ -39,6 +39,12 @@ func Run(m *testing.M) int {
 	return m.Run()
 }
 
+// Main runs tests as Run does, for goleak.VerifyTestMain.
+type Main struct{ *testing.M }
+
+// Run implements goleak.TestingM.
+func (m Main) Run() int { return Run(m.M) }
+
 var shared struct {
 	sync.Mutex
 	server *devpg.Server

@@ -5,17 +5,18 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
-	"os"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/iam"
 )
 
-func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main{M: m}) }
 
 // memory is a Store with a clock that a test moves.
 type memory struct {

@@ -1,10 +1,11 @@
 package setup_test
 
 import (
-	"os"
 	"testing"
+
+	"go.uber.org/goleak"
 
 	"iam-service/internal/dev/pgtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main{M: m}) }
