@@ -57,6 +57,7 @@ func TestScripts(t *testing.T) {
 	scripttest.Variables = append(scripttest.Variables, "OTEL_BSP_SCHEDULE_DELAY", "OTEL_EXPORTER_OTLP_TIMEOUT") // the library reads them itself
 	commands := scripttest.Commands()
 	maps.Copy(commands, tracingCommands())
+	maps.Copy(commands, extAuthzCommands())
 	commands["capture"] = background(commands["capture"])
 	commands["sample"] = func(ts *testscript.TestScript, _ bool, _ []string) {
 		ctx := context.Background()
