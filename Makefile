@@ -144,7 +144,8 @@ test-gateways: need-go ## test the generated configurations with nginx, HAProxy 
 	GATEWAYS=nginx,haproxy,caddy go test -count=1 -run Gateway ./internal/gateway/setup ./internal/gateway/probe
 
 .PHONY: test-built-gateways
-test-built-gateways: need-go ## test the generated configurations with the newest Traefik and Caddy, built from their Go modules
+test-built-gateways: need-go ## test the generated configurations with the newest Traefik and Caddy, built from their Go modules, and those for Kubernetes by their definitions
+	GATEWAYS=kubernetes go test -count=1 -run Gateways ./internal/dev/manifests
 	.ci/traefik
 	go build -modfile=.ci/caddy.mod -o bin/caddy github.com/caddyserver/caddy/v2/cmd/caddy
 	TRAEFIK=$(CURDIR)/bin/traefik CADDY=$(CURDIR)/bin/caddy GATEWAYS=traefik,caddy go test -count=1 -run 'Gateway.*/(traefik|caddy)$$' ./internal/gateway/setup

@@ -122,6 +122,36 @@ func TestTheConfigurationsOfEnvoyAreOfItsTypes(t *testing.T) {
 	}
 }
 
+// Istio hands the value of an EnvoyFilter to Envoy as it is: no definition describes it.
+func TestTheFilterThatIstioHandsToEnvoyIsOfItsTypes(t *testing.T) {
+	t.Parallel()
+	files, err := generate("istio", variants["clear text"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := false
+	for _, doc := range documents(t, files[1].Text) {
+		object := doc.(map[string]any)
+		if object["kind"] != "EnvoyFilter" {
+			continue
+		}
+		patches := object["spec"].(map[string]any)["configPatches"].([]any)
+		config := patches[0].(map[string]any)["patch"].(map[string]any)["value"].(map[string]any)["typed_config"]
+		text, err := json.Marshal(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var a anypb.Any
+		if err := protojson.Unmarshal(text, &a); err != nil { // it is merged, so that the rules of a whole one do not hold
+			t.Fatal(err)
+		}
+		found = true
+	}
+	if !found {
+		t.Error("there is no EnvoyFilter")
+	}
+}
+
 func TestATypoInAConfigurationOfEnvoyIsNoticed(t *testing.T) {
 	t.Parallel()
 	files, err := generate("envoy-grpc", variants["TLS"])
