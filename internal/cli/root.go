@@ -47,6 +47,7 @@ func Command(environ []string) *cobra.Command {
 		reconcileCommand(environ),
 		instanceCommand(environ),
 		assertionCommand(environ),
+		doctorCommand(environ),
 		healthcheckCommand(environ),
 		versionCommand(),
 		openAPICommand(),

@@ -203,16 +203,18 @@ func (db *DB) warmFacts(ctx context.Context, conn *pgxpool.Conn) error {
 func (db *DB) CheckWrites(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
-	return wrap("test a write", pgx.BeginFunc(ctx, db.admin, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `UPDATE write_probe SET at = now()`)
-		if err == nil {
-			_, err = tx.Exec(ctx, `SELECT set_config('work_mem', '64kB', true)`)
-		}
-		if err == nil {
-			_, err = tx.Exec(ctx, `SELECT count(*) FROM (SELECT repeat('x', 100) || i FROM generate_series(1, 3000) AS i ORDER BY 1 OFFSET 1) AS s`)
-		}
-		return err
-	}))
+	return wrap("test a write", pgx.BeginFunc(ctx, db.admin, func(tx pgx.Tx) error { return probeWrite(ctx, tx) }))
+}
+
+func probeWrite(ctx context.Context, tx pgx.Tx) error {
+	_, err := tx.Exec(ctx, `UPDATE write_probe SET at = now()`)
+	if err == nil {
+		_, err = tx.Exec(ctx, `SELECT set_config('work_mem', '64kB', true)`)
+	}
+	if err == nil {
+		_, err = tx.Exec(ctx, `SELECT count(*) FROM (SELECT repeat('x', 100) || i FROM generate_series(1, 3000) AS i ORDER BY 1 OFFSET 1) AS s`)
+	}
+	return err
 }
 
 // PoolStats are the figures of one pool.

@@ -20,18 +20,9 @@ import (
 // openEngine creates the engine, without a policy.
 func (s *service) openEngine(context.Context) error {
 	cfg := &s.cfg
-	engine, err := policy.NewEngine(policy.Config{
-		Headers:          cfg.GatewayHeaders,
-		Admin:            cfg.AdminAudience != "",
-		NoTrustedProxies: len(cfg.TrustedProxies) == 0 && cfg.GatewayClientCA == "" && cfg.ExtAuthzClientCAFile == "",
-		Settings:         map[string]string{"unknown_users": cfg.UnknownUsers},
-		Limit:            cfg.Part(50),
-		SignedOnly:       !cfg.PolicyAllowUnsigned,
-		Key:              cfg.PolicyKey,
-		Child:            []string{os.Args[0], policy.ChildCommand},
-		Log:              s.log,
-		OnCandidate:      policy.CandidateCounter(s.registry),
-	})
+	c := cfg.engine()
+	c.Log, c.OnCandidate = s.log, policy.CandidateCounter(s.registry)
+	engine, err := policy.NewEngine(c)
 	if err != nil {
 		return fmt.Errorf("GATEWAY_HEADERS: %w", err)
 	}
@@ -52,6 +43,25 @@ func (s *service) openEngine(context.Context) error {
 		}},
 	)
 	return nil
+}
+
+// engine is what the settings say of the engine.
+func (cfg *Config) engine() policy.Config {
+	return policy.Config{
+		Headers:          cfg.GatewayHeaders,
+		Admin:            cfg.AdminAudience != "",
+		NoTrustedProxies: cfg.trustsNobody(),
+		Settings:         map[string]string{"unknown_users": cfg.UnknownUsers},
+		Limit:            cfg.Part(50),
+		SignedOnly:       !cfg.PolicyAllowUnsigned,
+		Key:              cfg.PolicyKey,
+		Child:            []string{os.Args[0], policy.ChildCommand},
+	}
+}
+
+// trustsNobody: no gateway is believed, so the facts of requests are not known.
+func (cfg *Config) trustsNobody() bool {
+	return len(cfg.TrustedProxies) == 0 && cfg.GatewayClientCA == "" && cfg.ExtAuthzClientCAFile == ""
 }
 
 // openPolicies activates the first policy and follows all later ones.

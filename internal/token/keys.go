@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -241,6 +243,19 @@ func (v *Verifier) TokenEndpoint() (string, error) {
 		return "", fmt.Errorf("the discovery document of %s has no token_endpoint", v.first.URL)
 	}
 	return set.token, nil
+}
+
+// Algorithms are the signature algorithms of an issuer's usable keys, sorted; none: no key was fetched.
+func (v *Verifier) Algorithms(issuer string) []string {
+	all := map[string]bool{}
+	if is := v.issuers[issuer]; is != nil {
+		if set := is.keys.Load(); set != nil {
+			for _, k := range set.byID {
+				all[k.alg] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
 }
 
 // KeyState is the state of the keys of one issuer.

@@ -24,13 +24,19 @@ func (c *Client) Watch(ctx context.Context) {
 	}
 }
 
-func (c *Client) check(ctx context.Context) {
+// Check reports whether the list of clients answers as the admin API does.
+func (c *Client) Check(ctx context.Context) error {
 	a, err := c.do(ctx, request{operation: "list", method: http.MethodGet, target: c.at("clients") + "?page_size=1", want: http.StatusOK}, nil)
 	if err == nil {
 		if err = isList(a.body); err != nil {
 			c.report(ctx, "list", err)
 		}
 	}
+	return err
+}
+
+func (c *Client) check(ctx context.Context) {
+	err := c.Check(ctx)
 	if ctx.Err() != nil {
 		return
 	}

@@ -43,8 +43,9 @@ var mayImport = map[string][]string{
 	"internal/telemetry/tracing": {},
 	"internal/telemetry":         {"internal/telemetry/tracing"},
 	"internal/server":            {"internal/iam", "internal/admin", "internal/bounded", "internal/directory", "internal/feed", "internal/policy", "internal/token", "internal/enrich", "internal/postgres", "internal/clients", "internal/decisions", "internal/events/natsbus", "internal/policyops/explain", "internal/events/outbox", "internal/policyops/preview", "internal/clients/rauth", "internal/policyops/rollout", "internal/adminapi", "internal/gateway", "internal/gateway/assertion", "internal/telemetry", "policies", "internal/problem", "internal/telemetry/tracing"},
+	"internal/server/doctor":     {"internal/clients/rauth", "internal/events/natsbus", "internal/iam", "internal/postgres", "internal/server", "internal/telemetry", "internal/token"},
 	"internal/cli": {
-		"internal/iam", "internal/admin", "internal/clients", "internal/clients/rauth", "internal/decisions", "internal/adminapi", "internal/enrich", "internal/gateway/assertion", "internal/gateway/probe", "internal/gateway/setup", "internal/policy", "internal/policy/authoring", "internal/policyops/explain",
+		"internal/server/doctor", "internal/iam", "internal/admin", "internal/clients", "internal/clients/rauth", "internal/decisions", "internal/adminapi", "internal/enrich", "internal/gateway/assertion", "internal/gateway/probe", "internal/gateway/setup", "internal/policy", "internal/policy/authoring", "internal/policyops/explain",
 		"internal/policyops/preview", "internal/postgres", "internal/server", "internal/telemetry", "internal/token", "policies",
 	},
 	"migrations":      {},

@@ -6,6 +6,7 @@
 package natsbus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -123,17 +124,58 @@ func (b *Bus) Ready(ctx context.Context) (created time.Time, err error) {
 		return time.Time{}, fmt.Errorf("stream %s: %w", b.cfg.Stream, err)
 	}
 	info := s.CachedInfo()
-	switch c := info.Config; {
+	return info.Created, b.fits(&info.Config)
+}
+
+// fits reports what is wrong with an existing stream.
+func (b *Bus) fits(c *jetstream.StreamConfig) error {
+	switch {
 	case !slices.Contains(c.Subjects, Subjects) && !slices.Contains(c.Subjects, ">"):
-		return time.Time{}, fmt.Errorf("stream %s keeps %v, and must keep %s", b.cfg.Stream, c.Subjects, Subjects)
+		return fmt.Errorf("stream %s keeps %v, and must keep %s", b.cfg.Stream, c.Subjects, Subjects)
 	case c.Storage != jetstream.FileStorage:
-		return time.Time{}, fmt.Errorf("stream %s keeps events in memory, and must keep them in files", b.cfg.Stream)
+		return fmt.Errorf("stream %s keeps events in memory, and must keep them in files", b.cfg.Stream)
 	case c.NoAck || c.Sealed:
-		return time.Time{}, fmt.Errorf("stream %s is sealed or acknowledges nothing, and must acknowledge what it keeps", b.cfg.Stream)
+		return fmt.Errorf("stream %s is sealed or acknowledges nothing, and must acknowledge what it keeps", b.cfg.Stream)
 	case c.Duplicates < Duplicates:
-		return time.Time{}, fmt.Errorf("stream %s drops duplicates for %s, and must for %s", b.cfg.Stream, c.Duplicates, Duplicates)
+		return fmt.Errorf("stream %s drops duplicates for %s, and must for %s", b.cfg.Stream, c.Duplicates, Duplicates)
 	}
-	return info.Created, nil
+	return nil
+}
+
+// ErrNoStream means that there is no stream yet: Ready creates it.
+var ErrNoStream = errors.New("there is no stream yet")
+
+// noMessage is the server's code for a message that expects another one before it (JSStreamWrongLastMsgIDErr).
+const noMessage = 10070
+
+// Probe waits for a connection, and checks the stream and the right to publish events. It changes nothing: its message
+// expects one before it that does not exist, so the stream rejects it.
+func (b *Bus) Probe(ctx context.Context) error {
+	for !b.nc.IsConnected() {
+		select {
+		case <-ctx.Done():
+			return b.State()
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	s, err := b.js.Stream(ctx, b.cfg.Stream)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return ErrNoStream
+	}
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", b.cfg.Stream, cmp.Or(b.nc.LastError(), err))
+	}
+	if err := b.fits(&s.CachedInfo().Config); err != nil {
+		return err
+	}
+	_, err = b.js.Publish(ctx, "iam._.doctor.probe.Probe", nil, jetstream.WithExpectLastMsgID("no such message"))
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == noMessage {
+		return nil
+	}
+	if err == nil {
+		return errors.New("the stream stored a message that it had to reject")
+	}
+	return fmt.Errorf("publish to iam.>: %w", cmp.Or(b.nc.LastError(), err))
 }
 
 // away reports whether err is of the connection and not of the stream. ErrReconnectBufExceeded ("outbound buffer limit
