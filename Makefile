@@ -164,9 +164,16 @@ test-defences: need-go ## remove each defence of SECURITY.md in turn: its test m
 	go run ./internal/dev/defences/takeout "$(ONLY)"
 
 .PHONY: test-rules
-test-rules: need-go ## check the alerts of deploy/prometheus and run their unit tests, by promtool
+test-rules: need-go ## check the alerts of deploy/prometheus and the queries of the dashboard, by promtool
 	go tool -modfile=.ci/promtool.mod promtool check rules --lint-fatal deploy/prometheus/rules.yaml
 	go tool -modfile=.ci/promtool.mod promtool test rules deploy/prometheus/rules_test.yaml
+	@mkdir -p bin
+	go run ./internal/dev/dashboard -rules > bin/dashboard-queries.yaml
+	go tool -modfile=.ci/promtool.mod promtool check rules --lint-fatal bin/dashboard-queries.yaml
+
+.PHONY: dashboard
+dashboard: need-go ## write deploy/grafana/iam-service.json from the panels of internal/dev/dashboard
+	go run ./internal/dev/dashboard > deploy/grafana/iam-service.json
 
 .PHONY: openapi-check
 openapi-check: need-go ## lint the admin API's OpenAPI document, and compile clients of it (needs Node)

@@ -56,6 +56,7 @@ var mayImport = map[string][]string{
 	// Development and tests; nothing above may import these.
 	"internal/dev/devstack":            {"internal/dev/devpg", "internal/dev/devrauth", "internal/iam", "internal/postgres"},
 	"internal/dev/defences":            {},
+	"internal/dev/dashboard":           {},
 	"internal/dev/defences/takeout":    {"internal/dev/defences"},
 	"internal/dev/devpg":               {"internal/dev/freeport"},
 	"internal/dev/freeport":            {},

@@ -157,7 +157,7 @@ func (d *doctor) gateways() {
 		add("gateway authentication", ok("only gateways that prove who they are get a decision"))
 	default:
 		add("gateway authentication", finding{
-			Warn, "whoever reaches GATEWAY_ADDR gets decisions about any token",
+			Warn, "every program that reaches GATEWAY_ADDR gets decisions about any token",
 			"set GATEWAY_SECRET or GATEWAY_CLIENT_CA_FILE, or be sure that the network policy lets gateways alone pass",
 		})
 	}

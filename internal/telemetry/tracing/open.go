@@ -231,6 +231,6 @@ func (r *reporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpa
 func (r *reporter) warn(err error) {
 	now, last := time.Now().Unix(), r.logged.Load()
 	if now-last >= 60 && r.logged.CompareAndSwap(last, now) {
-		r.log.Warn("traces are not exported", slog.Any("err", err)) //nolint:sloglint // of no request
+		r.log.Warn("traces are not exported", slog.Any("err", err))
 	}
 }
