@@ -42,7 +42,7 @@ func retried(send func() (status int)) int {
 }
 
 // A log collector that has stopped to read, or is gone, costs lines and no answers.
-func TestAReaderOfStderrThatStopsReadingHoldsUpNobody(t *testing.T) {
+func TestAReaderOfStderrThatStopsReadingDelaysNoRequest(t *testing.T) {
 	t.Parallel()
 	for name, gone := range map[string]bool{"stuck": false, "gone": true} {
 		t.Run(name, func(t *testing.T) {

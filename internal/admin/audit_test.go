@@ -132,7 +132,7 @@ func (o *office) outbox(kind string) []admin.Anchor {
 }
 
 // Retention drops whole months, and what is left can still be verified.
-func TestRetentionCutsTheChainsWhereACheckpointWasTold(t *testing.T) {
+func TestRetentionCutsTheChainsAtAPublishedCheckpoint(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
 	o.tenant("acme")

@@ -387,8 +387,8 @@ func TestEntriesOfTheDefaultPartitionAreMoved(t *testing.T) {
 	}
 }
 
-// Events that nobody relays end after a while; while a replica relays, they wait for the bus.
-func TestEventsThatNobodyRelaysAreDeleted(t *testing.T) {
+// Events without a relay are deleted after a while; while a replica relays, they wait for the bus.
+func TestEventsWithoutARelayAreDeleted(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
 	o.tenant("old")

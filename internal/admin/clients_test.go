@@ -11,7 +11,7 @@ import (
 
 // Of two operations on a client only the last one is heard, and a rotation that nobody
 // knows the end of ends no secret.
-func TestAnOperationThatWasReplacedIsNotHeard(t *testing.T) {
+func TestTheOutcomeOfAReplacedOperationIsIgnored(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
 	o.tenant("acme")

@@ -75,7 +75,8 @@ func TestAClientOfATenantAdministersThatTenantOnly(t *testing.T) {
 	w.want(200, "rita", "PATCH", "/v1/tenants/acme", map[string]any{"status": "active"})
 }
 
-func TestAnotherFormOfAnIDIsNobodys(t *testing.T) {
+// Our ids are compared as text: another spelling of the same UUID is not found.
+func TestAnotherSpellingOfAnIDIsNotFound(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	root, alice := w.user("root"), w.user("alice")
@@ -107,7 +108,7 @@ func (w *adminWorld) audit() map[string]bool {
 
 // Who may not do a thing holds up nobody by asking for it, and does not learn from the
 // time it takes what is there.
-func TestWhoMayNotWaitsForNoLock(t *testing.T) {
+func TestADeniedCallerWaitsForNoLock(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	tx, err := w.sql().Begin(ctx)
@@ -300,7 +301,7 @@ func TestAProgramThatIsBlockedMeanwhileWritesNothing(t *testing.T) {
 }
 
 // Who is changing something stays who they are until it is done.
-func TestWhoIsAtWorkIsNotChangedMeanwhile(t *testing.T) {
+func TestACallerIsNotChangedDuringTheirTransaction(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	tx, err := w.sql().Begin(ctx)

@@ -12,7 +12,7 @@ import (
 
 // Ruling 30: nobody gives away or takes away more than they hold, looked at before and
 // after; the last platform administrator stays.
-func TestNobodyEscalates(t *testing.T) {
+func TestNoAdministratorEscalates(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	// Tina administers acme and is editor there. The payer may more than she.
@@ -92,7 +92,7 @@ func TestNobodyEscalates(t *testing.T) {
 }
 
 // A policy that allows everything to everybody gives nobody what they do not hold.
-func TestWhateverThePolicySaysNobodyGivesAwayMoreThanTheyHold(t *testing.T) {
+func TestNoPolicyLetsACallerGrantMoreThanTheyHold(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{adminRego: "package iam.admin\n\ndecision := {\"allow\": true}\n"})
 	tokens := w.cast()

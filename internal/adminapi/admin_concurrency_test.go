@@ -14,8 +14,8 @@ import (
 	"iam-service/internal/iam"
 )
 
-// One changes, the other is told: nothing that either wrote is lost unseen.
-func TestOfTwoWhoEditOneRoleAtOnceOneIsTold(t *testing.T) {
+// One edit succeeds, the other is a conflict: no edit is lost without a response that says so.
+func TestOfTwoConcurrentEditsOfARoleOneIsRejected(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	r := w.want(200, "root", "GET", "/v1/tenants/acme/roles/auditor", nil)
@@ -52,7 +52,7 @@ func TestOfTwoWhoEditOneRoleAtOnceOneIsTold(t *testing.T) {
 }
 
 // Of those who make one thing at once, one has made it.
-func TestOfManyWhoMakeOneThingAtOnceOneHasMadeIt(t *testing.T) {
+func TestOfManyConcurrentCreatesOneSucceeds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	for _, c := range []struct {
@@ -143,7 +143,7 @@ func TestARepeatedPostMakesOneThing(t *testing.T) {
 }
 
 // Two administrators who remove each other, many times: one always stays.
-func TestTwoWhoRemoveEachOtherDoNotBothSucceed(t *testing.T) {
+func TestOfTwoAdministratorsWhoRemoveEachOtherOneSucceeds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	w.want(201, "root", "POST", "/v1/users", map[string]any{"subject": "rival", "platform_roles": []string{"platform-admin"}})
@@ -196,7 +196,7 @@ func TestTwoWhoRemoveEachOtherDoNotBothSucceed(t *testing.T) {
 }
 
 // Two edits at once, each of which alone would be fine.
-func TestTwoEditsAtOnceDoNotGiveAwayTogetherWhatNeitherMay(t *testing.T) {
+func TestTwoConcurrentEditsDoNotGrantTogetherWhatNeitherMay(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	for range 10 {

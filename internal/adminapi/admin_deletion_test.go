@@ -82,7 +82,7 @@ func TestATenantIsDeletedOnlyWhenNothingNeedsIt(t *testing.T) {
 	}
 }
 
-func TestARoleIsDeletedOnlyWhenNobodyHoldsIt(t *testing.T) {
+func TestARoleIsDeletedOnlyWithoutHolders(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	w.want(201, "root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "chief", "inherits": []string{"auditor"}})

@@ -109,7 +109,7 @@ func ofTenant(may func(action string) bool) func(action, where string) int {
 
 // Every route for every kind of caller, in a tenant of their own, in another, and on
 // the platform. The routes are those of the document: a new one without a row fails.
-func TestWhoMayDoWhat(t *testing.T) {
+func TestTheMatrixOfRolesAndActions(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{decisions: true})
 	gone := map[string]bool{}

@@ -250,7 +250,7 @@ func TestAMergePatchChangesWhatItNames(t *testing.T) {
 }
 
 // The last administrator of a tenant leaves it without one only if they say so.
-func TestATenantKeepsAnAdministratorUnlessSomebodySaysOtherwise(t *testing.T) {
+func TestATenantKeepsAnAdministratorUnlessTheCallerConfirms(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	w.want(201, "root", "POST", "/v1/tenants", map[string]any{"id": "solo", "slug": "solo", "name": "Solo"})

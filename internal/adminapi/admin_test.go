@@ -18,7 +18,7 @@ var (
 	soon = time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC) // in the future
 )
 
-func TestBadInputIsToldFieldByField(t *testing.T) {
+func TestInvalidInputIsReportedFieldByField(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	for name, c := range map[string]struct {

@@ -38,7 +38,7 @@ func TestRolesOfAClientNeedNoProvider(t *testing.T) {
 }
 
 // Nobody makes or becomes a client that is more than they are.
-func TestNobodyGetsMoreThroughAClient(t *testing.T) {
+func TestAClientGrantsItsCreatorNothingMore(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	refused := func(who, method, path string, body any, headers ...string) {

@@ -253,7 +253,7 @@ func (w *adminWorld) put(id string, change func(map[string]any)) {
 
 // What nobody manages here is reported where it matters to security, stays whatever is done,
 // and leaves nothing to be reconciled.
-func TestWhatNobodyManagesIsReportedAndStays(t *testing.T) {
+func TestUnmanagedClientsAreReportedAndStay(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	id := w.client("acme", nil)

@@ -160,7 +160,7 @@ func TestEventsSayNothingOfWhatIsOnlyTried(t *testing.T) {
 
 // What is taken away is taken away there too, be it a scope that a provider may fill in;
 // the same again changes nothing.
-func TestTheLastScopeIsTakenAwayThereToo(t *testing.T) {
+func TestTheLastScopeIsRevokedInTheProviderToo(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	id := w.client("acme", map[string]any{"scopes": []string{"openid", "offline_access"}})
@@ -173,8 +173,8 @@ func TestTheLastScopeIsTakenAwayThereToo(t *testing.T) {
 	w.announced(id, "ClientCreated", "ClientUpdated")
 }
 
-// A role that is taken away while a change is tried takes nothing of that change with it.
-func TestARoleTakenAwayWhileAChangeIsTried(t *testing.T) {
+// A role that is revoked during a pending change removes nothing else of that change.
+func TestARoleRevokedDuringAPendingChangeStaysRevoked(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	w.want(201, "root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "gone"})
@@ -312,7 +312,7 @@ func TestALostAnswerIsFound(t *testing.T) {
 }
 
 // Whoever goes away before the answer has begun something, and it is brought to an end.
-func TestACallerWhoGoesAwayStopsNothing(t *testing.T) {
+func TestACallerThatDisconnectsStopsNoOperation(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	h := w.hook()

@@ -49,8 +49,8 @@ func TestAStrangeClientHidesNothing(t *testing.T) {
 	}
 }
 
-// What only one comparison sees is nothing; one that is wrong harms nobody.
-func TestAListThatIsWrongHarmsNobody(t *testing.T) {
+// A difference that only one comparison finds is ignored, so a faulty list changes no client.
+func TestAFaultyListOfTheProviderChangesNoClient(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	id := w.client("acme", nil)
@@ -76,7 +76,7 @@ func TestAListThatIsWrongHarmsNobody(t *testing.T) {
 }
 
 // One tenant that is held up holds up nobody else.
-func TestABusyTenantHoldsUpNobodyElse(t *testing.T) {
+func TestABusyTenantDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	busy := w.client("acme", nil)

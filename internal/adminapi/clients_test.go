@@ -220,7 +220,7 @@ func TestClientsAreTakenWhileTheProviderIsAway(t *testing.T) {
 }
 
 // Whoever does not want to wait says so.
-func TestAClientIsMadeLaterForWhoAsksForThat(t *testing.T) {
+func TestAClientIsCreatedInTheBackgroundOnRequest(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{loop: true})
 	r := w.want(202, "root", "POST", "/v1/clients", service(nil), "Prefer: wait=1, respond-async")

@@ -13,9 +13,8 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Our ids are compared as text: another form of the same UUID is nobody's.
-// Any tenant's administrator can make anybody a member of it.
-func TestAMembershipThatSomebodyElseAddsMovesNobody(t *testing.T) {
+// Any tenant's administrator can add any user as a member.
+func TestAMembershipThatAnotherTenantAddsChangesNoActiveTenant(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	auth := world.Bearer(w.Mint("victor", nil))
@@ -159,7 +158,7 @@ func TestErasingAndAddingAtOnceIsOneOrTheOther(t *testing.T) {
 }
 
 // Who holds for a time gives for that time at most.
-func TestWhoHoldsForATimeGivesForNoLonger(t *testing.T) {
+func TestATemporaryHolderGrantsForNoLonger(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	end := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
@@ -206,8 +205,8 @@ func TestMembersAreListedAsTheyAre(t *testing.T) {
 	}
 }
 
-// Answers that are kept for who asks again are forgotten with whom they are about.
-func TestAKeptAnswerIsForgottenWithWhomItIsAbout(t *testing.T) {
+// Responses that are stored for repeated requests are deleted with the user that they are about.
+func TestAStoredResponseIsDeletedWithItsUser(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	const subject = "kept-subject"

@@ -37,7 +37,7 @@ denials contains _reason(rego.metadata.rule()) if {
 
 // A preview names those who would gain and lose, and what activating it shows is what the
 // preview said.
-func TestAPreviewNamesWhoLosesWhat(t *testing.T) {
+func TestAPreviewNamesTheUsersThatLoseARole(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{decisions: true})
 	w.member("acme", "vera", "viewer")
@@ -359,9 +359,9 @@ const letsAnybodyIn = `_is_member if _known
 grants contains _reason(rego.metadata.rule()) if input.request.tenant_hint
 `
 
-// A policy that lets in who does not belong there changes nothing for members: the preview
-// asks about the others, too.
-func TestAPreviewAsksAboutThoseWhoDoNotBelong(t *testing.T) {
+// A policy that admits users without a membership changes nothing for members: the preview includes the
+// others, too.
+func TestAPreviewIncludesUsersWithoutAMembership(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	prepared := func(packed []byte) *policy.Revision {

@@ -7,9 +7,8 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Whoever was held up until somebody else may have taken an operation up asks the
-// provider for nothing: there is none here to be asked.
-func TestWhoIsTooLateDoesNothing(t *testing.T) {
+// A worker whose lease has expired calls no provider: another may have taken the operation over.
+func TestAnExpiredLeaseDoesNothing(t *testing.T) {
 	t.Parallel()
 	s := New(Config{})
 	for _, operation := range []string{iam.OperationCreate, iam.OperationUpdate, iam.OperationDelete, iam.OperationRetire} {

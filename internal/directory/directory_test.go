@@ -209,7 +209,7 @@ func TestWhatAnIssuerDoesNotReachIsNotThere(t *testing.T) {
 	}
 }
 
-func TestOneLoadServesAllWhoAskMeanwhile(t *testing.T) {
+func TestOneLoadServesAllConcurrentCallers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoader()
@@ -231,7 +231,7 @@ func TestOneLoadServesAllWhoAskMeanwhile(t *testing.T) {
 }
 
 // The first who asks may leave: the others still get their answer.
-func TestALoadOutlivesTheOneWhoAskedFirst(t *testing.T) {
+func TestALoadOutlivesItsFirstCaller(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoader()
@@ -255,7 +255,7 @@ func TestALoadOutlivesTheOneWhoAskedFirst(t *testing.T) {
 	})
 }
 
-func TestAFailedLoadIsAnErrorForAllAndIsNotKept(t *testing.T) {
+func TestAFailedLoadIsAnErrorForAllAndIsNotCached(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoader()

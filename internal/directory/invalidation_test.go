@@ -142,7 +142,7 @@ func TestAChangeDropsWhatRestsOnIt(t *testing.T) {
 
 // The race of the stale put: a load reads, a change is committed and told, and only
 // then does the load put what it read.
-func TestWhatWasReadBeforeAChangeIsNotKeptAfterIt(t *testing.T) {
+func TestAFactReadBeforeAChangeIsNotCachedAfterIt(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		path string

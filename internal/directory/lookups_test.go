@@ -76,9 +76,8 @@ func TestMissesAreNoWeapon(t *testing.T) {
 	}
 }
 
-// What fails is not the asker's fault: it uses up nothing of what a token may look
-// for in vain.
-func TestAnOutageUsesUpNobodysMisses(t *testing.T) {
+// A failure is not the caller's fault: it consumes none of the misses that a token is allowed.
+func TestAnOutageUsesUpNoMissesOfCallers(t *testing.T) {
 	t.Parallel()
 	l := newLoader()
 	l.set(errors.New("away"), 0)

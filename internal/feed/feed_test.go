@@ -89,7 +89,7 @@ func bubble(t *testing.T, f func(t *testing.T)) {
 	synctest.Test(t, f)
 }
 
-func TestAChangeThatIsHeardDropsWhatItSays(t *testing.T) {
+func TestAReceivedChangeInvalidatesItsKeys(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := &bus{}
 		r := start(t, b)

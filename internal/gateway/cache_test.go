@@ -53,7 +53,7 @@ func TestAnAnswerIsUsedAgainForWhateverThePolicyCannotTellApart(t *testing.T) {
 }
 
 // What is asked of each token is asked also where the answer is kept.
-func TestAKeptAnswerIsNotForATokenThatIsNoLongerGood(t *testing.T) {
+func TestACachedDecisionIsNotReturnedForAnInvalidToken(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{})
 	soon := world.Bearer(w.Mint("alice", map[string]any{"exp": time.Now().Add(8 * time.Second).Unix()}))
@@ -84,7 +84,7 @@ func TestAKeptAnswerIsNotForATokenThatIsNoLongerGood(t *testing.T) {
 }
 
 // Each fact that an answer rests on ends it, and no other does.
-func TestAKeptAnswerEndsWithAFactItRestsOn(t *testing.T) {
+func TestACachedDecisionEndsWithAFactItDependsOn(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{})
 	alice := []string{world.Bearer(w.Mint("alice", nil))} // in acme
@@ -132,7 +132,7 @@ func TestAnotherPolicyAnswersAnew(t *testing.T) {
 	}
 }
 
-func TestAnErrorIsNotKept(t *testing.T) {
+func TestAnErrorIsNotCached(t *testing.T) {
 	t.Parallel()
 	for name, rego := range map[string]string{
 		"undefined": `decision := {"allow": true} if data.directory.users[input.token.iss].late.id`,

@@ -15,7 +15,7 @@ import (
 	"iam-service/internal/postgres"
 )
 
-func TestWhoACallerIsHere(t *testing.T) {
+func TestACallerSeesItsOwnIdentityAndTenants(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{})
 	for name, c := range map[string]struct {
@@ -89,7 +89,7 @@ func TestTheGatewaysChoiceOfProviderBinds(t *testing.T) {
 	}
 }
 
-func TestNobodyIsLetInUnlessTheBundleDeclaresThePath(t *testing.T) {
+func TestAnonymousRequestsAreDeniedUnlessTheBundleDeclaresThePath(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{Policy: world.Policy{Config: map[string]any{"anonymous": map[string]any{"paths": []any{"/public"}, "preflight": false}}}})
 	for path, want := range map[string]int{"/public": 200, "/public/a": 200, "/publicity": 401, "/": 401, "/private": 401, "/public/../private": 401, "/public/%2e%2e/private": 401} {
@@ -316,7 +316,7 @@ func TestABrokenPolicyIsNeitherAYesNorANo(t *testing.T) {
 
 // The database dies: never an allow with fewer roles, never a deny that says "not
 // a member"; it comes back: all recover.
-func TestADatabaseThatDiesMakesNobodySomebodyElse(t *testing.T) {
+func TestAnOutageOfTheDatabaseChangesNoIdentity(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Server(t)
 	if _, err := postgres.Migrate(ctx, server.URL, postgres.Up); err != nil {

@@ -80,7 +80,7 @@ func TestAnAmbiguousPathIsRefusedWhereThePolicyReadsThePath(t *testing.T) {
 	}
 }
 
-func TestAnAmbiguousPathIsNoFaultWhereNobodyReadsIt(t *testing.T) {
+func TestAnAmbiguousPathIsAllowedWhereThePolicyDoesNotReadIt(t *testing.T) {
 	t.Parallel()
 	ambiguous := []string{"/projects/a%2Fb", "/a;b", "/a%23b", "/a%ff", "//a", "/a/../b"}
 	usual := world.New(t, world.Settings{Policy: world.Policy{Config: map[string]any{"anonymous": map[string]any{"paths": []any{"/"}}}}})
@@ -105,7 +105,7 @@ func TestAnAmbiguousPathIsNoFaultWhereNobodyReadsIt(t *testing.T) {
 }
 
 // A denial that reads what is undefined never fires.
-func TestARequestOfWhichThePolicyReadsWhatNobodyHasSaidIsDenied(t *testing.T) {
+func TestAnUnknownFactThatThePolicyReadsDenies(t *testing.T) {
 	t.Parallel()
 	believed, stranger := world.New(t, world.Settings{}), world.New(t, world.Settings{Untrusted: true})
 	for field, header := range map[string]string{

@@ -180,9 +180,8 @@ func TestHeadersThatAreTooLargeAreADenyNotACut(t *testing.T) {
 	}
 }
 
-// A peer that has stopped sending still listens: it must hear 503, not the 200 that
-// a handler gives by writing nothing.
-func TestACallerWhoStoppedSendingStillGetsTheAnswer(t *testing.T) {
+// A peer that has stopped sending still reads: it must receive 503, not the 200 of a handler that writes nothing.
+func TestACallerThatHalfClosesStillGetsTheResponse(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{Policy: world.Policy{Rego: "package iam.claims\n\nn := [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]\n\ndecision := {\"allow\": count([1 | n[_]; n[_]; n[_]; n[_]; n[_]; n[_]; n[_]; n[_]; n[_]; n[_]]) > 0}\n"}})
 	conn, err := net.Dial("tcp", strings.TrimPrefix(w.URL, "http://"))

@@ -54,8 +54,8 @@ func tried(t *testing.T, key *policy.Key) (e *policy.Engine, ran func() bool) {
 	}
 }
 
-// A child takes time and memory: what nobody has signed has none, whichever way it comes.
-func TestNoChildRunsForWhatNobodyHasSigned(t *testing.T) {
+// A child takes time and memory: an unsigned bundle gets none, by whichever source it comes.
+func TestNoChildRunsForAnUnsignedBundle(t *testing.T) {
 	t.Parallel()
 	signer, verify := keyPair(t)
 	key, err := policy.ParseKey(verify)
@@ -154,7 +154,7 @@ func fetchedBundle(resource string, signed bool) map[string]any {
 }
 
 // Keys in OPA's configuration verify only the bundles that name one.
-func TestWhoHasVerifiedWhatOPAFetchedIsSaidTruly(t *testing.T) {
+func TestTheVerifierOfAFetchedBundleIsReportedTruly(t *testing.T) {
 	t.Parallel()
 	signer, verify := keyPair(t)
 	packed, err := authoring.Build(files{}.write(t, t.TempDir()), "", nil)

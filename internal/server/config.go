@@ -24,10 +24,10 @@ import (
 // serve reads all.
 type Config struct {
 	DatabaseURL string `env:"DATABASE_URL" of:"database" secret:"true" need:"true" doc:"PostgreSQL; may lead to a transaction pooler"`
-	ListenURL   string `env:"DATABASE_LISTEN_URL" of:"database" secret:"true" doc:"the same database, always direct, for change notifications and locks; else DATABASE_URL"`
+	ListenURL   string `env:"DATABASE_LISTEN_URL" of:"database" secret:"true" doc:"the same database, always direct, for change notifications and locks; unset: DATABASE_URL"`
 
-	FactsConns int32 `env:"DATABASE_FACTS_CONNS" envDefault:"10" doc:"most connections for look-ups of gateways' requests; 4 are kept open"`
-	AdminConns int32 `env:"DATABASE_ADMIN_CONNS" envDefault:"10" doc:"most connections for everything else; 4 are kept open"`
+	FactsConns int32 `env:"DATABASE_FACTS_CONNS" envDefault:"10" doc:"maximum of connections for look-ups of gateways' requests; 4 stay open"`
+	AdminConns int32 `env:"DATABASE_ADMIN_CONNS" envDefault:"10" doc:"maximum of connections for everything else; 4 stay open"`
 
 	RAuthURL                string   `env:"RAUTH_URL" of:"issuers" need:"true" doc:"issuer of tokens, byte by byte as in their iss"`
 	RAuthID                 string   `env:"RAUTH_ID" of:"issuers" envDefault:"rauth" doc:"its name in X-Upstream-IdP-ID"`
@@ -36,7 +36,7 @@ type Config struct {
 	RAuthAuthorizedParties  []string `env:"RAUTH_AUTHORIZED_PARTIES" of:"issuers" doc:"if set, tokens must be issued to one of these clients"`
 	RAuthInsecureHTTP       bool     `env:"RAUTH_INSECURE_HTTP" of:"issuers" doc:"1 allows issuers over plain http beyond loopback"`
 	RAuthPrograms           []string `env:"RAUTH_PROGRAMS" of:"issuers" doc:"how tokens of programs are marked, besides sub = client_id: claim, claim=value or claim=prefix* (the prefix and the client id), comma-separated"`
-	IntrospectionURL        string   `env:"RAUTH_INTROSPECTION_URL" doc:"endpoint that introspects opaque tokens; else that of discovery, with RAUTH_INTROSPECTION_CLIENT_ID"`
+	IntrospectionURL        string   `env:"RAUTH_INTROSPECTION_URL" doc:"endpoint that introspects opaque tokens; unset: that of discovery, with RAUTH_INTROSPECTION_CLIENT_ID"`
 	IntrospectionClientID   string   `env:"RAUTH_INTROSPECTION_CLIENT_ID" doc:"client for introspection of opaque tokens; none: they are rejected"`
 	IntrospectionClientPass string   `env:"RAUTH_INTROSPECTION_CLIENT_SECRET" secret:"true" doc:"its secret"`
 	TrustedIssuers          string   `env:"TRUSTED_ISSUERS" of:"issuers" secret:"true" doc:"further issuers, a JSON list: see docs/configuration.md"`
@@ -69,17 +69,17 @@ type Config struct {
 	TrustedProxies  []netip.Prefix `env:"TRUSTED_PROXIES" doc:"networks whose X-Forwarded-… and X-Upstream-IdP-ID are believed, comma-separated"`
 	AmbiguousPaths  string         `env:"AMBIGUOUS_PATHS" envDefault:"when_read" doc:"ambiguous paths are denied: when_read, where the policy reads the path; always_deny"`
 	GatewayHeaders  []string       `env:"GATEWAY_HEADERS" of:"gate" doc:"headers that the gateways copy; every 200 carries all of them"`
-	GatewayEmpty    string         `env:"GATEWAY_EMPTY_VALUE" of:"budgets" doc:"value of an identity header that has none, such as -, for gateways that drop empty headers; else empty"`
+	GatewayEmpty    string         `env:"GATEWAY_EMPTY_VALUE" of:"budgets" doc:"value of an identity header that has none, such as -, for gateways that drop empty headers; unset: empty"`
 	HeaderBudget    int            `env:"HEADER_BUDGET" of:"budgets" envDefault:"3500" doc:"maximum bytes of all headers of a response together"`
 
 	AssertionIssuer   string        `env:"ASSERTION_ISSUER" of:"gate" doc:"iss of signed identities, such as https://iam.example.com; none: responses carry no signed identity"`
-	AssertionAudience string        `env:"ASSERTION_AUDIENCE" of:"assertion" doc:"their aud; else the host of each request, which the gateway must send"`
+	AssertionAudience string        `env:"ASSERTION_AUDIENCE" of:"assertion" doc:"their aud; unset: the host of each request, which the gateway must send"`
 	AssertionAlg      string        `env:"ASSERTION_ALG" of:"assertion" envDefault:"ES256" doc:"signature algorithm of the next key: ES256 or EdDSA"`
 	AssertionRotation time.Duration `env:"ASSERTION_ROTATION" of:"assertion" envDefault:"720h" doc:"how long a key signs"`
 	AssertionKEK      string        `env:"ASSERTION_KEY_ENCRYPTION_KEY" of:"assertion" secret:"true" doc:"base64 of 32 random bytes; encrypts the keys that sign, in PostgreSQL"`
 	AssertionKEK2     string        `env:"ASSERTION_KEY_ENCRYPTION_KEY_2" of:"assertion" secret:"true" doc:"another one, which decrypts as well: for a change of the first"`
 
-	PolicyBundle        string `env:"POLICY_BUNDLE" doc:"bundle file or folder, watched; else the embedded policy"`
+	PolicyBundle        string `env:"POLICY_BUNDLE" doc:"bundle file or folder, watched; unset: the embedded policy"`
 	OPAConfig           string `env:"OPA_CONFIG" doc:"file with an OPA configuration that fetches bundles"`
 	PolicyKeyFile       string `env:"POLICY_KEY_FILE" of:"signature" doc:"PEM of the public key that POLICY_BUNDLE must be signed with"`
 	PolicyAllowUnsigned bool   `env:"POLICY_ALLOW_UNSIGNED" of:"signature" doc:"1 allows unsigned policies, folders among them"`
@@ -100,7 +100,7 @@ type Config struct {
 
 	NATSURL             string        `env:"NATS_URL" secret:"true" doc:"NATS servers, comma-separated; none: events are not published"`
 	NATSCredentialsFile string        `env:"NATS_CREDENTIALS_FILE" doc:"credentials file of NATS"`
-	NATSCAFile          string        `env:"NATS_CA_FILE" doc:"PEM of the CA of the NATS servers; else the system's"`
+	NATSCAFile          string        `env:"NATS_CA_FILE" doc:"PEM of the CA of the NATS servers; unset: the system's"`
 	NATSCertFile        string        `env:"NATS_CERT_FILE" doc:"client certificate for NATS, with NATS_KEY_FILE"`
 	NATSKeyFile         string        `env:"NATS_KEY_FILE" doc:"its key"`
 	NATSStream          string        `env:"NATS_STREAM" envDefault:"IAM" doc:"stream of events; it is created if there is none"`
@@ -111,7 +111,7 @@ type Config struct {
 	ReconcileMaxChanges int           `env:"RECONCILE_MAX_CHANGES" of:"provider" envDefault:"10" doc:"clients that are repaired in R-Auth at once; with more, repairs stop until an operator confirms"`
 
 	LogLevel        slog.Level    `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
-	DecisionFields  []string      `env:"DECISION_LOG_FIELDS" doc:"parts of the input that are logged: token.<claim>, request.<field>, comma-separated; else a usual list"`
+	DecisionFields  []string      `env:"DECISION_LOG_FIELDS" doc:"parts of the input that are logged: token.<claim>, request.<field>, comma-separated; unset: a usual list"`
 	DecisionConsole bool          `env:"DECISION_LOG_CONSOLE" envDefault:"true" doc:"decisions are logged with the other lines"`
 	DecisionFile    string        `env:"DECISION_LOG_FILE" doc:"file that decisions are appended to, as JSON lines"`
 	DecisionSubject string        `env:"DECISION_LOG_NATS_SUBJECT" doc:"NATS subject on which decisions are published, such as decisions.iam"`
@@ -121,12 +121,12 @@ type Config struct {
 
 	TracesExporter     string `env:"OTEL_TRACES_EXPORTER" doc:"otlp, console or none; unset: otlp where an endpoint is set, else none"`
 	TracingDisabled    bool   `env:"OTEL_SDK_DISABLED" doc:"true turns tracing off, whatever else is set"`
-	OTLPEndpoint       string `env:"OTEL_EXPORTER_OTLP_ENDPOINT" doc:"URL of the OpenTelemetry collector, such as http://collector:4318; else the protocol's port of localhost"`
+	OTLPEndpoint       string `env:"OTEL_EXPORTER_OTLP_ENDPOINT" doc:"URL of the OpenTelemetry collector, such as http://collector:4318; unset: the protocol's port of localhost"`
 	OTLPTracesEndpoint string `env:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" doc:"the same for traces alone, used as it is: with /v1/traces"`
 	OTLPProtocol       string `env:"OTEL_EXPORTER_OTLP_PROTOCOL" envDefault:"http/protobuf" doc:"http/protobuf or grpc"`
 	OTLPHeaders        string `env:"OTEL_EXPORTER_OTLP_HEADERS" secret:"true" doc:"headers that the collector wants, such as Authorization=Bearer%20…, comma-separated"`
 	TracesSampler      string `env:"OTEL_TRACES_SAMPLER" envDefault:"parentbased_always_on" doc:"which requests are traced: always_on, always_off, traceidratio, or parentbased_ and one of these: as a believed gateway says, else as that one"`
-	TracesSamplerArg   string `env:"OTEL_TRACES_SAMPLER_ARG" doc:"share of requests of traceidratio, 0 to 1, such as 0.01; else 1"`
+	TracesSamplerArg   string `env:"OTEL_TRACES_SAMPLER_ARG" doc:"share of requests of traceidratio, 0 to 1, such as 0.01; unset: 1"`
 	TracesService      string `env:"OTEL_SERVICE_NAME" envDefault:"iam-service" doc:"name of this service in traces"`
 
 	StartTimeout  time.Duration `env:"START_TIMEOUT" of:"provider" envDefault:"10s" doc:"how long a start waits for PostgreSQL and R-Auth in all"`

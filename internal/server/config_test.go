@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Whoever can write to STATE_DIR decides which policy a start finds.
-func TestAStateFolderIsWritableByNobodyElse(t *testing.T) {
+// Write access to STATE_DIR decides which policy a start finds.
+func TestAStateFolderThatOthersCanWriteToIsRejected(t *testing.T) {
 	t.Parallel()
 	dir, uid := t.TempDir(), os.Geteuid()
 	for mode, good := range map[os.FileMode]bool{0o700: true, 0o755: true, 0o770: false, 0o775: false, 0o702: false, 0o777: false} {

@@ -45,7 +45,7 @@ func (r *reader) String() string {
 	return r.text.String()
 }
 
-func TestAReaderOfTheLogThatStopsReadingBlocksNobody(t *testing.T) {
+func TestAReaderOfTheLogThatStopsReadingBlocksNoCaller(t *testing.T) {
 	t.Parallel()
 	out := newReader()
 	log := telemetry.NewLog(out, slog.LevelInfo)

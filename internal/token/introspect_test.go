@@ -252,7 +252,7 @@ func TestTheIntrospectionEndpointCanBeSaid(t *testing.T) {
 	}
 }
 
-func TestAnOpaqueTokenGoesToNobodyTheGatewayDidNotName(t *testing.T) {
+func TestAnOpaqueTokenIsSentOnlyToTheNamedIssuer(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(c *Config) {
 		c.Issuers[0].IntrospectionClientID, c.Issuers[0].IntrospectionClientSecret = "a", "b"

@@ -25,7 +25,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-func TestKeysAreKeptFreshWithoutBeingAskedFor(t *testing.T) {
+func TestKeysAreRefreshedInTheBackground(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(c *Config) { c.Refresh = 10 * time.Millisecond })
 	running, stop := context.WithCancel(ctx)

@@ -49,7 +49,7 @@ func (k *keeper) holds(jwks string) bool {
 	return string(k.jwks) == jwks
 }
 
-func TestAStartWithoutTheIssuerUsesTheKeysThatWereKept(t *testing.T) {
+func TestAStartWithoutTheIssuerUsesStoredKeys(t *testing.T) {
 	t.Parallel()
 	k := &keeper{}
 	w := newWorld(t, func(c *Config) { c.KeyStore = k })
@@ -86,7 +86,7 @@ func TestAStartWithoutTheIssuerUsesTheKeysThatWereKept(t *testing.T) {
 }
 
 // One that is silent, not refusing: the start's time must not all go into waiting.
-func TestAStartUsesKeptKeysAlsoWhereTheIssuerIsSilent(t *testing.T) {
+func TestAStartUsesStoredKeysWhereTheIssuerIsSilent(t *testing.T) {
 	t.Parallel()
 	k := &keeper{}
 	w := newWorld(t, func(c *Config) { c.KeyStore = k })

@@ -134,8 +134,8 @@ func TestPagesDoNotLeadElsewhere(t *testing.T) {
 	}
 }
 
-// A provider that knows no rotation is told from one that does not know the client.
-func TestAProviderThatCannotRotateIsTold(t *testing.T) {
+// A provider without rotation is distinguished from one that does not know the client.
+func TestAProviderWithoutRotationIsRecognized(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{http.StatusNotFound, http.StatusMethodNotAllowed} {
 		var put map[string]any

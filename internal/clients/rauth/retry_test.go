@@ -55,8 +55,8 @@ func TestWhatIsSafeIsRepeated(t *testing.T) {
 	}
 }
 
-// Who gives up is no failure of the provider, and waits for nobody's token.
-func TestWhoGivesUpIsNoFailureOfTheProvider(t *testing.T) {
+// A cancelled call is no failure of the provider, and waits for no other call's token.
+func TestACancelledCallIsNoFailureOfTheProvider(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
 	hang := make(chan struct{})

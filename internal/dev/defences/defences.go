@@ -44,7 +44,7 @@ var All = []Defence{
 	{
 		Threat: "facts unknown or doubled", File: "internal/enrich/evaluate.go",
 		Code: "case missing == 0:", Without: "case true:",
-		Package: "./internal/gateway", Test: "TestARequestOfWhichThePolicyReadsWhatNobodyHasSaidIsDenied",
+		Package: "./internal/gateway", Test: "TestAnUnknownFactThatThePolicyReadsDenies",
 	},
 	{
 		Threat: "path confusion", File: "internal/enrich/request.go",
@@ -64,7 +64,7 @@ var All = []Defence{
 	{
 		Threat: "malformed input becomes 200", File: "internal/enrich/evaluate.go",
 		Code: "case t == nil && !(d.Anonymous && r.Anonymous(req.Path, req.Preflight)):", Without: "case t == nil && req == nil:",
-		Package: "./internal/gateway", Test: "TestNobodyIsLetInUnlessTheBundleDeclaresThePath",
+		Package: "./internal/gateway", Test: "TestAnonymousRequestsAreDeniedUnlessTheBundleDeclaresThePath",
 	},
 	{
 		Threat: "cache-key confusion", File: "internal/enrich/cache.go",
@@ -74,7 +74,7 @@ var All = []Defence{
 	{
 		Threat: "cache-key confusion", File: "internal/enrich/cache.go",
 		Code: "case t.RevokedBy(e.notBefore):", Without: "case false:",
-		Package: "./internal/gateway", Test: "TestAKeptAnswerIsNotForATokenThatIsNoLongerGood",
+		Package: "./internal/gateway", Test: "TestACachedDecisionIsNotReturnedForAnInvalidToken",
 	},
 	{
 		Threat: "stale put", File: "internal/enrich/enrich.go",
@@ -149,12 +149,12 @@ var All = []Defence{
 	{
 		Threat: "escalation by the side", File: "internal/admin/users.go",
 		Code: "if err != nil || n > 0 {", Without: "if err != nil || n >= 0 {",
-		Package: "./internal/adminapi", Test: "TestNobodyEscalates",
+		Package: "./internal/adminapi", Test: "TestNoAdministratorEscalates",
 	},
 	{
 		Threat: "escalation by the side", File: "internal/admin/clients.go",
 		Code: `if more := holding.Beyond(graph, c.Roles); more != "" {`, Without: `if more := holding.Beyond(graph, c.Roles); more == "-" {`,
-		Package: "./internal/adminapi", Test: "TestNobodyGetsMoreThroughAClient",
+		Package: "./internal/adminapi", Test: "TestAClientGrantsItsCreatorNothingMore",
 	},
 	{
 		Threat: "bundle bomb before verification", File: "internal/policy/archive.go",
@@ -319,22 +319,22 @@ var All = []Defence{
 	{
 		Threat: "foreign membership", File: "internal/postgres/members.go",
 		Code: "coalesce(o.tenant, $1) AS tenant", Without: "$1 AS tenant",
-		Package: "./internal/adminapi", Test: "TestAMembershipThatSomebodyElseAddsMovesNobody",
+		Package: "./internal/adminapi", Test: "TestAMembershipThatAnotherTenantAddsChangesNoActiveTenant",
 	},
 	{
 		Threat: "tenant crossing in the admin API", File: "internal/admin/authorize.go",
 		Code: "case d.Status == http.StatusNotFound:", Without: "case false:",
-		Package: "./internal/adminapi", Test: "TestWhoMayDoWhat",
+		Package: "./internal/adminapi", Test: "TestTheMatrixOfRolesAndActions",
 	},
 	{
 		Threat: "wrong empty", File: "internal/directory/directory.go",
 		Code: "facts, found, err := loader.User(ctx, a, b)\n\t\tif err != nil || !found {\n\t\t\treturn nil, 0, err", Without: "facts, found, err := loader.User(ctx, a, b)\n\t\tif err != nil || !found {\n\t\t\treturn nil, 0, nil",
-		Package: "./internal/gateway", Test: "TestADatabaseThatDiesMakesNobodySomebodyElse",
+		Package: "./internal/gateway", Test: "TestAnOutageOfTheDatabaseChangesNoIdentity",
 	},
 	{
 		Threat: "case and collation", File: "internal/admin/users.go",
 		Code: "return err == nil && id.String() == s", Without: `return err == nil && id.String() != ""`,
-		Package: "./internal/adminapi", Test: "TestAnotherFormOfAnIDIsNobodys",
+		Package: "./internal/adminapi", Test: "TestAnotherSpellingOfAnIDIsNotFound",
 	},
 	{
 		Threat: "verified signature, changed payload", File: "internal/token/verify.go",

@@ -17,7 +17,7 @@ import (
 )
 
 // A stream that was lost is made again, and said to be; a replay fills it.
-func TestAStreamThatWasLostIsToldAndFilledAgain(t *testing.T) {
+func TestALostStreamIsReportedAndFilledAgain(t *testing.T) {
 	t.Parallel()
 	l := newLine(t)
 	l.up()
@@ -57,7 +57,7 @@ func TestAStreamThatWasLostIsToldAndFilledAgain(t *testing.T) {
 
 // A stream that somebody made anew while nothing was sent is told too, by the next leader
 // as well.
-func TestAStreamThatWasMadeAnewIsToldUntilItIsFilled(t *testing.T) {
+func TestARecreatedStreamIsReportedUntilItIsFilled(t *testing.T) {
 	t.Parallel()
 	l := newLine(t)
 	l.up()

@@ -374,7 +374,7 @@ func (r *Relay) send(ctx context.Context, s Session, events []Event) (sent, refu
 				if e.Tries+1 >= tries {
 					then = Park
 				}
-				r.cfg.Log.ErrorContext(ctx, "the bus refuses an event", slog.String("id", e.ID), slog.String("type", e.Type), slog.Bool("parked", then == Park), slog.Any("err", failed))
+				r.cfg.Log.ErrorContext(ctx, "event rejected by the bus", slog.String("id", e.ID), slog.String("type", e.Type), slog.Bool("parked", then == Park), slog.Any("err", failed))
 				if err := s.Refused(ctx, e.Seq, failed.Error(), then); err != nil {
 					return sent, refused, nil, err
 				}

@@ -70,7 +70,7 @@ func TestABeginningIsGood(t *testing.T) {
 }
 
 // Each thing that is asked for is missed where it is missing, with file and line.
-func TestWhatIsToBeMendedIsFound(t *testing.T) {
+func TestEachFaultOfAPolicyIsFound(t *testing.T) {
 	t.Parallel()
 	const meta = "# METADATA\n# title: T\n# description: D\n# custom:\n#   code: c\n"
 	rule := func(text string) string { return "package iam.claims\n\n" + text }
