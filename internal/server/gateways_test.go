@@ -143,7 +143,7 @@ func TestAGatewayWithAClientCertificateIsBelieved(t *testing.T) {
 			if got == nil {
 				t.Fatalf("nobody was asked: %d", resp.StatusCode)
 			}
-			all := got.Method == "PUT" && got.Scheme == "https" && got.Host == "api.example.com" && got.Path == "/a" && got.ClientIP.String() == "203.0.113.7"
+			all := got.Method == http.MethodPut && got.Scheme == "https" && got.Host == "api.example.com" && got.Path == "/a" && got.ClientIP.String() == "203.0.113.7"
 			none := got.Method+got.Scheme+got.Host+got.Path == "" && !got.ClientIP.IsValid()
 			if c.believed && !all || !c.believed && !none {
 				t.Errorf("the facts are %+v", got)

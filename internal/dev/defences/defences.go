@@ -197,6 +197,21 @@ var All = []Defence{
 		Package: "./internal/gateway/setup", Test: "TestAGatewayWithItsGeneratedConfiguration/haproxy",
 	},
 	{
+		Threat: "underscore alias", File: "internal/gateway/setup/templates/envoy.yaml.tmpl",
+		Code: `if not name:find("^:?[a-z0-9-]+$") then`, Without: "if false then",
+		Package: "./internal/gateway/setup", Test: "TestTheScriptsForGatewaysDropEachAlias/envoy",
+	},
+	{
+		Threat: "underscore alias", File: "internal/gateway/setup/templates/kong-opa.yaml.tmpl",
+		Code: `if name:find("[^a-z0-9-]") or dropped[name] then`, Without: "if dropped[name] then",
+		Package: "./internal/gateway/setup", Test: "TestTheScriptsForGatewaysDropEachAlias/kong-opa",
+	},
+	{
+		Threat: "cache of a gateway beyond the promise", File: "internal/gateway/http.go",
+		Code: "seconds > 0 && p.layout != appended {", Without: "seconds > 0 {",
+		Package: "./internal/gateway", Test: "TestAGatewayMayCacheA200WhileItHolds",
+	},
+	{
 		Threat: "secrets in logs", File: "internal/token/hide.go",
 		Code: "if shape.MatchString(decoded) {", Without: "if false {",
 		Package: "./internal/decisions", Test: "TestAnEncodedTokenInAPathIsMasked",
