@@ -112,11 +112,11 @@ func TestABackendVerifiesWhatTheHeadersSay(t *testing.T) {
 func TestAnAnonymousResponseHasAnEmptyAssertion(t *testing.T) {
 	t.Parallel()
 	a := newAsserting(t, "", world.Settings{Policy: world.Policy{
-		Headers: []string{"X-User-Subject", assertion.Header},
+		Headers: []string{"X-User-Subject"},
 		Config:  map[string]any{"anonymous": map[string]any{"paths": []any{"/public"}, "preflight": false}},
 		Rego: `package iam.claims
 import rego.v1
-decision := {"allow": true, "anonymous": true, "headers": {"X-Citadel-Assertion": "of-the-policy"}}`,
+decision := {"allow": true, "anonymous": true, "headers": {}}`,
 	}})
 	raw, _ := a.raw("X-Forwarded-Uri: /public/x", "X-Forwarded-Method: GET", "X-Citadel-Assertion: forged")
 	if raw != "" {
@@ -125,6 +125,13 @@ decision := {"allow": true, "anonymous": true, "headers": {"X-Citadel-Assertion"
 	raw, _ = a.raw(world.Bearer(a.Mint("alice", nil)), orders)
 	if id, err := a.verify("orders.example.com", raw); err != nil || id.Roles == nil || len(id.Roles) != 0 {
 		t.Errorf("%q: %v", raw, err)
+	}
+	// No bundle can declare the header (policy's tests); one that sets it all the same is broken.
+	a.Load(world.Policy{Headers: []string{"X-User-Subject"}, Rego: `package iam.claims
+import rego.v1
+decision := {"allow": true, "headers": {"X-Citadel-Assertion": "of-the-policy"}}`})
+	if status, got, _ := a.Ask(world.Get, world.Bearer(a.Mint("alice", nil)), orders); status != http.StatusServiceUnavailable || strings.Contains(strings.Join(got, "\n"), "of-the-policy") {
+		t.Errorf("a policy that sets the assertion: %d %q", status, got)
 	}
 }
 

@@ -329,6 +329,11 @@ var All = []Defence{
 	{
 		Threat: "issuer crossing", File: "internal/enrich/evaluate.go",
 		Code: `case d.Tenant != "" && !s.cfg.Issuers.Reaches(t.Issuer, d.Tenant):`, Without: "case false:",
+		Package: "./internal/gateway", Test: "TestAnotherRealmGainsNothing",
+	},
+	{
+		Threat: "issuer crossing", File: "internal/postgres/mappings.go",
+		Code: "if !tx.issuers.Reaches(m.Issuer, m.Tenant) {", Without: "if false {",
 		Package: "./internal/adminapi", Test: "TestAnIssuerReachesOnlyItsTenants",
 	},
 	{
