@@ -77,7 +77,7 @@ func (a *evaluator) revision(ctx context.Context, path string) (*policy.Revision
 		}
 		return a.engine.Prepare(ctx, c)
 	}
-	orders, err := a.db.PolicyOrders(ctx)
+	orders, err := a.db.PolicyOrders(ctx, "")
 	if err != nil {
 		return nil, err
 	}

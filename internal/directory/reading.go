@@ -88,6 +88,21 @@ func (r *View) Read(ctx context.Context, path storage.Path) (ast.Value, error) {
 	return nil, errNotFound
 }
 
+// Depth returns how many steps name a document of a kind, such as 4 for users
+// (data.directory.users[issuer][subject]); -1 for a kind that does not exist, and 0 for another root.
+func Depth(root, kind string) int {
+	if root != Root {
+		return 0
+	}
+	switch kind {
+	case "users", "clients":
+		return 4
+	case "tenants":
+		return 3
+	}
+	return -1
+}
+
 // split takes a path apart into the key of a document and what lies in it.
 func split(path storage.Path) (kd Kind, first, second string, rest storage.Path, err error) {
 	if len(path) == 0 || path[0] != Root {

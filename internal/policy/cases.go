@@ -209,7 +209,7 @@ func (e *Engine) EvaluateCase(ctx context.Context, r *Revision, c Case, more ...
 	if entrypoint == AdminEntrypoint {
 		_, err = adminDecision(rs)
 	} else {
-		_, err = e.decision(rs, r)
+		_, err = e.decisionOf(rs, r)
 	}
 	if header, ok := errors.AsType[*HeaderError](err); ok {
 		return nil, fmt.Errorf("%w: it sets %q", causeOf(err), header.Name) // written by the author of the case, not by a caller

@@ -49,6 +49,8 @@ type gateJob struct {
 	Headers  []string          `json:"headers"`
 	Settings map[string]string `json:"settings"`
 	Admin    bool              `json:"admin"`
+	Topdown  bool              `json:"topdown"`
+	Mutant   bool              `json:"mutant,omitempty"`
 }
 
 type gateOutcome struct {
@@ -56,25 +58,32 @@ type gateOutcome struct {
 	Failing []string `json:"failing,omitempty"`
 }
 
+// planOutcome is the second document of a child's output, after the outcome of an accepted
+// candidate: planning comes last, so that a candidate which exceeds a limit there is accepted, and left to topdown.
+type planOutcome struct {
+	Left string `json:"left,omitempty"`
+}
+
 // inChild runs the gate with the acceptance cases in a child process without an environment,
-// whose time and memory are limited: a policy that explodes cannot harm the service.
-func (e *Engine) inChild(ctx context.Context, j gateJob) error {
-	j.Headers, j.Settings, j.Admin = e.cfg.Headers, e.cfg.Settings, e.cfg.Admin
+// whose time and memory are limited: a policy that explodes cannot harm the service. It
+// returns why an accepted candidate must be evaluated by topdown; empty: it need not.
+func (e *Engine) inChild(ctx context.Context, j gateJob) (left string, err error) {
+	j.Headers, j.Settings, j.Admin, j.Topdown, j.Mutant = e.cfg.Headers, e.cfg.Settings, e.cfg.Admin, e.cfg.Topdown, e.cfg.MachineMutant
 	memory, release, err := container.reserve()
 	if err != nil {
-		return notCheckedError(err)
+		return "", notCheckedError(err)
 	}
 	defer release()
 	limits, err1 := json.Marshal(childLimits{memory})
 	task, err2 := json.Marshal(j)
 	if err := errors.Join(err1, err2); err != nil {
-		return err
+		return "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, childWait)
 	defer cancel()
 	exe, err := os.Executable()
 	if err != nil {
-		return notCheckedError(err)
+		return "", notCheckedError(err)
 	}
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, exe) //nolint:gosec // it is ourselves
@@ -86,26 +95,37 @@ func (e *Engine) inChild(ctx context.Context, j gateJob) error {
 	cmd.WaitDelay = time.Second
 	err = cmd.Run()
 	exit, _ := errors.AsType[*exec.ExitError](err) // nil: another error, or none
+	var o gateOutcome
+	out := json.NewDecoder(&stdout)
+	decided := out.Decode(&o) == nil
+	if decided && o.Error == "" && len(o.Failing) == 0 {
+		var p planOutcome
+		switch {
+		case out.Decode(&p) == nil:
+			return p.Left, nil
+		case ctx.Err() == nil:
+			return "it exceeds a limit of the gate while it is planned", nil
+		}
+	}
 	switch {
 	case ctx.Err() != nil:
-		return notCheckedError(ctx.Err())
+		return "", notCheckedError(ctx.Err())
 	case exit != nil && exit.ExitCode() == exitMemory:
-		return fmt.Errorf("it exceeds %d MB of memory: by its data, while compiling, or in its acceptance cases", memory>>20)
+		return "", fmt.Errorf("it exceeds %d MB of memory: by its data, while compiling, or in its acceptance cases", memory>>20)
 	case exit != nil && exit.ExitCode() == exitTime:
-		return fmt.Errorf("it exceeds %s: while compiling, or in its acceptance cases", childCPUTime)
+		return "", fmt.Errorf("it exceeds %s: while compiling, or in its acceptance cases", childCPUTime)
 	case exit == nil && err != nil, exit != nil && !exit.Exited(): // killed, for instance by a system that is out of memory
-		return notCheckedError(err)
+		return "", notCheckedError(err)
 	case err != nil:
-		return fmt.Errorf("it cannot be checked: %w: %s", err, strings.TrimSpace(stderr.String()))
+		return "", fmt.Errorf("it cannot be checked: %w: %s", err, strings.TrimSpace(stderr.String()))
 	}
-	var o gateOutcome
-	if err := json.Unmarshal(stdout.Bytes(), &o); err != nil {
-		return fmt.Errorf("it cannot be checked: %w", err)
+	if !decided {
+		return "", errors.New("it cannot be checked: the gate reports nothing")
 	}
 	if o.Error != "" {
-		return errors.New(o.Error)
+		return "", errors.New(o.Error)
 	}
-	return casesError(o.Failing)
+	return "", casesError(o.Failing)
 }
 
 // notCheckedError wraps a failure that is not the policy's fault.
@@ -164,7 +184,8 @@ func ServeGate(in io.Reader, out io.Writer) error {
 		return fmt.Errorf("read the job: %w", err)
 	}
 	var o gateOutcome
-	e, err := NewEngine(Config{Headers: j.Headers, Settings: j.Settings, Admin: j.Admin, CaseTime: childWait}) // childCPUTime limits all cases together
+	var accepted *Revision
+	e, err := NewEngine(Config{Headers: j.Headers, Settings: j.Settings, Admin: j.Admin, Topdown: j.Topdown, MachineMutant: j.Mutant, CaseTime: childWait}) // childCPUTime limits all cases together
 	switch {
 	case err != nil:
 	case j.Candidate == nil:
@@ -176,12 +197,17 @@ func ServeGate(in io.Reader, out io.Writer) error {
 		var r *Revision
 		if r, err = e.Check(context.Background(), j.Candidate); err == nil {
 			o.Failing = e.failingCases(context.Background(), r, j.Candidate.Cases)
+			accepted = r
 		}
 	}
 	if err != nil {
 		o.Error = err.Error()
 	}
-	return json.NewEncoder(out).Encode(o)
+	if err := json.NewEncoder(out).Encode(o); err != nil || accepted == nil || len(o.Failing) > 0 {
+		return err
+	}
+	e.planned(context.Background(), accepted, j.Candidate.Cases)
+	return json.NewEncoder(out).Encode(planOutcome{accepted.Engine().Reason})
 }
 
 // CPUTime is the processor time that this process has used.

@@ -14,6 +14,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/rego"
 
 	"iam-service/internal/iam"
+	"iam-service/internal/policy/plan"
 )
 
 // Reason is the METADATA of a rule that fired.
@@ -41,14 +42,23 @@ func NewDecisionID() string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// resultObject returns the one object that an entrypoint evaluates to.
-func resultObject(rs rego.ResultSet) (ast.Object, error) {
+// result returns the one value that an entrypoint evaluates to.
+func result(rs rego.ResultSet) (*ast.Term, error) {
 	if len(rs) != 1 || len(rs[0].Expressions) != 1 {
 		return nil, errors.New("the decision is undefined")
 	}
 	term, ok := rs[0].Expressions[0].Value.(*ast.Term)
 	if !ok {
 		return nil, errors.New("the decision is not a term")
+	}
+	return term, nil
+}
+
+// resultObject returns the one object that an entrypoint evaluates to.
+func resultObject(rs rego.ResultSet) (ast.Object, error) {
+	term, err := result(rs)
+	if err != nil {
+		return nil, err
 	}
 	doc, ok := term.Value.(ast.Object)
 	if !ok {
@@ -70,18 +80,28 @@ var (
 	keyTTL       = ast.StringTerm("ttl")
 )
 
-// decision parses a decision strictly: any deviation from the agreed shape is an error.
-func (e *Engine) decision(rs rego.ResultSet, r *Revision) (Decision, error) {
-	doc, err := resultObject(rs)
+// decisionOf is decision for the results of a query.
+func (e *Engine) decisionOf(rs rego.ResultSet, r *Revision) (Decision, error) {
+	t, err := result(rs)
 	if err != nil {
 		return Decision{}, policyError(r, "%w", err)
+	}
+	return e.decision(t, r)
+}
+
+// decision parses a decision, topdown's or a program's, strictly: any deviation from the
+// agreed shape is an error.
+func (e *Engine) decision(t *ast.Term, r *Revision) (Decision, error) {
+	doc := t.Value
+	if !plan.IsObject(doc) {
+		return Decision{}, policyError(r, "the decision is not an object")
 	}
 	allow, ok := boolean(doc, keyAllow)
 	if !ok {
 		return Decision{}, policyError(r, "the decision has no boolean allow")
 	}
 	d := Decision{Allow: allow, Status: http.StatusForbidden, TTL: -1}
-	if t := doc.Get(keyStatus); t != nil {
+	if t := plan.Get(doc, keyStatus); t != nil {
 		n, _ := t.Value.(ast.Number) // "" is rejected below
 		switch n {
 		case "401":
@@ -91,19 +111,19 @@ func (e *Engine) decision(rs rego.ResultSet, r *Revision) (Decision, error) {
 			return Decision{}, policyError(r, "status is neither 401 nor 403")
 		}
 	}
-	if doc.Get(keyAnonymous) != nil {
+	if plan.Get(doc, keyAnonymous) != nil {
 		if d.Anonymous, ok = boolean(doc, keyAnonymous); !ok {
 			return Decision{}, policyError(r, "anonymous is not a boolean")
 		}
 	}
-	if t := doc.Get(keyTenant); t != nil {
+	if t := plan.Get(doc, keyTenant); t != nil {
 		s, ok := t.Value.(ast.String)
 		if !ok {
 			return Decision{}, policyError(r, "tenant is not a string")
 		}
 		d.Tenant = string(s)
 	}
-	if t := doc.Get(keyTTL); t != nil {
+	if t := plan.Get(doc, keyTTL); t != nil {
 		n, _ := t.Value.(ast.Number) // "" is rejected below
 		seconds, err := strconv.ParseFloat(string(n), 64)
 		if err != nil || seconds < 0 {
@@ -111,18 +131,19 @@ func (e *Engine) decision(rs rego.ResultSet, r *Revision) (Decision, error) {
 		}
 		d.TTL = time.Duration(min(seconds, 1e9) * float64(time.Second))
 	}
-	if d.Reasons, err = reasons(doc.Get(keyReasons)); err != nil {
+	var err error
+	if d.Reasons, err = reasons(plan.Get(doc, keyReasons)); err != nil {
 		return Decision{}, policyError(r, "%w", err)
 	}
 	if !d.Allow {
 		return d, nil // a deny carries no headers
 	}
-	d.Values, err = e.values(doc.Get(keyHeaders), r)
+	d.Values, err = e.values(plan.Get(doc, keyHeaders), r)
 	return d, err
 }
 
-func boolean(doc ast.Object, key *ast.Term) (value, ok bool) {
-	t := doc.Get(key)
+func boolean(doc ast.Value, key *ast.Term) (value, ok bool) {
+	t := plan.Get(doc, key)
 	if t == nil {
 		return false, false
 	}
@@ -136,16 +157,15 @@ func reasons(t *ast.Term) ([]Reason, error) {
 	}
 	var list []Reason
 	err := each(t.Value, func(t *ast.Term) error {
-		o, ok := t.Value.(ast.Object)
-		if !ok {
+		if !plan.IsObject(t.Value) {
 			return errors.New("a reason is not an object")
 		}
 		var r Reason
-		if c := o.Get(keyCode); c != nil {
+		if c := plan.Get(t.Value, keyCode); c != nil {
 			s, _ := c.Value.(ast.String) // another type: empty
 			r.Code = string(s)
 		}
-		if c := o.Get(keyTitle); c != nil {
+		if c := plan.Get(t.Value, keyTitle); c != nil {
 			s, _ := c.Value.(ast.String)
 			r.Title = string(s)
 		}
@@ -157,13 +177,11 @@ func reasons(t *ast.Term) ([]Reason, error) {
 
 // each calls f for the members of an array or a set.
 func each(v ast.Value, f func(*ast.Term) error) error {
-	switch v := v.(type) {
-	case *ast.Array:
-		return v.Iter(f)
-	case ast.Set:
-		return v.Iter(f) // sorted
+	isList, err := plan.Each(v, f)
+	if !isList {
+		return errors.New("it is not a list")
 	}
-	return errors.New("it is not a list")
+	return err
 }
 
 // values orders the headers of a decision as Engine.Headers.
@@ -172,11 +190,7 @@ func (e *Engine) values(t *ast.Term, r *Revision) ([]string, error) {
 	if t == nil {
 		return values, nil
 	}
-	doc, ok := t.Value.(ast.Object)
-	if !ok {
-		return nil, policyError(r, "headers is not an object")
-	}
-	err := doc.Iter(func(k, v *ast.Term) error {
+	isObject, err := plan.EachField(t.Value, func(k, v *ast.Term) error {
 		name, ok := k.Value.(ast.String)
 		if !ok {
 			return policyError(r, "headers has a key that is not a string")
@@ -216,6 +230,9 @@ func (e *Engine) values(t *ast.Term, r *Revision) ([]string, error) {
 		values[i] = strings.Join(list, ",")
 		return checkHeaderValue(e.names[i], values[i])
 	})
+	if !isObject {
+		return nil, policyError(r, "headers is not an object")
+	}
 	return values, err
 }
 

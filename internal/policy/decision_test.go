@@ -193,7 +193,7 @@ func TestFactsThatCannotBeReadAreNoAnswer(t *testing.T) {
 		if err := offer(t, e, rule(body)); err != nil {
 			t.Fatal(name, err)
 		}
-		f := facts{"directory/tenants/acme/open": away, "directory/tenants/acme/closed": away}
+		f := facts{"directory/tenants/acme": away}
 		if d, err := decide(e, f); iam.CodeOf(err) != "facts_unavailable" {
 			t.Errorf("%s: %+v, %v", name, d, err)
 		}

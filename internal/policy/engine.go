@@ -29,6 +29,10 @@ type Engine struct {
 	lastSeen   string // digest of the last candidate, which need not be checked again; under mu
 
 	rejected atomic.Pointer[Rejection]
+
+	disagreed        func(digest string) // nil: nothing is called
+	off              sync.Map            // digest → why topdown evaluates its revisions
+	left, mismatches atomic.Uint64       // evaluations that a program left to topdown; that differed from topdown's
 }
 
 // NewEngine returns an engine without an active revision.
@@ -127,16 +131,22 @@ func (e *Engine) Activate(ctx context.Context, r *Revision) {
 	if old != nil && old.Digest == r.Digest {
 		return
 	}
+	e.applyOff(r)
 	active := *r
 	active.Since = time.Now().UTC()
 	e.current.Store(&active)
+	e.applyOff(r) // switched off meanwhile
 	e.mu.Lock()
 	if e.lastSeen != r.Digest && e.rejected.Load() == nil {
 		e.lastSeen = "" // the source's candidate is no longer active: it may be submitted again
 	}
 	e.mu.Unlock()
 	e.cfg.Log.LogAttrs(ctx, slog.LevelInfo, "policy activated", slog.String("revision", r.ID), slog.String("name", r.Name),
-		slog.String("source", r.Source), slog.Any("cache_key", r.CacheKey))
+		slog.String("source", r.Source), slog.Any("cache_key", r.CacheKey),
+		slog.String("engine", r.Engine().Name))
+	if engine := r.Engine(); engine.Name == EngineTopdown && !e.cfg.Topdown {
+		e.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "policy left to topdown: its evaluations cost several times more", slog.String("revision", r.ID), slog.String("reason", engine.Reason))
+	}
 	if len(r.Unvalidated) > 0 {
 		e.cfg.Log.LogAttrs(ctx, slog.LevelWarn, "policy data not validated", slog.String("revision", r.ID), slog.Any("unvalidated", r.Unvalidated))
 	}

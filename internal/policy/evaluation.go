@@ -186,22 +186,32 @@ type Basis struct {
 // after a timeout or where facts could not be read, Internal where the policy is
 // invalid, Forbidden where a header cannot carry a value.
 func (e *Engine) Decide(ctx context.Context, q *Input, by Basis) (Decision, error) {
-	r := by.Revision
+	r, input := by.Revision, by.Revision.input(q, e.settings)
+	if p := r.machine.active(); p != nil {
+		if d, ok := e.evaluateByProgram(ctx, r, p, by, input, q.Now); ok {
+			return r.capped(d), nil
+		}
+	}
 	ev := &evaluation{facts: by.Facts, ctx: ctx, began: time.Now(), waited: by.Facts.Waited(), limit: e.cfg.Limit, deadline: by.Deadline}
-	rs, err := r.eval(ctx, Entrypoint, r.query, r.input(q, e.settings), ev, rego.EvalTime(q.Now))
+	rs, err := r.eval(ctx, Entrypoint, r.query, input, ev, rego.EvalTime(q.Now))
 	if err != nil {
 		return Decision{}, err
 	}
 	took := ev.own(time.Now())
-	d, err := e.decision(rs, r)
+	d, err := e.decisionOf(rs, r)
 	if err != nil {
 		return Decision{}, err
 	}
 	d.Took = took
+	return r.capped(d), nil
+}
+
+// capped bounds how long a decision of r is cached.
+func (r *Revision) capped(d Decision) Decision {
 	if r.Capped && (d.TTL < 0 || d.TTL > cappedTTL) {
 		d.TTL = cappedTTL
 	}
-	return d, nil
+	return d
 }
 
 // eval runs one of r's queries with the least overhead that OPA allows, and with limits that are polled.

@@ -104,7 +104,7 @@ func (f *bundleChecker) check(ctx context.Context, packed []byte) error {
 	if known, found := f.verdicts.Get(sum); found && (known.err == nil || time.Since(known.at) < verdictTTL) {
 		return known.err
 	}
-	err := f.engine.inChild(ctx, gateJob{PartialBundle: packed})
+	_, err := f.engine.inChild(ctx, gateJob{PartialBundle: packed})
 	if _, later := errors.AsType[*RetryError](err); !later {
 		f.verdicts.Add(sum, verdict{err, time.Now()})
 	}

@@ -25,8 +25,10 @@ func (e *Engine) Prepare(ctx context.Context, c *Candidate) (*Revision, error) {
 func (e *Engine) gate(ctx context.Context, c *Candidate, digest string) (*Revision, error) {
 	// A candidate is compiled here only after a child has compiled it within the limits.
 	checked := len(e.cfg.Child) > 0 && !c.Embedded
+	left := "" // why topdown must evaluate it
 	if checked {
-		if err := e.inChild(ctx, gateJob{Candidate: c}); err != nil {
+		var err error
+		if left, err = e.inChild(ctx, gateJob{Candidate: c}); err != nil {
 			return nil, err
 		}
 	}
@@ -34,9 +36,18 @@ func (e *Engine) gate(ctx context.Context, c *Candidate, digest string) (*Revisi
 	if err == nil && !checked {
 		err = casesError(e.failingCases(ctx, r, c.Cases))
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case left != "":
+		r.machine = &machine{}
+		r.machine.switchOff(left)
+	case checked:
+		e.planned(ctx, r, nil) // the child has compared the cases
+	default:
+		e.planned(ctx, r, c.Cases)
 	}
+	e.applyOff(r)
 	return r, nil
 }
 

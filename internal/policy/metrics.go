@@ -28,4 +28,15 @@ func (e *Engine) Register(r prometheus.Registerer) {
 			}
 			return 0
 		})
+	telemetry.Gauge(r, "iam_policy_engine_machine", "1 while the active revision is evaluated by the machine, 0 while OPA's interpreter (topdown) does.", nil,
+		func() float64 {
+			if active := e.Revision(); active != nil && active.machine.active() != nil {
+				return 1
+			}
+			return 0
+		})
+	telemetry.Counter(r, "iam_policy_left_to_topdown_total", "Evaluations that the machine began and left to topdown.", nil,
+		func() float64 { return float64(e.left.Load()) })
+	telemetry.Counter(r, "iam_policy_engine_mismatches_total", "Evaluations in which the machine and topdown differed. Each switches the machine off for the revision.", nil,
+		func() float64 { return float64(e.mismatches.Load()) })
 }

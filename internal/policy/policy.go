@@ -57,6 +57,12 @@ type Config struct {
 	// NoTrustedProxies: no gateway may send request facts. Activating a policy that reads them logs a warning.
 	NoTrustedProxies bool
 
+	Topdown     bool    // evaluate by OPA's interpreter alone
+	VerifyShare float64 // of the evaluations by a program that are compared with topdown's: 0 to 1
+
+	// MachineMutant makes the machine take false for true, for tests of what must find it.
+	MachineMutant bool
+
 	SignedOnly bool // reject what is unsigned: folders too, and OPA configurations that would accept it
 	Key        *Key // verifies bundle files; nil: they need no signature
 

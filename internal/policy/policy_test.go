@@ -18,6 +18,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/storage"
 
+	"iam-service/internal/directory"
 	"iam-service/internal/policy"
 )
 
@@ -25,20 +26,23 @@ var ctx = context.Background()
 
 var discard = slog.New(slog.DiscardHandler)
 
-// facts is a directory of one document.
+// facts are documents by their paths; an error instead of one is that of reading it.
 type facts map[string]any
 
 func (f facts) Read(_ context.Context, path storage.Path) (ast.Value, error) {
-	v, ok := f[strings.Join(path, "/")]
-	switch v := v.(type) {
-	case error:
-		return nil, v
-	case nil:
+	for n := len(path); n > 0; n-- {
+		doc, ok := f[strings.Join(path[:n], "/")]
 		if !ok {
-			return nil, &storage.Error{Code: storage.NotFoundErr}
+			continue
+		}
+		if err, failed := doc.(error); failed {
+			return nil, err
+		}
+		if v := directory.Find(ast.MustInterfaceToValue(doc), path[n:]); v != nil {
+			return v, nil
 		}
 	}
-	return ast.MustInterfaceToValue(v), nil
+	return nil, &storage.Error{Code: storage.NotFoundErr}
 }
 
 func (facts) Waited() time.Duration { return 0 }

@@ -37,6 +37,7 @@ type Revision struct {
 	compiler *ast.Compiler
 	store    *revisionStore
 	query    rego.PreparedEvalQuery
+	machine  *machine
 
 	administers bool // it has AdminEntrypoint
 	admin       rego.PreparedEvalQuery

@@ -20,11 +20,18 @@ type Rejection struct {
 type Status struct {
 	Revision *Revision  `json:"in_force"`
 	Rejected *Rejection `json:"refused,omitempty"`
+
+	Engine *EngineStatus `json:"engine,omitempty"` // of the active revision
 }
 
 // Status returns the state of the engine.
 func (e *Engine) Status() Status {
-	return Status{e.current.Load(), e.rejected.Load()}
+	s := Status{Revision: e.current.Load(), Rejected: e.rejected.Load()}
+	if s.Revision != nil {
+		engine := s.Revision.Engine()
+		s.Engine = &engine
+	}
+	return s
 }
 
 // RetryError reports that a candidate could be neither accepted nor rejected now: it should

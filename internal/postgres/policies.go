@@ -166,10 +166,11 @@ type PolicyOrders struct {
 	InForce string   // digest of the active revision; empty: none yet
 	Prepare []string // digests to load: the active, the previous, the newest and the shadow revision
 	Shadow  iam.PolicyShadow
+	Topdown []string // digests that this version of the program must leave to topdown
 }
 
-// PolicyOrders reads the desired state of the replicas.
-func (db *DB) PolicyOrders(ctx context.Context) (o PolicyOrders, err error) {
+// PolicyOrders reads the desired state of the replicas of one version of the program.
+func (db *DB) PolicyOrders(ctx context.Context, version string) (o PolicyOrders, err error) {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
 	err = db.admin.QueryRow(ctx, `
@@ -180,9 +181,19 @@ func (db *DB) PolicyOrders(ctx context.Context) (o PolicyOrders, err error) {
 		SELECT coalesce((SELECT seq FROM latest), 0), coalesce((SELECT digest FROM latest), ''),
 		       ARRAY (SELECT digest FROM latest UNION SELECT digest FROM before UNION SELECT digest FROM newest
 		              UNION SELECT s.digest FROM policy_shadow s WHERE s.digest IS NOT NULL),
-		       coalesce(s.digest, ''), s.share, s.set_at
-		  FROM policy_shadow s`).Scan(&o.Seq, &o.InForce, &o.Prepare, &o.Shadow.Digest, &o.Shadow.Share, &o.Shadow.SetAt)
+		       coalesce(s.digest, ''), s.share, s.set_at,
+		       ARRAY (SELECT digest FROM policy_topdown WHERE version = $1)
+		  FROM policy_shadow s`, version).Scan(&o.Seq, &o.InForce, &o.Prepare, &o.Shadow.Digest, &o.Shadow.Share, &o.Shadow.SetAt, &o.Topdown)
 	return o, wrap("read the active policy", err)
+}
+
+// LeaveToTopdown records that a replica's machine disagreed with topdown about a revision. All
+// replicas of its version are notified.
+func (db *DB) LeaveToTopdown(ctx context.Context, digest, version, replica string) error {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
+	_, err := db.admin.Exec(ctx, `INSERT INTO policy_topdown (digest, version, replica) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`, digest, version, replica)
+	return wrap("leave a policy to topdown", err)
 }
 
 // PolicyBundle reads a revision and its bundle.

@@ -52,10 +52,13 @@ func (s *service) openAdminAPI(start context.Context) error {
 		Settings: map[string]string{"unknown_users": cfg.UnknownUsers},
 		Limit:    time.Second,
 		Log:      s.log,
+
+		VerifyShare: cfg.PolicyVerifyShare,
 	})
 	if err != nil {
 		return fmt.Errorf("GATEWAY_HEADERS: %w", err)
 	}
+	previewEngine.SetDisagreed(s.policies.Disagreed)
 	previews := &preview.Jobs{
 		Snapshot: func(ctx context.Context) (preview.Moment, error) { return s.db.Snapshot(ctx) },
 		Note:     s.db.PreviewProgress,

@@ -79,14 +79,16 @@ type Config struct {
 	AssertionKEK      string        `env:"ASSERTION_KEY_ENCRYPTION_KEY" of:"assertion" secret:"true" doc:"base64 of 32 random bytes; encrypts the keys that sign, in PostgreSQL"`
 	AssertionKEK2     string        `env:"ASSERTION_KEY_ENCRYPTION_KEY_2" of:"assertion" secret:"true" doc:"another one, which decrypts as well: for a change of the first"`
 
-	PolicyBundle        string `env:"POLICY_BUNDLE" doc:"bundle file or folder, watched; unset: the embedded policy"`
-	OPAConfig           string `env:"OPA_CONFIG" doc:"file with an OPA configuration that fetches bundles"`
-	PolicyKeyFile       string `env:"POLICY_KEY_FILE" of:"signature" doc:"PEM of the public key that POLICY_BUNDLE must be signed with"`
-	PolicyAllowUnsigned bool   `env:"POLICY_ALLOW_UNSIGNED" of:"signature" doc:"1 allows unsigned policies, folders among them"`
-	PolicyActivation    string `env:"POLICY_ACTIVATION" envDefault:"auto" doc:"auto: an accepted policy is activated at once; managed: by an administrator"`
-	PoliciesKept        int    `env:"POLICY_REVISIONS_KEPT" envDefault:"20" doc:"superseded policies whose bundles stay in PostgreSQL, for a rollback"`
-	StateDir            string `env:"STATE_DIR" doc:"folder of this replica, which stores the active policy for a start without its source; none: it is not stored"`
-	UnknownUsers        string `env:"UNKNOWN_USERS" of:"budgets" envDefault:"deny" doc:"unknown users: deny, or mapped by the provider's claims"`
+	PolicyBundle        string  `env:"POLICY_BUNDLE" doc:"bundle file or folder, watched; unset: the embedded policy"`
+	OPAConfig           string  `env:"OPA_CONFIG" doc:"file with an OPA configuration that fetches bundles"`
+	PolicyKeyFile       string  `env:"POLICY_KEY_FILE" of:"signature" doc:"PEM of the public key that POLICY_BUNDLE must be signed with"`
+	PolicyAllowUnsigned bool    `env:"POLICY_ALLOW_UNSIGNED" of:"signature" doc:"1 allows unsigned policies, folders among them"`
+	PolicyActivation    string  `env:"POLICY_ACTIVATION" envDefault:"auto" doc:"auto: an accepted policy is activated at once; managed: by an administrator"`
+	PolicyEngine        string  `env:"POLICY_ENGINE" envDefault:"auto" doc:"auto: the machine evaluates policies, with OPA's interpreter as the judge; topdown: the interpreter alone"`
+	PolicyVerifyShare   float64 `env:"POLICY_VERIFY_SHARE" envDefault:"0.001" doc:"share of the machine's evaluations that are compared with the interpreter's, 0 to 1"`
+	PoliciesKept        int     `env:"POLICY_REVISIONS_KEPT" envDefault:"20" doc:"superseded policies whose bundles stay in PostgreSQL, for a rollback"`
+	StateDir            string  `env:"STATE_DIR" doc:"folder of this replica, which stores the active policy for a start without its source; none: it is not stored"`
+	UnknownUsers        string  `env:"UNKNOWN_USERS" of:"budgets" envDefault:"deny" doc:"unknown users: deny, or mapped by the provider's claims"`
 
 	FactsEntries     int           `env:"FACTS_ENTRIES" envDefault:"10000" doc:"maximum of cached documents"`
 	TokenEntries     int           `env:"TOKEN_ENTRIES" envDefault:"10000" doc:"maximum of cached verified tokens"`

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -190,6 +191,10 @@ func (cfg *Config) checkServe(fault func(string, ...any)) {
 		}
 	}
 	oneOf(fault, "POLICY_ACTIVATION", cfg.PolicyActivation, "auto", "managed")
+	oneOf(fault, "POLICY_ENGINE", cfg.PolicyEngine, "auto", "topdown")
+	if cfg.PolicyVerifyShare < 0 || cfg.PolicyVerifyShare > 1 || math.IsNaN(cfg.PolicyVerifyShare) {
+		fault("POLICY_VERIFY_SHARE must be 0 to 1, is %v", cfg.PolicyVerifyShare)
+	}
 	if cfg.StateDir != "" {
 		if err := checkStateDir(cfg.StateDir, os.Geteuid()); err != nil {
 			fault("STATE_DIR %v", err)

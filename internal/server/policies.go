@@ -56,6 +56,8 @@ func (cfg *Config) engine() policy.Config {
 		SignedOnly:       !cfg.PolicyAllowUnsigned,
 		Key:              cfg.PolicyKey,
 		Child:            []string{os.Args[0], policy.ChildCommand},
+		Topdown:          cfg.PolicyEngine == "topdown",
+		VerifyShare:      cfg.PolicyVerifyShare,
 	}
 }
 
@@ -87,6 +89,7 @@ func (s *service) openPolicies(context.Context) error {
 		OnPanic:  s.loops.panicked("policies"),
 	})
 	s.engine.SetActivator(s.policies.Passed)
+	s.engine.SetDisagreed(s.policies.Disagreed)
 	s.check(
 		telemetry.Check{Name: "policy_in_force", Ask: s.policies.Behind},
 		telemetry.Check{Name: "policy_activation", Degraded: true, Ask: s.policies.Lost},

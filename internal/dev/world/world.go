@@ -189,8 +189,11 @@ func (w *World) openPolicy(s Settings) {
 		Settings: map[string]string{"unknown_users": s.UnknownUsers},
 		Log:      w.Logger,
 		Limit:    2 * time.Second,
+
+		VerifyShare: 1,
 	})
 	w.OK(err)
+	w.Engine.SetDisagreed(func(digest string) { w.Errorf("the policy machine disagrees with topdown about revision %s", digest) })
 	if s.Policy.Headers == nil {
 		s.Policy.Headers = s.Headers
 	}

@@ -69,6 +69,8 @@ type Service struct {
 
 	read func(context.Context) (postgres.PolicyOrders, error)
 
+	disagreements chan struct{} // some are to be recorded
+
 	preparing sync.Mutex // one background preparation at a time
 
 	reporting sync.Mutex // one report at a time, so that none overwrites a newer one
@@ -82,6 +84,8 @@ type Service struct {
 	at       time.Time                   // of the last report; under mu
 	saved    activation                  // the one in STATE_DIR; under mu
 	seq      int64                       // the highest activation that this replica has seen, also in STATE_DIR; under mu
+
+	disagreed map[string]bool // digests whose machine disagreed with topdown here, not recorded yet; under mu
 
 	lost atomic.Pointer[lost] // nil: the database has all activations that this replica has seen
 
@@ -106,7 +110,11 @@ type lost struct{ seq, left int64 }
 
 // New returns a service. Its Passed is for policy.Engine.SetActivator.
 func New(cfg Config) *Service {
-	s := &Service{cfg: cfg, wanted: make(chan struct{}, 1), read: cfg.DB.PolicyOrders, prepared: map[string]*policy.Revision{}, failed: map[string]failure{}}
+	s := &Service{
+		cfg: cfg, wanted: make(chan struct{}, 1), disagreements: make(chan struct{}, 1),
+		read:     func(ctx context.Context) (postgres.PolicyOrders, error) { return cfg.DB.PolicyOrders(ctx, cfg.Version) },
+		prepared: map[string]*policy.Revision{}, failed: map[string]failure{}, disagreed: map[string]bool{},
+	}
 	if cfg.StateDir != "" && cfg.Follows {
 		s.seq = s.storedActivation().Seq
 	}
@@ -240,21 +248,58 @@ func (s *Service) Run(ctx context.Context, changed <-chan struct{}) {
 			_ = s.cfg.DB.RemovePolicyReplica(ctx, s.cfg.Replica) // else it expires
 			return
 		case <-changed:
+		case <-s.disagreements:
 		case <-tick.C:
 		}
 	}
+}
+
+// Disagreed records that the machine disagreed with topdown about a revision, so that all
+// replicas leave it to topdown. It does not wait: Run records it.
+func (s *Service) Disagreed(digest string) {
+	s.mu.Lock()
+	s.disagreed[digest] = true
+	s.mu.Unlock()
+	select {
+	case s.disagreements <- struct{}{}:
+	default: // Run is about to record it
+	}
+}
+
+// recordDisagreements records what Disagreed was called with; Sync tries again what fails.
+func (s *Service) recordDisagreements(ctx context.Context) error {
+	s.mu.Lock()
+	digests := slices.Sorted(maps.Keys(s.disagreed))
+	s.mu.Unlock()
+	for _, digest := range digests {
+		if err := s.cfg.DB.LeaveToTopdown(ctx, digest, s.cfg.Version, s.cfg.Replica); err != nil {
+			return err
+		}
+		s.mu.Lock()
+		delete(s.disagreed, digest)
+		s.mu.Unlock()
+	}
+	return nil
 }
 
 // Sync activates the revision that the database names, and reports. It prepares the revisions that
 // may become active next in the background, so that no upload delays a rollback. It fails where
 // it cannot activate the revision.
 func (s *Service) Sync(ctx context.Context) error {
+	if err := s.recordDisagreements(ctx); err != nil {
+		s.cfg.Log.WarnContext(ctx, "policy disagreement not recorded", slog.Any("err", err))
+	}
 	s.mu.Lock()
 	reads := s.reads
 	s.mu.Unlock()
 	orders, err := s.read(ctx)
 	if err != nil {
 		return err
+	}
+	for _, digest := range orders.Topdown {
+		if s.cfg.Engine.SwitchOff(digest, "its result differed from topdown's on one of the replicas") {
+			s.cfg.Log.WarnContext(ctx, "policy left to topdown: the machine disagreed with it on a replica", slog.String("revision", iam.PolicyID(digest)))
+		}
 	}
 	orders = s.activeRevision(ctx, orders, reads)
 	if s.cfg.Follows && orders.InForce != "" {

@@ -155,7 +155,7 @@ func TestACanceledSyncIsNotCachedAsAFailure(t *testing.T) {
 
 func (f *fleet) active() string {
 	f.Helper()
-	orders, err := f.db.PolicyOrders(ctx)
+	orders, err := f.db.PolicyOrders(ctx, "")
 	f.ok(err)
 	return orders.InForce
 }

@@ -1,0 +1,191 @@
+package policy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/rego"
+
+	"iam-service/internal/directory"
+	"iam-service/internal/iam"
+	"iam-service/internal/policy/plan"
+)
+
+// The names of what evaluates a revision, in Status.
+const (
+	EngineMachine = "machine" // package plan, with topdown as the judge
+	EngineTopdown = "topdown" // OPA's interpreter
+)
+
+// EngineStatus is what evaluates the active revision's enrichments. Explanations,
+// acceptance cases, tests and administration are always evaluated by topdown.
+type EngineStatus struct {
+	Name   string `json:"name"`             // EngineMachine or EngineTopdown
+	Reason string `json:"reason,omitempty"` // why topdown does
+}
+
+// machine is the state of a revision's program. The copies of a revision share it.
+type machine struct {
+	program *plan.Program          // nil: topdown evaluates
+	off     atomic.Pointer[string] // why topdown evaluates; nil: the program does
+}
+
+// switchOff makes topdown evaluate from now on. The first reason stays.
+func (m *machine) switchOff(reason string) { m.off.CompareAndSwap(nil, &reason) }
+
+// active returns the program that evaluates; nil where topdown does.
+func (m *machine) active() *plan.Program {
+	if m == nil || m.off.Load() != nil {
+		return nil
+	}
+	return m.program
+}
+
+// Engine reports what evaluates r.
+func (r *Revision) Engine() EngineStatus {
+	if r.machine == nil {
+		return EngineStatus{Name: EngineTopdown}
+	}
+	if reason := r.machine.off.Load(); reason != nil {
+		return EngineStatus{EngineTopdown, *reason}
+	}
+	return EngineStatus{Name: EngineMachine}
+}
+
+// planned compiles the program of r, and compares it with topdown by the acceptance cases.
+// Whatever fails leaves r to topdown: it refuses the program, not the policy.
+func (e *Engine) planned(ctx context.Context, r *Revision, cases []Case) {
+	r.machine = &machine{}
+	if e.cfg.Topdown {
+		r.machine.switchOff("POLICY_ENGINE=topdown")
+		return
+	}
+	p, err := plan.Compile(ctx, Entrypoint, r.compiler, plan.Options{Data: r.store.data, Root: directory.Root, Document: directory.Depth, Mutant: e.cfg.MachineMutant})
+	if err != nil {
+		r.machine.switchOff(err.Error())
+		return
+	}
+	for _, c := range cases {
+		if !e.agreesOnCase(ctx, r, p, c) {
+			r.machine.switchOff(fmt.Sprintf("its result for the acceptance case %q differs from topdown's", c.Title))
+			return
+		}
+	}
+	r.machine.program = p
+}
+
+// agreesOnCase evaluates a case by both. A program that leaves the case to topdown agrees.
+func (e *Engine) agreesOnCase(ctx context.Context, r *Revision, p *plan.Program, c Case) bool {
+	facts, err := directory.NewStatic(c.Directory)
+	if c.Entrypoint == "admin" || err != nil {
+		return true
+	}
+	input, err := r.caseInput(c)
+	if err != nil {
+		return true
+	}
+	now := time.Now()
+	limit := cmp.Or(e.cfg.CaseTime, caseTime)
+	ev := &evaluation{facts: facts, ctx: ctx, began: now, limit: limit, deadline: now.Add(limit)}
+	var answer *ast.Term
+	err = p.Eval(plan.Env{Context: ctx, Input: input, Read: facts.Read, Cancel: ev, Now: now}, func(t *ast.Term) error {
+		answer = plan.Pure(t)
+		return nil
+	})
+	if err != nil || answer == nil {
+		return true
+	}
+	ev = &evaluation{facts: facts, ctx: ctx, began: time.Now(), limit: limit, deadline: time.Now().Add(limit)}
+	return r.agreesWith(ctx, input, ev, now, answer)
+}
+
+// verified says whether this evaluation is compared with topdown's.
+func (e *Engine) verified() bool {
+	share := e.cfg.VerifyShare
+	return share >= 1 || share > 0 && rand.Float64() < share //nolint:gosec // a sample
+}
+
+// evaluateByProgram evaluates the entrypoint by r's program. It reports false where topdown
+// must evaluate: the program failed, or topdown disagrees with it.
+func (e *Engine) evaluateByProgram(ctx context.Context, r *Revision, p *plan.Program, by Basis, input ast.Value, now time.Time) (Decision, bool) {
+	ev := &evaluation{facts: by.Facts, ctx: ctx, began: time.Now(), waited: by.Facts.Waited(), limit: e.cfg.Limit, deadline: by.Deadline}
+	compare := e.verified()
+	var d Decision
+	var answer *ast.Term
+	err := p.Eval(plan.Env{Context: ctx, Input: input, Read: by.Facts.Read, Cancel: ev, Now: now}, func(t *ast.Term) (err error) {
+		if compare {
+			answer = plan.Pure(t)
+		}
+		d, err = e.decision(t, r)
+		return err
+	})
+	d.Took = ev.own(time.Now())
+	if err != nil || d.Status == 0 || ev.late(time.Now()) { // no status: the entrypoint is undefined
+		e.left.Add(1)
+		return Decision{}, false
+	}
+	if compare && !e.agrees(ctx, r, by, input, now, answer) {
+		return Decision{}, false
+	}
+	return d, true
+}
+
+// agrees compares an answer of the program with topdown's. Where they differ, topdown
+// evaluates this revision from now on, here and on all other replicas.
+func (e *Engine) agrees(ctx context.Context, r *Revision, by Basis, input ast.Value, now time.Time, answer *ast.Term) bool {
+	ev := &evaluation{facts: by.Facts, ctx: ctx, began: time.Now(), waited: by.Facts.Waited(), limit: e.cfg.Limit, deadline: by.Deadline}
+	if r.agreesWith(ctx, input, ev, now, answer) {
+		return true
+	}
+	e.mismatches.Add(1)
+	if e.SwitchOff(r.Digest, "its result differed from topdown's") {
+		e.cfg.Log.LogAttrs(ctx, slog.LevelError, "policy machine disagrees with topdown: topdown evaluates this revision from now on", slog.String("revision", r.ID))
+	}
+	r.machine.switchOff("its result differed from topdown's")
+	if e.disagreed != nil {
+		e.disagreed(r.Digest)
+	}
+	return false
+}
+
+// agreesWith reports whether topdown has the same answer, or none because time or facts ran out.
+func (r *Revision) agreesWith(ctx context.Context, input ast.Value, ev *evaluation, now time.Time, answer *ast.Term) bool {
+	rs, err := r.eval(ctx, Entrypoint, r.query, input, ev, rego.EvalTime(now))
+	if known, ok := errors.AsType[*iam.Error](err); ok && known.Kind == iam.Unavailable {
+		return true
+	}
+	if err != nil {
+		return false
+	}
+	t, err := result(rs)
+	return err == nil && ast.Compare(t.Value, answer.Value) == 0
+}
+
+// SetDisagreed sets what is called with the digest of a revision whose program disagreed with topdown. It must be
+// called before the first evaluation.
+func (e *Engine) SetDisagreed(f func(digest string)) { e.disagreed = f }
+
+// SwitchOff makes topdown evaluate the revisions of a digest in this process. It reports whether
+// the program did so far.
+func (e *Engine) SwitchOff(digest, reason string) bool {
+	_, known := e.off.LoadOrStore(digest, reason)
+	if r := e.current.Load(); r != nil && r.Digest == digest && r.machine != nil {
+		r.machine.switchOff(reason)
+	}
+	return !known
+}
+
+// applyOff switches the program of a revision off, if its digest is.
+func (e *Engine) applyOff(r *Revision) {
+	if reason, ok := e.off.Load(r.Digest); ok && r.machine != nil {
+		text, _ := reason.(string) // SwitchOff stores no other type
+		r.machine.switchOff(text)
+	}
+}
