@@ -55,7 +55,7 @@ build: need-go ## build bin/iam-service, a static binary
 .PHONY: sbom
 sbom: need-go ## write bin/sbom.json, the modules of the binary, in CycloneDX's format
 	@mkdir -p bin
-	go tool -modfile=.ci/cyclonedx-gomod.mod cyclonedx-gomod app -json -licenses -main cmd/iam-service -output bin/sbom.json .
+	go tool -modfile=.ci/cyclonedx-gomod.mod cyclonedx-gomod app -json -licenses -std -noserial -notimestamp -main cmd/iam-service -output bin/sbom.json .
 
 .PHONY: vulncheck
 vulncheck: need-go ## look for known vulnerabilities; skipped without the database, unless VULNCHECK=required

@@ -71,11 +71,12 @@ var mayImport = map[string][]string{
 		"internal/decisions", "internal/dev/devrauth", "internal/dev/devstack", "internal/dev/logbuffer", "internal/dev/pgtest", "internal/directory", "internal/enrich",
 		"internal/feed", "internal/gateway", "internal/iam", "internal/policy", "internal/postgres", "internal/token", "policies", "internal/problem",
 	},
-	"internal/dev/bench/figures": {},
-	"internal/dev/manifests":     {},
-	"internal/dev/scripttest":    {"internal/dev/await", "internal/dev/freeport"},
-	"cmd/iam-dev":                {"internal/dev/devstack", "internal/iam", "internal/policy", "internal/postgres", "internal/server", "internal/telemetry"},
-	"cmd/iam-bench":              {"internal/dev/devstack", "internal/dev/freeport", "internal/iam", "internal/policy", "internal/postgres"},
+	"internal/dev/bench/figures":     {},
+	"internal/dev/manifests":         {},
+	"internal/dev/manifests/cluster": {"internal/dev/freeport"},
+	"internal/dev/scripttest":        {"internal/dev/await", "internal/dev/freeport"},
+	"cmd/iam-dev":                    {"internal/dev/devstack", "internal/iam", "internal/policy", "internal/postgres", "internal/server", "internal/telemetry"},
+	"cmd/iam-bench":                  {"internal/dev/devstack", "internal/dev/freeport", "internal/iam", "internal/policy", "internal/postgres"},
 }
 
 // mayKnow says who may use a library that others must not know.
