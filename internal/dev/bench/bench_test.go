@@ -288,11 +288,19 @@ func BenchmarkAllocationsNothingCached(b *testing.B) { one(b, options{tokens: 1,
 // The path that all gateways take all the time makes next to no garbage. This is a
 // count, not a time, so it is a test.
 func TestAnAnswerFromTheCacheAllocatesNextToNothing(t *testing.T) {
-	for name, signed := range map[string]bool{"without an assertion": false, "with one": true} {
+	for name, c := range map[string]struct{ signed, traceparent bool }{
+		"without an assertion":                  {},
+		"with one":                              {signed: true},
+		"of a gateway that traces, tracing off": {traceparent: true},
+	} {
 		t.Run(name, func(t *testing.T) {
-			s := newService(t, options{tokens: 10_000, decisions: 10_000, signed: signed})
+			signed := c.signed
+			s := newService(t, options{tokens: 10_000, decisions: 10_000, signed: signed, unlogged: true}) // a sample that is logged would count
 			r := httptest.NewRequest(http.MethodGet, "/system/enrich-token", nil)
 			r.Header.Set("Authorization", "Bearer "+s.mint(t, 1)[0])
+			if c.traceparent {
+				r.Header.Set("Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+			}
 			answer := &discard{header: http.Header{}}
 			s.handler.ServeHTTP(answer, r)
 			if got := answer.header[assertion.Header]; signed != (len(got) == 1 && got[0] != "") {
@@ -301,8 +309,10 @@ func TestAnAnswerFromTheCacheAllocatesNextToNothing(t *testing.T) {
 			if n := testing.AllocsPerRun(500, func() {
 				clear(answer.header)
 				s.handler.ServeHTTP(answer, r)
-			}); n > 5 {
-				t.Errorf("%v allocations, 5 are allowed", n)
+			}); n > 1.5 {
+				t.Errorf("%v allocations, one is allowed", n)
+			} else {
+				t.Logf("%v allocations", n)
 			}
 		})
 	}

@@ -404,4 +404,24 @@ var All = []Defence{
 		Code: "if e.cfg.Key == nil || check == trustSignature {", Without: "if true {",
 		Package: "./internal/policy", Test: "TestOnlyWhatIsSignedComesIntoForce",
 	},
+	{
+		Threat: "traces forced by callers", File: "internal/telemetry/tracing/tracing.go",
+		Code: "if in.Believed {", Without: "if in.TraceParent != \"\" {",
+		Package: "./internal/gateway", Test: "TestAGatewaysTraceIsContinuedInEachProtocol",
+	},
+	{
+		Threat: "values in traces", File: "internal/postgres/spans.go",
+		Code: `return &pgconn.PgError{Severity: pg.Severity, Code: pg.Code, Message: "see the log"}`, Without: "return pg",
+		Package: "./internal/postgres", Test: "TestASpanOfAFailedStatementQuotesNoValue",
+	},
+	{
+		Threat: "secrets in a bundle for support", File: "internal/server/doctor/bundle.go",
+		Code: `text = bytes.ReplaceAll(text, []byte(s), []byte("(secret)"))`, Without: "_ = bytes.Clone([]byte(s))",
+		Package: "./internal/server/doctor", Test: "TestABundleHasNoSecretOfAnySetting",
+	},
+	{
+		Threat: "a stranger asks as an operator", File: "internal/telemetry/ops.go",
+		Code: `strings.EqualFold(scheme, "Bearer") && equal == 1`, Without: `strings.EqualFold(scheme, "Bearer")`,
+		Package: "./internal/telemetry", Test: "TestOperatorsNeedTheTokenAndProbesDoNot",
+	},
 }
