@@ -13,7 +13,7 @@ import (
 )
 
 // The default policy is held to what is asked of every other: its tests see all of it, its
-// cases hold, and there is nothing to mend.
+// cases hold, and there is nothing to fix.
 func TestTheDefaultPolicyIsGood(t *testing.T) {
 	t.Parallel()
 	folder, err := authoring.Load(".")

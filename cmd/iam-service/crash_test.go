@@ -161,7 +161,7 @@ var scenarios = []scenario{
 	{"create", http.MethodPost, true, nil, func(p *plant, _ string) {
 		p.call("POST", "/v1/clients", program, clientKey)
 	}, func(p *plant, where, _ string) {
-		// Whoever had no answer asks again.
+		// A caller without a response repeats its request.
 		p.again("POST", "/v1/clients", program, []string{clientKey}, 201, 202)
 		p.settle()
 		id := p.only()
@@ -187,7 +187,7 @@ var scenarios = []scenario{
 		rotated := p.count(`SELECT count(*) FROM outbox WHERE object = $1 AND type = 'ClientSecretRotated.v1'`, id)
 		issued := p.count(`SELECT secrets FROM registrations WHERE client_id = $1`, id)
 		if rotated != issued-1 || c.text("secret_state") == "unknown" && rotated != 0 {
-			p.Errorf("%s: %d rotations are told of, %d secrets issued, the state is %s", where, rotated, issued, c.text("secret_state"))
+			p.Errorf("%s: %d rotations are published, %d secrets issued, the state is %s", where, rotated, issued, c.text("secret_state"))
 		}
 		first := p.rauth.Issued()[0]
 		if !slices.Contains(p.rauth.Secrets(id), first) {

@@ -29,7 +29,7 @@ import (
 )
 
 // plant is the program as a process of its own, between a provider, a database and a bus
-// that can be told to end it, or to cut it off, at any step of what it does with them.
+// that can end it, or cut it off, at any step of what it does with them.
 type plant struct {
 	testing.TB
 	ctx     context.Context
@@ -76,7 +76,7 @@ func newPlant(t testing.TB, before ...func(*plant)) *plant {
 			w.Header()[k] = v
 		}
 		w.WriteHeader(rec.Code)
-		_, _ = w.Write(rec.Body.Bytes()) // whoever asked may be dead
+		_, _ = w.Write(rec.Body.Bytes()) // the caller may be dead
 	}))
 	t.Cleanup(srv.Close)
 	var err error

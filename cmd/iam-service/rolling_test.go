@@ -29,8 +29,8 @@ type backend struct {
 	probe int // that ready is of; under mu
 }
 
-// heard takes what a probe has found, unless a later one was heard of before.
-func (b *backend) heard(probe int, ready bool) {
+// probed stores the result of a probe, unless that of a later one has arrived before.
+func (b *backend) probed(probe int, ready bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if probe > b.probe {
@@ -39,7 +39,7 @@ func (b *backend) heard(probe int, ready bool) {
 	}
 }
 
-// balancer sends requests to replicas that are ready, as it has heard a little while ago. It
+// balancer sends requests to replicas that are ready, as of its last probes. It
 // repeats no request.
 func balancer(t *testing.T, heardAfter time.Duration, backends ...*backend) string {
 	t.Helper()
@@ -61,7 +61,7 @@ func balancer(t *testing.T, heardAfter time.Duration, backends ...*backend) stri
 				cancel()
 				probes++
 				probe := probes
-				time.AfterFunc(heardAfter, func() { b.heard(probe, ready) })
+				time.AfterFunc(heardAfter, func() { b.probed(probe, ready) })
 				select {
 				case <-time.After(50 * time.Millisecond):
 				case <-ctx.Done():
@@ -122,7 +122,7 @@ func TestARollingRestartFailsNoRequest(t *testing.T) {
 	ask := func() {
 		asked.Add(1)
 		status, text := 0, ""
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/system/enrich-token", nil) // nobody repeats a POST
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/system/enrich-token", nil) // no client repeats a POST
 		if err == nil {
 			req.Header.Set("Authorization", "Bearer "+token)
 			var resp *http.Response
@@ -132,7 +132,7 @@ func TestARollingRestartFailsNoRequest(t *testing.T) {
 				status, text = resp.StatusCode, string(body)
 			}
 		}
-		if err != nil || status != http.StatusForbidden { // of somebody without a tenant: an answer
+		if err != nil || status != http.StatusForbidden { // of a user without a tenant: a response
 			mu.Lock()
 			defer mu.Unlock()
 			bad[fmt.Sprint(status, " ", strings.TrimSpace(text), " ", err)]++

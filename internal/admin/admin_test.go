@@ -173,7 +173,7 @@ func TestAttributesThatSwellAreInvalid(t *testing.T) {
 	}
 }
 
-// Whoever changed something has the answer when this replica has forgotten what was.
+// A change is answered after this replica has invalidated what it changed.
 func TestAnAnswerComesWhenThisReplicaHasForgotten(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)

@@ -91,7 +91,7 @@ func TestAChainThatWasWrittenAnewIsFoundByAnAnchor(t *testing.T) {
 		e = list[0]
 		return err
 	}))
-	e.Actor = "somebody else"
+	e.Actor = "another actor"
 	sum, err := e.Sum()
 	o.ok(err)
 	o.sql(`UPDATE audit SET actor = $1, hash = $2`, e.Actor, sum)
@@ -106,7 +106,7 @@ func TestAChainThatWasWrittenAnewIsFoundByAnAnchor(t *testing.T) {
 			t.Errorf("with an anchor: %+v", v)
 		}
 	}
-	// Also where the forged head was told as well: an anchor is not outvoted.
+	// Also where the forged head was published as well: an anchor is not outvoted.
 	o.sql(`UPDATE audit_heads SET published = 0`)
 	o.ok(o.s.Chores(ctx, time.Hour))
 	for v := range o.verify(o.outbox("AuditCheckpoint.v1")) {

@@ -87,7 +87,7 @@ func joining(from, n int) []admin.Row {
 }
 
 // Whatever one tenant's administrators do, however much at once, invalidates nothing that
-// another tenant's decisions depend on: neither where it is done, nor where it is heard of.
+// another tenant's decisions depend on: neither on the replica that makes it, nor on those that are notified.
 func TestNoActionOfOneTenantInvalidatesAnothersFacts(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
@@ -248,7 +248,7 @@ func TestAChangeDropsExactlyItsKeysBeforeItIsAnswered(t *testing.T) {
 	}
 }
 
-// One tenant takes no more than its share of what all use. Whoever has left is not counted.
+// One tenant takes no more than its share of what all use. Former members are not counted.
 func TestATenantHasABoundOfMembers(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
@@ -354,7 +354,7 @@ func TestEntriesOfTheDefaultPartitionAreMoved(t *testing.T) {
 	o.ok(err)
 	all := o.rows("audit")
 
-	// While somebody reads the partition for long, the other chores are done.
+	// While a long read holds the partition, the other chores are done.
 	backup, err := pgx.Connect(ctx, o.url)
 	o.ok(err)
 	defer backup.Close(ctx)

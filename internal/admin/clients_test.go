@@ -9,7 +9,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Of two operations on a client only the last one is heard, and a rotation that nobody
+// Of two operations on a client only the outcome of the last one counts, and a rotation that no caller
 // knows the end of ends no secret.
 func TestTheOutcomeOfAReplacedOperationIsIgnored(t *testing.T) {
 	t.Parallel()
@@ -37,7 +37,7 @@ func TestTheOutcomeOfAReplacedOperationIsIgnored(t *testing.T) {
 		step(func(ctx context.Context, w *admin.Work) error {
 			c, err := w.Postponed(ctx, op, "x")
 			if c.Tries != 0 {
-				t.Errorf("it was heard: %+v", c)
+				t.Errorf("its outcome was taken: %+v", c)
 			}
 			return err
 		})

@@ -162,12 +162,12 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 			client, err = w.CreateClient(ctx, "acme", program("r2"), 0)
 			return err
 		}, "", 1},
-		{"blocked, and nobody was told of it", "acme", func(ctx context.Context, w *admin.Work) error {
+		{"blocked before its creation was published", "acme", func(ctx context.Context, w *admin.Work) error {
 			_, err := w.SetClientStatus(ctx, client.ClientID, iam.ClientBlocked, none)
 			return err
 		}, "", 1},
 		{"the client is made", "acme", finished(admin.Done{Secret: "x"}), "ClientCreated.v1", 0},
-		{"that it is made is told once", "acme", finished(admin.Done{Secret: "x"}), "", 0},
+		{"its creation is published once", "acme", finished(admin.Done{Secret: "x"}), "", 0},
 		{"unblocked client", "acme", func(ctx context.Context, w *admin.Work) error {
 			_, err := w.SetClientStatus(ctx, client.ClientID, iam.ClientActive, none)
 			return err
@@ -203,7 +203,7 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 			}
 			return err
 		}, "ClientSecretExpiring.v1", 0},
-		{"that is told once", "acme", func(ctx context.Context, w *admin.Work) error {
+		{"the warning is published once", "acme", func(ctx context.Context, w *admin.Work) error {
 			_, err := w.EndOverlap(ctx, client.ClientID, 0)
 			return err
 		}, "", 0},

@@ -106,7 +106,7 @@ func (w *adminWorld) audit() map[string]bool {
 	return faults
 }
 
-// Who may not do a thing holds up nobody by asking for it, and does not learn from the
+// A denied request delays no other, and its caller does not learn from the
 // time it takes what is there.
 func TestADeniedCallerWaitsForNoLock(t *testing.T) {
 	t.Parallel()
@@ -125,7 +125,7 @@ func TestADeniedCallerWaitsForNoLock(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second { // each would wait until the lock is given up
 		t.Errorf("it took %s", took)
 	}
-	// Who may is told that somebody else is at it.
+	// An authorized caller learns that another transaction holds the lock.
 	if r := w.want(503, "root", "PATCH", "/v1/tenants/acme", map[string]any{"status": "active"}); r.field("code") != "busy" {
 		t.Errorf("got %s", r)
 	}
@@ -289,7 +289,7 @@ func TestAProgramThatIsBlockedMeanwhileWritesNothing(t *testing.T) {
 	waiting.Go(func() {
 		r = w.call(w.program("bot", ""), "POST", "/v1/tenants/acme/roles", map[string]any{"name": "late"})
 	})
-	w.somebodyWaitsFor(tx)
+	w.awaitWaiterFor(tx)
 	_, err = w.sql().Exec(ctx, `UPDATE clients SET status = 'blocked' WHERE client_id = 'bot'`)
 	w.OK(err)
 	w.OK(tx.Rollback(ctx))
@@ -312,7 +312,7 @@ func TestACallerIsNotChangedDuringTheirTransaction(t *testing.T) {
 	var r reply
 	var working sync.WaitGroup
 	working.Go(func() { r = w.call("root", "POST", "/v1/tenants/acme/roles", map[string]any{"name": "slow"}) })
-	w.somebodyWaitsFor(tx)
+	w.awaitWaiterFor(tx)
 	conn, err := w.sql().Acquire(ctx)
 	w.OK(err)
 	defer conn.Release()
@@ -331,8 +331,8 @@ func TestACallerIsNotChangedDuringTheirTransaction(t *testing.T) {
 	}
 }
 
-// somebodyWaitsFor returns when somebody waits for a lock of a transaction.
-func (w *adminWorld) somebodyWaitsFor(tx pgx.Tx) {
+// awaitWaiterFor returns when a session waits for a lock of a transaction.
+func (w *adminWorld) awaitWaiterFor(tx pgx.Tx) {
 	w.Helper()
 	for until := time.Now().Add(10 * time.Second); ; {
 		var n int
@@ -341,7 +341,7 @@ func (w *adminWorld) somebodyWaitsFor(tx pgx.Tx) {
 			return
 		}
 		if time.Now().After(until) {
-			w.Fatal("nobody waits for a lock")
+			w.Fatal("no session waits for a lock")
 		}
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Ruling 30: nobody gives away or takes away more than they hold, looked at before and
+// Ruling 30: no caller grants or revokes more than they hold, checked before and
 // after; the last platform administrator stays.
 func TestNoAdministratorEscalates(t *testing.T) {
 	t.Parallel()
@@ -91,7 +91,7 @@ func TestNoAdministratorEscalates(t *testing.T) {
 	w.want(403, "root", "GET", "/v1/tenants", nil)
 }
 
-// A policy that allows everything to everybody gives nobody what they do not hold.
+// A policy that allows everything to all callers lets none grant what they do not hold.
 func TestNoPolicyLetsACallerGrantMoreThanTheyHold(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{adminRego: "package iam.admin\n\ndecision := {\"allow\": true}\n"})
@@ -149,7 +149,7 @@ func (w *adminWorld) dump() string {
 	return all
 }
 
-// Ruling 2: an issuer reaches only its tenants, whoever asks for more.
+// Ruling 2: an issuer reaches only its tenants, whatever is requested.
 func TestAnIssuerReachesOnlyItsTenants(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
@@ -172,7 +172,7 @@ func TestAnIssuerReachesOnlyItsTenants(t *testing.T) {
 	w.want(200, theirs, "GET", "/v1/tenants/globex/members", nil)
 	w.want(404, theirs, "GET", "/v1/tenants/acme/members", nil)
 	w.want(403, theirs, "GET", "/v1/tenants", nil)
-	// Even where the tables say otherwise: somebody wrote past us.
+	// Even where the tables say otherwise, after a write that bypassed the service.
 	_, err := w.sql().Exec(ctx, `UPDATE users SET platform_roles = '{platform-admin}' WHERE issuer = $1`, other)
 	w.OK(err)
 	_, err = w.sql().Exec(ctx, `INSERT INTO memberships (user_id, tenant, roles) SELECT id, 'acme', '{iam:tenant-admin}' FROM users WHERE issuer = $1`, other)

@@ -38,7 +38,7 @@ func TestOfTwoConcurrentEditsOfARoleOneIsRejected(t *testing.T) {
 	}
 	r = w.want(200, "root", "GET", "/v1/tenants/acme/roles/auditor", nil)
 	if fmt.Sprint(r.field("permissions")) != "["+got[200][0]+"]" || r.header.Get("ETag") == tag {
-		t.Errorf("in force is %s, %s was told that it is", r, got[200][0])
+		t.Errorf("active is %s, %s was returned as active", r, got[200][0])
 	}
 	w.want(428, "root", "PUT", "/v1/tenants/acme/roles/auditor", map[string]any{})
 	w.want(412, "root", "PUT", "/v1/tenants/acme/roles/auditor", map[string]any{}, "If-None-Match: *")
@@ -181,7 +181,7 @@ func TestOfTwoAdministratorsWhoRemoveEachOtherOneSucceeds(t *testing.T) {
 		}
 	}
 	// The same of two administrators of a tenant: there is no last one there, but who has
-	// been removed removes nobody any more.
+	// been removed removes no other any more.
 	for range 5 {
 		x, y := w.member("acme", "xenia", iam.RoleTenantAdmin), w.member("acme", "yves", iam.RoleTenantAdmin)
 		var a, b reply
@@ -201,7 +201,7 @@ func TestTwoConcurrentEditsDoNotGrantTogetherWhatNeitherMay(t *testing.T) {
 	w := newWorld(t, settings{})
 	for range 10 {
 		// While root takes the permission from tina's role, tina gives it away: afterwards
-		// nobody has it whom she gave it to when she did not hold it any more.
+		// no user has it to whom she granted it when she no longer held it.
 		w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "acme", Name: "boss", Permissions: []string{"x:y"}}))
 		w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "acme", Name: "gift", Permissions: []string{"x:y"}}))
 		w.member("acme", "tina", iam.RoleTenantAdmin, "boss")

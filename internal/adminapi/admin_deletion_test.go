@@ -30,7 +30,7 @@ func TestAnErasedUserLeavesOurIDAndNothingElse(t *testing.T) {
 			t.Errorf("erasing them wrote down what they were: %v", e)
 		}
 	}
-	// Who comes again is somebody else.
+	// A user who returns is another user.
 	w.want(201, "root", "POST", "/v1/users", map[string]any{"subject": subject})
 	if again := w.user(subject); again == id {
 		t.Error("the id was used again")

@@ -15,7 +15,7 @@ import (
 // internals are texts that no caller may see.
 var internals = regexp.MustCompile(`(?i)sqlstate|pgx|postgres|goroutine|panic|\.go:[0-9]|reflect|internal/|duplicate key|constraint|syntax error at`)
 
-// Whatever is sent to whichever route by whoever may do everything: never a 500, never
+// Whatever a caller with all permissions sends to any route: never a 500, never
 // a text of ours inside.
 func FuzzAdmin(f *testing.F) {
 	w := newWorld(f, settings{})

@@ -202,7 +202,7 @@ func TestTheMatrixOfRolesAndActions(t *testing.T) {
 						r := w.call(tokens[who], strings.ToUpper(method), path, ask.body, `If-Match: "999"`)
 						want := may(action, where)
 						if strings.Contains(template, "/clients/{id}") && want == 403 && may("client:read", where) != 200 {
-							want = 404 // whoever may not read a client does not learn that it is there
+							want = 404 // a caller that cannot read a client does not learn that it exists
 						}
 						got := r.status
 						if got != 401 && got != 403 && got != 404 && got < 500 {

@@ -62,9 +62,9 @@ func TestWhatIsReadCanBeAskedForByHEADAndByETag(t *testing.T) {
 		t.Errorf("only %d routes were asked", asked)
 	}
 	if r := w.call("", "GET", "/openapi.json", nil); w.call("", "GET", "/openapi.json", nil, "If-None-Match: "+r.header.Get("ETag")).status != 304 {
-		t.Error("the document is sent again to whoever knows it")
+		t.Error("the document is sent again to a caller that has it")
 	}
-	// Who may not read is not told whether anything has changed.
+	// A caller without read permission does not learn whether anything has changed.
 	if r := w.call("mia", "GET", "/v1/users/"+alice, nil, "If-None-Match: *"); r.status != 403 {
 		t.Errorf("a stranger: %s", r)
 	}
@@ -117,7 +117,7 @@ func TestAMethodThatIsNotTakenSaysWhichAre(t *testing.T) {
 	}
 }
 
-// One answer names everything that is wrong with a batch, whoever finds it: the schema, the
+// One response names every fault of a batch, whichever check finds it: the schema, the
 // limits, the roles of the tenant, what services declare, and what the caller holds.
 func TestABatchNamesAllInvalidRowsAtOnce(t *testing.T) {
 	t.Parallel()
@@ -133,14 +133,14 @@ func TestABatchNamesAllInvalidRowsAtOnce(t *testing.T) {
 		row("two-faults", map[string]any{"roles": "viewer", "colour": "red"}),
 		row("no-such-role", map[string]any{"roles": []string{"viewer", "none"}}),
 		row("past", map[string]any{"expires_at": "2001-01-01T00:00:00Z"}),
-		row("undeclared", map[string]any{"attributes": map[string]any{"nobody-declared": 1}}),
+		row("undeclared", map[string]any{"attributes": map[string]any{"not-declared": 1}}),
 		row("fine", map[string]any{}),
 		row("bad\x00subject", map[string]any{}),
 		row("elsewhere", map[string]any{"issuer": "https://nobody.example"}),
 		row("year-one", map[string]any{"expires_at": "0001-01-01T00:00:00Z"}),
 	}})
 	want := []string{
-		"/members/1/colour", "/members/1/roles", "/members/2/roles/1", "/members/3/expires_at", "/members/4/attributes/nobody-declared", "/members/5/subject",
+		"/members/1/colour", "/members/1/roles", "/members/2/roles/1", "/members/3/expires_at", "/members/4/attributes/not-declared", "/members/5/subject",
 		"/members/6/subject", "/members/7/issuer", "/members/8/expires_at",
 	}
 	got := r.pointers()
@@ -280,7 +280,7 @@ func TestATenantKeepsAnAdministratorUnlessTheCallerConfirms(t *testing.T) {
 			t.Errorf("%s %s %v: %s", try.method, try.path, try.body, r)
 		}
 	}
-	// Whoever is blocked, suspended or there for a time is no lasting administrator.
+	// A user who is blocked, suspended or a temporary member is no lasting administrator.
 	blocked := w.member("solo", "blocked", "boss")
 	w.want(200, "root", "PATCH", "/v1/users/"+blocked, map[string]any{"status": "blocked"})
 	temp := w.member("solo", "temp", "boss")

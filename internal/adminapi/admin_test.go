@@ -235,7 +235,7 @@ func TestAChangeThatTheDatabaseHasNoRoomForIs503(t *testing.T) {
 	}
 }
 
-// Whoever is refused does not learn by it who was known before. The platform's administrators add
+// A rejection does not reveal which users existed before. The platform's administrators add
 // whom they like, and replacing is not joining.
 func TestATenantsAdministratorsAddABoundedNumberOfMembersADay(t *testing.T) {
 	t.Parallel()
@@ -327,13 +327,13 @@ attributes:
 	w.want(200, "root", "PUT", "/v1/users/"+carol, map[string]any{"attributes": map[string]any{"cost-center": 7}}, "If-Match: *")
 	w.want(201, "root", "POST", "/v1/tenants/acme/members", map[string]any{"subject": "carol", "roles": []string{"billing-admin"}})
 
-	// What is in use stays, and who uses it is told.
+	// What is in use stays, and the response names its users.
 	for name, c := range map[string]struct{ body, says string }{
 		"a role":                  {"service: billing\nroles: [{name: billing-viewer, permissions: ['billing:read']}]\nattributes: [{key: cost-center, type: integer}]", `"billing-admin" is held by 1 member in acme`},
 		"an attribute":            {"service: billing\nroles: [{name: billing-viewer}, {name: billing-admin}]", `1 user, 0 tenants and 0 memberships have the attribute \"cost-center\"`},
 		"a type":                  {"service: billing\nroles: [{name: billing-viewer}, {name: billing-admin}]\nattributes: [{key: cost-center, type: string}]", `a value of \"cost-center\" that is no string`},
 		"a role of another":       {"service: other\nroles: [{name: billing-viewer}]", `the service \"billing\" declares it`},
-		"a role of nobody":        {"service: other\nroles: [{name: viewer}]", `an administrator created it`},
+		"a role of no service":    {"service: other\nroles: [{name: viewer}]", `an administrator created it`},
 		"a role of a tenant":      {"service: other\nroles: [{name: auditor}]", `a tenant already has a role of its own named \"auditor\"`},
 		"an attribute of another": {"service: other\nattributes: [{key: plan, type: string}]", `is declared by the service \"sample\"`},
 	} {
@@ -345,7 +345,7 @@ attributes:
 			t.Errorf("%s: something was changed", name)
 		}
 	}
-	// A wider type fits; and when nobody uses them any more they go.
+	// A wider type fits; and when no longer in use they are removed.
 	w.want(200, ci, "POST", "/s2s/system/sync", strings.Replace(manifest, "type: integer", "type: number", 1), yaml...)
 	w.want(204, "root", "DELETE", "/v1/tenants/acme/members/"+carol, nil)
 	w.want(200, "root", "PUT", "/v1/users/"+carol, map[string]any{}, "If-Match: *")
@@ -359,7 +359,7 @@ attributes:
 	w.want(404, "root", "GET", "/v1/services/billing/manifest?version=99", nil)
 }
 
-// A tenant's administrator who adds somebody does not learn whether they were known.
+// A tenant's administrator who adds a user does not learn whether the user existed.
 func TestAddingAMemberDoesNotTellWhetherTheyWereKnown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
@@ -375,7 +375,7 @@ func TestAddingAMemberDoesNotTellWhetherTheyWereKnown(t *testing.T) {
 	if shape(known) != shape(unknown) {
 		t.Errorf("%s and %s", known, unknown)
 	}
-	// By our id nobody is added: it would tell who exists.
+	// No user is added by our id: that would reveal which users exist.
 	w.want(404, "tina", "PUT", "/v1/tenants/acme/members/"+w.user("root"), map[string]any{}, "If-None-Match: *")
 	w.want(404, "tina", "GET", "/v1/users/"+w.user("root")+"/effective?tenant=acme", nil)
 }

@@ -58,8 +58,8 @@ func (r reply) pointers() []string {
 
 func (r reply) String() string { return fmt.Sprintf("%d %s", r.status, r.body) }
 
-// call asks the admin API as somebody: a name of the sample data, a token if it has
-// dots, nobody if it is empty. Each answer must fit the OpenAPI document.
+// call sends a request to the admin API as a user: a name of the sample data, a token if it has
+// dots, anonymous if it is empty. Each response must fit the OpenAPI document.
 func (w *adminWorld) call(who, method, path string, body any, headers ...string) reply {
 	w.Helper()
 	var b []byte
@@ -235,7 +235,7 @@ func (w *adminWorld) user(subject string) string {
 	return id
 }
 
-// member makes somebody a member of a tenant, whoever they were.
+// member makes a user a member of a tenant, and creates the user where needed.
 func (w *adminWorld) member(tenant, subject string, roles ...string) string {
 	w.Helper()
 	id, err := w.DB.PutUser(ctx, iam.User{Issuer: w.RAuth.Issuer, Subject: subject, Status: iam.UserActive})

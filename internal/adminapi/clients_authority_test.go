@@ -37,7 +37,7 @@ func TestRolesOfAClientNeedNoProvider(t *testing.T) {
 	}
 }
 
-// Nobody makes or becomes a client that is more than they are.
+// No caller creates or becomes a client that holds more than they do.
 func TestAClientGrantsItsCreatorNothingMore(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})

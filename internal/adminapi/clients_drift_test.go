@@ -22,7 +22,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// there is the provider as somebody by hand sees it.
+// there is the provider's admin API, for changes by hand.
 func (w *adminWorld) there() *rauth.Client {
 	w.Helper()
 	c, err := rauth.New(rauth.Config{URL: w.RAuth.Issuer, Pause: time.Millisecond, Log: discard})
@@ -51,8 +51,8 @@ func (w *adminWorld) drift() map[string]map[string]any {
 	return all
 }
 
-// Somebody works by hand in the provider: what we decided wins, what is not ours is only
-// told of.
+// Changes by hand in the provider: what we decided wins, what is not ours is only
+// reported.
 func TestDriftIsSeenAndRepaired(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
@@ -80,7 +80,7 @@ func TestDriftIsSeenAndRepaired(t *testing.T) {
 	_, err = there.Create(ctx, got)
 	ok(err)
 	orphan := got.ClientID
-	_, err = there.Create(ctx, iam.Registration{ClientID: "grafana", ClientName: "somebody else's"})
+	_, err = there.Create(ctx, iam.Registration{ClientID: "grafana", ClientName: "another owner's"})
 	ok(err)
 
 	want := map[string][2]string{
@@ -90,11 +90,11 @@ func TestDriftIsSeenAndRepaired(t *testing.T) {
 	seen := w.drift()
 	for id, x := range want {
 		if d := seen[id]; d["kind"] != x[0] || d["winner"] != x[1] || len(fmt.Sprint(d["why"])) < 20 {
-			t.Errorf("%s is told as %v", x[0], d)
+			t.Errorf("%s is reported as %v", x[0], d)
 		}
 	}
 	if len(seen) != len(want) || fmt.Sprint(seen[changed]["fields"]) != "[grant_types redirect_uris]" {
-		t.Errorf("told are %v", seen)
+		t.Errorf("reported are %v", seen)
 	}
 	if n := w.want(200, "root", "GET", "/v1/clients/drift", nil).field("foreign"); n != 1.0 {
 		t.Errorf("%v are of others", n)
@@ -125,7 +125,7 @@ func TestDriftIsSeenAndRepaired(t *testing.T) {
 	if r := w.want(200, "root", "GET", "/v1/clients/"+missing, nil); r.text("secret_state") != "not_issued" || r.text("sync") != "in_sync" {
 		t.Errorf("what was made again is %s", r)
 	}
-	w.announced(missing, "ClientCreated") // nobody has changed anything here
+	w.announced(missing, "ClientCreated") // there was no change here
 	w.announced(changed, "ClientCreated")
 	w.announced(deleted, "ClientCreated", "ClientDeleted")
 	if r, err := s.Reconcile(ctx, false, 10); err != nil || r.Left() != 2 {
@@ -148,7 +148,7 @@ func TestTheLoopComparesByItself(t *testing.T) {
 	await.True(w, "it is settled", func() bool { return w.want(200, "root", "GET", "/v1/clients/"+id, nil).text("sync") == "in_sync" })
 }
 
-// A provider that keeps something otherwise than it is told, or hides it, is not told for
+// A provider that stores something other than was sent, or hides it, is not corrected for
 // ever.
 func TestWhatComesBackIsTriedOnce(t *testing.T) {
 	t.Parallel()
@@ -200,7 +200,7 @@ func TestWhatComesBackIsTriedOnce(t *testing.T) {
 				}
 			}
 			if repaired != 1 {
-				t.Errorf("it was told %d times", repaired)
+				t.Errorf("it was repaired %d times", repaired)
 			}
 		})
 	}
@@ -251,7 +251,7 @@ func (w *adminWorld) put(id string, change func(map[string]any)) {
 	}
 }
 
-// What nobody manages here is reported where it matters to security, stays whatever is done,
+// An unmanaged client is reported where it matters to security, stays whatever is done,
 // and leaves nothing to be reconciled.
 func TestUnmanagedClientsAreReportedAndStay(t *testing.T) {
 	t.Parallel()
@@ -307,7 +307,7 @@ func TestACopiedDatabaseHarmsNoClientOfTheOriginal(t *testing.T) {
 	if _, err := w.clients.Reconcile(ctx, false, 10); iam.CodeOf(err) != "instance_copied" {
 		t.Errorf("reconciled: %v", err)
 	}
-	unharmed("while nobody has said what it is")
+	unharmed("while no operator has confirmed what it is")
 	w.want(200, "root", "PATCH", path, map[string]any{"status": "blocked"})
 	w.exec(`UPDATE registrations SET operation = 'delete', operation_id = gen_random_uuid(), sync = 'pending'`) // as it was copied
 
@@ -333,7 +333,7 @@ func TestACopiedDatabaseHarmsNoClientOfTheOriginal(t *testing.T) {
 }
 
 // A version in the provider that this database has not written is another one's, or it was
-// restored: nothing is repaired until somebody has looked.
+// restored: nothing is repaired until an operator confirms.
 func TestWhatAnotherDatabaseHasWrittenStopsRepairs(t *testing.T) {
 	t.Parallel()
 	for kind, change := range map[string]func(w *adminWorld, other string){

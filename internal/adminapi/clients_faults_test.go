@@ -102,13 +102,13 @@ func TestWhatAProviderFillsInIsNoDrift(t *testing.T) {
 	}
 	for id, m := range w.RAuth.Provisioned() {
 		if strings.Contains(fmt.Sprint(m["jwks"]), "key_ops") {
-			t.Errorf("%s was told what is no key: %v", id, m["jwks"])
+			t.Errorf("%s was sent what is no key: %v", id, m["jwks"])
 		}
 	}
 }
 
 // A client that was deleted in the provider is made again by the next change, and its
-// secret is one that nobody has.
+// secret is one that no caller has.
 func TestAChangeOfAMissingClientMakesItAgain(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
@@ -135,12 +135,12 @@ func TestEventsSayNothingOfWhatIsOnlyTried(t *testing.T) {
 	w.want(200, "root", "PATCH", path, map[string]any{"status": "blocked"})
 	tried["roles"] = []string{"viewer", "editor"}
 	w.want(202, "root", "PUT", path, tried, "If-Match: *") // roles alone, beside what is pending
-	told := func() (last string) {
+	published := func() (last string) {
 		w.OK(w.sql().QueryRow(ctx, `SELECT data::text FROM outbox WHERE object = $1 ORDER BY seq DESC LIMIT 1`, id).Scan(&last))
 		return last
 	}
-	if last := told(); strings.Contains(last, "tried") || !strings.Contains(last, "document:read") || !strings.Contains(last, "editor") {
-		t.Errorf("told is %s", last)
+	if last := published(); strings.Contains(last, "tried") || !strings.Contains(last, "document:read") || !strings.Contains(last, "editor") {
+		t.Errorf("published is %s", last)
 	}
 	w.announced(id, "ClientCreated", "ClientBlocked", "ClientUpdated")
 	await.True(w, "it is refused", func() bool {
@@ -153,8 +153,8 @@ func TestEventsSayNothingOfWhatIsOnlyTried(t *testing.T) {
 		t.Errorf("it is %s", r)
 	}
 	w.announced(id, "ClientCreated", "ClientBlocked", "ClientUpdated", "ClientUpdated") // a scope is gone
-	if last := told(); strings.Contains(last, "document:read") {
-		t.Errorf("told is %s", last)
+	if last := published(); strings.Contains(last, "document:read") {
+		t.Errorf("published is %s", last)
 	}
 }
 
@@ -192,7 +192,7 @@ func TestARoleRevokedDuringAPendingChangeStaysRevoked(t *testing.T) {
 }
 
 // A repair that the provider refuses is none, and one whose answer was lost has made a
-// secret that nobody has.
+// secret that no caller has.
 func TestARepairSaysWhatBecameOfIt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
@@ -267,7 +267,7 @@ func TestAProviderThatChoosesIDsIsRefused(t *testing.T) {
 	}
 }
 
-// An answer that was lost is found: the client is made once, and whoever waits has a secret.
+// A lost response is recovered: the client is created once, and the waiting caller has a secret.
 func TestALostAnswerIsFound(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
@@ -311,7 +311,7 @@ func TestALostAnswerIsFound(t *testing.T) {
 	}
 }
 
-// Whoever goes away before the answer has begun something, and it is brought to an end.
+// An operation whose caller disconnects before the response is finished.
 func TestACallerThatDisconnectsStopsNoOperation(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
@@ -341,7 +341,7 @@ func TestACallerThatDisconnectsStopsNoOperation(t *testing.T) {
 	})
 }
 
-// What is under way is somebody's: it is neither taken up nor compared, and a deletion
+// A pending operation with a lease is neither taken over nor compared, and a deletion
 // waits for it.
 func TestWhatIsUnderWayIsLeftAlone(t *testing.T) {
 	t.Parallel()
@@ -378,7 +378,7 @@ func TestWhatIsUnderWayIsLeftAlone(t *testing.T) {
 			}
 		}
 	}
-	// One that nobody was told of goes without a word.
+	// One that was never published is deleted without an event.
 	w.RAuth.Break(func(string, string) devrauth.Fault { return devrauth.Fault500 })
 	silent := w.want(202, "root", "POST", "/v1/clients", service(nil)).text("client_id")
 	w.want(202, "root", "DELETE", "/v1/clients/"+silent, nil)

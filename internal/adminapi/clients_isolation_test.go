@@ -16,7 +16,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// A single client of somebody else, whatever it holds, hides nothing.
+// A single foreign client, whatever it holds, hides nothing.
 func TestAStrangeClientHidesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
@@ -75,7 +75,7 @@ func TestAFaultyListOfTheProviderChangesNoClient(t *testing.T) {
 	}
 }
 
-// One tenant that is held up holds up nobody else.
+// One tenant that is delayed delays no other.
 func TestABusyTenantDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})

@@ -19,8 +19,8 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Where the answer to a rotation is lost, nobody is told a secret that may not be one,
-// what is in use works on, and another rotation mends it.
+// Where the response to a rotation is lost, no caller gets a secret that may not be one,
+// what is in use works on, and another rotation fixes it.
 func TestARotationOfUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	for _, fault := range []devrauth.Fault{devrauth.FaultCut, devrauth.FaultCutDone, devrauth.Fault500} {
@@ -64,7 +64,7 @@ func TestARotationOfUnknownOutcome(t *testing.T) {
 	}
 }
 
-// An old secret works until its time is over; who uses it is told in time.
+// An old secret works until its overlap ends; its users are warned in time.
 func TestAnOldSecretEnds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{loop: true})
@@ -79,13 +79,13 @@ func TestAnOldSecretEnds(t *testing.T) {
 		w.OK(err)
 	}
 	retires(50*time.Minute, 10*time.Minute)
-	await.True(w, "its end is told", func() bool { return slices.Contains(w.events(id), "ClientSecretExpiring") })
+	await.True(w, "its end is announced", func() bool { return slices.Contains(w.events(id), "ClientSecretExpiring") })
 	retires(time.Hour, 0)
 	await.True(w, "the old one is ended", func() bool { return len(w.RAuth.Secrets(id)) == 1 })
 	if got := w.RAuth.Secrets(id); got[0] != r.text("client_secret") {
 		t.Error("the wrong one was ended")
 	}
-	await.True(w, "that is told", func() bool { return slices.Contains(w.events(id), "ClientSecretRetired") })
+	await.True(w, "its retirement is published", func() bool { return slices.Contains(w.events(id), "ClientSecretRetired") })
 	w.announced(id, "ClientCreated", "ClientSecretRotated", "ClientSecretExpiring", "ClientSecretRetired")
 	for _, wrong := range []string{"tomorrow", "-1s", "721h", "24"} {
 		if r := w.want(422, "root", "POST", "/v1/clients/"+id+"/secrets:rotate", map[string]any{"overlap": wrong}); !slices.Equal(r.pointers(), []string{"/overlap"}) {
@@ -132,8 +132,8 @@ func TestAProviderWithoutRotation(t *testing.T) {
 	}
 }
 
-// An old secret is ended when the new one is written down, and not before: whoever was
-// too slow has locked nobody out.
+// An old secret is retired when the new one is persisted, and not before: a worker that was
+// too slow has locked no client out.
 func TestAnOldSecretIsNotEndedForNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
@@ -142,7 +142,7 @@ func TestAnOldSecretIsNotEndedForNothing(t *testing.T) {
 	h := w.hook()
 	h.rotate = func(ctx context.Context, id string) (iam.Secret, error) {
 		secret, err := h.Provider.Rotate(ctx, id)
-		// Somebody else has given the operation up meanwhile.
+		// Another worker has abandoned the operation meanwhile.
 		w.exec(`UPDATE registrations SET operation = NULL, operation_id = NULL, sync = 'in_sync', secret_state = 'unknown' WHERE client_id = $1`, id)
 		return secret, err
 	}
@@ -155,7 +155,7 @@ func TestAnOldSecretIsNotEndedForNothing(t *testing.T) {
 	w.announced(id, "ClientCreated")
 }
 
-// A replay says that a secret was given when it was, whoever was given another one since.
+// A replay reports that a secret was given when it was, also after another was given.
 func TestAReplayKnowsWhatWasGiven(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{loop: true})
@@ -176,7 +176,7 @@ func TestAReplayKnowsWhatWasGiven(t *testing.T) {
 	}
 }
 
-// Of two who rotate what they have both seen, one is told.
+// Of two concurrent rotations of one version, one is a conflict.
 func TestARotationSaysWhichSecretItReplaces(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})

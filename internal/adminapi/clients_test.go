@@ -81,7 +81,7 @@ func TestTheLifeOfAClient(t *testing.T) {
 	if list := tina(200, "GET", "/v1/clients?tenant=acme&name=BILL&role=viewer&type=confidential&sync=in_sync&status=active", nil).items(); len(list) != 1 || list[0]["client_id"] != id {
 		t.Errorf("found %v", list)
 	}
-	// It is somebody at the gateway at once.
+	// The gateway knows it at once.
 	token, err := w.RAuth.Mint("ES256", map[string]any{"sub": id, "client_id": id, "scope": "document:read"})
 	w.OK(err)
 	gateway := func() int {
@@ -167,7 +167,7 @@ func (w *adminWorld) observedAs(t *testing.T, handlers ...string) {
 	}
 }
 
-// While R-Auth is away, changes are taken and told later; what must not wait does not.
+// While R-Auth is away, changes are accepted and sent later; what must not wait does not.
 func TestClientsAreTakenWhileTheProviderIsAway(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{loop: true})
@@ -219,7 +219,7 @@ func TestClientsAreTakenWhileTheProviderIsAway(t *testing.T) {
 	}
 }
 
-// Whoever does not want to wait says so.
+// A caller that does not want to wait says so.
 func TestAClientIsCreatedInTheBackgroundOnRequest(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{loop: true})
@@ -298,7 +298,7 @@ func TestARefusalUndoesTheChange(t *testing.T) {
 	}
 	w.announced(id, "ClientCreated")
 
-	// For whom nobody waits: what was taken away is not given back.
+	// Without a waiting caller: what was revoked is not granted again.
 	change["roles"] = []string{}
 	w.want(202, "root", "PUT", "/v1/clients/"+id, change, "If-Match: *", "Prefer: respond-async")
 	await.True(w, "it is refused", func() bool { r = w.want(200, "root", "GET", "/v1/clients/"+id, nil); return r.text("sync") == "failed" })

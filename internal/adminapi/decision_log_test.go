@@ -10,7 +10,7 @@ import (
 	"iam-service/internal/admin"
 )
 
-// While a decision is logged, others can change the same tenant: a log that is slow holds up nobody.
+// While a decision is logged, others can change the same tenant: a slow log delays none of them.
 func TestADecisionIsLoggedUnderNoLock(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})

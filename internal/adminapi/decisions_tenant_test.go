@@ -21,7 +21,7 @@ func leaks(r reply) (found []string) {
 	return found
 }
 
-// Whoever administers or audits a tenant sees its decisions, and why its members are let in or
+// An administrator or auditor of a tenant sees its decisions, and why its members are allowed or
 // not; nothing of another tenant is in any of it.
 func TestATenantsAdministratorSeesItsDecisions(t *testing.T) {
 	t.Parallel()
@@ -47,17 +47,17 @@ func TestATenantsAdministratorSeesItsDecisions(t *testing.T) {
 			id, _ := d["decision"].(string)
 			ids = append(ids, id)
 			if id == outsider && (d["subject"] != nil || d["issuer"] != nil) {
-				t.Errorf("%s is told who is no member: %v", who, d)
+				t.Errorf("%s learns of a user who is no member: %v", who, d)
 			}
 			if id == alice && d["subject"] != "alice" {
-				t.Errorf("%s is not told which member: %v", who, d)
+				t.Errorf("%s does not learn which member: %v", who, d)
 			}
 		}
 		if !slices.Contains(ids, alice) || !slices.Contains(ids, outsider) || slices.Contains(ids, foreign) || len(leaks(r)) > 0 {
 			t.Errorf("%s: %s leaks %v", who, r, leaks(r))
 		}
 		if r := w.want(200, who, "GET", "/v1/decisions?tenant=acme&subject=bob&limit=1", nil); len(r.items()) != 0 || r.field("next") != nil {
-			t.Errorf("%s finds somebody by a name that is not shown: %s", who, r)
+			t.Errorf("%s finds a user by a name that is not shown: %s", who, r)
 		}
 		if r := w.want(200, who, "GET", "/v1/decisions?tenant=acme&client_id="+theirs, nil); len(r.items()) != 0 {
 			t.Errorf("%s finds another tenant's client: %s", who, r)
@@ -110,7 +110,7 @@ func TestATenantsAdministratorSeesItsDecisions(t *testing.T) {
 		w.want(403, who, "POST", "/v1/policy/explain", map[string]any{"subject": "alice"})
 		w.want(404, who, "POST", "/v1/policy/explain?tenant=globex", map[string]any{"subject": "alice"})
 	}
-	// Whoever may everywhere is shown everything, in a tenant too.
+	// A caller with permission everywhere is shown everything, in a tenant too.
 	if r := w.want(200, "audrey", "GET", "/v1/decisions?tenant=acme&subject=bob", nil); len(r.items()) != 2 || r.items()[0]["subject"] != "bob" {
 		t.Errorf("%s", r)
 	}
@@ -133,7 +133,7 @@ func TestATenantsAdministratorLearnsWhyAMemberIsRefused(t *testing.T) {
 			t.Errorf("%v: %s", body, r)
 		}
 	}
-	// What depends on another tenant's facts is told without them: here the client.
+	// What depends on another tenant's facts is explained without them: here the client.
 	theirs := w.client("globex", nil)
 	via := w.decidedOf("alice", "acme", map[string]any{"client_id": theirs})
 	w.want(200, "root", "PATCH", "/v1/clients/"+theirs, map[string]any{"status": "blocked"})
@@ -144,7 +144,7 @@ func TestATenantsAdministratorLearnsWhyAMemberIsRefused(t *testing.T) {
 	}
 }
 
-// Which of a policy's data are about another tenant nobody can say: an explanation within a tenant
+// Which of a policy's data are about another tenant is unknown: an explanation within a tenant
 // shows values of the request and of the tenant's facts, however rules name them, and no others.
 func TestAnExplanationWithinATenantShowsNoDataOfThePolicy(t *testing.T) {
 	t.Parallel()

@@ -75,7 +75,7 @@ func TestAMembershipThatAnotherTenantAddsChangesNoActiveTenant(t *testing.T) {
 	}
 }
 
-// Whoever adds a subject first has their tenant as its default, for no longer than it is a member there.
+// The tenant that adds a subject first is its default, for no longer than it is a member there.
 func TestADefaultTenantEndsWithItsMembership(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
@@ -122,7 +122,7 @@ func TestADefaultTenantEndsWithItsMembership(t *testing.T) {
 	in("a membership goes that was not the default", "umbrella")
 }
 
-// Somebody is erased while others add them: it is one or the other, never a fault.
+// A user is erased while others add them: it is one or the other, never a fault.
 func TestErasingAndAddingAtOnceIsOneOrTheOther(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})

@@ -166,7 +166,7 @@ func (w *adminWorld) decided() string {
 	return id[1]
 }
 
-// decidedOf is the id of a decision that was recorded: somebody asks for a tenant.
+// decidedOf is the id of a decision that was recorded, for a user and a tenant.
 func (w *adminWorld) decidedOf(who, tenant string, more ...map[string]any) string {
 	w.Helper()
 	claims := map[string]any{}
@@ -234,7 +234,7 @@ func TestADecisionIsFoundAgainAndExplained(t *testing.T) {
 		}
 	}
 
-	// By who somebody is, and by a token.
+	// By the user, and by a token.
 	r = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"subject": "frank", "tenant": "acme"})
 	if r.field("allow") != true || !strings.Contains(r.field("text").(string), "granted by:\n  member:") {
 		t.Errorf("frank: %s", r)
@@ -245,7 +245,7 @@ func TestADecisionIsFoundAgainAndExplained(t *testing.T) {
 	}
 	away := w.upload(201, "paula", w.with(`# METADATA
 # title: From elsewhere
-# description: Nobody is let in from there.
+# description: All requests from there are denied.
 # custom:
 #   code: elsewhere
 denials contains _reason(rego.metadata.rule()) if input.request.client_ip == "192.0.2.7"
@@ -260,7 +260,7 @@ denials contains _reason(rego.metadata.rule()) if input.request.client_ip == "19
 	}
 	if r := w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"subject": "frank", "tenant": "acme", "revision": away}); r.field("code") != "request_facts_missing" ||
 		!strings.Contains(r.text("text"), "the policy reads input.request.client_ip") {
-		t.Errorf("from nobody knows where: %s", r)
+		t.Errorf("from an unknown address: %s", r)
 	}
 	for field, value := range map[string]string{"method": "get", "host": "a..b", "scheme": "1"} {
 		r := w.want(422, "audrey", "POST", "/v1/policy/explain", map[string]any{"subject": "frank", "request": map[string]any{field: value}})

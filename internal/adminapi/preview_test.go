@@ -26,7 +26,7 @@ func (w *adminWorld) with(rego string) []byte {
 
 const noViewers = `# METADATA
 # title: No viewers
-# description: Whoever is nothing but a viewer is kept out of acme.
+# description: A user who is only a viewer is denied in acme.
 # custom:
 #   code: no_viewers
 denials contains _reason(rego.metadata.rule()) if {
@@ -125,7 +125,7 @@ func TestAPreviewNamesTheUsersThatLoseARole(t *testing.T) {
 		INSERT INTO policy_previews (candidate, against, replica, actor_kind, actor)
 		SELECT candidate, against, 'another', actor_kind, actor FROM policy_previews WHERE id = $1::uuid RETURNING id::text`, id).Scan(&running.ID))
 	if going, err := w.DB.PreviewProgress(ctx, running); err != nil || !going {
-		t.Errorf("who works on it is told %v, %v", going, err)
+		t.Errorf("the worker learns %v, %v", going, err)
 	}
 	w.want(403, "audrey", "POST", "/v1/policy/previews/"+running.ID+":cancel", nil)
 	if r := w.want(200, "paula", "POST", "/v1/policy/previews/"+running.ID+":cancel", nil); r.field("state") != "cancelled" || r.field("finished_at") == nil {
@@ -133,7 +133,7 @@ func TestAPreviewNamesTheUsersThatLoseARole(t *testing.T) {
 	}
 	running.State, running.Report = "done", []byte("{}")
 	if going, err := w.DB.PreviewProgress(ctx, running); err != nil || going {
-		t.Errorf("who works on it is told %v, %v", going, err)
+		t.Errorf("the worker learns %v, %v", going, err)
 	}
 	if r := w.want(200, "paula", "GET", "/v1/policy/previews/"+running.ID, nil); r.field("state") != "cancelled" || r.field("report") != nil {
 		t.Errorf("got %s", r)
@@ -179,7 +179,7 @@ func TestAShadowIsAskedAside(t *testing.T) {
 	for _, share := range []float64{0.5, 1} {
 		w.want(200, "paula", "POST", "/v1/policy/revisions/"+candidate+":shadow", map[string]any{"share": share})
 		if r = w.want(200, "paula", "GET", "/v1/policy/shadow", nil); r.field("here", "revision") != candidate || r.field("here", "asked") != 0.0 || strings.Contains(string(r.body), "vera") {
-			t.Errorf("what was seen before is told: %s", r)
+			t.Errorf("what was seen before is reported: %s", r)
 		}
 	}
 	if status, _, _ := w.Ask("GET /system/enrich-token", world.Bearer(w.Mint("vera", nil)), "X-Active-Tenant-ID: acme"); status != 200 {
@@ -353,7 +353,7 @@ const letsAnybodyIn = `_is_member if _known
 
 # METADATA
 # title: Anybody
-# description: Whoever asks for a tenant is let in.
+# description: A request for a tenant is allowed.
 # custom:
 #   code: anybody
 grants contains _reason(rego.metadata.rule()) if input.request.tenant_hint

@@ -195,7 +195,7 @@ func TestWhatAnIssuerDoesNotReachIsNotThere(t *testing.T) {
 	}
 	for path, a := range map[string]directory.Caller{
 		"directory|tenants|acme":                     limited, // its own tenants only
-		"directory|tenants|globex":                   {},      // nobody's: none
+		"directory|tenants|globex":                   {},      // no user's: none
 		"directory|clients|https://limited.test|c1":  limited, // a client in a tenant it does not reach
 		"directory|clients|https://limited.test|ops": limited, // a program of the platform
 		"directory|clients|https://unknown.test|ops": {Issuer: "https://unknown.test"},
@@ -425,7 +425,7 @@ func TestNoTwoKeysAreOne(t *testing.T) {
 	})
 }
 
-// tellingLoader knows everybody, by an id that says who they are.
+// tellingLoader knows every user, by an id that names them.
 type tellingLoader struct{ *loader }
 
 func (*tellingLoader) User(_ context.Context, issuer, subject string) (iam.UserFacts, bool, error) {

@@ -26,11 +26,11 @@ func TestFactsAreTrustedForABoundedTimeAfterTheLastProof(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoader()
 		s := newStore(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second, MaxStale: 10 * time.Second})
-		const alice, nobody, tenant = "directory|users|https://rauth.test|alice", "directory|users|https://rauth.test|nobody", "directory|tenants|globex"
+		const alice, unknown, tenant = "directory|users|https://rauth.test|alice", "directory|users|https://rauth.test|nobody", "directory|tenants|globex"
 		if _, err := read(s, alice); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := read(s, nobody); !storage.IsNotFound(err) {
+		if _, err := read(s, unknown); !storage.IsNotFound(err) {
 			t.Fatal(err)
 		}
 		r := s.View(directory.Caller{Issuer: issuer}, time.Now().Add(time.Hour))
@@ -43,7 +43,7 @@ func TestFactsAreTrustedForABoundedTimeAfterTheLastProof(t *testing.T) {
 			if _, err := read(s, alice); err != nil {
 				t.Fatalf("after %s: %v", at, err)
 			}
-			if _, err := read(s, nobody); !storage.IsNotFound(err) {
+			if _, err := read(s, unknown); !storage.IsNotFound(err) {
 				t.Fatalf("the absent one after %s: %v", at, err)
 			}
 			if _, err := read(s, tenant); code(err) != "facts_unavailable" {
@@ -56,7 +56,7 @@ func TestFactsAreTrustedForABoundedTimeAfterTheLastProof(t *testing.T) {
 		}
 		time.Sleep(200 * time.Millisecond)
 		l.set(nil, 0)
-		for _, path := range []string{alice, nobody, tenant} {
+		for _, path := range []string{alice, unknown, tenant} {
 			if _, err := read(s, path); code(err) != "facts_stale" {
 				t.Errorf("after MAX_STALENESS, %s: %v", path, err)
 			}
@@ -98,18 +98,18 @@ func TestAChangeDropsWhatRestsOnIt(t *testing.T) {
 		drop func(*directory.Store)
 		gone []string
 	}{
-		"a user":                     {key(directory.User, issuer, "alice"), []string{user}},
-		"a user who is not there":    {key(directory.User, issuer, "nobody"), []string{absent}},
-		"a user nobody asked for":    {key(directory.User, issuer, "carol"), nil},
-		"another issuer's":           {key(directory.User, "https://limited.test", "alice"), nil},
-		"a client":                   {key(directory.Client, issuer, "c1"), []string{client}},
-		"a tenant":                   {key(directory.Tenant, "acme", ""), []string{acme}},
-		"a tenant's state":           {key(directory.Members, "acme", ""), []string{user, client}},
-		"the state of a default":     {key(directory.Members, "umbrella", ""), []string{other}},
-		"the state of one with two":  {key(directory.Members, "globex", ""), []string{user, other}},
-		"a tenant that nobody is in": {key(directory.Members, "initech", ""), nil},
-		"a global role":              {key(directory.GlobalRoles, "", ""), []string{acme, globex}},
-		"everything":                 {func(s *directory.Store) { s.InvalidateAll() }, all},
+		"a user":                    {key(directory.User, issuer, "alice"), []string{user}},
+		"a user who is not there":   {key(directory.User, issuer, "nobody"), []string{absent}},
+		"a user never loaded":       {key(directory.User, issuer, "carol"), nil},
+		"another issuer's":          {key(directory.User, "https://limited.test", "alice"), nil},
+		"a client":                  {key(directory.Client, issuer, "c1"), []string{client}},
+		"a tenant":                  {key(directory.Tenant, "acme", ""), []string{acme}},
+		"a tenant's state":          {key(directory.Members, "acme", ""), []string{user, client}},
+		"the state of a default":    {key(directory.Members, "umbrella", ""), []string{other}},
+		"the state of one with two": {key(directory.Members, "globex", ""), []string{user, other}},
+		"a tenant without members":  {key(directory.Members, "initech", ""), nil},
+		"a global role":             {key(directory.GlobalRoles, "", ""), []string{acme, globex}},
+		"everything":                {func(s *directory.Store) { s.InvalidateAll() }, all},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -140,7 +140,7 @@ func TestAChangeDropsWhatRestsOnIt(t *testing.T) {
 	}
 }
 
-// The race of the stale put: a load reads, a change is committed and told, and only
+// The race of the stale put: a load reads, a change is committed and notified, and only
 // then does the load put what it read.
 func TestAFactReadBeforeAChangeIsNotCachedAfterIt(t *testing.T) {
 	t.Parallel()
@@ -196,7 +196,7 @@ func TestAFactReadBeforeAChangeIsNotCachedAfterIt(t *testing.T) {
 // changes while it is read must not be taken for what it was before.
 func TestAMembersDocumentIsNotReadAcrossAChangeOfItsTenant(t *testing.T) {
 	t.Parallel()
-	for name, askMeanwhile := range map[string]bool{"somebody asks after the change": true, "nobody asks": false} {
+	for name, askMeanwhile := range map[string]bool{"another load follows the change": true, "no load follows": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -250,12 +250,12 @@ func TestAnOldProofMakesNothingOlder(t *testing.T) {
 	}
 }
 
-// Many loads, many changes: what is read after a change was told is never older.
+// Many loads, many changes: what is read after a change was notified is never older.
 func TestNoChangeIsEverLost(t *testing.T) {
 	t.Parallel()
 	l := &countingLoader{}
 	s := newStore(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
-	var told atomic.Int64
+	var notified atomic.Int64
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for range 4 {
@@ -266,7 +266,7 @@ func TestNoChangeIsEverLost(t *testing.T) {
 					return
 				default:
 				}
-				least := told.Load()
+				least := notified.Load()
 				v, err := read(s, "directory|tenants|acme|name")
 				if err != nil {
 					t.Error(err)
@@ -274,7 +274,7 @@ func TestNoChangeIsEverLost(t *testing.T) {
 				}
 				var got int64
 				if _, err := fmt.Sscanf(v.String(), "\"n%d\"", &got); err != nil || got < least {
-					t.Errorf("read %v after change %d was told", v, least)
+					t.Errorf("read %v after change %d was notified", v, least)
 					return
 				}
 			}
@@ -283,7 +283,7 @@ func TestNoChangeIsEverLost(t *testing.T) {
 	for range 5000 {
 		n := l.version.Add(1)
 		s.InvalidateKey(directory.Tenant, directory.KeyOf(directory.Tenant, "acme", ""))
-		told.Store(n)
+		notified.Store(n)
 	}
 	close(stop)
 	wg.Wait()

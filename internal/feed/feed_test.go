@@ -285,7 +285,7 @@ func TestABeatOfAnotherReplicaIsAProof(t *testing.T) {
 		other.stop()
 		time.Sleep(3 * time.Second)
 		if s := r.feed.State(); s == feed.Fresh {
-			t.Error("nobody beats and it is fresh")
+			t.Error("it is fresh without a heartbeat")
 		}
 	})
 }

@@ -35,7 +35,7 @@ func TestAnAnswerIsUsedAgainForWhateverThePolicyCannotTellApart(t *testing.T) {
 		"a tenant":                 {[]string{alice, "X-Active-Tenant-ID: globex"}, false},
 		"another claim it can see": {[]string{world.Bearer(w.Mint("alice", map[string]any{"groups": []string{"x"}}))}, false},
 		"another client":           {[]string{world.Bearer(w.Mint("alice", map[string]any{"client_id": "mobile"}))}, false},
-		"somebody else":            {[]string{world.Bearer(w.Mint("bob", nil))}, false},
+		"another user":             {[]string{world.Bearer(w.Mint("bob", nil))}, false},
 		"her namesake of another":  {[]string{world.Bearer(w.MintBy(w.Other, "alice", nil))}, false},
 		"nobody":                   {nil, false},
 	} {
@@ -109,7 +109,7 @@ func TestACachedDecisionEndsWithAFactItDependsOn(t *testing.T) {
 		return w.DB.PutMembership(ctx, iam.Membership{Tenant: "umbrella", User: user.ID, Status: "active"})
 	}, alice, other)
 	change("a role of the tenant", func() error { return w.DB.PutRole(ctx, iam.Role{Tenant: "acme", Name: "extra"}) }, alice, other)
-	change("the client, which nobody knew", func() error {
+	change("the client, which was unknown", func() error {
 		return w.DB.PutClient(ctx, iam.Client{Issuer: w.RAuth.Issuer, ClientID: "web", Status: "active"})
 	}, alice, []string{world.Bearer(w.Mint("bob", map[string]any{"client_id": "mobile"}))})
 	change("the state of a tenant she is in", func() error {

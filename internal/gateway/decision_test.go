@@ -38,13 +38,13 @@ func TestACallerSeesItsOwnIdentityAndTenants(t *testing.T) {
 		"an expired membership, asked for": {user: "erin", hint: "acme", status: 403, code: "membership_not_in_force"},
 		"a suspended tenant":               {user: "grace", hint: "initech", status: 403, code: "tenant_not_active"},
 		"an archived tenant":               {user: "grace", hint: "hooli", status: 403, code: "tenant_not_active"},
-		"nobody knows them":                {user: "stranger", status: 403, code: "user_unknown"},
+		"an unknown user":                  {user: "stranger", status: 403, code: "user_unknown"},
 		"case matters":                     {user: "Alice", status: 403, code: "user_unknown"},
 		"a hint in capitals":               {user: "alice", hint: "ACME", status: 403},
 		"a hint that is no id":             {user: "alice", hint: "acme,globex", status: 403},
 		"a program": {user: "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d", more: map[string]any{"client_id": "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d", "scope": "invoices:read s2s:internal"}, status: 200,
 			want: map[string]string{"X-Service-ID": "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d", "X-Scopes": "invoices:read", "X-User-ID": "", "X-Tenant-ID": "acme", "X-Principal-Type": "client"}},
-		"a program nobody knows": {user: "evil", more: map[string]any{"client_id": "evil"}, status: 403, code: "client_unknown"},
+		"an unknown program": {user: "evil", more: map[string]any{"client_id": "evil"}, status: 403, code: "client_unknown"},
 	} {
 		lines := []string{world.Bearer(w.Mint(c.user, c.more))}
 		if c.hint != "" {
@@ -133,10 +133,10 @@ func TestAnonymousRequestsAreDeniedUnlessTheBundleDeclaresThePath(t *testing.T) 
 			t.Errorf("%s: %d, want %d", name, status, c.want)
 		}
 	}
-	// A policy alone cannot let nobody in, and an untrusted peer's path is no path.
+	// A policy alone cannot allow an anonymous caller, and an untrusted peer's path is no path.
 	w.Load(world.Policy{Rego: "package iam.claims\n\ndecision := {\"allow\": true, \"anonymous\": true, \"headers\": {\"X-User-ID\": \"u1\", \"X-User-Roles\": [\"admin\"]}}\n"})
 	if status, lines, _ := w.Ask(world.Get); status != 503 || len(world.Claims(lines)) != 0 {
-		t.Errorf("a policy let nobody in: %d %v", status, lines)
+		t.Errorf("a policy allowed an anonymous caller: %d %v", status, lines)
 	}
 }
 

@@ -30,7 +30,7 @@ import (
 	"iam-service/policies"
 )
 
-// Whatever a gateway or a client sends, a 200 is for the bearer of the one valid token, and names nobody else.
+// Whatever a gateway or a client sends, a 200 is for the bearer of the one valid token, and names no other.
 func FuzzEnrich(f *testing.F) {
 	for _, p := range []string{"/system/enrich-token", "/v1/system/auth-request", "/system/forward-auth/haproxy", "/system/ext-authz/a/b", "/system/external-auth/%2e%2e"} {
 		f.Add("GET", p, "Bearer "+valid, "acme", "X-Forwarded-Uri", "/a", "1.2.3.4")
@@ -264,7 +264,7 @@ func (r *recorder) WriteHeader(status int) {
 // Unwrap is for http.ResponseController.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.next }
 
-// aliceAlone is a database that knows alice, a member of acme, and nobody else.
+// aliceAlone is a database that knows alice, a member of acme, and no other user.
 type aliceAlone struct{}
 
 func (aliceAlone) User(_ context.Context, issuer, subject string) (iam.UserFacts, bool, error) {

@@ -37,7 +37,7 @@ func TestOwnTenantsAreListed(t *testing.T) {
 		want   string
 	}{
 		"a member of nothing": {[]string{world.Bearer(w.Mint("carol", nil))}, 200, `{"tenants":[]}`},
-		"nobody knows them":   {[]string{world.Bearer(w.Mint("stranger", nil))}, 200, `{"tenants":[]}`},
+		"an unknown user":     {[]string{world.Bearer(w.Mint("stranger", nil))}, 200, `{"tenants":[]}`},
 		"another realm":       {[]string{world.Bearer(w.MintBy(w.Other, "alice", nil))}, 200, `{"tenants":[]}`},
 		"no token":            {nil, 401, "unauthenticated"},
 		"a bad token":         {[]string{world.Bearer("nonsense")}, 401, "invalid_token"},

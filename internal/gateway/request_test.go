@@ -17,19 +17,19 @@ func TestWhatComesTwiceOrIsMalformedIsRefused(t *testing.T) {
 	w := world.New(t, world.Settings{})
 	alice := world.Bearer(w.Mint("alice", nil))
 	for name, lines := range map[string][]string{
-		"two Authorization headers":     {alice, alice},
-		"two, one of another scheme":    {alice, "Authorization: Basic YTpi"},
-		"two tenant hints":              {alice, "X-Active-Tenant-ID: acme", "X-Active-Tenant-ID: globex"},
-		"two equal tenant hints":        {alice, "X-Active-Tenant-ID: acme", "x-active-tenant-id: acme"},
-		"a list of hints":               {alice, "X-Active-Tenant-ID: acme, globex"},
-		"two tokens in one header":      {alice + ", Bearer x"},
-		"Bearer without a token":        {"Authorization: Bearer "},
-		"Bearer and nothing":            {"Authorization: Bearer"},
-		"a token with a tab":            {"Authorization: Bearer a\tb"},
-		"two forwarded URIs":            {alice, "X-Forwarded-Uri: /a", "X-Forwarded-Uri: /b"},
-		"two providers":                 {alice, "X-Upstream-IdP-ID: rauth", "X-Upstream-IdP-ID: other"},
-		"a forwarded URI of nothing":    {alice, "X-Forwarded-Uri: ?x"},
-		"a forwarded address of nobody": {alice, "X-Forwarded-For: nobody"},
+		"two Authorization headers":    {alice, alice},
+		"two, one of another scheme":   {alice, "Authorization: Basic YTpi"},
+		"two tenant hints":             {alice, "X-Active-Tenant-ID: acme", "X-Active-Tenant-ID: globex"},
+		"two equal tenant hints":       {alice, "X-Active-Tenant-ID: acme", "x-active-tenant-id: acme"},
+		"a list of hints":              {alice, "X-Active-Tenant-ID: acme, globex"},
+		"two tokens in one header":     {alice + ", Bearer x"},
+		"Bearer without a token":       {"Authorization: Bearer "},
+		"Bearer and nothing":           {"Authorization: Bearer"},
+		"a token with a tab":           {"Authorization: Bearer a\tb"},
+		"two forwarded URIs":           {alice, "X-Forwarded-Uri: /a", "X-Forwarded-Uri: /b"},
+		"two providers":                {alice, "X-Upstream-IdP-ID: rauth", "X-Upstream-IdP-ID: other"},
+		"a forwarded URI of nothing":   {alice, "X-Forwarded-Uri: ?x"},
+		"a forwarded name, no address": {alice, "X-Forwarded-For: nobody"},
 	} {
 		status, got, body := w.Ask(world.Get, lines...)
 		if status != 403 || !strings.Contains(body, "malformed_request") || len(world.Claims(got)) != 0 {
@@ -41,7 +41,7 @@ func TestWhatComesTwiceOrIsMalformedIsRefused(t *testing.T) {
 	}
 }
 
-// readsThePath denies nobody, and would by the path.
+// readsThePath denies no request, and would by the path.
 const readsThePath = `package iam.claims
 
 decision := {"allow": count(denied) == 0, "tenant": "acme", "headers": {"X-Tenant-ID": "acme"}}

@@ -112,7 +112,7 @@ func TestAGatewayMayCacheA200WhileItHolds(t *testing.T) {
 	}
 }
 
-// A body that nobody reads costs a connection of HTTP/1.1, and not the one that all requests of HTTP/2 share.
+// A body that is not read costs a connection of HTTP/1.1, and not the one that all requests of HTTP/2 share.
 func TestABodyEndsNoConnectionOfHTTP2(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{})

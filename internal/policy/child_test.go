@@ -272,9 +272,9 @@ func TestWhatIsDiscoveredAndRefusedIsReported(t *testing.T) {
 			return r != nil && strings.HasPrefix(r.Source, source) && strings.Contains(r.Reason, reason)
 		})
 	}
-	reported("a configuration that nobody has signed", "bundle of the configuration", ".signatures.json")
+	reported("an unsigned configuration", "bundle of the configuration", ".signatures.json")
 	put(&config, discovered(true, true))
-	reported("a bundle that nobody has signed", "bundle main", ".signatures.json")
+	reported("an unsigned bundle", "bundle main", ".signatures.json")
 	put(&main, good)
 	await.True(t, "a good one comes into force", func() bool { return e.Revision() != nil && e.Status().Rejected == nil })
 	put(&main, shoe)

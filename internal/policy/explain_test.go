@@ -106,7 +106,7 @@ func TestARuleThatFiredIsSaid(t *testing.T) {
 	}
 }
 
-// Names come from whoever asks: nothing of them is ever a query.
+// Names come from the caller: nothing of them is ever a query.
 func TestNoQueryIsMadeOfWhatACallerSends(t *testing.T) {
 	t.Parallel()
 	for _, sub := range []string{`x"]; print(1); y := ["`, `x"] ; data.iam.claims.decision ; z := ["`, `"`, "\\", "\x01\x7f", "]", "`", "ü\u2028"} {
@@ -150,8 +150,8 @@ helps(x) if x == 1
 	if got["bad"].Error == "" || got["first"].Failed == nil || got["first"].Error != "" {
 		t.Errorf("bad: %+v; first: %+v", got["bad"], got["first"])
 	}
-	if _, told := got["function"]; told {
-		t.Error("a function is told of")
+	if _, reported := got["function"]; reported {
+		t.Error("a function is reported")
 	}
 }
 

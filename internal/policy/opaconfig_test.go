@@ -25,7 +25,7 @@ func TestAnOPAConfigurationThatWouldTakeAnythingIsRefused(t *testing.T) {
 	}
 }
 
-// Where only what is signed is taken, OPA must be told to ask for it.
+// Where only signed bundles are accepted, OPA must be configured to verify them.
 func TestAnOPAConfigurationThatWouldTakeTheUnsignedIsRefused(t *testing.T) {
 	t.Parallel()
 	e, err := policy.NewEngine(policy.Config{SignedOnly: true, Log: slog.New(slog.DiscardHandler)})

@@ -111,7 +111,7 @@ func TestSQLSTATEDecidesWhetherAFailureIsTemporary(t *testing.T) {
 	exec(t, `UPDATE failure SET code = ''`)
 }
 
-// CheckWrites returns the reason of a failure. A success notifies nobody and does not grow the table.
+// CheckWrites returns the reason of a failure. A success sends no notification and does not grow the table.
 func TestCheckWritesReturnsTheReason(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)

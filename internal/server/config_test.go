@@ -35,7 +35,7 @@ func TestAStateFolderThatOthersCanWriteToIsRejected(t *testing.T) {
 		t.Errorf("its own: %v", err)
 	}
 	if err := checkStateDir(dir, uid+1); err == nil || !strings.Contains(err.Error(), "must belong to the service's own user or to root") {
-		t.Errorf("somebody else's: %v", err)
+		t.Errorf("another owner's: %v", err)
 	}
 	if err := checkStateDir(filepath.Join(dir, "none"), uid); err != nil {
 		t.Errorf("one that is to be made: %v", err)

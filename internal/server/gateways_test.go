@@ -141,7 +141,7 @@ func TestAGatewayWithAClientCertificateIsBelieved(t *testing.T) {
 			a.ok(resp.Body.Close())
 			got := seen.facts.Load()
 			if got == nil {
-				t.Fatalf("nobody was asked: %d", resp.StatusCode)
+				t.Fatalf("no issuer was asked: %d", resp.StatusCode)
 			}
 			all := got.Method == http.MethodPut && got.Scheme == "https" && got.Host == "api.example.com" && got.Path == "/a" && got.ClientIP.String() == "203.0.113.7"
 			none := got.Method+got.Scheme+got.Host+got.Path == "" && !got.ClientIP.IsValid()

@@ -36,6 +36,7 @@ func (s *service) openTokens(start context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.onClose(verifier.Close)
 	if err := verifier.Start(start, s.deadline); err != nil {
 		return fmt.Errorf("cannot get the keys of R-Auth (RAUTH_URL=%s), and none that are young enough are stored: %w", cfg.RAuthURL, err)
 	}

@@ -25,7 +25,7 @@ func TestAnOpaqueTokenIsIntrospected(t *testing.T) {
 	if err != nil || tok.Subject != "alice" || strings.Contains(tok.Claims.String(), "active") {
 		t.Fatalf("%+v, %v", tok, err)
 	}
-	w.invalid("a token nobody issued", "made-up", "not active")
+	w.invalid("a token that was never issued", "made-up", "not active")
 	for name, claims := range map[string]map[string]any{
 		"audience": {"sub": "a", "aud": "other"}, "no exp": {"sub": "a", "exp": nil}, "issuer": {"sub": "a", "iss": "https://evil.test"}, "token_use": {"sub": "a", "token_use": "refresh_token"},
 	} {
@@ -51,7 +51,7 @@ func TestAnOpaqueTokenIsIntrospected(t *testing.T) {
 	w.invalid("past exp, though not past the TTL", short, "expired")
 }
 
-// Anybody can make opaque tokens up: what they cost their issuer is bounded, and nobody is told
+// Opaque tokens can be made up: what they cost their issuer is bounded, and no caller learns
 // that a token is wrong which was not asked about.
 func TestOpaqueTokensMakeABoundedNumberOfCalls(t *testing.T) {
 	t.Parallel()

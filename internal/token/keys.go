@@ -217,6 +217,7 @@ func (is *issuer) fetch(ctx context.Context) (set *keySet, discovery, jwks []byt
 	defer iam.Recovered(&err)
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	defer context.AfterFunc(is.v.closed, cancel)()
 	at := is.v.cfg.now()
 	if discovery, err = is.discover(ctx); err != nil {
 		return nil, nil, nil, err

@@ -106,7 +106,7 @@ func TestManyUnknownKeysMakeFewFetches(t *testing.T) {
 	}
 }
 
-// Hydra signs with a new key at once, and somebody's old token may have caused a fetch just before.
+// Hydra signs with a new key at once, and an old token may have caused a fetch just before.
 func TestANewKeyWorksAtOnceWithinTheCoolDown(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(c *Config) { c.CoolDown = time.Hour })

@@ -29,6 +29,10 @@ func (v *Verifier) Start(ctx context.Context, until time.Time) error {
 	return v.first.firstKeys(ctx, until)
 }
 
+// Close ends the fetches of keys that are in flight: they do not end with the request that began them. Later
+// ones fail at once.
+func (v *Verifier) Close() { v.end() }
+
 // KeepFresh fetches the keys of all issuers again and again until ctx ends.
 func (v *Verifier) KeepFresh(ctx context.Context) {
 	var wg sync.WaitGroup

@@ -10,7 +10,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Why a token is refused is logged, whoever sent it.
+// Why a token is rejected is logged, whatever the caller.
 func TestARefusalNamesNothingOfTheToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(c *Config) { c.Issuers[0].AuthorizedParties = []string{"web"} })

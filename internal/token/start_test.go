@@ -99,6 +99,7 @@ func TestAStartUsesStoredKeysWhereTheIssuerIsSilent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(v.Close)
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	if err := v.Start(running, time.Now().Add(400*time.Millisecond)); err != nil {
@@ -159,7 +160,7 @@ func TestAPanicOfWhatStoresKeysEndsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := again.Start(ctx, time.Now().Add(300*time.Millisecond)); err == nil {
-		t.Error("a start has keys that nobody gave it")
+		t.Error("a start has keys from no source")
 	}
 }
 

@@ -207,6 +207,9 @@ type Verifier struct {
 	opaque   *introspections
 
 	rejections *rejections
+
+	closed context.Context // fetches end with it
+	end    context.CancelFunc
 }
 
 // New returns a verifier that holds no keys yet: see Start and KeepFresh.
@@ -241,6 +244,7 @@ func New(cfg Config) (*Verifier, error) {
 		cfg.now = time.Now
 	}
 	v := &Verifier{cfg: cfg, issuers: map[string]*issuer{}, rejections: &rejections{}}
+	v.closed, v.end = context.WithCancel(context.Background())
 	for _, i := range cfg.Issuers {
 		if i.URL == "" || len(i.Audiences) == 0 {
 			return nil, fmt.Errorf("issuer %q: needs a URL and at least one audience", i.URL)

@@ -13,7 +13,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// An outage costs little: after some failures nobody is asked any more, for a time.
+// An outage costs little: after some failures no call is made, for a time.
 func TestTheBreakerOpensAndCloses(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)

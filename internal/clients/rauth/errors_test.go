@@ -57,7 +57,7 @@ func TestEachFailureHasItsReason(t *testing.T) {
 			t.Errorf("%s: the log says %s", fault, &p.log)
 		}
 	}
-	// Nobody listens: nothing was done.
+	// No server listens: nothing was done.
 	p := newProvider(t)
 	client := p.client(nil)
 	p.srv.Close()

@@ -184,7 +184,7 @@ func TestAMistakeInAManifestIsDenied(t *testing.T) {
 		{name: "maxUnavailable", kind: "Deployment", op: "replace", path: "/spec/strategy/rollingUpdate/maxUnavailable", value: "1", want: "maxUnavailable"},
 		{name: "a short grace period", kind: "Deployment", op: "replace", path: pod + "/terminationGracePeriodSeconds", value: "15", want: "grace period"},
 		{name: "a Service without a port", kind: "Service", op: "replace", path: "/spec/ports/0/targetPort", value: `"metrics"`, want: "no container has port"},
-		{name: "a port for everybody", kind: "NetworkPolicy, name: iam-service$", op: "remove", path: "/spec/ingress/1/from", want: "no NetworkPolicy names callers of port admin"},
+		{name: "a port for all callers", kind: "NetworkPolicy, name: iam-service$", op: "remove", path: "/spec/ingress/1/from", want: "no NetworkPolicy names callers of port admin"},
 		{name: "a port that no rule names", kind: "NetworkPolicy, name: iam-service$", op: "remove", path: "/spec/ingress/0/ports/1", want: "no NetworkPolicy names callers of port ext-authz"},
 		{name: "a provider that is not reached", kind: "ConfigMap", op: "replace", path: "/data/RAUTH_ADMIN_URL", value: `"http://hydra-admin.rauth.svc:4446"`, want: "reach port 4446 of RAUTH_ADMIN_URL"},
 		{name: "NATS that is not reached", kind: "NetworkPolicy, name: iam-service$", op: "remove", path: "/spec/egress/2", want: "reach port 4222 of NATS_URL"},

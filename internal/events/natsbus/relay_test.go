@@ -316,7 +316,7 @@ func TestAParkedEventHoldsBackItsObjectAlone(t *testing.T) {
 	}
 }
 
-// A replay while events are under way keeps the order of each object: whoever reads on
+// A replay while events are under way keeps the order of each object: a consumer that reads on
 // ends with the newest.
 func TestAReplayKeepsTheOrder(t *testing.T) {
 	t.Parallel()
@@ -342,7 +342,7 @@ func TestAReplayKeepsTheOrder(t *testing.T) {
 			break
 		}
 		if time.Now().After(until) {
-			t.Fatal("nobody replays")
+			t.Fatal("no relay replays")
 		}
 	}
 	l.drained(0)

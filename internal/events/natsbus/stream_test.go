@@ -25,7 +25,7 @@ func TestALostStreamIsReportedAndFilledAgain(t *testing.T) {
 	l.write(0, 10, "a")
 	l.drained(0)
 	if r.Recreated() {
-		t.Error("a stream of before is told to be lost")
+		t.Error("an earlier stream is reported as lost")
 	}
 	stop()
 	l.down()
@@ -35,7 +35,7 @@ func TestALostStreamIsReportedAndFilledAgain(t *testing.T) {
 	l.write(10, 1, "a")
 	l.drained(0)
 	if !r.Recreated() {
-		t.Error("nobody was told")
+		t.Error("it was not reported")
 	}
 	var n int64
 	l.ok(l.db.Change(ctx, func(ctx context.Context, tx *postgres.Tx) (err error) {
@@ -51,11 +51,11 @@ func TestALostStreamIsReportedAndFilledAgain(t *testing.T) {
 		t.Errorf("%d replayed, %d in the stream", n, got)
 	}
 	if r.Recreated() {
-		t.Error("a stream that was filled again is still told to be lost")
+		t.Error("a stream that was filled again is still reported as lost")
 	}
 }
 
-// A stream that somebody made anew while nothing was sent is told too, by the next leader
+// A stream that was recreated while nothing was sent is reported too, by the next leader
 // as well.
 func TestARecreatedStreamIsReportedUntilItIsFilled(t *testing.T) {
 	t.Parallel()
@@ -79,7 +79,7 @@ func TestARecreatedStreamIsReportedUntilItIsFilled(t *testing.T) {
 			continue
 		}
 		if !r.Recreated() {
-			t.Error("nobody was told")
+			t.Error("it was not reported")
 		}
 		stop()
 		if r.Recreated() {

@@ -122,7 +122,7 @@ func TestAnAssertionSaysWhatWasDecided(t *testing.T) {
 		t.Errorf("no list of roles in %s", text)
 	}
 
-	// Nobody has an identity to sign, whatever the host.
+	// There is no identity to sign, whatever the host.
 	anonymous := b.alice()
 	anonymous.Token, anonymous.Host = nil, ""
 	if raw := b.sign(t, anonymous); raw != "" {

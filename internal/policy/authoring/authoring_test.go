@@ -165,7 +165,7 @@ func TestEachFaultOfAPolicyIsFound(t *testing.T) {
 }
 
 // What never has a value, is never reached or never loaded is found: a denial that rests on it
-// would pass every other check, and deny nobody.
+// would pass every other check, and deny no request.
 func TestWhatCanNeverFireIsFound(t *testing.T) {
 	t.Parallel()
 	const meta = "# METADATA\n# title: T\n# description: D\n# custom:\n#   code: c\n"
@@ -190,7 +190,7 @@ func TestWhatCanNeverFireIsFound(t *testing.T) {
 		"data that is not there, nested": {map[string]string{claims: denial(`data.iam.limits.daly > 3`), "iam/limits/data.json": `{"daily": 3}`}, claims + ":9:2 undefined iam/limits/data.json:0:0 schema", "data.iam.limits has daily"},
 		"data that is there":             {map[string]string{claims: denial(`data.iam.limits[input.token.sub] > data.iam.limits.daily`), "iam/limits/data.yml": "daily: 3\n"}, "iam/limits/data.yml:0:0 schema", "data.iam.limits is not validated: no METADATA assigns a schema to it"},
 		"a list":                         {map[string]string{claims: denial(`data.iam.lists.first[0] == input.token.sub`), "iam/lists/data.yaml": "first: [a]\n"}, "iam/lists/data.yaml:0:0 schema", "schemas: - data.iam.lists"},
-		"a claim that nobody declared":   {map[string]string{claims: denial(`input.token.auth_time < input.now - 900`)}, claims + ":9:2 strict", "schemas/claims.json"},
+		"an undeclared claim":            {map[string]string{claims: denial(`input.token.auth_time < input.now - 900`)}, claims + ":9:2 strict", "schemas/claims.json"},
 		"a claim that the folder declares": {map[string]string{
 			claims: denial(`input.token.auth_time < input.now - 900`), "schemas/claims.json": `{"properties": {"auth_time": {"type": "number"}}}`,
 			"iam/admin/extra.rego": "package iam.admin\n\n" + meta + "denials contains _reason(rego.metadata.rule()) if input.token.auth_time < 7\n",

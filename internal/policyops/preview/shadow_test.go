@@ -12,7 +12,7 @@ import (
 	"iam-service/internal/policy"
 )
 
-// A replica that was not told by anybody notices all the same, and what was seen of a shadow
+// A replica that missed the notification notices all the same, and what was seen of a shadow
 // that has ended can be read until another begins.
 func TestAShadowThatIsSetAgainBeginsAnew(t *testing.T) {
 	t.Parallel()

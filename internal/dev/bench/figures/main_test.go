@@ -88,7 +88,7 @@ func TestARowThatNothingIsComparedWithIsAFault(t *testing.T) {
 	}
 }
 
-// Whoever changes a figure's words or adds a row says here where it is printed.
+// A change of a figure's words or a new row names here where it is printed.
 func TestEveryFigureOfTheDocumentsIsKnown(t *testing.T) {
 	t.Parallel()
 	for _, f := range compare(os.DirFS("../../../..")) {
