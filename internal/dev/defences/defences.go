@@ -322,6 +322,26 @@ var All = []Defence{
 		Package: "./internal/policy", Test: "TestWhatReachesOutsideIsNotAllowed",
 	},
 	{
+		Threat: "wrong evaluation", File: "internal/policy/program.go",
+		Code: "if compare && !e.agrees(", Without: "if compare && false && !e.agrees(",
+		Package: "./internal/policy", Test: "TestADisagreementIsAnsweredByTopdownAndSwitchesTheMachineOff",
+	},
+	{
+		Threat: "wrong evaluation", File: "internal/policy/program.go",
+		Code: "if !e.agreesOnCase(ctx, r, p, c) {", Without: "if !e.agreesOnCase(ctx, r, p, c) && false {",
+		Package: "./internal/policy", Test: "TestAnAcceptanceCaseRefusesTheMachineNotThePolicy",
+	},
+	{
+		Threat: "wrong evaluation", File: "internal/policyops/rollout/rollout.go",
+		Code: "if s.cfg.Engine.SwitchOff(digest,", Without: "if false && s.cfg.Engine.SwitchOff(digest,",
+		Package: "./internal/policyops/rollout", Test: "TestADisagreementSwitchesTheMachineOffOnAllReplicas",
+	},
+	{
+		Threat: "wrong evaluation", File: "internal/policy/plan/machine.go",
+		Code: "case !equal(old, v):", Without: "case false:",
+		Package: "./internal/policy/plan", Test: "TestAnEvaluationThatAProgramCannotFinishIsLeftToTopdown",
+	},
+	{
 		Threat: "hostile builtin", File: "internal/policy/capabilities.go",
 		Code: "var AllowedBuiltins = []string{", Without: "var AllowedBuiltins = []string{\n\t\"bits.lsh\",",
 		Package: "./internal/policy", Test: "TestEachAllowedBuiltinEndsSoonWithHostileArguments",

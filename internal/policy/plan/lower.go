@@ -324,6 +324,7 @@ func (l *lowering) stmt(s ir.Stmt) error {
 		return l.dynamic(s)
 	case *ir.AssignVarStmt:
 		if k, ok := l.lookup(s.Source); ok && k.kind == isConst {
+			l.share(s.Source)
 			k.stored, k.shared = false, true
 			l.setKnown(s.Target, k)
 			return nil
