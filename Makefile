@@ -150,6 +150,7 @@ test-built-gateways: need-go ## test the generated configurations with the newes
 	.ci/traefik
 	go build -modfile=.ci/caddy.mod -o bin/caddy github.com/caddyserver/caddy/v2/cmd/caddy
 	TRAEFIK=$(CURDIR)/bin/traefik CADDY=$(CURDIR)/bin/caddy GATEWAYS=traefik,caddy go test -count=1 -run 'Gateway.*/(traefik|caddy)$$' ./internal/gateway/setup
+	TRAEFIK=$(CURDIR)/bin/traefik go test -count=1 -run TraefikOfCompose ./internal/dev/manifests
 
 # The version of Kubernetes, and where its programs are cached: they take minutes to build, and seconds to start.
 KUBERNETES_VERSION = $(shell sed -n 's,^\tk8s.io/kubernetes \(v[^ ]*\).*,\1,p' .ci/kubernetes.mod)

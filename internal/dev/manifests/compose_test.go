@@ -163,7 +163,7 @@ func TestComposeRunsTraefikWithTheGeneratedConfiguration(t *testing.T) {
 	for _, f := range files {
 		name := filepath.Join(deploy, "traefik", f.Name)
 		if *update {
-			if err := os.WriteFile(name, []byte(f.Text), 0o644); err != nil { //nolint:gosec // a file of the repository
+			if err := os.WriteFile(name, []byte(f.Text), 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}

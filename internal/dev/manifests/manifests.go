@@ -30,26 +30,40 @@ func Root() string {
 }
 
 // programs are the paths of the built programs, by module file and name.
-var programs sync.Map
+var (
+	programs   = map[string]func() (string, error){}
+	programsMu sync.Mutex
+)
+
+// program returns the path of a program, which is built the first time.
+func program(module, name string) (string, error) {
+	programsMu.Lock()
+	path, known := programs[module+" "+name]
+	if !known {
+		path = sync.OnceValues(func() (string, error) {
+			find := exec.Command("go", "tool", "-modfile="+filepath.Join(".ci", module+".mod"), "-n", name)
+			find.Dir = Root()
+			out, err := find.CombinedOutput()
+			if err != nil {
+				return "", fmt.Errorf("build %s: %w: %s", name, err, out)
+			}
+			return strings.TrimSpace(string(out)), nil
+		})
+		programs[module+" "+name] = path
+	}
+	programsMu.Unlock()
+	return path()
+}
 
 // Tool runs a program of a module file of .ci, such as "kustomize", which is built the first time, and returns what it
 // prints. After a failure that is both outputs, with an error.
 func Tool(t testing.TB, module, name string, args ...string) (string, error) {
 	t.Helper()
-	path, _ := programs.LoadOrStore(module+" "+name, sync.OnceValues(func() (string, error) {
-		find := exec.Command("go", "tool", "-modfile="+filepath.Join(".ci", module+".mod"), "-n", name)
-		find.Dir = Root()
-		out, err := find.CombinedOutput()
-		if err != nil {
-			return "", fmt.Errorf("build %s: %w: %s", name, err, out)
-		}
-		return strings.TrimSpace(string(out)), nil
-	}))
-	program, err := path.(func() (string, error))()
+	path, err := program(module, name)
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(t.Context(), program, args...)
+	cmd := exec.CommandContext(t.Context(), path, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

@@ -61,8 +61,8 @@ func Start(t testing.TB, o Options) *Cluster {
 	c.write("kubeconfig", kubeconfig("https://"+api))
 	key := c.key()
 
-	c.run(c.Program("etcd"), "--unsafe-no-fsync", "--data-dir="+c.path("etcd"), "--listen-client-urls=http://"+client, "--advertise-client-urls=http://"+client,
-		"--listen-peer-urls=http://"+peer, "--initial-advertise-peer-urls=http://"+peer, "--initial-cluster=default=http://"+peer)
+	c.run(c.Program("etcd"), "--unsafe-no-fsync", "--data-dir="+c.path("etcd"),
+		"--listen-client-urls=http://"+client, "--advertise-client-urls=http://"+client, "--listen-peer-urls=http://"+peer, "--initial-advertise-peer-urls=http://"+peer, "--initial-cluster=default=http://"+peer)
 	c.await("etcd", "http://"+client+"/health")
 	c.run(c.Program("kube-apiserver"), "--etcd-servers=http://"+client, "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1",
 		"--secure-port="+port(2), "--cert-dir="+c.path("certs"), "--token-auth-file="+c.path("tokens.csv"), "--authorization-mode=RBAC",
@@ -70,11 +70,12 @@ func Start(t testing.TB, o Options) *Cluster {
 		"--service-account-key-file="+key, "--service-account-signing-key-file="+key, "--endpoint-reconciler-type=none",
 		"--kubelet-preferred-address-types=InternalIP")
 	c.await("kube-apiserver", "https://"+api+"/readyz")
-	c.run(c.Program("kube-controller-manager"), "--kubeconfig="+c.Kubeconfig, "--leader-elect=false", "--secure-port="+port(3), "--bind-address=127.0.0.1",
-		"--cert-dir="+c.path("certs-kcm"), "--service-account-private-key-file="+key, "--root-ca-file="+c.path("certs/apiserver.crt"))
-	c.run(c.Program("kube-scheduler"), "--kubeconfig="+c.Kubeconfig, "--leader-elect=false", "--secure-port="+port(4), "--bind-address=127.0.0.1",
-		"--cert-dir="+c.path("certs-scheduler"))
-	c.run(c.Program("kwok"), "--kubeconfig="+c.Kubeconfig, "--manage-all-nodes", "--node-lease-duration-seconds=40", "--node-ip=127.0.0.1", "--node-port="+port(5),
+	c.run(c.Program("kube-controller-manager"), "--kubeconfig="+c.Kubeconfig, "--leader-elect=false",
+		"--secure-port="+port(3), "--bind-address=127.0.0.1", "--cert-dir="+c.path("certs-kcm"), "--service-account-private-key-file="+key, "--root-ca-file="+c.path("certs/apiserver.crt"))
+	c.run(c.Program("kube-scheduler"), "--kubeconfig="+c.Kubeconfig, "--leader-elect=false",
+		"--secure-port="+port(4), "--bind-address=127.0.0.1", "--cert-dir="+c.path("certs-scheduler"))
+	c.run(c.Program("kwok"), "--kubeconfig="+c.Kubeconfig, "--manage-all-nodes", "--node-lease-duration-seconds=40",
+		"--node-ip=127.0.0.1", "--node-port="+port(5),
 		"--server-address="+addrs[5], "--tls-cert-file="+c.path("certs/apiserver.crt"), "--tls-private-key-file="+c.path("certs/apiserver.key"),
 		"--config="+c.stages(o))
 	for _, zone := range []string{"a", "b"} {
@@ -151,7 +152,8 @@ func (c *Cluster) run(program string, args ...string) {
 // await returns when a URL answers 200.
 func (c *Cluster) await(name, url string) {
 	c.t.Helper()
-	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} //nolint:gosec // its certificate is made at start
+	// Its certificate is made at start.
+	client := http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	defer client.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(c.t.Context(), startTimeout)
 	defer cancel()

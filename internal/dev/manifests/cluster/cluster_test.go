@@ -122,7 +122,7 @@ func pipeline(t *testing.T, c *cluster.Cluster) {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(root, name), text, 0o700); err != nil { //nolint:gosec // a script
+		if err := os.WriteFile(filepath.Join(root, name), text, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -168,7 +168,7 @@ func pipeline(t *testing.T, c *cluster.Cluster) {
 }
 
 // replace changes a text that must be in a file once.
-func replace(t *testing.T, file, old, new string) {
+func replace(t *testing.T, file, old, by string) {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -177,7 +177,7 @@ func replace(t *testing.T, file, old, new string) {
 	if strings.Count(string(text), old) != 1 {
 		t.Fatalf("%s is not once in %s", old, file)
 	}
-	if err := os.WriteFile(file, []byte(strings.Replace(string(text), old, new, 1)), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(strings.Replace(string(text), old, by, 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
