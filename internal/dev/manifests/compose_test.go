@@ -22,7 +22,7 @@ import (
 	"iam-service/internal/server"
 )
 
-var update = flag.Bool("update", false, "write deploy/traefik anew")
+var update = flag.Bool("update", false, "write deploy/traefik and the PrometheusRule anew")
 
 // project is what Compose understands of deploy/compose.yaml.
 type project struct {

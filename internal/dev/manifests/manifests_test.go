@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -365,8 +366,17 @@ func TestThePrometheusRuleIsTheRulesFile(t *testing.T) {
 	if err := yaml.Unmarshal(text, &rules); err != nil {
 		t.Fatal(err)
 	}
+	const file = deploy + "/kubernetes/components/monitoring/prometheusrule.yaml"
+	if *update {
+		text := "# The spec is deploy/prometheus/rules.yaml; a test compares them, and writes this file with -update.\n" +
+			"apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata: {name: iam-service}\nspec:\n" +
+			regexp.MustCompile(`(?m)^(.+)$`).ReplaceAllString(string(text), "  $1")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	objects := decode(t, manifests.Build(t, filepath.Join(manifests.Copy(t), "overlays/production")))
 	if !reflect.DeepEqual(find(t, objects, "PrometheusRule", "iam-service")["spec"], rules) {
-		t.Error("components/monitoring/prometheusrule.yaml differs from deploy/prometheus/rules.yaml")
+		t.Errorf("%s is not deploy/prometheus/rules.yaml: go test ./internal/dev/manifests -run PrometheusRule -update", file)
 	}
 }
