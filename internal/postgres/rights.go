@@ -22,7 +22,7 @@ var needed = []struct{ privileges, tables []string }{
 		"tenants", "roles", "users", "memberships", "mappings", "clients", "issuer_keys", "services", "attribute_schemas", "outbox", "idempotency",
 		"registrations", "policy_replicas", "tenant_usage", "assertion_keys",
 	}},
-	{[]string{"SELECT", "INSERT"}, []string{"manifests", "retired_tenants", "audit", "policy_revisions", "policy_activations"}},
+	{[]string{"SELECT", "INSERT"}, []string{"manifests", "retired_tenants", "audit", "policy_revisions", "policy_activations", "policy_topdown"}},
 	{[]string{"SELECT", "INSERT", "UPDATE"}, []string{"audit_heads", "policy_previews"}},
 	{[]string{"SELECT", "UPDATE"}, []string{"relay", "policy_shadow", "write_probe", "assertion_key_set"}},
 }
