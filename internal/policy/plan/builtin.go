@@ -67,6 +67,13 @@ func (m *machine) builtin(c *call, regs []*ast.Term) (*ast.Term, error) {
 		m.args = append(m.args, t)
 	}
 	if c.direct != nil {
+		steps := 1
+		for _, t := range m.args {
+			steps += size(t)
+		}
+		if err := m.pollAfter(steps); err != nil {
+			return nil, err
+		}
 		v, err := c.direct(m, m.args)
 		if err != errGeneral { //nolint:errorlint // it is never wrapped
 			return v, err
@@ -96,6 +103,14 @@ func (m *machine) builtin(c *call, regs []*ast.Term) (*ast.Term, error) {
 		return ast.InternedTerm(true), nil
 	}
 	return result, nil
+}
+
+// size is how many steps a builtin may take for an operand, roughly.
+func size(t *ast.Term) int {
+	if s, ok := t.Value.(ast.String); ok {
+		return len(s) / 16
+	}
+	return max(0, length(t))
 }
 
 func (m *machine) context() *topdown.BuiltinContext {
@@ -199,16 +214,23 @@ func objectFilter(m *machine, args []*ast.Term) (*ast.Term, error) {
 	}
 	o := m.newObject()
 	keep := func(k, _ *ast.Term) error {
+		if _, ok := k.Value.(ast.String); !ok {
+			return errGeneral // of equal keys, such as 1 and 1.0, OPA returns the object's
+		}
 		if v := find(args[0], k); v != nil {
 			o.insert(k, v)
 		}
 		return nil
 	}
-	isList, _ := Each(args[1].Value, func(k *ast.Term) error { return keep(k, nil) })
+	isList, err := Each(args[1].Value, func(k *ast.Term) error { return keep(k, nil) })
 	if !isList {
-		if isObject, _ := EachField(args[1].Value, keep); !isObject {
+		var isObject bool
+		if isObject, err = EachField(args[1].Value, keep); !isObject {
 			return nil, errGeneral
 		}
+	}
+	if err != nil {
+		return nil, err
 	}
 	return &o.term, nil
 }
@@ -225,21 +247,20 @@ func objectUnion(m *machine, args []*ast.Term) (*ast.Term, error) {
 	if length(args[0]) == 0 {
 		return args[1], nil
 	}
-	nested := false
-	_, _ = EachField(b, func(k, v *ast.Term) error {
-		nested = nested || IsObject(v.Value) && find(args[0], k) != nil
-		return nil
-	})
-	if nested {
-		return nil, errGeneral
-	}
 	o := m.newObject()
 	insert := func(k, v *ast.Term) error {
+		if _, ok := k.Value.(ast.String); !ok || IsObject(v.Value) && o.get(k) != nil {
+			return errGeneral // equal keys that differ, such as 1 and 1.0, and nested objects
+		}
 		o.insert(k, v)
 		return nil
 	}
-	_, _ = EachField(a, insert)
-	_, _ = EachField(b, insert)
+	if _, err := EachField(a, insert); err != nil {
+		return nil, err
+	}
+	if _, err := EachField(b, insert); err != nil {
+		return nil, err
+	}
 	return &o.term, nil
 }
 

@@ -83,7 +83,11 @@ type lowering struct {
 	depth   int // of scans
 	fn      *function
 	locals  int
-	early   ir.Local // the result after which the function returns; -1: none
+
+	firstTable int // of the function
+
+	enumerates bool     // a part of data that cannot be enumerated is used as a value
+	early      ir.Local // the result after which the function returns; -1: none
 }
 
 type slotKey struct {
@@ -141,6 +145,7 @@ func (l *lowering) begin(i int, name string) {
 	l.labels, l.targets, l.depth, l.locals = nil, nil, 0, firstArg
 	l.known = map[ir.Local]known{ir.Input: {kind: isInput, stored: true}, ir.Data: {kind: isFact, stored: true}}
 	l.early = -1
+	l.firstTable = len(l.tables)
 }
 
 // end resolves the labels of the function.
@@ -155,7 +160,7 @@ func (l *lowering) end() {
 			in.c = l.labels[^in.c]
 		}
 	}
-	for i := range l.tables {
+	for i := l.firstTable; i < len(l.tables); i++ {
 		t := &l.tables[i]
 		for _, list := range t.byText {
 			l.resolve(list)
@@ -285,10 +290,20 @@ func assigned(b *ir.Block, f func(ir.Local)) {
 }
 
 func (l *lowering) block(b *ir.Block) error {
-	for _, s := range b.Stmts {
+	for i, s := range b.Stmts {
+		if _, ok := s.(*ir.BreakStmt); ok && i > 0 {
+			// The planner leaves a block with the value of a path that ends here.
+			if dot, ok := b.Stmts[i-1].(*ir.DotStmt); ok && l.known[dot.Target].kind == isFact {
+				l.enumerates = true
+			}
+		}
 		if err := l.stmt(s); err != nil {
 			return err
 		}
+	}
+	if l.enumerates {
+		// Topdown reads it for its rule index, before it evaluates a rule, and fails: so must every evaluation.
+		return unsupported("it uses data, or a collection of data.%s, as a value", l.opts.Root)
 	}
 	return nil
 }
@@ -313,6 +328,9 @@ func (l *lowering) stmt(s ir.Stmt) error {
 	case *ir.ScanStmt:
 		return l.scan(s)
 	case *ir.NotStmt:
+		if excludesRules(s) {
+			return unsupported("it iterates over data and rules together")
+		}
 		return l.not(s)
 	case *ir.ReturnLocalStmt:
 		l.emit(instr{op: opReturn, a: l.read(s.Source)})
@@ -530,6 +548,17 @@ func (l *lowering) scan(s *ir.ScanStmt) error {
 	return err
 }
 
+// excludesRules reports whether s is what the planner makes of an iteration over data below which there are rules:
+// it visits the rules first, and then what remains of the data. Topdown visits the data first, which lists show, and
+// rules that exit early.
+func excludesRules(s *ir.NotStmt) bool {
+	if len(s.Block.Stmts) != 1 { // a negated reference has a second statement, since false is not true
+		return false
+	}
+	_, ok := s.Block.Stmts[0].(*ir.DotStmt)
+	return ok
+}
+
 func (l *lowering) not(s *ir.NotStmt) error {
 	l.flush()
 	fail := l.fail()
@@ -649,6 +678,9 @@ func (l *lowering) call(s *ir.CallStmt) error {
 		if len(s.Args) < 2 || s.Args[0].Value != ir.Input || s.Args[1].Value != ir.Data {
 			return unsupported("call of %s with unknown arguments", s.Func)
 		}
+		if len(s.Args) != len(l.policy.Funcs.Funcs[i-1].Params) { // the planner takes a function for a rule
+			return unsupported("call of %s without its arguments", s.Func)
+		}
 		for _, a := range s.Args[2:] {
 			c.args = append(c.args, l.operand(a))
 		}
@@ -740,7 +772,7 @@ func (l *lowering) operand(o ir.Operand) int32 {
 		return l.constant(k.value)
 	}
 	if ok && k.kind == isFact {
-		l.emit(instr{op: opLeave}) // data, or a collection of it, as a value
+		l.enumerates = true // data, or a collection of it, as a value
 	}
 	x, _ := o.Value.(ir.Local) // lookup knows all else
 	return l.local(x)

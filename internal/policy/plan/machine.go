@@ -11,8 +11,7 @@ import (
 
 const (
 	pollEvery  = 256     // steps between two polls of Env.Cancel
-	memoFrom   = 4       // calls of a function after which its results are remembered
-	keepMemory = 1 << 14 // registers and entries that a machine keeps for the next evaluation
+	keepMemory = 1 << 10 // registers, collections and entries of one that a machine keeps for the next evaluation
 )
 
 // machine evaluates a program once; then it is reused.
@@ -24,9 +23,8 @@ type machine struct {
 	slots   []*ast.Term // nil: not looked up; undefined: absent
 	regs    []*ast.Term
 	iters   []iterator
-	rules   []memo // of functions without arguments
-	calls   []int
-	memos   []map[uint64][]remembered // of functions with arguments; nil until memoFrom calls
+	rules   []memo     // of functions without arguments
+	memos   []callMemo // of functions with arguments
 	results []*ast.Term
 	path    storage.Path
 	steps   int
@@ -46,6 +44,12 @@ type memo struct {
 type remembered struct {
 	args   []*ast.Term
 	result *ast.Term
+}
+
+// callMemo is the calls of one function so far.
+type callMemo struct {
+	list   []remembered
+	byHash map[uint64][]int // indexes of list by the hash of the arguments; nil while they are few
 }
 
 // iterator is the state of one scan.
@@ -102,6 +106,11 @@ func (s *slab[T]) each(f func(*T)) {
 //
 // Any error means that topdown must evaluate instead: the program reports no failure by itself.
 func (p *Program) Eval(env Env, read func(*ast.Term) error) (err error) {
+	defer func() {
+		if r := recover(); r != nil { // in read: run has its own
+			err = fmt.Errorf("%w: %v", errLeft, r)
+		}
+	}()
 	results, release, err := p.run(&env)
 	defer release()
 	if err != nil || len(results) == 0 {
@@ -122,7 +131,7 @@ func (p *Program) run(env *Env) (_ []*ast.Term, release func(), err error) {
 	m, ok := p.machines.Get().(*machine)
 	if !ok {
 		m = &machine{p: p, slots: make([]*ast.Term, len(p.slots)), rules: make([]memo, len(p.funcs)),
-			calls: make([]int, len(p.funcs)), memos: make([]map[uint64][]remembered, len(p.funcs))}
+			memos: make([]callMemo, len(p.funcs))}
 	}
 	release = func() {
 		m.reset()
@@ -153,16 +162,21 @@ func (m *machine) reset() {
 	m.env, m.input, m.bctx = nil, nil, nil
 	clear(m.slots)
 	clear(m.rules)
-	clear(m.calls)
-	clear(m.memos)
+	for i := range m.memos {
+		clear(m.memos[i].list)
+		m.memos[i] = callMemo{list: m.memos[i].list[:0]}
+	}
 	clear(m.results)
-	clear(m.path)
+	clear(m.path[:cap(m.path)])
 	clear(m.regs)
 	clear(m.iters)
 	clear(m.args[:cap(m.args)])
 	m.results, m.path, m.args = m.results[:0], m.path[:0], m.args[:0]
 	if len(m.regs) > keepMemory {
 		m.regs = nil
+	}
+	if len(m.iters) > keepMemory {
+		m.iters = nil
 	}
 	m.objects.each(func(o *object) {
 		clear(o.keys)
@@ -201,8 +215,11 @@ func (m *machine) newArray() *array {
 }
 
 // poll counts a step, and reports a cancelled evaluation.
-func (m *machine) poll() error {
-	if m.steps--; m.steps > 0 {
+func (m *machine) poll() error { return m.pollAfter(1) }
+
+// pollAfter counts steps.
+func (m *machine) pollAfter(steps int) error {
+	if m.steps -= steps; m.steps > 0 {
 		return nil
 	}
 	m.steps = pollEvery
@@ -232,15 +249,23 @@ func (m *machine) exec(f, base, iterBase int) (*ast.Term, error) {
 	regs[2] = nil
 	clear(regs[firstArg+fn.params:])
 	consts, code := m.p.consts, m.p.code
-	var list []int32 // the blocks that a table chose
+	poisoned := false // an instruction has read what stands for a part of data
+	var list []int32  // the blocks that a table chose
 	next := 0
 	read := func(x int32) *ast.Term {
-		if x >= 0 {
-			return regs[x]
+		if x < 0 {
+			return consts[^x]
 		}
-		return consts[^x]
+		v := regs[x]
+		if v == poisonTerm {
+			poisoned = true
+		}
+		return v
 	}
 	for pc := fn.entry; ; {
+		if poisoned {
+			return nil, errLeft
+		}
 		in := &code[pc]
 		pc++
 		switch in.op {
@@ -263,7 +288,7 @@ func (m *machine) exec(f, base, iterBase int) (*ast.Term, error) {
 				pc = in.to
 			}
 		case opUndefined:
-			if regs[in.a] != nil {
+			if read(in.a) != nil {
 				pc = in.to
 			}
 		case opInput:
@@ -443,7 +468,11 @@ func (m *machine) exec(f, base, iterBase int) (*ast.Term, error) {
 			pc = list[next]
 			next++
 		case opReturn:
-			return read(in.a), nil
+			v := read(in.a)
+			if poisoned {
+				return nil, errLeft
+			}
+			return v, nil
 		case opResult:
 			m.results = append(m.results, read(in.a))
 		case opLeave:
@@ -525,10 +554,8 @@ func find(src, key *ast.Term) *ast.Term {
 	case *object:
 		return c.get(key)
 	case *set:
-		for _, e := range c.slice() {
-			if equal(e, key) {
-				return e
-			}
+		if c.contains(key) {
+			return key // as topdown: 1.0 finds 1, and is what the reference means
 		}
 	case *array:
 		if n, ok := key.Value.(ast.Number); ok {
@@ -541,18 +568,9 @@ func find(src, key *ast.Term) *ast.Term {
 	case *ast.Array:
 		return c.Get(key)
 	case ast.Set:
-		k := pure(key)
-		if !c.Contains(k) {
-			return nil
+		if c.Contains(pure(key)) {
+			return key
 		}
-		if _, ok := k.Value.(ast.Number); ok { // 1.0 finds 1
-			for _, e := range c.Slice() {
-				if equal(e, k) {
-					return e
-				}
-			}
-		}
-		return k
 	}
 	return nil
 }
@@ -689,24 +707,17 @@ func (m *machine) call(c *call, regs []*ast.Term, base, iterBase int) (*ast.Term
 	}
 	args := m.regs[base+firstArg : base+firstArg+len(c.args)]
 	for i, x := range c.args {
-		if args[i] = m.p.operand(x, regs); args[i] == nil {
+		if args[i] = m.p.operand(x, regs); args[i] == nil || args[i] == poisonTerm {
 			return nil, errLeft
 		}
 	}
 	if err := m.poll(); err != nil {
 		return nil, err
 	}
-	if m.calls[c.fn]++; m.calls[c.fn] <= memoFrom {
-		return m.exec(c.fn, base, iterBase)
-	}
-	if m.memos[c.fn] == nil {
-		m.memos[c.fn] = map[uint64][]remembered{}
-	}
-	hash := hashOf(args)
-	for _, r := range m.memos[c.fn][hash] {
-		if sameArgs(r.args, args) {
-			return r.result, nil
-		}
+	// As topdown, from the first call: of equal arguments, such as 1 and 1.0, the first decide.
+	calls := &m.memos[c.fn]
+	if i := calls.find(args); i >= 0 {
+		return calls.list[i].result, nil
 	}
 	known := remembered{args: append([]*ast.Term(nil), args...)}
 	result, err := m.exec(c.fn, base, iterBase)
@@ -714,8 +725,41 @@ func (m *machine) call(c *call, regs []*ast.Term, base, iterBase int) (*ast.Term
 		return nil, err
 	}
 	known.result = result
-	m.memos[c.fn][hash] = append(m.memos[c.fn][hash], known)
+	m.memos[c.fn].add(known) // exec may have added others
 	return result, nil
+}
+
+// find returns the index of the call with these arguments; -1: there was none.
+func (c *callMemo) find(args []*ast.Term) int {
+	if c.byHash == nil {
+		for i := range c.list {
+			if sameArgs(c.list[i].args, args) {
+				return i
+			}
+		}
+		return -1
+	}
+	for _, i := range c.byHash[hashOf(args)] {
+		if sameArgs(c.list[i].args, args) {
+			return i
+		}
+	}
+	return -1
+}
+
+func (c *callMemo) add(r remembered) {
+	c.list = append(c.list, r)
+	switch {
+	case c.byHash != nil:
+		h := hashOf(r.args)
+		c.byHash[h] = append(c.byHash[h], len(c.list)-1)
+	case len(c.list) > few:
+		c.byHash = map[uint64][]int{}
+		for i, r := range c.list {
+			h := hashOf(r.args)
+			c.byHash[h] = append(c.byHash[h], i)
+		}
+	}
 }
 
 func sameArgs(a, b []*ast.Term) bool {

@@ -293,7 +293,7 @@ out := {"s": s, "o": o, "nested": nested, "in": input.l[0] in s, "keys": object.
 func TestAMachineKeepsNothingOfAnEvaluation(t *testing.T) {
 	t.Parallel()
 	p := programOf(t, "s contains x if some x in input.l\n\nout := {\"s\": s, \"a\": [x | some x in s], \"o\": {x: 1 | some x in s}}")
-	m := &machine{p: p, slots: make([]*ast.Term, len(p.slots)), rules: make([]memo, len(p.funcs)), calls: make([]int, len(p.funcs)), memos: make([]map[uint64][]remembered, len(p.funcs))}
+	m := &machine{p: p, slots: make([]*ast.Term, len(p.slots)), rules: make([]memo, len(p.funcs)), memos: make([]callMemo, len(p.funcs))}
 	p.machines.Put(m)
 	for range 100 { // the pool may drop it
 		if _, err := evaluate(p, map[string]any{"l": []string{"secret", "other"}}); err != nil {

@@ -11,8 +11,9 @@
 //
 // Topdown remains the judge: whatever the program does not do exactly as topdown is an error,
 // after which the caller evaluates by topdown. A result is never a guess. In particular a
-// program never evaluates less than topdown does, so that it misses no error that topdown
-// reports: it exits early only where topdown does.
+// program evaluates every builtin and rule that topdown does, so that it misses no error of
+// theirs: it exits early only where topdown does. It can need fewer facts: topdown's rule index
+// reads documents that no rule asks for then.
 //
 // The package does not know what the policy decides, where facts come from, nor what happens
 // to a program that disagrees with topdown.

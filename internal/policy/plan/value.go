@@ -35,7 +35,7 @@ type (
 )
 
 // poison is the value of a register that stands for a part of data which cannot be enumerated.
-// Every use of it but by a longer path ends the evaluation with errLeft.
+// Every instruction that reads it ends the evaluation with errLeft; a longer path is compiled to one that does not.
 type poison struct{ ast.Null }
 
 var poisonTerm = ast.NewTerm(poison{})
@@ -140,7 +140,8 @@ func equal(a, b *ast.Term) bool {
 		y, ok := b.Value.(ast.Number)
 		return ok && (x == y || ast.Compare(x, y) == 0)
 	case *object:
-		if y, ok := b.Value.(*object); ok && x.large == nil && y.large == nil {
+		// Of scalars only: nested collections can share parts, which a comparison would visit again and again.
+		if y, ok := b.Value.(*object); ok && x.large == nil && y.large == nil && scalars(x.keys) && scalars(x.vals) && scalars(y.vals) {
 			if len(x.keys) != len(y.keys) {
 				return false
 			}
@@ -152,11 +153,22 @@ func equal(a, b *ast.Term) bool {
 			return true
 		}
 	case *array:
-		if y, ok := b.Value.(*array); ok {
+		if y, ok := b.Value.(*array); ok && scalars(x.elems) && scalars(y.elems) {
 			return slices.EqualFunc(x.elems, y.elems, equal)
 		}
 	}
 	return compare(a, b) == 0
+}
+
+func scalars(list []*ast.Term) bool {
+	for _, t := range list {
+		switch t.Value.(type) {
+		case ast.String, ast.Number, ast.Boolean, ast.Null:
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // compare is OPA's order of all values.

@@ -271,15 +271,17 @@ func (s *Service) recordDisagreements(ctx context.Context) error {
 	s.mu.Lock()
 	digests := slices.Sorted(maps.Keys(s.disagreed))
 	s.mu.Unlock()
+	var errs []error
 	for _, digest := range digests {
 		if err := s.cfg.DB.LeaveToTopdown(ctx, digest, s.cfg.Version, s.cfg.Replica); err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		s.mu.Lock()
 		delete(s.disagreed, digest)
 		s.mu.Unlock()
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // Sync activates the revision that the database names, and reports. It prepares the revisions that
