@@ -78,7 +78,7 @@ var figures = slices.Concat([]figure{
 	{performance, `^\| a role that was taken away, .*\| \| p99 (?P<p99_from>` + number + `) to (?P<p99_to>` + number + `) ms, at most (?P<most_from>` + number + `) to (?P<most_to>` + number + `) ms in two runs; .* up to (?P<_1>` + number + `) ms`, "propagation", `p99 (?P<p99>\S+), at most (?P<most>\S+)`, asItIs, absolute},
 	{performance, `^\| a policy that is activated .*\| \| p50 (?P<p50_from>` + number + `) to (?P<p50_to>` + number + `) ms, at most (?P<most_from>` + number + `) to (?P<most_to>` + number + `) ms`, "rollout", `: .*p50 (?P<p50>\S+), at most (?P<most>\S+)`, asItIs, absolute},
 	{performance, `^\| facts not in memory \|`, "", "", 0, 0},
-}, peers(), cpu(), scale())
+}, peers(), cpu(), engines(), scale())
 
 // peers are the ratios of the table of performance.md.
 func peers() (list []figure) {
@@ -99,6 +99,26 @@ func cpu() (list []figure) {
 		"bare": "bare", "bare-six": "bare-six", "decision cached": "decision", "token cached": "token", "nothing cached": "nothing", "opa": "opa", "opa-raised": "opa-raised",
 	} {
 		list = append(list, figure{performance, `(^|\s)` + says + ` (?P<x>\d+)( µs)?[,.]`, "bench", `^` + prints + ` +(?P<x>` + number + `) +` + number + `$`, asItIs, absolute})
+	}
+	return list
+}
+
+// engines is the table of performance.md of the machine and topdown.
+func engines() (list []figure) {
+	for _, kind := range []string{
+		"member", "member, tenant requested", "program", "mapped", "denied: user blocked", "denied: user unknown", "anonymous", "10 rules, equal paths", "200 rules, equal paths",
+		"2000 rules, equal paths", "10 rules, path prefixes", "190 rules, path prefixes",
+	} {
+		row, printed := `^\| `+kind+` \| `, `^engine: `+kind+` +machine +`
+		list = append(list,
+			figure{
+				performance, row + `(?P<m>` + number + `) µs \| (?P<t>` + number + `) µs \| (?P<x>` + number + `)× \|`,
+				"bench", printed + `(?P<m>` + number + `) µs, topdown +(?P<t>` + number + `) µs: +(?P<x>` + number + `)×`, asItIs, absolute,
+			},
+			figure{
+				performance, row + number + ` µs \| ` + number + ` µs \| ` + number + `× \| (?P<a>` + number + `) \| (?P<b>` + number + `) \|`,
+				"bench", printed + `.*, (?P<a>` + number + `) allocations, (?P<b>` + number + `) by topdown`, asItIs, same,
+			})
 	}
 	return list
 }
