@@ -117,7 +117,7 @@ func engines() (list []figure) {
 			},
 			figure{
 				performance, row + number + ` µs \| ` + number + ` µs \| ` + number + `× \| (?P<a>` + number + `) \| (?P<b>` + number + `) \|`,
-				"bench", printed + `.*, (?P<a>` + number + `) allocations, (?P<b>` + number + `) by topdown`, asItIs, same,
+				"bench", printed + `.*, (?P<a>` + number + `) allocations, (?P<b>` + number + `) by topdown`, asItIs, ratio,
 			})
 	}
 	return list
