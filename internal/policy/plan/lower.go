@@ -752,7 +752,7 @@ func (l *lowering) place(label int32) { l.labels[label] = short(len(l.code)) }
 // local returns the register of a local.
 func (l *lowering) local(x ir.Local) int32 {
 	l.locals = max(l.locals, int(x)+1)
-	return int32(x)
+	return short(int(x))
 }
 
 // write returns the register of a local whose value becomes unknown.

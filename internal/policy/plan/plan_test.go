@@ -118,7 +118,7 @@ func TestAnEvaluationThatAProgramCannotFinishIsLeftToTopdown(t *testing.T) {
 		"a number as a key of a fact": "out := data.directory.users.a.b[5]",
 		"text as an index of a fact":  `out := data.directory.users.a.b.list["0"]`,
 		"facts that cannot be read":   "out := data.directory.users.down.b",
-		"facts that nobody may miss":  "default out := false\n\nout if not data.directory.users.down.b",
+		"a denial by absent facts":    "default out := false\n\nout if not data.directory.users.down.b",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
