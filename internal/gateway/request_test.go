@@ -29,7 +29,7 @@ func TestWhatComesTwiceOrIsMalformedIsRefused(t *testing.T) {
 		"two forwarded URIs":           {alice, "X-Forwarded-Uri: /a", "X-Forwarded-Uri: /b"},
 		"two providers":                {alice, "X-Upstream-IdP-ID: rauth", "X-Upstream-IdP-ID: other"},
 		"a forwarded URI of nothing":   {alice, "X-Forwarded-Uri: ?x"},
-		"a forwarded name, no address": {alice, "X-Forwarded-For: nobody"},
+		"a forwarded name, no address": {alice, "X-Forwarded-For: no-address"},
 	} {
 		status, got, body := w.Ask(world.Get, lines...)
 		if status != 403 || !strings.Contains(body, "malformed_request") || len(world.Claims(got)) != 0 {
