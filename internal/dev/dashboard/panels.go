@@ -158,6 +158,14 @@ var sections = []section{
 			{`sum(rate(iam_decisions_total{code="policy_error",` + here + `}[$__rate_interval]))`, "error"},
 			{`sum(rate(iam_decisions_total{code="policy_timeout",` + here + `}[$__rate_interval]))`, "timeout"},
 		}},
+		{title: "Replicas by engine", says: "What evaluates the active policy: the machine, or OPA's interpreter (topdown), at several times the cost.", unit: "short", queries: []query{
+			{`sum(iam_policy_engine_machine{` + here + `})`, "machine"},
+			{`count(iam_policy_engine_machine{` + here + `}) - sum(iam_policy_engine_machine{` + here + `})`, "topdown"},
+		}},
+		{title: "Left to topdown", says: "Evaluations that the machine left to topdown, and those in which they differed: each switches the machine off.", unit: "ops", queries: []query{
+			{`sum(rate(iam_policy_left_to_topdown_total{` + here + `}[$__rate_interval]))`, "left"},
+			{`sum(rate(iam_policy_engine_mismatches_total{` + here + `}[$__rate_interval]))`, "differed"},
+		}},
 		{title: "Shadow", says: "Evaluations of the shadow policy, those that differ, and those that were dropped.", unit: "ops", queries: []query{
 			{`sum(rate(iam_policy_shadow_evaluations_total{` + here + `}[$__rate_interval]))`, "evaluations"},
 			{`sum(rate(iam_policy_shadow_differences_total{` + here + `}[$__rate_interval]))`, "differences"},
