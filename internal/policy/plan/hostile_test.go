@@ -1,10 +1,8 @@
 package plan
 
 import (
-	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
@@ -124,22 +122,4 @@ func (counter) Cancel() {}
 func (c counter) Cancelled() bool {
 	*c.polls++
 	return *c.polls > 10
-}
-
-// Nested collections that share their parts cost as many comparisons as they have parts.
-func TestSharedPartsAreNotComparedAgainAndAgain(t *testing.T) {
-	t.Parallel()
-	var text strings.Builder
-	text.WriteString("a0 := [input.n, input.n]\n\nb0 := [input.n, input.n]\n\n")
-	for i := range 12 {
-		fmt.Fprintf(&text, "a%d := [a%d, a%d]\n\nb%d := [b%d, b%d]\n\n", i+1, i, i, i+1, i, i)
-	}
-	text.WriteString("out if a12 == b12\n")
-	began := time.Now()
-	if got, err := evaluate(programOf(t, text.String()), map[string]any{"n": 1}, true); err == nil && got != "true" {
-		t.Errorf("%s, %v", got, err)
-	}
-	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("it takes %s", took)
-	}
 }

@@ -140,8 +140,7 @@ func equal(a, b *ast.Term) bool {
 		y, ok := b.Value.(ast.Number)
 		return ok && (x == y || ast.Compare(x, y) == 0)
 	case *object:
-		// Of scalars only: nested collections can share parts, which a comparison would visit again and again.
-		if y, ok := b.Value.(*object); ok && x.large == nil && y.large == nil && scalars(x.keys) && scalars(x.vals) && scalars(y.vals) {
+		if y, ok := b.Value.(*object); ok && x.large == nil && y.large == nil {
 			if len(x.keys) != len(y.keys) {
 				return false
 			}
@@ -153,22 +152,11 @@ func equal(a, b *ast.Term) bool {
 			return true
 		}
 	case *array:
-		if y, ok := b.Value.(*array); ok && scalars(x.elems) && scalars(y.elems) {
+		if y, ok := b.Value.(*array); ok {
 			return slices.EqualFunc(x.elems, y.elems, equal)
 		}
 	}
 	return compare(a, b) == 0
-}
-
-func scalars(list []*ast.Term) bool {
-	for _, t := range list {
-		switch t.Value.(type) {
-		case ast.String, ast.Number, ast.Boolean, ast.Null:
-		default:
-			return false
-		}
-	}
-	return true
 }
 
 // compare is OPA's order of all values.
