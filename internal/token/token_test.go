@@ -376,6 +376,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 func TestAPanicOfACallIsAnErrorOfThatCall(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(c *Config) { c.Issuers[0].IntrospectionURL = "http://127.0.0.1:1/introspect" })
+	w.v.cfg.Client.Timeout = 0 // its timer's goroutine would outlive the panic
 	w.v.cfg.Client.Transport = roundTripper(func(*http.Request) (*http.Response, error) { panic("planned") })
 	for name, raw := range map[string]string{"introspection": "opaque", "keys": w.sign(map[string]any{"kid": "unknown"}, nil)} {
 		if _, err := w.verify(raw); err == nil || iam.KindOf(err) == iam.Unauthenticated || !strings.Contains(err.Error(), "panic: planned") {
