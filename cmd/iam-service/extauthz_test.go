@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"iam-service/internal/dev/await"
 )
 
 // extAuthzCommands ask the program as Envoy does, by the client of its official module.
@@ -54,14 +56,13 @@ func extAuthzCommands() map[string]func(*testscript.TestScript, bool, []string) 
 			defer conn.Close()
 			client := healthv1.NewHealthClient(conn)
 			for _, service := range []string{"", "envoy.service.auth.v3.Authorization"} {
-				for until := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+				var last string
+				if !await.Until(await.Limit, 20*time.Millisecond, func() bool {
 					out, err := client.Check(context.Background(), &healthv1.HealthCheckRequest{Service: service})
-					if err == nil && out.GetStatus().String() == args[0] {
-						break
-					}
-					if time.Now().After(until) {
-						ts.Fatalf("the health of %q is %v, %v", service, out.GetStatus(), err)
-					}
+					last = fmt.Sprint(out.GetStatus(), err)
+					return err == nil && out.GetStatus().String() == args[0]
+				}) {
+					ts.Fatalf("the health of %q is %s", service, last)
 				}
 			}
 		},

@@ -33,12 +33,12 @@ func fullPipe(t *testing.T) (r, w *os.File) {
 
 // retried sends a request again while its status is 503: on a loaded machine, a lock, a statement or a policy can time out, and
 // the caller is asked to retry. A request that hangs has no status, and is not retried.
-func retried(send func() (status int)) int {
-	for end := time.Now().Add(await.Limit); ; time.Sleep(100 * time.Millisecond) {
-		if status := send(); status != http.StatusServiceUnavailable || time.Now().After(end) {
-			return status
-		}
-	}
+func retried(send func() (status int)) (status int) {
+	await.Until(await.Limit, 100*time.Millisecond, func() bool {
+		status = send()
+		return status != http.StatusServiceUnavailable
+	})
+	return status
 }
 
 // A log collector that has stopped to read, or is gone, costs lines and no answers.

@@ -172,10 +172,8 @@ func (p *plant) start() {
 // until looks at what another process does, until it is so.
 func (p *plant) until(what string, is func() bool) {
 	p.Helper()
-	for end := time.Now().Add(await.Limit); !is(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(end) {
-			p.Fatalf("not in time: %s; %s", what, p.logged())
-		}
+	if !await.Until(await.Limit, 20*time.Millisecond, is) {
+		p.Fatalf("not in time: %s; %s", what, p.logged())
 	}
 }
 

@@ -286,16 +286,7 @@ func TestScripts(t *testing.T) {
 				files.ServeHTTP(w, r)
 				return
 			}
-			var in io.Reader = r.Body
-			if r.Header.Get("Content-Encoding") == "gzip" {
-				z, err := gzip.NewReader(r.Body)
-				if err != nil {
-					http.Error(w, err.Error(), http.StatusBadRequest)
-					return
-				}
-				in = z
-			}
-			body, err := io.ReadAll(in)
+			body, err := uncompressed(r)
 			mu.Lock()
 			defer mu.Unlock()
 			f, opened := os.OpenFile(into, os.O_APPEND|os.O_WRONLY, 0)
@@ -495,4 +486,16 @@ func (n *natsServer) stop() {
 		n.ns.WaitForShutdown()
 		n.ns = nil
 	}
+}
+
+// uncompressed reads the body of a request, which the sender may have compressed.
+func uncompressed(r *http.Request) ([]byte, error) {
+	if r.Header.Get("Content-Encoding") != "gzip" {
+		return io.ReadAll(r.Body)
+	}
+	z, err := gzip.NewReader(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(z)
 }

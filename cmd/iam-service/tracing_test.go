@@ -1,10 +1,8 @@
 package main
 
 import (
-	"compress/gzip"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -20,6 +18,8 @@ import (
 	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
+
+	"iam-service/internal/dev/await"
 )
 
 // traceCollector receives spans as an OpenTelemetry collector does: OTLP over HTTP, in protobuf.
@@ -30,16 +30,7 @@ type traceCollector struct {
 }
 
 func (c *traceCollector) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	var in io.Reader = r.Body
-	if r.Header.Get("Content-Encoding") == "gzip" {
-		z, err := gzip.NewReader(r.Body)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		in = z
-	}
-	body, err := io.ReadAll(in)
+	body, err := uncompressed(r)
 	var sent collectorv1.ExportTraceServiceRequest
 	if err == nil {
 		err = proto.Unmarshal(body, &sent)
@@ -111,18 +102,16 @@ func tracingCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		},
 		"spans": func(ts *testscript.TestScript, _ bool, args []string) { // spans TRACE FILE REGEXP...: its spans, once a line matches each
 			c := ts.Value("traces").(*traceCollector)
-			for until := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-				text := c.trace(args[0])
-				missing := slices.DeleteFunc(slices.Clone(args[2:]), func(p string) bool { return regexp.MustCompile(`(?m)` + p).MatchString(text) })
-				if len(missing) == 0 || time.Now().After(until) {
-					ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o600))
-				}
-				switch {
-				case len(missing) == 0:
-					return
-				case time.Now().After(until):
-					ts.Fatalf("no span %q in:\n%s", missing, text)
-				}
+			var text string
+			var missing []string
+			found := await.Until(time.Minute, 20*time.Millisecond, func() bool {
+				text = c.trace(args[0])
+				missing = slices.DeleteFunc(slices.Clone(args[2:]), func(p string) bool { return regexp.MustCompile(`(?m)` + p).MatchString(text) })
+				return len(missing) == 0
+			})
+			ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o600))
+			if !found {
+				ts.Fatalf("no span %q in:\n%s", missing, text)
 			}
 		},
 		"exported": func(ts *testscript.TestScript, _ bool, args []string) { // exported FILE: all that was exported, as text

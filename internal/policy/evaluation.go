@@ -192,7 +192,7 @@ func (e *Engine) Decide(ctx context.Context, q *Input, by Basis) (Decision, erro
 			return r.capped(d), nil
 		}
 	}
-	ev := &evaluation{facts: by.Facts, ctx: ctx, began: time.Now(), waited: by.Facts.Waited(), limit: e.cfg.Limit, deadline: by.Deadline}
+	ev := e.evaluation(ctx, by)
 	rs, err := r.eval(ctx, Entrypoint, r.query, input, ev, rego.EvalTime(q.Now))
 	if err != nil {
 		return Decision{}, err
@@ -204,6 +204,11 @@ func (e *Engine) Decide(ctx context.Context, q *Input, by Basis) (Decision, erro
 	}
 	d.Took = took
 	return r.capped(d), nil
+}
+
+// evaluation begins a run of a query for a request.
+func (e *Engine) evaluation(ctx context.Context, by Basis) *evaluation {
+	return &evaluation{facts: by.Facts, ctx: ctx, began: time.Now(), waited: by.Facts.Waited(), limit: e.cfg.Limit, deadline: by.Deadline}
 }
 
 // capped bounds how long a decision of r is cached.

@@ -115,7 +115,7 @@ func (e *Engine) verified() bool {
 // evaluateByProgram evaluates the entrypoint by r's program. It reports false where topdown
 // must evaluate: the program failed, or topdown disagrees with it.
 func (e *Engine) evaluateByProgram(ctx context.Context, r *Revision, p *plan.Program, by Basis, input ast.Value, now time.Time) (Decision, bool) {
-	ev := &evaluation{facts: by.Facts, ctx: ctx, began: time.Now(), waited: by.Facts.Waited(), limit: e.cfg.Limit, deadline: by.Deadline}
+	ev := e.evaluation(ctx, by)
 	compare := e.verified()
 	var d Decision
 	var answer *ast.Term
@@ -126,8 +126,9 @@ func (e *Engine) evaluateByProgram(ctx context.Context, r *Revision, p *plan.Pro
 		d, err = e.decision(t, r)
 		return err
 	})
-	d.Took = ev.own(time.Now())
-	if err != nil || d.Status == 0 || ev.late(time.Now()) { // no status: the entrypoint is undefined
+	end := time.Now()
+	d.Took = ev.own(end)
+	if err != nil || d.Status == 0 || ev.late(end) { // no status: the entrypoint is undefined
 		e.left.Add(1)
 		return Decision{}, false
 	}
@@ -140,15 +141,14 @@ func (e *Engine) evaluateByProgram(ctx context.Context, r *Revision, p *plan.Pro
 // agrees compares an answer of the program with topdown's. Where they differ, topdown
 // evaluates this revision from now on, here and on all other replicas.
 func (e *Engine) agrees(ctx context.Context, r *Revision, by Basis, input ast.Value, now time.Time, answer *ast.Term) bool {
-	ev := &evaluation{facts: by.Facts, ctx: ctx, began: time.Now(), waited: by.Facts.Waited(), limit: e.cfg.Limit, deadline: by.Deadline}
-	if r.agreesWith(ctx, input, ev, now, answer) {
+	if r.agreesWith(ctx, input, e.evaluation(ctx, by), now, answer) {
 		return true
 	}
 	e.mismatches.Add(1)
 	if e.SwitchOff(r.Digest, "its result differed from topdown's") {
 		e.cfg.Log.LogAttrs(ctx, slog.LevelError, "policy machine disagrees with topdown: topdown evaluates this revision from now on", slog.String("revision", r.ID))
 	}
-	r.machine.switchOff("its result differed from topdown's")
+	r.machine.switchOff("its result differed from topdown's") // it may not be the active revision
 	if e.disagreed != nil {
 		e.disagreed(r.Digest)
 	}

@@ -71,10 +71,6 @@ func unsupported(format string, args ...any) error {
 // errLeft reports an evaluation that came upon what is left to topdown.
 var errLeft = errors.New("left to topdown")
 
-// IsLeft reports whether err leaves one evaluation to topdown, rather than being the failure
-// of a builtin or a conflict.
-func IsLeft(err error) bool { return errors.Is(err, errLeft) }
-
 // target is the name under which OPA asks this package for a plan of its own.
 const target = "iam-plan"
 
@@ -137,9 +133,6 @@ type Program struct {
 
 	machines sync.Pool
 }
-
-// Instructions is the length of the program.
-func (p *Program) Instructions() int { return len(p.code) }
 
 // function is one rule or Rego function.
 type function struct {

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ir"
@@ -271,7 +270,7 @@ func (l *lowering) equality(equal map[string]string, at map[ir.Local]string, a, 
 // slotAt returns the slot of a path that equalities found.
 func (l *lowering) slotAt(path string) int32 {
 	n := int32(0)
-	for _, step := range slices.Collect(strings.SplitSeq(strings.TrimPrefix(path, pathSep), pathSep)) {
+	for step := range strings.SplitSeq(strings.TrimPrefix(path, pathSep), pathSep) {
 		n = l.slot(n, step)
 	}
 	return n

@@ -4,7 +4,7 @@
 // nothing was measured, and where a row of a table has a number that it knows nothing about.
 //
 // What is compared are the tables of figures and the CPU of one request. Prose that reckons with
-// them, or says what was tried once, is not.
+// them, or says what was tried once, is not. It owns the list of figures and their bounds, and measures nothing.
 package main
 
 import (

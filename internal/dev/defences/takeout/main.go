@@ -1,5 +1,6 @@
 // Command takeout takes out each defence in turn, runs its test, and fails unless the test fails, and passes with the
-// defence in place. It changes no file: the compiler sees the changed one by an overlay.
+// defence in place. It changes no file: the compiler sees the changed one by an overlay. It owns no defence: the list is
+// package defences.
 //
 //	go run ./internal/dev/defences/takeout [regexp of threats]
 package main
