@@ -144,6 +144,11 @@ test-gateways: need-go ## test the generated configurations with nginx, HAProxy 
 	.ci/gateways
 	GATEWAYS=nginx,haproxy,caddy go test -count=1 -run Gateway ./internal/gateway/setup ./internal/gateway/probe
 
+.PHONY: test-pooler
+test-pooler: need-go ## test what doctor says of PgBouncer in transaction mode (installs it as root with apt)
+	.ci/install pgbouncer
+	POOLER=pgbouncer go test -count=1 -run Pooler ./internal/server/doctor
+
 .PHONY: test-built-gateways
 test-built-gateways: need-go ## test the generated configurations with the newest Traefik and Caddy, built from their Go modules, and those for Kubernetes by their definitions
 	GATEWAYS=kubernetes go test -count=1 -run Gateways ./internal/dev/manifests

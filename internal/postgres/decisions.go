@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
@@ -48,17 +47,8 @@ func OpenDecisions(ctx context.Context, url string, retention time.Duration, log
 // Close closes all connections.
 func (d *Decisions) Close() { d.pool.Close() }
 
-// Check fails if the schema is missing.
-func (d *Decisions) Check(ctx context.Context) error {
-	var exists bool
-	if err := d.pool.QueryRow(ctx, `SELECT to_regclass('decisions') IS NOT NULL`).Scan(&exists); err != nil {
-		return err
-	}
-	if !exists {
-		return errors.New(`the table decisions is missing: run "iam-service migrate up" with DECISIONS_DATABASE_URL first`)
-	}
-	return nil
-}
+// Check fails if the schema is older than this release needs.
+func (d *Decisions) Check(ctx context.Context) error { return decisions.check(ctx, d.pool) }
 
 // Add stores decisions. repeated reports whether the decision with index i was served from the cache.
 func (d *Decisions) Add(ctx context.Context, list []iam.RecordedDecision, repeated func(i int) bool) error {

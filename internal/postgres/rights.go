@@ -2,10 +2,15 @@ package postgres
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Rights are what the role of the connection can do, compared with what the service needs.
@@ -94,4 +99,49 @@ func (db *DB) Clock(ctx context.Context) (ahead, within time.Duration, err error
 	}
 	took := time.Since(began)
 	return theirs.Sub(began.Add(took / 2)), took / 2, nil
+}
+
+// ErrUntracked means that a pooler hands the connections of the server from one transaction to the next and does not track
+// prepared statements: those of one client are missing, or those of another in the way.
+var ErrUntracked = errors.New("a pooler in transaction mode does not track prepared statements")
+
+// CheckPrepared prepares statements of the same name over two connections of the admin pool, and runs them. It returns
+// ErrUntracked where the two connections are one session at times.
+func (db *DB) CheckPrepared(ctx context.Context) error {
+	var conns [2]*pgxpool.Conn
+	for i := range conns {
+		var err error
+		if conns[i], err = db.admin.Acquire(ctx); err != nil {
+			return wrap("open a connection", err)
+		}
+		defer conns[i].Release()
+	}
+	prefix := "iam_check_" + rand.Text()
+	defer func() {
+		for _, c := range conns {
+			_ = c.Conn().Close(context.WithoutCancel(ctx)) // with its statements; the pool opens another one
+		}
+	}()
+	for i := range 8 { // poolers choose the server's connection by rules of their own
+		name := prefix + strconv.Itoa(i)
+		for _, c := range conns {
+			if _, err := c.Conn().Prepare(ctx, name, `SELECT 1`); err != nil {
+				return untracked(err)
+			}
+		}
+		for _, c := range conns {
+			if _, err := c.Exec(ctx, name); err != nil {
+				return untracked(err)
+			}
+		}
+	}
+	return nil
+}
+
+// untracked tells ErrUntracked from other failures by duplicate_prepared_statement and invalid_sql_statement_name.
+func untracked(err error) error {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && (pg.Code == "42P05" || pg.Code == "26000") {
+		return fmt.Errorf("%w: %s", ErrUntracked, pg.Message)
+	}
+	return wrap("prepare a statement", err)
 }

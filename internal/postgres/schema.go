@@ -9,19 +9,17 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pressly/goose/v3"
-
-	"iam-service/migrations"
 )
 
-// requiredVersion is the schema version that this release needs.
-func requiredVersion() int64 {
-	p, err := goose.NewProvider(goose.DialectPostgres, new(sql.DB), migrations.FS, goose.WithDisableGlobalRegistry(true))
+// required is the version of the schema that this release needs.
+func (s schema) required() int64 {
+	p, err := goose.NewProvider(goose.DialectPostgres, new(sql.DB), s.steps, goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		panic(err) // the embedded steps do not parse, which any test would find
 	}
 	var last int64
-	for _, s := range p.ListSources() {
-		last = max(last, s.Version)
+	for _, step := range p.ListSources() {
+		last = max(last, step.Version)
 	}
 	return last
 }
@@ -31,11 +29,16 @@ func requiredVersion() int64 {
 func (db *DB) CheckSchema(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
-	return checkSchema(ctx, db.admin)
+	return facts.check(ctx, db.admin)
 }
 
 // CheckSchemaAt is DB.CheckSchema over a connection of its own, for a command without pools.
-func CheckSchemaAt(ctx context.Context, url string) error {
+func CheckSchemaAt(ctx context.Context, url string) error { return facts.checkAt(ctx, url) }
+
+// CheckDecisionsAt is CheckSchemaAt for the database of the decision log.
+func CheckDecisionsAt(ctx context.Context, url string) error { return decisions.checkAt(ctx, url) }
+
+func (s schema) checkAt(ctx context.Context, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
 	conn, err := connect(ctx, url)
@@ -43,22 +46,23 @@ func CheckSchemaAt(ctx context.Context, url string) error {
 		return err
 	}
 	defer closeNow(conn)
-	return checkSchema(ctx, conn)
+	return s.check(ctx, conn)
 }
 
-func checkSchema(ctx context.Context, db interface {
+// check returns an *OldSchemaError if the schema is older than this release needs.
+func (s schema) check(ctx context.Context, db interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }) error {
 	var have int64
 	var migrated bool
-	err := db.QueryRow(ctx, `SELECT to_regclass('goose_db_version') IS NOT NULL`).Scan(&migrated)
+	err := db.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, s.table).Scan(&migrated)
 	if err == nil && migrated {
-		err = db.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version WHERE is_applied`).Scan(&have)
+		err = db.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM `+s.table+` WHERE is_applied`).Scan(&have)
 	}
 	if err != nil {
 		return fmt.Errorf("read the schema's version: %w", err)
 	}
-	if want := requiredVersion(); have < want {
+	if want := s.required(); have < want {
 		return &OldSchemaError{Have: have, Want: want}
 	}
 	return nil

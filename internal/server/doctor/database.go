@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -26,7 +27,7 @@ func databaseFailed(err error, next string) finding {
 }
 
 func (d *doctor) database(ctx context.Context) {
-	dependents := []string{"database role", "schema", "database writes", "change notifications", "instance", "clock of the database"}
+	dependents := []string{"prepared statements", "database role", "schema", "database writes", "change notifications", "instance", "clock of the database"}
 	server := postgres.Server(d.cfg.DatabaseURL)
 	var db *postgres.DB
 	found := d.check(ctx, "database", func(ctx context.Context) finding {
@@ -36,6 +37,7 @@ func (d *doctor) database(ctx context.Context) {
 			return finding{Fail, "DATABASE_URL cannot be used", "correct DATABASE_URL"}
 		}
 		if err := db.Ping(ctx); err != nil {
+			db.Close()
 			return databaseFailed(err, "check that PostgreSQL runs at "+server+", that the network policy lets this pod reach it, and user, password and database of DATABASE_URL")
 		}
 		return ok("PostgreSQL at %s", server)
@@ -45,6 +47,15 @@ func (d *doctor) database(ctx context.Context) {
 		return
 	}
 	d.db = db
+	if f := d.check(ctx, "prepared statements", func(ctx context.Context) finding {
+		if err := db.CheckPrepared(ctx); err != nil {
+			return databaseFailed(err, "with PgBouncer 1.21 or newer set max_prepared_statements; otherwise use session mode, or let DATABASE_URL lead to PostgreSQL itself")
+		}
+		return ok("each connection has its own")
+	}); f.state == Fail {
+		d.skip("statements cannot be prepared", dependents[1:]...)
+		return
+	}
 	if f := d.check(ctx, "schema", func(ctx context.Context) finding {
 		err := db.CheckSchema(ctx)
 		if _, old := errors.AsType[*postgres.OldSchemaError](err); old {
@@ -85,6 +96,28 @@ func (d *doctor) database(ctx context.Context) {
 			return databaseFailed(err, "read PostgreSQL's log")
 		}
 		return skew("the database's clock", clockLimit{ahead, within, databaseSkew})
+	})
+}
+
+// decisionLog checks the database of the decision log as serve does at its start. No request depends on it.
+func (d *doctor) decisionLog(ctx context.Context) {
+	if d.cfg.DecisionsURL == "" {
+		return
+	}
+	d.check(ctx, "decision log's database", func(ctx context.Context) finding {
+		store, err := postgres.OpenDecisions(context.WithoutCancel(ctx), d.cfg.DecisionsURL, d.cfg.DecisionsKeep, d.log, nil)
+		if err != nil {
+			return finding{Fail, "DECISIONS_DATABASE_URL cannot be used", "correct DECISIONS_DATABASE_URL"}
+		}
+		defer store.Close()
+		err = store.Check(ctx)
+		if _, old := errors.AsType[*postgres.OldSchemaError](err); old {
+			return failed(err, "run \"iam-service migrate up --grant-to ROLE\" with DECISIONS_DATABASE_URL as the schema's owner")
+		}
+		if err != nil {
+			return failed(err, "check that PostgreSQL runs at "+postgres.Server(d.cfg.DecisionsURL)+", and DECISIONS_DATABASE_URL; decisions are not stored meanwhile")
+		}
+		return ok("PostgreSQL at %s", postgres.Server(d.cfg.DecisionsURL))
 	})
 }
 
@@ -149,7 +182,11 @@ func skew(whose string, c clockLimit) finding {
 	}
 	f := finding{state: state, detail: whose + " agrees with this host's"}
 	if state != OK {
-		f.detail = whose + " is " + c.ahead.Round(time.Second).String() + " ahead of this host's"
+		direction := "ahead of"
+		if c.ahead < 0 {
+			direction = "behind"
+		}
+		f.detail = fmt.Sprintf("%s is %s %s this host's", whose, max(c.ahead, -c.ahead).Round(time.Second), direction)
 		f.next = "synchronise the clocks of both hosts (NTP): expiry and revocation of tokens compare them"
 	}
 	return f

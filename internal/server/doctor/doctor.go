@@ -9,6 +9,7 @@
 // serve asks them.
 //
 //	settings ─▶ database ─▶ rights, schema, write, notifications, instance, clock
+//	         ├▶ decision log's database
 //	         ├▶ listeners
 //	         ├▶ issuers ─▶ clock, admin API ─▶ audience
 //	         └▶ NATS, policy, gateways, certificates
@@ -88,6 +89,7 @@ func Run(ctx context.Context, environ []string, o Options) Report {
 	if d.db != nil {
 		defer d.db.Close()
 	}
+	d.decisionLog(ctx)
 	d.listeners(ctx)
 	d.issuers(ctx)
 	d.adminAPI(ctx)
