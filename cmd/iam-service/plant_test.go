@@ -57,6 +57,12 @@ type plant struct {
 // newPlant starts one. Before is called before the program starts.
 func newPlant(t testing.TB, before ...func(*plant)) *plant {
 	t.Helper()
+	return newPlantAt(t, pgtest.URL(t), before...)
+}
+
+// newPlantAt is newPlant over a database that is migrated.
+func newPlantAt(t testing.TB, database string, before ...func(*plant)) *plant {
+	t.Helper()
 	p := &plant{TB: t, ctx: t.Context()}
 	var handler http.Handler
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -87,7 +93,6 @@ func newPlant(t testing.TB, before ...func(*plant)) *plant {
 		return p.rauth.Mint("ES256", map[string]any{"sub": "root", "client_id": "web", "aud": devstack.AdminAudience})
 	}
 
-	database := pgtest.URL(t)
 	p.proxy = pgtest.NewProxy(t, database)
 	p.pool, err = pgxpool.New(p.ctx, database)
 	p.ok(err)

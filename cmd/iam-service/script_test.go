@@ -149,14 +149,7 @@ func TestScripts(t *testing.T) {
 		ts.Check(os.WriteFile(ts.MkAbs(args[3]), text, 0o600))
 	}
 	commands["keypair"] = func(ts *testscript.TestScript, _ bool, args []string) { // keypair PRIVATE PUBLIC: PEM files of an ES256 key
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		ts.Check(err)
-		private, err := x509.MarshalPKCS8PrivateKey(key)
-		ts.Check(err)
-		public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
-		ts.Check(err)
-		ts.Check(os.WriteFile(ts.MkAbs(args[0]), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
-		ts.Check(os.WriteFile(ts.MkAbs(args[1]), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}), 0o600))
+		ts.Check(writeKeyPair(ts.MkAbs(args[0]), ts.MkAbs(args[1])))
 	}
 	commands["certificate"] = func(ts *testscript.TestScript, _ bool, args []string) { // certificate CERT KEY LIFETIME: PEM files, self-signed
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
