@@ -123,3 +123,21 @@ func TestATokenIsRevokedUntilItsIssueIsSurelyLater(t *testing.T) {
 		}
 	}
 }
+
+// RFC 7519, section 4: a name that is there twice is refused, or its last value counts. A verifier that took the first one
+// would see another subject than the backend.
+func TestOfAClaimThatIsThereTwiceTheLastCounts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	tok, err := w.verify(w.signed(nil, `{"iss":"`+w.rauth.Issuer+`","aud":"`+audience+`","sub":"root","client_id":"web","exp":9999999999,"level":1.50,"sub":"alice"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims, ok := tok.Claims.(ast.Object)
+	if !ok || tok.Subject != "alice" || claims.Get(ast.StringTerm("sub")).Value.Compare(ast.String("alice")) != 0 {
+		t.Errorf("%+v", tok)
+	}
+	if level, ok := claims.Get(ast.StringTerm("level")).Value.(ast.Number); !ok || string(level) != "1.50" {
+		t.Errorf("the number is %v, want it as it was written", level)
+	}
+}

@@ -263,7 +263,7 @@ func New(cfg Config) (*Verifier, error) {
 	}
 	v.cache = bounded.New[[sha256.Size]byte](cfg.Entries, cfg.Bytes, func(t *Token) int64 { return t.weight })
 	v.opaque = newIntrospections(cfg.Introspections)
-	v.parser = jwt.NewParser(jwt.WithValidMethods(algorithms), jwt.WithJSONNumber(), jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())
+	v.parser = jwt.NewParser(jwt.WithValidMethods(algorithms), jwt.WithoutClaimsValidation(), jwt.WithStrictDecoding())
 	return v, nil
 }
 

@@ -116,6 +116,13 @@ func (w *world) verify(raw string) (*Token, error) {
 	return w.v.Verify(ctx, raw, "", w.v.cfg.now().Add(time.Hour))
 }
 
+// afterHeader adds to the header of a token, whose signature is wrong then.
+func afterHeader(raw, more string) string {
+	head, rest, _ := strings.Cut(raw, ".")
+	text, _ := base64.RawURLEncoding.DecodeString(head)
+	return base64.RawURLEncoding.EncodeToString([]byte(string(text)+more)) + "." + rest
+}
+
 // signed is a token with a payload that may be no JSON.
 func (w *world) signed(header map[string]any, payload string) string {
 	w.Helper()
@@ -274,8 +281,11 @@ func TestEveryCheckOfATokenHolds(t *testing.T) {
 		"no exp":                        {w.sign(nil, map[string]any{"exp": nil}), "no exp"},
 		"exp is a string":               {w.sign(nil, map[string]any{"exp": fmt.Sprint(now + 3600)}), "exp is no number"},
 		"exp is beyond all time":        {w.sign(nil, map[string]any{"exp": json.Number("1e300")}), "exp is no date"},
-		"data after the claims":         {w.signed(nil, `{"iss":"`+w.rauth.Issuer+`","aud":"`+audience+`","sub":"alice","exp":9999999999}{"sub":"root"}`), "something follows"},
-		"a brace after the claims":      {w.signed(nil, `{"iss":"`+w.rauth.Issuer+`","aud":"`+audience+`","sub":"alice","exp":9999999999}}`), "something follows"},
+		"data after the claims":         {w.signed(nil, `{"iss":"`+w.rauth.Issuer+`","aud":"`+audience+`","sub":"alice","exp":9999999999}{"sub":"root"}`), "after top-level value"},
+		"a brace after the claims":      {w.signed(nil, `{"iss":"`+w.rauth.Issuer+`","aud":"`+audience+`","sub":"alice","exp":9999999999}}`), "after top-level value"},
+		"data after the header":         {afterHeader(good, "{}"), "after top-level value"},
+		"claims that are a list":        {w.signed(nil, `["alice"]`), "no JSON object"},
+		"claims that are null":          {w.signed(nil, `null`), "not trusted"},
 		"scp is a number":               {w.sign(nil, map[string]any{"scp": 7}), "scp"},
 		"scp has what is no word":       {w.sign(nil, map[string]any{"scp": []any{"read", 7}}), "scp"},
 		"scp and scope differ":          {w.sign(nil, map[string]any{"scp": []string{"read", "write"}, "scope": "read"}), "scp"},

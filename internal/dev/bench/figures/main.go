@@ -78,7 +78,7 @@ var figures = slices.Concat([]figure{
 	{performance, `^\| a role that was taken away, .*\| \| p99 (?P<p99_from>` + number + `) to (?P<p99_to>` + number + `) ms, at most (?P<most_from>` + number + `) to (?P<most_to>` + number + `) ms in two runs; .* up to (?P<_1>` + number + `) ms`, "propagation", `p99 (?P<p99>\S+), at most (?P<most>\S+)`, asItIs, absolute},
 	{performance, `^\| a policy that is activated .*\| \| p50 (?P<p50_from>` + number + `) to (?P<p50_to>` + number + `) ms, at most (?P<most_from>` + number + `) to (?P<most_to>` + number + `) ms`, "rollout", `: .*p50 (?P<p50>\S+), at most (?P<most>\S+)`, asItIs, absolute},
 	{performance, `^\| facts not in memory \|`, "", "", 0, 0},
-}, peers(), cpu(), engines(), scale())
+}, peers(), cpu(), engines(), verifications(), scale())
 
 // peers are the ratios of the table of performance.md.
 func peers() (list []figure) {
@@ -118,6 +118,22 @@ func engines() (list []figure) {
 			figure{
 				performance, row + number + ` µs \| ` + number + ` µs \| ` + number + `× \| (?P<a>` + number + `) \| (?P<b>` + number + `) \|`,
 				"bench", printed + `.*, (?P<a>` + number + `) allocations, (?P<b>` + number + `) by topdown`, asItIs, ratio,
+			})
+	}
+	return list
+}
+
+// verifications is the table of performance.md of tokens that are not cached.
+func verifications() (list []figure) {
+	for _, alg := range []string{"ES256", "EdDSA", "RS256"} {
+		row, printed := `^\| `+alg+` \| `, `^verification: `+alg+` +bare signature +`
+		list = append(list,
+			figure{
+				performance, row + `(?P<bare>` + number + `) µs \| (?P<library>` + number + `) µs \| (?P<ours>` + number + `) µs \| (?P<above>` + number + `) µs \|`,
+				"bench", printed + `(?P<bare>` + number + `) µs, JWT library +(?P<library>` + number + `) µs, ours +(?P<ours>` + number + `) µs, above the signature +(?P<above>` + number + `) µs`, asItIs, absolute,
+			},
+			figure{
+				performance, row + `.* \| (?P<allocs>` + number + `) \|$`, "bench", printed + `.*, (?P<allocs>` + number + `) allocations$`, asItIs, ratio,
 			})
 	}
 	return list
