@@ -15,28 +15,46 @@ import (
 // Cache is safe for concurrent use.
 type Cache[K comparable, V any] struct {
 	mu    sync.Mutex
-	lru   *simplelru.LRU[K, V]
+	lru   *simplelru.LRU[K, slot[V]]
 	most  int64
 	weigh func(V) int64
 	bytes int64
+	moves uint64 // how often an entry was made the youngest
 
 	hits, misses, evictions atomic.Int64
+}
+
+// slot is a value, and Cache.moves when it was made the youngest: since then at most as many entries as there were moves
+// have come before it.
+type slot[V any] struct {
+	value V
+	moved uint64
 }
 
 // New returns an empty cache of at least one entry. weigh estimates the bytes of
 // a value with its key; it must always say the same of one value.
 func New[K comparable, V any](entries int, bytes int64, weigh func(V) int64) *Cache[K, V] {
 	c := &Cache[K, V]{most: bytes, weigh: weigh}
-	c.lru, _ = simplelru.NewLRU(max(1, entries), func(_ K, v V) { c.bytes -= weigh(v) }) // fails only for a size below 1
+	c.lru, _ = simplelru.NewLRU(max(1, entries), func(_ K, s slot[V]) { c.bytes -= weigh(s.value) }) // fails only for a size below 1
 	return c
 }
 
-// Get returns the value of k and makes it the youngest.
+// Get returns the value of k and makes it the youngest, unless it surely is among the youngest quarter: moving an entry
+// writes to four others, which no processor has at hand, and costs as much as finding it.
 func (c *Cache[K, V]) Get(k K) (V, bool) {
 	c.mu.Lock()
-	v, ok := c.lru.Get(k)
+	s, ok := c.lru.Peek(k)
+	if ok && c.moves-s.moved >= uint64(c.lru.Len()/4) { //nolint:gosec // a length is not negative
+		c.put(k, s.value)
+	}
 	c.mu.Unlock()
-	return v, ok
+	return s.value, ok
+}
+
+// put stores v as the youngest, and reports whether another entry was evicted; c.mu is held.
+func (c *Cache[K, V]) put(k K, v V) (evicted bool) {
+	c.moves++
+	return c.lru.Add(k, slot[V]{v, c.moves})
 }
 
 // Add stores v and evicts the oldest entries beyond the bounds. A value that alone takes more
@@ -50,7 +68,7 @@ func (c *Cache[K, V]) Add(k K, v V) {
 		return
 	}
 	c.bytes += w
-	if c.lru.Add(k, v) {
+	if c.put(k, v) {
 		c.evictions.Add(1)
 	}
 	for c.bytes > c.most {

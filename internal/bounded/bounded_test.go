@@ -74,3 +74,28 @@ func TestTheOldestGoesFirst(t *testing.T) {
 		t.Error("what was replaced by one too heavy is still there")
 	}
 }
+
+// An entry that was used is not moved each time, and is evicted after all that were not used since: those that are used
+// stay, whatever else comes and goes.
+func TestWhatIsUsedStays(t *testing.T) {
+	t.Parallel()
+	const entries, used = 100, 30
+	c := bounded.New[int](entries, 1<<20, weigh)
+	for i := range used {
+		c.Add(i, value{i, 1})
+	}
+	for n := range 20 * entries {
+		c.Add(1000+n, value{n, 1})
+		if n%(entries/4) > 0 {
+			continue // each is used once while a quarter of the others is replaced
+		}
+		for i := range used {
+			if v, ok := c.Get(i); !ok || v.n != i {
+				t.Fatalf("%d, which is in use, was evicted after %d others", i, n)
+			}
+		}
+	}
+	if st := c.Stats(); st.Entries != entries || st.Bytes != entries {
+		t.Errorf("%+v", st)
+	}
+}

@@ -29,7 +29,7 @@ type evaluation struct {
 // setInput sets the policy input of an evaluation.
 func (s *Service) setInput(e *evaluation) {
 	r, facts := e.revision, &e.request.Facts
-	e.input = policy.Input{Fields: fieldsOf(r, facts)}
+	setFields(&e.input, r, facts)
 	if e.token == nil {
 		e.input.Anonymous = r.Anonymous(facts.Path, facts.Preflight)
 		return
@@ -52,20 +52,17 @@ func (s *Service) claimsOf(r *policy.Revision, t *token.Token) *policy.Token {
 	return seen
 }
 
-// fieldsOf are the facts of a request that a policy can see.
-func fieldsOf(r *policy.Revision, req *RequestFacts) [policy.NumFields]string {
-	fields := [policy.NumFields]string{
-		policy.Gateway: req.Gateway,
-		policy.Method:  req.Method,
-		policy.Scheme:  req.Scheme,
-		policy.Host:    req.Host,
-		policy.Path:    req.Path,
-		policy.RawPath: req.RawPath,
-	}
+// setFields sets the facts of a request that a policy can see.
+func setFields(in *policy.Input, r *policy.Revision, req *RequestFacts) {
+	in.Fields[policy.Gateway] = req.Gateway
+	in.Fields[policy.Method] = req.Method
+	in.Fields[policy.Scheme] = req.Scheme
+	in.Fields[policy.Host] = req.Host
+	in.Fields[policy.Path] = req.Path
+	in.Fields[policy.RawPath] = req.RawPath
 	if req.ClientIP.IsValid() && r.Sees(policy.ClientIP) {
-		fields[policy.ClientIP] = req.ClientIP.String()
+		in.Fields[policy.ClientIP] = req.ClientIP.String()
 	}
-	return fields
 }
 
 // AmbiguousPath says what is wrong with a path.

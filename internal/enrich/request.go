@@ -44,7 +44,9 @@ func NewRequest(gateway, method, scheme, host, path string, clientIP netip.Addr)
 
 // Lacks returns the facts that p reads and r does not have: asked about r, p denies.
 func (r *RequestFacts) Lacks(p *policy.Revision) policy.FieldSet {
-	return p.Missing(&policy.Input{Fields: fieldsOf(p, r)})
+	var in policy.Input
+	setFields(&in, p, r)
+	return p.Missing(&in)
 }
 
 // SetPath takes the path as it was received, without its query.

@@ -39,7 +39,7 @@ func dataProfile(enabled []Profile) *Profile {
 // apisix/plugins/opa.lua and opa/helper.lua.
 func (s *Service) decideData(w http.ResponseWriter, r *http.Request, p *Profile) {
 	began := time.Now()
-	from := caller{peer: problem.Peer(r), believed: s.believes(r)}
+	from := s.callerOf(r)
 	ctx, span := s.begin(r, p, from)
 	in, err := readData(w, r)
 	var q enrich.Request

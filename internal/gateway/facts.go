@@ -14,7 +14,7 @@ import (
 type sent struct {
 	*http.Request
 	rest     string // of the path, after the endpoint
-	believed bool   // see believes
+	believed bool   // see callerOf
 }
 
 // reported is what one source says of the client's request. What it does not say is empty.
@@ -22,38 +22,38 @@ type reported struct{ method, scheme, host, path string }
 
 // requestOf reads a gateway's request. What is ambiguous or cannot be parsed is an error with code
 // malformed_request.
-func (s *Service) requestOf(r *http.Request, p *Profile, rest string) (enrich.Request, error) {
+func (s *Service) requestOf(from *sent, p *Profile) (enrich.Request, error) {
 	var q enrich.Request
 	var err error
-	if q.Token, err = problem.Bearer(r.Header); err != nil {
+	if q.Token, err = problem.Bearer(from.Header); err != nil {
 		return q, err
 	}
-	if q.TenantHint, err = tenantHint(r.Header); err != nil {
+	if q.TenantHint, err = tenantHint(from.Header); err != nil {
 		return q, err
 	}
-	from := sent{Request: r, rest: rest, believed: s.believes(r)}
 	if from.believed {
-		if q.IdP, err = problem.Single(r.Header, "X-Upstream-Idp-Id"); err != nil {
+		if q.IdP, err = problem.Single(from.Header, "X-Upstream-Idp-Id"); err != nil {
 			return q, err
 		}
 	}
-	facts, err := p.read(&from)
+	facts, err := p.read(from)
 	if err != nil {
 		return q, err
 	}
 	q.Facts = enrich.RequestFacts{Gateway: p.Name, Method: facts.method, Scheme: facts.scheme, Host: facts.host}
 	if from.believed {
-		if q.Facts.ClientIP, err = s.Trusted.Forwarded(r.Header); err != nil {
+		if q.Facts.ClientIP, err = s.Trusted.Forwarded(from.Header); err != nil {
 			return q, err
 		}
 	}
-	return q, s.complete(&q.Facts, facts.path, r.Header)
+	return q, s.complete(&q.Facts, facts.path, from.Header)
 }
 
-// believes reports whether what the peer says of the client's request is believed: it is a trusted proxy, or has
+// callerOf is who sent a request. What it says of the client's request is believed where it is a trusted proxy, or has
 // authenticated itself by a client certificate (GATEWAY_CLIENT_CA_FILE).
-func (s *Service) believes(r *http.Request) bool {
-	return r.TLS != nil && len(r.TLS.VerifiedChains) > 0 || s.Trusted.Trusts(problem.Peer(r))
+func (s *Service) callerOf(r *http.Request) caller {
+	peer := problem.Peer(r)
+	return caller{peer: peer, believed: r.TLS != nil && len(r.TLS.VerifiedChains) > 0 || s.Trusted.Trusts(peer)}
 }
 
 // complete sets what follows from the other facts.

@@ -147,7 +147,7 @@ func (s *Service) Handler() http.Handler {
 // traced is h with a span.
 func (s *Service) traced(route string, h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		ctx, span := s.Tracing.Begin(r.Context(), tracing.FromHeader(route, r.Header, s.believes(r)))
+		ctx, span := s.Tracing.Begin(r.Context(), tracing.FromHeader(route, r.Header, s.callerOf(r).believed))
 		defer span.End()
 		rec := problem.NewRecorder(w)
 		h(rec, r.WithContext(ctx))

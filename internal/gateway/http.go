@@ -20,12 +20,12 @@ import (
 // enrichHTTP serves an enrichment over HTTP, whatever its method: gateways send the client's.
 func (s *Service) enrichHTTP(w http.ResponseWriter, r *http.Request, p *Profile, rest string) {
 	began := time.Now()
-	from := caller{peer: problem.Peer(r), believed: s.believes(r)}
+	from := s.callerOf(r)
 	ctx, span := s.begin(r, p, from)
 	var q enrich.Request
 	err := s.authenticate(ctx, r)
 	if err == nil {
-		q, err = s.requestOf(r, p, rest)
+		q, err = s.requestOf(&sent{Request: r, rest: rest, believed: from.believed}, p)
 	}
 	if sent := r.Header["X-Request-Id"]; len(sent) > 0 {
 		from.requestID = sent[0]

@@ -72,14 +72,23 @@ type fetchFlight struct {
 	err  error
 }
 
-// hasKey reports whether k is still among the keys: the same id and the same key.
-func (is *issuer) hasKey(k *signingKey, now time.Time) bool {
+// stillHasKey reports whether the key that signed t is still among the keys: the same id and the same key. A set does not
+// change, so it is searched once for each token.
+func (is *issuer) stillHasKey(t *Token, now time.Time) bool {
 	set := is.current(now)
 	if set == nil {
 		return false
 	}
+	if t.foundIn.Load() == set {
+		return true
+	}
+	k := t.signedBy
 	same := set.byID[k.id]
-	return same == k || same != nil && same.alg == k.alg && sameKey(same.public, k.public)
+	if same != k && (same == nil || same.alg != k.alg || !sameKey(same.public, k.public)) {
+		return false
+	}
+	t.foundIn.Store(set)
+	return true
 }
 
 // current is the key set, unless it is too old.

@@ -107,8 +107,9 @@ type Token struct {
 
 	notBefore time.Time
 	issuerID  string
-	signedBy  *signingKey // nil: introspected
-	until     time.Time   // of an introspected one: when to ask again
+	signedBy  *signingKey            // nil: introspected
+	foundIn   atomic.Pointer[keySet] // where signedBy was found last
+	until     time.Time              // of an introspected one: when to ask again
 	lookups   lookupBudget
 	claimView atomic.Pointer[claimview.View] // of the revision that evaluated it last
 	weight    int64

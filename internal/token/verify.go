@@ -86,7 +86,7 @@ func (v *Verifier) stillValid(t *Token, now time.Time) bool {
 	if t.signedBy == nil {
 		return now.Before(t.until)
 	}
-	return v.issuers[t.Issuer].hasKey(t.signedBy, now)
+	return v.issuers[t.Issuer].stillHasKey(t, now)
 }
 
 // checkTime is asked on every request, also for cached tokens.

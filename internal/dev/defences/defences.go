@@ -27,8 +27,8 @@ var All = []Defence{
 		Package: "./internal/gateway", Test: "TestAnEmptyHeaderCarriesThePlaceholder",
 	},
 	{
-		Threat: "forwarded headers believed", File: "internal/gateway/facts.go",
-		Code: "believed: s.believes(r)}\n\tif from.believed {", Without: "believed: true}\n\tif from.believed {",
+		Threat: "forwarded headers believed", File: "internal/gateway/http.go",
+		Code: "believed: from.believed}", Without: "believed: true}",
 		Package: "./internal/gateway", Test: "TestWhatAProxySaysIsBelievedFromTrustedPeersOnly",
 	},
 	{
