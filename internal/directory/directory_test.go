@@ -365,6 +365,35 @@ func TestOneEvaluationSeesOneMoment(t *testing.T) {
 }
 
 // A document heavier than the cache is for is used, but drives nothing out.
+func TestAPinnedDocumentIsNeitherLoadedNorCached(t *testing.T) {
+	t.Parallel()
+	l := newLoader()
+	s := newStore(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
+	mine := iam.UserFacts{User: iam.User{ID: "u9", Issuer: issuer, Subject: "alice", Status: "blocked"}}
+	r := s.View(directory.Caller{Issuer: issuer}, time.Now().Add(time.Minute))
+	r.Pin(directory.Prepared{}) // none
+	r.Pin(directory.PrepareUser(mine, issuers))
+	status := func(r *directory.View) string {
+		v, err := r.Read(t.Context(), []string{"directory", "users", issuer, "alice", "status"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v.String()
+	}
+	if got := status(r); got != `"blocked"` || l.loads.Load() != 0 {
+		t.Errorf("the view reads %s after %d loads", got, l.loads.Load())
+	}
+	if facts := r.Facts(); len(facts) != 1 || facts[0].Path != "users/https:~1~1rauth.test/alice" || facts[0].Hash == "" {
+		t.Errorf("the view has read %+v", facts)
+	}
+	if d := r.Dependencies(); s.Validity(&d, s.Now()) == directory.Valid {
+		t.Error("what depends on a pinned document can be cached")
+	}
+	if got := status(s.View(directory.Caller{Issuer: issuer}, time.Now().Add(time.Minute))); got != `"active"` || l.loads.Load() != 1 {
+		t.Errorf("another view reads %s after %d loads", got, l.loads.Load())
+	}
+}
+
 func TestAHeavyDocumentDrivesNothingOut(t *testing.T) {
 	t.Parallel()
 	l := newLoader()

@@ -53,6 +53,24 @@ func (s *Store) View(a Caller, deadline time.Time) *View {
 	return r
 }
 
+// Prepared is the document of one user, built from facts that its caller has read already.
+type Prepared struct{ e *entry }
+
+// PrepareUser builds the document of a user. The store does not cache it.
+func PrepareUser(u iam.UserFacts, issuers iam.Issuers) Prepared {
+	e := &entry{kind: User, a: u.Issuer, b: u.Subject} // without a stamp: valid only for the views that it is pinned in
+	e.doc, _ = userDocument(u, issuers)                // a snapshot does not move on: nothing in it expires
+	e.fact = factOf(e)
+	return Prepared{e}
+}
+
+// Pin adds a document to a view that has read nothing yet. Its facts must be of the snapshot that the store reads.
+func (r *View) Pin(p Prepared) {
+	if p.e != nil {
+		r.pinned = append(r.pinned, p.e)
+	}
+}
+
 // Waited is how long this reading waited for loads so far.
 func (r *View) Waited() time.Duration { return r.waited }
 

@@ -22,6 +22,7 @@ type evaluation struct {
 	request  Request
 	token    *token.Token     // verified; nil: none
 	revision *policy.Revision // nil: no policy is active
+	claims   *policy.Token    // what the revision sees of the token; nil: it is not known yet
 	input    policy.Input
 	began    time.Duration // by the directory's clock
 }
@@ -37,7 +38,9 @@ func (s *Service) setInput(e *evaluation) {
 	// Without a token there is no membership, and a hint that anybody can make up must not be a
 	// decision of its own.
 	e.input.Fields[policy.TenantHint] = e.request.TenantHint
-	e.input.Token = s.claimsOf(r, e.token)
+	if e.input.Token = e.claims; e.claims == nil {
+		e.input.Token = s.claimsOf(r, e.token)
+	}
 }
 
 // claimsOf is what a revision sees of a token. For the active revision it is stored with the token.
@@ -215,7 +218,8 @@ type Outcome struct {
 // Question is what Ask evaluates.
 type Question struct {
 	Revision *policy.Revision
-	Token    *token.Token // verified; nil: none
+	Token    *token.Token  // verified; nil: none
+	Claims   *policy.Token // what Revision sees of Token, for callers that ask more than once; nil: it is found out
 	Request  Request
 	Facts    *directory.View
 	Now      time.Time // input.now
@@ -225,7 +229,7 @@ type Question struct {
 // cached, counted or logged: it serves previews and explanations. It fails as Enrich does, and with
 // Unauthenticated or Forbidden where Enrich would reject the token or the request.
 func (s *Service) Ask(ctx context.Context, q Question, deadline time.Time) (Outcome, error) {
-	e := evaluation{revision: q.Revision, token: q.Token, request: q.Request}
+	e := evaluation{revision: q.Revision, token: q.Token, claims: q.Claims, request: q.Request}
 	s.setInput(&e)
 	e.input.Now = q.Now
 	if fault := e.fault(); fault != nil {

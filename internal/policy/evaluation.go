@@ -32,8 +32,9 @@ type evaluation struct {
 	hit      atomic.Bool
 
 	cache []cachedDoc // few: searched linearly
-	room  [8]cachedDoc
 }
+
+const cachedDocs = 8
 
 type cachedDoc struct {
 	ref ast.Ref
@@ -61,10 +62,10 @@ func (ev *evaluation) Get(ref ast.Ref) ast.Value {
 }
 
 func (ev *evaluation) Put(ref ast.Ref, v ast.Value) {
-	if ev.cache == nil {
-		ev.cache = ev.room[:0]
+	if ev.cache == nil { // only topdown puts documents
+		ev.cache = make([]cachedDoc, 0, cachedDocs)
 	}
-	if len(ev.cache) < cap(ev.room) {
+	if len(ev.cache) < cachedDocs {
 		ev.cache = append(ev.cache, cachedDoc{slices.Clone(ref), v}) // OPA reuses the slice
 	}
 }

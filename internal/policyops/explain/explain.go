@@ -39,8 +39,11 @@ type Service struct {
 // Over returns a service that needs no running server: it reads facts through loader, which
 // must be a snapshot.
 func Over(loader directory.Loader, engine *policy.Engine, issuers iam.Issuers, headerMax int) *Service {
-	const maxStale = 24 * time.Hour // a snapshot does not become stale
-	store := directory.New(loader, directory.Config{Issuers: issuers, MaxStale: maxStale, Wait: 10 * time.Second})
+	const (
+		maxStale = 24 * time.Hour // a snapshot does not become stale
+		entries  = 1 << 20        // bytes are the bound
+	)
+	store := directory.New(loader, directory.Config{Issuers: issuers, Entries: entries, MaxStale: maxStale, Wait: 10 * time.Second})
 	store.MarkFresh(store.Now())
 	return &Service{engine, enrich.New(enrich.Config{
 		Directory: store, Engine: engine, Issuers: issuers, HeaderMax: headerMax, Entries: -1, Log: slog.New(slog.DiscardHandler),

@@ -32,7 +32,9 @@ func newComparer(e *enrich.Service, headers []string) comparer {
 // comparison is one request to decide under two revisions.
 type comparison struct {
 	base, candidate *policy.Revision
-	token           *token.Token // nil: an anonymous caller
+	token           *token.Token       // nil: an anonymous caller
+	claims          [2]*policy.Token   // what base and candidate see of the token; nil: it is found out
+	user            directory.Prepared // the caller's own document, where it was read already
 	request         enrich.Request
 	now             time.Time // input.now
 }
@@ -41,12 +43,15 @@ type comparison struct {
 // no change.
 func (c comparer) compare(ctx context.Context, x comparison) (Change, *directory.View, error) {
 	deadline := time.Now().Add(evalLimit)
-	q := enrich.Question{Revision: x.base, Token: x.token, Request: x.request, Facts: c.enricher.View(x.token, deadline), Now: x.now}
+	q := enrich.Question{
+		Revision: x.base, Token: x.token, Claims: x.claims[0], Request: x.request, Facts: c.enricher.View(x.token, deadline), Now: x.now,
+	}
+	q.Facts.Pin(x.user)
 	before, err := c.outcome(ctx, q, deadline)
 	if err != nil {
 		return Change{}, nil, err
 	}
-	q.Revision = x.candidate
+	q.Revision, q.Claims = x.candidate, x.claims[1]
 	after, err := c.outcome(ctx, q, deadline)
 	if err != nil {
 		return Change{}, nil, err

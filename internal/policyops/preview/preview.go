@@ -2,8 +2,9 @@
 // would gain and lose what.
 //
 // It owns which questions are evaluated, how two decisions are compared, and that memory does not
-// grow with the platform: users are read in pages from one snapshot, and differences
-// are grouped and counted while they are found. Each question is evaluated under two revisions over the
+// grow with the platform: users are read in pages from one snapshot, each document of a user is built once and
+// dropped with its questions (it must not evict tenants from the cache), and differences are grouped and counted
+// while they are found. Each question is evaluated under two revisions over the
 // same facts, by the code that responds to gateways. It does not know SQL, HTTP or Rego's
 // syntax.
 //
@@ -28,7 +29,6 @@ import (
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/policyops/explain"
-	"iam-service/internal/token"
 )
 
 // Facts are a snapshot of the whole directory.
@@ -70,11 +70,11 @@ type Config struct {
 // run is a running preview.
 type run struct {
 	Config
-	both  comparer
-	users users
-	now   time.Time
-	done  atomic.Int64
-	total int64
+	both     comparer
+	requests []enrich.RequestFacts // of the questions
+	now      time.Time
+	done     atomic.Int64
+	total    int64
 
 	mu       sync.Mutex
 	sections [3]section
@@ -89,8 +89,8 @@ func Run(ctx context.Context, c Config) (Report, error) {
 		c.Questions = DefaultQuestions()
 	}
 	c.Limit = cmp.Or(c.Limit, 50*time.Millisecond)
-	r := &run{Config: c, users: users{Loader: c.Facts, read: map[[2]string]iam.UserFacts{}}, now: began}
-	r.both = newComparer(explain.Over(&r.users, c.Engine, c.Issuers, c.HeaderMax).Enricher, c.Engine.Headers())
+	r := &run{Config: c, now: began}
+	r.both = newComparer(explain.Over(c.Facts, c.Engine, c.Issuers, c.HeaderMax).Enricher, c.Engine.Headers())
 	for i := range r.sections {
 		r.sections[i] = section{Section{Counts: map[string]int64{}, Groups: []Group{}}, map[string]*Group{}}
 	}
@@ -101,6 +101,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 		if err != nil {
 			return report, err
 		}
+		r.requests = append(r.requests, request)
 		if lacks := request.Lacks(c.Base) | request.Lacks(c.Candidate); lacks != 0 {
 			report.Lacking = append(report.Lacking, fmt.Sprintf("%s: %s", q.Title, lacks))
 		}
@@ -110,11 +111,11 @@ func Run(ctx context.Context, c Config) (Report, error) {
 		return report, err
 	}
 	r.total = (principals + tenants + 1) * int64(len(c.Questions))
-	if err := r.directory(ctx); err != nil {
+	if err := r.parallel(ctx, r.directory); err != nil {
 		return report, err
 	}
 	report.Directory = r.sections[ofDirectory].sorted()
-	if err := r.outsiders(ctx); err != nil {
+	if err := r.parallel(ctx, r.outsiders); err != nil {
 		return report, err
 	}
 	report.Outsiders = r.sections[ofOutsiders].sorted()
@@ -129,44 +130,17 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	return report, nil
 }
 
-// users is a loader that has the users who are being evaluated.
-type users struct {
-	directory.Loader
-	mu   sync.Mutex
-	read map[[2]string]iam.UserFacts
-}
-
-// User returns a user who was read already, or loads them.
-func (u *users) User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
-	u.mu.Lock()
-	facts, found := u.read[[2]string{issuer, subject}]
-	u.mu.Unlock()
-	if found {
-		return facts, true, nil
-	}
-	return u.Loader.User(ctx, issuer, subject)
-}
-
-func (u *users) add(f iam.UserFacts) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.read[[2]string{f.Issuer, f.Subject}] = f
-}
-
-func (u *users) drop(f iam.UserFacts) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	delete(u.read, [2]string{f.Issuer, f.Subject})
-}
-
 // recoverPanic returns a panic of a job as an error.
 func recoverPanic(ctx context.Context, job func(context.Context) error) (err error) {
 	defer iam.Recovered(&err)
 	return job(ctx)
 }
 
-// directory evaluates each user in each of their tenants, and each client.
-func (r *run) directory(ctx context.Context) error {
+// submit gives a job to the workers.
+type submit func(job func(context.Context) error) error
+
+// parallel runs the jobs that produce submits, on all workers.
+func (r *run) parallel(ctx context.Context, produce func(context.Context, submit) error) error {
 	group, ctx := errgroup.WithContext(ctx)
 	jobs := make(chan func(context.Context) error, pageSize)
 	for range max(1, r.Workers) {
@@ -182,61 +156,64 @@ func (r *run) directory(ctx context.Context) error {
 	group.Go(func() (err error) {
 		defer iam.Recovered(&err)
 		defer close(jobs)
-		submit := func(job func(context.Context) error) error {
+		return produce(ctx, func(job func(context.Context) error) error {
 			select {
 			case jobs <- job:
 				return nil
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-		}
-		for after := ""; ; {
-			page, err := r.Facts.Users(ctx, after, pageSize)
-			if err != nil {
-				return err
-			}
-			taken := 0
-			for _, u := range page {
-				r.users.add(u)
-				// A blocked user is denied by any policy.
-				if taken < strangersOfPage && len(r.strangers) < strangersMost && u.Status == iam.UserActive {
-					taken++
-					r.strangers = append(r.strangers, userOf(u))
-				}
-				if err := submit(func(ctx context.Context) error { return r.user(ctx, u) }); err != nil {
-					return err
-				}
-				after = u.ID
-			}
-			if len(page) < pageSize {
-				break
-			}
-		}
-		for issuer, clientID := "", ""; ; {
-			page, err := r.Facts.Clients(ctx, issuer, clientID, pageSize)
-			if err != nil {
-				return err
-			}
-			for i, c := range page {
-				if i < strangersOfPage && len(r.strangers) < 2*strangersMost {
-					r.strangers = append(r.strangers, clientOf(c))
-				}
-				if err := submit(func(ctx context.Context) error { return r.questions(ctx, clientOf(c)) }); err != nil {
-					return err
-				}
-				issuer, clientID = c.Issuer, c.ClientID
-			}
-			if len(page) < pageSize {
-				return nil
-			}
-		}
+		})
 	})
 	return group.Wait()
 }
 
-func (r *run) user(ctx context.Context, u iam.UserFacts) error {
-	defer r.users.drop(u)
-	return r.questions(ctx, userOf(u))
+// directory evaluates each user in each of their tenants, and each client.
+func (r *run) directory(ctx context.Context, submit submit) error {
+	for after := ""; ; {
+		page, err := r.Facts.Users(ctx, after, pageSize)
+		if err != nil {
+			return err
+		}
+		taken := 0
+		for _, u := range page {
+			// A blocked user is denied by any policy.
+			if taken < strangersOfPage && len(r.strangers) < strangersMost && u.Status == iam.UserActive {
+				taken++
+				r.strangers = append(r.strangers, userOf(u))
+			}
+			err := submit(func(ctx context.Context) error {
+				who := userOf(u)
+				who.document = directory.PrepareUser(u, r.Issuers)
+				return r.questions(ctx, who)
+			})
+			if err != nil {
+				return err
+			}
+			after = u.ID
+		}
+		if len(page) < pageSize {
+			break
+		}
+	}
+	for issuer, clientID := "", ""; ; {
+		page, err := r.Facts.Clients(ctx, issuer, clientID, pageSize)
+		if err != nil {
+			return err
+		}
+		for i, c := range page {
+			if i < strangersOfPage && len(r.strangers) < 2*strangersMost {
+				r.strangers = append(r.strangers, clientOf(c))
+			}
+			if err := submit(func(ctx context.Context) error { return r.questions(ctx, clientOf(c)) }); err != nil {
+				return err
+			}
+			issuer, clientID = c.Issuer, c.ClientID
+		}
+		if len(page) < pageSize {
+			return nil
+		}
+	}
 }
 
 // Indexes of sections.
@@ -253,7 +230,8 @@ const Unknown = "unknown-user"
 type principal struct {
 	of                        string // users, clients; empty: an anonymous caller
 	issuer, subject, clientID string
-	tenants                   []string // their own, and "": a request without a tenant
+	tenants                   []string           // their own, and "": a request without a tenant
+	document                  directory.Prepared // of a user whose facts were read with the page
 }
 
 func userOf(u iam.UserFacts) principal {
@@ -273,10 +251,14 @@ func clientOf(c iam.Client) principal {
 }
 
 func (r *run) questions(ctx context.Context, who principal) error {
-	for _, q := range r.Questions {
+	for i, q := range r.Questions {
 		if q.of(who.of) {
+			asked, err := r.asked(i, who)
+			if err != nil {
+				return err
+			}
 			for _, tenant := range who.tenants {
-				if err := r.evaluate(ctx, ofDirectory, q, who, tenant); err != nil {
+				if err := r.evaluate(ctx, ofDirectory, asked, tenant); err != nil {
 					return err
 				}
 			}
@@ -292,40 +274,49 @@ func (r *run) progress(n int) {
 	}
 }
 
-// evaluate evaluates one question for one principal, and counts the outcome in a section.
-func (r *run) evaluate(ctx context.Context, place int, q Question, who principal, tenant string) error {
-	var t *token.Token
-	now := r.now
+// asked is one question of one principal, in any tenant.
+type asked struct {
+	comparison
+	title string
+	who   principal
+}
+
+func (r *run) asked(question int, who principal) (asked, error) {
+	q := r.Questions[question]
+	a := asked{title: q.Title, who: who, comparison: comparison{
+		base: r.Base, candidate: r.Candidate, user: who.document, request: enrich.Request{Facts: r.requests[question]}, now: r.now,
+	}}
 	if !q.Now.IsZero() {
-		now = q.Now
+		a.now = q.Now
 	}
-	if who.of != "" {
-		var err error
-		if t, err = explain.Of(who.issuer, who.subject, who.clientID, q.Token, now); err != nil {
-			return err
-		}
+	if who.of == "" {
+		return a, nil
 	}
-	request, err := q.request()
+	t, err := explain.Of(who.issuer, who.subject, who.clientID, q.Token, a.now)
+	if err != nil {
+		return a, err
+	}
+	a.token = t
+	for i, r := range []*policy.Revision{r.Base, r.Candidate} {
+		a.claims[i] = r.Token(t.Issuer, t.Subject, t.ClientID, t.Claims)
+	}
+	return a, nil
+}
+
+// evaluate evaluates a question in one tenant, and counts the outcome in a section.
+func (r *run) evaluate(ctx context.Context, place int, a asked, tenant string) error {
+	a.request.TenantHint = tenant
+	c, _, err := r.both.compare(ctx, a.comparison)
 	if err != nil {
 		return err
 	}
-	c, _, err := r.both.compare(ctx, comparison{
-		base:      r.Base,
-		candidate: r.Candidate,
-		token:     t,
-		request:   enrich.Request{TenantHint: tenant, Facts: request},
-		now:       now,
-	})
-	if err != nil {
-		return err
-	}
-	c.Question, c.Issuer, c.Subject, c.ClientID, c.Tenant, c.Outsider = q.Title, who.issuer, who.subject, who.clientID, tenant, place == ofOutsiders
+	c.Question, c.Issuer, c.Subject, c.ClientID, c.Tenant, c.Outsider = a.title, a.who.issuer, a.who.subject, a.who.clientID, tenant, place == ofOutsiders
 	return r.count(place, c)
 }
 
 // outsiders evaluates callers who do not belong to a tenant, in each tenant: an anonymous one, an unknown
 // user, and some of the strangers. A policy that authorizes them may change nothing for members.
-func (r *run) outsiders(ctx context.Context) error {
+func (r *run) outsiders(ctx context.Context, submit submit) error {
 	start := 0
 	in := func(tenant string) error {
 		callers := []principal{{}}
@@ -343,17 +334,7 @@ func (r *run) outsiders(ctx context.Context) error {
 			}
 			start++
 		}
-		for _, q := range r.Questions {
-			for _, who := range callers {
-				if who.of == "" || q.of(who.of) {
-					if err := r.evaluate(ctx, ofOutsiders, q, who, tenant); err != nil {
-						return err
-					}
-				}
-			}
-			r.progress(1)
-		}
-		return nil
+		return submit(func(ctx context.Context) error { return r.outsidersIn(ctx, tenant, callers) })
 	}
 	if err := in(""); err != nil {
 		return err
@@ -373,6 +354,25 @@ func (r *run) outsiders(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+func (r *run) outsidersIn(ctx context.Context, tenant string, callers []principal) error {
+	for i, q := range r.Questions {
+		for _, who := range callers {
+			if who.of != "" && !q.of(who.of) {
+				continue
+			}
+			asked, err := r.asked(i, who)
+			if err != nil {
+				return err
+			}
+			if err := r.evaluate(ctx, ofOutsiders, asked, tenant); err != nil {
+				return err
+			}
+		}
+		r.progress(1)
+	}
+	return nil
 }
 
 // count records the outcome of one comparison.
