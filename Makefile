@@ -135,6 +135,12 @@ scale: programs ## measure start-up time, memory and CPU with 10,000 to 1,000,00
 preview: programs ## measure time and memory of a policy preview over 1,000,000 members
 	@.ci/save preview ./bin/iam-bench preview --service bin/iam-service
 
+SOAK ?= 1h
+
+.PHONY: soak
+soak: programs ## run two replicas under load, with changes, rotations, activations and reconnects: nothing may grow; SOAK=10m
+	@.ci/save soak ./bin/iam-bench soak --service bin/iam-service --for $(SOAK)
+
 .PHONY: test-hydra
 test-hydra: need-go ## test clients and tokens with Ory Hydra, built from its Go module (needs gcc)
 	go build -modfile=.ci/hydra.mod -tags sqlite -o bin/hydra github.com/ory/hydra/v2
@@ -149,6 +155,10 @@ test-gateways: need-go ## test the generated configurations with nginx, HAProxy 
 test-pooler: need-go ## test what doctor says of PgBouncer in transaction mode (installs it as root with apt)
 	.ci/install pgbouncer
 	POOLER=pgbouncer go test -count=1 -run Pooler ./internal/server/doctor
+
+.PHONY: test-upgrade
+test-upgrade: need-go ## test the program of the release before on the schema of this commit; REF=… names another commit
+	REF="$(REF)" .ci/upgrade
 
 .PHONY: test-built-gateways
 test-built-gateways: need-go ## test the generated configurations with the newest Traefik and Caddy, built from their Go modules, and those for Kubernetes by their definitions

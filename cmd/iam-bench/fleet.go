@@ -21,10 +21,10 @@ import (
 
 // replica is one process of the production program.
 type replica struct {
-	gateway, ops string
-	ready        time.Duration // from its start
-	cmd          *exec.Cmd
-	log          string
+	gateway, admin, ops string
+	ready               time.Duration // from its start
+	cmd                 *exec.Cmd
+	log                 string
 }
 
 // startReplicas starts n replicas, one after the other. Settings are NAME=value and override the presets.
@@ -55,7 +55,7 @@ func startReplica(ctx context.Context, stack *devstack.Stack, program, logName s
 		return nil, err
 	}
 	defer logFile.Close()
-	r := &replica{gateway: addrs[0], ops: addrs[2], log: logName, cmd: exec.CommandContext(ctx, program, "serve")}
+	r := &replica{gateway: addrs[0], admin: addrs[1], ops: addrs[2], log: logName, cmd: exec.CommandContext(ctx, program, "serve")}
 	r.cmd.Env = append([]string{
 		"DATABASE_URL=" + stack.Postgres.URL, "RAUTH_URL=" + stack.RAuth.Issuer, "RAUTH_AUDIENCES=" + devstack.Audience,
 		"GATEWAY_ADDR=" + addrs[0], "ADMIN_ADDR=" + addrs[1], "OPS_ADDR=" + addrs[2], "SHUTDOWN_DELAY=0s",

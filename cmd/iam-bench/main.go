@@ -20,6 +20,7 @@ var benchmarks = map[string]func(ctx context.Context, args []string) error{
 	"propagation": propagation,
 	"rollout":     rollout,
 	"preview":     preview,
+	"soak":        soak,
 }
 
 func main() {

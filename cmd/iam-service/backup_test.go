@@ -50,6 +50,8 @@ func TestTheRunbooksBackups(t *testing.T) {
 		t.Parallel()
 		r := newRestored(t)
 		r.before()
+		r.contains(r.run("Connections", 0), "iam-service facts", "iam-service feed")
+		r.contains(r.run("Disk", 0), "bytes_per_row", " audit ", " memberships ")
 		r.run("Base backup and WAL", 0)
 		r.moment()
 		r.after()

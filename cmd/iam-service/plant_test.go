@@ -40,6 +40,7 @@ type plant struct {
 	bus     *natsServer
 	natsURL string
 
+	program  string                           // another one than the test binary, which is this commit's
 	settings []string                         // further ones of the program
 	root     func() (token string, err error) // of the administrator, for the admin API
 
@@ -126,7 +127,11 @@ func (p *plant) pass(where string) (cut bool) {
 
 // command is the program, with settings after those that all have.
 func (p *plant) command(settings ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], "serve")
+	program := os.Args[0]
+	if p.program != "" {
+		program = p.program
+	}
+	cmd := exec.Command(program, "serve")
 	cmd.Args[0] = "iam-service"
 	cmd.Env = append([]string{
 		"DATABASE_URL=" + p.proxy.URL, "RAUTH_URL=" + p.issuer, "RAUTH_AUDIENCES=" + devstack.Audience, "ADMIN_AUDIENCE=" + devstack.AdminAudience,
