@@ -10,10 +10,13 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"pgregory.net/rapid"
 
 	"iam-service/internal/directory"
 	"iam-service/internal/enrich"
@@ -297,4 +300,84 @@ func TestAPanicDropsOneDecision(t *testing.T) {
 	if d := l.Dropped(); d[""] != 1 || d["bad"] != 1 {
 		t.Errorf("dropped %v", d)
 	}
+}
+
+// The log writes an object of the input as it would write any value, but for the spelling of control characters.
+func TestTheConsoleWritesAnInputAsJSON(t *testing.T) {
+	t.Parallel()
+	controls := strings.NewReplacer(`\\`, `\\`, `\b`, `\u0008`, `\f`, `\u000c`)
+	texts := rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{"", "<a&b>", "\u2028", "a\"b\\c\n\t\x01", "\xff\xfe", "time", "level", "msg"}))
+	values := func(deep *rapid.Generator[any]) *rapid.Generator[any] {
+		return rapid.OneOf(
+			rapid.Map(texts, func(s string) any { return s }), rapid.Map(rapid.Bool(), func(b bool) any { return b }), rapid.Map(rapid.Int64(), func(n int64) any { return n }),
+			rapid.SampledFrom([]any{nil, json.Number("1.50"), json.Number("1e300"), 7, 1.5, []string{"a"}, []any{}, map[string]any{}}),
+			rapid.Map(rapid.SliceOfN(texts, 0, 3), func(l []string) any {
+				list := []any{}
+				for _, s := range l {
+					list = append(list, s)
+				}
+				return list
+			}), deep)
+	}
+	objects := func(members *rapid.Generator[any]) *rapid.Generator[any] {
+		return rapid.Map(rapid.MapOfN(texts, members, 0, 4), func(m map[string]any) any { return m })
+	}
+	scalars := values(rapid.Just[any]("end"))
+	inputs := objects(values(objects(values(objects(scalars)))))
+	rapid.Check(t, func(t *rapid.T) {
+		input, _ := inputs.Draw(t, "input").(map[string]any)
+		line := func(a slog.Attr) string {
+			var out bytes.Buffer
+			log := slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr { return a }}))
+			r := slog.NewRecord(time.Time{}, slog.LevelInfo, "decision", 0)
+			r.AddAttrs(a, slog.Int("last", 1))
+			if err := log.Handler().Handle(context.Background(), r); err != nil {
+				t.Fatal(err)
+			}
+			return controls.Replace(out.String())
+		}
+		if got, want := line(object("input", input)), line(slog.Any("input", input)); got != want {
+			t.Fatalf("%s, want %s", got, want)
+		}
+	})
+}
+
+// A queue that fills faster than batches are due is masked at once: nothing is dropped.
+func TestAQueueThatIsHalfFullIsMaskedAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var mu sync.Mutex
+		var all []time.Duration
+		written := func() []time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(all)
+		}
+		l := New(Config{Headers: headers, Queue: 10, Log: slog.New(slog.DiscardHandler), Sinks: []Sink{{Name: "all", Write: func(_ context.Context, batch []Entry) error {
+			mu.Lock()
+			defer mu.Unlock()
+			for range batch {
+				all = append(all, time.Since(began))
+			}
+			return nil
+		}}}})
+		l.Record(evaluated(nil))
+		time.Sleep(maskWait - time.Millisecond)
+		synctest.Wait()
+		if wrote := written(); len(wrote) != 0 {
+			t.Errorf("one decision was written after %v, want it to wait for others", wrote)
+		}
+		time.Sleep(time.Millisecond + batchWait)
+		synctest.Wait()
+		for range 8 { // more than half of the queue
+			l.Record(evaluated(nil))
+		}
+		time.Sleep(batchWait)
+		synctest.Wait()
+		if wrote := written(); len(wrote) != 9 || wrote[8] >= 2*maskWait || l.Dropped()[""] != 0 {
+			t.Errorf("written after %v, dropped %v", wrote, l.Dropped())
+		}
+		l.Close()
+	})
 }

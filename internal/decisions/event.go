@@ -109,13 +109,21 @@ type masks struct {
 	headers []string // canonical, parallel to the values of responses
 	shown   []bool   // parallel to headers
 	labels  map[string]string
+
+	// JSON Pointers of what can be recorded, by name of the claim, by field and by header.
+	claimAt  map[string]string
+	fieldAt  [policy.NumFields]string
+	headerAt []string
 }
 
 func newMasks(fields, headers []string, labels map[string]string) *masks {
-	m := &masks{claims: map[string]bool{}, fields: map[string]bool{}, headers: headers, labels: labels}
+	m := &masks{claims: map[string]bool{}, fields: map[string]bool{}, headers: headers, labels: labels, claimAt: map[string]string{}}
+	for f := range policy.NumFields {
+		m.fieldAt[f] = "/input/request/" + f.String()
+	}
 	for _, f := range fields {
 		if claim, ok := strings.CutPrefix(f, "token."); ok {
-			m.claims[claim] = true
+			m.claims[claim], m.claimAt[claim] = true, claimPointer(claim)
 		} else {
 			m.fields[strings.TrimPrefix(f, "request.")] = true
 		}
@@ -128,7 +136,7 @@ func newMasks(fields, headers []string, labels map[string]string) *masks {
 		case http.CanonicalHeaderKey("X-Client-ID"), http.CanonicalHeaderKey("X-Service-ID"):
 			shown = m.claims["client_id"]
 		}
-		m.shown = append(m.shown, shown)
+		m.shown, m.headerAt = append(m.shown, shown), append(m.headerAt, "/result/headers/"+h)
 	}
 	return m
 }
@@ -189,9 +197,9 @@ func (m *masks) token(claims ast.Object, out *Event) map[string]any {
 		if !ok {
 			return
 		}
-		at := "/input/token/" + pointer(token.Hide(string(name)))
-		if !m.claims[string(name)] {
-			out.Erased = append(out.Erased, at)
+		at, recorded := m.claimAt[string(name)]
+		if !recorded {
+			out.Erased = append(out.Erased, claimPointer(string(name)))
 			return
 		}
 		value, err := ast.JSON(v.Value)
@@ -211,7 +219,7 @@ func (m *masks) request(e *enrich.Evaluated, out *Event) map[string]any {
 		if f == policy.ClientIP && e.Request.ClientIP.IsValid() {
 			value = e.Request.ClientIP.String()
 		}
-		at := "/input/request/" + f.String()
+		at := m.fieldAt[f]
 		switch {
 		case value == "":
 		case m.fields[f.String()]:
@@ -243,7 +251,7 @@ func (m *masks) result(e *enrich.Evaluated, out *Event) {
 	}
 	headers := map[string]any{}
 	for i, value := range e.Response.Values {
-		at := "/result/headers/" + m.headers[i]
+		at := m.headerAt[i]
 		switch {
 		case value == "":
 		case m.shown[i]:
@@ -288,6 +296,9 @@ func (e *Event) scrub(at string, v any) any {
 }
 
 var pointers = strings.NewReplacer("~", "~0", "/", "~1")
+
+// claimPointer is the JSON Pointer of a claim, without a token that its name may hold.
+func claimPointer(name string) string { return "/input/token/" + pointer(token.Hide(name)) }
 
 // pointer escapes a name for a JSON Pointer (RFC 6901, section 3).
 func pointer(name string) string { return pointers.Replace(name) }

@@ -50,7 +50,7 @@ func BenchmarkVerification(b *testing.B) {
 		}
 		kid, private := p.Private(alg)
 		bare := bareSignature(b, private.Public(), tokens[0])
-		var known crypto.PublicKey = private.Public()
+		known := private.Public()
 		measured := [3]func(n int){
 			func(int) { bare() },
 			func(n int) {
