@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -275,7 +276,11 @@ func TestNoStepOfAChangeIsLost(t *testing.T) {
 // whether there was one.
 func disturbed(t *testing.T, s scenario, how, step string, n int64) bool {
 	t.Helper()
-	p := newPlant(t)
+	p := newPlant(t, func(p *plant) {
+		if programPath != "" {
+			p.program = filepath.Join(programPath, programName) // it starts once for each step
+		}
+	})
 	defer p.kill()
 	id := ""
 	if !s.fresh {

@@ -40,7 +40,7 @@ type plant struct {
 	bus     *natsServer
 	natsURL string
 
-	program  string                           // another one than the test binary, which is this commit's
+	program  string                           // its file
 	settings []string                         // further ones of the program
 	root     func() (token string, err error) // of the administrator, for the admin API
 
@@ -64,7 +64,7 @@ func newPlant(t testing.TB, before ...func(*plant)) *plant {
 // newPlantAt is newPlant over a database that is migrated.
 func newPlantAt(t testing.TB, database string, before ...func(*plant)) *plant {
 	t.Helper()
-	p := &plant{TB: t, ctx: t.Context()}
+	p := &plant{TB: t, ctx: t.Context(), program: os.Args[0]}
 	var handler http.Handler
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !strings.HasPrefix(r.URL.Path, "/admin/") {
@@ -127,12 +127,8 @@ func (p *plant) pass(where string) (cut bool) {
 
 // command is the program, with settings after those that all have.
 func (p *plant) command(settings ...string) *exec.Cmd {
-	program := os.Args[0]
-	if p.program != "" {
-		program = p.program
-	}
-	cmd := exec.Command(program, "serve")
-	cmd.Args[0] = "iam-service"
+	cmd := exec.Command(p.program, "serve")
+	cmd.Args[0] = programName
 	cmd.Env = append([]string{
 		"DATABASE_URL=" + p.proxy.URL, "RAUTH_URL=" + p.issuer, "RAUTH_AUDIENCES=" + devstack.Audience, "ADMIN_AUDIENCE=" + devstack.AdminAudience,
 		"RAUTH_ADMIN_URL=" + p.issuer, "NATS_URL=" + p.natsURL, "BOOTSTRAP_ADMIN=root", "LOG_LEVEL=debug",

@@ -13,32 +13,31 @@ import (
 	"iam-service/internal/dev/pgtest"
 )
 
-// programName is what scripts call the program. In the processes that scripts keep running it is this
-// test binary; in those that end by themselves it is built without the race detector, where the tests
-// have it: to compile and evaluate policies under it takes five times as long, and a command that
-// evaluates one file after the other has no race that the tests of its packages would not find. The
-// long form, "make nightly", runs all of them under the race detector.
+// programName is what scripts call the program. Where the tests have the race detector, the short form
+// runs scripts with a program without it, since compiling and evaluating policies under it takes five times
+// as long. The tests of this package in Go and those of the packages run the same code under the race
+// detector, and the long form, "make nightly", all scripts.
 const programName = "iam-service"
 
-// commandPath is the folder of the program for commands that end by themselves; empty: the test binary.
-var commandPath string
+// programPath is the folder of the program that scripts run; empty: the test binary is the program.
+var programPath string
 
 // testMain lets the test binary be the program, and stops the shared server.
 type testMain struct{ m *testing.M }
 
 func (t testMain) Run() int {
 	flag.Parse() // for testing.Short
-	dir, err := buildCommand()
+	dir, err := buildProgram()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "build the program without the race detector:", err)
 		return 1
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // a leftover in the temporary folder does no harm
-	commandPath = dir
+	programPath = dir
 	return pgtest.Run(t.m)
 }
 
-func buildCommand() (dir string, err error) {
+func buildProgram() (dir string, err error) {
 	if !raceDetector || !testing.Short() {
 		return "", nil
 	}
@@ -50,18 +49,6 @@ func buildCommand() (dir string, err error) {
 		return dir, fmt.Errorf("%w: %s", err, out)
 	}
 	return dir, nil
-}
-
-// background is a capture command that starts the test binary as the program.
-func background(capture func(*testscript.TestScript, bool, []string)) func(*testscript.TestScript, bool, []string) {
-	return func(ts *testscript.TestScript, neg bool, args []string) {
-		if len(args) > 1 && args[1] == programName {
-			path, err := exec.LookPath(programName) // testscript.Main has put the test binary there
-			ts.Check(err)
-			args[1] = path
-		}
-		capture(ts, neg, args)
-	}
 }
 
 func TestMain(m *testing.M) {

@@ -59,7 +59,6 @@ func TestScripts(t *testing.T) {
 	commands := scripttest.Commands()
 	maps.Copy(commands, tracingCommands())
 	maps.Copy(commands, extAuthzCommands())
-	commands["capture"] = background(commands["capture"])
 	commands["sample"] = func(ts *testscript.TestScript, _ bool, _ []string) {
 		ctx := context.Background()
 		db, err := postgres.Open(ctx, postgres.Config{
@@ -339,8 +338,8 @@ func TestScripts(t *testing.T) {
 			} {
 				env.Setenv(name, v)
 			}
-			if commandPath != "" {
-				env.Setenv("PATH", commandPath+string(filepath.ListSeparator)+env.Getenv("PATH"))
+			if programPath != "" {
+				env.Setenv("PATH", programPath+string(filepath.ListSeparator)+env.Getenv("PATH"))
 			}
 			return os.MkdirAll(filepath.Join(env.WorkDir, "tmp"), 0o755)
 		},
