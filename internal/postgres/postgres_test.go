@@ -2,16 +2,17 @@ package postgres_test
 
 import (
 	"context"
-	"os"
 	"strings"
 	"testing"
+
+	"go.uber.org/goleak"
 
 	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
 )
 
-func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main{M: m}) }
 
 var ctx = context.Background()
 
