@@ -18,8 +18,12 @@ import (
 	"iam-service/internal/dev/devstack"
 )
 
-// soakSettings let administrators write, and announce it.
-var soakSettings = []string{"ADMIN_AUDIENCE=" + devstack.AdminAudience, "BOOTSTRAP_ADMIN=root", "ADMIN_WRITES_PER_MINUTE=6000", "OPS_PPROF=1"}
+// soakSettings let administrators write, make caches small enough to be full after the warm-up, and give requests time on a
+// busy machine: the run looks for what grows.
+var soakSettings = []string{
+	"FACTS_ENTRIES=800", "TOKEN_ENTRIES=800", "DECISION_ENTRIES=800", "ENRICH_DEADLINE=2s",
+	"ADMIN_AUDIENCE=" + devstack.AdminAudience, "BOOTSTRAP_ADMIN=root", "ADMIN_WRITES_PER_MINUTE=6000", "OPS_PPROF=1",
+}
 
 // Phases of a run, as shares of its length. What is measured in the reference is compared with the end.
 const (
@@ -45,9 +49,10 @@ type soaking struct {
 	client   *http.Client
 
 	mu     sync.Mutex
-	failed map[string]int             // what failed, by what was seen
-	done   map[string]int             // what was done
-	took   map[string][]time.Duration // latencies of enrichments, by phase
+	failed map[string]int               // what failed, by what was seen
+	done   map[string]int               // what was done
+	took   map[string][][]time.Duration // latencies of enrichments, by phase and window
+	window time.Time                    // beginning of the newest
 	seen   []sample
 }
 
@@ -76,7 +81,7 @@ func soak(ctx context.Context, args []string) error {
 	}
 	defer func() { _ = os.RemoveAll(work) }() // a temporary folder
 	s := &soaking{
-		stack: stack, length: *length, failed: map[string]int{}, done: map[string]int{}, took: map[string][]time.Duration{},
+		stack: stack, length: *length, failed: map[string]int{}, done: map[string]int{}, took: map[string][][]time.Duration{},
 		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 	}
 	if s.policies, err = newPolicyTool(*service, stack, work); err != nil {
@@ -189,7 +194,11 @@ func (s *soaking) enrichments(ctx context.Context, rate int) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.done["enrichments"]++
-			s.took[phase] = append(s.took[phase], took)
+			if len(s.took[phase]) == 0 || began.Sub(s.window) > s.length/60 {
+				s.took[phase], s.window = append(s.took[phase], nil), began
+			}
+			last := len(s.took[phase]) - 1
+			s.took[phase][last] = append(s.took[phase][last], took)
 		})
 	}
 }

@@ -21,24 +21,31 @@ type sample struct {
 	values  map[string]float64
 }
 
-// soakLimit says how much more of something the end may have than the reference: the maxima of both phases are compared.
+// soakLimit says how much more of something the end may have than the reference. The minima of both phases are compared: a
+// burst raises a maximum, a leak raises the minimum.
 type soakLimit struct {
 	metric, name string
 	unit         float64 // divides what is printed
 	factor, more float64 // end ≤ factor × reference + more
 }
 
-// soakLimits leave room for what varies by itself: caches that fill, pools that open connections for a burst. A leak of one
-// goroutine, descriptor or connection for each activity of the run is far above.
+// soakLimits leave room for what varies by itself. A leak of one goroutine, descriptor or connection for each connection that
+// is ended is above, as is one byte of a hundred for each request.
 var soakLimits = []soakLimit{
-	{metric: "go_memstats_heap_alloc_bytes", name: "heap after a collection, MB", unit: 1 << 20, factor: 1.25, more: 8 << 20},
-	{metric: "process_resident_memory_bytes", name: "resident memory, MB", unit: 1 << 20, factor: 1.3, more: 32 << 20},
-	{metric: "go_goroutines", name: "goroutines", unit: 1, factor: 1, more: 40},
-	{metric: "process_open_fds", name: "open file descriptors", unit: 1, factor: 1, more: 30},
-	{metric: connectionsOfReplicas, name: "connections of all replicas to PostgreSQL", unit: 1, factor: 1, more: 8},
+	{metric: "go_memstats_heap_alloc_bytes", name: "heap after a collection, MB", unit: 1 << 20, factor: 1.15, more: 4 << 20},
+	{metric: "process_resident_memory_bytes", name: "resident memory, MB", unit: 1 << 20, factor: 1.25, more: 16 << 20},
+	{metric: "go_goroutines", name: "goroutines", unit: 1, factor: 1, more: 12},
+	{metric: "process_open_fds", name: "open file descriptors", unit: 1, factor: 1, more: 12},
 }
 
 const connectionsOfReplicas = "connections"
+
+// What one replica may have of connections (two pools of ten, and the feed), and all together besides: the loops, and what
+// the server has not noticed yet as ended. docs/runbook.md has the formula.
+const (
+	soakConnections     = 21
+	soakConnectionsMore = 4
+)
 
 // Limits of latency and failures.
 const (
@@ -105,23 +112,23 @@ func (s *soaking) judge(out io.Writer) error {
 			failures += s.failed[what]
 		}
 	}
-	fmt.Fprintf(out, "\n%-45s %10s %10s %10s\n", "maximum", "reference", "end", "limit")
+	fmt.Fprintf(out, "\n%-52s %10s %10s %10s\n", "at least, at any time of", "reference", "end", "limit")
 	var errs []error
 	for _, l := range soakLimits {
 		for i := range s.replicas {
-			name := fmt.Sprintf("%s, replica %d", l.name, i)
-			if l.metric == connectionsOfReplicas {
-				name = l.name
-			}
-			reference, end := s.highest(l.metric, i, "reference"), s.highest(l.metric, i, "end")
-			errs = append(errs, l.judge(out, name, reference, end))
-			if l.metric == connectionsOfReplicas {
-				break
-			}
+			errs = append(errs, l.judge(out, fmt.Sprintf("%s, replica %d", l.name, i), s.lowest(l.metric, i, "reference"), s.lowest(l.metric, i, "end")))
 		}
 	}
+	connections, limit := 0.0, float64(soakConnections*len(s.replicas)+soakConnectionsMore)
+	for _, x := range s.seen {
+		connections = max(connections, x.values[connectionsOfReplicas])
+	}
+	fmt.Fprintf(out, "%-52s %10s %10.0f %10.0f\n", "connections of all replicas to PostgreSQL, at most", "", connections, limit)
+	if connections == 0 || connections > limit {
+		errs = append(errs, fmt.Errorf("%.0f connections to PostgreSQL; the limit is %.0f", connections, limit))
+	}
 	errs = append(errs, s.judgeLatency(out))
-	if limit := float64(s.done["enrichments"])*soakFailures + soakDisrupted*float64(s.done[sampled]+s.done[activated]); float64(failures) > limit {
+	if limit = float64(s.done["enrichments"])*soakFailures + soakDisrupted*float64(s.done[sampled]+s.done[activated]); float64(failures) > limit {
 		errs = append(errs, fmt.Errorf("%d enrichments failed; the limit is %.0f", failures, limit))
 	}
 	return errors.Join(errs...)
@@ -129,7 +136,7 @@ func (s *soaking) judge(out io.Writer) error {
 
 func (l soakLimit) judge(out io.Writer, name string, reference, end float64) error {
 	limit := reference*l.factor + l.more
-	fmt.Fprintf(out, "%-45s %10.0f %10.0f %10.0f\n", name, reference/l.unit, end/l.unit, limit/l.unit)
+	fmt.Fprintf(out, "%-52s %10.0f %10.0f %10.0f\n", name, reference/l.unit, end/l.unit, limit/l.unit)
 	switch {
 	case reference <= 0 || end <= 0:
 		return fmt.Errorf("%s: not measured in both phases", name)
@@ -139,28 +146,33 @@ func (l soakLimit) judge(out io.Writer, name string, reference, end float64) err
 	return nil
 }
 
-func (s *soaking) highest(metric string, replica int, phase string) (highest float64) {
+func (s *soaking) lowest(metric string, replica int, phase string) (lowest float64) {
 	for _, x := range s.seen {
-		if x.replica == replica && s.phase(x.at) == phase {
-			highest = max(highest, x.values[metric])
+		if v := x.values[metric]; x.replica == replica && s.phase(x.at) == phase && (lowest == 0 || v < lowest) {
+			lowest = v
 		}
 	}
-	return highest
+	return lowest
 }
 
+// judgeLatency compares a quantile of the phases: the median of that of their windows, which one busy minute does not move.
 func (s *soaking) judgeLatency(out io.Writer) error {
 	p := func(phase string, share float64) time.Duration {
-		took := s.took[phase]
-		if len(took) == 0 {
+		var windows []time.Duration
+		for _, took := range s.took[phase] {
+			slices.Sort(took)
+			windows = append(windows, took[int(float64(len(took)-1)*share)])
+		}
+		if len(windows) == 0 {
 			return 0
 		}
-		slices.Sort(took)
-		return took[int(float64(len(took)-1)*share)]
+		slices.Sort(windows)
+		return windows[len(windows)/2]
 	}
-	fmt.Fprintf(out, "%-45s %10s %10s\n", "enrichment, p50", p("reference", .5).Round(10*time.Microsecond), p("end", .5).Round(10*time.Microsecond))
+	fmt.Fprintf(out, "%-52s %10s %10s\n", "enrichment, p50", p("reference", .5).Round(10*time.Microsecond), p("end", .5).Round(10*time.Microsecond))
 	reference, end := p("reference", .99), p("end", .99)
 	limit := time.Duration(float64(reference)*soakSlower) + soakSlowerMore
-	fmt.Fprintf(out, "%-45s %10s %10s %10s\n", "enrichment, p99", reference.Round(10*time.Microsecond), end.Round(10*time.Microsecond), limit.Round(10*time.Microsecond))
+	fmt.Fprintf(out, "%-52s %10s %10s %10s\n", "enrichment, p99", reference.Round(10*time.Microsecond), end.Round(10*time.Microsecond), limit.Round(10*time.Microsecond))
 	switch {
 	case reference == 0 || end == 0:
 		return errors.New("no enrichment was measured in both phases")
