@@ -79,7 +79,7 @@ func (o *office) rows(table string) (n int) {
 }
 
 // The first administrator is made while there is none, and only then.
-func TestTheFirstAdministratorIsMadeOnce(t *testing.T) {
+func TestTheFirstAdministratorIsCreatedOnce(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
 	for i, c := range []struct {
@@ -174,7 +174,7 @@ func TestAttributesThatSwellAreInvalid(t *testing.T) {
 }
 
 // A change is answered after this replica has invalidated what it changed.
-func TestAnAnswerComesWhenThisReplicaHasForgotten(t *testing.T) {
+func TestAChangeReturnsAfterThisReplicaHasInvalidated(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
 	settled := 0

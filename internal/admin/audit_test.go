@@ -246,7 +246,7 @@ func TestTheServicesRoleCannotTouchTheAudit(t *testing.T) {
 }
 
 // Partitions are made whatever tables of that name a session has of its own.
-func TestPartitionsAreMadeWhateverASessionHas(t *testing.T) {
+func TestPartitionsAreCreatedDespiteTemporaryTables(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
 	name := time.Now().UTC().Format("audit_2006_01")

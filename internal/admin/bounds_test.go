@@ -193,7 +193,7 @@ func TestNoActionOfOneTenantInvalidatesAnothersFacts(t *testing.T) {
 // What a change makes untrue is dropped where it was made before it is answered, though the
 // feed hears nothing, and nothing else is: also where the answer to the commit is lost, and where
 // a load is under way that has read what was before.
-func TestAChangeDropsExactlyItsKeysBeforeItIsAnswered(t *testing.T) {
+func TestAChangeInvalidatesExactlyItsKeysBeforeItReturns(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
 	proxy := pgtest.NewProxy(t, o.url)

@@ -17,7 +17,7 @@ import (
 
 // An export read into another place says the same there, and the same again changes
 // nothing.
-func TestAnImportSaysWhatTheExportSaid(t *testing.T) {
+func TestAnImportReproducesTheExport(t *testing.T) {
 	t.Parallel()
 	from, to := newOffice(t), newOffice(t)
 	for _, o := range []*office{from, to} {
@@ -117,7 +117,7 @@ func TestTheLargestTenantIsImported(t *testing.T) {
 }
 
 // A line says one thing: what is passed over would be lost.
-func TestALineOfAnImportSaysOneThing(t *testing.T) {
+func TestAnImportLineHoldsExactlyOneObject(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
 	tenant := `{"tenant":{"id":"acme","slug":"acme","name":"A","status":"active"}}` + "\n"

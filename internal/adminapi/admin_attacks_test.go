@@ -218,7 +218,7 @@ func TestAPlatformAdministratorMakesNoPolicyAdministrator(t *testing.T) {
 }
 
 // What was deleted and made again is another thing.
-func TestAnETagOfBeforeFitsNothingMadeAgain(t *testing.T) {
+func TestAnETagFromBeforeADeleteNeverMatchesARecreatedObject(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	for _, c := range []struct {

@@ -72,7 +72,7 @@ func TestWhatIsReadCanBeAskedForByHEADAndByETag(t *testing.T) {
 
 // A tag changes with what is answered, also where there is no new version of it: here a
 // membership that has expired. For If-Match it is still the same.
-func TestATagChangesWithTheAnswer(t *testing.T) {
+func TestAnETagChangesWithTheResponse(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	user := w.member("acme", "brief", "viewer")
@@ -92,7 +92,7 @@ func TestATagChangesWithTheAnswer(t *testing.T) {
 	w.want(412, "root", "PATCH", path, map[string]any{"roles": []string{"viewer"}}, "If-Match: "+tag)
 }
 
-func TestAMethodThatIsNotTakenSaysWhichAre(t *testing.T) {
+func TestA405ListsTheAllowedMethods(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	for path, want := range map[string]string{

@@ -13,7 +13,7 @@ import (
 // How long an administrator waits for a client to be created, with the provider well, and
 // silent: then it is 202. The adapter and the service have the times of production, not the
 // patience of tests.
-func BenchmarkAClientIsMade(b *testing.B) {
+func BenchmarkAClientIsCreated(b *testing.B) {
 	for name, status := range map[string]int{"well": 201, "silent": 202} {
 		b.Run(name, func(b *testing.B) {
 			w := newWorld(b, settings{conns: 10})

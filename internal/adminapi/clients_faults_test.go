@@ -193,7 +193,7 @@ func TestARoleRevokedDuringAPendingChangeStaysRevoked(t *testing.T) {
 
 // A repair that the provider refuses is none, and one whose answer was lost has made a
 // secret that no caller has.
-func TestARepairSaysWhatBecameOfIt(t *testing.T) {
+func TestARepairReportsItsOutcome(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	id := w.client("acme", nil)
@@ -268,7 +268,7 @@ func TestAProviderThatChoosesIDsIsRefused(t *testing.T) {
 }
 
 // A lost response is recovered: the client is created once, and the waiting caller has a secret.
-func TestALostAnswerIsFound(t *testing.T) {
+func TestALostProviderResponseIsRecovered(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	broken := 0

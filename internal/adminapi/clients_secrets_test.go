@@ -177,7 +177,7 @@ func TestAReplayKnowsWhatWasGiven(t *testing.T) {
 }
 
 // Of two concurrent rotations of one version, one is a conflict.
-func TestARotationSaysWhichSecretItReplaces(t *testing.T) {
+func TestOfTwoConcurrentRotationsOneConflicts(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	id := w.client("acme", nil)

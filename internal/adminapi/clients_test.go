@@ -238,7 +238,7 @@ func TestAClientIsCreatedInTheBackgroundOnRequest(t *testing.T) {
 }
 
 // A POST that is sent again makes nothing twice, and gives no secret twice.
-func TestAClientIsMadeOnce(t *testing.T) {
+func TestAClientIsCreatedOnce(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	key := "Idempotency-Key: one"
@@ -338,7 +338,7 @@ func TestATenantOutlivesItsClients(t *testing.T) {
 }
 
 // A client that was not made here is known as a fact, and is blocked like any other.
-func TestAClientThatWasNotMadeHere(t *testing.T) {
+func TestAClientOfAnotherOriginIsAFactAndCanBeBlocked(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{noClients: true})
 	const id = "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d" // of the sample

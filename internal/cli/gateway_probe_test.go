@@ -83,7 +83,7 @@ func TestGatewayProbeReportsFaultsOfTheConfiguredHeaders(t *testing.T) {
 	}
 }
 
-func TestGatewayProbeSaysWhyItCouldNotTest(t *testing.T) {
+func TestGatewayProbeReportsWhyItCouldNotTest(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		args []string

@@ -77,7 +77,7 @@ func TestFactsAreTrustedForABoundedTimeAfterTheLastProof(t *testing.T) {
 	})
 }
 
-func TestNothingIsAnsweredBeforeTheFirstProof(t *testing.T) {
+func TestNothingIsServedBeforeFreshnessIsConfirmed(t *testing.T) {
 	t.Parallel()
 	s := directory.New(newLoader(), directory.Config{Issuers: issuers, Wait: 10 * time.Second})
 	if _, err := read(s, "directory|tenants|acme"); code(err) != "facts_stale" {

@@ -31,7 +31,7 @@ const (
 // order, on whichever replica, an answer from the cache is one that OPA itself, over
 // the whole input and all facts, would give now or within the promise. Each fact
 // counts for itself (ruling 21): two facts of one answer may be that far apart.
-func TestACachedAnswerIsOneThatAnEvaluationWouldGive(t *testing.T) {
+func TestACachedDecisionEqualsAnEvaluation(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	hits := int64(0)

@@ -21,7 +21,7 @@ func sameEvaluation(w *world.World, a, b []string) bool {
 	}
 }
 
-func TestAnAnswerIsUsedAgainForWhateverThePolicyCannotTellApart(t *testing.T) {
+func TestRequestsThatThePolicyCannotDistinguishShareACacheEntry(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{})
 	alice := world.Bearer(w.Mint("alice", map[string]any{"jti": "1"}))
@@ -121,7 +121,7 @@ func TestACachedDecisionEndsWithAFactItDependsOn(t *testing.T) {
 	}, []string{world.Bearer(w.Mint("late", nil))}, alice)
 }
 
-func TestAnotherPolicyAnswersAnew(t *testing.T) {
+func TestAnotherPolicyRevisionEvaluatesAgain(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{})
 	alice := []string{world.Bearer(w.Mint("alice", nil))}

@@ -141,7 +141,7 @@ func askData(w *world.World, body string) (int, string) {
 	return resp.StatusCode, string(text)
 }
 
-func TestTheDataAPIAnswersTheOPAPluginsOfKongAndAPISIX(t *testing.T) {
+func TestTheDataAPIServesTheOPAPluginsOfKongAndAPISIX(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{Profiles: []string{"traefik", "opa"}, Policy: world.Policy{Config: map[string]any{"anonymous": map[string]any{"paths": []any{"/public"}, "preflight": true}}}})
 	alice, bob := w.Mint("alice", nil), w.Mint("bob", nil)
@@ -266,7 +266,7 @@ func TestTheDataAPIIsOffUnlessItsProfileIsEnabled(t *testing.T) {
 }
 
 // A plugin must deny where nothing can be decided.
-func TestTheDataAPIDeniesWith503WhatCannotBeAnswered(t *testing.T) {
+func TestTheDataAPIFailsClosedWith503(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{Policy: world.Policy{Rego: `package iam.claims
 

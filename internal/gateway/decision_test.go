@@ -148,7 +148,7 @@ func TestAnUntrustedPeerCannotClaimAnAnonymousPath(t *testing.T) {
 	}
 }
 
-func TestKillSwitchesWorkWhateverThePolicySays(t *testing.T) {
+func TestKillSwitchesOverrideThePolicy(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{Policy: world.Policy{Rego: "package iam.claims\n\ndecision := {\"allow\": true, \"tenant\": \"acme\", \"headers\": {}}\n"}})
 	const id = "3f6f0c1e-6f0a-4c59-9a8e-0d6a5f1b2c3d"

@@ -385,7 +385,7 @@ func (f failing) Enrich(ctx context.Context, _ enrich.Request) (enrich.Response,
 }
 
 // Envoy's failure_mode_allow covers gRPC errors: what cannot be answered is a denial.
-func TestACheckThatCannotBeAnsweredIsADenialWith503(t *testing.T) {
+func TestACheckThatFailsIsADenialWith503(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		enricher failing

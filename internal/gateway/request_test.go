@@ -286,7 +286,7 @@ func TestHostsSchemesAndAddressesComeInOneForm(t *testing.T) {
 }
 
 // Anybody can make hints up.
-func TestWithoutATokenAHintIsNoPartOfTheQuestion(t *testing.T) {
+func TestWithoutATokenTheTenantHintIsIgnored(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{Policy: world.Policy{Rego: "package iam.claims\n\ndecision := {\"allow\": false, \"status\": 403, \"reasons\": [{\"code\": input.request.tenant_hint, \"title\": \"\"} | input.request.tenant_hint]}\n"}})
 	ids := map[string]bool{}
@@ -313,7 +313,7 @@ const recording = `package iam.claims
 decision := {"allow": true, "tenant": "", "headers": {"X-User-ID": json.marshal(input.request)}}
 `
 
-func TestWhatAProxySaysIsBelievedFromTrustedPeersOnly(t *testing.T) {
+func TestForwardedHeadersAreTrustedFromTrustedPeersOnly(t *testing.T) {
 	t.Parallel()
 	lines := []string{
 		"X-Forwarded-Method: DELETE", "X-Forwarded-Proto: https", "X-Forwarded-Host: api.example.com", "X-Forwarded-Uri: /orders/1?x=y", "X-Forwarded-For: 6.6.6.6, 203.0.113.7, 10.1.2.3",

@@ -74,7 +74,7 @@ func TestEveryHeaderThatGatewaysCopyIsSentAlsoWhenTheBundleDoesNotDeclareIt(t *t
 	}
 }
 
-func TestOptionalHeadersAndAttributesTravelWhereTheBundleSaysSo(t *testing.T) {
+func TestOptionalHeadersAndAttributesAreSentWhereTheBundleEnablesThem(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{Headers: []string{"X-User-Permissions", "X-Client-ID", "X-Email", "X-Enriched-Tenant-ID", "X-Tenant-Attributes", "X-User-Attributes"}, Policy: world.Policy{Config: map[string]any{"user_attributes": []any{"department"}, "tenant_attributes": []any{"plan"}, "attributes_encoding": "json"}}})
 	_, lines, _ := w.Ask(world.Get, world.Bearer(w.Mint("alice", map[string]any{"email": "a@example.com"})))
@@ -87,7 +87,7 @@ func TestOptionalHeadersAndAttributesTravelWhereTheBundleSaysSo(t *testing.T) {
 	}
 }
 
-func TestA401SaysHowToDoBetter(t *testing.T) {
+func TestA401ExplainsHowToAuthenticate(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{})
 	for name, c := range map[string]struct {
@@ -112,7 +112,7 @@ func TestA401SaysHowToDoBetter(t *testing.T) {
 	}
 }
 
-func TestEveryMethodIsAnswered(t *testing.T) {
+func TestEveryMethodIsDecided(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{})
 	alice := world.Bearer(w.Mint("alice", nil))
@@ -197,7 +197,7 @@ func TestACallerThatHalfClosesStillGetsTheResponse(t *testing.T) {
 	}
 }
 
-func TestABodyThatNeverComesDoesNotHoldTheAnswerUp(t *testing.T) {
+func TestABodyThatNeverArrivesDoesNotDelayTheResponse(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{})
 	for _, c := range []struct {

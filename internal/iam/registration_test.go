@@ -232,7 +232,7 @@ func TestWhatDiffersIsNamed(t *testing.T) {
 	}
 }
 
-func TestASecretIsNotSaid(t *testing.T) {
+func TestASecretIsNeverPrinted(t *testing.T) {
 	t.Parallel()
 	if s := fmt.Sprint(iam.Secret("hush"), []iam.Secret{"hush"}) + fmt.Sprintf("%v %+v %s", iam.Secret("hush"), struct{ S iam.Secret }{"hush"}, iam.Secret("hush")); strings.Contains(s, "hush") {
 		t.Error(s)

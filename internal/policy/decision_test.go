@@ -17,7 +17,7 @@ import (
 	"iam-service/internal/policy"
 )
 
-func TestAnAnswerOfAnotherShapeIsAnError(t *testing.T) {
+func TestADecisionOfAnotherShapeIsAnError(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{
 		"undefined":               `decision := {"allow": true} if input.nothing`,
@@ -180,7 +180,7 @@ func TestAnExplodingPolicyIsCutOff(t *testing.T) {
 	}
 }
 
-func TestFactsThatCannotBeReadAreNoAnswer(t *testing.T) {
+func TestFactsThatCannotBeReadFailTheDecision(t *testing.T) {
 	t.Parallel()
 	e := engine(t)
 	away := &iam.Error{Kind: iam.Unavailable, Code: "facts_unavailable"}

@@ -87,7 +87,7 @@ func TestItIsFollowedWhySomethingIsUndefined(t *testing.T) {
 	}
 }
 
-func TestARuleThatFiredIsSaid(t *testing.T) {
+func TestARuleThatFiredIsExplained(t *testing.T) {
 	t.Parallel()
 	alice := map[string]any{"alice": map[string]any{"level": 3, "roles": []any{"viewer", "editor"}}}
 	got := explained(t, twoGrants, map[string]any{"iss": "i", "sub": "alice", "acr": "2"}, alice)
@@ -107,7 +107,7 @@ func TestARuleThatFiredIsSaid(t *testing.T) {
 }
 
 // Names come from the caller: nothing of them is ever a query.
-func TestNoQueryIsMadeOfWhatACallerSends(t *testing.T) {
+func TestNoQueryIsBuiltFromInput(t *testing.T) {
 	t.Parallel()
 	for _, sub := range []string{`x"]; print(1); y := ["`, `x"] ; data.iam.claims.decision ; z := ["`, `"`, "\\", "\x01\x7f", "]", "`", "ü\u2028"} {
 		users := map[string]any{sub: map[string]any{"level": 1, "roles": []any{"viewer"}}, "x": map[string]any{"level": 9}}

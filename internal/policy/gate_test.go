@@ -127,7 +127,7 @@ func TestABadPolicyIsRefusedAndTheOldOneServesOn(t *testing.T) {
 	}
 }
 
-func TestAFolderMayBeMadeOfLinks(t *testing.T) {
+func TestAFolderMayConsistOfLinks(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	link := func(target, name string) {

@@ -54,7 +54,7 @@ func TestAConstantHeaderPassesTheGate(t *testing.T) {
 }
 
 // Our walk finds what OPA's finds, where that does not panic.
-func TestWhatAPolicyDependsOnIsWhatOPASays(t *testing.T) {
+func TestDependenciesOfAPolicyMatchOPA(t *testing.T) {
 	t.Parallel()
 	embedded, err := FromFS("embedded", policies.FS)
 	if err != nil {

@@ -98,7 +98,7 @@ func TestAnEvaluationThatTheMachineCannotFinishIsCounted(t *testing.T) {
 // falsified is a policy that a machine which takes false for true gets wrong.
 const falsified = "ok if input.token.admin\n\ndecision := {\"allow\": ok, \"tenant\": \"\", \"headers\": {}} if ok\n\nelse := {\"allow\": false, \"status\": 403}\n"
 
-func TestADisagreementIsAnsweredByTopdownAndSwitchesTheMachineOff(t *testing.T) {
+func TestADisagreementIsDecidedByTopdownAndSwitchesTheMachineOff(t *testing.T) {
 	t.Parallel()
 	var disagreed atomic.Pointer[string]
 	wrong := configured(t, func(c *policy.Config) { c.VerifyShare, c.MachineMutant = 1, true })
@@ -179,7 +179,7 @@ func TestAPolicyWhosePlanExplodesIsAcceptedAndLeftToTopdown(t *testing.T) {
 	}
 }
 
-func TestTopdownAloneEvaluatesWhereTheOperatorSaysSo(t *testing.T) {
+func TestTopdownAloneEvaluatesWhenConfigured(t *testing.T) {
 	t.Parallel()
 	e := configured(t, func(c *policy.Config) { c.Topdown = true })
 	if err := offer(t, e, rule(falsified)); err != nil {

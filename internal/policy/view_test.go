@@ -79,7 +79,7 @@ func TestTheKeyHoldsWhatThePolicyCanSee(t *testing.T) {
 
 // Two questions that differ in anything that the policy can see have two keys, and
 // those that do not have one.
-func TestNoTwoQuestionsShareAKey(t *testing.T) {
+func TestNoTwoInputsShareAKey(t *testing.T) {
 	t.Parallel()
 	e := engine(t)
 	if err := offer(t, e, rule("decision := {\"allow\": count(input.token) + count(input.request) > 0}")); err != nil {
@@ -147,7 +147,7 @@ func TestNoTwoQuestionsShareAKey(t *testing.T) {
 
 // The policy is given what its key holds and nothing else, and that is enough: OPA
 // itself, over all of the input, answers the same.
-func TestAnInputThatIsCutToTheKeyIsAnsweredTheSame(t *testing.T) {
+func TestAnInputReducedToItsKeyIsDecidedTheSame(t *testing.T) {
 	t.Parallel()
 	const text = `
 a := input.token.groups[_]

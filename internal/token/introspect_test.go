@@ -129,7 +129,7 @@ func TestGoodOpaqueTokensDoNotCountAgainstTheLimit(t *testing.T) {
 }
 
 // What is sent to the gateways must not keep administrators out.
-func TestMadeUpTokensOfOneAudienceKeepNoOtherWaiting(t *testing.T) {
+func TestForgedTokensOfOneAudienceDoNotDelayOtherAudiences(t *testing.T) {
 	t.Parallel()
 	entered, release := make(chan struct{}, introspectionsAtOnce), make(chan struct{})
 	var flood atomic.Bool
@@ -236,7 +236,7 @@ func TestOneOpaqueTokenIsAskedAboutOnce(t *testing.T) {
 }
 
 // Hydra's introspection is on its admin port, in no discovery document, and asks for no credentials.
-func TestTheIntrospectionEndpointCanBeSaid(t *testing.T) {
+func TestTheIntrospectionEndpointIsConfigurable(t *testing.T) {
 	t.Parallel()
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		rw.Header().Set("Content-Type", "application/json")

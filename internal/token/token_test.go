@@ -314,7 +314,7 @@ func TestEveryCheckOfATokenHolds(t *testing.T) {
 	}
 }
 
-func TestAnotherKindOfTokenIsAcceptedOnlyWhereTheDeploymentSaysSo(t *testing.T) {
+func TestOtherTokenTypesAreAcceptedOnlyWhenConfigured(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(c *Config) {
 		c.Issuers[0].Types = []string{"at+jwt", "jwt"}

@@ -109,7 +109,7 @@ func TestARefusalNamesItsField(t *testing.T) {
 
 // What an answer holds beside its words about a failure is not logged: it could be a
 // secret.
-func TestNoAnswerIsLogged(t *testing.T) {
+func TestProviderResponsesAreNotLogged(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{200, 201, 202, 400, 500} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

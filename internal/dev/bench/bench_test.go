@@ -287,7 +287,7 @@ func BenchmarkAllocationsNothingCached(b *testing.B) { one(b, options{tokens: 1,
 
 // The path that all gateways take all the time makes next to no garbage. This is a
 // count, not a time, so it is a test.
-func TestAnAnswerFromTheCacheAllocatesNextToNothing(t *testing.T) {
+func TestACacheHitAllocatesNextToNothing(t *testing.T) {
 	for name, c := range map[string]struct{ signed, traceparent bool }{
 		"without an assertion":                  {},
 		"with one":                              {signed: true},

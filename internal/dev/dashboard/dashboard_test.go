@@ -24,7 +24,7 @@ func TestTheDashboardIsTheGeneratedOne(t *testing.T) {
 	}
 }
 
-func TestEachPanelSaysWhatItMeansAndCoversNoOther(t *testing.T) {
+func TestEachPanelHasADescriptionAndOverlapsNoOther(t *testing.T) {
 	t.Parallel()
 	ids, titles := map[int]bool{}, map[string]bool{}
 	taken := map[[2]int]string{}

@@ -29,7 +29,7 @@ var All = []Defence{
 	{
 		Threat: "forwarded headers believed", File: "internal/gateway/http.go",
 		Code: "believed: from.believed}", Without: "believed: true}",
-		Package: "./internal/gateway", Test: "TestWhatAProxySaysIsBelievedFromTrustedPeersOnly",
+		Package: "./internal/gateway", Test: "TestForwardedHeadersAreTrustedFromTrustedPeersOnly",
 	},
 	{
 		Threat: "forwarded headers believed", File: "internal/gateway/facts.go",
@@ -69,7 +69,7 @@ var All = []Defence{
 	{
 		Threat: "cache-key confusion", File: "internal/enrich/cache.go",
 		Code: "case e.revision != r.Number():", Without: "case false:",
-		Package: "./internal/gateway", Test: "TestAnotherPolicyAnswersAnew",
+		Package: "./internal/gateway", Test: "TestAnotherPolicyRevisionEvaluatesAgain",
 	},
 	{
 		Threat: "cache-key confusion", File: "internal/enrich/cache.go",
@@ -239,12 +239,12 @@ var All = []Defence{
 	{
 		Threat: "signed identity of another subject or host", File: "internal/gateway/assertion/assertion.go",
 		Code: "gateway: a.Gateway, token: a.Token}", Without: "gateway: a.Gateway}",
-		Package: "./internal/gateway/assertion", Test: "TestAnAssertionIsCachedForExactlyWhatItSays",
+		Package: "./internal/gateway/assertion", Test: "TestAnAssertionIsCachedForExactlyItsClaims",
 	},
 	{
 		Threat: "signed identity of another subject or host", File: "internal/gateway/assertion/assertion.go",
 		Code: "\tlimit(a.Token.Expires)\n", Without: "",
-		Package: "./internal/gateway/assertion", Test: "TestAnAssertionIsCachedForExactlyWhatItSays",
+		Package: "./internal/gateway/assertion", Test: "TestAnAssertionIsCachedForExactlyItsClaims",
 	},
 	{
 		Threat: "revoked or restored signing key", File: "internal/gateway/assertion/assertion.go",
@@ -294,7 +294,7 @@ var All = []Defence{
 	{
 		Threat: "a failure that a gateway lets through", File: "internal/gateway/extauthz.go",
 		Code: "response = deniedResponse(&o)", Without: "response = nil",
-		Package: "./internal/gateway", Test: "TestACheckThatCannotBeAnsweredIsADenialWith503",
+		Package: "./internal/gateway", Test: "TestACheckThatFailsIsADenialWith503",
 	},
 	{
 		Threat: "a failure that a gateway lets through", File: "internal/gateway/extauthz.go",
@@ -324,7 +324,7 @@ var All = []Defence{
 	{
 		Threat: "wrong evaluation", File: "internal/policy/program.go",
 		Code: "if compare && !e.agrees(", Without: "if compare && false && !e.agrees(",
-		Package: "./internal/policy", Test: "TestADisagreementIsAnsweredByTopdownAndSwitchesTheMachineOff",
+		Package: "./internal/policy", Test: "TestADisagreementIsDecidedByTopdownAndSwitchesTheMachineOff",
 	},
 	{
 		Threat: "wrong evaluation", File: "internal/policy/program.go",
@@ -402,7 +402,7 @@ var All = []Defence{
 			}
 			return q
 		}()),`,
-		Package: "./internal/policy", Test: "TestNoQueryIsMadeOfWhatACallerSends",
+		Package: "./internal/policy", Test: "TestNoQueryIsBuiltFromInput",
 	},
 	{
 		Threat: "invalidation storm", File: "migrations/00008_bounds.sql",

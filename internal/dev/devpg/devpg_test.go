@@ -51,7 +51,7 @@ func TestRestartRecoversTheData(t *testing.T) {
 }
 
 // If PostgreSQL is neither installed nor downloadable, the error says how to install it.
-func TestAMissingPostgresSaysWhatToInstall(t *testing.T) {
+func TestAMissingPostgresErrorExplainsHowToInstall(t *testing.T) {
 	nowhere := httptest.NewServer(http.NotFoundHandler())
 	defer nowhere.Close()
 	places, repository = nil, nowhere.URL

@@ -87,7 +87,7 @@ func (b *bench) sign(t testing.TB, a enrich.Allowed) string {
 	return values[len(values)-1]
 }
 
-func TestAnAssertionSaysWhatWasDecided(t *testing.T) {
+func TestAnAssertionCarriesTheDecision(t *testing.T) {
 	t.Parallel()
 	b := newSigner(t, nil)
 	h, c := decode(t, b.sign(t, b.alice()))
@@ -132,7 +132,7 @@ func TestAnAssertionSaysWhatWasDecided(t *testing.T) {
 
 // One signature serves a decision for one token, audience and gateway, until half of its lifetime remains. Nothing of
 // what it says is ever another's.
-func TestAnAssertionIsCachedForExactlyWhatItSays(t *testing.T) {
+func TestAnAssertionIsCachedForExactlyItsClaims(t *testing.T) {
 	t.Parallel()
 	b := newSigner(t, nil)
 	alice := b.alice()

@@ -53,7 +53,7 @@ func echoed(t *testing.T, answer string) probe.Seen {
 	return s
 }
 
-func TestTheEchoAnswersWithTheLinesAsTheyCame(t *testing.T) {
+func TestTheEchoReturnsTheRequestLinesUnchanged(t *testing.T) {
 	t.Parallel()
 	_, base := echo(t)
 	s := echoed(t, talk(t, base, "GET /a?b HTTP/1.1\r\nHost: h\r\nx-USER_id : 1\r\nX-A: a\r\nX-A:\r\n\tfolded: b\r\nno colon\r\nX-Probe-Id: "+marker+"\r\nConnection: close\r\n\r\n"))
@@ -130,7 +130,7 @@ func TestTheEchoRemembersRequestsByTheirMarker(t *testing.T) {
 }
 
 // An answer that the gateway does not expect could go to another client.
-func TestTheEchoAnswersNoSmuggledRequest(t *testing.T) {
+func TestTheEchoIgnoresSmuggledRequests(t *testing.T) {
 	t.Parallel()
 	e, base := echo(t)
 	if got := talk(t, base, "GET /.probe/smuggled HTTP/1.1\r\nX-Probe-Id: "+marker+"\r\n\r\n"); got != "" {

@@ -102,7 +102,7 @@ func TestEachIdentityHeaderIsInEachConfiguration(t *testing.T) {
 	}
 }
 
-func TestEachConfigurationDropsWhatTheClientSaysOfTheRequest(t *testing.T) {
+func TestEachConfigurationDropsTheClientsForwardedHeaders(t *testing.T) {
 	t.Parallel()
 	for _, kind := range setup.Kinds() {
 		t.Run(kind[0], func(t *testing.T) {

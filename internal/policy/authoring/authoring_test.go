@@ -242,7 +242,7 @@ func TestWhatCanNeverFireIsFound(t *testing.T) {
 }
 
 // Tests and cases that fail are said, and what nothing has seen.
-func TestWhatFailsIsSaid(t *testing.T) {
+func TestFailedTestsAndMissingCoverageAreReported(t *testing.T) {
 	t.Parallel()
 	run := func(files map[string]string, o authoring.TestOptions) (authoring.TestReport, string) {
 		t.Helper()

@@ -17,7 +17,7 @@ import (
 )
 
 // OPA's own compliance cases: a program answers each as topdown does, or leaves it to topdown.
-func TestEveryComplianceCaseOfOPAIsAnsweredAsByTopdownOrLeftToIt(t *testing.T) {
+func TestEveryComplianceCaseOfOPAEvaluatesAsInTopdownOrIsLeftToIt(t *testing.T) {
 	t.Parallel()
 	counts := map[string]int{}
 	reasons := map[string]int{}

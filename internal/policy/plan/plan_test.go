@@ -82,7 +82,7 @@ type after struct{ at time.Time }
 func (after) Cancel()           {}
 func (a after) Cancelled() bool { return time.Now().After(a.at) }
 
-func TestAQueryThatAProgramCannotAnswerAsAWholeIsLeftToTopdown(t *testing.T) {
+func TestAQueryThatAProgramCannotEvaluateWhollyIsLeftToTopdown(t *testing.T) {
 	t.Parallel()
 	var many strings.Builder
 	for i := range maxRules + 10 {

@@ -332,7 +332,7 @@ func tryRandom(t *testing.T, seed uint64, mutant bool) (all []outcome, differs s
 	return all, ""
 }
 
-func TestRandomPoliciesAreAnsweredAsByTopdown(t *testing.T) {
+func TestRandomPoliciesEvaluateAsInTopdown(t *testing.T) {
 	t.Parallel()
 	seeds := uint64(20_000) // nightly; each has four questions
 	if testing.Short() {
@@ -354,7 +354,7 @@ func TestRandomPoliciesAreAnsweredAsByTopdown(t *testing.T) {
 	}
 }
 
-func FuzzPoliciesAreAnsweredAsByTopdown(f *testing.F) {
+func FuzzPoliciesEvaluateAsInTopdown(f *testing.F) {
 	for seed := range uint64(20) {
 		f.Add(seed)
 	}

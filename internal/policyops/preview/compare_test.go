@@ -35,7 +35,7 @@ func TestChangesAreClassified(t *testing.T) {
 	}
 }
 
-func TestQuestionsAreValidated(t *testing.T) {
+func TestPreviewCasesAreValidated(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
 		"questions: [{title: a, token: {sub: x}}]":            "sub is set for each caller",

@@ -47,7 +47,7 @@ func TestAShadowThatIsSetAgainBeginsAnew(t *testing.T) {
 	})
 }
 
-func TestAPanicOfTheShadowCostsOneQuestion(t *testing.T) {
+func TestAPanicOfTheShadowCostsOneComparison(t *testing.T) {
 	t.Parallel()
 	candidate := &policy.Revision{ID: "a", Digest: "a"}
 	s := NewShadow(nil, nil, func() (*policy.Revision, float64) { return candidate, 1 }) // without anybody to ask: it panics

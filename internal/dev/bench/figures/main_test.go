@@ -11,8 +11,8 @@ import (
 var printed = map[string]string{
 	"bench": `BenchmarkAllocationsDecisionCached-2     	  119276	      9876 ns/op	      58 B/op	       0 allocs/op
 BenchmarkRelay-2   	   50000	     43478 ns/op	     23000 events/s
-BenchmarkAClientIsMade/well-2         	      20	   8100000 ns/op	        12.0 ms-longest
-BenchmarkAClientIsMade/silent-2       	      20	1410000000 ns/op	      1420 ms-longest
+BenchmarkAClientIsCreated/well-2         	      20	   8100000 ns/op	        12.0 ms-longest
+BenchmarkAClientIsCreated/silent-2       	      20	1410000000 ns/op	      1420 ms-longest
 
               µs, with client server alone
 bare                     43.1         20.0
