@@ -134,7 +134,7 @@ func TestADeniedCallerWaitsForNoLock(t *testing.T) {
 
 // Many concurrent changes by one caller, and two administrators who change each other, neither deadlock
 // nor fail. A request that times out on a loaded machine is 503, and its caller retries.
-func TestMuchAtOnceIsNotRefused(t *testing.T) {
+func TestConcurrentChangesNeitherDeadlockNorFail(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	w.member("acme", "anna", iam.RoleTenantAdmin)
@@ -187,7 +187,7 @@ func timedOut(r reply) bool {
 }
 
 // A token can be for less than its program may.
-func TestATokenThatIsForLessGivesLess(t *testing.T) {
+func TestATokenOfNarrowerScopeGrantsLess(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	for _, id := range []string{"both", "owner"} {

@@ -88,7 +88,7 @@ func TestOfManyConcurrentCreatesOneSucceeds(t *testing.T) {
 
 // A caller whose connection was cut sends the same again: one thing is made, and the
 // answer is the one that got lost.
-func TestARepeatedPostMakesOneThing(t *testing.T) {
+func TestARepeatedPostCreatesOneObject(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	body := map[string]any{"name": "once", "permissions": []string{"a:b"}}
@@ -143,7 +143,7 @@ func TestARepeatedPostMakesOneThing(t *testing.T) {
 }
 
 // Two administrators who remove each other, many times: one always stays.
-func TestOfTwoAdministratorsWhoRemoveEachOtherOneSucceeds(t *testing.T) {
+func TestOfTwoAdministratorsRemovingEachOtherOneSucceeds(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	w.want(201, "root", "POST", "/v1/users", map[string]any{"subject": "rival", "platform_roles": []string{"platform-admin"}})

@@ -15,7 +15,7 @@ import (
 
 // Every route that takes GET takes HEAD, with the same status and headers and without a body,
 // and answers 304 to a caller that knows the answer already.
-func TestWhatIsReadCanBeAskedForByHEADAndByETag(t *testing.T) {
+func TestReadsSupportHEADAndETags(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{decisions: true})
 	alice := w.user("alice")
@@ -168,7 +168,7 @@ func TestABatchNamesAllInvalidRowsAtOnce(t *testing.T) {
 	w.want(415, "tina", "POST", "/v1/tenants/acme/members:batch", `{"members":[]}`, "Content-Type: text/plain")
 }
 
-func TestAnEndInThePastIsRefused(t *testing.T) {
+func TestAnExpiryInThePastIsRejected(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	user := w.member("acme", "brief", "viewer")

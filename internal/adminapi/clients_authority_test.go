@@ -102,7 +102,7 @@ func TestAClientGrantsItsCreatorNothingMore(t *testing.T) {
 
 // What a generous policy allows is held to what its caller holds: a client of the platform
 // is the platform administrator's.
-func TestAGenerousPolicyGivesNoClientsOfThePlatform(t *testing.T) {
+func TestAPermissivePolicyGrantsNoPlatformClients(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{adminRego: "package iam.admin\n\n# METADATA\n# entrypoint: true\ndecision := {\"allow\": true, \"reasons\": []}\n"})
 	platform := w.client("", nil)

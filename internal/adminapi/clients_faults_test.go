@@ -226,7 +226,7 @@ func TestARepairReportsItsOutcome(t *testing.T) {
 }
 
 // A client that is there is not forgotten, whatever the provider says of a change of it.
-func TestAFoundClientIsNotForgotten(t *testing.T) {
+func TestAClientThatTheProviderHasIsNotAbandoned(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	h := w.hook()
@@ -246,7 +246,7 @@ func TestAFoundClientIsNotForgotten(t *testing.T) {
 }
 
 // A provider that makes clients under ids of its own is of no use, and is left clean.
-func TestAProviderThatChoosesIDsIsRefused(t *testing.T) {
+func TestAProviderThatAssignsIDsIsRejected(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	own := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {

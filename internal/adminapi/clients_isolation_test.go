@@ -76,7 +76,7 @@ func TestAFaultyListOfTheProviderChangesNoClient(t *testing.T) {
 }
 
 // One tenant that is delayed delays no other.
-func TestABusyTenantDelaysNoOther(t *testing.T) {
+func TestABusyTenantDoesNotDelayOthers(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	busy := w.client("acme", nil)
@@ -129,7 +129,7 @@ func TestAClientOfThePlatformIsNoDeadlock(t *testing.T) {
 
 // Where the URL of the admin API leads elsewhere, nothing is believed to be done: a client
 // that is deleted here waits until it is deleted there, and what waits says why.
-func TestAWrongAdminURLDeletesNothing(t *testing.T) {
+func TestAMisconfiguredAdminURLDeletesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	id := w.client("acme", nil)

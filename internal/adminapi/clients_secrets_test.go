@@ -209,7 +209,7 @@ func TestOfTwoConcurrentRotationsOneConflicts(t *testing.T) {
 
 // An old secret is ended whatever becomes of the client's way to authenticate, and one
 // that cannot be ended holds nothing up.
-func TestAnOldSecretIsNotForgotten(t *testing.T) {
+func TestAReplacedSecretIsRevokedInTheEnd(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	id := w.client("acme", nil)

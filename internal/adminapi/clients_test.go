@@ -168,7 +168,7 @@ func (w *adminWorld) observedAs(t *testing.T, handlers ...string) {
 }
 
 // While R-Auth is away, changes are accepted and sent later; what must not wait does not.
-func TestClientsAreTakenWhileTheProviderIsAway(t *testing.T) {
+func TestClientRequestsAreAcceptedDuringAProviderOutage(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{loop: true})
 	first := w.client("acme", nil)
@@ -275,7 +275,7 @@ func TestAClientIsCreatedOnce(t *testing.T) {
 }
 
 // What the provider refuses for good was never done.
-func TestARefusalUndoesTheChange(t *testing.T) {
+func TestAProviderRejectionRollsTheChangeBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{loop: true})
 	site := func(uri string, roles ...string) map[string]any {
@@ -366,7 +366,7 @@ func TestAClientOfAnotherOriginIsAFactAndCanBeBlocked(t *testing.T) {
 }
 
 // What the provider refuses is named also where it names one entry of a list.
-func TestARefusedLogoutURIIsNamed(t *testing.T) {
+func TestARejectedLogoutURIIsNamed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	site := func(out string) map[string]any {

@@ -120,7 +120,7 @@ func TestATenantsAdministratorSeesItsDecisions(t *testing.T) {
 }
 
 // The question that an administrator has: why was my member refused?
-func TestATenantsAdministratorLearnsWhyAMemberIsRefused(t *testing.T) {
+func TestATenantAdministratorSeesWhyAMemberIsDenied(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{decisions: true})
 	frank := w.user("frank")

@@ -142,7 +142,7 @@ func TestAPreviewNamesTheUsersThatLoseARole(t *testing.T) {
 
 // A shadow is asked beside what is in force. Callers notice nothing, and differences are
 // counted and kept.
-func TestAShadowIsAskedAside(t *testing.T) {
+func TestAShadowRunsInTheBackground(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	w.member("acme", "vera", "viewer")
@@ -190,7 +190,7 @@ func TestAShadowIsAskedAside(t *testing.T) {
 	})
 }
 
-func TestWhatIsInForceIsNoShadow(t *testing.T) {
+func TestTheActivePolicyIsNeverAShadow(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
 	candidate := w.upload(201, "paula", w.with(noViewers))

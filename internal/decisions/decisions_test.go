@@ -202,7 +202,7 @@ func TestTheAllowListIsValidated(t *testing.T) {
 }
 
 // Decisions that a slow sink does not take are dropped, and counted for that sink alone.
-func TestASlowSinkDelaysNoOther(t *testing.T) {
+func TestASlowSinkDoesNotDelayOthers(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	var lines bytes.Buffer
@@ -242,7 +242,7 @@ func TestASlowSinkDelaysNoOther(t *testing.T) {
 }
 
 // Record never blocks, also without a worker.
-func TestADecisionThatDoesNotFitIsDropped(t *testing.T) {
+func TestAFullQueueDropsDecisions(t *testing.T) {
 	t.Parallel()
 	l := &Log{queue: make(chan *enrich.Evaluated, 1)} // without a worker
 	l.Record(evaluated(nil))

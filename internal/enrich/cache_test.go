@@ -121,7 +121,7 @@ func TestACachedDecisionEndsWithAMembership(t *testing.T) {
 
 // A gateway may repeat a response until the first of what can end it. No change reaches the gateway, so the freshness
 // deadline is among them.
-func TestAResponseIsReusableUntilTheFirstThingThatEndsIt(t *testing.T) {
+func TestACacheEntryLivesUntilItsEarliestExpiry(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	for name, c := range map[string]struct {
@@ -189,7 +189,7 @@ func TestAFactThatChangesMeanwhileIsReadAgain(t *testing.T) {
 }
 
 // Superseded revisions are not kept in memory by what depended on them.
-func TestASupersededPolicyIsForgotten(t *testing.T) {
+func TestEntriesOfASupersededPolicyAreEvicted(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	w := f.walk(0, "")
@@ -217,7 +217,7 @@ func TestASupersededPolicyIsForgotten(t *testing.T) {
 }
 
 // Hints that anybody can make up have a capacity of their own.
-func TestInventedHintsEvictNoOtherEntry(t *testing.T) {
+func TestForgedTenantHintsEvictNoOtherEntry(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	w := f.walk(0, "") // the default policy

@@ -132,7 +132,7 @@ func TestAClusterBeatsAboutOnceASecond(t *testing.T) {
 
 // The order of taking up again: nothing is dropped before the new listener stands,
 // then the pool, then everything.
-func TestAConnectionThatBreaksIsTakenUpInOrder(t *testing.T) {
+func TestABrokenConnectionResumesInOrder(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := &bus{}
 		r := start(t, b)

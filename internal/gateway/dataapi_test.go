@@ -216,7 +216,7 @@ func TestTheDataAPIServesTheOPAPluginsOfKongAndAPISIX(t *testing.T) {
 	}
 }
 
-func TestTheFactsOfTheDataAPIAreThoseOfTheInputOfABelievedPeer(t *testing.T) {
+func TestTheDataAPITakesRequestFactsFromTheInputOfATrustedPeer(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{Policy: world.Policy{Rego: recording}})
 	stranger := world.New(t, world.Settings{Untrusted: true, Policy: world.Policy{Rego: recording}})

@@ -84,7 +84,7 @@ decision := {"allow": true, "tenant": "", "headers": {"X-User-ID": concat(" ", [
 	}
 }
 
-func TestASourceThatDisagreesWithEnvoyIsRefused(t *testing.T) {
+func TestASourceThatDisagreesWithEnvoyIsRejected(t *testing.T) {
 	t.Parallel()
 	e := newEnvoy(world.New(t, world.Settings{}))
 	alice := world.Bearer(e.Mint("alice", nil))
@@ -115,7 +115,7 @@ func TestASourceThatDisagreesWithEnvoyIsRefused(t *testing.T) {
 	}
 }
 
-func TestAnAmbiguousPathOfACheckIsRefused(t *testing.T) {
+func TestAnAmbiguousPathOfACheckIsRejected(t *testing.T) {
 	t.Parallel()
 	e := newEnvoy(world.New(t, world.Settings{Policy: world.Policy{Rego: readsThePath}}))
 	alice := world.Bearer(e.Mint("alice", nil))

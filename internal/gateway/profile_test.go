@@ -73,7 +73,7 @@ func TestEachProfileReadsTheFactsThatItsGatewaySends(t *testing.T) {
 }
 
 // A client sends the headers that another kind of gateway would set.
-func TestASourceOfAnotherProfileIsNotBelievedAndMustNotDisagree(t *testing.T) {
+func TestASourceOfAnotherProfileIsNotTrustedAndMustNotDisagree(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{Policy: world.Policy{Rego: readsThePath}})
 	alice := world.Bearer(w.Mint("alice", nil))

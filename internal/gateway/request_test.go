@@ -12,7 +12,7 @@ import (
 	"iam-service/internal/dev/world"
 )
 
-func TestWhatComesTwiceOrIsMalformedIsRefused(t *testing.T) {
+func TestDuplicateOrMalformedInputIsRejected(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{})
 	alice := world.Bearer(w.Mint("alice", nil))
@@ -50,7 +50,7 @@ denied contains "internal" if startswith(input.request.path, "/internal")
 `
 
 // Two programs must not read one path differently.
-func TestAnAmbiguousPathIsRefusedWhereThePolicyReadsThePath(t *testing.T) {
+func TestAnAmbiguousPathIsRejectedWhereThePolicyReadsThePath(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{Policy: world.Policy{Rego: readsThePath}})
 	alice := world.Bearer(w.Mint("alice", nil))

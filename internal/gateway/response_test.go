@@ -241,7 +241,7 @@ func TestTheTenantOfTheHeadersIsTheTenantOfTheDecision(t *testing.T) {
 }
 
 // What is not to be written down of a decision stands in no other line either.
-func TestARefusalIsLoggedAsMaskedAsADecision(t *testing.T) {
+func TestARejectionIsLoggedAsMaskedAsADecision(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{Fields: []string{"token.iss", "request.method"}})
 	_, err := w.DB.PutUser(ctx, iam.User{Issuer: w.RAuth.Issuer, Subject: "planted-subject", Status: iam.UserActive, TokensNotBefore: time.Now().Add(time.Minute)})

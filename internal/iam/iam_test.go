@@ -41,7 +41,7 @@ func TestNamesKeepTheirShape(t *testing.T) {
 	}
 }
 
-func TestEveryWrongFieldIsNamedAtOnce(t *testing.T) {
+func TestAllInvalidFieldsAreNamedAtOnce(t *testing.T) {
 	t.Parallel()
 	wrong := iam.Membership{
 		Tenant: "Acme", Status: "expired", Roles: []string{"ok", "Not Ok", "ok"}, Attributes: map[string]any{"a": strings.Repeat("x", 5000)},
@@ -56,7 +56,7 @@ func TestEveryWrongFieldIsNamedAtOnce(t *testing.T) {
 	}
 }
 
-func TestInheritanceIsRefusedWhereItCannotWork(t *testing.T) {
+func TestInheritanceIsRejectedWhereItCannotWork(t *testing.T) {
 	t.Parallel()
 	chain := func(n int) []iam.Role {
 		roles := []iam.Role{{Name: "r0"}}

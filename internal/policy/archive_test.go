@@ -72,7 +72,7 @@ func sparse(t testing.TB) []byte {
 	return zipped(t, parts...)
 }
 
-func TestAnArchiveThatNoBundleNeedsIsRefused(t *testing.T) {
+func TestAnArchiveThatNoBundleNeedsIsRejected(t *testing.T) {
 	t.Parallel()
 	file := func(name string) []byte { return header(name, '0', 0) }
 	var many [][]byte
@@ -138,7 +138,7 @@ func TestAnArchiveThatNoBundleNeedsIsRefused(t *testing.T) {
 }
 
 // A few bytes do not make anything allocate what they only declare, whichever way they come.
-func TestABombIsRefusedBeforeItIsUnpacked(t *testing.T) { //nolint:paralleltest // it looks at what the whole process allocates
+func TestADecompressionBombIsRejectedBeforeItIsUnpacked(t *testing.T) { //nolint:paralleltest // it looks at what the whole process allocates
 	bomb := sparse(t)
 	if len(bomb) > 1000 {
 		t.Fatalf("%d bytes are no small bomb", len(bomb))

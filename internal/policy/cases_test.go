@@ -7,7 +7,7 @@ import (
 )
 
 // A case is asked with what a request would bring: it does not hold by anything else.
-func TestACaseIsAskedWhatARequestAsks(t *testing.T) {
+func TestACaseHasTheInputOfARequest(t *testing.T) {
 	t.Parallel()
 	e, err := NewEngine(Config{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {

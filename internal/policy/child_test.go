@@ -103,7 +103,7 @@ func TestNoChildRunsForAnUnsignedBundle(t *testing.T) {
 }
 
 // A bomb that OPA fetches does not reach it, signed or not.
-func TestABombOverHTTPIsRefused(t *testing.T) {
+func TestADecompressionBombOverHTTPIsRejected(t *testing.T) {
 	t.Parallel()
 	_, verify := keyPair(t)
 	key, err := policy.ParseKey(verify)
@@ -200,7 +200,7 @@ func TestTheVerifierOfAFetchedBundleIsReportedTruly(t *testing.T) {
 }
 
 // What is discovered and refused is reported as if it stood in the configuration itself.
-func TestWhatIsDiscoveredAndRefusedIsReported(t *testing.T) {
+func TestDiscoveredAndRejectedBundlesAreReported(t *testing.T) {
 	t.Parallel()
 	signer, verify := keyPair(t)
 	key, err := policy.ParseKey(verify)

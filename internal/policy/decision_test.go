@@ -250,7 +250,7 @@ func TestACaseThatLacksAFactThatIsReadIsDenied(t *testing.T) {
 	}
 }
 
-func TestAPolicyThatReadsWhatNoGatewayIsBelievedAboutIsWarnedOf(t *testing.T) {
+func TestAPolicyThatReadsUntrustedRequestFactsGetsAWarning(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]int{`decision := {"allow": input.request.path == "/"}`: 1, `decision := {"allow": input.token.sub == "a"}`: 0} {
 		for _, untold := range []bool{true, false} {

@@ -47,7 +47,7 @@ func TestTheEmbeddedPolicyPassesTheGate(t *testing.T) {
 	}
 }
 
-func TestABadPolicyIsRefusedAndTheOldOneServesOn(t *testing.T) {
+func TestABadPolicyIsRejectedAndTheActiveRevisionStays(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		files

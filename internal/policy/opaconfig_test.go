@@ -8,7 +8,7 @@ import (
 	"iam-service/internal/policy"
 )
 
-func TestAnOPAConfigurationThatWouldTakeAnythingIsRefused(t *testing.T) {
+func TestAnOPAConfigurationThatWouldAcceptAnythingIsRejected(t *testing.T) {
 	t.Parallel()
 	for want, config := range map[string]string{
 		"it does nothing":  `{}`,
@@ -26,7 +26,7 @@ func TestAnOPAConfigurationThatWouldTakeAnythingIsRefused(t *testing.T) {
 }
 
 // Where only signed bundles are accepted, OPA must be configured to verify them.
-func TestAnOPAConfigurationThatWouldTakeTheUnsignedIsRefused(t *testing.T) {
+func TestAnOPAConfigurationThatWouldAcceptUnsignedBundlesIsRejected(t *testing.T) {
 	t.Parallel()
 	e, err := policy.NewEngine(policy.Config{SignedOnly: true, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {

@@ -134,7 +134,7 @@ func TestADisagreementIsDecidedByTopdownAndSwitchesTheMachineOff(t *testing.T) {
 	}
 }
 
-func TestAnAcceptanceCaseRefusesTheMachineNotThePolicy(t *testing.T) {
+func TestAFailedAcceptanceCaseDisablesTheMachineNotThePolicy(t *testing.T) {
 	t.Parallel()
 	text := "cases:\n- title: no administrator\n  input: {token: {admin: false}}\n  want: {allow: false}\n"
 	for name, child := range map[string][]string{"in this process": nil, "in a child": {os.Args[0], policy.ChildCommand}} {

@@ -22,7 +22,7 @@ package iam.limits
 allowed := data.iam.limits.most
 `
 
-func TestConfigurationThatDoesNotFitIsRefused(t *testing.T) {
+func TestConfigurationThatViolatesItsSchemaIsRejected(t *testing.T) {
 	t.Parallel()
 	mine := strings.Replace(shippedSchema(t), `"properties": {`, `"properties": {"office_hours": {"type": "object", "additionalProperties": false, "properties": {"from": {"type": "integer", "maximum": 23}}},`, 1)
 	for name, c := range map[string]struct {

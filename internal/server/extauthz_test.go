@@ -84,7 +84,7 @@ func (c *checks) check(identity *tls.Config) error {
 	return err
 }
 
-func TestAPeerWithAClientCertificateIsBelievedAndOneWithoutIsRefused(t *testing.T) {
+func TestAPeerWithAClientCertificateIsTrustedAndOneWithoutIsRejected(t *testing.T) {
 	t.Parallel()
 	c := newChecks(t)
 	stranger := newAuthority(t).client("gateway")

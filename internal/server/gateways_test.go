@@ -98,7 +98,7 @@ func stranger(t *testing.T, a *authority) *tls.Config {
 }
 
 // A verified client certificate proves more than an address: what such a peer says of the request is believed, as over gRPC.
-func TestAGatewayWithAClientCertificateIsBelieved(t *testing.T) {
+func TestAGatewayWithAClientCertificateIsTrusted(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
 	files := filesOf(a, "iam")

@@ -172,7 +172,7 @@ func TestFaultsOfTLSFilesAreReportedByVariable(t *testing.T) {
 	}
 }
 
-func TestAListenerWithClientAuthoritiesRefusesAClientWithoutACertificateOfTheirs(t *testing.T) {
+func TestAListenerWithClientAuthoritiesRejectsAClientWithoutACertificateOfTheirs(t *testing.T) {
 	t.Parallel()
 	a, other := newAuthority(t), newAuthority(t)
 	f := filesOf(a, "one")

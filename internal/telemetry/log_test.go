@@ -75,7 +75,7 @@ func TestAReaderOfTheLogThatStopsReadingBlocksNoCaller(t *testing.T) {
 	}
 }
 
-func TestManyLinesOfOneKindCrowdOutNoOthers(t *testing.T) {
+func TestManyLogLinesOfOneKindDoNotSuppressOthers(t *testing.T) {
 	t.Parallel()
 	out := newReader()
 	log := telemetry.NewLog(out, slog.LevelInfo)

@@ -192,7 +192,7 @@ func TestARejectedOpaqueTokenIsRememberedForAMoment(t *testing.T) {
 }
 
 // Many requests with one token are one call.
-func TestOneOpaqueTokenIsAskedAboutOnce(t *testing.T) {
+func TestAnOpaqueTokenIsIntrospectedOnce(t *testing.T) {
 	t.Parallel()
 	var calls atomic.Int64
 	first, release := make(chan struct{}), make(chan struct{})

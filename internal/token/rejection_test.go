@@ -11,7 +11,7 @@ import (
 )
 
 // Why a token is rejected is logged, whatever the caller.
-func TestARefusalNamesNothingOfTheToken(t *testing.T) {
+func TestARejectionRevealsNothingOfTheToken(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(c *Config) { c.Issuers[0].AuthorizedParties = []string{"web"} })
 	const planted = "planted"

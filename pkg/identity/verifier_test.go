@@ -165,7 +165,7 @@ func TestClocksMayDifferBySkew(t *testing.T) {
 	}
 }
 
-func TestAConfigurationThatAcceptsTooMuchIsRefused(t *testing.T) {
+func TestAConfigurationThatAcceptsTooMuchIsRejected(t *testing.T) {
 	t.Parallel()
 	base := Config{JWKS: "https://iam.example.com/.well-known/jwks.json", Issuer: issuer, Audiences: []string{here}}
 	if _, err := New(base); err != nil {

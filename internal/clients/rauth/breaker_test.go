@@ -85,7 +85,7 @@ func TestOneClientOpensNoBreaker(t *testing.T) {
 
 // A 404 of a wrong place is not believed: nothing is deleted there, nothing is missing, and
 // each call counts and logs that the answer is a bad one.
-func TestAWrongPlaceIsNotBelieved(t *testing.T) {
+func TestResponsesOfAMisconfiguredAdminURLAreNotTrusted(t *testing.T) {
 	t.Parallel()
 	for name, wrong := range map[string]http.HandlerFunc{
 		"404": func(w http.ResponseWriter, r *http.Request) { http.NotFound(w, r) },

@@ -68,7 +68,7 @@ func TestEachFailureHasItsReason(t *testing.T) {
 
 // A refusal for good names the field that it is about, as the provider names it, and the
 // log has why, however late the provider comes to it.
-func TestARefusalNamesItsField(t *testing.T) {
+func TestARejectionNamesItsField(t *testing.T) {
 	t.Parallel()
 	const hydra = "The value of one of the Client Metadata fields is invalid and the server has rejected this request. Note that an Authorization Server MAY choose to substitute a valid value for any requested parameter of a Client's Metadata. "
 	var status int

@@ -34,7 +34,7 @@ var All = []Defence{
 	{
 		Threat: "forwarded headers believed", File: "internal/gateway/facts.go",
 		Code: "r.TLS != nil && len(r.TLS.VerifiedChains) > 0", Without: "r.TLS != nil",
-		Package: "./internal/server", Test: "TestAGatewayWithAClientCertificateIsBelieved",
+		Package: "./internal/server", Test: "TestAGatewayWithAClientCertificateIsTrusted",
 	},
 	{
 		Threat: "facts unknown or doubled", File: "internal/gateway/facts.go",
@@ -49,12 +49,12 @@ var All = []Defence{
 	{
 		Threat: "path confusion", File: "internal/enrich/request.go",
 		Code: "\tif !ok {\n\t\tr.Path", Without: "\tif !ok && raw == \"\" {\n\t\tr.Path",
-		Package: "./internal/gateway", Test: "TestAnAmbiguousPathIsRefusedWhereThePolicyReadsThePath",
+		Package: "./internal/gateway", Test: "TestAnAmbiguousPathIsRejectedWhereThePolicyReadsThePath",
 	},
 	{
 		Threat: "repeated headers", File: "internal/problem/client.go",
 		Code: "if len(values) > 1 {", Without: "if len(values) > 99 {",
-		Package: "./internal/gateway", Test: "TestWhatComesTwiceOrIsMalformedIsRefused",
+		Package: "./internal/gateway", Test: "TestDuplicateOrMalformedInputIsRejected",
 	},
 	{
 		Threat: "a stranger asks as a gateway", File: "internal/gateway/http.go",
@@ -159,12 +159,12 @@ var All = []Defence{
 	{
 		Threat: "bundle bomb before verification", File: "internal/policy/archive.go",
 		Code: `if strings.HasPrefix(record, "GNU.sparse.") {`, Without: `if record == "" {`,
-		Package: "./internal/policy", Test: "TestAnArchiveThatNoBundleNeedsIsRefused",
+		Package: "./internal/policy", Test: "TestAnArchiveThatNoBundleNeedsIsRejected",
 	},
 	{
 		Threat: "bundle bomb before verification", File: "internal/policy/archive.go",
 		Code: `if path.Base(name) == "patch.json" {`, Without: "if false {",
-		Package: "./internal/policy", Test: "TestAnArchiveThatNoBundleNeedsIsRefused",
+		Package: "./internal/policy", Test: "TestAnArchiveThatNoBundleNeedsIsRejected",
 	},
 	{
 		Threat: "number that never ends", File: "internal/token/claims.go",
@@ -219,7 +219,7 @@ var All = []Defence{
 	{
 		Threat: "forged signed identity", File: "internal/policy/headers.go",
 		Code: "if c == AssertionHeader {", Without: "if false {",
-		Package: "./internal/policy", Test: "TestABadPolicyIsRefusedAndTheOldOneServesOn",
+		Package: "./internal/policy", Test: "TestABadPolicyIsRejectedAndTheActiveRevisionStays",
 	},
 	{
 		Threat: "forged signed identity", File: "pkg/identity/verifier.go",
@@ -274,7 +274,7 @@ var All = []Defence{
 	{
 		Threat: "cache of a gateway beyond the promise", File: "internal/enrich/assert.go",
 		Code: "left := s.cfg.Directory.FreshUntil() - now", Without: "left := 24 * time.Hour",
-		Package: "./internal/enrich", Test: "TestAResponseIsReusableUntilTheFirstThingThatEndsIt",
+		Package: "./internal/enrich", Test: "TestACacheEntryLivesUntilItsEarliestExpiry",
 	},
 	{
 		Threat: "cache of a gateway beyond the promise", File: "internal/enrich/assert.go",
@@ -314,7 +314,7 @@ var All = []Defence{
 	{
 		Threat: "Rego sandbox", File: "internal/policy/capabilities.go",
 		Code: "func(b *ast.Builtin) bool { return !slices.Contains(AllowedBuiltins, b.Name) })", Without: "func(b *ast.Builtin) bool { return false })",
-		Package: "./internal/policy", Test: "TestABadPolicyIsRefusedAndTheOldOneServesOn",
+		Package: "./internal/policy", Test: "TestABadPolicyIsRejectedAndTheActiveRevisionStays",
 	},
 	{
 		Threat: "Rego sandbox", File: "internal/policy/capabilities.go",
@@ -329,7 +329,7 @@ var All = []Defence{
 	{
 		Threat: "wrong evaluation", File: "internal/policy/program.go",
 		Code: "if !e.agreesOnCase(ctx, r, p, c) {", Without: "if !e.agreesOnCase(ctx, r, p, c) && false {",
-		Package: "./internal/policy", Test: "TestAnAcceptanceCaseRefusesTheMachineNotThePolicy",
+		Package: "./internal/policy", Test: "TestAFailedAcceptanceCaseDisablesTheMachineNotThePolicy",
 	},
 	{
 		Threat: "wrong evaluation", File: "internal/policyops/rollout/rollout.go",
@@ -384,7 +384,7 @@ var All = []Defence{
 	{
 		Threat: "data of the wrong type", File: "internal/policy/schemas.go",
 		Code: "validate(configPath, open, config)", Without: "validate(configPath, map[string]any{}, config)",
-		Package: "./internal/policy", Test: "TestConfigurationThatDoesNotFitIsRefused",
+		Package: "./internal/policy", Test: "TestConfigurationThatViolatesItsSchemaIsRejected",
 	},
 	{
 		Threat: "repeated headers", File: "internal/gateway/http.go",

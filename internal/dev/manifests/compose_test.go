@@ -65,7 +65,7 @@ func compose(t *testing.T) project {
 	return p
 }
 
-func TestAMistakeInTheComposeFileIsRefused(t *testing.T) {
+func TestAMistakeInTheComposeFileIsRejected(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile(composeFile(t))
 	if err != nil {

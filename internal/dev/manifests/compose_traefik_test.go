@@ -16,7 +16,7 @@ import (
 )
 
 // Traefik itself, with the command and the files of Compose: only the addresses are those of the test.
-func TestTraefikOfComposeAsksBeforeItForwards(t *testing.T) {
+func TestTraefikOfComposeAuthorizesBeforeItForwards(t *testing.T) {
 	program := os.Getenv("TRAEFIK")
 	if program == "" {
 		t.Skip(`Traefik takes minutes to build: "make test-built-gateways" builds it and runs this test, nightly too`)

@@ -17,7 +17,7 @@ import (
 )
 
 // A stream that was lost is made again, and said to be; a replay fills it.
-func TestALostStreamIsReportedAndFilledAgain(t *testing.T) {
+func TestALostStreamIsReportedAndRefilled(t *testing.T) {
 	t.Parallel()
 	l := newLine(t)
 	l.up()

@@ -17,7 +17,7 @@ import (
 	"iam-service/internal/gateway/probe"
 )
 
-func TestAConfigurationIsRefusedWithAllItsFaults(t *testing.T) {
+func TestAConfigurationIsRejectedWithAllItsErrors(t *testing.T) {
 	t.Parallel()
 	_, err := probe.Run(t.Context(), probe.Config{
 		Gateway: "ftp://h/a", Headers: []string{"X-User-ID", "x-user-id", "X User"}, TokenWithoutRoles: "a b", OpenPath: "x", Tenant: "a\nb",

@@ -154,7 +154,7 @@ func TestTheCertificateOfTheServiceIsVerified(t *testing.T) {
 	}
 }
 
-func TestWhatIsWrongWithTheSettingsIsReportedAtOnce(t *testing.T) {
+func TestAllInvalidSettingsAreReportedAtOnce(t *testing.T) {
 	t.Parallel()
 	_, err := setup.Generate("nginx", setup.Settings{IAM: "iam-service:8080", Backend: "http://b/path", ExtAuthz: "x", Listen: "8000", Loopback: "127.0.0.1"})
 	if err == nil {

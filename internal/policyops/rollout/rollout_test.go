@@ -222,7 +222,7 @@ func TestAReplicaNeverGoesBelowTheActivationThatItHasSeen(t *testing.T) {
 	}
 }
 
-func TestALostPolicyCanBeSubmittedAgain(t *testing.T) {
+func TestALostPolicyCanBeResubmitted(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	one := f.replica("one", defaults)

@@ -60,7 +60,7 @@ func issuer(t *testing.T, ahead time.Duration) *devrauth.Server {
 	return p
 }
 
-func TestAnIssuersWrongClockIsFound(t *testing.T) {
+func TestClockSkewOfAnIssuerIsReported(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name          string
@@ -84,7 +84,7 @@ func TestAnIssuersWrongClockIsFound(t *testing.T) {
 	}
 }
 
-func TestTheDatabasesWrongClockIsFound(t *testing.T) {
+func TestClockSkewOfTheDatabaseIsReported(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, ahead, state, detail string }{
 		{name: "ten seconds ahead", ahead: "10 s", state: doctor.Warn, detail: "10s ahead of this host's"},

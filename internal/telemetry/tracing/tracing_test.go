@@ -32,7 +32,7 @@ func recorded(t *testing.T, sampler sdktrace.Sampler) (*tracing.Tracing, *tracet
 	return tr, exporter
 }
 
-func TestACallerThatIsBelievedContinuesItsTrace(t *testing.T) {
+func TestATrustedCallerContinuesItsTrace(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		header   http.Header
@@ -153,7 +153,7 @@ func TestWorkLeftBehindContinuesItsTrace(t *testing.T) {
 	}
 }
 
-func TestEachWrongSettingIsNamed(t *testing.T) {
+func TestEachInvalidSettingIsNamed(t *testing.T) {
 	t.Parallel()
 	good := tracing.Config{Protocol: "grpc", Sampler: "parentbased_traceidratio", Ratio: "0.01", Endpoint: "https://c:4317", Headers: "a=b%20c,d=e"}
 	good.Check(func(format string, args ...any) { t.Errorf(format, args...) })
