@@ -341,6 +341,9 @@ func (s *stage) deniesWithoutAnAnswer(mode int32) {
 		if a.status < 500 || a.seen != nil {
 			s.Errorf("%s: %d %s", line, a.status, a.body)
 		}
+		if s.kind == "haproxy" && (a.status != 503 || a.header.Get("Retry-After") == "") { // the others answer as they do by themselves
+			s.Errorf("%s: %d %v", line, a.status, a.header)
+		}
 		if a.took > 2*time.Second {
 			s.Errorf("%s: the caller waited %s", line, a.took)
 		}
