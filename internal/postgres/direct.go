@@ -31,6 +31,8 @@ func (db *DB) lock(ctx context.Context, name string) (*pgx.Conn, bool, error) {
 		"application_name": "iam-service " + name,
 		// The server releases the lock of a lost host within half a minute.
 		"tcp_keepalives_idle": "10", "tcp_keepalives_interval": "5", "tcp_keepalives_count": "3", "tcp_user_timeout": "25000",
+		// And that of a replica that is frozen, or cut off by something that keeps its connection open: a live one uses it more often.
+		"idle_session_timeout": "25000",
 	})
 	if err != nil {
 		return nil, false, err

@@ -172,12 +172,13 @@ const (
 	batch    = 1000
 	tries    = 5
 	minPause = 200 * time.Millisecond
-	maxPause = 30 * time.Second
+	maxPause = 5 * time.Second // events are late for no longer after an outage of the bus
 
 	checkEvery = 10 * time.Second // of the stream
 	markEvery  = time.Second      // of acknowledged events
 
 	refusedPause = time.Second
+	leadPause    = time.Second // after a failure of the queue: where it accepts no changes, it fails again at once
 )
 
 // Config of a Relay.
@@ -229,11 +230,13 @@ func (r *Relay) Run(ctx context.Context) {
 			continue
 		}
 		r.cfg.Log.InfoContext(ctx, "relaying events")
-		if err := r.lead(ctx, s); err != nil && ctx.Err() == nil {
-			r.cfg.Log.WarnContext(ctx, "stopped relaying events", slog.Any("err", err))
-		}
+		err = r.lead(ctx, s)
 		s.Close()
 		r.lost(false) // the next leader reports it
+		if err != nil && ctx.Err() == nil {
+			r.cfg.Log.WarnContext(ctx, "stopped relaying events", slog.Any("err", err))
+			pause(ctx, leadPause)
+		}
 	}
 }
 
@@ -244,6 +247,9 @@ func (r *Relay) lead(ctx context.Context, s Session) error {
 	for ctx.Err() == nil {
 		if time.Since(checked) > checkEvery {
 			if err := r.check(ctx, s); err != nil {
+				if _, queue := errors.AsType[*queueError](err); queue {
+					return err
+				}
 				reason := "stream"
 				if _, away := errors.AsType[*AwayError](err); away {
 					reason = "unavailable"
@@ -294,6 +300,11 @@ func (r *Relay) lead(ctx context.Context, s Session) error {
 	return nil
 }
 
+// queueError is a failure of the queue: nothing is wrong with the bus.
+type queueError struct{ error }
+
+func (e *queueError) Unwrap() error { return e.error }
+
 // check reads the stream, and reports whether it is the one that events were sent to before.
 func (r *Relay) check(ctx context.Context, s Session) error {
 	created, err := r.cfg.Bus.Ready(ctx)
@@ -303,7 +314,7 @@ func (r *Relay) check(ctx context.Context, s Session) error {
 	created = created.Truncate(time.Microsecond) // the precision of the table
 	before, err := s.Stream(ctx, created)
 	if err != nil {
-		return err
+		return &queueError{err}
 	}
 	lost := !created.Equal(before)
 	if was := r.lost(lost); lost && !was {
