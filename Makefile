@@ -181,6 +181,11 @@ test-deploy: need-go ## test the manifests, their roll-out and rollback, and the
 	.ci/kubernetes "$(KUBERNETES_CACHE)"
 	KUBERNETES="$(KUBERNETES_CACHE)" go test -count=1 -timeout 20m ./internal/dev/manifests/...
 
+.PHONY: gameday
+gameday: need-go ## rehearse outages with three replicas behind HAProxy, in some ten minutes; writes docs/gamedays.md (needs root; installs HAProxy with apt)
+	.ci/gateways
+	GAMEDAYS=1 go test -count=1 -parallel 3 -timeout 40m -run GameDays ./internal/dev/gameday
+
 .PHONY: test-defences
 test-defences: need-go ## remove each defence of SECURITY.md in turn: its test must fail; ONLY=regexp of threats
 	go run ./internal/dev/defences/takeout "$(ONLY)"

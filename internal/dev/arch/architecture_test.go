@@ -61,6 +61,7 @@ var mayImport = map[string][]string{
 	"internal/dev/defences/takeout":    {"internal/dev/defences"},
 	"internal/dev/devpg":               {"internal/dev/freeport"},
 	"internal/dev/freeport":            {},
+	"internal/dev/gameday":             {},
 	"internal/dev/devrauth":            {},
 	"internal/dev/devhydra":            {"internal/dev/freeport"},
 	"internal/dev/pgtest":              {"internal/dev/devpg", "internal/iam", "internal/postgres", "migrations"},
