@@ -41,7 +41,7 @@ var databaseDays = []day{
 		end:    func(g *game) { g.db.set("default_transaction_read_only", "off") },
 		remove: sql,
 		first:  map[kind]seen{write: only(503)},
-		fires:  []string{"IAMDatabaseErrors"},
+		fires:  []string{"IAMDatabaseErrors"}, may: []string{"IAMOutboxAging"}, // an event whose delivery cannot be recorded waits
 	},
 	{
 		name: "PostgreSQL full", what: "the file system of its tables, a tmpfs of 120 MB, is filled by a file; the file is deleted. The log (WAL) is elsewhere",
@@ -53,7 +53,7 @@ var databaseDays = []day{
 		begin: func(g *game) { g.fill() },
 		end:   func(g *game) { g.undo() },
 		first: map[kind]seen{write: also(503, 201)},
-		fires: []string{"IAMDatabaseErrors"},
+		fires: []string{"IAMDatabaseErrors"}, may: []string{"IAMOutboxAging"}, // likewise
 	},
 	{
 		name: "PostgreSQL out of connections", what: "the service's sessions are ended, and another client takes all of `max_connections`; it leaves",

@@ -59,7 +59,7 @@ type day struct {
 	alone bool          // no other day runs at the same time
 	exact bool          // alone, and no request times out
 	brief bool          // the outage is not prolonged for the alerts
-	rest  time.Duration // how much longer callers are recorded after the return
+	rest  time.Duration // how much longer callers are recorded after the return, in the long form
 	check func(*game)
 }
 
@@ -126,7 +126,7 @@ func (d day) play(t *testing.T) line {
 		return !slices.ContainsFunc(g.replicas, func(r *replica) bool { return !r.ready() })
 	})
 	g.isReady = g.callers.now()
-	time.Sleep(2*time.Second + wellFor + d.rest) // HAProxy notices within a second
+	time.Sleep(2*time.Second + wellFor + choose(d.rest, 0)) // HAProxy notices within a second
 	g.callers.end()
 	g.scrapes.end()
 	g.over = g.callers.now()
