@@ -21,7 +21,7 @@ var (
 	lateFor   = choose(9*time.Second, 3*time.Second)  // after the turn of an outage, or the whole of one without a turn
 )
 
-func choose(inLong, inShort time.Duration) time.Duration {
+func choose[T any](inLong, inShort T) T {
 	if long {
 		return inLong
 	}
