@@ -66,7 +66,7 @@ func (w *Work) admit(ctx context.Context) error {
 	return w.authorize(ctx, t)
 }
 
-// authorize asks the policy for each action of the task.
+// authorize evaluates the policy for each action of the task.
 func (w *Work) authorize(ctx context.Context, t *token.Token) error {
 	w.decisions = nil
 	for _, action := range append([]string{w.task.Action}, w.task.Also...) {
@@ -160,7 +160,7 @@ func (f withoutPlatformRoles) User(ctx context.Context, issuer, subject string) 
 	return u, known, err
 }
 
-// decide asks the policy for one action, over the facts that this transaction sees.
+// decide evaluates the policy for one action, over the facts that this transaction sees.
 func (w *Work) decide(ctx context.Context, t *token.Token, action string) error {
 	if w.s.cfg.Engine == nil {
 		return errors.New("no policy engine")
@@ -173,7 +173,7 @@ func (w *Work) decide(ctx context.Context, t *token.Token, action string) error 
 	facts := directory.NewDirect(loader, w.s.cfg.Issuers, t.Issuer)
 	deadline := time.Now().Add(policyTime)
 	evaluating, span := tracing.Start(ctx, "evaluate policy", attribute.String("iam.action", action))
-	d, err := w.s.cfg.Engine.Administer(evaluating, w.question(t, action), facts, deadline)
+	d, err := w.s.cfg.Engine.Administer(evaluating, w.policyInput(t, action), facts, deadline)
 	tracing.End(span, iam.CodeOf(err), err)
 	if err != nil {
 		return err
@@ -188,7 +188,7 @@ func (w *Work) decide(ctx context.Context, t *token.Token, action string) error 
 		return errNotFound
 	case w.task.Client:
 		// A caller who is not authorized to read a client does not learn that it exists.
-		reads, err := w.s.cfg.Engine.Administer(ctx, w.question(t, "client:read"), facts, deadline)
+		reads, err := w.s.cfg.Engine.Administer(ctx, w.policyInput(t, "client:read"), facts, deadline)
 		if err != nil || !reads.Allow {
 			return errors.Join(err, errNotFound)
 		}
@@ -196,8 +196,8 @@ func (w *Work) decide(ctx context.Context, t *token.Token, action string) error 
 	return denied(d)
 }
 
-// question is what the policy is asked for an action on the task's object.
-func (w *Work) question(t *token.Token, action string) policy.AdminInput {
+// policyInput is the policy input for an action on the task's object.
+func (w *Work) policyInput(t *token.Token, action string) policy.AdminInput {
 	return policy.AdminInput{
 		Claims:   t.Claims,
 		Action:   action,

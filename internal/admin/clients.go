@@ -301,7 +301,7 @@ func busy(c iam.ManagedClient) error {
 	return &iam.Error{Kind: iam.Conflict, Code: "operation_pending", Detail: "the last change (" + c.Operation + ") is pending in the identity provider: wait until it is done"}
 }
 
-// checkClientHeld refuses a change of a client that has more than the caller holds, before or
+// checkClientHeld rejects a change of a client that has more than the caller holds, before or
 // after the change: cs are both states. A scope is the permission of its name; an audience beyond
 // the gateways' is the admin API, or a service that is unknown here.
 func (w *Work) checkClientHeld(ctx context.Context, verb string, cs ...iam.ManagedClient) error {

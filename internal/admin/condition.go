@@ -12,7 +12,7 @@ type Condition struct {
 	Present  bool    // it must exist, in any version: If-Match: *
 	Versions []int64 // it must exist, in one of these
 
-	required bool // an empty condition is refused
+	required bool // an empty condition is rejected
 }
 
 // mandatory is c for a change that needs a condition.

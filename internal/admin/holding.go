@@ -65,7 +65,7 @@ func (w *Work) heldUntil(tenant string) time.Time {
 	return time.Time{}
 }
 
-// checkHeld refuses roles of a graph that grant more than is held; verb is what is attempted.
+// checkHeld rejects roles of a graph that grant more than is held; verb is what is attempted.
 func checkHeld(h iam.Holding, g iam.Graph, names []string, verb, pointer string) error {
 	more := h.Beyond(g, names)
 	if more == "" {

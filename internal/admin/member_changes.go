@@ -22,7 +22,7 @@ func (c *memberChange) differs() bool {
 	return c.before == nil || !sameJSON(auditOfMember(c.before.Membership), auditOfMember(c.after))
 }
 
-// endsInThePast refuses a new expiry in the past. An existing one may stay.
+// endsInThePast rejects a new expiry in the past. An existing one may stay.
 func (c *memberChange) endsInThePast(at string) []iam.FieldError {
 	end := c.after.ExpiresAt
 	if end.IsZero() || end.After(time.Now()) || c.before != nil && c.before.ExpiresAt.Equal(end) {

@@ -157,7 +157,7 @@ func (w *Work) embedded(ctx context.Context, other string) (none iam.PolicyActiv
 	return w.activate(ctx, r, none, iam.PolicyActivation{Kind: iam.PolicyFromSource, Reason: "the policy that is part of the program"})
 }
 
-// checkPrepared refuses a revision that a replica has not prepared: it would keep another one
+// checkPrepared rejects a revision that a replica has not prepared: it would keep another one
 // active.
 func (w *Work) checkPrepared(ctx context.Context, r iam.PolicyRevision) error {
 	replicas, err := w.tx.PolicyReplicas(ctx)
@@ -213,7 +213,7 @@ func (w *Work) RollBackPolicy(ctx context.Context, ref, reason string) (iam.Poli
 	return w.activate(ctx, r, current, iam.PolicyActivation{Kind: iam.PolicyRolledBack, Reason: reason})
 }
 
-// checkRunnable refuses an unsigned revision that no replica has prepared: it may be the policy of
+// checkRunnable rejects an unsigned revision that no replica has prepared: it may be the policy of
 // another version of the program.
 func (w *Work) checkRunnable(ctx context.Context, r iam.PolicyRevision) error {
 	replicas, err := w.tx.PolicyReplicas(ctx)

@@ -127,7 +127,7 @@ func TestAClientOfThePlatformIsNoDeadlock(t *testing.T) {
 	all.Wait()
 }
 
-// Where the URL of the admin API leads elsewhere, nothing is believed to be done: a client
+// Where the URL of the admin API leads elsewhere, nothing is trusted to be done: a client
 // that is deleted here waits until it is deleted there, and what waits says why.
 func TestAMisconfiguredAdminURLDeletesNothing(t *testing.T) {
 	t.Parallel()

@@ -71,7 +71,7 @@ func (a *server) visible(ctx context.Context, c call) (visibility, error) {
 	})
 }
 
-// redact removes from decisions what the tenant of the request may not see.
+// redact removes from decisions what the tenant of the request is not authorized to see.
 func (a *server) redact(ctx context.Context, c call, found []iam.RecordedDecision) ([]iam.RecordedDecision, error) {
 	return admin.Do(ctx, a.Service, c.caller, c.readOnly(), func(ctx context.Context, w *admin.Work) ([]iam.RecordedDecision, error) {
 		return w.DecisionsWithin(ctx, found)
@@ -192,7 +192,7 @@ func (a *server) readDecision(ctx context.Context, c call, in *struct {
 	return &resource[decisionBody]{Status: 200, Body: wireDecision(d)}, nil
 }
 
-// errNoDecision does not tell a decision that does not exist from one that the caller may not see.
+// errNoDecision is the same for a decision that does not exist and one that the caller may not see.
 var errNoDecision = iam.Errorf(iam.NotFound, "not found")
 
 func (a *server) findDecision(ctx context.Context, id string) (iam.RecordedDecision, error) {

@@ -40,7 +40,7 @@ func (a *server) record(next http.Handler) http.Handler {
 		a.recoverPanic(rec, r.WithContext(context.WithValue(ctx, logLineKey{}, line)), next)
 		route := strings.TrimPrefix(chi.RouteContext(r.Context()).RoutePattern(), "/v1")
 		took := time.Since(began)
-		tracing.Served(span, tracing.Answer{Method: r.Method, Route: route, Status: rec.Status})
+		tracing.Served(span, tracing.Response{Method: r.Method, Route: route, Status: rec.Status})
 		a.Observe(ctx, problem.Observation{Handler: route, Method: r.Method, Status: rec.Status, Took: took})
 		a.Log.LogAttrs(ctx, slog.LevelInfo, "admin request", append(line.attrs,
 			slog.String("method", r.Method),
@@ -90,7 +90,7 @@ type exchange struct {
 
 // exchangeOf returns the zero exchange where authenticate has not run.
 func exchangeOf(ctx context.Context) exchange {
-	x, _ := ctx.Value(exchangeKey{}).(exchange) // zero, as said
+	x, _ := ctx.Value(exchangeKey{}).(exchange) // the zero value where there is none
 	return x
 }
 

@@ -19,7 +19,7 @@ func doctorCommand(environ []string) *cobra.Command {
 		Use:   "doctor",
 		Short: "Check a deployment, and say what to do next for each fault",
 		Long: "Check a deployment with the settings of serve: the database and its rights, listeners, issuers, R-Auth's admin API, NATS, the policy, clocks,\n" +
-			"gateways and certificates. It changes nothing and can run beside serve, as \"kubectl exec deployment/iam-service -- iam-service doctor\".\n" +
+			"gateways and certificates. It changes nothing and can run next to serve, as \"kubectl exec deployment/iam-service -- iam-service doctor\".\n" +
 			"The exit status is 1 if a check fails.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

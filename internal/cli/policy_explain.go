@@ -52,7 +52,7 @@ func policyExplainCommand(environ []string) *cobra.Command {
 			}
 			about.issuer = cmp.Or(issuer, cfg.RAuthURL)
 			withoutRAuth := cfg.RAuthURL == ""
-			q, given, err := about.question(ctx, &cfg, now)
+			q, given, err := about.build(ctx, &cfg, now)
 			if err != nil {
 				return err
 			}
@@ -165,8 +165,8 @@ func (x explained) check() error {
 	return nil
 }
 
-// question is the request to explain, and all claims of the token where it is an issued one.
-func (x explained) question(ctx context.Context, cfg *server.Config, now time.Time) (explain.Question, map[string]any, error) {
+// build returns the request to explain, and all claims of the token if it is an issued one.
+func (x explained) build(ctx context.Context, cfg *server.Config, now time.Time) (explain.Question, map[string]any, error) {
 	switch {
 	case x.decision != "":
 		store, err := openDecisionStore(ctx, cfg)

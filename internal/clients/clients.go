@@ -195,7 +195,7 @@ func (s *Service) change(ctx context.Context, r Request, secret bool, begin func
 		if settled && d.Late {
 			res.Client = s.endNow(ctx, after)
 		}
-		o.answered(ctx, res)
+		o.persistResult(ctx, res)
 		return res, nil
 	}
 	if rejected(c, err) {

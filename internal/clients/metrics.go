@@ -50,13 +50,13 @@ type Backlog struct {
 	Oldest                         time.Duration // how long the oldest pending operation has waited
 }
 
-// RegisterBacklog registers the metrics of the saga. read is called at each scrape, so it must not ask the database.
+// RegisterBacklog registers the metrics of the saga. read is called at each scrape, so it must not query the database.
 func RegisterBacklog(r prometheus.Registerer, read func() Backlog) {
 	telemetry.Gauge(r, "iam_clients_pending", "Clients with an operation that the identity provider has not confirmed.", nil,
 		func() float64 { return float64(read().Pending) })
 	telemetry.Gauge(r, "iam_clients_pending_oldest_seconds", "Seconds that the oldest of these operations has waited.", nil,
 		func() float64 { return read().Oldest.Seconds() })
-	telemetry.Gauge(r, "iam_clients_failed", "Clients whose last operation the identity provider refused.", nil,
+	telemetry.Gauge(r, "iam_clients_failed", "Clients whose last operation the identity provider rejected.", nil,
 		func() float64 { return float64(read().Failed) })
 	telemetry.Gauge(r, "iam_client_secrets_unknown", "Clients whose last rotation has an unknown outcome.", nil,
 		func() float64 { return float64(read().SecretUnknown) })

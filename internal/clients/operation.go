@@ -87,14 +87,14 @@ func (o operation) forgetKey(ctx context.Context) {
 	}
 }
 
-// answered persists that the secret is returned now, for a repeated request.
-func (o operation) answered(ctx context.Context, res Result) {
+// persistResult records that the secret is returned now, for a repeated request.
+func (o operation) persistResult(ctx context.Context, res Result) {
 	if o.key == nil || res.SecretStatus != Given {
 		return
 	}
-	answer, err := json.Marshal(begun{Client: res.Client.ClientID, Status: Given})
+	result, err := json.Marshal(begun{Client: res.Client.ClientID, Status: Given})
 	if err == nil {
-		err = o.s.cfg.Admin.SetResult(context.WithoutCancel(ctx), o.caller, o.key.Key, answer)
+		err = o.s.cfg.Admin.SetResult(context.WithoutCancel(ctx), o.caller, o.key.Key, result)
 	}
 	if err != nil {
 		o.s.cfg.Log.InfoContext(ctx, "failed to persist that a secret is returned: a replay reports not_issued", slog.Any("err", err))

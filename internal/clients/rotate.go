@@ -73,7 +73,7 @@ func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.C
 	if d.Late {
 		res.Client = s.endNow(ctx, after)
 	}
-	o.answered(ctx, res)
+	o.persistResult(ctx, res)
 	return res, nil
 }
 

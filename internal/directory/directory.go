@@ -72,7 +72,7 @@ type Config struct {
 }
 
 const (
-	loadTimeout = 200 * time.Millisecond // of one load, which outlives the evaluation that asked first; at least Wait
+	loadTimeout = 200 * time.Millisecond // of one load, which outlives the evaluation that requested it first; at least Wait
 	absentShare = 10                     // absent keys get a tenth of the entries and bytes
 	neverFresh  = math.MinInt64
 	slotBits    = 20 // of a key, to find its counter
@@ -343,7 +343,7 @@ func (s *Store) stampOf(k Key, kd Kind) stamp {
 	return st
 }
 
-// runLoad loads one document. Which tenants a user's or a client's document speaks of is known
+// runLoad loads one document. Which tenants a user's or a client's document references is known
 // only after it was read. Their counters are noted then; that no member was dropped
 // meanwhile makes it as good as before.
 func (s *Store) runLoad(ctx context.Context, k Key, kd Kind, a, b string) (_ *entry, err error) {

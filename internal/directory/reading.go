@@ -87,7 +87,7 @@ var errNotFound = &storage.Error{Code: storage.NotFoundErr, Message: "document d
 // Read returns the value of one path below data.directory. It returns a storage error of
 // code NotFoundErr for an absent document, *EnumerationError for a path that
 // stops above a document, and an iam.Error of kind Unavailable where the
-// database cannot be asked.
+// database cannot be queried.
 func (r *View) Read(ctx context.Context, path storage.Path) (ast.Value, error) {
 	kd, first, second, rest, err := split(path)
 	if err != nil {
@@ -294,7 +294,7 @@ func factOf(e *entry) Fact {
 	return f
 }
 
-// Dependencies is what a reading rests on: all that it found and all that it did not
+// Dependencies is what a reading depends on: all that it found and all that it did not
 // find.
 type Dependencies struct {
 	stamp stamp

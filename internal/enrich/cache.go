@@ -16,7 +16,7 @@ import (
 // The key is all that the active revision can see of a request (package policy). An entry is valid
 // while that revision is active, everything it read from the directory is unchanged, no membership
 // in it has expired, and the policy's TTL for it has not passed. A change of a fact evicts nothing:
-// the validity of an entry is checked when it is found. Denials, which anybody can cause by making
+// the validity of an entry is checked when it is found. Denials, which any client can cause by making
 // hints up, have a tenth of the capacity to themselves, so that they evict no other entry.
 type decisionCache struct {
 	allowed, denied *bounded.Cache[[sha256.Size]byte, *entry]

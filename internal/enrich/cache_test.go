@@ -294,13 +294,13 @@ func TestAskingAnotherRevisionLeavesTheTokenAlone(t *testing.T) {
 	f.ok(err)
 	tok, err := x.service.cfg.Verifier.Verify(t.Context(), f.tokens[3], "", time.Now().Add(time.Minute))
 	f.ok(err)
-	before := tok.ClaimView()
+	before := tok.Projection()
 	candidate, err := w.engine.Prepare(t.Context(), bundle(`"allow": false`))
 	f.ok(err)
 	deadline := time.Now().Add(time.Minute)
 	o, err := x.service.Ask(t.Context(), Question{Revision: candidate, Token: tok, Facts: x.service.View(tok, deadline), Now: time.Now()}, deadline)
 	f.ok(err)
-	if o.Response.Allowed || before == nil || tok.ClaimView() != before {
-		t.Errorf("%+v; the claim view was %v and is %v", o.Response, before, tok.ClaimView())
+	if o.Response.Allowed || before == nil || tok.Projection() != before {
+		t.Errorf("%+v; the projection was %v and is %v", o.Response, before, tok.Projection())
 	}
 }

@@ -151,25 +151,25 @@ func (s *Service) Enrich(ctx context.Context, q Request) (Response, error) {
 	if q.Token != "" {
 		var err error
 		if e.token, err = s.cfg.Verifier.Verify(ctx, q.Token, q.IdP, deadline); err != nil {
-			return s.refuse(ctx, &e, err)
+			return s.reject(ctx, &e, err)
 		}
 	}
 	revision := s.cfg.Engine.Revision()
 	if revision == nil {
-		return s.refuse(ctx, &e, policy.ErrNoPolicy)
+		return s.reject(ctx, &e, policy.ErrNoPolicy)
 	}
 	e.revision = revision
 	s.setInput(&e)
 	if fault := e.fault(); fault != nil {
 		e.input.Now = s.now()
-		return s.refuse(ctx, &e, fault)
+		return s.reject(ctx, &e, fault)
 	}
 	key := revision.Key(&e.input)
 	e.began = s.cfg.Directory.Now()
 	if hit := s.cache.get(key, revision, e.token, s.cfg.Directory, e.began); hit != nil {
 		response, err := s.assert(&e, hit)
 		if err != nil {
-			return s.refuse(ctx, &e, err)
+			return s.reject(ctx, &e, err)
 		}
 		response.Reusable = s.reusable(&e, hit, e.began)
 		s.recordHit(ctx, &e, hit)
@@ -180,7 +180,7 @@ func (s *Service) Enrich(ctx context.Context, q Request) (Response, error) {
 		facts := s.reading(e.token, deadline)
 		result, d, err := s.evaluate(ctx, &e, facts, deadline)
 		if err != nil {
-			return s.refuse(ctx, &e, err)
+			return s.reject(ctx, &e, err)
 		}
 		// A fact that changed during the evaluation may have been read before the change: evaluate
 		// once more, and then do not cache the decision.
@@ -190,7 +190,7 @@ func (s *Service) Enrich(ctx context.Context, q Request) (Response, error) {
 		}
 		response, err := s.assert(&e, result)
 		if err != nil {
-			return s.refuse(ctx, &e, err)
+			return s.reject(ctx, &e, err)
 		}
 		if current && d.TTL != 0 {
 			response.Reusable = s.reusable(&e, result, s.cfg.Directory.Now())

@@ -35,7 +35,7 @@ func (s *Service) setInput(e *evaluation) {
 		e.input.Anonymous = r.Anonymous(facts.Path, facts.Preflight)
 		return
 	}
-	// Without a token there is no membership, and a hint that anybody can make up must not be a
+	// Without a token there is no membership, and a hint that any client can forge must not be a
 	// decision of its own.
 	e.input.Fields[policy.TenantHint] = e.request.TenantHint
 	if e.input.Token = e.claims; e.claims == nil {
@@ -43,14 +43,14 @@ func (s *Service) setInput(e *evaluation) {
 	}
 }
 
-// claimsOf is what a revision sees of a token. For the active revision it is stored with the token.
+// claimsOf is the projection of a token for a revision. The one for the active revision is cached with the token.
 func (s *Service) claimsOf(r *policy.Revision, t *token.Token) *policy.Token {
-	if seen := t.ClaimView(); seen.Of(r.Number()) {
+	if seen := t.Projection(); seen.Of(r.Number()) {
 		return seen
 	}
 	seen := r.Token(t.Issuer, t.Subject, t.ClientID, t.Claims)
 	if r == s.cfg.Engine.Revision() {
-		t.CacheClaimView(seen)
+		t.CacheProjection(seen)
 	}
 	return seen
 }
@@ -72,7 +72,7 @@ func setFields(in *policy.Input, r *policy.Revision, req *RequestFacts) {
 const AmbiguousPath = "the path can be read in two ways"
 
 // fault says why the revision cannot decide about the request, whatever its caller: it reads a fact
-// that no believed source has named, or a path that two programs could read differently. An undefined
+// that no trusted source reports, or a path that two programs could read differently. An undefined
 // fact would silence each denial that reads it. nil: there is no fault.
 func (e *evaluation) fault() *iam.Error {
 	missing := e.revision.Missing(&e.input)
@@ -82,7 +82,7 @@ func (e *evaluation) fault() *iam.Error {
 	case e.request.Facts.Ambiguous && (missing.Has(policy.Path) || missing.Has(policy.RawPath)):
 		return &iam.Error{Kind: iam.Forbidden, Code: "malformed_request", Detail: AmbiguousPath}
 	}
-	return &iam.Error{Kind: iam.Forbidden, Code: policy.CodeFactsMissing, Detail: "the policy reads " + missing.String() + ", and no source that is believed has said it"}
+	return &iam.Error{Kind: iam.Forbidden, Code: policy.CodeFactsMissing, Detail: "the policy reads " + missing.String() + ", and no trusted source reports it"}
 }
 
 // evaluate evaluates the policy, and enforces on its decision and on the token what no policy decides.
@@ -154,11 +154,11 @@ func (s *Service) respond(e *evaluation, d policy.Decision) (a Response, size in
 			d.Values[s.kind] = "anonymous"
 		}
 	case d.Tenant != "" && !s.cfg.Issuers.Reaches(t.Issuer, d.Tenant):
-		return broken("it answers with a tenant that the token's issuer may not speak for")
+		return broken("it returns a tenant that the token's issuer is not trusted for")
 	}
 	for _, i := range s.tenants {
 		if v := d.Values[i]; v != "" && v != d.Tenant {
-			return broken("its header " + s.cfg.Engine.Headers()[i] + " is not the tenant it answers with")
+			return broken("its header " + s.cfg.Engine.Headers()[i] + " is not the tenant that it returns")
 		}
 	}
 	if err := s.fillEmpty(d.Values); err != nil {

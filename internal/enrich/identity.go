@@ -29,7 +29,7 @@ func (s *Service) View(t *token.Token, deadline time.Time) *directory.View {
 	return s.cfg.Directory.View(askerOf(t), deadline)
 }
 
-// reading is View whose misses count for the token, since anybody can make up ids.
+// reading is View whose misses count for the token, since a client can forge ids.
 func (s *Service) reading(t *token.Token, deadline time.Time) *directory.View {
 	asker := askerOf(t)
 	if t != nil {

@@ -15,9 +15,9 @@ import (
 	"iam-service/internal/token"
 )
 
-// refuse makes the response of what is wrong with the caller or the request, and logs it; what is wrong with us stays an
-// error. Where a policy was, or would have been, evaluated, it is recorded.
-func (s *Service) refuse(ctx context.Context, e *evaluation, err error) (Response, error) {
+// reject creates the response to an error of the caller or the request, and logs it; an error of ours is returned. It is
+// recorded where a policy was, or would have been, evaluated.
+func (s *Service) reject(ctx context.Context, e *evaluation, err error) (Response, error) {
 	response := Response{HadToken: e.request.Token != "", Code: iam.CodeOf(err), DecisionID: policy.NewDecisionID()}
 	switch iam.KindOf(err) {
 	case iam.Unauthenticated:
@@ -27,28 +27,28 @@ func (s *Service) refuse(ctx context.Context, e *evaluation, err error) (Respons
 	default:
 		s.cfg.OnDecision("error", response.Code, 0)
 		response.Status = http.StatusServiceUnavailable
-		s.recordRefusal(ctx, e, response)
+		s.recordRejection(ctx, e, response)
 		return Response{}, err
 	}
 	s.cfg.OnDecision("denied", response.Code, 0)
-	s.recordRefusal(ctx, e, response)
+	s.recordRejection(ctx, e, response)
 	fault, ok := errors.AsType[*iam.Error](err)
 	if ok && e.revision != nil && (response.Code == policy.CodeFactsMissing || response.Code == "malformed_request") {
 		response.Fault = fault
 		return response, nil // every request of a gateway can have one: package gateway, which knows the peer, logs it
 	}
 	s.cfg.Verifier.Rejected(ctx, err, slog.String("gateway", e.request.Facts.Gateway), slog.String("decision_id", response.DecisionID))
-	level, issuer := slog.LevelDebug, "" // anybody can send nonsense: not worth a line each
+	level, issuer := slog.LevelDebug, "" // any client can send malformed tokens: not worth a line each
 	if e.token != nil {
 		level, issuer = slog.LevelInfo, e.token.Issuer
 	}
 	// The subject and the request are in the decision log, which masks.
-	s.cfg.Log.LogAttrs(ctx, level, "refused", slog.String("gateway", e.request.Facts.Gateway), slog.String("issuer", issuer),
+	s.cfg.Log.LogAttrs(ctx, level, "request rejected", slog.String("gateway", e.request.Facts.Gateway), slog.String("issuer", issuer),
 		slog.String("decision_id", response.DecisionID), slog.String("code", response.Code), slog.Any("err", err))
 	return response, nil
 }
 
-func (s *Service) recordRefusal(ctx context.Context, e *evaluation, response Response) {
+func (s *Service) recordRejection(ctx context.Context, e *evaluation, response Response) {
 	if e.revision != nil {
 		evaluated := e.evaluated(ctx, e.input.Now, response)
 		s.cfg.Record(&evaluated)

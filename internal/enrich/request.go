@@ -7,7 +7,7 @@ import (
 	"iam-service/internal/policy"
 )
 
-// RequestFacts is what is known of the client's request. A fact that no believed source has
+// RequestFacts is what is known of the client's request. A fact that no trusted source has
 // named is empty.
 type RequestFacts struct {
 	Gateway   string
@@ -42,7 +42,7 @@ func NewRequest(gateway, method, scheme, host, path string, clientIP netip.Addr)
 	return r, iam.InvalidFields(wrong)
 }
 
-// Lacks returns the facts that p reads and r does not have: asked about r, p denies.
+// Lacks returns the facts that p reads and r does not have: p denies r.
 func (r *RequestFacts) Lacks(p *policy.Revision) policy.FieldSet {
 	var in policy.Input
 	setFields(&in, p, r)

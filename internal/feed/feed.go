@@ -140,12 +140,12 @@ const (
 // Feed is made by New and works while Run does.
 type Feed struct {
 	cfg   Config
-	name  string // of this replica, in its beats
+	name  string // of this replica, in its heartbeats
 	count atomic.Int64
 
 	first    sync.Once
-	started  chan struct{} // closed at the first proof
-	listened atomic.Bool   // a listener stood once
+	started  chan struct{} // closed when freshness is first confirmed
+	listened atomic.Bool   // a listener was connected once
 	problem  atomic.Pointer[error]
 	queue    atomic.Uint64 // millionths
 

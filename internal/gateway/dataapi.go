@@ -45,7 +45,7 @@ func (s *Service) decideData(w http.ResponseWriter, r *http.Request, p *Profile)
 	var q enrich.Request
 	if err == nil {
 		from.requestID = in.headers.Get("X-Request-Id")
-		q, err = s.requestOfData(in, p, from.believed)
+		q, err = s.requestOfData(in, p, from.trusted)
 	}
 	if e := s.authenticate(ctx, r); e != nil {
 		err = e
@@ -54,7 +54,7 @@ func (s *Service) decideData(w http.ResponseWriter, r *http.Request, p *Profile)
 	w.Header()["Cache-Control"] = noStore
 	// Encode fails for values that JSON cannot hold, of which there are none here.
 	_ = problem.Encode(w, http.StatusOK, map[string]any{"result": s.resultOf(&o, in.kong)})
-	method := in.said.method
+	method := in.reported.method
 	if method == "" {
 		method = r.Method
 	}
@@ -100,14 +100,14 @@ func (s *Service) resultOf(o *outcome, kong bool) map[string]any {
 // queriedInput is the client's request as a plugin describes it.
 type queriedInput struct {
 	kong     bool // else APISIX
-	said     reported
+	reported reported
 	headers  http.Header
 	clientIP netip.Addr // of the connection to the gateway, or what its real-IP module made of it
 }
 
 // requestOfData reads the input as requestOf reads a request: the headers are the client's, and the facts are
-// those of a believed peer.
-func (s *Service) requestOfData(in queriedInput, p *Profile, believed bool) (enrich.Request, error) {
+// those of a trusted peer.
+func (s *Service) requestOfData(in queriedInput, p *Profile, trusted bool) (enrich.Request, error) {
 	var q enrich.Request
 	var err error
 	if q.Token, err = problem.Bearer(in.headers); err != nil {
@@ -117,14 +117,14 @@ func (s *Service) requestOfData(in queriedInput, p *Profile, believed bool) (enr
 		return q, err
 	}
 	q.Facts.Gateway = p.Name
-	if !believed {
+	if !trusted {
 		return q, nil
 	}
 	if q.IdP, err = problem.Single(in.headers, "X-Upstream-Idp-Id"); err != nil {
 		return q, err
 	}
 	h := headers{Header: in.headers}
-	facts := in.said
+	facts := in.reported
 	forward, origin, url := h.forwarded(), h.original(), h.originalURL()
 	// A balancer in front that ends TLS says another scheme than the gateway, and both are right: the gateway's is the
 	// one that counts.
@@ -178,7 +178,7 @@ func readData(w http.ResponseWriter, r *http.Request) (queriedInput, error) {
 		in.clientIP = d.address("input.var.remote_addr", d.optional("input.var", input["var"])["remote_addr"])
 	}
 	in.headers = d.headers(request["headers"])
-	in.said = reported{
+	in.reported = reported{
 		method: d.fact("method", request["method"], normalMethod),
 		scheme: d.fact("scheme", request["scheme"], policy.NormalScheme),
 		host:   d.fact("host", request["host"], policy.NormalHost),

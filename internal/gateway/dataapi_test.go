@@ -243,7 +243,7 @@ func TestTheDataAPITakesRequestFactsFromTheInputOfATrustedPeer(t *testing.T) {
 				}
 			}
 			if _, body := askData(stranger, p.body(stranger.Mint("alice", nil), "")); !strings.Contains(body, `"code":"request_facts_missing"`) {
-				t.Errorf("a peer that is not believed: %s", body)
+				t.Errorf("a peer that is not trusted: %s", body)
 			}
 		})
 	}

@@ -39,7 +39,7 @@ type outcome struct {
 // caller is who sent a request, for logs.
 type caller struct {
 	peer      netip.Addr
-	believed  bool   // what it says of the client's request
+	trusted   bool   // what it says of the client's request
 	requestID string // as it was sent, which may be no valid id
 }
 
@@ -107,7 +107,7 @@ func (s *Service) failClosed(ctx context.Context, err error, from caller) outcom
 		level = slog.LevelError
 	}
 	s.unavailable.Log(code, func(count int64) {
-		s.Log.LogAttrs(ctx, level, "enrichment failed closed", slog.String("code", code), slog.Int64("count", count), slog.String("request_id", id), slog.Any("err", err))
+		s.Log.LogAttrs(ctx, level, "request failed closed", slog.String("code", code), slog.Int64("count", count), slog.String("request_id", id), slog.Any("err", err))
 	})
 	return o
 }
@@ -116,7 +116,7 @@ func (s *Service) failClosed(ctx context.Context, err error, from caller) outcom
 // peer, since all of its requests are denied.
 func (s *Service) logMissingFacts(ctx context.Context, a enrich.Response, from caller) {
 	if a.Fault.Code == policy.CodeFactsMissing && s.lacking.first(from.peer, time.Now()) {
-		s.Log.LogAttrs(ctx, slog.LevelWarn, "request facts missing", slog.String("peer", from.peer.String()), slog.Bool("believed", from.believed),
+		s.Log.LogAttrs(ctx, slog.LevelWarn, "request facts missing", slog.String("peer", from.peer.String()), slog.Bool("trusted", from.trusted),
 			slog.String("code", a.Fault.Code), slog.String("err", a.Fault.Detail), slog.String("decision_id", a.DecisionID))
 	}
 }

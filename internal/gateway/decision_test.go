@@ -85,7 +85,7 @@ func TestTheGatewaysChoiceOfProviderBinds(t *testing.T) {
 	}
 	w = world.New(t, world.Settings{Untrusted: true})
 	if status, _, _ := w.Ask(world.Get, world.Bearer(w.Mint("alice", nil)), "X-Upstream-IdP-ID: other"); status != 200 {
-		t.Errorf("an untrusted peer's choice was believed: %d", status)
+		t.Errorf("an untrusted peer's choice was trusted: %d", status)
 	}
 }
 
@@ -309,7 +309,7 @@ func TestABrokenPolicyIsNeitherAYesNorANo(t *testing.T) {
 	if id, _, _ = strings.Cut(id, `"`); first != "" && (!found || id == "") {
 		t.Errorf("an answer has no request id: %s", first)
 	}
-	if logs := w.Logs.String(); !regexp.MustCompile(`"msg":"enrichment failed closed","code":"policy_error","count":1,"request_id":"[0-9a-f-]{36}"`).MatchString(logs) {
+	if logs := w.Logs.String(); !regexp.MustCompile(`"msg":"request failed closed","code":"policy_error","count":1,"request_id":"[0-9a-f-]{36}"`).MatchString(logs) {
 		t.Errorf("no line has the id of a request: %s", logs)
 	}
 }

@@ -97,7 +97,7 @@ func (e *ExtAuthz) SetServing(ready bool) {
 	e.health.SetServingStatus(checkService, status)
 }
 
-// Drain makes the server not serving by its health, permanently. Checks are still answered.
+// Drain makes the server not serving by its health, permanently. Checks are still served.
 func (e *ExtAuthz) Drain() { e.health.Shutdown() }
 
 // Stop lets the checks in flight end, and cuts off those that have not ended when ctx does.
@@ -144,7 +144,7 @@ type incoming struct {
 	fault error
 }
 
-// check answers a check. It returns what checkCodec encodes, and never a gRPC error: Envoy counts one as a
+// check decides a check. It returns what checkCodec encodes, and never a gRPC error: Envoy counts one as a
 // failure of the service, which failure_mode_allow lets through (GrpcClientImpl::onFailure in Envoy's
 // source/extensions/filters/common/ext_authz/ext_authz_grpc_impl.cc; Filter::onComplete, case Error, in
 // source/extensions/filters/http/ext_authz/ext_authz.cc). So is CheckResponse.error_response. A denied_response is final
@@ -152,7 +152,7 @@ type incoming struct {
 func (e *ExtAuthz) check(ctx context.Context, in *incoming) (response any) {
 	began := time.Now()
 	from := e.peerOf(ctx)
-	ctx, span := e.gateway.Tracing.Begin(ctx, sentContext(ctx, from.believed))
+	ctx, span := e.gateway.Tracing.Begin(ctx, sentContext(ctx, from.trusted))
 	var o outcome
 	method := in.GetAttributes().GetRequest().GetHttp().GetMethod()
 	defer func() {
@@ -169,7 +169,7 @@ func (e *ExtAuthz) check(ctx context.Context, in *incoming) (response any) {
 	if sent := got.Header["X-Request-Id"]; len(sent) > 0 {
 		from.requestID = sent[0]
 	}
-	q, err := e.gateway.requestOfCheck(&in.CheckRequest, &got, from.believed)
+	q, err := e.gateway.requestOfCheck(&in.CheckRequest, &got, from.trusted)
 	if in.fault != nil {
 		err = in.fault
 	}
@@ -181,8 +181,8 @@ func (e *ExtAuthz) check(ctx context.Context, in *incoming) (response any) {
 }
 
 // sentContext reads the trace context of a check: Envoy sends it in the metadata where it traces itself.
-func sentContext(ctx context.Context, believed bool) tracing.Incoming {
-	in := tracing.Incoming{Name: checkService + "/Check", Believed: believed}
+func sentContext(ctx context.Context, trusted bool) tracing.Incoming {
+	in := tracing.Incoming{Name: checkService + "/Check", Trusted: trusted}
 	if sent := metadata.ValueFromIncomingContext(ctx, "traceparent"); len(sent) == 1 {
 		in.TraceParent = sent[0]
 		if state := metadata.ValueFromIncomingContext(ctx, "tracestate"); len(state) == 1 {
@@ -192,7 +192,7 @@ func sentContext(ctx context.Context, believed bool) tracing.Incoming {
 	return in
 }
 
-// peerOf returns the peer, and whether it is believed: it is a trusted proxy, or has authenticated itself by a
+// peerOf returns the peer, and whether it is trusted: it is a trusted proxy, or has authenticated itself by a
 // client certificate.
 func (e *ExtAuthz) peerOf(ctx context.Context) (from caller) {
 	p, ok := peer.FromContext(ctx)
@@ -205,9 +205,9 @@ func (e *ExtAuthz) peerOf(ctx context.Context) (from caller) {
 		from.peer = addr.Addr().Unmap()
 	}
 	if info, ok := p.AuthInfo.(credentials.TLSInfo); ok {
-		from.believed = len(info.State.VerifiedChains) > 0
+		from.trusted = len(info.State.VerifiedChains) > 0
 	}
-	from.believed = from.believed || e.gateway.Trusted.Trusts(from.peer)
+	from.trusted = from.trusted || e.gateway.Trusted.Trusts(from.peer)
 	return from
 }
 

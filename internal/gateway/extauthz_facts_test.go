@@ -14,7 +14,7 @@ import (
 
 func TestTheFactsOfACheckAreThoseThatEnvoyNames(t *testing.T) {
 	t.Parallel()
-	believed := newEnvoy(world.New(t, world.Settings{Policy: world.Policy{Rego: recording}}))
+	trusted := newEnvoy(world.New(t, world.Settings{Policy: world.Policy{Rego: recording}}))
 	stranger := newEnvoy(world.New(t, world.Settings{Untrusted: true, Policy: world.Policy{Rego: recording}}))
 	direct := func(in *authv3.CheckRequest, from string) *authv3.CheckRequest {
 		in.GetAttributes().GetSource().GetAddress().GetSocketAddress().Address = from
@@ -40,15 +40,15 @@ func TestTheFactsOfACheckAreThoseThatEnvoyNames(t *testing.T) {
 		in   *authv3.CheckRequest
 		want map[string]any
 	}{
-		"behind a trusted balancer":       {believed, asRecorded(t, istio), facts("203.0.113.7")},
-		"a query":                         {believed, query, facts("203.0.113.7")},
-		"the source is the client":        {believed, direct(asRecorded(t, istio), "198.51.100.9"), facts("198.51.100.9")},
-		"an IPv6 source":                  {believed, direct(asRecorded(t, istio), "2001:db8::1"), facts("2001:db8::1")},
-		"a source that is mapped to IPv6": {believed, direct(asRecorded(t, istio), "::ffff:198.51.100.9"), facts("198.51.100.9")},
-		"a source without an address":     {believed, pipe, nil},
-		"another :scheme":                 {believed, h2, facts("203.0.113.7")},
-		"the scheme alone":                {believed, noProto, facts("203.0.113.7")},
-		"a peer that is not believed":     {stranger, asRecorded(t, istio), nil},
+		"behind a trusted balancer":       {trusted, asRecorded(t, istio), facts("203.0.113.7")},
+		"a query":                         {trusted, query, facts("203.0.113.7")},
+		"the source is the client":        {trusted, direct(asRecorded(t, istio), "198.51.100.9"), facts("198.51.100.9")},
+		"an IPv6 source":                  {trusted, direct(asRecorded(t, istio), "2001:db8::1"), facts("2001:db8::1")},
+		"a source that is mapped to IPv6": {trusted, direct(asRecorded(t, istio), "::ffff:198.51.100.9"), facts("198.51.100.9")},
+		"a source without an address":     {trusted, pipe, nil},
+		"another :scheme":                 {trusted, h2, facts("203.0.113.7")},
+		"the scheme alone":                {trusted, noProto, facts("203.0.113.7")},
+		"a peer that is not trusted":      {stranger, asRecorded(t, istio), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.in.GetAttributes().GetRequest().GetHttp().Headers["authorization"] = "Bearer " + c.e.Mint("alice", nil)
@@ -74,12 +74,12 @@ decision := {"allow": true, "tenant": "", "headers": {"X-User-ID": concat(" ", [
 `})
 	in := asRecorded(t, istio, world.Bearer(stranger.Mint("alice", nil)))
 	if got := stranger.upstream(in, stranger.check(in))["x-user-id"]; got != "GET /api/v1/products" {
-		t.Errorf("method and path of a peer that is not believed: %q", got)
+		t.Errorf("method and path of a peer that is not trusted: %q", got)
 	}
 	for _, fact := range []string{"host", "scheme", "client_ip"} {
 		stranger.Load(world.Policy{Rego: strings.ReplaceAll(readsThePath, "input.request.path", "input.request."+fact)})
 		if out := stranger.check(in); stranger.status(out) != 403 || !strings.Contains(out.GetDeniedResponse().GetBody(), `"code":"request_facts_missing"`) {
-			t.Errorf("%s of a peer that is not believed: %v", fact, out)
+			t.Errorf("%s of a peer that is not trusted: %v", fact, out)
 		}
 	}
 }

@@ -91,8 +91,8 @@ func plain(name string) bool {
 }
 
 // requestOfCheck reads a check as requestOf reads an HTTP request of the profile envoy-http: method and path are
-// believed of any peer, all else of a believed one.
-func (s *Service) requestOfCheck(in *authv3.CheckRequest, got *received, believed bool) (enrich.Request, error) {
+// accepted from any peer, all else from a trusted one only.
+func (s *Service) requestOfCheck(in *authv3.CheckRequest, got *received, trusted bool) (enrich.Request, error) {
 	var q enrich.Request
 	var err error
 	if q.Token, err = problem.Bearer(got.Header); err != nil {
@@ -105,17 +105,17 @@ func (s *Service) requestOfCheck(in *authv3.CheckRequest, got *received, believe
 	if q.TenantHint, err = tenantHint(got.Header); err != nil {
 		return q, err
 	}
-	if believed {
+	if trusted {
 		if q.IdP, err = problem.Single(got.Header, "X-Upstream-Idp-Id"); err != nil {
 			return q, err
 		}
 	}
-	facts, err := readCheck(in.GetAttributes().GetRequest().GetHttp(), got, believed)
+	facts, err := readCheck(in.GetAttributes().GetRequest().GetHttp(), got, trusted)
 	if err != nil {
 		return q, err
 	}
 	q.Facts = enrich.RequestFacts{Gateway: ExtAuthzName, Method: facts.method, Scheme: facts.scheme, Host: facts.host}
-	if believed {
+	if trusted {
 		if q.Facts.ClientIP, err = s.clientOf(in.GetAttributes().GetSource(), got.Header); err != nil {
 			return q, err
 		}
@@ -128,7 +128,7 @@ func (s *Service) requestOfCheck(in *authv3.CheckRequest, got *received, believe
 // The scheme is X-Forwarded-Proto, which Envoy itself sets (use_remote_address) or has checked, as for the profile
 // envoy-http: the attribute is :scheme, which a client chooses over HTTP/2. Where there is no such header it is
 // the attribute.
-func readCheck(from *authv3.AttributeContext_HttpRequest, got *received, believed bool) (reported, error) {
+func readCheck(from *authv3.AttributeContext_HttpRequest, got *received, trusted bool) (reported, error) {
 	h := headers{Header: got.Header}
 	var facts reported
 	if from.GetMethod() != "" {
@@ -144,7 +144,7 @@ func readCheck(from *authv3.AttributeContext_HttpRequest, got *received, believe
 		pseudo.path = h.normal(path, ":path", withoutQuery)
 	}
 	h.compare(&facts, &pseudo, "a pseudo header")
-	if !believed {
+	if !trusted {
 		return facts, h.err
 	}
 	if from.GetHost() != "" {

@@ -392,8 +392,8 @@ func TestACheckThatFailsIsADenialWith503(t *testing.T) {
 		code     string
 		log      string
 	}{
-		"the facts are stale":   {enricher: func(context.Context) error { return &iam.Error{Kind: iam.Unavailable, Code: "facts_stale"} }, code: "facts_stale", log: "enrichment failed closed"},
-		"broken":                {enricher: func(context.Context) error { return errors.New("secret cause") }, log: "enrichment failed closed"},
+		"the facts are stale":   {enricher: func(context.Context) error { return &iam.Error{Kind: iam.Unavailable, Code: "facts_stale"} }, code: "facts_stale", log: "request failed closed"},
+		"broken":                {enricher: func(context.Context) error { return errors.New("secret cause") }, log: "request failed closed"},
 		"a panic":               {enricher: func(context.Context) error { panic("secret cause") }, log: "check panicked"},
 		"it takes for too long": {enricher: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, log: "slow enrichment"},
 	} {

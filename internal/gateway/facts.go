@@ -13,8 +13,8 @@ import (
 // sent is a gateway's request before it is interpreted.
 type sent struct {
 	*http.Request
-	rest     string // of the path, after the endpoint
-	believed bool   // see callerOf
+	rest    string // of the path, after the endpoint
+	trusted bool   // see callerOf
 }
 
 // reported is what one source says of the client's request. What it does not say is empty.
@@ -31,7 +31,7 @@ func (s *Service) requestOf(from *sent, p *Profile) (enrich.Request, error) {
 	if q.TenantHint, err = tenantHint(from.Header); err != nil {
 		return q, err
 	}
-	if from.believed {
+	if from.trusted {
 		if q.IdP, err = problem.Single(from.Header, "X-Upstream-Idp-Id"); err != nil {
 			return q, err
 		}
@@ -41,7 +41,7 @@ func (s *Service) requestOf(from *sent, p *Profile) (enrich.Request, error) {
 		return q, err
 	}
 	q.Facts = enrich.RequestFacts{Gateway: p.Name, Method: facts.method, Scheme: facts.scheme, Host: facts.host}
-	if from.believed {
+	if from.trusted {
 		if q.Facts.ClientIP, err = s.Trusted.Forwarded(from.Header); err != nil {
 			return q, err
 		}
@@ -49,11 +49,11 @@ func (s *Service) requestOf(from *sent, p *Profile) (enrich.Request, error) {
 	return q, s.complete(&q.Facts, facts.path, from.Header)
 }
 
-// callerOf is who sent a request. What it says of the client's request is believed where it is a trusted proxy, or has
+// callerOf is who sent a request. What it reports of the client's request is trusted if it is a trusted proxy, or has
 // authenticated itself by a client certificate (GATEWAY_CLIENT_CA_FILE).
 func (s *Service) callerOf(r *http.Request) caller {
 	peer := problem.Peer(r)
-	return caller{peer: peer, believed: r.TLS != nil && len(r.TLS.VerifiedChains) > 0 || s.Trusted.Trusts(peer)}
+	return caller{peer: peer, trusted: r.TLS != nil && len(r.TLS.VerifiedChains) > 0 || s.Trusted.Trusts(peer)}
 }
 
 // complete sets what follows from the other facts.
@@ -84,7 +84,7 @@ func tenantHint(h http.Header) (string, error) {
 // the client's. What another source says must agree: one of the two may be the client's.
 func (p *Profile) read(from *sent) (reported, error) {
 	h := headers{Header: from.Header}
-	if !from.believed {
+	if !from.trusted {
 		if p.layout != appended {
 			return reported{}, nil
 		}
@@ -147,11 +147,11 @@ func (h *headers) appended(from *sent) reported {
 	if !policy.ValidMethod(from.Method) {
 		h.err = problem.Malformed("the method is not an upper-case token")
 	}
-	said := reported{method: from.Method, path: from.rest}
-	if from.believed && from.Host != "" {
-		said.host = h.normal(from.Host, "Host", policy.NormalHost)
+	facts := reported{method: from.Method, path: from.rest}
+	if from.trusted && from.Host != "" {
+		facts.host = h.normal(from.Host, "Host", policy.NormalHost)
 	}
-	return said
+	return facts
 }
 
 func (h *headers) forwarded() reported {
@@ -199,10 +199,10 @@ func (h *headers) originalURL() reported {
 
 // compare fails where another source contradicts a fact.
 func (h *headers) compare(facts, other *reported, source string) {
-	contradicts := func(fact, said string) bool { return fact != "" && said != "" && fact != said }
+	contradicts := func(a, b string) bool { return a != "" && b != "" && a != b }
 	if h.err == nil && (contradicts(facts.method, other.method) || contradicts(facts.scheme, other.scheme) ||
 		contradicts(facts.host, other.host) || contradicts(facts.path, other.path)) {
-		h.err = problem.Malformed(source + " is not what another source says of the request")
+		h.err = problem.Malformed(source + " contradicts another source of the same request")
 	}
 }
 

@@ -1,7 +1,7 @@
 // Package gateway serves the gateways' listener: a decision about each request of a client, and
 // GET /v1/me/tenants.
 //
-// It owns the gateway profiles (profile.go), how a gateway's request is read: one believed source of
+// It owns the gateway profiles (profile.go), how a gateway's request is read: one trusted source of
 // each fact, and 403 malformed_request where two disagree (facts.go), which status a decision is
 // (decide.go), and the response of each protocol (http.go; extauthz.go for Envoy's gRPC; dataapi.go for
 // OPA's data API). It does not know tokens, policies or facts:
@@ -45,7 +45,7 @@ type Config struct {
 	Spelled  []string  // the headers as the settings spell them; nil: as Headers does
 	Headers  []string  // canonical names, parallel to the values of an enrich.Response
 	Tenants  Tenants
-	Trusted  problem.Proxies // whose X-Forwarded-… is believed (TRUSTED_PROXIES)
+	Trusted  problem.Proxies // whose X-Forwarded-… is trusted (TRUSTED_PROXIES)
 
 	EmptyValue string // of a header without a value, as in enrich.Config
 
@@ -62,7 +62,7 @@ type Config struct {
 	Tracing       *tracing.Tracing // nil: off
 }
 
-// Service answers gateways, by every protocol that they speak. It is safe for concurrent use.
+// Service serves gateways, by every protocol that they speak. It is safe for concurrent use.
 type Service struct {
 	Config
 	routes      []route
@@ -118,7 +118,7 @@ func (s *Service) Handler() http.Handler {
 	r.MethodNotAllowed(problem.Observed("", s.Observe, problem.Handle(failures, problem.MethodNotAllowed)))
 
 	bodiless := ignoreBody(func(w http.ResponseWriter, req *http.Request) {
-		// On the raw path and before the router, which refuses unknown methods.
+		// On the raw path and before the router, which rejects unknown methods.
 		path := req.URL.EscapedPath()
 		if p, rest, ok := match(s.routes, path); ok {
 			s.enrichHTTP(w, req, p, rest)
@@ -147,15 +147,15 @@ func (s *Service) Handler() http.Handler {
 // traced is h with a span.
 func (s *Service) traced(route string, h http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		ctx, span := s.Tracing.Begin(r.Context(), tracing.FromHeader(route, r.Header, s.callerOf(r).believed))
+		ctx, span := s.Tracing.Begin(r.Context(), tracing.FromHeader(route, r.Header, s.callerOf(r).trusted))
 		defer span.End()
 		rec := problem.NewRecorder(w)
 		h(rec, r.WithContext(ctx))
-		tracing.Served(span, tracing.Answer{Method: r.Method, Route: route, Status: rec.Status})
+		tracing.Served(span, tracing.Response{Method: r.Method, Route: route, Status: rec.Status})
 	}
 }
 
-// logDisabled logs that a gateway asks at the endpoint of a profile that is not enabled: once a
+// logDisabled logs that a gateway requests the endpoint of a profile that is not enabled: once a
 // minute for each peer.
 func (s *Service) logDisabled(r *http.Request, path string) {
 	p, _, ok := match(allRoutes, path)

@@ -25,7 +25,7 @@ func (s *Service) enrichHTTP(w http.ResponseWriter, r *http.Request, p *Profile,
 	var q enrich.Request
 	err := s.authenticate(ctx, r)
 	if err == nil {
-		q, err = s.requestOf(&sent{Request: r, rest: rest, believed: from.believed}, p)
+		q, err = s.requestOf(&sent{Request: r, rest: rest, trusted: from.trusted}, p)
 	}
 	if sent := r.Header["X-Request-Id"]; len(sent) > 0 {
 		from.requestID = sent[0]
@@ -41,13 +41,13 @@ func (s *Service) enrichHTTP(w http.ResponseWriter, r *http.Request, p *Profile,
 
 // begin begins the span of a request.
 func (s *Service) begin(r *http.Request, p *Profile, from caller) (context.Context, trace.Span) {
-	return s.Tracing.Begin(r.Context(), tracing.FromHeader(p.Endpoint, r.Header, from.believed))
+	return s.Tracing.Begin(r.Context(), tracing.FromHeader(p.Endpoint, r.Header, from.trusted))
 }
 
 // end ends the span of a request. Of what was decided it has the id, by which the decision log has the rest.
 func (s *Service) end(span trace.Span, p *Profile, method string, o *outcome) {
 	if span.IsRecording() {
-		tracing.Served(span, tracing.Answer{Method: method, Route: p.Endpoint, Status: o.counted()}, attribute.String("iam.gateway", p.Name),
+		tracing.Served(span, tracing.Response{Method: method, Route: p.Endpoint, Status: o.counted()}, attribute.String("iam.gateway", p.Name),
 			attribute.String("iam.code", o.problem.Code), attribute.String("iam.decision_id", o.decision))
 	}
 	span.End()
@@ -57,7 +57,7 @@ func (s *Service) end(span trace.Span, p *Profile, method string, o *outcome) {
 // missing header lets the client's own through.
 //
 // Where a gateway sends the client's method as its own, a 200 is not reusable: a cache answers HEAD with what is stored
-// for GET (RFC 9111, section 4), no Vary names the method, and a policy can tell the two apart.
+// for GET (RFC 9111, section 4), no Vary names the method, and a policy can distinguish the two.
 func (s *Service) respond(w http.ResponseWriter, p *Profile, o *outcome) {
 	out := w.Header()
 	out["Cache-Control"] = noStore

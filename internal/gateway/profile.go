@@ -85,7 +85,7 @@ func Profiles(names ...string) ([]Profile, error) {
 	return found, nil
 }
 
-// Path is where a gateway of this profile asks, while these profiles are enabled: at the endpoint,
+// Path is where a gateway of this profile sends requests, while these profiles are enabled: at the endpoint,
 // or below it by name where an earlier profile has the endpoint itself.
 func (p *Profile) Path(enabled []Profile) string {
 	for i := range enabled {

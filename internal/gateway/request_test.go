@@ -107,7 +107,7 @@ func TestAnAmbiguousPathIsAllowedWhereThePolicyDoesNotReadIt(t *testing.T) {
 // A denial that reads what is undefined never fires.
 func TestAnUnknownFactThatThePolicyReadsDenies(t *testing.T) {
 	t.Parallel()
-	believed, stranger := world.New(t, world.Settings{}), world.New(t, world.Settings{Untrusted: true})
+	trusted, stranger := world.New(t, world.Settings{}), world.New(t, world.Settings{Untrusted: true})
 	for field, header := range map[string]string{
 		"method": "X-Forwarded-Method: DELETE", "path": "X-Forwarded-Uri: /other", "raw_path": "X-Forwarded-Uri: /other", "host": "X-Forwarded-Host: api.example.com",
 		"scheme": "X-Forwarded-Proto: https", "client_ip": "X-Forwarded-For: 203.0.113.7",
@@ -120,18 +120,18 @@ func TestAnUnknownFactThatThePolicyReadsDenies(t *testing.T) {
 			}
 		}
 		s := world.Policy{Rego: strings.ReplaceAll(readsThePath, "input.request.path", "input.request."+field)}
-		believed.Load(s)
+		trusted.Load(s)
 		stranger.Load(s)
-		missing(believed)
+		missing(trusted)
 		missing(stranger)
 		missing(stranger, header)
-		if status, _, body := believed.Ask(world.Get, world.Bearer(believed.Mint("alice", nil)), header); status != 200 {
-			t.Errorf("%s, by a believed gateway: %d %s", field, status, body)
+		if status, _, body := trusted.Ask(world.Get, world.Bearer(trusted.Mint("alice", nil)), header); status != 200 {
+			t.Errorf("%s, by a trusted gateway: %d %s", field, status, body)
 		}
 	}
-	for w, n := range map[*world.World]int{believed: 6, stranger: 12} {
+	for w, n := range map[*world.World]int{trusted: 6, stranger: 12} {
 		await.True(t, "the line is logged", func() bool { return strings.Count(w.Logs.String(), `"codes":["request_facts_missing"]`) == n })
-		if logs := w.Logs.String(); strings.Count(logs, `"msg":"request facts missing","peer":"127.0.0.1"`) != 1 || strings.Contains(logs, `"msg":"refused"`) || strings.Contains(logs, `"decision_id":""`) {
+		if logs := w.Logs.String(); strings.Count(logs, `"msg":"request facts missing","peer":"127.0.0.1"`) != 1 || strings.Contains(logs, `"msg":"request rejected"`) || strings.Contains(logs, `"decision_id":""`) {
 			t.Errorf("not one line for one peer within a minute: %s", logs)
 		}
 	}
@@ -207,7 +207,7 @@ func TestTwoSourcesOfOneFactMustAgree(t *testing.T) {
 	// Without X-Forwarded-…, X-Original-… says nothing.
 	w.Load(world.Policy{Rego: readsThePath})
 	if status, _, body := w.Ask(world.Get, alice, "X-Original-URI: /other", "X-Original-URL: https://a.example/other"); status != 403 || !strings.Contains(body, "request_facts_missing") {
-		t.Errorf("X-Original-… alone is believed: %d %s", status, body)
+		t.Errorf("X-Original-… alone is trusted: %d %s", status, body)
 	}
 }
 
@@ -320,7 +320,7 @@ func TestForwardedHeadersAreTrustedFromTrustedPeersOnly(t *testing.T) {
 		"X-Rewrite-URL: /evil", "Forwarded: for=6.6.6.6;host=evil;proto=evil", "X-Real-IP: 6.6.6.6",
 		"X-Forwarded-Path: /evil", "X-Envoy-Original-Path: /evil", "True-Client-IP: 6.6.6.6",
 	}
-	evil := []string{"X-Original-URI: /evil", "X-Original-URL: /evil", "X-Original-Method: EVIL", "X-Original-Host: evil"} // from a believed peer: TestTwoSourcesOfOneFactMustAgree
+	evil := []string{"X-Original-URI: /evil", "X-Original-URL: /evil", "X-Original-Method: EVIL", "X-Original-Host: evil"} // from a trusted peer: TestTwoSourcesOfOneFactMustAgree
 	seen := func(w *world.World, endpoint, below string) map[string]any {
 		status, got, body := w.Ask("GET "+endpoint+below, append(lines, world.Bearer(w.Mint("alice", nil)))...)
 		var seen map[string]any

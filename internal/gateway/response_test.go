@@ -255,7 +255,7 @@ func TestARejectionIsLoggedAsMaskedAsADecision(t *testing.T) {
 	}
 	await.True(t, "the line is logged", func() bool { return strings.Contains(w.Logs.String(), `"msg":"decision"`) })
 	logs := w.Logs.String()
-	if !regexp.MustCompile(`"msg":"refused","gateway":"traefik","issuer":"` + w.RAuth.Issuer + `","decision_id":"` + id + `","code":"token_revoked"`).MatchString(logs) {
+	if !regexp.MustCompile(`"msg":"request rejected","gateway":"traefik","issuer":"` + w.RAuth.Issuer + `","decision_id":"` + id + `","code":"token_revoked"`).MatchString(logs) {
 		t.Errorf("the log does not say what was refused: %s", logs)
 	}
 	for _, secret := range []string{"planted", "/reset", link} {

@@ -25,7 +25,7 @@ const (
 	traceparent = "00-" + traceID + "-00f067aa0ba902b7-01"
 )
 
-// A gateway's trace is continued in each protocol, if the gateway is believed, and its problem document names the trace.
+// A gateway's trace is continued in each protocol, if the gateway is trusted, and its problem document names the trace.
 func TestAGatewaysTraceIsContinuedInEachProtocol(t *testing.T) {
 	t.Parallel()
 	profiles, err := gateway.Profiles("traefik", "opa")
@@ -60,7 +60,7 @@ func TestAGatewaysTraceIsContinuedInEachProtocol(t *testing.T) {
 			return out.GetDeniedResponse().GetBody()
 		}},
 	} {
-		for how, believed := range map[string]bool{"believed": true, "not believed": false} {
+		for how, trusted := range map[string]bool{"trusted": true, "not trusted": false} {
 			t.Run(name+"/"+how, func(t *testing.T) {
 				t.Parallel()
 				exporter := tracetest.NewInMemoryExporter()
@@ -69,7 +69,7 @@ func TestAGatewaysTraceIsContinuedInEachProtocol(t *testing.T) {
 					Observe: func(context.Context, problem.Observation) {},
 					Tracing: tracing.New(sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter))),
 				}
-				if believed {
+				if trusted {
 					cfg.Trusted = problem.Proxies{netip.MustParsePrefix("127.0.0.0/8")}
 				}
 				body := c.ask(t, gateway.New(cfg))
@@ -78,7 +78,7 @@ func TestAGatewaysTraceIsContinuedInEachProtocol(t *testing.T) {
 					t.Fatalf("%+v", spans)
 				}
 				id := spans[0].SpanContext.TraceID().String()
-				if (id == traceID) != believed || !strings.Contains(body, `"trace_id":"`+id+`"`) {
+				if (id == traceID) != trusted || !strings.Contains(body, `"trace_id":"`+id+`"`) {
 					t.Errorf("the trace is %s, the response %s", id, body)
 				}
 				cfg.Tracing = nil

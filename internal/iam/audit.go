@@ -17,7 +17,7 @@ type AuditEntry struct {
 	Via        string // "api", "command", "bootstrap", "loop"
 	Address    string // of the caller, where known
 	RequestID  string
-	DecisionID string // of the decision that allowed it, where one was asked for
+	DecisionID string // of the decision that allowed it, if one was requested
 	Action     string
 	Kind       string
 	Object     string

@@ -14,7 +14,7 @@ type RecordedDecision struct {
 	Issuer   string // of the token; empty: none came
 	Subject  string
 	ClientID string
-	Tenant   string   // that it is about: the active one, else the one that was asked for
+	Tenant   string   // that it is about: the active one, else the one that was requested
 	Codes    []string // of the reasons
 	Event    json.RawMessage
 }

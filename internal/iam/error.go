@@ -27,7 +27,7 @@ const (
 	TooLarge             Kind = "too-large"
 )
 
-// Error is a failure the caller is allowed to hear about. Detail and Fields
+// Error is a failure that is reported to the caller. Detail and Fields
 // are safe to show; Cause is for the log and is never sent anywhere else.
 type Error struct {
 	Kind   Kind

@@ -3,7 +3,7 @@
 // failure. All other packages use it.
 //
 // It owns shapes and limits. It does not know how facts are stored, how they
-// are evaluated or how they are answered, and imports nothing of ours.
+// are evaluated or how responses are sent, and imports nothing of ours.
 package iam
 
 import (

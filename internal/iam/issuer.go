@@ -6,11 +6,11 @@ import "slices"
 // issuer that is not listed mean nothing here.
 type Issuer struct {
 	URL      string   // the value of "iss"
-	Tenants  []string // ids of the tenants it may speak for; "*" is all
+	Tenants  []string // ids of the tenants it is trusted for; "*" is all
 	Platform bool     // its subjects may hold platform roles
 }
 
-// Issuers are the trusted ones. What an issuer does not reach is refused when
+// Issuers are the trusted ones. What an issuer does not reach is rejected when
 // it is written and ignored when it is read, whatever a policy decides.
 type Issuers []Issuer
 
@@ -23,13 +23,13 @@ func (is Issuers) Find(url string) (Issuer, bool) {
 	return is[i], true
 }
 
-// Reaches reports whether the issuer may speak for the tenant.
+// Reaches reports whether the issuer is trusted for the tenant.
 func (is Issuers) Reaches(url, tenant string) bool {
 	i, ok := is.Find(url)
 	return ok && i.Reaches(tenant)
 }
 
-// Reaches reports whether the issuer may speak for the tenant.
+// Reaches reports whether the issuer is trusted for the tenant.
 func (i Issuer) Reaches(tenant string) bool {
 	return slices.Contains(i.Tenants, "*") || slices.Contains(i.Tenants, tenant)
 }

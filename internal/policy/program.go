@@ -60,7 +60,7 @@ func (r *Revision) Engine() EngineStatus {
 }
 
 // planned compiles the program of r, and compares it with topdown by the acceptance cases.
-// Whatever fails leaves r to topdown: it refuses the program, not the policy.
+// Whatever fails leaves r to topdown: it rejects the program, not the policy.
 func (e *Engine) planned(ctx context.Context, r *Revision, cases []Case) {
 	r.machine = &machine{}
 	if e.cfg.Topdown {
@@ -94,16 +94,16 @@ func (e *Engine) agreesOnCase(ctx context.Context, r *Revision, p *plan.Program,
 	now := time.Now()
 	limit := cmp.Or(e.cfg.CaseTime, caseTime)
 	ev := &evaluation{facts: facts, ctx: ctx, began: now, limit: limit, deadline: now.Add(limit)}
-	var answer *ast.Term
+	var result *ast.Term
 	err = p.Eval(plan.Env{Context: ctx, Input: input, Read: facts.Read, Cancel: ev, Now: now}, func(t *ast.Term) error {
-		answer = plan.Pure(t)
+		result = plan.Pure(t)
 		return nil
 	})
-	if err != nil || answer == nil {
+	if err != nil || result == nil {
 		return true
 	}
 	ev = &evaluation{facts: facts, ctx: ctx, began: time.Now(), limit: limit, deadline: time.Now().Add(limit)}
-	return r.agreesWith(ctx, input, ev, now, answer)
+	return r.agreesWith(ctx, input, ev, now, result)
 }
 
 // verified says whether this evaluation is compared with topdown's.
@@ -118,10 +118,10 @@ func (e *Engine) evaluateByProgram(ctx context.Context, r *Revision, p *plan.Pro
 	ev := e.evaluation(ctx, by)
 	compare := e.verified()
 	var d Decision
-	var answer *ast.Term
+	var result *ast.Term
 	err := p.Eval(plan.Env{Context: ctx, Input: input, Read: by.Facts.Read, Cancel: ev, Now: now}, func(t *ast.Term) (err error) {
 		if compare {
-			answer = plan.Pure(t)
+			result = plan.Pure(t)
 		}
 		d, err = e.decision(t, r)
 		return err
@@ -132,16 +132,16 @@ func (e *Engine) evaluateByProgram(ctx context.Context, r *Revision, p *plan.Pro
 		e.left.Add(1)
 		return Decision{}, false
 	}
-	if compare && !e.agrees(ctx, r, by, input, now, answer) {
+	if compare && !e.agrees(ctx, r, by, input, now, result) {
 		return Decision{}, false
 	}
 	return d, true
 }
 
-// agrees compares an answer of the program with topdown's. Where they differ, topdown
+// agrees compares a result of the program with topdown's. Where they differ, topdown
 // evaluates this revision from now on, here and on all other replicas.
-func (e *Engine) agrees(ctx context.Context, r *Revision, by Basis, input ast.Value, now time.Time, answer *ast.Term) bool {
-	if r.agreesWith(ctx, input, e.evaluation(ctx, by), now, answer) {
+func (e *Engine) agrees(ctx context.Context, r *Revision, by Basis, input ast.Value, now time.Time, result *ast.Term) bool {
+	if r.agreesWith(ctx, input, e.evaluation(ctx, by), now, result) {
 		return true
 	}
 	e.mismatches.Add(1)
@@ -155,8 +155,8 @@ func (e *Engine) agrees(ctx context.Context, r *Revision, by Basis, input ast.Va
 	return false
 }
 
-// agreesWith reports whether topdown has the same answer, or none because time or facts ran out.
-func (r *Revision) agreesWith(ctx context.Context, input ast.Value, ev *evaluation, now time.Time, answer *ast.Term) bool {
+// agreesWith reports whether topdown has the same result, or none because time or facts ran out.
+func (r *Revision) agreesWith(ctx context.Context, input ast.Value, ev *evaluation, now time.Time, want *ast.Term) bool {
 	rs, err := r.eval(ctx, Entrypoint, r.query, input, ev, rego.EvalTime(now))
 	if known, ok := errors.AsType[*iam.Error](err); ok && known.Kind == iam.Unavailable {
 		return true
@@ -165,7 +165,7 @@ func (r *Revision) agreesWith(ctx context.Context, input ast.Value, ev *evaluati
 		return false
 	}
 	t, err := result(rs)
-	return err == nil && ast.Compare(t.Value, answer.Value) == 0
+	return err == nil && ast.Compare(t.Value, want.Value) == 0
 }
 
 // SetDisagreed sets what is called with the digest of a revision whose program disagreed with topdown. It must be

@@ -11,7 +11,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
-	"iam-service/internal/token/claimview"
+	"iam-service/internal/token/projection"
 )
 
 // Field is one string of input.request.
@@ -75,7 +75,7 @@ type Input struct {
 }
 
 // Token is what one revision sees of a verified token.
-type Token = claimview.View
+type Token = projection.Token
 
 // view is the part of the input that a revision can see: what its entrypoint refers
 // to, by OPA's package dependencies. The evaluated input and the cache key are both

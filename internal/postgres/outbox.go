@@ -73,7 +73,7 @@ func (s *relaySession) Refused(ctx context.Context, seq int64, why string, then 
 	ctx, cancel := context.WithTimeout(ctx, relayLimit)
 	defer cancel()
 	_, err := s.conn.Exec(ctx, `UPDATE outbox SET tries = tries + 1, refused = $2, parked = $3 WHERE seq = $1`, seq, why, then == outbox.Park)
-	return wrap("record a refused event", err)
+	return wrap("record a rejected event", err)
 }
 
 func (s *relaySession) Stream(ctx context.Context, created time.Time) (before time.Time, err error) {
@@ -162,7 +162,7 @@ func (tx *Tx) ReplayEvents(ctx context.Context, since time.Time) (n int64, err e
 	return n, wrap("request a replay", err)
 }
 
-// ParkedEvent is an event that the bus refused; it blocks later events of its object.
+// ParkedEvent is an event that the bus rejected; it blocks later events of its object.
 type ParkedEvent struct {
 	ID, Type, Tenant, Kind, Object, Why string
 	OccurredAt                          time.Time
@@ -180,7 +180,7 @@ func (tx *Tx) RetryParked(ctx context.Context, id string) error {
 	return tx.unpark(ctx, `UPDATE outbox SET parked = false, tries = 0 WHERE id::text = $1 AND parked AND sent_at IS NULL`, id)
 }
 
-// SkipParked gives a parked event up: it is marked as sent and never was.
+// SkipParked gives a parked event up: it is marked as sent without being sent.
 func (tx *Tx) SkipParked(ctx context.Context, id string) error {
 	return tx.unpark(ctx, `
 		UPDATE outbox SET parked = false, skipped = true, sent_at = now() WHERE id::text = $1 AND parked AND sent_at IS NULL`, id)

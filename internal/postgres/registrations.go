@@ -96,7 +96,7 @@ func (db *DB) ClaimClients(ctx context.Context, c Claim) (claimed []iam.ManagedC
 
 // DueOverlaps returns the clients of an issuer whose old secret is due to end, or due for a warning (a
 // quarter of the overlap is left and no event was published). A client that does not authenticate
-// with a secret is not due: the provider would refuse to end the secret.
+// with a secret is not due: the provider would reject the revocation of the secret.
 func (db *DB) DueOverlaps(ctx context.Context, issuer string, most int) ([]string, error) {
 	if most <= 0 {
 		return nil, nil

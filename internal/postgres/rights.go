@@ -138,7 +138,7 @@ func (db *DB) CheckPrepared(ctx context.Context) error {
 	return nil
 }
 
-// untracked tells ErrUntracked from other failures by duplicate_prepared_statement and invalid_sql_statement_name.
+// untracked distinguishes ErrUntracked from other failures by duplicate_prepared_statement and invalid_sql_statement_name.
 func untracked(err error) error {
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && (pg.Code == "42P05" || pg.Code == "26000") {
 		return fmt.Errorf("%w: %s", ErrUntracked, pg.Message)

@@ -46,7 +46,7 @@ func (p Proxies) ClientIP(header http.Header, peer netip.Addr) (client netip.Add
 	return p.Forwarded(header)
 }
 
-// Forwarded reads X-Forwarded-For of a believed peer from the right: it is the first address that is not a trusted proxy, or
+// Forwarded reads X-Forwarded-For of a trusted peer from the right: it is the first address that is not a trusted proxy, or
 // else the leftmost one; the zero Addr if there is none.
 func (p Proxies) Forwarded(header http.Header) (client netip.Addr, err error) {
 	lines := header["X-Forwarded-For"]
@@ -102,7 +102,7 @@ func (p Proxies) Trusts(peer netip.Addr) bool {
 
 // Peer is the remote address of the connection; the zero Addr if that is not an IP address.
 func Peer(r *http.Request) netip.Addr {
-	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // the zero Addr, as said
+	peer, _ := netip.ParseAddrPort(r.RemoteAddr) // the zero Addr if it is invalid
 	return peer.Addr().Unmap()
 }
 

@@ -68,7 +68,7 @@ var wire = map[iam.Kind]struct {
 	iam.TooManyRequests:      {http.StatusTooManyRequests, "Too many requests"},
 }
 
-// New returns the document of an error, without what callers may not know: an internal error has no detail. The context
+// New returns the document of an error, without what callers must not see: an internal error has no detail. The context
 // is that of the request.
 func New(ctx context.Context, err error, id string) Document {
 	kind := iam.KindOf(err)

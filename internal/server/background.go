@@ -74,7 +74,7 @@ func (l *loops) panicked(where string) func(error) {
 }
 
 // refreshed is a value that is read from the database every two seconds, for metrics: a scrape
-// asks no database.
+// queries no database.
 type refreshed[T any] struct{ value atomic.Pointer[T] }
 
 // run reads until ctx ends. A read that fails leaves the value as it is; the database counts its errors.

@@ -53,20 +53,20 @@ type Config struct {
 	GatewayAddr          string        `env:"GATEWAY_ADDR" envDefault:":8080" doc:"listener for gateways"`
 	GatewayCert          string        `env:"GATEWAY_CERT_FILE" doc:"PEM of the certificate of GATEWAY_ADDR, with GATEWAY_KEY_FILE; it is read again when it changes; none: plain HTTP"`
 	GatewayKey           string        `env:"GATEWAY_KEY_FILE" doc:"its key"`
-	GatewayClientCA      string        `env:"GATEWAY_CLIENT_CA_FILE" doc:"PEM of the authorities of gateways' certificates: only they can connect, and are believed as those in TRUSTED_PROXIES; none: they need no certificate"`
+	GatewayClientCA      string        `env:"GATEWAY_CLIENT_CA_FILE" doc:"PEM of the authorities of gateways' certificates: only they can connect, and are trusted as those in TRUSTED_PROXIES; none: they need no certificate"`
 	GatewaySecret        string        `env:"GATEWAY_SECRET" secret:"true" doc:"what gateways send in X-Gateway-Secret, 32 characters or more; two, comma-separated, while it is changed; none: they send none"`
 	GatewayCache         time.Duration `env:"GATEWAY_CACHE" envDefault:"0s" doc:"how long a gateway may cache a 200, at most MAX_STALENESS: a change takes so much longer; 0s: not at all"`
 	AdminAddr            string        `env:"ADMIN_ADDR" envDefault:":8081" doc:"listener for admins"`
 	ExtAuthzAddr         string        `env:"EXT_AUTHZ_ADDR" doc:"listener for gateways that ask by Envoy's gRPC protocol (envoy.service.auth.v3); none: it is off"`
 	ExtAuthzCertFile     string        `env:"EXT_AUTHZ_CERT_FILE" doc:"PEM of its certificate and intermediates, read again when it changes; none: plain text"`
 	ExtAuthzKeyFile      string        `env:"EXT_AUTHZ_KEY_FILE" doc:"PEM of the certificate's key"`
-	ExtAuthzClientCAFile string        `env:"EXT_AUTHZ_CLIENT_CA_FILE" doc:"PEM of the CAs of client certificates, without which no connection is accepted then; such a peer is believed as one in TRUSTED_PROXIES"`
+	ExtAuthzClientCAFile string        `env:"EXT_AUTHZ_CLIENT_CA_FILE" doc:"PEM of the CAs of client certificates, without which no connection is accepted then; such a peer is trusted as one in TRUSTED_PROXIES"`
 	OpsAddr              string        `env:"OPS_ADDR" of:"ops" envDefault:":9090" doc:"listener for operators, in plain text: keep it private"`
 	OpsToken             string        `env:"OPS_TOKEN" of:"ops" secret:"true" doc:"bearer token that operators' requests must have, 32 characters or more, except /healthz and /readyz without details; two, comma-separated, while it is changed; none: they need none"`
 	OpsPprof             bool          `env:"OPS_PPROF" doc:"1 serves /debug/pprof/ on it"`
 
 	GatewayProfiles []string       `env:"GATEWAY_PROFILE" of:"gate" envDefault:"traefik" doc:"kinds of gateways that ask, comma-separated: traefik, nginx, ingress-nginx, caddy, apisix, haproxy, kong, envoy-http, gateway-api, opa; each has an endpoint and one source of each fact"`
-	TrustedProxies  []netip.Prefix `env:"TRUSTED_PROXIES" doc:"networks whose X-Forwarded-… and X-Upstream-IdP-ID are believed, comma-separated"`
+	TrustedProxies  []netip.Prefix `env:"TRUSTED_PROXIES" doc:"networks whose X-Forwarded-… and X-Upstream-IdP-ID are trusted, comma-separated"`
 	AmbiguousPaths  string         `env:"AMBIGUOUS_PATHS" envDefault:"when_read" doc:"ambiguous paths are denied: when_read, where the policy reads the path; always_deny"`
 	GatewayHeaders  []string       `env:"GATEWAY_HEADERS" of:"gate" doc:"headers that the gateways copy; every 200 carries all of them"`
 	GatewayEmpty    string         `env:"GATEWAY_EMPTY_VALUE" of:"budgets" doc:"value of an identity header that has none, such as -, for gateways that drop empty headers; unset: empty"`
@@ -127,7 +127,7 @@ type Config struct {
 	OTLPTracesEndpoint string `env:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" doc:"the same for traces alone, used as it is: with /v1/traces"`
 	OTLPProtocol       string `env:"OTEL_EXPORTER_OTLP_PROTOCOL" envDefault:"http/protobuf" doc:"http/protobuf or grpc"`
 	OTLPHeaders        string `env:"OTEL_EXPORTER_OTLP_HEADERS" secret:"true" doc:"headers that the collector wants, such as Authorization=Bearer%20…, comma-separated"`
-	TracesSampler      string `env:"OTEL_TRACES_SAMPLER" envDefault:"parentbased_always_on" doc:"which requests are traced: always_on, always_off, traceidratio, or parentbased_ and one of these: as a believed gateway says, else as that one"`
+	TracesSampler      string `env:"OTEL_TRACES_SAMPLER" envDefault:"parentbased_always_on" doc:"which requests are traced: always_on, always_off, traceidratio, or parentbased_ and one of these: as a trusted gateway says, else as that one"`
 	TracesSamplerArg   string `env:"OTEL_TRACES_SAMPLER_ARG" doc:"share of requests of traceidratio, 0 to 1, such as 0.01; unset: 1"`
 	TracesService      string `env:"OTEL_SERVICE_NAME" envDefault:"iam-service" doc:"name of this service in traces"`
 

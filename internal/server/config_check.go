@@ -286,7 +286,7 @@ func positive(fault func(string, ...any), values map[string]int64) {
 	}
 }
 
-// checkStateDir refuses a folder that others than root and the service, which runs as uid, can
+// checkStateDir rejects a folder that others than root and the service, which runs as uid, can
 // write to: write access to it decides which policy a start finds.
 func checkStateDir(dir string, uid int) error {
 	info, err := os.Stat(dir)
@@ -430,7 +430,7 @@ func (cfg *Config) checkIssuers(fault func(string, ...any)) {
 			fault("ADMIN_AUDIENCE must not be one of %s: a backend could replay an admin's token", audiences)
 		}
 		if i > 0 && len(t.Tenants) == 0 {
-			fault(`%s.tenants is missing: list the ids of the tenants it may speak for, or "*"`, name)
+			fault(`%s.tenants is missing: list the ids of the tenants it is trusted for, or "*"`, name)
 		}
 		for _, tenant := range t.Tenants {
 			if tenant != "*" && !iam.ValidTenantID(tenant) {

@@ -106,7 +106,7 @@ func (s *service) warmPools(start context.Context) error {
 // OneLine puts a fatal error on one line.
 func OneLine(err error) error {
 	if err == nil {
-		return errors.New("no answer in time")
+		return errors.New("no response in time")
 	}
 	return errors.New(strings.Join(strings.Fields(err.Error()), " "))
 }

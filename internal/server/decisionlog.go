@@ -74,7 +74,7 @@ func (s *service) sinks() []decisions.Sink {
 		list = append(list, decisions.Sink{Name: "nats", Text: true, Write: func(_ context.Context, batch []decisions.Entry) error {
 			var errs []error
 			for _, w := range batch {
-				errs = append(errs, s.bus.Tell(cfg.DecisionSubject, w.Text))
+				errs = append(errs, s.bus.PublishCore(cfg.DecisionSubject, w.Text))
 			}
 			return errors.Join(errs...)
 		}})

@@ -96,7 +96,7 @@ func TestAPeerWithAClientCertificateIsTrustedAndOneWithoutIsRejected(t *testing.
 	}
 	c.ok(c.check(c.client("gateway")))
 	if got := c.facts.Load(); got == nil || got.Host != "api.example.com" || got.Scheme != "https" || got.ClientIP.String() != "203.0.113.7" {
-		t.Errorf("what the peer says is not believed: %+v", got)
+		t.Errorf("what the peer says is not trusted: %+v", got)
 	}
 }
 

@@ -97,7 +97,7 @@ func stranger(t *testing.T, a *authority) *tls.Config {
 	return cfg
 }
 
-// A verified client certificate proves more than an address: what such a peer says of the request is believed, as over gRPC.
+// A verified client certificate proves more than an address: what such a peer says of the request is trusted, as over gRPC.
 func TestAGatewayWithAClientCertificateIsTrusted(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
@@ -112,11 +112,11 @@ func TestAGatewayWithAClientCertificateIsTrusted(t *testing.T) {
 		cfg          Config
 		method, path string
 		http2        bool
-		believed     bool
+		trusted     bool
 	}{
-		{name: "mutual TLS", cfg: mutual, method: "GET", path: gateway.EnrichPath, believed: true},
-		{name: "mutual TLS over HTTP/2", cfg: mutual, method: "GET", path: gateway.EnrichPath, http2: true, believed: true},
-		{name: "mutual TLS, the data API", cfg: mutual, method: "POST", path: gateway.DataPath, believed: true},
+		{name: "mutual TLS", cfg: mutual, method: "GET", path: gateway.EnrichPath, trusted: true},
+		{name: "mutual TLS over HTTP/2", cfg: mutual, method: "GET", path: gateway.EnrichPath, http2: true, trusted: true},
+		{name: "mutual TLS, the data API", cfg: mutual, method: "POST", path: gateway.DataPath, trusted: true},
 		{name: "TLS that asks for no certificate", cfg: encrypted, method: "GET", path: gateway.EnrichPath},
 		{name: "TLS that asks for no certificate, the data API", cfg: encrypted, method: "POST", path: gateway.DataPath},
 	} {
@@ -145,7 +145,7 @@ func TestAGatewayWithAClientCertificateIsTrusted(t *testing.T) {
 			}
 			all := got.Method == http.MethodPut && got.Scheme == "https" && got.Host == "api.example.com" && got.Path == "/a" && got.ClientIP.String() == "203.0.113.7"
 			none := got.Method+got.Scheme+got.Host+got.Path == "" && !got.ClientIP.IsValid()
-			if c.believed && !all || !c.believed && !none {
+			if c.trusted && !all || !c.trusted && !none {
 				t.Errorf("the facts are %+v", got)
 			}
 		})

@@ -15,7 +15,7 @@ import (
 	"iam-service/internal/policy"
 )
 
-// This file is what doctor asks of the settings: the same code as serve's, and nothing that is opened for good.
+// This file is what doctor needs of the settings: the same code as serve's, and nothing that is opened for good.
 
 // CheckPolicy loads the policy that the settings name, as a start does: signature, compilation, acceptance cases. It
 // returns the id of its revision; "" where OPA fetches it.
@@ -40,8 +40,8 @@ func (cfg *Config) CheckPolicy(ctx context.Context) (revision string, err error)
 	return engine.Revision().ID, nil
 }
 
-// TrustsNobody reports whether no gateway is believed.
-func (cfg *Config) TrustsNobody() bool { return cfg.trustsNobody() }
+// TrustsNoGateway reports whether no gateway is trusted.
+func (cfg *Config) TrustsNoGateway() bool { return cfg.trustsNoGateway() }
 
 // SendsSecret reports whether gateways must send GATEWAY_SECRET.
 func (cfg *Config) SendsSecret() bool { return len(cfg.gatewaySecrets) > 0 }

@@ -40,7 +40,7 @@ func (s *service) openListeners(context.Context) error {
 	return nil
 }
 
-// serve answers requests on all listeners until ctx ends or one fails, and drains.
+// serve serves requests on all listeners until ctx ends or one fails, and drains.
 func (s *service) serve(ctx context.Context, ready func(Addrs)) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	for _, l := range s.servers {
@@ -88,10 +88,10 @@ func (s *service) drain(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// answering is a listener with what answers on it.
+// answering is a listener with its handler.
 type answering interface {
 	serve() error                   // until stop
-	drain()                         // callers are to connect elsewhere; requests are answered
+	drain()                         // callers are to connect elsewhere; requests are still served
 	stop(ctx context.Context) error // requests in flight end, or are cut off with ctx, which is an error
 }
 

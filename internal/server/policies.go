@@ -37,7 +37,7 @@ func (s *service) openEngine(context.Context) error {
 		}},
 		telemetry.Check{Name: "policy_candidate", Degraded: true, Ask: func() error {
 			if r := engine.Status().Rejected; r != nil {
-				return errors.New("the last one was refused: " + r.Reason)
+				return errors.New("the last one was rejected: " + r.Reason)
 			}
 			return nil
 		}},
@@ -50,7 +50,7 @@ func (cfg *Config) engine() policy.Config {
 	return policy.Config{
 		Headers:          cfg.GatewayHeaders,
 		Admin:            cfg.AdminAudience != "",
-		NoTrustedProxies: cfg.trustsNobody(),
+		NoTrustedProxies: cfg.trustsNoGateway(),
 		Settings:         map[string]string{"unknown_users": cfg.UnknownUsers},
 		Limit:            cfg.Part(50),
 		SignedOnly:       !cfg.PolicyAllowUnsigned,
@@ -61,8 +61,8 @@ func (cfg *Config) engine() policy.Config {
 	}
 }
 
-// trustsNobody: no gateway is believed, so the facts of requests are not known.
-func (cfg *Config) trustsNobody() bool {
+// trustsNoGateway: no gateway is trusted, so the facts of requests are not known.
+func (cfg *Config) trustsNoGateway() bool {
 	return len(cfg.TrustedProxies) == 0 && cfg.GatewayClientCA == "" && cfg.ExtAuthzClientCAFile == ""
 }
 
@@ -134,7 +134,7 @@ func (s *service) loadPolicies() error {
 		return nil
 	}
 	if first != nil {
-		return fmt.Errorf("the policy that is in force elsewhere cannot be used here (do GATEWAY_HEADERS, ADMIN_AUDIENCE and POLICY_KEY_FILE differ from the other replicas'?): %w", first)
+		return fmt.Errorf("the revision that is active elsewhere cannot be activated here (do GATEWAY_HEADERS, ADMIN_AUDIENCE and POLICY_KEY_FILE differ from the other replicas'?): %w", first)
 	}
 	return OfferEmbedded(s.work, s.engine)
 }

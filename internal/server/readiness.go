@@ -17,7 +17,7 @@ import (
 )
 
 // openOps creates the handler of the operators' listener, which shows all checks. What all replicas share only degrades
-// while this one can answer.
+// while this one can serve.
 func (s *service) openOps(context.Context) error {
 	s.ops = &telemetry.Ops{
 		Registry: s.registry,
@@ -44,7 +44,7 @@ func (s *service) warm(start context.Context) error {
 	return nil
 }
 
-// rehearsal answers one synthetic request before the first real one: it looks an unknown user up and evaluates the
+// rehearsal serves one synthetic request before the first real one: it looks an unknown user up and evaluates the
 // active policy.
 type rehearsal struct {
 	engine   *policy.Engine
@@ -76,8 +76,8 @@ func (r *rehearsal) try() error {
 	return nil
 }
 
-// atMostEvery calls ask at most once in a period, and returns its last result otherwise.
-func atMostEvery(period time.Duration, ask func() error) func() error {
+// atMostEvery calls check at most once in a period, and returns its last result otherwise.
+func atMostEvery(period time.Duration, check func() error) func() error {
 	var mu sync.Mutex
 	var next time.Time
 	var last error
@@ -85,7 +85,7 @@ func atMostEvery(period time.Duration, ask func() error) func() error {
 		mu.Lock()
 		defer mu.Unlock()
 		if now := time.Now(); now.After(next) {
-			last, next = ask(), now.Add(period)
+			last, next = check(), now.Add(period)
 		}
 		return last
 	}

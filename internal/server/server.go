@@ -40,8 +40,8 @@ var Version string
 // Addrs are the addresses of the listeners.
 type Addrs struct{ Gateway, Admin, Ops, ExtAuthz string } // the last one is "" where it is off
 
-// Serve runs the service until ctx ends and every request has been answered, or a part fails. It
-// calls ready, which may be nil, once requests are answered.
+// Serve runs the service until ctx ends and every request has been served, or a part fails. It
+// calls ready, which may be nil, once requests are served.
 func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs)) error {
 	s := newService(ctx, cfg, out)
 	defer s.close()

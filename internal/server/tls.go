@@ -18,7 +18,7 @@ type tlsFiles struct {
 	prefix   string // of the variables: EXT_AUTHZ names EXT_AUTHZ_CERT_FILE, _KEY_FILE and _CLIENT_CA_FILE
 	cert     string // PEM: the certificate and its intermediates
 	key      string // PEM: its private key
-	clientCA string // PEM: authorities of client certificates; "": none is asked for
+	clientCA string // PEM: authorities of client certificates; "": none is requested
 }
 
 func (f *tlsFiles) enabled() bool { return f.cert != "" }
@@ -43,7 +43,7 @@ func (f *tlsFiles) check(fault func(string, ...any)) {
 type material struct {
 	digest  [sha256.Size]byte // of all files
 	cert    tls.Certificate
-	clients *x509.CertPool // nil: client certificates are not asked for
+	clients *x509.CertPool // nil: client certificates are not requested
 }
 
 // read returns the content of the files. Its error joins one for each file that cannot be used, by variable.
@@ -81,7 +81,7 @@ func (f *tlsFiles) read() (*material, error) {
 // rereadEvery is how often the files are read: replaced ones are used within that time.
 const rereadEvery = 5 * time.Second
 
-// certificates are what a listener identifies itself with and whom it lets connect. Files that change are
+// certificates are what a listener identifies itself with and which clients it accepts. Files that change are
 // used for the next connection; files that became unusable are reported, and the last good ones stay.
 type certificates struct {
 	files     tlsFiles

@@ -23,7 +23,7 @@ type Check struct {
 	Name string
 	// Ask returns nil when all is well.
 	Ask func() error
-	// Degraded: a failure is shown where details are asked for (?verbose), but does not make the service not ready. A
+	// Degraded: a failure is shown where details are requested (?verbose), but does not make the service not ready. A
 	// dependency that all replicas share is of this kind while the replica can still
 	// answer: removing all replicas would not help.
 	Degraded bool
@@ -48,7 +48,7 @@ func (o *Ops) Stopping() { o.stopping.Store(true) }
 // Handler returns the operators' handler.
 func (o *Ops) Handler() http.Handler {
 	mux := http.NewServeMux()
-	// OpenMetrics, for a scraper that asks for it: the text format has no exemplars.
+	// OpenMetrics, for a scraper that accepts it: the text format has no exemplars.
 	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Registry, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", o.readyz)
@@ -140,5 +140,5 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.WriteHeader(status)
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
-	_ = e.Encode(v) // the operator is gone; nothing left to tell
+	_ = e.Encode(v) // the operator has disconnected: there is no reader of the error
 }

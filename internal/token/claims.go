@@ -67,7 +67,7 @@ func (m ProgramMark) matches(claims map[string]any) bool {
 
 // Normalize gives claims the names that policies and the rest of the service read: the scopes of
 // scp as scope, the client of azp as client_id, and the client as sub where the token is a
-// program's. Its issuer's own name for a program is no user of anybody's.
+// program's. The issuer's own name for a program is no user.
 func (i Issuer) Normalize(claims map[string]any) {
 	program := slices.ContainsFunc(i.Programs, func(m ProgramMark) bool { return m.matches(claims) })
 	for name, other := range map[string]string{"scope": "scp", "client_id": "azp"} {
@@ -212,7 +212,7 @@ func (i Issuer) CheckClaims(claims map[string]any, now time.Time) error {
 	return checkTime(t, "", now)
 }
 
-// isAccessToken refuses what issuers sign with the same keys for other purposes:
+// isAccessToken rejects what issuers sign with the same keys for other purposes:
 // ID tokens (OpenID Connect Core, sections 2 and 3.1.3.6), refresh and logout
 // tokens, by the marks of the specification and of Keycloak and Hydra.
 func (is *issuer) isAccessToken(claims map[string]any) error {

@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// discover asks for OpenID Connect Discovery 1.0, section 4, and where that is
+// discover requests OpenID Connect Discovery 1.0, section 4, and where that is
 // 404 for RFC 8414.
 func (is *issuer) discover(ctx context.Context) ([]byte, error) {
 	b, err := is.v.get(ctx, "discovery", strings.TrimSuffix(is.URL, "/")+"/.well-known/openid-configuration")

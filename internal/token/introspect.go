@@ -14,7 +14,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Bounds on what opaque tokens, which anybody can make up, cost their issuers and us.
+// Bounds on what opaque tokens, which any client can forge, cost their issuers and us.
 const (
 	introspectionsAtOnce = 64
 	unknownAtOnce        = introspectionsAtOnce / 4 // of those, for tokens that were never good: they keep no others waiting
@@ -29,7 +29,7 @@ const (
 type introspections struct {
 	all, unknown  chan struct{} // one entry for each call under way
 	perSecond     float64       // unknown tokens
-	unknownBudget bucket        // unknown tokens that were asked about
+	unknownBudget bucket        // unknown tokens that were introspected
 	rejected      *bounded.Cache[introspected, rejectedToken]
 
 	mu      sync.Mutex
@@ -62,7 +62,7 @@ func newIntrospections(perSecond int) *introspections {
 	}
 }
 
-// introspect asks the issuer about a token that is no JWT (RFC 7662).
+// introspect looks a token up at its issuer that is no JWT (RFC 7662).
 func (v *Verifier) introspect(ctx context.Context, q request) (*Token, error) {
 	is := v.first
 	if q.idp != "" {

@@ -69,7 +69,7 @@ func (is *issuer) reject(reason Reason, format string, args ...any) error {
 	return reject(reason, is.URL, format, args...)
 }
 
-// rejections limits the lines about rejected tokens, which anybody can cause: one a second for
+// rejections limits the lines about rejected tokens, which any client can cause: one a second for
 // each reason. The zero value is ready.
 type rejections struct {
 	mu         sync.Mutex

@@ -40,15 +40,15 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"iam-service/internal/bounded"
-	"iam-service/internal/token/claimview"
+	"iam-service/internal/token/projection"
 )
 
 // Limits and times that no setting changes.
 const (
 	maxTokenBytes = 8 << 10
 	skew          = 5 * time.Second // how far "nbf" and "iat" may lie ahead of our clock; "exp" gets none
-	lookupsBurst  = 20              // look-ups in vain that one token may cause at once,
-	lookupsPerSec = 2               // and for ever
+	lookupsBurst  = 20              // failed look-ups that one token may cause at once,
+	lookupsPerSec = 2               // and per second after that
 	weightFactor  = 7               // bytes in memory for each of a token: its claims as terms, and what the policy sees of them
 )
 
@@ -78,7 +78,7 @@ type Config struct {
 	CoolDown         time.Duration // one fetch for unknown keys in this time, after the first few; 0: 10 s
 	MaxAge           time.Duration // keys older than this are not used; 0: 24 h
 	IntrospectionTTL time.Duration // how long an active token is cached; 0: 10 s
-	Introspections   int           // opaque tokens not seen before that are asked about in a second; 0: 100
+	Introspections   int           // new opaque tokens that are introspected in a second; 0: 100
 	Wait             time.Duration // longest wait of one request for keys or introspection; 0: 60 ms
 	Entries          int           // verified tokens cached; 0: 10,000
 	Bytes            int64         // most bytes they may weigh, estimated; 0: 32 MiB
@@ -109,17 +109,17 @@ type Token struct {
 	issuerID  string
 	signedBy  *signingKey            // nil: introspected
 	foundIn   atomic.Pointer[keySet] // where signedBy was found last
-	until     time.Time              // of an introspected one: when to ask again
+	until     time.Time              // of an introspected one: when to introspect it again
 	lookups   lookupBudget
-	claimView atomic.Pointer[claimview.View] // of the revision that evaluated it last
+	projected atomic.Pointer[projection.Token] // for the revision that evaluated it last
 	weight    int64
 }
 
-// ClaimView returns the cached view of the claims; nil where there is none.
-func (t *Token) ClaimView() *claimview.View { return t.claimView.Load() }
+// Projection returns the cached projection of the claims; nil if there is none.
+func (t *Token) Projection() *projection.Token { return t.projected.Load() }
 
-// CacheClaimView caches the view of the revision that evaluated the token last.
-func (t *Token) CacheClaimView(v *claimview.View) { t.claimView.Store(v) }
+// CacheProjection caches the projection for the revision that evaluated the token last.
+func (t *Token) CacheProjection(p *projection.Token) { t.projected.Store(p) }
 
 // Weight estimates the bytes of the token in memory.
 func (t *Token) Weight() int64 { return t.weight }
@@ -269,7 +269,7 @@ func New(cfg Config) (*Verifier, error) {
 }
 
 // ForAudience returns a verifier of tokens for another audience, by the same issuers' keys.
-// It refuses a token that is for one of the issuers' own audiences as well: a
+// It rejects a token that is for one of the issuers' own audiences as well: a
 // backend that receives one of those must not be able to use it here. AuthorizedParties are not asked
 // about: they are for the issuers' own audiences. KeepFresh of v serves both.
 func (v *Verifier) ForAudience(audience string) *Verifier {

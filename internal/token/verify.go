@@ -89,7 +89,7 @@ func (v *Verifier) stillValid(t *Token, now time.Time) bool {
 	return v.issuers[t.Issuer].stillHasKey(t, now)
 }
 
-// checkTime is asked on every request, also for cached tokens.
+// checkTime runs on every request, also for cached tokens.
 func checkTime(t *Token, idp string, now time.Time) error {
 	switch {
 	case !now.Before(t.Expires):

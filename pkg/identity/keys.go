@@ -147,7 +147,7 @@ func (c *keyCache) request(ctx context.Context, etag string) (fetched, error) {
 	case resp.StatusCode == http.StatusNotModified && etag != "":
 		return got, nil
 	case resp.StatusCode != http.StatusOK:
-		return fetched{}, fmt.Errorf("the JWKS answers %s", resp.Status)
+		return fetched{}, fmt.Errorf("the JWKS endpoint returned %s", resp.Status)
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxJWKS+1))
 	switch {

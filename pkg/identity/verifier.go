@@ -40,7 +40,7 @@ type Config struct {
 	Anonymous  bool
 	EmptyValue string
 
-	// OnError is called by Middleware with why a request was refused; may be nil.
+	// OnError is called by Middleware with why a request was rejected; may be nil.
 	OnError func(r *http.Request, err error)
 
 	now func() time.Time

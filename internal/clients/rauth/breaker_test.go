@@ -83,7 +83,7 @@ func TestOneClientOpensNoBreaker(t *testing.T) {
 	}
 }
 
-// A 404 of a wrong place is not believed: nothing is deleted there, nothing is missing, and
+// A 404 of a wrong place is not trusted: nothing is deleted there, nothing is missing, and
 // each call counts and logs that the answer is a bad one.
 func TestResponsesOfAMisconfiguredAdminURLAreNotTrusted(t *testing.T) {
 	t.Parallel()

@@ -24,7 +24,7 @@ func (c *Client) Watch(ctx context.Context) {
 	}
 }
 
-// Check reports whether the list of clients answers as the admin API does.
+// Check reports whether the URL serves the list of clients, as the admin API does.
 func (c *Client) Check(ctx context.Context) error {
 	a, err := c.do(ctx, request{operation: "list", method: http.MethodGet, target: c.at("clients") + "?page_size=1", want: http.StatusOK}, nil)
 	if err == nil {

@@ -19,11 +19,11 @@ var mayImport = map[string][]string{
 	"internal/directory/clock":   {},
 	"internal/directory":         {"internal/iam", "internal/bounded", "internal/directory/clock", "internal/telemetry", "internal/telemetry/tracing"},
 	"internal/feed":              {"internal/iam", "internal/directory", "internal/telemetry"},
-	"internal/policy":            {"internal/iam", "internal/directory", "internal/policy/plan", "policies", "internal/telemetry", "internal/token/claimview"},
+	"internal/policy":            {"internal/iam", "internal/directory", "internal/policy/plan", "policies", "internal/telemetry", "internal/token/projection"},
 	"internal/policy/plan":       {},
 	"internal/policy/authoring":  {"internal/policy", "policies"},
-	"internal/token/claimview":   {},
-	"internal/token":             {"internal/iam", "internal/bounded", "internal/telemetry", "internal/token/claimview", "internal/telemetry/tracing"},
+	"internal/token/projection":   {},
+	"internal/token":             {"internal/iam", "internal/bounded", "internal/telemetry", "internal/token/projection", "internal/telemetry/tracing"},
 	"internal/enrich":            {"internal/iam", "internal/bounded", "internal/directory", "internal/policy", "internal/token", "internal/telemetry", "internal/telemetry/tracing"},
 	"internal/events/outbox":     {"internal/telemetry", "internal/telemetry/tracing"},
 	"internal/clients/rauth":     {"internal/iam"},
@@ -83,7 +83,7 @@ var mayImport = map[string][]string{
 // mayKnow says who may use a library that others must not know.
 var mayKnow = map[string][]string{
 	"github.com/jackc/pgx":             {"internal/postgres", "internal/server", "internal/dev/devpg", "internal/dev/pgtest", "cmd/iam-bench"},
-	"github.com/open-policy-agent/opa": {"internal/policy", "internal/policy/plan", "internal/policy/authoring", "internal/directory", "internal/decisions", "internal/enrich", "internal/policyops/explain", "internal/token", "internal/token/claimview"},
+	"github.com/open-policy-agent/opa": {"internal/policy", "internal/policy/plan", "internal/policy/authoring", "internal/directory", "internal/decisions", "internal/enrich", "internal/policyops/explain", "internal/token", "internal/token/projection"},
 	"github.com/nats-io":               {"internal/events/natsbus", "internal/dev/devstack"},
 	"github.com/envoyproxy":            {"internal/gateway"},
 	"google.golang.org/grpc":           {"internal/gateway", "internal/server"},

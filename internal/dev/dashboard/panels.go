@@ -151,7 +151,7 @@ var sections = []section{
 		{title: "Active since", says: "When each replica's policy became active. They agree within a second, unless a roll-out is under way.", unit: "dateTimeFromNow", stat: true, queries: []query{
 			{`1000 * max by (instance) (iam_policy_in_force_timestamp_seconds{` + here + `})`, "{{instance}}"},
 		}},
-		{title: "Candidates", says: "Policies that the gate accepted or refused.", unit: "short", queries: []query{
+		{title: "Candidates", says: "Policies that the gate accepted or rejected.", unit: "short", queries: []query{
 			{`sum by (result) (increase(iam_policy_candidates_total{` + here + `}[$__rate_interval]))`, "{{result}}"},
 		}},
 		{title: "Broken policy", says: "Requests that failed closed because the policy was broken or too slow. Roll back.", unit: "ops", queries: []query{
@@ -173,7 +173,7 @@ var sections = []section{
 		}},
 	}},
 	{"Clients", []graph{
-		{title: "Pending", says: "Changes of clients that R-Auth has not confirmed, and those that it refused.", unit: "short", queries: []query{
+		{title: "Pending", says: "Changes of clients that R-Auth has not confirmed, and those that it rejected.", unit: "short", queries: []query{
 			{`max(iam_clients_pending{` + here + `})`, "pending"},
 			{`max(iam_clients_failed{` + here + `})`, "failed"},
 			{`max(iam_client_secrets_unknown{` + here + `})`, "secret unknown: rotate"},

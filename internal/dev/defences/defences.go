@@ -27,18 +27,18 @@ var All = []Defence{
 		Package: "./internal/gateway", Test: "TestAnEmptyHeaderCarriesThePlaceholder",
 	},
 	{
-		Threat: "forwarded headers believed", File: "internal/gateway/http.go",
-		Code: "believed: from.believed}", Without: "believed: true}",
+		Threat: "forwarded headers trusted", File: "internal/gateway/http.go",
+		Code: "trusted: from.trusted}", Without: "trusted: true}",
 		Package: "./internal/gateway", Test: "TestForwardedHeadersAreTrustedFromTrustedPeersOnly",
 	},
 	{
-		Threat: "forwarded headers believed", File: "internal/gateway/facts.go",
+		Threat: "forwarded headers trusted", File: "internal/gateway/facts.go",
 		Code: "r.TLS != nil && len(r.TLS.VerifiedChains) > 0", Without: "r.TLS != nil",
 		Package: "./internal/server", Test: "TestAGatewayWithAClientCertificateIsTrusted",
 	},
 	{
 		Threat: "facts unknown or doubled", File: "internal/gateway/facts.go",
-		Code: `return fact != "" && said != "" && fact != said`, Without: "return false",
+		Code: `return a != "" && b != "" && a != b`, Without: "return false",
 		Package: "./internal/gateway", Test: "TestTwoSourcesOfOneFactMustAgree",
 	},
 	{
@@ -57,7 +57,7 @@ var All = []Defence{
 		Package: "./internal/gateway", Test: "TestDuplicateOrMalformedInputIsRejected",
 	},
 	{
-		Threat: "a stranger asks as a gateway", File: "internal/gateway/http.go",
+		Threat: "a forged gateway request", File: "internal/gateway/http.go",
 		Code: "if known == 1 {", Without: "if len(lines) == 1 {",
 		Package: "./internal/gateway", Test: "TestOnlyAGatewayThatSendsTheSecretGetsADecision",
 	},
@@ -182,12 +182,12 @@ var All = []Defence{
 		Package: "./internal/gateway/setup", Test: "TestTheProbeFindsNoFaultInAGatewayWithItsGeneratedConfiguration/caddy",
 	},
 	{
-		Threat: "another service answers the gateway", File: "internal/gateway/setup/templates/nginx.conf.tmpl",
+		Threat: "an impostor of iam-service", File: "internal/gateway/setup/templates/nginx.conf.tmpl",
 		Code: "        proxy_ssl_verify on;\n", Without: "",
 		Package: "./internal/gateway/setup", Test: "TestAGatewayVerifiesTheCertificateOfTheService/nginx",
 	},
 	{
-		Threat: "another service answers the gateway", File: "internal/gateway/setup/templates/haproxy.cfg.tmpl",
+		Threat: "an impostor of iam-service", File: "internal/gateway/setup/templates/haproxy.cfg.tmpl",
 		Code: "sni str({{.Hostname}}) verifyhost {{.Hostname}}", Without: "",
 		Package: "./internal/gateway/setup", Test: "TestAGatewayVerifiesTheCertificateOfTheService/haproxy",
 	},
@@ -426,7 +426,7 @@ var All = []Defence{
 	},
 	{
 		Threat: "traces forced by callers", File: "internal/telemetry/tracing/tracing.go",
-		Code: "if in.Believed {", Without: "if in.TraceParent != \"\" {",
+		Code: "if in.Trusted {", Without: "if in.TraceParent != \"\" {",
 		Package: "./internal/gateway", Test: "TestAGatewaysTraceIsContinuedInEachProtocol",
 	},
 	{
@@ -440,7 +440,7 @@ var All = []Defence{
 		Package: "./internal/server/doctor", Test: "TestABundleHasNoSecretOfAnySetting",
 	},
 	{
-		Threat: "a stranger asks as an operator", File: "internal/telemetry/ops.go",
+		Threat: "an unauthorized operator request", File: "internal/telemetry/ops.go",
 		Code: `strings.EqualFold(scheme, "Bearer") && equal == 1`, Without: `strings.EqualFold(scheme, "Bearer")`,
 		Package: "./internal/telemetry", Test: "TestOperatorsNeedTheTokenAndProbesDoNot",
 	},

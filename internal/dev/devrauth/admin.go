@@ -29,10 +29,10 @@ type Fault string
 
 // The faults.
 const (
-	FaultSlow    Fault = "slow"     // answers after SlowFor
-	Fault500     Fault = "500"      // answers 500 and does nothing
-	Fault503     Fault = "503"      // answers 503 and does nothing
-	Fault429     Fault = "429"      // answers 429 with Retry-After: 0 and does nothing
+	FaultSlow    Fault = "slow"     // responds after SlowFor
+	Fault500     Fault = "500"      // responds 500 and does nothing
+	Fault503     Fault = "503"      // responds 503 and does nothing
+	Fault429     Fault = "429"      // responds 429 with Retry-After: 0 and does nothing
 	FaultCut     Fault = "cut"      // cuts the connection and does nothing
 	FaultCutDone Fault = "cut-done" // does it, and cuts the connection
 )
@@ -199,7 +199,7 @@ func (s *Server) clients(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// metadata reads a body, and refuses what a provider refuses.
+// metadata reads a body, and rejects what a provider rejects.
 func metadata(w http.ResponseWriter, r *http.Request) (map[string]any, bool) {
 	var m map[string]any
 	if err := json.NewDecoder(r.Body).Decode(&m); err != nil {
@@ -248,16 +248,16 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	c := &registration{metadata: m, made: time.Now()}
-	answer := maps.Clone(m)
+	response := maps.Clone(m)
 	if hasSecret(m) {
 		c.secrets = []string{s.secret()}
-		answer["client_secret"] = c.secrets[0]
+		response["client_secret"] = c.secrets[0]
 	}
 	if s.registered == nil {
 		s.registered = map[string]*registration{}
 	}
 	s.registered[id] = c
-	reply(w, http.StatusCreated, answer)
+	reply(w, http.StatusCreated, response)
 }
 
 func hasSecret(m map[string]any) bool {

@@ -1,7 +1,7 @@
 // Package devrauth is an R-Auth for development and tests, in process: discovery,
 // JWKS with an RS256, an ES256 and an EdDSA key that can be rotated, a token
 // endpoint for client credentials, introspection, the admin API with switches for
-// faults, and a way to have a token made for anybody.
+// faults, and a way to issue a token for any user.
 //
 // It is insecure on purpose: every caller gets a token of any subject.
 package devrauth
@@ -48,7 +48,7 @@ type Server struct {
 	keys   map[string]key // algorithm → the key that signs now
 	old    []key          // rotated out but still published
 	opaque map[string]map[string]any
-	gone   bool // answers 503
+	gone   bool // responds 503
 
 	registered map[string]*registration // by the admin API
 	issued     []string
@@ -137,14 +137,14 @@ func newKey(alg string) (key, error) {
 	return k, err
 }
 
-// SetGone makes every endpoint answer 503, as a provider in trouble does.
+// SetGone makes every endpoint respond 503, as a provider in trouble does.
 func (s *Server) SetGone(gone bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.gone = gone
 }
 
-// KeyFetches is how often the JWKS was asked for.
+// KeyFetches is how often the JWKS was requested.
 func (s *Server) KeyFetches() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -257,7 +257,7 @@ func (s *Server) jwks(w http.ResponseWriter, _ *http.Request) {
 }
 
 // token serves the client credentials grant (RFC 6749, section 4.4). A token is for the
-// audiences that were asked for, which the client must list, and for none where none was.
+// audiences that were requested, which the client must list, and for none where none was.
 func (s *Server) token(w http.ResponseWriter, r *http.Request) {
 	c, ok := s.authenticate(r)
 	if !ok {
@@ -343,9 +343,9 @@ func (s *Server) introspect(w http.ResponseWriter, r *http.Request) {
 		reply(w, http.StatusOK, map[string]any{"active": false})
 		return
 	}
-	answer := maps.Clone(claims)
-	answer["active"] = true
-	reply(w, http.StatusOK, answer)
+	response := maps.Clone(claims)
+	response["active"] = true
+	reply(w, http.StatusOK, response)
 }
 
 // devToken makes a token of a sample user: ?user=alice&alg=ES256&aud=…, or &format=opaque.

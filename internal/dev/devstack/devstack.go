@@ -39,7 +39,7 @@ type Options struct {
 	Log       *slog.Logger
 }
 
-// Whom the development R-Auth's tokens are for: gateways, or the admin API.
+// Audiences of the development R-Auth's tokens: gateways, or the admin API.
 const (
 	Audience      = "iam-gateway"
 	AdminAudience = "iam-admin"
@@ -92,7 +92,7 @@ func startNATS(dir string) (*server.Server, error) {
 	go ns.Start()
 	if !ns.ReadyForConnections(10 * time.Second) {
 		ns.Shutdown()
-		return nil, errors.New("NATS in process does not answer")
+		return nil, errors.New("NATS in process does not respond")
 	}
 	return ns, nil
 }

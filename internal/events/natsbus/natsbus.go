@@ -194,29 +194,29 @@ func away(err error) bool {
 
 // Publish sends a message, under the id by which the stream detects duplicates.
 func (b *Bus) Publish(m outbox.Message) <-chan error {
-	answer := make(chan error, 1)
+	result := make(chan error, 1)
 	header := nats.Header{"Content-Type": {"application/cloudevents+json"}}
 	if m.TraceParent != "" {
 		header["traceparent"] = []string{m.TraceParent} // headers of NATS are case-sensitive, and the name is lower case
 	}
 	f, err := b.js.PublishMsgAsync(&nats.Msg{Subject: m.Subject, Data: m.Body, Header: header}, jetstream.WithMsgID(m.ID))
 	if err != nil {
-		answer <- classify(err)
-		return answer
+		result <- classify(err)
+		return result
 	}
 	go func() {
 		select {
 		case <-f.Ok():
-			answer <- nil
+			result <- nil
 		case err := <-f.Err():
-			answer <- classify(err)
+			result <- classify(err)
 		}
 	}()
-	return answer
+	return result
 }
 
-// Tell publishes a message without an acknowledgement: it is lost while disconnected.
-func (b *Bus) Tell(subject string, body []byte) error { return b.nc.Publish(subject, body) }
+// PublishCore publishes a message by core NATS, at most once: it is lost while disconnected.
+func (b *Bus) PublishCore(subject string, body []byte) error { return b.nc.Publish(subject, body) }
 
 // classify marks failures of one message; all others are of the bus.
 func classify(err error) error {

@@ -47,12 +47,12 @@ type Backlog struct {
 	Parked  int64
 }
 
-// RegisterBacklog registers the metrics of the outbox. read is called at each scrape, so it must not ask the database.
+// RegisterBacklog registers the metrics of the outbox. read is called at each scrape, so it must not query the database.
 func RegisterBacklog(r prometheus.Registerer, read func() Backlog) {
 	telemetry.Gauge(r, "outbox_pending_count", "Events that are not published yet.", nil,
 		func() float64 { return float64(read().Pending) })
 	telemetry.Gauge(r, "outbox_oldest_seconds", "Seconds that the oldest unpublished event has waited.", nil,
 		func() float64 { return read().Oldest.Seconds() })
-	telemetry.Gauge(r, "iam_outbox_parked", "Events that the bus refuses and that hold back those of the same object.", nil,
+	telemetry.Gauge(r, "iam_outbox_parked", "Events that the bus rejects and that hold back those of the same object.", nil,
 		func() float64 { return float64(read().Parked) })
 }

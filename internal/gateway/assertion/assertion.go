@@ -125,7 +125,7 @@ func (s *Signer) Assert(a enrich.Allowed) ([]string, error) {
 	if key.audience == "" {
 		if key.audience = a.Host; key.audience == "" {
 			return nil, &iam.Error{Kind: iam.Forbidden, Code: policy.CodeFactsMissing,
-				Detail: "the audience of the assertion is the request's host (ASSERTION_AUDIENCE is not set), and no source that is believed has said it"}
+				Detail: "the audience of the assertion is the request's host (ASSERTION_AUDIENCE is not set), and no trusted source reports it"}
 		}
 	}
 	now, keys := s.now(), s.cfg.Keys.current.Load()

@@ -72,7 +72,7 @@ type forgery struct {
 	other     string // another principal's token, if there is one
 	open      string // Config.OpenPath, or a guess
 	knowsOpen bool   // it is no guess
-	bodyless  bool   // POST is refused where GET is not: bodies go with GET
+	bodyless  bool   // POST is rejected where GET is not: bodies go with GET
 }
 
 // method is one with which a body is let through.

@@ -112,7 +112,7 @@ func hosts() []attack {
 	}
 }
 
-// forwarded are headers by which gateways tell the original request. A client that sends them must change nothing.
+// forwarded are headers by which gateways report the original request. A client that sends them must change nothing.
 func forwarded() []attack {
 	fields := []field{
 		{"X-Forwarded-Uri", "{open}"}, {"X-Forwarded-Uri", "{path}"}, {"X-Forwarded-Path", "{open}"}, {"X-Forwarded-Prefix", "/probe"}, {"X-Forwarded-Method", "OPTIONS"}, {"X-Forwarded-Method", "GET"},

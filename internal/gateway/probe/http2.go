@@ -87,7 +87,7 @@ func (g gateway) speaks2(ctx context.Context) (why string, err error) {
 	c, err := g.dial(ctx, "h2")
 	if err != nil {
 		if g.tls != nil && strings.Contains(err.Error(), "no application protocol") {
-			return "the gateway refuses ALPN h2", nil
+			return "the gateway rejects ALPN h2", nil
 		}
 		return "", err
 	}
@@ -99,7 +99,7 @@ func (g gateway) speaks2(ctx context.Context) (why string, err error) {
 		return "", err
 	}
 	f := http2.NewFramer(c, c)
-	// What cannot be written was refused, as what is not answered by SETTINGS.
+	// What cannot be written was rejected, as what is not answered by SETTINGS.
 	_, _ = io.WriteString(c, http2.ClientPreface)
 	_ = f.WriteSettings()
 	first, err := f.ReadFrame()

@@ -272,7 +272,7 @@ func (r *run) plan() []*shot {
 				}
 				sets := [][]string{identity}
 				if a.each && len(identity) < len(r.Headers) {
-					sets = append(sets, []string{hintHeader}) // a hint that is no tenant is refused: the others would not be seen
+					sets = append(sets, []string{hintHeader}) // a hint that is no tenant is rejected: the others would not be seen
 				}
 				for _, names := range sets {
 					s := r.shot(a, who, protocol, names)

@@ -108,7 +108,7 @@ func (r *run) judge(ctx context.Context, shots []*shot) error {
 	return nil
 }
 
-// noteStatus notes what was refused in a way that is worth a look. It returns an error if the gateway was not well.
+// noteStatus notes what was rejected in a way that is worth a look. It returns an error if the gateway was not well.
 func (r *run) noteStatus(shots []*shot, verdicts []verdict) error {
 	busy, silent, broken, unavailable := 0, map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for i, s := range shots {

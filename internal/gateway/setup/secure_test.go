@@ -22,7 +22,7 @@ import (
 	"iam-service/internal/dev/world"
 )
 
-// Between a gateway and a service with TLS, an impostor must not be believed: it could say who a client is.
+// Between a gateway and a service with TLS, an impostor must not be trusted: it could say who a client is.
 func TestAGatewayVerifiesTheCertificateOfTheService(t *testing.T) {
 	t.Parallel()
 	for _, p := range programs {
@@ -31,16 +31,16 @@ func TestAGatewayVerifiesTheCertificateOfTheService(t *testing.T) {
 			for name, c := range map[string]struct {
 				host     string // in the certificate
 				known    bool   // its authority
-				believed bool
+				trusted bool
 			}{
-				"of a known authority":    {host: "localhost", known: true, believed: true},
+				"of a known authority":    {host: "localhost", known: true, trusted: true},
 				"of an unknown authority": {host: "localhost"},
 				"for another host":        {host: "other.example", known: true},
 			} {
 				t.Run(name, func(t *testing.T) {
 					s := start(t, p, options{secure: func(w *world.World) *secure { return serveTLS(t, w, c.host, c.known) }})
 					a := s.send("GET /orders", s.bearer("alice"))
-					if c.believed {
+					if c.trusted {
 						if a.status != 200 || a.seen == nil || a.seen.Header.Get("X-User-Subject") != "alice" {
 							t.Errorf("%d %s\n%s", a.status, a.body, s.log)
 						}

@@ -3,7 +3,7 @@
 //
 // It owns the templates, one for each kind of gateway, and what all must do: set every identity header from the response
 // or remove it, drop its aliases, let no Connection header of a client remove a claim, send the facts of the request in
-// the headers of the profile, wait less than a second, and deny without an answer. It does not know how the service reads
+// the headers of the profile, wait less than a second, and deny without a response. It does not know how the service reads
 // a request (package gateway).
 package setup
 
@@ -146,7 +146,7 @@ type data struct {
 	HeadersSetting string   // of GATEWAY_HEADERS; "": the default
 	Aliases        []string // two for each header: see aliases
 
-	Foreign      []string // headers of clients that speak of the request or of the provider
+	Foreign      []string // headers of clients about the request or the provider
 	NginxForeign []string // without those that nginx sets
 	EnvoyForeign []string
 

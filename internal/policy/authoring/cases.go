@@ -39,7 +39,7 @@ func (f *Folder) RunCases(ctx context.Context, out io.Writer, each bool, more ..
 		return 0, err
 	}
 	for _, c := range f.Cases {
-		answer, err := engine.EvaluateCase(ctx, revision, c, more...)
+		result, err := engine.EvaluateCase(ctx, revision, c, more...)
 		var why string
 		switch header, isHeader := errors.AsType[*policy.HeaderError](err); {
 		case isHeader:
@@ -47,14 +47,14 @@ func (f *Folder) RunCases(ctx context.Context, out io.Writer, each bool, more ..
 		case err != nil:
 			why = err.Error()
 		default:
-			why = c.Want.Mismatch(answer)
+			why = c.Want.Mismatch(result)
 		}
 		switch {
 		case why != "":
 			failed++
 			fmt.Fprintf(out, "FAIL %s: %s: %s\n", c.File, c.Title, why)
 		case each:
-			fmt.Fprintf(out, "     %s: %s\n", c.Title, answer)
+			fmt.Fprintf(out, "     %s: %s\n", c.Title, result)
 		}
 	}
 	return failed, nil

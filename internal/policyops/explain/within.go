@@ -75,7 +75,7 @@ func (v Within) Explain(ctx context.Context, q Question) (Explanation, error) {
 		Recorded: x.Recorded,
 		Rules:    []policy.Rule{},
 		Facts:    []directory.Fact{},
-		Detail:   "the decision depends on facts that are not this tenant's, so the rules are not shown: ask a platform administrator",
+		Detail:   "the decision depends on facts that are not this tenant's, so the rules are not shown: a platform administrator sees them",
 	}, nil
 }
 

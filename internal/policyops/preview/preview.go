@@ -136,7 +136,7 @@ func recoverPanic(ctx context.Context, job func(context.Context) error) (err err
 	return job(ctx)
 }
 
-// submit gives a job to the workers.
+// submit hands a job to the workers.
 type submit func(job func(context.Context) error) error
 
 // parallel runs the jobs that produce submits, on all workers.
@@ -253,12 +253,12 @@ func clientOf(c iam.Client) principal {
 func (r *run) questions(ctx context.Context, who principal) error {
 	for i, q := range r.Questions {
 		if q.of(who.of) {
-			asked, err := r.asked(i, who)
+			t, err := r.trialOf(i, who)
 			if err != nil {
 				return err
 			}
 			for _, tenant := range who.tenants {
-				if err := r.evaluate(ctx, ofDirectory, asked, tenant); err != nil {
+				if err := r.evaluate(ctx, ofDirectory, t, tenant); err != nil {
 					return err
 				}
 			}
@@ -274,16 +274,16 @@ func (r *run) progress(n int) {
 	}
 }
 
-// asked is one question of one principal, in any tenant.
-type asked struct {
+// trial is one question for one principal, in any tenant.
+type trial struct {
 	comparison
 	title string
 	who   principal
 }
 
-func (r *run) asked(question int, who principal) (asked, error) {
+func (r *run) trialOf(question int, who principal) (trial, error) {
 	q := r.Questions[question]
-	a := asked{title: q.Title, who: who, comparison: comparison{
+	a := trial{title: q.Title, who: who, comparison: comparison{
 		base: r.Base, candidate: r.Candidate, user: who.document, request: enrich.Request{Facts: r.requests[question]}, now: r.now,
 	}}
 	if !q.Now.IsZero() {
@@ -304,7 +304,7 @@ func (r *run) asked(question int, who principal) (asked, error) {
 }
 
 // evaluate evaluates a question in one tenant, and counts the outcome in a section.
-func (r *run) evaluate(ctx context.Context, place int, a asked, tenant string) error {
+func (r *run) evaluate(ctx context.Context, place int, a trial, tenant string) error {
 	a.request.TenantHint = tenant
 	c, _, err := r.both.compare(ctx, a.comparison)
 	if err != nil {
@@ -362,11 +362,11 @@ func (r *run) outsidersIn(ctx context.Context, tenant string, callers []principa
 			if who.of != "" && !q.of(who.of) {
 				continue
 			}
-			asked, err := r.asked(i, who)
+			t, err := r.trialOf(i, who)
 			if err != nil {
 				return err
 			}
-			if err := r.evaluate(ctx, ofOutsiders, asked, tenant); err != nil {
+			if err := r.evaluate(ctx, ofOutsiders, t, tenant); err != nil {
 				return err
 			}
 		}

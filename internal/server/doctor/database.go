@@ -147,7 +147,7 @@ func (d *doctor) notifications(ctx context.Context) finding {
 	defer l.Close()
 	nonce := "doctor-" + rand.Text()
 	if err := d.db.SendHeartbeat(ctx, nonce); err != nil {
-		return databaseFailed(err, "read PostgreSQL's log; with synchronous_standby_names a standby must answer")
+		return databaseFailed(err, "read PostgreSQL's log; with synchronous_standby_names a standby must respond")
 	}
 	sent := time.Now()
 	for {

@@ -5,8 +5,8 @@
 // stream must reject. Only with TryClient it creates a client in the identity provider, and deletes it. Each check has a
 // time limit, and one that depends on a failed check is skipped, with the reason.
 //
-// It does not know how anything is opened or validated: packages server, postgres, token, rauth and natsbus are asked as
-// serve asks them.
+// It does not know how anything is opened or validated: packages server, postgres, token, rauth and natsbus are called as
+// serve calls them.
 //
 //	settings ─▶ database ─▶ rights, schema, write, notifications, instance, clock
 //	         ├▶ decision log's database
@@ -117,7 +117,7 @@ func skipped(why string) finding { return finding{Skipped, why, ""} }
 // failed is a failure with its cause on one line.
 func failed(err error, next string) finding { return finding{Fail, server.OneLine(err).Error(), next} }
 
-// check runs one check within its limit, also where what it asks does not heed the limit.
+// check runs one check within its limit, also where the check ignores the limit.
 func (d *doctor) check(ctx context.Context, name string, do func(ctx context.Context) finding) finding {
 	began := time.Now()
 	limited, cancel := context.WithTimeout(ctx, d.options.Limit)
@@ -128,7 +128,7 @@ func (d *doctor) check(ctx context.Context, name string, do func(ctx context.Con
 	select {
 	case f = <-found:
 	case <-time.After(d.options.Limit + time.Second):
-		f = finding{Fail, fmt.Sprintf("no answer within %s", d.options.Limit), "check the network and what is asked"}
+		f = finding{Fail, fmt.Sprintf("no response within %s", d.options.Limit), "check the network and the peer"}
 	}
 	d.add(Result{Check: name, State: f.state, Detail: f.detail, Next: f.next, TookMS: time.Since(began).Milliseconds()})
 	return f

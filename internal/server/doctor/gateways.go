@@ -27,7 +27,7 @@ func Ops(addr string) string {
 	return "http://" + net.JoinHostPort(host, port)
 }
 
-// get asks the operators' listener.
+// get requests from the operators' listener.
 func get(ctx context.Context, url, bearer string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -85,7 +85,7 @@ func (d *doctor) oursOps(ctx context.Context) (string, bool) {
 	return "iam-service " + build.Version, true
 }
 
-// oursHTTP reports whether a path that does not exist is answered as this service answers it, or by its certificate.
+// oursHTTP reports whether a path that does not exist gets the response of this service, or by its certificate.
 func (d *doctor) oursHTTP(ctx context.Context, addr, certificate string) (string, bool) {
 	for _, c := range d.cfg.Certificates() {
 		if c.Variable == certificate {
@@ -123,7 +123,7 @@ func (d *doctor) oursExtAuthz(ctx context.Context) (string, bool) {
 			return d.oursTLS(ctx, d.cfg.ExtAuthzAddr, c)
 		}
 	}
-	// gRPC answers any HTTP/2 request; that it is ours follows from the listener beside it.
+	// gRPC answers any HTTP/2 request; that it is ours follows from the other listener.
 	what, is := d.oursOps(ctx)
 	return what, is
 }
@@ -138,7 +138,7 @@ func (d *doctor) policy(ctx context.Context) {
 			return skipped("OPA fetches it (OPA_CONFIG): /policy/status of a running replica has its state")
 		case d.cfg.PolicyAllowUnsigned:
 			return finding{
-				Warn, "revision " + revision + " compiles and passes its cases; POLICY_ALLOW_UNSIGNED accepts policies of anybody who can write the bundle",
+				Warn, "revision " + revision + " compiles and passes its cases; POLICY_ALLOW_UNSIGNED accepts policies of any writer of the bundle",
 				"sign bundles (make bundle KEY=…), set POLICY_KEY_FILE, and unset POLICY_ALLOW_UNSIGNED",
 			}
 		}
@@ -172,7 +172,7 @@ func (d *doctor) proxies() finding {
 		switch {
 		case p.Bits() == 0:
 			return finding{
-				Fail, "TRUSTED_PROXIES has " + p.String() + ": what anybody says of method, path and address is believed",
+				Fail, "TRUSTED_PROXIES has " + p.String() + ": method, path and address are trusted from any peer",
 				"name the networks of the gateways alone, such as 10.42.0.0/16",
 			}
 		case !p.Addr().IsPrivate() && !p.Addr().IsLoopback() && (p.Addr().Is4() && p.Bits() < 24 || p.Addr().Is6() && p.Bits() < 48):
@@ -182,9 +182,9 @@ func (d *doctor) proxies() finding {
 	switch {
 	case len(wide) > 0:
 		return finding{Warn, "TRUSTED_PROXIES has large public networks: " + strings.Join(wide, ", "), "name the networks of the gateways alone"}
-	case d.cfg.TrustsNobody():
+	case d.cfg.TrustsNoGateway():
 		return finding{
-			Warn, "no gateway is believed: method, path, host and address of requests are not known, and a policy that reads one denies (request_facts_missing)",
+			Warn, "no gateway is trusted: method, path, host and address of requests are not known, and a policy that reads one denies (request_facts_missing)",
 			"set TRUSTED_PROXIES to the networks of the gateways, or GATEWAY_CLIENT_CA_FILE",
 		}
 	}
@@ -192,7 +192,7 @@ func (d *doctor) proxies() finding {
 	for i, p := range d.cfg.Profiles {
 		names[i] = p.Name
 	}
-	return ok("gateways are believed as %s", strings.Join(names, ", "))
+	return ok("gateways are trusted as %s", strings.Join(names, ", "))
 }
 
 // expiresSoon is how long before its end a certificate is reported.

@@ -181,7 +181,7 @@ func (d *doctor) clocks() {
 	d.dates.mu.Lock()
 	defer d.dates.mu.Unlock()
 	if len(d.dates.ahead) == 0 {
-		d.skip("no issuer has said its time", "clock of the issuers")
+		d.skip("no issuer has reported its time", "clock of the issuers")
 	}
 	for host, ahead := range d.dates.ahead {
 		f := skew("the clock of "+host, clockLimit{ahead, 2 * time.Second, issuerSkew}) // Date has whole seconds

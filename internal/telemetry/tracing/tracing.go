@@ -79,14 +79,14 @@ type Incoming struct {
 	Name        string // of the span: a route, never a path
 	TraceParent string // as it was sent; may be empty or invalid
 	TraceState  string
-	// Believed callers continue their own trace, and decide whether it is sampled. Others get a trace of their own,
-	// which is linked to what they sent: anybody could have every request recorded otherwise.
-	Believed bool
+	// Trusted callers continue their own trace, and decide whether it is sampled. Others get a trace of their own,
+	// which is linked to what they sent: any client could have every request recorded otherwise.
+	Trusted bool
 }
 
 // FromHeader reads the trace context of a request. A repeated traceparent is none.
-func FromHeader(name string, h http.Header, believed bool) Incoming {
-	in := Incoming{Name: name, Believed: believed}
+func FromHeader(name string, h http.Header, trusted bool) Incoming {
+	in := Incoming{Name: name, Trusted: trusted}
 	if sent := h["Traceparent"]; len(sent) == 1 {
 		in.TraceParent = sent[0]
 		if state := h["Tracestate"]; len(state) == 1 {
@@ -128,7 +128,7 @@ func (t *Tracing) Begin(ctx context.Context, in Incoming) (context.Context, trac
 		return t.tracer.Start(ctx, in.Name, asServer...)
 	}
 	remote := in.extract(ctx)
-	if in.Believed {
+	if in.Trusted {
 		return t.tracer.Start(remote, in.Name, asServer...)
 	}
 	ctx, span := t.tracer.Start(ctx, in.Name, asServer...)
@@ -138,8 +138,8 @@ func (t *Tracing) Begin(ctx context.Context, in Incoming) (context.Context, trac
 	return ctx, span
 }
 
-// Answer is how a request was answered.
-type Answer struct {
+// Response describes the response to a request.
+type Response struct {
 	Method string
 	Route  string // never a path
 	Status int
@@ -151,9 +151,9 @@ var methods = map[string]bool{
 	http.MethodDelete: true, http.MethodOptions: true, http.MethodConnect: true, http.MethodTrace: true,
 }
 
-// Served records how a request was answered, by OpenTelemetry's conventions for HTTP servers. An empty attribute is
+// Served records the response to a request, by OpenTelemetry's conventions for HTTP servers. An empty attribute is
 // left out.
-func Served(span trace.Span, a Answer, more ...attribute.KeyValue) {
+func Served(span trace.Span, a Response, more ...attribute.KeyValue) {
 	if !span.IsRecording() {
 		return
 	}

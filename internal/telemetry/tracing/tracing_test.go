@@ -35,25 +35,25 @@ func recorded(t *testing.T, sampler sdktrace.Sampler) (*tracing.Tracing, *tracet
 func TestATrustedCallerContinuesItsTrace(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		header   http.Header
-		believed bool
-		trace    string // "": a new one
-		parent   string
-		links    int
+		header  http.Header
+		trusted bool
+		trace   string // "": a new one
+		parent  string
+		links   int
 	}{
-		"believed":               {header: http.Header{"Traceparent": {sent}}, believed: true, trace: sentID, parent: sentSub},
-		"not believed":           {header: http.Header{"Traceparent": {sent}}, links: 1},
-		"believed and malformed": {header: http.Header{"Traceparent": {"00-xyz"}}, believed: true},
-		"believed and repeated":  {header: http.Header{"Traceparent": {sent, sent}}, believed: true},
-		"nothing sent":           {believed: true},
+		"trusted":               {header: http.Header{"Traceparent": {sent}}, trusted: true, trace: sentID, parent: sentSub},
+		"not trusted":           {header: http.Header{"Traceparent": {sent}}, links: 1},
+		"trusted and malformed": {header: http.Header{"Traceparent": {"00-xyz"}}, trusted: true},
+		"trusted and repeated":  {header: http.Header{"Traceparent": {sent, sent}}, trusted: true},
+		"nothing sent":          {trusted: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			tr, exporter := recorded(t, sdktrace.ParentBased(sdktrace.AlwaysSample()))
-			ctx, span := tr.Begin(context.Background(), tracing.FromHeader("/route", c.header, c.believed))
+			ctx, span := tr.Begin(context.Background(), tracing.FromHeader("/route", c.header, c.trusted))
 			_, part := tracing.Start(ctx, "part")
 			tracing.End(part, "code", errors.New("secret text"))
-			tracing.Served(span, tracing.Answer{Method: "BREW", Route: "/route", Status: 503})
+			tracing.Served(span, tracing.Response{Method: "BREW", Route: "/route", Status: 503})
 			span.End()
 			spans := exporter.GetSpans()
 			if len(spans) != 2 {

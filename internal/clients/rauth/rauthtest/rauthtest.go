@@ -115,7 +115,7 @@ func Run(t *testing.T, p clients.Provider, valid func(id string, secret iam.Secr
 			t.Error("its secret works")
 		}
 	})
-	t.Run("a rotated secret works beside the old one until that is retired", func(t *testing.T) {
+	t.Run("a rotated secret works next to the old one until that is retired", func(t *testing.T) {
 		r, old := made(t)
 		secret, err := p.Rotate(ctx, r.ClientID)
 		if iam.CodeOf(err) == iam.CodeCannotRotate { // a provider without rotation says so, and leaves the secret alone
@@ -154,7 +154,7 @@ func Run(t *testing.T, p clients.Provider, valid func(id string, secret iam.Secr
 			t.Error("the old one works, or the new one does not")
 		}
 	})
-	t.Run("metadata that cannot be are refused for good", func(t *testing.T) {
+	t.Run("invalid metadata is rejected permanently", func(t *testing.T) {
 		r := fresh()
 		r.RedirectURIs = []string{"no URI at all"}
 		_, err := p.Create(ctx, r)
