@@ -301,7 +301,7 @@ func TestWithoutATokenTheTenantHintIsIgnored(t *testing.T) {
 		t.Errorf("%d decisions for one question: %v", len(ids), ids)
 	}
 	if strings.Contains(w.Logs.String(), "made-up") {
-		t.Error("a hint that means nothing is written down")
+		t.Error("an unknown tenant hint is logged")
 	}
 	if status, _, body := w.Ask(world.Get, "X-Active-Tenant-ID: made up"); status != 403 {
 		t.Errorf("a malformed hint: %d %s", status, body)

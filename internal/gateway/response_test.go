@@ -240,7 +240,7 @@ func TestTheTenantOfTheHeadersIsTheTenantOfTheDecision(t *testing.T) {
 	}
 }
 
-// What is not to be written down of a decision stands in no other line either.
+// What the decision log masks is in no other log line either.
 func TestARejectionIsLoggedAsMaskedAsADecision(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{Fields: []string{"token.iss", "request.method"}})

@@ -112,7 +112,7 @@ func TestAGatewayWithAClientCertificateIsTrusted(t *testing.T) {
 		cfg          Config
 		method, path string
 		http2        bool
-		trusted     bool
+		trusted      bool
 	}{
 		{name: "mutual TLS", cfg: mutual, method: "GET", path: gateway.EnrichPath, trusted: true},
 		{name: "mutual TLS over HTTP/2", cfg: mutual, method: "GET", path: gateway.EnrichPath, http2: true, trusted: true},

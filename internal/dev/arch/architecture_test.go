@@ -22,7 +22,7 @@ var mayImport = map[string][]string{
 	"internal/policy":            {"internal/iam", "internal/directory", "internal/policy/plan", "policies", "internal/telemetry", "internal/token/projection"},
 	"internal/policy/plan":       {},
 	"internal/policy/authoring":  {"internal/policy", "policies"},
-	"internal/token/projection":   {},
+	"internal/token/projection":  {},
 	"internal/token":             {"internal/iam", "internal/bounded", "internal/telemetry", "internal/token/projection", "internal/telemetry/tracing"},
 	"internal/enrich":            {"internal/iam", "internal/bounded", "internal/directory", "internal/policy", "internal/token", "internal/telemetry", "internal/telemetry/tracing"},
 	"internal/events/outbox":     {"internal/telemetry", "internal/telemetry/tracing"},

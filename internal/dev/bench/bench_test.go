@@ -167,8 +167,8 @@ func BenchmarkDecisionLog(b *testing.B) {
 	}
 	for b.Loop() {
 		for _, kind := range []struct{ name, says string }{
-			{"decision", "answers from the cache, 1 % of them written down"},
-			{"token", "every request evaluated, and every evaluation written down"},
+			{"decision", "cached decisions, 1 % of them logged"},
+			{"token", "every request evaluated, and every evaluation logged"},
 		} {
 			logged, unlogged := targets[kind.name], targets[kind.name+"-unlogged"]
 			spent(logged)

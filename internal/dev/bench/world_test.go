@@ -102,7 +102,7 @@ type service struct {
 // options say what is cached.
 type options struct {
 	tokens, decisions int
-	unlogged          bool // no decision is written down
+	unlogged          bool // no decision is logged
 	signed            bool // responses carry an assertion
 	traced            bool // 1 % of the requests are traced, to the collector at IAM_BENCH_COLLECTOR
 }

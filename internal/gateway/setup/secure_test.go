@@ -29,8 +29,8 @@ func TestAGatewayVerifiesTheCertificateOfTheService(t *testing.T) {
 		t.Run(p.kind, func(t *testing.T) {
 			t.Parallel()
 			for name, c := range map[string]struct {
-				host     string // in the certificate
-				known    bool   // its authority
+				host    string // in the certificate
+				known   bool   // its authority
 				trusted bool
 			}{
 				"of a known authority":    {host: "localhost", known: true, trusted: true},

@@ -20,7 +20,7 @@ decision                 49.0         25.0
 
 decision cached                  bare               0.90×       0.88–0.90     0.90× reached
 decision cached                  opa               13.21×       12.9–13.4     8.00× reached
-1,000 requests/s, every request evaluated, and every evaluation written down: 400 µs of CPU for each with the log, 370 without, +8 % (middle half +7 to +8; wanted: at most +10)
+1,000 requests/s, every request evaluated, and every evaluation logged: 400 µs of CPU for each with the log, 370 without, +8 % (middle half +7 to +8; wanted: at most +10)
 `,
 	"propagation": "until no replica answered with the role: p50 3ms, p99 15.2ms, at most 20.1ms\n",
 }
