@@ -364,7 +364,6 @@ func TestOneEvaluationSeesOneMoment(t *testing.T) {
 	})
 }
 
-// A document heavier than the cache is for is used, but drives nothing out.
 func TestAPinnedDocumentIsNeitherLoadedNorCached(t *testing.T) {
 	t.Parallel()
 	l := newLoader()
@@ -394,6 +393,7 @@ func TestAPinnedDocumentIsNeitherLoadedNorCached(t *testing.T) {
 	}
 }
 
+// A document heavier than the cache is for is used, but drives nothing out.
 func TestAHeavyDocumentDrivesNothingOut(t *testing.T) {
 	t.Parallel()
 	l := newLoader()
