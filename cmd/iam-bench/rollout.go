@@ -60,7 +60,7 @@ func rollout(ctx context.Context, args []string) error {
 	}
 	load := startLoad(ctx, stack, replicas, rolloutRate)
 	defer load.stop()
-	activations, rollbacks, err := measureRollouts(ctx, stack, policies, replicas, base, *changes)
+	activations, rollbacks, err := rollouts{stack, policies, replicas, base}.measure(ctx, *changes)
 	if err != nil {
 		return err
 	}
@@ -70,21 +70,27 @@ func rollout(ctx context.Context, args []string) error {
 	return errors.Join(printRollouts("activated", activations), printRollouts("rolled back", rollbacks))
 }
 
-// measureRollouts activates a new policy and rolls it back to base, as often as changes says.
-func measureRollouts(
-	ctx context.Context, stack *devstack.Stack, policies *policyTool, replicas []*replica, base string, changes int,
-) (activations, rollbacks []time.Duration, err error) {
+// rollouts is a fleet whose active policy is base.
+type rollouts struct {
+	stack    *devstack.Stack
+	policies *policyTool
+	replicas []*replica
+	base     string
+}
+
+// measure activates a new policy and rolls it back to base, as often as changes says.
+func (r rollouts) measure(ctx context.Context, changes int) (activations, rollbacks []time.Duration, err error) {
 	for i := range changes {
-		id, err := policies.push(ctx, i+1)
+		id, err := r.policies.push(ctx, i+1)
 		if err != nil {
 			return nil, nil, err
 		}
-		took, err := lastDecisionUnder(stack, replicas, base, func() (time.Time, error) { return policies.activate(ctx, id) })
+		took, err := lastDecisionUnder(r.stack, r.replicas, r.base, func() (time.Time, error) { return r.policies.activate(ctx, id) })
 		if err != nil {
 			return nil, nil, fmt.Errorf("activation %d: %w", i, err)
 		}
 		activations = append(activations, took)
-		took, err = lastDecisionUnder(stack, replicas, id, func() (time.Time, error) { return policies.rollBack(ctx) })
+		took, err = lastDecisionUnder(r.stack, r.replicas, id, func() (time.Time, error) { return r.policies.rollBack(ctx) })
 		if err != nil {
 			return nil, nil, fmt.Errorf("rollback %d: %w", i, err)
 		}

@@ -35,15 +35,21 @@ func scale(ctx context.Context, args []string) error {
 		if err != nil {
 			return fmt.Errorf("--users: %w", err)
 		}
-		if err := scaleOne(ctx, *service, filepath.Join(*dir, size), users, *replicas, *ask); err != nil {
+		if err := scaleOne(ctx, filepath.Join(*dir, size), scaled{*service, users, *ask}, *replicas); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func scaleOne(ctx context.Context, service, dir string, users int, replicas string, ask int) error {
-	stack, stop, err := seeded(ctx, dir, "127.0.0.1:8095", users, users/100)
+// scaled is a measurement: of which program, with how many users, and how many of them send requests at most.
+type scaled struct {
+	service    string
+	users, ask int
+}
+
+func scaleOne(ctx context.Context, dir string, m scaled, replicas string) error {
+	stack, stop, err := seeded(ctx, dir, "127.0.0.1:8095", m.users, m.users/100)
 	if err != nil {
 		return err
 	}
@@ -53,7 +59,7 @@ func scaleOne(ctx context.Context, service, dir string, users int, replicas stri
 		if err != nil {
 			return fmt.Errorf("--replicas: %w", err)
 		}
-		if err := measure(ctx, stack, service, users, n, min(ask, users)); err != nil {
+		if err := measure(ctx, stack, m, n); err != nil {
 			return err
 		}
 	}
@@ -119,8 +125,9 @@ func seed(ctx context.Context, stack *devstack.Stack, users, tenants int) error 
 }
 
 // measure runs n replicas and prints one line of figures: the maximum of times and memory, the mean of CPU.
-func measure(ctx context.Context, stack *devstack.Stack, program string, users, n, ask int) error {
-	all, err := startReplicas(ctx, stack, program, n)
+func measure(ctx context.Context, stack *devstack.Stack, m scaled, n int) error {
+	users, ask := m.users, min(m.ask, m.users)
+	all, err := startReplicas(ctx, stack, m.service, n)
 	if err != nil {
 		return err
 	}

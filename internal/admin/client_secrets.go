@@ -8,9 +8,16 @@ import (
 	"iam-service/internal/postgres"
 )
 
+// SecretRotation is how a secret is rotated.
+type SecretRotation struct {
+	If        Condition
+	RetireOld bool // the old secret ends now, where one still overlaps; else that is a conflict
+	Lease     time.Duration
+}
+
 // RotateClientSecret begins a rotation.
-func (w *Work) RotateClientSecret(ctx context.Context, id string, cond Condition, retireOld bool, lease time.Duration) (iam.ManagedClient, error) {
-	c, err := w.lockClient(ctx, id, cond)
+func (w *Work) RotateClientSecret(ctx context.Context, id string, r SecretRotation) (iam.ManagedClient, error) {
+	c, err := w.lockClient(ctx, id, r.If)
 	switch {
 	case err != nil:
 		return c, err
@@ -27,14 +34,14 @@ func (w *Work) RotateClientSecret(ctx context.Context, id string, cond Condition
 	if err := w.checkHeldUnlimited(c); err != nil {
 		return c, err
 	}
-	if !c.RetireAt.IsZero() && !retireOld {
+	if !c.RetireAt.IsZero() && !r.RetireOld {
 		return c, &iam.Error{
 			Kind: iam.Conflict, Code: "overlap_running",
 			Detail: "an old secret works until " + timestamp(c.RetireAt) + ": wait until then, or rotate with retire_old, which retires it now",
 		}
 	}
 	was := auditOfSecret(c)
-	if err := w.begin(ctx, &c, iam.OperationRotate, lease, 0); err != nil {
+	if err := w.begin(ctx, &c, iam.OperationRotate, r.Lease, 0); err != nil {
 		return c, err
 	}
 	return c, w.record(c.Tenant, iam.KindClient, id, was, secretDoc{c.Secrets, "rotating", was.OldUntil})

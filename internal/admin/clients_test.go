@@ -72,7 +72,7 @@ func TestTheOutcomeOfAReplacedOperationIsIgnored(t *testing.T) {
 		return err
 	})
 	step(func(ctx context.Context, w *admin.Work) (err error) {
-		made, err = w.RotateClientSecret(ctx, made.ClientID, admin.Condition{}, true, time.Minute)
+		made, err = w.RotateClientSecret(ctx, made.ClientID, admin.SecretRotation{RetireOld: true, Lease: time.Minute})
 		return err
 	})
 	step(func(ctx context.Context, w *admin.Work) error {

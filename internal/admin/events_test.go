@@ -42,7 +42,7 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 		}
 	}
 	rotation := func(ctx context.Context, w *admin.Work) (err error) {
-		client, err = w.RotateClientSecret(ctx, client.ClientID, none, false, 0)
+		client, err = w.RotateClientSecret(ctx, client.ClientID, admin.SecretRotation{})
 		return err
 	}
 	revision := func(digit string) iam.PolicyRevision {

@@ -17,11 +17,18 @@ type IdempotencyKey struct {
 	Request [sha256.Size]byte // hash of the request: a key is not reused for another one
 }
 
+// Repeatable is a request that its caller may send again.
+type Repeatable struct {
+	Caller Caller
+	Task   Task
+	Key    IdempotencyKey
+}
+
 // DoOnce is Do for a request with an idempotency key: the result of the first one is stored
 // as JSON with the change itself, and a repeated one returns it.
-func DoOnce[T any](ctx context.Context, s *Service, c Caller, t Task, key IdempotencyKey, do func(context.Context, *Work) (T, error)) (result T, replayed bool, err error) {
+func DoOnce[T any](ctx context.Context, s *Service, q Repeatable, do func(context.Context, *Work) (T, error)) (result T, replayed bool, err error) {
 	r := &repeatable{
-		IdempotencyKey: key,
+		IdempotencyKey: q.Key,
 		encode:         func() (json.RawMessage, error) { return json.Marshal(result) },
 		decode: func(stored json.RawMessage) error {
 			replayed = true
@@ -30,7 +37,7 @@ func DoOnce[T any](ctx context.Context, s *Service, c Caller, t Task, key Idempo
 			return d.Decode(&result)
 		},
 	}
-	err = s.run(ctx, c, t, r, func(ctx context.Context, w *Work) (err error) {
+	err = s.run(ctx, q.Caller, q.Task, r, func(ctx context.Context, w *Work) (err error) {
 		replayed = false
 		result, err = do(ctx, w)
 		return err

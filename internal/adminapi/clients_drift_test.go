@@ -101,16 +101,16 @@ func TestDriftIsSeenAndRepaired(t *testing.T) {
 	}
 	before := w.RAuth.Provisioned()
 	s := w.manage(func(*clients.Config) {})
-	if r, err := s.Reconcile(ctx, true, 10); err != nil || len(r.Differences) != len(want) || r.Left() != len(want) {
+	if r, err := s.Compare(ctx); err != nil || len(r.Differences) != len(want) || r.Left() != len(want) {
 		t.Errorf("a dry run: %+v, %v", r, err)
 	}
-	if r, err := s.Reconcile(ctx, false, 2); err != nil || !r.Stopped || r.Left() != len(want) {
+	if r, err := s.Reconcile(ctx, 2); err != nil || !r.Stopped || r.Left() != len(want) {
 		t.Errorf("three at most two: %+v, %v", r, err)
 	}
 	if fmt.Sprint(w.RAuth.Provisioned()) != fmt.Sprint(before) {
 		t.Error("something was repaired")
 	}
-	r, err := s.Reconcile(ctx, false, 10)
+	r, err := s.Reconcile(ctx, 10)
 	if err != nil || r.Left() != 2 || r.Stopped {
 		t.Errorf("repaired: %+v, %v", r, err)
 	}
@@ -128,7 +128,7 @@ func TestDriftIsSeenAndRepaired(t *testing.T) {
 	w.announced(missing, "ClientCreated") // there was no change here
 	w.announced(changed, "ClientCreated")
 	w.announced(deleted, "ClientCreated", "ClientDeleted")
-	if r, err := s.Reconcile(ctx, false, 10); err != nil || r.Left() != 2 {
+	if r, err := s.Reconcile(ctx, 10); err != nil || r.Left() != 2 {
 		t.Errorf("once more: %+v, %v", r, err)
 	}
 }
@@ -267,7 +267,7 @@ func TestUnmanagedClientsAreReportedAndStay(t *testing.T) {
 		return kinds
 	}
 	unmanaged := "unmanaged[refresh_token_grant_access_token_lifespan skip_consent]"
-	r, err := w.clients.Reconcile(ctx, false, 10)
+	r, err := w.clients.Reconcile(ctx, 10)
 	if got := kinds(r); err != nil || !slices.Equal(got, []string{"changed[client_name]repaired", unmanaged}) || r.Left() != 0 || r.Of(clients.DriftUnmanaged) != 1 {
 		t.Errorf("%q, %d left, %v", got, r.Left(), err)
 	}
@@ -304,7 +304,7 @@ func TestACopiedDatabaseHarmsNoClientOfTheOriginal(t *testing.T) {
 		}
 	}
 	w.clients.Run(ctx) // it ends at once
-	if _, err := w.clients.Reconcile(ctx, false, 10); iam.CodeOf(err) != "instance_copied" {
+	if _, err := w.clients.Reconcile(ctx, 10); iam.CodeOf(err) != "instance_copied" {
 		t.Errorf("reconciled: %v", err)
 	}
 	unharmed("while no operator has confirmed what it is")
@@ -324,7 +324,7 @@ func TestACopiedDatabaseHarmsNoClientOfTheOriginal(t *testing.T) {
 	if r := w.want(200, "root", "GET", path, nil); r.field("managed") != false || r.text("status") != "blocked" {
 		t.Errorf("it is %s", r)
 	}
-	if r, err := w.clients.Reconcile(ctx, false, 10); err != nil || len(r.Differences) != 0 || r.Foreign != 1 {
+	if r, err := w.clients.Reconcile(ctx, 10); err != nil || len(r.Differences) != 0 || r.Foreign != 1 {
 		t.Errorf("reconciled: %+v, %v", r, err)
 	}
 	w.want(204, "root", "DELETE", path, nil)
@@ -357,11 +357,11 @@ func TestWhatAnotherDatabaseHasWrittenStopsRepairs(t *testing.T) {
 			missing, other := w.client("acme", nil), w.client("acme", nil)
 			w.OK(w.there().Delete(ctx, missing))
 			change(w, other)
-			r, err := w.manage(func(*clients.Config) {}).Reconcile(ctx, false, 10)
+			r, err := w.manage(func(*clients.Config) {}).Reconcile(ctx, 10)
 			if err != nil || !r.Newer || !r.Stopped || r.Left() != len(r.Differences) || w.RAuth.Provisioned()[missing] != nil {
 				t.Errorf("%+v, %v", r, err)
 			}
-			r, err = w.manage(func(c *clients.Config) { c.Confirmed = true }).Reconcile(ctx, false, 10)
+			r, err = w.manage(func(c *clients.Config) { c.Confirmed = true }).Reconcile(ctx, 10)
 			if err != nil || r.Stopped || w.RAuth.Provisioned()[missing] == nil || w.RAuth.Provisioned()[other]["client_name"] != "billing" {
 				t.Errorf("confirmed: %+v, %v", r, err)
 			}
@@ -379,12 +379,12 @@ func TestReconcileWaitsForNoPause(t *testing.T) {
 	w.want(202, "root", "PUT", "/v1/clients/"+id, service(map[string]any{"client_name": "x"}), "If-Match: *")
 	w.exec(`UPDATE registrations SET next_try = now() + interval '1 hour' WHERE client_id = $1`, id)
 	s := w.manage(func(*clients.Config) {}) // with a breaker of its own
-	if r, err := s.Reconcile(ctx, false, 10); err == nil {
+	if r, err := s.Reconcile(ctx, 10); err == nil {
 		t.Errorf("while R-Auth is away: %+v", r)
 	}
 	w.RAuth.Break(nil)
 	w.exec(`UPDATE registrations SET next_try = now() + interval '1 hour' WHERE client_id = $1`, id)
-	r, err := w.manage(func(*clients.Config) {}).Reconcile(ctx, false, 10)
+	r, err := w.manage(func(*clients.Config) {}).Reconcile(ctx, 10)
 	if err != nil || r.Pending != 0 || r.Compared != 1 || w.RAuth.Provisioned()[id]["client_name"] != "x" {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -405,7 +405,7 @@ func TestClientsOfAnEarlierVersionGetAnAudience(t *testing.T) {
 	if d := w.drift(); d[plain]["kind"] != "changed" || fmt.Sprint(d[plain]["fields"]) != "[audience]" || d[missing]["kind"] != "missing" || fmt.Sprint(d[byHand]["fields"]) != "[audience]" {
 		t.Errorf("they differ: %v", d)
 	}
-	if r, err := w.clients.Reconcile(ctx, false, 10); err != nil || r.Left() != 0 {
+	if r, err := w.clients.Reconcile(ctx, 10); err != nil || r.Left() != 0 {
 		t.Errorf("%+v, %v", r, err)
 	}
 	for id, want := range map[string]string{plain: "[iam-gateway]", missing: "[iam-gateway]", byHand: "[iam-gateway reports]"} {

@@ -206,7 +206,7 @@ func TestARepairReportsItsOutcome(t *testing.T) {
 	h.update = func(context.Context, iam.Registration) error {
 		return &iam.Error{Kind: iam.Invalid, Code: "idp_refused"}
 	}
-	if r, err := w.clients.Reconcile(ctx, false, 10); err != nil || r.Left() != 1 || r.Differences[0].Done != "failed" {
+	if r, err := w.clients.Reconcile(ctx, 10); err != nil || r.Left() != 1 || r.Differences[0].Done != "failed" {
 		t.Errorf("%+v, %v", r, err)
 	}
 	h.update = nil
@@ -217,7 +217,7 @@ func TestARepairReportsItsOutcome(t *testing.T) {
 		w.OK(err)
 		return "", &iam.Error{Kind: iam.Conflict} // the answer was lost, and it was tried again
 	}
-	if r, err := w.clients.Reconcile(ctx, false, 10); err != nil || r.Left() != 0 {
+	if r, err := w.clients.Reconcile(ctx, 10); err != nil || r.Left() != 0 {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if r := w.want(200, "root", "GET", "/v1/clients/"+id, nil); r.text("secret_state") != "not_issued" {

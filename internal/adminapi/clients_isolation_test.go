@@ -44,7 +44,7 @@ func TestAStrangeClientHidesNothing(t *testing.T) {
 	if d := w.drift(); d[id]["kind"] != "changed" {
 		t.Errorf("got %v", d)
 	}
-	if r, err := w.manage(func(*clients.Config) {}).Reconcile(ctx, false, 10); err != nil || r.Left() != 0 {
+	if r, err := w.manage(func(*clients.Config) {}).Reconcile(ctx, 10); err != nil || r.Left() != 0 {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
@@ -58,7 +58,7 @@ func TestAFaultyListOfTheProviderChangesNoClient(t *testing.T) {
 	before := w.want(200, "root", "GET", "/v1/clients/"+id, nil)
 	h := w.hook()
 	h.list = func(context.Context, func(iam.Registration) error) error { return nil } // it has none at all
-	if r, err := w.clients.Reconcile(ctx, false, 10); err != nil || len(r.Differences) != 1 {
+	if r, err := w.clients.Reconcile(ctx, 10); err != nil || len(r.Differences) != 1 {
 		t.Errorf("%+v, %v", r, err)
 	}
 	after := w.want(200, "root", "GET", "/v1/clients/"+id, nil)

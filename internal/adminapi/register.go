@@ -97,7 +97,7 @@ func inTx[I, O any, P input[I]](serve func(context.Context, *admin.Work, P) (*O,
 			if c.key == nil {
 				return admin.Do(ctx, a.Service, c.caller, c.task, do)
 			}
-			out, replayed, err := admin.DoOnce(ctx, a.Service, c.caller, c.task, *c.key, do)
+			out, replayed, err := admin.DoOnce(ctx, a.Service, admin.Repeatable{Caller: c.caller, Task: c.task, Key: *c.key}, do)
 			if replayed {
 				c.header.Set("Idempotency-Replayed", "true")
 			}

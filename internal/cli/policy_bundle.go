@@ -34,7 +34,11 @@ func policyFormatCommand() *cobra.Command {
 		Short: "Format .rego files, as opa fmt does",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			changed, err := authoring.Format(args, list)
+			format := authoring.Format
+			if list {
+				format = authoring.Unformatted
+			}
+			changed, err := format(args)
 			for _, name := range changed {
 				fmt.Fprintln(cmd.OutOrStdout(), name)
 			}

@@ -37,16 +37,16 @@ func reconcileCommand(environ []string) *cobra.Command {
 			if cfg.RAuthAdminURL == "" {
 				return server.Faults("RAUTH_ADMIN_URL is missing: R-Auth's admin API")
 			}
-			confirmed := cmd.Flags().Changed("max-changes")
+			r := repair{dryRun: dryRun, confirmed: cmd.Flags().Changed("max-changes"), limit: limit}
 			if limit <= 0 {
-				limit = cfg.ReconcileMaxChanges
+				r.limit = cfg.ReconcileMaxChanges
 			}
 			return withOperator(environ, func(cmd *cobra.Command, _ []string, o *operator) error {
-				found, err := reconcile(cmd.Context(), cfg, o, telemetry.NewLogger(cmd.ErrOrStderr(), slog.LevelError), dryRun, confirmed, limit)
+				found, err := reconcile(cmd.Context(), cfg, o, r, telemetry.NewLogger(cmd.ErrOrStderr(), slog.LevelError))
 				if err != nil {
 					return err
 				}
-				return printReport(cmd, found, dryRun, limit)
+				return printReport(cmd, found, r)
 			})(cmd, nil)
 		},
 	}
@@ -55,7 +55,14 @@ func reconcileCommand(environ []string) *cobra.Command {
 	return reports(cmd)
 }
 
-func reconcile(ctx context.Context, cfg server.Config, o *operator, log *slog.Logger, dryRun, confirmed bool, limit int) (clients.Report, error) {
+// repair is what differences a run may repair.
+type repair struct {
+	dryRun    bool // none
+	confirmed bool // also those of clients that another database may have written
+	limit     int  // none, if more clients differ
+}
+
+func reconcile(ctx context.Context, cfg server.Config, o *operator, r repair, log *slog.Logger) (clients.Report, error) {
 	verifier, err := token.New(token.Config{Issuers: cfg.Verified[:1], KeyStore: o.db, Log: log})
 	if err != nil {
 		return clients.Report{}, err
@@ -73,15 +80,19 @@ func reconcile(ctx context.Context, cfg server.Config, o *operator, log *slog.Lo
 	if err != nil {
 		return clients.Report{}, err
 	}
-	return clients.New(clients.Config{
-		Admin: o.service, DB: o.db, Provider: provider, Issuer: cfg.RAuthURL, Instance: instance, Copied: copied, Confirmed: confirmed, Log: log, TokenLifetime: cfg.MaxTokenLifetime,
-	}).Reconcile(ctx, dryRun, limit)
+	service := clients.New(clients.Config{
+		Admin: o.service, DB: o.db, Provider: provider, Issuer: cfg.RAuthURL, Instance: instance, Copied: copied, Confirmed: r.confirmed, Log: log, TokenLifetime: cfg.MaxTokenLifetime,
+	})
+	if r.dryRun {
+		return service.Compare(ctx)
+	}
+	return service.Reconcile(ctx, r.limit)
 }
 
 // printReport prints a report, and returns an error if differences or pending changes remain.
-func printReport(cmd *cobra.Command, r clients.Report, dryRun bool, limit int) error {
-	c := compared{Compared: r.Compared, Pending: r.Pending, Left: r.Left(), Foreign: r.Foreign, Stopped: r.Stopped, Differences: []difference{}}
-	for _, d := range r.Differences {
+func printReport(cmd *cobra.Command, found clients.Report, r repair) error {
+	c := compared{Compared: found.Compared, Pending: found.Pending, Left: found.Left(), Foreign: found.Foreign, Stopped: found.Stopped, Differences: []difference{}}
+	for _, d := range found.Differences {
 		done := cmp.Or(d.Done, "left")
 		if d.Kind == clients.DriftUnmanaged {
 			done = "not managed here"
@@ -92,13 +103,13 @@ func printReport(cmd *cobra.Command, r clients.Report, dryRun bool, limit int) e
 		return err
 	}
 	switch {
-	case r.Newer && r.Stopped:
+	case found.Newer && found.Stopped:
 		return errors.New("clients have versions in R-Auth that this database did not write: it was restored, or another database is the same instance; nothing was repaired: review the differences, then pass --max-changes, or run iam-service instance renew in a copy")
-	case r.Stopped:
-		return fmt.Errorf("more than %d clients differ, so nothing was repaired: review the differences, then pass --max-changes", limit)
-	case r.Left() > 0 && dryRun:
-		return fmt.Errorf("%d clients differ", r.Left())
-	case r.Left() > 0 || r.Pending > 0 && !dryRun:
+	case found.Stopped:
+		return fmt.Errorf("more than %d clients differ, so nothing was repaired: review the differences, then pass --max-changes", r.limit)
+	case found.Left() > 0 && r.dryRun:
+		return fmt.Errorf("%d clients differ", found.Left())
+	case found.Left() > 0 || found.Pending > 0 && !r.dryRun:
 		return errors.New("differences or pending changes remain")
 	}
 	return nil

@@ -141,28 +141,36 @@ func (s *Service) Problem() error {
 
 // Create creates a client.
 func (s *Service) Create(ctx context.Context, r Request, tenant string, e admin.ClientEdit) (Result, error) {
-	return s.change(ctx, r, true, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+	return s.change(ctx, r, withSecret, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
 		return w.CreateClient(ctx, tenant, e, s.lease(r))
 	})
 }
 
 // Put replaces a client.
 func (s *Service) Put(ctx context.Context, r Request, id string, e admin.ClientEdit, c admin.Condition) (Result, error) {
-	return s.change(ctx, r, false, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+	return s.change(ctx, r, withoutSecret, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
 		return w.PutClient(ctx, id, e, c, s.lease(r))
 	})
 }
 
 // Delete deletes a client: in our database at once.
 func (s *Service) Delete(ctx context.Context, r Request, id string, c admin.Condition) (Result, error) {
-	return s.change(ctx, r, false, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+	return s.change(ctx, r, withoutSecret, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
 		return w.DeleteClient(ctx, id, c, s.lease(r))
 	})
 }
 
+// secrecy is whether the response to a request carries a secret.
+type secrecy int
+
+const (
+	withoutSecret secrecy = iota
+	withSecret
+)
+
 // change is a request that may be finished in the background.
-func (s *Service) change(ctx context.Context, r Request, secret bool, begin func(context.Context, *admin.Work) (iam.ManagedClient, error)) (Result, error) {
-	if s.cfg.Provider == nil && secret {
+func (s *Service) change(ctx context.Context, r Request, secret secrecy, begin func(context.Context, *admin.Work) (iam.ManagedClient, error)) (Result, error) {
+	if s.cfg.Provider == nil && secret == withSecret {
 		return Result{}, errOff
 	}
 	if s.cfg.Copied {
@@ -185,7 +193,7 @@ func (s *Service) change(ctx context.Context, r Request, secret bool, begin func
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Patience)
 	defer cancel()
 	o := s.operation(r, c, b.by)
-	d, err := s.step(ctx, c, lease, true)
+	d, err := s.step(ctx, c, lease, callerWaits)
 	if err == nil {
 		after, settled := o.finish(ctx, d)
 		res.Client, res.Pending = after, !settled
@@ -222,14 +230,14 @@ func (res *Result) setSecret(d admin.Done) {
 
 // begin runs the first transaction, or finds the client that an earlier request with the
 // same key was about.
-func (s *Service) begin(ctx context.Context, r Request, secret bool, do func(context.Context, *admin.Work) (iam.ManagedClient, error)) (begun, error) {
+func (s *Service) begin(ctx context.Context, r Request, secret secrecy, do func(context.Context, *admin.Work) (iam.ManagedClient, error)) (begun, error) {
 	first := func(ctx context.Context, w *admin.Work) (begun, error) {
 		c, err := do(ctx, w)
 		b := begun{Client: c.ClientID, client: c}
 		if w.Begun() {
 			b.by = w.Actor()
 		}
-		if secret && c.Wanted.HasSecret() {
+		if secret == withSecret && c.Wanted.HasSecret() {
 			b.Status = NotIssued
 		}
 		return b, err
@@ -237,7 +245,7 @@ func (s *Service) begin(ctx context.Context, r Request, secret bool, do func(con
 	if r.Key == nil {
 		return admin.Do(ctx, s.cfg.Admin, r.Caller, r.Task, first)
 	}
-	b, replayed, err := admin.DoOnce(ctx, s.cfg.Admin, r.Caller, r.Task, *r.Key, first)
+	b, replayed, err := admin.DoOnce(ctx, s.cfg.Admin, admin.Repeatable{Caller: r.Caller, Task: r.Task, Key: *r.Key}, first)
 	if err != nil || !replayed {
 		return b, err
 	}

@@ -307,9 +307,9 @@ func (s *Service) repairOne(ctx context.Context, d Difference) string {
 const betweenRounds = 2 * time.Second
 
 // Reconcile finishes all pending operations, also those that wait for their next attempt,
-// compares twice and repairs; with dryRun it only compares.
-func (s *Service) Reconcile(ctx context.Context, dryRun bool, most int) (Report, error) {
-	if dryRun || s.cfg.Copied {
+// compares twice and repairs, unless more than most clients differ. In a copy it only compares.
+func (s *Service) Reconcile(ctx context.Context, most int) (Report, error) {
+	if s.cfg.Copied {
 		return s.Compare(ctx)
 	}
 	var began time.Time

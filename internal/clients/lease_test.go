@@ -12,7 +12,7 @@ func TestAnExpiredLeaseDoesNothing(t *testing.T) {
 	t.Parallel()
 	s := New(Config{})
 	for _, operation := range []string{iam.OperationCreate, iam.OperationUpdate, iam.OperationDelete, iam.OperationRetire} {
-		_, err := s.step(t.Context(), iam.ManagedClient{Operation: operation}, leaseFor(leaseRest), true)
+		_, err := s.step(t.Context(), iam.ManagedClient{Operation: operation}, leaseFor(leaseRest), callerWaits)
 		if !errors.Is(err, errLeaseOver) || iam.KindOf(err) != iam.Unavailable {
 			t.Errorf("%s: %v", operation, err)
 		}

@@ -174,7 +174,7 @@ func (o operation) proceed(ctx context.Context, l lease) (after iam.ManagedClien
 		_ = o.notRotated(ctx, errors.New("interrupted"), admin.FailedRotation{Unknown: true}) // no caller waits for the error
 		return c, true
 	}
-	d, err := s.step(ctx, c, l, false)
+	d, err := s.step(ctx, c, l, inBackground)
 	switch {
 	case err == nil:
 		return o.finish(ctx, d)

@@ -23,19 +23,27 @@ type Provider interface {
 	List(ctx context.Context, each func(iam.Registration) error) error
 }
 
+// audience is whether a caller waits for the outcome of an operation, and its secret.
+type audience int
+
+const (
+	inBackground audience = iota
+	callerWaits
+)
+
 // step runs the pending operation in the identity provider.
-func (s *Service) step(ctx context.Context, c iam.ManagedClient, l lease, waits bool) (d admin.Done, err error) {
+func (s *Service) step(ctx context.Context, c iam.ManagedClient, l lease, by audience) (d admin.Done, err error) {
 	if l.over() {
 		return d, errLeaseOver // another replica may work on it before the call arrives
 	}
 	p := s.cfg.Provider
 	switch c.Operation {
 	case iam.OperationCreate:
-		return s.create(ctx, c, l, waits)
+		return s.create(ctx, c, l, by)
 	case iam.OperationUpdate:
 		err = s.update(ctx, c)
 		if iam.KindOf(err) == iam.NotFound {
-			return s.create(ctx, c, l, false) // it was deleted there
+			return s.create(ctx, c, l, inBackground) // it was deleted there
 		}
 	case iam.OperationDelete:
 		err = p.Delete(ctx, c.ClientID)
@@ -49,11 +57,11 @@ func (s *Service) step(ctx context.Context, c iam.ManagedClient, l lease, waits 
 
 // create creates a client, or finds one of an earlier attempt whose response was lost. The
 // secret is lost with that response; a waiting caller gets another one.
-func (s *Service) create(ctx context.Context, c iam.ManagedClient, l lease, waits bool) (admin.Done, error) {
+func (s *Service) create(ctx context.Context, c iam.ManagedClient, l lease, by audience) (admin.Done, error) {
 	p, wanted := s.cfg.Provider, c.Marked(s.cfg.Instance)
 	secret, err := p.Create(ctx, wanted)
 	if iam.KindOf(err) != iam.Conflict {
-		if !waits {
+		if by == inBackground {
 			secret = "" // no caller waits for it
 		}
 		return admin.Done{Secret: secret, Made: err == nil}, err
@@ -75,10 +83,10 @@ func (s *Service) create(ctx context.Context, c iam.ManagedClient, l lease, wait
 		}
 	}
 	found := admin.Done{Made: made}
-	if !waits || !c.Wanted.HasSecret() || l.over() {
+	if by == inBackground || !c.Wanted.HasSecret() || l.over() {
 		return found, nil
 	}
-	secret, oldWorks, err := s.newSecret(ctx, c, false)
+	secret, oldWorks, err := s.newSecret(ctx, c, 0)
 	if err != nil {
 		return found, nil //nolint:nilerr // the client is created; a caller without a secret rotates
 	}

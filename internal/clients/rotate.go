@@ -29,8 +29,8 @@ func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.C
 		return Result{}, iam.InvalidFields([]iam.FieldError{{Pointer: "/overlap", Detail: "must be 0 to 720h"}})
 	}
 	lease := leaseFor(callerLease)
-	b, err := s.begin(ctx, r, true, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
-		return w.RotateClientSecret(ctx, id, cond, rot.RetireOld, callerLease)
+	b, err := s.begin(ctx, r, withSecret, func(ctx context.Context, w *admin.Work) (iam.ManagedClient, error) {
+		return w.RotateClientSecret(ctx, id, admin.SecretRotation{If: cond, RetireOld: rot.RetireOld, Lease: callerLease})
 	})
 	c := b.client
 	switch {
@@ -57,7 +57,7 @@ func (s *Service) Rotate(ctx context.Context, r Request, id string, cond admin.C
 	if lease.over() {
 		return Result{}, o.notRotated(ctx, errLeaseOver, admin.FailedRotation{Retired: retired})
 	}
-	secret, oldWorks, err := s.newSecret(ctx, c, rot.Overlap > 0)
+	secret, oldWorks, err := s.newSecret(ctx, c, rot.Overlap)
 	if err != nil {
 		return Result{}, o.notRotated(ctx, err, admin.FailedRotation{Unknown: errors.Is(err, iam.ErrOutcomeUnknown), Retired: retired})
 	}
@@ -92,12 +92,12 @@ func rotateAgain(cause error) error {
 
 // newSecret obtains another secret, and reports whether the old one still works. Where the
 // provider cannot have two, a secret of ours replaces the old one.
-func (s *Service) newSecret(ctx context.Context, c iam.ManagedClient, overlap bool) (secret iam.Secret, oldWorks bool, err error) {
+func (s *Service) newSecret(ctx context.Context, c iam.ManagedClient, overlap time.Duration) (secret iam.Secret, oldWorks bool, err error) {
 	secret, err = s.cfg.Provider.Rotate(ctx, c.ClientID)
 	if iam.CodeOf(err) != iam.CodeCannotRotate {
 		return secret, true, err
 	}
-	if overlap {
+	if overlap > 0 {
 		return "", false, &iam.Error{
 			Kind: iam.Invalid, Code: iam.CodeCannotRotate, Detail: "some fields are not valid", Cause: err,
 			Fields: []iam.FieldError{{Pointer: "/overlap", Detail: "must be 0: the identity provider cannot have two secrets of a client"}},

@@ -39,7 +39,7 @@ func (d *Direct) Read(ctx context.Context, path storage.Path) (ast.Value, error)
 	if !readable(kd, first, second, d.issuer) {
 		return nil, errNotFound
 	}
-	e, err := d.load(ctx, kd, first, second)
+	e, err := d.load(ctx, named{kd, first, second})
 	if err != nil {
 		return nil, err
 	}
@@ -52,17 +52,17 @@ func (d *Direct) Read(ctx context.Context, path storage.Path) (ast.Value, error)
 	return nil, errNotFound
 }
 
-func (d *Direct) load(ctx context.Context, kd Kind, a, b string) (*entry, error) {
+func (d *Direct) load(ctx context.Context, of named) (*entry, error) {
 	for _, e := range d.read {
-		if e.is(kd, a, b) {
+		if e.named == of {
 			return e, nil
 		}
 	}
 	began := time.Now()
 	defer func() { d.waited += time.Since(began) }()
-	e := &entry{kind: kd, a: a, b: b}
+	e := &entry{named: of}
 	var err error
-	if e.doc, _, err = build(ctx, d.loader, d.issuers, kd, a, b); err != nil {
+	if e.doc, _, err = build(ctx, d.loader, d.issuers, of); err != nil {
 		return nil, unavailable("facts_unavailable", err)
 	}
 	d.read = append(d.read, e)

@@ -236,10 +236,15 @@ func (s *Store) fresh(now time.Duration) bool {
 	return last != neverFresh && now-time.Duration(last) < s.cfg.MaxStale
 }
 
+// named is a document by its names in data.directory.
+type named struct {
+	kind Kind
+	a, b string // issuer and subject, issuer and client id, or a tenant's id
+}
+
 // entry is one document, or the absence of one. It is immutable.
 type entry struct {
-	kind   Kind
-	a, b   string // the names under the key, compared on every hit
+	named  // compared on every hit: keys are hashes
 	doc    *document
 	fact   Fact // for explanations and the decision log
 	weight int64
@@ -273,19 +278,17 @@ func (s *Store) unchanged(st stamp) bool {
 	return true
 }
 
-func (e *entry) is(k Kind, a, b string) bool { return e.kind == k && e.a == a && e.b == b }
-
 func (e *entry) expired(now time.Duration) bool { return e.until != 0 && now >= e.until }
 
 // cached returns what is known of a key, if it is true.
-func (s *Store) cached(k Key, kd Kind, a, b string, now time.Duration) *entry {
+func (s *Store) cached(k Key, of named, now time.Duration) *entry {
 	e, ok := s.present.Get(k)
 	if !ok {
 		if e, ok = s.absent.Get(k); !ok {
 			return nil
 		}
 	}
-	if !e.is(kd, a, b) || e.expired(now) || !s.unchanged(e.stamp) {
+	if e.named != of || e.expired(now) || !s.unchanged(e.stamp) {
 		return nil
 	}
 	return e
@@ -294,15 +297,15 @@ func (s *Store) cached(k Key, kd Kind, a, b string, now time.Duration) *entry {
 // load runs, or joins, the one flight for k, and waits until deadline at most. The
 // flight has a context of its own: the first caller may be canceled without
 // failing the others. A change detaches the flight: later callers do not join.
-func (s *Store) load(ctx context.Context, k Key, kd Kind, a, b string, wait time.Duration) (*entry, error) {
-	st := s.stampOf(k, kd)
+func (s *Store) load(ctx context.Context, k Key, of named, wait time.Duration) (*entry, error) {
+	st := s.stampOf(k, of.kind)
 	flight := binary.BigEndian.AppendUint32(append(make([]byte, 0, 32), k[:]...), st.epoch)
 	flight = binary.BigEndian.AppendUint32(flight, s.members.Load())
 	for _, p := range st.parts {
 		flight = binary.BigEndian.AppendUint32(flight, p.n)
 	}
 	done := s.flights.DoChan(string(flight), func() (any, error) {
-		return s.runLoad(tracing.Detached(ctx), k, kd, a, b)
+		return s.runLoad(tracing.Detached(ctx), k, of)
 	})
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -316,7 +319,7 @@ func (s *Store) load(ctx context.Context, k Key, kd Kind, a, b string, wait time
 			return nil, unavailable(code, r.Err)
 		}
 		e := r.Val.(*entry) //nolint:forcetypeassert // fly returns nothing else
-		if !e.is(kd, a, b) {
+		if e.named != of {
 			return nil, unavailable("facts_unavailable", errors.New("two keys share a hash"))
 		}
 		if e.expired(s.cfg.Clock()) {
@@ -346,15 +349,15 @@ func (s *Store) stampOf(k Key, kd Kind) stamp {
 // runLoad loads one document. Which tenants a user's or a client's document references is known
 // only after it was read. Their counters are noted then; that no member was dropped
 // meanwhile makes it as good as before.
-func (s *Store) runLoad(ctx context.Context, k Key, kd Kind, a, b string) (_ *entry, err error) {
-	ctx, span := tracing.Start(ctx, "load facts", attribute.String("iam.facts", kindNames[kd]))
+func (s *Store) runLoad(ctx context.Context, k Key, of named) (_ *entry, err error) {
+	ctx, span := tracing.Start(ctx, "load facts", attribute.String("iam.facts", kindNames[of.kind]))
 	defer func() { tracing.End(span, iam.CodeOf(err), err) }()
 	defer iam.Recovered(&err) // in a goroutine of its own
 	ctx, cancel := context.WithTimeout(ctx, max(loadTimeout, s.cfg.Wait))
 	defer cancel()
 	for try := 0; ; try++ {
 		members := s.members.Load()
-		e := &entry{kind: kd, a: a, b: b, stamp: s.stampOf(k, kd)}
+		e := &entry{named: of, stamp: s.stampOf(k, of.kind)}
 		s.loads.Add(1)
 		if err := s.fill(ctx, e); err != nil {
 			s.failures.Add(1)
@@ -397,7 +400,7 @@ func (s *Store) add(k Key, e *entry) {
 // fill reads the facts of e and builds its document, or leaves it nil.
 func (s *Store) fill(ctx context.Context, e *entry) error {
 	began := s.cfg.Clock() // before the read: a document never ends later than it should
-	doc, lives, err := build(ctx, s.loader, s.cfg.Issuers, e.kind, e.a, e.b)
+	doc, lives, err := build(ctx, s.loader, s.cfg.Issuers, e.named)
 	if err != nil {
 		return err
 	}
@@ -413,29 +416,29 @@ func (s *Store) fill(ctx context.Context, e *entry) error {
 
 // build reads the facts of one key and builds their document; nil where there is
 // none. The second result is its lifetime; 0: until it is invalidated.
-func build(ctx context.Context, loader Loader, issuers iam.Issuers, kind Kind, a, b string) (*document, time.Duration, error) {
-	switch kind {
+func build(ctx context.Context, loader Loader, issuers iam.Issuers, of named) (*document, time.Duration, error) {
+	switch of.kind {
 	case User:
-		facts, found, err := loader.User(ctx, a, b)
+		facts, found, err := loader.User(ctx, of.a, of.b)
 		if err != nil || !found {
 			return nil, 0, err
 		}
 		doc, lives := userDocument(facts, issuers)
 		return doc, lives, nil
 	case Tenant:
-		facts, found, err := loader.Tenant(ctx, a)
+		facts, found, err := loader.Tenant(ctx, of.a)
 		if err != nil || !found {
 			return nil, 0, err
 		}
 		return tenantDocument(facts, issuers), 0, nil
 	case Client:
-		facts, found, err := loader.Client(ctx, a, b)
+		facts, found, err := loader.Client(ctx, of.a, of.b)
 		if err != nil || !found {
 			return nil, 0, err
 		}
 		return clientDocument(facts, issuers), 0, nil
 	default:
-		return nil, 0, fmt.Errorf("no document is of kind %q", kind)
+		return nil, 0, fmt.Errorf("no document is of kind %q", of.kind)
 	}
 }
 

@@ -58,8 +58,8 @@ type Prepared struct{ e *entry }
 
 // PrepareUser builds the document of a user. The store does not cache it.
 func PrepareUser(u iam.UserFacts, issuers iam.Issuers) Prepared {
-	e := &entry{kind: User, a: u.Issuer, b: u.Subject} // without a stamp: valid only for the views that it is pinned in
-	e.doc, _ = userDocument(u, issuers)                // a snapshot does not move on: nothing in it expires
+	e := &entry{named: named{User, u.Issuer, u.Subject}} // without a stamp: valid only for the views that it is pinned in
+	e.doc, _ = userDocument(u, issuers)                  // a snapshot does not move on: nothing in it expires
 	e.fact = factOf(e)
 	return Prepared{e}
 }
@@ -179,7 +179,7 @@ func (r *View) entry(ctx context.Context, kd Kind, a, b string) (*entry, error) 
 		return nil, nil //nolint:nilnil // an absent document is no error
 	}
 	for _, e := range r.pinned {
-		if e.is(kd, a, b) {
+		if e.named == (named{kd, a, b}) {
 			return e, nil
 		}
 	}
@@ -213,7 +213,7 @@ func (r *View) lookup(ctx context.Context, kd Kind, a, b string) (*entry, error)
 	if !s.fresh(now) {
 		return nil, unavailable("facts_stale", fmt.Errorf("freshness not confirmed for %s", s.cfg.MaxStale))
 	}
-	if e := s.cached(k, kd, a, b, now); e != nil {
+	if e := s.cached(k, named{kd, a, b}, now); e != nil {
 		s.present.Hit()
 		return e, nil
 	}
@@ -223,7 +223,7 @@ func (r *View) lookup(ctx context.Context, kd Kind, a, b string) (*entry, error)
 		return nil, &iam.Error{Kind: iam.Unavailable, Code: "too_many_misses", Detail: "this token has caused too many lookups of absent documents"}
 	}
 	began := time.Now()
-	e, err := s.load(ctx, k, kd, a, b, max(0, min(s.cfg.Wait-r.waited, r.deadline.Sub(began))))
+	e, err := s.load(ctx, k, named{kd, a, b}, max(0, min(s.cfg.Wait-r.waited, r.deadline.Sub(began))))
 	r.waited += time.Since(began)
 	if counted && (err != nil || e.doc != nil) {
 		r.caller.Lookups.Return() // it was found, or the load failed

@@ -92,7 +92,7 @@ func (s *Service) resultOf(o *outcome, kong bool) map[string]any {
 		set["WWW-Authenticate"] = o.challenge
 	}
 	if o.status == http.StatusServiceUnavailable {
-		set["Retry-After"] = "1"
+		set["Retry-After"] = problem.RetryAfter
 	}
 	return map[string]any{"allow": false, "headers": set, "status": o.status, "status_code": o.status, "reason": o.problem}
 }

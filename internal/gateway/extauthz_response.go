@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"iam-service/internal/problem"
 )
 
 // Fields of the messages that a CheckResponse consists of (envoy/service/auth/v3/external_auth.proto,
@@ -223,7 +225,7 @@ func deniedResponse(o *outcome) *authv3.CheckResponse {
 		denied.Headers = append(denied.Headers, headerOption("WWW-Authenticate", o.challenge))
 	}
 	if o.status == http.StatusServiceUnavailable {
-		denied.Headers = append(denied.Headers, headerOption("Retry-After", "1"))
+		denied.Headers = append(denied.Headers, headerOption("Retry-After", problem.RetryAfter))
 	}
 	return &authv3.CheckResponse{
 		Status:       &rpc.Status{Code: cmp.Or(grpcCodes[o.status], int32(codes.PermissionDenied)), Message: o.problem.Title},

@@ -46,7 +46,7 @@ func (e *Engine) Administer(ctx context.Context, q AdminInput, facts Facts, dead
 	}
 	began := time.Now()
 	ev := &evaluation{facts: facts, ctx: ctx, began: began, waited: facts.Waited(), limit: e.cfg.Limit, deadline: deadline}
-	rs, err := r.eval(ctx, AdminEntrypoint, r.admin, q.value(), ev)
+	rs, err := r.eval(ctx, entrypoint{AdminEntrypoint, r.admin}, q.value(), ev)
 	if err != nil {
 		return AdminDecision{}, err
 	}

@@ -193,20 +193,20 @@ func (e *Engine) EvaluateCase(ctx context.Context, r *Revision, c Case, more ...
 		reason := map[string]any{"code": CodeFactsMissing, "title": "The policy reads " + missing.String()}
 		return RawDecision{"allow": false, "status": http.StatusForbidden, "reasons": []any{reason}}, nil
 	}
-	entrypoint, query := Entrypoint, r.query
+	at := entrypoint{Entrypoint, r.query}
 	if c.Entrypoint == "admin" {
 		if !r.administers {
 			return nil, fmt.Errorf("the policy has no rule %s", AdminEntrypoint)
 		}
-		entrypoint, query = AdminEntrypoint, r.admin
+		at = entrypoint{AdminEntrypoint, r.admin}
 	}
 	now, limit := time.Now(), cmp.Or(e.cfg.CaseTime, caseTime)
 	ev := &evaluation{facts: facts, ctx: ctx, began: now, limit: limit, deadline: now.Add(limit)}
-	rs, err := r.eval(ctx, entrypoint, query, input, ev, more...)
+	rs, err := r.eval(ctx, at, input, ev, more...)
 	if err != nil {
 		return nil, causeOf(err)
 	}
-	if entrypoint == AdminEntrypoint {
+	if at.name == AdminEntrypoint {
 		_, err = adminDecision(rs)
 	} else {
 		_, err = e.decisionOf(rs, r)

@@ -189,12 +189,12 @@ type Basis struct {
 func (e *Engine) Decide(ctx context.Context, q *Input, by Basis) (Decision, error) {
 	r, input := by.Revision, by.Revision.input(q, e.settings)
 	if p := r.machine.active(); p != nil {
-		if d, ok := e.evaluateByProgram(ctx, r, p, by, input, q.Now); ok {
+		if d, ok := e.evaluateByProgram(ctx, p, evalRequest{by, input, q.Now}); ok {
 			return r.capped(d), nil
 		}
 	}
 	ev := e.evaluation(ctx, by)
-	rs, err := r.eval(ctx, Entrypoint, r.query, input, ev, rego.EvalTime(q.Now))
+	rs, err := r.eval(ctx, entrypoint{Entrypoint, r.query}, input, ev, rego.EvalTime(q.Now))
 	if err != nil {
 		return Decision{}, err
 	}
@@ -220,9 +220,15 @@ func (r *Revision) capped(d Decision) Decision {
 	return d
 }
 
+// entrypoint is a prepared query, and its name in errors.
+type entrypoint struct {
+	name  string
+	query rego.PreparedEvalQuery
+}
+
 // eval runs one of r's queries with the least overhead that OPA allows, and with limits that are polled.
-func (r *Revision) eval(ctx context.Context, entrypoint string, query rego.PreparedEvalQuery, input ast.Value, ev *evaluation, more ...rego.EvalOption) (rego.ResultSet, error) {
-	rs, err := query.Eval(ctx, append(more,
+func (r *Revision) eval(ctx context.Context, at entrypoint, input ast.Value, ev *evaluation, more ...rego.EvalOption) (rego.ResultSet, error) {
+	rs, err := at.query.Eval(ctx, append(more,
 		rego.EvalParsedInput(input),
 		rego.EvalTransaction(ev),
 		rego.EvalBaseCache(ev),
@@ -235,7 +241,7 @@ func (r *Revision) eval(ctx context.Context, entrypoint string, query rego.Prepa
 		err = &topdown.Error{Code: topdown.CancelErr, Message: "evaluation timed out"}
 	}
 	if err != nil {
-		return nil, r.failure(entrypoint, err, ev)
+		return nil, r.failure(at.name, err, ev)
 	}
 	return rs, nil
 }

@@ -222,7 +222,7 @@ func (x *explanation) run(t *trace, ref ast.Ref) error {
 	}
 	began := time.Now()
 	ev := &evaluation{facts: x.facts, ctx: x.ctx, began: began, waited: x.facts.Waited(), limit: explainTime, deadline: began.Add(explainTime)}
-	rs, err := x.r.eval(x.ctx, "a rule", query, x.input, ev,
+	rs, err := x.r.eval(x.ctx, entrypoint{"a rule", query}, x.input, ev,
 		rego.EvalTime(x.now), rego.EvalQueryTracer(t), rego.EvalRuleIndexing(false), rego.EvalEarlyExit(false))
 	if err != nil {
 		return err

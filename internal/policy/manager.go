@@ -150,16 +150,27 @@ func (m *Manager) DecisionsDropped() int64 {
 	return int64(n)
 }
 
+// LoggedDecision is a decision for OPA's own decision log.
+type LoggedDecision struct {
+	ID       string    `json:"-"`
+	Revision string    `json:"-"`
+	At       time.Time `json:"-"`
+
+	Input  any            `json:"input"`
+	Result any            `json:"result"`
+	Custom map[string]any `json:"custom"`
+}
+
 // LogDecision passes one decision to OPA's own decision log, which masks, buffers and uploads
 // it as configured, and takes ownership of the documents.
-func (m *Manager) LogDecision(ctx context.Context, id, revision string, at time.Time, input, result any, custom map[string]any) error {
+func (m *Manager) LogDecision(ctx context.Context, d LoggedDecision) error {
 	p := logs.Lookup(m.m)
 	if p == nil {
 		return errors.New("OPA_CONFIG has no decision_logs")
 	}
 	return p.Log(ctx, &server.Info{
-		DecisionID: id, Path: "iam/claims/decision", Timestamp: at, Input: &input, Results: &result,
-		Bundles: map[string]server.BundleInfo{"iam": {Revision: revision}}, Custom: custom,
+		DecisionID: d.ID, Path: "iam/claims/decision", Timestamp: d.At, Input: &d.Input, Results: &d.Result,
+		Bundles: map[string]server.BundleInfo{"iam": {Revision: d.Revision}}, Custom: d.Custom,
 	})
 }
 

@@ -112,18 +112,25 @@ func (e *Engine) verified() bool {
 	return share >= 1 || share > 0 && rand.Float64() < share //nolint:gosec // a sample
 }
 
-// evaluateByProgram evaluates the entrypoint by r's program. It reports false where topdown
+// evalRequest is what one evaluation of the entrypoint is about.
+type evalRequest struct {
+	by    Basis
+	input ast.Value
+	now   time.Time
+}
+
+// evaluateByProgram evaluates the entrypoint by the revision's program. It reports false where topdown
 // must evaluate: the program failed, or topdown disagrees with it.
-func (e *Engine) evaluateByProgram(ctx context.Context, r *Revision, p *plan.Program, by Basis, input ast.Value, now time.Time) (Decision, bool) {
-	ev := e.evaluation(ctx, by)
+func (e *Engine) evaluateByProgram(ctx context.Context, p *plan.Program, q evalRequest) (Decision, bool) {
+	ev := e.evaluation(ctx, q.by)
 	compare := e.verified()
 	var d Decision
 	var result *ast.Term
-	err := p.Eval(plan.Env{Context: ctx, Input: input, Read: by.Facts.Read, Cancel: ev, Now: now}, func(t *ast.Term) (err error) {
+	err := p.Eval(plan.Env{Context: ctx, Input: q.input, Read: q.by.Facts.Read, Cancel: ev, Now: q.now}, func(t *ast.Term) (err error) {
 		if compare {
 			result = plan.Pure(t)
 		}
-		d, err = e.decision(t, r)
+		d, err = e.decision(t, q.by.Revision)
 		return err
 	})
 	end := time.Now()
@@ -132,7 +139,7 @@ func (e *Engine) evaluateByProgram(ctx context.Context, r *Revision, p *plan.Pro
 		e.left.Add(1)
 		return Decision{}, false
 	}
-	if compare && !e.agrees(ctx, r, by, input, now, result) {
+	if compare && !e.agrees(ctx, q, result) {
 		return Decision{}, false
 	}
 	return d, true
@@ -140,8 +147,9 @@ func (e *Engine) evaluateByProgram(ctx context.Context, r *Revision, p *plan.Pro
 
 // agrees compares a result of the program with topdown's. Where they differ, topdown
 // evaluates this revision from now on, here and on all other replicas.
-func (e *Engine) agrees(ctx context.Context, r *Revision, by Basis, input ast.Value, now time.Time, result *ast.Term) bool {
-	if r.agreesWith(ctx, input, e.evaluation(ctx, by), now, result) {
+func (e *Engine) agrees(ctx context.Context, q evalRequest, result *ast.Term) bool {
+	r := q.by.Revision
+	if r.agreesWith(ctx, q.input, e.evaluation(ctx, q.by), q.now, result) {
 		return true
 	}
 	e.mismatches.Add(1)
@@ -157,7 +165,7 @@ func (e *Engine) agrees(ctx context.Context, r *Revision, by Basis, input ast.Va
 
 // agreesWith reports whether topdown has the same result, or none because time or facts ran out.
 func (r *Revision) agreesWith(ctx context.Context, input ast.Value, ev *evaluation, now time.Time, want *ast.Term) bool {
-	rs, err := r.eval(ctx, Entrypoint, r.query, input, ev, rego.EvalTime(now))
+	rs, err := r.eval(ctx, entrypoint{Entrypoint, r.query}, input, ev, rego.EvalTime(now))
 	if known, ok := errors.AsType[*iam.Error](err); ok && known.Kind == iam.Unavailable {
 		return true
 	}

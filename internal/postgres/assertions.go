@@ -47,9 +47,9 @@ func (tx *Tx) assertionKeys(ctx context.Context, lock string) (set iam.Assertion
 	if set.Now, err = tx.Now(ctx); err != nil { // after the lock was waited for
 		return set, err
 	}
-	set.Keys, err = collect(ctx, tx, "read the assertion keys", `
+	set.Keys, err = collect(ctx, tx, statement{doing: "read the assertion keys", sql: `
 		SELECT kid, alg, public, sealed, proof, sealed_by, created_at, signs_from, signs_until, published_until, revoked_at
-		  FROM assertion_keys ORDER BY signs_from, kid`, nil,
+		  FROM assertion_keys ORDER BY signs_from, kid`},
 		func(row pgx.CollectableRow) (k iam.AssertionKey, err error) {
 			var revoked *time.Time
 			var public string

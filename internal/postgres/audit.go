@@ -120,9 +120,9 @@ func (tx *Tx) Head(ctx context.Context, chain string) (h ChainHead, found bool, 
 }
 
 func (tx *Tx) audit(ctx context.Context, tail string, args ...any) ([]iam.AuditEntry, error) {
-	return collect(ctx, tx, "read the audit", `
+	return collect(ctx, tx, statement{doing: "read the audit", sql: `
 		SELECT chain, seq, at, actor_kind, actor, via, address, request_id, decision_id, action, kind, object, before, after, prev, hash
-		  FROM audit`+tail, args,
+		  FROM audit` + tail, args: args},
 		pgx.RowToStructByPos[iam.AuditEntry])
 }
 
@@ -135,18 +135,18 @@ type ChainEnds struct {
 
 // Chains lists all chains of the audit.
 func (tx *Tx) Chains(ctx context.Context) ([]ChainEnds, error) {
-	return collect(ctx, tx, "read the chains of the audit", `
+	return collect(ctx, tx, statement{doing: "read the chains of the audit", sql: `
 		SELECT coalesce(h.chain, a.chain), coalesce(c.seq, 0), coalesce(c.hash, '')
 		  FROM audit_heads h FULL JOIN (SELECT DISTINCT chain FROM audit) a ON a.chain = h.chain
 		  LEFT JOIN audit_cuts c ON c.chain = coalesce(h.chain, a.chain)
-		 ORDER BY 1`, nil, pgx.RowToStructByPos[ChainEnds])
+		 ORDER BY 1`}, pgx.RowToStructByPos[ChainEnds])
 }
 
 // takeCheckpoints returns the heads of the chains that have grown since their last checkpoint, and
 // records that they are published.
 func (tx *Tx) takeCheckpoints(ctx context.Context) ([]iam.Checkpoint, error) {
-	return collect(ctx, tx, "read the heads of the audit", `
-		UPDATE audit_heads SET published = seq WHERE published < seq RETURNING chain, seq, encode(hash, 'hex')`, nil,
+	return collect(ctx, tx, statement{doing: "read the heads of the audit", sql: `
+		UPDATE audit_heads SET published = seq WHERE published < seq RETURNING chain, seq, encode(hash, 'hex')`},
 		pgx.RowToStructByPos[iam.Checkpoint])
 }
 
@@ -169,9 +169,9 @@ func (db *DB) CountUnpartitionedAudit(ctx context.Context) (n int64, err error) 
 // PruneAudit drops the months of the audit that ended before a time, and records where each chain was
 // cut. A month with entries that no checkpoint covers yet is an error. It needs the tables' owner.
 func (tx *Tx) PruneAudit(ctx context.Context, before time.Time) (dropped []string, err error) {
-	names, err := collect(ctx, tx, "read the partitions of the audit", `
+	names, err := collect(ctx, tx, statement{doing: "read the partitions of the audit", sql: `
 		SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-		 WHERE i.inhparent = 'audit'::regclass AND c.relname ~ '^audit_[0-9]{4}_[0-9]{2}$' ORDER BY 1`, nil, pgx.RowTo[string])
+		 WHERE i.inhparent = 'audit'::regclass AND c.relname ~ '^audit_[0-9]{4}_[0-9]{2}$' ORDER BY 1`}, pgx.RowTo[string])
 	if err != nil {
 		return nil, err
 	}
@@ -220,8 +220,8 @@ func (tx *Tx) DestroyedChains(ctx context.Context) ([]DestroyedChain, error) {
 	if _, err := tx.look(ctx, `SELECT to_regclass('audit_destroyed') IS NOT NULL`, nil, &known); err != nil || !known {
 		return nil, wrap("find destroyed chains", err)
 	}
-	return collect(ctx, tx, "read destroyed chains", `
+	return collect(ctx, tx, statement{doing: "read destroyed chains", sql: `
 		SELECT chain, seq, to_char(destroyed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), destroyed_by FROM audit_destroyed AS d
-		WHERE NOT EXISTS (SELECT FROM audit AS a WHERE a.chain = d.chain AND a.seq = d.seq AND a.hash = d.hash) ORDER BY id DESC`, nil,
+		WHERE NOT EXISTS (SELECT FROM audit AS a WHERE a.chain = d.chain AND a.seq = d.seq AND a.hash = d.hash) ORDER BY id DESC`},
 		pgx.RowToStructByPos[DestroyedChain])
 }

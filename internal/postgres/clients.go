@@ -130,19 +130,19 @@ func (tx *Tx) AllManagedClients(ctx context.Context, issuer string, each func(ia
 
 // FilterManaged returns those of some ids whose clients this service created.
 func (tx *Tx) FilterManaged(ctx context.Context, issuer string, ids []string) ([]string, error) {
-	return collect(ctx, tx, "find clients", `SELECT client_id FROM registrations WHERE issuer = $1 AND client_id = ANY ($2)`,
-		[]any{issuer, ids}, pgx.RowTo[string])
+	return collect(ctx, tx, statement{doing: "find clients", sql: `SELECT client_id FROM registrations WHERE issuer = $1 AND client_id = ANY ($2)`,
+		args: []any{issuer, ids}}, pgx.RowTo[string])
 }
 
 func (tx *Tx) managed(ctx context.Context, tail string, args ...any) ([]iam.ManagedClient, error) {
-	return collect(ctx, tx, "read clients", `
+	return collect(ctx, tx, statement{doing: "read clients", sql: `
 		SELECT c.issuer, c.client_id, coalesce(c.tenant, ''), c.status, c.roles, c.scopes, c.tokens_not_before, c.version, c.created_at,
 		       greatest(c.updated_at, r.updated_at), r.client_id IS NOT NULL,
 		       coalesce(r.wanted, '{}'), coalesce(r.wanted_version, 0), r.applied, coalesce(r.applied_version, 0), r.before,
 		       coalesce(r.sync, ''), coalesce(r.reason, ''), coalesce(r.operation, ''), coalesce(r.operation_id::text, ''),
 		       coalesce(extract(epoch FROM r.lease_until - clock_timestamp()), 0)::float8, coalesce(r.tries, 0),
 		       coalesce(r.secret_state, ''), coalesce(r.secrets, 0), r.overlap_from, r.retire_at, coalesce(r.warned, false)
-		  FROM clients c LEFT JOIN registrations r ON r.issuer = c.issuer AND r.client_id = c.client_id`+tail, args,
+		  FROM clients c LEFT JOIN registrations r ON r.issuer = c.issuer AND r.client_id = c.client_id` + tail, args: args},
 		func(row pgx.CollectableRow) (c iam.ManagedClient, err error) {
 			var notBefore, from, retire *time.Time
 			var lease float64

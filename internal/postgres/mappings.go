@@ -98,7 +98,7 @@ func (tx *Tx) DeleteMapping(ctx context.Context, m iam.Mapping) error {
 
 // Mappings lists the mappings of a tenant.
 func (tx *Tx) Mappings(ctx context.Context, tenant string) ([]iam.Mapping, error) {
-	return collect(ctx, tx, "read mappings", `
-		SELECT tenant, issuer, claim, value, roles, version FROM mappings WHERE tenant = $1 ORDER BY issuer, claim, value`, []any{tenant},
+	return collect(ctx, tx, statement{doing: "read mappings", sql: `
+		SELECT tenant, issuer, claim, value, roles, version FROM mappings WHERE tenant = $1 ORDER BY issuer, claim, value`, args: []any{tenant}},
 		pgx.RowToStructByPos[iam.Mapping])
 }

@@ -118,7 +118,7 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 // this one. A user with several memberships stays without a default. The other membership is locked,
 // so that a concurrent deletion of it finds the default that is set here, and clears it.
 func (tx *Tx) setDefaultTenants(ctx context.Context, tenant string, users []string) ([]iam.User, error) {
-	ids, err := collect(ctx, tx, "set default tenants", `
+	ids, err := collect(ctx, tx, statement{doing: "set default tenants", sql: `
 		WITH other AS MATERIALIZED (
 			SELECT m.user_id, m.tenant FROM memberships m JOIN users u ON u.id = m.user_id
 			 WHERE m.user_id = ANY ($2::uuid[]) AND m.tenant <> $1 AND u.default_tenant IS NULL
@@ -131,7 +131,7 @@ func (tx *Tx) setDefaultTenants(ctx context.Context, tenant string, users []stri
 			 ORDER BY u.id FOR NO KEY UPDATE OF u)
 		UPDATE users u SET default_tenant = lone.tenant, version = nextval('iam_versions'), updated_at = now()
 		  FROM lone WHERE u.id = lone.id AND u.default_tenant IS NULL
-		RETURNING u.id::text`, []any{tenant, users}, pgx.RowTo[string])
+		RETURNING u.id::text`, args: []any{tenant, users}}, pgx.RowTo[string])
 	if err != nil || len(ids) == 0 {
 		return nil, err
 	}
@@ -144,7 +144,7 @@ func (tx *Tx) setDefaultTenants(ctx context.Context, tenant string, users []stri
 func (tx *Tx) checkMembershipLimit(ctx context.Context, ids []string, index map[string]int) error {
 	const many = `SELECT user_id::text FROM memberships WHERE user_id = ANY ($1::uuid[]) GROUP BY user_id HAVING count(*) > $2 ORDER BY 1`
 	closeTo := func(n int) ([]string, error) {
-		return collect(ctx, tx, "count memberships", many, []any{ids, n}, pgx.RowTo[string])
+		return collect(ctx, tx, statement{doing: "count memberships", sql: many, args: []any{ids, n}}, pgx.RowTo[string])
 	}
 	almost, err := closeTo(iam.MaxMembershipsPerUser - 50)
 	if err != nil || len(almost) == 0 {
@@ -259,9 +259,9 @@ func (tx *Tx) MembershipsOf(ctx context.Context, user string) ([]iam.Member, err
 }
 
 func (tx *Tx) members(ctx context.Context, tail string, args ...any) ([]iam.Member, error) {
-	return collect(ctx, tx, "read members", `
+	return collect(ctx, tx, statement{doing: "read members", sql: `
 		SELECT m.tenant, m.user_id::text, m.status, m.roles, m.attributes, m.expires_at, m.version, u.issuer, u.subject, m.expires_at <= now()
-		  FROM memberships m JOIN users u ON u.id = m.user_id`+tail, args,
+		  FROM memberships m JOIN users u ON u.id = m.user_id` + tail, args: args},
 		func(row pgx.CollectableRow) (m iam.Member, err error) {
 			var attributes []byte
 			var expires *time.Time
@@ -285,7 +285,7 @@ func (tx *Tx) KnownIn(ctx context.Context, tenant string, ids []Identity) (k Kno
 	issuers, names := columns(ids)
 	read := func(sql string) (map[Identity]bool, error) {
 		known := map[Identity]bool{}
-		list, err := collect(ctx, tx, "find identities in a tenant", sql, []any{tenant, issuers, names}, pgx.RowToStructByPos[Identity])
+		list, err := collect(ctx, tx, statement{doing: "find identities in a tenant", sql: sql, args: []any{tenant, issuers, names}}, pgx.RowToStructByPos[Identity])
 		for _, n := range list {
 			known[n] = true
 		}

@@ -170,8 +170,8 @@ type ParkedEvent struct {
 
 // ParkedEvents lists the parked events, the oldest first.
 func (tx *Tx) ParkedEvents(ctx context.Context) ([]ParkedEvent, error) {
-	return collect(ctx, tx, "read parked events", `
-		SELECT id::text, type, coalesce(tenant, ''), kind, object, refused, occurred_at FROM outbox WHERE parked AND sent_at IS NULL ORDER BY seq`, nil,
+	return collect(ctx, tx, statement{doing: "read parked events", sql: `
+		SELECT id::text, type, coalesce(tenant, ''), kind, object, refused, occurred_at FROM outbox WHERE parked AND sent_at IS NULL ORDER BY seq`},
 		pgx.RowToStructByPos[ParkedEvent])
 }
 

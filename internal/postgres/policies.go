@@ -27,16 +27,16 @@ func scanRevision(row pgx.CollectableRow) (r iam.PolicyRevision, err error) {
 // PolicyRevisions lists revisions, the newest first. before and digest are of the last revision of
 // the page before; a zero time is the first page.
 func (tx *Tx) PolicyRevisions(ctx context.Context, before time.Time, digest string, limit int) ([]iam.PolicyRevision, error) {
-	return collect(ctx, tx, "list policy revisions", `
-		SELECT `+revisionColumns+` FROM policy_revisions r
+	return collect(ctx, tx, statement{doing: "list policy revisions", sql: `
+		SELECT ` + revisionColumns + ` FROM policy_revisions r
 		 WHERE $1::timestamptz IS NULL OR (r.added_at, r.digest) < ($1, $2)
-		 ORDER BY r.added_at DESC, r.digest DESC LIMIT $3`, []any{optional(before), digest, limit}, scanRevision)
+		 ORDER BY r.added_at DESC, r.digest DESC LIMIT $3`, args: []any{optional(before), digest, limit}}, scanRevision)
 }
 
 // PolicyRevision finds a revision by its digest or a prefix of it.
 func (tx *Tx) PolicyRevision(ctx context.Context, ref string) (iam.PolicyRevision, bool, error) {
-	list, err := collect(ctx, tx, "find a policy revision", `
-		SELECT `+revisionColumns+` FROM policy_revisions r WHERE starts_with(r.digest, $1) LIMIT 2`, []any{ref}, scanRevision)
+	list, err := collect(ctx, tx, statement{doing: "find a policy revision", sql: `
+		SELECT ` + revisionColumns + ` FROM policy_revisions r WHERE starts_with(r.digest, $1) LIMIT 2`, args: []any{ref}}, scanRevision)
 	switch {
 	case err != nil || len(list) == 0:
 		return iam.PolicyRevision{}, false, err
@@ -75,9 +75,9 @@ func scanActivation(row pgx.CollectableRow) (a iam.PolicyActivation, err error) 
 
 // PolicyActivations lists the activations, the last one first.
 func (tx *Tx) PolicyActivations(ctx context.Context, limit int) ([]iam.PolicyActivation, error) {
-	return collect(ctx, tx, "list activations", `
-		SELECT `+activationColumns+` FROM policy_activations a JOIN policy_revisions r USING (digest) ORDER BY a.seq DESC LIMIT $1`,
-		[]any{limit}, scanActivation)
+	return collect(ctx, tx, statement{doing: "list activations", sql: `
+		SELECT ` + activationColumns + ` FROM policy_activations a JOIN policy_revisions r USING (digest) ORDER BY a.seq DESC LIMIT $1`,
+		args: []any{limit}}, scanActivation)
 }
 
 // PreviousPolicy returns the digest of the revision that the given one replaced at its first
@@ -115,9 +115,9 @@ const replicaAlive = 30 * time.Second
 
 // PolicyReplicas lists the replicas that are alive.
 func (tx *Tx) PolicyReplicas(ctx context.Context) ([]iam.PolicyReplica, error) {
-	return collect(ctx, tx, "list replicas", `
+	return collect(ctx, tx, statement{doing: "list replicas", sql: `
 		SELECT replica, version, in_force, coalesce(since, 'epoch'), source, prepared, refused, seq, seen_at FROM policy_replicas
-		 WHERE seen_at > now() - $1::interval ORDER BY replica`, []any{replicaAlive}, pgx.RowToStructByPos[iam.PolicyReplica])
+		 WHERE seen_at > now() - $1::interval ORDER BY replica`, args: []any{replicaAlive}}, pgx.RowToStructByPos[iam.PolicyReplica])
 }
 
 // previewRunning is true of a preview whose replica still reports progress.

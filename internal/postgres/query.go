@@ -24,14 +24,21 @@ func (tx *Tx) look(ctx context.Context, sql string, args []any, dest ...any) (bo
 	return err == nil, err
 }
 
-// collect runs a query and scans each row. doing describes the query in an error.
-func collect[T any](ctx context.Context, tx *Tx, doing, sql string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
-	rows, err := tx.tx.Query(ctx, sql, args...)
+// statement is a query, and what it does, for errors.
+type statement struct {
+	doing string
+	sql   string
+	args  []any
+}
+
+// collect runs a query and scans each row.
+func collect[T any](ctx context.Context, tx *Tx, q statement, scan pgx.RowToFunc[T]) ([]T, error) {
+	rows, err := tx.tx.Query(ctx, q.sql, q.args...)
 	if err != nil {
-		return nil, wrap(doing, err)
+		return nil, wrap(q.doing, err)
 	}
 	all, err := pgx.CollectRows(rows, scan)
-	return all, wrap(doing, err)
+	return all, wrap(q.doing, err)
 }
 
 // ids runs one statement outside a transaction and returns its column of ids.

@@ -53,7 +53,7 @@ func (tx *Tx) Services(ctx context.Context, after string, limit int) ([]iam.Serv
 	var w where
 	w.only("name > $%d", after)
 	tail := w.sql("name", limit)
-	return collect(ctx, tx, "read services", `SELECT name, coalesce(issuer, ''), coalesce(client_id, ''), version FROM services`+tail, w.args,
+	return collect(ctx, tx, statement{doing: "read services", sql: `SELECT name, coalesce(issuer, ''), coalesce(client_id, ''), version FROM services` + tail, args: w.args},
 		pgx.RowToStructByPos[iam.Service])
 }
 
@@ -73,7 +73,7 @@ func (tx *Tx) ManifestOf(ctx context.Context, service string, version int64) (bo
 
 // AttributeSchemas returns all declared attributes by key.
 func (tx *Tx) AttributeSchemas(ctx context.Context) (map[string]iam.AttributeSchema, error) {
-	list, err := collect(ctx, tx, "read attribute schemas", `SELECT key, service, type, description FROM attribute_schemas`, nil,
+	list, err := collect(ctx, tx, statement{doing: "read attribute schemas", sql: `SELECT key, service, type, description FROM attribute_schemas`},
 		pgx.RowToStructByPos[iam.AttributeSchema])
 	byKey := make(map[string]iam.AttributeSchema, len(list))
 	for _, a := range list {

@@ -92,7 +92,7 @@ func (tx *Tx) TenantByID(ctx context.Context, id string) (iam.Tenant, bool, erro
 }
 
 func (tx *Tx) tenants(ctx context.Context, tail string, args ...any) ([]iam.Tenant, error) {
-	return collect(ctx, tx, "read tenants", `SELECT t.id, t.slug, t.name, t.status, t.attributes, t.version FROM tenants t`+tail, args,
+	return collect(ctx, tx, statement{doing: "read tenants", sql: `SELECT t.id, t.slug, t.name, t.status, t.attributes, t.version FROM tenants t` + tail, args: args},
 		func(row pgx.CollectableRow) (t iam.Tenant, err error) {
 			var attributes []byte
 			if err = row.Scan(&t.ID, &t.Slug, &t.Name, &t.Status, &attributes, &t.Version); err == nil {

@@ -149,10 +149,10 @@ func (tx *Tx) UserForUpdate(ctx context.Context, id string) (iam.User, bool, err
 }
 
 func (tx *Tx) users(ctx context.Context, tail string, args ...any) ([]iam.User, error) {
-	return collect(ctx, tx, "read users", `
+	return collect(ctx, tx, statement{doing: "read users", sql: `
 		SELECT u.id::text, u.issuer, u.subject, u.status, u.attributes, u.platform_roles, u.tokens_not_before,
 		       coalesce(u.default_tenant, ''), u.version
-		  FROM users u `+tail, args,
+		  FROM users u ` + tail, args: args},
 		func(row pgx.CollectableRow) (u iam.User, err error) {
 			var attributes []byte
 			var notBefore *time.Time

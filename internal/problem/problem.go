@@ -83,13 +83,16 @@ func New(ctx context.Context, err error, id string) Document {
 	return p
 }
 
+// RetryAfter is the Retry-After of every 503, on both listeners and in every protocol of gateways, in seconds.
+const RetryAfter = "1"
+
 // Write responds with p.
 func Write(w http.ResponseWriter, p Document) {
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
 	if p.Status == http.StatusServiceUnavailable {
-		h.Set("Retry-After", "1")
+		h.Set("Retry-After", RetryAfter)
 	}
 	w.WriteHeader(p.Status)
 	_ = json.NewEncoder(w).Encode(p) // fails only where the caller has disconnected
@@ -123,7 +126,7 @@ func (p *Document) ContentType(string) string { return "application/problem+json
 func (p *Document) GetHeaders() http.Header {
 	h := http.Header{}
 	if p.Status == http.StatusServiceUnavailable {
-		h.Set("Retry-After", "1")
+		h.Set("Retry-After", RetryAfter)
 	}
 	return h
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"iam-service/internal/decisions"
+	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
 )
 
@@ -86,13 +87,10 @@ func (s *service) sinks() []decisions.Sink {
 			}
 			var errs []error
 			for _, w := range batch {
-				var doc struct {
-					Input, Result any
-					Custom        map[string]any
-				}
-				err := json.Unmarshal(w.Text, &doc) // a copy: OPA's mask writes into what it is given
+				d := policy.LoggedDecision{ID: w.Event.DecisionID, Revision: w.Event.Bundles["iam"].Revision, At: w.Event.Timestamp}
+				err := json.Unmarshal(w.Text, &d) // a copy: OPA's mask writes into what it is given
 				if err == nil {
-					err = s.manager.LogDecision(ctx, w.Event.DecisionID, w.Event.Bundles["iam"].Revision, w.Event.Timestamp, doc.Input, doc.Result, doc.Custom)
+					err = s.manager.LogDecision(ctx, d)
 				}
 				errs = append(errs, err)
 			}

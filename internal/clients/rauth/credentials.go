@@ -14,9 +14,9 @@ import (
 	"golang.org/x/oauth2/clientcredentials"
 )
 
-// bearer is the token for the admin API; "" where none is needed. With fresh, a cached one is
+// bearer is the token for the admin API; "" where none is needed. With freshToken, a cached one is
 // replaced.
-func (c *Client) bearer(ctx context.Context, fresh bool) (string, error) {
+func (c *Client) bearer(ctx context.Context, from credential) (string, error) {
 	switch {
 	case c.cfg.TokenFile != "":
 		b, err := os.ReadFile(c.cfg.TokenFile)
@@ -35,7 +35,7 @@ func (c *Client) bearer(ctx context.Context, fresh bool) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, oauth2.HTTPClient, c.cfg.HTTP), c.cfg.Timeout)
 	defer cancel()
-	if c.token != nil && !fresh && (c.token.Expiry.IsZero() || time.Until(c.token.Expiry) > renewEarly) {
+	if c.token != nil && from == cachedToken && (c.token.Expiry.IsZero() || time.Until(c.token.Expiry) > renewEarly) {
 		return c.token.AccessToken, nil
 	}
 	secret := c.cfg.Secret

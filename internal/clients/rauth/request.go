@@ -100,7 +100,7 @@ func (c *Client) attempt(ctx context.Context, r request, from credential) (*resp
 	if r.body != nil {
 		content = r.body
 	}
-	bearer, err := c.bearer(ctx, from == freshToken)
+	bearer, err := c.bearer(ctx, from)
 	if err != nil {
 		return nil, err
 	}

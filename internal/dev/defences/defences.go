@@ -368,7 +368,7 @@ var All = []Defence{
 	},
 	{
 		Threat: "wrong empty", File: "internal/directory/directory.go",
-		Code: "facts, found, err := loader.User(ctx, a, b)\n\t\tif err != nil || !found {\n\t\t\treturn nil, 0, err", Without: "facts, found, err := loader.User(ctx, a, b)\n\t\tif err != nil || !found {\n\t\t\treturn nil, 0, nil",
+		Code: "facts, found, err := loader.User(ctx, of.a, of.b)\n\t\tif err != nil || !found {\n\t\t\treturn nil, 0, err", Without: "facts, found, err := loader.User(ctx, of.a, of.b)\n\t\tif err != nil || !found {\n\t\t\treturn nil, 0, nil",
 		Package: "./internal/gateway", Test: "TestAnOutageOfTheDatabaseChangesNoIdentity",
 	},
 	{

@@ -425,18 +425,18 @@ func TestABeginningHasANameOfItsOwn(t *testing.T) {
 func TestAFileIsFormattedInPlace(t *testing.T) {
 	t.Parallel()
 	dir := folder(t, map[string]string{"iam/claims/x.rego": "package iam.claims\n_x   :=   1\n"})
-	listed, err := authoring.Format([]string{dir}, true)
+	listed, err := authoring.Unformatted([]string{dir})
 	if err != nil || len(listed) != 1 {
 		t.Errorf("listed %v, %v", listed, err)
 	}
-	if written, err := authoring.Format([]string{dir}, false); err != nil || !slices.Equal(written, listed) {
+	if written, err := authoring.Format([]string{dir}); err != nil || !slices.Equal(written, listed) {
 		t.Errorf("wrote %v, %v", written, err)
 	}
 	text, err := os.ReadFile(listed[0])
 	if err != nil || string(text) != "package iam.claims\n\n_x := 1\n" {
 		t.Errorf("wrote %q, %v", text, err)
 	}
-	if left, err := authoring.Format([]string{dir}, true); err != nil || len(left) != 0 {
+	if left, err := authoring.Unformatted([]string{dir}); err != nil || len(left) != 0 {
 		t.Errorf("left %v, %v", left, err)
 	}
 }

@@ -25,9 +25,15 @@ import (
 	"iam-service/internal/policy"
 )
 
-// Format formats each .rego file below the paths as opa fmt does; with list it changes none.
-// It returns the names of unformatted files, and all errors; links are skipped.
-func Format(paths []string, list bool) (changed []string, err error) {
+// Format formats each .rego file below the paths as opa fmt does. It returns the names of the
+// files that it has changed, and all errors; links are skipped.
+func Format(paths []string) (changed []string, err error) { return eachRego(paths, formatFile) }
+
+// Unformatted is Format that changes no file.
+func Unformatted(paths []string) (names []string, err error) { return eachRego(paths, unformatted) }
+
+// eachRego returns the names of the .rego files below the paths for which do returns true.
+func eachRego(paths []string, do func(name string) (bool, error)) (changed []string, err error) {
 	var errs []error
 	for _, p := range paths {
 		target, err := filepath.EvalSymlinks(p)
@@ -43,7 +49,7 @@ func Format(paths []string, list bool) (changed []string, err error) {
 			if err != nil || !d.Type().IsRegular() || !strings.HasSuffix(name, ".rego") || strings.HasPrefix(d.Name(), ".") {
 				return err
 			}
-			different, err := formatFile(name, list)
+			different, err := do(name)
 			if err != nil {
 				errs = append(errs, err)
 			}
@@ -57,14 +63,28 @@ func Format(paths []string, list bool) (changed []string, err error) {
 	return changed, errors.Join(errs...)
 }
 
-func formatFile(name string, list bool) (different bool, err error) {
+func unformatted(name string) (bool, error) {
+	pretty, err := formatted(name)
+	return pretty != nil, err
+}
+
+// formatted is the content of a file as it should be; nil where it is so already.
+func formatted(name string) ([]byte, error) {
 	text, err := os.ReadFile(name)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	pretty, err := format.SourceWithOpts(name, text, format.Opts{RegoVersion: ast.RegoV1})
-	if err != nil || bytes.Equal(pretty, text) || list {
-		return err == nil && !bytes.Equal(pretty, text), err
+	if err != nil || bytes.Equal(pretty, text) {
+		return nil, err
+	}
+	return pretty, nil
+}
+
+func formatFile(name string) (changed bool, err error) {
+	pretty, err := formatted(name)
+	if pretty == nil {
+		return false, err
 	}
 	info, err := os.Stat(name)
 	if err == nil {
@@ -328,10 +348,10 @@ func (i Inspection) Text(out io.Writer) {
 
 // CheckBundle runs the gate for a packed bundle, including its acceptance cases.
 func CheckBundle(ctx context.Context, name string, o CheckOptions) (*policy.Revision, error) {
-	return gate(ctx, o, true, func(e *policy.Engine) (*policy.Candidate, error) { return e.FromPath(name) })
+	return gate(ctx, o, (*policy.Engine).Prepare, func(e *policy.Engine) (*policy.Candidate, error) { return e.FromPath(name) })
 }
 
 // CheckPacked is CheckBundle for the bytes of a bundle.
 func CheckPacked(ctx context.Context, name string, packed []byte, o CheckOptions) (*policy.Revision, error) {
-	return gate(ctx, o, true, func(e *policy.Engine) (*policy.Candidate, error) { return e.Unpack(name, packed) })
+	return gate(ctx, o, (*policy.Engine).Prepare, func(e *policy.Engine) (*policy.Candidate, error) { return e.Unpack(name, packed) })
 }

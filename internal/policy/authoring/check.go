@@ -97,7 +97,7 @@ func (f *Folder) Check(ctx context.Context, o CheckOptions) ([]Finding, *policy.
 		}
 		found = append(found, style...)
 	}
-	revision, err := gate(ctx, o, false, func(e *policy.Engine) (*policy.Candidate, error) { return e.FromPath(f.Path) })
+	revision, err := gate(ctx, o, (*policy.Engine).Check, func(e *policy.Engine) (*policy.Candidate, error) { return e.FromPath(f.Path) })
 	if strict := slices.ContainsFunc(found, func(f Finding) bool { return f.Rule == "strict" }); err != nil && !strict { // strict reports the same
 		found = append(found, f.gateFindings(err)...)
 	}
@@ -126,7 +126,7 @@ func unvalidated(r *policy.Revision) (found []Finding) {
 func (f *Folder) compiles() (found []Finding, err error) {
 	rules := f.rules()
 	var by map[*ast.Rule]int
-	if plain, err := f.compile(rules, false); err == nil {
+	if plain, err := f.compile(rules); err == nil {
 		by = reachedBy(plain)
 		found = append(f.unreached(plain, by), f.undefined(plain)...)
 	}
@@ -136,7 +136,7 @@ func (f *Folder) compiles() (found []Finding, err error) {
 	}
 	maps.Copy(typed, rules)
 	for _, modules := range []map[string]*ast.Module{typed, f.Modules} {
-		if _, err := f.compile(modules, true); err != nil {
+		if _, err := f.compileStrictly(modules); err != nil {
 			found = append(found, compilerFindings(err, "strict")...)
 		}
 	}
@@ -167,8 +167,8 @@ func Check(ctx context.Context, name string, o CheckOptions) ([]Finding, *policy
 	return f.Check(ctx, o)
 }
 
-// gate runs the service's own gate; acceptance cases only where cases is true.
-func gate(ctx context.Context, o CheckOptions, cases bool, read func(*policy.Engine) (*policy.Candidate, error)) (*policy.Revision, error) {
+// gate runs the service's own gate: by Prepare with the acceptance cases, by Check without, since policy test runs them.
+func gate(ctx context.Context, o CheckOptions, check gateFunc, read func(*policy.Engine) (*policy.Candidate, error)) (*policy.Revision, error) {
 	engine, err := policy.NewEngine(policy.Config{Headers: o.Headers, Admin: o.Admin, Child: o.Child, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
@@ -177,11 +177,10 @@ func gate(ctx context.Context, o CheckOptions, cases bool, read func(*policy.Eng
 	if err != nil {
 		return nil, err
 	}
-	if !cases {
-		return engine.Check(ctx, c) // policy test runs them
-	}
-	return engine.Prepare(ctx, c)
+	return check(engine, ctx, c)
 }
+
+type gateFunc func(*policy.Engine, context.Context, *policy.Candidate) (*policy.Revision, error)
 
 // gateFindings makes findings of what the gate says. It knows files by their names in the bundle,
 // and says of data.iam.config only what is wrong with it.

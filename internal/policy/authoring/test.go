@@ -41,12 +41,21 @@ type TestReport struct {
 // Passed reports whether all tests and cases pass with enough coverage.
 func (r TestReport) Passed() bool { return r.Failed+r.CasesFailed+len(r.Uncovered) == 0 }
 
-// compile compiles modules in the sandbox; strict also checks types by the schemas.
-func (f *Folder) compile(modules map[string]*ast.Module, strict bool) (*ast.Compiler, error) {
-	c := ast.NewCompiler().WithCapabilities(policy.Capabilities()).WithEnablePrintStatements(true).SetErrorLimit(0)
-	if strict {
-		c = c.WithStrict(true).WithSchemas(f.schemaSet()).WithUseTypeCheckAnnotations(true)
-	}
+// compile compiles modules in the sandbox.
+func (f *Folder) compile(modules map[string]*ast.Module) (*ast.Compiler, error) {
+	return compileBy(sandboxed(), modules)
+}
+
+// compileStrictly also checks types by the schemas.
+func (f *Folder) compileStrictly(modules map[string]*ast.Module) (*ast.Compiler, error) {
+	return compileBy(sandboxed().WithStrict(true).WithSchemas(f.schemaSet()).WithUseTypeCheckAnnotations(true), modules)
+}
+
+func sandboxed() *ast.Compiler {
+	return ast.NewCompiler().WithCapabilities(policy.Capabilities()).WithEnablePrintStatements(true).SetErrorLimit(0)
+}
+
+func compileBy(c *ast.Compiler, modules map[string]*ast.Module) (*ast.Compiler, error) {
 	copies := make(map[string]*ast.Module, len(modules))
 	for file, m := range modules {
 		copies[file] = m.Copy() // the compiler writes into what it compiles
@@ -113,7 +122,7 @@ func (f *Folder) runTests(ctx context.Context, o TestOptions, coverage topdown.Q
 	}
 	var done []*tester.Result
 	for len(names) > 0 {
-		some, err := f.runUntilTimeout(ctx, o, names, coverage, false)
+		some, err := f.runUntilTimeout(ctx, o, testRun{names: names, coverage: coverage})
 		if err != nil {
 			return nil, err
 		}
@@ -133,7 +142,7 @@ func (f *Folder) runTests(ctx context.Context, o TestOptions, coverage topdown.Q
 		}
 	}
 	if len(failed) > 0 {
-		traced, err := f.runUntilTimeout(ctx, o, failed, nil, true)
+		traced, err := f.runUntilTimeout(ctx, o, testRun{names: failed, trace: true})
 		if err != nil {
 			return nil, err
 		}
@@ -175,8 +184,15 @@ func (f *Folder) testNames(match string) (names []string, err error) {
 	return slices.Compact(names), nil
 }
 
+// testRun is which tests run, and what is recorded of them.
+type testRun struct {
+	names    []string
+	coverage topdown.QueryTracer // nil: not recorded
+	trace    bool
+}
+
 // runUntilTimeout runs tests until all are done, or until one is cancelled.
-func (f *Folder) runUntilTimeout(ctx context.Context, o TestOptions, names []string, coverage topdown.QueryTracer, trace bool) ([]*tester.Result, error) {
+func (f *Folder) runUntilTimeout(ctx context.Context, o TestOptions, r testRun) ([]*tester.Result, error) {
 	store := inmem.NewFromObject(maps.Clone(f.Data))
 	txn, err := store.NewTransaction(ctx)
 	if err != nil {
@@ -187,15 +203,15 @@ func (f *Folder) runUntilTimeout(ctx context.Context, o TestOptions, names []str
 	for file, m := range f.Modules {
 		copies[file] = m.Copy()
 	}
-	exactly := make([]string, len(names))
-	for i, name := range names {
+	exactly := make([]string, len(r.names))
+	for i, name := range r.names {
 		exactly[i] = regexp.QuoteMeta(name)
 	}
 	limit := cmp.Or(o.Timeout, 30*time.Second)
 	runner := tester.NewRunner().SetStore(store).SetCompiler(ast.NewCompiler().WithCapabilities(policy.Capabilities()).WithEnablePrintStatements(true)).
-		SetModules(copies).CapturePrintOutput(true).SetParallel(1).SetTimeout(time.Hour).EnableTracing(trace).Filter("^(" + strings.Join(exactly, "|") + ")$")
-	if coverage != nil {
-		runner = runner.SetCoverageQueryTracer(coverage)
+		SetModules(copies).CapturePrintOutput(true).SetParallel(1).SetTimeout(time.Hour).EnableTracing(r.trace).Filter("^(" + strings.Join(exactly, "|") + ")$")
+	if r.coverage != nil {
+		runner = runner.SetCoverageQueryTracer(r.coverage)
 	}
 	running, cut := context.WithCancel(ctx)
 	defer cut()
