@@ -46,7 +46,7 @@ func (p *plant) enriched(gateway, subject string) (int, http.Header) {
 	return resp.StatusCode, resp.Header
 }
 
-// The program of the release before serves on the schema of this commit, beside one of this commit: it starts, decides,
+// The program of the release before serves on the schema of this commit, next to one of this commit: it starts, decides,
 // changes, announces and activates, and each sees what the other has changed. ".ci/upgrade" builds it.
 func TestTheReleaseBeforeRunsOnThisSchema(t *testing.T) {
 	t.Parallel()

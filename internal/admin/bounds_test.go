@@ -50,9 +50,9 @@ func (c cache) valid(rec *directory.Dependencies) bool {
 	return c.Validity(rec, c.Now()) == directory.Valid
 }
 
-// hears feeds the cache by the notifications of the database, and returns what waits until
+// listen feeds the cache from the change notifications of the database, and returns a function that waits until
 // those of all changes so far have arrived.
-func (c cache) hears() (settle func()) {
+func (c cache) listen() (settle func()) {
 	c.o.Helper()
 	f := feed.New(feed.Config{Source: c.o.db, Store: c.Store, Log: slog.New(slog.DiscardHandler)})
 	running, stop := context.WithCancel(ctx)
@@ -97,7 +97,7 @@ func TestNoActionOfOneTenantInvalidatesAnothersFacts(t *testing.T) {
 	o.sql(`INSERT INTO memberships (user_id, tenant) SELECT u.id, t.id FROM tenants t JOIN users u ON u.subject = 'of-' || t.id`)
 	o.sql(`INSERT INTO clients (issuer, client_id, tenant) SELECT $1, 'of-' || id, id FROM tenants`, pgtest.Issuer)
 	here, there := o.cache(), o.cache()
-	settle := there.hears()
+	settle := there.listen()
 	s := admin.New(admin.Config{DB: o.db, Issuers: pgtest.Issuers, Issuer: pgtest.Issuer, Log: slog.New(slog.DiscardHandler), Invalidate: here.Invalidate})
 	do := func(f func(context.Context, *admin.Work) error) func() {
 		return func() {
@@ -190,9 +190,9 @@ func TestNoActionOfOneTenantInvalidatesAnothersFacts(t *testing.T) {
 	}
 }
 
-// What a change makes untrue is dropped where it was made before it is answered, though the
-// feed hears nothing, and nothing else is: also where the answer to the commit is lost, and where
-// a load is under way that has read what was before.
+// A change invalidates exactly the keys that depend on it, on the replica that handles it and before it returns, though the
+// feed receives nothing: also where the response to the commit is lost, and where a load is under way that has read the
+// state before.
 func TestAChangeInvalidatesExactlyItsKeysBeforeItReturns(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
@@ -318,7 +318,7 @@ func TestBundlesOfSupersededPoliciesAreDeleted(t *testing.T) {
 	for i := range 10 {
 		_, _, err := o.db.PolicyBundle(ctx, digest(i))
 		want := "policy_bundle_deleted"
-		if i == 2 || i == 3 || i == 4 || i >= 7 { // the shadow, the one before, the one in force, the newest
+		if i == 2 || i == 3 || i == 4 || i >= 7 { // the shadow, the one before, the active one, the newest
 			want = ""
 		}
 		if got := iam.CodeOf(err); got != want {

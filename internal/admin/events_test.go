@@ -241,7 +241,7 @@ func TestEveryChangeIsAnEventAndInTheAudit(t *testing.T) {
 			return err
 		}, "", 0},
 		{"a policy comes into force", "", func(ctx context.Context, w *admin.Work) error { return w.TakePolicy(ctx, revision("a").Digest) }, "PolicyActivated.v1", 1},
-		{"it is in force", "", func(ctx context.Context, w *admin.Work) error {
+		{"it is active", "", func(ctx context.Context, w *admin.Work) error {
 			_, err := w.ActivatePolicy(ctx, revision("a").Digest, admin.Activation{})
 			return err
 		}, "", 0},

@@ -55,7 +55,7 @@ type Batch struct {
 	Invalid  []iam.FieldError // the errors of rows that are Invalid
 }
 
-// Existing says what a row does for a user who is a member already.
+// Existing is what a row does for a user who is a member already.
 type Existing int
 
 // The values of Existing.

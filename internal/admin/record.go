@@ -125,7 +125,7 @@ func auditOfMapping(m iam.Mapping) mappingDoc {
 	return mappingDoc{m.Issuer, m.Claim, m.Value, sorted(m.Roles)}
 }
 
-// same reports whether two documents say the same.
+// same reports whether two documents are equal.
 func sameJSON(a, b any) bool {
 	x, err1 := json.Marshal(a)
 	y, err2 := json.Marshal(b)

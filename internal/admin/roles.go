@@ -199,7 +199,7 @@ func restorePositions(err error, places []int) error {
 	return &moved
 }
 
-// HeldRole says how to delete a role that members, mappings, clients or other roles hold.
+// HeldRole is how to delete a role that members, mappings, clients or other roles hold.
 type HeldRole int
 
 // The values of HeldRole.

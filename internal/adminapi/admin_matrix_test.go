@@ -120,8 +120,8 @@ func TestTheMatrixOfRolesAndActions(t *testing.T) {
 	w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "globex", Name: "helper"}))
 	mapping := iam.Mapping{Issuer: w.RAuth.Issuer, Claim: "groups", Value: "auditors"}.ID()
 
-	kept, seen := w.kept(), map[string]string{"": w.decided(), "own": w.decidedOf("alice", "acme"), "foreign": w.decidedOf("bob", "globex")}
-	foreseen, _ := w.want(202, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": kept}).field("id").(string)
+	stored, seen := w.stored(), map[string]string{"": w.decided(), "own": w.decidedOf("alice", "acme"), "foreign": w.decidedOf("bob", "globex")}
+	foreseen, _ := w.want(202, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": stored}).field("id").(string)
 	made := map[string]string{"acme": w.client("acme", nil), "globex": w.client("globex", nil)}
 
 	// What is sent is well-formed, and would change nothing if it were allowed: it names a
@@ -138,7 +138,7 @@ func TestTheMatrixOfRolesAndActions(t *testing.T) {
 		"client:update": map[string]any{"client_name": "x", "redirect_uris": []string{"no URI"}}, "client:set-status": map[string]any{"status": "active"},
 		"client:revoke": map[string]any{"before": "2001-01-01T00:00:00Z"}, "client:rotate": map[string]any{"overlap": "1s"},
 		"policy:upload": "no bundle", "policy:activate": map[string]any{"preview": "00000000-0000-0000-0000-000000000000"},
-		"policy:shadow": map[string]any{"share": 0}, "policy:explain": map[string]any{"subject": "target"}, "policy:preview": map[string]any{"revision": kept},
+		"policy:shadow": map[string]any{"share": 0}, "policy:explain": map[string]any{"subject": "target"}, "policy:preview": map[string]any{"revision": stored},
 		"user:revoke": map[string]any{"before": "2001-01-01T00:00:00Z"}, "service:sync": map[string]any{"service": "sample", "roles": []any{map[string]any{"name": "x", "inherits": []string{"none"}}}},
 	}
 	cells, rows := 0, 0
@@ -172,7 +172,7 @@ func TestTheMatrixOfRolesAndActions(t *testing.T) {
 					path = strings.ReplaceAll(path, "/roles/helper", "/roles/viewer")
 				}
 				path = strings.ReplaceAll(path, "{id}", made[tenant])
-				path = strings.NewReplacer("{revision}", kept, "{decision}", seen[where], "{preview}", foreseen).Replace(path)
+				path = strings.NewReplacer("{revision}", stored, "{decision}", seen[where], "{preview}", foreseen).Replace(path)
 				if action == "effective:read" || (action == "audit:read" || action == "client:list" || action == "policy:explain" || strings.HasPrefix(action, "decision:")) && where != "" {
 					path += "?tenant=" + tenant
 				}

@@ -141,7 +141,7 @@ func TestAChangeIsTrueInTheNextEnrichment(t *testing.T) {
 	}
 }
 
-// And on another replica within a second, without anybody waiting for it.
+// And on another replica within a second, while no caller waits for it.
 func TestAChangeIsTrueOnAnotherReplicaWithinASecond(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})

@@ -121,7 +121,7 @@ func TestAChangeOfAMissingClientMakesItAgain(t *testing.T) {
 	w.announced(id, "ClientCreated", "ClientUpdated")
 }
 
-// While a change is only tried, events say what was; what is granted beside it outlasts
+// While a change is only tried, events say what was; what is granted meanwhile outlasts
 // its refusal.
 func TestEventsSayNothingOfWhatIsOnlyTried(t *testing.T) {
 	t.Parallel()
@@ -134,7 +134,7 @@ func TestEventsSayNothingOfWhatIsOnlyTried(t *testing.T) {
 	w.want(202, "root", "PUT", path, tried, "If-Match: *", "Prefer: respond-async")
 	w.want(200, "root", "PATCH", path, map[string]any{"status": "blocked"})
 	tried["roles"] = []string{"viewer", "editor"}
-	w.want(202, "root", "PUT", path, tried, "If-Match: *") // roles alone, beside what is pending
+	w.want(202, "root", "PUT", path, tried, "If-Match: *") // roles alone, while another change is pending
 	published := func() (last string) {
 		w.OK(w.sql().QueryRow(ctx, `SELECT data::text FROM outbox WHERE object = $1 ORDER BY seq DESC LIMIT 1`, id).Scan(&last))
 		return last
@@ -225,7 +225,7 @@ func TestARepairReportsItsOutcome(t *testing.T) {
 	}
 }
 
-// A client that is there is not forgotten, whatever the provider says of a change of it.
+// A client that the provider has is not abandoned, whatever it responds to a change of it.
 func TestAClientThatTheProviderHasIsNotAbandoned(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
@@ -320,7 +320,7 @@ func TestACallerThatDisconnectsStopsNoOperation(t *testing.T) {
 	h.create = func(ctx context.Context, r iam.Registration) (iam.Secret, error) {
 		close(begun)
 		<-gone
-		time.Sleep(50 * time.Millisecond) // the server hears of it
+		time.Sleep(50 * time.Millisecond) // the server receives it
 		return h.Provider.Create(ctx, r)
 	}
 	short, cancel := context.WithCancel(ctx)

@@ -168,12 +168,12 @@ func TestATemporaryHolderGrantsForNoLonger(t *testing.T) {
 	bearer := w.member("acme", "bearer", "plain")
 	later, sooner := end.Add(time.Minute), end.Add(-time.Minute)
 	for name, r := range map[string]reply{
-		"for themself, for ever":   w.call("temp", "PUT", "/v1/tenants/acme/members/"+id, map[string]any{"roles": []string{iam.RoleTenantAdmin, "viewer"}}, "If-Match: *"),
-		"for themself, longer":     w.call("temp", "PUT", "/v1/tenants/acme/members/"+id, map[string]any{"roles": []string{iam.RoleTenantAdmin}, "expires_at": later}, "If-Match: *"),
-		"for another, for ever":    w.call("temp", "POST", "/v1/tenants/acme/members", map[string]any{"subject": "heir", "roles": []string{iam.RoleTenantAdmin}}),
-		"a role, for who is there": w.call("temp", "PUT", "/v1/tenants/acme/members/"+w.user("frank"), map[string]any{"roles": []string{"viewer"}}, "If-Match: *"),
-		"into a role that is held": w.call("temp", "PUT", "/v1/tenants/acme/roles/plain", map[string]any{"inherits": []string{iam.RoleTenantAdmin}}, "If-Match: *"),
-		"by a mapping":             w.call("temp", "POST", "/v1/tenants/acme/mappings", map[string]any{"claim": "groups", "value": "x", "roles": []string{"viewer"}}),
+		"for themself, without an end": w.call("temp", "PUT", "/v1/tenants/acme/members/"+id, map[string]any{"roles": []string{iam.RoleTenantAdmin, "viewer"}}, "If-Match: *"),
+		"for themself, longer":         w.call("temp", "PUT", "/v1/tenants/acme/members/"+id, map[string]any{"roles": []string{iam.RoleTenantAdmin}, "expires_at": later}, "If-Match: *"),
+		"for another, without an end":  w.call("temp", "POST", "/v1/tenants/acme/members", map[string]any{"subject": "heir", "roles": []string{iam.RoleTenantAdmin}}),
+		"a role, for who is there":     w.call("temp", "PUT", "/v1/tenants/acme/members/"+w.user("frank"), map[string]any{"roles": []string{"viewer"}}, "If-Match: *"),
+		"into a role that is held":     w.call("temp", "PUT", "/v1/tenants/acme/roles/plain", map[string]any{"inherits": []string{iam.RoleTenantAdmin}}, "If-Match: *"),
+		"by a mapping":                 w.call("temp", "POST", "/v1/tenants/acme/mappings", map[string]any{"claim": "groups", "value": "x", "roles": []string{"viewer"}}),
 	} {
 		if r.status != 403 || r.field("code") != "more_than_held" {
 			t.Errorf("%s: got %s", name, r)

@@ -39,10 +39,10 @@ func (w *adminWorld) named(name string) []byte {
 	})
 }
 
-// kept is the short name of a revision that is kept, and was in force twice.
-func (w *adminWorld) kept() string {
+// stored is the short name of a revision that is stored, and was active twice.
+func (w *adminWorld) stored() string {
 	w.Helper()
-	packed := w.named("kept")
+	packed := w.named("stored")
 	r, err := w.policies.Receive(ctx, "test", packed)
 	w.OK(err)
 	w.OK(w.service.Do(ctx, admin.Caller{Operator: "test", Via: "command"}, admin.Task{Action: "policy:take", Writes: true}, func(ctx context.Context, wk *admin.Work) error {
@@ -82,7 +82,7 @@ func TestAPolicyIsSentActivatedAndRolledBack(t *testing.T) {
 	}
 	second := w.upload(201, "paula", w.named("second"))
 	if now := w.Engine.Revision().ID; now != embedded {
-		t.Errorf("%s is in force: an upload puts nothing in force", now)
+		t.Errorf("%s is active: an upload activates nothing", now)
 	}
 
 	// Only policy administrators activate; platform administrators roll back.
@@ -90,7 +90,7 @@ func TestAPolicyIsSentActivatedAndRolledBack(t *testing.T) {
 	w.want(409, "paula", "POST", "/v1/policy/revisions/"+first+":rollback", nil)
 	w.want(200, "paula", "POST", "/v1/policy/revisions/"+first+":activate", map[string]any{"reason": "ticket 7"})
 	if now := w.Engine.Revision().ID; now != first {
-		t.Errorf("%s is in force, want %s", now, first)
+		t.Errorf("%s is active, want %s", now, first)
 	}
 	w.want(200, "paula", "POST", "/v1/policy/revisions/"+second+":activate", nil)
 	r = w.want(409, "paula", "POST", "/v1/policy/revisions/"+first+":activate", nil)
@@ -99,12 +99,12 @@ func TestAPolicyIsSentActivatedAndRolledBack(t *testing.T) {
 	}
 	w.want(200, "root", "POST", "/v1/policy/revisions/"+first+":rollback", map[string]any{"reason": "it locks people out"})
 	if now := w.Engine.Revision().ID; now != first {
-		t.Errorf("%s is in force, want %s", now, first)
+		t.Errorf("%s is active, want %s", now, first)
 	}
 	w.want(404, "paula", "POST", "/v1/policy/revisions/000000000000:activate", nil)
 	w.want(404, "paula", "GET", "/v1/policy/revisions/nonsense", nil)
 
-	// Who did what is kept.
+	// Each activation is audited with its caller.
 	var kinds []string
 	for _, x := range w.want(200, "audrey", "GET", "/v1/policy/activations", nil).items() {
 		kinds = append(kinds, x["kind"].(string)+" "+x["revision"].(string))

@@ -94,7 +94,7 @@ func TestAPreviewNamesTheUsersThatLoseARole(t *testing.T) {
 		t.Errorf("vera gets %d", status)
 	}
 	if r := w.want(200, "paula", "GET", "/v1/policy", nil); r.field("last_activation", "preview") != id {
-		t.Errorf("the preview is not kept: %s", r)
+		t.Errorf("the preview is not stored: %s", r)
 	}
 	begin := func(body map[string]any) (r reply) {
 		await.True(w, "the log or the store has it", func() bool { // the one before has said that it is done, and has not left yet
@@ -108,7 +108,7 @@ func TestAPreviewNamesTheUsersThatLoseARole(t *testing.T) {
 	await.True(w, "the log or the store has it", func() bool {
 		return w.want(200, "paula", "GET", "/v1/policy/previews/"+of, nil).text("state") == "done"
 	})
-	w.want(422, "paula", "POST", "/v1/policy/revisions/"+next+":activate", map[string]any{"preview": of}) // it says nothing of what is in force
+	w.want(422, "paula", "POST", "/v1/policy/revisions/"+next+":activate", map[string]any{"preview": of}) // it does not compare with the active revision
 	w.want(422, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": candidate, "replay": "soon"})
 	w.want(422, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": candidate, "questions": []any{map[string]any{"title": "q", "token": map[string]any{"sub": "root"}}}})
 	if r := begin(map[string]any{"revision": "000000000000"}); r.status != 404 {
@@ -140,8 +140,8 @@ func TestAPreviewNamesTheUsersThatLoseARole(t *testing.T) {
 	}
 }
 
-// A shadow is asked beside what is in force. Callers notice nothing, and differences are
-// counted and kept.
+// A shadow is evaluated in the background. Callers notice nothing, and differences are
+// counted and stored.
 func TestAShadowRunsInTheBackground(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})
@@ -198,10 +198,10 @@ func TestTheActivePolicyIsNeverAShadow(t *testing.T) {
 	if r := w.want(409, "paula", "POST", "/v1/policy/revisions/"+candidate+":shadow", map[string]any{"share": 1}); r.field("code") != "policy_in_force" {
 		t.Errorf("got %s", r)
 	}
-	w.want(200, "paula", "POST", "/v1/policy/revisions/"+candidate+":shadow", map[string]any{"share": 0}) // also to end one that has come into force
+	w.want(200, "paula", "POST", "/v1/policy/revisions/"+candidate+":shadow", map[string]any{"share": 0}) // also to end one that is active since
 }
 
-// pieces of policies: each changes what some are answered.
+// pieces of policies: each changes the decisions of some.
 var pieces = []string{
 	`denials contains {"code": "no_editors", "title": "t"} if "editor" in roles`,
 	`denials contains {"code": "no_viewers", "title": "t"} if "viewer" in roles`,

@@ -132,7 +132,7 @@ type explanation struct {
 	TokenRefused string `json:"token_refused,omitempty"`
 }
 
-// rejected says why a gateway's token with these claims would be rejected, its signature apart.
+// rejected returns why a gateway's token with these claims would be rejected, its signature apart.
 func (a *evaluator) rejected(claims map[string]any, now time.Time) string {
 	if err := a.issuerOf(claims).CheckClaims(claims, now); err != nil {
 		return err.Error()

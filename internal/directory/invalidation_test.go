@@ -19,9 +19,9 @@ import (
 	"iam-service/internal/iam"
 )
 
-// While the database is away, what is known is true until MAX_STALENESS after the
-// last proof; then nothing is answered, cached or not, until the next.
-func TestFactsAreTrustedForABoundedTimeAfterTheLastProof(t *testing.T) {
+// While the database is unavailable, cached facts are valid until MAX_STALENESS after freshness was last confirmed;
+// then nothing is served, cached or not, until it is confirmed again.
+func TestFactsAreServedForABoundedTimeAfterFreshnessWasConfirmed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLoader()
@@ -50,7 +50,7 @@ func TestFactsAreTrustedForABoundedTimeAfterTheLastProof(t *testing.T) {
 				t.Fatalf("what was never read, after %s: %v", at, err)
 			}
 			if got := s.Validity(&rec, s.Now()); got != directory.Valid {
-				t.Fatalf("what an answer rests on, after %s: %d", at, got)
+				t.Fatalf("the dependencies of a decision, after %s: %d", at, got)
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
@@ -62,16 +62,16 @@ func TestFactsAreTrustedForABoundedTimeAfterTheLastProof(t *testing.T) {
 			}
 		}
 		if got := s.Validity(&rec, s.Now()); got != directory.Stale {
-			t.Errorf("what an answer rests on, after MAX_STALENESS: %d", got)
+			t.Errorf("the dependencies of a decision, after MAX_STALENESS: %d", got)
 		}
-		s.MarkFresh(s.Now() - 11*time.Second) // late news are no news
+		s.MarkFresh(s.Now() - 11*time.Second) // a late heartbeat confirms nothing
 		if _, err := read(s, alice); code(err) != "facts_stale" {
-			t.Errorf("after a beat that was under way for too long: %v", err)
+			t.Errorf("after a heartbeat that was under way for too long: %v", err)
 		}
 		s.MarkFresh(s.Now())
 		for _, path := range []string{alice, tenant} {
 			if _, err := read(s, path); err != nil {
-				t.Errorf("after a proof, %s: %v", path, err)
+				t.Errorf("after freshness was confirmed, %s: %v", path, err)
 			}
 		}
 	})
@@ -85,8 +85,8 @@ func TestNothingIsServedBeforeFreshnessIsConfirmed(t *testing.T) {
 	}
 }
 
-// What a change makes untrue is exactly what rests on it.
-func TestAChangeDropsWhatRestsOnIt(t *testing.T) {
+// A change invalidates exactly what depends on it.
+func TestAChangeInvalidatesWhatDependsOnIt(t *testing.T) {
 	t.Parallel()
 	const user, other, absent = "directory|users|https://rauth.test|alice", "directory|users|https://rauth.test|bob", "directory|users|https://rauth.test|nobody"
 	const acme, globex, client = "directory|tenants|acme", "directory|tenants|globex", "directory|clients|https://rauth.test|c1"
@@ -131,9 +131,9 @@ func TestAChangeDropsWhatRestsOnIt(t *testing.T) {
 					t.Fatal(err)
 				}
 				rec := recs[path]
-				gone, untrue := l.loads.Load() != before, s.Validity(&rec, s.Now()) != directory.Valid
-				if want := slices.Contains(c.gone, path); gone != want || untrue != want {
-					t.Errorf("%s: loaded again is %v, untrue is %v, want %v", path, gone, untrue, want)
+				gone, invalid := l.loads.Load() != before, s.Validity(&rec, s.Now()) != directory.Valid
+				if want := slices.Contains(c.gone, path); gone != want || invalid != want {
+					t.Errorf("%s: loaded again is %v, invalid is %v, want %v", path, gone, invalid, want)
 				}
 			}
 		})
@@ -241,12 +241,12 @@ func (l *slowReader) User(_ context.Context, issuer, subject string) (iam.UserFa
 	return u, true, nil
 }
 
-func TestAnOldProofMakesNothingOlder(t *testing.T) {
+func TestALateHeartbeatDoesNotAgeFacts(t *testing.T) {
 	t.Parallel()
 	s := newStore(newLoader(), directory.Config{})
 	s.MarkFresh(s.Now() - time.Minute)
 	if age, once := s.Age(); !once || age > 10*time.Second {
-		t.Errorf("after a proof of now and one of a minute ago the age is %s", age)
+		t.Errorf("after a heartbeat of now and one of a minute ago the age is %s", age)
 	}
 }
 

@@ -37,7 +37,7 @@ func TestWaitingEndsWithTheBudget(t *testing.T) {
 	})
 }
 
-// One valid token with made-up ids neither evicts what is good nor asks for ever.
+// One valid token with forged ids neither evicts good entries nor queries without a bound.
 func TestMissesAreNoWeapon(t *testing.T) {
 	t.Parallel()
 	l := newLoader()
@@ -72,7 +72,7 @@ func TestMissesAreNoWeapon(t *testing.T) {
 		t.Error("what was good had been evicted")
 	}
 	if got := s.Stats(); got.Absent.Entries > 2 {
-		t.Errorf("%d absent keys are kept, of 20 entries in all", got.Absent)
+		t.Errorf("%d absent keys are cached, of 20 entries in all", got.Absent)
 	}
 }
 

@@ -74,7 +74,7 @@ func (r *View) Pin(p Prepared) {
 // Waited is how long this reading waited for loads so far.
 func (r *View) Waited() time.Duration { return r.waited }
 
-// EnumerationError says that a policy walks over a collection of the directory. Its path ends
+// EnumerationError reports that a policy walks over a collection of the directory. Its path ends
 // with the kind: further steps can be claims of a token.
 type EnumerationError struct{ Path string }
 

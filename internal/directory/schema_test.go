@@ -16,7 +16,7 @@ import (
 )
 
 // The schema by which policies are checked says what the documents have: no less, or a good
-// policy would be refused, and no more, or a denial could rest on what never comes.
+// policy would be refused, and no more, or a denial could depend on what never comes.
 func TestTheSchemaOfTheDirectoryIsThatOfItsDocuments(t *testing.T) {
 	t.Parallel()
 	text, err := policies.FS.ReadFile("schemas/directory.json")

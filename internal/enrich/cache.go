@@ -78,7 +78,7 @@ func (c *decisionCache) get(key [sha256.Size]byte, r *policy.Revision, t *token.
 	return k
 }
 
-// invalid says why the entry is not valid; causes if it is.
+// invalid returns why the entry is not valid; causes if it is.
 func (e *entry) invalid(r *policy.Revision, t *token.Token, facts *directory.Store, now time.Duration) cause {
 	switch {
 	case e.revision != r.Number():

@@ -53,7 +53,7 @@ func TestAPolicySetsTheTTLOfItsDecisions(t *testing.T) {
 			first, began := ask(), w.at
 			for _, after := range []time.Duration{0, 249, 250, 399, 400, 999, 1000, 59_999, 60_000, 3_600_000} {
 				w.at = began + after*time.Millisecond
-				x.prove(w)
+				x.confirm(w)
 				if got, want := ask() == first, w.at-began < c.ttl; got != want {
 					t.Errorf("after %s: cached is %v", w.at-began, got)
 				}
@@ -105,12 +105,12 @@ func TestACachedDecisionEndsWithAMembership(t *testing.T) {
 		t.Fatalf("%+v", first)
 	}
 	w.at += 2*time.Second - 1
-	x.prove(w)
+	x.confirm(w)
 	if again := ask(); again.DecisionID != first.DecisionID {
 		t.Error("it was evaluated again before the membership ended")
 	}
 	w.at++
-	x.prove(w)
+	x.confirm(w)
 	if a := ask(); a.Allowed {
 		t.Errorf("the membership has ended: %+v", a)
 	}
@@ -154,7 +154,7 @@ func TestACacheEntryLivesUntilItsEarliestExpiry(t *testing.T) {
 			}
 			w.history = []*state{s}
 			x.store.InvalidateAll()
-			x.prove(w)
+			x.confirm(w)
 			w.at += c.fresh
 			for _, try := range []string{"evaluated", "cached"} {
 				a, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[0], TenantHint: "acme"})
@@ -188,7 +188,7 @@ func TestAFactThatChangesMeanwhileIsReadAgain(t *testing.T) {
 	}
 }
 
-// Superseded revisions are not kept in memory by what depended on them.
+// Superseded revisions are not held in memory by entries that depended on them.
 func TestEntriesOfASupersededPolicyAreEvicted(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -216,7 +216,7 @@ func TestEntriesOfASupersededPolicyAreEvicted(t *testing.T) {
 	runtime.KeepAlive(x)
 }
 
-// Hints that anybody can make up have a capacity of their own.
+// Hints that any client can forge have a capacity of their own.
 func TestForgedTenantHintsEvictNoOtherEntry(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
@@ -289,7 +289,7 @@ func TestAskingAnotherRevisionLeavesTheTokenAlone(t *testing.T) {
 	w.template = f.template("memo", bundle(`"allow": true, "headers": {"X-User-ID": input.token.sub}`))
 	x := w.replicas[0]
 	x.service.cfg.Engine = w.engine
-	x.prove(w)
+	x.confirm(w)
 	_, err := x.service.Enrich(t.Context(), Request{Token: f.tokens[3]})
 	f.ok(err)
 	tok, err := x.service.cfg.Verifier.Verify(t.Context(), f.tokens[3], "", time.Now().Add(time.Minute))

@@ -68,10 +68,10 @@ func setFields(in *policy.Input, r *policy.Revision, req *RequestFacts) {
 	}
 }
 
-// AmbiguousPath says what is wrong with a path.
+// AmbiguousPath returns why a path is ambiguous.
 const AmbiguousPath = "the path can be read in two ways"
 
-// fault says why the revision cannot decide about the request, whatever its caller: it reads a fact
+// fault returns why the revision cannot decide about the request, whatever its caller: it reads a fact
 // that no trusted source reports, or a path that two programs could read differently. An undefined
 // fact would silence each denial that reads it. nil: there is no fault.
 func (e *evaluation) fault() *iam.Error {

@@ -23,7 +23,7 @@ var steps = flag.Int("steps", 2000, "steps of the property test; make nightly ta
 
 const (
 	promise  = time.Second      // how late a change may be received
-	maxStale = 10 * time.Second // by a replica that hears nothing
+	maxStale = 10 * time.Second // on a replica that receives nothing
 	perWalk  = 100              // steps under one policy, from empty caches
 )
 
@@ -45,7 +45,7 @@ func TestACachedDecisionEqualsAnEvaluation(t *testing.T) {
 		}
 	}
 	if hits < int64(*steps)/10 {
-		t.Errorf("only %d answers came from the cache: the test proves little", hits)
+		t.Errorf("only %d decisions came from the cache: too few to test the property", hits)
 	}
 }
 
@@ -101,11 +101,11 @@ type walk struct {
 
 // replica is one instance, with the changes that are on their way to it.
 type replica struct {
-	store   *directory.Store
-	service *Service
-	coming  []change
-	cutAt   time.Duration // when it stopped to hear; 0: it hears
-	proved  time.Duration
+	store     *directory.Store
+	service   *Service
+	coming    []change
+	cutAt     time.Duration // when its listener was disconnected; 0: it is connected
+	confirmed time.Duration
 }
 
 type change struct {
@@ -133,7 +133,7 @@ func (f *fixture) walk(seed uint64, mutant string) *walk {
 			Verifier: verifier, Directory: x.store, Engine: w.engine, Issuers: issuers, Deadline: time.Minute, HeaderMax: 100_000, Log: slog.New(slog.DiscardHandler),
 		})
 		x.service.now = func() time.Time { return w.began.Add(w.at) }
-		x.prove(w)
+		x.confirm(w)
 		w.replicas = append(w.replicas, x)
 	}
 	for range 12 {
@@ -143,8 +143,8 @@ func (f *fixture) walk(seed uint64, mutant string) *walk {
 	return w
 }
 
-func (r *replica) prove(w *walk) {
-	r.proved = w.at
+func (r *replica) confirm(w *walk) {
+	r.confirmed = w.at
 	r.store.MarkFresh(w.at)
 }
 
@@ -285,24 +285,24 @@ func (w *walk) change() {
 	w.history = append(w.history, s)
 }
 
-// hear delivers what has arrived by now.
-func (w *walk) hear() {
+// deliver delivers the notifications that have arrived by now.
+func (w *walk) deliver() {
 	for _, x := range w.replicas {
 		for len(x.coming) > 0 && x.coming[0].at <= w.at {
 			x.store.InvalidateKey(x.coming[0].kind, x.coming[0].key)
 			x.coming = x.coming[1:]
 		}
 		if x.cutAt == 0 {
-			x.prove(w)
+			x.confirm(w)
 		}
 	}
 }
 
-// run takes steps and returns the first answer that is wrong.
+// run takes steps and returns the first wrong decision.
 func (w *walk) run(steps int) error {
 	for range steps {
 		w.at += time.Duration(w.rand.Int64N(int64(pick(w.rand, 5*time.Millisecond, 100*time.Millisecond, 700*time.Millisecond))))
-		w.hear()
+		w.deliver()
 		x := pick(w.rand, w.replicas...)
 		switch w.rand.IntN(20) {
 		case 0, 1, 2, 3:
@@ -311,14 +311,14 @@ func (w *walk) run(steps int) error {
 			switch {
 			case x.cutAt == 0 && w.rand.IntN(2) == 0:
 				x.cutAt, x.coming = w.at, nil
-				w.note("replica %d hears nothing", slices.Index(w.replicas, x))
+				w.note("replica %d is disconnected", slices.Index(w.replicas, x))
 			case x.cutAt != 0:
 				x.cutAt = 0
 				if w.mutant != mutantGap {
 					x.store.InvalidateAll()
 				}
-				x.prove(w)
-				w.note("replica %d hears again", slices.Index(w.replicas, x))
+				x.confirm(w)
+				w.note("replica %d is connected again", slices.Index(w.replicas, x))
 			}
 		default:
 			if err := w.ask(x); err != nil {
@@ -363,7 +363,7 @@ func (w *walk) ask(x *replica) error {
 			w.change()
 			w.at += promise * 95 / 100
 			if w.mutant != mutantLost {
-				w.hear()
+				w.deliver()
 			} else {
 				for _, r := range w.replicas {
 					r.coming = nil
@@ -371,22 +371,22 @@ func (w *walk) ask(x *replica) error {
 			}
 		}
 	}
-	proved := x.proved
+	confirmed := x.confirmed
 	got, err := w.answer(x, q)
 	w.busy = nil
 	w.note("replica %d, token %d, hint %q, %s %s: %v %v %v", slices.Index(w.replicas, x), n, q.TenantHint, q.Facts.Method, q.Facts.Path, got, err, x.service.Stats().Allowed.Hits)
 	w.plant(x, q)
 	if err != nil {
-		if iam.CodeOf(err) == "facts_stale" && w.at-proved >= maxStale {
+		if iam.CodeOf(err) == "facts_stale" && w.at-confirmed >= maxStale {
 			return nil
 		}
 		return fmt.Errorf("an error: %w", err)
 	}
 	since := w.at - promise
 	if x.cutAt != 0 {
-		since = min(since, proved-promise)
-		if w.at-proved >= maxStale+promise && !w.touchesNothing(q) {
-			return fmt.Errorf("answered %v, %s after the last proof", got, w.at-proved)
+		since = min(since, confirmed-promise)
+		if w.at-confirmed >= maxStale+promise && !w.touchesNothing(q) {
+			return fmt.Errorf("answered %v, %s after freshness was last confirmed", got, w.at-confirmed)
 		}
 	}
 	return w.compare(got, q, n, since)

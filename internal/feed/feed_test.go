@@ -55,7 +55,7 @@ func startOn(t *testing.T, b *bus, source feed.Source) *replica {
 	return r
 }
 
-// read returns "kept", "loaded" or the code of the error.
+// read returns "cached", "loaded" or the code of the error.
 func (r *replica) read() string {
 	r.bus.mu.Lock()
 	before := r.bus.loadCount
@@ -69,7 +69,7 @@ func (r *replica) read() string {
 	case r.bus.loadCount != before:
 		return "loaded"
 	}
-	return "kept"
+	return "cached"
 }
 
 func (r *replica) want(what string, state feed.State, read string) {
@@ -94,14 +94,14 @@ func TestAReceivedChangeInvalidatesItsKeys(t *testing.T) {
 		b := &bus{}
 		r := start(t, b)
 		r.want("at first", feed.Fresh, "loaded")
-		r.want("then", feed.Fresh, "kept")
+		r.want("then", feed.Fresh, "cached")
 		b.send(feed.Message{Kind: directory.Tenant, Key: directory.KeyOf(directory.Tenant, "globex", "")})
-		r.want("another's change", feed.Fresh, "kept")
+		r.want("another's change", feed.Fresh, "cached")
 		b.send(feed.Message{Kind: directory.Tenant, Key: directory.KeyOf(directory.Tenant, "acme", "")})
 		r.want("its own change", feed.Fresh, "loaded")
 		b.send(feed.Message{All: true})
 		r.want("a change of everything", feed.Fresh, "loaded")
-		r.want("and then", feed.Fresh, "kept")
+		r.want("and then", feed.Fresh, "cached")
 	})
 }
 
@@ -125,7 +125,7 @@ func TestAClusterBeatsAboutOnceASecond(t *testing.T) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if b.beats < 70 || b.beats > 250 {
-			t.Errorf("20 replicas sent %d beats in 100 s", b.beats)
+			t.Errorf("20 replicas sent %d heartbeats in 100 s", b.beats)
 		}
 	})
 }
@@ -140,14 +140,14 @@ func TestABrokenConnectionResumesInOrder(t *testing.T) {
 		b.set(func() { b.refuse = errors.New("no route to host") })
 		b.cut()
 		time.Sleep(1900 * time.Millisecond)
-		r.want("cut off for 1.9 s", feed.Fresh, "kept")
+		r.want("cut off for 1.9 s", feed.Fresh, "cached")
 		time.Sleep(200 * time.Millisecond)
-		r.want("cut off for 2.1 s", feed.Suspect, "kept")
+		r.want("cut off for 2.1 s", feed.Suspect, "cached")
 		if err := r.feed.Problem(); err == nil || !strings.Contains(err.Error(), "no route to host") {
 			t.Errorf("the problem is %v", err)
 		}
 		time.Sleep(7800 * time.Millisecond)
-		r.want("cut off for 9.9 s", feed.Suspect, "kept")
+		r.want("cut off for 9.9 s", feed.Suspect, "cached")
 		b.set(func() { b.refuse, b.happened = nil, nil })
 		time.Sleep(500 * time.Millisecond)
 		r.want("connected again", feed.Fresh, "loaded")
@@ -177,7 +177,7 @@ func TestAListenerThatDiesInSilenceIsFoundOut(t *testing.T) {
 		}
 		b.set(func() { b.deaf = false })
 		time.Sleep(4 * time.Second)
-		r.want("when it hears again", feed.Fresh, "loaded")
+		r.want("when it receives again", feed.Fresh, "loaded")
 	})
 }
 
@@ -224,7 +224,7 @@ func TestAStaleReplicaIsNotReadyUntilFreshnessWasConfirmedForAWhile(t *testing.T
 	})
 }
 
-// A beat that waited in a buffer proves nothing about now.
+// A heartbeat that waited in a buffer does not confirm that facts are fresh now.
 func TestFreshnessCountsFromTheSending(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := &bus{}
@@ -233,13 +233,13 @@ func TestFreshnessCountsFromTheSending(t *testing.T) {
 		b.set(func() { b.under = 1500 * time.Millisecond })
 		time.Sleep(3500 * time.Millisecond)
 		if age, _ := r.store.Age(); age < 1500*time.Millisecond {
-			t.Errorf("with beats that take 1.5 s the facts are %s old", age)
+			t.Errorf("with heartbeats that take 1.5 s the facts are %s old", age)
 		}
 		b.set(func() { b.under = 12 * time.Second })
 		for range 200 {
 			time.Sleep(100 * time.Millisecond)
 		}
-		r.want("with beats that take 12 s", feed.Stale, "facts_stale")
+		r.want("with heartbeats that take 12 s", feed.Stale, "facts_stale")
 	})
 }
 
@@ -279,7 +279,7 @@ func TestABeatOfAnotherReplicaIsAProof(t *testing.T) {
 		for range 300 {
 			time.Sleep(100 * time.Millisecond)
 			if s := r.feed.State(); s != feed.Fresh {
-				t.Fatalf("another beats and it is %s", s)
+				t.Fatalf("another sends heartbeats and it is %s", s)
 			}
 		}
 		other.stop()
@@ -290,7 +290,7 @@ func TestABeatOfAnotherReplicaIsAProof(t *testing.T) {
 	})
 }
 
-// silent is a bus on which one replica can beat where the others cannot.
+// silent is a bus on which one replica can send heartbeats and the others cannot.
 type silent struct {
 	*bus
 	loud atomic.Bool
@@ -323,14 +323,14 @@ func TestADatabaseWhoseClockJumpsProvesNothingByIt(t *testing.T) {
 					}
 				}
 				// Under way for 0.7 s, and by the old offset an hour young: whatever is
-				// taken for a proof now is no younger than that.
+				// taken as confirmation now is no younger than that.
 				b.set(func() { b.skew += jump; b.under = 700 * time.Millisecond })
 				last := map[*replica]time.Duration{}
 				for range 100 {
 					for _, x := range []*replica{r, other} {
 						age, _ := x.store.Age()
 						if age < last[x] && age < 690*time.Millisecond {
-							t.Fatalf("beats take 0.7 s and the facts are said to be %s old", age)
+							t.Fatalf("heartbeats take 0.7 s and the facts are said to be %s old", age)
 						}
 						last[x] = age
 					}
@@ -382,7 +382,7 @@ type shaky struct {
 
 func (s *shaky) SendHeartbeat(ctx context.Context, nonce string) error {
 	if s.beat.CompareAndSwap(true, false) {
-		panic("a bad beat")
+		panic("a bad heartbeat")
 	}
 	return s.bus.SendHeartbeat(ctx, nonce)
 }
@@ -405,7 +405,7 @@ func (l shakyListener) Next(ctx context.Context) (feed.Message, error) {
 	return m, err
 }
 
-// A panic over one beat or one message is reported; the feed is fresh again, and nothing that changed meanwhile is served.
+// A panic over one heartbeat or one message is reported; the feed is fresh again, and nothing that changed meanwhile is served.
 func TestThePanicOfAGoroutineEndsNothingElse(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		b := &bus{}
@@ -414,7 +414,7 @@ func TestThePanicOfAGoroutineEndsNothingElse(t *testing.T) {
 		r.want("at first", feed.Fresh, "loaded")
 		s.beat.Store(true)
 		time.Sleep(4 * time.Second)
-		r.want("after a beat that panicked", feed.Fresh, "kept")
+		r.want("after a heartbeat that panicked", feed.Fresh, "cached")
 		if n := r.panics.Load(); n != 1 {
 			t.Errorf("%d panics are reported, want 1", n)
 		}

@@ -8,14 +8,14 @@ import (
 	"iam-service/internal/iam"
 )
 
-// sameEvaluation reports whether two questions were answered by one evaluation.
+// sameEvaluation reports whether two requests share one evaluation.
 func sameEvaluation(w *world.World, a, b []string) bool {
 	w.Helper()
 	for {
-		forgot := w.CachesEmptied()
+		emptied := w.CachesEmptied()
 		_, first := w.Evaluation(a...)
 		_, second := w.Evaluation(b...)
-		if same := first != "" && first == second; same || w.CachesEmptied() == forgot {
+		if same := first != "" && first == second; same || w.CachesEmptied() == emptied {
 			return same
 		}
 	}
@@ -47,12 +47,12 @@ func TestRequestsThatThePolicyCannotDistinguishShareACacheEntry(t *testing.T) {
 		"a deny": {alice, "X-Active-Tenant-ID: initech"}, "no token": nil, "a program": {world.Bearer(w.Mint("reporter", map[string]any{"client_id": "reporter"}))},
 	} {
 		if !sameEvaluation(w, lines, lines) {
-			t.Errorf("%s is worked out twice", name)
+			t.Errorf("%s is evaluated twice", name)
 		}
 	}
 }
 
-// What is asked of each token is asked also where the answer is kept.
+// Each token is validated also on a cache hit.
 func TestACachedDecisionIsNotReturnedForAnInvalidToken(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{})
@@ -71,7 +71,7 @@ func TestACachedDecisionIsNotReturnedForAnInvalidToken(t *testing.T) {
 		t.Errorf("a token from after the switch: %d", status)
 	}
 	if status, _ := w.Evaluation(early); status != 401 {
-		t.Errorf("a token from before the switch, with the answer kept for a later one: %d", status)
+		t.Errorf("a token from before the switch, with the decision cached for a later one: %d", status)
 	}
 	for until := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		if status, _ := w.Evaluation(soon); status == 401 {
@@ -83,7 +83,7 @@ func TestACachedDecisionIsNotReturnedForAnInvalidToken(t *testing.T) {
 	}
 }
 
-// Each fact that an answer rests on ends it, and no other does.
+// A change of a fact that a decision depends on invalidates it, and no other change does.
 func TestACachedDecisionEndsWithAFactItDependsOn(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{})
@@ -91,15 +91,15 @@ func TestACachedDecisionEndsWithAFactItDependsOn(t *testing.T) {
 	other := []string{world.Bearer(w.Mint("bob", nil)), "X-Active-Tenant-ID: globex"}
 	change := func(what string, do func() error, ends, stays []string) {
 		t.Helper()
-		forgot := w.CachesEmptied()
+		emptied := w.CachesEmptied()
 		_, before := w.Evaluation(ends...)
-		_, beside := w.Evaluation(stays...)
+		_, other := w.Evaluation(stays...)
 		w.OK(do())
 		if _, after := w.Evaluation(ends...); after == before {
-			t.Errorf("%s: the answer is still used", what)
+			t.Errorf("%s: the cached decision is still used", what)
 		}
-		if _, after := w.Evaluation(stays...); after != beside && w.CachesEmptied() == forgot {
-			t.Errorf("%s: another's answer is worked out again", what)
+		if _, after := w.Evaluation(stays...); after != other && w.CachesEmptied() == emptied {
+			t.Errorf("%s: the decision of another is evaluated again", what)
 		}
 	}
 	user, _, err := w.DB.User(ctx, w.RAuth.Issuer, "alice")

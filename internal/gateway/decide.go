@@ -39,7 +39,7 @@ type outcome struct {
 // caller is who sent a request, for logs.
 type caller struct {
 	peer      netip.Addr
-	trusted   bool   // what it says of the client's request
+	trusted   bool   // what it reports of the client's request
 	requestID string // as it was sent, which may be no valid id
 }
 

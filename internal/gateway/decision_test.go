@@ -357,7 +357,7 @@ func TestAnOutageOfTheDatabaseChangesNoIdentity(t *testing.T) {
 			t.Fatalf("alice past MAX_STALENESS: %d", status)
 		}
 		if time.Now().After(until) {
-			t.Fatal("alice is answered for ever")
+			t.Fatal("alice gets cached decisions without an end")
 		}
 	}
 	again, err := server.Restart(ctx)

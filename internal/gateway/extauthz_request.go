@@ -123,7 +123,7 @@ func (s *Service) requestOfCheck(in *authv3.CheckRequest, got *received, trusted
 	return q, s.complete(&q.Facts, facts.path, got.Header)
 }
 
-// readCheck returns the facts that attributes.request.http says, and fails where a header says something else.
+// readCheck returns the facts of attributes.request.http, and fails where a header contradicts them.
 //
 // The scheme is X-Forwarded-Proto, which Envoy itself sets (use_remote_address) or has checked, as for the profile
 // envoy-http: the attribute is :scheme, which a client chooses over HTTP/2. Where there is no such header it is

@@ -17,7 +17,7 @@ type sent struct {
 	trusted bool   // see callerOf
 }
 
-// reported is what one source says of the client's request. What it does not say is empty.
+// reported is what one source reports of the client's request. What it does not report is empty.
 type reported struct{ method, scheme, host, path string }
 
 // requestOf reads a gateway's request. What is ambiguous or cannot be parsed is an error with code
@@ -81,7 +81,7 @@ func tenantHint(h http.Header) (string, error) {
 }
 
 // read returns the facts of the profile's source. The gateway's own method, host and address are not
-// the client's. What another source says must agree: one of the two may be the client's.
+// the client's. What another source reports must agree: one of the two may be the client's.
 func (p *Profile) read(from *sent) (reported, error) {
 	h := headers{Header: from.Header}
 	if !from.trusted {
@@ -139,7 +139,7 @@ func (h *headers) normal(v, name string, normal func(string) (string, bool)) str
 	return v
 }
 
-// appended is what a gateway says that sends the client's method, and its path below our endpoint.
+// appended is what a gateway reports that sends the client's method, and its path below our endpoint.
 func (h *headers) appended(from *sent) reported {
 	if from.rest == "" {
 		return reported{}

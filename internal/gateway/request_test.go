@@ -70,7 +70,7 @@ func TestAnAmbiguousPathIsRejectedWhereThePolicyReadsThePath(t *testing.T) {
 		}
 	}
 	if status, _, _ := w.Ask("GET /system/enrich-token/admin", alice, "X-Forwarded-Uri: /public"); status != 403 {
-		t.Errorf("a client's own X-Forwarded-Uri beside an appended path: %d", status)
+		t.Errorf("a client's own X-Forwarded-Uri next to an appended path: %d", status)
 	}
 	// Envoy appends the path to ours.
 	for path, want := range map[string]int{"/orders/1": 200, "/a%2f..%2fb": 403, "//x": 403, "/../admin": 403, "/%2e%2e/%2e%2e/v1/tenants/x": 403, "": 403, "?x=1": 403} {
@@ -285,7 +285,7 @@ func TestHostsSchemesAndAddressesComeInOneForm(t *testing.T) {
 	}
 }
 
-// Anybody can make hints up.
+// Any client can forge hints.
 func TestWithoutATokenTheTenantHintIsIgnored(t *testing.T) {
 	t.Parallel()
 	w := world.New(t, world.Settings{Policy: world.Policy{Rego: "package iam.claims\n\ndecision := {\"allow\": false, \"status\": 403, \"reasons\": [{\"code\": input.request.tenant_hint, \"title\": \"\"} | input.request.tenant_hint]}\n"}})

@@ -29,7 +29,7 @@ func TestOnlyAGatewayThatSendsTheSecretGetsADecision(t *testing.T) {
 		"another":                      {lines: []string{alice, "X-Gateway-Secret: " + strings.ToUpper(current)}, want: 403, code: "gateway_not_authenticated"},
 		"the beginning of it":          {lines: []string{alice, "X-Gateway-Secret: " + current[:31]}, want: 403, code: "gateway_not_authenticated"},
 		"both in one":                  {lines: []string{alice, "X-Gateway-Secret: " + old + "," + current}, want: 403, code: "gateway_not_authenticated"},
-		"a guess beside it":            {lines: []string{alice, "X-Gateway-Secret: " + current, "X-Gateway-Secret: guess"}, want: 403, code: "gateway_not_authenticated"},
+		"a guess next to it":           {lines: []string{alice, "X-Gateway-Secret: " + current, "X-Gateway-Secret: guess"}, want: 403, code: "gateway_not_authenticated"},
 		"no secret and a bad token":    {lines: []string{"Authorization: Bearer bad"}, want: 403, code: "gateway_not_authenticated"},
 		"no secret and two hints":      {lines: []string{alice, "X-Active-Tenant-ID: a", "X-Active-Tenant-ID: b"}, want: 403, code: "gateway_not_authenticated"},
 		"the secret and a bad token":   {lines: []string{"Authorization: Bearer bad", "X-Gateway-Secret: " + current}, want: 401},

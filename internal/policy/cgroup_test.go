@@ -64,7 +64,7 @@ func TestAChildTakesHalfOfWhatIsLeft(t *testing.T) {
 	}
 	second, _, err := m.reserve()
 	if err != nil || second != 49<<20 {
-		t.Errorf("beside another one: got %d MB, %v", second>>20, err)
+		t.Errorf("next to another one: got %d MB, %v", second>>20, err)
 	}
 	giveBack()
 	if third, _, err := m.reserve(); err != nil || third <= second {

@@ -199,7 +199,7 @@ func TestTheVerifierOfAFetchedBundleIsReportedTruly(t *testing.T) {
 	}
 }
 
-// What is discovered and refused is reported as if it stood in the configuration itself.
+// What is discovered and rejected is reported as if it were in the configuration itself.
 func TestDiscoveredAndRejectedBundlesAreReported(t *testing.T) {
 	t.Parallel()
 	signer, verify := keyPair(t)

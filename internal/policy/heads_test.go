@@ -41,7 +41,7 @@ func gated(t testing.TB, body string) (*Revision, error) {
 	})
 }
 
-// A header that is a constant beside a rule for the same one was a panic of OPA's.
+// A header that is a constant next to a rule for the same one was a panic of OPA's.
 func TestAConstantHeaderPassesTheGate(t *testing.T) {
 	t.Parallel()
 	r, err := gated(t, heads[0])

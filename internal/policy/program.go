@@ -106,7 +106,7 @@ func (e *Engine) agreesOnCase(ctx context.Context, r *Revision, p *plan.Program,
 	return r.agreesWith(ctx, input, ev, now, result)
 }
 
-// verified says whether this evaluation is compared with topdown's.
+// verified reports whether this evaluation is compared with topdown's.
 func (e *Engine) verified() bool {
 	share := e.cfg.VerifyShare
 	return share >= 1 || share > 0 && rand.Float64() < share //nolint:gosec // a sample

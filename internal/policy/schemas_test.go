@@ -115,7 +115,7 @@ func TestABundleOfAnotherToolIsHeldToTheShippedSchema(t *testing.T) {
 	}
 }
 
-// An author hears of it before anybody else does.
+// The author gets the finding before it is deployed.
 func TestTheToolsOfAnAuthorValidateConfiguration(t *testing.T) {
 	t.Parallel()
 	f := files{"iam/config/data.json": `{"headers": ["X-User-ID"], "allow_without_tenant": "false"}`}

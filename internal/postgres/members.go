@@ -303,7 +303,7 @@ func (tx *Tx) KnownIn(ctx context.Context, tenant string, ids []Identity) (k Kno
 	return k, err
 }
 
-// Administration says whether a tenant has administrators, and whether their memberships expire.
+// Administration reports whether a tenant has administrators, and whether their memberships expire.
 type Administration int
 
 // Ordered: a change must not lower the value.

@@ -117,7 +117,7 @@ func (s *service) bootstrap(start context.Context) error {
 	case err != nil:
 		return fmt.Errorf("BOOTSTRAP_ADMIN cannot be made an administrator: %w", err)
 	case granted.Changed:
-		s.log.WarnContext(start, "the first platform administrator was made, as BOOTSTRAP_ADMIN says", slog.String("user", granted.User))
+		s.log.WarnContext(start, "first platform administrator created from BOOTSTRAP_ADMIN", slog.String("user", granted.User))
 	case granted.User == "":
 		s.log.WarnContext(start, "BOOTSTRAP_ADMIN is ignored: there is another platform administrator already; unset it, or use iam-service grant-admin")
 	}

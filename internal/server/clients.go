@@ -49,7 +49,7 @@ func (s *service) openClients(start context.Context) error {
 	return nil
 }
 
-// NewProvider returns the adapter of R-Auth's admin API: c with what the settings say.
+// NewProvider returns the adapter of R-Auth's admin API: c with the settings.
 func NewProvider(cfg Config, verifier *token.Verifier, c rauth.Config) (*rauth.Client, error) {
 	c.URL = cfg.RAuthAdminURL
 	c.TokenFile = cfg.RAuthAdminTokenFile

@@ -141,7 +141,7 @@ func (cfg *Config) profilesBySecret() (able, unable []string) {
 	return able, unable
 }
 
-// emptyValue is what a header without a value can say: a comma would be a list.
+// emptyValue is what a header without a value can hold: a comma would be a list.
 var emptyValue = regexp.MustCompile(`^[!-+.-~-]{0,16}$`)
 
 func (cfg *Config) checkProvider(fault func(string, ...any)) {
@@ -466,7 +466,7 @@ func (cfg *Config) checkIssuers(fault func(string, ...any)) {
 	}
 }
 
-// badIssuerURL says what is wrong with an issuer; "" if nothing is.
+// badIssuerURL returns what is invalid in an issuer; "" if nothing is.
 func badIssuerURL(s string, insecure bool) string {
 	u, err := url.Parse(s)
 	switch {

@@ -45,7 +45,7 @@ func (s *service) openEngine(context.Context) error {
 	return nil
 }
 
-// engine is what the settings say of the engine.
+// engine is the configuration of the engine.
 func (cfg *Config) engine() policy.Config {
 	return policy.Config{
 		Headers:          cfg.GatewayHeaders,
@@ -139,7 +139,7 @@ func (s *service) loadPolicies() error {
 	return OfferEmbedded(s.work, s.engine)
 }
 
-// follows reports whether the database says which policy is active: a folder, and the embedded policy, are this
+// follows reports whether the database decides which policy is active: a folder, and the embedded policy, are this
 // replica's own. Where nothing is there yet, it does; a folder that comes later is shared, as an unsigned one.
 func (cfg *Config) follows() bool {
 	if cfg.PolicyActivation == "managed" || cfg.opaFetches {

@@ -5,14 +5,14 @@ import (
 	"runtime/debug"
 )
 
-// Build says what program this is.
+// Build identifies the program.
 type Build struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision,omitempty"`
 	Go       string `json:"go"`
 }
 
-// ReadBuild reads what the Go tool has noted, unless version says otherwise.
+// ReadBuild reads what the Go tool has recorded, unless version overrides it.
 func ReadBuild(version string) Build {
 	b := Build{Version: version, Go: runtime.Version()}
 	info, ok := debug.ReadBuildInfo()

@@ -106,7 +106,7 @@ type checkResult struct {
 	Detail string `json:"detail,omitempty"`
 }
 
-// readyz says whether requests should come here, and what is not well.
+// readyz reports whether the replica is ready, and which checks fail.
 func (o *Ops) readyz(w http.ResponseWriter, r *http.Request) {
 	status, state := http.StatusOK, "ready"
 	results := make([]checkResult, 0, len(o.Checks)+1)

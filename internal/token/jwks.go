@@ -69,7 +69,7 @@ func newKeySet(doc discoveryDoc, jwks []byte, at time.Time) (*keySet, error) {
 	return set, nil
 }
 
-// unusableReason says why a key verifies nothing here; "" where it does.
+// unusableReason returns why a key verifies nothing here; "" where it does.
 func unusableReason(k jose.JSONWebKey, alg string, ops *[]string) string {
 	public, _ := k.Key.(*rsa.PublicKey) // nil: of another kind
 	switch {

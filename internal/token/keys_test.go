@@ -167,7 +167,7 @@ func TestAnIssuerWithdrawsItsKeys(t *testing.T) {
 			return resp, err
 		})
 	})
-	await.True(t, "the keys are stored", k.kept)
+	await.True(t, "the keys are stored", k.stored)
 	raw := w.mint("ES256", map[string]any{"sub": "alice"})
 	if _, err := w.verify(raw); err != nil {
 		t.Fatal(err)
@@ -350,7 +350,7 @@ func TestAKeySetKeepsOnlyWhatCanSign(t *testing.T) {
 		}
 	}
 	if set, err := newKeySet(discoveryDoc{}, []byte(`{"keys": [{"kty":"unknown"}, {`+goodPoint+`,"kid":"a"}]}`), time.Now()); err != nil || set.byID["a"].alg != "ES256" {
-		t.Errorf("a good key beside one that is not understood: %v", err)
+		t.Errorf("a good key next to an unknown one: %v", err)
 	}
 }
 

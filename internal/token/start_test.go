@@ -37,7 +37,7 @@ func (k *keeper) LoadKeys(context.Context, string) ([]byte, []byte, time.Time, e
 	return k.discovery, k.jwks, k.at, nil
 }
 
-func (k *keeper) kept() bool {
+func (k *keeper) stored() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return !k.at.IsZero()
@@ -53,7 +53,7 @@ func TestAStartWithoutTheIssuerUsesStoredKeys(t *testing.T) {
 	t.Parallel()
 	k := &keeper{}
 	w := newWorld(t, func(c *Config) { c.KeyStore = k })
-	await.True(t, "the keys are stored", k.kept)
+	await.True(t, "the keys are stored", k.stored)
 	raw := w.mint("ES256", map[string]any{"sub": "alice"})
 	w.rauth.SetGone(true)
 	again := func(k KeyStore) (*Verifier, error) {
@@ -90,7 +90,7 @@ func TestAStartUsesStoredKeysWhereTheIssuerIsSilent(t *testing.T) {
 	t.Parallel()
 	k := &keeper{}
 	w := newWorld(t, func(c *Config) { c.KeyStore = k })
-	await.True(t, "the keys are stored", k.kept)
+	await.True(t, "the keys are stored", k.stored)
 	silent := &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 		<-r.Context().Done()
 		return nil, r.Context().Err()

@@ -83,8 +83,8 @@ func TestOneClientOpensNoBreaker(t *testing.T) {
 	}
 }
 
-// A 404 of a wrong place is not trusted: nothing is deleted there, nothing is missing, and
-// each call counts and logs that the answer is a bad one.
+// A 404 of a misconfigured URL is not trusted: nothing is deleted there, nothing is missing, and
+// each call counts and logs that the response is invalid.
 func TestResponsesOfAMisconfiguredAdminURLAreNotTrusted(t *testing.T) {
 	t.Parallel()
 	for name, wrong := range map[string]http.HandlerFunc{

@@ -107,7 +107,7 @@ func TestARejectionNamesItsField(t *testing.T) {
 	}
 }
 
-// What an answer holds beside its words about a failure is not logged: it could be a
+// Of a response only the error code and description are logged: the rest could be a
 // secret.
 func TestProviderResponsesAreNotLogged(t *testing.T) {
 	t.Parallel()

@@ -71,7 +71,7 @@ type finding struct {
 	detail string
 }
 
-// verdict is what a trial says.
+// verdict is the result of a trial.
 type verdict struct {
 	findings []finding
 	reached  bool     // the backend got the request

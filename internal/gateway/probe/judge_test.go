@@ -61,7 +61,7 @@ func TestEachKindOfFaultIsJudged(t *testing.T) {
 		"another decision id":                     {trial: trial{seen: seen(but("X-Decision-ID", "X-Decision-ID: 3"))}},
 		"the client's value":                      {trial: trial{seen: seen(but("X-User-ID", "x-user-id: FORGED"))}, want: []string{"forged X-User-ID"}},
 		"the client's value within a list":        {trial: trial{seen: seen(but("X-Roles", "X-Roles: a,FORGED"))}, want: []string{"forged X-Roles"}},
-		"the client's value beside the right":     {trial: trial{seen: seen(but("", "X-User-ID: FORGED"))}, want: []string{"forged X-User-ID", "twice X-User-ID"}},
+		"the client's value next to ours":         {trial: trial{seen: seen(but("", "X-User-ID: FORGED"))}, want: []string{"forged X-User-ID", "twice X-User-ID"}},
 		"two lines of the same value":             {trial: trial{seen: seen(but("", "X-User-ID: u1"))}, want: []string{"twice X-User-ID"}},
 		"underscores":                             {trial: trial{seen: seen(but("", "X_USER_ID: FORGED"))}, want: []string{"alias X-User-ID"}},
 		"dots":                                    {trial: trial{seen: seen(but("", "x.user.id: FORGED"))}, want: []string{"alias X-User-ID"}},

@@ -28,7 +28,7 @@ type Report struct {
 	Notes      []string          `json:"notes"` // no faults: what was not tried, and what is worth a look
 }
 
-// ProtocolReport says whether a protocol was tested.
+// ProtocolReport reports whether a protocol was tested.
 type ProtocolReport struct {
 	Name   string `json:"name"`
 	Tested bool   `json:"tested"`

@@ -269,10 +269,10 @@ func (e endpoint) Service() string {
 	return name
 }
 
-// TLS says whether connections are encrypted.
+// TLS reports whether connections are encrypted.
 func (e endpoint) TLS() bool { return e.Scheme == "https" }
 
-// IsAddress says whether the host is an IP address.
+// IsAddress reports whether the host is an IP address.
 func (e endpoint) IsAddress() bool { return net.ParseIP(e.Hostname) != nil }
 
 // Host is what a connection is made to.

@@ -164,7 +164,7 @@ func TestEachFaultOfAPolicyIsFound(t *testing.T) {
 	}
 }
 
-// What never has a value, is never reached or never loaded is found: a denial that rests on it
+// What never has a value, is never reached or never loaded is found: a denial that depends on it
 // would pass every other check, and deny no request.
 func TestWhatCanNeverFireIsFound(t *testing.T) {
 	t.Parallel()
@@ -398,7 +398,7 @@ func TestAllToolsSeeTheSamePolicy(t *testing.T) {
 		t.Errorf("checked was %s, built is %+v, %v", checked.ID, built, err)
 	}
 	if policy.Fingerprint(dir) == "" || authoringFingerprintMoves(t, dir) {
-		t.Error("a save is not seen beside a link that leads nowhere")
+		t.Error("a save is not seen next to a dangling link")
 	}
 }
 
@@ -441,7 +441,7 @@ func TestAFileIsFormattedInPlace(t *testing.T) {
 	}
 }
 
-// House style is Rego, and has tests beside it.
+// House style is Rego, and has tests.
 func TestHouseStyle(t *testing.T) {
 	t.Parallel()
 	modules := map[string]*ast.Module{}

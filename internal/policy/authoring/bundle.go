@@ -253,7 +253,7 @@ func signatureOf(packed []byte) (string, error) {
 		if decoded, err := base64.RawURLEncoding.DecodeString(first); err != nil || json.Unmarshal(decoded, &header) != nil {
 			return "there is one that cannot be read", nil
 		}
-		return fmt.Sprintf("by the key %s, %s; iam-service policy verify says whether it is good", header.Key, header.Algorithm), nil
+		return fmt.Sprintf("by the key %s, %s; check it with iam-service policy verify", header.Key, header.Algorithm), nil
 	}
 }
 

@@ -182,8 +182,8 @@ func gate(ctx context.Context, o CheckOptions, check gateFunc, read func(*policy
 
 type gateFunc func(*policy.Engine, context.Context, *policy.Candidate) (*policy.Revision, error)
 
-// gateFindings makes findings of what the gate says. It knows files by their names in the bundle,
-// and says of data.iam.config only what is wrong with it.
+// gateFindings turns the errors of the gate into findings. The gate knows files by their names in the bundle,
+// and reports of data.iam.config only what is invalid.
 func (f *Folder) gateFindings(err error) (found []Finding) {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, one := range joined.Unwrap() {

@@ -110,7 +110,7 @@ const (
 	byAdmin
 )
 
-// reachedBy says of each rule by which entrypoints it is reached, over all that rules refer to.
+// reachedBy returns for each rule the entrypoints that reach it, over all that rules refer to.
 func reachedBy(compiler *ast.Compiler) map[*ast.Rule]int {
 	by := map[*ast.Rule]int{}
 	for entrypoint, bit := range map[string]int{policy.Entrypoint: byClaims, policy.AdminEntrypoint: byAdmin} {
@@ -289,7 +289,7 @@ func nearest(a, b *ast.Location) *ast.Location {
 	return b
 }
 
-// undefinedReason says why a reference never has a value; "" if it can have one.
+// undefinedReason returns why a reference never has a value; "" if it can have one.
 func (f *Folder) undefinedReason(compiler *ast.Compiler, ref ast.Ref) string {
 	if !ref.HasPrefix(ast.DefaultRootRef) || len(ref) < 2 {
 		return ""

@@ -29,7 +29,7 @@ func TestAPreviewThatIsCancelledStopsAndMakesRoomForAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := j.Take(); iam.CodeOf(err) != "preview_running" {
-		t.Errorf("another one beside it: %v", err)
+		t.Errorf("another one concurrently: %v", err)
 	}
 	j.Start(context.Background(), iam.PolicyPreview{ID: "p", State: "running"}, Config{})
 	over := make(chan struct{})

@@ -50,7 +50,7 @@ func TestAShadowThatIsSetAgainBeginsAnew(t *testing.T) {
 func TestAPanicOfTheShadowCostsOneComparison(t *testing.T) {
 	t.Parallel()
 	candidate := &policy.Revision{ID: "a", Digest: "a"}
-	s := NewShadow(nil, nil, func() (*policy.Revision, float64) { return candidate, 1 }) // without anybody to ask: it panics
+	s := NewShadow(nil, nil, func() (*policy.Revision, float64) { return candidate, 1 }) // without an engine: it panics
 	panics := make(chan error, 2)
 	s.OnPanic = func(err error) { panics <- err }
 	ctx, stop := context.WithCancel(t.Context())

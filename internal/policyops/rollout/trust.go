@@ -7,7 +7,7 @@ import (
 	"iam-service/internal/policy"
 )
 
-// trust says whether a bundle's signature is checked here.
+// trust reports whether a bundle's signature is checked here.
 type trust int
 
 const (

@@ -146,7 +146,7 @@ func (d *doctor) policy(ctx context.Context) {
 	})
 }
 
-// gateways checks what the settings say of gateways together.
+// gateways checks the settings of gateways together.
 func (d *doctor) gateways() {
 	add := func(check string, f finding) {
 		d.add(Result{Check: check, State: f.state, Detail: f.detail, Next: f.next})

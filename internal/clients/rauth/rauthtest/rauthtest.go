@@ -14,7 +14,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// Run tests p against a provider that works. Valid says whether a secret of a client
+// Run tests p against a provider that works. Valid reports whether a secret of a client
 // works at this moment, at the token endpoint for instance.
 func Run(t *testing.T, p clients.Provider, valid func(id string, secret iam.Secret) bool) {
 	t.Helper()
@@ -118,7 +118,7 @@ func Run(t *testing.T, p clients.Provider, valid func(id string, secret iam.Secr
 	t.Run("a rotated secret works next to the old one until that is retired", func(t *testing.T) {
 		r, old := made(t)
 		secret, err := p.Rotate(ctx, r.ClientID)
-		if iam.CodeOf(err) == iam.CodeCannotRotate { // a provider without rotation says so, and leaves the secret alone
+		if iam.CodeOf(err) == iam.CodeCannotRotate { // a provider without rotation reports it, and leaves the secret unchanged
 			if !valid(r.ClientID, old) {
 				t.Error("the secret does not work any more")
 			}
