@@ -75,7 +75,7 @@ var figures = slices.Concat([]figure{
 	{performance, `^\| 1,000,000 users: resident memory, .*\| \| (?P<full>` + number + `) MB, (?P<_1>` + number + `) ms`, "scale", `^ *1000000 +1 +\d+ +\d+ +(?P<full>` + number + `)`, asItIs, memory},
 	{performance, `^\| 1,000,000 users: resident memory, .*\| \| (?P<_1>` + number + `) MB, (?P<ready>` + number + `) ms`, "scale", `^ *1000000 +1 +(?P<ready>` + number + `)`, asItIs, absolute},
 	{performance, `^\| allocations of ours, decision cached \| \| (?P<x_from>` + number + `) to (?P<x_to>` + number + `) \((?P<bytes>` + number + `) bytes`, "bench", `^BenchmarkAllocationsDecisionCached(-\d+)? .*\s(?P<bytes>` + number + `) B/op\s+(?P<x>` + number + `) allocs/op`, asItIs, absolute},
-	{performance, `^\| a role that was taken away, .*\| \| p99 (?P<p99_from>` + number + `) to (?P<p99_to>` + number + `) ms, at most (?P<most_from>` + number + `) to (?P<most_to>` + number + `) ms in two runs; .* up to (?P<_1>` + number + `) ms`, "propagation", `p99 (?P<p99>\S+), at most (?P<most>\S+)`, asItIs, absolute},
+	{performance, `^\| a role that was taken away, .*\| \| p99 (?P<p99_from>` + number + `) to (?P<p99_to>` + number + `) ms, at most (?P<most_from>` + number + `) to (?P<most_to>` + number + `) ms in three runs; .* up to (?P<_1>` + number + `) ms`, "propagation", `p99 (?P<p99>\S+), at most (?P<most>\S+)`, asItIs, absolute},
 	{performance, `^\| a policy that is activated .*\| \| p50 (?P<p50_from>` + number + `) to (?P<p50_to>` + number + `) ms, at most (?P<most_from>` + number + `) to (?P<most_to>` + number + `) ms`, "rollout", `: .*p50 (?P<p50>\S+), at most (?P<most>\S+)`, asItIs, absolute},
 	{performance, `^\| facts not in memory \|`, "", "", 0, 0},
 }, peers(), cpu(), engines(), verifications(), scale())
