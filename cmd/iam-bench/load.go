@@ -36,16 +36,9 @@ func (l *load) stop() {
 
 func (l *load) run(ctx context.Context, stack *devstack.Stack, replicas []*replica, rate int) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 32}}
-	tick := time.NewTicker(time.Second / time.Duration(rate))
-	defer tick.Stop()
 	var inFlight sync.WaitGroup
 	defer inFlight.Wait()
-	for i := 0; ; i++ {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
+	steadily(ctx, rate, func(i int) {
 		inFlight.Go(func() {
 			token, err := userToken(stack, 5000+i%2000)
 			if err == nil {
@@ -56,5 +49,19 @@ func (l *load) run(ctx context.Context, stack *devstack.Stack, replicas []*repli
 				l.failed.Add(1)
 			}
 		})
+	})
+}
+
+// steadily calls do with 0, 1, 2, … at a rate a second, one call after the other, until ctx ends.
+func steadily(ctx context.Context, rate int, do func(i int)) {
+	tick := time.NewTicker(time.Second / time.Duration(rate))
+	defer tick.Stop()
+	for i := 0; ; i++ {
+		select {
+		case <-tick.C:
+			do(i)
+		case <-ctx.Done():
+			return
+		}
 	}
 }

@@ -163,22 +163,15 @@ func (s *soaking) enrichments(ctx context.Context, rate int) {
 		until time.Time
 	}
 	tokens := make([]used, 2000)
-	tick := time.NewTicker(time.Second / time.Duration(rate))
-	defer tick.Stop()
 	var inFlight sync.WaitGroup
 	defer inFlight.Wait()
-	for i := 0; ; i++ {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
+	steadily(ctx, rate, func(i int) {
 		t := &tokens[i%len(tokens)]
 		if now := time.Now(); now.After(t.until) {
 			raw, err := userToken(s.stack, 5000+i%len(tokens))
 			if err != nil {
 				s.count(s.failed, err.Error())
-				continue
+				return
 			}
 			*t = used{raw, now.Add(time.Minute)}
 		}
@@ -200,7 +193,7 @@ func (s *soaking) enrichments(ctx context.Context, rate int) {
 			last := len(s.took[phase]) - 1
 			s.took[phase][last] = append(s.took[phase][last], took)
 		})
-	}
+	})
 }
 
 // call sends one request, and fails unless its status is 2xx.

@@ -115,13 +115,8 @@ func TestTheProductionOverlaysSettingsServe(t *testing.T) {
 	token, err := p.rauth.Mint("ES256", map[string]any{"sub": "alice", "client_id": "web", "aud": settings["RAUTH_AUDIENCES"]})
 	p.ok(err)
 	p.until("the active policy decides, and its revision is in the response", func() bool {
-		req, err := http.NewRequestWithContext(p.ctx, http.MethodGet, "http://"+gateway[0]+"/system/enrich-token", nil)
-		p.ok(err)
-		req.Header.Set("Authorization", "Bearer "+token)
-		resp, err := http.DefaultClient.Do(req)
-		p.ok(err)
-		_ = resp.Body.Close() // status and headers are all there is
-		return resp.StatusCode == http.StatusOK && resp.Header.Get("X-Policy-Revision") == stored[1] && resp.Header.Get("X-User-Roles") == "reader"
+		status, headers := p.enrich(gateway[0], token)
+		return status == http.StatusOK && headers.Get("X-Policy-Revision") == stored[1] && headers.Get("X-User-Roles") == "reader"
 	})
 }
 

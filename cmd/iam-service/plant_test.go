@@ -125,6 +125,18 @@ func (p *plant) pass(where string) (cut bool) {
 	return do != nil && (*do)(where)
 }
 
+// enrich asks the gateway listener at addr who a token's caller is. Status and headers are all there is.
+func (p *plant) enrich(addr, token string) (int, http.Header) {
+	p.Helper()
+	req, err := http.NewRequestWithContext(p.ctx, http.MethodGet, "http://"+addr+"/system/enrich-token", nil)
+	p.ok(err)
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	p.ok(err)
+	_ = resp.Body.Close()
+	return resp.StatusCode, resp.Header
+}
+
 // command is the program, with settings after those that all have.
 func (p *plant) command(settings ...string) *exec.Cmd {
 	cmd := exec.Command(p.program, "serve")

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/directory"
 	"iam-service/internal/feed"
@@ -65,16 +66,14 @@ func (c cache) listen() (settle func()) {
 	return func() {
 		c.o.Helper()
 		began := c.Now()
-		for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		await.True(c.o, "a heartbeat arrives", func() bool {
 			now := c.Now()
 			if age, once := c.Age(); once && now-age >= began {
-				return
-			}
-			if time.Now().After(end) {
-				c.o.Fatal("no heartbeat arrives")
+				return true
 			}
 			c.o.ok(c.o.db.SendHeartbeat(ctx, "settle"))
-		}
+			return false
+		})
 	}
 }
 
@@ -402,10 +401,11 @@ func TestEventsWithoutARelayAreDeleted(t *testing.T) {
 	}
 	relay.Close()
 	deleted := int64(0)
-	for end := time.Now().Add(20 * time.Second); deleted == 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) { // a lock goes with its connection, soon
+	await.True(t, "the lock goes with its connection, and events expire", func() bool {
 		deleted, err = o.db.ExpireEvents(ctx, time.Now().Add(-time.Hour))
 		o.ok(err)
-	}
+		return deleted > 0
+	})
 	if int(deleted) != old || o.rows("outbox") != 1 {
 		t.Errorf("%d deleted, want %d; %d are left", deleted, old, o.rows("outbox"))
 	}
