@@ -41,6 +41,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -59,6 +60,26 @@ type Loader interface {
 	User(ctx context.Context, issuer, subject string) (iam.UserFacts, bool, error)
 	Tenant(ctx context.Context, id string) (iam.TenantFacts, bool, error)
 	Client(ctx context.Context, issuer, clientID string) (iam.ClientFacts, bool, error)
+}
+
+// BatchLoader is a Loader that reads all facts of a person's request in one round trip.
+type BatchLoader interface {
+	Loader
+	Batch(ctx context.Context, q Batch) (BatchFacts, error)
+}
+
+// Batch names a user, and what their request needs besides.
+type Batch struct {
+	Issuer, Subject string
+	ClientID        string // of the token; empty: not asked for
+	Tenant          string // that the request names; empty: not asked for
+}
+
+// BatchFacts are the facts of a Batch; nil where there are none.
+type BatchFacts struct {
+	User   *iam.UserFacts
+	Client *iam.ClientFacts
+	Tenant *iam.TenantFacts // nil also where the user has no membership in it
 }
 
 // Config of a Store. The zero value of a size or time means its default.
@@ -85,6 +106,7 @@ type Store struct {
 	present *bounded.Cache[Key, *entry]
 	absent  *bounded.Cache[Key, *entry]
 	flights singleflight.Group
+	ahead   sync.Map // ids of the tenants that are being read ahead
 
 	freshAt atomic.Int64                 // by the clock: every change until then has been received
 	epoch   atomic.Uint32                // from 1; 0 is no epoch
@@ -294,10 +316,11 @@ func (s *Store) cached(k Key, of named, now time.Duration) *entry {
 	return e
 }
 
-// load runs, or joins, the one flight for k, and waits until deadline at most. The
+// load runs, or joins, the one flight for k, and waits for it at most that long. The
 // flight has a context of its own: the first caller may be canceled without
-// failing the others. A change detaches the flight: later callers do not join.
-func (s *Store) load(ctx context.Context, k Key, of named, wait time.Duration) (*entry, error) {
+// failing the others. A change detaches the flight: later callers do not join. A flight
+// that is run also reads the companions.
+func (s *Store) load(ctx context.Context, k Key, of named, with companions, wait time.Duration) (*entry, error) {
 	st := s.stampOf(k, of.kind)
 	flight := binary.BigEndian.AppendUint32(append(make([]byte, 0, 32), k[:]...), st.epoch)
 	flight = binary.BigEndian.AppendUint32(flight, s.members.Load())
@@ -305,7 +328,7 @@ func (s *Store) load(ctx context.Context, k Key, of named, wait time.Duration) (
 		flight = binary.BigEndian.AppendUint32(flight, p.n)
 	}
 	done := s.flights.DoChan(string(flight), func() (any, error) {
-		return s.runLoad(tracing.Detached(ctx), k, of)
+		return s.runLoad(tracing.Detached(ctx), k, of, with)
 	})
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -346,40 +369,87 @@ func (s *Store) stampOf(k Key, kd Kind) stamp {
 	return st
 }
 
-// runLoad loads one document. Which tenants a user's or a client's document references is known
-// only after it was read. Their counters are noted then; that no member was dropped
-// meanwhile makes it as good as before.
-func (s *Store) runLoad(ctx context.Context, k Key, of named) (_ *entry, err error) {
+// runLoad loads one document, and at the first try its companions in the same round trip.
+func (s *Store) runLoad(ctx context.Context, k Key, of named, with companions) (_ *entry, err error) {
 	ctx, span := tracing.Start(ctx, "load facts", attribute.String("iam.facts", kindNames[of.kind]))
 	defer func() { tracing.End(span, iam.CodeOf(err), err) }()
 	defer iam.Recovered(&err) // in a goroutine of its own
 	ctx, cancel := context.WithTimeout(ctx, max(loadTimeout, s.cfg.Wait))
 	defer cancel()
 	for try := 0; ; try++ {
-		members := s.members.Load()
-		e := &entry{named: of, stamp: s.stampOf(k, of.kind)}
+		b := s.begin()
+		e := b.entry(k, of)
 		s.loads.Add(1)
-		if err := s.fill(ctx, e); err != nil {
+		var err error
+		if batch, can := s.loader.(BatchLoader); can && try == 0 && !with.none() {
+			err = b.fillWith(ctx, batch, e, with)
+		} else {
+			err = b.fill(ctx, e)
+		}
+		if err != nil {
 			s.failures.Add(1)
 			return nil, err
 		}
 		if e.expired(s.cfg.Clock()) && try < 2 {
 			continue // a membership expired while it was read
 		}
-		if e.doc != nil && len(e.doc.tenants) > 0 {
-			for _, tenant := range e.doc.tenants {
-				e.stamp.parts = append(e.stamp.parts, s.part(KeyOf(Members, tenant, "").slot()))
+		if !b.settle(e) {
+			if try < 2 {
+				continue
 			}
-			if s.members.Load() != members {
-				if try < 2 {
-					continue
-				}
-				e.stamp.epoch = 0
-			}
+			e.stamp.epoch = 0
 		}
 		s.add(k, e)
 		return e, nil
 	}
+}
+
+// reading is one round trip that reads facts.
+type reading struct {
+	store   *Store
+	at      time.Duration // before the read: a document never ends later than it should
+	members uint32
+}
+
+func (s *Store) begin() reading { return reading{s, s.cfg.Clock(), s.members.Load()} }
+
+// entry is one document that b will read: its counters are those of before.
+func (b *reading) entry(k Key, of named) *entry {
+	return &entry{named: of, stamp: b.store.stampOf(k, of.kind)}
+}
+
+// fill reads the facts of e and builds its document, or leaves it nil.
+func (b *reading) fill(ctx context.Context, e *entry) error {
+	doc, lives, err := build(ctx, b.store.loader, b.store.cfg.Issuers, e.named)
+	if err != nil {
+		return err
+	}
+	b.set(e, doc, lives)
+	return nil
+}
+
+// set sets the document of e, or that there is none.
+func (b *reading) set(e *entry, doc *document, lives time.Duration) {
+	if lives > 0 {
+		e.until = b.at + lives
+	}
+	if e.doc = doc; doc != nil {
+		e.weight = weigh(doc.value)
+	}
+	e.fact = factOf(e)
+}
+
+// settle reports whether e can be cached. Which tenants a user's or a client's document references is
+// known only after it was read. Their counters are noted now; that no member was dropped since the
+// reading began makes it as good as before.
+func (b *reading) settle(e *entry) bool {
+	if e.doc == nil || len(e.doc.tenants) == 0 {
+		return true
+	}
+	for _, tenant := range e.doc.tenants {
+		e.stamp.parts = append(e.stamp.parts, b.store.part(KeyOf(Members, tenant, "").slot()))
+	}
+	return b.store.members.Load() == b.members
 }
 
 // add caches e, unless a change has invalidated it already.
@@ -395,23 +465,6 @@ func (s *Store) add(k Key, e *entry) {
 	}
 	s.absent.Remove(k)
 	s.present.Add(k, e)
-}
-
-// fill reads the facts of e and builds its document, or leaves it nil.
-func (s *Store) fill(ctx context.Context, e *entry) error {
-	began := s.cfg.Clock() // before the read: a document never ends later than it should
-	doc, lives, err := build(ctx, s.loader, s.cfg.Issuers, e.named)
-	if err != nil {
-		return err
-	}
-	if lives > 0 {
-		e.until = began + lives
-	}
-	if e.doc = doc; doc != nil {
-		e.weight = weigh(doc.value)
-	}
-	e.fact = factOf(e)
-	return nil
 }
 
 // build reads the facts of one key and builds their document; nil where there is

@@ -222,9 +222,7 @@ func (r *View) lookup(ctx context.Context, kd Kind, a, b string) (*entry, error)
 	if counted && !r.caller.Lookups.Take() {
 		return nil, &iam.Error{Kind: iam.Unavailable, Code: "too_many_misses", Detail: "this token has caused too many lookups of absent documents"}
 	}
-	began := time.Now()
-	e, err := s.load(ctx, k, named{kd, a, b}, max(0, min(s.cfg.Wait-r.waited, r.deadline.Sub(began))))
-	r.waited += time.Since(began)
+	e, err := r.load(ctx, named{kd, a, b}, companions{})
 	if counted && (err != nil || e.doc != nil) {
 		r.caller.Lookups.Return() // it was found, or the load failed
 	}

@@ -171,20 +171,76 @@ func TestACacheEntryLivesUntilItsEarliestExpiry(t *testing.T) {
 func TestAFactThatChangesMeanwhileIsReadAgain(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	w := f.walk(0, "") // the default policy
-	x := w.replicas[0]
-	w.history = []*state{{users: map[string]iam.UserFacts{"alice": member("acme")}, tenants: map[string]iam.TenantFacts{"acme": open("acme")}}}
-	x.store.InvalidateAll()
-	w.busy = func() { // the client is read
-		w.busy = func() { // the user is
-			w.history = append(w.history, &state{from: w.at, tenants: w.history[0].tenants}) // she is gone
-			x.store.InvalidateKey(directory.User, directory.KeyOf(directory.User, f.issuer, "alice"))
-		}
+	user, tenant := directory.KeyOf(directory.User, f.issuer, "alice"), directory.KeyOf(directory.Tenant, "acme", "")
+	for name, c := range map[string]struct {
+		request Request
+		gone    directory.Kind
+		key     directory.Key
+	}{
+		"a user who is read alone":                           {Request{Token: f.tokens[5]}, directory.User, user},
+		"a user who is read with their client and tenant":    {Request{Token: f.tokens[0], TenantHint: "acme"}, directory.User, user},
+		"a tenant that is read with its member":              {Request{Token: f.tokens[0], TenantHint: "acme"}, directory.Tenant, tenant},
+		"a tenant that is read with a person without client": {Request{Token: f.tokens[5], TenantHint: "acme"}, directory.Tenant, tenant},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := f.walk(0, "") // the default policy
+			x := w.replicas[0]
+			before := state{users: map[string]iam.UserFacts{"alice": member("acme")}, tenants: map[string]iam.TenantFacts{"acme": open("acme")}}
+			w.history = []*state{&before}
+			x.store.InvalidateAll()
+			w.busy = func() {
+				after := before
+				if after.from = w.at; c.gone == directory.User {
+					after.users = nil
+				} else {
+					after.tenants = nil
+				}
+				w.history = append(w.history, &after)
+				x.store.InvalidateKey(c.gone, c.key)
+			}
+			a, err := x.service.Enrich(context.Background(), c.request)
+			f.ok(err)
+			if a.Allowed || w.busy != nil {
+				t.Errorf("the decision depends on a fact that is gone: %+v", a)
+			}
+		})
 	}
-	a, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[0], TenantHint: "acme"})
-	f.ok(err)
-	if a.Allowed {
-		t.Errorf("the decision depends on a fact that is gone: %+v", a)
+}
+
+// The facts of a person's first request are one round trip where the request names the tenant, whatever is cached
+// already; a made-up tenant is not looked up, and no request reads a tenant that is being read for another.
+func TestFactsOfAFirstRequestAreOneRoundTrip(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for name, c := range map[string]struct {
+		request Request
+		loads   int64
+	}{
+		"a tenant is named":             {Request{Token: f.tokens[0], TenantHint: "acme"}, 1},
+		"no tenant is named":            {Request{Token: f.tokens[0]}, 2}, // only the user's document names it
+		"a tenant of others is named":   {Request{Token: f.tokens[0], TenantHint: "globex"}, 1},
+		"a tenant is named, no client":  {Request{Token: f.tokens[5], TenantHint: "acme"}, 1},
+		"a tenant that does not exist":  {Request{Token: f.tokens[5], TenantHint: "nowhere"}, 1},
+		"neither a tenant nor a client": {Request{Token: f.tokens[5]}, 2},
+		"a program":                     {Request{Token: f.tokens[4], TenantHint: "acme"}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := f.walk(0, "") // the default policy
+			x := w.replicas[0]
+			w.history = []*state{{
+				users:   map[string]iam.UserFacts{"alice": member("acme")},
+				tenants: map[string]iam.TenantFacts{"acme": open("acme"), "globex": open("globex")},
+			}}
+			x.store.InvalidateAll()
+			before := x.store.Stats().Loads
+			_, err := x.service.Enrich(context.Background(), c.request)
+			f.ok(err)
+			if n := x.store.Stats().Loads - before; n != c.loads {
+				t.Errorf("%d loads, want %d", n, c.loads)
+			}
+		})
 	}
 }
 

@@ -178,6 +178,9 @@ func (s *Service) Enrich(ctx context.Context, q Request) (Response, error) {
 	e.input.Now = s.now()
 	for try := 0; ; try++ {
 		facts := s.reading(e.token, deadline)
+		if err := s.readAhead(ctx, &e, facts); err != nil {
+			return s.reject(ctx, &e, err)
+		}
 		result, d, err := s.evaluate(ctx, &e, facts, deadline)
 		if err != nil {
 			return s.reject(ctx, &e, err)

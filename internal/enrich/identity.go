@@ -38,6 +38,15 @@ func (s *Service) reading(t *token.Token, deadline time.Time) *directory.View {
 	return s.cfg.Directory.View(asker, deadline)
 }
 
+// readAhead reads in one round trip what checkRevocation and a policy read of a person. What a program's token
+// names, its client, is one document.
+func (s *Service) readAhead(ctx context.Context, e *evaluation, facts *directory.View) error {
+	if e.token == nil || e.token.Program() {
+		return nil
+	}
+	return facts.ReadAhead(ctx, e.request.TenantHint)
+}
+
 func askerOf(t *token.Token) directory.Caller {
 	if t == nil {
 		return directory.Caller{}

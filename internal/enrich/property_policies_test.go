@@ -123,6 +123,7 @@ func newFixture(t *testing.T) *fixture {
 		{"sub": "bob", "client_id": "web", "acr": "2", "groups": []string{}},
 		{"sub": "nobody", "acr": "2", "groups": []string{"g1"}},
 		{"sub": "prog", "client_id": "prog", "scope": "read write"},
+		{"sub": "alice", "acr": "1"},
 	} {
 		raw, err := p.Mint("EdDSA", maps.Clone(claims))
 		f.ok(err)

@@ -168,19 +168,41 @@ func (l *loader) state() (*state, time.Time) {
 
 func (l *loader) User(_ context.Context, issuer, subject string) (iam.UserFacts, bool, error) {
 	s, now := l.state()
-	u, ok := s.users[subject]
+	_, ok := s.users[subject]
+	return s.user(issuer, subject, now), ok, nil
+}
+
+func (s *state) user(issuer, subject string, now time.Time) iam.UserFacts {
+	u := s.users[subject]
 	u.Issuer, u.Subject, u.AsOf = issuer, subject, now
 	u.Memberships = slices.Clone(u.Memberships)
 	for i := range u.Memberships {
 		u.Memberships[i].TenantStatus = s.tenants[u.Memberships[i].Tenant].Status
 	}
-	return u, ok, nil
+	return u
 }
 
 func (l *loader) Tenant(_ context.Context, id string) (iam.TenantFacts, bool, error) {
 	s, _ := l.state()
 	t, ok := s.tenants[id]
 	return t, ok, nil
+}
+
+// Batch reads all of one state, as a transaction does.
+func (l *loader) Batch(ctx context.Context, q directory.Batch) (facts directory.BatchFacts, err error) {
+	s, now := l.state()
+	if _, known := s.users[q.Subject]; known {
+		u := s.user(q.Issuer, q.Subject, now)
+		facts.User = &u
+		if t, known := s.tenants[q.Tenant]; known && slices.ContainsFunc(u.Memberships, func(m iam.Membership) bool { return m.Tenant == q.Tenant }) {
+			facts.Tenant = &t
+		}
+	}
+	if c, known := s.clients[q.ClientID]; known {
+		c.Issuer = q.Issuer
+		facts.Client = &c
+	}
+	return facts, nil
 }
 
 func (l *loader) Client(_ context.Context, issuer, id string) (iam.ClientFacts, bool, error) {

@@ -31,6 +31,58 @@ func (db *DB) Client(ctx context.Context, issuer, clientID string) (iam.ClientFa
 	return clientFacts(ctx, db.look, issuer, clientID)
 }
 
+// Batch implements directory.BatchLoader. It takes one round trip.
+func (db *DB) Batch(ctx context.Context, q directory.Batch) (facts directory.BatchFacts, err error) {
+	ctx, cancel := context.WithTimeout(ctx, db.factsLimit)
+	defer cancel()
+	conn, err := db.acquire(ctx)
+	if err != nil {
+		return facts, wrap("read the facts of a request", err)
+	}
+	defer conn.Release()
+	facts, err = db.batchOver(ctx, conn, q)
+	return facts, wrap("read the facts of a request", err)
+}
+
+func (db *DB) batchOver(ctx context.Context, conn *pgxpool.Conn, q directory.Batch) (facts directory.BatchFacts, err error) {
+	var user userRow
+	client, tenant := clientRow{issuer: q.Issuer, id: q.ClientID}, tenantRow{id: q.Tenant}
+	users := &query{sql: userSelect + ` WHERE u.issuer = $1 AND u.subject = $2`, args: []any{q.Issuer, q.Subject}, dest: user.dest()}
+	clients := &query{sql: clientSelect, args: []any{q.Issuer, q.ClientID}, dest: client.dest()}
+	tenants := &query{sql: tenantSelect + `
+		   AND EXISTS (SELECT FROM memberships m JOIN users u ON u.id = m.user_id WHERE m.tenant = t.id AND u.issuer = $2 AND u.subject = $3)`,
+		args: []any{q.Tenant, q.Issuer, q.Subject}, dest: tenant.dest()}
+	all := []*query{users}
+	if q.ClientID != "" {
+		all = append(all, clients)
+	}
+	if q.Tenant != "" {
+		all = append(all, tenants)
+	}
+	if err := db.runOver(ctx, conn, all...); err != nil {
+		return facts, err
+	}
+	if users.found {
+		u, err := user.facts()
+		if err != nil {
+			return facts, err
+		}
+		facts.User = &u
+	}
+	if clients.found {
+		c := client.facts()
+		facts.Client = &c
+	}
+	if tenants.found {
+		t, err := tenant.facts()
+		if err != nil {
+			return facts, err
+		}
+		facts.Tenant = &t
+	}
+	return facts, nil
+}
+
 // TenantsOf lists by slug the tenants of a user: active memberships in active tenants for which the
 // issuer is trusted.
 func (db *DB) TenantsOf(ctx context.Context, issuer, subject string) ([]iam.TenantMembership, error) {
@@ -56,7 +108,7 @@ func (db *DB) TenantsOf(ctx context.Context, issuer, subject string) ([]iam.Tena
 	return list, wrap("list a user's tenants", err)
 }
 
-// look is a lookUp on the facts pool, with its short limits; see lookOver.
+// look is a lookUp on the facts pool, with its short limits, by lookOver.
 func (db *DB) look(ctx context.Context, sql string, args []any, dest ...any) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, db.factsLimit)
 	defer cancel()
@@ -68,33 +120,50 @@ func (db *DB) look(ctx context.Context, sql string, args []any, dest ...any) (bo
 	return db.lookOver(ctx, conn, sql, args, dest...)
 }
 
-// lookOver is a lookUp over a connection. In the same round trip it reads which server responds. A row of
-// another server than the listener's is an error: its changes would not be notified.
+// lookOver is a lookUp over a connection, by runOver.
 func (db *DB) lookOver(ctx context.Context, conn *pgxpool.Conn, sql string, args []any, dest ...any) (bool, error) {
+	q := &query{sql: sql, args: args, dest: dest}
+	err := db.runOver(ctx, conn, q)
+	return q.found && err == nil, err
+}
+
+// query reads at most one row into dest.
+type query struct {
+	sql        string
+	args, dest []any
+	found      bool // there was a row
+}
+
+// runOver runs queries over a connection, in one round trip. In it, it also reads which server responds. A row of
+// another server than the listener's is an error: its changes would not be notified.
+func (db *DB) runOver(ctx context.Context, conn *pgxpool.Conn, all ...*query) error {
 	batch := &pgx.Batch{}
 	batch.Queue(`SELECT pg_postmaster_start_time()`)
-	batch.Queue(sql, args...)
+	for _, q := range all {
+		batch.Queue(q.sql, q.args...)
+	}
 	results := conn.SendBatch(ctx, batch)
 	var server time.Time
 	err := results.QueryRow().Scan(&server)
-	found := false
-	if err == nil {
-		err = results.QueryRow().Scan(dest...)
-		found = err == nil
-	}
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = nil
+	for _, q := range all {
+		if err != nil {
+			break
+		}
+		err = results.QueryRow().Scan(q.dest...)
+		if q.found = err == nil; errors.Is(err, pgx.ErrNoRows) {
+			err = nil
+		}
 	}
 	if closed := results.Close(); err == nil {
 		err = closed
 	}
 	if listened := db.listenServer.Load(); err == nil && listened != nil && !listened.Equal(server) {
-		return false, unreachable(errors.New("the pool and the listener are connected to different servers"))
+		return unreachable(errors.New("the pool and the listener are connected to different servers"))
 	}
 	if reasonOf(ctx, err) == failedConnection {
 		err = unreachable(err)
 	}
-	return found && err == nil, err
+	return err
 }
 
 func (db *DB) acquire(ctx context.Context) (*pgxpool.Conn, error) {
@@ -207,9 +276,16 @@ func (r *userRow) facts() (iam.UserFacts, error) {
 }
 
 func tenantFacts(ctx context.Context, look lookUp, id string) (iam.TenantFacts, bool, error) {
-	var t iam.TenantFacts
-	var attributes, roles, mappings []byte
-	found, err := look(ctx, `
+	row := tenantRow{id: id}
+	found, err := look(ctx, tenantSelect, []any{id}, row.dest()...)
+	if err != nil || !found {
+		return iam.TenantFacts{}, false, wrap("read a tenant", err)
+	}
+	t, err := row.facts()
+	return t, err == nil, err
+}
+
+const tenantSelect = `
 		SELECT t.slug, t.name, t.status, t.attributes, t.version,
 		       coalesce((SELECT jsonb_agg(jsonb_build_object('tenant', coalesce(r.tenant, ''), 'name', r.name, 'permissions', r.permissions,
 		                                                     'inherits', r.inherits, 'version', r.version))
@@ -217,30 +293,56 @@ func tenantFacts(ctx context.Context, look lookUp, id string) (iam.TenantFacts, 
 		       coalesce((SELECT jsonb_agg(jsonb_build_object('tenant', m.tenant, 'issuer', m.issuer, 'claim', m.claim, 'value', m.value,
 		                                                     'roles', m.roles) ORDER BY m.issuer, m.claim, m.value)
 		                   FROM mappings m WHERE m.tenant = t.id), '[]')
-		  FROM tenants t WHERE t.id = $1`,
-		[]any{id}, &t.Slug, &t.Name, &t.Status, &attributes, &t.Version, &roles, &mappings)
-	if err != nil || !found {
-		return iam.TenantFacts{}, false, wrap("read a tenant", err)
-	}
-	t.ID = id
+		  FROM tenants t WHERE t.id = $1`
+
+// tenantRow is one row of tenantSelect.
+type tenantRow struct {
+	id                          string
+	t                           iam.TenantFacts
+	attributes, roles, mappings []byte
+}
+
+func (r *tenantRow) dest() []any {
+	return []any{&r.t.Slug, &r.t.Name, &r.t.Status, &r.attributes, &r.t.Version, &r.roles, &r.mappings}
+}
+
+func (r *tenantRow) facts() (iam.TenantFacts, error) {
+	t := r.t
+	t.ID = r.id
 	// The keys of the objects above are the names of the fields; encoding/json ignores case.
-	err = errors.Join(decode(attributes, &t.Attributes), decode(roles, &t.Roles), decode(mappings, &t.Mappings))
+	err := errors.Join(decode(r.attributes, &t.Attributes), decode(r.roles, &t.Roles), decode(r.mappings, &t.Mappings))
 	if err != nil {
-		return iam.TenantFacts{}, false, wrap("read a tenant", err)
+		return iam.TenantFacts{}, wrap("read a tenant", err)
 	}
-	return t, true, nil
+	return t, nil
 }
 
 func clientFacts(ctx context.Context, look lookUp, issuer, clientID string) (iam.ClientFacts, bool, error) {
-	c := iam.ClientFacts{Client: iam.Client{Issuer: issuer, ClientID: clientID}}
-	var notBefore *time.Time
-	found, err := look(ctx, `
-		SELECT coalesce(tenant, ''), status, roles, scopes, tokens_not_before, version
-		  FROM clients WHERE issuer = $1 AND client_id = $2`,
-		[]any{issuer, clientID}, &c.Tenant, &c.Status, &c.Roles, &c.Scopes, &notBefore, &c.Version)
+	row := clientRow{issuer: issuer, id: clientID}
+	found, err := look(ctx, clientSelect, []any{issuer, clientID}, row.dest()...)
 	if err != nil || !found {
 		return iam.ClientFacts{}, false, wrap("read a client", err)
 	}
-	c.TokensNotBefore = deref(notBefore)
-	return c, true, nil
+	return row.facts(), true, nil
+}
+
+const clientSelect = `
+		SELECT coalesce(tenant, ''), status, roles, scopes, tokens_not_before, version
+		  FROM clients WHERE issuer = $1 AND client_id = $2`
+
+// clientRow is one row of clientSelect.
+type clientRow struct {
+	issuer, id string
+	c          iam.ClientFacts
+	notBefore  *time.Time
+}
+
+func (r *clientRow) dest() []any {
+	return []any{&r.c.Tenant, &r.c.Status, &r.c.Roles, &r.c.Scopes, &r.notBefore, &r.c.Version}
+}
+
+func (r *clientRow) facts() iam.ClientFacts {
+	c := r.c
+	c.Issuer, c.ClientID, c.TokensNotBefore = r.issuer, r.id, deref(r.notBefore)
+	return c
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"iam-service/internal/dev/pgtest"
+	"iam-service/internal/directory"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
 )
@@ -64,6 +65,47 @@ func TestFactsComeBackAsTheyWereWritten(t *testing.T) {
 				t.Errorf("%v, %v", found, err)
 			}
 		})
+	}
+}
+
+// What is read in one round trip is what three look-ups read, but a tenant only for its members.
+func TestABatchReadsWhatLookUpsRead(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Open(t)
+	must(t, db.PutTenant(ctx, tenant("acme")))
+	must(t, db.PutTenant(ctx, tenant("globex")))
+	must(t, db.PutRole(ctx, iam.Role{Tenant: "acme", Name: "editor", Permissions: []string{"doc:write"}}))
+	must(t, db.PutMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: issuer, Claim: "groups", Value: "g", Roles: []string{"editor"}}))
+	id, err := db.PutUser(ctx, iam.User{Issuer: issuer, Subject: "alice", Status: iam.UserActive, DefaultTenant: "acme"})
+	must(t, err)
+	must(t, db.PutMembership(ctx, iam.Membership{Tenant: "acme", User: id, Status: iam.MembershipActive, Roles: []string{"editor"}}))
+	must(t, db.PutClient(ctx, iam.Client{Issuer: issuer, ClientID: "c1", Tenant: "acme", Status: iam.ClientActive, TokensNotBefore: time.Now()}))
+	for _, subject := range []string{"alice", "unknown"} {
+		for _, client := range []string{"c1", "unknown", ""} {
+			for _, tenant := range []string{"acme", "globex", "unknown", ""} {
+				t.Run(fmt.Sprintf("%s/%s/%s", subject, client, tenant), func(t *testing.T) {
+					got, err := db.Batch(ctx, directory.Batch{Issuer: issuer, Subject: subject, ClientID: client, Tenant: tenant})
+					must(t, err)
+					var want directory.BatchFacts
+					if u, found, err := db.User(ctx, issuer, subject); found {
+						must(t, err)
+						want.User = &u
+						u.AsOf = got.User.AsOf
+					}
+					if c, found, err := db.Client(ctx, issuer, client); found {
+						must(t, err)
+						want.Client = &c
+					}
+					if te, found, err := db.Tenant(ctx, tenant); found && tenant == "acme" && subject == "alice" {
+						must(t, err)
+						want.Tenant = &te
+					}
+					if d := cmp.Diff(want, got); d != "" {
+						t.Error(d)
+					}
+				})
+			}
+		}
 	}
 }
 

@@ -42,6 +42,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.opentelemetry.io/otel/trace"
 
+	"iam-service/internal/directory"
 	"iam-service/internal/iam"
 )
 
@@ -193,6 +194,9 @@ func (db *DB) warmFacts(ctx context.Context, conn *pgxpool.Conn) error {
 	}
 	if err == nil {
 		_, _, err = clientFacts(ctx, look, "", "")
+	}
+	if err == nil {
+		_, err = db.batchOver(ctx, conn, directory.Batch{ClientID: "-", Tenant: "-"})
 	}
 	return err
 }
