@@ -103,6 +103,7 @@ all-benchmarks:
 	go test -run "^$$" -bench Allocations -count 3 ./internal/dev/bench
 	go test -run "^$$" -bench Engines -benchtime 1x ./internal/policy
 	go test -run "^$$" -bench Verification -benchtime 1x ./internal/token
+	go test -run "^$$" -bench FirstAnswer -benchtime 1x ./internal/gateway
 	go test -run "^$$" -bench Relay -benchtime 50000x ./internal/events/natsbus
 	go test -run "^$$" -bench AClientIsCreated -benchtime 20x ./internal/adminapi
 	OPA="$$(go tool -modfile=.ci/opa.mod -n opa)" go test -run "^$$" -bench "Peers|FixedRate|DecisionLog|Tracing" -benchtime 1x -timeout 30m ./internal/dev/bench

@@ -29,7 +29,7 @@ func (r *View) ReadAhead(ctx context.Context, tenant string) error {
 		return readable(kd, a, b, r.issuer) && s.cached(KeyOf(kd, a, b), named{kd, a, b}, now) == nil
 	}
 	if !s.fresh(now) || !missing(User, issuer, subject) {
-		return nil // whoever reads it fails, or finds it
+		return nil // reading it fails, or finds it
 	}
 	var with companions
 	if missing(Client, issuer, clientID) {

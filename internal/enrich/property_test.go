@@ -189,7 +189,7 @@ func (l *loader) Tenant(_ context.Context, id string) (iam.TenantFacts, bool, er
 }
 
 // Batch reads all of one state, as a transaction does.
-func (l *loader) Batch(ctx context.Context, q directory.Batch) (facts directory.BatchFacts, err error) {
+func (l *loader) Batch(_ context.Context, q directory.Batch) (facts directory.BatchFacts, err error) {
 	s, now := l.state()
 	if _, known := s.users[q.Subject]; known {
 		u := s.user(q.Issuer, q.Subject, now)

@@ -21,6 +21,7 @@ type Proxy struct {
 	blackhole         atomic.Bool
 	dropNotifications atomic.Bool
 	delay             atomic.Int64 // of a new connection
+	latency           atomic.Int64 // of each request
 	onCommit          atomic.Pointer[func(CommitPhase)]
 	pending           atomic.Int64 // commits
 	lost              atomic.Int64 // notifications
@@ -74,6 +75,9 @@ func (p *Proxy) Lost() int64 { return p.lost.Load() }
 
 // Delay delays each new connection.
 func (p *Proxy) Delay(d time.Duration) { p.delay.Store(int64(d)) }
+
+// Latency delays what clients send, as a network with this round-trip time does.
+func (p *Proxy) Latency(d time.Duration) { p.latency.Store(int64(d)) }
 
 // Cut breaks all connections.
 func (p *Proxy) Cut() {
@@ -136,6 +140,9 @@ func (p *Proxy) forth(client, server net.Conn, commits *atomic.Bool) {
 		}
 		if p.blackhole.Load() {
 			continue
+		}
+		if d := p.latency.Load(); d > 0 {
+			time.Sleep(time.Duration(d))
 		}
 		if bytes.Contains(buf[:n], commitRequest) {
 			commits.Store(true)

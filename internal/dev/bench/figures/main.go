@@ -71,6 +71,8 @@ var figures = slices.Concat([]figure{
 	{performance, `^\| the decision log .*all evaluated, all logged: (?P<all>` + number + `) %`, "bench", `every evaluation logged: .* (?P<all>` + number + `) % \(middle half`, asItIs, percentage},
 	{performance, `^\| a preview over .*\| \| (?P<_1>` + number + `) min (?P<_2>` + number + `) s, (?P<mb>` + number + `) MB resident`, "preview", `at most (?P<mb>` + number + `) MB resident`, asItIs, memory},
 	{performance, `^\| a preview over .*\| \| (?P<took>` + number + `) min`, "preview", `were asked about in (?P<took>\S+),`, 1. / 60_000, absolute},
+	{performance, `^\| the request names it \| (?P<trips>` + number + `) \| (?P<ms>` + number + `) \|$`, "bench", `^BenchmarkFirstAnswer/the_request.* (?P<ms>` + number + `) ms-p50 .* (?P<trips>` + number + `) round-trips`, asItIs, absolute},
+	{performance, `^\| only the user's document does \| (?P<trips>` + number + `) \| (?P<ms>` + number + `) \|$`, "bench", `^BenchmarkFirstAnswer/only_the.* (?P<ms>` + number + `) ms-p50 .* (?P<trips>` + number + `) round-trips`, asItIs, absolute},
 	{performance, `^\| 1,000 requests/s on one core, p99 \| bare \| (?P<x>` + number + `)×`, "bench", `; p99 (?P<x>` + number + `)× \(wanted`, asItIs, absolute},
 	{performance, `^\| 1,000,000 users: resident memory, .*\| \| (?P<full>` + number + `) MB, (?P<_1>` + number + `) ms`, "scale", `^ *1000000 +1 +\d+ +\d+ +(?P<full>` + number + `)`, asItIs, memory},
 	{performance, `^\| 1,000,000 users: resident memory, .*\| \| (?P<_1>` + number + `) MB, (?P<ready>` + number + `) ms`, "scale", `^ *1000000 +1 +(?P<ready>` + number + `)`, asItIs, absolute},
