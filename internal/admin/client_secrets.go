@@ -31,7 +31,7 @@ func (w *Work) RotateClientSecret(ctx context.Context, id string, r SecretRotati
 	if err := w.checkClientHeld(ctx, "rotate the secret of", c); err != nil {
 		return c, err
 	}
-	if err := w.checkHeldUnlimited(c); err != nil {
+	if err := w.checkHeldUnlimited(ctx, c); err != nil {
 		return c, err
 	}
 	if !c.RetireAt.IsZero() && !r.RetireOld {

@@ -72,7 +72,7 @@ func (w *Work) CreateClient(ctx context.Context, tenant string, e ClientEdit, le
 	if err := w.checkClientHeld(ctx, "create", c); err != nil {
 		return c, err
 	}
-	if err := w.checkHeldUnlimited(c); err != nil {
+	if err := w.checkHeldUnlimited(ctx, c); err != nil {
 		return c, err
 	}
 	var err error
@@ -118,7 +118,7 @@ func (w *Work) PutClient(ctx context.Context, id string, e ClientEdit, cond Cond
 		return slices.ContainsFunc(after, func(s string) bool { return !slices.Contains(before, s) })
 	}
 	if metadata || more(after.Roles, before.Roles) {
-		if err := w.checkHeldUnlimited(after); err != nil {
+		if err := w.checkHeldUnlimited(ctx, after); err != nil {
 			return before, err
 		}
 	}
@@ -215,7 +215,7 @@ func (w *Work) changeClient(ctx context.Context, id string, cond Condition, even
 		return before, err
 	}
 	if after.Status == iam.ClientActive && before.Status != after.Status { // its roles are granted again, permanently
-		if err := w.checkHeldUnlimited(after); err != nil {
+		if err := w.checkHeldUnlimited(ctx, after); err != nil {
 			return before, err
 		}
 	}
@@ -343,13 +343,29 @@ func (w *Work) checkClientHeld(ctx context.Context, verb string, cs ...iam.Manag
 	return nil
 }
 
-// checkHeldUnlimited refuses to grant to a client, whose roles never expire, what the caller holds
-// for a limited time.
-func (w *Work) checkHeldUnlimited(c iam.ManagedClient) error {
-	end := w.heldUntil(c.Tenant)
-	means := len(c.Roles) > 0 || slices.ContainsFunc(c.Scopes, func(s string) bool { return !slices.Contains(iam.StandardScopes, s) })
-	if end.IsZero() || !means {
+// checkHeldUnlimited refuses to grant to a client, whose roles and scopes never expire, what the caller
+// holds for a limited time.
+func (w *Work) checkHeldUnlimited(ctx context.Context, c iam.ManagedClient) error {
+	if w.user == nil || w.holdsEverything() {
 		return nil
 	}
-	return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "the roles of a client never expire, and the caller's membership expires at " + timestamp(end)}
+	roles, err := w.tx.Roles(ctx, c.Tenant)
+	if err != nil {
+		return err
+	}
+	graph := iam.NewGraph(roles)
+	if err := w.checkLasting(c.Tenant, graph, c.Roles, "a client", "/roles"); err != nil {
+		return err
+	}
+	lasting := w.holdingUntil(c.Tenant, graph, withoutEnd)
+	e := &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "the scopes of a client never expire"}
+	for i, s := range c.Scopes {
+		if !lasting.Permissions[s] && !slices.Contains(iam.StandardScopes, s) {
+			e.Fields = append(e.Fields, iam.FieldError{Pointer: fmt.Sprintf("/scopes/%d", i), Detail: fmt.Sprintf("the caller holds the permission %q for a time only", s)})
+		}
+	}
+	if len(e.Fields) > 0 {
+		return e
+	}
+	return nil
 }

@@ -101,9 +101,12 @@ func (w *Work) putMappings(ctx context.Context, tenant string, changes []mapping
 		if err := checkHeld(holding, graph, c.after.Roles, "map", fmt.Sprintf("/%d/roles", i)); err != nil {
 			return err
 		}
-		added := c.before == nil || slices.ContainsFunc(c.after.Roles, func(r string) bool { return !slices.Contains(c.before.Roles, r) })
-		if end := w.heldUntil(tenant); added && !end.IsZero() {
-			return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a mapping never expires, and the caller's membership expires at " + timestamp(end)}
+		added := slices.Clone(c.after.Roles)
+		if c.before != nil {
+			added = slices.DeleteFunc(added, func(r string) bool { return slices.Contains(c.before.Roles, r) })
+		}
+		if err := w.checkLasting(tenant, graph, added, "a mapping", fmt.Sprintf("/%d/roles", i)); err != nil {
+			return err
 		}
 		puts, places = append(puts, &c.after), append(places, i)
 	}

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
@@ -140,7 +139,7 @@ func (w *Work) PutMembers(ctx context.Context, tenant string, b Batch) ([]Outcom
 		}
 		m := r.Membership
 		m.Tenant, m.User = tenant, byName[name].ID
-		m.ExpiresAt = m.ExpiresAt.Truncate(time.Microsecond)
+		m = m.Tidy()
 		c := memberChange{row: i, before: before[m.User], after: m}
 		if b.Existing == RejectExisting && c.before != nil {
 			return nil, &iam.Error{Kind: iam.Conflict, Code: "already_member", Detail: "the user is a member already", Fields: []iam.FieldError{{Pointer: fmt.Sprintf("/%d/subject", i), Detail: "is a member already"}}}
@@ -298,7 +297,7 @@ func (w *Work) changeMember(ctx context.Context, tenant, user string, c Conditio
 	if err != nil {
 		return before, err
 	}
-	after.ExpiresAt = after.ExpiresAt.Truncate(time.Microsecond)
+	after = after.Tidy()
 	changes := []memberChange{{before: &before, after: after}}
 	wrong := append(after.Check(), changes[0].endsInThePast("")...)
 	if !sameAttributes(after.Attributes, before.Attributes) {

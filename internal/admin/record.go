@@ -69,6 +69,8 @@ type (
 		Roles      []string       `json:"roles"`
 		Attributes map[string]any `json:"attributes,omitempty"`
 		ExpiresAt  string         `json:"expires_at,omitempty"`
+
+		RoleTerms map[string]iam.RoleTerm `json:"role_terms,omitempty"`
 	}
 	clientDoc struct {
 		Tenant          string            `json:"tenant,omitempty"`
@@ -103,7 +105,7 @@ func auditOfUser(u iam.User) userDoc {
 }
 
 func auditOfMember(m iam.Membership) memberDoc {
-	return memberDoc{m.Status, sorted(m.Roles), m.Attributes, timestamp(m.ExpiresAt)}
+	return memberDoc{m.Status, sorted(m.Roles), m.Attributes, timestamp(m.ExpiresAt), m.Tidy().Terms}
 }
 
 func auditOfClient(c iam.ManagedClient) clientDoc {

@@ -77,15 +77,20 @@ func (w *Work) PutRole(ctx context.Context, r iam.Role, c Condition) (iam.Role, 
 		}
 	}
 	// What it grants after, by itself and through inheritance.
-	after := slices.DeleteFunc(slices.Clone(roles), func(x iam.Role) bool { return x.Name == r.Name })
-	if err := checkHeld(holding, iam.NewGraph(append(after, r)), []string{r.Name}, "add to a role", "/permissions"); err != nil {
+	if err := checkHeld(holding, graph.Replacing(r), []string{r.Name}, "add to a role", "/permissions"); err != nil {
 		return r, false, err
 	}
-	if end := w.heldUntil(r.Tenant); before != nil && !end.IsZero() {
-		// Its holders hold it for longer than the caller holds what is added to it.
-		was := graph.Hold([]string{r.Name})
-		if more := was.Beyond(iam.NewGraph(append(after, r)), []string{r.Name}); more != "" {
-			return r, false, &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a role never expires, and the caller's membership expires at " + timestamp(end) + ": " + more + " cannot be added to it"}
+	if before != nil {
+		// Its holders can hold it for longer than the caller holds what is added to it.
+		was, is := graph.Hold([]string{r.Name}), graph.Replacing(r)
+		beyond := func(h iam.Holding) string { return h.With(was).Beyond(is, []string{r.Name}) }
+		if more := beyond(w.holdingUntil(r.Tenant, graph, withoutEnd)); more != "" {
+			end := w.heldUntil(r.Tenant, graph, func(h iam.Holding) bool { return beyond(h) == "" })
+			return r, false, &iam.Error{
+				Kind: iam.Forbidden, Code: "more_than_held",
+				Detail: "a role never expires, and the caller holds what is added to it until " + timestamp(end) + " only",
+				Fields: []iam.FieldError{{Pointer: "/permissions", Detail: "adds " + more + ", which the caller holds for a time only"}},
+			}
 		}
 	}
 	err = w.requireAdministrator(ctx, r.Tenant, func() (err error) {
@@ -283,8 +288,7 @@ func (w *Work) revokeRole(ctx context.Context, d roleDeletion) error {
 	}
 	changes := make([]memberChange, len(members))
 	for i := range members {
-		m := members[i].Membership
-		m.Roles = without(m.Roles)
+		m := members[i].WithRoles(without(members[i].Roles))
 		changes[i] = memberChange{row: i, before: &members[i], after: m}
 	}
 	if err := w.putMembers(ctx, tenant, d.roles, changes); err != nil {

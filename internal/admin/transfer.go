@@ -56,6 +56,8 @@ type (
 		Roles      []string       `json:"roles,omitempty"`
 		Attributes map[string]any `json:"attributes,omitempty"`
 		ExpiresAt  *time.Time     `json:"expires_at,omitempty"`
+
+		RoleTerms map[string]iam.RoleTerm `json:"role_terms,omitempty"`
 	}
 )
 
@@ -99,7 +101,7 @@ func (s *Service) Export(ctx context.Context, c Caller, tenant string, write fun
 			return err
 		}
 		for _, m := range page {
-			l := &LineMember{m.Issuer, m.Subject, m.Status, m.Roles, m.Attributes, nil}
+			l := &LineMember{m.Issuer, m.Subject, m.Status, m.Roles, m.Attributes, nil, m.Tidy().Terms}
 			if !m.ExpiresAt.IsZero() {
 				at := m.ExpiresAt.UTC()
 				l.ExpiresAt = &at
@@ -384,7 +386,7 @@ func (w *Work) importTenant(ctx context.Context, l LineTenant) (Effect, error) {
 func (s *Service) importMembers(ctx context.Context, c Caller, batch []numbered, sum *Imported) error {
 	rows := make([]Row, len(batch))
 	for i, l := range batch {
-		m := iam.Membership{Status: l.Member.Status, Roles: l.Member.Roles, Attributes: l.Member.Attributes}
+		m := iam.Membership{Status: l.Member.Status, Roles: l.Member.Roles, Attributes: l.Member.Attributes, Terms: l.Member.RoleTerms}
 		if l.Member.ExpiresAt != nil {
 			m.ExpiresAt = *l.Member.ExpiresAt
 		}

@@ -41,6 +41,7 @@ func TestAnImportReproducesTheExport(t *testing.T) {
 			m := iam.Membership{Status: iam.MembershipActive, Roles: []string{"a"}, Attributes: map[string]any{"n": json.Number("9007199254740993")}}
 			if i%2 == 0 {
 				m.Status, m.ExpiresAt = iam.MembershipSuspended, time.Date(2030, 1, 1, 0, 0, 0, 123456000, time.UTC)
+				m.Terms = map[string]iam.RoleTerm{"a": {StartsAt: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), ExpiresAt: m.ExpiresAt, Reason: "a move"}}
 			}
 			rows[i] = admin.Row{Issuer: pgtest.Issuer, Subject: fmt.Sprint("u", i), Membership: m}
 		}

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +30,15 @@ type memberBody struct {
 	Attributes attributes `json:"attributes"`
 	ExpiresAt  *time.Time `json:"expires_at,omitempty" doc:"absent: never"`
 	Version    int64      `json:"version" doc:"as in the ETag"`
+
+	RoleTerms map[string]roleTerm `json:"role_terms,omitempty" doc:"by role: when it is in force, and why it was granted"`
+}
+
+// roleTerm is when a role of a member is in force.
+type roleTerm struct {
+	StartsAt  *time.Time `json:"starts_at,omitempty" doc:"absent: from the beginning"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty" doc:"absent: as long as the membership; a new one is in the future"`
+	Reason    string     `json:"reason,omitempty" maxLength:"500" doc:"500 bytes at most; audited, so no personal data"`
 }
 
 // MemberPut has the fields of a member that a PUT replaces.
@@ -36,6 +47,8 @@ type MemberPut struct {
 	Roles      []string   `json:"roles,omitempty" maxItems:"100" doc:"names of roles that the tenant sees"`
 	Attributes attributes `json:"attributes,omitempty" doc:"4 KB at most; each is declared by some service's manifest"`
 	ExpiresAt  *time.Time `json:"expires_at,omitempty" doc:"in the future; absent: never"`
+
+	RoleTerms map[string]roleTerm `json:"role_terms,omitempty" maxProperties:"100" doc:"by role, one of roles: when it is in force; absent: as long as the membership"`
 }
 
 type memberPost struct {
@@ -55,6 +68,7 @@ func wireMember(m iam.Member) memberBody {
 		Attributes: orEmpty(m.Attributes),
 		ExpiresAt:  optionalTime(m.ExpiresAt),
 		Version:    m.Version,
+		RoleTerms:  wireTerms(m.Terms),
 	}
 	if b.ExpiresAt != nil && b.Status == iam.MembershipActive && (m.Expired || !b.ExpiresAt.After(time.Now())) {
 		b.Status = iam.MembershipExpired
@@ -66,12 +80,30 @@ func memberResource(m iam.Member) *resource[memberBody] {
 	return &resource[memberBody]{Status: 200, ETag: etag(m.Version), Body: wireMember(m)}
 }
 
-// validate rejects the zero time, which is stored for a membership without an end. at points to p.
-func (p MemberPut) validate(at string) []iam.FieldError {
-	if p.ExpiresAt == nil || !p.ExpiresAt.IsZero() {
+func wireTerms(terms map[string]iam.RoleTerm) map[string]roleTerm {
+	if len(terms) == 0 {
 		return nil
 	}
-	return []iam.FieldError{{Pointer: at + "/expires_at", Detail: "must be a time after the year 1; omit it for a membership without an end"}}
+	wire := make(map[string]roleTerm, len(terms))
+	for role, t := range terms {
+		wire[role] = roleTerm{optionalTime(t.StartsAt), optionalTime(t.ExpiresAt), t.Reason}
+	}
+	return wire
+}
+
+// validate rejects the zero time, which is stored for a membership without an end. at points to p.
+func (p MemberPut) validate(at string) (wrong []iam.FieldError) {
+	zero := func(t *time.Time, pointer string) {
+		if t != nil && t.IsZero() {
+			wrong = append(wrong, iam.FieldError{Pointer: pointer, Detail: "must be a time after the year 1; omit it where there is none"})
+		}
+	}
+	zero(p.ExpiresAt, at+"/expires_at")
+	for _, role := range slices.Sorted(maps.Keys(p.RoleTerms)) {
+		zero(p.RoleTerms[role].StartsAt, at+"/role_terms/"+role+"/starts_at")
+		zero(p.RoleTerms[role].ExpiresAt, at+"/role_terms/"+role+"/expires_at")
+	}
+	return wrong
 }
 
 func (p MemberPut) membership() iam.Membership {
@@ -79,8 +111,12 @@ func (p MemberPut) membership() iam.Membership {
 	if m.Status == "" { // huma applies no defaults within a list
 		m.Status = iam.MembershipActive
 	}
-	if p.ExpiresAt != nil {
-		m.ExpiresAt = *p.ExpiresAt
+	m.ExpiresAt = timeOrZero(p.ExpiresAt)
+	for role, t := range p.RoleTerms {
+		if m.Terms == nil {
+			m.Terms = make(map[string]iam.RoleTerm, len(p.RoleTerms))
+		}
+		m.Terms[role] = iam.RoleTerm{StartsAt: timeOrZero(t.StartsAt), ExpiresAt: timeOrZero(t.ExpiresAt), Reason: t.Reason}
 	}
 	return m
 }
@@ -266,6 +302,16 @@ type MemberPatch struct {
 	Roles      []string   `json:"roles,omitempty" maxItems:"100" doc:"replaces all roles"`
 	Attributes attributes `json:"attributes,omitempty" nullable:"true" doc:"null as a value removes the attribute; null as the object removes all"`
 	ExpiresAt  *time.Time `json:"expires_at,omitempty" nullable:"true" doc:"in the future; null: never"`
+
+	RoleTerms map[string]RoleTermPatch `json:"role_terms,omitempty" nullable:"true" maxProperties:"100" doc:"by role, as of PUT; null as a value, or as a field of one, removes it; that of a role which is removed goes with it"`
+}
+
+// RoleTermPatch has the fields of a role's term that a merge patch can change.
+type RoleTermPatch struct {
+	_         struct{}   `nullable:"true"`
+	StartsAt  *time.Time `json:"starts_at,omitempty" nullable:"true"`
+	ExpiresAt *time.Time `json:"expires_at,omitempty" nullable:"true"`
+	Reason    *string    `json:"reason,omitempty" nullable:"true" maxLength:"500"`
 }
 
 func (a *server) patchMember(ctx context.Context, w *admin.Work, in *struct {
@@ -281,11 +327,14 @@ func (a *server) patchMember(ctx context.Context, w *admin.Work, in *struct {
 		return nil, err
 	}
 	m, err := w.EditMember(ctx, in.Tenant, in.User, cond, func(m iam.Membership) (iam.Membership, error) {
-		s, err := apply(in.Patched, MemberPut{m.Status, m.Roles, m.Attributes, optionalTime(m.ExpiresAt)})
+		s, err := apply(in.Patched, MemberPut{m.Status, m.Roles, m.Attributes, optionalTime(m.ExpiresAt), wireTerms(m.Terms)})
 		if err == nil {
 			err = iam.InvalidFields(s.validate(""))
 		}
 		after := s.membership()
+		maps.DeleteFunc(after.Terms, func(role string, t iam.RoleTerm) bool { // of a role that the patch removes
+			return !slices.Contains(after.Roles, role) && t == m.Terms[role]
+		})
 		after.Status = s.Status // here null does not mean the default
 		after.Tenant, after.User, after.Version = m.Tenant, m.User, m.Version
 		return after, err

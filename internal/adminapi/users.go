@@ -210,11 +210,15 @@ type effectiveRole struct {
 	Global   bool     `json:"global"`
 	Assigned bool     `json:"assigned" doc:"by the membership itself"`
 	Through  []string `json:"through" doc:"effective roles that inherit it"`
+
+	ExpiresAt *time.Time `json:"expires_at,omitempty" doc:"until when it is held, by the longest of the roles that grant it; absent: no end is set"`
 }
 
 type effectivePermission struct {
 	Name  string   `json:"name"`
 	Roles []string `json:"roles" doc:"that grant it"`
+
+	ExpiresAt *time.Time `json:"expires_at,omitempty" doc:"as of a role"`
 }
 
 type effectiveIn struct {
@@ -239,10 +243,10 @@ func (a *server) readEffective(ctx context.Context, w *admin.Work, in *effective
 		Mappings:    []mappingBody{},
 	}
 	for _, r := range e.Roles {
-		b.Roles = append(b.Roles, effectiveRole(r))
+		b.Roles = append(b.Roles, effectiveRole{r.Name, r.Global, r.Assigned, r.Through, optionalTime(r.ExpiresAt)})
 	}
 	for _, p := range e.Permissions {
-		b.Permissions = append(b.Permissions, effectivePermission(p))
+		b.Permissions = append(b.Permissions, effectivePermission{p.Name, p.Roles, optionalTime(p.ExpiresAt)})
 	}
 	for _, m := range e.Mappings {
 		b.Mappings = append(b.Mappings, wireMapping(m))

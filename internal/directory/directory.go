@@ -271,7 +271,7 @@ type entry struct {
 	fact   Fact // for explanations and the decision log
 	weight int64
 	stamp  stamp
-	until  time.Duration // by the clock: when a membership in it expires; 0: never
+	until  time.Duration // by the clock: when it ends by itself: a membership expires, a role starts or ends; 0: never
 }
 
 // stamp is the counters that a document depends on, read before the document.

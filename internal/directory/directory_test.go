@@ -320,6 +320,45 @@ func TestADocumentEndsWithItsNextMembership(t *testing.T) {
 	})
 }
 
+// A document has the roles in force, and ends when the next one starts or ends.
+func TestADocumentEndsWhenARoleStartsOrEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLoader()
+		l.mu.Lock()
+		began := time.Now()
+		u := iam.UserFacts{User: iam.User{ID: "u2", Status: "active"}}
+		u.Memberships = []iam.Membership{{
+			Tenant: "acme", Status: "active", Roles: []string{"always", "comes", "ends", "ended"}, ExpiresAt: began.Add(time.Hour),
+			Terms: map[string]iam.RoleTerm{
+				"comes": {StartsAt: began.Add(5 * time.Second), ExpiresAt: began.Add(9 * time.Second)},
+				"ends":  {ExpiresAt: began.Add(7 * time.Second), Reason: "audit"},
+				"ended": {ExpiresAt: began.Add(-time.Second)},
+			},
+		}}
+		l.users["erin"] = u
+		l.mu.Unlock()
+		s := newStore(l, directory.Config{Issuers: issuers, Wait: 10 * time.Second})
+		for _, c := range []struct {
+			after time.Duration
+			roles string
+		}{
+			{after: 0, roles: `["always", "ends"]`},
+			{after: 5*time.Second - 1, roles: `["always", "ends"]`},
+			{after: 5 * time.Second, roles: `["always", "comes", "ends"]`},
+			{after: 7*time.Second - 1, roles: `["always", "comes", "ends"]`},
+			{after: 7 * time.Second, roles: `["always", "comes"]`},
+			{after: 9 * time.Second, roles: `["always"]`},
+		} {
+			time.Sleep(c.after - time.Since(began))
+			v, err := read(s, "directory|users|https://rauth.test|erin|memberships|acme|roles")
+			if err != nil || v.String() != c.roles {
+				t.Errorf("after %s: %v, %v, want %s", c.after, v, err, c.roles)
+			}
+		}
+	})
+}
+
 func TestAnExpiredMembershipIsNotServedWhileTheDatabaseIsAway(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -21,7 +21,7 @@ type document struct {
 }
 
 // userDocument builds data.directory.users[issuer][subject]. The second result
-// is its lifetime: until its next membership expires; 0: until it is invalidated.
+// is its lifetime: until a membership in it expires, or a role of one starts or ends; 0: until it is invalidated.
 func userDocument(u iam.UserFacts, issuers iam.Issuers) (*document, time.Duration) {
 	issuer, _ := issuers.Find(u.Issuer) // unknown: reaches nothing
 	platform := u.PlatformRoles
@@ -38,19 +38,18 @@ func userDocument(u iam.UserFacts, issuers iam.Issuers) (*document, time.Duratio
 		}
 		version = max(version, m.Version)
 		status := m.Status
-		if !m.ExpiresAt.IsZero() {
-			left := m.ExpiresAt.Sub(u.AsOf)
-			switch {
-			case left <= 0 && status == iam.MembershipActive:
-				status = iam.MembershipExpired
-			case left > 0 && (lives == 0 || left < lives):
+		if status == iam.MembershipActive && !m.ExpiresAt.IsZero() && !m.ExpiresAt.After(u.AsOf) {
+			status = iam.MembershipExpired
+		}
+		if next := m.NextChange(u.AsOf); !next.IsZero() {
+			if left := next.Sub(u.AsOf); lives == 0 || left < lives {
 				lives = left
 			}
 		}
 		tenants = append(tenants, m.Tenant)
 		memberships = append(memberships, item(m.Tenant, object(
 			item("status", str(status)),
-			item("roles", strs(m.Roles)),
+			item("roles", strs(m.RolesAt(u.AsOf))),
 			item("attributes", attributes(m.Attributes)),
 			item("tenant_status", str(m.TenantStatus)),
 		)))

@@ -337,7 +337,7 @@ const (
 	Valid   Validity = iota
 	Changed          // a fact was changed
 	Cleared          // everything was invalidated
-	Expired          // a membership has expired
+	Expired          // a membership has expired, a role has started or ended
 	Stale            // the freshness deadline has passed
 )
 

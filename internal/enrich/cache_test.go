@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -116,6 +117,54 @@ func TestACachedDecisionEndsWithAMembership(t *testing.T) {
 	}
 	if lost := x.service.Stats().Lost["time"]; lost != 1 {
 		t.Errorf("%d answers were lost by time", lost)
+	}
+}
+
+// A cached decision ends with a role that it depends on, and when a role starts: without any notification.
+func TestACachedDecisionEndsWithARoleAndAtItsStart(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for name, c := range map[string]struct {
+		term          iam.RoleTerm // in seconds after now
+		before, after string
+	}{
+		"the end of a role":   {term: iam.RoleTerm{ExpiresAt: time.Unix(2, 0)}, before: "viewer", after: ""},
+		"the start of a role": {term: iam.RoleTerm{StartsAt: time.Unix(2, 0)}, before: "", after: "viewer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := f.walk(0, "") // the default policy
+			x := w.replicas[0]
+			s := &state{users: map[string]iam.UserFacts{"alice": member("acme")}, tenants: map[string]iam.TenantFacts{"acme": open("acme")}}
+			moment := func(t time.Time) time.Time {
+				if t.IsZero() {
+					return t
+				}
+				return w.began.Add(w.at + time.Duration(t.Unix())*time.Second)
+			}
+			s.users["alice"].Memberships[0].Terms = map[string]iam.RoleTerm{"viewer": {StartsAt: moment(c.term.StartsAt), ExpiresAt: moment(c.term.ExpiresAt)}}
+			w.history = []*state{s}
+			x.store.InvalidateAll()
+			ask := func() (id, roles string) {
+				a, err := x.service.Enrich(context.Background(), Request{Token: f.tokens[0], TenantHint: "acme"})
+				f.ok(err)
+				return a.DecisionID, a.Values[slices.Index(w.engine.Headers(), "X-User-Roles")]
+			}
+			first, roles := ask()
+			if roles != c.before {
+				t.Fatalf("at first the roles are %q, want %q", roles, c.before)
+			}
+			w.at += 2*time.Second - 1
+			x.confirm(w)
+			if again, _ := ask(); again != first {
+				t.Error("it was evaluated again before the role changed")
+			}
+			w.at++
+			x.confirm(w)
+			if again, roles := ask(); again == first || roles != c.after {
+				t.Errorf("then the roles are %q, want %q", roles, c.after)
+			}
+		})
 	}
 }
 

@@ -268,6 +268,15 @@ func (w *walk) change() {
 			if r.IntN(3) == 0 {
 				m.ExpiresAt = w.began.Add(w.at + time.Duration(r.Int64N(int64(4*time.Second))))
 			}
+			soon := func() (t time.Time) {
+				if r.IntN(2) == 0 {
+					t = w.began.Add(w.at + time.Duration(r.Int64N(int64(4*time.Second))))
+				}
+				return t
+			}
+			if len(m.Roles) > 0 && r.IntN(8) == 0 {
+				m.Terms = map[string]iam.RoleTerm{pick(r, m.Roles...): {StartsAt: soon(), ExpiresAt: soon()}}
+			}
 			u.Memberships = append(u.Memberships, m)
 		}
 		if r.IntN(8) == 0 {

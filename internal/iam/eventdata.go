@@ -54,6 +54,13 @@ type (
 		Roles     []string `json:"roles"`
 		ExpiresAt string   `json:"expires_at,omitempty" doc:"absent: never" format:"date-time"`
 		Version   int64    `json:"version"`
+
+		RoleTerms map[string]RoleLimits `json:"role_terms,omitempty" doc:"by role: when it is in force; one that is not listed is, as long as the membership"`
+	}
+	// RoleLimits is when a role of a member is in force.
+	RoleLimits struct {
+		StartsAt  string `json:"starts_at,omitempty" doc:"absent: from the beginning" format:"date-time"`
+		ExpiresAt string `json:"expires_at,omitempty" doc:"absent: never" format:"date-time"`
 	}
 	// RolesAssigned is the roles of a user in a tenant after a change.
 	RolesAssigned struct {
@@ -63,6 +70,8 @@ type (
 		Added   []string `json:"added"`
 		Removed []string `json:"removed"`
 		Version int64    `json:"version"`
+
+		RoleTerms map[string]RoleLimits `json:"role_terms,omitempty" doc:"by role: when it is in force; one that is not listed is, as long as the membership"`
 	}
 	// MemberGone is a membership that was removed.
 	MemberGone struct {

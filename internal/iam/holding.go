@@ -2,6 +2,7 @@ package iam
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -40,6 +41,23 @@ func (g Graph) Hold(names []string) Holding {
 		}
 	}
 	return h
+}
+
+// With returns what h and another holding hold together.
+func (h Holding) With(other Holding) Holding {
+	both := Holding{Everything: h.Everything || other.Everything, Roles: maps.Clone(other.Roles), Permissions: maps.Clone(other.Permissions)}
+	if both.Roles == nil {
+		both.Roles, both.Permissions = map[string]bool{}, map[string]bool{}
+	}
+	maps.Copy(both.Roles, h.Roles)
+	maps.Copy(both.Permissions, h.Permissions)
+	return both
+}
+
+// Replacing returns the graph with a role in place of that of its name.
+func (g Graph) Replacing(r Role) Graph {
+	others := slices.DeleteFunc(slices.Clone(g.roles), func(x Role) bool { return x.Name == r.Name })
+	return NewGraph(append(others, r))
 }
 
 // Beyond names what the named roles of g grant and h does not hold; "" if nothing. A role of the

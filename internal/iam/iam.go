@@ -84,10 +84,11 @@ type Membership struct {
 	Tenant     string
 	User       string // id of the user
 	Status     string
-	Roles      []string
+	Roles      []string // that are in use; RolesAt are those in force
 	Attributes map[string]any
 	ExpiresAt  time.Time // zero: never
 	Version    int64
+	Terms      map[string]RoleTerm // by role; one without a term is in force as long as the membership
 
 	TenantStatus string // read together: which memberships count, without a look-up of each tenant
 }
@@ -97,7 +98,8 @@ type Member struct {
 	Membership
 	Issuer  string
 	Subject string
-	Expired bool // its end has passed
+	Expired bool      // its end has passed
+	AsOf    time.Time // the database's clock when it was read
 }
 
 // Mapping grants roles of a tenant to every user whose token has the Claim with the Value, or

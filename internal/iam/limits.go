@@ -173,7 +173,7 @@ func (m Manifest) Check() []FieldError {
 func CheckAttributes(at string, values map[string]any, declared map[string]AttributeSchema) []FieldError {
 	var c check
 	for _, key := range slices.Sorted(maps.Keys(values)) {
-		pointer := at + "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(key) // RFC 6901, section 3
+		pointer := at + "/" + escapePointer(key)
 		schema, ok := declared[key]
 		if !ok {
 			c.that(false, pointer, "no service declares such an attribute in its manifest")
@@ -182,6 +182,11 @@ func CheckAttributes(at string, values map[string]any, declared map[string]Attri
 		c.that(schema.Fits(values[key]), pointer, "must be of type %s, as %s declares", schema.Type, schema.Service)
 	}
 	return c
+}
+
+// escapePointer writes a name as a part of a JSON Pointer (RFC 6901, section 3).
+func escapePointer(name string) string {
+	return strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
 }
 
 // Fits reports whether a value, as decoded from JSON, is of the declared type.
@@ -236,6 +241,7 @@ func (m Membership) Check() []FieldError {
 	c.that(ValidTenantID(m.Tenant), "/tenant", "is not the id of a tenant: %q", m.Tenant)
 	c.oneOf("/status", m.Status, MembershipActive, MembershipSuspended)
 	c.roles("/roles", m.Roles)
+	c.terms("/role_terms", m)
 	c.attributes("/attributes", m.Attributes)
 	return c
 }

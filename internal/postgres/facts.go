@@ -231,7 +231,7 @@ const userSelect = `
 		       coalesce(u.default_tenant, ''), u.version, now(),
 		       coalesce((SELECT jsonb_agg(jsonb_build_object('tenant', m.tenant, 'status', m.status, 'roles', m.roles,
 		                                                     'attributes', m.attributes, 'expires_at', m.expires_at, 'version', m.version,
-		                                                     'tenant_status', t.status))
+		                                                     'tenant_status', t.status, 'role_terms', nullif(m.role_terms, '{}')))
 		                   FROM memberships m JOIN tenants t ON t.id = m.tenant WHERE m.user_id = u.id), '[]')
 		  FROM users u`
 
@@ -261,6 +261,8 @@ func (r *userRow) facts() (iam.UserFacts, error) {
 		ExpiresAt    *time.Time     `json:"expires_at"`
 		Version      int64          `json:"version"`
 		TenantStatus string         `json:"tenant_status"`
+
+		Terms map[string]iam.RoleTerm `json:"role_terms"`
 	}
 	if err := errors.Join(decode(r.attributes, &u.Attributes), decode(r.memberships, &rows)); err != nil {
 		return iam.UserFacts{}, wrap("read a user", err)
@@ -269,7 +271,7 @@ func (r *userRow) facts() (iam.UserFacts, error) {
 	for i, m := range rows {
 		u.Memberships[i] = iam.Membership{
 			Tenant: m.Tenant, User: u.ID, Status: m.Status, Roles: m.Roles,
-			Attributes: m.Attributes, ExpiresAt: deref(m.ExpiresAt), Version: m.Version, TenantStatus: m.TenantStatus,
+			Attributes: m.Attributes, ExpiresAt: deref(m.ExpiresAt), Version: m.Version, TenantStatus: m.TenantStatus, Terms: m.Terms,
 		}
 	}
 	return u, nil

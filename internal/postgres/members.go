@@ -41,6 +41,8 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 		Roles      []string       `json:"roles"`
 		Attributes map[string]any `json:"attributes"`
 		ExpiresAt  *time.Time     `json:"expires_at"`
+
+		Terms map[string]iam.RoleTerm `json:"role_terms"`
 	}
 	var faults []iam.FieldError
 	at := func(i int, pointer string) string { return fmt.Sprintf("/%d%s", i, pointer) }
@@ -58,7 +60,11 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 		if attributes == nil {
 			attributes = map[string]any{}
 		}
-		all[i] = row{m.User, m.Status, list(m.Roles), attributes, optional(m.ExpiresAt)}
+		stored := m.Tidy()
+		if stored.Terms == nil {
+			stored.Terms = map[string]iam.RoleTerm{}
+		}
+		all[i] = row{m.User, m.Status, list(m.Roles), attributes, optional(stored.ExpiresAt), stored.Terms}
 		ids[i], index[m.User] = m.User, i
 	}
 	// The users are not locked: administrators who add each other to their tenants would deadlock.
@@ -84,12 +90,13 @@ func (tx *Tx) PutMembers(ctx context.Context, tenant string, members []*iam.Memb
 		return nil, wrap("put members", err)
 	}
 	rows, err := tx.tx.Query(ctx, `
-		INSERT INTO memberships AS m (user_id, tenant, status, roles, attributes, expires_at)
-		SELECT user_id, $1, status, roles, attributes, expires_at
-		  FROM jsonb_to_recordset($2::jsonb) AS x (user_id uuid, status text, roles text[], attributes jsonb, expires_at timestamptz)
+		INSERT INTO memberships AS m (user_id, tenant, status, roles, attributes, expires_at, role_terms)
+		SELECT user_id, $1, status, roles, attributes, expires_at, role_terms
+		  FROM jsonb_to_recordset($2::jsonb)
+		    AS x (user_id uuid, status text, roles text[], attributes jsonb, expires_at timestamptz, role_terms jsonb)
 		ON CONFLICT ON CONSTRAINT memberships_pkey DO UPDATE
 		   SET status = excluded.status, roles = excluded.roles, attributes = excluded.attributes,
-		       expires_at = excluded.expires_at, version = nextval('iam_versions'), updated_at = now()
+		       expires_at = excluded.expires_at, role_terms = excluded.role_terms, version = nextval('iam_versions'), updated_at = now()
 		RETURNING user_id::text, version, xmax = 0`, tenant, body)
 	if err != nil {
 		return nil, wrap("put members", err)
@@ -260,15 +267,20 @@ func (tx *Tx) MembershipsOf(ctx context.Context, user string) ([]iam.Member, err
 
 func (tx *Tx) members(ctx context.Context, tail string, args ...any) ([]iam.Member, error) {
 	return collect(ctx, tx, statement{doing: "read members", sql: `
-		SELECT m.tenant, m.user_id::text, m.status, m.roles, m.attributes, m.expires_at, m.version, u.issuer, u.subject, m.expires_at <= now()
+		SELECT m.tenant, m.user_id::text, m.status, m.roles, m.attributes, m.expires_at, m.version, u.issuer, u.subject, m.expires_at <= now(),
+		       nullif(m.role_terms, '{}'), now()
 		  FROM memberships m JOIN users u ON u.id = m.user_id` + tail, args: args},
 		func(row pgx.CollectableRow) (m iam.Member, err error) {
-			var attributes []byte
+			var attributes, terms []byte
 			var expires *time.Time
 			var expired *bool
-			if err = row.Scan(&m.Tenant, &m.User, &m.Status, &m.Roles, &attributes, &expires, &m.Version, &m.Issuer, &m.Subject, &expired); err == nil {
+			err = row.Scan(&m.Tenant, &m.User, &m.Status, &m.Roles, &attributes, &expires, &m.Version, &m.Issuer, &m.Subject, &expired, &terms, &m.AsOf)
+			if err == nil {
 				m.ExpiresAt, m.Expired = deref(expires), expired != nil && *expired
 				err = decode(attributes, &m.Attributes)
+			}
+			if err == nil && terms != nil {
+				err = decode(terms, &m.Terms)
 			}
 			return m, err
 		})
@@ -303,7 +315,7 @@ func (tx *Tx) KnownIn(ctx context.Context, tenant string, ids []Identity) (k Kno
 	return k, err
 }
 
-// Administration reports whether a tenant has administrators, and whether their memberships expire.
+// Administration reports whether a tenant has administrators, and whether their memberships or roles expire.
 type Administration int
 
 // Ordered: a change must not lower the value.
@@ -314,7 +326,7 @@ const (
 )
 
 // Administrators reports how active users administer a tenant: by an active membership with one of the
-// roles. Clients do not count. The tenant must be locked.
+// roles in force. A role that ends is as temporary as a membership that does. Clients do not count. The tenant must be locked.
 func (tx *Tx) Administrators(ctx context.Context, tenant string, roles []string) (most Administration, err error) {
 	var issuers []string
 	for _, i := range tx.issuers {
@@ -323,9 +335,11 @@ func (tx *Tx) Administrators(ctx context.Context, tenant string, roles []string)
 		}
 	}
 	_, err = tx.look(ctx, `
-		SELECT coalesce(max(CASE WHEN m.expires_at IS NULL THEN 2 ELSE 1 END), 0)
+		SELECT coalesce(max(CASE WHEN m.expires_at IS NULL AND EXISTS (
+		           SELECT FROM unnest(iam_roles_at(m.roles, m.role_terms, now())) r
+		            WHERE r = ANY ($2) AND m.role_terms -> r -> 'expires_at' IS NULL) THEN 2 ELSE 1 END), 0)
 		  FROM memberships m JOIN users u ON u.id = m.user_id
-		 WHERE m.tenant = $1 AND m.roles && $2 AND m.status = 'active' AND (m.expires_at IS NULL OR m.expires_at > now())
+		 WHERE m.tenant = $1 AND m.roles && $2 AND iam_roles_at(m.roles, m.role_terms, now()) && $2 AND m.status = 'active' AND (m.expires_at IS NULL OR m.expires_at > now())
 		   AND u.status = 'active' AND u.issuer = ANY ($3)`,
 		[]any{tenant, list(roles), list(issuers)}, &most)
 	return most, wrap("find administrators of a tenant", err)
