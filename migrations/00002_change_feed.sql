@@ -49,7 +49,7 @@ CREATE FUNCTION iam_purge() RETURNS void
 $$;
 -- +goose StatementEnd
 
--- iam_announce tells of each distinct key, or of all facts where one statement
+-- iam_announce notifies each distinct key, or all facts where one statement
 -- changed more than 200.
 -- +goose StatementBegin
 CREATE FUNCTION iam_announce(keys text[]) RETURNS void

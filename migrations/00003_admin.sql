@@ -14,7 +14,7 @@ ALTER TABLE clients ALTER COLUMN version SET DEFAULT nextval('iam_versions');
 -- and attributes, whose values are checked wherever they are written.
 CREATE TABLE services (
     name        text COLLATE "C" NOT NULL,
-    issuer      text COLLATE "C",  -- of the program that syncs it; null: whoever comes first
+    issuer      text COLLATE "C",  -- of the program that syncs it; null: the first that does
     client_id   text COLLATE "C",
     version     bigint NOT NULL DEFAULT 1,
     created_at  timestamptz NOT NULL DEFAULT now(),
@@ -145,15 +145,15 @@ CREATE TABLE outbox (
     type        text NOT NULL,
     tenant      text COLLATE "C",
     kind        text NOT NULL,
-    object      text COLLATE "C" NOT NULL,               -- with kind and tenant: what keeps its order
+    object      text COLLATE "C" NOT NULL,               -- with kind and tenant: events of one object keep their order
     data        json NOT NULL,
     occurred_at timestamptz NOT NULL DEFAULT now(),
     sent_at     timestamptz,
-    round       integer NOT NULL DEFAULT 0,              -- how often it was replayed: each time under another Nats-Msg-Id
-    tries       integer NOT NULL DEFAULT 0,              -- how often the bus refused this very event,
+    round       integer NOT NULL DEFAULT 0,              -- number of replays: each has another Nats-Msg-Id
+    tries       integer NOT NULL DEFAULT 0,              -- how often the bus rejected this event,
     refused     text NOT NULL DEFAULT '',                -- and why
-    parked      boolean NOT NULL DEFAULT false,          -- holds back those after it of the same object until an operator decides
-    skipped     boolean NOT NULL DEFAULT false,          -- was given up
+    parked      boolean NOT NULL DEFAULT false,          -- later events of the same object wait until an operator decides
+    skipped     boolean NOT NULL DEFAULT false,          -- an operator discarded it
     CONSTRAINT outbox_pkey PRIMARY KEY (seq),
     CONSTRAINT outbox_id_key UNIQUE (id)
 );
@@ -164,20 +164,20 @@ CREATE INDEX outbox_parked_idx ON outbox (kind, object, seq) WHERE parked;
 -- One row: the stream that the relay knows, and the requested replay.
 CREATE TABLE relay (
     only_one        boolean NOT NULL DEFAULT true,
-    stream_created  timestamptz, -- when the stream was made that events went to; null: not known
-    replay_since    timestamptz, -- null: nothing is to be sent again
+    stream_created  timestamptz, -- creation time of the stream that received the events; null: unknown
+    replay_since    timestamptz, -- null: no replay is requested
     CONSTRAINT relay_pkey PRIMARY KEY (only_one),
     CONSTRAINT relay_only_one CHECK (only_one)
 );
 INSERT INTO relay DEFAULT VALUES;
 
--- Answers to requests with an Idempotency-Key, for a day.
+-- Responses to requests with an Idempotency-Key, retained for a day.
 CREATE TABLE idempotency (
-    caller      bytea NOT NULL, -- SHA-256 of who asked
+    caller      bytea NOT NULL, -- SHA-256 of the caller
     key         text COLLATE "C" NOT NULL,
-    request     bytea NOT NULL, -- SHA-256 of what was asked
-    answer      json,           -- null: not known yet, or forgotten with whom it was about
-    users       uuid[] NOT NULL DEFAULT '{}', -- whom it is about
+    request     bytea NOT NULL, -- SHA-256 of the request
+    answer      json,           -- the response; null: not known yet, or erased with the user it is about
+    users       uuid[] NOT NULL DEFAULT '{}', -- ids of the users in the response
     created_at  timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT idempotency_pkey PRIMARY KEY (caller, key)
 );

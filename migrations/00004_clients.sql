@@ -7,22 +7,22 @@ CREATE TABLE registrations (
     issuer          text COLLATE "C" NOT NULL,
     client_id       text COLLATE "C" NOT NULL,
     wanted          json NOT NULL,               -- metadata by the names of RFC 7591
-    wanted_version  bigint NOT NULL,             -- as it is marked there
-    applied         json,                        -- what was confirmed last; null: nothing yet
-    applied_version bigint NOT NULL DEFAULT 0,   -- its mark
-    before          json,                        -- what was told of it before a change that is pending
+    wanted_version  bigint NOT NULL,             -- its iam_version there
+    applied         json,                        -- the last confirmed state; null: none yet
+    applied_version bigint NOT NULL DEFAULT 0,   -- its iam_version
+    before          json,                        -- the announced state before a pending change
     sync            text NOT NULL,
     reason          text NOT NULL DEFAULT '',
-    operation       text,                        -- null: none is under way
+    operation       text,                        -- null: none is pending
     operation_id    uuid,
-    begun_at        timestamptz NOT NULL DEFAULT now(), -- the operation, or the one before
-    lease_until     timestamptz,                 -- until when whoever began it may be at it
+    begun_at        timestamptz NOT NULL DEFAULT now(), -- of the current operation, or of the last one
+    lease_until     timestamptz,                 -- until then, only the process that began it works on it
     next_try        timestamptz NOT NULL DEFAULT now(),
     tries           integer NOT NULL DEFAULT 0,
     secret_state    text NOT NULL,
-    secrets         bigint NOT NULL DEFAULT 0,   -- how many were issued
-    overlap_from    timestamptz,                 -- while two secrets work: since when,
-    retire_at       timestamptz,                 -- and until when
+    secrets         bigint NOT NULL DEFAULT 0,   -- number of issued secrets
+    overlap_from    timestamptz,                 -- two secrets are valid since then,
+    retire_at       timestamptz,                 -- until then
     warned          boolean NOT NULL DEFAULT false,
     created_at      timestamptz NOT NULL DEFAULT now(),
     updated_at      timestamptz NOT NULL DEFAULT now(),

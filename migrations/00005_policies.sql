@@ -1,15 +1,15 @@
 -- +goose Up
 
--- Policies that have passed a gate, as they were packed and signed: sent again, they may have
--- another signature.
+-- Policies that the gate accepted, as bundles with their signatures: uploaded again, a policy can
+-- have another signature.
 CREATE TABLE policy_revisions (
     digest      text COLLATE "C" NOT NULL,  -- SHA-256 of what is evaluated; its first 12 digits are X-Policy-Revision
-    name        text NOT NULL DEFAULT '',   -- what its manifest calls it
-    source      text NOT NULL,              -- where it came from
-    verified    text NOT NULL,              -- who verified its signature: key (it can be verified again), opa, nobody
+    name        text NOT NULL DEFAULT '',   -- by its manifest
+    source      text NOT NULL,              -- where it was loaded from
+    verified    text NOT NULL,              -- by what its signature was verified: key (it can be verified again), opa, nobody (not at all)
     bundle      bytea NOT NULL,
     added_at    timestamptz NOT NULL DEFAULT now(),
-    wanted_at   timestamptz NOT NULL DEFAULT now(), -- when it was sent last: replicas are ready for the newest
+    wanted_at   timestamptz NOT NULL DEFAULT now(), -- of the last upload: replicas prepare the newest
     actor_kind  text NOT NULL,
     actor       text NOT NULL,
     via         text NOT NULL,
@@ -26,16 +26,16 @@ CREATE INDEX policy_revisions_wanted_idx ON policy_revisions (wanted_at);
 CREATE TABLE policy_previews (
     id          uuid NOT NULL DEFAULT gen_random_uuid(),
     candidate   text COLLATE "C" NOT NULL,
-    against     text NOT NULL,              -- what it is compared with: a digest, or embedded
+    against     text NOT NULL,              -- compared with: a digest, or embedded
     state       text NOT NULL DEFAULT 'running',
-    replica     text NOT NULL,              -- who works on it
+    replica     text NOT NULL,              -- the replica that runs it
     started_at  timestamptz NOT NULL DEFAULT now(),
-    seen_at     timestamptz NOT NULL DEFAULT now(), -- when it was last known to be worked on
+    seen_at     timestamptz NOT NULL DEFAULT now(), -- last heartbeat of that replica
     finished_at timestamptz,
     actor_kind  text NOT NULL,
     actor       text NOT NULL,
-    done        bigint NOT NULL DEFAULT 0,  -- questions asked so far,
-    total       bigint NOT NULL DEFAULT 0,  -- of about so many
+    done        bigint NOT NULL DEFAULT 0,  -- evaluated questions,
+    total       bigint NOT NULL DEFAULT 0,  -- of an estimated total
     report      json,                       -- null: not yet
     CONSTRAINT policy_previews_pkey PRIMARY KEY (id),
     CONSTRAINT policy_previews_candidate_fkey FOREIGN KEY (candidate) REFERENCES policy_revisions (digest),

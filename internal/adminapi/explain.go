@@ -159,7 +159,8 @@ func (a *server) explainQuestion(ctx context.Context, b explainBody) (explain.Qu
 	q := explain.Question{Tenant: b.Tenant}
 	var err error
 	r := b.Request
-	if q.Request, err = enrich.NewRequest(r.Gateway, r.Method, r.Scheme, r.Host, r.Path, r.ClientIP); err != nil {
+	written := enrich.RequestFacts{Gateway: r.Gateway, Method: r.Method, Scheme: r.Scheme, Host: r.Host, Path: r.Path, ClientIP: r.ClientIP}
+	if q.Request, err = written.Normalized(); err != nil {
 		return q, err
 	}
 	if b.Token != "" {

@@ -80,7 +80,8 @@ func policyExplainCommand(environ []string) *cobra.Command {
 			}
 			if about.decision == "" {
 				q.Tenant = tenant
-				if q.Request, err = enrich.NewRequest("explain", method, scheme, host, path, clientIP); err != nil {
+				written := enrich.RequestFacts{Gateway: "explain", Method: method, Scheme: scheme, Host: host, Path: path, ClientIP: clientIP}
+				if q.Request, err = written.Normalized(); err != nil {
 					return err
 				}
 			}

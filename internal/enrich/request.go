@@ -21,14 +21,14 @@ type RequestFacts struct {
 	Preflight bool // a CORS preflight
 }
 
-// NewRequest returns the facts of a request that a person has written out, in the forms that a
-// gateway's have. It fails with an Invalid error.
-func NewRequest(gateway, method, scheme, host, path string, clientIP netip.Addr) (RequestFacts, error) {
-	r := RequestFacts{Gateway: gateway, Method: method, ClientIP: clientIP}
+// Normalized returns the facts of a request that a person has written out, in the forms that a
+// gateway's have. Path is as received. It fails with an Invalid error.
+func (r RequestFacts) Normalized() (RequestFacts, error) {
 	var wrong []iam.FieldError
-	if method != "" && !policy.ValidMethod(method) {
+	if r.Method != "" && !policy.ValidMethod(r.Method) {
 		wrong = append(wrong, iam.FieldError{Pointer: "/request/method", Detail: "must be an upper-case token such as GET"})
 	}
+	scheme, host := r.Scheme, r.Host
 	var ok bool
 	if r.Scheme, ok = policy.NormalScheme(scheme); !ok && scheme != "" {
 		wrong = append(wrong, iam.FieldError{Pointer: "/request/scheme", Detail: "must be a scheme such as https"})
@@ -36,8 +36,8 @@ func NewRequest(gateway, method, scheme, host, path string, clientIP netip.Addr)
 	if r.Host, ok = policy.NormalHost(host); !ok && host != "" {
 		wrong = append(wrong, iam.FieldError{Pointer: "/request/host", Detail: "must be the name of a host or an address"})
 	}
-	if path != "" {
-		r.SetPath(path)
+	if r.Path != "" {
+		r.SetPath(r.Path)
 	}
 	return r, iam.InvalidFields(wrong)
 }

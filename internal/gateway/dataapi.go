@@ -53,7 +53,7 @@ func (s *Service) decideData(w http.ResponseWriter, r *http.Request, p *Profile)
 	o := s.decide(ctx, q, err, from)
 	w.Header()["Cache-Control"] = noStore
 	// Encode fails for values that JSON cannot hold, of which there are none here.
-	_ = problem.Encode(w, http.StatusOK, map[string]any{"result": s.resultOf(&o, in.kong)})
+	_ = problem.Encode(w, http.StatusOK, map[string]any{"result": s.resultOf(&o, in.plugin)})
 	method := in.reported.method
 	if method == "" {
 		method = r.Method
@@ -70,12 +70,12 @@ func (s *Service) decideData(w http.ResponseWriter, r *http.Request, p *Profile)
 //	denied    result.status, .headers      result.status_code, .headers, .reason (a body)
 //
 // APISIX looks names up as its configuration spells them, so they are there in each usual spelling.
-func (s *Service) resultOf(o *outcome, kong bool) map[string]any {
+func (s *Service) resultOf(o *outcome, plugin plugin) map[string]any {
 	if o.status == http.StatusOK {
 		set := make(map[string]string, 3*len(s.Headers))
 		for i, name := range s.Headers {
 			set[name] = o.values[i]
-			if !kong {
+			if plugin == apisix {
 				set[strings.ToLower(name)] = o.values[i]
 				if i < len(s.Spelled) {
 					set[s.Spelled[i]] = o.values[i]
@@ -85,7 +85,7 @@ func (s *Service) resultOf(o *outcome, kong bool) map[string]any {
 		return map[string]any{"allow": true, "headers": set, "decision_id": o.decision, "tenant": o.tenant}
 	}
 	set := map[string]string{"Cache-Control": "no-store"}
-	if !kong { // Kong's body is its own
+	if plugin == apisix { // Kong's body is its own
 		set["Content-Type"] = "application/problem+json"
 	}
 	if o.challenge != "" {
@@ -97,9 +97,17 @@ func (s *Service) resultOf(o *outcome, kong bool) map[string]any {
 	return map[string]any{"allow": false, "headers": set, "status": o.status, "status_code": o.status, "reason": o.problem}
 }
 
+// plugin is whose form of input a request has.
+type plugin int
+
+const (
+	apisix plugin = iota
+	kong
+)
+
 // queriedInput is the client's request as a plugin describes it.
 type queriedInput struct {
-	kong     bool // else APISIX
+	plugin   plugin
 	reported reported
 	headers  http.Header
 	clientIP netip.Addr // of the connection to the gateway, or what its real-IP module made of it
@@ -171,7 +179,7 @@ func readData(w http.ResponseWriter, r *http.Request) (queriedInput, error) {
 	input := d.object("input", top["input"])
 	request := d.object("input.request", input["request"])
 	if sent, ok := request["http"]; ok {
-		in.kong = true
+		in.plugin = kong
 		request = d.object("input.request.http", sent)
 		in.clientIP = d.address("input.client_ip", input["client_ip"])
 	} else {
@@ -185,7 +193,7 @@ func readData(w http.ResponseWriter, r *http.Request) (queriedInput, error) {
 		path:   d.fact("path", request["path"], withoutQuery),
 	}
 	if d.err != nil {
-		return queriedInput{kong: in.kong}, d.err
+		return queriedInput{plugin: in.plugin}, d.err
 	}
 	return in, nil
 }

@@ -78,7 +78,7 @@ func CheckQuestions(where string, list []Question) error {
 
 func (q Question) request() (enrich.RequestFacts, error) {
 	r := q.Request
-	return enrich.NewRequest("preview", r.Method, r.Scheme, r.Host, r.Path, r.ClientIP)
+	return enrich.RequestFacts{Gateway: "preview", Method: r.Method, Scheme: r.Scheme, Host: r.Host, Path: r.Path, ClientIP: r.ClientIP}.Normalized()
 }
 
 func (q Question) of(principals string) bool {
