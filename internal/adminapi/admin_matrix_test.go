@@ -14,7 +14,7 @@ var tenantActions = []string{
 	"member:list", "member:create", "member:batch", "member:read", "member:update", "member:set-status", "member:delete",
 	"mapping:list", "mapping:create", "mapping:read", "mapping:update", "mapping:delete", "effective:read", "audit:read",
 	"client:list", "client:create", "client:read", "client:update", "client:set-status", "client:revoke", "client:rotate", "client:delete",
-	"decision:list", "decision:read", "policy:explain",
+	"decision:list", "decision:read", "policy:explain", "access:list", "access:read", "access:search",
 }
 
 // platformActions are the rest.
@@ -25,11 +25,11 @@ var platformActions = []string{
 	"service:list", "service:read", "service:sync", "audit:read",
 	"policy:read", "policy:list", "policy:upload", "policy:activate", "policy:rollback", "policy:shadow", "policy:explain", "policy:preview",
 	"decision:list", "decision:read",
-	"client:list", "client:create", "drift:read",
+	"client:list", "client:create", "drift:read", "access:read",
 }
 
 func reads(action string) bool {
-	return strings.HasSuffix(action, ":read") || strings.HasSuffix(action, ":list") || action == "policy:explain"
+	return strings.HasSuffix(action, ":read") || strings.HasSuffix(action, ":list") || action == "policy:explain" || action == "access:search"
 }
 
 // changesPolicy are what a platform administrator may not.
@@ -175,6 +175,9 @@ func TestTheMatrixOfRolesAndActions(t *testing.T) {
 				path = strings.NewReplacer("{revision}", stored, "{decision}", seen[where], "{preview}", foreseen).Replace(path)
 				if action == "effective:read" || (action == "audit:read" || action == "client:list" || action == "policy:explain" || strings.HasPrefix(action, "decision:")) && where != "" {
 					path += "?tenant=" + tenant
+				}
+				if strings.HasSuffix(template, "/tenants/{tenant}/access") {
+					path += "?role=viewer"
 				}
 				if action == "client:create" {
 					bodies[action] = map[string]any{"client_name": "x", "redirect_uris": []string{"no URI"}}

@@ -32,6 +32,9 @@ func TestReadsSupportHEADAndETags(t *testing.T) {
 		if strings.HasPrefix(template, "/v1/tenants/{tenant}/roles/") {
 			path = "/v1/tenants/acme/roles/editor"
 		}
+		if strings.HasSuffix(path, "/tenants/acme/access") {
+			path += "?role=viewer"
+		}
 		if strings.HasSuffix(path, "/effective") {
 			path += "?tenant=acme"
 		}

@@ -162,6 +162,9 @@ func (w *adminWorld) fits(method, path string, r reply) {
 		w.Errorf("%s %s answered %d as %q, which the document does not know", method, template, r.status, media)
 		return
 	}
+	if !strings.Contains(media, "json") || strings.Contains(media, "jsonl") || strings.Contains(media, "ndjson") {
+		return // no JSON document
+	}
 	escape := strings.NewReplacer("~", "~0", "/", "~1", "{", "%7B", "}", "%7D")
 	at := "openapi.json#/paths/" + escape.Replace(template) + "/" + strings.ToLower(method) + "/responses/" + key + "/content/" + escape.Replace(media) + "/schema"
 	schema, ok := document.schemas.Load(at)

@@ -79,6 +79,7 @@ var apiTags = []*huma.Tag{
 	{Name: "members", Description: "Users in a tenant, with their roles."},
 	{Name: "mappings", Description: "Roles of a tenant that follow from claims of the identity provider."},
 	{Name: "users", Description: "Users of the platform, across tenants."},
+	{Name: "access", Description: "Who can do what, by which role, and until when."},
 	{Name: "services", Description: "Manifests of services: role templates and attributes."},
 	{Name: "clients", Description: "OAuth2 clients, here and in the identity provider. sync: pending until the provider has confirmed a change."},
 	{Name: "audit", Description: "The audit log."},

@@ -32,12 +32,16 @@ func (p Paged) cursor(into ...any) error {
 	return nil
 }
 
-// userCursor is cursor for the id of a user.
-func (p Paged) userCursor(into *string) error {
-	if err := p.cursor(into); err != nil {
+// userCursor is cursor for a key that ends with the id of a user.
+func (p Paged) userCursor(into ...*string) error {
+	key := make([]any, len(into))
+	for i, part := range into {
+		key[i] = part
+	}
+	if err := p.cursor(key...); err != nil {
 		return err
 	}
-	if *into != "" && uuid.Validate(*into) != nil {
+	if id := *into[len(into)-1]; id != "" && (uuid.Validate(id) != nil || len(id) != 36) {
 		return invalidCursor()
 	}
 	return nil
@@ -74,14 +78,27 @@ func pageOf[S, T any](ctx context.Context, p Paged, stored []S, wire func(S) T, 
 	}
 	stored = stored[:p.Limit]
 	out := all(stored, wire)
-	cursor, err := json.Marshal(key(stored[len(stored)-1]))
+	out.Body.Next = p.encoded(key(stored[len(stored)-1]))
+	out.Link = linkTo(ctx, out.Body.Next)
+	return out, nil
+}
+
+// encoded is a cursor: the opposite of Paged.cursor.
+func (Paged) encoded(key []any) string {
+	b, err := json.Marshal(key)
 	if err != nil {
-		return nil, err
+		panic(err) // keys are texts, numbers and times
 	}
-	out.Body.Next = base64.RawURLEncoding.EncodeToString(cursor)
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// linkTo is the Link to the next page of the current request; "": there is none.
+func linkTo(ctx context.Context, next string) string {
+	if next == "" {
+		return ""
+	}
 	current := exchangeOf(ctx).r.URL
 	q := current.Query()
-	q.Set("after", out.Body.Next)
-	out.Link = "<" + (&url.URL{Path: current.Path, RawQuery: q.Encode()}).String() + `>; rel="next"`
-	return out, nil
+	q.Set("after", next)
+	return "<" + (&url.URL{Path: current.Path, RawQuery: q.Encode()}).String() + `>; rel="next"`
 }

@@ -40,6 +40,10 @@ type route struct {
 	optionalBody bool
 	upload       bool // the caller is authorized before the body is read, and few bodies are read at once
 
+	result  reflect.Type // of a page, where the handler writes the response itself
+	exports bool         // the whole list, as JSON lines and CSV
+	streams bool         // the response is JSON lines
+
 	handler handler
 }
 
@@ -232,6 +236,21 @@ func (a *server) document(rt route) {
 	if rt.success != "" {
 		op.Responses[success].Description = rt.success
 	}
+	if rt.result == nil && !rt.streams {
+		return
+	}
+	content := map[string]*huma.MediaType{}
+	if rt.result != nil {
+		content[jsonMedia] = &huma.MediaType{Schema: a.api.OpenAPI().Components.Schemas.Schema(rt.result, true, "")}
+	}
+	if rt.exports || rt.streams {
+		content[linesMedia] = &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Description: "JSON lines"}}
+	}
+	if rt.exports {
+		content[ndjsonMedia] = content[linesMedia]
+		content[csvMedia] = &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString, Description: "CSV (RFC 4180) with a header"}}
+	}
+	op.Responses[success].Content = content
 }
 
 func operationOf(item *huma.PathItem, method string) *huma.Operation {

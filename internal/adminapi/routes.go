@@ -229,6 +229,37 @@ func (a *server) routes() []route {
 		},
 
 		{
+			method: get, path: "/v1/tenants/{tenant}/access", action: "access:list", tag: "access",
+			summary: "Find who holds a role or a permission in a tenant",
+			description: "Users by id, then clients, then mappings of claims, with the paths by which each holds it; or with client= what " +
+				"one client holds. Only what is in force. A page can have fewer items than its limit and a next all the same. With " +
+				"Accept: application/jsonl or text/csv the whole list, of one moment.",
+			result: reflect.TypeFor[accessPage](), exports: true,
+			handler: withoutTx(a.listAccess),
+		},
+		{
+			method: get, path: "/v1/tenants/{tenant}/members/{user}/access", action: "access:read", tag: "access",
+			summary:     "Read what a member holds in a tenant",
+			description: "Roles and permissions, each with the paths by which it is held.",
+			handler:     inTx(a.readMemberAccess),
+		},
+		{
+			method: get, path: "/v1/tenants/{tenant}/matrix", action: "access:list", tag: "access",
+			summary: "Read the matrix of roles and permissions, or of members and roles",
+			description: "By name or user id. With Accept: application/jsonl the whole matrix; with text/csv as a table, with a column for " +
+				"each permission or role.",
+			result: reflect.TypeFor[page[matrixRow]](), exports: true,
+			handler: withoutTx(a.readMatrix),
+		},
+		{
+			method: get, path: "/v1/users/{user}/access", action: "access:read", tag: "access",
+			summary:     "List what a user holds in each tenant",
+			description: "By tenant. With Accept: application/jsonl or text/csv the whole list, of one moment.",
+			result:      reflect.TypeFor[page[userAccessBody]](), exports: true,
+			handler: withoutTx(a.listUserAccess),
+		},
+
+		{
 			method: get, path: "/v1/services", action: "service:list", tag: "services",
 			summary: "List services", description: "By name.",
 			handler: inTx(a.listServices),

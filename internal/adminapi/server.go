@@ -82,6 +82,7 @@ type server struct {
 	table    map[string]route // by method and path
 	limits   *writeLimits
 	uploads  chan struct{} // one element for each upload in progress
+	streams  streams       // exports and searches in progress
 }
 
 // New returns the handler of the listener.
@@ -114,7 +115,7 @@ func New(cfg Config) http.Handler {
 func (a *server) mount(r chi.Router) {
 	configureHuma()
 	r.Group(func(r chi.Router) {
-		r.Use(a.record, a.authenticate, a.limitWrites, a.admitUploads, a.yamlToJSON, withETag)
+		r.Use(a.record, a.authenticate, a.limitWrites, a.admitUploads, a.yamlToJSON, a.tagged)
 		a.api = humachi.New(r, a.humaConfig())
 		a.table = map[string]route{}
 		for _, rt := range a.routes() {

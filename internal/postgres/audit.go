@@ -191,9 +191,10 @@ func (tx *Tx) PruneAudit(ctx context.Context, before time.Time) (dropped []strin
 			return nil, fmt.Errorf("%s holds %d entries that no checkpoint covers yet: the service publishes checkpoints hourly", name, uncovered)
 		}
 		_, err = tx.tx.Exec(ctx, `
-			INSERT INTO audit_cuts AS c (chain, seq, hash) SELECT DISTINCT ON (chain) chain, seq, hash FROM `+table+` ORDER BY chain, seq DESC
+			INSERT INTO audit_cuts AS c (chain, seq, hash, until) SELECT DISTINCT ON (chain) chain, seq, hash, $1::timestamptz FROM `+table+` ORDER BY chain, seq DESC
 			ON CONFLICT ON CONSTRAINT audit_cuts_pkey DO UPDATE
-			   SET seq = excluded.seq, hash = excluded.hash, cut_at = now() WHERE c.seq < excluded.seq`)
+			   SET seq = excluded.seq, hash = excluded.hash, until = greatest(c.until, excluded.until), cut_at = now() WHERE c.seq < excluded.seq`,
+			month.AddDate(0, 1, 0))
 		if err == nil {
 			_, err = tx.tx.Exec(ctx, `DROP TABLE `+table)
 		}

@@ -22,7 +22,7 @@ type Rights struct {
 
 // needed are the privileges that iam_grant grants (migrations), by tables.
 var needed = []struct{ privileges, tables []string }{
-	{[]string{"SELECT"}, []string{"goose_db_version", "instance", "audit_cuts", "audit_default"}},
+	{[]string{"SELECT"}, []string{"goose_db_version", "instance", "audit_cuts", "audit_default", "membership_roles"}},
 	{[]string{"SELECT", "INSERT", "UPDATE", "DELETE"}, []string{
 		"tenants", "roles", "users", "memberships", "mappings", "clients", "issuer_keys", "services", "attribute_schemas", "outbox", "idempotency",
 		"registrations", "policy_replicas", "tenant_usage", "assertion_keys", "role_end_notices",

@@ -99,6 +99,9 @@ func (r *Recorder) Write(b []byte) (int, error) {
 	return r.ResponseWriter.Write(b)
 }
 
+// Unwrap returns the response, for http.ResponseController.
+func (r *Recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
 // Encode writes v as JSON.
 func Encode(w http.ResponseWriter, status int, v any) error {
 	b, err := json.Marshal(v)

@@ -180,7 +180,7 @@ _verb := split(input.action, ":")[1]
 
 _reads if _verb in {"read", "list"}
 
-_reads if input.action == "policy:explain"
+_reads if input.action in {"policy:explain", "access:search"}
 
 _about_policy if _subject in {"policy", "decision"}
 
@@ -193,7 +193,7 @@ _leaves_policy if _verb in {"read", "list", "rollback", "preview", "explain"}
 
 _of_a_tenant if input.tenant
 
-_within_tenant if _subject in {"role", "member", "mapping", "client", "effective", "audit", "decision"}
+_within_tenant if _subject in {"role", "member", "mapping", "client", "effective", "access", "audit", "decision"}
 
 _within_tenant if input.action in {"tenant:read", "policy:explain"}
 

@@ -1,0 +1,162 @@
+package adminapi_test
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"iam-service/internal/iam"
+)
+
+// names are who the items of a page are about.
+func (r reply) names() []string {
+	out := []string{}
+	for _, x := range r.items() {
+		for _, field := range []string{"subject", "client_id", "value"} {
+			if s, ok := x[field].(string); ok && s != "" {
+				out = append(out, s)
+			}
+		}
+	}
+	return out
+}
+
+func TestWhoHoldsAPermissionIsListedWithThePaths(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "acme", Name: "payer", Permissions: []string{"money:pay"}}))
+	w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "acme", Name: "chief", Inherits: []string{"payer"}}))
+	end := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	w.member("acme", "dora", "payer", "chief")
+	id := w.member("acme", "emil", "chief")
+	w.OK(w.DB.PutMembership(ctx, iam.Membership{Tenant: "acme", User: id, Status: iam.MembershipActive, Roles: []string{"chief"}, ExpiresAt: end}))
+	w.OK(w.DB.PutMapping(ctx, iam.Mapping{Tenant: "acme", Issuer: w.RAuth.Issuer, Claim: "groups", Value: "cashiers", Roles: []string{"payer"}}))
+	w.OK(w.DB.PutClient(ctx, iam.Client{Issuer: w.RAuth.Issuer, ClientID: "till", Tenant: "acme", Status: iam.ClientActive, Scopes: []string{"money:pay"}}))
+	for _, c := range []struct {
+		name, query string
+		want        []string
+	}{
+		{name: "a permission", query: "permission=money:pay", want: []string{"dora", "emil", "till", "cashiers"}},
+		{name: "a role", query: "role=payer", want: []string{"dora", "emil", "cashiers"}},
+		{name: "a role that nobody inherits", query: "role=chief", want: []string{"dora", "emil"}},
+		{name: "what nothing grants", query: "permission=no:such", want: []string{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := w.want(200, "tina", "GET", "/v1/tenants/acme/access?"+c.query, nil)
+			if got := r.names(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(c.want))) {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+	for _, x := range w.want(200, "tina", "GET", "/v1/tenants/acme/access?permission=money:pay", nil).items() {
+		paths := fmt.Sprint(x["paths"])
+		switch x["subject"] {
+		case "dora":
+			if !strings.Contains(paths, "kind:inherited roles:[chief payer]") || !strings.Contains(paths, "kind:direct roles:[payer]") || x["expires_at"] != nil {
+				t.Errorf("dora: %v", x)
+			}
+		case "emil":
+			if x["expires_at"] != end.Format(time.RFC3339) {
+				t.Errorf("emil's access ends with the membership: %v", x)
+			}
+		}
+		if x["client_id"] == "till" && paths != "[map[kind:scope scope:money:pay]]" {
+			t.Errorf("the client: %v", x)
+		}
+	}
+	client := w.want(200, "tina", "GET", "/v1/tenants/acme/access?client=till", nil)
+	if len(client.items()) != 1 || client.items()[0]["permission"] != "money:pay" {
+		t.Errorf("what a client holds: %s", client)
+	}
+	w.want(404, "tina", "GET", "/v1/tenants/acme/access?client=nobody", nil)
+	for _, query := range []string{"", "?role=a&permission=b", "?role=%00"} {
+		w.want(422, "tina", "GET", "/v1/tenants/acme/access"+query, nil)
+	}
+	one := w.want(200, "root", "GET", "/v1/users/"+id+"/access", nil)
+	member := w.want(200, "tina", "GET", "/v1/tenants/acme/members/"+id+"/access", nil)
+	if len(one.items()) != 1 || one.items()[0]["tenant"] != "acme" || fmt.Sprint(one.items()[0]) != fmt.Sprint(member.field()) {
+		t.Errorf("of a user: %s, of a member: %s", one, member)
+	}
+	w.want(403, "tina", "GET", "/v1/users/"+id+"/access", nil)
+}
+
+// raw requests a response that is no JSON document.
+func (w *adminWorld) raw(who, path, accept string) (*http.Response, string) {
+	w.Helper()
+	r := w.call(who, "GET", path, nil, "Accept: "+accept)
+	return &http.Response{StatusCode: r.status, Header: r.header}, string(r.body)
+}
+
+// The whole list is exported in one response, whatever the size of a page, and no cell is a formula.
+func TestAListOfAccessIsExportedWhole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	w.OK(w.DB.PutRole(ctx, iam.Role{Tenant: "acme", Name: "payer", Permissions: []string{"money:pay"}}))
+	var want []string
+	for i := range 120 {
+		subject := fmt.Sprintf("=SUM(A%d)", i)
+		w.member("acme", subject, "payer")
+		want = append(want, subject)
+	}
+	slices.Sort(want)
+	page := w.want(200, "tina", "GET", "/v1/tenants/acme/access?permission=money:pay", nil)
+	if next, _ := page.field("next").(string); len(page.items()) != 50 || next == "" || page.header.Get("Link") == "" {
+		t.Fatalf("a page: %d items, next %q", len(page.items()), next)
+	}
+	for _, media := range []string{"application/jsonl", "application/x-ndjson"} {
+		resp, body := w.raw("tina", "/v1/tenants/acme/access?permission=money:pay&limit=1", media)
+		var got []string
+		for line := range strings.Lines(body) {
+			var x struct {
+				Subject string
+				AsOf    string `json:"as_of"`
+			}
+			w.OK(json.Unmarshal([]byte(line), &x))
+			if x.AsOf == "" {
+				t.Errorf("a line does not say of when it is: %s", line)
+			}
+			got = append(got, x.Subject)
+		}
+		if slices.Sort(got); resp.Header.Get("Content-Type") != media || !slices.Equal(got, want) {
+			t.Errorf("%s: %d lines as %s, want %d", media, len(got), resp.Header.Get("Content-Type"), len(want))
+		}
+	}
+	for path, column := range map[string]int{
+		"/v1/tenants/acme/access?permission=money:pay": 5,
+		"/v1/tenants/acme/matrix?of=members":           2,
+	} {
+		_, body := w.raw("tina", path, "text/csv")
+		rows, err := csv.NewReader(strings.NewReader(body)).ReadAll()
+		w.OK(err)
+		var got []string
+		for _, row := range rows[1:] {
+			if name, quoted := strings.CutPrefix(row[column], "'"); quoted {
+				got = append(got, name)
+			}
+			if strings.HasPrefix(row[column], "=") {
+				t.Errorf("%s: a cell is a formula: %q", path, row)
+			}
+		}
+		if slices.Sort(got); rows[0][column] != "subject" || !slices.Equal(got, want) {
+			t.Errorf("%s: %d rows, want %d", path, len(got), len(want))
+		}
+	}
+	_, body := w.raw("tina", "/v1/tenants/acme/matrix", "text/csv")
+	if !strings.Contains(body, "\npayer,") || !strings.Contains(body, ",money:pay") {
+		t.Errorf("the matrix of roles: %s", body)
+	}
+	_, body = w.raw("root", "/v1/users/"+w.user("alice")+"/access", "text/csv")
+	if !strings.HasPrefix(body, "as_of,user,tenant,") || strings.Count(body, "\n") < 3 {
+		t.Errorf("of a user: %s", body)
+	}
+	for path, status := range map[string]int{"/v1/tenants/globex/access?role=viewer": 404, "/v1/tenants/acme/access": 422, "/v1/users/" + w.user("alice") + "/access": 403} {
+		if resp, body := w.raw("tina", path, "text/csv"); resp.StatusCode != status || resp.Header.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s: %d %s, want %d", path, resp.StatusCode, body, status)
+		}
+	}
+}
