@@ -239,12 +239,15 @@ func (p *plant) works(where, id string) {
 
 // The process ends, or the network is cut, at each step of each change in turn: after it
 // both systems agree, there is one client, each change has one event, and no secret is
-// anywhere. The short form disturbs the last step of each kind that every change has; the long
-// one, of "make nightly", disturbs them all.
+// anywhere. The short form kills the process in every other change and cuts the network in the rest, at the last step
+// of each kind that every change has; the long one, of "make nightly", does both at every step.
 func TestNoStepOfAChangeIsLost(t *testing.T) {
 	t.Parallel()
-	for _, how := range []string{"killed", "cut"} {
-		for _, s := range scenarios {
+	for i, how := range []string{"killed", "cut"} {
+		for j, s := range scenarios {
+			if testing.Short() && (i+j)%2 == 1 {
+				continue
+			}
 			t.Run(how+" "+s.name, func(t *testing.T) {
 				t.Parallel()
 				for _, step := range []struct {
