@@ -110,6 +110,25 @@ func (w *Work) putMembers(ctx context.Context, tenant string, roles []iam.Role, 
 	if wrong := w.beyondCaller(tenant, graph, changes); len(wrong) > 0 {
 		return &iam.Error{Kind: iam.Forbidden, Code: "more_than_held", Detail: "a caller can grant and revoke only what they hold", Fields: wrong}
 	}
+	if err := w.checkNotManaged(ctx, tenant, changes); err != nil {
+		return err
+	}
+	var decided []string // whose status an administrator changes
+	for i := range changes {
+		if c := &changes[i]; c.before != nil && c.before.Status != c.after.Status {
+			decided = append(decided, c.after.User)
+		}
+	}
+	if len(decided) > 0 {
+		if err := w.tx.ForgetSCIMSuspension(ctx, tenant, decided); err != nil {
+			return err
+		}
+	}
+	return w.writeMembers(ctx, tenant, changes)
+}
+
+// writeMembers writes what has changed, if the tenant still has an administrator.
+func (w *Work) writeMembers(ctx context.Context, tenant string, changes []memberChange) error {
 	var puts []*iam.Membership
 	var places []int // in changes
 	var rows []int

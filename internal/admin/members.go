@@ -333,16 +333,21 @@ func (w *Work) DeleteMember(ctx context.Context, tenant, user string, c Conditio
 	if err := checkHeld(w.holding(tenant, graph), graph, m.Roles, "revoke", ""); err != nil {
 		return err
 	}
-	return w.requireAdministrator(ctx, tenant, func() error {
-		cleared, err := w.tx.DeleteMember(ctx, tenant, user)
+	return w.removeMember(ctx, m)
+}
+
+// removeMember removes a member whose removal is authorized, and who is not the last administrator.
+func (w *Work) removeMember(ctx context.Context, m iam.Member) error {
+	return w.requireAdministrator(ctx, m.Tenant, func() error {
+		cleared, err := w.tx.DeleteMember(ctx, m.Tenant, m.User)
 		if err != nil {
 			return err
 		}
-		w.emit(iam.MemberRemovedEvent{MemberGone: iam.MemberGone{Tenant: tenant, User: user}})
-		if err := w.record(tenant, iam.KindMember, user, auditOfMember(m.Membership), nil); err != nil {
+		w.emit(iam.MemberRemovedEvent{MemberGone: iam.MemberGone{Tenant: m.Tenant, User: m.User}})
+		if err := w.record(m.Tenant, iam.KindMember, m.User, auditOfMember(m.Membership), nil); err != nil {
 			return err
 		}
-		return w.defaultTenantsChanged(cleared, tenant)
+		return w.defaultTenantsChanged(cleared, m.Tenant)
 	})
 }
 

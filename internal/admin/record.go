@@ -94,6 +94,30 @@ type (
 	}
 )
 
+type (
+	scimGroupDoc struct {
+		DisplayName string   `json:"display_name"`
+		ExternalID  string   `json:"external_id,omitempty"`
+		Roles       []string `json:"roles"`
+		Members     int      `json:"members"`
+	}
+	groupMembersDoc struct {
+		Added   []string `json:"added,omitempty"`
+		Removed []string `json:"removed,omitempty"`
+	}
+	scimUserDoc struct {
+		ExternalID bool `json:"external_id"` // whether there is one
+	}
+)
+
+func auditOfGroup(g iam.SCIMGroup) scimGroupDoc {
+	return scimGroupDoc{g.DisplayName, g.ExternalID, sorted(g.Roles), g.Members}
+}
+
+func stateOfGroup(g iam.SCIMGroup) iam.SCIMGroupState {
+	return iam.SCIMGroupState{Tenant: g.Tenant, Group: g.ID, Roles: sorted(g.Roles), Members: g.Members, Version: g.Version}
+}
+
 func auditOfTenant(t iam.Tenant) tenantDoc { return tenantDoc{t.Slug, t.Name, t.Status, t.Attributes} }
 
 func auditOfRole(r iam.Role) roleDoc {

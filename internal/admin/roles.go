@@ -282,6 +282,9 @@ func (w *Work) revokeRole(ctx context.Context, d roleDeletion) error {
 	without := func(list []string) []string {
 		return slices.DeleteFunc(slices.Clone(list), func(s string) bool { return s == name })
 	}
+	if err := w.unmapRole(ctx, d); err != nil {
+		return err
+	}
 	members, err := w.tx.Members(ctx, tenant, postgres.MemberFilter{Role: name, Limit: maxRemoved})
 	if err != nil {
 		return err
@@ -346,7 +349,7 @@ func holders(h postgres.Holders) string {
 	for _, x := range []struct {
 		n         int
 		one, many string
-	}{{h.Members, "member", "members"}, {h.Mappings, "mapping", "mappings"}, {h.Clients, "client", "clients"}} {
+	}{{h.Members, "member", "members"}, {h.Mappings, "mapping", "mappings"}, {h.Clients, "client", "clients"}, {h.Groups, "SCIM group", "SCIM groups"}} {
 		if x.n > 0 {
 			who = append(who, plural(x.n, x.one, x.many))
 		}

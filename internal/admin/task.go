@@ -49,6 +49,7 @@ type Task struct {
 	For *Actor // who requested what is only finished here, and is not authorized again; nil: the caller
 
 	Patient bool // it may take minutes
+	Bulk    bool // it may take a minute, in many short statements
 }
 
 // Actor is who requested something, as the audit names them.
@@ -89,6 +90,9 @@ func (s *Service) run(ctx context.Context, c Caller, t Task, once *repeatable, d
 	if t.Patient {
 		ctx = postgres.Patient(ctx)
 	}
+	if t.Bulk {
+		ctx = postgres.Bulk(ctx)
+	}
 	var changed []directory.Change
 	var w *Work
 	err := transaction(ctx, func(ctx context.Context, tx *postgres.Tx) error {
@@ -123,7 +127,7 @@ func (s *Service) run(ctx context.Context, c Caller, t Task, once *repeatable, d
 				return err
 			}
 		}
-		if len(w.entries)+len(w.events) == 0 {
+		if len(w.entries)+len(w.events) == 0 && !w.flushed {
 			return nil
 		}
 		var err error
@@ -160,6 +164,18 @@ type Work struct {
 	declared map[string]iam.AttributeSchema // nil until it is read
 	entries  []iam.AuditEntry
 	events   []iam.Event
+	flushed  bool // some of both are written already
+}
+
+// flush writes the audit entries and events so far, so that a change of very many objects does not collect them. It locks the
+// heads of their chains, so the task has acquired all other locks.
+func (w *Work) flush(ctx context.Context) error {
+	if err := w.tx.Append(ctx, w.entries, w.events); err != nil {
+		return err
+	}
+	w.flushed = w.flushed || len(w.entries)+len(w.events) > 0
+	w.entries, w.events = nil, nil
+	return nil
 }
 
 // Actor is who requests this.

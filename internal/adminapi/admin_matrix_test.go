@@ -13,6 +13,7 @@ var tenantActions = []string{
 	"tenant:read", "role:list", "role:create", "role:read", "role:update", "role:delete",
 	"member:list", "member:create", "member:batch", "member:read", "member:update", "member:set-status", "member:delete",
 	"mapping:list", "mapping:create", "mapping:read", "mapping:update", "mapping:delete", "effective:read", "audit:read",
+	"scim-group:list", "scim-group:read", "scim-group:update", "scim-group:delete",
 	"client:list", "client:create", "client:read", "client:update", "client:set-status", "client:revoke", "client:rotate", "client:delete",
 	"decision:list", "decision:read", "policy:explain", "access:list", "access:read", "access:search",
 }
@@ -87,12 +88,13 @@ var callers = map[string]func(action, where string) int{
 		}
 		return 403
 	},
-	"revoked client":     func(string, string) int { return 401 },
-	"nobody":             func(string, string) int { return 401 },
-	"token for gateways": func(string, string) int { return 401 },
-	"token for both":     func(string, string) int { return 401 },
-	"blocked client":     func(string, string) int { return 401 },
-	"revoked user":       func(string, string) int { return 401 },
+	"provisioning client": ofTenant(func(string) bool { return false }),
+	"revoked client":      func(string, string) int { return 401 },
+	"nobody":              func(string, string) int { return 401 },
+	"token for gateways":  func(string, string) int { return 401 },
+	"token for both":      func(string, string) int { return 401 },
+	"blocked client":      func(string, string) int { return 401 },
+	"revoked user":        func(string, string) int { return 401 },
 }
 
 func ofTenant(may func(action string) bool) func(action, where string) int {
@@ -123,6 +125,7 @@ func TestTheMatrixOfRolesAndActions(t *testing.T) {
 	stored, seen := w.stored(), map[string]string{"": w.decided(), "own": w.decidedOf("alice", "acme"), "foreign": w.decidedOf("bob", "globex")}
 	foreseen, _ := w.want(202, "paula", "POST", "/v1/policy/preview", map[string]any{"revision": stored}).field("id").(string)
 	made := map[string]string{"acme": w.client("acme", nil), "globex": w.client("globex", nil)}
+	groups := map[string]string{"acme": w.provision("acme").group("Helpers"), "globex": w.provision("globex").group("Helpers")}
 
 	// What is sent is well-formed, and would change nothing if it were allowed: it names a
 	// version that never was, or makes what is there already.
@@ -137,7 +140,8 @@ func TestTheMatrixOfRolesAndActions(t *testing.T) {
 		"user:create": map[string]any{"subject": "target"}, "user:update": map[string]any{}, "user:set-status": map[string]any{"status": "active"},
 		"client:update": map[string]any{"client_name": "x", "redirect_uris": []string{"no URI"}}, "client:set-status": map[string]any{"status": "active"},
 		"client:revoke": map[string]any{"before": "2001-01-01T00:00:00Z"}, "client:rotate": map[string]any{"overlap": "1s"},
-		"policy:upload": "no bundle", "policy:activate": map[string]any{"preview": "00000000-0000-0000-0000-000000000000"},
+		"scim-group:update": map[string]any{"roles": []string{"viewer"}},
+		"policy:upload":     "no bundle", "policy:activate": map[string]any{"preview": "00000000-0000-0000-0000-000000000000"},
 		"policy:shadow": map[string]any{"share": 0}, "policy:explain": map[string]any{"subject": "target"}, "policy:preview": map[string]any{"revision": stored},
 		"user:revoke": map[string]any{"before": "2001-01-01T00:00:00Z"}, "service:sync": map[string]any{"service": "sample", "roles": []any{map[string]any{"name": "x", "inherits": []string{"none"}}}},
 	}
@@ -167,7 +171,7 @@ func TestTheMatrixOfRolesAndActions(t *testing.T) {
 					continue
 				}
 				tenant := map[string]string{"": "acme", "own": "acme", "foreign": "globex"}[where]
-				path := strings.NewReplacer("{tenant}", tenant, "{role}", "helper", "{user}", users[tenant], "{mapping}", mapping, "{service}", "sample").Replace(template)
+				path := strings.NewReplacer("{tenant}", tenant, "{role}", "helper", "{user}", users[tenant], "{mapping}", mapping, "{group}", groups[tenant], "{service}", "sample").Replace(template)
 				if where == "" {
 					path = strings.ReplaceAll(path, "/roles/helper", "/roles/viewer")
 				}
@@ -234,6 +238,7 @@ func (w *adminWorld) cast() map[string]string {
 		{ClientID: "terraform", Scopes: []string{iam.ScopePlatformAdmin}, Status: iam.ClientActive},
 		{ClientID: "ci", Scopes: []string{"s2s:internal"}, Status: iam.ClientActive},
 		{ClientID: "bot", Tenant: "acme", Roles: []string{iam.RoleTenantAdmin, "viewer"}, Status: iam.ClientActive},
+		{ClientID: "scim", Tenant: "acme", Scopes: []string{iam.ScopeSCIM}, Status: iam.ClientActive},
 		{ClientID: "revoked", Tenant: "acme", Roles: []string{iam.RoleTenantAdmin}, Status: iam.ClientActive, TokensNotBefore: soon},
 		{ClientID: "stopped", Tenant: "acme", Roles: []string{iam.RoleTenantAdmin}, Status: iam.ClientBlocked},
 	} {
@@ -262,6 +267,7 @@ func (w *adminWorld) cast() map[string]string {
 		"tenant auditor": admin("tess"), "member": admin("mia"), "suspended tenant admin": admin("sue"), "expired tenant admin": admin("eve"),
 		"blocked tenant admin": admin("bill"), "blocked platform admin": admin("rita"), "stranger": admin("stranger"), "service": w.program("ci", "s2s:internal"),
 		"nobody": "", "token for gateways": w.Mint("root", nil), "token for both": w.Mint("root", map[string]any{"aud": []string{"iam-gateway", "iam-admin"}}),
-		"revoked client": w.program("revoked", ""), "blocked client": w.program("stopped", ""), "revoked user": admin("rex"),
+		"provisioning client": w.program("scim", iam.ScopeSCIM),
+		"revoked client":      w.program("revoked", ""), "blocked client": w.program("stopped", ""), "revoked user": admin("rex"),
 	}
 }

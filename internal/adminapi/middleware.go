@@ -97,22 +97,31 @@ func exchangeOf(ctx context.Context) exchange {
 // authenticate rejects requests without a valid token for the admin API.
 func (a *server) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, err := a.caller(r)
+		c, err := a.identify(r)
 		if err != nil {
 			a.failures.Write(w, r, err)
 			return
 		}
-		if line, ok := r.Context().Value(logLineKey{}).(*logLine); ok {
-			line.attrs = append(line.attrs,
-				slog.String("issuer", c.Token.Issuer),
-				slog.String("subject", c.Token.Subject),
-				slog.String("client_id", c.Token.ClientID),
-				slog.String("address", c.Address),
-			)
-		}
 		ctx := context.WithValue(r.Context(), callerKey{}, c)
 		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, exchangeKey{}, exchange{w, r})))
 	})
+}
+
+// identify returns the caller of a request, and adds them to its log line.
+func (a *server) identify(r *http.Request) (admin.Caller, error) {
+	c, err := a.caller(r)
+	if err != nil {
+		return c, err
+	}
+	if line, ok := r.Context().Value(logLineKey{}).(*logLine); ok {
+		line.attrs = append(line.attrs,
+			slog.String("issuer", c.Token.Issuer),
+			slog.String("subject", c.Token.Subject),
+			slog.String("client_id", c.Token.ClientID),
+			slog.String("address", c.Address),
+		)
+	}
+	return c, nil
 }
 
 func (a *server) caller(r *http.Request) (admin.Caller, error) {

@@ -78,6 +78,7 @@ var apiTags = []*huma.Tag{
 	{Name: "roles", Description: "Named sets of permissions, of one tenant or of all."},
 	{Name: "members", Description: "Users in a tenant, with their roles."},
 	{Name: "mappings", Description: "Roles of a tenant that follow from claims of the identity provider."},
+	{Name: "scim-groups", Description: "Groups of a tenant's provisioning client (SCIM, see docs/scim.md), and the roles to which they are mapped."},
 	{Name: "users", Description: "Users of the platform, across tenants."},
 	{Name: "access", Description: "Who can do what, by which role, and until when."},
 	{Name: "services", Description: "Manifests of services: role templates and attributes."},

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/time/rate"
 
+	"iam-service/internal/admin"
 	"iam-service/internal/iam"
 )
 
@@ -24,19 +25,24 @@ func (a *server) limitWrites(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		c := callerOf(r.Context())
-		left, wait := a.limits.take(c.Token.Issuer+"\x00"+c.Token.Subject+"\x00"+c.Token.ClientID, time.Now())
-		h := w.Header()
-		h.Set("RateLimit-Policy", fmt.Sprintf(`"writes";q=%d;w=60`, a.Writes))
-		h.Set("RateLimit", fmt.Sprintf(`"writes";r=%d;t=%d`, left, int(math.Ceil(a.limits.refill(left).Seconds()))))
-		if wait > 0 {
-			h.Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
-			detail := fmt.Sprintf("more than %d writes a minute, as this replica counts them", a.Writes)
-			a.failures.Write(w, r, &iam.Error{Kind: iam.TooManyRequests, Code: "rate_limited", Detail: detail})
+		if err := a.limits.limit(callerOf(r.Context()), w.Header()); err != nil {
+			a.failures.Write(w, r, err)
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// limit takes one write of a caller, and says in the headers of the response how many are left.
+func (l *writeLimits) limit(c admin.Caller, h http.Header) error {
+	left, wait := l.take(c.Token.Issuer+"\x00"+c.Token.Subject+"\x00"+c.Token.ClientID, time.Now())
+	h.Set("RateLimit-Policy", fmt.Sprintf(`"writes";q=%d;w=60`, l.perMinute))
+	h.Set("RateLimit", fmt.Sprintf(`"writes";r=%d;t=%d`, left, int(math.Ceil(l.refill(left).Seconds()))))
+	if wait <= 0 {
+		return nil
+	}
+	h.Set("Retry-After", strconv.Itoa(int(math.Ceil(wait.Seconds()))))
+	return &iam.Error{Kind: iam.TooManyRequests, Code: "rate_limited", Detail: fmt.Sprintf("more than %d writes a minute, as this replica counts them", l.perMinute)}
 }
 
 // writeLimits are the token buckets of callers.

@@ -25,6 +25,7 @@ type route struct {
 	action string // that the caller must be authorized for, as in member:create
 	update string // of a PATCH: the action for fields other than status, for which action alone is enough
 	slow   bool   // it may take minutes
+	bulk   bool   // it may take a minute, in many short statements
 
 	tag         string
 	summary     string
@@ -147,6 +148,7 @@ func newCall[I any, P input[I]](ctx context.Context, rt route, in P) call {
 			Client:  about.client,
 			Writes:  rt.method != http.MethodGet,
 			Patient: rt.slow,
+			Bulk:    rt.bulk,
 		},
 	}
 	if l, ok := any(in).(leaving); ok {

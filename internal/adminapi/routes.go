@@ -177,6 +177,31 @@ func (a *server) routes() []route {
 		},
 
 		{
+			method: get, path: "/v1/tenants/{tenant}/scim-groups", action: "scim-group:list", tag: "scim-groups",
+			summary: "List the groups that the tenant's provisioning client has created", description: "By id.",
+			handler: inTx(a.listSCIMGroups),
+		},
+		{
+			method: get, path: "/v1/tenants/{tenant}/scim-groups/{group}", action: "scim-group:read", tag: "scim-groups",
+			summary: "Read a group",
+			handler: inTx(a.readSCIMGroup),
+		},
+		{
+			method: put, path: "/v1/tenants/{tenant}/scim-groups/{group}", action: "scim-group:update", tag: "scim-groups", bulk: true,
+			summary: "Map a group to roles",
+			description: "Its members hold them at once. The caller must hold them. The roles belong to the groups then: 409 " +
+				"role_managed_by_scim where they are assigned by hand.",
+			handler: inTx(a.putSCIMGroup),
+		},
+		{
+			method: del, path: "/v1/tenants/{tenant}/scim-groups/{group}", action: "scim-group:delete", tag: "scim-groups", bulk: true,
+			summary:     "Delete a group",
+			description: "For one that its client does not delete. Its members lose its roles, and stay members of the tenant.",
+			status:      http.StatusNoContent,
+			handler:     inTx(a.deleteSCIMGroup),
+		},
+
+		{
 			method: get, path: "/v1/users", action: "user:list", tag: "users",
 			summary: "List users", description: "By id; find one by issuer and subject.",
 			handler: inTx(a.listUsers),

@@ -25,6 +25,7 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/adminapi/scim"
 	"iam-service/internal/clients"
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
@@ -55,6 +56,8 @@ type Config struct {
 	Trusted problem.Proxies // whose X-Forwarded-For is trusted
 	Writes  int             // of one caller in a minute; 0: 600
 
+	SCIMWrites int // of one provisioning client in a minute; 0: 3,000
+
 	Service *admin.Service
 	Clients *clients.Service
 
@@ -81,6 +84,7 @@ type server struct {
 	api      huma.API
 	table    map[string]route // by method and path
 	limits   *writeLimits
+	scim     *writeLimits
 	uploads  chan struct{} // one element for each upload in progress
 	streams  streams       // exports and searches in progress
 }
@@ -90,10 +94,14 @@ func New(cfg Config) http.Handler {
 	if cfg.Writes <= 0 {
 		cfg.Writes = 600
 	}
+	if cfg.SCIMWrites <= 0 {
+		cfg.SCIMWrites = 3000
+	}
 	a := &server{
 		Config:   cfg,
 		failures: &problem.Reporter{Logger: cfg.Log},
 		limits:   newWriteLimits(cfg.Writes),
+		scim:     newWriteLimits(cfg.SCIMWrites),
 		uploads:  make(chan struct{}, maxUploads),
 	}
 	r := chi.NewRouter()
@@ -107,6 +115,14 @@ func New(cfg Config) http.Handler {
 		return r
 	}
 	a.mount(r)
+	r.With(a.record).Mount("/scim/v2", scim.New(scim.Config{
+		Service:      a.Service,
+		Log:          a.Log,
+		Authenticate: a.identify,
+		LimitWrite:   func(c admin.Caller, h http.Header) error { return a.scim.limit(c, h) },
+		Failures:     a.failures,
+		Rejected:     a.rejected,
+	}))
 	a.mountDocs(r)
 	return withoutVersion(r)
 }

@@ -16,6 +16,9 @@ const (
 	KindInstance = "instance" // audited only
 
 	KindAssertionKey = "assertion_key" // audited only
+
+	KindSCIMGroup = "scim_group"
+	KindSCIMUser  = "scim_user" // audited only
 )
 
 // Event is one event of the outbox: a fact in the past tense, complete enough that most
@@ -107,6 +110,15 @@ type (
 	MappingUpdatedEvent struct{ MappingState }
 	// MappingDeletedEvent is MappingDeleted.v1.
 	MappingDeletedEvent struct{ MappingGone }
+)
+
+type (
+	// SCIMGroupCreatedEvent is ScimGroupCreated.v1.
+	SCIMGroupCreatedEvent struct{ SCIMGroupState }
+	// SCIMGroupUpdatedEvent is ScimGroupUpdated.v1.
+	SCIMGroupUpdatedEvent struct{ SCIMGroupState }
+	// SCIMGroupDeletedEvent is ScimGroupDeleted.v1.
+	SCIMGroupDeletedEvent struct{ SCIMGroupGone }
 )
 
 type (
@@ -225,6 +237,15 @@ func (MappingUpdatedEvent) EventType() string { return "MappingUpdated.v1" }
 func (MappingDeletedEvent) EventType() string { return "MappingDeleted.v1" }
 
 // EventType implements Event.
+func (SCIMGroupCreatedEvent) EventType() string { return "ScimGroupCreated.v1" }
+
+// EventType implements Event.
+func (SCIMGroupUpdatedEvent) EventType() string { return "ScimGroupUpdated.v1" }
+
+// EventType implements Event.
+func (SCIMGroupDeletedEvent) EventType() string { return "ScimGroupDeleted.v1" }
+
+// EventType implements Event.
 func (ServiceManifestAppliedEvent) EventType() string { return "ServiceManifestApplied.v1" }
 
 // EventType implements Event.
@@ -310,6 +331,9 @@ var Events = []EventDoc{
 	{Event: MappingCreatedEvent{}, Summary: "A claim of a provider maps to roles in a tenant."},
 	{Event: MappingUpdatedEvent{}, Summary: "A claim of a provider maps to other roles in a tenant."},
 	{Event: MappingDeletedEvent{}, Summary: "A claim of a provider no longer maps to roles in a tenant."},
+	{Event: SCIMGroupCreatedEvent{}, Summary: "A tenant's provisioning client created a group."},
+	{Event: SCIMGroupUpdatedEvent{}, Summary: "A group's names, members or roles have changed; the roles of each member are events of their own."},
+	{Event: SCIMGroupDeletedEvent{}, Summary: "A group was deleted; what it granted is revoked."},
 	{Event: ServiceManifestAppliedEvent{}, Summary: "A service's manifest has changed: it declares other roles or attributes."},
 	{Event: ClientCreatedEvent{}, Summary: "An OAuth2 client was created, here and in the identity provider."},
 	{Event: ClientUpdatedEvent{}, Summary: "A client's metadata, roles or scopes have changed, here and in the identity provider."},

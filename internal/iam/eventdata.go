@@ -91,6 +91,19 @@ type (
 		Tenant  string `json:"tenant"`
 		Mapping string `json:"mapping" doc:"id"`
 	}
+	// SCIMGroupState is a group of a provisioning client after a change, without its names.
+	SCIMGroupState struct {
+		Tenant  string   `json:"tenant"`
+		Group   string   `json:"group" doc:"our id" format:"uuid"`
+		Roles   []string `json:"roles" doc:"to which an administrator has mapped it"`
+		Members int      `json:"members" doc:"how many"`
+		Version int64    `json:"version"`
+	}
+	// SCIMGroupGone is a group that was deleted.
+	SCIMGroupGone struct {
+		Tenant string `json:"tenant"`
+		Group  string `json:"group" doc:"our id" format:"uuid"`
+	}
 	// ManifestState is what a service declares after a change.
 	ManifestState struct {
 		Service    string   `json:"service"`
@@ -197,6 +210,16 @@ func (s MappingState) EventKey() EventKey {
 // EventKey implements Event, for the events that embed it.
 func (s MappingGone) EventKey() EventKey {
 	return EventKey{Tenant: s.Tenant, Kind: KindMapping, Object: s.Mapping}
+}
+
+// EventKey implements Event, for the events that embed it.
+func (s SCIMGroupState) EventKey() EventKey {
+	return EventKey{Tenant: s.Tenant, Kind: KindSCIMGroup, Object: s.Group}
+}
+
+// EventKey implements Event, for the events that embed it.
+func (s SCIMGroupGone) EventKey() EventKey {
+	return EventKey{Tenant: s.Tenant, Kind: KindSCIMGroup, Object: s.Group}
 }
 
 // EventKey implements Event, for the events that embed it.

@@ -180,6 +180,7 @@ func rolesOf(ctx context.Context, tx pgx.Tx, tenant string) ([]iam.Role, error) 
 // Holders counts who holds a role.
 type Holders struct {
 	Members, Mappings, Clients int
+	Groups                     int      // of SCIM that map to it
 	InheritedBy                []string // roles that inherit it: "tenant/name", or "name" for a global one; 100 at most
 	Tenants                    []string // where it is held; 10 at most
 }
@@ -191,14 +192,16 @@ func (tx *Tx) HoldersOf(ctx context.Context, tenant, role string, except []strin
 		SELECT (SELECT count(*) FROM memberships WHERE roles @> ARRAY[$2] AND ($1 = '' OR tenant = $1)),
 		       (SELECT count(*) FROM mappings WHERE roles @> ARRAY[$2] AND ($1 = '' OR tenant = $1)),
 		       (SELECT count(*) FROM clients WHERE roles @> ARRAY[$2] AND status <> 'deleted' AND ($1 = '' OR tenant = $1)),
+		       (SELECT count(*) FROM scim_groups WHERE roles @> ARRAY[$2] AND ($1 = '' OR tenant = $1)),
 		       ARRAY (SELECT coalesce(tenant || '/', '') || name FROM roles
 		               WHERE inherits @> ARRAY[$2] AND ($1 = '' OR tenant = $1) AND NOT (tenant IS NULL AND name = ANY ($3)) ORDER BY 1 LIMIT 100),
 		       ARRAY (SELECT DISTINCT tenant FROM (
 		              SELECT tenant FROM memberships WHERE roles @> ARRAY[$2]
 		              UNION ALL SELECT tenant FROM mappings WHERE roles @> ARRAY[$2]
+		              UNION ALL SELECT tenant FROM scim_groups WHERE roles @> ARRAY[$2]
 		              UNION ALL SELECT tenant FROM clients WHERE roles @> ARRAY[$2] AND tenant IS NOT NULL AND status <> 'deleted') x
 		               WHERE $1 = '' OR tenant = $1 ORDER BY 1 LIMIT 10)`,
-		[]any{tenant, role, list(except)}, &h.Members, &h.Mappings, &h.Clients, &h.InheritedBy, &h.Tenants)
+		[]any{tenant, role, list(except)}, &h.Members, &h.Mappings, &h.Clients, &h.Groups, &h.InheritedBy, &h.Tenants)
 	return h, wrap("count the holders of a role", err)
 }
 

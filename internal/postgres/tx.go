@@ -17,6 +17,7 @@ import (
 // Limits of a transaction.
 const (
 	changeLimit  = 10 * time.Second
+	bulkLimit    = time.Minute     // see Bulk
 	patientLimit = 5 * time.Minute // see Patient
 	changeTries  = 5               // attempts after conflicts; see lostRace
 )
@@ -30,6 +31,11 @@ type patient struct{}
 // Patient allows a transaction and its statements to take minutes. It is for those that read or delete
 // very many rows.
 func Patient(ctx context.Context) context.Context { return context.WithValue(ctx, patient{}, true) }
+
+type bulk struct{}
+
+// Bulk allows a transaction to take a minute, in statements that each keep the usual limits: nothing waits long for a lock.
+func Bulk(ctx context.Context) context.Context { return context.WithValue(ctx, bulk{}, true) }
 
 // Tx is one transaction of the admin pool. Its methods are the steps of an administrative change. The
 // comment of each names the locks that it needs; see the package comment for their order.
@@ -52,8 +58,11 @@ func (db *DB) View(ctx context.Context, do func(context.Context, *Tx) error) err
 
 func (db *DB) transact(ctx context.Context, options pgx.TxOptions, do func(context.Context, *Tx) error) error {
 	limit, long := changeLimit, ctx.Value(patient{}) != nil
-	if long {
+	switch {
+	case long:
 		limit = patientLimit
+	case ctx.Value(bulk{}) != nil:
+		limit = bulkLimit
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -94,7 +103,8 @@ func (db *DB) transact(ctx context.Context, options pgx.TxOptions, do func(conte
 func lostRace(err error) bool {
 	pg, ok := errors.AsType[*pgconn.PgError](err)
 	return errors.Is(err, errLostRace) ||
-		ok && (pg.Code == "40001" || pg.Code == "40P01" || pg.ConstraintName == "memberships_user_fkey") // the user was erased concurrently
+		ok && (pg.Code == "40001" || pg.Code == "40P01" || pg.ConstraintName == "memberships_user_fkey" || // the user was erased concurrently
+			pg.ConstraintName == "scim_group_members_membership_fkey" || pg.ConstraintName == "scim_users_membership_fkey")
 }
 
 // errLostRace means that a row was deleted while the transaction ran.

@@ -86,6 +86,7 @@ func (s *service) openAdminAPI(start context.Context) error {
 		Issuer:        cfg.RAuthURL,
 		Trusted:       cfg.TrustedProxies,
 		Writes:        cfg.AdminWrites,
+		SCIMWrites:    cfg.SCIMWrites,
 		Version:       s.build.Version,
 		Log:           s.log,
 		Observe:       s.requests.Observe,

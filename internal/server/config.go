@@ -46,6 +46,7 @@ type Config struct {
 	RAuthAdminTokenFile     string   `env:"RAUTH_ADMIN_TOKEN_FILE" of:"provider" doc:"file with a bearer token for the admin API, instead of a client; it is read for each call"`
 	AdminAudience           string   `env:"ADMIN_AUDIENCE" of:"gate" doc:"audience of admins' tokens, never one of the gateways'; none: the admin API is off"`
 	AdminWrites             int      `env:"ADMIN_WRITES_PER_MINUTE" envDefault:"600" doc:"admin writes of one caller at one replica in a minute"`
+	SCIMWrites              int      `env:"SCIM_WRITES_PER_MINUTE" envDefault:"3000" doc:"writes of one provisioning client (SCIM) at one replica in a minute"`
 	TenantMaxMembers        int64    `env:"TENANT_MAX_MEMBERS" envDefault:"1000000" doc:"maximum of members of a tenant"`
 	TenantJoinsPerDay       int64    `env:"TENANT_JOINS_PER_DAY" envDefault:"100000" doc:"maximum of members that a tenant's own administrators add in 24 hours"`
 	BootstrapAdmin          string   `env:"BOOTSTRAP_ADMIN" doc:"subject at R-Auth that becomes platform administrator at a start while there is none"`

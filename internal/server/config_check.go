@@ -215,6 +215,7 @@ func (cfg *Config) checkServe(fault func(string, ...any)) {
 		"TOKEN_ENTRIES":           int64(cfg.TokenEntries),
 		"MEMORY_AIM":              cfg.MemoryAim,
 		"ADMIN_WRITES_PER_MINUTE": int64(cfg.AdminWrites),
+		"SCIM_WRITES_PER_MINUTE":  int64(cfg.SCIMWrites),
 		"TENANT_MAX_MEMBERS":      cfg.TenantMaxMembers,
 		"TENANT_JOINS_PER_DAY":    cfg.TenantJoinsPerDay,
 		"POLICY_REVISIONS_KEPT":   int64(cfg.PoliciesKept),

@@ -40,7 +40,8 @@ var mayImport = map[string][]string{
 	"internal/gateway/assertion": {"internal/bounded", "internal/enrich", "internal/iam", "internal/policy", "internal/telemetry", "internal/token"},
 	"internal/gateway/probe":     {},
 	"internal/gateway/setup":     {"internal/gateway", "internal/iam"},
-	"internal/adminapi":          {"internal/iam", "internal/admin", "internal/clients", "internal/enrich", "internal/policyops/explain", "internal/policy", "internal/postgres", "internal/policyops/preview", "internal/policyops/rollout", "internal/problem", "internal/token", "internal/telemetry/tracing"},
+	"internal/adminapi/scim":     {"internal/iam", "internal/admin", "internal/postgres", "internal/problem"},
+	"internal/adminapi":          {"internal/iam", "internal/admin", "internal/adminapi/scim", "internal/clients", "internal/enrich", "internal/policyops/explain", "internal/policy", "internal/postgres", "internal/policyops/preview", "internal/policyops/rollout", "internal/problem", "internal/token", "internal/telemetry/tracing"},
 	"internal/telemetry/tracing": {},
 	"internal/telemetry":         {"internal/telemetry/tracing"},
 	"internal/server":            {"internal/iam", "internal/admin", "internal/bounded", "internal/directory", "internal/feed", "internal/policy", "internal/token", "internal/enrich", "internal/postgres", "internal/clients", "internal/decisions", "internal/events/natsbus", "internal/policyops/explain", "internal/events/outbox", "internal/policyops/preview", "internal/clients/rauth", "internal/policyops/rollout", "internal/adminapi", "internal/gateway", "internal/gateway/assertion", "internal/telemetry", "policies", "internal/problem", "internal/telemetry/tracing"},
@@ -87,6 +88,7 @@ var mayKnow = map[string][]string{
 	"github.com/nats-io":               {"internal/events/natsbus", "internal/dev/devstack"},
 	"github.com/envoyproxy":            {"internal/gateway"},
 	"google.golang.org/grpc":           {"internal/gateway", "internal/server"},
+	"github.com/scim2":                 {"internal/adminapi/scim"},
 }
 
 func TestDependencyDirection(t *testing.T) {

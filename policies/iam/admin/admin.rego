@@ -44,6 +44,7 @@ decision := {
 grants contains _reason(rego.metadata.rule()) if {
 	_platform_admin
 	not _changes_policy
+	not _provisions
 }
 
 # METADATA
@@ -64,14 +65,15 @@ grants contains _reason(rego.metadata.rule()) if {
 grants contains _reason(rego.metadata.rule()) if {
 	_auditor
 	_reads
+	not _provisions
 }
 
 # METADATA
 # title: An administrator of the tenant
 # description: >-
-#   May manage roles, members, mappings and clients of their own tenant, read its audit and its
-#   decisions, and have decisions about its members explained. What of them is shown is limited to
-#   the tenant by the service itself.
+#   May manage roles, members, mappings, SCIM groups' roles and clients of their own tenant, read
+#   its audit and its decisions, and have decisions about its members explained. What of them is
+#   shown is limited to the tenant by the service itself.
 # custom:
 #   code: tenant_admin
 grants contains _reason(rego.metadata.rule()) if {
@@ -101,6 +103,20 @@ grants contains _reason(rego.metadata.rule()) if {
 	input.action == "service:sync"
 	_platform_program
 	"s2s:internal" in _scopes
+}
+
+# METADATA
+# title: The tenant's provisioning client
+# description: >-
+#   A program of the tenant whose token and registration both have the scope scim may read and write
+#   the tenant's users and groups by SCIM. No person may, and no other program.
+# custom:
+#   code: provisioning
+grants contains _reason(rego.metadata.rule()) if {
+	_provisions
+	_client.tenant == input.tenant
+	_tenant.status == "active"
+	"scim" in _scopes
 }
 
 # Denials: what may not be, whatever was granted. Add yours here.
@@ -182,6 +198,8 @@ _reads if _verb in {"read", "list"}
 
 _reads if input.action in {"policy:explain", "access:search"}
 
+_provisions if _subject == "scim"
+
 _about_policy if _subject in {"policy", "decision"}
 
 _changes_policy if {
@@ -193,7 +211,7 @@ _leaves_policy if _verb in {"read", "list", "rollback", "preview", "explain"}
 
 _of_a_tenant if input.tenant
 
-_within_tenant if _subject in {"role", "member", "mapping", "client", "effective", "access", "audit", "decision"}
+_within_tenant if _subject in {"role", "member", "mapping", "scim-group", "client", "effective", "access", "audit", "decision"}
 
 _within_tenant if input.action in {"tenant:read", "policy:explain"}
 

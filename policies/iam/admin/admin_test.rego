@@ -16,6 +16,7 @@ users := {issuer: {
 	"owner": person([], {"acme": member(["owner"])}),
 	"tess": person([], {"acme": member(["iam:tenant-auditor"])}),
 	"bob": person([], {"acme": member(["editor"])}),
+	"pam": person(["platform-admin", "auditor"], {"acme": member(["iam:tenant-admin"])}),
 	"sue": person([], {"acme": object.union(member(["iam:tenant-admin"]), {"status": "suspended"})}),
 	"ingrid": person([], {"initech": member(["iam:tenant-admin"])}),
 	"gus": person([], {"globex": member(["iam:tenant-admin"])}),
@@ -40,6 +41,10 @@ clients := {issuer: {
 	"terraform": {"client_id": "terraform", "status": "active", "roles": [], "scopes": ["iam:platform-admin"]},
 	"stopped": {"client_id": "stopped", "status": "blocked", "roles": [], "scopes": ["s2s:internal"]},
 	"acmebot": {"client_id": "acmebot", "tenant": "acme", "status": "active", "roles": ["iam:tenant-admin"], "scopes": ["s2s:internal"]},
+	"okta": {"client_id": "okta", "tenant": "acme", "status": "active", "roles": [], "scopes": ["scim"]},
+	"idle": {"client_id": "idle", "tenant": "initech", "status": "active", "roles": [], "scopes": ["scim"]},
+	"entra": {"client_id": "entra", "tenant": "acme", "status": "blocked", "roles": [], "scopes": ["scim"]},
+	"global": {"client_id": "global", "status": "active", "roles": [], "scopes": ["scim", "iam:platform-admin"]},
 }}
 
 token(name) := {"iss": issuer, "sub": name, "client_id": "console"}
@@ -121,6 +126,21 @@ cases := {
 	"a tenant's program does not see another": [program("acmebot", ""), "member:create", "globex", 404],
 	"a program of the platform with the scope manages it": [program("terraform", "iam:platform-admin"), "tenant:create", null, "platform_admin"],
 	"a person with a program's scope is a person": [object.union(token("bob"), {"scope": "iam:platform-admin"}), "tenant:create", null, 403],
+	"a provisioning client provisions its tenant": [program("okta", "scim"), "scim:update", "acme", "provisioning"],
+	"a provisioning client reads its users": [program("okta", "scim"), "scim:read", "acme", "provisioning"],
+	"a provisioning client does nothing else": [program("okta", "scim"), "member:list", "acme", 403],
+	"a provisioning client maps no group to roles": [program("okta", "scim"), "scim-group:update", "acme", 403],
+	"a provisioning client does not see another tenant": [program("okta", "scim"), "scim:read", "globex", 404],
+	"a provisioning client of a suspended tenant is denied": [program("idle", "scim"), "scim:read", "initech", 403],
+	"a provisioning client that is blocked may nothing": [program("entra", "scim"), "scim:read", "acme", 403],
+	"a provisioning client needs the scope in its token": [program("okta", "openid"), "scim:read", "acme", 403],
+	"a provisioning client needs the scope in its registration": [program("acmebot", "scim"), "scim:read", "acme", 403],
+	"a program of the platform provisions no tenant": [program("global", "scim iam:platform-admin"), "scim:update", "acme", 403],
+	"no person provisions a tenant, whatever they hold": [object.union(token("pam"), {"scope": "scim"}), "scim:update", "acme", 403],
+	"no person reads a tenant by SCIM, whatever they hold": [object.union(token("pam"), {"client_id": "okta", "scope": "scim"}), "scim:read", "acme", 403],
+	"a tenant admin maps groups to roles": [token("alice"), "scim-group:update", "acme", "tenant_admin"],
+	"a tenant auditor looks at groups": [token("tess"), "scim-group:list", "acme", "tenant_auditor"],
+	"a tenant auditor maps no group": [token("tess"), "scim-group:update", "acme", 403],
 	"an unknown program is denied": [program("nobody", "s2s:internal"), "service:sync", null, 403],
 }
 
