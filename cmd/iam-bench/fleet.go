@@ -91,6 +91,11 @@ func stopReplicas(all []*replica) {
 	}
 }
 
+// statusError is a response other than 200.
+type statusError struct{ status int }
+
+func (e *statusError) Error() string { return "the response is " + strconv.Itoa(e.status) }
+
 // enrich sends one enrichment and returns the headers of the response. On a busy machine a response may be 503;
 // then it retries.
 func (r *replica) enrich(client *http.Client, token string) (http.Header, error) {
@@ -112,7 +117,7 @@ func (r *replica) enrich(client *http.Client, token string) (http.Header, error)
 		case resp.StatusCode == http.StatusOK:
 			return resp.Header, nil
 		case resp.StatusCode != http.StatusServiceUnavailable || try == 20:
-			return nil, errors.New("the response is " + resp.Status)
+			return nil, &statusError{resp.StatusCode}
 		}
 	}
 }

@@ -87,6 +87,13 @@ func TestScripts(t *testing.T) {
 		ts.Check(err)
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(raw), 0o600))
 	}
+	commands["mintset"] = func(ts *testscript.TestScript, _ bool, args []string) { // mintset FILE CLAIMS: a security event token
+		var claims map[string]any
+		ts.Check(json.Unmarshal([]byte(args[1]), &claims))
+		raw, err := ts.Value("rauth").(*devrauth.Server).SET(claims)
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(raw), 0o600))
+	}
 	commands["dump"] = func(ts *testscript.TestScript, _ bool, args []string) { // dump FILE: all tables of the schema, as text
 		ctx := context.Background()
 		conn, err := pgx.Connect(ctx, ts.Getenv("DATABASE_URL"))

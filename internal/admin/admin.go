@@ -1,5 +1,5 @@
 // Package admin is the use cases of administration: tenants, roles, users, members,
-// mappings, clients, the manifests of services, policies, the audit.
+// mappings, clients, the manifests of services, policies, signals, the audit.
 //
 // It owns the order of one administrative request, which is one transaction:
 //
@@ -39,6 +39,9 @@ type Config struct {
 
 	// Audiences of the gateways' tokens: the default of a client, and all that an administrator of a tenant can grant.
 	Audiences []string
+
+	// UnknownMapped says that unknown users get roles by their tokens' claims: a signal about one creates the user.
+	UnknownMapped bool
 
 	MaxMembers  int64 // most members of one tenant; 0: 1,000,000
 	JoinsPerDay int64 // most members that a tenant's own administrators add in 24 hours; 0: 100,000

@@ -41,9 +41,12 @@ func (w *Work) admit(ctx context.Context) error {
 		w.actorKind, w.actor, w.decisionID = actor.kind, actor.id, actor.decision
 		return w.lock(ctx)
 	}
-	if t == nil {
+	switch {
+	case w.caller.Stream != "":
+		w.actorKind, w.actor = "stream", w.caller.Stream
+	case t == nil:
 		w.actorKind, w.actor = "operator", w.caller.Operator
-	} else {
+	default:
 		if err := w.identify(ctx, t); err != nil {
 			return err
 		}

@@ -15,7 +15,9 @@ import (
 type Caller struct {
 	Token     *token.Token // verified, for the admin API; nil: an operator, who has the database
 	Operator  string       // name of the operator
-	Via       string       // "api", "command", "bootstrap", "loop"
+	Stream    string       // name of the stream whose signal it is, instead of an operator: see ReceiveSignal
+	Reach     []string     // issuers whose users the stream reaches
+	Via       string       // "api", "command", "bootstrap", "loop", "signal"
 	Method    string       // of the request, for the policy
 	Address   string       // of the client, if known
 	RequestID string

@@ -104,9 +104,14 @@ func (w *Work) PutUser(ctx context.Context, id string, e UserEdit, c Condition) 
 	})
 }
 
-// EditUser changes a part of a user: edit gets the current one.
+// EditUser changes a part of a user: edit gets the current one. A user who is blocked after it is blocked by the caller:
+// no signal lifts the block.
 func (w *Work) EditUser(ctx context.Context, id string, c Condition, edit func(*iam.User) error) (iam.User, error) {
-	return w.changeUser(ctx, id, c, edit)
+	u, err := w.changeUser(ctx, id, c, edit)
+	if err == nil && u.Status == iam.UserBlocked {
+		err = w.keepBlock(ctx, id)
+	}
+	return u, err
 }
 
 // RevokeTokens revokes all tokens of a user that were issued before a time, which never
@@ -179,6 +184,11 @@ func (w *Work) changeUser(ctx context.Context, id string, c Condition, change fu
 	}
 	if after, err = w.tx.PutUser(ctx, after); err != nil {
 		return before, err
+	}
+	if before.Status != after.Status && w.caller.Stream == "" {
+		if _, err := w.tx.TakeSignalBlocks(ctx, id); err != nil {
+			return before, err
+		}
 	}
 	w.userChanged(before, after)
 	return after, w.record("", iam.KindUser, id, auditOfUser(before), auditOfUser(after))

@@ -15,9 +15,9 @@ type auditBody struct {
 	Chain      string          `json:"chain" doc:"id of a tenant; empty: the platform"`
 	Seq        int64           `json:"seq"`
 	At         time.Time       `json:"at"`
-	ActorKind  string          `json:"actor_kind" enum:"user,client,operator"`
+	ActorKind  string          `json:"actor_kind" enum:"user,client,operator,stream"`
 	Actor      string          `json:"actor" doc:"id of a user, a client_id, or the operator who ran a command"`
-	Via        string          `json:"via" enum:"api,command,bootstrap,loop"`
+	Via        string          `json:"via" enum:"api,command,bootstrap,loop,signal"`
 	Address    string          `json:"address,omitempty"`
 	RequestID  string          `json:"request_id,omitempty"`
 	DecisionID string          `json:"decision_id,omitempty"`
@@ -54,7 +54,7 @@ type auditIn struct {
 	Tenant string    `query:"tenant" maxLength:"64" doc:"id of the tenant; absent: the whole platform"`
 	Actor  string    `query:"actor" maxLength:"255"`
 	Action string    `query:"action" maxLength:"64" doc:"as in member:create"`
-	Kind   string    `query:"kind" enum:"tenant,role,user,member,mapping,service,client,event"`
+	Kind   string    `query:"kind" enum:"tenant,role,user,member,mapping,service,client,event,signal"`
 	Object string    `query:"object" maxLength:"255" doc:"id or name"`
 	From   time.Time `query:"from" doc:"not earlier than this (RFC 3339)"`
 	Until  time.Time `query:"until" doc:"earlier than this"`

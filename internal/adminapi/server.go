@@ -35,6 +35,7 @@ import (
 	"iam-service/internal/problem"
 	"iam-service/internal/telemetry/tracing"
 	"iam-service/internal/token"
+	"iam-service/internal/token/signals"
 )
 
 // Config of the admin API.
@@ -66,7 +67,8 @@ type Config struct {
 	Explain   *explain.Service
 	Shadow    *preview.Shadow
 	Previews  *preview.Jobs
-	Decisions Decisions // the decision log; nil: it cannot be searched
+	Decisions Decisions         // the decision log; nil: it cannot be searched
+	Signals   *signals.Receiver // nil: none are received
 
 	PreviewEngine *policy.Engine // with the settings of the serving engine, and more time
 	EvalLimit     time.Duration  // of one evaluation by the serving engine: a preview reports those that exceed it
@@ -108,6 +110,7 @@ func New(cfg Config) http.Handler {
 	r.Use(middleware.GetHead)
 	r.NotFound(problem.Observed("", a.Observe, problem.Handle(a.failures, problem.NotFound)))
 	r.MethodNotAllowed(problem.Observed("", a.Observe, problem.Handle(a.failures, problem.MethodNotAllowed)))
+	a.mountSignals(r)
 	if a.Verify == nil {
 		r.NotFound(problem.Observed("", a.Observe, problem.Handle(a.failures, func(http.ResponseWriter, *http.Request) error {
 			return iam.Errorf(iam.NotFound, "the admin API is off: ADMIN_AUDIENCE is not set")

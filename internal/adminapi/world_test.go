@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -21,10 +22,12 @@ import (
 	"iam-service/internal/dev/devstack"
 	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/dev/world"
+	"iam-service/internal/iam"
 	"iam-service/internal/policyops/explain"
 	"iam-service/internal/policyops/preview"
 	"iam-service/internal/policyops/rollout"
 	"iam-service/internal/postgres"
+	"iam-service/internal/token/signals"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main{M: m}) }
@@ -42,6 +45,8 @@ type adminWorld struct {
 	clients  *clients.Service
 	policies *rollout.Service
 
+	outcomes sync.Map // stream → what became of its last signal
+
 	mu   sync.Mutex
 	pool *pgxpool.Pool // of sql
 }
@@ -51,11 +56,13 @@ type settings struct {
 	decisions bool   // are persisted, and can be searched
 	adminRego string // instead of the default policy of administration
 	replicaOf *adminWorld
-	writes    int   // of a caller in a minute; 0: unlimited
-	joins     int64 // of a tenant in a day
-	panics    bool  // when the policy is read
-	noClients bool  // are managed
-	loop      bool  // of clients runs
+	writes    int                      // of a caller in a minute; 0: unlimited
+	joins     int64                    // of a tenant in a day
+	panics    bool                     // when the policy is read
+	noClients bool                     // are managed
+	loop      bool                     // of clients runs
+	streams   func(*adminWorld) string // content of SIGNALS_FILE
+	mapped    bool                     // unknown users get roles by mappings
 }
 
 func newWorld(t testing.TB, s settings) *adminWorld {
@@ -84,6 +91,8 @@ func newWorld(t testing.TB, s settings) *adminWorld {
 		Invalidate:  w.Facts.Invalidate,
 		JoinsPerDay: s.joins,
 		Log:         w.Logger,
+
+		UnknownMapped: s.mapped,
 	})
 	w.clients = newClients(w, s)
 	if s.loop {
@@ -133,6 +142,7 @@ func newWorld(t testing.TB, s settings) *adminWorld {
 		Version: "test",
 		Log:     w.Logger,
 		Observe: w.Observe,
+		Signals: newReceiver(w, s),
 	}))
 	t.Cleanup(api.Close)
 	w.admin = api.URL
@@ -151,6 +161,31 @@ func persistDecisions(t testing.TB, url string) (decisions.Sink, adminapi.Decisi
 	}
 	t.Cleanup(store.Close)
 	return decisions.Database(store.Add), store
+}
+
+// newReceiver is the receiver of signals; nil without streams.
+func newReceiver(w *adminWorld, s settings) *signals.Receiver {
+	w.Helper()
+	if s.streams == nil {
+		return nil
+	}
+	streams, faults := signals.Parse([]byte(s.streams(w)), signals.Sources{
+		Issuers: w.Issuers,
+		Env:     func(name string) string { return strings.Repeat(name, 40)[:40] },
+		BadURL:  func(string) string { return "" },
+	})
+	if len(faults) > 0 {
+		w.Fatal(faults)
+	}
+	r, err := signals.New(signals.Config{
+		Streams:  streams,
+		Log:      w.Logger,
+		Accepted: func(stream string, o iam.SignalOutcome) { w.outcomes.Store(stream, string(o)) },
+		Rejected: func(stream string, reason signals.Reason) { w.outcomes.Store(stream, "rejected: "+string(reason)) },
+	})
+	w.OK(err)
+	w.Cleanup(r.Close)
+	return r
 }
 
 // newClients is the service of managed clients; its loop does not run yet.

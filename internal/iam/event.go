@@ -15,6 +15,8 @@ const (
 
 	KindInstance = "instance" // audited only
 
+	KindSignal = "signal" // audited only
+
 	KindAssertionKey = "assertion_key" // audited only
 
 	KindSCIMGroup = "scim_group"

@@ -153,7 +153,7 @@ func (tx *Tx) Append(ctx context.Context, entries []iam.AuditEntry, events []iam
 	return wrap("append events", err)
 }
 
-// Chores does the hourly work: it expires idempotent requests and reports of previews, and publishes
+// Chores does the hourly work: it expires idempotent requests, reports of previews and ids of signals, and publishes
 // checkpoints, the heads of the audit chains that have grown since their last one. It returns the
 // checkpoints; an event of each is in the outbox.
 func (tx *Tx) Chores(ctx context.Context) (heads []iam.Checkpoint, err error) {
@@ -161,6 +161,9 @@ func (tx *Tx) Chores(ctx context.Context) (heads []iam.Checkpoint, err error) {
 		return nil, err
 	}
 	if err := tx.expirePreviewReports(ctx); err != nil {
+		return nil, err
+	}
+	if err := tx.expireSignals(ctx); err != nil {
 		return nil, err
 	}
 	if heads, err = tx.takeCheckpoints(ctx); err != nil {

@@ -19,17 +19,18 @@ import (
 func (s *service) openAdministration(context.Context) error {
 	cfg := &s.cfg
 	s.administration = admin.New(admin.Config{
-		DB:           s.db,
-		Engine:       s.engine,
-		Issuers:      cfg.Issuers,
-		Issuer:       cfg.RAuthURL,
-		Audiences:    cfg.RAuthAudiences,
-		Invalidate:   s.facts.Invalidate,
-		PoliciesKept: cfg.PoliciesKept,
-		MaxMembers:   cfg.TenantMaxMembers,
-		JoinsPerDay:  cfg.TenantJoinsPerDay,
-		Log:          s.log,
-		Embedded:     PackedEmbedded,
+		DB:            s.db,
+		Engine:        s.engine,
+		Issuers:       cfg.Issuers,
+		Issuer:        cfg.RAuthURL,
+		Audiences:     cfg.RAuthAudiences,
+		Invalidate:    s.facts.Invalidate,
+		PoliciesKept:  cfg.PoliciesKept,
+		MaxMembers:    cfg.TenantMaxMembers,
+		JoinsPerDay:   cfg.TenantJoinsPerDay,
+		UnknownMapped: cfg.UnknownUsers == "mapped",
+		Log:           s.log,
+		Embedded:      PackedEmbedded,
 	})
 	var unpartitioned refreshed[int64]
 	s.loops.run("audit_figures", func() { unpartitioned.run(s.work, s.db.CountUnpartitionedAudit) })
@@ -91,6 +92,7 @@ func (s *service) openAdminAPI(start context.Context) error {
 		Log:           s.log,
 		Observe:       s.requests.Observe,
 		Tracing:       s.tracing,
+		Signals:       s.signals,
 	}
 	if s.decisionStore != nil {
 		api.Decisions = s.decisionStore

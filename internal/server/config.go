@@ -17,6 +17,7 @@ import (
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/token"
+	"iam-service/internal/token/signals"
 )
 
 // Config is all settings of serve, one for each environment variable. A variable marked secret can
@@ -49,6 +50,7 @@ type Config struct {
 	SCIMWrites              int      `env:"SCIM_WRITES_PER_MINUTE" envDefault:"3000" doc:"writes of one provisioning client (SCIM) at one replica in a minute"`
 	TenantMaxMembers        int64    `env:"TENANT_MAX_MEMBERS" envDefault:"1000000" doc:"maximum of members of a tenant"`
 	TenantJoinsPerDay       int64    `env:"TENANT_JOINS_PER_DAY" envDefault:"100000" doc:"maximum of members that a tenant's own administrators add in 24 hours"`
+	SignalsFile             string   `env:"SIGNALS_FILE" of:"signals" doc:"file with the streams of security event tokens that are received (docs/signals.md); a change takes a restart; none: POST /v1/signals does not exist"`
 	BootstrapAdmin          string   `env:"BOOTSTRAP_ADMIN" doc:"subject at R-Auth that becomes platform administrator at a start while there is none"`
 
 	GatewayAddr          string        `env:"GATEWAY_ADDR" envDefault:":8080" doc:"listener for gateways"`
@@ -144,6 +146,9 @@ type Config struct {
 	adminSecretFile string            // of RAUTH_ADMIN_CLIENT_SECRET_FILE
 	PolicyKey       *policy.Key       // of POLICY_KEY_FILE
 
+	Streams []signals.Stream // of SIGNALS_FILE
+	getenv  func(string) string
+
 	AssertionEncryption *assertion.Encryption // of ASSERTION_KEY_ENCRYPTION_KEY; nil: it is not set
 	opaConfig           []byte                // content of OPA_CONFIG
 	opaFetches          bool                  // it brings policies
@@ -189,6 +194,7 @@ type Needs struct {
 	Decisions bool // DECISIONS_DATABASE_URL
 	Ops       bool // OPS_ADDR
 	Assertion bool // the keys of signed identities
+	Signals   bool // with Issuers: SIGNALS_FILE
 }
 
 // read reports whether a group of settings is read.
@@ -203,6 +209,7 @@ func (n *Needs) read(group string) bool {
 		"decisions": n.Decisions,
 		"ops":       n.Ops,
 		"assertion": n.Assertion,
+		"signals":   n.Signals,
 	}[group]
 }
 
@@ -227,7 +234,7 @@ func ParseConfig(environ []string) (Config, error) { return ReadConfig(environ, 
 // that is wrong with them at once, by name and without any secret. It opens nothing but the files
 // that settings name.
 func ReadConfig(environ []string, needs Needs) (Config, error) {
-	var cfg Config
+	cfg := Config{getenv: environment(environ)}
 	all, vars := env.ToMap(environ), map[string]string{}
 	var faults []string
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }

@@ -41,6 +41,7 @@ func (cfg *Config) check(needs *Needs, fault func(string, ...any)) {
 		{"ops", cfg.checkOps},
 		{"assertion", cfg.checkAssertion},
 		{"issuers", cfg.checkIssuers},
+		{"signals", cfg.checkSignals}, // after the issuers, whose users they are about
 	} {
 		if needs.read(group.name) {
 			group.check(fault)

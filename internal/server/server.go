@@ -32,6 +32,7 @@ import (
 	"iam-service/internal/telemetry"
 	"iam-service/internal/telemetry/tracing"
 	"iam-service/internal/token"
+	"iam-service/internal/token/signals"
 )
 
 // Version is what the linker sets; else what the Go tool has noted.
@@ -63,6 +64,7 @@ func Serve(ctx context.Context, cfg Config, out *telemetry.Log, ready func(Addrs
 		s.openDecisionLog,
 		s.openEnrichment,
 		s.openClients,
+		s.openSignals,
 		s.warm,
 		s.openGateways,
 		s.openAdminAPI,
@@ -149,6 +151,9 @@ type service struct {
 	// openClients
 	clients  *clients.Service
 	provider *rauth.Client // nil without RAUTH_ADMIN_URL
+
+	// openSignals
+	signals *signals.Receiver // nil without SIGNALS_FILE
 
 	// openOps
 	ops *telemetry.Ops

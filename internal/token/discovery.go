@@ -13,31 +13,66 @@ import (
 	"strings"
 )
 
-// discover requests OpenID Connect Discovery 1.0, section 4, and where that is
-// 404 for RFC 8414.
+// discover requests the metadata of the issuer. Of one whose keys have a known URL it makes the document up.
 func (is *issuer) discover(ctx context.Context) ([]byte, error) {
-	b, err := is.v.get(ctx, "discovery", strings.TrimSuffix(is.URL, "/")+"/.well-known/openid-configuration")
+	switch {
+	case is.JWKSURI != "":
+		return json.Marshal(discoveryDoc{Issuer: is.URL, JWKSURI: is.JWKSURI})
+	case is.Metadata == TransmitterMetadata:
+		return is.discoverTransmitter(ctx)
+	}
+	return is.discoverProvider(ctx)
+}
+
+// discoverProvider requests OpenID Connect Discovery 1.0, section 4, and where that is
+// 404 for RFC 8414.
+func (is *issuer) discoverProvider(ctx context.Context) ([]byte, error) {
+	return is.firstOf(ctx, strings.TrimSuffix(is.URL, "/")+"/.well-known/openid-configuration", "oauth-authorization-server")
+}
+
+// discoverTransmitter requests the transmitter's configuration (Shared Signals Framework 1.0, section 7.2), and where
+// that is 404 the one of older RISC transmitters (section 7.2.2).
+func (is *issuer) discoverTransmitter(ctx context.Context) ([]byte, error) {
+	u, err := wellKnown(is.URL, "ssf-configuration")
+	if err != nil {
+		return nil, err
+	}
+	return is.firstOf(ctx, u, "risc-configuration")
+}
+
+// firstOf requests a document, and where that is 404 the well-known document of another name.
+func (is *issuer) firstOf(ctx context.Context, document, otherwise string) ([]byte, error) {
+	b, err := is.v.get(ctx, "discovery", document)
 	var status *StatusError
 	if err == nil || !errors.As(err, &status) || status.Status != http.StatusNotFound {
 		return b, err
 	}
-	u, perr := url.Parse(is.URL)
+	u, perr := wellKnown(is.URL, otherwise)
 	if perr != nil {
 		return nil, perr
 	}
-	u.Path = "/.well-known/oauth-authorization-server" + strings.TrimSuffix(u.Path, "/") // RFC 8414, section 3.1
-	b, err = is.v.get(ctx, "discovery", u.String())
+	b, err = is.v.get(ctx, "discovery", u)
 	if errors.As(err, &status) && status.Status == http.StatusNotFound {
 		is.v.cfg.OnError("discovery", "bad_response") // now it is one: neither document is there
 	}
 	return b, err
 }
 
+// wellKnown inserts a well-known name between the host and the path of an issuer (RFC 8414, section 3.1).
+func wellKnown(issuerURL, name string) (string, error) {
+	u, err := url.Parse(issuerURL)
+	if err != nil {
+		return "", err
+	}
+	u.Path = "/.well-known/" + name + strings.TrimSuffix(u.Path, "/")
+	return u.String(), nil
+}
+
 type discoveryDoc struct {
 	Issuer                string `json:"issuer"`
 	JWKSURI               string `json:"jwks_uri"`
-	IntrospectionEndpoint string `json:"introspection_endpoint"`
-	TokenEndpoint         string `json:"token_endpoint"`
+	IntrospectionEndpoint string `json:"introspection_endpoint,omitempty"`
+	TokenEndpoint         string `json:"token_endpoint,omitempty"`
 }
 
 // WrongIssuerError means that a discovery document names another issuer:

@@ -63,12 +63,23 @@ type Issuer struct {
 	Types             []string      // accepted "typ" of the header, lower case, without "application/"
 	AuthorizedParties []string      // if any: "azp" or "client_id" must be one of them
 	Programs          []ProgramMark // how it marks programs' tokens, besides RFC 9068
+	Metadata          Metadata      // the document that names its keys
+	JWKSURI           string        // of its keys; empty: its metadata document names it
 
 	// Introspection of tokens that are no JWTs; off where neither an URL nor a client is given.
 	IntrospectionURL          string // empty: the one of the discovery document
 	IntrospectionClientID     string // empty: without authentication
 	IntrospectionClientSecret string
 }
+
+// Metadata is the kind of document in which an issuer names its keys.
+type Metadata string
+
+// The kinds.
+const (
+	ProviderMetadata    Metadata = ""    // OpenID Connect Discovery 1.0, or RFC 8414
+	TransmitterMetadata Metadata = "ssf" // Shared Signals Framework 1.0, section 7
+)
 
 // Config of a Verifier.
 type Config struct {

@@ -104,34 +104,66 @@ func checkTime(t *Token, idp string, now time.Time) error {
 
 // verifyJWT checks form, key, signature and claims, in this order.
 func (v *Verifier) verifyJWT(ctx context.Context, q request) (*Token, error) {
-	var by *signingKey
-	var from *issuer
-	var stop error // what the key function found; the parser would hide its kind
-	var claims payload
-	_, err := v.parser.ParseWithClaims(q.raw, &claims, func(t *jwt.Token) (any, error) {
-		from, by, stop = v.keyFor(ctx, t, claims.MapClaims, q)
-		if stop != nil {
-			return nil, stop
-		}
-		return by.public, nil
-	})
-	if stop != nil {
-		return nil, stop
-	}
-	switch {
-	case errors.Is(err, jwt.ErrTokenMalformed):
-		return nil, reject(Malformed, "", "%w", err)
-	case err != nil && from == nil:
-		return nil, reject(NoKey, "", "%w", err)
-	case err != nil:
-		return nil, from.reject(Signature, "%w", err)
-	}
-	t, err := from.token(claims.MapClaims, q.now, v.audience)
+	s, err := v.verifySignature(ctx, q)
 	if err != nil {
 		return nil, err
 	}
-	t.signedBy, t.weight = by, weightOf(q.raw)
+	t, err := s.from.token(s.claims, q.now, v.audience)
+	if err != nil {
+		return nil, err
+	}
+	t.signedBy, t.weight = s.by, weightOf(q.raw)
 	return t, nil
+}
+
+// signed is a JWT whose signature is its issuer's.
+type signed struct {
+	from   *issuer
+	by     *signingKey
+	claims jwt.MapClaims
+}
+
+// verifySignature checks form, issuer, typ, key and signature, and no claim but iss.
+func (v *Verifier) verifySignature(ctx context.Context, q request) (s signed, err error) {
+	var stop error // what the key function found; the parser would hide its kind
+	var claims payload
+	_, err = v.parser.ParseWithClaims(q.raw, &claims, func(t *jwt.Token) (any, error) {
+		s.from, s.by, stop = v.keyFor(ctx, t, claims.MapClaims, q)
+		if stop != nil {
+			return nil, stop
+		}
+		return s.by.public, nil
+	})
+	switch {
+	case stop != nil:
+		return s, stop
+	case errors.Is(err, jwt.ErrTokenMalformed):
+		return s, reject(Malformed, "", "%w", err)
+	case err != nil && s.from == nil:
+		return s, reject(NoKey, "", "%w", err)
+	case err != nil:
+		return s, s.from.reject(Signature, "%w", err)
+	}
+	s.claims = claims.MapClaims
+	return s, nil
+}
+
+// VerifySignature checks a JWT of another kind than access tokens, by its issuer's Types: form, issuer, typ, key and
+// signature. It returns the claims, with numbers as json.Number. All claims but iss are the caller's to check. It
+// waits for an issuer's keys until deadline at most, caches nothing, and its errors are those of Verify.
+func (v *Verifier) VerifySignature(ctx context.Context, raw string, deadline time.Time) (map[string]any, error) {
+	now := v.cfg.now()
+	if left := now.Add(v.cfg.Wait); left.Before(deadline) {
+		deadline = left
+	}
+	if strings.Count(raw, ".") != 2 {
+		return nil, reject(Malformed, "", "it is no signed JWT")
+	}
+	s, err := v.verifySignature(ctx, request{raw: raw, now: now, deadline: deadline})
+	if err != nil {
+		return nil, err
+	}
+	return s.claims, nil
 }
 
 // keyFor chooses the key by the header and the issuer, neither trusted yet.

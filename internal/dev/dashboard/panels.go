@@ -172,6 +172,17 @@ var sections = []section{
 			{`sum(rate(iam_policy_shadow_dropped_total{` + here + `}[$__rate_interval]))`, "dropped"},
 		}},
 	}},
+	{"Signals", []graph{
+		{title: "Accepted signals", says: "Security event tokens of providers by what they have led to, where SIGNALS_FILE is set.", unit: "short", stacked: true, queries: []query{
+			{`sum by (outcome) (increase(iam_signals_accepted_total{` + here + `}[$__rate_interval])) > 0`, "{{outcome}}"},
+		}},
+		{title: "Rejected signals", says: "Those that were rejected: what the provider revokes has no effect.", unit: "short", stacked: true, queries: []query{
+			{`sum by (stream, reason) (increase(iam_signals_rejected_total{` + here + `}[$__rate_interval])) > 0`, "{{stream}} {{reason}}"},
+		}},
+		{title: "Silence", says: "Time since the last signal of each stream that is silent for longer than its silent_after.", unit: "s", queries: []query{
+			{`(time() - max by (stream) (iam_signals_last_accepted_timestamp_seconds{` + here + `})) and max by (stream) (iam_signals_silent{` + here + `}) > 0`, "{{stream}}"},
+		}},
+	}},
 	{"Clients", []graph{
 		{title: "Pending", says: "Changes of clients that R-Auth has not confirmed, and those that it rejected.", unit: "short", queries: []query{
 			{`max(iam_clients_pending{` + here + `})`, "pending"},

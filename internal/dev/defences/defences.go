@@ -4,6 +4,8 @@
 // It owns the list. internal/dev/defences/takeout takes each out in turn; docs_test compares SECURITY.md with it.
 package defences
 
+import "slices"
+
 // Defence is one line of code, or a few, that stops an attack.
 type Defence struct {
 	Threat  string // as in SECURITY.md
@@ -14,8 +16,11 @@ type Defence struct {
 	Test    string
 }
 
-// All are the defences, by threat.
-var All = []Defence{
+// All are the defences.
+var All = slices.Concat(core, ofSignals)
+
+// core are those of enrichment, administration and policies, by threat.
+var core = []Defence{
 	{
 		Threat: "allow without a header", File: "internal/gateway/http.go",
 		Code: "out[name] = o.values[i : i+1 : i+1]", Without: `if o.values[i] != "" { out[name] = o.values[i : i+1 : i+1] }`,

@@ -1,6 +1,6 @@
 // Package devrauth is an R-Auth for development and tests, in process: discovery,
-// JWKS with an RS256, an ES256 and an EdDSA key that can be rotated, a token
-// endpoint for client credentials, introspection, the admin API with switches for
+// JWKS with an RS256, an ES256 and an EdDSA key that can be rotated, signed security
+// events, a token endpoint for client credentials, introspection, the admin API with switches for
 // faults, and a way to issue a token for any user.
 //
 // It is insecure on purpose: every caller gets a token of any subject.
@@ -210,6 +210,7 @@ func (s *Server) MintOpaque(claims map[string]any) string {
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/openid-configuration", s.discovery)
+	mux.HandleFunc("GET /.well-known/ssf-configuration", s.transmitter)
 	mux.HandleFunc("GET /jwks", s.jwks)
 	mux.HandleFunc("POST /token", s.token)
 	mux.HandleFunc("POST /introspect", s.introspect)
@@ -237,6 +238,23 @@ func (s *Server) discovery(w http.ResponseWriter, _ *http.Request) {
 		"grant_types_supported":                 []string{"client_credentials"},
 		"token_endpoint_auth_methods_supported": []string{"client_secret_basic", "client_secret_post"},
 	})
+}
+
+// transmitter is its configuration as a transmitter of signals (Shared Signals Framework 1.0, section 7).
+func (s *Server) transmitter(w http.ResponseWriter, _ *http.Request) {
+	reply(w, http.StatusOK, map[string]any{
+		"spec_version": "1_0", "issuer": s.Issuer, "jwks_uri": s.Issuer + "/jwks",
+		"delivery_methods_supported": []string{"urn:ietf:rfc:8935"},
+	})
+}
+
+// SET signs a security event token (RFC 8417) with these claims, over the usual ones (iss, iat, jti). A claim that is nil is
+// left out.
+func (s *Server) SET(claims map[string]any) (string, error) {
+	all := map[string]any{"iss": s.Issuer, "iat": time.Now().Unix(), "jti": uuid.NewString()}
+	maps.Copy(all, claims)
+	maps.DeleteFunc(all, func(_ string, v any) bool { return v == nil })
+	return s.Sign("ES256", map[string]any{"typ": "secevent+jwt"}, all)
 }
 
 func (s *Server) jwks(w http.ResponseWriter, _ *http.Request) {

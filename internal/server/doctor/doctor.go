@@ -11,7 +11,7 @@
 //	settings ─▶ database ─▶ rights, schema, write, notifications, instance, clock
 //	         ├▶ decision log's database
 //	         ├▶ listeners
-//	         ├▶ issuers ─▶ clock, admin API ─▶ audience
+//	         ├▶ issuers, transmitters of signals ─▶ clock, admin API ─▶ audience
 //	         └▶ NATS, policy, gateways, certificates
 package doctor
 
@@ -92,6 +92,7 @@ func Run(ctx context.Context, environ []string, o Options) Report {
 	d.decisionLog(ctx)
 	d.listeners(ctx)
 	d.issuers(ctx)
+	d.signals(ctx)
 	d.adminAPI(ctx)
 	d.clocks()
 	d.nats(ctx)

@@ -17,6 +17,7 @@ import (
 	"iam-service/internal/iam"
 	"iam-service/internal/server"
 	"iam-service/internal/token"
+	"iam-service/internal/token/signals"
 )
 
 // dates reads the clocks of issuers from the Date of their responses (RFC 9110, section 6.6.1), which has whole seconds.
@@ -80,6 +81,29 @@ func issuerFailed(err error, variable string) finding {
 		return failed(err, variable+" must be the issuer's URL, below which /.well-known/openid-configuration is served")
 	}
 	return failed(err, "check the issuer, DNS, the network policy and the proxy between; "+variable+" may name another host. Without its keys no token of it is accepted")
+}
+
+// signals fetches the configuration and the keys of each stream's transmitter.
+func (d *doctor) signals(ctx context.Context) {
+	if len(d.cfg.Streams) == 0 {
+		d.skip("SIGNALS_FILE is not set: no provider pushes revocations", "signals")
+		return
+	}
+	client := token.NewClient()
+	client.Transport = d.dates
+	for i := range d.cfg.Streams {
+		stream := &d.cfg.Streams[i]
+		d.check(ctx, "signals of "+stream.Name, func(ctx context.Context) finding {
+			v, err := stream.Verifier(signals.Config{Client: client, Log: d.log})
+			if err == nil {
+				err = v.Start(ctx, time.Now().Add(d.options.Limit/2))
+			}
+			if err != nil {
+				return failed(err, "correct issuer or jwks_uri of the stream in SIGNALS_FILE, or let this pod reach the transmitter: without its keys each signal is 503 (docs/signals.md)")
+			}
+			return ok("the keys of the transmitter %s are %s", stream.Issuer, strings.Join(v.Algorithms(stream.Issuer), ", "))
+		})
+	}
 }
 
 // introspection asks about a token that does not exist: a provider that knows us says that it is not active.
