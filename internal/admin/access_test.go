@@ -50,7 +50,7 @@ func (o *office) who(tenant string, q admin.AccessQuestion, limit int) []string 
 // truncated is an empty database.
 func (o *office) empty() {
 	o.Helper()
-	o.sql(`TRUNCATE tenants, users, memberships, mappings, clients, registrations, roles, services, manifests, attribute_schemas, audit, audit_heads, retired_tenants, outbox`)
+	o.sql(`TRUNCATE tenants, users, memberships, mappings, clients, registrations, roles, services, manifests, attribute_schemas, audit, audit_heads, retired_tenants, outbox CASCADE`)
 }
 
 // Who holds a permission or a role equals asking what is effective for each member, and for each mapping and client what

@@ -78,7 +78,7 @@ func TestWhatIsEffectiveEqualsAPlainModel(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
 	rapid.Check(t, func(rt *rapid.T) {
-		o.sql(`TRUNCATE tenants, users, memberships, signal_accounts, mappings, clients, registrations, roles, services, manifests, attribute_schemas, audit, audit_heads, retired_tenants, outbox`)
+		o.sql(`TRUNCATE tenants, users, memberships, signal_accounts, mappings, clients, registrations, roles, services, manifests, attribute_schemas, audit, audit_heads, retired_tenants, outbox CASCADE`)
 		tenants, names, users := []string{"acme", "globex"}, []string{"a", "b", "c", "d"}, []string{"u0", "u1", "u2"}
 		global := []string{"g", "h"}
 		ids := map[string]string{}

@@ -166,11 +166,13 @@ func (w *Work) planGroup(ctx context.Context, g *iam.SCIMGroup, edits []SCIMGrou
 			}
 		}
 		if e.Set != nil {
-			m.added = idSet(e.Set)
-			for _, id := range stored {
-				m.removed[id] = !m.added[id]
+			m.added, m.removed = idSet(e.Set), idSet(stored)
+			for id := range m.added {
+				delete(m.removed, id)
 			}
-			m.added, m.removed = without(m.added, stored), only(m.removed)
+			for _, id := range stored {
+				delete(m.added, id)
+			}
 		}
 		if e.Where != nil {
 			for _, id := range slices.Concat(stored, keysOf(m.added)) {
@@ -187,23 +189,6 @@ func (w *Work) planGroup(ctx context.Context, g *iam.SCIMGroup, edits []SCIMGrou
 		}
 	}
 	return m, nil
-}
-
-func without(set map[string]bool, ids []string) map[string]bool {
-	for _, id := range ids {
-		delete(set, id)
-	}
-	return set
-}
-
-// only returns the ids that are set to true.
-func only(set map[string]bool) map[string]bool {
-	for id, in := range set {
-		if !in {
-			delete(set, id)
-		}
-	}
-	return set
 }
 
 func keysOf(set map[string]bool) []string {

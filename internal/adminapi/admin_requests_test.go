@@ -19,7 +19,7 @@ func TestReadsSupportHEADAndETags(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{decisions: true})
 	alice := w.user("alice")
-	client := w.client("acme", nil)
+	client, group := w.client("acme", nil), w.provision("acme").group("Editors")
 	stored, seen := w.stored(), w.decided()
 	paths, _ := w.document()["paths"].(map[string]any)
 	asked := 0
@@ -28,7 +28,7 @@ func TestReadsSupportHEADAndETags(t *testing.T) {
 			continue
 		}
 		asked++
-		path := strings.NewReplacer("{tenant}", "acme", "{role}", "viewer", "{user}", alice, "{id}", client, "{revision}", stored, "{decision}", seen).Replace(template)
+		path := strings.NewReplacer("{tenant}", "acme", "{role}", "viewer", "{user}", alice, "{id}", client, "{group}", group, "{revision}", stored, "{decision}", seen).Replace(template)
 		if strings.HasPrefix(template, "/v1/tenants/{tenant}/roles/") {
 			path = "/v1/tenants/acme/roles/editor"
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -124,6 +125,20 @@ func (p *provisioner) roles(user string) string {
 	list, _ := p.want(200, "root", "GET", "/v1/tenants/"+p.tenant+"/members/"+user, nil).field("roles").([]any)
 	return strings.Trim(fmt.Sprint(list), "[]")
 }
+
+// memberIDs are the values of a group's members.
+func memberIDs(r reply) []string {
+	ids := []string{}
+	list, _ := r.field("members").([]any)
+	for _, m := range list {
+		one, _ := m.(map[string]any)
+		id, _ := one["value"].(string)
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+func escape(filter string) string { return url.QueryEscape(filter) }
 
 func patchOps(ops ...map[string]any) map[string]any {
 	return map[string]any{"schemas": []string{"urn:ietf:params:scim:api:messages:2.0:PatchOp"}, "Operations": ops}

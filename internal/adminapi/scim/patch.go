@@ -91,11 +91,21 @@ func (o *operation) target(path string) error {
 	if err := simple(path); err != nil {
 		return malformed(invalidPath, err.Error())
 	}
-	p, err := filter.ParsePathNumber([]byte(path))
-	if err != nil {
-		return malformed(invalidPath, "the path "+clip(path)+" cannot be parsed: see RFC 7644, section 3.5.2")
+	cannot := malformed(invalidPath, "the path "+clip(path)+" cannot be parsed: see RFC 7644, section 3.5.2")
+	outer := path
+	// The parser's own filter in brackets knows one "and" or "or": the inner part is parsed as a filter of its own.
+	if open, end := strings.IndexByte(path, '['), strings.LastIndexByte(path, ']'); open > 0 && open < end {
+		var err error
+		if o.where, err = filter.ParseFilterNumber([]byte(strings.TrimSpace(path[open+1 : end]))); err != nil {
+			return cannot
+		}
+		outer = path[:open] + path[end+1:]
 	}
-	o.path, o.where = path, p.ValueExpression
+	p, err := filter.ParsePathNumber([]byte(outer))
+	if err != nil || p.ValueExpression != nil {
+		return cannot
+	}
+	o.path = path
 	o.name = name(filter.AttributePath{URIPrefix: p.AttributePath.URIPrefix, AttributeName: p.AttributePath.AttributeName})
 	o.sub = p.SubAttribute != nil || p.AttributePath.SubAttribute != nil
 	return nil
