@@ -145,8 +145,14 @@ func (a *server) listMembers(ctx context.Context, w *admin.Work, in *struct {
 	Issuer  string `query:"issuer" maxLength:"512"`
 	Subject string `query:"subject" maxLength:"255"`
 	Search  string `query:"search" maxLength:"255" doc:"the beginning of the subject, in any letter case"`
+
+	EndsWithin string `query:"ends_within" maxLength:"20" doc:"members whose membership or a role ends within this time, as in 168h; what ends first comes first"`
 },
 ) (*collection[memberBody], error) {
+	within, err := positiveDuration("ends_within", in.EndsWithin)
+	if err != nil {
+		return nil, err
+	}
 	f := postgres.MemberFilter{
 		Role:    in.Role,
 		Status:  in.Status,
@@ -154,15 +160,38 @@ func (a *server) listMembers(ctx context.Context, w *admin.Work, in *struct {
 		Subject: in.Subject,
 		Search:  in.Search,
 		Limit:   in.Limit + 1,
+
+		EndsWithin: within,
 	}
-	if err := in.userCursor(&f.After); err != nil {
+	cursor := []*string{&f.After}
+	key := func(m iam.Member) []any { return []any{m.User} }
+	if within > 0 {
+		cursor = []*string{&f.AfterEnd, &f.After}
+		key = func(m iam.Member) []any { return []any{m.FirstEnd().UTC().Format(time.RFC3339Nano), m.User} }
+	}
+	if err := in.userCursor(cursor...); err != nil {
 		return nil, err
+	}
+	if _, err := time.Parse(time.RFC3339Nano, f.AfterEnd); err != nil && f.AfterEnd != "" {
+		return nil, invalidCursor()
 	}
 	list, err := w.Members(ctx, in.Tenant, f)
 	if err != nil {
 		return nil, err
 	}
-	return pageOf(ctx, in.Paged, list, wireMember, func(m iam.Member) []any { return []any{m.User} })
+	return pageOf(ctx, in.Paged, list, wireMember, key)
+}
+
+// positiveDuration parses a parameter; 0 where it is absent.
+func positiveDuration(parameter, s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return 0, iam.InvalidFields([]iam.FieldError{{Pointer: parameter, Detail: "must be a duration as in 168h or 90m"}})
+	}
+	return d, nil
 }
 
 func (a *server) addMember(ctx context.Context, w *admin.Work, in *struct {

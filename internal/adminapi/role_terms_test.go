@@ -207,3 +207,53 @@ func TestALastAdministratorIsOneWhoseRoleDoesNotEnd(t *testing.T) {
 	w.member("solo", "ben", iam.RoleTenantAdmin)
 	w.want(204, "ann", "DELETE", path, nil)
 }
+
+// A list of what ends soon has what ends first first, page by page, and leaves out what ends later, never, or has
+// ended with its membership.
+func TestMembersAreListedByWhatEndsSoon(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	at := func(hours int) time.Time { return time.Now().Add(time.Duration(hours) * time.Hour) }
+	var want []string
+	for _, c := range []struct {
+		subject string
+		m       iam.Membership
+		listed  bool
+	}{
+		{subject: "role-first", m: iam.Membership{Terms: map[string]iam.RoleTerm{"viewer": {ExpiresAt: at(1)}}, ExpiresAt: at(9)}, listed: true},
+		{subject: "membership-second", m: iam.Membership{ExpiresAt: at(2)}, listed: true},
+		{subject: "role-third", m: iam.Membership{Terms: map[string]iam.RoleTerm{"viewer": {ExpiresAt: at(3)}}}, listed: true},
+		{subject: "role-fourth", m: iam.Membership{Terms: map[string]iam.RoleTerm{"viewer": {StartsAt: at(1), ExpiresAt: at(4)}, "editor": {StartsAt: at(1)}}}, listed: true},
+		{subject: "later", m: iam.Membership{Terms: map[string]iam.RoleTerm{"viewer": {ExpiresAt: at(20)}}}},
+		{subject: "never", m: iam.Membership{Terms: map[string]iam.RoleTerm{"viewer": {StartsAt: at(1)}}}},
+		{subject: "ended", m: iam.Membership{ExpiresAt: at(-1)}},
+	} {
+		c.m.Tenant, c.m.User, c.m.Status, c.m.Roles = "acme", w.member("acme", c.subject), iam.MembershipActive, []string{"editor", "viewer"}
+		w.OK(w.DB.PutMembership(ctx, c.m))
+		if c.listed {
+			want = append(want, c.subject)
+		}
+	}
+	var got []string
+	for path := "/v1/tenants/acme/members?ends_within=10h&limit=2"; path != ""; {
+		r := w.want(200, "tina", "GET", path, nil)
+		for _, m := range r.items() {
+			got = append(got, fmt.Sprint(m["subject"]))
+		}
+		path = ""
+		if next := r.text("next"); next != "" {
+			path = "/v1/tenants/acme/members?ends_within=10h&limit=2&after=" + next
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if r := w.want(200, "tina", "GET", "/v1/tenants/acme/members?ends_within=10h&role=editor&search=role", nil); len(r.items()) != 3 {
+		t.Errorf("with other filters: %s", r)
+	}
+	for _, wrong := range []string{"ends_within=x", "ends_within=-1h", "ends_within=0", "ends_within=1h&after=WyJ4Il0"} {
+		if r := w.call("tina", "GET", "/v1/tenants/acme/members?"+wrong, nil); r.status != 422 {
+			t.Errorf("%s: got %s", wrong, r)
+		}
+	}
+}

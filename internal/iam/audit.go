@@ -12,7 +12,7 @@ type AuditEntry struct {
 	Chain      string // id of a tenant; empty: the platform
 	Seq        int64  // from 1
 	At         time.Time
-	ActorKind  string // "user", "client", "operator", "stream"
+	ActorKind  string // "user", "client", "operator", "stream", "service" (by the clock)
 	Actor      string // our id of a user, a client id, who ran a command, the name of a stream of signals
 	Via        string // "api", "command", "bootstrap", "loop", "signal"
 	Address    string // of the caller, where known

@@ -103,6 +103,10 @@ type (
 	MemberRemovedEvent struct{ MemberGone }
 	// UserRolesAssignedEvent is UserRolesAssigned.v1.
 	UserRolesAssignedEvent struct{ RolesAssigned }
+	// UserRolesExpiringEvent is UserRolesExpiring.v1.
+	UserRolesExpiringEvent struct{ RolesEnd }
+	// UserRolesExpiredEvent is UserRolesExpired.v1.
+	UserRolesExpiredEvent struct{ RolesEnd }
 )
 
 type (
@@ -230,6 +234,12 @@ func (MemberRemovedEvent) EventType() string { return "MemberRemoved.v1" }
 func (UserRolesAssignedEvent) EventType() string { return "UserRolesAssigned.v1" }
 
 // EventType implements Event.
+func (UserRolesExpiringEvent) EventType() string { return "UserRolesExpiring.v1" }
+
+// EventType implements Event.
+func (UserRolesExpiredEvent) EventType() string { return "UserRolesExpired.v1" }
+
+// EventType implements Event.
 func (MappingCreatedEvent) EventType() string { return "MappingCreated.v1" }
 
 // EventType implements Event.
@@ -330,6 +340,8 @@ var Events = []EventDoc{
 	{Event: MemberResumedEvent{}, Summary: "A membership is active again."},
 	{Event: MemberRemovedEvent{}, Summary: "A user was removed from a tenant."},
 	{Event: UserRolesAssignedEvent{}, Summary: "A user's roles in a tenant have changed."},
+	{Event: UserRolesExpiringEvent{}, Summary: "Roles of a user in a tenant end soon (`ROLE_EXPIRY_NOTICE`), or sooner where they were granted for less; once for each end."},
+	{Event: UserRolesExpiredEvent{}, Summary: "Roles of a user in a tenant have ended and were removed; UserRolesAssigned.v1 says what is left."},
 	{Event: MappingCreatedEvent{}, Summary: "A claim of a provider maps to roles in a tenant."},
 	{Event: MappingUpdatedEvent{}, Summary: "A claim of a provider maps to other roles in a tenant."},
 	{Event: MappingDeletedEvent{}, Summary: "A claim of a provider no longer maps to roles in a tenant."},

@@ -57,6 +57,18 @@ type (
 
 		RoleTerms map[string]RoleLimits `json:"role_terms,omitempty" doc:"by role: when it is in force; one that is not listed is, as long as the membership"`
 	}
+	// RolesEnd is roles of a user in a tenant that end, or have ended.
+	RolesEnd struct {
+		Tenant  string    `json:"tenant"`
+		User    string    `json:"user" doc:"our id" format:"uuid"`
+		Ends    []RoleEnd `json:"ends"`
+		Version int64     `json:"version"`
+	}
+	// RoleEnd is the end of a role.
+	RoleEnd struct {
+		Role      string `json:"role" doc:"name"`
+		ExpiresAt string `json:"expires_at" format:"date-time"`
+	}
 	// RoleLimits is when a role of a member is in force.
 	RoleLimits struct {
 		StartsAt  string `json:"starts_at,omitempty" doc:"absent: from the beginning" format:"date-time"`
@@ -194,6 +206,11 @@ func (s MemberState) EventKey() EventKey {
 
 // EventKey implements Event, for the events that embed it.
 func (s RolesAssigned) EventKey() EventKey {
+	return EventKey{Tenant: s.Tenant, Kind: KindMember, Object: s.User}
+}
+
+// EventKey implements Event, for the events that embed it.
+func (s RolesEnd) EventKey() EventKey {
 	return EventKey{Tenant: s.Tenant, Kind: KindMember, Object: s.User}
 }
 

@@ -44,6 +44,15 @@ func Earlier(a, b time.Time) time.Time {
 	return a
 }
 
+// FirstEnd is when the membership or the first of its roles ends, or has ended; zero: none does.
+func (m Membership) FirstEnd() time.Time {
+	end := m.ExpiresAt
+	for _, t := range m.Terms {
+		end = Earlier(end, t.ExpiresAt)
+	}
+	return end
+}
+
 // NextChange is the next moment after at when, by itself, the membership ends or a role starts or ends; zero: there
 // is none.
 func (m Membership) NextChange(at time.Time) time.Time {

@@ -230,9 +230,13 @@ type MemberFilter struct {
 	Search                              string // prefix of the subject, ignoring case
 	After                               string // id of the last user of the page before
 	Limit                               int
+
+	EndsWithin time.Duration // the membership or a role ends within; 0: whenever. Sorts by the end
+	AfterEnd   string        // the first end of the last one of the page before, with EndsWithin
 }
 
-// Members lists the members of a tenant by user id.
+// Members lists the members of a tenant by user id, or by what ends first. A Role is one that is in use, in force or
+// not.
 func (tx *Tx) Members(ctx context.Context, tenant string, f MemberFilter) ([]iam.Member, error) {
 	var w where
 	w.and("m.tenant = $%d", tenant)
@@ -251,8 +255,18 @@ func (tx *Tx) Members(ctx context.Context, tenant string, f MemberFilter) ([]iam
 	if f.Role != "" {
 		w.and("m.roles @> $%d", []string{f.Role})
 	}
-	w.only("m.user_id > $%d::uuid", f.After)
-	return tx.members(ctx, w.sql("m.user_id", f.Limit), w.args...)
+	if f.EndsWithin <= 0 {
+		w.only("m.user_id > $%d::uuid", f.After)
+		return tx.members(ctx, w.sql("m.user_id", f.Limit), w.args...)
+	}
+	const ends = "iam_ends_at(m.expires_at, m.role_terms)" // as in memberships_ends_idx
+	w.conditions = append(w.conditions, "(m.expires_at IS NOT NULL OR m.role_terms <> '{}')", ends+" > now()")
+	w.and(ends+" <= now() + $%d::interval", f.EndsWithin)
+	if f.After != "" {
+		w.args = append(w.args, f.AfterEnd, f.After)
+		w.conditions = append(w.conditions, fmt.Sprintf("(%s, m.user_id) > ($%d::timestamptz, $%d::uuid)", ends, len(w.args)-1, len(w.args)))
+	}
+	return tx.members(ctx, w.sql(ends+", m.user_id", f.Limit), w.args...)
 }
 
 // MembersByID returns the memberships of some users in a tenant.

@@ -37,7 +37,27 @@ func (s *service) openAdministration(context.Context) error {
 	telemetry.Gauge(s.registry, "iam_audit_default_rows",
 		"Audit entries in the default partition: those of a month without a partition. They are moved within an hour.", nil,
 		func() float64 { return float64(unpartitioned.get()) })
+	s.keepTerms()
 	return nil
+}
+
+// keepTerms removes roles that have ended, and announces those that end soon.
+func (s *service) keepTerms() {
+	ended := telemetry.CounterVec(s.registry, "iam_role_ends_total",
+		"Roles of members that end, as this replica has handled them: removed, or announced ROLE_EXPIRY_NOTICE ahead.", "result", "removed", "announced")
+	var overdue refreshed[int64]
+	s.loops.run("terms_figures", func() {
+		overdue.run(s.work, func(ctx context.Context) (int64, error) { return s.db.OverdueRoles(ctx, time.Minute) })
+	})
+	telemetry.Gauge(s.registry, "iam_role_ends_overdue",
+		"Members with a role that ended more than a minute ago and is not removed, up to 10,000. It is in force for no request.", nil,
+		func() float64 { return float64(overdue.get()) })
+	s.loops.run("terms", func() {
+		s.administration.KeepTerms(s.work, s.cfg.RoleExpiryNotice, func(r admin.TermsRound) {
+			ended.WithLabelValues("removed").Add(float64(r.Removed))
+			ended.WithLabelValues("announced").Add(float64(r.Announced))
+		})
+	})
 }
 
 // openAdminAPI creates the handler of the admins' listener.

@@ -223,6 +223,7 @@ func (cfg *Config) checkServe(fault func(string, ...any)) {
 		"MAX_STALENESS":           int64(cfg.MaxStaleness),
 		"JWKS_MAX_AGE":            int64(cfg.JWKSMaxAge),
 		"OUTBOX_RETENTION":        int64(cfg.OutboxRetention),
+		"ROLE_EXPIRY_NOTICE":      int64(cfg.RoleExpiryNotice),
 		"INTROSPECTION_TTL":       int64(cfg.IntrospectionTTL),
 		"INTROSPECTION_LIMIT":     int64(cfg.Introspections),
 	})
