@@ -129,6 +129,9 @@ func (b *propagationBench) removeRole(ctx context.Context, w way, n int) (time.D
 		}
 	}
 	return lastResponse(all, has, func() (time.Time, error) {
+		if w.ends != nil {
+			return w.ends(ctx, user)
+		}
 		sent := time.Now()
 		return sent, w.remove(ctx, user)
 	})

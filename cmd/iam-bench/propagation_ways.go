@@ -7,15 +7,18 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"time"
 
 	"iam-service/internal/dev/devstack"
 	"iam-service/internal/iam"
 )
 
-// way is a way in which a user loses a role. remove returns when the change is answered.
+// way is a way in which a user loses a role. remove returns when the change is answered; ends instead, if given,
+// returns when the role ends by itself.
 type way struct {
 	name   string
 	remove func(ctx context.Context, user iam.UserFacts) error
+	ends   func(ctx context.Context, user iam.UserFacts) (time.Time, error)
 }
 
 // ways are all that are measured.
@@ -25,6 +28,12 @@ func ways(b *propagationBench) []way {
 			m := user.Memberships[0]
 			m.Roles = []string{"viewer"}
 			return b.db.PutMembership(ctx, m)
+		}},
+		{name: "the role's term ends", ends: func(ctx context.Context, user iam.UserFacts) (time.Time, error) {
+			m := user.Memberships[0]
+			end := time.Now().Add(time.Second)
+			m.Roles, m.Terms = []string{"editor"}, map[string]iam.RoleTerm{"editor": {ExpiresAt: end}}
+			return end, b.db.PutMembership(ctx, m)
 		}},
 		{name: "a signal revokes the session", remove: func(_ context.Context, user iam.UserFacts) error { return b.signal(user.Subject) }},
 	}
