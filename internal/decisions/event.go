@@ -58,7 +58,11 @@ var DefaultFields = []string{
 	"token.iss", "token.sub", "token.aud", "token.client_id", "token.scope", "token.acr", "token.amr", "token.groups", "token.roles", "token.entitlements",
 	"token.exp", "token.iat", "request.gateway", "request.method", "request.scheme", "request.host", "request.path", "request.tenant_hint", "request.client_ip",
 	"request.anonymous",
+	"authzen.subject", "authzen.action", "authzen.resource", "authzen.agent",
 }
+
+// authzenFields are the parts of the input of an AuthZEN evaluation that can be recorded: names, never properties.
+var authzenFields = []string{"authzen.subject", "authzen.action", "authzen.resource", "authzen.agent"}
 
 var (
 	fieldShape = regexp.MustCompile(`^token\.[A-Za-z0-9_:/.-]{1,128}$`)
@@ -74,11 +78,12 @@ func CheckFields(fields []string) error {
 	for _, f := range fields {
 		request, isRequest := strings.CutPrefix(f, "request.")
 		switch {
+		case slices.Contains(authzenFields, f):
 		case isRequest && slices.Contains(requestFields(), request):
 		case secretive.MatchString(strings.TrimPrefix(f, "token.")) && f != "token":
 			faults = append(faults, fmt.Sprintf("%q looks like the name of a secret, and is never recorded", f))
 		case !fieldShape.MatchString(f):
-			faults = append(faults, fmt.Sprintf("%q is neither token.<claim> nor one of request.%s", f, strings.Join(requestFields(), ", request.")))
+			faults = append(faults, fmt.Sprintf("%q is neither token.<claim> nor one of request.%s, %s", f, strings.Join(requestFields(), ", request."), strings.Join(authzenFields, ", ")))
 		}
 	}
 	if len(faults) > 0 {
@@ -154,6 +159,12 @@ func (m *masks) event(e *enrich.Evaluated) *Event {
 		if claims, ok := e.Token.Claims.(ast.Object); ok {
 			out.Input["token"] = m.token(claims, out)
 		}
+	}
+	if e.Authzen != nil {
+		out.Path, out.Input["now"] = "iam/authzen/decision", e.At.Unix()
+		m.authzen(e.Authzen, out)
+		m.result(e, out)
+		return out
 	}
 	out.Input["request"] = m.request(e, out)
 	if e.Request.ClientIP.IsValid() && m.fields["client_ip"] {
@@ -234,8 +245,32 @@ func (m *masks) request(e *enrich.Evaluated, out *Event) map[string]any {
 	return request
 }
 
+// authzen records what an AuthZEN evaluation was about.
+func (m *masks) authzen(about *enrich.Authzen, out *Event) {
+	put := func(name string, members map[string]any) {
+		at := "/input/" + name
+		for member, v := range members {
+			if v == "" {
+				delete(members, member)
+			}
+		}
+		switch {
+		case len(members) == 0:
+		case m.fields["authzen."+name]:
+			out.Input[name] = out.scrub(at, members)
+		default:
+			out.Erased = append(out.Erased, at)
+		}
+	}
+	out.Input["tenant"] = about.Tenant
+	put("subject", map[string]any{"type": about.SubjectType, "id": about.SubjectID, "issuer": about.SubjectIssuer})
+	put("action", map[string]any{"name": about.Action})
+	put("resource", map[string]any{"type": about.ResourceType, "id": about.ResourceID})
+	put("agent", map[string]any{"id": about.Agent})
+}
+
 func (m *masks) result(e *enrich.Evaluated, out *Event) {
-	if !e.Response.Allowed {
+	if !e.Response.Allowed && e.Response.Status != 0 {
 		out.Result["status"] = e.Response.Status
 	}
 	if e.Response.Tenant != "" {
@@ -316,6 +351,12 @@ func (m *masks) record(e *enrich.Evaluated, ev *Event, text json.RawMessage) iam
 	}
 	if e.Token != nil {
 		r.Issuer, r.Subject, r.ClientID = unmasked("iss", e.Token.Issuer), unmasked("sub", e.Token.Subject), unmasked("client_id", e.Token.ClientID)
+	}
+	if about := e.Authzen; about != nil {
+		r.Issuer, r.Subject = "", ""
+		if (about.SubjectType == "user" || about.SubjectType == "client") && m.fields["authzen.subject"] {
+			r.Issuer, r.Subject = unmasked("iss", about.SubjectIssuer), unmasked("sub", about.SubjectID)
+		}
 	}
 	if r.Tenant == "" && m.fields["tenant_hint"] {
 		r.Tenant = e.Hint

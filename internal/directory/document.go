@@ -17,6 +17,7 @@ type document struct {
 	status    string
 	notBefore time.Time // tokens issued earlier are rejected; zero: none
 	tenants   []string  // those that a user's or a client's document references
+	scopes    []string  // of a client
 	version   int64     // of the row that was changed last: versions come from one sequence
 }
 
@@ -153,7 +154,7 @@ func clientDocument(c iam.ClientFacts, issuers iam.Issuers) *document {
 	if !c.TokensNotBefore.IsZero() {
 		fields = append(fields, item("tokens_not_before", unix(c.TokensNotBefore)))
 	}
-	doc := &document{value: object(fields...).Value, status: c.Status, notBefore: c.TokensNotBefore, version: c.Version}
+	doc := &document{value: object(fields...).Value, status: c.Status, notBefore: c.TokensNotBefore, version: c.Version, scopes: c.Scopes}
 	if c.Tenant != "" {
 		doc.tenants = []string{c.Tenant}
 	}

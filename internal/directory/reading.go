@@ -368,6 +368,7 @@ type Principal struct {
 	ID              string // our id of a user
 	Tenant          string // of a client; empty: it is the platform's
 	Status          string
+	Scopes          []string // of a client: those that it is registered with
 	TokensNotBefore time.Time
 }
 
@@ -387,6 +388,9 @@ func (r *View) principal(ctx context.Context, kd Kind, issuer, name string) (Pri
 		return Principal{}, err
 	}
 	p := Principal{Known: true, ID: e.doc.id, Status: e.doc.status, TokensNotBefore: e.doc.notBefore}
+	if kd == Client {
+		p.Scopes = e.doc.scopes
+	}
 	if kd == Client && len(e.doc.tenants) > 0 {
 		p.Tenant = e.doc.tenants[0]
 	}

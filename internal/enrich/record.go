@@ -55,6 +55,17 @@ func (s *Service) recordRejection(ctx context.Context, e *evaluation, response R
 	}
 }
 
+// Authzen is what an AuthZEN evaluation was about, without the properties and the context that the request has.
+type Authzen struct {
+	SubjectType, SubjectID string
+	SubjectIssuer          string // of a user or a client
+	Action                 string
+	ResourceType           string
+	ResourceID             string
+	Tenant                 string
+	Agent                  string // client that acts for the subject; empty: none
+}
+
 // Evaluated is one decision, for the decision log and the shadow. What it points to is immutable.
 type Evaluated struct {
 	At       time.Time
@@ -68,6 +79,7 @@ type Evaluated struct {
 	Facts    []directory.Fact // nil of a cache hit
 	Took     time.Duration
 	Trace    tracing.IDs // of the request; empty: it has none
+	Authzen  *Authzen    // of an AuthZEN evaluation, which Token's client has asked for; nil: it is an enrichment
 	Repeated bool        // a cache hit
 	Hits     int64       // of the cache entry until now
 }

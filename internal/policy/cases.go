@@ -27,12 +27,19 @@ type Case struct {
 	File  string `json:"file,omitempty"`
 	Title string `json:"title"`
 
-	Entrypoint string         `json:"entrypoint,omitempty"` // "claims" (the default) or "admin"
+	Entrypoint string         `json:"entrypoint,omitempty"` // "claims" (the default), "admin" or "authzen"
 	Input      map[string]any `json:"input"`
 	Directory  map[string]any `json:"directory,omitempty"` // as data.directory: users, tenants, clients
 
 	Want Want `json:"want"`
 }
+
+// What Case.Entrypoint names besides the default.
+const (
+	caseClaims  = "claims"
+	caseAdmin   = "admin"
+	caseAuthzen = "authzen"
+)
 
 // Want is the expected decision; absent fields are not compared.
 type Want struct {
@@ -95,8 +102,8 @@ func checkCases(cases []Case) error {
 			return fmt.Errorf("%s: case %d has no title", c.File, i+1)
 		case c.Want.Allow == nil:
 			return fmt.Errorf("%s: %q: want.allow must be true or false", c.File, c.Title)
-		case c.Entrypoint != "" && c.Entrypoint != "claims" && c.Entrypoint != "admin":
-			return fmt.Errorf("%s: %q: entrypoint must be claims or admin", c.File, c.Title)
+		case c.Entrypoint != "" && c.Entrypoint != caseClaims && c.Entrypoint != caseAdmin && c.Entrypoint != caseAuthzen:
+			return fmt.Errorf("%s: %q: entrypoint must be claims, admin or authzen", c.File, c.Title)
 		}
 	}
 	return nil
@@ -185,20 +192,17 @@ func (e *Engine) EvaluateCase(ctx context.Context, r *Revision, c Case, more ...
 	if err != nil {
 		return nil, err
 	}
+	at, err := r.entrypointOf(c)
+	if err != nil {
+		return nil, err
+	}
 	input, err := r.caseInput(c)
 	if err != nil {
 		return nil, fmt.Errorf("input: %w", err)
 	}
-	if missing := r.view.facts &^ factsIn(c.Input); c.Entrypoint != "admin" && missing != 0 {
+	if missing := r.view.facts &^ factsIn(c.Input); at.name == Entrypoint && missing != 0 {
 		reason := map[string]any{"code": CodeFactsMissing, "title": "The policy reads " + missing.String()}
 		return RawDecision{"allow": false, "status": http.StatusForbidden, "reasons": []any{reason}}, nil
-	}
-	at := entrypoint{Entrypoint, r.query}
-	if c.Entrypoint == "admin" {
-		if !r.administers {
-			return nil, fmt.Errorf("the policy has no rule %s", AdminEntrypoint)
-		}
-		at = entrypoint{AdminEntrypoint, r.admin}
 	}
 	now, limit := time.Now(), cmp.Or(e.cfg.CaseTime, caseTime)
 	ev := &evaluation{facts: facts, ctx: ctx, began: now, limit: limit, deadline: now.Add(limit)}
@@ -206,9 +210,15 @@ func (e *Engine) EvaluateCase(ctx context.Context, r *Revision, c Case, more ...
 	if err != nil {
 		return nil, causeOf(err)
 	}
-	if at.name == AdminEntrypoint {
+	switch at.name {
+	case AdminEntrypoint:
 		_, err = adminDecision(rs)
-	} else {
+	case AuthzenEntrypoint:
+		var t *ast.Term
+		if t, err = result(rs); err == nil {
+			_, err = authzenDecision(t)
+		}
+	default:
 		_, err = e.decisionOf(rs, r)
 	}
 	if header, ok := errors.AsType[*HeaderError](err); ok {
@@ -222,6 +232,23 @@ func (e *Engine) EvaluateCase(ctx context.Context, r *Revision, c Case, more ...
 		return nil, err
 	}
 	return toRawDecision(doc)
+}
+
+// entrypointOf is the entrypoint that a case is about.
+func (r *Revision) entrypointOf(c Case) (entrypoint, error) {
+	switch c.Entrypoint {
+	case caseAdmin:
+		if !r.administers {
+			return entrypoint{}, fmt.Errorf("the policy has no rule %s", AdminEntrypoint)
+		}
+		return entrypoint{AdminEntrypoint, r.admin}, nil
+	case caseAuthzen:
+		if !r.Authorizes() {
+			return entrypoint{}, fmt.Errorf("the policy has no rule %s", AuthzenEntrypoint)
+		}
+		return entrypoint{AuthzenEntrypoint, r.authzen.decision}, nil
+	}
+	return entrypoint{Entrypoint, r.query}, nil
 }
 
 // factsIn returns the request facts that the input of a case has.
@@ -242,8 +269,11 @@ func (r *Revision) caseInput(c Case) (ast.Value, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.Entrypoint == caseAuthzen {
+		return r.authzenCaseInput(input)
+	}
 	all, ok := input.(ast.Object)
-	if !ok || c.Entrypoint == "admin" { // admin input is not reduced
+	if !ok || c.Entrypoint == caseAdmin { // admin input is not reduced
 		return input, nil
 	}
 	v, seen := r.view, ast.NewObject([2]*ast.Term{termRequest, ast.ObjectTerm()}) // always present

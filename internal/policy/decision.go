@@ -124,12 +124,10 @@ func (e *Engine) decision(t *ast.Term, r *Revision) (Decision, error) {
 		d.Tenant = string(s)
 	}
 	if t := plan.Get(doc, keyTTL); t != nil {
-		n, _ := t.Value.(ast.Number) // "" is rejected below
-		seconds, err := strconv.ParseFloat(string(n), 64)
-		if err != nil || seconds < 0 {
-			return Decision{}, policyError(r, "ttl is not a number of seconds, 0 or more")
+		var err error
+		if d.TTL, err = ttl(t); err != nil {
+			return Decision{}, policyError(r, "%w", err)
 		}
-		d.TTL = time.Duration(min(seconds, 1e9) * float64(time.Second))
 	}
 	var err error
 	if d.Reasons, err = reasons(plan.Get(doc, keyReasons)); err != nil {
@@ -140,6 +138,15 @@ func (e *Engine) decision(t *ast.Term, r *Revision) (Decision, error) {
 	}
 	d.Values, err = e.values(plan.Get(doc, keyHeaders), r)
 	return d, err
+}
+
+func ttl(t *ast.Term) (time.Duration, error) {
+	n, _ := t.Value.(ast.Number) // "" is rejected below
+	seconds, err := strconv.ParseFloat(string(n), 64)
+	if err != nil || seconds < 0 {
+		return 0, errors.New("ttl is not a number of seconds, 0 or more")
+	}
+	return time.Duration(min(seconds, 1e9) * float64(time.Second)), nil
 }
 
 func boolean(doc ast.Value, key *ast.Term) (value, ok bool) {

@@ -218,8 +218,8 @@ func TestTheDefaultPolicyDecidesAsItDid(t *testing.T) {
 			}
 			compiled[i] = revisions[i].compiler.Modules[file]
 		}
-		program := revisions[1].machine.program
-		if program == nil {
+		compiledProgram := revisions[1].machine.program
+		if compiledProgram == nil {
 			t.Fatalf("topdown evaluates the policy: %+v", revisions[1].Engine())
 		}
 		w := worlds{rand.New(rand.NewPCG(uint64(i), 7))}
@@ -230,7 +230,7 @@ func TestTheDefaultPolicyDecidesAsItDid(t *testing.T) {
 			if (errWas != nil) != (errIs != nil) || !reflect.DeepEqual(was, is) {
 				t.Fatalf("%s: the decision was\n%v, %v\nand is\n%v, %v\nof %v\nover %v", name, was, errWas, is, errIs, c.Input, c.Directory)
 			}
-			if !engine.agreesOnCase(t.Context(), revisions[1], program, c) {
+			if !engine.agreesOnCase(t.Context(), revisions[1], program{compiledProgram, entrypoint{Entrypoint, revisions[1].query}}, c) {
 				t.Fatalf("%s: the machine decides otherwise about %v\nover %v", name, c.Input, c.Directory)
 			}
 			allow, _ := is["allow"].(bool)

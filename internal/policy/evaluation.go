@@ -189,7 +189,13 @@ type Basis struct {
 func (e *Engine) Decide(ctx context.Context, q *Input, by Basis) (Decision, error) {
 	r, input := by.Revision, by.Revision.input(q, e.settings)
 	if p := r.machine.active(); p != nil {
-		if d, ok := e.evaluateByProgram(ctx, p, evalRequest{by, input, q.Now}); ok {
+		var d Decision
+		parse := func(t *ast.Term) (err error) {
+			d, err = e.decision(t, r)
+			return err
+		}
+		took, ok := e.evaluateByProgram(ctx, program{p, entrypoint{Entrypoint, r.query}}, evalRequest{by, input, q.Now}, parse)
+		if d.Took = took; ok {
 			return r.capped(d), nil
 		}
 	}

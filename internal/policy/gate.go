@@ -113,6 +113,9 @@ func (e *Engine) compile(ctx context.Context, c *Candidate, digest string) (_ *R
 	if r.query, err = prepare(Entrypoint); err != nil {
 		return nil, err
 	}
+	if err := r.prepareAuthzen(prepare); err != nil {
+		return nil, err
+	}
 	if len(c.Cases) == 0 && !c.Embedded {
 		r.Warnings = append(r.Warnings, "it has no acceptance cases (cases/*.yaml, which iam-service policy build includes)")
 	}

@@ -155,6 +155,7 @@ type LoggedDecision struct {
 	ID       string    `json:"-"`
 	Revision string    `json:"-"`
 	At       time.Time `json:"-"`
+	Path     string    `json:"-"` // of the rule
 
 	Input  any            `json:"input"`
 	Result any            `json:"result"`
@@ -169,7 +170,7 @@ func (m *Manager) LogDecision(ctx context.Context, d LoggedDecision) error {
 		return errors.New("OPA_CONFIG has no decision_logs")
 	}
 	return p.Log(ctx, &server.Info{
-		DecisionID: d.ID, Path: "iam/claims/decision", Timestamp: d.At, Input: &d.Input, Results: &d.Result,
+		DecisionID: d.ID, Path: d.Path, Timestamp: d.At, Input: &d.Input, Results: &d.Result,
 		Bundles: map[string]server.BundleInfo{"iam": {Revision: d.Revision}}, Custom: d.Custom,
 	})
 }

@@ -33,7 +33,8 @@ type EngineStatus struct {
 
 // machine is the state of a revision's program. The copies of a revision share it.
 type machine struct {
-	program *plan.Program          // nil: topdown evaluates
+	program *plan.Program          // of Entrypoint; nil: topdown evaluates
+	authzen *plan.Program          // of AuthzenEntrypoint; nil: topdown evaluates
 	off     atomic.Pointer[string] // why topdown evaluates; nil: the program does
 }
 
@@ -46,6 +47,14 @@ func (m *machine) active() *plan.Program {
 		return nil
 	}
 	return m.program
+}
+
+// activeAuthzen is active for AuthzenEntrypoint.
+func (m *machine) activeAuthzen() *plan.Program {
+	if m == nil || m.off.Load() != nil {
+		return nil
+	}
+	return m.authzen
 }
 
 // Engine reports what evaluates r.
@@ -67,24 +76,48 @@ func (e *Engine) planned(ctx context.Context, r *Revision, cases []Case) {
 		r.machine.switchOff("POLICY_ENGINE=topdown")
 		return
 	}
-	p, err := plan.Compile(ctx, Entrypoint, r.compiler, plan.Options{Data: r.store.data, Root: directory.Root, Document: directory.Depth, Mutant: e.cfg.MachineMutant})
+	options := plan.Options{Data: r.store.data, Root: directory.Root, Document: directory.Depth, Mutant: e.cfg.MachineMutant}
+	p, err := plan.Compile(ctx, Entrypoint, r.compiler, options)
 	if err != nil {
 		r.machine.switchOff(err.Error())
 		return
 	}
+	var evaluations *plan.Program
+	if r.Authorizes() {
+		status := *r.Authzen
+		if evaluations, err = plan.Compile(ctx, AuthzenEntrypoint, r.compiler, options); err != nil {
+			status.Engine.Reason = err.Error() // enrichments are evaluated by the machine all the same
+		} else {
+			status.Engine = EngineStatus{Name: EngineMachine}
+		}
+		r.Authzen = &status
+	}
 	for _, c := range cases {
-		if !e.agreesOnCase(ctx, r, p, c) {
+		with := program{p, entrypoint{Entrypoint, r.query}}
+		switch {
+		case c.Entrypoint == caseAuthzen && evaluations == nil, c.Entrypoint == caseAdmin:
+			continue
+		case c.Entrypoint == caseAuthzen:
+			with = program{evaluations, entrypoint{AuthzenEntrypoint, r.authzen.decision}}
+		}
+		if !e.agreesOnCase(ctx, r, with, c) {
 			r.machine.switchOff(fmt.Sprintf("its result for the acceptance case %q differs from topdown's", c.Title))
 			return
 		}
 	}
-	r.machine.program = p
+	r.machine.program, r.machine.authzen = p, evaluations
+}
+
+// program is the program of an entrypoint.
+type program struct {
+	*plan.Program
+	of entrypoint
 }
 
 // agreesOnCase evaluates a case by both. A program that leaves the case to topdown agrees.
-func (e *Engine) agreesOnCase(ctx context.Context, r *Revision, p *plan.Program, c Case) bool {
+func (e *Engine) agreesOnCase(ctx context.Context, r *Revision, p program, c Case) bool {
 	facts, err := directory.NewStatic(c.Directory)
-	if c.Entrypoint == "admin" || err != nil {
+	if err != nil {
 		return true
 	}
 	input, err := r.caseInput(c)
@@ -103,7 +136,7 @@ func (e *Engine) agreesOnCase(ctx context.Context, r *Revision, p *plan.Program,
 		return true
 	}
 	ev = &evaluation{facts: facts, ctx: ctx, began: time.Now(), limit: limit, deadline: time.Now().Add(limit)}
-	return r.agreesWith(ctx, input, ev, now, result)
+	return r.agreesWith(ctx, p.of, evalRequest{input: input, now: now}, ev, result)
 }
 
 // verified reports whether this evaluation is compared with topdown's.
@@ -112,44 +145,41 @@ func (e *Engine) verified() bool {
 	return share >= 1 || share > 0 && rand.Float64() < share //nolint:gosec // a sample
 }
 
-// evalRequest is what one evaluation of the entrypoint is about.
+// evalRequest is what one evaluation of an entrypoint is about.
 type evalRequest struct {
 	by    Basis
 	input ast.Value
 	now   time.Time
 }
 
-// evaluateByProgram evaluates the entrypoint by the revision's program. It reports false where topdown
-// must evaluate: the program failed, or topdown disagrees with it.
-func (e *Engine) evaluateByProgram(ctx context.Context, p *plan.Program, q evalRequest) (Decision, bool) {
+// evaluateByProgram evaluates an entrypoint by the revision's program, and passes the result to parse. It reports false
+// where topdown must evaluate: the program or parse failed, or topdown disagrees with it.
+func (e *Engine) evaluateByProgram(ctx context.Context, p program, q evalRequest, parse func(*ast.Term) error) (took time.Duration, ok bool) {
 	ev := e.evaluation(ctx, q.by)
-	compare := e.verified()
-	var d Decision
+	compare, defined := e.verified(), false
 	var result *ast.Term
-	err := p.Eval(plan.Env{Context: ctx, Input: q.input, Read: q.by.Facts.Read, Cancel: ev, Now: q.now}, func(t *ast.Term) (err error) {
-		if compare {
+	err := p.Eval(plan.Env{Context: ctx, Input: q.input, Read: q.by.Facts.Read, Cancel: ev, Now: q.now}, func(t *ast.Term) error {
+		if defined = true; compare {
 			result = plan.Pure(t)
 		}
-		d, err = e.decision(t, q.by.Revision)
-		return err
+		return parse(t)
 	})
 	end := time.Now()
-	d.Took = ev.own(end)
-	if err != nil || d.Status == 0 || ev.late(end) { // no status: the entrypoint is undefined
+	if err != nil || !defined || ev.late(end) {
 		e.left.Add(1)
-		return Decision{}, false
+		return 0, false
 	}
-	if compare && !e.agrees(ctx, q, result) {
-		return Decision{}, false
+	if compare && !e.agrees(ctx, p.of, q, result) {
+		return 0, false
 	}
-	return d, true
+	return ev.own(end), true
 }
 
 // agrees compares a result of the program with topdown's. Where they differ, topdown
 // evaluates this revision from now on, here and on all other replicas.
-func (e *Engine) agrees(ctx context.Context, q evalRequest, result *ast.Term) bool {
+func (e *Engine) agrees(ctx context.Context, at entrypoint, q evalRequest, result *ast.Term) bool {
 	r := q.by.Revision
-	if r.agreesWith(ctx, q.input, e.evaluation(ctx, q.by), q.now, result) {
+	if r.agreesWith(ctx, at, q, e.evaluation(ctx, q.by), result) {
 		return true
 	}
 	e.mismatches.Add(1)
@@ -164,8 +194,8 @@ func (e *Engine) agrees(ctx context.Context, q evalRequest, result *ast.Term) bo
 }
 
 // agreesWith reports whether topdown has the same result, or none because time or facts ran out.
-func (r *Revision) agreesWith(ctx context.Context, input ast.Value, ev *evaluation, now time.Time, want *ast.Term) bool {
-	rs, err := r.eval(ctx, entrypoint{Entrypoint, r.query}, input, ev, rego.EvalTime(now))
+func (r *Revision) agreesWith(ctx context.Context, at entrypoint, q evalRequest, ev *evaluation, want *ast.Term) bool {
+	rs, err := r.eval(ctx, at, q.input, ev, rego.EvalTime(q.now))
 	if known, ok := errors.AsType[*iam.Error](err); ok && known.Kind == iam.Unavailable {
 		return true
 	}

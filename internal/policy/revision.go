@@ -33,6 +33,8 @@ type Revision struct {
 	Unvalidated      []string `json:"unvalidated,omitempty"` // data that no schema describes, and why: policy check rejects them
 	Cases            int      `json:"cases"`                 // acceptance cases that pass
 
+	Authzen *AuthzenStatus `json:"authzen,omitempty"` // nil: it decides no AuthZEN evaluations
+
 	number   uint64 // within this process: what outlives a revision refers to it by number
 	compiler *ast.Compiler
 	store    *revisionStore
@@ -41,6 +43,8 @@ type Revision struct {
 
 	administers bool // it has AdminEntrypoint
 	admin       rego.PreparedEvalQuery
+
+	authzen authzen
 
 	declares []bool // parallel to Engine.Headers
 	view     view

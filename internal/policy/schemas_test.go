@@ -36,7 +36,7 @@ func TestConfigurationThatViolatesItsSchemaIsRejected(t *testing.T) {
 			"/attributes_encoding: value must be one of 'base64', 'json'", "/anonymous/paths: got string, want array", "/anonymous: unknown key: prefligth; paths, preflight are allowed",
 		}},
 		"unknown key": {files{"iam/config/data.json": `{"headers": ["X-User-ID"], "allow_without_tennant": false}`}, []string{
-			"/allow_without_tennant: unknown key; allow_without_tenant, anonymous, attributes_encoding, headers, narrow_roles_by_scope, tenant_attributes, user_attributes are allowed, describe your own in schemas/config.json",
+			"/allow_without_tennant: unknown key; allow_without_tenant, anonymous, attributes_encoding, authzen, headers, narrow_roles_by_scope, tenant_attributes, user_attributes are allowed, describe your own in schemas/config.json",
 		}},
 		"it is no object":  {files{"iam/config/data.json": "-", "iam/data.json": `{"config": []}`}, []string{"data.iam.config: got array, want object"}},
 		"it is missing":    {files{"iam/config/data.json": "-"}, []string{"data.iam.config is missing"}},

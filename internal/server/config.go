@@ -61,6 +61,7 @@ type Config struct {
 	GatewayClientCA      string        `env:"GATEWAY_CLIENT_CA_FILE" doc:"PEM of the authorities of gateways' certificates: only they can connect, and are trusted as those in TRUSTED_PROXIES; none: they need no certificate"`
 	GatewaySecret        string        `env:"GATEWAY_SECRET" secret:"true" doc:"what gateways send in X-Gateway-Secret, 32 characters or more; two, comma-separated, while it is changed; none: they send none"`
 	GatewayCache         time.Duration `env:"GATEWAY_CACHE" envDefault:"0s" doc:"how long a gateway may cache a 200, at most MAX_STALENESS: a change takes so much longer; 0s: not at all"`
+	AuthzenURL           string        `env:"AUTHZEN_URL" doc:"URL under which clients reach GATEWAY_ADDR for the AuthZEN API, such as https://iam.example.com; none: it is off"`
 	AdminAddr            string        `env:"ADMIN_ADDR" envDefault:":8081" doc:"listener for admins"`
 	ExtAuthzAddr         string        `env:"EXT_AUTHZ_ADDR" doc:"listener for gateways that ask by Envoy's gRPC protocol (envoy.service.auth.v3); none: it is off"`
 	ExtAuthzCertFile     string        `env:"EXT_AUTHZ_CERT_FILE" doc:"PEM of its certificate and intermediates, read again when it changes; none: plain text"`

@@ -172,6 +172,7 @@ func (cfg *Config) checkServe(fault func(string, ...any)) {
 		fault("GATEWAY_CACHE must be whole seconds, and not more than MAX_STALENESS (%s), is %s", cfg.MaxStaleness, cfg.GatewayCache)
 	}
 	cfg.checkExtAuthz(fault)
+	cfg.checkAuthzen(fault)
 	if cfg.OPAConfig != "" {
 		var err error
 		if cfg.opaConfig, err = os.ReadFile(cfg.OPAConfig); err != nil {

@@ -87,7 +87,7 @@ func (s *service) sinks() []decisions.Sink {
 			}
 			var errs []error
 			for _, w := range batch {
-				d := policy.LoggedDecision{ID: w.Event.DecisionID, Revision: w.Event.Bundles["iam"].Revision, At: w.Event.Timestamp}
+				d := policy.LoggedDecision{ID: w.Event.DecisionID, Revision: w.Event.Bundles["iam"].Revision, At: w.Event.Timestamp, Path: w.Event.Path}
 				err := json.Unmarshal(w.Text, &d) // a copy: OPA's mask writes into what it is given
 				if err == nil {
 					err = s.manager.LogDecision(ctx, d)

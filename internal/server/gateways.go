@@ -73,7 +73,11 @@ func (s *service) openGateways(start context.Context) error {
 	for _, p := range s.cfg.Profiles {
 		s.requests.Prepare(gateway.EnrichPath, p.Name, http.MethodGet, http.StatusOK, http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable)
 	}
-	l, err := s.gatewayServer(s.withJWKS(s.gateway.Handler()))
+	handler, err := s.withAuthzen(s.withJWKS(s.gateway.Handler()))
+	if err != nil {
+		return err
+	}
+	l, err := s.gatewayServer(handler)
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	"internal/token":             {"internal/iam", "internal/bounded", "internal/telemetry", "internal/token/projection", "internal/telemetry/tracing"},
 	"internal/token/signals":     {"internal/iam", "internal/telemetry", "internal/token"},
 	"internal/enrich":            {"internal/iam", "internal/bounded", "internal/directory", "internal/policy", "internal/token", "internal/telemetry", "internal/telemetry/tracing"},
+	"internal/enrich/pdp":        {"internal/iam", "internal/bounded", "internal/directory", "internal/enrich", "internal/policy", "internal/token", "internal/telemetry", "internal/telemetry/tracing"},
 	"internal/events/outbox":     {"internal/telemetry", "internal/telemetry/tracing"},
 	"internal/clients/rauth":     {"internal/iam"},
 	"internal/postgres":          {"internal/iam", "internal/directory", "internal/feed", "internal/events/outbox", "migrations", "internal/telemetry", "internal/telemetry/tracing"},
@@ -39,13 +40,14 @@ var mayImport = map[string][]string{
 	"internal/problem":           {"internal/iam", "internal/token", "internal/telemetry", "internal/telemetry/tracing"},
 	"internal/gateway":           {"internal/iam", "internal/enrich", "internal/policy", "internal/problem", "internal/telemetry", "internal/token", "internal/telemetry/tracing"},
 	"internal/gateway/assertion": {"internal/bounded", "internal/enrich", "internal/iam", "internal/policy", "internal/telemetry", "internal/token"},
+	"internal/gateway/authzen":   {"internal/enrich/pdp", "internal/iam", "internal/policy", "internal/problem", "internal/telemetry/tracing"},
 	"internal/gateway/probe":     {},
 	"internal/gateway/setup":     {"internal/gateway", "internal/iam"},
 	"internal/adminapi/scim":     {"internal/iam", "internal/admin", "internal/postgres", "internal/problem"},
 	"internal/adminapi":          {"internal/iam", "internal/admin", "internal/adminapi/scim", "internal/clients", "internal/enrich", "internal/policyops/explain", "internal/policy", "internal/postgres", "internal/policyops/preview", "internal/policyops/rollout", "internal/problem", "internal/token", "internal/token/signals", "internal/telemetry/tracing"},
 	"internal/telemetry/tracing": {},
 	"internal/telemetry":         {"internal/telemetry/tracing"},
-	"internal/server":            {"internal/iam", "internal/admin", "internal/bounded", "internal/directory", "internal/feed", "internal/policy", "internal/token", "internal/token/signals", "internal/enrich", "internal/postgres", "internal/clients", "internal/decisions", "internal/events/natsbus", "internal/policyops/explain", "internal/events/outbox", "internal/policyops/preview", "internal/clients/rauth", "internal/policyops/rollout", "internal/adminapi", "internal/gateway", "internal/gateway/assertion", "internal/telemetry", "policies", "internal/problem", "internal/telemetry/tracing"},
+	"internal/server":            {"internal/iam", "internal/admin", "internal/bounded", "internal/directory", "internal/feed", "internal/policy", "internal/token", "internal/token/signals", "internal/enrich", "internal/enrich/pdp", "internal/gateway/authzen", "internal/postgres", "internal/clients", "internal/decisions", "internal/events/natsbus", "internal/policyops/explain", "internal/events/outbox", "internal/policyops/preview", "internal/clients/rauth", "internal/policyops/rollout", "internal/adminapi", "internal/gateway", "internal/gateway/assertion", "internal/telemetry", "policies", "internal/problem", "internal/telemetry/tracing"},
 	"internal/server/doctor":     {"internal/clients/rauth", "internal/events/natsbus", "internal/iam", "internal/postgres", "internal/server", "internal/telemetry", "internal/token", "internal/token/signals"},
 	"internal/cli": {
 		"internal/server/doctor", "internal/iam", "internal/admin", "internal/clients", "internal/clients/rauth", "internal/decisions", "internal/adminapi", "internal/enrich", "internal/gateway/assertion", "internal/gateway/probe", "internal/gateway/setup", "internal/policy", "internal/policy/authoring", "internal/policyops/explain",
@@ -85,7 +87,7 @@ var mayImport = map[string][]string{
 // mayKnow says who may use a library that others must not know.
 var mayKnow = map[string][]string{
 	"github.com/jackc/pgx":             {"internal/postgres", "internal/server", "internal/dev/devpg", "internal/dev/pgtest", "cmd/iam-bench"},
-	"github.com/open-policy-agent/opa": {"internal/policy", "internal/policy/plan", "internal/policy/authoring", "internal/directory", "internal/decisions", "internal/enrich", "internal/policyops/explain", "internal/token", "internal/token/projection"},
+	"github.com/open-policy-agent/opa": {"internal/policy", "internal/policy/plan", "internal/policy/authoring", "internal/directory", "internal/decisions", "internal/enrich", "internal/enrich/pdp", "internal/policyops/explain", "internal/token", "internal/token/projection"},
 	"github.com/nats-io":               {"internal/events/natsbus", "internal/dev/devstack"},
 	"github.com/envoyproxy":            {"internal/gateway"},
 	"google.golang.org/grpc":           {"internal/gateway", "internal/server"},

@@ -333,7 +333,7 @@ var core = []Defence{
 	},
 	{
 		Threat: "wrong evaluation", File: "internal/policy/program.go",
-		Code: "if !e.agreesOnCase(ctx, r, p, c) {", Without: "if !e.agreesOnCase(ctx, r, p, c) && false {",
+		Code: "if !e.agreesOnCase(ctx, r, with, c) {", Without: "if !e.agreesOnCase(ctx, r, with, c) && false {",
 		Package: "./internal/policy", Test: "TestAFailedAcceptanceCaseDisablesTheMachineNotThePolicy",
 	},
 	{

@@ -184,7 +184,7 @@ func TestWhatCanNeverFireIsFound(t *testing.T) {
 		"a field of a client":            {map[string]string{claims: denial(`data.directory.clients[input.token.iss][input.token.client_id].role == "x"`)}, claims + ":9:2 strict", `"scopes"`},
 		"a field of a role":              {map[string]string{claims: denial(`_tenant.roles.viewer.permission == ["x"]`)}, claims + ":9:2 strict", `"permissions"`},
 		"a type of a field":              {map[string]string{claims: denial(`_user.id == 7`)}, claims + ":9:2 strict", "number"},
-		"a package that is none":         {map[string]string{claims: denial(`data.iam.claimz.scopes[input.token.acr]`)}, claims + ":9:2 undefined", "data.iam has admin, claims, config"},
+		"a package that is none":         {map[string]string{claims: denial(`data.iam.claimz.scopes[input.token.acr]`)}, claims + ":9:2 undefined", "data.iam has admin, authzen, claims, config"},
 		"a rule of another package":      {map[string]string{claims: denial(`data.iam.admin.grantz`)}, claims + ":9:2 undefined", "data.iam.admin has"},
 		"data that is not there":         {map[string]string{claims: denial(`data.iam.limits.daily > 3`)}, claims + ":9:2 undefined", "data.iam has"},
 		"data that is not there, nested": {map[string]string{claims: denial(`data.iam.limits.daly > 3`), "iam/limits/data.json": `{"daily": 3}`}, claims + ":9:2 undefined iam/limits/data.json:0:0 schema", "data.iam.limits has daily"},

@@ -92,7 +92,7 @@ func TestBundlesAreBuiltSignedAndVerified(t *testing.T) {
 		t.Fatal(err)
 	}
 	b, err := authoring.Verify(signed, public)
-	if err != nil || b.Manifest.Revision != "v7" || len(b.Modules) != 3 {
+	if err != nil || b.Manifest.Revision != "v7" || len(b.Modules) != 4 {
 		t.Errorf("%d modules of %q, %v", len(b.Modules), b.Manifest.Revision, err)
 	}
 	plain, err := authoring.Build(dir, "v7", nil)

@@ -18,11 +18,11 @@ import (
 // Schemas of what a policy reads: the input of each entrypoint, the directory and
 // data.iam.config. A folder's own schemas/NAME.json replaces the service's.
 const (
-	claimsInput = "enrichment"
-	adminInput  = "administration"
-	bothInputs  = "enrichment_and_administration" // of a package that both entrypoints reach
-	directory   = "directory"
-	config      = "config"
+	claimsInput  = "enrichment"
+	adminInput   = "administration"
+	authzenInput = "authzen"
+	directory    = "directory"
+	config       = "config"
 
 	// customClaims declares claims of tokens beyond those that the service knows.
 	customClaims = "claims"
@@ -100,28 +100,65 @@ func (f *Folder) schemaSet() *ast.SchemaSet {
 	for name, schema := range f.schemas {
 		put(name, schema)
 	}
-	put(bothInputs, union(f.schemas[claimsInput], f.schemas[adminInput]))
+	for bits := range byAll + 1 { // of packages that several entrypoints reach
+		if names := inputsOf(bits); len(names) > 1 {
+			var merged any = map[string]any{}
+			for _, name := range names {
+				merged = union(merged, f.schemas[name])
+			}
+			put(inputOf(bits), merged)
+		}
+	}
 	return set
 }
 
-// entrypoints of the service.
+// inputsOf names the schemas of the input of a set of entrypoints.
+func inputsOf(bits int) (names []string) {
+	for _, e := range entrypoints {
+		if bits&e.bit != 0 {
+			names = append(names, e.input)
+		}
+	}
+	return names
+}
+
+// inputOf names the schema of what any of a set of entrypoints reads.
+func inputOf(bits int) string { return strings.Join(inputsOf(bits), "_and_") }
+
+// Sets of entrypoints of the service.
 const (
 	byClaims = 1 << iota
 	byAdmin
+	byAuthzen
+	byAll = byClaims | byAdmin | byAuthzen
 )
+
+// entrypoints are the rules that the service evaluates, each with the schema of its input.
+var entrypoints = []struct {
+	rules []string
+	bit   int
+	input string
+}{
+	{rules: []string{policy.Entrypoint}, bit: byClaims, input: claimsInput},
+	{rules: []string{policy.AdminEntrypoint}, bit: byAdmin, input: adminInput},
+	{rules: []string{policy.AuthzenEntrypoint, policy.AuthzenCandidates}, bit: byAuthzen, input: authzenInput},
+}
 
 // reachedBy returns for each rule the entrypoints that reach it, over all that rules refer to.
 func reachedBy(compiler *ast.Compiler) map[*ast.Rule]int {
 	by := map[*ast.Rule]int{}
-	for entrypoint, bit := range map[string]int{policy.Entrypoint: byClaims, policy.AdminEntrypoint: byAdmin} {
-		next := compiler.GetRulesExact(ast.MustParseRef(entrypoint))
+	for _, e := range entrypoints {
+		var next []*ast.Rule
+		for _, rule := range e.rules {
+			next = append(next, compiler.GetRulesExact(ast.MustParseRef(rule))...)
+		}
 		for len(next) > 0 {
 			r := next[len(next)-1]
 			next = next[:len(next)-1]
-			if by[r]&bit != 0 {
+			if by[r]&e.bit != 0 {
 				continue
 			}
-			by[r] |= bit
+			by[r] |= e.bit
 			if r.Else != nil {
 				next = append(next, r.Else)
 			}
@@ -153,12 +190,15 @@ func (f *Folder) contract(by map[*ast.Rule]int) (map[string]*ast.Module, error) 
 		if annotated[name] {
 			continue
 		}
-		input := claimsInput
+		input := inputOf(bits)
 		switch {
-		case bits == byClaims|byAdmin:
-			input = bothInputs
-		case bits == byAdmin, bits == 0 && strings.HasPrefix(name+".", "data.iam.admin."):
+		case bits != 0:
+		case strings.HasPrefix(name+".", "data.iam.admin."):
 			input = adminInput
+		case strings.HasPrefix(name+".", "data.iam.authzen."):
+			input = authzenInput
+		default:
+			input = claimsInput
 		}
 		text["types of "+name] = fmt.Sprintf("# METADATA\n# scope: subpackages\n# schemas:\n#   - input: schema.%s\n#   - data.iam.config: schema.%s\npackage %s\n", input, config, strings.TrimPrefix(name, "data."))
 	}
@@ -246,8 +286,8 @@ func (f *Folder) unreached(compiler *ast.Compiler, by map[*ast.Rule]int) (found 
 				continue
 			}
 			reported[file+name] = true
-			found = append(found, at(r.Location, "unreached", fmt.Sprintf("%s decides nothing: neither %s nor %s reaches it",
-				strings.TrimPrefix(name, "data."), policy.Entrypoint, policy.AdminEntrypoint)))
+			found = append(found, at(r.Location, "unreached", fmt.Sprintf("%s decides nothing: none of %s, %s and %s reaches it",
+				strings.TrimPrefix(name, "data."), policy.Entrypoint, policy.AdminEntrypoint, policy.AuthzenEntrypoint)))
 		}
 	}
 	return found

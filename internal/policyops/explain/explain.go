@@ -246,6 +246,7 @@ func FromClaims(claims map[string]any, now time.Time) (*token.Token, error) {
 // FromRecord returns the request of a recorded decision.
 func FromRecord(d iam.RecordedDecision) (Question, error) {
 	var event struct {
+		Path  string `json:"path"`
 		Input struct {
 			Token   map[string]any `json:"token"`
 			Request struct {
@@ -272,6 +273,9 @@ func FromRecord(d iam.RecordedDecision) (Question, error) {
 	decoder.UseNumber()
 	if err := decoder.Decode(&event); err != nil {
 		return Question{}, fmt.Errorf("read the decision %s: %w", d.ID, err)
+	}
+	if strings.HasPrefix(event.Path, "iam/authzen/") {
+		return Question{}, &iam.Error{Kind: iam.Conflict, Code: "not_an_enrichment", Detail: "the decision is about an AuthZEN evaluation, which cannot be explained: its reasons are in the record"}
 	}
 	r := event.Input.Request
 	q := Question{

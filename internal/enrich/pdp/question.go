@@ -1,0 +1,320 @@
+package pdp
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"iam-service/internal/enrich"
+	"iam-service/internal/iam"
+	"iam-service/internal/token"
+)
+
+// The types of subjects that the directory knows. Any other is the policy's own.
+const (
+	TypeUser    = "user"     // id: the subject at an issuer
+	TypeIAMUser = "iam_user" // id: ours, as in X-User-ID; the policy sees the user
+	TypeClient  = "client"   // id: the client_id at an issuer
+)
+
+// Entity is a subject or a resource.
+type Entity struct {
+	Type, ID   string
+	Properties map[string]any
+}
+
+// Action is what the subject would do.
+type Action struct {
+	Name       string
+	Properties map[string]any
+}
+
+// Request is a question. Numbers in it are json.Number, of valid size.
+type Request struct {
+	Subject  Entity
+	Action   Action
+	Resource Entity
+	Context  map[string]any
+}
+
+// Caller is a client that may ask.
+type Caller struct {
+	token  *token.Token
+	tenant string // "": the client is the platform's
+	scopes []string
+}
+
+// Caller verifies the access token of a client. It fails with an iam.Error: Unauthenticated, Forbidden, or Unavailable
+// where that cannot be verified now.
+func (s *Service) Caller(ctx context.Context, raw string) (*Caller, error) {
+	if raw == "" {
+		return nil, iam.Errorf(iam.Unauthenticated, "a bearer token is needed")
+	}
+	t, bound, err := s.cfg.Identify(ctx, raw)
+	switch {
+	case err != nil:
+		return nil, err
+	case !t.Program():
+		return nil, &iam.Error{Kind: iam.Forbidden, Code: "client_required", Detail: "the token is a person's: a client asks, by client credentials"}
+	}
+	p, err := s.view(&Caller{token: t}, time.Now().Add(s.cfg.Deadline)).Client(ctx, t.Issuer, t.ClientID)
+	switch {
+	case err != nil:
+		return nil, err
+	case !p.Known || p.Status != iam.ClientActive:
+		return nil, &iam.Error{Kind: iam.Forbidden, Code: "client_unknown", Detail: "the client is not registered here"}
+	}
+	granted := t.Scopes()
+	c := &Caller{token: t, tenant: bound}
+	for _, scope := range p.Scopes {
+		if slices.Contains(granted, scope) {
+			c.scopes = append(c.scopes, scope)
+		}
+	}
+	if !slices.Contains(c.scopes, Scope) {
+		return nil, &iam.Error{Kind: iam.Forbidden, Code: "scope_missing", Detail: "the client's token and its registration must have the scope " + Scope}
+	}
+	return c, nil
+}
+
+// Tenant is the tenant that the caller can ask about; "" for each that its issuer reaches.
+func (c *Caller) Tenant() string { return c.tenant }
+
+func invalid(pointer, detail string) error {
+	return &iam.Error{Kind: iam.Malformed, Code: "invalid_evaluation", Detail: "the request is not valid", Fields: []iam.FieldError{{Pointer: pointer, Detail: detail}}}
+}
+
+// read interprets a question: its tenant, who its subject and its agent are, and the policy's input.
+func (s *Service) read(ctx context.Context, e *evaluation, q *Request) (err error) {
+	if e.tenant, err = s.tenantOf(e.caller, q); err != nil {
+		return err
+	}
+	if err := s.subjectOf(ctx, e, q.Subject); err != nil {
+		return err
+	}
+	if e.agent, err = agentOf(e.caller, q.Context); err != nil {
+		return err
+	}
+	e.about = enrich.Authzen{
+		SubjectType: e.subjectType, SubjectID: e.subject.id, SubjectIssuer: e.subject.issuer, Action: q.Action.Name,
+		ResourceType: q.Resource.Type, ResourceID: q.Resource.ID, Tenant: e.tenant, Agent: e.agent.id,
+	}
+	e.input, err = inputOf(e, q)
+	return err
+}
+
+// tenantOf is the tenant of the caller's client, or the one that a client of the platform names.
+func (s *Service) tenantOf(c *Caller, q *Request) (string, error) {
+	const pointer = "/context/tenant"
+	named := ""
+	if v, there := q.Context["tenant"]; there {
+		var ok bool
+		if named, ok = v.(string); !ok || !iam.ValidTenantID(named) {
+			return "", invalid(pointer, "must be the id of a tenant")
+		}
+	}
+	switch {
+	case named == "" && c.tenant == "":
+		return "", invalid(pointer, "is missing: a client of the platform names the tenant")
+	case named == "":
+		return c.tenant, nil
+	case c.tenant != "" && named != c.tenant:
+		return "", &iam.Error{Kind: iam.Forbidden, Code: "client_of_another_tenant", Detail: "a client of a tenant asks about that tenant only"}
+	case !s.cfg.Issuers.Reaches(c.token.Issuer, named):
+		return "", &iam.Error{Kind: iam.Forbidden, Code: "tenant_unknown", Detail: "the client's issuer is not trusted for the tenant"}
+	}
+	return named, nil
+}
+
+// subjectOf sets who a subject is.
+func (s *Service) subjectOf(ctx context.Context, e *evaluation, subject Entity) error {
+	e.subjectType, e.subject = subject.Type, names{id: subject.ID}
+	if iat, there := subject.Properties["iat"]; there {
+		n, ok := iat.(json.Number)
+		seconds, err := n.Float64()
+		if !ok || err != nil || seconds < 0 || seconds > 1e11 {
+			return invalid("/subject/properties/iat", "must be when the subject's token was issued, in Unix seconds")
+		}
+		e.issuedAt = time.Unix(int64(seconds), 0)
+	}
+	switch subject.Type {
+	case TypeIAMUser:
+		e.subjectType = TypeUser
+		if subject.ID == "" { // a search: the page sets it
+			return nil
+		}
+		var err error
+		e.subject, err = s.userByID(ctx, e.caller, subject.ID)
+		return err
+	case TypeUser, TypeClient:
+		var err error
+		e.subject.issuer, err = issuerOf(e.caller, "/subject/properties/issuer", subject.Properties)
+		return err
+	}
+	return nil
+}
+
+// issuerOf is properties.issuer, or that of the caller.
+func issuerOf(c *Caller, pointer string, properties map[string]any) (string, error) {
+	v, there := properties["issuer"]
+	if !there {
+		return c.token.Issuer, nil
+	}
+	issuer, ok := v.(string)
+	if !ok || !iam.ValidIssuer(issuer) {
+		return "", invalid(pointer, "must be the issuer of the id, as in the claim iss")
+	}
+	return issuer, nil
+}
+
+// userID is the shape of our ids: other texts are no user's.
+var userID = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
+
+// ValidUserID reports whether s has the shape of our ids of users.
+func ValidUserID(s string) bool { return userID.MatchString(s) }
+
+// userByID returns who a user is, by our id; for no user, names that nobody has.
+func (s *Service) userByID(ctx context.Context, c *Caller, id string) (names, error) {
+	nobody := names{issuer: c.token.Issuer, id: ""}
+	if !userID.MatchString(id) {
+		return nobody, nil
+	}
+	if n, ok := s.ids.Get(id); ok {
+		return n, nil
+	}
+	budget := c.token.LookupBudget()
+	if !budget.Take() {
+		return names{}, &iam.Error{Kind: iam.Unavailable, Code: "too_many_misses", Detail: "this token has caused too many lookups of absent users"}
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Deadline)
+	defer cancel()
+	issuer, subject, found, err := s.cfg.Subjects.UserByID(ctx, id)
+	if err != nil || found {
+		budget.Return()
+	}
+	switch {
+	case err != nil:
+		return names{}, unavailable(err)
+	case !found:
+		return nobody, nil
+	}
+	n := names{issuer: issuer, id: subject}
+	s.ids.Add(id, n)
+	return n, nil
+}
+
+// unavailable is a failure of the database, with a code.
+func unavailable(err error) error {
+	code := "facts_unavailable"
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		code = "facts_timeout"
+	case iam.CodeOf(err) != "" && iam.CodeOf(err) != "database_unavailable":
+		code = iam.CodeOf(err)
+	}
+	return &iam.Error{Kind: iam.Unavailable, Code: code, Detail: "the facts cannot be read now", Cause: err}
+}
+
+// agentOf reads context.agent: the client_id of the client that acts for the subject, or an entity of the type client.
+func agentOf(c *Caller, context map[string]any) (names, error) {
+	const pointer = "/context/agent"
+	v, there := context["agent"]
+	if !there {
+		return names{}, nil
+	}
+	bad := invalid(pointer, `must be a client_id, or {"type": "client", "id": CLIENT_ID, "properties": {"issuer": ISSUER}}`)
+	id, issuer := "", c.token.Issuer
+	switch v := v.(type) {
+	case string:
+		id = v
+	case map[string]any:
+		properties, _ := v["properties"].(map[string]any) // absent: none
+		if id, _ = v["id"].(string); v["type"] != TypeClient {
+			return names{}, bad
+		}
+		var err error
+		if issuer, err = issuerOf(c, pointer+"/properties/issuer", properties); err != nil {
+			return names{}, err
+		}
+	}
+	if !iam.ValidClientID(id) {
+		return names{}, bad
+	}
+	return names{issuer: issuer, id: id}, nil
+}
+
+// inputOf is the policy's input (policies/schemas/authzen.json).
+func inputOf(e *evaluation, q *Request) (ast.Object, error) {
+	subject := ast.NewObject()
+	put(subject, "type", e.subjectType)
+	put(subject, "id", e.subject.id)
+	put(subject, "issuer", e.subject.issuer)
+	action := ast.NewObject()
+	put(action, "name", q.Action.Name)
+	resource := ast.NewObject()
+	put(resource, "type", q.Resource.Type)
+	put(resource, "id", q.Resource.ID)
+	context := ast.NewObject()
+	for _, p := range []struct {
+		name string
+		into ast.Object
+		all  bool // the members, and not one named properties
+		from map[string]any
+	}{
+		{name: "subject", into: subject, from: q.Subject.Properties},
+		{name: "action", into: action, from: q.Action.Properties},
+		{name: "resource", into: resource, from: q.Resource.Properties},
+		{name: "context", into: context, all: true, from: q.Context},
+	} {
+		properties := ast.NewObject()
+		if p.all {
+			properties = p.into
+		}
+		for k, v := range p.from {
+			value, err := ast.InterfaceToValue(v)
+			if err != nil {
+				return nil, invalid("/"+p.name, "cannot be read")
+			}
+			properties.Insert(ast.StringTerm(k), ast.NewTerm(value))
+		}
+		if !p.all {
+			p.into.Insert(ast.InternedTerm("properties"), ast.NewTerm(properties))
+		}
+	}
+	client := ast.NewObject()
+	put(client, "issuer", e.caller.token.Issuer)
+	put(client, "client_id", e.caller.token.ClientID)
+	put(client, "tenant", e.caller.tenant)
+	scopes := make([]*ast.Term, len(e.caller.scopes))
+	for i, scope := range slices.Sorted(slices.Values(e.caller.scopes)) {
+		scopes[i] = ast.StringTerm(scope)
+	}
+	client.Insert(ast.InternedTerm("scopes"), ast.ArrayTerm(scopes...))
+	in := ast.NewObject(
+		[2]*ast.Term{ast.InternedTerm("subject"), ast.NewTerm(subject)},
+		[2]*ast.Term{ast.InternedTerm("action"), ast.NewTerm(action)},
+		[2]*ast.Term{ast.InternedTerm("resource"), ast.NewTerm(resource)},
+		[2]*ast.Term{ast.InternedTerm("context"), ast.NewTerm(context)},
+		[2]*ast.Term{ast.InternedTerm("tenant"), ast.StringTerm(e.tenant)},
+		[2]*ast.Term{ast.InternedTerm("client"), ast.NewTerm(client)},
+	)
+	if e.agent.id != "" {
+		agent := ast.NewObject()
+		put(agent, "issuer", e.agent.issuer)
+		put(agent, "id", e.agent.id)
+		in.Insert(ast.InternedTerm("agent"), ast.NewTerm(agent))
+	}
+	return in, nil
+}
+
+// put sets a string; an empty one is absent.
+func put(o ast.Object, name, value string) {
+	if value != "" {
+		o.Insert(ast.InternedTerm(name), ast.StringTerm(value))
+	}
+}

@@ -1,0 +1,68 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"iam-service/internal/iam"
+)
+
+// subjectsLimit bounds the statements below. They use the connections of administration, so that no enrichment waits
+// for them.
+const subjectsLimit = 2 * time.Second
+
+// UserByID returns the issuer and the subject of a user, by our id, which must be a UUID.
+func (db *DB) UserByID(ctx context.Context, id string) (issuer, subject string, found bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, subjectsLimit)
+	defer cancel()
+	err = db.admin.QueryRow(ctx, `SELECT issuer, subject FROM users WHERE id = $1::uuid`, id).Scan(&issuer, &subject)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", "", false, nil
+	}
+	return issuer, subject, err == nil, wrap("find a user", err)
+}
+
+// UsersIn lists the members of a tenant, whatever their status, by our id, after an id.
+func (db *DB) UsersIn(ctx context.Context, tenant, after string, limit int) ([]iam.UserFacts, error) {
+	ctx, cancel := context.WithTimeout(ctx, subjectsLimit)
+	defer cancel()
+	rows, err := db.admin.Query(ctx, userSelect+`
+		 WHERE u.id IN (SELECT user_id FROM memberships
+		                 WHERE tenant = $1 AND ($2 = '' OR user_id > nullif($2, '')::uuid) ORDER BY user_id LIMIT $3)
+		 ORDER BY u.id`, tenant, after, limit)
+	if err != nil {
+		return nil, wrap("list a tenant's users", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (iam.UserFacts, error) {
+		var r userRow
+		if err := row.Scan(r.dest()...); err != nil {
+			return iam.UserFacts{}, err
+		}
+		return r.facts()
+	})
+	return list, wrap("list a tenant's users", err)
+}
+
+// ClientsIn lists the clients of a tenant, whatever their status, by client_id and issuer, after a client.
+func (db *DB) ClientsIn(ctx context.Context, tenant, afterID, afterIssuer string, limit int) ([]iam.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, subjectsLimit)
+	defer cancel()
+	rows, err := db.admin.Query(ctx, `
+		SELECT issuer, client_id, tenant, status, roles, scopes, version FROM clients
+		 WHERE tenant = $1 AND (client_id, issuer) > ($2, $3) ORDER BY client_id, issuer LIMIT $4`, tenant, afterID, afterIssuer, limit)
+	if err != nil {
+		return nil, wrap("list a tenant's clients", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (c iam.Client, err error) {
+		err = row.Scan(&c.Issuer, &c.ClientID, &c.Tenant, &c.Status, &c.Roles, &c.Scopes, &c.Version)
+		if err != nil {
+			err = fmt.Errorf("read a client: %w", err)
+		}
+		return c, err
+	})
+	return list, wrap("list a tenant's clients", err)
+}
