@@ -41,7 +41,7 @@ var senders = map[string]string{
 	"input.request.path": "X-Forwarded-Uri", "input.request.raw_path": "X-Forwarded-Uri", "input.request.client_ip": "X-Forwarded-For",
 }
 
-// printRevision prints what a policy author needs: revision, headers, cache key, warnings.
+// printRevision prints what a policy author needs: revision, headers, cache keys, warnings.
 func printRevision(out io.Writer, r *policy.Revision) {
 	row := func(name string, values ...string) {
 		for _, v := range values {
@@ -59,6 +59,15 @@ func printRevision(out io.Writer, r *policy.Revision) {
 		row("decisions", "are cached for at most a second: the policy is not deterministic")
 	} else {
 		row("decisions", "are cached until a fact that they depend on changes")
+	}
+	switch {
+	case r.Authzen == nil:
+		row("authzen", "is off: the policy has no rule "+policy.AuthzenEntrypoint)
+	case len(r.Authzen.CacheKey) == 0:
+		row("authzen", "its decisions depend on nothing of a request")
+	default:
+		row("authzen", "its cache key:")
+		row("", r.Authzen.CacheKey...)
 	}
 	for _, w := range slices.Concat(r.Warnings, r.Unvalidated) {
 		row("warning", w)

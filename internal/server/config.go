@@ -119,7 +119,7 @@ type Config struct {
 	ReconcileMaxChanges int           `env:"RECONCILE_MAX_CHANGES" of:"provider" envDefault:"10" doc:"clients that are repaired in R-Auth at once; with more, repairs stop until an operator confirms"`
 
 	LogLevel        slog.Level    `env:"LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
-	DecisionFields  []string      `env:"DECISION_LOG_FIELDS" doc:"parts of the input that are logged: token.<claim>, request.<field>, comma-separated; unset: a usual list"`
+	DecisionFields  []string      `env:"DECISION_LOG_FIELDS" doc:"parts of the input that are logged: token.<claim>, request.<field>, authzen.<entity>, comma-separated; unset: a usual list"`
 	DecisionConsole bool          `env:"DECISION_LOG_CONSOLE" envDefault:"true" doc:"decisions are logged with the other lines"`
 	DecisionFile    string        `env:"DECISION_LOG_FILE" doc:"file that decisions are appended to, as JSON lines"`
 	DecisionSubject string        `env:"DECISION_LOG_NATS_SUBJECT" doc:"NATS subject on which decisions are published, such as decisions.iam"`

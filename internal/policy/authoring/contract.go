@@ -427,10 +427,11 @@ func (f *Folder) notLoaded() (found []Finding) {
 			}
 		}
 	}
+	known := []string{adminInput, authzenInput, customClaims, config, directory, claimsInput}
 	for name := range f.schemas {
-		if !slices.Contains([]string{claimsInput, adminInput, directory, config, customClaims}, name) && !used[strings.ReplaceAll(name, "/", ".")] {
+		if !slices.Contains(known, name) && !used[strings.ReplaceAll(name, "/", ".")] {
 			found = append(found, Finding{File: f.display("schemas/" + name + ".json"), Rule: "not-loaded",
-				Text: fmt.Sprintf("is used by nothing: the service has schemas/%s.json, and others need METADATA with schemas that names them", strings.Join([]string{adminInput, customClaims, config, directory, claimsInput}, ".json, schemas/"))})
+				Text: fmt.Sprintf("is used by nothing: the service has schemas/%s.json, and others need METADATA with schemas that names them", strings.Join(known, ".json, schemas/"))})
 		}
 	}
 	return found
