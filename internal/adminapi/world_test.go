@@ -52,17 +52,18 @@ type adminWorld struct {
 }
 
 type settings struct {
-	conns     int32  // of the service to the database; 0: 4
-	decisions bool   // are persisted, and can be searched
-	adminRego string // instead of the default policy of administration
-	replicaOf *adminWorld
-	writes    int                      // of a caller in a minute; 0: unlimited
-	joins     int64                    // of a tenant in a day
-	panics    bool                     // when the policy is read
-	noClients bool                     // are managed
-	loop      bool                     // of clients runs
-	streams   func(*adminWorld) string // content of SIGNALS_FILE
-	mapped    bool                     // unknown users get roles by mappings
+	conns      int32  // of the service to the database; 0: 4
+	decisions  bool   // are persisted, and can be searched
+	adminRego  string // instead of the default policy of administration
+	replicaOf  *adminWorld
+	writes     int                      // of a caller in a minute; 0: unlimited
+	joins      int64                    // of a tenant in a day
+	scimWrites int                      // of a provisioning client in a minute; 0: unlimited
+	panics     bool                     // when the policy is read
+	noClients  bool                     // are managed
+	loop       bool                     // of clients runs
+	streams    func(*adminWorld) string // content of SIGNALS_FILE
+	mapped     bool                     // unknown users get roles by mappings
 }
 
 func newWorld(t testing.TB, s settings) *adminWorld {
@@ -136,13 +137,14 @@ func newWorld(t testing.TB, s settings) *adminWorld {
 			}
 			return w.Engine.Status()
 		},
-		Issuer:  w.RAuth.Issuer,
-		Writes:  cmp.Or(s.writes, 1_000_000),
-		Trusted: w.Trusted,
-		Version: "test",
-		Log:     w.Logger,
-		Observe: w.Observe,
-		Signals: newReceiver(w, s),
+		Issuer:     w.RAuth.Issuer,
+		Writes:     cmp.Or(s.writes, 1_000_000),
+		SCIMWrites: cmp.Or(s.scimWrites, 1_000_000),
+		Trusted:    w.Trusted,
+		Version:    "test",
+		Log:        w.Logger,
+		Observe:    w.Observe,
+		Signals:    newReceiver(w, s),
 	}))
 	t.Cleanup(api.Close)
 	w.admin = api.URL
