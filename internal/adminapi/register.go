@@ -34,6 +34,7 @@ type route struct {
 	status  int       // of success; default: 200
 	success string    // describes status; default: its standard text
 	also    responses // further responses of success, with the same body
+	errors  []int     // statuses of errors, in addition to those of the method
 
 	maxBody      int64        // in bytes; default: maxBody
 	media        []string     // further media types of the body
@@ -183,7 +184,7 @@ func (rt route) operation() huma.Operation {
 		Tags:          []string{rt.tag},
 		DefaultStatus: rt.status,
 		MaxBodyBytes:  rt.maxBody,
-		Errors:        errorStatuses(rt.method),
+		Errors:        append(errorStatuses(rt.method), rt.errors...),
 		Extensions:    map[string]any{"x-action": rt.action},
 	}
 	if op.MaxBodyBytes == 0 {

@@ -277,6 +277,14 @@ func (a *server) routes() []route {
 			handler: withoutTx(a.readMatrix),
 		},
 		{
+			method: get, path: "/v1/tenants/{tenant}/access/unused", action: "access:list", tag: "access",
+			summary: "List memberships, roles or clients of a tenant that were not used for some days",
+			description: "By user id, name, or issuer and client_id, with what a removal would change. What was created within these days is left " +
+				"out. 409 where use is not recorded. With Accept: application/jsonl or text/csv the whole list, of one moment.",
+			result: reflect.TypeFor[unusedPage](), exports: true, errors: []int{http.StatusConflict},
+			handler: withoutTx(a.listUnused),
+		},
+		{
 			method: get, path: "/v1/users/{user}/access", action: "access:read", tag: "access",
 			summary:     "List what a user holds in each tenant",
 			description: "By tenant. With Accept: application/jsonl or text/csv the whole list, of one moment.",
@@ -457,14 +465,16 @@ func (a *server) routes() []route {
 			method: get, path: "/v1/decisions", action: "decision:list", tag: "policy",
 			summary: "Search decisions",
 			description: "Evaluations within the retention time, the newest first. Administrators and auditors of a tenant use ?tenant=; " +
-				"they can search for its members and clients only, of R-Auth where no issuer is named.",
+				"they can search for its members and clients only, of R-Auth where no issuer is named. 409 where decisions are not stored.",
+			errors:  []int{http.StatusConflict},
 			handler: withoutTx(a.listDecisions),
 		},
 		{
 			method: get, path: "/v1/decisions/{decision}", action: "decision:read", tag: "policy",
 			summary: "Read a decision",
 			description: "Policy input, result, reasons, and the facts that it depends on; masked. With ?tenant=, the part that the tenant " +
-				"may see.",
+				"may see. 409 where decisions are not stored.",
+			errors:  []int{http.StatusConflict},
 			handler: withoutTx(a.readDecision),
 		},
 	}

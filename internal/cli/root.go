@@ -42,6 +42,7 @@ func Command(environ []string) *cobra.Command {
 		grantAdminCommand(environ),
 		auditCommand(environ),
 		exportCommand(environ),
+		unusedCommand(environ),
 		importCommand(environ),
 		eventsCommand(environ),
 		reconcileCommand(environ),

@@ -5,6 +5,7 @@
 // masking cannot be forgotten), the queues, and that no request waits for a slow sink: decisions
 // that do not fit are dropped and counted, separately for each sink.
 //
+//	                 ┌▶ usage: which memberships, roles and clients were used, by day
 //	enrich ─▶ queue ─▶ masked event ─▶ queue of each sink ─▶ console, file, NATS, OPA's log, PostgreSQL
 //	              └ full: dropped          └ full: dropped
 //
@@ -36,7 +37,8 @@ type Config struct {
 	Queue   int               // capacity in decisions, of each sink too; 0: 4,096
 	Sinks   []Sink
 	Log     *slog.Logger
-	OnPanic func(error) // called with a panic while a decision was recorded, which drops it; may be nil
+	Observe func(*enrich.Evaluated) // called with each decision before it is masked, by the log's goroutine; may be nil
+	OnPanic func(error)             // called with a panic while a decision was recorded, which drops it; may be nil
 }
 
 // Sink records decisions.
@@ -152,6 +154,9 @@ func (l *Log) tryDistribute(e *enrich.Evaluated) (err error) {
 
 // distribute masks a decision and queues it for each sink.
 func (l *Log) distribute(e *enrich.Evaluated) {
+	if l.cfg.Observe != nil {
+		l.cfg.Observe(e)
+	}
 	ev := l.masks.event(e)
 	var text json.RawMessage
 	if l.text {

@@ -166,6 +166,9 @@ func (tx *Tx) Chores(ctx context.Context) (heads []iam.Checkpoint, err error) {
 	if err := tx.expireSignals(ctx); err != nil {
 		return nil, err
 	}
+	if err := tx.expireUsage(ctx); err != nil {
+		return nil, err
+	}
 	if heads, err = tx.takeCheckpoints(ctx); err != nil {
 		return nil, err
 	}

@@ -125,6 +125,7 @@ type Config struct {
 	DecisionSubject string        `env:"DECISION_LOG_NATS_SUBJECT" doc:"NATS subject on which decisions are published, such as decisions.iam"`
 	DecisionsURL    string        `env:"DECISIONS_DATABASE_URL" of:"decisions" secret:"true" doc:"PostgreSQL that stores decisions for queries, in production another one than DATABASE_URL; none: they are not stored"`
 	DecisionsKeep   time.Duration `env:"DECISIONS_RETENTION" envDefault:"72h" doc:"how long stored decisions can be queried"`
+	UsageRecording  string        `env:"USAGE_RECORDING" envDefault:"auto" doc:"the last use of memberships, roles and clients is recorded by day: on, off, or auto: where DECISIONS_DATABASE_URL is set"`
 	DecisionSample  float64       `env:"DECISION_LOG_SAMPLE" envDefault:"0.01" doc:"share of cache hits that are logged, 0 to 1; all evaluations are"`
 
 	TracesExporter     string `env:"OTEL_TRACES_EXPORTER" doc:"otlp, console or none; unset: otlp where an endpoint is set, else none"`

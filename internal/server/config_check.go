@@ -315,6 +315,7 @@ func checkStateDir(dir string, uid int) error {
 }
 
 func (cfg *Config) checkDecisionLog(fault func(string, ...any)) {
+	oneOf(fault, "USAGE_RECORDING", cfg.UsageRecording, "auto", "on", "off")
 	if err := decisions.CheckFields(cfg.DecisionFields); err != nil {
 		fault("DECISION_LOG_FIELDS: %v", err)
 	}

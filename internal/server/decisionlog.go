@@ -10,6 +10,7 @@ import (
 	"iam-service/internal/decisions"
 	"iam-service/internal/policy"
 	"iam-service/internal/postgres"
+	"iam-service/internal/telemetry"
 )
 
 // decisionQueue is how many decisions wait for each sink.
@@ -20,6 +21,7 @@ func (s *service) openDecisionLog(start context.Context) error {
 	if err := s.openDecisionStore(start); err != nil {
 		return err
 	}
+	usage := s.newUsage()
 	s.decisionLog = decisions.New(decisions.Config{
 		Fields:  s.cfg.DecisionFields,
 		Headers: s.engine.Headers(),
@@ -28,7 +30,11 @@ func (s *service) openDecisionLog(start context.Context) error {
 		Labels:  map[string]string{"app": "iam-service", "id": s.policies.Replica(), "version": s.build.Version},
 		OnPanic: s.loops.panicked("decision_log"),
 		Sinks:   s.sinks(),
+		Observe: usage.Observe,
 	})
+	if usage != nil {
+		s.loops.run("usage", func() { usage.Run(s.work) })
+	}
 	s.onClose(s.decisionLog.Close)
 	more := map[string]func() int64{}
 	if s.manager != nil {
@@ -36,6 +42,22 @@ func (s *service) openDecisionLog(start context.Context) error {
 	}
 	s.decisionLog.Register(s.registry, more)
 	return nil
+}
+
+// newUsage records the use of memberships, roles and clients; nil: it is off.
+func (s *service) newUsage() *decisions.Usage {
+	if on := s.cfg.UsageRecording; on == "off" || on == "auto" && s.cfg.DecisionsURL == "" {
+		return nil
+	}
+	usage := decisions.NewUsage(decisions.UsageConfig{
+		Headers: s.engine.Headers(),
+		Store:   s.db.RecordUsage,
+		Dropped: func() int64 { return s.decisionLog.Dropped()[""] },
+		Log:     s.log,
+	})
+	telemetry.Counter(s.registry, "iam_usage_lost_total", "Uses of memberships, roles and clients that were not recorded: they were too many, or could not be stored.",
+		nil, func() float64 { return float64(usage.Lost()) })
+	return usage
 }
 
 // openDecisionStore opens the database where decisions can be queried, if DECISIONS_DATABASE_URL is set. No request
