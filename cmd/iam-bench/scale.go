@@ -110,7 +110,7 @@ func seed(ctx context.Context, stack *devstack.Stack, users, tenants int) error 
 		sql  string
 		args []any
 	}{
-		{`TRUNCATE tenants, roles, users, memberships, mappings, clients, registrations, signal_accounts, membership_usage, role_usage, client_usage`, nil},
+		{`TRUNCATE tenants, roles, users, memberships, mappings, clients, registrations CASCADE`, nil},
 		{`INSERT INTO roles (tenant, name, permissions, inherits) VALUES (NULL, 'viewer', '{doc:read}', '{}'), (NULL, 'editor', '{doc:write}', '{viewer}'), (NULL, 'admin', '{member:write}', '{editor}')`, nil},
 		{`INSERT INTO tenants (id, slug, name) SELECT 't' || i, 't' || i, 'Tenant ' || i FROM generate_series(0, $1::int - 1) i`, []any{tenants}},
 		{`INSERT INTO users (issuer, subject, default_tenant) SELECT $1, 'user-' || i, 't' || i % $3::int FROM generate_series(0, $2::int - 1) i`, []any{stack.RAuth.Issuer, users, tenants}},
