@@ -29,6 +29,7 @@ func (cfg *Config) checkAuthzen(fault func(string, ...any)) {
 // withAuthzen serves the AuthZEN API besides what a listener serves, where AUTHZEN_URL is set.
 func (s *service) withAuthzen(next http.Handler) (http.Handler, error) {
 	cfg := &s.cfg
+	count := pdp.DecisionCounter(s.registry) // alerts read its series, also where the API is off
 	if cfg.AuthzenURL == "" {
 		return next, nil
 	}
@@ -43,7 +44,7 @@ func (s *service) withAuthzen(next http.Handler) (http.Handler, error) {
 		Bytes:      share(cfg.MemoryAim, authzenShare),
 		SampleLog:  cfg.DecisionSample,
 		Record:     s.decisionLog.Record,
-		OnDecision: pdp.DecisionCounter(s.registry),
+		OnDecision: count,
 	})
 	decider.Register(s.registry)
 	api, err := authzen.New(authzen.Config{

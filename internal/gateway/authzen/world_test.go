@@ -8,17 +8,22 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"iam-service/internal/decisions"
 	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/dev/world"
+	"iam-service/internal/directory/clock"
 	"iam-service/internal/enrich/pdp"
 	"iam-service/internal/gateway/authzen"
 	"iam-service/internal/iam"
+	"iam-service/internal/policy"
 	"iam-service/internal/problem"
+	"iam-service/policies"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main{M: m}) }
@@ -28,17 +33,23 @@ const publicURL = "https://pdp.example.com"
 // api is the AuthZEN API of a world.
 type api struct {
 	*world.World
-	URL string
-	PDP *pdp.Service
+	URL       string
+	PDP       *pdp.Service
+	Decisions *decisions.Log
+	late      atomic.Int64 // added to the clock of the facts
 }
 
 // newAPI serves a world, with a tenant "records" whose client is "pep".
 func newAPI(t testing.TB, s world.Settings) *api {
 	t.Helper()
-	a := &api{World: world.New(t, s)}
+	a := &api{}
+	s.Facts.Clock = func() time.Duration { return clock.Now() + time.Duration(a.late.Load()) }
+	a.World = world.New(t, s)
+	a.Decisions = decisions.New(decisions.Config{Headers: a.Engine.Headers(), Log: a.Logger, Sinks: []decisions.Sink{decisions.Console(a.Logger)}})
+	t.Cleanup(a.Decisions.Close)
 	a.PDP = pdp.New(pdp.Config{
 		Identify: a.Enricher.Identify, Directory: a.Facts, Engine: a.Engine, Issuers: a.Issuers, Subjects: a.DB,
-		Deadline: 10 * time.Second,
+		Deadline: 10 * time.Second, Record: a.Decisions.Record,
 	})
 	a.serve(a.PDP)
 	ctx := context.Background()
@@ -154,6 +165,21 @@ func (a *api) send(method, path, body string, edit ...func(*http.Request)) *resp
 func (a *api) as(client string) func(*http.Request) {
 	token := a.token(client, nil)
 	return func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) }
+}
+
+// rules activates the default policy with other rules for AuthZEN; "" for none.
+func (a *api) rules(rego string) {
+	a.Helper()
+	c, err := policy.FromFS("test", policies.FS)
+	a.OK(err)
+	const file = "iam/authzen/authzen.rego"
+	if _, there := c.Modules[file]; !there {
+		a.Fatalf("no %s", file)
+	}
+	if c.Modules[file] = rego; rego == "" {
+		delete(c.Modules, file)
+	}
+	a.OK(a.Engine.Submit(context.Background(), c))
 }
 
 // question is an evaluation.
