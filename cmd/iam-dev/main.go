@@ -122,6 +122,7 @@ func preset(environ []string, stack *devstack.Stack) (vars, ignored []string) {
 		"ADMIN_AUDIENCE=" + devstack.AdminAudience,
 		"GATEWAY_ADDR=127.0.0.1:8080", "ADMIN_ADDR=127.0.0.1:8081", "OPS_ADDR=127.0.0.1:9090",
 		"TRUSTED_PROXIES=127.0.0.0/8,::1/128",
+		"AUTHZEN_URL=http://127.0.0.1:8080",
 		"DECISION_LOG_SAMPLE=1",
 		"SHUTDOWN_DELAY=0s",
 	}
