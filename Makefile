@@ -142,6 +142,10 @@ rollout: programs ## measure how long activations and rollbacks of policies take
 scale: programs ## measure start-up time, memory and CPU with 10,000 to 1,000,000 users
 	@.ci/save scale ./bin/iam-bench scale --service bin/iam-service
 
+.PHONY: access
+access: programs ## measure who holds a role in a tenant of 1,000,000 members: pages, export, and what the index costs writes
+	@.ci/save access ./bin/iam-bench access --service bin/iam-service
+
 .PHONY: preview
 preview: programs ## measure time and memory of a policy preview over 1,000,000 members
 	@.ci/save preview ./bin/iam-bench preview --service bin/iam-service

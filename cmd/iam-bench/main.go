@@ -17,6 +17,7 @@ import (
 // benchmarks are the subcommands. Each prints its figures, and fails if it misses a target.
 var benchmarks = map[string]func(ctx context.Context, args []string) error{
 	"scale":       scale,
+	"access":      access,
 	"propagation": propagation,
 	"rollout":     rollout,
 	"preview":     preview,

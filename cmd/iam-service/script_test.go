@@ -59,6 +59,7 @@ func TestScripts(t *testing.T) {
 	commands := scripttest.Commands()
 	maps.Copy(commands, tracingCommands())
 	maps.Copy(commands, extAuthzCommands())
+	commands["now"] = now
 	commands["sample"] = func(ts *testscript.TestScript, _ bool, _ []string) {
 		ctx := context.Background()
 		db, err := postgres.Open(ctx, postgres.Config{

@@ -135,6 +135,9 @@ type accessFacts struct {
 
 // accessFacts reads the facts of a tenant at a moment; zero: now.
 func (w *Work) accessFacts(ctx context.Context, tenant string, at time.Time) (*accessFacts, error) {
+	if !at.IsZero() {
+		return w.factsAt(ctx, tenant, at)
+	}
 	t, err := w.Tenant(ctx, tenant)
 	if err != nil {
 		return nil, err
@@ -180,14 +183,6 @@ func (f *accessFacts) why(h postgres.Holder) []string {
 	return why
 }
 
-// assigned are the roles of a membership that are in force.
-func (f *accessFacts) assigned(m iam.Membership) []string { return m.Roles }
-
-// endOf returns when a role of a membership ends: with itself, or with the membership.
-func endOf(m iam.Membership) func(role string) time.Time {
-	return func(string) time.Time { return m.ExpiresAt }
-}
-
 // users adds the users who hold a goal; full: the page ends there.
 func (f *accessFacts) users(ctx context.Context, goal iam.Goal, ways iam.Ways, after string, limit int, page *AccessPage) (full bool, err error) {
 	roles := ways.Roles()
@@ -212,7 +207,7 @@ func (f *accessFacts) users(ctx context.Context, goal iam.Goal, ways iam.Ways, a
 			if len(f.why(h)) > 0 {
 				continue
 			}
-			if paths := ways.Paths(f.assigned(h.Membership), endOf(h.Membership)); len(paths) > 0 {
+			if paths := ways.Paths(h.RolesAt(f.asOf), h.EndOf); len(paths) > 0 {
 				page.Items = append(page.Items, Access{Kind: AccessUser, User: h.User, Issuer: h.Issuer, Subject: h.Subject, Held: goal, Paths: paths})
 			}
 		}

@@ -3,6 +3,7 @@ package admin
 import (
 	"cmp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,13 +46,9 @@ var UserAccessColumns = []string{"as_of", "user", "tenant", "tenant_status", "st
 // UserAccessRows are the rows of what a user holds in a tenant: one for each path to each role and permission, and one
 // alone where nothing is held.
 func UserAccessRows(user string, a UserAccess) [][]string {
-	inForce := "false"
-	if a.InForce {
-		inForce = "true"
-	}
 	row := func(role, permission string, p iam.Path) []string {
 		return []string{
-			timestamp(a.AsOf), user, a.Tenant, a.TenantStatus, a.Status, inForce, strings.Join(a.Why, " "),
+			timestamp(a.AsOf), user, a.Tenant, a.TenantStatus, a.Status, strconv.FormatBool(a.InForce), strings.Join(a.Why, " "),
 			role, permission, p.Kind, through(p), timestamp(p.ExpiresAt),
 		}
 	}
@@ -72,39 +69,33 @@ func UserAccessRows(user string, a UserAccess) [][]string {
 	return rows
 }
 
-// Table is a matrix as CSV: a row for each role or member, a column for each permission or role, and in a cell how it
-// is held: direct, inherited, or nothing.
-type Table struct {
-	first   []string
-	columns []string
-	of      func(MatrixRow) []string
-}
+// AccessChangeColumns are the columns of AccessChangeRows.
+var AccessChangeColumns = []string{"tenant", "kind", "user", "issuer", "subject", "client_id", "claim", "value", "change", "role", "permission", "entries", "by_time"}
 
-// RoleTable is a table of roles and their permissions.
-func RoleTable(permissions []string) Table {
-	return Table{[]string{"role"}, permissions, func(r MatrixRow) []string { return []string{r.Role} }}
-}
-
-// MemberTable is a table of members and their roles.
-func MemberTable(roles []string) Table {
-	return Table{[]string{"user", "issuer", "subject", "in_force"}, roles, func(r MatrixRow) []string {
-		return []string{r.User, r.Issuer, r.Subject, map[bool]string{true: "true", false: "false"}[r.InForce]}
-	}}
-}
-
-// Header are the names of the columns.
-func (t Table) Header() []string { return slices.Concat(t.first, t.columns) }
-
-// Row are the cells of a row of the matrix, whose own are sorted by name as the columns are.
-func (t Table) Row(r MatrixRow) []string {
-	row := t.of(r)
-	held := r.Cells
-	for _, name := range t.columns {
-		cell := ""
-		if len(held) > 0 && held[0].Name == name {
-			cell, held = held[0].Kind, held[1:]
-		}
-		row = append(row, cell)
+// AccessChangeRows are the rows of a change of access: one for each role and permission that was gained or lost. Entries are named
+// by chain and seq, as in acme/7; those of the platform as in /7.
+func AccessChangeRows(c AccessChange) [][]string {
+	entries := make([]string, len(c.Entries))
+	for i, e := range c.Entries {
+		entries[i] = e.Chain + "/" + strconv.FormatInt(e.Seq, 10)
 	}
-	return row
+	var rows [][]string
+	row := func(change, role, permission string) {
+		rows = append(rows, []string{
+			c.Tenant, c.Kind, c.User, c.Issuer, c.Subject, c.ClientID, c.Mapping.Claim, c.Mapping.Value,
+			change, role, permission, strings.Join(entries, " "), strconv.FormatBool(c.ByTime),
+		})
+	}
+	for _, side := range []struct {
+		change string
+		names  Names
+	}{{"gained", c.Gained}, {"lost", c.Lost}} {
+		for _, r := range side.names.Roles {
+			row(side.change, r, "")
+		}
+		for _, p := range side.names.Permissions {
+			row(side.change, "", p)
+		}
+	}
+	return rows
 }

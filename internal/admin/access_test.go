@@ -47,7 +47,7 @@ func (o *office) who(tenant string, q admin.AccessQuestion, limit int) []string 
 	}
 }
 
-// truncated is an empty database.
+// empty empties the database.
 func (o *office) empty() {
 	o.Helper()
 	o.sql(`TRUNCATE tenants, users, memberships, mappings, clients, registrations, roles, services, manifests, attribute_schemas, audit, audit_heads, retired_tenants, outbox CASCADE`)
@@ -89,9 +89,18 @@ func TestWhoHoldsAPermissionEqualsWhatIsEffectiveForEachMember(t *testing.T) {
 				Tenant: "acme", User: id, Roles: some(names, "held"), ExpiresAt: end("end"),
 				Status: rapid.SampledFrom([]string{iam.MembershipActive, iam.MembershipActive, iam.MembershipSuspended}).Draw(rt, "membership"),
 			}
+			m.Terms = map[string]iam.RoleTerm{}
+			for _, r := range m.Roles {
+				if rapid.Bool().Draw(rt, "term") {
+					m.Terms[r] = rapid.SampledFrom([]iam.RoleTerm{
+						{ExpiresAt: time.Now().Add(-time.Minute)}, {ExpiresAt: time.Now().Add(time.Minute)},
+						{StartsAt: time.Now().Add(time.Minute)}, {StartsAt: time.Now().Add(-time.Minute)},
+					}).Draw(rt, "term of")
+				}
+			}
 			o.ok(o.db.PutMembership(ctx, m))
 			if rapid.Bool().Draw(rt, "again") { // what was held before must leave nothing
-				m.Roles = some(names, "held then")
+				m.Roles, m.Terms = some(names, "held then"), nil
 				o.ok(o.db.PutMembership(ctx, m))
 			}
 			if rapid.Bool().Draw(rt, "elsewhere") { // what is held elsewhere counts there

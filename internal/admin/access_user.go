@@ -47,7 +47,7 @@ func (f *accessFacts) of(h postgres.Holder) UserAccess {
 		Roles: []Held{}, Permissions: []Held{}, AsOf: f.asOf,
 	}
 	if a.InForce = len(a.Why) == 0; a.InForce {
-		reached := f.graph.Reach(f.assigned(h.Membership), endOf(h.Membership))
+		reached := f.graph.Reach(h.RolesAt(f.asOf), h.EndOf)
 		a.Roles, a.Permissions = heldBy(reached.Roles), heldBy(reached.Permissions)
 	}
 	return a
@@ -97,14 +97,32 @@ func (w *Work) UserAccess(ctx context.Context, user string, at time.Time, after 
 	return list, nil
 }
 
-// tenantsOf are the tenants that a user may be a member of at a moment, by id.
-func (w *Work) tenantsOf(ctx context.Context, user string, _ time.Time) ([]string, error) {
+// tenantsOf are the tenants that a user may have been a member of at a moment, by id.
+func (w *Work) tenantsOf(ctx context.Context, user string, at time.Time) ([]string, error) {
+	if !canonical(user) {
+		return nil, errNotFound
+	}
 	memberships, err := w.MembershipsOf(ctx, user)
+	if err != nil && (at.IsZero() || iam.KindOf(err) != iam.NotFound) {
+		return nil, err
+	}
 	tenants := make([]string, len(memberships))
 	for i, m := range memberships {
 		tenants[i] = m.Tenant
 	}
-	return tenants, err
+	if at.IsZero() {
+		return tenants, nil
+	}
+	if err := w.checkMoment(ctx, "at", at); err != nil {
+		return nil, err
+	}
+	chains, checked := w.tx.ChainsOf(ctx, iam.KindMember, user)
+	if checked == nil && err != nil && len(chains) == 0 { // neither is there now nor was in a tenant
+		checked = err
+	}
+	tenants = append(tenants, chains...)
+	slices.Sort(tenants)
+	return slices.Compact(tenants), checked
 }
 
 // EachUserAccess calls each with what a user holds in each tenant, by tenant.
@@ -123,5 +141,38 @@ func (w *Work) EachUserAccess(ctx context.Context, user string, at time.Time, ea
 		if len(list) < holdersRead {
 			return nil
 		}
+	}
+}
+
+// MemberAccess is what a member holds, with issuer and subject; they are empty for a user who was erased.
+type MemberAccess struct {
+	User, Issuer, Subject string
+	UserAccess
+}
+
+// EachMemberAccess calls each with what every member of a tenant holds, by user id.
+func (w *Work) EachMemberAccess(ctx context.Context, tenant string, at time.Time, each func(MemberAccess) error) error {
+	f, err := w.accessFacts(ctx, tenant, at)
+	if err != nil {
+		return err
+	}
+	for after := ""; ; {
+		ids, err := f.candidates(ctx, nil, after, exportPage)
+		if err != nil {
+			return err
+		}
+		holders, err := f.holders(ctx, ids)
+		if err != nil {
+			return err
+		}
+		for _, h := range holders {
+			if err := each(MemberAccess{h.User, h.Issuer, h.Subject, f.of(h)}); err != nil {
+				return err
+			}
+		}
+		if len(ids) < exportPage {
+			return nil
+		}
+		after = ids[len(ids)-1]
 	}
 }

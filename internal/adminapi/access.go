@@ -40,7 +40,7 @@ type accessBody struct {
 	Permission string       `json:"permission,omitempty" doc:"what is held"`
 	Paths      []accessPath `json:"paths" doc:"each way by which it is held"`
 	ExpiresAt  *time.Time   `json:"expires_at,omitempty" doc:"when the last path ends; absent: never"`
-	AsOf       *time.Time   `json:"as_of,omitempty" doc:"in an export: the moment that it belongs to"`
+	AsOf       *time.Time   `json:"as_of,omitempty" doc:"in an export, and with at: the moment that it belongs to"`
 }
 
 func wireAccess(a admin.Access, asOf time.Time) accessBody {
@@ -66,10 +66,16 @@ type accessPage struct {
 	TenantStatus string       `json:"tenant_status" enum:"active,suspended,archived" doc:"nobody holds anything in a tenant that is not active"`
 }
 
+// Moment is an input about the facts of now, or of an earlier moment.
+type Moment struct {
+	At time.Time `query:"at" doc:"as it was then, from the audit (RFC 3339); absent: now"`
+}
+
 // AccessQuery is a question about who holds what in a tenant.
 type AccessQuery struct {
 	OnTenant
 	Paged
+	Moment
 	Permission string `query:"permission" maxLength:"255" doc:"who holds it"`
 	Role       string `query:"role" maxLength:"68" doc:"who holds it, assigned or inherited"`
 	Client     string `query:"client" maxLength:"255" doc:"client_id: which roles and permissions the client holds in the tenant"`
@@ -93,33 +99,25 @@ func (q AccessQuery) question() (admin.AccessQuestion, error) {
 			return admin.AccessQuestion{}, iam.InvalidFields([]iam.FieldError{{Pointer: name, Detail: "must be UTF-8 without a NUL"}})
 		}
 	}
-	return admin.AccessQuestion{Goal: iam.Goal{Role: q.Role, Permission: q.Permission}, Client: q.Client}, nil
+	return admin.AccessQuestion{Goal: iam.Goal{Role: q.Role, Permission: q.Permission}, Client: q.Client, At: q.At}, nil
 }
 
 func (a *server) listAccess(ctx context.Context, c call, in *AccessQuery) (*exportable, error) {
 	if format := formatOf(ctx); format != "" {
 		check := func() error { _, err := in.question(); return err }
-		return a.export(ctx, c, exporting{format: format, check: check, header: accessColumns, stream: func(ctx context.Context, w *admin.Work, put *exportWriter) error {
+		return a.export(ctx, c, exporting{format: format, check: check, header: admin.AccessColumns, stream: func(ctx context.Context, w *admin.Work, put *exportWriter) error {
 			question, err := in.question()
 			if err != nil {
 				return err
 			}
 			return w.EachAccess(ctx, in.Tenant, question, func(x admin.Access, asOf time.Time) error {
-				return put.each(wireAccess(x, asOf), accessRows(in.Tenant, x, asOf))
+				return put.each(wireAccess(x, asOf), admin.AccessRows(in.Tenant, x, asOf))
 			})
 		}})
 	}
-	var after admin.AccessCursor
-	if err := in.cursor(&after.Kind, &after.Issuer, &after.Name, &after.Value); err != nil {
+	after, err := in.accessCursor()
+	if err != nil {
 		return nil, err
-	}
-	if !isText(after.Issuer + after.Name + after.Value) {
-		return nil, invalidCursor()
-	}
-	if after.Kind == admin.AccessUser {
-		if err := in.userCursor(&after.Kind, &after.Issuer, &after.Name); err != nil {
-			return nil, err
-		}
 	}
 	return a.page(ctx, c, func(ctx context.Context, w *admin.Work) (any, string, error) {
 		question, err := in.question()
@@ -132,10 +130,10 @@ func (a *server) listAccess(ctx context.Context, c call, in *AccessQuery) (*expo
 		}
 		body := accessPage{Items: []accessBody{}, TenantStatus: found.TenantStatus}
 		for _, x := range found.Items {
-			body.Items = append(body.Items, wireAccess(x, time.Time{}))
+			body.Items = append(body.Items, wireAccess(x, in.At))
 		}
 		if found.More {
-			body.Next = in.encoded([]any{found.Next.Kind, found.Next.Issuer, found.Next.Name, found.Next.Value})
+			body.Next = in.accessNext(found.Next)
 		}
 		return body, body.Next, nil
 	})
@@ -165,7 +163,7 @@ type userAccessBody struct {
 	ExpiresAt    *time.Time `json:"expires_at,omitempty" doc:"of the membership; absent: never"`
 	Roles        []heldBody `json:"roles" doc:"by name"`
 	Permissions  []heldBody `json:"permissions" doc:"by name"`
-	AsOf         *time.Time `json:"as_of,omitempty" doc:"in an export: the moment that it belongs to"`
+	AsOf         *time.Time `json:"as_of,omitempty" doc:"in an export, and with at: the moment that it belongs to"`
 }
 
 func wireUserAccess(user string, x admin.UserAccess, asOf time.Time) userAccessBody {
@@ -185,24 +183,26 @@ func wireUserAccess(user string, x admin.UserAccess, asOf time.Time) userAccessB
 
 func (a *server) readMemberAccess(ctx context.Context, w *admin.Work, in *struct {
 	OnMember
+	Moment
 },
 ) (*resource[userAccessBody], error) {
-	x, err := w.MemberAccess(ctx, in.Tenant, in.User, time.Time{})
+	x, err := w.MemberAccess(ctx, in.Tenant, in.User, in.At)
 	if err != nil {
 		return nil, err
 	}
-	return &resource[userAccessBody]{Status: 200, Body: wireUserAccess(in.User, x, time.Time{})}, nil
+	return &resource[userAccessBody]{Status: 200, Body: wireUserAccess(in.User, x, in.At)}, nil
 }
 
 func (a *server) listUserAccess(ctx context.Context, c call, in *struct {
 	OnUser
 	Paged
+	Moment
 },
 ) (*exportable, error) {
 	if format := formatOf(ctx); format != "" {
-		return a.export(ctx, c, exporting{format: format, header: userAccessColumns, stream: func(ctx context.Context, w *admin.Work, put *exportWriter) error {
-			return w.EachUserAccess(ctx, in.User, time.Time{}, func(x admin.UserAccess) error {
-				return put.each(wireUserAccess(in.User, x, x.AsOf), userAccessRows(in.User, x))
+		return a.export(ctx, c, exporting{format: format, header: admin.UserAccessColumns, stream: func(ctx context.Context, w *admin.Work, put *exportWriter) error {
+			return w.EachUserAccess(ctx, in.User, in.At, func(x admin.UserAccess) error {
+				return put.each(wireUserAccess(in.User, x, x.AsOf), admin.UserAccessRows(in.User, x))
 			})
 		}})
 	}
@@ -211,7 +211,7 @@ func (a *server) listUserAccess(ctx context.Context, c call, in *struct {
 		return nil, err
 	}
 	return a.page(ctx, c, func(ctx context.Context, w *admin.Work) (any, string, error) {
-		list, err := w.UserAccess(ctx, in.User, time.Time{}, after, in.Limit+1)
+		list, err := w.UserAccess(ctx, in.User, in.At, after, in.Limit+1)
 		if err != nil {
 			return nil, "", err
 		}
@@ -221,7 +221,7 @@ func (a *server) listUserAccess(ctx context.Context, c call, in *struct {
 			body.Next = in.encoded([]any{list[in.Limit-1].Tenant})
 		}
 		for _, x := range list {
-			body.Items = append(body.Items, wireUserAccess(in.User, x, time.Time{}))
+			body.Items = append(body.Items, wireUserAccess(in.User, x, in.At))
 		}
 		return body, body.Next, nil
 	})
@@ -258,18 +258,18 @@ type matrixQuery struct {
 	Of string `query:"of" enum:"roles,members" default:"roles" doc:"roles: their permissions, by role; members: their roles, by user id"`
 }
 
-func (q matrixQuery) rows(ctx context.Context, w *admin.Work, after string, limit int) ([]admin.MatrixRow, error) {
-	if q.Of == "members" {
-		return w.MemberMatrix(ctx, q.Tenant, after, limit)
-	}
-	return w.RoleMatrix(ctx, q.Tenant, after, limit)
+func (q matrixQuery) matrix() admin.Matrix {
+	return admin.Matrix{Tenant: q.Tenant, Members: q.Of == "members"}
 }
 
-func (q matrixQuery) key(r admin.MatrixRow) string {
-	if q.Of == "members" {
-		return r.User
-	}
-	return r.Role
+// stream writes the whole matrix.
+func (q matrixQuery) stream(ctx context.Context, w *admin.Work, put *exportWriter) error {
+	return w.EachMatrixRow(ctx, q.matrix(), func(columns []string) error {
+		if put.csv == nil {
+			return nil
+		}
+		return put.row(columns)
+	}, func(r admin.MatrixRow, cells []string) error { return put.each(wireRow(r), [][]string{cells}) })
 }
 
 func (a *server) readMatrix(ctx context.Context, c call, in *matrixQuery) (*exportable, error) {
@@ -285,14 +285,14 @@ func (a *server) readMatrix(ctx context.Context, c call, in *matrixQuery) (*expo
 		return nil, err
 	}
 	return a.page(ctx, c, func(ctx context.Context, w *admin.Work) (any, string, error) {
-		list, err := in.rows(ctx, w, after, in.Limit+1)
+		list, err := w.Matrix(ctx, in.matrix(), after, in.Limit+1)
 		if err != nil {
 			return nil, "", err
 		}
 		body := page[matrixRow]{Items: []matrixRow{}}
 		if len(list) > in.Limit {
 			list = list[:in.Limit]
-			body.Next = in.encoded([]any{in.key(list[in.Limit-1])})
+			body.Next = in.encoded([]any{list[in.Limit-1].Key()})
 		}
 		for _, r := range list {
 			body.Items = append(body.Items, wireRow(r))
@@ -300,3 +300,12 @@ func (a *server) readMatrix(ctx context.Context, c call, in *matrixQuery) (*expo
 		return body, body.Next, nil
 	})
 }
+
+// AccessLine is an item of a list of access as a line of its export.
+func AccessLine(x admin.Access, asOf time.Time) any { return wireAccess(x, asOf) }
+
+// UserAccessLine is what a user holds in a tenant as a line of an export.
+func UserAccessLine(user string, x admin.UserAccess) any { return wireUserAccess(user, x, x.AsOf) }
+
+// MatrixLine is a row of a matrix as a line of its export.
+func MatrixLine(r admin.MatrixRow) any { return wireRow(r) }

@@ -160,3 +160,96 @@ func TestAListOfAccessIsExportedWhole(t *testing.T) {
 		}
 	}
 }
+
+// searched are the lines of a search, and the subjects that it lists.
+func (w *adminWorld) searched(who string, body any) (first, last map[string]any, names []string) {
+	w.Helper()
+	r := w.want(200, who, "POST", "/v1/access/search", body)
+	if r.header.Get("Content-Type") != "application/jsonl" {
+		w.Errorf("a search is %s", r.header.Get("Content-Type"))
+	}
+	for line := range strings.Lines(string(r.body)) {
+		var x map[string]any
+		w.OK(json.Unmarshal([]byte(line), &x))
+		switch x["type"] {
+		case "search":
+			first = x
+		case "end":
+			last = x
+		case "allowed":
+			for _, field := range []string{"subject", "client_id"} {
+				if s, _ := x[field].(string); s != "" {
+					names = append(names, s)
+				}
+			}
+		}
+	}
+	if first == nil || last == nil {
+		w.Fatalf("a search without beginning or end: %s", r)
+	}
+	slices.Sort(names)
+	return first, last, names
+}
+
+// A search lists exactly the members and clients of the tenant whom the gateway would get a 200 for.
+func TestASearchListsWhomTheActivePolicyLetsIn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	suspended := w.member("acme", "sue", "editor")
+	w.OK(w.DB.PutMembership(ctx, iam.Membership{Tenant: "acme", User: suspended, Status: iam.MembershipSuspended, Roles: []string{"editor"}}))
+	w.member("acme", "dora", "editor")
+	w.OK(w.DB.PutClient(ctx, iam.Client{Issuer: w.RAuth.Issuer, ClientID: "robot", Tenant: "acme", Status: iam.ClientActive, Roles: []string{"viewer"}}))
+	w.OK(w.DB.PutClient(ctx, iam.Client{Issuer: w.RAuth.Issuer, ClientID: "blocked-robot", Tenant: "acme", Status: iam.ClientBlocked, Roles: []string{"viewer"}}))
+	ask := map[string]any{"tenant": "acme", "request": map[string]any{"method": "GET", "path": "/"}}
+	first, last, names := w.searched("tina", ask)
+	var want []string
+	for _, m := range w.want(200, "tina", "GET", "/v1/tenants/acme/members?limit=500", nil).items() {
+		subject, _ := m["subject"].(string)
+		status, _, _ := w.Ask("GET /system/enrich-token", "Authorization: Bearer "+w.Mint(subject, nil), "X-Active-Tenant-ID: acme")
+		if status == 200 {
+			want = append(want, subject)
+		}
+	}
+	clients := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return slices.Contains(want, n) })
+	if len(names)-len(clients) != len(want) || slices.Contains(names, "sue") || !slices.Contains(names, "dora") {
+		t.Errorf("let in: %q, want %q and clients", names, want)
+	}
+	if !slices.Contains(clients, "robot") || slices.Contains(clients, "blocked-robot") {
+		t.Errorf("clients that are let in: %q", clients)
+	}
+	if first["as_of"] == nil || first["exact"] == nil || first["as_asked"] == nil || first["revision"] == nil {
+		t.Errorf("the label: %v", first)
+	}
+	if last["complete"] != true || last["allowed"] != float64(len(names)) || last["asked"].(float64) < float64(len(names)) {
+		t.Errorf("the end: %v", last)
+	}
+	// One page after the other is the same list.
+	ask["limit"], ask["of"] = 1, []string{"users"}
+	var paged []string
+	for {
+		_, last, one := w.searched("tina", ask)
+		paged = append(paged, one...)
+		next, _ := last["next"].(string)
+		if next == "" {
+			break
+		}
+		ask["after"] = next
+	}
+	if slices.Sort(paged); !slices.Equal(paged, slices.Sorted(slices.Values(want))) {
+		t.Errorf("in pages: %q, at once: %q", paged, want)
+	}
+	for _, c := range []struct {
+		name, who string
+		status    int
+		body      map[string]any
+	}{
+		{name: "of another tenant", who: "tina", status: 404, body: map[string]any{"tenant": "globex"}},
+		{name: "of no tenant", who: "root", status: 422, body: map[string]any{}},
+		{name: "of a tenant that does not exist", who: "root", status: 404, body: map[string]any{"tenant": "none"}},
+		{name: "with a subject in the token", who: "tina", status: 422, body: map[string]any{"tenant": "acme", "token": map[string]any{"sub": "root"}}},
+		{name: "after no user", who: "tina", status: 422, body: map[string]any{"tenant": "acme", "after": "x"}},
+		{name: "by a member", who: "dora", status: 403, body: map[string]any{"tenant": "acme"}},
+	} {
+		t.Run(c.name, func(t *testing.T) { w.want(c.status, c.who, "POST", "/v1/access/search", c.body) })
+	}
+}

@@ -152,7 +152,7 @@ func TestTheMatrixOfRolesAndActions(t *testing.T) {
 			action, _ := op.(map[string]any)["x-action"].(string)
 			rows++
 			wheres := []string{""}
-			if strings.Contains(template, "{tenant}") || action == "effective:read" {
+			if strings.Contains(template, "{tenant}") || action == "effective:read" || action == "access:search" {
 				wheres = []string{"own", "foreign"}
 			}
 			switch {
@@ -183,11 +183,17 @@ func TestTheMatrixOfRolesAndActions(t *testing.T) {
 				if strings.HasSuffix(template, "/tenants/{tenant}/access") {
 					path += "?role=viewer"
 				}
+				if strings.HasSuffix(template, "/access/changes") {
+					path += "?from=2001-01-01T00:00:00Z"
+				}
 				if action == "client:create" {
 					bodies[action] = map[string]any{"client_name": "x", "redirect_uris": []string{"no URI"}}
 					if where != "" {
 						bodies[action] = map[string]any{"client_name": "x", "tenant": tenant}
 					}
+				}
+				if action == "access:search" {
+					bodies[action] = map[string]any{"tenant": tenant}
 				}
 				if action == "policy:explain" {
 					bodies[action] = map[string]any{"subject": map[string]string{"acme": "target", "globex": "other-target"}[tenant]}

@@ -35,6 +35,9 @@ func TestReadsSupportHEADAndETags(t *testing.T) {
 		if strings.HasSuffix(path, "/tenants/acme/access") {
 			path += "?role=viewer"
 		}
+		if strings.HasSuffix(path, "/access/changes") {
+			path += "?from=2001-01-01T00:00:00Z"
+		}
 		if strings.HasSuffix(path, "/effective") {
 			path += "?tenant=acme"
 		}

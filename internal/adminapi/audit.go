@@ -26,7 +26,22 @@ type auditBody struct {
 	Object     string          `json:"object"`
 	Before     json.RawMessage `json:"before,omitempty" doc:"absent: it was created"`
 	After      json.RawMessage `json:"after,omitempty" doc:"absent: it was deleted"`
+	Changes    []fieldChange   `json:"changes" doc:"the fields in which before and after differ"`
 	Hash       string          `json:"hash" doc:"of this entry and all earlier ones, in hex"`
+}
+
+type fieldChange struct {
+	Field  string          `json:"field" doc:"JSON Pointer (RFC 6901)"`
+	Before json.RawMessage `json:"before,omitempty" doc:"absent: it was not there"`
+	After  json.RawMessage `json:"after,omitempty" doc:"absent: it is no more"`
+}
+
+func wireChanges(list []iam.FieldChange) []fieldChange {
+	out := make([]fieldChange, len(list))
+	for i, c := range list {
+		out[i] = fieldChange(c)
+	}
+	return out
 }
 
 func wireEntry(e iam.AuditEntry) auditBody {
@@ -45,6 +60,7 @@ func wireEntry(e iam.AuditEntry) auditBody {
 		Object:     e.Object,
 		Before:     e.Before,
 		After:      e.After,
+		Changes:    wireChanges(e.Changes()),
 		Hash:       hex.EncodeToString(e.Hash),
 	}
 }
@@ -81,3 +97,6 @@ func (a *server) listAudit(ctx context.Context, w *admin.Work, in *auditIn) (*co
 	}
 	return pageOf(ctx, in.Paged, list, wireEntry, func(e iam.AuditEntry) []any { return []any{e.At, e.Chain, e.Seq} })
 }
+
+// AuditLine is an entry of the audit as it is on the wire.
+func AuditLine(e iam.AuditEntry) any { return wireEntry(e) }

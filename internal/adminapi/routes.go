@@ -3,6 +3,7 @@ package adminapi
 import (
 	"net/http"
 	"reflect"
+	"slices"
 
 	"iam-service/internal/policy"
 )
@@ -13,7 +14,7 @@ const pendingClient = "Pending in the identity provider: Location is the client"
 // routes is the table of the admin API. The OpenAPI document follows from it.
 func (a *server) routes() []route {
 	const get, post, put, patch, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete
-	return []route{
+	return slices.Concat(a.accessRoutes(), []route{
 		{
 			method: get, path: "/v1/tenants", action: "tenant:list", tag: "tenants",
 			summary: "List tenants", description: "By id.",
@@ -254,45 +255,6 @@ func (a *server) routes() []route {
 		},
 
 		{
-			method: get, path: "/v1/tenants/{tenant}/access", action: "access:list", tag: "access",
-			summary: "Find who holds a role or a permission in a tenant",
-			description: "Users by id, then clients, then mappings of claims, with the paths by which each holds it; or with client= what " +
-				"one client holds. Only what is in force. A page can have fewer items than its limit and a next all the same. With " +
-				"Accept: application/jsonl or text/csv the whole list, of one moment.",
-			result: reflect.TypeFor[accessPage](), exports: true,
-			handler: withoutTx(a.listAccess),
-		},
-		{
-			method: get, path: "/v1/tenants/{tenant}/members/{user}/access", action: "access:read", tag: "access",
-			summary:     "Read what a member holds in a tenant",
-			description: "Roles and permissions, each with the paths by which it is held.",
-			handler:     inTx(a.readMemberAccess),
-		},
-		{
-			method: get, path: "/v1/tenants/{tenant}/matrix", action: "access:list", tag: "access",
-			summary: "Read the matrix of roles and permissions, or of members and roles",
-			description: "By name or user id. With Accept: application/jsonl the whole matrix; with text/csv as a table, with a column for " +
-				"each permission or role.",
-			result: reflect.TypeFor[page[matrixRow]](), exports: true,
-			handler: withoutTx(a.readMatrix),
-		},
-		{
-			method: get, path: "/v1/tenants/{tenant}/access/unused", action: "access:list", tag: "access",
-			summary: "List memberships, roles or clients of a tenant that were not used for some days",
-			description: "By user id, name, or issuer and client_id, with what a removal would change. What was created within these days is left " +
-				"out. 409 where use is not recorded. With Accept: application/jsonl or text/csv the whole list, of one moment.",
-			result: reflect.TypeFor[unusedPage](), exports: true, errors: []int{http.StatusConflict},
-			handler: withoutTx(a.listUnused),
-		},
-		{
-			method: get, path: "/v1/users/{user}/access", action: "access:read", tag: "access",
-			summary:     "List what a user holds in each tenant",
-			description: "By tenant. With Accept: application/jsonl or text/csv the whole list, of one moment.",
-			result:      reflect.TypeFor[page[userAccessBody]](), exports: true,
-			handler: withoutTx(a.listUserAccess),
-		},
-
-		{
 			method: get, path: "/v1/services", action: "service:list", tag: "services",
 			summary: "List services", description: "By name.",
 			handler: inTx(a.listServices),
@@ -477,5 +439,5 @@ func (a *server) routes() []route {
 			errors:  []int{http.StatusConflict},
 			handler: withoutTx(a.readDecision),
 		},
-	}
+	})
 }

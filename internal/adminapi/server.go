@@ -67,8 +67,9 @@ type Config struct {
 	Explain   *explain.Service
 	Shadow    *preview.Shadow
 	Previews  *preview.Jobs
-	Decisions Decisions         // the decision log; nil: it cannot be searched
-	Signals   *signals.Receiver // nil: none are received
+	Decisions Decisions                                           // the decision log; nil: it cannot be searched
+	Signals   *signals.Receiver                                   // nil: none are received
+	Searches  func(context.Context) (preview.SearchMoment, error) // opens the snapshot of a search
 
 	PreviewEngine *policy.Engine // with the settings of the serving engine, and more time
 	EvalLimit     time.Duration  // of one evaluation by the serving engine: a preview reports those that exceed it

@@ -121,6 +121,7 @@ func newWorld(t testing.TB, s settings) *adminWorld {
 	api := httptest.NewServer(adminapi.New(adminapi.Config{
 		Shadow:        shadow,
 		Previews:      previews,
+		Searches:      func(ctx context.Context) (preview.SearchMoment, error) { return w.DB.Snapshot(ctx) },
 		PreviewEngine: w.Engine,
 		Issuers:       w.Issuers,
 		Background:    running,

@@ -17,7 +17,7 @@ import (
 )
 
 func auditCommand(environ []string) *cobra.Command {
-	cmd := &cobra.Command{Use: "audit", Short: "Verify and prune the audit"}
+	cmd := &cobra.Command{Use: "audit", Short: "List, verify and prune the audit"}
 	var anchors string
 	verify := &cobra.Command{
 		Use:   "verify [--anchors FILE]",
@@ -62,7 +62,7 @@ func auditCommand(environ []string) *cobra.Command {
 	}
 	prune.Flags().DurationVar(&keep, "keep", 0, "retention of entries, such as 9600h; at least 720h")
 	_ = prune.MarkFlagRequired("keep") // the flag exists
-	cmd.AddCommand(reports(verify), reports(prune))
+	cmd.AddCommand(auditListCommand(environ), reports(verify), reports(prune))
 	return cmd
 }
 

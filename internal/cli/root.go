@@ -41,6 +41,7 @@ func Command(environ []string) *cobra.Command {
 		gatewayCommand(environ),
 		grantAdminCommand(environ),
 		auditCommand(environ),
+		accessCommand(environ),
 		exportCommand(environ),
 		unusedCommand(environ),
 		importCommand(environ),

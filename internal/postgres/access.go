@@ -12,7 +12,7 @@ import (
 )
 
 // holderRows is the smallest number of rows that are read for one of many roles.
-const holderRows = 8
+const holderRows = 4
 
 // RoleHolders lists by id, after an id, the members of a tenant whose membership lists one of some roles, in force
 // or not. It merges one range of an index for each role, and reads more only of the roles that are used up, so a page

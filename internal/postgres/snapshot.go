@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -90,13 +91,7 @@ func (s *Snapshot) Users(ctx context.Context, after string, limit int) ([]iam.Us
 	if err != nil {
 		return nil, wrap("list users", err)
 	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (iam.UserFacts, error) {
-		var r userRow
-		if err := row.Scan(r.dest()...); err != nil {
-			return iam.UserFacts{}, err
-		}
-		return r.facts()
-	})
+	list, err := pgx.CollectRows(rows, scanUser)
 	return list, wrap("list users", err)
 }
 
@@ -118,4 +113,40 @@ func (s *Snapshot) Clients(ctx context.Context, issuer, clientID string, limit i
 		return c, err
 	})
 	return list, wrap("list clients", err)
+}
+
+// AsOf is the moment of the snapshot, by the database's clock.
+func (s *Snapshot) AsOf(ctx context.Context) (at time.Time, err error) {
+	_, err = s.look(ctx, `SELECT now()`, nil, &at)
+	return at, wrap("read the clock", err)
+}
+
+// UsersIn lists the members of a tenant with all their memberships, by id of the user, after one.
+func (s *Snapshot) UsersIn(ctx context.Context, tenant, after string, limit int) ([]iam.UserFacts, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rows, err := s.tx.Query(ctx, userSelect+`
+		 WHERE u.id IN (SELECT user_id FROM memberships
+		                 WHERE tenant = $1 AND user_id > coalesce(nullif($2, '')::uuid, '00000000-0000-0000-0000-000000000000') ORDER BY user_id LIMIT $3)
+		 ORDER BY u.id`, tenant, after, limit)
+	if err != nil {
+		return nil, wrap("list the members of a tenant", err)
+	}
+	list, err := pgx.CollectRows(rows, scanUser)
+	return list, wrap("list the members of a tenant", err)
+}
+
+// ClientsIn lists the clients of a tenant by issuer and client_id, after a client.
+func (s *Snapshot) ClientsIn(ctx context.Context, tenant, issuer, clientID string, limit int) ([]iam.Client, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return (&Tx{tx: s.tx}).TenantClients(ctx, tenant, Identity{Issuer: issuer, Name: clientID}, limit)
+}
+
+func scanUser(row pgx.CollectableRow) (iam.UserFacts, error) {
+	var r userRow
+	if err := row.Scan(r.dest()...); err != nil {
+		return iam.UserFacts{}, err
+	}
+	return r.facts()
 }

@@ -99,6 +99,7 @@ func (s *service) openAdminAPI(start context.Context) error {
 		Explain:       &explain.Service{Engine: s.engine, Enricher: s.enricher},
 		Shadow:        s.shadow,
 		Previews:      previews,
+		Searches:      func(ctx context.Context) (preview.SearchMoment, error) { return s.db.Snapshot(ctx) },
 		PreviewEngine: previewEngine,
 		EvalLimit:     cfg.Part(50),
 		Issuers:       cfg.Issuers,
