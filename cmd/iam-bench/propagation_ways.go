@@ -43,7 +43,7 @@ func ways(b *propagationBench) []way {
 const (
 	signalAudience    = "https://iam.example.com"
 	signalSecret      = "SIGNALS_BENCH"
-	signalSecretValue = "only-for-benchmarks-on-this-machine" //nolint:gosec // no secret
+	signalSecretValue = "only-for-benchmarks-on-this-machine"
 )
 
 // writeStreams writes the file of streams of the replicas.

@@ -88,6 +88,13 @@ func TestScripts(t *testing.T) {
 		ts.Check(err)
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(raw), 0o600))
 	}
+	commands["streamid"] = func(ts *testscript.TestScript, _ bool, args []string) { // streamid NAME FILE: its stream_id
+		var created struct {
+			ID string `json:"stream_id"`
+		}
+		ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &created))
+		ts.Setenv(args[0], created.ID)
+	}
 	commands["mintset"] = func(ts *testscript.TestScript, _ bool, args []string) { // mintset FILE CLAIMS: a security event token
 		var claims map[string]any
 		ts.Check(json.Unmarshal([]byte(args[1]), &claims))

@@ -265,7 +265,7 @@ func (w *Work) unblockBySignal(ctx context.Context, u iam.User, at time.Time) (i
 }
 
 // withoutLastAdmin blocks or erases a user. Of the last platform administrator it revokes the tokens alone: the platform
-// must stay administrable, and whoever holds their tokens must not administer it.
+// must stay administrable, and the holder of their tokens must not administer it.
 func (w *Work) withoutLastAdmin(ctx context.Context, user string, at time.Time, done iam.SignalOutcome, do func() error) (iam.SignalOutcome, error) {
 	u, err := w.User(ctx, user)
 	if err != nil {
@@ -319,7 +319,10 @@ func (w *Work) keepBlock(ctx context.Context, id string) error {
 
 // ExpectVerification records that the next verification event of a stream must have a state. It is for operators.
 func (w *Work) ExpectVerification(ctx context.Context, stream, state string) error {
-	return w.tx.ExpectVerification(ctx, stream, state)
+	if err := w.tx.ExpectVerification(ctx, stream, state); err != nil {
+		return err
+	}
+	return w.record("", iam.KindSignal, stream, nil, map[string]any{"verification": "requested"})
 }
 
 // SignalStreams returns what is known of all streams of signals.

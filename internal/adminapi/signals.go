@@ -62,11 +62,11 @@ func (a *server) handleSignal(w http.ResponseWriter, r *http.Request, stream str
 		return none, rejection
 	}
 	if media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); media != "application/secevent+jwt" {
-		return none, &signals.Rejection{Reason: signals.ReasonForm, Code: signals.CodeInvalidRequest, Description: "Content-Type must be application/secevent+jwt"}
+		return none, &signals.RejectionError{Reason: signals.ReasonForm, Code: signals.CodeInvalidRequest, Description: "Content-Type must be application/secevent+jwt"}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSignal))
 	if err != nil {
-		return none, &signals.Rejection{Reason: signals.ReasonForm, Code: signals.CodeInvalidRequest, Description: "the SET cannot be read, or is larger than 32 KiB", Cause: err}
+		return none, &signals.RejectionError{Reason: signals.ReasonForm, Code: signals.CodeInvalidRequest, Description: "the SET cannot be read, or is larger than 32 KiB", Cause: err}
 	}
 	signal, err := a.Signals.Verify(r.Context(), stream, strings.TrimSpace(string(body)))
 	if err != nil {
@@ -82,9 +82,9 @@ func (a *server) handleSignal(w http.ResponseWriter, r *http.Request, stream str
 	result, err := a.Service.ReceiveSignal(r.Context(), caller, signal)
 	switch {
 	case errors.Is(err, admin.ErrSignalState):
-		return none, &signals.Rejection{Reason: signals.ReasonState, Code: signals.CodeInvalidState, Description: problem.DetailOf(err)}
+		return none, &signals.RejectionError{Reason: signals.ReasonState, Code: signals.CodeInvalidState, Description: problem.DetailOf(err)}
 	case errors.Is(err, admin.ErrSignalSubjects):
-		return none, &signals.Rejection{Reason: signals.ReasonSubject, Code: signals.CodeInvalidRequest, Description: problem.DetailOf(err)}
+		return none, &signals.RejectionError{Reason: signals.ReasonSubject, Code: signals.CodeInvalidRequest, Description: problem.DetailOf(err)}
 	}
 	return result, err
 }
@@ -96,7 +96,7 @@ type setError struct {
 }
 
 func (a *server) rejectSignal(w http.ResponseWriter, r *http.Request, err error) {
-	rejection, ok := errors.AsType[*signals.Rejection](err)
+	rejection, ok := errors.AsType[*signals.RejectionError](err)
 	switch {
 	case !ok:
 		a.failures.Write(w, r, err) // ours to fix, or the database is away: the transmitter tries again

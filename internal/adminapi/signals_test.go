@@ -273,7 +273,7 @@ func TestASignalErasesAUserWhereItsStreamSaysSo(t *testing.T) {
 	}
 }
 
-// Whoever holds the tokens of the last platform administrator must not administer, and the platform must stay administrable.
+// The holder of the tokens of the last platform administrator must not administer, and the platform must stay administrable.
 func TestOfTheLastPlatformAdministratorASignalRevokesTheTokensAlone(t *testing.T) {
 	t.Parallel()
 	for _, uri := range []string{risc + "account-disabled", "https://example.com/event/gone"} {

@@ -77,7 +77,7 @@ func TestWhatWasNotUsedIsListedWithWhatItsRemovalWouldChange(t *testing.T) {
 		trim, _ := item["trim"].(map[string]any)
 		switch item["subject"] {
 		case "tina":
-			if item["last_used"] != day(daysAgo(95)) || trim["administrator"] != true || !slices.Contains(trim["permissions"].([]any), any("document:write")) { //nolint:forcetypeassert // it panics, and fails
+			if item["last_used"] != day(daysAgo(95)) || trim["administrator"] != true || !slices.Contains(trim["permissions"].([]any), any("document:write")) {
 				t.Errorf("tina: %v", item)
 			}
 		case "erin":

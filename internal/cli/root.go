@@ -44,6 +44,7 @@ func Command(environ []string) *cobra.Command {
 		accessCommand(environ),
 		exportCommand(environ),
 		unusedCommand(environ),
+		signalsCommand(environ),
 		importCommand(environ),
 		eventsCommand(environ),
 		reconcileCommand(environ),

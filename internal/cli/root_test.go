@@ -61,7 +61,7 @@ func TestEveryCommandThatReportsDoesSoAsJSON(t *testing.T) {
 	silent := []string{
 		"serve", "export", "openapi", // JSON by themselves
 		"events retry", "events skip", "policy watch", "policy fmt", "policy build", "policy sign", "policy new", "migrate wait", // they do, and report nothing
-		"policy check", "policy test", "gateway probe", "doctor", // --format
+		"policy check", "policy test", "gateway probe", "doctor", "unused", // --format
 		"gateway echo",   // logs
 		"gateway config", // prints files
 	}

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/csv"
+	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -19,8 +20,7 @@ import (
 // unusedCommand lists what was not used in a tenant.
 func unusedCommand(environ []string) *cobra.Command {
 	var days int
-	var kind string
-	var asCSV bool
+	var kind, format string
 	cmd := &cobra.Command{
 		Use:   "unused TENANT [--kind membership|role|client] [--days 90]",
 		Short: "List memberships, roles or clients that were not used for some days, with what a removal would change",
@@ -28,6 +28,9 @@ func unusedCommand(environ []string) *cobra.Command {
 			"when use is recorded, on standard error.",
 		Args: cobra.ExactArgs(1),
 		RunE: withOperator(environ, func(cmd *cobra.Command, args []string, o *operator) error {
+			if !slices.Contains([]string{"text", "csv", "jsonl"}, format) {
+				return server.Faults("--format must be text, csv or jsonl")
+			}
 			if days < 1 || days > 730 || !slices.Contains([]string{"membership", "role", "client"}, kind) {
 				return server.Faults("--days must be 1 to 730, and --kind membership, role or client")
 			}
@@ -39,7 +42,7 @@ func unusedCommand(environ []string) *cobra.Command {
 				}
 				fmt.Fprintf(cmd.ErrOrStderr(), "not used since %s; use is recorded since %s, on %d of %d days; %d administrators, %d without unused memberships\n",
 					admin.DayOf(u.Before), admin.DayOf(u.Recording.Since), u.Recording.Days, days, u.Administrators, u.AdministratorsLeft)
-				put, flush := rowWriter(cmd.OutOrStdout(), asCSV)
+				put, flush := rowWriter(cmd.OutOrStdout(), format)
 				if err := eachUnused(ctx, w, u, kind, put); err != nil {
 					return err
 				}
@@ -49,15 +52,31 @@ func unusedCommand(environ []string) *cobra.Command {
 	}
 	cmd.Flags().IntVar(&days, "days", 90, "days without use, today left out")
 	cmd.Flags().StringVar(&kind, "kind", "membership", "membership, role or client")
-	cmd.Flags().BoolVar(&asCSV, "csv", false, "print CSV")
+	cmd.Flags().StringVar(&format, "format", "text", "text, csv, or jsonl (JSON lines)")
 	return cmd
 }
 
-// rowWriter writes rows as CSV, or as a table of the columns that say most.
-func rowWriter(out io.Writer, asCSV bool) (put func([]string) error, flush func() error) {
-	if asCSV {
+// rowWriter writes rows as CSV, as JSON lines, or as a table of the columns that say most.
+func rowWriter(out io.Writer, format string) (put func([]string) error, flush func() error) {
+	switch format {
+	case "csv":
 		c := csv.NewWriter(out)
 		return func(row []string) error { return c.Write(admin.SafeCells(row)) }, func() error { c.Flush(); return c.Error() }
+	case "jsonl":
+		e, header := json.NewEncoder(out), true
+		return func(row []string) error {
+			if header {
+				header = false
+				return nil
+			}
+			item := map[string]string{}
+			for i, c := range admin.UnusedColumns {
+				if row[i] != "" {
+					item[c] = row[i]
+				}
+			}
+			return e.Encode(item)
+		}, func() error { return nil }
 	}
 	t := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	columns := []string{"kind", "user", "subject", "client_id", "role", "last_used", "roles", "members", "clients", "mappings", "inherited_by"}

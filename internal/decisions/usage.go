@@ -44,7 +44,7 @@ type Usage struct {
 	pending pendingUsage        // of the day
 	ended   []pendingUsage      // days that have ended and are not stored
 	known   map[uint64]struct{} // what was stored or is pending, of the day
-	dropped int64               // of the log, as it was told last
+	dropped int64               // of the log, as it was read last
 	lost    int64               // entries that were not taken: too many
 }
 

@@ -51,7 +51,7 @@ var mayImport = map[string][]string{
 	"internal/server/doctor":     {"internal/clients/rauth", "internal/events/natsbus", "internal/iam", "internal/postgres", "internal/server", "internal/telemetry", "internal/token", "internal/token/signals"},
 	"internal/cli": {
 		"internal/server/doctor", "internal/iam", "internal/admin", "internal/clients", "internal/clients/rauth", "internal/decisions", "internal/adminapi", "internal/enrich", "internal/gateway/assertion", "internal/gateway/probe", "internal/gateway/setup", "internal/policy", "internal/policy/authoring", "internal/policyops/explain",
-		"internal/policyops/preview", "internal/postgres", "internal/server", "internal/telemetry", "internal/token", "policies",
+		"internal/policyops/preview", "internal/postgres", "internal/server", "internal/telemetry", "internal/token", "internal/token/signals", "policies",
 	},
 	"migrations":      {},
 	"policies":        {},

@@ -54,6 +54,7 @@ type Server struct {
 	issued     []string
 	fault      func(method, path string) Fault
 	adminToken string
+	stream     *stream // of signals
 	fetchs     int
 }
 
@@ -211,6 +212,9 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/openid-configuration", s.discovery)
 	mux.HandleFunc("GET /.well-known/ssf-configuration", s.transmitter)
+	mux.HandleFunc("POST /ssf/stream", s.createStream)
+	mux.HandleFunc("GET /ssf/status", s.streamStatus)
+	mux.HandleFunc("POST /ssf/verify", s.verifyStream)
 	mux.HandleFunc("GET /jwks", s.jwks)
 	mux.HandleFunc("POST /token", s.token)
 	mux.HandleFunc("POST /introspect", s.introspect)
@@ -245,6 +249,7 @@ func (s *Server) transmitter(w http.ResponseWriter, _ *http.Request) {
 	reply(w, http.StatusOK, map[string]any{
 		"spec_version": "1_0", "issuer": s.Issuer, "jwks_uri": s.Issuer + "/jwks",
 		"delivery_methods_supported": []string{"urn:ietf:rfc:8935"},
+		"configuration_endpoint":     s.Issuer + "/ssf/stream", "status_endpoint": s.Issuer + "/ssf/status", "verification_endpoint": s.Issuer + "/ssf/verify",
 	})
 }
 

@@ -16,7 +16,8 @@ const (
 	caep = "https://schemas.openid.net/secevent/caep/event-type/" // CAEP 1.0, section 3
 	risc = "https://schemas.openid.net/secevent/risc/event-type/" // RISC 1.0, section 2
 
-	typeAccountPurged = risc + "account-purged"
+	typeAccountPurged   = risc + "account-purged"
+	typeSessionsRevoked = risc + "sessions-revoked" // deprecated in favour of CAEP's session-revoked, and still sent
 )
 
 // defaults are the event types about users that have an effect unless a stream's configuration says otherwise. Types
@@ -29,14 +30,14 @@ var defaults = map[string]iam.SignalEffect{
 	risc + "account-enabled":       iam.SignalUnblock,
 	typeAccountPurged:              iam.SignalBlock,
 	risc + "credential-compromise": iam.SignalRevoke,
-	risc + "sessions-revoked":      iam.SignalRevoke, // deprecated, and still sent
+	typeSessionsRevoked:            iam.SignalRevoke,
 }
 
-// RequestedEvents are the event types that a stream should deliver, sorted: those with an effect.
+// RequestedEvents are the event types that a stream should deliver, sorted: those with an effect that are not deprecated.
 func (s *Stream) RequestedEvents() []string {
 	var all []string
 	for uri, effect := range s.Effects {
-		if effect != iam.SignalNone {
+		if effect != iam.SignalNone && uri != typeSessionsRevoked {
 			all = append(all, uri)
 		}
 	}

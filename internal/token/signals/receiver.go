@@ -83,15 +83,15 @@ const (
 	CodeInvalidState    = "invalid_state"
 )
 
-// Rejection is why a SET is not accepted. Its description is for the transmitter, and holds nothing of the SET.
-type Rejection struct {
+// RejectionError is why a SET is not accepted. Its description is for the transmitter, and holds nothing of the SET.
+type RejectionError struct {
 	Reason      Reason
 	Code        string // "err" of the response
 	Description string
 	Cause       error // for the log; may be nil
 }
 
-func (r *Rejection) Error() string {
+func (r *RejectionError) Error() string {
 	if r.Cause != nil {
 		return r.Description + ": " + r.Cause.Error()
 	}
@@ -99,10 +99,10 @@ func (r *Rejection) Error() string {
 }
 
 // Unwrap returns the cause.
-func (r *Rejection) Unwrap() error { return r.Cause }
+func (r *RejectionError) Unwrap() error { return r.Cause }
 
-func reject(reason Reason, code, format string, args ...any) *Rejection {
-	return &Rejection{Reason: reason, Code: code, Description: fmt.Sprintf(format, args...)}
+func reject(reason Reason, code, format string, args ...any) *RejectionError {
+	return &RejectionError{Reason: reason, Code: code, Description: fmt.Sprintf(format, args...)}
 }
 
 // New returns a receiver that holds no keys yet: see KeepFresh.
@@ -191,8 +191,8 @@ func (r *Receiver) Keys() []KeyState {
 }
 
 // Admit authenticates the transmitter of a stream by the bearer secret that it sent, and limits its rate. Of a stream
-// that does not exist nobody learns that.
-func (r *Receiver) Admit(stream, bearer string) *Rejection {
+// that does not exist no caller learns that.
+func (r *Receiver) Admit(stream, bearer string) *RejectionError {
 	s := r.byName[stream]
 	if s == nil {
 		return reject(ReasonAuthentication, CodeAuthentication, "the bearer secret is not that of the stream")
@@ -211,7 +211,7 @@ func (r *Receiver) Admit(stream, bearer string) *Rejection {
 	return nil
 }
 
-// Verify checks a SET of an admitted transmitter, and returns what it says. Its error is a *Rejection, whose cause is of
+// Verify checks a SET of an admitted transmitter, and returns what it says. Its error is a *RejectionError, whose cause is of
 // kind iam.Unavailable where the keys cannot be fetched now.
 func (r *Receiver) Verify(ctx context.Context, stream, raw string) (iam.Signal, error) {
 	s := r.byName[stream]
@@ -227,8 +227,8 @@ func (r *Receiver) Verify(ctx context.Context, stream, raw string) (iam.Signal, 
 }
 
 // rejectionOf is the rejection for a signature that package token does not accept.
-func rejectionOf(err error) *Rejection {
-	r := &Rejection{Reason: ReasonForm, Code: CodeInvalidRequest, Description: "it is no signed SET (RFC 8417)", Cause: err}
+func rejectionOf(err error) *RejectionError {
+	r := &RejectionError{Reason: ReasonForm, Code: CodeInvalidRequest, Description: "it is no signed SET (RFC 8417)", Cause: err}
 	rejected := token.RejectionOf(err)
 	if rejected == nil { // the keys are not known now
 		r.Reason, r.Code, r.Description = ReasonKeys, "", "the transmitter's keys cannot be fetched now"
@@ -243,6 +243,7 @@ func rejectionOf(err error) *Rejection {
 		r.Reason, r.Code, r.Description = ReasonKey, CodeInvalidKey, "alg must be RS256, ES256 or EdDSA, and kid a key of the issuer for it"
 	case token.Signature:
 		r.Reason, r.Code, r.Description = ReasonSignature, CodeInvalidKey, "the signature is not valid"
+	default: // its form
 	}
 	return r
 }
@@ -264,7 +265,7 @@ func (r *Receiver) Refused(stream string, err error) {
 		stream = "unknown"
 	}
 	reason := ReasonInternal
-	if rejection, ok := errors.AsType[*Rejection](err); ok {
+	if rejection, ok := errors.AsType[*RejectionError](err); ok {
 		reason = rejection.Reason
 	}
 	r.cfg.Rejected(stream, reason)

@@ -18,7 +18,7 @@ const (
 )
 
 // read checks the claims of a SET (RFC 8417, section 2.2, with the profile of SSF 1.0, section 4.1), and returns what it says.
-func (s *Stream) read(claims map[string]any, now time.Time) (iam.Signal, *Rejection) {
+func (s *Stream) read(claims map[string]any, now time.Time) (iam.Signal, *RejectionError) {
 	none := iam.Signal{}
 	for _, forbidden := range []string{"exp", "sub"} {
 		if _, there := claims[forbidden]; there {
@@ -49,7 +49,7 @@ func (s *Stream) read(claims map[string]any, now time.Time) (iam.Signal, *Reject
 	return s.readEvents(signal, claims, events)
 }
 
-func (s *Stream) readEvents(signal iam.Signal, claims, events map[string]any) (iam.Signal, *Rejection) {
+func (s *Stream) readEvents(signal iam.Signal, claims, events map[string]any) (iam.Signal, *RejectionError) {
 	for uri, payload := range events {
 		body, ok := payload.(map[string]any)
 		if !ok {
@@ -95,7 +95,7 @@ type streamEvent struct {
 }
 
 // readStreamEvent reads the verification event or the stream-updated event. Their subject is the stream.
-func (s *Stream) readStreamEvent(signal iam.Signal, uri string, e streamEvent) (iam.Signal, *Rejection) {
+func (s *Stream) readStreamEvent(signal iam.Signal, uri string, e streamEvent) (iam.Signal, *RejectionError) {
 	if subject, ok := e.subject.(map[string]any); ok && s.StreamID != "" && subject["id"] != s.StreamID {
 		return signal, reject(ReasonSubject, CodeInvalidRequest, "sub_id is not the stream_id of this stream")
 	}

@@ -8,7 +8,7 @@
 // Each stream verifies with a verifier of package token of its own: no key of one transmitter signs for another stream.
 //
 //	bearer secret ─▶ rate ─▶ form, iss, typ, key, signature ─▶ aud, iat, jti, no exp, no sub ─▶ events, subject ─▶ iam.Signal
-//	      │                            └──────────── a Rejection: 400 with a code of RFC 8935 ────────────┘
+//	      │                            └──────────── a RejectionError: 400 with a code of RFC 8935 ────────────┘
 //	      └── authentication_failed
 package signals
 
@@ -59,6 +59,7 @@ type Stream struct {
 	MaxAge      time.Duration               // of a SET, by its iat
 	SilentAfter time.Duration               // without a SET it counts as silent; 0: never
 	PerMinute   int                         // SETs at this replica
+	Management  Management
 
 	secrets [][]byte
 }
@@ -82,6 +83,10 @@ type entry struct {
 	MaxAge      string            `json:"max_age"`
 	SilentAfter string            `json:"silent_after"`
 	PerMinute   int               `json:"per_minute"`
+	Management  struct {
+		TokenFile   string `json:"token_file"`
+		EndpointURL string `json:"endpoint_url"`
+	} `json:"management"`
 }
 
 // Sources are what the content of a file of streams refers to.
@@ -139,6 +144,7 @@ func (p *parser) stream() Stream {
 		MaxAge:      p.duration("max_age", p.MaxAge, defaultAge, MaxAge),
 		SilentAfter: p.duration("silent_after", p.SilentAfter, 0, 0),
 		PerMinute:   cmp.Or(p.PerMinute, defaultRate),
+		Management:  Management(p.Management),
 		secrets:     p.secret(),
 	}
 	if !nameShape.MatchString(s.Name) {
@@ -150,6 +156,11 @@ func (p *parser) stream() Stream {
 	if s.JWKSURI != "" {
 		if why := p.from.BadURL(s.JWKSURI); why != "" {
 			p.fault("jwks_uri", "%s", why)
+		}
+	}
+	if e := s.Management.EndpointURL; e != "" {
+		if why := p.from.BadURL(e); why != "" {
+			p.fault("management.endpoint_url", "%s", why)
 		}
 	}
 	if len(s.Audiences) == 0 {

@@ -12,7 +12,7 @@ const memberUser = "user"
 
 // identify reads the subject of an event (RFC 9493; complex: SSF 1.0, section 3.3). What names no user in a way that
 // is understood leaves the event without a subject. It rejects a user of an issuer that the stream does not reach.
-func (s *Stream) identify(e *iam.SignalEvent, subject any) *Rejection {
+func (s *Stream) identify(e *iam.SignalEvent, subject any) *RejectionError {
 	object, ok := subject.(map[string]any)
 	if !ok {
 		return reject(ReasonForm, CodeInvalidRequest, "sub_id must be a subject identifier (RFC 9493)")
@@ -62,7 +62,7 @@ func formatOf(subject map[string]any) string {
 
 // simple reads one subject identifier. Of formats that name nothing we store (email, phone_number, account, did, uri, and
 // those of tokens) no user is known.
-func (s *Stream) simple(e *iam.SignalEvent, subject map[string]any) *Rejection {
+func (s *Stream) simple(e *iam.SignalEvent, subject map[string]any) *RejectionError {
 	text := func(name string) string {
 		t, _ := subject[name].(string) // another type is as good as none
 		return t
