@@ -22,6 +22,7 @@ package admin
 import (
 	"cmp"
 	"log/slog"
+	"time"
 
 	"iam-service/internal/directory"
 	"iam-service/internal/iam"
@@ -46,6 +47,10 @@ type Config struct {
 	MaxMembers  int64 // most members of one tenant; 0: 1,000,000
 	JoinsPerDay int64 // most members that a tenant's own administrators add in 24 hours; 0: 100,000
 
+	RequestLifetime time.Duration // after which an undecided request for a role expires; 0: 72 h
+
+	Committed func([]iam.Event) // called with the events of a transaction that was committed; may be nil
+
 	PoliciesKept int // bundles of superseded policies that stay stored; 0: 20
 
 	// Invalidate removes from this replica's caches what a transaction changed; may be nil.
@@ -62,6 +67,10 @@ type Service struct{ cfg Config }
 func New(cfg Config) *Service {
 	cfg.MaxMembers, cfg.JoinsPerDay = cmp.Or(cfg.MaxMembers, 1_000_000), cmp.Or(cfg.JoinsPerDay, 100_000)
 	cfg.PoliciesKept = cmp.Or(cfg.PoliciesKept, 20)
+	cfg.RequestLifetime = cmp.Or(cfg.RequestLifetime, 72*time.Hour)
+	if cfg.Committed == nil {
+		cfg.Committed = func([]iam.Event) {}
+	}
 	if cfg.Invalidate == nil {
 		cfg.Invalidate = func([]directory.Change) {}
 	}

@@ -189,11 +189,12 @@ func (w *Work) memberChanged(c memberChange) error {
 	}
 	var was any
 	var held []string
+	var terms map[string]iam.RoleTerm // before
 	if c.before == nil {
 		w.emit(iam.MemberAddedEvent{MemberState: state})
 	} else {
 		before := c.before.Membership
-		was, held = auditOfMember(before), before.Roles
+		was, held, terms = auditOfMember(before), before.Roles, before.Tidy().Terms
 		switch {
 		case before.Status == m.Status:
 		case m.Status == iam.MembershipSuspended:
@@ -201,13 +202,13 @@ func (w *Work) memberChanged(c memberChange) error {
 		default:
 			w.emit(iam.MemberResumedEvent{MemberState: state})
 		}
-		if !before.ExpiresAt.Equal(m.ExpiresAt) || !sameAttributes(before.Attributes, m.Attributes) || !sameJSON(before.Tidy().Terms, m.Tidy().Terms) {
+		if !before.ExpiresAt.Equal(m.ExpiresAt) || !sameAttributes(before.Attributes, m.Attributes) {
 			w.emit(iam.MemberUpdatedEvent{MemberState: state})
 		}
 	}
 	added := slices.DeleteFunc(sorted(m.Roles), func(r string) bool { return slices.Contains(held, r) })
 	removed := slices.DeleteFunc(sorted(held), func(r string) bool { return slices.Contains(m.Roles, r) })
-	if len(added)+len(removed) > 0 {
+	if len(added)+len(removed) > 0 || !sameJSON(terms, m.Tidy().Terms) {
 		w.emit(iam.UserRolesAssignedEvent{RolesAssigned: iam.RolesAssigned{
 			Tenant:  m.Tenant,
 			User:    m.User,

@@ -56,6 +56,8 @@ type (
 		Inherits    []string `json:"inherits"`
 		Description string   `json:"description,omitempty"`
 		Service     string   `json:"service,omitempty"`
+
+		Request *iam.Requestable `json:"request,omitempty"`
 	}
 	userDoc struct {
 		Status          string         `json:"status"`
@@ -121,7 +123,11 @@ func stateOfGroup(g iam.SCIMGroup) iam.SCIMGroupState {
 func auditOfTenant(t iam.Tenant) tenantDoc { return tenantDoc{t.Slug, t.Name, t.Status, t.Attributes} }
 
 func auditOfRole(r iam.Role) roleDoc {
-	return roleDoc{sorted(r.Permissions), sorted(r.Inherits), r.Description, r.Service}
+	d := roleDoc{sorted(r.Permissions), sorted(r.Inherits), r.Description, r.Service, nil}
+	if q := r.Request; q != nil {
+		d.Request = &iam.Requestable{By: sorted(q.By), Approval: q.Approval, MaxSeconds: q.MaxSeconds}
+	}
+	return d
 }
 
 func auditOfUser(u iam.User) userDoc {

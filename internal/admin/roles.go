@@ -93,11 +93,32 @@ func (w *Work) PutRole(ctx context.Context, r iam.Role, c Condition) (iam.Role, 
 			}
 		}
 	}
+	if err := w.checkRequestable(r, graph); err != nil {
+		return r, false, err
+	}
 	err = w.requireAdministrator(ctx, r.Tenant, func() (err error) {
 		r, err = w.putRole(ctx, before, r)
 		return err
 	})
 	return r, before == nil, err
+}
+
+// checkRequestable checks who can ask for a role. Without an approval it is granted to each caller who asks, at any time: so the
+// caller must hold what it grants without an end.
+func (w *Work) checkRequestable(r iam.Role, graph iam.Graph) error {
+	if r.Request == nil {
+		return nil
+	}
+	var wrong []iam.FieldError
+	for i, by := range r.Request.By {
+		if by != r.Name && !graph.Has(by) {
+			wrong = append(wrong, iam.FieldError{Pointer: fmt.Sprintf("/request/by/%d", i), Detail: fmt.Sprintf("there is no role named %q", by)})
+		}
+	}
+	if err := iam.InvalidFields(wrong); err != nil || r.Request.Approval != iam.ApprovalBreakGlass {
+		return err
+	}
+	return w.checkLasting(r.Tenant, graph.Replacing(r), []string{r.Name}, "a break-glass role", "/request")
 }
 
 // lockRole locks and returns the roles that a tenant sees, and its own role of the name; nil
@@ -328,10 +349,18 @@ func (w *Work) revokeRole(ctx context.Context, d roleDeletion) error {
 		}
 	}
 	for _, r := range d.roles {
-		if r.Tenant != tenant || !slices.Contains(r.Inherits, name) {
+		asks := r.Request != nil && slices.Contains(r.Request.By, name)
+		if r.Tenant != tenant || r.Name == name || !asks && !slices.Contains(r.Inherits, name) {
 			continue
 		}
 		before := r
+		if asks {
+			if by := without(r.Request.By); len(by) > 0 {
+				r.Request = &iam.Requestable{By: by, Approval: r.Request.Approval, MaxSeconds: r.Request.MaxSeconds}
+			} else {
+				r.Request = nil
+			}
+		}
 		if err := checkHeld(d.holding, d.graph, []string{r.Name}, "change", ""); err != nil {
 			return err
 		}
@@ -356,6 +385,9 @@ func holders(h postgres.Holders) string {
 	}
 	if len(h.Tenants) > 0 {
 		who[len(who)-1] += " in " + strings.Join(h.Tenants, ", ")
+	}
+	if len(h.RequestedBy) > 0 {
+		who = append(who, "the roles "+strings.Join(h.RequestedBy, ", ")+", which name it in request.by")
 	}
 	if len(h.InheritedBy) > 0 {
 		who = append(who, "the roles "+strings.Join(h.InheritedBy, ", ")+", which inherit it")

@@ -143,6 +143,9 @@ func (s *Service) run(ctx context.Context, c Caller, t Task, once *repeatable, d
 	}
 	// Also after an error: the outcome of a commit may be unknown.
 	s.cfg.Invalidate(changed)
+	if err == nil {
+		s.cfg.Committed(w.events)
+	}
 	return err
 }
 

@@ -31,7 +31,8 @@ type TermsRound struct {
 	Announced int // that end soon
 }
 
-// KeepTerms removes roles that have ended, and announces those that end within notice, until ctx ends. Every replica
+// KeepTerms removes roles that have ended, ends requests that were not decided in time, and announces roles that end within
+// notice, until ctx ends. Every replica
 // runs it: the tenant's lock and the table of notices let each end be removed and announced once.
 func (s *Service) KeepTerms(ctx context.Context, notice time.Duration, report func(TermsRound)) {
 	var announced time.Time
@@ -41,6 +42,8 @@ func (s *Service) KeepTerms(ctx context.Context, notice time.Duration, report fu
 		removed, err := s.EndRoles(ctx)
 		report(TermsRound{Removed: removed})
 		s.warn(ctx, "roles that have ended were not removed", err)
+		_, err = s.ExpireRequests(ctx)
+		s.warn(ctx, "requests that were not decided in time are still pending", err)
 		if time.Since(announced) > announcePace {
 			announced = time.Now()
 			n, err := s.AnnounceEnds(ctx, notice)

@@ -40,6 +40,8 @@ type (
 		Permissions []string `json:"permissions,omitempty"`
 		Inherits    []string `json:"inherits,omitempty"`
 		Description string   `json:"description,omitempty"`
+
+		Request *iam.Requestable `json:"request,omitempty"`
 	}
 	// LineMapping is one of its mappings.
 	LineMapping struct {
@@ -76,7 +78,7 @@ func (s *Service) Export(ctx context.Context, c Caller, tenant string, write fun
 		}
 		for _, r := range parentsFirst(roles) {
 			if r.Tenant == tenant {
-				lines = append(lines, Line{Role: &LineRole{r.Name, r.Permissions, r.Inherits, r.Description}})
+				lines = append(lines, Line{Role: &LineRole{r.Name, r.Permissions, r.Inherits, r.Description, r.Request}})
 			}
 		}
 		mappings, err := w.Mappings(ctx, tenant)
@@ -292,7 +294,7 @@ func (w *Work) importRoles(ctx context.Context, tenant string, lines []numbered,
 		if l.Role == nil {
 			continue
 		}
-		r := iam.Role{Tenant: tenant, Name: l.Role.Name, Permissions: l.Role.Permissions, Inherits: l.Role.Inherits, Description: l.Role.Description}
+		r := iam.Role{Tenant: tenant, Name: l.Role.Name, Permissions: l.Role.Permissions, Inherits: l.Role.Inherits, Description: l.Role.Description, Request: l.Role.Request}
 		if _, twice := line[r.Name]; twice {
 			return l.fail(iam.Errorf(iam.Invalid, "the role %q is a duplicate", r.Name))
 		}

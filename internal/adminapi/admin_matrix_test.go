@@ -16,6 +16,7 @@ var tenantActions = []string{
 	"scim-group:list", "scim-group:read", "scim-group:update", "scim-group:delete",
 	"client:list", "client:create", "client:read", "client:update", "client:set-status", "client:revoke", "client:rotate", "client:delete",
 	"decision:list", "decision:read", "policy:explain", "access:list", "access:read", "access:search",
+	"request:list", "request:create", "request:read", "request:approve", "request:reject", "request:cancel",
 }
 
 // platformActions are the rest.
@@ -31,6 +32,11 @@ var platformActions = []string{
 
 func reads(action string) bool {
 	return strings.HasSuffix(action, ":read") || strings.HasSuffix(action, ":list") || action == "policy:explain" || action == "access:search"
+}
+
+// asks are what a member may: for themselves.
+func asks(action string) bool {
+	return slices.Contains([]string{"request:create", "request:list", "request:read", "request:cancel"}, action)
 }
 
 // changesPolicy are what a platform administrator may not.
@@ -67,8 +73,8 @@ var callers = map[string]func(action, where string) int{
 	},
 	"tenant admin":            ofTenant(func(string) bool { return true }),
 	"tenant admin by program": ofTenant(func(string) bool { return true }),
-	"tenant auditor":          ofTenant(reads),
-	"member":                  ofTenant(func(string) bool { return false }),
+	"tenant auditor":          ofTenant(func(action string) bool { return reads(action) || asks(action) }),
+	"member":                  ofTenant(asks),
 	"suspended tenant admin":  ofTenant(func(string) bool { return false }),
 	"expired tenant admin":    ofTenant(func(string) bool { return false }),
 	"blocked tenant admin":    ofTenant(func(string) bool { return false }),
@@ -127,6 +133,8 @@ func TestTheMatrixOfRolesAndActions(t *testing.T) {
 	made := map[string]string{"acme": w.client("acme", nil), "globex": w.client("globex", nil)}
 	groups := map[string]string{"acme": w.provision("acme").group("Helpers"), "globex": w.provision("globex").group("Helpers")}
 
+	requests := map[string]string{"acme": w.asked("acme", w.member("acme", "mia", "editor")), "globex": w.asked("globex", users["globex"])}
+
 	// What is sent is well-formed, and would change nothing if it were allowed: it names a
 	// version that never was, or makes what is there already.
 	bodies := map[string]any{
@@ -141,7 +149,8 @@ func TestTheMatrixOfRolesAndActions(t *testing.T) {
 		"client:update": map[string]any{"client_name": "x", "redirect_uris": []string{"no URI"}}, "client:set-status": map[string]any{"status": "active"},
 		"client:revoke": map[string]any{"before": "2001-01-01T00:00:00Z"}, "client:rotate": map[string]any{"overlap": "1s"},
 		"scim-group:update": map[string]any{"roles": []string{"viewer"}},
-		"policy:upload":     "no bundle", "policy:activate": map[string]any{"preview": "00000000-0000-0000-0000-000000000000"},
+		"request:create":    map[string]any{"role": "none", "seconds": 60, "reason": "x"}, "request:reject": map[string]any{"reason": "x"},
+		"policy:upload": "no bundle", "policy:activate": map[string]any{"preview": "00000000-0000-0000-0000-000000000000"},
 		"policy:shadow": map[string]any{"share": 0}, "policy:explain": map[string]any{"subject": "target"}, "policy:preview": map[string]any{"revision": stored},
 		"user:revoke": map[string]any{"before": "2001-01-01T00:00:00Z"}, "service:sync": map[string]any{"service": "sample", "roles": []any{map[string]any{"name": "x", "inherits": []string{"none"}}}},
 	}
@@ -171,7 +180,7 @@ func TestTheMatrixOfRolesAndActions(t *testing.T) {
 					continue
 				}
 				tenant := map[string]string{"": "acme", "own": "acme", "foreign": "globex"}[where]
-				path := strings.NewReplacer("{tenant}", tenant, "{role}", "helper", "{user}", users[tenant], "{mapping}", mapping, "{group}", groups[tenant], "{service}", "sample").Replace(template)
+				path := strings.NewReplacer("{tenant}", tenant, "{role}", "helper", "{user}", users[tenant], "{mapping}", mapping, "{group}", groups[tenant], "{request}", requests[tenant], "{service}", "sample").Replace(template)
 				if where == "" {
 					path = strings.ReplaceAll(path, "/roles/helper", "/roles/viewer")
 				}

@@ -16,6 +16,8 @@ type roleBody struct {
 	Inherits    []string `json:"inherits"`
 	Description string   `json:"description"`
 	Version     int64    `json:"version" doc:"as in the ETag"`
+
+	Request *RoleRequestRule `json:"request,omitempty" doc:"who can ask for it, for a time; absent: no one"`
 }
 
 // RolePut has the fields of a role that a PUT replaces.
@@ -23,6 +25,8 @@ type RolePut struct {
 	Permissions []string `json:"permissions,omitempty" maxItems:"500" doc:"each 1 to 64 of a-z 0-9 . _ : -"`
 	Inherits    []string `json:"inherits,omitempty" maxItems:"100" doc:"names of roles that the tenant sees"`
 	Description string   `json:"description,omitempty" maxLength:"1000"`
+
+	Request *RoleRequestRule `json:"request,omitempty" doc:"who can ask for it, for a time; absent: no one"`
 }
 
 type rolePost struct {
@@ -39,6 +43,7 @@ func wireRole(r iam.Role) roleBody {
 		Inherits:    sorted(r.Inherits),
 		Description: r.Description,
 		Version:     r.Version,
+		Request:     wireRule(r.Request),
 	}
 }
 
@@ -86,7 +91,7 @@ func (a *server) listGlobalRoles(ctx context.Context, w *admin.Work, _ *OnPlatfo
 }
 
 func (p RolePut) role(tenant, name string) iam.Role {
-	return iam.Role{Tenant: tenant, Name: name, Permissions: p.Permissions, Inherits: p.Inherits, Description: p.Description}
+	return iam.Role{Tenant: tenant, Name: name, Permissions: p.Permissions, Inherits: p.Inherits, Description: p.Description, Request: p.Request.rule()}
 }
 
 func writeRole(ctx context.Context, w *admin.Work, r iam.Role, c Conditional) (*resource[roleBody], error) {

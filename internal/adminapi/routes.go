@@ -347,6 +347,45 @@ func (a *server) routes() []route {
 		},
 
 		{
+			method: get, path: "/v1/tenants/{tenant}/requestable-roles", action: "request:list", tag: "requests",
+			summary: "List the roles that the caller can ask for", description: "By name, in one page.",
+			handler: inTx(a.listRequestable),
+		},
+		{
+			method: get, path: "/v1/tenants/{tenant}/requests", action: "request:list", tag: "requests",
+			summary: "List requests for roles", description: "The newest first: the caller's own, or all of the tenant for those who review them.",
+			handler: inTx(a.listRequests),
+		},
+		{
+			method: post, path: "/v1/tenants/{tenant}/requests", action: "request:create", tag: "requests",
+			summary: "Ask for a role for a time", description: "For the caller. A break-glass role is granted at once, with an event and an alert.",
+			status:  http.StatusCreated,
+			handler: inTx(a.createRequest),
+		},
+		{
+			method: get, path: "/v1/tenants/{tenant}/requests/{request}", action: "request:read", tag: "requests",
+			summary: "Read a request for a role",
+			handler: inTx(a.readRequest),
+		},
+		{
+			method: post, path: "/v1/tenants/{tenant}/requests/{request}:approve", action: "request:approve", tag: "requests",
+			summary:      "Approve a request for a role",
+			description:  "The role is granted from now on, by the authority of the caller, who must hold what it grants until it ends. No one approves their own.",
+			optionalBody: true,
+			handler:      inTx(a.approveRequest),
+		},
+		{
+			method: post, path: "/v1/tenants/{tenant}/requests/{request}:reject", action: "request:reject", tag: "requests",
+			summary: "Reject a request for a role", description: "With a reason.",
+			handler: inTx(a.rejectRequest),
+		},
+		{
+			method: post, path: "/v1/tenants/{tenant}/requests/{request}:cancel", action: "request:cancel", tag: "requests",
+			summary: "Cancel a request for a role", description: "The caller's own.",
+			handler: inTx(a.cancelRequest),
+		},
+
+		{
 			method: get, path: "/v1/policy", action: "policy:read", tag: "policy",
 			summary: "Read the active policy", description: "For each replica: since when, activated by whom, and what was rejected.",
 			handler: inTx(a.readPolicy),

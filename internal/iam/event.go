@@ -6,6 +6,7 @@ const (
 	KindRole    = "role"
 	KindUser    = "user"
 	KindMember  = "member"
+	KindRequest = "request"
 	KindMapping = "mapping"
 	KindService = "service"
 	KindAudit   = "audit"
@@ -107,6 +108,18 @@ type (
 	UserRolesExpiringEvent struct{ RolesEnd }
 	// UserRolesExpiredEvent is UserRolesExpired.v1.
 	UserRolesExpiredEvent struct{ RolesEnd }
+	// RoleRequestedEvent is RoleRequested.v1.
+	RoleRequestedEvent struct{ RoleRequestState }
+	// RoleRequestApprovedEvent is RoleRequestApproved.v1.
+	RoleRequestApprovedEvent struct{ RoleRequestState }
+	// RoleRequestRejectedEvent is RoleRequestRejected.v1.
+	RoleRequestRejectedEvent struct{ RoleRequestState }
+	// RoleRequestCancelledEvent is RoleRequestCancelled.v1.
+	RoleRequestCancelledEvent struct{ RoleRequestState }
+	// RoleRequestExpiredEvent is RoleRequestExpired.v1.
+	RoleRequestExpiredEvent struct{ RoleRequestState }
+	// BreakGlassUsedEvent is BreakGlassUsed.v1.
+	BreakGlassUsedEvent struct{ RoleRequestState }
 )
 
 type (
@@ -240,6 +253,24 @@ func (UserRolesExpiringEvent) EventType() string { return "UserRolesExpiring.v1"
 func (UserRolesExpiredEvent) EventType() string { return "UserRolesExpired.v1" }
 
 // EventType implements Event.
+func (RoleRequestedEvent) EventType() string { return "RoleRequested.v1" }
+
+// EventType implements Event.
+func (RoleRequestApprovedEvent) EventType() string { return "RoleRequestApproved.v1" }
+
+// EventType implements Event.
+func (RoleRequestRejectedEvent) EventType() string { return "RoleRequestRejected.v1" }
+
+// EventType implements Event.
+func (RoleRequestCancelledEvent) EventType() string { return "RoleRequestCancelled.v1" }
+
+// EventType implements Event.
+func (RoleRequestExpiredEvent) EventType() string { return "RoleRequestExpired.v1" }
+
+// EventType implements Event.
+func (BreakGlassUsedEvent) EventType() string { return "BreakGlassUsed.v1" }
+
+// EventType implements Event.
 func (MappingCreatedEvent) EventType() string { return "MappingCreated.v1" }
 
 // EventType implements Event.
@@ -339,9 +370,15 @@ var Events = []EventDoc{
 	{Event: MemberSuspendedEvent{}, Summary: "A membership was suspended: it grants nothing."},
 	{Event: MemberResumedEvent{}, Summary: "A membership is active again."},
 	{Event: MemberRemovedEvent{}, Summary: "A user was removed from a tenant."},
-	{Event: UserRolesAssignedEvent{}, Summary: "A user's roles in a tenant have changed."},
+	{Event: UserRolesAssignedEvent{}, Summary: "A user's roles in a tenant, or their terms, have changed."},
 	{Event: UserRolesExpiringEvent{}, Summary: "Roles of a user in a tenant end soon (`ROLE_EXPIRY_NOTICE`), or sooner where they were granted for less; once for each end."},
 	{Event: UserRolesExpiredEvent{}, Summary: "Roles of a user in a tenant have ended and were removed; UserRolesAssigned.v1 says what is left."},
+	{Event: RoleRequestedEvent{}, Summary: "A member asks for a role for a time."},
+	{Event: RoleRequestApprovedEvent{}, Summary: "A request for a role was approved, and the role granted."},
+	{Event: RoleRequestRejectedEvent{}, Summary: "A request for a role was rejected."},
+	{Event: RoleRequestCancelledEvent{}, Summary: "A request for a role was cancelled by the member who asked."},
+	{Event: RoleRequestExpiredEvent{}, Summary: "A request for a role was not decided in time (`ROLE_REQUEST_LIFETIME`)."},
+	{Event: BreakGlassUsedEvent{}, Summary: "A member took a break-glass role: it was granted without an approval."},
 	{Event: MappingCreatedEvent{}, Summary: "A claim of a provider maps to roles in a tenant."},
 	{Event: MappingUpdatedEvent{}, Summary: "A claim of a provider maps to other roles in a tenant."},
 	{Event: MappingDeletedEvent{}, Summary: "A claim of a provider no longer maps to roles in a tenant."},

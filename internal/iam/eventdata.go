@@ -64,6 +64,19 @@ type (
 		Ends    []RoleEnd `json:"ends"`
 		Version int64     `json:"version"`
 	}
+	// RoleRequestState is a request for a role after a change, without its reasons.
+	RoleRequestState struct {
+		Tenant    string `json:"tenant"`
+		Request   string `json:"request" doc:"id" format:"uuid"`
+		User      string `json:"user" doc:"who asks: our id" format:"uuid"`
+		Role      string `json:"role" doc:"name"`
+		Seconds   int64  `json:"seconds" doc:"for which it is asked"`
+		Approval  string `json:"approval" enum:"required,break_glass"`
+		Status    string `json:"status" enum:"pending,approved,rejected,cancelled,expired"`
+		DecideBy  string `json:"decide_by" doc:"when it expires undecided" format:"date-time"`
+		ExpiresAt string `json:"expires_at,omitempty" doc:"when the role ends that was granted" format:"date-time"`
+		Version   int64  `json:"version"`
+	}
 	// RoleEnd is the end of a role.
 	RoleEnd struct {
 		Role      string `json:"role" doc:"name"`
@@ -212,6 +225,11 @@ func (s RolesAssigned) EventKey() EventKey {
 // EventKey implements Event, for the events that embed it.
 func (s RolesEnd) EventKey() EventKey {
 	return EventKey{Tenant: s.Tenant, Kind: KindMember, Object: s.User}
+}
+
+// EventKey implements Event, for the events that embed it.
+func (s RoleRequestState) EventKey() EventKey {
+	return EventKey{Tenant: s.Tenant, Kind: KindRequest, Object: s.Request}
 }
 
 // EventKey implements Event, for the events that embed it.

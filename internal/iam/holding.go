@@ -43,6 +43,11 @@ func (g Graph) Hold(names []string) Holding {
 	return h
 }
 
+// Has reports whether the tenant sees a role of a name.
+func (g Graph) Has(name string) bool {
+	return slices.ContainsFunc(g.roles, func(r Role) bool { return r.Name == name })
+}
+
 // With returns what h and another holding hold together.
 func (h Holding) With(other Holding) Holding {
 	both := Holding{Everything: h.Everything || other.Everything, Roles: maps.Clone(other.Roles), Permissions: maps.Clone(other.Permissions)}

@@ -62,7 +62,8 @@ type Role struct {
 	Inherits    []string // names of roles of the same tenant or global ones
 	Version     int64
 	Description string
-	Service     string // service whose manifest declares it; empty: an administrator created it
+	Service     string       // service whose manifest declares it; empty: an administrator created it
+	Request     *Requestable // who can ask for it; nil: no one
 }
 
 // User is an issuer, a subject and declared attributes, nothing else: no

@@ -129,6 +129,11 @@ func (r Role) Check() []FieldError {
 	c.roles("/inherits", r.Inherits)
 	c.that(!slices.Contains(r.Inherits, r.Name), "/inherits", "a role cannot inherit itself")
 	c.description("/description", r.Description)
+	if r.Request != nil {
+		for _, f := range r.Request.Check() {
+			c = append(c, FieldError{"/request" + f.Pointer, f.Detail})
+		}
+	}
 	return c
 }
 

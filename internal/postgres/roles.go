@@ -42,6 +42,8 @@ func (tx *Tx) PutRoles(ctx context.Context, tenant string, puts []*iam.Role) err
 		Inherits    []string `json:"inherits"`
 		Description string   `json:"description"`
 		Service     string   `json:"service"`
+
+		Request *iam.Requestable `json:"request"`
 	}
 	rows, index := make([]row, len(puts)), make(map[string]int, len(roles))
 	own := 0
@@ -77,7 +79,7 @@ func (tx *Tx) PutRoles(ctx context.Context, tenant string, puts []*iam.Role) err
 				return err
 			}
 		}
-		rows[i] = row{r.Name, list(r.Permissions), list(r.Inherits), r.Description, r.Service}
+		rows[i] = row{r.Name, list(r.Permissions), list(r.Inherits), r.Description, r.Service, r.Request}
 	}
 	if faults := iam.CheckWeight(roles); len(faults) > 0 && !iam.Lighter(roles, before) {
 		return iam.Rebase(iam.InvalidFields(faults), "", fmt.Sprintf("/%d", len(puts)-1))
@@ -87,12 +89,12 @@ func (tx *Tx) PutRoles(ctx context.Context, tenant string, puts []*iam.Role) err
 		return wrap("put roles", err)
 	}
 	written, err := tx.tx.Query(ctx, `
-		INSERT INTO roles AS r (tenant, name, permissions, inherits, description, service)
-		SELECT nullif($1, ''), name, permissions, inherits, description, nullif(service, '')
-		  FROM jsonb_to_recordset($2::jsonb) AS x (name text, permissions text[], inherits text[], description text, service text)
+		INSERT INTO roles AS r (tenant, name, permissions, inherits, description, service, request)
+		SELECT nullif($1, ''), name, permissions, inherits, description, nullif(service, ''), nullif(request, 'null')
+		  FROM jsonb_to_recordset($2::jsonb) AS x (name text, permissions text[], inherits text[], description text, service text, request jsonb)
 		ON CONFLICT ON CONSTRAINT roles_tenant_name_key DO UPDATE
 		   SET permissions = excluded.permissions, inherits = excluded.inherits, description = excluded.description,
-		       service = excluded.service, version = nextval('iam_versions'), updated_at = now()
+		       service = excluded.service, request = excluded.request, version = nextval('iam_versions'), updated_at = now()
 		RETURNING name, version`, tenant, body)
 	if err != nil {
 		return wrap("put roles", err)
@@ -169,7 +171,7 @@ func (tx *Tx) Roles(ctx context.Context, tenant string) ([]iam.Role, error) {
 // rolesOf returns the roles that a tenant sees; the global ones for "".
 func rolesOf(ctx context.Context, tx pgx.Tx, tenant string) ([]iam.Role, error) {
 	rows, err := tx.Query(ctx, `
-		SELECT coalesce(tenant, ''), name, permissions, inherits, version, description, coalesce(service, '')
+		SELECT coalesce(tenant, ''), name, permissions, inherits, version, description, coalesce(service, ''), request
 		  FROM roles WHERE tenant IS NULL OR tenant = $1 ORDER BY name`, tenant)
 	if err != nil {
 		return nil, err
@@ -181,6 +183,7 @@ func rolesOf(ctx context.Context, tx pgx.Tx, tenant string) ([]iam.Role, error) 
 type Holders struct {
 	Members, Mappings, Clients int
 	Groups                     int      // of SCIM that map to it
+	RequestedBy                []string // roles that its holders can ask for, as InheritedBy
 	InheritedBy                []string // roles that inherit it: "tenant/name", or "name" for a global one; 100 at most
 	Tenants                    []string // where it is held; 10 at most
 }
@@ -195,13 +198,15 @@ func (tx *Tx) HoldersOf(ctx context.Context, tenant, role string, except []strin
 		       (SELECT count(*) FROM scim_groups WHERE roles @> ARRAY[$2] AND ($1 = '' OR tenant = $1)),
 		       ARRAY (SELECT coalesce(tenant || '/', '') || name FROM roles
 		               WHERE inherits @> ARRAY[$2] AND ($1 = '' OR tenant = $1) AND NOT (tenant IS NULL AND name = ANY ($3)) ORDER BY 1 LIMIT 100),
+		       ARRAY (SELECT coalesce(tenant || '/', '') || name FROM roles
+		               WHERE request -> 'by' ? $2 AND ($1 = '' OR tenant = $1) AND name <> $2 ORDER BY 1 LIMIT 100),
 		       ARRAY (SELECT DISTINCT tenant FROM (
 		              SELECT tenant FROM memberships WHERE roles @> ARRAY[$2]
 		              UNION ALL SELECT tenant FROM mappings WHERE roles @> ARRAY[$2]
 		              UNION ALL SELECT tenant FROM scim_groups WHERE roles @> ARRAY[$2]
 		              UNION ALL SELECT tenant FROM clients WHERE roles @> ARRAY[$2] AND tenant IS NOT NULL AND status <> 'deleted') x
 		               WHERE $1 = '' OR tenant = $1 ORDER BY 1 LIMIT 10)`,
-		[]any{tenant, role, list(except)}, &h.Members, &h.Mappings, &h.Clients, &h.Groups, &h.InheritedBy, &h.Tenants)
+		[]any{tenant, role, list(except)}, &h.Members, &h.Mappings, &h.Clients, &h.Groups, &h.InheritedBy, &h.RequestedBy, &h.Tenants)
 	return h, wrap("count the holders of a role", err)
 }
 

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"iam-service/internal/admin"
 	"iam-service/internal/adminapi"
 	"iam-service/internal/iam"
@@ -31,6 +33,9 @@ func (s *service) openAdministration(context.Context) error {
 		UnknownMapped: cfg.UnknownUsers == "mapped",
 		Log:           s.log,
 		Embedded:      PackedEmbedded,
+
+		RequestLifetime: cfg.RoleRequestLifetime,
+		Committed:       countRequests(s.registry),
 	})
 	var unpartitioned refreshed[int64]
 	s.loops.run("audit_figures", func() { unpartitioned.run(s.work, s.db.CountUnpartitionedAudit) })
@@ -39,6 +44,34 @@ func (s *service) openAdministration(context.Context) error {
 		func() float64 { return float64(unpartitioned.get()) })
 	s.keepTerms()
 	return nil
+}
+
+// countRequests counts what becomes of requests for roles.
+func countRequests(r prometheus.Registerer) func([]iam.Event) {
+	requests := telemetry.CounterVec(r, "iam_role_requests_total", "Requests of members for a role, as this replica has handled them.", "event",
+		"requested", "approved", "rejected", "cancelled", "expired", "break_glass")
+	return func(events []iam.Event) {
+		for _, e := range events {
+			var what string
+			switch e.(type) {
+			case iam.RoleRequestedEvent:
+				what = "requested"
+			case iam.RoleRequestApprovedEvent:
+				what = "approved"
+			case iam.RoleRequestRejectedEvent:
+				what = "rejected"
+			case iam.RoleRequestCancelledEvent:
+				what = "cancelled"
+			case iam.RoleRequestExpiredEvent:
+				what = "expired"
+			case iam.BreakGlassUsedEvent:
+				what = "break_glass"
+			default:
+				continue
+			}
+			requests.WithLabelValues(what).Inc()
+		}
+	}
 }
 
 // keepTerms removes roles that have ended, and announces those that end soon.

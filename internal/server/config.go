@@ -53,7 +53,8 @@ type Config struct {
 	SignalsFile             string   `env:"SIGNALS_FILE" of:"signals" doc:"file with the streams of security event tokens that are received (docs/signals.md); a change takes a restart; none: POST /v1/signals does not exist"`
 	BootstrapAdmin          string   `env:"BOOTSTRAP_ADMIN" doc:"subject at R-Auth that becomes platform administrator at a start while there is none"`
 
-	RoleExpiryNotice time.Duration `env:"ROLE_EXPIRY_NOTICE" envDefault:"168h" doc:"how long before its end a role of a member is announced (UserRolesExpiring.v1)"`
+	RoleExpiryNotice    time.Duration `env:"ROLE_EXPIRY_NOTICE" envDefault:"168h" doc:"how long before its end a role of a member is announced (UserRolesExpiring.v1)"`
+	RoleRequestLifetime time.Duration `env:"ROLE_REQUEST_LIFETIME" envDefault:"72h" doc:"after which an undecided request for a role expires"`
 
 	GatewayAddr          string        `env:"GATEWAY_ADDR" envDefault:":8080" doc:"listener for gateways"`
 	GatewayCert          string        `env:"GATEWAY_CERT_FILE" doc:"PEM of the certificate of GATEWAY_ADDR, with GATEWAY_KEY_FILE; it is read again when it changes; none: plain HTTP"`

@@ -225,6 +225,7 @@ func (cfg *Config) checkServe(fault func(string, ...any)) {
 		"JWKS_MAX_AGE":            int64(cfg.JWKSMaxAge),
 		"OUTBOX_RETENTION":        int64(cfg.OutboxRetention),
 		"ROLE_EXPIRY_NOTICE":      int64(cfg.RoleExpiryNotice),
+		"ROLE_REQUEST_LIFETIME":   int64(cfg.RoleRequestLifetime),
 		"INTROSPECTION_TTL":       int64(cfg.IntrospectionTTL),
 		"INTROSPECTION_LIMIT":     int64(cfg.Introspections),
 	})

@@ -71,7 +71,7 @@ grants contains _reason(rego.metadata.rule()) if {
 # METADATA
 # title: An administrator of the tenant
 # description: >-
-#   May manage roles, members, mappings, SCIM groups' roles and clients of their own tenant, read
+#   May manage roles, members, requests for roles, mappings, SCIM groups' roles and clients of their own tenant, read
 #   its audit and its decisions, and have decisions about its members explained. What of them is
 #   shown is limited to the tenant by the service itself.
 # custom:
@@ -79,6 +79,19 @@ grants contains _reason(rego.metadata.rule()) if {
 grants contains _reason(rego.metadata.rule()) if {
 	"iam:tenant-admin" in _held
 	_within_tenant
+}
+
+# METADATA
+# title: A member of the tenant
+# description: >-
+#   May ask for roles of the tenant, and read and cancel their own requests. The service itself
+#   shows them no others, and grants what a role says, at most.
+# custom:
+#   code: tenant_member
+grants contains _reason(rego.metadata.rule()) if {
+	_asks
+	_membership.status == "active"
+	_tenant.status == "active"
 }
 
 # METADATA
@@ -196,7 +209,9 @@ _verb := split(input.action, ":")[1]
 
 _reads if _verb in {"read", "list"}
 
-_reads if input.action in {"policy:explain", "access:search"}
+_reads if input.action in {"policy:explain", "access:search", "request:review"}
+
+_asks if input.action in {"request:create", "request:read", "request:list", "request:cancel"}
 
 _provisions if _subject == "scim"
 
@@ -211,7 +226,7 @@ _leaves_policy if _verb in {"read", "list", "rollback", "preview", "explain"}
 
 _of_a_tenant if input.tenant
 
-_within_tenant if _subject in {"role", "member", "mapping", "scim-group", "client", "effective", "access", "audit", "decision"}
+_within_tenant if _subject in {"role", "member", "mapping", "scim-group", "client", "effective", "access", "audit", "decision", "request"}
 
 _within_tenant if input.action in {"tenant:read", "policy:explain"}
 
