@@ -88,6 +88,10 @@ func (u *Usage) Observe(e *enrich.Evaluated) {
 	if tenant == "" {
 		return
 	}
+	if about := e.Authzen; about != nil {
+		u.authzen(about)
+		return
+	}
 	if t := e.Token; !t.Program() && u.take("member", tenant, t.Issuer, t.Subject) {
 		u.pending.Members = append(u.pending.Members, iam.UsedMember{Tenant: tenant, Issuer: t.Issuer, Subject: t.Subject})
 	}
@@ -98,6 +102,17 @@ func (u *Usage) Observe(e *enrich.Evaluated) {
 		if role = strings.TrimSpace(role); role != "" && u.take("role", tenant, role) {
 			u.pending.Named = append(u.pending.Named, iam.UsedRole{Tenant: tenant, Role: role})
 		}
+	}
+}
+
+// authzen takes the subject of an AuthZEN evaluation into account: the client that asked has acted for them. Which of
+// their roles allowed it is not known. u.mu is held.
+func (u *Usage) authzen(about *enrich.Authzen) {
+	switch {
+	case about.SubjectType == "user" && u.take("member", about.Tenant, about.SubjectIssuer, about.SubjectID):
+		u.pending.Members = append(u.pending.Members, iam.UsedMember{Tenant: about.Tenant, Issuer: about.SubjectIssuer, Subject: about.SubjectID})
+	case about.SubjectType == "client" && u.take("client", about.SubjectIssuer, about.SubjectID):
+		u.pending.Clients = append(u.pending.Clients, iam.UsedClient{Issuer: about.SubjectIssuer, ClientID: about.SubjectID})
 	}
 }
 

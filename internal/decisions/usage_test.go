@@ -166,3 +166,35 @@ func BenchmarkUsage(b *testing.B) {
 		u.Observe(e)
 	}
 }
+
+// Of an AuthZEN evaluation the subject was used, and the client that asked: it has acted for them.
+func TestTheSubjectOfAnAuthZENEvaluationIsUsed(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
+	var out stored
+	u := decisions.NewUsage(decisions.UsageConfig{Store: out.store, Now: func() time.Time { return now }, Log: slog.New(slog.DiscardHandler)})
+	for _, about := range []enrich.Authzen{
+		{SubjectType: "user", SubjectIssuer: "https://idp", SubjectID: "alice", Tenant: "acme"},
+		{SubjectType: "user", SubjectIssuer: "https://idp", SubjectID: "alice", Tenant: "acme"},
+		{SubjectType: "client", SubjectIssuer: "https://idp", SubjectID: "bot", Tenant: "acme"},
+		{SubjectType: "device", SubjectID: "alice", Tenant: "acme"},
+	} {
+		e := used(now, "acme", "pep", "pep", "")
+		e.Authzen = &about
+		u.Observe(e)
+	}
+	denied := used(now, "acme", "pep", "pep", "")
+	denied.Authzen, denied.Response.Allowed = &enrich.Authzen{SubjectType: "user", SubjectIssuer: "https://idp", SubjectID: "mallory", Tenant: "acme"}, false
+	u.Observe(denied)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	u.Run(ctx)
+	list := out.take()
+	if len(list) != 1 {
+		t.Fatalf("%+v", list)
+	}
+	clients := []iam.UsedClient{{Issuer: "https://idp", ClientID: "pep"}, {Issuer: "https://idp", ClientID: "bot"}}
+	if !slices.Equal(list[0].Members, []iam.UsedMember{{Tenant: "acme", Issuer: "https://idp", Subject: "alice"}}) || !slices.Equal(list[0].Clients, clients) {
+		t.Errorf("%+v", list[0])
+	}
+}

@@ -333,7 +333,7 @@ func (r *Revision) authzenCaseInput(input ast.Value) (ast.Value, error) {
 	err := all.Iter(func(k, x *ast.Term) error {
 		name, _ := k.Value.(ast.String) // JSON has only string keys
 		if !slices.Contains(authzenFields, string(name)) {
-			return fmt.Errorf("unknown input.%s: %s are allowed", name, strings.Join(authzenFields, ", "))
+			return fmt.Errorf("unknown input.%s: %s are allowed", string(name), strings.Join(authzenFields, ", "))
 		}
 		if entity, ok := x.Value.(ast.Object); ok && slices.Contains(authzenFields[:3], string(name)) {
 			x = ast.NewTerm(WithProperties(entity))

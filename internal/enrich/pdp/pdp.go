@@ -71,7 +71,8 @@ type Service struct {
 	cfg       Config
 	cache     *bounded.Cache[[sha256.Size]byte, *entry]
 	ids       *bounded.Cache[string, names] // of users, which never change: an id is not used again
-	searching chan struct{}                 // a place for each search that runs now
+	budgets   *budgets
+	searching chan struct{} // a place for each search that runs now
 }
 
 // names are a user's, or a client's.
@@ -101,6 +102,7 @@ func New(cfg Config) *Service {
 		cfg:       cfg,
 		cache:     bounded.New[[sha256.Size]byte](max(1, cfg.Entries), cfg.Bytes, func(e *entry) int64 { return e.weight }),
 		ids:       bounded.New[string](1000, 1<<20, func(n names) int64 { return int64(200 + len(n.issuer) + len(n.id)) }),
+		budgets:   newBudgets(),
 		searching: make(chan struct{}, maxSearching),
 	}
 }
@@ -324,8 +326,12 @@ func (s *Service) killed(ctx context.Context, e *evaluation, facts *directory.Vi
 // view is a view of the facts for a caller, whose look-ups of absent documents count.
 func (s *Service) view(c *Caller, deadline time.Time) *directory.View {
 	return s.cfg.Directory.View(directory.Caller{
-		Issuer: c.token.Issuer, Subject: c.token.Subject, ClientID: c.token.ClientID, Lookups: c.token.LookupBudget(),
+		Issuer: c.token.Issuer, Subject: c.token.Subject, ClientID: c.token.ClientID, Lookups: s.budgetOf(c),
 	}, deadline)
+}
+
+func (s *Service) budgetOf(c *Caller) *budget {
+	return s.budgets.of(names{issuer: c.token.Issuer, id: c.token.ClientID})
 }
 
 // evaluation is one question on its way to a decision.
@@ -345,7 +351,7 @@ type evaluation struct {
 	question    policy.AuthzenQuestion
 }
 
-// issued reports whether the subject's token, whose time of issue the caller has told, is revoked.
+// issued reports whether the subject's token is revoked, where the request says when it was issued.
 func (e *evaluation) issued(notBefore time.Time) bool {
 	return !e.issuedAt.IsZero() && (&token.Token{IssuedAt: e.issuedAt}).RevokedBy(notBefore)
 }

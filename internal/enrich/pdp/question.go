@@ -10,6 +10,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
+	"iam-service/internal/directory"
 	"iam-service/internal/enrich"
 	"iam-service/internal/iam"
 	"iam-service/internal/token"
@@ -62,7 +63,8 @@ func (s *Service) Caller(ctx context.Context, raw string) (*Caller, error) {
 	case !t.Program():
 		return nil, &iam.Error{Kind: iam.Forbidden, Code: "client_required", Detail: "the token is a person's: a client asks, by client credentials"}
 	}
-	p, err := s.view(&Caller{token: t}, time.Now().Add(s.cfg.Deadline)).Client(ctx, t.Issuer, t.ClientID)
+	facts := s.cfg.Directory.View(directory.Caller{Issuer: t.Issuer, Subject: t.Subject, ClientID: t.ClientID, Lookups: t.LookupBudget()}, time.Now().Add(s.cfg.Deadline))
+	p, err := facts.Client(ctx, t.Issuer, t.ClientID)
 	switch {
 	case err != nil:
 		return nil, err
@@ -178,18 +180,18 @@ var userID = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4
 // ValidUserID reports whether s has the shape of our ids of users.
 func ValidUserID(s string) bool { return userID.MatchString(s) }
 
-// userByID returns who a user is, by our id; for no user, names that nobody has.
+// userByID returns who a user is, by our id; for no user, names without an id.
 func (s *Service) userByID(ctx context.Context, c *Caller, id string) (names, error) {
-	nobody := names{issuer: c.token.Issuer, id: ""}
+	unknown := names{issuer: c.token.Issuer, id: ""}
 	if !userID.MatchString(id) {
-		return nobody, nil
+		return unknown, nil
 	}
 	if n, ok := s.ids.Get(id); ok {
 		return n, nil
 	}
-	budget := c.token.LookupBudget()
+	budget := s.budgetOf(c)
 	if !budget.Take() {
-		return names{}, &iam.Error{Kind: iam.Unavailable, Code: "too_many_misses", Detail: "this token has caused too many lookups of absent users"}
+		return names{}, &iam.Error{Kind: iam.Unavailable, Code: "too_many_misses", Detail: "this client has caused too many lookups of absent users"}
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Deadline)
 	defer cancel()
@@ -201,7 +203,7 @@ func (s *Service) userByID(ctx context.Context, c *Caller, id string) (names, er
 	case err != nil:
 		return names{}, unavailable(err)
 	case !found:
-		return nobody, nil
+		return unknown, nil
 	}
 	n := names{issuer: issuer, id: subject}
 	s.ids.Add(id, n)

@@ -79,11 +79,10 @@ func (x *search) full() bool {
 
 func (x *search) count() int { return len(x.found.Entities) + len(x.found.Actions) }
 
-// next is the page, which ended before the last candidate.
-func (x *search) next() Found {
+// end ends the page before the last candidate.
+func (x *search) end() {
 	last := x.last
 	x.found.Next = &last
-	return x.found
 }
 
 // allowed evaluates one candidate. pin is the document of a user that was read already.
@@ -156,7 +155,7 @@ func (x *search) users(ctx context.Context, tenant string) error {
 		for i := range list {
 			u := &list[i]
 			if x.full() {
-				x.next()
+				x.end()
 				return nil
 			}
 			x.last = Position{ID: u.ID}
@@ -197,7 +196,7 @@ func (x *search) clients(ctx context.Context, tenant string) error {
 		}
 		for _, client := range list {
 			if x.full() {
-				x.next()
+				x.end()
 				return nil
 			}
 			x.last = Position{ID: client.ClientID, Issuer: client.Issuer}
@@ -298,7 +297,7 @@ func (x *search) each(sorted []string, allowed func(string) (bool, error)) error
 	})
 	for _, name := range sorted[from:] {
 		if x.full() {
-			x.next()
+			x.end()
 			return nil
 		}
 		x.last = Position{ID: name}

@@ -92,8 +92,8 @@ func (s *Service) search(k kind, find func(context.Context, *pdp.Caller, pdp.Req
 	}
 }
 
-// position is what a page's token has. It needs no signature: whoever makes one up skips results of a search that they
-// may run.
+// position is what a page's token has. It needs no signature: a caller that makes one up skips results of a search that
+// it may run.
 type position struct {
 	After pdp.Position `json:"a"`
 	Limit int          `json:"l"`
