@@ -50,7 +50,7 @@ func propagation(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	all, err := startReplicas(ctx, stack, *service, *replicas, "SIGNALS_FILE="+streams, signalSecret+"="+signalSecretValue)
+	all, err := startReplicas(ctx, stack, *service, *replicas, "ADMIN_AUDIENCE="+devstack.AdminAudience, "SIGNALS_FILE="+streams, signalSecret+"="+signalSecretValue)
 	if err != nil {
 		return err
 	}
@@ -58,7 +58,7 @@ func propagation(ctx context.Context, args []string) error {
 
 	load := startLoad(ctx, stack, all, *rate)
 	defer load.stop()
-	b := &propagationBench{stack: stack, db: db, all: all}
+	b := &propagationBench{stack: stack, db: db, all: all, groups: map[string]string{}}
 	var slow []error
 	for i, w := range ways(b) {
 		took := make([]time.Duration, 0, *changes)
@@ -87,6 +87,8 @@ type propagationBench struct {
 	stack *devstack.Stack
 	db    *postgres.DB
 	all   []*replica
+
+	groups map[string]string // of SCIM, by user
 }
 
 // removeRole removes the role editor from one user in a way, and returns how long some replica still returned it.
@@ -100,6 +102,11 @@ func (b *propagationBench) removeRole(ctx context.Context, w way, n int) (time.D
 	m.Roles = []string{"editor"}
 	if err := db.PutMembership(ctx, m); err != nil {
 		return 0, err
+	}
+	if w.prepare != nil {
+		if err := w.prepare(ctx, user); err != nil {
+			return 0, err
+		}
 	}
 	token, err := userToken(stack, n)
 	if err != nil {

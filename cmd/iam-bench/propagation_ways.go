@@ -16,9 +16,11 @@ import (
 // way is a way in which a user loses a role. remove returns when the change is answered; ends instead, if given,
 // returns when the role ends by itself.
 type way struct {
-	name   string
-	remove func(ctx context.Context, user iam.UserFacts) error
-	ends   func(ctx context.Context, user iam.UserFacts) (time.Time, error)
+	name string
+
+	prepare func(ctx context.Context, user iam.UserFacts) error // after the role was granted; may be nil
+	remove  func(ctx context.Context, user iam.UserFacts) error
+	ends    func(ctx context.Context, user iam.UserFacts) (time.Time, error)
 }
 
 // ways are all that are measured.
@@ -34,6 +36,15 @@ func ways(b *propagationBench) []way {
 			end := time.Now().Add(time.Second)
 			m.Roles, m.Terms = []string{"editor"}, map[string]iam.RoleTerm{"editor": {ExpiresAt: end}}
 			return end, b.db.PutMembership(ctx, m)
+		}},
+		{name: "SCIM deactivates the user", prepare: b.provision, remove: func(_ context.Context, user iam.UserFacts) error {
+			return b.scim(user.Memberships[0].Tenant, http.MethodPatch, "/Users/"+user.ID, `{"Operations":[{"op":"replace","value":{"active":false}}]}`)
+		}},
+		{name: "SCIM deletes the user", prepare: b.provision, remove: func(_ context.Context, user iam.UserFacts) error {
+			return b.scim(user.Memberships[0].Tenant, http.MethodDelete, "/Users/"+user.ID, "")
+		}},
+		{name: "the user leaves a SCIM group", prepare: b.provision, remove: func(_ context.Context, user iam.UserFacts) error {
+			return b.scim(user.Memberships[0].Tenant, http.MethodPatch, "/Groups/"+b.groups[user.ID], `{"Operations":[{"op":"remove","path":"members[value eq \"`+user.ID+`\"]"}]}`)
 		}},
 		{name: "a signal revokes the session", remove: func(_ context.Context, user iam.UserFacts) error { return b.signal(user.Subject) }},
 	}

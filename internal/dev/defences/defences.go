@@ -445,6 +445,42 @@ var core = []Defence{
 		Package: "./internal/server/doctor", Test: "TestABundleHasNoSecretOfAnySetting",
 	},
 	{
+		Threat: "provisioning by another caller", File: "internal/admin/scim.go",
+		Code:    "w.client.Tenant != tenant || tenant == \"\" ||\n\t\t!slices.Contains(w.client.Scopes, iam.ScopeSCIM) || !slices.Contains(w.caller.Token.Scopes(), iam.ScopeSCIM) {",
+		Without: "w.client.Tenant != tenant || tenant == \"\" || !slices.Contains([]string{iam.ScopeSCIM}, iam.ScopeSCIM) {",
+		Package: "./internal/adminapi", Test: "TestNoPolicyLetsAnotherCallerProvisionATenant",
+	},
+	{
+		Threat: "provisioning across tenants", File: "internal/postgres/scim.go",
+		Code: "m.user_id = w.id AND m.tenant = $1 AND u.issuer = $2)", Without: "m.user_id = w.id AND m.tenant = $1 AND $2 <> '')",
+		Package: "./internal/adminapi", Test: "TestAProvisioningClientReachesNothingOfAnotherTenant",
+	},
+	{
+		Threat: "provisioning across tenants", File: "internal/postgres/scim.go",
+		Code: "` WHERE g.tenant = $1 AND g.id = $2::uuid`", Without: "` WHERE $1 <> '' AND g.id = $2::uuid`",
+		Package: "./internal/adminapi", Test: "TestAProvisioningClientReachesNothingOfAnotherTenant",
+	},
+	{
+		Threat: "provisioning across tenants", File: "internal/postgres/scim.go",
+		Code: "` WHERE m.tenant = $1 AND u.issuer = $2 AND m.user_id = $3::uuid`", Without: "` WHERE m.tenant = $1 AND $2 <> '' AND m.user_id = $3::uuid`",
+		Package: "./internal/adminapi", Test: "TestAProvisioningClientReachesNothingOfAnotherTenant",
+	},
+	{
+		Threat: "escalation through groups", File: "internal/admin/scim_mapping.go",
+		Code: `checkHeld(holding, graph, after.Roles, "map", "/roles")`, Without: `checkHeld(holding, graph, nil, "map", "/roles")`,
+		Package: "./internal/adminapi", Test: "TestOnlyAnAdministratorWhoHoldsARoleMapsAGroupToIt",
+	},
+	{
+		Threat: "escalation through groups", File: "internal/admin/member_changes.go",
+		Code: "w.checkNotManaged(ctx, tenant, changes)", Without: "w.checkNotManaged(ctx, tenant, nil)",
+		Package: "./internal/adminapi", Test: "TestARoleOfAGroupIsNotChangedByHand",
+	},
+	{
+		Threat: "a suspension undone by provisioning", File: "internal/admin/scim.go",
+		Code: "if e.Active && !u.Suspended {", Without: "if e.Active && u.Tenant == \"\" {",
+		Package: "./internal/adminapi", Test: "TestAnAdministratorsSuspensionIsNotEndedBySCIM",
+	},
+	{
 		Threat: "an unauthorized operator request", File: "internal/telemetry/ops.go",
 		Code: `strings.EqualFold(scheme, "Bearer") && equal == 1`, Without: `strings.EqualFold(scheme, "Bearer")`,
 		Package: "./internal/telemetry", Test: "TestOperatorsNeedTheTokenAndProbesDoNot",
