@@ -81,6 +81,9 @@ func FuzzAdmin(f *testing.F) {
 		if resp.StatusCode >= 500 {
 			t.Fatalf("%s %s %q: %d %s\n%s", req.Method, target, body, resp.StatusCode, answer, w.Logs)
 		}
+		if strings.HasPrefix(resp.Header.Get("Content-Type"), "application/scim+json") {
+			return // errors of its own form: FuzzSCIM
+		}
 		if resp.StatusCode >= 400 {
 			var problem map[string]any
 			if err := json.Unmarshal(answer, &problem); err != nil || resp.Header.Get("Content-Type") != "application/problem+json" {
@@ -98,6 +101,57 @@ func FuzzAdmin(f *testing.F) {
 			if found := internals.FindString(string(said)); found != "" && !internals.Match(body) && !internals.MatchString(path) {
 				t.Fatalf("%s %s %q: tells %q: %s", req.Method, target, body, found, answer)
 			}
+		}
+	})
+}
+
+// Whatever a provisioning client sends, as a filter, a path or a body: never a 500, and never what another tenant has.
+func FuzzSCIM(f *testing.F) {
+	w := newWorld(f, settings{})
+	p, other := w.provision("acme"), w.provision("globex")
+	theirs := other.user("of-another-tenant")
+	ada := p.user("ada")
+	group := p.group("G", ada)
+	paths := []string{"/Users", "/Users/" + ada, "/Groups", "/Groups/" + group, "/Users/.search", "/Groups/.search"}
+	methods := []string{"GET", "POST", "PUT", "PATCH"}
+	for i, seed := range []struct{ query, body string }{
+		{"filter=" + escape(`userName eq "x" or not (externalId co "%" and meta.created gt "2020-01-01T00:00:00Z")`), `{"userName":"x"}`},
+		{"filter=" + escape(`members[value eq "`+theirs+`"]`) + "&count=1&cursor=", `{"displayName":"x","members":[{"value":"` + theirs + `"}]}`},
+		{"attributes=members.value&startIndex=3&count=-1", `{"Operations":[{"op":"remove","path":"members[value eq \"x\"]"}]}`},
+		{"filter=" + escape(`id sw "a" and active ne true`), `{"filter":"id pr","attributes":["id"],"count":2}`},
+		{"cursor=" + "YWFhYWFhYWEtYWFhYS1hYWFhLWFhYWEtYWFhYWFhYWFhYWFh", `{"Operations":[{"op":"replace","value":{"active":"False","externalId":"\u0000"}}]}`},
+	} {
+		f.Add(uint8(i), uint8(i), seed.query, []byte(seed.body))
+	}
+	f.Fuzz(func(t *testing.T, path, method uint8, query string, body []byte) {
+		target, err := url.Parse(w.admin + "/scim/v2/acme" + paths[int(path)%len(paths)])
+		if err != nil {
+			t.Fatal(err)
+		}
+		target.RawQuery = query
+		req, err := http.NewRequestWithContext(ctx, methods[int(method)%len(methods)], target.String(), strings.NewReader(string(body)))
+		if err != nil {
+			return
+		}
+		req.Header.Set("Authorization", "Bearer "+p.token)
+		req.Header.Set("Content-Type", "application/scim+json")
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		answer, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(answer) == "400 Bad Request" {
+			return // net/http itself
+		}
+		if resp.StatusCode >= 500 && resp.StatusCode != http.StatusNotImplemented {
+			t.Fatalf("%s %s %q: %d %s\n%s", req.Method, target, body, resp.StatusCode, answer, w.Logs)
+		}
+		if strings.Contains(string(answer), theirs) && !strings.Contains(string(body), theirs) && !strings.Contains(query, theirs) {
+			t.Fatalf("%s %s %q tells of another tenant: %s", req.Method, target, body, answer)
 		}
 	})
 }

@@ -74,7 +74,7 @@ func (p *provisioner) must(status int, method, path string, body any, headers ..
 	p.Helper()
 	r := p.send(method, path, body, headers...)
 	if r.status != status {
-		p.Fatalf("%s %s %v: got %s, want %d", method, path, body, r, status)
+		p.Fatalf("%s %s %.1000s: got %.1000s, want %d", method, path, fmt.Sprint(body), r, status)
 	}
 	return r
 }

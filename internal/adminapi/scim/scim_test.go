@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/dev/await"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
 )
@@ -124,15 +125,11 @@ func TestAClientHasFewTurnsAtOnce(t *testing.T) {
 			waiting <- err
 		}()
 	}
-	for { // until all wait
+	await.True(t, "all wait", func() bool {
 		all.mu.Lock()
-		n := all.of["a"].users
-		all.mu.Unlock()
-		if n == turnsAtOnce+turnsQueued {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+		defer all.mu.Unlock()
+		return all.of["a"].users == turnsAtOnce+turnsQueued
+	})
 	if _, err := all.wait(t.Context(), "a"); iam.KindOf(err) != iam.TooManyRequests {
 		t.Errorf("one too many: %v", err)
 	}

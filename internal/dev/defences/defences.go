@@ -452,7 +452,7 @@ var core = []Defence{
 	},
 	{
 		Threat: "provisioning across tenants", File: "internal/postgres/scim.go",
-		Code: "m.user_id = w.id AND m.tenant = $1 AND u.issuer = $2)", Without: "m.user_id = w.id AND m.tenant = $1 AND $2 <> '')",
+		Code: "WHERE m.tenant = $1 AND u.issuer = $2 AND m.user_id = ANY ($3::uuid[])`", Without: "WHERE m.tenant = $1 AND $2 <> '' AND m.user_id = ANY ($3::uuid[])`",
 		Package: "./internal/adminapi", Test: "TestAProvisioningClientReachesNothingOfAnotherTenant",
 	},
 	{
