@@ -168,7 +168,7 @@ func (w *Work) EditSCIMUser(ctx context.Context, tenant, id string, c Condition,
 		return u, err
 	}
 	if e.ExternalID != was.ExternalID {
-		// The id itself is the client's: the audit names nobody.
+		// The id itself is the client's, and may be personal: the audit has only whether there is one.
 		if err := w.record(tenant, iam.KindSCIMUser, id, scimUserDoc{was.ExternalID != ""}, scimUserDoc{e.ExternalID != ""}); err != nil {
 			return u, err
 		}

@@ -96,7 +96,7 @@ func TestAMemberHoldsTheRolesByHandAndThoseOfTheirGroups(t *testing.T) {
 				id, _ := r.field("id").(string)
 				ids[name], m.byHand[id] = id, map[string]bool{}
 			},
-			"delete a user": func(rt *rapid.T) {
+			"delete a user": func(*rapid.T) {
 				need(users())
 				id := pick("user", users())
 				p.must(204, "DELETE", "/Users/"+id, nil)
@@ -137,7 +137,7 @@ func TestAMemberHoldsTheRolesByHandAndThoseOfTheirGroups(t *testing.T) {
 				}
 				delete(m.groups, id)
 			},
-			"replace a group": func(rt *rapid.T) {
+			"replace a group": func(*rapid.T) {
 				need(groups())
 				id, members := pick("group", groups()), some("members", users())
 				p.must(200, "PUT", "/Groups/"+id, map[string]any{"displayName": fmt.Sprint(m.groups[id].name, "-", run), "members": refs(members...)})

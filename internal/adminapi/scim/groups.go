@@ -180,12 +180,8 @@ func (s *server) patchGroup(w http.ResponseWriter, r *request) error {
 }
 
 func (s *server) changeGroup(r *request, edits []admin.SCIMGroupEdit, shown bool) (groupView, error) {
-	condition, err := r.condition()
-	if err != nil {
-		return groupView{}, err
-	}
 	return admin.Do(r.Context(), s.Service, r.caller, r.task("update"), func(ctx context.Context, work *admin.Work) (groupView, error) {
-		g, err := work.EditSCIMGroup(ctx, r.tenant, r.id(), condition, edits)
+		g, err := work.EditSCIMGroup(ctx, r.tenant, r.id(), r.condition(), edits)
 		if err != nil || !shown {
 			return groupView{Group: g}, err
 		}
@@ -270,12 +266,8 @@ func (o operation) selectedMembers() (e admin.SCIMGroupEdit, err error) {
 }
 
 func (s *server) deleteGroup(w http.ResponseWriter, r *request) error {
-	condition, err := r.condition()
-	if err != nil {
-		return err
-	}
-	err = s.Service.Do(r.Context(), r.caller, r.task("delete"), func(ctx context.Context, work *admin.Work) error {
-		return work.DeleteSCIMGroup(ctx, r.tenant, r.id(), condition)
+	err := s.Service.Do(r.Context(), r.caller, r.task("delete"), func(ctx context.Context, work *admin.Work) error {
+		return work.DeleteSCIMGroup(ctx, r.tenant, r.id(), r.condition())
 	})
 	if err != nil {
 		return err

@@ -225,7 +225,7 @@ func create[T any](ctx context.Context, s *server, r *request, do func(context.C
 
 // condition parses If-Match (RFC 9110, section 13.1.1). A version is a weak tag (RFC 7644, section 3.14), so the comparison is
 // the weak one.
-func (r *request) condition() (c admin.Condition, err error) {
+func (r *request) condition() (c admin.Condition) {
 	for _, line := range r.Header.Values("If-Match") {
 		for tag := range strings.SplitSeq(line, ",") {
 			tag = strings.TrimPrefix(strings.TrimSpace(tag), "W/")
@@ -243,7 +243,7 @@ func (r *request) condition() (c admin.Condition, err error) {
 	if c.Present {
 		c.Versions = nil
 	}
-	return c, nil
+	return c
 }
 
 func etag(version int64) string { return `W/"` + strconv.FormatInt(version, 10) + `"` }

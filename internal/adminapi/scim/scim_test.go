@@ -103,7 +103,7 @@ func TestAFilterThatIsNestedOrLongIsParsedInAMoment(t *testing.T) {
 	}
 }
 
-// The first requests of a client have a turn, some wait, and more are told to come back; others' turns are their own.
+// The first requests of a client have a turn, some wait, and more are rejected; other clients have turns of their own.
 func TestAClientHasFewTurnsAtOnce(t *testing.T) {
 	t.Parallel()
 	var all turns

@@ -108,12 +108,8 @@ func (s *server) patchUser(w http.ResponseWriter, r *request) error {
 }
 
 func (s *server) changeUser(w http.ResponseWriter, r *request, edit func(*admin.SCIMUserEdit) error) error {
-	condition, err := r.condition()
-	if err != nil {
-		return err
-	}
 	u, err := admin.Do(r.Context(), s.Service, r.caller, r.task("update"), func(ctx context.Context, work *admin.Work) (iam.SCIMUser, error) {
-		return work.EditSCIMUser(ctx, r.tenant, r.id(), condition, edit)
+		return work.EditSCIMUser(ctx, r.tenant, r.id(), r.condition(), edit)
 	})
 	if err != nil {
 		return err
@@ -159,12 +155,8 @@ func (o operation) user(e *admin.SCIMUserEdit) (err error) {
 }
 
 func (s *server) deleteUser(w http.ResponseWriter, r *request) error {
-	condition, err := r.condition()
-	if err != nil {
-		return err
-	}
-	err = s.Service.Do(r.Context(), r.caller, r.task("delete"), func(ctx context.Context, work *admin.Work) error {
-		return work.DeleteSCIMUser(ctx, r.tenant, r.id(), condition)
+	err := s.Service.Do(r.Context(), r.caller, r.task("delete"), func(ctx context.Context, work *admin.Work) error {
+		return work.DeleteSCIMUser(ctx, r.tenant, r.id(), r.condition())
 	})
 	if err != nil {
 		return err
