@@ -34,7 +34,7 @@ func (a *server) mountSignals(r chi.Router) {
 func (a *server) receiveSignal(w http.ResponseWriter, r *http.Request) {
 	stream := chi.URLParam(r, "stream")
 	result, err := a.handleSignal(w, r, stream)
-	attrs := []slog.Attr{slog.String("stream", stream)}
+	attrs := []slog.Attr{slog.String("stream", a.Signals.Label(stream))}
 	if err != nil {
 		a.Signals.Refused(stream, err)
 		attrs = append(attrs, slog.Any("rejected", err))

@@ -259,14 +259,19 @@ func (r *Receiver) Reach(stream string) []string {
 // Handled counts what an accepted signal has led to.
 func (r *Receiver) Handled(stream string, o iam.SignalOutcome) { r.cfg.Accepted(stream, o) }
 
-// Refused counts a rejection. Streams that do not exist are counted as one.
-func (r *Receiver) Refused(stream string, err error) {
+// Label is the name of a stream in logs and metrics. Streams that do not exist are one: a caller chooses their names.
+func (r *Receiver) Label(stream string) string {
 	if r.byName[stream] == nil {
-		stream = "unknown"
+		return "unknown"
 	}
+	return stream
+}
+
+// Refused counts a rejection.
+func (r *Receiver) Refused(stream string, err error) {
 	reason := ReasonInternal
 	if rejection, ok := errors.AsType[*RejectionError](err); ok {
 		reason = rejection.Reason
 	}
-	r.cfg.Rejected(stream, reason)
+	r.cfg.Rejected(r.Label(stream), reason)
 }

@@ -147,8 +147,8 @@ func (p *parser) stream() Stream {
 		Management:  Management(p.Management),
 		secrets:     p.secret(),
 	}
-	if !nameShape.MatchString(s.Name) {
-		p.fault("name", "must be 1 to 64 of a-z, 0-9, _ and -, and is a part of the stream's URL; is %q", s.Name)
+	if !nameShape.MatchString(s.Name) || s.Name == "unknown" {
+		p.fault("name", "must be 1 to 64 of a-z, 0-9, _ and -, and not unknown, which is every stream that does not exist; is %q", s.Name)
 	}
 	if why := p.from.BadURL(s.Issuer); why != "" {
 		p.fault("issuer", "%s", why)
