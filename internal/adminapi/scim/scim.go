@@ -40,7 +40,8 @@ import (
 const (
 	maxUserBody  = 256 << 10
 	maxGroupBody = 16 << 20  // some 100,000 members
-	largeBody    = 256 << 10 // beyond it, the caller is authorized before the body is read
+	largeBody    = 256 << 10 // beyond it, the caller is authorized before the body is read,
+	largeAtOnce  = 4         // and so many are read and decoded at once, one of each client
 )
 
 const media = "application/scim+json"
@@ -64,6 +65,9 @@ type Config struct {
 type server struct {
 	Config
 	turns turns
+
+	largeTurns turns         // of each client
+	large      chan struct{} // one element for each large body
 }
 
 // request is one authenticated request.
@@ -76,7 +80,7 @@ type request struct {
 
 // New returns the handler of everything below /scim/v2.
 func New(cfg Config) http.Handler {
-	s := &server{Config: cfg}
+	s := &server{Config: cfg, turns: turns{atOnce: turnsAtOnce}, largeTurns: turns{atOnce: 1}, large: make(chan struct{}, largeAtOnce)}
 	r := chi.NewRouter()
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, iam.Errorf(iam.NotFound, "no such path")) })
 	r.MethodNotAllowed(func(w http.ResponseWriter, _ *http.Request) {
@@ -144,15 +148,41 @@ func (s *server) handle(w http.ResponseWriter, r *http.Request, h handler) error
 			return err
 		}
 	}
-	done, err := s.turns.wait(r.Context(), caller.Token.Issuer+"\x00"+caller.Token.Subject+"\x00"+caller.Token.ClientID)
+	client := caller.Token.Issuer + "\x00" + caller.Token.Subject + "\x00" + caller.Token.ClientID
+	done, err := s.turns.wait(r.Context(), client)
 	if err != nil {
 		return err
 	}
 	defer done()
+	if r.ContentLength > largeBody || r.ContentLength < 0 {
+		done, err := s.admitLarge(r.Context(), client)
+		if err != nil {
+			return err
+		}
+		defer done()
+	}
 	if q.body, err = s.read(w, q); err != nil {
 		return err
 	}
 	return h(w, q)
+}
+
+// admitLarge waits until a large body may be read, which done ends: the memory for all of them is bounded, and a client that
+// sends slowly holds up its own requests before those of others.
+func (s *server) admitLarge(ctx context.Context, client string) (done func(), err error) {
+	leave, err := s.largeTurns.wait(ctx, client)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, turnsWait)
+	defer cancel()
+	select {
+	case s.large <- struct{}{}:
+		return func() { <-s.large; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, errBusy
+	}
 }
 
 func writes(method string) bool { return method != http.MethodGet && method != http.MethodHead }

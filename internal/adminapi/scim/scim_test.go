@@ -106,7 +106,7 @@ func TestAFilterThatIsNestedOrLongIsParsedInAMoment(t *testing.T) {
 // The first requests of a client have a turn, some wait, and more are rejected; other clients have turns of their own.
 func TestAClientHasFewTurnsAtOnce(t *testing.T) {
 	t.Parallel()
-	var all turns
+	all := turns{atOnce: turnsAtOnce}
 	var held []func()
 	for range turnsAtOnce {
 		done, err := all.wait(t.Context(), "a")

@@ -15,8 +15,10 @@ const (
 )
 
 // turns bounds the requests of each client that are in progress at this replica. Changes of a tenant are serialized by its lock
-// anyway: more of them would only take connections from other tenants. The zero value is ready to use.
+// anyway: more of them would only take connections from other tenants.
 type turns struct {
+	atOnce int // of one client
+
 	mu sync.Mutex
 	of map[string]*turn
 }
@@ -34,10 +36,10 @@ func (t *turns) wait(ctx context.Context, client string) (done func(), err error
 	}
 	q := t.of[client]
 	if q == nil {
-		q = &turn{slots: make(chan struct{}, turnsAtOnce)}
+		q = &turn{slots: make(chan struct{}, t.atOnce)}
 		t.of[client] = q
 	}
-	full := q.users >= turnsAtOnce+turnsQueued
+	full := q.users >= t.atOnce+turnsQueued
 	if !full {
 		q.users++
 	}
