@@ -467,7 +467,13 @@ var core = []Defence{
 	},
 	{
 		Threat: "escalation through groups", File: "internal/admin/scim_mapping.go",
-		Code: `checkHeld(holding, graph, after.Roles, "map", "/roles")`, Without: `checkHeld(holding, graph, nil, "map", "/roles")`,
+		Code: `checkHeld(holding, graph, before.Roles, "change", "")`, Without: `checkHeld(holding, graph, nil, "change", "")`,
+		Package: "./internal/adminapi", Test: "TestOnlyAnAdministratorWhoHoldsARoleMapsAGroupToIt",
+	},
+	{
+		Threat: "escalation through groups", File: "internal/admin/scim_mapping.go", // two checks reject it, of which one is for what ends
+		Code:    "graph, after.Roles, \"map\", \"/roles\"); err != nil {\n\t\treturn before, err\n\t}\n\tadded := slices.DeleteFunc(slices.Clone(after.Roles),",
+		Without: "graph, nil, \"map\", \"/roles\"); err != nil {\n\t\treturn before, err\n\t}\n\tadded := slices.DeleteFunc([]string{},",
 		Package: "./internal/adminapi", Test: "TestOnlyAnAdministratorWhoHoldsARoleMapsAGroupToIt",
 	},
 	{
