@@ -133,7 +133,7 @@ func TestAnotherTenantsSubjectIsLikeNone(t *testing.T) {
 		"the platform's client":        `{"type": "client", "id": "5d0b9a3e-7c41-4b7e-8a55-2f1e6c9d4b10"}`,
 		"an id of ours that is none":   `{"type": "iam_user", "id": "00000000-0000-0000-0000-000000000000"}`,
 		"an id that is none of ours":   `{"type": "iam_user", "id": "alice' OR 1=1"}`,
-		"a type of nobody":             `{"type": "spaceship", "id": "alice"}`,
+		"a type without subjects":      `{"type": "spaceship", "id": "alice"}`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := a.ask("evaluation", `{"subject": `+subject+`, "action": {"name": "read"}, "resource": {"type": "record", "id": "record-1"}}`)
@@ -217,7 +217,7 @@ func TestKillSwitchesHoldWhateverThePolicyAllows(t *testing.T) {
 		"an agent that is not registered":   {body: fmt.Sprintf(agent, `"nobody"`), code: "agent_not_active"},
 		"an agent of another tenant":        {body: fmt.Sprintf(agent, `"stranger"`), code: "agent_not_active"},
 		"an issuer that does not reach":     {body: `{"subject": {"type": "user", "id": "x", "properties": {"issuer": "` + a.Other.Issuer + `"}}, "action": {"name": "x"}, "resource": {"type": "y", "id": "z"}}`, code: "issuer_not_trusted_for_tenant"},
-		"an issuer that nobody trusts":      {body: `{"subject": {"type": "user", "id": "x", "properties": {"issuer": "https://evil.example.com"}}, "action": {"name": "x"}, "resource": {"type": "y", "id": "z"}}`, code: "issuer_not_trusted_for_tenant"},
+		"an issuer that is not trusted":     {body: `{"subject": {"type": "user", "id": "x", "properties": {"issuer": "https://evil.example.com"}}, "action": {"name": "x"}, "resource": {"type": "y", "id": "z"}}`, code: "issuer_not_trusted_for_tenant"},
 		"a client that does not reach":      {body: `{"subject": {"type": "client", "id": "x", "properties": {"issuer": "` + a.Other.Issuer + `"}}, "action": {"name": "x"}, "resource": {"type": "y", "id": "z"}}`, code: "issuer_not_trusted_for_tenant"},
 		"a subject of the policy's own":     {body: `{"subject": {"type": "device", "id": "x"}, "action": {"name": "x"}, "resource": {"type": "y", "id": "z"}}`},
 		"an agent that is of the platform":  {body: fmt.Sprintf(agent, `"5d0b9a3e-7c41-4b7e-8a55-2f1e6c9d4b10"`)},
