@@ -3,6 +3,7 @@ package adminapi
 import (
 	"cmp"
 	"context"
+	"net/http"
 	"net/netip"
 	"strings"
 	"time"
@@ -86,7 +87,40 @@ func (a *server) explainAny(ctx context.Context, c call, b explainBody) (explain
 			return explain.Explanation{}, err
 		}
 	}
-	return a.Explain.Explain(ctx, revision, q)
+	x, err := a.Explain.Explain(ctx, revision, q)
+	if err != nil || !triable(x, q) {
+		return x, err
+	}
+	// The tenant is the caller's to see: they see all.
+	read := admin.Task{Action: c.task.Action}
+	x.Requestable, err = admin.Do(ctx, a.Service, c.caller, read, func(ctx context.Context, w *admin.Work) ([]explain.Requestable, error) {
+		return a.wouldAllow(ctx, w, q, explain.Trial{Revision: revision, Tenant: cmp.Or(q.Tenant, x.Tenant)})
+	})
+	return x, err
+}
+
+// triable reports whether another role could have allowed what was denied: to a person, by the policy.
+func triable(x explain.Explanation, q explain.Question) bool {
+	return !x.Allow && x.Status == http.StatusForbidden && q.Token != nil && !q.Token.Program() && cmp.Or(q.Tenant, x.Tenant) != ""
+}
+
+// wouldAllow finds the roles that a subject can ask for, and that would have allowed q.
+func (a *server) wouldAllow(ctx context.Context, w *admin.Work, q explain.Question, t explain.Trial) ([]explain.Requestable, error) {
+	can, err := w.RequestableBy(ctx, t.Tenant, q.Token.Issuer, q.Token.Subject)
+	if err != nil {
+		return nil, err
+	}
+	var roles []iam.Role
+	for _, r := range can {
+		if !r.Assigned {
+			roles = append(roles, r.Role)
+		}
+	}
+	if len(roles) == 0 {
+		return nil, nil
+	}
+	t.Facts, t.Engine, t.Issuers, t.HeaderMax = w.Facts(), a.Explain.Engine, a.Issuers, a.HeaderMax
+	return t.Requestable(ctx, q, roles)
 }
 
 // explainForTenant explains to a caller who may see one tenant: a decision about it, or what would be decided for one of its
@@ -131,7 +165,11 @@ func (a *server) explainForTenant(ctx context.Context, c call, b explainBody) (x
 			Issuers:   a.Issuers,
 			HeaderMax: a.HeaderMax,
 		}
-		return within.Explain(ctx, q)
+		x, err := within.Explain(ctx, q)
+		if err == nil && triable(x, q) {
+			x.Requestable, err = a.wouldAllow(ctx, w, q, explain.Trial{Tenant: tenant})
+		}
+		return x, err
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"iam-service/internal/dev/world"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
 )
@@ -354,5 +355,57 @@ func TestRequestsOfAMemberAreLimited(t *testing.T) {
 	}))
 	if len(got) != 50 || !slices.IsSorted(got) {
 		t.Errorf("%d requests, in the order %v", len(got), got)
+	}
+}
+
+// The explanation of a denial names the roles that would have allowed it, of those that the subject can ask for.
+func TestAnExplainedDenialNamesARequestableRole(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	w.Load(world.Policy{ClaimsRego: `package iam.claims
+
+decision := {"allow": true, "tenant": input.request.tenant_hint, "headers": {}} if allowed
+
+else := {"allow": false, "status": 403, "reasons": [{"code": "no_permission", "title": "x"}]}
+
+allowed if {
+	t := data.directory.tenants[input.request.tenant_hint]
+	some role in data.directory.users[input.token.iss][input.token.sub].memberships[t.id].roles
+	some granted in t.roles[role].closure
+	"payer:act" in t.roles[granted].permissions
+}
+`})
+	w.requestable()
+	w.want(201, "root", "POST", "/v1/tenants/acme/roles", map[string]any{
+		"name": "boss", "inherits": []string{"payer"}, "request": map[string]any{"by": []string{"editor"}, "approval": "required", "max_seconds": 60},
+	})
+	w.member("acme", "ann", "viewer")
+	named := func(who, path string, body map[string]any) []string {
+		t.Helper()
+		var names []string
+		r := w.want(200, who, "POST", path, body)
+		list, _ := r.field("requestable").([]any)
+		for _, x := range list {
+			m, _ := x.(map[string]any)
+			names = append(names, fmt.Sprint(m["role"], " ", m["approval"], " ", m["max_seconds"]))
+		}
+		if text := r.text("text"); len(names) > 0 && !strings.Contains(text, "payer") {
+			t.Errorf("the text does not name it: %s", text)
+		}
+		return names
+	}
+	want := []string{"payer required 3600"} // not boss, for which she cannot ask, nor oncall, which would not do
+	for who, path := range map[string]string{"tina": "/v1/policy/explain?tenant=acme", "audrey": "/v1/policy/explain"} {
+		if got := named(who, path, map[string]any{"subject": "ann", "tenant": "acme"}); !slices.Equal(got, want) {
+			t.Errorf("to %s: %v, want %v", who, got, want)
+		}
+	}
+	if got := named("audrey", "/v1/policy/explain", map[string]any{"subject": "tina", "tenant": "acme"}); len(got) > 0 {
+		t.Errorf("of what is allowed: %v", got)
+	}
+	w.want(403, "ann", "POST", "/v1/policy/explain?tenant=acme", map[string]any{"subject": "ann"})
+	// Facts stay as they are.
+	if _, has := w.holds(w.user("ann"))["payer"]; has {
+		t.Error("the role was granted")
 	}
 }

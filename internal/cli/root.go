@@ -46,6 +46,8 @@ func Command(environ []string) *cobra.Command {
 		unusedCommand(environ),
 		signalsCommand(environ),
 		importCommand(environ),
+		requestsCommand(environ),
+		endingCommand(environ),
 		eventsCommand(environ),
 		reconcileCommand(environ),
 		instanceCommand(environ),

@@ -65,6 +65,8 @@ type Policy struct {
 	Config    map[string]any // over data.iam.config
 	Rego      string         // instead of all modules
 	AdminRego string         // instead of the package iam.admin
+
+	ClaimsRego string // instead of the package iam.claims
 }
 
 // World is one replica of the service.
@@ -315,10 +317,10 @@ func (w *World) Load(p Policy) {
 	if p.Rego != "" {
 		c.Modules = map[string]string{"p.rego": p.Rego}
 	}
-	if p.AdminRego != "" {
+	for pkg, rego := range map[string]string{"package iam.admin\n": p.AdminRego, "package iam.claims\n": p.ClaimsRego} {
 		for name, text := range c.Modules {
-			if strings.Contains(text, "package iam.admin") {
-				c.Modules[name] = p.AdminRego
+			if rego != "" && strings.Contains(text, pkg) {
+				c.Modules[name] = rego
 			}
 		}
 	}

@@ -84,6 +84,8 @@ type Explanation struct {
 	Rules    []policy.Rule     `json:"rules" doc:"all that can grant or deny, in the order of the files"`
 	Facts    []directory.Fact  `json:"facts" doc:"documents that were read, with the versions of their rows; without a version, the document does not exist"`
 
+	Requestable []Requestable `json:"requestable,omitempty" doc:"of a denial: roles that the subject can ask for, each of which would have allowed it"`
+
 	Recorded *Recorded `json:"recorded,omitempty" doc:"the decision as it was recorded"`
 	Changed  []string  `json:"changed,omitempty" doc:"documents that have changed since"`
 	Unknown  []string  `json:"unknown,omitempty" doc:"input that the policy reads and the record does not have"`
@@ -128,6 +130,9 @@ func (s *Service) Explain(ctx context.Context, r *policy.Revision, q Question) (
 	}
 	if x.Rules, err = s.Engine.Explain(ctx, r, &o.Input, facts); err != nil {
 		x.Rules, x.Detail = []policy.Rule{}, strings.TrimSpace(x.Detail+" (the rules cannot be explained: "+err.Error()+")")
+	}
+	if x.Rules == nil {
+		x.Rules = []policy.Rule{} // as JSON it is a list
 	}
 	if x.Facts = facts.Facts(); x.Facts == nil {
 		x.Facts = []directory.Fact{} // as JSON it is a list
@@ -329,6 +334,9 @@ func (x Explanation) Text(w io.Writer) {
 		for _, path := range x.Unknown {
 			fmt.Fprintf(w, "  not recorded, and read by the policy: %s\n", path)
 		}
+	}
+	for _, r := range x.Requestable {
+		fmt.Fprintf(w, "  the role %s would allow it, which the subject can ask for (%s, for %s at most)\n", r.Role, r.Approval, time.Duration(r.MaxSeconds)*time.Second)
 	}
 	for _, name := range slices.Sorted(maps.Keys(x.Headers)) {
 		fmt.Fprintf(w, "  %s: %s\n", name, x.Headers[name])
