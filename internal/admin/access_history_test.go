@@ -62,7 +62,9 @@ func TestWhatWasEffectiveIsToldByTheAudit(t *testing.T) {
 			return rapid.SliceOfNDistinct(rapid.SampledFrom(of), 0, 2, rapid.ID).Draw(rt, label)
 		}
 		gone := map[string]bool{}
-		for range rapid.IntRange(3, 10).Draw(rt, "steps") {
+		steps := rapid.IntRange(3, 10).Draw(rt, "steps")
+		moments := rapid.SliceOfNDistinct(rapid.IntRange(0, steps-1), 2, 2, rapid.ID).Draw(rt, "moments")
+		for n := range steps {
 			tenant, user := rapid.SampledFrom(tenants).Draw(rt, "tenant"), rapid.SampledFrom(users).Draw(rt, "user")
 			step := func(owner string, do func(context.Context, *admin.Work) error) {
 				_ = o.do(owner, do) // what is not valid changes nothing
@@ -149,14 +151,12 @@ func TestWhatWasEffectiveIsToldByTheAudit(t *testing.T) {
 					gone[user] = true
 				}
 			}
-			history = append(history, o.saidNow(tenants, users, ids, permissions))
-		}
-		for i := range history {
-			j := rapid.IntRange(0, len(history)-1).Draw(rt, "another moment")
-			if i < j {
-				o.changed(rt, tenants, history[i], history[j])
+			if slices.Contains(moments, n) {
+				history = append(history, o.saidNow(tenants, users, ids, permissions))
 			}
 		}
+		o.changed(rt, tenants, history[0], history[1])
+		o.changed(rt, tenants, history[1], history[2])
 		for i, s := range history {
 			for _, tenant := range tenants {
 				for _, user := range users {

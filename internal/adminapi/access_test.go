@@ -253,3 +253,83 @@ func TestASearchListsWhomTheActivePolicyLetsIn(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) { w.want(c.status, c.who, "POST", "/v1/access/search", c.body) })
 	}
 }
+
+// then is a moment before whatever comes next, by the database's clock.
+func (w *adminWorld) then() string {
+	w.Helper()
+	var at time.Time
+	w.OK(w.sql().QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&at))
+	return at.UTC().Format(time.RFC3339Nano)
+}
+
+// Clients, erased users and deleted tenants are told of an earlier moment too: an erased user by our id alone.
+func TestAnEarlierMomentIsToldOfWhatIsGone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	client := w.client("acme", map[string]any{"roles": []string{"viewer"}})
+	w.want(201, "root", "POST", "/v1/tenants", map[string]any{"id": "brief", "slug": "brief", "name": "Brief"})
+	w.want(201, "root", "POST", "/v1/tenants/brief/roles", map[string]any{"name": "reader", "permissions": []string{"brief:read"}})
+	member := func(tenant, subject string, roles ...string) string {
+		r := w.want(201, "root", "POST", "/v1/tenants/"+tenant+"/members", map[string]any{"subject": subject, "roles": roles})
+		id, _ := r.field("user").(string)
+		return id
+	}
+	erased, left := member("acme", "erna", "editor"), member("brief", "lena", "reader")
+	at := w.then()
+	w.want(200, "root", "PATCH", "/v1/clients/"+client, map[string]any{"status": "blocked"})
+	w.want(204, "root", "DELETE", "/v1/users/"+erased, nil)
+	w.want(200, "root", "PATCH", "/v1/tenants/brief", map[string]any{"status": "suspended"}, "Content-Type: application/merge-patch+json")
+	w.want(204, "root", "DELETE", "/v1/tenants/brief", nil)
+
+	held := func(tenant, query string) (found map[string]map[string]any) {
+		found = map[string]map[string]any{}
+		for _, x := range w.want(200, "root", "GET", "/v1/tenants/"+tenant+"/access?"+query+"&limit=500", nil).items() {
+			for _, field := range []string{"user", "client_id"} {
+				if s, _ := x[field].(string); s != "" {
+					found[s] = x
+				}
+			}
+		}
+		return found
+	}
+	if now := held("acme", "role=viewer"); now[client] != nil || now[erased] != nil {
+		t.Errorf("what is gone is held now: %v", now)
+	}
+	then := held("acme", "role=viewer&at="+at)
+	if then[client] == nil || then[erased] == nil || then[erased]["subject"] != nil || then[erased]["issuer"] != nil {
+		t.Errorf("then: %v and %v", then[client], then[erased])
+	}
+	w.want(404, "root", "GET", "/v1/tenants/brief/access?permission=brief:read", nil)
+	if then := held("brief", "permission=brief:read&at="+at); then[left] == nil || then[left]["subject"] != "lena" {
+		t.Errorf("in a tenant that was deleted since: %v", then)
+	}
+	if r := w.want(200, "root", "GET", "/v1/users/"+left+"/access?at="+at, nil); len(r.items()) != 1 || r.items()[0]["tenant"] != "brief" {
+		t.Errorf("what a user held in it: %s", r)
+	}
+	lost := map[string]string{}
+	for _, x := range w.want(200, "root", "GET", "/v1/tenants/acme/access/changes?from="+at, nil).items() {
+		who, _ := x["user"].(string)
+		id, _ := x["client_id"].(string)
+		lost[who+id] = fmt.Sprint(x["lost"], x["entries"])
+	}
+	if !strings.Contains(lost[client], "viewer") || !strings.Contains(lost[client], "client:set-status") || !strings.Contains(lost[erased], "editor") || !strings.Contains(lost[erased], "user:erase") {
+		t.Errorf("what was lost, and by what: %v", lost)
+	}
+	_, body := w.raw("root", "/v1/tenants/brief/access/changes?from="+at, "text/csv")
+	if !strings.Contains(body, ",lost,,brief:read,brief/") {
+		t.Errorf("what the deletion of a tenant took away: %s", body)
+	}
+	for path, pointer := range map[string]string{
+		"/v1/tenants/acme/access?role=viewer&at=2999-01-01T00:00:00Z":                                     "at",
+		"/v1/tenants/acme/access/changes?from=2999-01-01T00:00:00Z":                                       "from",
+		"/v1/tenants/acme/access/changes?from=2020-01-02T00:00:00Z&to=2020-01-01T00:00:00Z":               "from",
+		"/v1/tenants/acme/access/changes":                                                                 "from",
+		"/v1/users/" + w.user("alice") + "/access?at=2999-01-01T00:00:00Z":                                "at",
+		"/v1/tenants/acme/members/" + w.user("alice") + "/access?at=2999-01-01T00:00:00Z":                 "at",
+		"/v1/users/" + w.user("alice") + "/access/changes?from=" + at + "&to=2999-01-01T00:00:00%2B00:00": "to",
+	} {
+		if got := w.want(422, "root", "GET", path, nil).pointers(); !slices.Equal(got, []string{pointer}) {
+			t.Errorf("%s: the error is of %q, want %q", path, got, pointer)
+		}
+	}
+}
