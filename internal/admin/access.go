@@ -23,7 +23,7 @@ type AccessQuestion struct {
 	At     time.Time // as it was then, from the audit; zero: now
 }
 
-// Access is that somebody holds a role or a permission in a tenant, and by which paths. It is in force.
+// Access is that a user, a client or a mapping holds a role or a permission in a tenant, and by which paths. It is in force.
 type Access struct {
 	Kind            string
 	User            string // of a user; issuer and subject are empty for one that was erased
@@ -44,7 +44,7 @@ type AccessPage struct {
 	Next         AccessCursor // where the next page begins
 	More         bool         // there may be a next page; a page can have fewer items than were asked for
 	AsOf         time.Time
-	TenantStatus string // nobody holds anything in a tenant that is not active
+	TenantStatus string // nothing is held in a tenant that is not active
 }
 
 // maxExamined is how many members one page looks at: a page of a list in which few of many are in force is short

@@ -12,7 +12,7 @@ import (
 // AccessPeriod is the time between two moments.
 type AccessPeriod struct{ From, To time.Time }
 
-// AccessChange is what somebody gained and lost in a tenant between two moments, and the entries of the audit that did it.
+// AccessChange is what a user, a client or a mapping gained and lost in a tenant between two moments, and the entries of the audit that did it.
 type AccessChange struct {
 	Tenant          string
 	Kind            string // as of an Access

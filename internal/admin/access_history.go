@@ -27,7 +27,7 @@ func (w *Work) checkMoment(ctx context.Context, name string, at time.Time) error
 	earliest, err := w.tx.EarliestMoment(ctx)
 	if err == nil && at.Before(earliest) {
 		err = &iam.Error{
-			Kind: iam.Invalid, Code: "before_retention", Detail: "the audit does not reach back that far: what was removed from it cannot be told",
+			Kind: iam.Invalid, Code: "before_retention", Detail: "the audit does not reach back that far: what was removed from it is unknown",
 			Fields: []iam.FieldError{{Pointer: name, Detail: "must not be earlier than " + timestamp(earliest) + ", the earliest moment that the audit tells everything of"}},
 		}
 	}
@@ -231,8 +231,8 @@ func (h *history) readClients(ctx context.Context) error {
 	return nil
 }
 
-// candidates are those who hold one of the roles today, and those whose membership has changed since: whoever held it then
-// and is neither has lost it with the tenant, of which everybody with an entry is one.
+// candidates are the holders of one of the roles today, and the members whose membership has changed since. A holder of then
+// who is neither has lost it with the tenant: of a deleted tenant, all members that the audit names are candidates.
 func (h *history) candidates(ctx context.Context, roles []string, after string, limit int) ([]string, error) {
 	since := postgres.ObjectFilter{Chain: h.tenant, Kind: iam.KindMember, After: h.at}
 	if !h.exists {

@@ -285,7 +285,7 @@ func (o *office) saidNow(tenants, users []string, ids map[string]string, permiss
 			}
 			for _, p := range permissions {
 				list := []string{}
-				err := w.EachAccess(ctx, tenant, admin.AccessQuestion{Goal: iam.Goal{Permission: p}}, func(x admin.Access, at time.Time) error {
+				err := w.EachAccess(ctx, tenant, admin.AccessQuestion{Goal: iam.Goal{Permission: p}}, func(x admin.Access, _ time.Time) error {
 					list = append(list, x.Kind+" "+x.User+x.ClientID+x.Mapping.Claim+"="+x.Mapping.Value)
 					return nil
 				})
@@ -333,7 +333,7 @@ func TestAMomentThatTheAuditDoesNotReachIsRejected(t *testing.T) {
 }
 
 func fieldsOf(err error) (out []string) {
-	for _, f := range err.(*iam.Error).Fields { //nolint:errorlint,forcetypeassert // a test
+	for _, f := range err.(*iam.Error).Fields { //nolint:errorlint // a test
 		out = append(out, fmt.Sprint(f.Pointer, " ", f.Detail))
 	}
 	return out

@@ -43,7 +43,7 @@ func TestWhoHoldsAPermissionIsListedWithThePaths(t *testing.T) {
 	}{
 		{name: "a permission", query: "permission=money:pay", want: []string{"dora", "emil", "till", "cashiers"}},
 		{name: "a role", query: "role=payer", want: []string{"dora", "emil", "cashiers"}},
-		{name: "a role that nobody inherits", query: "role=chief", want: []string{"dora", "emil"}},
+		{name: "a role that no other inherits", query: "role=chief", want: []string{"dora", "emil"}},
 		{name: "what nothing grants", query: "permission=no:such", want: []string{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -250,7 +250,7 @@ func TestASearchListsWhomTheActivePolicyLetsIn(t *testing.T) {
 		{name: "after no user", who: "tina", status: 422, body: map[string]any{"tenant": "acme", "after": "x"}},
 		{name: "by a member", who: "dora", status: 403, body: map[string]any{"tenant": "acme"}},
 	} {
-		t.Run(c.name, func(t *testing.T) { w.want(c.status, c.who, "POST", "/v1/access/search", c.body) })
+		t.Run(c.name, func(*testing.T) { w.want(c.status, c.who, "POST", "/v1/access/search", c.body) })
 	}
 }
 
@@ -262,7 +262,7 @@ func (w *adminWorld) then() string {
 	return at.UTC().Format(time.RFC3339Nano)
 }
 
-// Clients, erased users and deleted tenants are told of an earlier moment too: an erased user by our id alone.
+// An earlier moment includes clients, erased users and deleted tenants: an erased user by our id alone.
 func TestAnEarlierMomentIsToldOfWhatIsGone(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})

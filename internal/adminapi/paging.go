@@ -78,7 +78,11 @@ func pageOf[S, T any](ctx context.Context, p Paged, stored []S, wire func(S) T, 
 	}
 	stored = stored[:p.Limit]
 	out := all(stored, wire)
-	out.Body.Next = p.encoded(key(stored[len(stored)-1]))
+	cursor, err := json.Marshal(key(stored[len(stored)-1]))
+	if err != nil {
+		return nil, err
+	}
+	out.Body.Next = base64.RawURLEncoding.EncodeToString(cursor)
 	out.Link = linkTo(ctx, out.Body.Next)
 	return out, nil
 }

@@ -16,7 +16,7 @@ const holderRows = 4
 
 // RoleHolders lists by id, after an id, the members of a tenant whose membership lists one of some roles, in force
 // or not. It merges one range of an index for each role, and reads more only of the roles that are used up, so a page
-// costs the same for a role that everybody has and for many that few have. Fewer than limit: there are no more.
+// costs the same for a role that all have and for many that few have. Fewer than limit: there are no more.
 func (tx *Tx) RoleHolders(ctx context.Context, tenant string, roles []string, after string, limit int) ([]string, error) {
 	type stream struct {
 		role string

@@ -36,7 +36,7 @@ func TestTheHoldersOfRolesAreMergedInPages(t *testing.T) {
 		id, err := db.PutUser(ctx, iam.User{Issuer: pgtest.Issuer, Subject: fmt.Sprint("u", n), Status: iam.UserActive})
 		must(err)
 		var roles []string
-		for i := range kinds { // r0: everybody, r1: every third, r2: every ninth, and so on; the last: none
+		for i := range kinds { // r0: all, r1: every third, r2: every ninth, and so on; the last: none
 			every := 1
 			for range i {
 				every *= 3

@@ -1,5 +1,5 @@
 // Command figures compares the figures of README.md and docs/performance.md with what the last
-// runs of "make bench", "make propagation", "make rollout", "make preview" and "make scale" have
+// runs of "make bench", "make propagation", "make rollout", "make preview", "make access" and "make scale" have
 // printed, which those save in docs/figures. It fails where one is out of its bound, where
 // nothing was measured, and where a row of a table has a number that it knows nothing about.
 //
@@ -74,13 +74,14 @@ var figures = slices.Concat([]figure{
 	{performance, `^\| the request names it \| (?P<trips>` + number + `) \| (?P<ms>` + number + `) \|$`, "bench", `^BenchmarkFirstAnswer/the_request.* (?P<ms>` + number + `) ms-p50 .* (?P<trips>` + number + `) round-trips`, asItIs, absolute},
 	{performance, `^\| only the user's document does \| (?P<trips>` + number + `) \| (?P<ms>` + number + `) \|$`, "bench", `^BenchmarkFirstAnswer/only_the.* (?P<ms>` + number + `) ms-p50 .* (?P<trips>` + number + `) round-trips`, asItIs, absolute},
 	{performance, `^\| 1,000 requests/s on one core, p99 \| bare \| (?P<x>` + number + `)×`, "bench", `; p99 (?P<x>` + number + `)× \(wanted`, asItIs, absolute},
+	{performance, `^\| a page of 50 of who holds what, .*\| \| at most (?P<_1>` + number + `) ms`, "", "", 0, 0},
 	{performance, `^\| 1,000,000 users: resident memory, .*\| \| (?P<full>` + number + `) MB, (?P<_1>` + number + `) ms`, "scale", `^ *1000000 +1 +\d+ +\d+ +(?P<full>` + number + `)`, asItIs, memory},
 	{performance, `^\| 1,000,000 users: resident memory, .*\| \| (?P<_1>` + number + `) MB, (?P<ready>` + number + `) ms`, "scale", `^ *1000000 +1 +(?P<ready>` + number + `)`, asItIs, absolute},
 	{performance, `^\| allocations of ours, decision cached \| \| (?P<x_from>` + number + `) to (?P<x_to>` + number + `) \((?P<bytes>` + number + `) bytes`, "bench", `^BenchmarkAllocationsDecisionCached(-\d+)? .*\s(?P<bytes>` + number + `) B/op\s+(?P<x>` + number + `) allocs/op`, asItIs, absolute},
 	{performance, `^\| a role that was taken away, .*\| \| p99 (?P<p99_from>` + number + `) to (?P<p99_to>` + number + `) ms, at most (?P<most_from>` + number + `) to (?P<most_to>` + number + `) ms in three runs; .* up to (?P<_1>` + number + `) ms`, "propagation", `p99 (?P<p99>\S+), at most (?P<most>\S+)`, asItIs, absolute},
 	{performance, `^\| a policy that is activated .*\| \| p50 (?P<p50_from>` + number + `) to (?P<p50_to>` + number + `) ms, at most (?P<most_from>` + number + `) to (?P<most_to>` + number + `) ms`, "rollout", `: .*p50 (?P<p50>\S+), at most (?P<most>\S+)`, asItIs, absolute},
 	{performance, `^\| facts not in memory \|`, "", "", 0, 0},
-}, peers(), cpu(), engines(), verifications(), scale())
+}, peers(), cpu(), engines(), verifications(), scale(), accessPages())
 
 // peers are the ratios of the table of performance.md.
 func peers() (list []figure) {
@@ -121,6 +122,20 @@ func engines() (list []figure) {
 				performance, row + number + ` µs \| ` + number + ` µs \| ` + number + `× \| (?P<a>` + number + `) \| (?P<b>` + number + `) \|`,
 				"bench", printed + `.*, (?P<a>` + number + `) allocations, (?P<b>` + number + `) by topdown`, asItIs, ratio,
 			})
+	}
+	return list
+}
+
+// accessPages is the table of performance.md of lists of who holds what. The slowest pages are those of a machine with other work.
+func accessPages() (list []figure) {
+	for _, name := range []string{
+		"a role that everybody has", "a role that 3 have", "a role that none has", "a permission through 500 roles, all members",
+		"a permission through 500 roles, no member", "a permission through a dense and 499 rare roles",
+	} {
+		list = append(list, figure{
+			performance, `^\| ` + name + ` \| (?P<few>` + number + `) \| (?P<_1>` + number + `) \| (?P<many>` + number + `) \| (?P<_2>` + number + `) \|`,
+			"access", `^` + name + ` +(?P<few>` + number + `) +` + number + ` +(?P<many>` + number + `) +` + number + `$`, asItIs, absolute,
+		})
 	}
 	return list
 }
