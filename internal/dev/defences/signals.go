@@ -73,11 +73,6 @@ var ofSignals = []Defence{
 		Package: "./internal/adminapi", Test: "TestASignalBlocksAndUnblocksWhatSignalsHaveBlocked",
 	},
 	{
-		Threat: "a signal beyond its issuer", File: "internal/admin/users.go",
-		Code: `if before.Status != after.Status && w.caller.Stream == "" {`, Without: `if before.Status == "" && w.caller.Stream == "" {`,
-		Package: "./internal/adminapi", Test: "TestASignalBlocksAndUnblocksWhatSignalsHaveBlocked",
-	},
-	{
 		Threat: "a signal beyond its issuer", File: "internal/admin/signals.go",
 		Code: "if e.Narrowed && effect != iam.SignalUnblock {", Without: "if e.Narrowed && effect == iam.SignalNone {",
 		Package: "./internal/adminapi", Test: "TestSubjectsOfSeveralFormatsNameAUser",
