@@ -77,7 +77,7 @@ func TestEachFaultOfAStreamIsNamedByItsPlace(t *testing.T) {
 		{name: "a rate", content: stream("per_minute: -1"), want: "streams[0].per_minute"},
 		{name: "a URL of keys", content: stream("jwks_uri: 'http://idp/jwks'"), want: "streams[0].jwks_uri: must be https"},
 		{name: "an endpoint", content: stream("management: {endpoint_url: 'http://iam'}"), want: "streams[0].management.endpoint_url: must be https"},
-		{name: "users of nobody", content: stream("users: ['https://other']"), want: `streams[0].users: "https://other" is none of the trusted issuers`},
+		{name: "users of an unknown issuer", content: stream("users: ['https://other']"), want: `streams[0].users: "https://other" is none of the trusted issuers`},
 		{name: "an effect", content: stream("events: {session-revoked: delete}"), want: "streams[0].events: session-revoked: must be revoke, block, unblock, erase or none"},
 		{name: "an event about the stream", content: stream("events: {'https://schemas.openid.net/secevent/ssf/event-type/verification': block}"), want: "is about the stream"},
 		{name: "a short secret", content: strings.Replace(stream(""), "secret_env: SECRET", "secret_env: SHORT", 1), want: "streams[0].secret: must be 32 to 512"},
