@@ -23,7 +23,7 @@ import (
 const accessAim = 100 * time.Millisecond
 
 // access fills one tenant with many members and measures pages of who holds what over the admin API, the export of
-// everybody, and what the index of roles costs a write.
+// all members, and what the index of roles costs a write.
 func access(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("iam-bench access", flag.ContinueOnError)
 	service := flags.String("service", "bin/iam-service", "the program to measure")
@@ -59,7 +59,7 @@ func access(ctx context.Context, args []string) error {
 	fmt.Printf("%-46s %14s %14s %14s %14s\n", "who holds", "50: p50, ms", "50: max, ms", "500: p50, ms", "500: max, ms")
 	missed := false
 	for _, q := range []struct{ name, query string }{
-		{"a role that everybody has", "role=everybody"},
+		{"a role that all have", "role=all"},
 		{"a role that 3 have", "role=rare"},
 		{"a role that none has", "role=none"},
 		{"a permission through 500 roles, all members", "permission=spread:read"},
@@ -80,11 +80,11 @@ func access(ctx context.Context, args []string) error {
 		fmt.Printf("%-46s %14.1f %14.1f %14.1f %14.1f\n", append([]any{q.name}, cells...)...)
 	}
 	began := time.Now()
-	bytes, err := a.read(ctx, "/v1/tenants/t0/access?role=everybody", "text/csv")
+	bytes, err := a.read(ctx, "/v1/tenants/t0/access?role=all", "text/csv")
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\nexport of everybody as CSV: %d MB in %s, %d MB resident after it\n", bytes>>20, time.Since(began).Round(100*time.Millisecond), all[0].resident())
+	fmt.Printf("\nexport of all members as CSV: %d MB in %s, %d MB resident after it\n", bytes>>20, time.Since(began).Round(100*time.Millisecond), all[0].resident())
 	if err := writes(ctx, conn); err != nil {
 		return err
 	}
@@ -97,14 +97,14 @@ func access(ctx context.Context, args []string) error {
 // seedRoles gives the members roles of each kind, unless an earlier run has.
 func seedRoles(ctx context.Context, conn *pgx.Conn, issuer string) error {
 	var have bool
-	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM roles WHERE name = 'everybody')`).Scan(&have); err != nil || have {
+	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM roles WHERE name = 'all')`).Scan(&have); err != nil || have {
 		return err
 	}
 	for _, sql := range []string{
-		`INSERT INTO roles (tenant, name, permissions) VALUES ('t0', 'everybody', '{skewed:read}'), ('t0', 'rare', '{}'), ('t0', 'none', '{}')`,
+		`INSERT INTO roles (tenant, name, permissions) VALUES ('t0', 'all', '{skewed:read}'), ('t0', 'rare', '{}'), ('t0', 'none', '{}')`,
 		`INSERT INTO roles (tenant, name, permissions) SELECT 't0', 'spread-' || i, '{spread:read}' FROM generate_series(0, 499) i`,
 		`INSERT INTO roles (tenant, name, permissions) SELECT 't0', 'unused-' || i, '{unused:read,skewed:read}' FROM generate_series(0, 498) i`,
-		`UPDATE memberships SET roles = ARRAY ['everybody', 'spread-' || n % 500] || CASE WHEN n < 3 THEN ARRAY ['rare'] ELSE '{}' END
+		`UPDATE memberships SET roles = ARRAY ['all', 'spread-' || n % 500] || CASE WHEN n < 3 THEN ARRAY ['rare'] ELSE '{}' END
 		   FROM (SELECT user_id AS id, row_number() OVER () - 1 AS n FROM memberships WHERE tenant = 't0') x WHERE user_id = x.id AND tenant = 't0'`,
 		`VACUUM ANALYZE`,
 	} {
@@ -180,7 +180,7 @@ func writes(ctx context.Context, conn *pgx.Conn) error {
 		change = `UPDATE memberships SET roles = roles || 'rare'::text WHERE tenant = 't0'
 		             AND user_id IN (SELECT user_id FROM memberships WHERE tenant = 't0' ORDER BY user_id OFFSET $1 LIMIT $2)`
 		join = `WITH u AS (INSERT INTO users (issuer, subject) SELECT 'https://new.example.com', 'n' || i FROM generate_series($1::int, $1::int + $2::int - 1) i RETURNING id)
-		        INSERT INTO memberships (user_id, tenant, roles) SELECT id, 't0', '{everybody,spread-1}' FROM u`
+		        INSERT INTO memberships (user_id, tenant, roles) SELECT id, 't0', '{all,spread-1}' FROM u`
 	)
 	for _, do := range []string{join, change} { // the first of each warms the caches
 		if _, err := measure(do); err != nil {

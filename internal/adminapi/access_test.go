@@ -73,7 +73,7 @@ func TestWhoHoldsAPermissionIsListedWithThePaths(t *testing.T) {
 	if len(client.items()) != 1 || client.items()[0]["permission"] != "money:pay" {
 		t.Errorf("what a client holds: %s", client)
 	}
-	w.want(404, "tina", "GET", "/v1/tenants/acme/access?client=nobody", nil)
+	w.want(404, "tina", "GET", "/v1/tenants/acme/access?client=unknown", nil)
 	for _, query := range []string{"", "?role=a&permission=b", "?role=%00"} {
 		w.want(422, "tina", "GET", "/v1/tenants/acme/access"+query, nil)
 	}

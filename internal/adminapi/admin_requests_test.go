@@ -21,6 +21,7 @@ func TestReadsSupportHEADAndETags(t *testing.T) {
 	alice := w.user("alice")
 	client, group := w.client("acme", nil), w.provision("acme").group("Editors")
 	stored, seen := w.stored(), w.decided()
+	request := w.asked("acme", alice)
 	paths, _ := w.document()["paths"].(map[string]any)
 	asked := 0
 	for template, item := range paths {
@@ -28,7 +29,7 @@ func TestReadsSupportHEADAndETags(t *testing.T) {
 			continue
 		}
 		asked++
-		path := strings.NewReplacer("{tenant}", "acme", "{role}", "viewer", "{user}", alice, "{id}", client, "{group}", group, "{revision}", stored, "{decision}", seen).Replace(template)
+		path := strings.NewReplacer("{tenant}", "acme", "{role}", "viewer", "{user}", alice, "{id}", client, "{group}", group, "{revision}", stored, "{decision}", seen, "{request}", request).Replace(template)
 		if strings.HasPrefix(template, "/v1/tenants/{tenant}/roles/") {
 			path = "/v1/tenants/acme/roles/editor"
 		}

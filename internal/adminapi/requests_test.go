@@ -168,7 +168,7 @@ func TestABreakGlassRoleIsGrantedAtOnce(t *testing.T) {
 	w.want(422, "ann", "POST", acmeRequests, map[string]any{"role": "oncall", "seconds": 3601, "reason": "x"})
 }
 
-// Each of these is an attack, or a race that would grant what nobody has approved.
+// Each of these is an attack, or a race that would grant what was not approved.
 func TestARequestGrantsNoMoreThanAllowed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, settings{})

@@ -163,7 +163,7 @@ func TestAMemberHoldsTheRolesByHandAndThoseOfTheirGroups(t *testing.T) {
 					case 3:
 						ops = append(ops, op("Remove", "members", refs(members...)))
 						if len(members) == 0 {
-							break // an empty list removes nobody
+							break // an empty list removes no member
 						}
 						maps.DeleteFunc(g.members, func(u string, _ bool) bool { return slices.Contains(members, u) })
 					case 4:

@@ -3,12 +3,12 @@ package defences
 // ofAuthzen are those of the AuthZEN API.
 var ofAuthzen = []Defence{
 	{
-		Threat: "evaluations for whoever asks", File: "internal/enrich/pdp/question.go",
+		Threat: "evaluations for any caller", File: "internal/enrich/pdp/question.go",
 		Code: "if !slices.Contains(c.scopes, Scope) {", Without: "if false {",
 		Package: "./internal/gateway/authzen", Test: "TestOnlyARegisteredClientWithTheScopeAsks",
 	},
 	{
-		Threat: "evaluations for whoever asks", File: "internal/enrich/pdp/question.go",
+		Threat: "evaluations for any caller", File: "internal/enrich/pdp/question.go",
 		Code: "case !t.Program():", Without: "case false:",
 		Package: "./internal/gateway/authzen", Test: "TestOnlyARegisteredClientWithTheScopeAsks",
 	},

@@ -129,7 +129,7 @@ func engines() (list []figure) {
 // accessPages is the table of performance.md of lists of who holds what. The slowest pages are those of a machine with other work.
 func accessPages() (list []figure) {
 	for _, name := range []string{
-		"a role that everybody has", "a role that 3 have", "a role that none has", "a permission through 500 roles, all members",
+		"a role that all have", "a role that 3 have", "a role that none has", "a permission through 500 roles, all members",
 		"a permission through 500 roles, no member", "a permission through a dense and 499 rare roles",
 	} {
 		list = append(list, figure{
