@@ -57,12 +57,33 @@ CREATE TABLE role_end_notices (
 );
 CREATE INDEX role_end_notices_expires_idx ON role_end_notices (expires_at);
 
+-- From here on each step has a function iam_grants_<topic>(to_role) for its own tables, and iam_grant calls all that it
+-- finds: steps can be applied and rolled back in any order. A role that can create functions in the schema must not have
+-- one called by its owner: only those count whose owner could replace iam_grant itself.
 ALTER FUNCTION iam_grant(text) RENAME TO iam_grant_before_00015;
 -- +goose StatementBegin
 CREATE FUNCTION iam_grant(to_role text) RETURNS void
     LANGUAGE plpgsql AS $$
+DECLARE
+    part text;
 BEGIN
     PERFORM iam_grant_before_00015(to_role);
+    FOR part IN
+        SELECT format('%I.%I', current_schema(), p.proname) FROM pg_proc p, pg_proc own
+         WHERE p.pronamespace = current_schema()::regnamespace AND starts_with(p.proname, 'iam_grants_')
+           AND pg_get_function_identity_arguments(p.oid) = 'to_role text'
+           AND own.oid = 'iam_grant(text)'::regprocedure AND pg_has_role(p.proowner, own.proowner, 'USAGE')
+         ORDER BY p.proname COLLATE "C"
+    LOOP
+        EXECUTE format('SELECT %s($1)', part) USING to_role;
+    END LOOP;
+END
+$$;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE FUNCTION iam_grants_role_terms(to_role text) RETURNS void
+    LANGUAGE plpgsql AS $$
+BEGIN
     EXECUTE 'GRANT SELECT, INSERT, UPDATE, DELETE ON role_end_notices TO ' || quote_ident(to_role);
 END
 $$;
@@ -74,7 +95,8 @@ DO $$
 BEGIN
     EXECUTE format('ALTER FUNCTION iam_fit_role_terms() SET search_path = %I, pg_temp', current_schema());
     EXECUTE format('ALTER FUNCTION iam_grant(text) SET search_path = %I, pg_temp', current_schema());
-    PERFORM iam_grant(grantee) FROM (
+    EXECUTE format('ALTER FUNCTION iam_grants_role_terms(text) SET search_path = %I, pg_temp', current_schema());
+    PERFORM iam_grants_role_terms(grantee) FROM (
         SELECT DISTINCT grantee::text FROM information_schema.role_table_grants
          WHERE table_schema = current_schema() AND table_name = 'clients' AND privilege_type = 'UPDATE' AND grantee NOT IN ('PUBLIC', current_user)) r;
 END
@@ -82,6 +104,7 @@ $$;
 -- +goose StatementEnd
 
 -- +goose Down
+DROP FUNCTION iam_grants_role_terms(text);
 DROP FUNCTION iam_grant(text);
 ALTER FUNCTION iam_grant_before_00015(text) RENAME TO iam_grant;
 DROP TABLE role_end_notices;

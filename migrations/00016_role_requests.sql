@@ -37,12 +37,11 @@ CREATE INDEX role_requests_tenant_idx ON role_requests (tenant, seq);
 CREATE INDEX role_requests_user_idx ON role_requests (user_id, tenant, seq);
 CREATE INDEX role_requests_due_idx ON role_requests (decide_by) WHERE status = 'pending';
 
-ALTER FUNCTION iam_grant(text) RENAME TO iam_grant_before_00016;
+-- iam_grant calls it: see step 00015.
 -- +goose StatementBegin
-CREATE FUNCTION iam_grant(to_role text) RETURNS void
+CREATE FUNCTION iam_grants_role_requests(to_role text) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM iam_grant_before_00016(to_role);
     EXECUTE 'GRANT SELECT, INSERT, UPDATE ON role_requests TO ' || quote_ident(to_role);
 END
 $$;
@@ -52,8 +51,8 @@ $$;
 -- +goose StatementBegin
 DO $$
 BEGIN
-    EXECUTE format('ALTER FUNCTION iam_grant(text) SET search_path = %I, pg_temp', current_schema());
-    PERFORM iam_grant(grantee) FROM (
+    EXECUTE format('ALTER FUNCTION iam_grants_role_requests(text) SET search_path = %I, pg_temp', current_schema());
+    PERFORM iam_grants_role_requests(grantee) FROM (
         SELECT DISTINCT grantee::text FROM information_schema.role_table_grants
          WHERE table_schema = current_schema() AND table_name = 'clients' AND privilege_type = 'UPDATE' AND grantee NOT IN ('PUBLIC', current_user)) r;
 END
@@ -61,7 +60,6 @@ $$;
 -- +goose StatementEnd
 
 -- +goose Down
-DROP FUNCTION iam_grant(text);
-ALTER FUNCTION iam_grant_before_00016(text) RENAME TO iam_grant;
+DROP FUNCTION iam_grants_role_requests(text);
 DROP TABLE role_requests;
 ALTER TABLE roles DROP COLUMN request;

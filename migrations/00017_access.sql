@@ -49,12 +49,11 @@ UPDATE audit_cuts SET until = (
     SELECT to_timestamp(min(substr(c.relname, 7)), 'YYYY_MM') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
      WHERE i.inhparent = 'audit'::regclass AND c.relname ~ '^audit_[0-9]{4}_[0-9]{2}$');
 
-ALTER FUNCTION iam_grant(text) RENAME TO iam_grant_before_00017;
+-- iam_grant calls it: see step 00015.
 -- +goose StatementBegin
-CREATE FUNCTION iam_grant(to_role text) RETURNS void
+CREATE FUNCTION iam_grants_access(to_role text) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM iam_grant_before_00017(to_role);
     EXECUTE 'GRANT SELECT ON membership_roles TO ' || quote_ident(to_role);
 END
 $$;
@@ -66,11 +65,11 @@ DO $$
 DECLARE
     f regprocedure;
 BEGIN
-    FOREACH f IN ARRAY ARRAY ['iam_index_membership_roles()', 'iam_grant(text)']::regprocedure[] LOOP
+    FOREACH f IN ARRAY ARRAY ['iam_index_membership_roles()', 'iam_grants_access(text)']::regprocedure[] LOOP
         EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', f, current_schema());
     END LOOP;
     REVOKE ALL ON FUNCTION iam_index_membership_roles() FROM PUBLIC;
-    PERFORM iam_grant(grantee) FROM (
+    PERFORM iam_grants_access(grantee) FROM (
         SELECT DISTINCT grantee::text FROM information_schema.role_table_grants
          WHERE table_schema = current_schema() AND table_name = 'clients' AND privilege_type = 'UPDATE' AND grantee NOT IN ('PUBLIC', current_user)) r;
 END
@@ -78,8 +77,7 @@ $$;
 -- +goose StatementEnd
 
 -- +goose Down
-DROP FUNCTION iam_grant(text);
-ALTER FUNCTION iam_grant_before_00017(text) RENAME TO iam_grant;
+DROP FUNCTION iam_grants_access(text);
 ALTER TABLE audit_cuts DROP COLUMN until;
 DROP INDEX audit_chain_object_idx;
 DROP TRIGGER iam_roles_truncated ON memberships;

@@ -37,14 +37,13 @@ CREATE TABLE signal_accounts (
     CONSTRAINT signal_accounts_user_fkey FOREIGN KEY (user_id) REFERENCES users (id) ON DELETE CASCADE
 );
 
-ALTER FUNCTION iam_grant(text) RENAME TO iam_grant_before_00018;
+-- iam_grant calls it: see step 00015.
 -- +goose StatementBegin
-CREATE FUNCTION iam_grant(to_role text) RETURNS void
+CREATE FUNCTION iam_grants_signals(to_role text) RETURNS void
     LANGUAGE plpgsql AS $$
 DECLARE
     r text := quote_ident(to_role);
 BEGIN
-    PERFORM iam_grant_before_00018(to_role);
     EXECUTE 'GRANT SELECT, INSERT, DELETE ON signals TO ' || r;
     EXECUTE 'GRANT SELECT, INSERT, UPDATE ON signal_streams, signal_accounts TO ' || r;
 END
@@ -55,8 +54,8 @@ $$;
 -- +goose StatementBegin
 DO $$
 BEGIN
-    EXECUTE format('ALTER FUNCTION iam_grant(text) SET search_path = %I, pg_temp', current_schema());
-    PERFORM iam_grant(grantee) FROM (
+    EXECUTE format('ALTER FUNCTION iam_grants_signals(text) SET search_path = %I, pg_temp', current_schema());
+    PERFORM iam_grants_signals(grantee) FROM (
         SELECT DISTINCT grantee::text FROM information_schema.role_table_grants
          WHERE table_schema = current_schema() AND table_name = 'clients' AND privilege_type = 'UPDATE' AND grantee NOT IN ('PUBLIC', current_user)) r;
 END
@@ -64,8 +63,7 @@ $$;
 -- +goose StatementEnd
 
 -- +goose Down
-DROP FUNCTION iam_grant(text);
-ALTER FUNCTION iam_grant_before_00018(text) RENAME TO iam_grant;
+DROP FUNCTION iam_grants_signals(text);
 DROP TABLE signal_accounts;
 DROP TABLE signal_streams;
 DROP TABLE signals;

@@ -36,12 +36,11 @@ CREATE TABLE usage_days (
     CONSTRAINT usage_days_pkey PRIMARY KEY (day)
 );
 
-ALTER FUNCTION iam_grant(text) RENAME TO iam_grant_before_00019;
+-- iam_grant calls it: see step 00015.
 -- +goose StatementBegin
-CREATE FUNCTION iam_grant(to_role text) RETURNS void
+CREATE FUNCTION iam_grants_usage(to_role text) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM iam_grant_before_00019(to_role);
     EXECUTE 'GRANT SELECT, INSERT, UPDATE, DELETE ON membership_usage, role_usage, client_usage, usage_days TO ' || quote_ident(to_role);
 END
 $$;
@@ -51,8 +50,8 @@ $$;
 -- +goose StatementBegin
 DO $$
 BEGIN
-    EXECUTE format('ALTER FUNCTION iam_grant(text) SET search_path = %I, pg_temp', current_schema());
-    PERFORM iam_grant(grantee) FROM (
+    EXECUTE format('ALTER FUNCTION iam_grants_usage(text) SET search_path = %I, pg_temp', current_schema());
+    PERFORM iam_grants_usage(grantee) FROM (
         SELECT DISTINCT grantee::text FROM information_schema.role_table_grants
          WHERE table_schema = current_schema() AND table_name = 'clients' AND privilege_type = 'UPDATE' AND grantee NOT IN ('PUBLIC', current_user)) r;
 END
@@ -60,8 +59,7 @@ $$;
 -- +goose StatementEnd
 
 -- +goose Down
-DROP FUNCTION iam_grant(text);
-ALTER FUNCTION iam_grant_before_00019(text) RENAME TO iam_grant;
+DROP FUNCTION iam_grants_usage(text);
 DROP TABLE usage_days;
 DROP TABLE client_usage;
 DROP TABLE role_usage;

@@ -63,12 +63,11 @@ CREATE TRIGGER scim_group_members_added AFTER INSERT ON scim_group_members REFER
 CREATE TRIGGER scim_group_members_removed AFTER DELETE ON scim_group_members REFERENCING OLD TABLE AS changed
     FOR EACH STATEMENT EXECUTE FUNCTION iam_scim_group_changed();
 
-ALTER FUNCTION iam_grant(text) RENAME TO iam_grant_before_00020;
+-- iam_grant calls it: see step 00015.
 -- +goose StatementBegin
-CREATE FUNCTION iam_grant(to_role text) RETURNS void
+CREATE FUNCTION iam_grants_scim(to_role text) RETURNS void
     LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM iam_grant_before_00020(to_role);
     EXECUTE 'GRANT SELECT, INSERT, UPDATE, DELETE ON scim_users, scim_groups, scim_group_members TO ' || quote_ident(to_role);
 END
 $$;
@@ -79,8 +78,8 @@ $$;
 DO $$
 BEGIN
     EXECUTE format('ALTER FUNCTION iam_scim_group_changed() SET search_path = %I, pg_temp', current_schema());
-    EXECUTE format('ALTER FUNCTION iam_grant(text) SET search_path = %I, pg_temp', current_schema());
-    PERFORM iam_grant(grantee) FROM (
+    EXECUTE format('ALTER FUNCTION iam_grants_scim(text) SET search_path = %I, pg_temp', current_schema());
+    PERFORM iam_grants_scim(grantee) FROM (
         SELECT DISTINCT grantee::text FROM information_schema.role_table_grants
          WHERE table_schema = current_schema() AND table_name = 'clients' AND privilege_type = 'UPDATE' AND grantee NOT IN ('PUBLIC', current_user)) r;
 END
@@ -88,8 +87,7 @@ $$;
 -- +goose StatementEnd
 
 -- +goose Down
-DROP FUNCTION iam_grant(text);
-ALTER FUNCTION iam_grant_before_00020(text) RENAME TO iam_grant;
+DROP FUNCTION iam_grants_scim(text);
 DROP TABLE scim_group_members;
 DROP TABLE scim_groups;
 DROP TABLE scim_users;

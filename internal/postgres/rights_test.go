@@ -1,7 +1,6 @@
 package postgres_test
 
 import (
-	"context"
 	"net/url"
 	"slices"
 	"strings"
@@ -16,35 +15,9 @@ import (
 // What iam_grant grants is what Rights looks for: no more is missing, and nothing is left out.
 func TestTheRightsThatAreGrantedAreThoseThatAreNeeded(t *testing.T) {
 	t.Parallel()
-	ctx := context.Background()
 	owner := pgtest.URL(t)
-	conn, err := pgx.Connect(ctx, owner)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close(ctx) })
-	exec := func(sql string) {
-		t.Helper()
-		if _, err := conn.Exec(ctx, sql); err != nil {
-			t.Fatal(sql, err)
-		}
-	}
-	u, _ := url.Parse(owner)
-	role := "rights_of_" + u.Query().Get("search_path")
-	exec(`CREATE ROLE ` + role + ` LOGIN PASSWORD 'secret'`)
-	t.Cleanup(func() {
-		exec(`DROP OWNED BY ` + role)
-		exec(`DROP ROLE ` + role)
-	})
-	u.User = url.UserPassword(role, "secret")
-	rights := func() postgres.Rights {
-		t.Helper()
-		r, err := pgtest.OpenURL(t, u.String()).Rights(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r
-	}
+	s := newServiceRole(t, owner)
+	conn, role, exec, rights, u := s.conn, s.name, s.exec, s.rights, s.url
 	if err := postgres.Grant(ctx, owner, role); err != nil {
 		t.Fatal(err)
 	}
@@ -75,6 +48,64 @@ func TestTheRightsThatAreGrantedAreThoseThatAreNeeded(t *testing.T) {
 	r, err := pgtest.OpenURL(t, owner).Rights(ctx)
 	if err != nil || !slices.Contains(r.Excess, "owns tables of the schema") || len(r.Missing) > 0 {
 		t.Errorf("the owner: %+v, %v", r, err)
+	}
+}
+
+// serviceRole is a role that is to run the service, without a right so far.
+type serviceRole struct {
+	*testing.T
+	conn *pgx.Conn // of the owner
+	name string
+	url  *url.URL // of the role
+}
+
+func newServiceRole(t *testing.T, owner string) serviceRole {
+	t.Helper()
+	conn, err := pgx.Connect(ctx, owner)
+	must(t, err)
+	t.Cleanup(func() { _ = conn.Close(ctx) })
+	u, err := url.Parse(owner)
+	must(t, err)
+	s := serviceRole{T: t, conn: conn, name: "rights_of_" + u.Query().Get("search_path"), url: u}
+	s.exec(`CREATE ROLE ` + s.name + ` LOGIN PASSWORD 'secret'`)
+	t.Cleanup(func() {
+		s.exec(`DROP OWNED BY ` + s.name)
+		s.exec(`DROP ROLE ` + s.name)
+	})
+	u.User = url.UserPassword(s.name, "secret")
+	return s
+}
+
+// exec runs a statement as the owner.
+func (s serviceRole) exec(sql string) {
+	s.Helper()
+	if _, err := s.conn.Exec(ctx, sql); err != nil {
+		s.Fatal(sql, err)
+	}
+}
+
+func (s serviceRole) rights() postgres.Rights {
+	s.Helper()
+	r, err := pgtest.OpenURL(s.T, s.url.String()).Rights(ctx)
+	must(s.T, err)
+	return r
+}
+
+// iam_grant runs as the owner of the schema: a function that another role has created there is not a part of it.
+func TestAGrantCallsNoFunctionOfAnotherRole(t *testing.T) {
+	t.Parallel()
+	owner := pgtest.URL(t)
+	s := newServiceRole(t, owner)
+	s.exec(`GRANT USAGE, CREATE ON SCHEMA ` + s.url.Query().Get("search_path") + ` TO ` + s.name)
+	theirs, err := pgx.Connect(ctx, s.url.String())
+	must(t, err)
+	defer theirs.Close(ctx)
+	_, err = theirs.Exec(ctx, `CREATE FUNCTION iam_grants_everything(to_role text) RETURNS void LANGUAGE plpgsql AS $$
+		BEGIN EXECUTE 'GRANT DELETE ON audit TO ' || quote_ident(to_role); END $$`)
+	must(t, err)
+	must(t, postgres.Grant(ctx, owner, s.name))
+	if r := s.rights(); len(r.Missing) > 0 || slices.Contains(r.Excess, "can DELETE the audit") {
+		t.Errorf("after the grant: %+v", r)
 	}
 }
 
