@@ -10,13 +10,10 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// Errors of signals that are the transmitter's to correct.
-var (
-	ErrSignalState    = &iam.Error{Kind: iam.Invalid, Detail: "state is not the one that was asked for"}
-	ErrSignalSubjects = &iam.Error{Kind: iam.Invalid, Detail: "the aliases of the subject are several users"}
-)
+// ErrSignalState is the transmitter's to correct.
+var ErrSignalState = &iam.Error{Kind: iam.Invalid, Detail: "state is not the one that was asked for"}
 
-// SignalResult is what a signal has led to.
+// SignalResult is what a signal has led to, for one user.
 type SignalResult struct {
 	Outcome iam.SignalOutcome
 	User    string // our id; empty: it was about no user here
@@ -34,19 +31,18 @@ type signalDoc struct {
 	User     string            `json:"user,omitempty"`
 	State    string            `json:"state,omitempty"`  // of a verification event
 	Status   string            `json:"status,omitempty"` // of a stream
-	Reason   string            `json:"reason,omitempty"` // of the status
 }
 
-// ReceiveSignal applies a verified signal, once: a duplicate changes nothing. One transaction records its id, changes the
-// user, and appends audit and events. It fails with ErrSignalState where a verification event has another state
-// than the one that was asked for, and with ErrSignalSubjects.
-func (s *Service) ReceiveSignal(ctx context.Context, c Caller, signal iam.Signal) (SignalResult, error) {
+// ReceiveSignal applies a verified signal, once: a duplicate changes nothing. One transaction records its id, changes its
+// users, and appends audit and events. It returns a result for each user, by id, or one where it is about no user. It
+// fails with ErrSignalState where a verification event has another state than the one that was asked for.
+func (s *Service) ReceiveSignal(ctx context.Context, c Caller, signal iam.Signal) ([]SignalResult, error) {
 	c.Stream, c.Via = signal.Stream, "signal"
 	task := Task{Action: "signal:" + signal.Event.Name, Object: signal.Stream, Writes: true}
-	return Do(ctx, s, c, task, func(ctx context.Context, w *Work) (SignalResult, error) {
+	return Do(ctx, s, c, task, func(ctx context.Context, w *Work) ([]SignalResult, error) {
 		fresh, err := w.tx.AddSignal(ctx, signal.Stream, signal.ID)
 		if err != nil || !fresh {
-			return SignalResult{Outcome: iam.OutcomeDuplicate}, err
+			return outcomeOf(iam.OutcomeDuplicate), err
 		}
 		switch {
 		case signal.Verification != nil:
@@ -58,8 +54,11 @@ func (s *Service) ReceiveSignal(ctx context.Context, c Caller, signal iam.Signal
 	})
 }
 
-func (w *Work) verifyStream(ctx context.Context, signal iam.Signal) (SignalResult, error) {
-	result := SignalResult{Outcome: iam.OutcomeVerified}
+// outcomeOf is the result of a signal about no user.
+func outcomeOf(o iam.SignalOutcome) []SignalResult { return []SignalResult{{Outcome: o}} }
+
+func (w *Work) verifyStream(ctx context.Context, signal iam.Signal) ([]SignalResult, error) {
+	result := outcomeOf(iam.OutcomeVerified)
 	expected, err := w.tx.VerifyStream(ctx, signal.Stream, signal.Verification.State)
 	if err != nil {
 		return result, err
@@ -67,18 +66,18 @@ func (w *Work) verifyStream(ctx context.Context, signal iam.Signal) (SignalResul
 	if !expected {
 		return result, ErrSignalState
 	}
-	doc := docOfSignal(signal, result)
+	doc := docOfSignal(signal, result[0])
 	doc.State = signal.Verification.State
 	return result, w.record("", iam.KindSignal, signal.Stream, nil, doc)
 }
 
-func (w *Work) updateStream(ctx context.Context, signal iam.Signal) (SignalResult, error) {
-	result := SignalResult{Outcome: iam.OutcomeStreamUpdated}
+func (w *Work) updateStream(ctx context.Context, signal iam.Signal) ([]SignalResult, error) {
+	result := outcomeOf(iam.OutcomeStreamUpdated)
 	if _, err := w.tx.UpdateStream(ctx, signal.Stream, *signal.Update); err != nil {
 		return result, err
 	}
-	doc := docOfSignal(signal, result)
-	doc.Status, doc.Reason = signal.Update.Status, signal.Update.Reason
+	doc := docOfSignal(signal, result[0])
+	doc.Status = signal.Update.Status // its reason is free text, and the chain is not erasable
 	return result, w.record("", iam.KindSignal, signal.Stream, nil, doc)
 }
 
@@ -90,76 +89,87 @@ func docOfSignal(signal iam.Signal, r SignalResult) signalDoc {
 	}
 }
 
-// applySignal applies an event about a user. Users whom no one knows here are not audited: a transmitter may send
-// signals about all of its accounts.
-func (w *Work) applySignal(ctx context.Context, signal iam.Signal) (SignalResult, error) {
+// applySignal applies an event about a user. Its subjects may be several users here, one of each issuer: each of them is
+// changed. Users whom no one knows here are not audited: a transmitter may send signals about all of its accounts.
+func (w *Work) applySignal(ctx context.Context, signal iam.Signal) ([]SignalResult, error) {
 	e := signal.Event
 	switch {
 	case e.Name == "unknown":
-		return SignalResult{Outcome: iam.OutcomeUnknownEvent}, nil
+		return outcomeOf(iam.OutcomeUnknownEvent), nil
 	case e.Effect == iam.SignalNone:
-		return SignalResult{Outcome: iam.OutcomeIgnored}, nil
+		return outcomeOf(iam.OutcomeIgnored), nil
 	case len(e.Subjects) == 0:
-		return SignalResult{Outcome: iam.OutcomeNoUser}, nil
+		return outcomeOf(iam.OutcomeNoUser), nil
 	}
-	user, err := w.userOfSignal(ctx, e)
-	if err != nil || user == "" {
-		return SignalResult{Outcome: iam.OutcomeUnknownUser}, err
+	users, err := w.usersOfSignal(ctx, e)
+	if err != nil || len(users) == 0 {
+		return outcomeOf(iam.OutcomeUnknownUser), err
 	}
-	result := SignalResult{User: user}
-	if result.Outcome, err = w.signalUser(ctx, user, signal); err != nil {
-		return result, err
+	results := make([]SignalResult, len(users))
+	for i, user := range users {
+		results[i].User = user
+		if results[i].Outcome, err = w.signalUser(ctx, user, signal); err != nil {
+			return nil, err
+		}
+		if err := w.record("", iam.KindSignal, signal.Stream, nil, docOfSignal(signal, results[i])); err != nil {
+			return nil, err
+		}
 	}
-	return result, w.record("", iam.KindSignal, signal.Stream, nil, docOfSignal(signal, result))
+	return results, nil
 }
 
-// userOfSignal is the id of the user whom all subjects of an event name; "": none is known.
-func (w *Work) userOfSignal(ctx context.Context, e iam.SignalEvent) (user string, err error) {
+// usersOfSignal are the ids of the users whom the subjects of an event name, in order.
+func (w *Work) usersOfSignal(ctx context.Context, e iam.SignalEvent) ([]string, error) {
+	var found []string
+	var unknown []postgres.Identity
 	for _, subject := range e.Subjects {
-		id, err := w.idOfSubject(ctx, subject, e.Effect)
+		id, err := w.idOfSubject(ctx, subject)
 		switch {
 		case err != nil:
-			return "", err
-		case id == "" || id == user:
-		case user != "":
-			return "", ErrSignalSubjects
-		default:
-			user = id
+			return nil, err
+		case id != "":
+			found = append(found, id)
+		case subject.Certain:
+			unknown = append(unknown, postgres.Identity{Issuer: subject.Issuer, Name: subject.Subject})
 		}
-	}
-	return user, nil
-}
-
-func (w *Work) idOfSubject(ctx context.Context, subject iam.SignalSubject, effect iam.SignalEffect) (string, error) {
-	if subject.User != "" {
-		if !canonical(subject.User) {
-			return "", nil
-		}
-		u, found, err := w.tx.UserByID(ctx, subject.User)
-		if err != nil || !found || !slices.Contains(w.caller.Reach, u.Issuer) {
-			return "", err // of another issuer as if it did not exist
-		}
-		return u.ID, nil
-	}
-	id, known, err := w.tx.UserOf(ctx, subject.Issuer, subject.Subject)
-	if err != nil || known {
-		return id, err
-	}
-	if !w.s.cfg.UnknownMapped || !subject.Certain || !effect.Stronger(iam.SignalUnblock) || effect == iam.SignalErase {
-		return "", nil
 	}
 	// Unknown users get the roles that claims of their tokens map to: only a row can revoke those.
-	made, created, err := w.tx.EnsureUsers(ctx, []postgres.Identity{{Issuer: subject.Issuer, Name: subject.Subject}}, "")
-	if err != nil {
-		return "", err
+	if w.s.cfg.UnknownMapped && len(unknown) > 0 && e.Effect.Stronger(iam.SignalUnblock) && e.Effect != iam.SignalErase {
+		made, created, err := w.tx.EnsureUsers(ctx, unknown, "")
+		if err != nil {
+			return nil, err
+		}
+		for _, u := range made {
+			found = append(found, u.ID)
+			if !created[u.ID] {
+				continue
+			}
+			if err := w.userCreated(u); err != nil {
+				return nil, err
+			}
+		}
 	}
-	if created[made[0].ID] {
-		err = w.userCreated(made[0])
-	}
-	return made[0].ID, err
+	slices.Sort(found) // users are locked in one order
+	return slices.Compact(found), nil
 }
 
-// signalUser changes the user whom an event is about.
+// idOfSubject is the id of the user whom a subject names; "": none is known.
+func (w *Work) idOfSubject(ctx context.Context, subject iam.SignalSubject) (string, error) {
+	if subject.User == "" {
+		id, _, err := w.tx.UserOf(ctx, subject.Issuer, subject.Subject)
+		return id, err
+	}
+	if !canonical(subject.User) {
+		return "", nil
+	}
+	u, found, err := w.tx.UserByID(ctx, subject.User)
+	if err != nil || !found || !slices.Contains(w.caller.Reach, u.Issuer) {
+		return "", err // of another issuer as if it did not exist
+	}
+	return u.ID, nil
+}
+
+// signalUser changes a user whom an event is about.
 func (w *Work) signalUser(ctx context.Context, user string, signal iam.Signal) (iam.SignalOutcome, error) {
 	u, err := w.User(ctx, user) // locked
 	if err != nil {

@@ -33,14 +33,18 @@ func (a *server) mountSignals(r chi.Router) {
 // receiveSignal receives one security event token: 202, or an error of RFC 8935, section 2.3.
 func (a *server) receiveSignal(w http.ResponseWriter, r *http.Request) {
 	stream := chi.URLParam(r, "stream")
-	result, err := a.handleSignal(w, r, stream)
+	results, err := a.handleSignal(w, r, stream)
 	attrs := []slog.Attr{slog.String("stream", a.Signals.Label(stream))}
 	if err != nil {
 		a.Signals.Refused(stream, err)
 		attrs = append(attrs, slog.Any("rejected", err))
 	} else {
-		a.Signals.Handled(stream, result.Outcome)
-		attrs = append(attrs, slog.String("outcome", string(result.Outcome)), slog.String("user", result.User))
+		var outcomes, users []string
+		for _, result := range results {
+			a.Signals.Handled(stream, result.Outcome)
+			outcomes, users = append(outcomes, string(result.Outcome)), append(users, result.User)
+		}
+		attrs = append(attrs, slog.String("outcome", strings.Join(outcomes, ",")), slog.String("user", strings.Join(users, ",")))
 	}
 	if line, ok := r.Context().Value(logLineKey{}).(*logLine); ok {
 		line.attrs = append(line.attrs, attrs...)
@@ -52,25 +56,24 @@ func (a *server) receiveSignal(w http.ResponseWriter, r *http.Request) {
 	a.rejectSignal(w, r, err)
 }
 
-func (a *server) handleSignal(w http.ResponseWriter, r *http.Request, stream string) (admin.SignalResult, error) {
-	var none admin.SignalResult
+func (a *server) handleSignal(w http.ResponseWriter, r *http.Request, stream string) ([]admin.SignalResult, error) {
 	bearer, err := problem.Bearer(r.Header)
 	if err != nil {
 		bearer = ""
 	}
 	if rejection := a.Signals.Admit(stream, bearer); rejection != nil {
-		return none, rejection
+		return nil, rejection
 	}
 	if media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); media != "application/secevent+jwt" {
-		return none, &signals.RejectionError{Reason: signals.ReasonForm, Code: signals.CodeInvalidRequest, Description: "Content-Type must be application/secevent+jwt"}
+		return nil, &signals.RejectionError{Reason: signals.ReasonForm, Code: signals.CodeInvalidRequest, Description: "Content-Type must be application/secevent+jwt"}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSignal))
 	if err != nil {
-		return none, &signals.RejectionError{Reason: signals.ReasonForm, Code: signals.CodeInvalidRequest, Description: "the SET cannot be read, or is larger than 32 KiB", Cause: err}
+		return nil, &signals.RejectionError{Reason: signals.ReasonForm, Code: signals.CodeInvalidRequest, Description: "the SET cannot be read, or is larger than 32 KiB", Cause: err}
 	}
 	signal, err := a.Signals.Verify(r.Context(), stream, strings.TrimSpace(string(body)))
 	if err != nil {
-		return none, err
+		return nil, err
 	}
 	caller := admin.Caller{Method: r.Method, RequestID: problem.RequestID(r), Reach: a.Signals.Reach(stream)}
 	peer := problem.Peer(r)
@@ -79,14 +82,11 @@ func (a *server) handleSignal(w http.ResponseWriter, r *http.Request, stream str
 			caller.Address = address.String()
 		}
 	}
-	result, err := a.Service.ReceiveSignal(r.Context(), caller, signal)
-	switch {
-	case errors.Is(err, admin.ErrSignalState):
-		return none, &signals.RejectionError{Reason: signals.ReasonState, Code: signals.CodeInvalidState, Description: problem.DetailOf(err)}
-	case errors.Is(err, admin.ErrSignalSubjects):
-		return none, &signals.RejectionError{Reason: signals.ReasonSubject, Code: signals.CodeInvalidRequest, Description: problem.DetailOf(err)}
+	results, err := a.Service.ReceiveSignal(r.Context(), caller, signal)
+	if errors.Is(err, admin.ErrSignalState) {
+		return nil, &signals.RejectionError{Reason: signals.ReasonState, Code: signals.CodeInvalidState, Description: problem.DetailOf(err)}
 	}
-	return result, err
+	return results, err
 }
 
 // setError is the body of a response to a SET that is not accepted (RFC 8935, section 2.3).

@@ -3,6 +3,7 @@ package adminapi_test
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -347,6 +348,9 @@ func TestASignalThatIsNotValidChangesNothing(t *testing.T) {
 	valid := signed(nil)
 	kid, _ := w.RAuth.Private("ES256")
 	events := func(list map[string]any) map[string]any { return map[string]any{"events": list} }
+	about := func(uri, stream string, body map[string]any) map[string]any {
+		return map[string]any{"sub_id": map[string]any{"format": "opaque", "id": stream}, "events": map[string]any{uri: body}}
+	}
 	for _, c := range []struct {
 		name    string
 		stream  string // "": main
@@ -397,10 +401,19 @@ func TestASignalThatIsNotValidChangesNothing(t *testing.T) {
 				w.subject("alice"), map[string]any{"format": "iss_sub", "iss": w.Other.Issuer, "sub": "alice"},
 			}}}),
 		},
+		{name: "NUL in jti", raw: signed(map[string]any{"jti": "a\x00b"}), err: "invalid_request"},
+		{name: "a line break in jti", raw: signed(map[string]any{"jti": "a\nb"}), err: "invalid_request"},
+		{name: "NUL in sub", raw: signed(map[string]any{"sub_id": w.subject("ali\x00ce")}), err: "invalid_request"},
+		{name: "NUL in iss", raw: signed(map[string]any{"sub_id": map[string]any{"format": "iss_sub", "iss": w.RAuth.Issuer + "\x00", "sub": "alice"}}), err: "invalid_request"},
+		{name: "NUL in an opaque id", raw: signed(map[string]any{"sub_id": map[string]any{"format": "opaque", "id": "\x00"}}), err: "invalid_request"},
 		{
-			name: "aliases that are two users", err: "invalid_request",
-			raw: signed(map[string]any{"sub_id": map[string]any{"format": "aliases", "identifiers": []any{w.subject("alice"), w.subject("bob")}}}),
+			name: "a control character of C1 in an alias", err: "invalid_request",
+			raw: signed(map[string]any{"sub_id": map[string]any{"format": "aliases", "identifiers": []any{w.subject("alice"), w.subject("b\u009bb")}}}),
 		},
+		{name: "NUL in state", raw: signed(about(ssf+"verification", "s1", map[string]any{"state": "\x00"})), err: "invalid_request"},
+		{name: "NUL in reason", raw: signed(about(ssf+"stream-updated", "s1", map[string]any{"status": "paused", "reason": "a\x00"})), err: "invalid_request"},
+		{name: "a line break in reason", raw: signed(about(ssf+"stream-updated", "s1", map[string]any{"status": "paused", "reason": "a\nb"})), err: "invalid_request"},
+		{name: "NUL in the id of the stream", stream: "other", raw: by(w.Other, about(ssf+"verification", "\x00", map[string]any{})), err: "invalid_request"},
 		{name: "a user of ours by another issuer's stream", stream: "other", raw: by(w.Other, map[string]any{"sub_id": w.subject("alice")}), err: "access_denied"},
 		{
 			name: "a verification of another stream", err: "invalid_request",
@@ -565,6 +578,11 @@ func TestAStreamIsVerifiedAndItsStatusIsKnown(t *testing.T) {
 	w.OK(err)
 	if len(streams) != 1 || streams[0].Status != "paused" || streams[0].Reason != "maintenance" || streams[0].State != "mine" || streams[0].VerifiedAt.IsZero() {
 		t.Errorf("the stream is %+v", streams)
+	}
+	// The chain is not erasable: it has what the transmitter says, and not the text that it wrote for people.
+	entry = w.want(200, "root", "GET", "/v1/audit?kind=signal&action=signal:stream-updated", nil).items()[0]
+	if after, _ := entry["after"].(map[string]any); after["status"] != "paused" || strings.Contains(fmt.Sprint(entry), "maintenance") {
+		t.Errorf("the audit has %v", entry)
 	}
 }
 

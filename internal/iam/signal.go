@@ -44,7 +44,7 @@ type SignalEvent struct {
 	By     string    // "initiating_entity": admin, user, policy, system; may be empty
 	Final  bool      // no later signal lifts its block
 
-	Subjects []SignalSubject // all of them name the same user; none: the event is about no user
+	Subjects []SignalSubject // all of them name one person, who may be several users here; none: the event is about no user
 	Narrowed bool            // the event is about a part of what the user is or does: a session, a device, a tenant
 }
 

@@ -156,7 +156,7 @@ func TestEachChangeNotifiesWhatItInvalidates(t *testing.T) {
 		{name: "a message for another schema", do: exec(`SELECT pg_notify('iam_directory_' || current_schema(), 'v1 another all')`), want: nil},
 		{name: "an unknown version", do: exec(`SELECT pg_notify('iam_directory_' || current_schema(), 'v2 what')`), want: []string{"all"}},
 		{name: "an unknown kind", do: exec(`SELECT pg_notify('iam_directory_' || current_schema(), 'v1 ' || current_schema() || ' x 00')`), want: []string{"all"}},
-		{name: "TRUNCATE", do: exec(`TRUNCATE clients, registrations`), want: []string{"all"}},
+		{name: "TRUNCATE", do: exec(`TRUNCATE clients, registrations, client_usage`), want: []string{"all"}},
 		{name: "a purge", do: exec(`SELECT iam_purge()`), want: []string{"all"}},
 		{name: "a change of no fact", do: exec(`UPDATE instance SET id = gen_random_uuid()`), want: nil},
 		{name: "keys of issuers", do: func(t *testing.T) { must(t, db.SaveKeys(ctx, "i", []byte("{}"), []byte("{}"), time.Now())) }, want: nil},

@@ -33,6 +33,11 @@ var ofSignals = []Defence{
 		Package: "./internal/adminapi", Test: "TestASignalThatIsNotValidChangesNothing",
 	},
 	{
+		Threat: "a forged signal", File: "internal/token/signals/set.go",
+		Code: "if strings.ContainsFunc(text, unicode.IsControl) {", Without: `if text == "\x00" && strings.ContainsFunc(text, unicode.IsControl) {`,
+		Package: "./internal/adminapi", Test: "TestASignalThatIsNotValidChangesNothing",
+	},
+	{
 		Threat: "a replayed signal", File: "internal/admin/signals.go",
 		Code: "if err != nil || !fresh {", Without: `if err != nil || !fresh && signal.ID == "" {`,
 		Package: "./internal/adminapi", Test: "TestASignalIsAppliedOnce",

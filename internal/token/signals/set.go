@@ -3,7 +3,9 @@ package signals
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"iam-service/internal/iam"
 )
@@ -32,6 +34,9 @@ func (s *Stream) read(claims map[string]any, now time.Time) (iam.Signal, *Reject
 	var ok bool
 	if signal.ID, ok = claims["jti"].(string); !ok || signal.ID == "" || len(signal.ID) > maxIDBytes {
 		return none, reject(ReasonForm, CodeInvalidRequest, "jti must be a text of 1 to %d bytes", maxIDBytes)
+	}
+	if rejection := printable("jti", signal.ID); rejection != nil {
+		return none, rejection
 	}
 	if signal.IssuedAt, ok = timeOf(claims["iat"]); !ok {
 		return none, reject(ReasonForm, CodeInvalidRequest, "iat must be a number of seconds")
@@ -96,7 +101,12 @@ type streamEvent struct {
 
 // readStreamEvent reads the verification event or the stream-updated event. Their subject is the stream.
 func (s *Stream) readStreamEvent(signal iam.Signal, uri string, e streamEvent) (iam.Signal, *RejectionError) {
-	if subject, ok := e.subject.(map[string]any); ok && s.StreamID != "" && subject["id"] != s.StreamID {
+	subject, _ := e.subject.(map[string]any)
+	id, _ := subject["id"].(string)
+	if rejection := printable("id of sub_id", id); rejection != nil {
+		return signal, rejection
+	}
+	if subject != nil && s.StreamID != "" && id != s.StreamID {
 		return signal, reject(ReasonSubject, CodeInvalidRequest, "sub_id is not the stream_id of this stream")
 	}
 	texts := map[string]string{}
@@ -104,6 +114,9 @@ func (s *Stream) readStreamEvent(signal iam.Signal, uri string, e streamEvent) (
 		text, ok := e.body[name].(string)
 		if _, there := e.body[name]; there && !ok || len(text) > maxStateBytes {
 			return signal, reject(ReasonForm, CodeInvalidRequest, "%s must be a text of at most %d bytes", name, maxStateBytes)
+		}
+		if rejection := printable(name, text); rejection != nil {
+			return signal, rejection
 		}
 		texts[name] = text
 	}
@@ -118,6 +131,15 @@ func (s *Stream) readStreamEvent(signal iam.Signal, uri string, e streamEvent) (
 	signal.Event.Name = nameOf(uri)
 	signal.Update = &iam.StreamUpdate{Status: texts["status"], Reason: cut(texts["reason"])}
 	return signal, nil
+}
+
+// printable rejects a text with control characters: none belongs in an id, PostgreSQL stores no NUL, and a line of a
+// report or a log stays one line.
+func printable(name, text string) *RejectionError {
+	if strings.ContainsFunc(text, unicode.IsControl) {
+		return reject(ReasonForm, CodeInvalidRequest, "%s must have no control characters", name)
+	}
+	return nil
 }
 
 // cut shortens a text to what is stored.

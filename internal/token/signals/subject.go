@@ -67,6 +67,11 @@ func (s *Stream) simple(e *iam.SignalEvent, subject map[string]any) *RejectionEr
 		t, _ := subject[name].(string) // another type is as good as none
 		return t
 	}
+	for _, name := range []string{"iss", "sub", "id"} {
+		if rejection := printable(name+" of the subject", text(name)); rejection != nil {
+			return rejection
+		}
+	}
 	switch formatOf(subject) {
 	case "iss_sub": // section 3.2.4
 		issuer, name := text("iss"), text("sub")
