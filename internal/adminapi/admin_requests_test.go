@@ -22,6 +22,7 @@ func TestReadsSupportHEADAndETags(t *testing.T) {
 	client, group := w.client("acme", nil), w.provision("acme").group("Editors")
 	stored, seen := w.stored(), w.decided()
 	request := w.asked("acme", alice)
+	w.old(1)
 	paths, _ := w.document()["paths"].(map[string]any)
 	asked := 0
 	for template, item := range paths {
