@@ -183,6 +183,17 @@ var sections = []section{
 			{`(time() - max by (stream) (iam_signals_last_accepted_timestamp_seconds{` + here + `})) and max by (stream) (iam_signals_silent{` + here + `}) > 0`, "{{stream}}"},
 		}},
 	}},
+	{"Roles and AuthZEN", []graph{
+		{title: "Requests for roles", says: "What members ask for, what administrators decide, and break-glass grants.", unit: "short", stacked: true, queries: []query{
+			{`sum by (event) (increase(iam_role_requests_total{` + here + `}[$__rate_interval]))`, "{{event}}"},
+		}},
+		{title: "Overdue ends of roles", says: "Roles that have ended and are not removed yet. They are not in force; the loop that removes them is stuck.", unit: "short", queries: []query{
+			{`min(iam_role_ends_overdue{` + here + `})`, "overdue"},
+		}},
+		{title: "AuthZEN decisions", says: "Evaluations of the AuthZEN API, by outcome.", unit: "ops", stacked: true, queries: []query{
+			{`sum by (outcome) (rate(iam_authzen_decisions_total{` + here + `}[$__rate_interval]))`, "{{outcome}}"},
+		}},
+	}},
 	{"Clients", []graph{
 		{title: "Pending", says: "Changes of clients that R-Auth has not confirmed, and those that it rejected.", unit: "short", queries: []query{
 			{`max(iam_clients_pending{` + here + `})`, "pending"},
