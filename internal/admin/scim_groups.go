@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"iam-service/internal/iam"
@@ -146,9 +147,34 @@ func idSet(ids []string) map[string]bool {
 	return set
 }
 
+// MaxSCIMWholeEdits is how many steps of one change of a group may go through all its members.
+const MaxSCIMWholeEdits = 10
+
+// ofAllMembers reports whether a step goes through all members of the group.
+func (e SCIMGroupEdit) ofAllMembers() bool { return e.Set != nil || e.Where != nil }
+
+// checkWhole limits the steps that go through all members: they are as many comparisons as the group has members, under the
+// tenant's lock.
+func checkWhole(edits []SCIMGroupEdit) error {
+	n := 0
+	for _, e := range edits {
+		if e.ofAllMembers() {
+			n++
+		}
+	}
+	if n <= MaxSCIMWholeEdits {
+		return nil
+	}
+	return iam.InvalidFields([]iam.FieldError{{Pointer: "/Operations", Detail: fmt.Sprintf(
+		"has %d operations that replace all members or select them by a filter: at most %d are allowed in one PATCH; name the members to add and to remove", n, MaxSCIMWholeEdits)}})
+}
+
 // planGroup applies steps to g, and sums up what they change of its members. Members are read only where a step needs them.
 func (w *Work) planGroup(ctx context.Context, g *iam.SCIMGroup, edits []SCIMGroupEdit) (groupMembers, error) {
 	m := groupMembers{added: map[string]bool{}, removed: map[string]bool{}}
+	if err := checkWhole(edits); err != nil {
+		return m, err
+	}
 	var stored []string
 	read := func() (err error) {
 		if stored == nil && g.Members > 0 {
@@ -159,8 +185,11 @@ func (w *Work) planGroup(ctx context.Context, g *iam.SCIMGroup, edits []SCIMGrou
 	remove := func(id string) { delete(m.added, id); m.removed[id] = true }
 	add := func(id string) { delete(m.removed, id); m.added[id] = true }
 	for _, e := range edits {
+		if err := ctx.Err(); err != nil {
+			return m, err
+		}
 		e.rename(g)
-		if e.Set != nil || e.Where != nil {
+		if e.ofAllMembers() {
 			if err := read(); err != nil {
 				return m, err
 			}
@@ -175,7 +204,10 @@ func (w *Work) planGroup(ctx context.Context, g *iam.SCIMGroup, edits []SCIMGrou
 			}
 		}
 		if e.Where != nil {
-			for _, id := range slices.Concat(stored, keysOf(m.added)) {
+			for i, id := range slices.AppendSeq(slices.Clone(stored), maps.Keys(m.added)) {
+				if i%1024 == 0 && ctx.Err() != nil {
+					return m, ctx.Err()
+				}
 				if e.Where(id) {
 					remove(id)
 				}

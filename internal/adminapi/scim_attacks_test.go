@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"iam-service/internal/admin"
 	"iam-service/internal/dev/devstack"
 	"iam-service/internal/iam"
 )
@@ -300,4 +301,33 @@ func TestAnAdministratorsSuspensionIsNotEndedBySCIM(t *testing.T) {
 	w.want(200, "root", "PATCH", member, map[string]any{"status": "active"})
 	w.want(200, "root", "PATCH", member, map[string]any{"status": "suspended"})
 	p.must(409, "PATCH", "/Users/"+ada, resume) // the suspension of SCIM was ended before
+}
+
+func TestAPatchGoesThroughAllMembersOfAGroupTenTimesAtMost(t *testing.T) {
+	t.Parallel()
+	p := newWorld(t, settings{}).provision("acme")
+	ada, bob := p.user("ada"), p.user("bob")
+	g := p.group("Many", ada, bob)
+	for name, one := range map[string]map[string]any{
+		"filter":      op("remove", `members[value ne "`+ada+`"]`, nil),
+		"replacement": op("replace", "members", refs(ada)),
+		"removal":     op("remove", "members", nil),
+	} {
+		t.Run(name, func(t *testing.T) {
+			ops := []map[string]any{op("add", "members", refs(ada))}
+			for range admin.MaxSCIMWholeEdits {
+				ops = append(ops, one)
+			}
+			p.must(204, "PATCH", "/Groups/"+g, patchOps(ops...))
+			r := p.must(400, "PATCH", "/Groups/"+g, patchOps(append(ops, one)...))
+			if r.field("scimType") != "invalidValue" || !strings.Contains(r.String(), "at most 10 are allowed") {
+				t.Errorf("one more: %s", r)
+			}
+		})
+	}
+	named := []map[string]any{} // each names its members: as many as a PATCH may have
+	for range 500 {
+		named = append(named, op("add", "members", refs(ada)), op("remove", `members[value eq "`+bob+`"]`, nil))
+	}
+	p.must(204, "PATCH", "/Groups/"+g, patchOps(named...))
 }

@@ -389,3 +389,15 @@ func TestProvisioningIsAuditedAndPublished(t *testing.T) {
 		t.Errorf("the audit: %s", body)
 	}
 }
+
+func TestASchemaIsFoundByItsEscapedName(t *testing.T) {
+	t.Parallel()
+	p := newWorld(t, settings{}).provision("acme")
+	const id = "urn:ietf:params:scim:schemas:core:2.0:User"
+	for _, path := range []string{id, strings.ReplaceAll(id, ":", "%3A"), strings.ReplaceAll(id, ":", "%3a")} {
+		if r := p.must(200, "GET", "/Schemas/"+path, nil); r.field("id") != id {
+			t.Errorf("%s: %s", path, r)
+		}
+	}
+	p.must(404, "GET", "/Schemas/"+strings.ReplaceAll(id, ":", "%253A"), nil)
+}

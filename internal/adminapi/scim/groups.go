@@ -152,6 +152,9 @@ func (s *server) putGroup(w http.ResponseWriter, r *request) error {
 	return s.respondGroup(w, r, http.StatusOK, v)
 }
 
+// maxNamed is how many members the operations of one PATCH name: all leave a full group, and as many join it.
+const maxNamed = 2 * iam.MaxSCIMGroupMembers
+
 // patchGroup responds without the group, which may be large, unless attributes are requested (RFC 7644, section 3.5.2).
 func (s *server) patchGroup(w http.ResponseWriter, r *request) error {
 	operations, err := parsePatch(r.body)
@@ -159,10 +162,14 @@ func (s *server) patchGroup(w http.ResponseWriter, r *request) error {
 		return err
 	}
 	edits := make([]admin.SCIMGroupEdit, 0, len(operations))
+	named := 0
 	for _, o := range operations {
 		e, err := o.group()
 		if err != nil {
 			return err
+		}
+		if named += len(e.Set) + len(e.Add) + len(e.Remove); named > maxNamed {
+			return malformed(invalidValue, "the operations of a PATCH name 200,000 members at most: use several requests")
 		}
 		edits = append(edits, e)
 	}

@@ -27,22 +27,23 @@ func parsePatch(body []byte) ([]operation, error) {
 	if err != nil {
 		return nil, err
 	}
-	var list []json.RawMessage
-	if raw, given := o["operations"]; !given || json.Unmarshal(raw, &list) != nil || len(list) == 0 {
-		return nil, malformed(invalidSyntax, "Operations must be a list of at least one operation")
-	}
-	if len(list) > maxOperations {
-		return nil, malformed(invalidValue, "a PATCH has 1,000 operations at most")
-	}
 	var all []operation
-	for _, raw := range list {
+	n := 0
+	isList, err := elements(o["operations"], func(raw json.RawMessage) error {
 		operations, err := parseOperation(raw)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		all = append(all, operations...)
+		if n++; max(n, len(all)) > maxOperations {
+			return malformed(invalidValue, "a PATCH has 1,000 operations at most; one without a path counts for each attribute of its value")
+		}
+		return nil
+	})
+	if err == nil && (!isList || n == 0) {
+		err = malformed(invalidSyntax, "Operations must be a list of at least one operation")
 	}
-	return all, nil
+	return all, err
 }
 
 func parseOperation(raw json.RawMessage) ([]operation, error) {

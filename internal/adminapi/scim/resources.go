@@ -3,6 +3,7 @@ package scim
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"strings"
 	"time"
 
@@ -170,6 +171,9 @@ func (p projection) of(r resource) resource {
 // compared ignoring case (RFC 7643, section 2.1).
 type object map[string]json.RawMessage
 
+// maxAttributes is the largest number of attributes of one object.
+const maxAttributes = 256
+
 // parseObject decodes an object. It rejects an attribute that is there twice, in any case: two programs could read it differently.
 func parseObject(raw []byte) (object, error) {
 	if !json.Valid(raw) {
@@ -193,6 +197,9 @@ func parseObject(raw []byte) (object, error) {
 		name = attribute(name)
 		if _, twice := o[name]; twice {
 			return nil, malformed(invalidSyntax, "the attribute "+clip(name)+" is there twice")
+		}
+		if len(o) == maxAttributes {
+			return nil, malformed(invalidSyntax, "an object has 256 attributes at most")
 		}
 		o[name] = value
 	}
@@ -236,16 +243,44 @@ func boolean(name string, raw json.RawMessage) (b bool, err error) {
 	return false, malformed(invalidValue, name+" must be true or false")
 }
 
+// elements calls each with one element of a list after the other, until it fails: a body can have millions of them, which are
+// never in memory together. It reports whether raw is a list.
+func elements(raw json.RawMessage, each func(json.RawMessage) error) (isList bool, err error) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	if t, err := d.Token(); err != nil || t != json.Delim('[') {
+		return false, nil
+	}
+	for d.More() {
+		var one json.RawMessage
+		if err := d.Decode(&one); err != nil {
+			return true, malformed(invalidSyntax, "the body is no JSON")
+		}
+		if err := each(one); err != nil {
+			return true, err
+		}
+	}
+	return true, nil
+}
+
 // unwrap returns the value of a list of one entry, as older versions of Entra ID send simple attributes: [{"value": …}].
 func unwrap(raw json.RawMessage) json.RawMessage {
-	var list []struct {
+	var only struct {
 		Value json.RawMessage `json:"value"`
 	}
-	if raw[0] == '[' && json.Unmarshal(raw, &list) == nil && len(list) == 1 && len(list[0].Value) > 0 {
-		return list[0].Value
+	n := 0
+	isList, err := elements(raw, func(one json.RawMessage) error {
+		if n++; n > 1 {
+			return errMany
+		}
+		return json.Unmarshal(one, &only)
+	})
+	if isList && err == nil && n == 1 && len(only.Value) > 0 {
+		return only.Value
 	}
 	return raw
 }
+
+var errMany = errors.New("more than one element")
 
 // members reads a list of members, or one of them. Their ids are never nil.
 func members(raw json.RawMessage) ([]string, error) {
@@ -257,25 +292,27 @@ func members(raw json.RawMessage) ([]string, error) {
 	if isNull(raw) {
 		return ids, nil
 	}
-	var list []member
-	if err := json.Unmarshal(raw, &list); err != nil {
-		var one member
-		if json.Unmarshal(raw, &one) != nil {
-			return nil, malformed(invalidValue, `members must be a list of objects with the id of a user as "value"`)
-		}
-		list = []member{one}
-	}
-	if len(list) > iam.MaxSCIMGroupMembers {
-		return nil, malformed(invalidValue, "a group can have 100,000 members at most")
-	}
-	for _, m := range list {
-		switch {
+	add := func(raw json.RawMessage) error {
+		var m member
+		switch err := json.Unmarshal(raw, &m); {
+		case err != nil:
+			return malformed(invalidValue, `members must be a list of objects with the id of a user as "value"`)
 		case m.Value == nil:
-			return nil, malformed(invalidValue, `a member must have the id of a user as "value"`)
+			return malformed(invalidValue, `a member must have the id of a user as "value"`)
 		case m.Type != "" && !strings.EqualFold(m.Type, "User"):
-			return nil, malformed(invalidValue, "members must be users: groups within groups are not supported")
+			return malformed(invalidValue, "members must be users: groups within groups are not supported")
+		case len(ids) == iam.MaxSCIMGroupMembers:
+			return malformed(invalidValue, "a group can have 100,000 members at most")
 		}
 		ids = append(ids, *m.Value)
+		return nil
+	}
+	isList, err := elements(raw, add)
+	if err == nil && !isList {
+		err = add(raw)
+	}
+	if err != nil {
+		return nil, err
 	}
 	return ids, nil
 }

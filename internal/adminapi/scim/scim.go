@@ -25,6 +25,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -42,6 +43,7 @@ const (
 	maxGroupBody = 16 << 20  // some 100,000 members
 	largeBody    = 256 << 10 // beyond it, the caller is authorized before the body is read,
 	largeAtOnce  = 4         // and so many are read and decoded at once, one of each client
+	smallAtOnce  = 128       // so many other bodies are read and decoded at once, of all clients: 32 MB
 )
 
 const media = "application/scim+json"
@@ -68,6 +70,7 @@ type server struct {
 
 	largeTurns turns         // of each client
 	large      chan struct{} // one element for each large body
+	small      chan struct{} // one element for each other body
 }
 
 // request is one authenticated request.
@@ -80,7 +83,13 @@ type request struct {
 
 // New returns the handler of everything below /scim/v2.
 func New(cfg Config) http.Handler {
-	s := &server{Config: cfg, turns: turns{atOnce: turnsAtOnce}, largeTurns: turns{atOnce: 1}, large: make(chan struct{}, largeAtOnce)}
+	s := &server{
+		Config:     cfg,
+		turns:      turns{atOnce: turnsAtOnce},
+		largeTurns: turns{atOnce: 1},
+		large:      make(chan struct{}, largeAtOnce),
+		small:      make(chan struct{}, smallAtOnce),
+	}
 	r := chi.NewRouter()
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, iam.Errorf(iam.NotFound, "no such path")) })
 	r.MethodNotAllowed(func(w http.ResponseWriter, _ *http.Request) {
@@ -154,12 +163,18 @@ func (s *server) handle(w http.ResponseWriter, r *http.Request, h handler) error
 		return err
 	}
 	defer done()
-	if r.ContentLength > largeBody || r.ContentLength < 0 {
+	switch {
+	case r.ContentLength > largeBody || r.ContentLength < 0:
 		done, err := s.admitLarge(r.Context(), client)
 		if err != nil {
 			return err
 		}
 		defer done()
+	case r.ContentLength > 0:
+		if err := enter(r.Context(), s.small); err != nil {
+			return err
+		}
+		defer func() { <-s.small }()
 	}
 	if q.body, err = s.read(w, q); err != nil {
 		return err
@@ -174,14 +189,22 @@ func (s *server) admitLarge(ctx context.Context, client string) (done func(), er
 	if err != nil {
 		return nil, err
 	}
+	if err := enter(ctx, s.large); err != nil {
+		leave()
+		return nil, err
+	}
+	return func() { <-s.large; leave() }, nil
+}
+
+// enter waits for a place among the requests of all clients.
+func enter(ctx context.Context, places chan struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, turnsWait)
 	defer cancel()
 	select {
-	case s.large <- struct{}{}:
-		return func() { <-s.large; leave() }, nil
+	case places <- struct{}{}:
+		return nil
 	case <-ctx.Done():
-		leave()
-		return nil, errBusy
+		return errBusy
 	}
 }
 
@@ -197,7 +220,7 @@ func (s *server) read(w http.ResponseWriter, r *request) ([]byte, error) {
 		return nil, &iam.Error{Kind: iam.Malformed, Code: unsupportedMedia, Detail: "the body must be " + media + " or application/json"}
 	}
 	most := int64(maxUserBody)
-	if strings.Contains(chi.RouteContext(r.Context()).RoutePattern(), "/Groups") {
+	if pattern := chi.RouteContext(r.Context()).RoutePattern(); strings.Contains(pattern, "/Groups") && !strings.HasSuffix(pattern, "/.search") {
 		most = maxGroupBody
 	}
 	if r.ContentLength > largeBody || r.ContentLength < 0 && most > largeBody {
@@ -235,7 +258,18 @@ func (r *request) task(verb string) admin.Task {
 	}
 }
 
-func (r *request) id() string { return chi.URLParam(r.Request, "id") }
+// id is that of the path. The router returns it as it was sent where the client has escaped more than it needs to, such as the
+// colons of a schema.
+func (r *request) id() string {
+	id := chi.URLParam(r.Request, "id")
+	if r.URL.RawPath == "" {
+		return id
+	}
+	if plain, err := url.PathUnescape(id); err == nil {
+		return plain
+	}
+	return id
+}
 
 // create runs a POST: with an Idempotency-Key, a retry gets the response of the first one, and has no further effect.
 func create[T any](ctx context.Context, s *server, r *request, do func(context.Context, *admin.Work) (T, error)) (T, error) {

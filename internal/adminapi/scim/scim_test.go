@@ -2,6 +2,7 @@ package scim
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -81,6 +82,51 @@ func FuzzPatch(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Lists and objects of a body end at their limits: what is after them is not decoded. It is not parallel, since it counts allocations.
+func TestWhatABodyListsIsDecodedUpToItsLimitAlone(t *testing.T) { //nolint:paralleltest // see above
+	many := func(open, one, end string) string { return open + strings.Repeat(one+",", 300_000) + one + end }
+	names := make([]string, 300_000)
+	for i := range names {
+		names[i] = fmt.Sprintf(`"a%d":1`, i)
+	}
+	wide := "{" + strings.Join(names, ",") + "}"
+	member := `{"op":"add","path":"members","value":[` + strings.Repeat(`{"value":"x"},`, 1_000_000) + `{"value":"x"}]}`
+	for name, c := range map[string]struct{ body, says string }{
+		"operations that are empty":     {many(`{"Operations":[`, `{}`, `]}`), "op must be"},
+		"operations":                    {many(`{"Operations":[`, `{"op":"remove","path":"externalId"}`, `]}`), "1,000 operations"},
+		"operations without a path":     {many(`{"Operations":[`, `{"op":"add","value":{"a":1,"b":2,"c":3}}`, `]}`), "1,000 operations"},
+		"attributes":                    {wide, "256 attributes"},
+		"attributes of a value":         {`{"Operations":[{"op":"add","value":` + wide + `}]}`, "must be an object of attributes"},
+		"members":                       {`{"Operations":[` + member + `]}`, "100,000 members"},
+		"members that are empty":        {`{"Operations":[{"op":"add","path":"members","value":` + many("[", "{}", "]") + `}]}`, "must have the id"},
+		"values of a simple attribute":  {`{"Operations":[{"op":"add","path":"externalId","value":` + many("[", `{"value":"x"}`, "]") + `}]}`, "must be a string"},
+		"values of a boolean attribute": {`{"Operations":[{"op":"add","path":"externalId","value":` + many("[", `{}`, "]") + `}]}`, "must be a string"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var err error
+			allocations := testing.AllocsPerRun(1, func() {
+				var operations []operation
+				if operations, err = parsePatch([]byte(c.body)); err == nil {
+					_, err = operations[0].group()
+				}
+			})
+			if err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("got %v, want %q", err, c.says)
+			}
+			most := 60_000.0
+			switch name {
+			case "members": // those of a full group
+				most = 1_000_000
+			case "operations": // the parser of paths has 1,400 for each
+				most = 2_000_000
+			}
+			if allocations > most {
+				t.Errorf("%.0f allocations", allocations)
+			}
+		})
+	}
 }
 
 func TestAFilterThatIsNestedOrLongIsParsedInAMoment(t *testing.T) {
