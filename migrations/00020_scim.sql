@@ -1,11 +1,12 @@
 -- +goose Up
 
--- What a tenant's provisioning client (SCIM, RFC 7643) says of its users: nothing but its own id of them. Who they
--- are is in users, whether they are active in memberships.
+-- What a tenant's provisioning client (SCIM, RFC 7643) says of its users: its own id of them, and whether they are active.
+-- Who they are is in users. Whether they are active in effect is in memberships, which administrators change too.
 CREATE TABLE scim_users (
     tenant      text COLLATE "C" NOT NULL,
     user_id     uuid NOT NULL,
     external_id text COLLATE "C",                -- opaque; null: none
+    active      boolean NOT NULL DEFAULT true,   -- what the client says: false, and no administrator resumes the membership
     suspended   boolean NOT NULL DEFAULT false,  -- the membership's suspension is the client's, not an administrator's
     version     bigint NOT NULL DEFAULT nextval('iam_versions'),
     updated_at  timestamptz NOT NULL DEFAULT now(),

@@ -113,16 +113,8 @@ func (w *Work) putMembers(ctx context.Context, tenant string, roles []iam.Role, 
 	if err := w.checkNotManaged(ctx, tenant, changes); err != nil {
 		return err
 	}
-	var decided []string // whose status an administrator changes
-	for i := range changes {
-		if c := &changes[i]; c.before != nil && c.before.Status != c.after.Status {
-			decided = append(decided, c.after.User)
-		}
-	}
-	if len(decided) > 0 {
-		if err := w.tx.ForgetSCIMSuspension(ctx, tenant, decided); err != nil {
-			return err
-		}
+	if err := w.checkNotInactive(ctx, tenant, changes); err != nil {
+		return err
 	}
 	return w.writeMembers(ctx, tenant, changes)
 }

@@ -108,13 +108,19 @@ type (
 		Removed []string `json:"removed,omitempty"`
 	}
 	scimUserDoc struct {
-		ExternalID bool `json:"external_id"` // whether there is one
+		ExternalID bool `json:"external_id"` // whether there is one: the id itself is the client's, and may be personal
+		Active     bool `json:"active"`      // what the client says
+	}
+	scimSuspensionDoc struct {
+		SuspendedBy string `json:"suspended_by"` // client, administrator
 	}
 )
 
 func auditOfGroup(g iam.SCIMGroup) scimGroupDoc {
 	return scimGroupDoc{g.DisplayName, g.ExternalID, sorted(g.Roles), g.Members}
 }
+
+func auditOfSCIMUser(u iam.SCIMUser) scimUserDoc { return scimUserDoc{u.ExternalID != "", !u.Inactive} }
 
 func stateOfGroup(g iam.SCIMGroup) iam.SCIMGroupState {
 	return iam.SCIMGroupState{Tenant: g.Tenant, Group: g.ID, Roles: sorted(g.Roles), Members: g.Members, Version: g.Version}

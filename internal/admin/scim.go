@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"iam-service/internal/iam"
@@ -12,7 +13,7 @@ import (
 type SCIMUserEdit struct {
 	UserName   string // the subject, which never changes
 	ExternalID string
-	Active     bool
+	Active     *bool // nil: it says nothing of it
 }
 
 // SCIMPage is one page of a list, and how many entries all pages have.
@@ -93,23 +94,20 @@ func (w *Work) CreateSCIMUser(ctx context.Context, tenant string, e SCIMUserEdit
 	if err := iam.InvalidFields(e.check()); err != nil {
 		return iam.SCIMUser{}, err
 	}
-	row := Row{Issuer: issuer, Subject: e.UserName, Membership: iam.Membership{Status: e.status()}}
+	inactive := e.Active != nil && !*e.Active
+	row := Row{Issuer: issuer, Subject: e.UserName, Membership: iam.Membership{Status: iam.MembershipActive}}
+	if inactive {
+		row.Membership.Status = iam.MembershipSuspended
+	}
 	outcomes, err := w.PutMembers(ctx, tenant, Batch{Rows: []Row{row}, Existing: RejectExisting})
 	if err != nil {
 		return iam.SCIMUser{}, iam.Rebase(err, "/0/subject", "/userName")
 	}
-	u := iam.SCIMUser{Member: outcomes[0].Member, ExternalID: e.ExternalID, Suspended: !e.Active}
+	u := iam.SCIMUser{Member: outcomes[0].Member, ExternalID: e.ExternalID, Inactive: inactive, Suspended: inactive}
 	if err := w.tx.PutSCIMUser(ctx, &u); err != nil {
 		return u, err
 	}
 	return w.SCIMUser(ctx, tenant, u.User)
-}
-
-func (e SCIMUserEdit) status() string {
-	if e.Active {
-		return iam.MembershipActive
-	}
-	return iam.MembershipSuspended
 }
 
 func (e SCIMUserEdit) check() (wrong []iam.FieldError) {
@@ -122,7 +120,12 @@ func (e SCIMUserEdit) check() (wrong []iam.FieldError) {
 	return wrong
 }
 
-// EditSCIMUser changes a user: edit gets the current state.
+// ErrSuspendedByAdministrator says why a user is not active although the client says so.
+var ErrSuspendedByAdministrator = &iam.Error{Kind: iam.Conflict, Code: "suspended_by_administrator", Detail: "an administrator of the tenant has suspended the user: only an administrator can end that"}
+
+// EditSCIMUser changes a user: edit gets the current state. Where the client says active of a user of whom it said inactive, and
+// whom an administrator has suspended too, that is all that is stored, and the user that is returned is not active: the
+// administrator may end the suspension from then on.
 func (w *Work) EditSCIMUser(ctx context.Context, tenant, id string, c Condition, edit func(*SCIMUserEdit) error) (iam.SCIMUser, error) {
 	if _, err := w.provisioner(tenant); err != nil {
 		return iam.SCIMUser{}, err
@@ -137,7 +140,7 @@ func (w *Work) EditSCIMUser(ctx context.Context, tenant, id string, c Condition,
 	if err := c.check(u.Revision); err != nil {
 		return u, err
 	}
-	was := SCIMUserEdit{UserName: u.Subject, ExternalID: u.ExternalID, Active: u.Status == iam.MembershipActive}
+	was := SCIMUserEdit{UserName: u.Subject, ExternalID: u.ExternalID}
 	e := was
 	if err := edit(&e); err != nil {
 		return u, err
@@ -148,32 +151,100 @@ func (w *Work) EditSCIMUser(ctx context.Context, tenant, id string, c Condition,
 	if err := iam.InvalidFields(e.check()); err != nil {
 		return u, err
 	}
-	if e == was {
-		return u, nil
-	}
 	after := u
 	after.ExternalID = e.ExternalID
-	if e.Active != was.Active {
-		if e.Active && !u.Suspended {
-			return u, &iam.Error{Kind: iam.Conflict, Code: "suspended_by_administrator", Detail: "an administrator of the tenant has suspended the user: only an administrator can end that"}
+	if e.Active != nil {
+		if after, err = says(u, after, *e.Active); err != nil {
+			return u, err
 		}
-		after.Suspended = !e.Active
-		after.Status = e.status()
+	}
+	return w.putSCIMUser(ctx, u, after)
+}
+
+// says applies to a user what the client says of active.
+func says(u, after iam.SCIMUser, active bool) (iam.SCIMUser, error) {
+	after.Inactive = !active
+	switch {
+	case !active && u.Status == iam.MembershipActive:
+		after.Status, after.Suspended = iam.MembershipSuspended, true
+	case !active: // a suspension by an administrator stays theirs
+	case u.Expired:
+		return u, &iam.Error{Kind: iam.Conflict, Code: "membership_expired", Detail: "the membership ended at " + timestamp(u.ExpiresAt) + ": only an administrator of the tenant can prolong it"}
+	case u.Status == iam.MembershipActive:
+	case u.Suspended:
+		after.Status, after.Suspended = iam.MembershipActive, false
+	case u.Inactive:
+		after = u
+		after.Inactive = false
+	default:
+		return u, ErrSuspendedByAdministrator
+	}
+	return after, nil
+}
+
+// putSCIMUser writes what has changed of a user.
+func (w *Work) putSCIMUser(ctx context.Context, u, after iam.SCIMUser) (iam.SCIMUser, error) {
+	if after.ExternalID == u.ExternalID && after.Inactive == u.Inactive && after.Status == u.Status {
+		return u, nil
+	}
+	if after.Status != u.Status {
 		before := u.Member
-		if err := w.writeMembers(ctx, tenant, []memberChange{{before: &before, after: after.Membership}}); err != nil {
+		if err := w.writeMembers(ctx, u.Tenant, []memberChange{{before: &before, after: after.Membership}}); err != nil {
 			return u, iam.Rebase(err, "/0", "")
 		}
 	}
 	if err := w.tx.PutSCIMUser(ctx, &after); err != nil {
 		return u, err
 	}
-	if e.ExternalID != was.ExternalID {
-		// The id itself is the client's, and may be personal: the audit has only whether there is one.
-		if err := w.record(tenant, iam.KindSCIMUser, id, scimUserDoc{was.ExternalID != ""}, scimUserDoc{e.ExternalID != ""}); err != nil {
+	if was, is := auditOfSCIMUser(u), auditOfSCIMUser(after); was != is {
+		if err := w.record(u.Tenant, iam.KindSCIMUser, u.User, was, is); err != nil {
 			return u, err
 		}
 	}
-	return w.SCIMUser(ctx, tenant, id)
+	return w.SCIMUser(ctx, u.Tenant, u.User)
+}
+
+// KeepSuspended makes the suspension of a member an administrator's, if it was the provisioning client's: what the client says
+// does not end it any more. The caller must hold what the member holds.
+func (w *Work) KeepSuspended(ctx context.Context, m iam.Member) error {
+	roles, err := w.lockRoles(ctx, m.Tenant)
+	if err != nil {
+		return err
+	}
+	was, err := w.tx.TakeSCIMSuspension(ctx, m.Tenant, m.User)
+	if err != nil || !was {
+		return err
+	}
+	graph := iam.NewGraph(roles)
+	if err := checkHeld(w.holding(m.Tenant, graph), graph, m.Roles, "change", ""); err != nil {
+		return err
+	}
+	return w.record(m.Tenant, iam.KindSCIMUser, m.User, scimSuspensionDoc{"client"}, scimSuspensionDoc{"administrator"})
+}
+
+// checkNotInactive rejects resuming by hand whom the tenant's provisioning client calls inactive.
+func (w *Work) checkNotInactive(ctx context.Context, tenant string, changes []memberChange) error {
+	resumed := map[string]int{} // position of the row
+	for i := range changes {
+		if c := &changes[i]; c.before != nil && c.resumes() {
+			resumed[c.after.User] = c.row
+		}
+	}
+	if len(resumed) == 0 {
+		return nil
+	}
+	inactive, err := w.tx.SCIMInactive(ctx, tenant, slices.Collect(maps.Keys(resumed)))
+	if err != nil || len(inactive) == 0 {
+		return err
+	}
+	var wrong []iam.FieldError
+	for _, user := range inactive {
+		wrong = append(wrong, iam.FieldError{Pointer: rowPointer(resumed[user]) + "/status", Detail: "the tenant's provisioning client says that the user is inactive"})
+	}
+	return &iam.Error{
+		Kind: iam.Conflict, Code: "inactive_by_scim", Fields: byRow(wrong),
+		Detail: "whom the identity provider has deactivated, it activates: assign the user to the application there; where it does not provision the user any more, remove the member, and add them again",
+	}
 }
 
 // DeleteSCIMUser removes a user from a tenant, with all its roles there.

@@ -368,6 +368,9 @@ func (a *server) patchMember(ctx context.Context, w *admin.Work, in *struct {
 		after.Tenant, after.User, after.Version = m.Tenant, m.User, m.Version
 		return after, err
 	})
+	if err == nil && in.Body.Status != nil && *in.Body.Status == iam.MembershipSuspended {
+		err = w.KeepSuspended(ctx, m)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -293,14 +293,121 @@ func TestAnAdministratorsSuspensionIsNotEndedBySCIM(t *testing.T) {
 		t.Errorf("resumed: %s", r)
 	}
 	p.must(409, "PUT", "/Users/"+ada, map[string]any{"userName": "ada", "active": true})
-	p.must(200, "PATCH", "/Users/"+ada, patchOps(op("replace", "active", false))) // no change, and none of its own
+	p.must(200, "PATCH", "/Users/"+ada, patchOps(op("replace", "active", false))) // the suspension stays the administrator's
 	p.must(409, "PATCH", "/Users/"+ada, resume)
 	p.must(200, "PUT", "/Users/"+ada, map[string]any{"userName": "ada", "externalId": "1"}) // active stays as it is
 	w.want(200, "root", "PATCH", member, map[string]any{"status": "active"})
 	p.must(200, "PATCH", "/Users/"+ada, patchOps(op("replace", "active", false)))
-	w.want(200, "root", "PATCH", member, map[string]any{"status": "active"})
-	w.want(200, "root", "PATCH", member, map[string]any{"status": "suspended"})
-	p.must(409, "PATCH", "/Users/"+ada, resume) // the suspension of SCIM was ended before
+	w.want(200, "root", "PATCH", member, map[string]any{"status": "suspended"}) // now the administrator's
+	if r := p.must(409, "PATCH", "/Users/"+ada, resume); !strings.Contains(r.String(), "an administrator of the tenant has suspended") {
+		t.Errorf("resumed: %s", r)
+	}
+	audited := w.want(200, "root", "GET", "/v1/audit?tenant=acme&object="+ada, nil).String()
+	if !strings.Contains(audited, `"suspended_by":"administrator"`) {
+		t.Errorf("the audit: %s", audited)
+	}
+	if r := p.must(200, "GET", "/Users/"+ada, nil); r.field("active") != false {
+		t.Errorf("suspended by both: %s", r)
+	}
+	w.want(200, "root", "PATCH", member, map[string]any{"status": "active"}) // both say so now
+	if r := p.must(200, "GET", "/Users/"+ada, nil); r.field("active") != true {
+		t.Errorf("resumed: %s", r)
+	}
+}
+
+func TestWhomTheIdentityProviderDeactivatedIsNotResumedByHand(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	p := w.provision("acme")
+	ada := p.user("ada")
+	members := "/v1/tenants/acme/members"
+	says := func(active bool) map[string]any { return patchOps(op("replace", "active", active)) }
+	rejected := func(what string) {
+		t.Helper()
+		if r := w.want(409, "root", "PATCH", members+"/"+ada, map[string]any{"status": "active"}); r.field("code") != "inactive_by_scim" {
+			t.Errorf("%s: %s", what, r)
+		}
+	}
+	w.want(200, "root", "PATCH", members+"/"+ada, map[string]any{"status": "suspended"})
+	p.must(200, "PATCH", "/Users/"+ada, says(false))
+	rejected("suspended by an administrator, then deactivated")
+	tag := w.want(200, "root", "GET", members+"/"+ada, nil).header.Get("ETag")
+	w.want(409, "root", "PUT", members+"/"+ada, map[string]any{"status": "active"}, "If-Match: "+tag)
+	w.want(200, "root", "PATCH", members+"/"+ada, map[string]any{"attributes": map[string]any{}}) // all else can be changed
+	p.must(409, "PATCH", "/Users/"+ada, says(true))
+	w.want(200, "root", "PATCH", members+"/"+ada, map[string]any{"status": "active"})
+	p.must(200, "PUT", "/Users/"+ada, map[string]any{"userName": "ada", "active": false})
+	rejected("deactivated")
+	p.must(200, "PATCH", "/Users/"+ada, says(true))
+	if r := p.must(201, "POST", "/Users", map[string]any{"userName": "bob", "active": false}); r.field("active") != false {
+		t.Errorf("created: %s", r)
+	} else {
+		bob, _ := r.field("id").(string)
+		ada = bob
+		rejected("provisioned as inactive")
+		p.must(200, "PATCH", "/Users/"+bob, says(true))
+	}
+}
+
+func TestAMembershipThatHasEndedIsNotActiveInSCIM(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	p := w.provision("acme")
+	ada := p.user("ada")
+	before := p.must(200, "GET", "/Users/"+ada, nil).header.Get("ETag")
+	_, err := w.sql().Exec(ctx, `UPDATE memberships SET expires_at = now() - interval '1 minute', version = version WHERE user_id = $1::uuid`, ada)
+	w.OK(err)
+	if r := p.must(200, "GET", "/Users/"+ada, nil, "If-None-Match: "+before); r.field("active") != false {
+		t.Errorf("expired: %s", r)
+	}
+	for filter, want := range map[string]float64{`userName eq "ada" and active eq true`: 0, `userName eq "ada" and active eq false`: 1} {
+		if r := p.must(200, "GET", "/Users?filter="+escape(filter), nil); r.field("totalResults") != want {
+			t.Errorf("%s: %s", filter, r)
+		}
+	}
+	p.must(200, "PUT", "/Users/"+ada, map[string]any{"userName": "ada", "externalId": "1"}) // active stays as it is
+	for _, active := range []bool{true, false} {
+		if r := p.must(409, "PATCH", "/Users/"+ada, patchOps(op("replace", "active", true))); !strings.Contains(r.String(), "the membership ended at 2") {
+			t.Errorf("activated: %s", r)
+		}
+		if active {
+			p.must(200, "PATCH", "/Users/"+ada, patchOps(op("replace", "active", false)))
+		}
+	}
+	if m := w.want(200, "root", "GET", "/v1/tenants/acme/members/"+ada, nil); m.field("status") != "suspended" {
+		t.Errorf("deactivated: %s", m)
+	}
+}
+
+func TestAUsersETagCoversTheirGroups(t *testing.T) {
+	t.Parallel()
+	p := newWorld(t, settings{}).provision("acme")
+	ada := p.user("ada")
+	at := "/Users/" + ada
+	tags := []string{p.must(200, "GET", at, nil).header.Get("ETag")}
+	changed := func(what string) {
+		t.Helper()
+		for _, tag := range tags {
+			r := p.must(200, "GET", at, nil, "If-None-Match: "+tag)
+			if r.header.Get("ETag") == tag || r.field("meta", "version") != r.header.Get("ETag") {
+				t.Fatalf("%s: %s %s", what, r.header.Get("ETag"), r)
+			}
+		}
+		tag := p.must(200, "GET", at, nil).header.Get("ETag")
+		p.must(304, "GET", at, nil, "If-None-Match: "+tag)
+		tags = append(tags, tag)
+	}
+	first := p.group("First", ada)
+	changed("joined")
+	second := p.group("Second", ada)
+	changed("joined another")
+	p.must(204, "PATCH", "/Groups/"+second, patchOps(op("replace", "displayName", "Renamed")))
+	changed("renamed")
+	p.must(204, "DELETE", "/Groups/"+first, nil)
+	changed("deleted")
+	p.must(200, "PATCH", at, patchOps(op("replace", "externalId", "x")), "If-Match: "+tags[len(tags)-1])
+	changed("changed")
+	p.must(412, "PATCH", at, patchOps(op("replace", "externalId", "y")), "If-Match: "+tags[0])
 }
 
 func TestAPatchGoesThroughAllMembersOfAGroupTenTimesAtMost(t *testing.T) {

@@ -20,12 +20,16 @@ const (
 type SCIMUser struct {
 	Member
 	ExternalID string // the client's own id, opaque; empty: none
+	Inactive   bool   // the client says so, whatever an administrator has decided
 	Suspended  bool   // by the client: an administrator's suspension is not the client's to end
 	Groups     []SCIMGroup
 	CreatedAt  time.Time
 	UpdatedAt  time.Time
 	Revision   int64 // of the membership and the ExternalID together: the ETag
 }
+
+// InForce reports whether the user is active: what the client is shown.
+func (u SCIMUser) InForce() bool { return u.Status == MembershipActive && !u.Expired }
 
 // SCIMGroup is a group of a tenant's provisioning client, and the roles to which an administrator has mapped it.
 type SCIMGroup struct {

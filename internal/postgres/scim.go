@@ -49,10 +49,10 @@ const scimUserTables = `
 
 func (tx *Tx) scimUsers(ctx context.Context, tail string, args ...any) ([]iam.SCIMUser, error) {
 	list, err := collect(ctx, tx, statement{doing: "read users", sql: `
-		SELECT m.user_id::text, coalesce(s.external_id, ''), coalesce(s.suspended, false), m.created_at, greatest(m.updated_at, s.updated_at),
+		SELECT m.user_id::text, coalesce(s.external_id, ''), NOT coalesce(s.active, true), coalesce(s.suspended, false), m.created_at, greatest(m.updated_at, s.updated_at),
 		       greatest(m.version, s.version)` + scimUserTables + tail, args: args},
 		func(row pgx.CollectableRow) (u iam.SCIMUser, err error) {
-			return u, row.Scan(&u.User, &u.ExternalID, &u.Suspended, &u.CreatedAt, &u.UpdatedAt, &u.Revision)
+			return u, row.Scan(&u.User, &u.ExternalID, &u.Inactive, &u.Suspended, &u.CreatedAt, &u.UpdatedAt, &u.Revision)
 		})
 	if err != nil || len(list) == 0 {
 		return nil, err
@@ -78,10 +78,11 @@ func (tx *Tx) scimUsers(ctx context.Context, tail string, args ...any) ([]iam.SC
 // PutSCIMUser stores what a tenant's provisioning client says of a member. It sets the new revision. It needs LockRoles.
 func (tx *Tx) PutSCIMUser(ctx context.Context, u *iam.SCIMUser) error {
 	err := tx.tx.QueryRow(ctx, `
-		INSERT INTO scim_users AS s (tenant, user_id, external_id, suspended) VALUES ($1, $2::uuid, nullif($3, ''), $4)
+		INSERT INTO scim_users AS s (tenant, user_id, external_id, active, suspended) VALUES ($1, $2::uuid, nullif($3, ''), $4, $5)
 		ON CONFLICT ON CONSTRAINT scim_users_pkey DO UPDATE
-		   SET external_id = excluded.external_id, suspended = excluded.suspended, version = nextval('iam_versions'), updated_at = now()
-		RETURNING version, updated_at`, u.Tenant, u.User, u.ExternalID, u.Suspended).Scan(&u.Revision, &u.UpdatedAt)
+		   SET external_id = excluded.external_id, active = excluded.active, suspended = excluded.suspended,
+		       version = nextval('iam_versions'), updated_at = now()
+		RETURNING version, updated_at`, u.Tenant, u.User, u.ExternalID, !u.Inactive, u.Suspended).Scan(&u.Revision, &u.UpdatedAt)
 	if violates(err, "scim_users_external_id_key") {
 		return taken("/externalId", "another user of the tenant has this externalId")
 	}
@@ -92,10 +93,18 @@ func taken(pointer, detail string) error {
 	return &iam.Error{Kind: iam.Conflict, Code: "not_unique", Detail: detail, Fields: []iam.FieldError{{Pointer: pointer, Detail: detail}}}
 }
 
-// ForgetSCIMSuspension records that the status of some members is an administrator's decision. It needs LockRoles.
-func (tx *Tx) ForgetSCIMSuspension(ctx context.Context, tenant string, users []string) error {
-	_, err := tx.tx.Exec(ctx, `UPDATE scim_users SET suspended = false WHERE tenant = $1 AND user_id = ANY ($2::uuid[]) AND suspended`, tenant, users)
-	return wrap("record a suspension", err)
+// TakeSCIMSuspension records that the suspension of a member is an administrator's decision, and reports whether it was the
+// client's. It needs LockRoles.
+func (tx *Tx) TakeSCIMSuspension(ctx context.Context, tenant, user string) (was bool, err error) {
+	tag, err := tx.tx.Exec(ctx, `UPDATE scim_users SET suspended = false WHERE tenant = $1 AND user_id = $2::uuid AND suspended`, tenant, user)
+	return tag.RowsAffected() > 0, wrap("record a suspension", err)
+}
+
+// SCIMInactive returns those of some users of whom the tenant's provisioning client says that they are inactive. It needs LockRoles.
+func (tx *Tx) SCIMInactive(ctx context.Context, tenant string, users []string) ([]string, error) {
+	return collect(ctx, tx, statement{doing: "read what is provisioned", sql: `
+		SELECT user_id::text FROM scim_users WHERE tenant = $1 AND user_id = ANY ($2::uuid[]) AND NOT active`,
+		args: []any{tenant, users}}, pgx.RowTo[string])
 }
 
 // SCIMGroups lists the groups of a tenant by id.

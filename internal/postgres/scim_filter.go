@@ -30,7 +30,7 @@ var (
 		"id":                {"m.user_id", "id"},
 		"username":          {"u.subject", "text"},
 		"externalid":        {"s.external_id", "text"},
-		"active":            {"(m.status = 'active')", "bool"},
+		"active":            {"(m.status = 'active' AND coalesce(m.expires_at > now(), true))", "bool"},
 		"meta.created":      {"m.created_at", "time"},
 		"meta.lastmodified": {"greatest(m.updated_at, s.updated_at)", "time"},
 	}

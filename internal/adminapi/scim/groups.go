@@ -90,7 +90,7 @@ func (r *request) view(ctx context.Context, work *admin.Work, g iam.SCIMGroup) (
 }
 
 func (s *server) respondGroup(w http.ResponseWriter, r *request, status int, v groupView) error {
-	return r.respond(w, status, v.Group.Version, groupResource(v.Group, v.Members, r.projection()))
+	return r.respond(w, status, etag(v.Group.Version), groupResource(v.Group, v.Members, r.projection()))
 }
 
 // group reads the names and the members of a group; everything else is ignored.

@@ -32,13 +32,13 @@ func path(tenant, kind, id string) string { return "/scim/v2/" + tenant + "/" + 
 
 func instant(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z") }
 
-func meta(kind, location string, created, modified time.Time, version int64) map[string]any {
+func meta(kind, location string, created, modified time.Time, tag string) map[string]any {
 	return map[string]any{
 		"resourceType": kind,
 		"created":      instant(created),
 		"lastModified": instant(modified),
 		"location":     location,
-		"version":      etag(version),
+		"version":      tag,
 	}
 }
 
@@ -47,8 +47,8 @@ func userResource(u iam.SCIMUser, shown projection) resource {
 		"schemas":  []string{userSchema},
 		"id":       u.User,
 		"userName": u.Subject,
-		"active":   u.Status == iam.MembershipActive,
-		"meta":     meta("User", path(u.Tenant, "Users", u.User), u.CreatedAt, u.UpdatedAt, u.Revision),
+		"active":   u.InForce(),
+		"meta":     meta("User", path(u.Tenant, "Users", u.User), u.CreatedAt, u.UpdatedAt, userTag(u)),
 	}
 	if u.ExternalID != "" {
 		r["externalId"] = u.ExternalID
@@ -69,7 +69,7 @@ func groupResource(g iam.SCIMGroup, members []string, shown projection) resource
 		"schemas":     []string{groupSchema},
 		"id":          g.ID,
 		"displayName": g.DisplayName,
-		"meta":        meta("Group", path(g.Tenant, "Groups", g.ID), g.CreatedAt, g.UpdatedAt, g.Version),
+		"meta":        meta("Group", path(g.Tenant, "Groups", g.ID), g.CreatedAt, g.UpdatedAt, etag(g.Version)),
 	}
 	if g.ExternalID != "" {
 		r["externalId"] = g.ExternalID
@@ -226,21 +226,22 @@ func text(name string, raw json.RawMessage) (s string, err error) {
 }
 
 // boolean reads a boolean, also one that is written as a string in any case, as Entra ID does.
-func boolean(name string, raw json.RawMessage) (b bool, err error) {
+func boolean(name string, raw json.RawMessage) (*bool, error) {
 	raw = unwrap(raw)
-	if json.Unmarshal(raw, &b) == nil && !isNull(raw) {
+	var b *bool
+	if json.Unmarshal(raw, &b) == nil && b != nil {
 		return b, nil
 	}
 	var s string
 	if json.Unmarshal(raw, &s) == nil {
 		switch strings.ToLower(s) {
 		case "true":
-			return true, nil
+			return new(true), nil
 		case "false":
-			return false, nil
+			return new(false), nil
 		}
 	}
-	return false, malformed(invalidValue, name+" must be true or false")
+	return nil, malformed(invalidValue, name+" must be true or false")
 }
 
 // elements calls each with one element of a list after the other, until it fails: a body can have millions of them, which are

@@ -297,7 +297,8 @@ func (r *request) condition() (c admin.Condition) {
 				c.Present = true
 				continue
 			}
-			n, err := strconv.ParseInt(strings.Trim(tag, `"`), 10, 64)
+			version, _, _ := strings.Cut(strings.Trim(tag, `"`), "-") // a write of a user does not change what follows
+			n, err := strconv.ParseInt(version, 10, 64)
 			if err != nil {
 				n = -1 // not one of our tags
 			}
@@ -312,13 +313,27 @@ func (r *request) condition() (c admin.Condition) {
 
 func etag(version int64) string { return `W/"` + strconv.FormatInt(version, 10) + `"` }
 
+// userTag is the version of a user, and a hash of what changes without it: the groups, and whether the membership has expired.
+// If-Match compares the version alone.
+func userTag(u iam.SCIMUser) string {
+	if len(u.Groups) == 0 && !u.Expired {
+		return etag(u.Revision)
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%t", u.Expired)
+	for _, g := range u.Groups {
+		fmt.Fprintf(h, "\x00%s\x00%s", g.ID, g.DisplayName)
+	}
+	return fmt.Sprintf(`W/"%d-%x"`, u.Revision, h.Sum(nil)[:8])
+}
+
 // respond writes a resource, or 304 where the caller has this version.
-func (r *request) respond(w http.ResponseWriter, status int, version int64, v any) error {
+func (r *request) respond(w http.ResponseWriter, status int, version string, v any) error {
 	h := w.Header()
-	h.Set("ETag", etag(version))
+	h.Set("ETag", version)
 	if !writes(r.Method) {
 		for tag := range strings.SplitSeq(strings.Join(r.Header.Values("If-None-Match"), ","), ",") {
-			if tag = strings.TrimSpace(tag); tag == "*" || strings.TrimPrefix(tag, "W/") == strings.TrimPrefix(etag(version), "W/") {
+			if tag = strings.TrimSpace(tag); tag == "*" || strings.TrimPrefix(tag, "W/") == strings.TrimPrefix(version, "W/") {
 				w.WriteHeader(http.StatusNotModified)
 				return nil
 			}

@@ -47,7 +47,7 @@ func (s *server) readUser(w http.ResponseWriter, r *request) error {
 
 func (s *server) respondUser(w http.ResponseWriter, r *request, status int, u iam.SCIMUser) error {
 	shown := project(r.URL.Query()["attributes"], r.URL.Query()["excludedAttributes"])
-	return r.respond(w, status, u.Revision, userResource(u, shown))
+	return r.respond(w, status, userTag(u), userResource(u, shown))
 }
 
 func (s *server) createUser(w http.ResponseWriter, r *request) error {
@@ -55,7 +55,7 @@ func (s *server) createUser(w http.ResponseWriter, r *request) error {
 	if err != nil {
 		return err
 	}
-	e := admin.SCIMUserEdit{Active: true}
+	var e admin.SCIMUserEdit
 	if err := o.user(&e); err != nil {
 		return err
 	}
@@ -108,9 +108,17 @@ func (s *server) patchUser(w http.ResponseWriter, r *request) error {
 }
 
 func (s *server) changeUser(w http.ResponseWriter, r *request, edit func(*admin.SCIMUserEdit) error) error {
+	activates := false
 	u, err := admin.Do(r.Context(), s.Service, r.caller, r.task("update"), func(ctx context.Context, work *admin.Work) (iam.SCIMUser, error) {
-		return work.EditSCIMUser(ctx, r.tenant, r.id(), r.condition(), edit)
+		return work.EditSCIMUser(ctx, r.tenant, r.id(), r.condition(), func(e *admin.SCIMUserEdit) error {
+			err := edit(e)
+			activates = e.Active != nil && *e.Active
+			return err
+		})
 	})
+	if err == nil && activates && !u.InForce() {
+		err = admin.ErrSuspendedByAdministrator
+	}
 	if err != nil {
 		return err
 	}

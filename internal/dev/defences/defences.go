@@ -483,7 +483,7 @@ var core = []Defence{
 	},
 	{
 		Threat: "a suspension undone by provisioning", File: "internal/admin/scim.go",
-		Code: "if e.Active && !u.Suspended {", Without: "if e.Active && u.Tenant == \"\" {",
+		Code: "\tcase u.Suspended:\n\t\tafter.Status,", Without: "\tcase u.Tenant != \"\":\n\t\tafter.Status,",
 		Package: "./internal/adminapi", Test: "TestAnAdministratorsSuspensionIsNotEndedBySCIM",
 	},
 	{
