@@ -17,10 +17,12 @@ CREATE TABLE scim_users (
 CREATE UNIQUE INDEX scim_users_external_id_key ON scim_users (tenant, external_id) WHERE external_id IS NOT NULL;
 
 -- Groups of a tenant's provisioning client, and the roles to which an administrator has mapped them. What a role
--- grants is read from memberships alone: the roles of a user's groups are written there too.
+-- grants is read from memberships alone: the roles of a user's groups are written there too. A group belongs to the
+-- issuer of the client that created it: clients of another one do not find it.
 CREATE TABLE scim_groups (
     id           uuid NOT NULL DEFAULT gen_random_uuid(),
     tenant       text COLLATE "C" NOT NULL,
+    issuer       text COLLATE "C" NOT NULL,
     display_name text NOT NULL,
     external_id  text COLLATE "C",
     roles        text[] NOT NULL DEFAULT '{}',
@@ -34,8 +36,8 @@ CREATE TABLE scim_groups (
     CONSTRAINT scim_groups_external_id_length CHECK (octet_length(external_id) BETWEEN 1 AND 255),
     CONSTRAINT scim_groups_roles_most CHECK (cardinality(roles) <= 100)
 );
-CREATE UNIQUE INDEX scim_groups_display_name_key ON scim_groups (tenant, lower(display_name));
-CREATE UNIQUE INDEX scim_groups_external_id_key ON scim_groups (tenant, external_id) WHERE external_id IS NOT NULL;
+CREATE UNIQUE INDEX scim_groups_display_name_key ON scim_groups (tenant, issuer, lower(display_name));
+CREATE UNIQUE INDEX scim_groups_external_id_key ON scim_groups (tenant, issuer, external_id) WHERE external_id IS NOT NULL;
 CREATE INDEX scim_groups_roles_idx ON scim_groups USING gin (roles);
 
 -- The keys contain the tenant, so that no row joins a group of one tenant and a member of another.

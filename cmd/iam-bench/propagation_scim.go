@@ -22,7 +22,7 @@ func (b *propagationBench) provision(ctx context.Context, user iam.UserFacts) er
 		if err := tx.LockRoles(ctx, tenant); err != nil {
 			return err
 		}
-		g := iam.SCIMGroup{Tenant: tenant, DisplayName: "of " + user.ID, Roles: []string{"editor"}}
+		g := iam.SCIMGroup{Tenant: tenant, Issuer: b.stack.RAuth.Issuer, DisplayName: "of " + user.ID, Roles: []string{"editor"}}
 		if old, err := tx.SCIMGroups(ctx, postgres.SCIMQuery{Tenant: tenant, Limit: 1, Filter: &postgres.SCIMFilter{Attribute: "displayname", Operator: "eq", Value: g.DisplayName}}); err != nil {
 			return err
 		} else if len(old) > 0 { // of an earlier run

@@ -52,6 +52,7 @@ type Batch struct {
 	Rows     []Row
 	Existing Existing
 	Invalid  []iam.FieldError // the errors of rows that are Invalid
+	Left     *LeftToSCIM      // not nil: what SCIM decides of the rows stays, and is counted here; nil: it is a conflict
 }
 
 // Existing is what a row does for a user who is a member already.
@@ -131,6 +132,11 @@ func (w *Work) PutMembers(ctx context.Context, tenant string, b Batch) ([]Outcom
 	for i := range members {
 		before[members[i].User] = &members[i]
 	}
+	if b.Left != nil {
+		if err := b.Left.read(ctx, w, tenant, ids); err != nil {
+			return nil, err
+		}
+	}
 	changes := make([]memberChange, 0, len(who))
 	for i, r := range rows {
 		name, valid := who[i]
@@ -139,7 +145,7 @@ func (w *Work) PutMembers(ctx context.Context, tenant string, b Batch) ([]Outcom
 		}
 		m := r.Membership
 		m.Tenant, m.User = tenant, byName[name].ID
-		m = m.Tidy()
+		m = b.Left.of(before[m.User], m).Tidy()
 		c := memberChange{row: i, before: before[m.User], after: m}
 		if b.Existing == RejectExisting && c.before != nil {
 			return nil, &iam.Error{Kind: iam.Conflict, Code: "already_member", Detail: "the user is a member already", Fields: []iam.FieldError{{Pointer: fmt.Sprintf("/%d/subject", i), Detail: "is a member already"}}}

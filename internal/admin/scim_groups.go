@@ -26,7 +26,7 @@ type SCIMGroupEdit struct {
 
 // SCIMGroups lists the groups of a tenant.
 func (w *Work) SCIMGroups(ctx context.Context, q postgres.SCIMQuery) (page SCIMPage[iam.SCIMGroup], err error) {
-	if _, err = w.provisioner(q.Tenant); err != nil {
+	if q.Issuer, err = w.provisioner(q.Tenant); err != nil {
 		return page, err
 	}
 	if page.Total, err = w.tx.CountSCIMGroups(ctx, q); err != nil || q.Limit == 0 {
@@ -38,17 +38,21 @@ func (w *Work) SCIMGroups(ctx context.Context, q postgres.SCIMQuery) (page SCIMP
 
 // SCIMGroup returns one group of a tenant.
 func (w *Work) SCIMGroup(ctx context.Context, tenant, id string) (iam.SCIMGroup, error) {
-	if _, err := w.provisioner(tenant); err != nil {
+	issuer, err := w.provisioner(tenant)
+	if err != nil {
 		return iam.SCIMGroup{}, err
 	}
-	return w.findGroup(ctx, tenant, id)
+	return w.findGroup(ctx, tenant, issuer, id)
 }
 
-func (w *Work) findGroup(ctx context.Context, tenant, id string) (iam.SCIMGroup, error) {
+// anyIssuer finds a group for an administrator, whichever client has created it.
+const anyIssuer = ""
+
+func (w *Work) findGroup(ctx context.Context, tenant, issuer, id string) (iam.SCIMGroup, error) {
 	if !canonical(id) || !iam.ValidTenantID(tenant) {
 		return iam.SCIMGroup{}, errNotFound
 	}
-	g, found, err := w.tx.SCIMGroup(ctx, tenant, id)
+	g, found, err := w.tx.SCIMGroup(ctx, tenant, issuer, id)
 	if err == nil && !found {
 		err = errNotFound
 	}
@@ -57,10 +61,11 @@ func (w *Work) findGroup(ctx context.Context, tenant, id string) (iam.SCIMGroup,
 
 // SCIMGroupMembers lists the ids of the users of a group.
 func (w *Work) SCIMGroupMembers(ctx context.Context, tenant, id string) ([]string, error) {
-	if _, err := w.provisioner(tenant); err != nil {
+	issuer, err := w.provisioner(tenant)
+	if err != nil {
 		return nil, err
 	}
-	return w.tx.SCIMGroupMembers(ctx, tenant, id)
+	return w.tx.SCIMGroupMembers(ctx, iam.SCIMGroup{Tenant: tenant, ID: id, Issuer: issuer})
 }
 
 // CreateSCIMGroup creates a group that is mapped to no role.
@@ -72,15 +77,18 @@ func (w *Work) CreateSCIMGroup(ctx context.Context, tenant string, e SCIMGroupEd
 	if _, err := w.lockRoles(ctx, tenant); err != nil {
 		return iam.SCIMGroup{}, err
 	}
-	g := iam.SCIMGroup{Tenant: tenant}
+	g := iam.SCIMGroup{Tenant: tenant, Issuer: issuer}
 	e.rename(&g)
 	if err := iam.InvalidFields(g.Check()); err != nil {
+		return g, err
+	}
+	m := groupMembers{added: idSet(e.Set)}
+	if err := w.tx.LockMemberships(ctx, tenant, m.users()); err != nil {
 		return g, err
 	}
 	if err := w.tx.PutSCIMGroup(ctx, &g); err != nil {
 		return g, err
 	}
-	m := groupMembers{added: idSet(e.Set)}
 	if err := w.changeGroupMembers(ctx, &g, issuer, m); err != nil {
 		return g, err
 	}
@@ -97,7 +105,7 @@ func (w *Work) EditSCIMGroup(ctx context.Context, tenant, id string, c Condition
 	if _, err := w.lockRoles(ctx, tenant); err != nil {
 		return iam.SCIMGroup{}, err
 	}
-	before, err := w.findGroup(ctx, tenant, id)
+	before, err := w.findGroup(ctx, tenant, issuer, id)
 	if err != nil {
 		return before, err
 	}
@@ -110,6 +118,9 @@ func (w *Work) EditSCIMGroup(ctx context.Context, tenant, id string, c Condition
 		return before, err
 	}
 	if err := iam.InvalidFields(g.Check()); err != nil {
+		return before, err
+	}
+	if err := w.tx.LockMemberships(ctx, tenant, m.users()); err != nil {
 		return before, err
 	}
 	if g.DisplayName != before.DisplayName || g.ExternalID != before.ExternalID {
@@ -138,6 +149,12 @@ func (e SCIMGroupEdit) rename(g *iam.SCIMGroup) {
 
 // groupMembers is a change of the members of a group: sets of ids.
 type groupMembers struct{ added, removed map[string]bool }
+
+// users are those that it concerns, without what is no id.
+func (m groupMembers) users() []string {
+	ids := slices.AppendSeq(slices.Collect(maps.Keys(m.added)), maps.Keys(m.removed))
+	return slices.DeleteFunc(ids, func(id string) bool { return !canonical(id) })
+}
 
 func idSet(ids []string) map[string]bool {
 	set := make(map[string]bool, len(ids))
@@ -178,7 +195,7 @@ func (w *Work) planGroup(ctx context.Context, g *iam.SCIMGroup, edits []SCIMGrou
 	var stored []string
 	read := func() (err error) {
 		if stored == nil && g.Members > 0 {
-			stored, err = w.tx.SCIMGroupMembers(ctx, g.Tenant, g.ID)
+			stored, err = w.tx.SCIMGroupMembers(ctx, *g)
 		}
 		return err
 	}
@@ -278,7 +295,7 @@ func (w *Work) changeGroupMembers(ctx context.Context, g *iam.SCIMGroup, issuer 
 			return err
 		}
 	}
-	now, err := w.findGroup(ctx, g.Tenant, g.ID)
+	now, err := w.findGroup(ctx, g.Tenant, g.Issuer, g.ID)
 	if err == nil && now.Members > iam.MaxSCIMGroupMembers {
 		err = tooManyInGroup()
 	}
@@ -365,13 +382,14 @@ func (w *Work) grantGroupRolesTo(ctx context.Context, tenant string, r groupRole
 
 // DeleteSCIMGroup deletes a group: its members lose its roles, unless another group grants them.
 func (w *Work) DeleteSCIMGroup(ctx context.Context, tenant, id string, c Condition) error {
-	if _, err := w.provisioner(tenant); err != nil {
+	issuer, err := w.provisioner(tenant)
+	if err != nil {
 		return err
 	}
 	if _, err := w.lockRoles(ctx, tenant); err != nil {
 		return err
 	}
-	g, err := w.findGroup(ctx, tenant, id)
+	g, err := w.findGroup(ctx, tenant, issuer, id)
 	if err != nil {
 		return err
 	}
@@ -386,8 +404,11 @@ func (w *Work) deleteGroup(ctx context.Context, g iam.SCIMGroup) error {
 	if err != nil {
 		return err
 	}
-	members, err := w.tx.SCIMGroupMembers(ctx, g.Tenant, g.ID)
+	members, err := w.tx.SCIMGroupMembers(ctx, g)
 	if err != nil {
+		return err
+	}
+	if err := w.tx.LockMemberships(ctx, g.Tenant, members); err != nil {
 		return err
 	}
 	if err := w.tx.DeleteSCIMGroup(ctx, g.Tenant, g.ID); err != nil {

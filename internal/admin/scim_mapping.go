@@ -22,7 +22,7 @@ func (w *Work) MappedGroups(ctx context.Context, q postgres.SCIMQuery) ([]iam.SC
 
 // MappedGroup returns one group of a tenant.
 func (w *Work) MappedGroup(ctx context.Context, tenant, id string) (iam.SCIMGroup, error) {
-	return w.findGroup(ctx, tenant, id)
+	return w.findGroup(ctx, tenant, anyIssuer, id)
 }
 
 // SetSCIMGroupRoles maps a group to roles, which its members hold at once. The caller must hold what the group grants before
@@ -33,7 +33,7 @@ func (w *Work) SetSCIMGroupRoles(ctx context.Context, tenant, id string, names [
 	if err != nil {
 		return iam.SCIMGroup{}, err
 	}
-	before, err := w.findGroup(ctx, tenant, id)
+	before, err := w.findGroup(ctx, tenant, anyIssuer, id)
 	if err != nil {
 		return before, err
 	}
@@ -83,14 +83,18 @@ func (w *Work) mapGroup(ctx context.Context, before iam.SCIMGroup, names []strin
 	if err != nil {
 		return before, err
 	}
-	members, err := w.tx.SCIMGroupMembers(ctx, tenant, before.ID)
+	members, err := w.tx.SCIMGroupMembers(ctx, before)
 	if err != nil {
+		return before, err
+	}
+	users = append(users, members...)
+	if err := w.tx.LockMemberships(ctx, tenant, users); err != nil {
 		return before, err
 	}
 	if err := w.tx.PutSCIMGroup(ctx, &after); err != nil {
 		return before, err
 	}
-	err = w.grantGroupRoles(ctx, tenant, groupRoles{managed: append(managed, taken...), users: append(users, members...)})
+	err = w.grantGroupRoles(ctx, tenant, groupRoles{managed: append(managed, taken...), users: users})
 	if err != nil {
 		return before, err
 	}
@@ -125,7 +129,7 @@ func (w *Work) DeleteMappedGroup(ctx context.Context, tenant, id string, c Condi
 	if err != nil {
 		return err
 	}
-	g, err := w.findGroup(ctx, tenant, id)
+	g, err := w.findGroup(ctx, tenant, anyIssuer, id)
 	if err != nil {
 		return err
 	}
@@ -143,6 +147,17 @@ func (w *Work) DeleteMappedGroup(ctx context.Context, tenant, id string, c Condi
 func (w *Work) unmapRole(ctx context.Context, d roleDeletion) error {
 	groups, err := w.tx.SCIMGroupsWith(ctx, d.role.Tenant, d.role.Name)
 	if err != nil {
+		return err
+	}
+	var users []string // of all groups, before the first of them is changed
+	for _, g := range groups {
+		members, err := w.tx.SCIMGroupMembers(ctx, g)
+		if err != nil {
+			return err
+		}
+		users = append(users, members...)
+	}
+	if err := w.tx.LockMemberships(ctx, d.role.Tenant, users); err != nil {
 		return err
 	}
 	for _, g := range groups {

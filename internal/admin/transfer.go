@@ -143,6 +143,8 @@ func parentsFirst(roles []iam.Role) []iam.Role {
 type Imported struct {
 	Tenant               string
 	Added, Changed, Same int
+
+	Warning string // what differs from the lines still, since SCIM decides it; "": nothing
 }
 
 func (sum *Imported) count(e Effect) {
@@ -158,9 +160,10 @@ func (sum *Imported) count(e Effect) {
 
 // Import reads what Export writes. The tenant, its roles and mappings are one
 // transaction; members follow in transactions of MaxBatch. What equals its line is not written,
-// and nothing is deleted. An error names its line.
-func (s *Service) Import(ctx context.Context, c Caller, in io.Reader) (Imported, error) {
-	var sum Imported
+// and nothing is deleted. What the tenant's provisioning client decides (SCIM) is left, with a warning. An error names its line.
+func (s *Service) Import(ctx context.Context, c Caller, in io.Reader) (sum Imported, err error) {
+	var left LeftToSCIM
+	defer func() { sum.Warning = left.warning() }()
 	lines := bufio.NewScanner(in)
 	lines.Buffer(nil, 1<<20)
 	var head []numbered
@@ -178,7 +181,7 @@ func (s *Service) Import(ctx context.Context, c Caller, in io.Reader) (Imported,
 			return nil
 		}
 		defer func() { batch = batch[:0] }()
-		return s.importMembers(ctx, c, batch, &sum)
+		return s.importMembers(ctx, c, batch, &sum, &left)
 	}
 	for n := 1; lines.Scan(); n++ {
 		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
@@ -385,7 +388,7 @@ func (w *Work) importTenant(ctx context.Context, l LineTenant) (Effect, error) {
 	return effect(!created, len(w.entries) > changes), nil
 }
 
-func (s *Service) importMembers(ctx context.Context, c Caller, batch []numbered, sum *Imported) error {
+func (s *Service) importMembers(ctx context.Context, c Caller, batch []numbered, sum *Imported, left *LeftToSCIM) error {
 	rows := make([]Row, len(batch))
 	for i, l := range batch {
 		m := iam.Membership{Status: l.Member.Status, Roles: l.Member.Roles, Attributes: l.Member.Attributes, Terms: l.Member.RoleTerms}
@@ -394,10 +397,15 @@ func (s *Service) importMembers(ctx context.Context, c Caller, batch []numbered,
 		}
 		rows[i] = Row{Issuer: l.Member.Issuer, Subject: l.Member.Subject, Membership: m, Restored: true}
 	}
+	var here LeftToSCIM
 	task := Task{Action: "tenant:import", Tenant: sum.Tenant, Writes: true}
 	outcomes, err := Do(ctx, s, c, task, func(ctx context.Context, w *Work) ([]Outcome, error) {
-		return w.PutMembers(ctx, sum.Tenant, Batch{Rows: rows})
+		here = LeftToSCIM{}
+		return w.PutMembers(ctx, sum.Tenant, Batch{Rows: rows, Left: &here})
 	})
+	if err == nil {
+		left.add(here)
+	}
 	if e, ok := errors.AsType[*iam.Error](err); ok && len(e.Fields) > 0 {
 		for i := len(batch) - 1; i >= 0; i-- { // from positions in the batch to lines
 			err = iam.Rebase(err, fmt.Sprintf("/%d/", i), fmt.Sprintf("line %d: /", batch[i].n))

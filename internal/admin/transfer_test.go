@@ -13,6 +13,7 @@ import (
 	"iam-service/internal/admin"
 	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
 )
 
 // An export read into another place says the same there, and the same again changes
@@ -132,4 +133,60 @@ func TestAnImportLineHoldsExactlyOneObject(t *testing.T) {
 			t.Errorf("%s: %v, want %q", text, err, says)
 		}
 	}
+}
+
+// What SCIM decides of a member stays where an import says otherwise, and the import warns of it.
+func TestAnImportLeavesWhatSCIMDecides(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	o.tenant("acme")
+	o.ok(o.do("acme", func(ctx context.Context, w *admin.Work) error {
+		for _, name := range []string{"managed", "free"} {
+			if _, _, err := w.PutRole(ctx, iam.Role{Tenant: "acme", Name: name}, admin.Condition{Absent: true}); err != nil {
+				return err
+			}
+		}
+		rows := []admin.Row{}
+		for subject, m := range map[string]iam.Membership{
+			"in":  {Status: iam.MembershipActive, Roles: []string{"managed"}},
+			"out": {Status: iam.MembershipActive},
+			"off": {Status: iam.MembershipSuspended},
+		} {
+			rows = append(rows, admin.Row{Issuer: pgtest.Issuer, Subject: subject, Membership: m})
+		}
+		_, err := w.PutMembers(ctx, "acme", admin.Batch{Rows: rows})
+		return err
+	}))
+	o.sql(`INSERT INTO scim_groups (tenant, issuer, display_name, roles) VALUES ('acme', $1, 'g', '{managed}')`, pgtest.Issuer)
+	o.sql(`INSERT INTO scim_users (tenant, user_id, active, suspended) SELECT 'acme', id, false, true FROM users WHERE subject = 'off'`)
+	var text strings.Builder
+	text.WriteString(`{"tenant":{"id":"acme","slug":"acme","name":"acme","status":"active"}}` + "\n")
+	for _, m := range []string{
+		`"subject":"in","status":"active","roles":["free"]`,
+		`"subject":"out","status":"active","roles":["free","managed"],"role_terms":{"managed":{"expires_at":"2040-01-01T00:00:00Z"}}`,
+		`"subject":"off","status":"active","roles":["free"]`,
+		`"subject":"new","status":"active","roles":["managed"]`,
+	} {
+		fmt.Fprintf(&text, `{"member":{"issuer":%q,%s}}`+"\n", pgtest.Issuer, m)
+	}
+	for _, want := range []admin.Imported{{Tenant: "acme", Added: 1, Changed: 3, Same: 1}, {Tenant: "acme", Same: 5}} {
+		sum, err := o.s.Import(ctx, operator, strings.NewReader(text.String()))
+		o.ok(err)
+		if want.Warning = "roles that SCIM groups manage are left as the groups say: managed (3 members); 1 member whom the provisioning client calls inactive is left suspended"; sum != want {
+			t.Errorf("got %+v, want %+v", sum, want)
+		}
+	}
+	o.ok(o.do("acme", func(ctx context.Context, w *admin.Work) error {
+		list, err := w.Members(ctx, "acme", postgres.MemberFilter{Limit: 10})
+		got := []string{}
+		for _, m := range list {
+			slices.Sort(m.Roles)
+			got = append(got, fmt.Sprintf("%s %s%v%d", m.Subject, m.Status, m.Roles, len(m.Terms)))
+		}
+		slices.Sort(got)
+		if want := []string{"in active[free managed]0", "new active[]0", "off suspended[free]0", "out active[free]0"}; !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		return err
+	}))
 }

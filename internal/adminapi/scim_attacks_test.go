@@ -438,3 +438,36 @@ func TestAPatchGoesThroughAllMembersOfAGroupTenTimesAtMost(t *testing.T) {
 	}
 	p.must(204, "PATCH", "/Groups/"+g, patchOps(named...))
 }
+
+func TestAProvisioningClientReachesNoGroupOfAnotherIssuer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	p := w.provision("acme")
+	ada := p.user("ada")
+	p.role("writer")
+	g := p.group("Editors", ada)
+	p.maps(g, "writer")
+	_, err := w.sql().Exec(ctx, `UPDATE scim_groups SET issuer = 'https://other.example', external_id = 'x' WHERE id = $1::uuid`, g)
+	w.OK(err)
+	if r := p.must(200, "GET", "/Groups", nil); r.field("totalResults") != 0.0 || strings.Contains(r.String(), g) {
+		t.Errorf("listed: %s", r)
+	}
+	if r := p.must(200, "GET", "/Groups?filter="+escape(`id eq "`+g+`" or members.value eq "`+ada+`"`), nil); r.field("totalResults") != 0.0 {
+		t.Errorf("found: %s", r)
+	}
+	p.must(404, "GET", "/Groups/"+g, nil)
+	p.must(404, "PUT", "/Groups/"+g, map[string]any{"displayName": "Mine"})
+	p.must(404, "PATCH", "/Groups/"+g, patchOps(op("remove", "members", nil)))
+	p.must(404, "DELETE", "/Groups/"+g, nil)
+	if got := p.roles(ada); got != "writer" {
+		t.Errorf("ada holds %q", got)
+	}
+	mine := p.group("editors") // its names are those of its issuer alone
+	p.must(204, "PATCH", "/Groups/"+mine, patchOps(op("replace", "externalId", "x")))
+	if r := w.want(200, "root", "GET", "/v1/tenants/acme/scim-groups/"+g, nil); r.field("issuer") != "https://other.example" {
+		t.Errorf("to an administrator: %s", r)
+	}
+	if n := len(w.want(200, "root", "GET", "/v1/tenants/acme/scim-groups", nil).items()); n != 2 {
+		t.Errorf("an administrator sees %d groups", n)
+	}
+}

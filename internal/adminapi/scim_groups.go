@@ -12,6 +12,7 @@ import (
 // SCIMGroupBody is a group of a provisioning client. Exported, since the schema is named after it.
 type SCIMGroupBody struct {
 	ID          string    `json:"id" format:"uuid"`
+	Issuer      string    `json:"issuer" doc:"of the client that created it: clients of another one do not find it"`
 	DisplayName string    `json:"display_name" doc:"as the client calls it; it means nothing here"`
 	ExternalID  string    `json:"external_id,omitempty" doc:"id that the client has given it"`
 	Roles       []string  `json:"roles" doc:"names of roles that its members hold"`
@@ -29,6 +30,7 @@ type SCIMGroupPut struct {
 func wireSCIMGroup(g iam.SCIMGroup) SCIMGroupBody {
 	return SCIMGroupBody{
 		ID:          g.ID,
+		Issuer:      g.Issuer,
 		DisplayName: g.DisplayName,
 		ExternalID:  g.ExternalID,
 		Roles:       sorted(g.Roles),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,7 +12,22 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"iam-service/internal/admin"
+	"iam-service/internal/dev/await"
 )
+
+// crowd adds members to the tenant, and returns their ids.
+func (p *provisioner) crowd(n int) []string {
+	p.Helper()
+	_, err := p.sql().Exec(ctx, `INSERT INTO users (issuer, subject) SELECT $1, 'large-' || i FROM generate_series(1, $2::int) AS i`, p.RAuth.Issuer, n)
+	p.OK(err)
+	_, err = p.sql().Exec(ctx, `INSERT INTO memberships (user_id, tenant) SELECT id, $1 FROM users WHERE subject LIKE 'large-%'`, p.tenant)
+	p.OK(err)
+	rows, err := p.sql().Query(ctx, `SELECT id::text FROM users WHERE subject LIKE 'large-%'`)
+	p.OK(err)
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	p.OK(err)
+	return ids
+}
 
 var scimMembers = flag.Int("scim.members", 4500, "members of the large group; 50,000 nightly")
 
@@ -22,14 +38,7 @@ func TestALargeGroupIsChangedInOneTransactionOfBoundedMemory(t *testing.T) {
 	n := *scimMembers
 	w := newWorld(t, settings{})
 	p := w.provision("acme")
-	_, err := w.sql().Exec(ctx, `INSERT INTO users (issuer, subject) SELECT $1, 'large-' || i FROM generate_series(1, $2::int) AS i`, w.RAuth.Issuer, n)
-	w.OK(err)
-	_, err = w.sql().Exec(ctx, `INSERT INTO memberships (user_id, tenant) SELECT id, 'acme' FROM users WHERE subject LIKE 'large-%'`)
-	w.OK(err)
-	rows, err := w.sql().Query(ctx, `SELECT id::text FROM users WHERE subject LIKE 'large-%'`)
-	w.OK(err)
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	w.OK(err)
+	ids := p.crowd(n)
 	t.Cleanup(func() {
 		if t.Failed() {
 			for line := range strings.Lines(w.Logs.String()) {
@@ -118,4 +127,48 @@ func TestALargeGroupIsChangedInOneTransactionOfBoundedMemory(t *testing.T) {
 			t.Errorf("the audit: %s", v.Fault)
 		}
 	}))
+}
+
+// The erasure of a user locks the membership, then the head of the audit. A large change of a group waits for it before it holds
+// the head, or the group: neither can wait for the other.
+func TestAChangeOfAGroupLocksMembershipsBeforeItsAudit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	p := w.provision("acme")
+	ids := p.crowd(2100) // two chunks
+	p.role("many")
+	g := p.group("Many")
+	p.maps(g, "many")
+	whileErased := func(what string, change func() reply) {
+		t.Helper()
+		erasure, err := w.sql().Begin(ctx)
+		w.OK(err)
+		defer func() { _ = erasure.Rollback(ctx) }()
+		_, err = erasure.Exec(ctx, `SELECT FROM memberships WHERE tenant = 'acme' AND user_id = $1::uuid FOR UPDATE`, slices.Max(ids))
+		w.OK(err)
+		done := make(chan reply, 1)
+		go func() { done <- change() }()
+		await.True(t, "the change waits", func() (waits bool) {
+			w.OK(erasure.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_locks l WHERE NOT l.granted AND pg_backend_pid() = ANY (pg_blocking_pids(l.pid)))`).Scan(&waits))
+			return waits
+		})
+		var heads, groups int
+		w.OK(erasure.QueryRow(ctx, `WITH h AS (SELECT FROM audit_heads WHERE chain = 'acme' FOR UPDATE SKIP LOCKED) SELECT count(*) FROM h`).Scan(&heads))
+		w.OK(erasure.QueryRow(ctx, `WITH g AS (SELECT FROM scim_groups WHERE id = $1::uuid FOR UPDATE SKIP LOCKED) SELECT count(*) FROM g`, g).Scan(&groups))
+		if heads != 1 || groups != 1 {
+			t.Errorf("%s: the erasure can lock %d heads and %d groups", what, heads, groups)
+		}
+		w.OK(erasure.Rollback(ctx))
+		if r := <-done; r.status >= 400 {
+			t.Errorf("%s: %s", what, r)
+		}
+	}
+	whileErased("join", func() reply {
+		return p.send("PATCH", "/Groups/"+g, patchOps(op("replace", "displayName", "All"), op("add", "members", refs(ids...))))
+	})
+	tag := w.want(200, "root", "GET", "/v1/tenants/acme/scim-groups/"+g, nil).header.Get("ETag")
+	whileErased("unmap", func() reply {
+		return w.call("root", "PUT", "/v1/tenants/acme/scim-groups/"+g, map[string]any{"roles": []string{}}, "If-Match: "+tag)
+	})
+	whileErased("delete", func() reply { return p.send("DELETE", "/Groups/"+g, nil) })
 }

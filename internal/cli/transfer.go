@@ -63,7 +63,12 @@ func importCommand(environ []string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return report(cmd, map[string]any{"tenant": sum.Tenant, "added": sum.Added, "changed": sum.Changed, "same": sum.Same}, func(out io.Writer) {
+			result := map[string]any{"tenant": sum.Tenant, "added": sum.Added, "changed": sum.Changed, "same": sum.Same}
+			if sum.Warning != "" {
+				result["warning"] = sum.Warning
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning:", sum.Warning)
+			}
+			return report(cmd, result, func(out io.Writer) {
 				fmt.Fprintf(out, "%s: %d added, %d changed, %d unchanged\n", sum.Tenant, sum.Added, sum.Changed, sum.Same)
 			})
 		}),

@@ -35,6 +35,7 @@ func (u SCIMUser) InForce() bool { return u.Status == MembershipActive && !u.Exp
 type SCIMGroup struct {
 	Tenant      string
 	ID          string
+	Issuer      string // of the client that created it: clients of another one do not find it
 	DisplayName string
 	ExternalID  string   // the client's own id, opaque; empty: none
 	Roles       []string // written by administrators alone

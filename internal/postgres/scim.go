@@ -11,7 +11,7 @@ import (
 // SCIMQuery selects users or groups, ordered by id.
 type SCIMQuery struct {
 	Tenant string
-	Issuer string // of users; groups have none
+	Issuer string // of users, or of the client of groups; empty: any
 	Filter *SCIMFilter
 	After  string // id of the last one of the page before
 	Offset int
@@ -20,7 +20,7 @@ type SCIMQuery struct {
 
 // SCIMUsers lists the members of a tenant that an issuer names, by id, without their groups.
 func (tx *Tx) SCIMUsers(ctx context.Context, q SCIMQuery) ([]iam.SCIMUser, error) {
-	w, err := q.where(scimUserColumns)
+	w, err := q.where(scimUserTable)
 	if err != nil {
 		return nil, err
 	}
@@ -30,7 +30,7 @@ func (tx *Tx) SCIMUsers(ctx context.Context, q SCIMQuery) ([]iam.SCIMUser, error
 
 // CountSCIMUsers counts what SCIMUsers lists, on all pages.
 func (tx *Tx) CountSCIMUsers(ctx context.Context, q SCIMQuery) (n int, err error) {
-	w, err := q.where(scimUserColumns)
+	w, err := q.where(scimUserTable)
 	if err != nil {
 		return 0, err
 	}
@@ -109,7 +109,7 @@ func (tx *Tx) SCIMInactive(ctx context.Context, tenant string, users []string) (
 
 // SCIMGroups lists the groups of a tenant by id.
 func (tx *Tx) SCIMGroups(ctx context.Context, q SCIMQuery) ([]iam.SCIMGroup, error) {
-	w, err := q.where(scimGroupColumns)
+	w, err := q.where(scimGroupTable)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +119,7 @@ func (tx *Tx) SCIMGroups(ctx context.Context, q SCIMQuery) ([]iam.SCIMGroup, err
 
 // CountSCIMGroups counts what SCIMGroups lists, on all pages.
 func (tx *Tx) CountSCIMGroups(ctx context.Context, q SCIMQuery) (n int, err error) {
-	w, err := q.where(scimGroupColumns)
+	w, err := q.where(scimGroupTable)
 	if err != nil {
 		return 0, err
 	}
@@ -127,9 +127,9 @@ func (tx *Tx) CountSCIMGroups(ctx context.Context, q SCIMQuery) (n int, err erro
 	return n, wrap("count groups", err)
 }
 
-// SCIMGroup returns a group of a tenant, and whether it exists.
-func (tx *Tx) SCIMGroup(ctx context.Context, tenant, id string) (iam.SCIMGroup, bool, error) {
-	all, err := tx.scimGroups(ctx, ` WHERE g.tenant = $1 AND g.id = $2::uuid`, tenant, id)
+// SCIMGroup returns a group of a tenant, and whether it exists and is of an issuer; with an empty one, it is of any.
+func (tx *Tx) SCIMGroup(ctx context.Context, tenant, issuer, id string) (iam.SCIMGroup, bool, error) {
+	all, err := tx.scimGroups(ctx, ` WHERE g.tenant = $1 AND g.id = $2::uuid AND ($3 = '' OR g.issuer = $3)`, tenant, id, issuer)
 	return first(all), len(all) > 0, err
 }
 
@@ -140,7 +140,7 @@ func (tx *Tx) SCIMGroupsWith(ctx context.Context, tenant, role string) ([]iam.SC
 
 func (tx *Tx) scimGroups(ctx context.Context, tail string, args ...any) ([]iam.SCIMGroup, error) {
 	return collect(ctx, tx, statement{doing: "read groups", sql: `
-		SELECT g.tenant, g.id::text, g.display_name, coalesce(g.external_id, ''), g.roles,
+		SELECT g.tenant, g.id::text, g.issuer, g.display_name, coalesce(g.external_id, ''), g.roles,
 		       (SELECT count(*) FROM scim_group_members x WHERE x.group_id = g.id), g.version, g.created_at, g.updated_at
 		  FROM scim_groups g` + tail, args: args}, pgx.RowToStructByPos[iam.SCIMGroup])
 }
@@ -156,8 +156,8 @@ func (tx *Tx) PutSCIMGroup(ctx context.Context, g *iam.SCIMGroup) (err error) {
 			return &iam.Error{Kind: iam.Conflict, Code: "too_many_groups", Detail: "the tenant has the maximum number of groups"}
 		}
 		err = tx.tx.QueryRow(ctx, `
-			INSERT INTO scim_groups (tenant, display_name, external_id, roles) VALUES ($1, $2, nullif($3, ''), $4)
-			RETURNING id::text, version, created_at, updated_at`, g.Tenant, g.DisplayName, g.ExternalID, list(g.Roles)).
+			INSERT INTO scim_groups (tenant, issuer, display_name, external_id, roles) VALUES ($1, $2, $3, nullif($4, ''), $5)
+			RETURNING id::text, version, created_at, updated_at`, g.Tenant, g.Issuer, g.DisplayName, g.ExternalID, list(g.Roles)).
 			Scan(&g.ID, &g.Version, &g.CreatedAt, &g.UpdatedAt)
 	} else {
 		err = tx.tx.QueryRow(ctx, `
@@ -180,10 +180,19 @@ func (tx *Tx) DeleteSCIMGroup(ctx context.Context, tenant, id string) error {
 	return wrap("delete a group", err)
 }
 
-// SCIMGroupMembers lists the users of a group by id.
-func (tx *Tx) SCIMGroupMembers(ctx context.Context, tenant, group string) ([]string, error) {
+// SCIMGroupMembers lists the users of a group by id; none where the group is of another issuer.
+func (tx *Tx) SCIMGroupMembers(ctx context.Context, g iam.SCIMGroup) ([]string, error) {
 	return collect(ctx, tx, statement{doing: "read the members of a group", sql: `
-		SELECT user_id::text FROM scim_group_members WHERE tenant = $1 AND group_id = $2::uuid ORDER BY user_id`, args: []any{tenant, group}}, pgx.RowTo[string])
+		SELECT user_id::text FROM scim_group_members WHERE tenant = $1 AND group_id = $2::uuid
+		   AND EXISTS (SELECT FROM scim_groups WHERE id = $2::uuid AND issuer = $3) ORDER BY user_id`,
+		args: []any{g.Tenant, g.ID, g.Issuer}}, pgx.RowTo[string])
+}
+
+// LockMemberships locks the memberships of some users in one order, before a change of several steps: each step stores its audit
+// entries, whose chain the erasure of a user locks after the memberships. It needs LockRoles.
+func (tx *Tx) LockMemberships(ctx context.Context, tenant string, users []string) error {
+	_, err := tx.tx.Exec(ctx, `SELECT FROM memberships WHERE tenant = $1 AND user_id = ANY ($2::uuid[]) ORDER BY user_id FOR NO KEY UPDATE`, tenant, users)
+	return wrap("lock memberships", err)
 }
 
 // AddSCIMGroupMembers adds users to a group and returns those that were not in it. A user who is no member of the tenant, or

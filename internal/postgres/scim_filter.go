@@ -25,16 +25,22 @@ type scimColumn struct {
 	kind string // "text", "caseless", "bool", "time", "id", "members"
 }
 
+// scimTable is the columns of users or groups.
+type scimTable struct {
+	tenant, issuer string
+	columns        map[string]scimColumn // by attribute in lower case
+}
+
 var (
-	scimUserColumns = map[string]scimColumn{
+	scimUserTable = scimTable{"m.tenant", "u.issuer", map[string]scimColumn{
 		"id":                {"m.user_id", "id"},
 		"username":          {"u.subject", "text"},
 		"externalid":        {"s.external_id", "text"},
 		"active":            {"(m.status = 'active' AND coalesce(m.expires_at > now(), true))", "bool"},
 		"meta.created":      {"m.created_at", "time"},
 		"meta.lastmodified": {"greatest(m.updated_at, s.updated_at)", "time"},
-	}
-	scimGroupColumns = map[string]scimColumn{
+	}}
+	scimGroupTable = scimTable{"g.tenant", "g.issuer", map[string]scimColumn{
 		"id":                {"g.id", "id"},
 		"displayname":       {"g.display_name", "caseless"},
 		"externalid":        {"g.external_id", "text"},
@@ -42,18 +48,16 @@ var (
 		"members.value":     {"g.id", "members"},
 		"meta.created":      {"g.created_at", "time"},
 		"meta.lastmodified": {"g.updated_at", "time"},
-	}
+	}}
 )
 
-func (q SCIMQuery) where(columns map[string]scimColumn) (w where, err error) {
+func (q SCIMQuery) where(t scimTable) (w where, err error) {
+	w.and(t.tenant+" = $%d", q.Tenant)
 	if q.Issuer != "" {
-		w.and("m.tenant = $%d", q.Tenant)
-		w.and("u.issuer = $%d", q.Issuer)
-	} else {
-		w.and("g.tenant = $%d", q.Tenant)
+		w.and(t.issuer+" = $%d", q.Issuer)
 	}
 	if q.Filter != nil {
-		condition, err := w.scim(q.Filter, columns)
+		condition, err := w.scim(q.Filter, t.columns)
 		if err != nil {
 			return w, err
 		}

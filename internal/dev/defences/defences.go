@@ -457,8 +457,18 @@ var core = []Defence{
 	},
 	{
 		Threat: "provisioning across tenants", File: "internal/postgres/scim.go",
-		Code: "` WHERE g.tenant = $1 AND g.id = $2::uuid`", Without: "` WHERE $1 <> '' AND g.id = $2::uuid`",
+		Code: "` WHERE g.tenant = $1 AND g.id = $2::uuid", Without: "` WHERE $1 <> '' AND g.id = $2::uuid",
 		Package: "./internal/adminapi", Test: "TestAProvisioningClientReachesNothingOfAnotherTenant",
+	},
+	{
+		Threat: "provisioning across issuers", File: "internal/postgres/scim.go",
+		Code: "AND ($3 = '' OR g.issuer = $3)`", Without: "AND $3 IS NOT NULL`",
+		Package: "./internal/adminapi", Test: "TestAProvisioningClientReachesNoGroupOfAnotherIssuer",
+	},
+	{
+		Threat: "a deactivation undone by hand", File: "internal/admin/member_changes.go",
+		Code: "w.checkNotInactive(ctx, tenant, changes)", Without: "w.checkNotInactive(ctx, tenant, nil)",
+		Package: "./internal/adminapi", Test: "TestWhomTheIdentityProviderDeactivatedIsNotResumedByHand",
 	},
 	{
 		Threat: "provisioning across tenants", File: "internal/postgres/scim.go",
