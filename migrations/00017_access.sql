@@ -1,5 +1,9 @@
 -- +goose Up
 
+-- Instances of the release before write memberships meanwhile: what they commit between the first fill and the triggers
+-- would never be in membership_roles. They read on, and their writes wait until this migration commits.
+LOCK TABLE memberships IN SHARE ROW EXCLUSIVE MODE;
+
 -- The roles of memberships, a row for each, for questions about who holds a role: a page of them is a range of the
 -- primary key, however many members the tenant has. A GIN index over memberships.roles would cost less to write, but
 -- returns no order, and the planner misses it where many roles are asked for that few members hold.
@@ -12,7 +16,8 @@ CREATE TABLE membership_roles (
 );
 INSERT INTO membership_roles (tenant, role, user_id) SELECT DISTINCT tenant, r, user_id FROM memberships, unnest(roles) AS r;
 
--- It runs as its owner: the service's role reads the table and writes memberships alone.
+-- It runs as its owner: the service's role reads the table and writes memberships alone. A row that is there already, of a
+-- repair by hand, must not fail a change of the membership.
 -- +goose StatementBegin
 CREATE FUNCTION iam_index_membership_roles() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -20,7 +25,8 @@ BEGIN
     IF TG_OP = 'TRUNCATE' THEN
         TRUNCATE membership_roles;
     ELSIF TG_OP = 'INSERT' THEN
-        INSERT INTO membership_roles (tenant, role, user_id) SELECT DISTINCT tenant, r, user_id FROM changed, unnest(roles) AS r;
+        INSERT INTO membership_roles (tenant, role, user_id) SELECT DISTINCT tenant, r, user_id FROM changed, unnest(roles) AS r
+        ON CONFLICT DO NOTHING;
     ELSIF TG_OP = 'DELETE' THEN
         DELETE FROM membership_roles AS d USING (SELECT DISTINCT tenant, r, user_id FROM changed, unnest(roles) AS r) AS x
          WHERE d.tenant = x.tenant AND d.role = x.r AND d.user_id = x.user_id;
@@ -29,7 +35,8 @@ BEGIN
          USING (SELECT tenant, r, user_id FROM before, unnest(roles) AS r EXCEPT SELECT tenant, r, user_id FROM changed, unnest(roles) AS r) AS x
          WHERE d.tenant = x.tenant AND d.role = x.r AND d.user_id = x.user_id;
         INSERT INTO membership_roles (tenant, role, user_id)
-        SELECT tenant, r, user_id FROM changed, unnest(roles) AS r EXCEPT SELECT tenant, r, user_id FROM before, unnest(roles) AS r;
+        SELECT tenant, r, user_id FROM changed, unnest(roles) AS r EXCEPT SELECT tenant, r, user_id FROM before, unnest(roles) AS r
+        ON CONFLICT DO NOTHING;
     END IF;
     RETURN NULL;
 END

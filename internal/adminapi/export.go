@@ -121,14 +121,11 @@ func (a *server) export(ctx context.Context, c call, e exporting) (*exportable, 
 	return &exportable{Body: func(huma.Context) {
 		defer done()
 		out := newStream(x.w)
-		put := &exportWriter{out: out}
-		if e.format == csvMedia {
-			put.csv = csv.NewWriter(out.buffer)
-		}
 		out.contentType = string(e.format)
+		put := &exportWriter{out: out, format: e.format}
 		err := a.Service.Do(ctx, c.caller, task, func(ctx context.Context, w *admin.Work) error {
-			if out.started() {
-				return errors.New("the export was interrupted") // a retry would repeat rows
+			if err := put.restart(); err != nil {
+				return err
 			}
 			if put.csv != nil && e.header != nil {
 				if err := put.row(e.header); err != nil {
@@ -209,8 +206,22 @@ func (s *stream) flush() error {
 
 // exportWriter writes the items of an export in its format.
 type exportWriter struct {
-	out *stream
-	csv *csv.Writer // nil: JSON lines
+	out    *stream
+	format format
+	csv    *csv.Writer // nil: JSON lines
+}
+
+// restart begins the body, of each attempt of the transaction: what an earlier attempt left in the buffers would repeat rows. It fails
+// where a part of that attempt was sent.
+func (e *exportWriter) restart() error {
+	if e.out.started() {
+		return errors.New("the export was interrupted")
+	}
+	e.out.buffer.Reset(e.out)
+	if e.format == csvMedia {
+		e.csv = csv.NewWriter(e.out.buffer) // a new one: it has a buffer of its own
+	}
+	return nil
 }
 
 // each writes an item: its JSON, or its rows.

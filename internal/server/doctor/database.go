@@ -27,7 +27,7 @@ func databaseFailed(err error, next string) finding {
 }
 
 func (d *doctor) database(ctx context.Context) {
-	dependents := []string{"prepared statements", "database role", "schema", "database writes", "change notifications", "instance", "clock of the database"}
+	dependents := []string{"prepared statements", "database role", "schema", "index of roles", "database writes", "change notifications", "instance", "clock of the database"}
 	server := postgres.Server(d.cfg.DatabaseURL)
 	var db *postgres.DB
 	found := d.check(ctx, "database", func(ctx context.Context) finding {
@@ -66,10 +66,11 @@ func (d *doctor) database(ctx context.Context) {
 		}
 		return ok("it has all migrations that this version needs")
 	}); f.state == Fail {
-		d.skip("the schema is not usable", "database role", "database writes", "change notifications", "instance", "clock of the database")
+		d.skip("the schema is not usable", "database role", "index of roles", "database writes", "change notifications", "instance", "clock of the database")
 		return
 	}
 	d.check(ctx, "database role", d.role)
+	d.check(ctx, "index of roles", d.roleIndex)
 	d.check(ctx, "database writes", func(ctx context.Context) finding {
 		if err := db.DryWrite(ctx); err != nil {
 			return databaseFailed(err, "read PostgreSQL's log; changes by administrators fail, enrichment goes on")
@@ -135,6 +136,23 @@ func (d *doctor) role(ctx context.Context) finding {
 		}
 	}
 	return ok("%s can do what the service needs, and not more", r.Role)
+}
+
+// roleIndex compares the table by which the holders of a role are found with the memberships.
+func (d *doctor) roleIndex(ctx context.Context) finding {
+	x, err := d.db.CheckRoleIndex(ctx)
+	switch {
+	case err != nil:
+		return databaseFailed(err, "read PostgreSQL's log, and raise --timeout if it took too long")
+	case x.Missing+x.Excess > 0:
+		return finding{
+			Fail, fmt.Sprintf("membership_roles lacks %d roles of memberships, and has %d that no membership has: holders of a role are missing from lists of access", x.Missing, x.Excess),
+			"repair it as the schema's owner (docs/doctor.md, the index of roles)",
+		}
+	case !x.All:
+		return ok("membership_roles equals memberships, in the part of both that was compared")
+	}
+	return ok("membership_roles equals memberships")
 }
 
 // notifications sends a heartbeat through the pool and waits for it on the direct connection, as serve does at its start.

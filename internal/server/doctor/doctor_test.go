@@ -130,6 +130,21 @@ func TestACopiedDatabaseIsFound(t *testing.T) {
 	results(t, "DATABASE_URL="+database).want(t, "instance", doctor.Fail, "copied or moved", `"iam-service instance renew" if this is a copy`)
 }
 
+func TestAnIndexOfRolesThatDiffersIsFound(t *testing.T) {
+	t.Parallel()
+	database := pgtest.URL(t)
+	results(t, "DATABASE_URL="+database).want(t, "index of roles", doctor.OK, "equals memberships", "")
+	conn, err := pgx.Connect(t.Context(), database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := conn.Exec(t.Context(), `INSERT INTO membership_roles (tenant, role, user_id) VALUES ('acme', 'viewer', gen_random_uuid())`); err != nil {
+		t.Fatal(err)
+	}
+	results(t, "DATABASE_URL="+database).want(t, "index of roles", doctor.Fail, "has 1 that no membership has", "docs/doctor.md, the index of roles")
+}
+
 func TestIntrospectionIsTried(t *testing.T) {
 	t.Parallel()
 	p := issuer(t, 0)
