@@ -48,6 +48,7 @@ type difference struct {
 	from, to *accessFacts
 	same     bool             // roles and status: only members that changed themselves can differ
 	exists   bool             // today
+	platform bool             // the caller reads the whole platform
 	shared   []iam.AuditEntry // about roles and the tenant
 }
 
@@ -72,6 +73,9 @@ func (w *Work) checkPeriod(ctx context.Context, p AccessPeriod) (AccessPeriod, e
 func (w *Work) difference(ctx context.Context, tenant string, p AccessPeriod) (*difference, error) {
 	d := &difference{w: w, tenant: tenant, period: p}
 	var err error
+	if d.platform, err = w.Anywhere(ctx); err != nil {
+		return nil, err
+	}
 	found := 0
 	for _, side := range []struct {
 		into **accessFacts
@@ -106,9 +110,22 @@ func (w *Work) difference(ctx context.Context, tenant string, p AccessPeriod) (*
 		if err != nil {
 			return nil, err
 		}
-		d.shared = append(d.shared, entries...)
+		d.shared = append(d.shared, d.named(entries)...)
 	}
 	return d, nil
+}
+
+// ActorPlatform is the kind of an actor whom only those see who read the whole platform.
+const ActorPlatform = "platform"
+
+// named removes from entries of the platform who made them and where they are, for a caller who does not read the platform's audit.
+func (d *difference) named(entries []iam.AuditEntry) []iam.AuditEntry {
+	for i := range entries {
+		if e := &entries[i]; e.Chain == "" && !d.platform {
+			e.Seq, e.ActorKind, e.Actor, e.Via = 0, ActorPlatform, "", ""
+		}
+	}
+	return entries
 }
 
 // nothingAt are the facts of a tenant that did not exist.
@@ -219,59 +236,6 @@ func (d *difference) page(ctx context.Context, after AccessCursor, limit int) (A
 	return page, nil
 }
 
-// users adds the users whose access differs; full: the page ends there.
-func (d *difference) users(ctx context.Context, after string, limit int, page *AccessChanges) (full bool, err error) {
-	for examined := 0; ; {
-		ids, err := d.candidates(ctx, after, holdersRead)
-		if err != nil {
-			return false, err
-		}
-		changes, err := d.of(ctx, ids)
-		if err != nil {
-			return false, err
-		}
-		for _, c := range changes {
-			if len(page.Items) == limit {
-				break
-			}
-			page.Items, after = append(page.Items, c), c.User
-		}
-		if len(page.Items) < limit {
-			if len(ids) < holdersRead {
-				return false, nil
-			}
-			after = ids[len(ids)-1]
-		}
-		if examined += len(ids); len(page.Items) == limit || examined >= maxExamined {
-			page.Next, page.More = AccessCursor{Kind: AccessUser, Name: after}, true
-			return true, nil
-		}
-	}
-}
-
-// candidates lists by id users whose access can differ. Where roles and status of the tenant are the same, those are members who
-// changed themselves, whose user did, or who have something that starts or ends by itself.
-func (d *difference) candidates(ctx context.Context, after string, limit int) ([]string, error) {
-	changed := postgres.ObjectFilter{Chain: d.tenant, Kind: iam.KindMember, After: d.period.From}
-	if !d.exists {
-		changed.After = time.Time{}
-	}
-	tx := d.w.tx
-	lists := make([][]string, 3)
-	var err error
-	if lists[0], err = tx.Objects(ctx, changed, after, limit); err != nil {
-		return nil, err
-	}
-	if d.same {
-		if lists[1], err = tx.Objects(ctx, postgres.ObjectFilter{Kind: iam.KindUser, After: d.period.From, Until: d.period.To}, after, limit); err == nil {
-			lists[2], err = tx.EndingMembers(ctx, d.tenant, after, limit)
-		}
-	} else if d.exists {
-		lists[1], err = tx.MemberIDs(ctx, d.tenant, after, limit)
-	}
-	return firstOf(limit, lists...), err
-}
-
 // held are the names of what a membership grants.
 func (f *accessFacts) held(h postgres.Holder) Names {
 	if len(f.why(h)) > 0 {
@@ -351,14 +315,21 @@ func (d *difference) explain(ctx context.Context, changes []AccessChange) error 
 	for i, c := range changes {
 		users[i], index[c.User] = c.User, i
 	}
-	for _, about := range []struct{ chain, kind string }{{d.tenant, iam.KindMember}, {"", iam.KindUser}} {
+	for _, about := range []struct {
+		chain, kind string
+		status      bool
+	}{
+		{chain: d.tenant, kind: iam.KindMember},
+		// Who created a person, or changed a name, is of no concern to another tenant, and explains no access.
+		{chain: "", kind: iam.KindUser, status: !d.platform},
+	} {
 		entries, err := d.w.tx.Entries(ctx, postgres.EntryFilter{
-			Chain: about.chain, Kind: about.kind, Objects: users, From: d.period.From, To: d.period.To, Limit: maxCauses * len(users),
+			Chain: about.chain, Kind: about.kind, Objects: users, From: d.period.From, To: d.period.To, Limit: maxCauses, Status: about.status,
 		})
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
+		for _, e := range d.named(entries) {
 			c := &changes[index[e.Object]]
 			c.Entries = append(c.Entries, e)
 		}

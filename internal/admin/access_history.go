@@ -100,7 +100,24 @@ func (h *history) tenantThen(ctx context.Context) (iam.Tenant, error) {
 	if err == nil && !there {
 		err = errNotFound
 	}
+	if err == nil && !h.exists {
+		err = h.checkWhole(ctx)
+	}
 	return iam.Tenant{ID: h.tenant, Slug: doc.Slug, Name: doc.Name, Status: doc.Status, Attributes: doc.Attributes}, err
+}
+
+// checkWhole rejects a tenant that was deleted, and of which entries were removed: the deletion records the tenant alone, so a role
+// or a membership whose last entry is gone cannot be known any more.
+func (h *history) checkWhole(ctx context.Context) error {
+	cut, err := h.w.tx.Cut(ctx, h.tenant)
+	if err == nil && cut {
+		err = &iam.Error{
+			Kind: iam.Invalid, Code: "before_retention",
+			Detail: "the tenant was deleted, and the audit does not tell everything of it: entries of it were removed by audit prune. " +
+				"No moment of it can be asked about, but for what is left in GET /v1/audit",
+		}
+	}
+	return err
 }
 
 // roles are those that the tenant saw, by name.

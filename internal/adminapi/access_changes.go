@@ -14,9 +14,9 @@ type accessNames struct {
 
 type accessCause struct {
 	Chain     string    `json:"chain" doc:"id of a tenant; empty: the platform"`
-	Seq       int64     `json:"seq"`
+	Seq       int64     `json:"seq" doc:"0: not shown, as actor and via, to a caller who reads the tenant alone"`
 	At        time.Time `json:"at"`
-	ActorKind string    `json:"actor_kind" doc:"user, client, operator or service"`
+	ActorKind string    `json:"actor_kind" doc:"user, client, operator, service or stream; platform: not shown"`
 	Actor     string    `json:"actor"`
 	Via       string    `json:"via"`
 	Action    string    `json:"action"`

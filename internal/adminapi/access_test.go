@@ -319,6 +319,13 @@ func TestAnEarlierMomentIsToldOfWhatIsGone(t *testing.T) {
 	if !strings.Contains(body, ",lost,,brief:read,brief/") {
 		t.Errorf("what the deletion of a tenant took away: %s", body)
 	}
+	_, err := w.sql().Exec(ctx, `INSERT INTO audit_cuts (chain, seq, hash, until) VALUES ('brief', 0, '', '2020-01-01T00:00:00Z')`)
+	w.OK(err)
+	for _, path := range []string{"access?permission=brief:read&at=" + at, "access/changes?from=" + at} {
+		if r := w.want(422, "root", "GET", "/v1/tenants/brief/"+path, nil); r.field("code") != "before_retention" {
+			t.Errorf("of a deleted tenant whose audit was cut: %s", r)
+		}
+	}
 	for path, pointer := range map[string]string{
 		"/v1/tenants/acme/access?role=viewer&at=2999-01-01T00:00:00Z":                                     "at",
 		"/v1/tenants/acme/access/changes?from=2999-01-01T00:00:00Z":                                       "from",
@@ -331,5 +338,40 @@ func TestAnEarlierMomentIsToldOfWhatIsGone(t *testing.T) {
 		if got := w.want(422, "root", "GET", path, nil).pointers(); !slices.Equal(got, []string{pointer}) {
 			t.Errorf("%s: the error is of %q, want %q", path, got, pointer)
 		}
+	}
+}
+
+// A change of access names the entries that did it. Those of the platform are another's business: who added a person to
+// another tenant, and who blocked one, is not shown to a caller who reads the tenant alone.
+func TestATenantLearnsNotWhoActedOnThePlatform(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, settings{})
+	blocked := w.member("acme", "berta", "editor")
+	at := w.then()
+	w.want(201, "root", "POST", "/v1/tenants/globex/members", map[string]any{"subject": "nina", "roles": []string{}})
+	w.want(201, "tina", "POST", "/v1/tenants/acme/members", map[string]any{"subject": "nina", "roles": []string{"editor"}})
+	w.want(200, "root", "PATCH", "/v1/users/"+blocked, map[string]any{"status": "blocked"}, "Content-Type: application/merge-patch+json")
+	causes := func(who string) (all []map[string]any) {
+		for _, x := range w.want(200, who, "GET", "/v1/tenants/acme/access/changes?from="+at, nil).items() {
+			list, _ := x["entries"].([]any)
+			for _, e := range list {
+				if entry, _ := e.(map[string]any); entry["kind"] == "user" {
+					all = append(all, entry)
+				}
+			}
+		}
+		return all
+	}
+	for _, e := range causes("tina") {
+		if e["object"] != blocked || e["actor_kind"] != "platform" || e["actor"] != "" || e["via"] != "" || e["seq"] != float64(0) {
+			t.Errorf("the tenant's administrator sees %v", e)
+		}
+	}
+	if n := len(causes("tina")); n != 1 {
+		t.Errorf("the tenant's administrator sees %d entries of users, want that of the block alone", n)
+	}
+	whole := causes("root")
+	if len(whole) != 2 || whole[0]["actor"] == "" || whole[1]["seq"] == float64(0) {
+		t.Errorf("the platform's administrator sees %v", whole)
 	}
 }

@@ -46,6 +46,18 @@ func (tx *Tx) EarliestMoment(ctx context.Context) (at time.Time, err error) {
 	return at, nil
 }
 
+// Cut reports whether entries were removed from a chain.
+func (tx *Tx) Cut(ctx context.Context, chain string) (cut bool, err error) {
+	var known bool
+	_, err = tx.look(ctx, `SELECT EXISTS (SELECT FROM audit_cuts WHERE chain = $1), to_regclass('audit_destroyed') IS NOT NULL`, []any{chain}, &cut, &known)
+	if err == nil && !cut && known {
+		_, err = tx.look(ctx, `
+			SELECT EXISTS (SELECT FROM audit_destroyed AS d WHERE d.chain = $1
+			   AND NOT EXISTS (SELECT FROM audit AS a WHERE a.chain = d.chain AND a.seq = d.seq AND a.hash = d.hash))`, []any{chain}, &cut)
+	}
+	return cut, wrap("find the beginning of the audit", err)
+}
+
 // stateful excludes entries that are about something else than the object's state: those of a client's secret.
 const stateful = `coalesce(after, before) ->> 'status' IS NOT NULL OR kind IN ('role', 'mapping')`
 
@@ -94,12 +106,35 @@ func (tx *Tx) ChainsOf(ctx context.Context, kind, object string) ([]string, erro
 		SELECT DISTINCT chain FROM audit WHERE kind = $1 AND object = $2 ORDER BY 1`, args: []any{kind, object}}, pgx.RowTo[string])
 }
 
-// EndingMembers lists by id, after one, members of a tenant whose membership or a role starts or ends by itself at some time.
-func (tx *Tx) EndingMembers(ctx context.Context, tenant, after string, limit int) ([]string, error) {
-	return collect(ctx, tx, statement{doing: "list members whose roles end", sql: `
-		SELECT user_id::text FROM memberships
-		 WHERE tenant = $1 AND (expires_at IS NOT NULL OR role_terms <> '{}') AND user_id > coalesce(nullif($2, '')::uuid, '00000000-0000-0000-0000-000000000000')
-		 ORDER BY user_id LIMIT $3`, args: []any{tenant, after, limit}}, pgx.RowTo[string])
+// Window is a part of the members of a tenant, by id.
+type Window struct {
+	Users   []string // those whose access can differ though the roles do not
+	Through string   // the last member that was looked at
+	Looked  int      // members
+}
+
+// ChangedMembers looks at some members of a tenant after one, for those whose membership or a role starts or ends by itself, or
+// whose user has an entry later than from and not later than to. It looks at limit members, so its work does not grow with the
+// platform, nor with the tenant.
+func (tx *Tx) ChangedMembers(ctx context.Context, tenant string, from, to time.Time, after string, limit int) (w Window, err error) {
+	rows, err := tx.tx.Query(ctx, `
+		SELECT m.user_id::text, m.expires_at IS NOT NULL OR m.role_terms <> '{}'
+		       OR EXISTS (SELECT FROM audit a WHERE a.chain = '' AND a.kind = 'user' AND a.object COLLATE "C" = m.user_id::text AND a.at > $2 AND a.at <= $3)
+		  FROM (SELECT user_id, expires_at, role_terms FROM memberships
+		         WHERE tenant = $1 AND user_id > coalesce(nullif($4, '')::uuid, '00000000-0000-0000-0000-000000000000') ORDER BY user_id LIMIT $5) AS m
+		 ORDER BY m.user_id`, tenant, from, to, after, limit)
+	if err != nil {
+		return w, wrap("list members who changed", err)
+	}
+	var changed bool
+	_, err = pgx.ForEachRow(rows, []any{&w.Through, &changed}, func() error {
+		w.Looked++
+		if changed {
+			w.Users = append(w.Users, w.Through)
+		}
+		return nil
+	})
+	return w, wrap("list members who changed", err)
 }
 
 // UserNames returns issuer and subject of users that exist, by id.
@@ -120,15 +155,25 @@ type EntryFilter struct {
 	Chain, Kind string
 	Objects     []string // nil: all
 	From, To    time.Time
-	Limit       int
+	Limit       int  // of each object, the earliest; without Objects, of all
+	Status      bool // only entries that leave another status than they found, of an object that was there
 }
 
 // Entries lists entries in their order, without before and after.
 func (tx *Tx) Entries(ctx context.Context, f EntryFilter) ([]iam.AuditEntry, error) {
-	return collect(ctx, tx, statement{doing: "read the audit", sql: `
+	const matching = ` AND at > $4 AND at <= $5
+		   AND (NOT $7 OR before IS NOT NULL AND before ->> 'status' IS DISTINCT FROM after ->> 'status')
+		 ORDER BY at, seq LIMIT $6`
+	sql := `
 		SELECT chain, seq, at, actor_kind, actor, via, action, kind, object FROM audit
-		 WHERE chain = $1 AND kind = $2 AND ($3::text[] IS NULL OR object COLLATE "C" = ANY ($3)) AND at > $4 AND at <= $5
-		 ORDER BY at, seq LIMIT $6`, args: []any{f.Chain, f.Kind, f.Objects, f.From, f.To, f.Limit}},
+		 WHERE chain = $1 AND kind = $2 AND $3::text[] IS NULL` + matching
+	if f.Objects != nil {
+		sql = `
+		SELECT e.* FROM (SELECT DISTINCT unnest($3::text[])) AS o (object), LATERAL (
+		SELECT chain, seq, at, actor_kind, actor, via, action, kind, object FROM audit
+		 WHERE chain = $1 AND kind = $2 AND object COLLATE "C" = o.object` + matching + `) AS e ORDER BY e.at, e.seq`
+	}
+	return collect(ctx, tx, statement{doing: "read the audit", sql: sql, args: []any{f.Chain, f.Kind, f.Objects, f.From, f.To, f.Limit, f.Status}},
 		func(row pgx.CollectableRow) (e iam.AuditEntry, err error) {
 			err = row.Scan(&e.Chain, &e.Seq, &e.At, &e.ActorKind, &e.Actor, &e.Via, &e.Action, &e.Kind, &e.Object)
 			return e, err
