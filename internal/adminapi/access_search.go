@@ -18,6 +18,9 @@ import (
 // searchLimit is how long a search may take: its snapshot keeps PostgreSQL from vacuuming.
 const searchLimit = 10 * time.Minute
 
+// evaluations are those that all searches of the process may run at once: a gateway's requests come first.
+var evaluations = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
+
 // What a search can claim of its answer.
 const (
 	searchExact  = "members and clients of the tenant, their roles and statuses, as of as_of, and the active policy"
@@ -57,18 +60,20 @@ type (
 		Lacks    string    `json:"request_lacks,omitempty"`
 	}
 	searchFound struct {
-		Type     string   `json:"type"` // allowed
+		Type     string   `json:"type"` // allowed or failed
 		Kind     string   `json:"kind"`
 		User     string   `json:"user,omitempty"`
 		Issuer   string   `json:"issuer"`
 		Subject  string   `json:"subject,omitempty"`
 		ClientID string   `json:"client_id,omitempty"`
-		Codes    []string `json:"codes"`
+		Codes    []string `json:"codes,omitempty"`
+		Error    string   `json:"error,omitempty"` // of a failed one
 	}
 	searchEnds struct {
 		Type     string `json:"type"` // end
 		Asked    int64  `json:"asked"`
 		Allowed  int    `json:"allowed"`
+		Failed   int    `json:"failed"`
 		Complete bool   `json:"complete"`
 		Next     string `json:"next,omitempty"`
 	}
@@ -107,7 +112,7 @@ func (a *server) search(ctx context.Context, c call, in *searchIn) (*exportable,
 		out.contentType = linesMedia
 		a.finish(ctx, out, a.runSearch(ctx, out, preview.Search{
 			Engine: a.PreviewEngine, Issuers: a.Issuers, HeaderMax: a.HeaderMax, Revision: revision, Tenant: b.Tenant, Question: q,
-			After: b.After, Limit: b.Limit, Workers: max(1, runtime.GOMAXPROCS(0)/2), // a gateway's requests come first
+			After: b.After, Limit: b.Limit, Workers: cap(evaluations), Evaluations: evaluations,
 		}))
 	}}, nil
 }
@@ -134,7 +139,11 @@ func (a *server) runSearch(ctx context.Context, out *stream, s preview.Search) e
 		}
 		return out.flush()
 	}, func(f preview.Found) error {
-		if err := lines.Encode(searchFound{"allowed", f.Kind, f.User, f.Issuer, f.Subject, f.ClientID, f.Codes}); err != nil {
+		kind := "allowed"
+		if f.Failed != "" {
+			kind = "failed"
+		}
+		if err := lines.Encode(searchFound{kind, f.Kind, f.User, f.Issuer, f.Subject, f.ClientID, f.Codes, f.Failed}); err != nil {
 			return err
 		}
 		if time.Since(sent) < time.Second {
@@ -146,7 +155,7 @@ func (a *server) runSearch(ctx context.Context, out *stream, s preview.Search) e
 	if err != nil {
 		return err
 	}
-	if err := lines.Encode(searchEnds{"end", sum.Asked, sum.Found, sum.Complete, sum.Next}); err != nil {
+	if err := lines.Encode(searchEnds{"end", sum.Asked, sum.Found, sum.Failed, sum.Complete, sum.Next}); err != nil {
 		return err
 	}
 	return out.flush()

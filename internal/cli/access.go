@@ -395,6 +395,10 @@ func runSearch(cmd *cobra.Command, s preview.Search, asJSON bool) error {
 		if asJSON {
 			return lines.Encode(f)
 		}
+		if f.Failed != "" {
+			_, err := fmt.Fprintln(cmd.ErrOrStderr(), "failed:", f.Kind, cmp.Or(f.Subject, f.ClientID), f.Issuer, f.Failed)
+			return err
+		}
 		_, err := fmt.Fprintln(out, f.Kind, cmp.Or(f.Subject, f.ClientID), f.Issuer, strings.Join(f.Codes, ","))
 		return err
 	})
@@ -410,7 +414,10 @@ func runSearch(cmd *cobra.Command, s preview.Search, asJSON bool) error {
 
 func summary(w io.Writer, sum preview.Searched) {
 	fmt.Fprintf(w, "%d of %d are let in", sum.Found, sum.Asked)
-	if !sum.Complete {
+	switch {
+	case sum.Failed > 0:
+		fmt.Fprintf(w, "; the list is not complete: %d evaluations failed", sum.Failed)
+	case !sum.Complete:
 		fmt.Fprint(w, "; the list ended at its limit")
 	}
 	fmt.Fprintln(w)

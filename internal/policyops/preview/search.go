@@ -42,10 +42,13 @@ type Search struct {
 	After     string   // id of a user: those after it, and no clients before all users are asked; empty: all
 	Limit     int      // most subjects that are found
 	Workers   int      // 0: 1
+
+	Evaluations chan struct{} // a place for each evaluation that may run at once, of all searches that share it; nil: as many as workers
 }
 
-// Found is a subject that the policy lets in.
+// Found is a subject that the policy lets in, or whose evaluation failed.
 type Found struct {
+	Failed   string // code of the error, as policy_timeout: whether the subject is let in is not known; empty: it is
 	Kind     string // user or client
 	User     string // id
 	Issuer   string
@@ -58,8 +61,20 @@ type Found struct {
 type Searched struct {
 	Asked    int64
 	Found    int
-	Complete bool   // everybody was asked
+	Failed   int    // evaluations that failed; the first maxFailed of them are reported
+	Complete bool   // everybody was asked, and no evaluation failed
 	Next     string // After of the next search, where it ended at its limit among the users
+}
+
+// maxFailed is how many evaluations that failed are reported each.
+const maxFailed = 100
+
+// failed counts an evaluation that failed, and reports it.
+func (s *Searched) failed(f Found, found func(Found) error) error {
+	if s.Failed++; s.Failed > maxFailed {
+		return nil
+	}
+	return found(f)
 }
 
 // Begin describes a search before it runs.
@@ -78,7 +93,7 @@ type searching struct {
 	asked   atomic.Int64
 }
 
-// Run calls begin once, and then found with each subject that is let in: users by id, then clients. Neither is called concurrently.
+// Run calls begin once, and then found with each subject that is let in, and with the first ones whose evaluation failed: users by id, then clients. Neither is called concurrently.
 func (s Search) Run(ctx context.Context, begin func(Begin) error, found func(Found) error) (Searched, error) {
 	request, err := s.Question.request()
 	if err != nil {
@@ -112,6 +127,7 @@ func (s Search) Run(ctx context.Context, begin func(Begin) error, found func(Fou
 	if s.Question.of("clients") {
 		err = r.clients(ctx, found, &sum)
 	}
+	sum.Complete = sum.Complete && sum.Failed == 0
 	sum.Asked = r.asked.Load()
 	return sum, err
 }
@@ -132,6 +148,11 @@ func (r *searching) users(ctx context.Context, found func(Found) error, sum *Sea
 			return err
 		}
 		for i, u := range page {
+			if code := outcomes[i].Error; code != "" {
+				if err := sum.failed(Found{Failed: code, Kind: "user", User: u.ID, Issuer: u.Issuer, Subject: u.Subject}, found); err != nil {
+					return err
+				}
+			}
 			if !outcomes[i].Allow {
 				continue
 			}
@@ -167,6 +188,11 @@ func (r *searching) clients(ctx context.Context, found func(Found) error, sum *S
 			return err
 		}
 		for i, c := range page {
+			if code := outcomes[i].Error; code != "" {
+				if err := sum.failed(Found{Failed: code, Kind: "client", Issuer: c.Issuer, ClientID: c.ClientID}, found); err != nil {
+					return err
+				}
+			}
 			if !outcomes[i].Allow {
 				continue
 			}
@@ -197,8 +223,7 @@ func (r *searching) outcomes(ctx context.Context, who []principal) ([]Outcome, e
 					if err := ctx.Err(); err != nil {
 						return err
 					}
-					var err error
-					if out[i], err = r.outcome(ctx, who[i]); err != nil {
+					if err := r.evaluate(ctx, &out[i], who[i]); err != nil {
 						return err
 					}
 				}
@@ -207,6 +232,20 @@ func (r *searching) outcomes(ctx context.Context, who []principal) ([]Outcome, e
 		})
 	}
 	return out, group.Wait()
+}
+
+// evaluate decides for one principal, once there is a place for the evaluation.
+func (r *searching) evaluate(ctx context.Context, out *Outcome, who principal) (err error) {
+	if r.Evaluations != nil {
+		select {
+		case r.Evaluations <- struct{}{}:
+			defer func() { <-r.Evaluations }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	*out, err = r.outcome(ctx, who)
+	return err
 }
 
 func (r *searching) outcome(ctx context.Context, who principal) (Outcome, error) {
