@@ -462,7 +462,7 @@ var core = []Defence{
 	},
 	{
 		Threat: "provisioning across issuers", File: "internal/postgres/scim.go",
-		Code: "AND ($3 = '' OR g.issuer = $3)`", Without: "AND $3 IS NOT NULL`",
+		Code: "AND ($3 = '' OR g.issuer = $3)`", Without: "AND ($3 = '' OR $3 <> '')`",
 		Package: "./internal/adminapi", Test: "TestAProvisioningClientReachesNoGroupOfAnotherIssuer",
 	},
 	{
