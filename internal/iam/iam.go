@@ -179,6 +179,21 @@ type UserFacts struct {
 	AsOf        time.Time // the database's clock when it was read
 }
 
+// MembersQuery names a part of a tenant's members, whatever their status, in the order of our ids.
+type MembersQuery struct {
+	Tenant string
+	Issuer string // "": of each
+	After  string // our id of the last member that was read; "": none was
+	Limit  int    // of members that are read, whether they are of the issuer or not
+}
+
+// MembersPart is what a MembersQuery finds.
+type MembersPart struct {
+	Users []UserFacts
+	Read  int    // members; fewer than the limit: these were the last
+	Last  string // our id of the last one
+}
+
 // TenantFacts is everything one look-up of a tenant brings: its own roles, the
 // global ones, and its mappings.
 type TenantFacts struct {

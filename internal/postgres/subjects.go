@@ -26,25 +26,39 @@ func (db *DB) UserByID(ctx context.Context, id string) (issuer, subject string, 
 	return issuer, subject, err == nil, wrap("find a user", err)
 }
 
-// UsersIn lists the members of a tenant, whatever their status, by our id, after an id.
-func (db *DB) UsersIn(ctx context.Context, tenant, after string, limit int) ([]iam.UserFacts, error) {
+// UsersIn reads some members of a tenant. Of those of other issuers it reads the id alone.
+func (db *DB) UsersIn(ctx context.Context, q iam.MembersQuery) (part iam.MembersPart, err error) {
 	ctx, cancel := context.WithTimeout(ctx, subjectsLimit)
 	defer cancel()
-	rows, err := db.admin.Query(ctx, userSelect+`
-		 WHERE u.id IN (SELECT user_id FROM memberships
-		                 WHERE tenant = $1 AND ($2 = '' OR user_id > nullif($2, '')::uuid) ORDER BY user_id LIMIT $3)
-		 ORDER BY u.id`, tenant, after, limit)
+	rows, err := db.admin.Query(ctx, `
+		SELECT m.user_id::text, $4 = '' OR u.issuer = $4 FROM memberships m JOIN users u ON u.id = m.user_id
+		 WHERE m.tenant = $1 AND m.user_id > coalesce(nullif($2, '')::uuid, '00000000-0000-0000-0000-000000000000') ORDER BY m.user_id LIMIT $3`,
+		q.Tenant, q.After, q.Limit, q.Issuer)
 	if err != nil {
-		return nil, wrap("list a tenant's users", err)
+		return part, wrap("list a tenant's users", err)
 	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (iam.UserFacts, error) {
+	var ids []string
+	var matches bool
+	_, err = pgx.ForEachRow(rows, []any{&part.Last, &matches}, func() error {
+		if part.Read++; matches {
+			ids = append(ids, part.Last)
+		}
+		return nil
+	})
+	if err != nil || len(ids) == 0 {
+		return part, wrap("list a tenant's users", err)
+	}
+	if rows, err = db.admin.Query(ctx, userSelect+` WHERE u.id = ANY($1::uuid[]) ORDER BY u.id`, ids); err != nil {
+		return part, wrap("list a tenant's users", err)
+	}
+	part.Users, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (iam.UserFacts, error) {
 		var r userRow
 		if err := row.Scan(r.dest()...); err != nil {
 			return iam.UserFacts{}, err
 		}
 		return r.facts()
 	})
-	return list, wrap("list a tenant's users", err)
+	return part, wrap("list a tenant's users", err)
 }
 
 // ClientsIn lists the clients of a tenant, whatever their status, by client_id and issuer, after a client.

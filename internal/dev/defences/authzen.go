@@ -58,6 +58,16 @@ var ofAuthzen = []Defence{
 		Package: "./internal/gateway/authzen", Test: "TestABodyThatCanBeReadInTwoWaysIsRejected",
 	},
 	{
+		Threat: "evaluations without an end", File: "internal/enrich/pdp/search.go",
+		Code: "x.done += part.Read - len(part.Users)", Without: "",
+		Package: "./internal/gateway/authzen", Test: "TestAPageEndsWhereNobodyIsOfTheIssuer",
+	},
+	{
+		Threat: "evaluations without an end", File: "internal/enrich/pdp/pdp.go",
+		Code: "placeLimit{each: 1, all: 3}", Without: "placeLimit{each: 3, all: 3}",
+		Package: "./internal/gateway/authzen", Test: "TestSearchesOfATenantLeaveAPlaceForOthers",
+	},
+	{
 		Threat: "a page of another search", File: "internal/gateway/authzen/search.go",
 		Code: "!bytes.Equal(p.Of, requestHash(k, c, body))", Without: "false",
 		Package: "./internal/gateway/authzen", Test: "TestATokenContinuesItsOwnSearchAlone",

@@ -54,14 +54,15 @@ type Config struct {
 
 	Record     func(*enrich.Evaluated)                        // must not block; may be nil
 	OnDecision func(outcome, code string, took time.Duration) // called for each decision; took is 0 of a cache hit; may be nil
+	Now        func() time.Time                               // nil: time.Now; a page of a search ends by it
 }
 
 // Subjects reads users and clients.
 type Subjects interface {
 	// UserByID returns who a user is, by our id.
 	UserByID(ctx context.Context, id string) (issuer, subject string, found bool, err error)
-	// UsersIn lists the members of a tenant by our id, after an id.
-	UsersIn(ctx context.Context, tenant, after string, limit int) ([]iam.UserFacts, error)
+	// UsersIn reads some members of a tenant by our id.
+	UsersIn(ctx context.Context, q iam.MembersQuery) (iam.MembersPart, error)
 	// ClientsIn lists the clients of a tenant by client_id and issuer, after a client.
 	ClientsIn(ctx context.Context, tenant, afterID, afterIssuer string, limit int) ([]iam.Client, error)
 }
@@ -72,14 +73,15 @@ type Service struct {
 	cache     *bounded.Cache[[sha256.Size]byte, *entry]
 	ids       *bounded.Cache[string, names] // of users, which never change: an id is not used again
 	budgets   *budgets
-	searching chan struct{} // a place for each search that runs now
+	searching *places
 }
 
 // names are a user's, or a client's.
 type names struct{ issuer, id string }
 
-// maxSearching is how many searches run at once: few of the connections that the admin API has.
-const maxSearching = 2
+// searchLimit is how many searches run at once, of each tenant and in all: few of the connections that the admin API
+// has.
+var searchLimit = placeLimit{each: 1, all: 3}
 
 // New returns a service.
 func New(cfg Config) *Service {
@@ -98,12 +100,15 @@ func New(cfg Config) *Service {
 	if cfg.OnDecision == nil {
 		cfg.OnDecision = func(string, string, time.Duration) {}
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	return &Service{
 		cfg:       cfg,
 		cache:     bounded.New[[sha256.Size]byte](max(1, cfg.Entries), cfg.Bytes, func(e *entry) int64 { return e.weight }),
 		ids:       bounded.New[string](1000, 1<<20, func(n names) int64 { return int64(200 + len(n.issuer) + len(n.id)) }),
 		budgets:   newBudgets(),
-		searching: make(chan struct{}, maxSearching),
+		searching: newPlaces("searches", searchLimit, searchPatience),
 	}
 }
 

@@ -2,6 +2,7 @@ package pdp
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -13,7 +14,7 @@ import (
 
 // Bounds of one page of a search. A page that reaches one ends there: it has a position, and the next page goes on.
 const (
-	maxEvaluations = 1000        // candidates that are evaluated
+	maxCandidates  = 1000        // that are read, whether they are evaluated or of another issuer
 	maxSearchTime  = time.Second // after which no further one is
 	searchPatience = time.Second // how long a search waits for its place
 	chunkSize      = 200         // candidates that are read at once
@@ -48,7 +49,9 @@ type search struct {
 	page     Page
 	revision *policy.Revision
 	ends     time.Time
-	done     int // candidates that were evaluated
+	done     int // candidates that were read
+	tenant   string
+	issuers  map[string]map[string]any // the subject's properties with each issuer
 	found    Found
 	last     Position
 }
@@ -59,22 +62,29 @@ func (s *Service) begin(ctx context.Context, c *Caller, q Request, page Page) (x
 	if err != nil {
 		return nil, nil, err
 	}
-	patience := time.NewTimer(searchPatience)
-	defer patience.Stop()
-	select {
-	case s.searching <- struct{}{}:
-	case <-patience.C:
-		return nil, nil, &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "too many searches run at once"}
-	case <-ctx.Done():
-		return nil, nil, &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "the caller has left"}
+	// A tenant's clients share a place; one of the platform has its own.
+	owner := names{id: c.tenant}
+	if c.tenant == "" {
+		owner = names{issuer: c.token.Issuer, id: c.token.ClientID}
 	}
-	x = &search{Service: s, caller: c, base: q, page: page, revision: r, ends: time.Now().Add(maxSearchTime), last: page.After}
-	return x, func() { <-s.searching }, nil
+	if end, err = s.searching.take(ctx, owner); err != nil {
+		return nil, nil, err
+	}
+	x = &search{
+		Service: s, caller: c, base: q, page: page, revision: r, ends: s.cfg.Now().Add(maxSearchTime), last: page.After,
+		issuers: map[string]map[string]any{},
+	}
+	return x, end, nil
 }
 
-// full reports whether the page ends before the next candidate.
+// timeout bounds a page with its last candidate.
+func (s *Service) timeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, maxSearchTime+max(time.Second, s.cfg.Deadline))
+}
+
+// full reports whether the page ends before the next candidate. Each page reads some, so that the next one is further.
 func (x *search) full() bool {
-	return x.count() >= x.page.Limit || x.done >= maxEvaluations || x.done > 0 && time.Now().After(x.ends)
+	return x.count() >= x.page.Limit || x.done >= maxCandidates || x.done > 0 && x.cfg.Now().After(x.ends)
 }
 
 func (x *search) count() int { return len(x.found.Entities) + len(x.found.Actions) }
@@ -85,9 +95,8 @@ func (x *search) end() {
 	x.found.Next = &last
 }
 
-// allowed evaluates one candidate. pin is the document of a user that was read already.
+// allowed evaluates one candidate. user are the facts of one that were read already.
 func (x *search) allowed(ctx context.Context, q Request, user *iam.UserFacts) (bool, error) {
-	x.done++
 	e := evaluation{caller: x.caller, revision: x.revision, deadline: time.Now().Add(x.cfg.Deadline)}
 	if user != nil {
 		q.Subject.ID = "" // read finds no user by its id
@@ -124,15 +133,27 @@ func (s *Service) Subjects(ctx context.Context, c *Caller, q Request, page Page)
 		return Found{}, s.failed(err)
 	}
 	defer end()
+	ctx, cancel := s.timeout(ctx)
+	defer cancel()
 	probe := evaluation{caller: c, revision: x.revision}
 	if err := s.read(ctx, &probe, &q); err != nil {
 		return Found{}, s.failed(err)
 	}
+	x.tenant = probe.tenant
+	only := ""
+	if _, limited := q.Subject.Properties["issuer"]; limited {
+		if only, err = issuerOf(c, "/subject/properties/issuer", q.Subject.Properties); err != nil {
+			return Found{}, s.failed(err)
+		}
+		if !s.cfg.Issuers.Reaches(only, x.tenant) {
+			return x.found, nil // each would be denied
+		}
+	}
 	switch q.Subject.Type {
 	case TypeUser, TypeIAMUser:
-		err = x.users(ctx, probe.tenant)
+		err = x.users(ctx, only)
 	case TypeClient:
-		err = x.clients(ctx, probe.tenant)
+		err = x.clients(ctx, only)
 	}
 	if err != nil {
 		return Found{}, s.failed(err)
@@ -140,57 +161,61 @@ func (s *Service) Subjects(ctx context.Context, c *Caller, q Request, page Page)
 	return x.found, nil
 }
 
-// users evaluates the members of a tenant.
-func (x *search) users(ctx context.Context, tenant string) error {
-	_, only := x.base.Subject.Properties["issuer"]
-	issuer, err := issuerOf(x.caller, "/subject/properties/issuer", x.base.Subject.Properties)
-	if err != nil {
-		return err
-	}
+// users evaluates the members of the tenant; only: of an issuer, unless it is "".
+func (x *search) users(ctx context.Context, only string) error {
 	for {
-		list, err := x.cfg.Subjects.UsersIn(ctx, tenant, x.last.ID, chunkSize)
+		part, err := x.cfg.Subjects.UsersIn(ctx, iam.MembersQuery{Tenant: x.tenant, Issuer: only, After: x.last.ID, Limit: chunkSize})
 		if err != nil {
 			return unavailable(err)
 		}
-		for i := range list {
-			u := &list[i]
+		for i := range part.Users {
+			u := &part.Users[i]
 			if x.full() {
 				x.end()
 				return nil
 			}
 			x.last = Position{ID: u.ID}
-			if only && u.Issuer != issuer {
-				continue
-			}
-			allow, err := x.allowed(ctx, x.base, u)
-			if err != nil {
+			x.done++
+			if err := x.user(ctx, u); err != nil {
 				return err
 			}
-			if !allow {
-				continue
-			}
-			found := Entity{Type: x.base.Subject.Type, ID: u.ID}
-			if found.Type == TypeUser {
-				found.ID = u.Subject
-				found.Properties = map[string]any{"issuer": u.Issuer}
-			}
-			x.found.Entities = append(x.found.Entities, found)
 		}
-		if len(list) < chunkSize {
+		if part.Read < chunkSize {
+			return nil
+		}
+		x.last = Position{ID: part.Last}
+		x.done += part.Read - len(part.Users)
+		if x.full() {
+			x.end()
 			return nil
 		}
 	}
 }
 
-// clients evaluates the clients of a tenant.
-func (x *search) clients(ctx context.Context, tenant string) error {
-	_, only := x.base.Subject.Properties["issuer"]
-	issuer, err := issuerOf(x.caller, "/subject/properties/issuer", x.base.Subject.Properties)
-	if err != nil {
-		return err
+// user evaluates one member, as an evaluation of what is found does.
+func (x *search) user(ctx context.Context, u *iam.UserFacts) error {
+	if !x.cfg.Issuers.Reaches(u.Issuer, x.tenant) {
+		return nil // it would be denied
 	}
+	q, found := x.base, Entity{Type: x.base.Subject.Type, ID: u.ID}
+	if found.Type == TypeUser {
+		found.ID = u.Subject
+		found.Properties = map[string]any{"issuer": u.Issuer}
+		q.Subject.Properties = x.withIssuer(u.Issuer)
+	} else {
+		q.Subject.Properties = x.withIssuer("")
+	}
+	allow, err := x.allowed(ctx, q, u)
+	if allow && err == nil {
+		x.found.Entities = append(x.found.Entities, found)
+	}
+	return err
+}
+
+// clients evaluates the clients of the tenant; only: of an issuer, unless it is "".
+func (x *search) clients(ctx context.Context, only string) error {
 	for {
-		list, err := x.cfg.Subjects.ClientsIn(ctx, tenant, x.last.ID, x.last.Issuer, chunkSize)
+		list, err := x.cfg.Subjects.ClientsIn(ctx, x.tenant, x.last.ID, x.last.Issuer, chunkSize)
 		if err != nil {
 			return unavailable(err)
 		}
@@ -200,12 +225,13 @@ func (x *search) clients(ctx context.Context, tenant string) error {
 				return nil
 			}
 			x.last = Position{ID: client.ClientID, Issuer: client.Issuer}
-			if only && client.Issuer != issuer {
+			x.done++
+			if only != "" && client.Issuer != only || !x.cfg.Issuers.Reaches(client.Issuer, x.tenant) {
 				continue
 			}
 			q := x.base
 			q.Subject.ID = client.ClientID
-			q.Subject.Properties = withIssuer(q.Subject.Properties, client.Issuer)
+			q.Subject.Properties = x.withIssuer(client.Issuer)
 			allow, err := x.allowed(ctx, q, nil)
 			if err != nil {
 				return err
@@ -217,15 +243,27 @@ func (x *search) clients(ctx context.Context, tenant string) error {
 		if len(list) < chunkSize {
 			return nil
 		}
+		if x.full() {
+			x.end()
+			return nil
+		}
 	}
 }
 
-func withIssuer(properties map[string]any, issuer string) map[string]any {
-	all := map[string]any{}
-	for k, v := range properties {
-		all[k] = v
+// withIssuer returns the subject's properties with an issuer; "": without one, as our ids have none.
+func (x *search) withIssuer(issuer string) map[string]any {
+	all := x.issuers[issuer]
+	if all != nil {
+		return all
 	}
-	all["issuer"] = issuer
+	all = maps.Clone(x.base.Subject.Properties)
+	if all == nil {
+		all = map[string]any{}
+	}
+	if all["issuer"] = issuer; issuer == "" {
+		delete(all, "issuer")
+	}
+	x.issuers[issuer] = all
 	return all
 }
 
@@ -273,6 +311,8 @@ func (s *Service) enumerated(ctx context.Context, c *Caller, q Request, page Pag
 	if !x.revision.Enumerates() {
 		return Found{}, &iam.Error{Kind: iam.NotFound, Code: "authzen_not_in_policy", Detail: "the active policy has no rule " + policy.AuthzenCandidates}
 	}
+	ctx, cancel := s.timeout(ctx)
+	defer cancel()
 	e := evaluation{caller: c, revision: x.revision, deadline: time.Now().Add(s.cfg.Deadline)}
 	if err := s.read(ctx, &e, &q); err != nil {
 		return Found{}, s.failed(err)
@@ -301,6 +341,7 @@ func (x *search) each(sorted []string, allowed func(string) (bool, error)) error
 			return nil
 		}
 		x.last = Position{ID: name}
+		x.done++
 		if _, err := allowed(name); err != nil {
 			return err
 		}

@@ -1,0 +1,182 @@
+package authzen_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"iam-service/internal/dev/world"
+	"iam-service/internal/enrich/pdp"
+	"iam-service/internal/iam"
+)
+
+// endless is a tenant of members of another issuer, without an end.
+type endless struct {
+	pdp.Subjects
+	reads atomic.Int64
+	then  func() // after each read
+}
+
+func (e *endless) UsersIn(ctx context.Context, q iam.MembersQuery) (iam.MembersPart, error) {
+	if ctx.Err() != nil {
+		return iam.MembersPart{}, ctx.Err()
+	}
+	n := e.reads.Add(1)
+	e.then()
+	return iam.MembersPart{Read: q.Limit, Last: fmt.Sprintf("%08x-0000-0000-0000-000000000000", n)}, nil
+}
+
+// with serves the API with other settings of the decision point.
+func (a *api) with(edit func(*pdp.Config)) {
+	a.Helper()
+	cfg := pdp.Config{
+		Identify: a.Enricher.Identify, Directory: a.Facts, Engine: a.Engine, Issuers: a.Issuers, Subjects: a.DB,
+		Deadline: 10 * time.Second, Record: a.Decisions.Record,
+	}
+	edit(&cfg)
+	a.PDP = pdp.New(cfg)
+	a.serve(a.PDP)
+}
+
+// A page reads 1,000 members, or for a second, also where none of them is of the issuer that is searched; its token
+// continues there.
+func TestAPageEndsWhereNobodyIsOfTheIssuer(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, world.Settings{})
+	var late atomic.Int64
+	subjects := &endless{Subjects: a.DB, then: func() {}}
+	a.with(func(c *pdp.Config) {
+		c.Subjects, c.Now = subjects, func() time.Time { return time.Now().Add(time.Duration(late.Load())) }
+	})
+	search := subjectSearch(`{"type": "user", "properties": {"issuer": "`+a.RAuth.Issuer+`"}}`, "")
+	next := func(got *response) string {
+		t.Helper()
+		page, _ := got.body["page"].(map[string]any)
+		token, _ := page["next_token"].(string)
+		if got.status != 200 || token == "" {
+			t.Fatalf("%d: %s", got.status, got.text)
+		}
+		return token
+	}
+	first := next(a.ask("search/subject", search))
+	if n := subjects.reads.Swap(0); n != 5 {
+		t.Errorf("%d reads of 200 members", n)
+	}
+	subjects.then = func() { late.Add(int64(time.Second)) }
+	second := next(a.ask("search/subject", subjectSearch(`{"type": "user", "properties": {"issuer": "`+a.RAuth.Issuer+`"}}`, `, "page": {"token": "`+first+`"}`)))
+	if n := subjects.reads.Load(); n != 1 || second == first {
+		t.Errorf("%d reads after the time is over, %q, %q", n, first, second)
+	}
+}
+
+// Of an issuer, the search reads the facts of its members alone, and none where the issuer does not reach the tenant.
+func TestASearchOfAnIssuerFindsItsMembersAlone(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, world.Settings{})
+	ctx := context.Background()
+	a.client("globex-pep", "globex", pdp.Scope)
+	a.role("globex", "reader", []string{"record:read"}, nil)
+	for i := range 450 {
+		issuer := a.RAuth.Issuer
+		if i%200 == 7 {
+			issuer = a.Other.Issuer
+		}
+		id, err := a.DB.PutUser(ctx, iam.User{Issuer: issuer, Subject: fmt.Sprintf("reader-%d", i), Status: iam.UserActive})
+		a.OK(err)
+		a.OK(a.DB.PutMembership(ctx, iam.Membership{Tenant: "globex", User: id, Status: iam.MembershipActive, Roles: []string{"reader"}}))
+	}
+	var found []string
+	got := a.ask("search/subject", subjectSearch(`{"type": "user", "properties": {"issuer": "`+a.Other.Issuer+`"}}`, ""), a.as("globex-pep"))
+	for _, x := range got.body["results"].([]any) {
+		found = append(found, x.(map[string]any)["id"].(string))
+	}
+	if len(found) != 3 {
+		t.Errorf("%q: %s", found, got.text)
+	}
+	subjects := &endless{Subjects: a.DB, then: func() {}}
+	a.with(func(c *pdp.Config) { c.Subjects = subjects })
+	got = a.ask("search/subject", subjectSearch(`{"type": "user", "properties": {"issuer": "`+a.Other.Issuer+`"}}`, ""))
+	if n := subjects.reads.Load(); n != 0 || got.status != 200 || len(got.body["results"].([]any)) != 0 {
+		t.Errorf("%d reads: %s", n, got.text)
+	}
+}
+
+// One tenant's searches leave a place for those of another one.
+func TestSearchesOfATenantLeaveAPlaceForOthers(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, world.Settings{})
+	a.client("acme-pep", "acme", pdp.Scope)
+	release, began := make(chan struct{}), make(chan struct{}, 1)
+	var first atomic.Bool
+	subjects := &endless{Subjects: a.DB, then: func() {
+		if first.CompareAndSwap(false, true) {
+			began <- struct{}{}
+			<-release
+		}
+	}}
+	a.with(func(c *pdp.Config) { c.Subjects = subjects })
+	search := subjectSearch(`{"type": "user"}`, "")
+	var running sync.WaitGroup
+	running.Go(func() { a.ask("search/subject", search) })
+	<-began
+	got := a.ask("search/subject", search)
+	if code := got.body["code"]; got.status != 503 || code != "busy" {
+		t.Errorf("a second one: %d: %s", got.status, got.text)
+	}
+	if got := a.ask("search/subject", search, a.as("acme-pep")); got.status != 200 {
+		t.Errorf("another tenant's: %d: %s", got.status, got.text)
+	}
+	close(release)
+	running.Wait()
+}
+
+// rulesByIssuer allow by the issuer in the subject's properties alone.
+const rulesByIssuer = `# METADATA
+# scope: package
+# schemas:
+#   - input: schema.authzen
+package iam.authzen
+
+default decision := {"allow": false, "reasons": []}
+
+decision := {"allow": true, "reasons": []} if input.subject.properties.issuer
+`
+
+// A policy sees a candidate as it sees the result that is sent back.
+func TestAResultSentBackIsDecidedAsItsCandidateWas(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, world.Settings{})
+	a.rules(rulesByIssuer)
+	a.member("alice", "records", nil)
+	issuer := `, "properties": {"issuer": "` + a.RAuth.Issuer + `"}`
+	for name, c := range map[string]struct {
+		subject string
+		found   int
+	}{
+		"users":                     {subject: `{"type": "user"}`, found: 1},
+		"users of an issuer":        {subject: `{"type": "user"` + issuer + `}`, found: 1},
+		"users by our id":           {subject: `{"type": "iam_user"}`},
+		"of an issuer by our id":    {subject: `{"type": "iam_user"` + issuer + `}`},
+		"clients":                   {subject: `{"type": "client"}`, found: 1},
+		"clients of the issuer too": {subject: `{"type": "client"` + issuer + `}`, found: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := a.ask("search/subject", subjectSearch(c.subject, ""))
+			results, _ := got.body["results"].([]any)
+			if got.status != 200 || len(results) != c.found {
+				t.Fatalf("%d: %s", got.status, got.text)
+			}
+			for _, x := range results {
+				text, err := json.Marshal(x)
+				a.OK(err)
+				if got := a.ask("evaluation", subjectSearch(string(text), "")); got.decision() != true {
+					t.Errorf("%s: %s", text, got.text)
+				}
+			}
+		})
+	}
+}
