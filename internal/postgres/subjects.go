@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -11,19 +10,15 @@ import (
 	"iam-service/internal/iam"
 )
 
-// subjectsLimit bounds the statements below. They use the connections of administration, so that no enrichment waits
-// for them.
+// subjectsLimit bounds the statements of searches. They use the connections of administration, so that no enrichment
+// waits for them.
 const subjectsLimit = 2 * time.Second
 
-// UserByID returns the issuer and the subject of a user, by our id, which must be a UUID.
+// UserByID returns the issuer and the subject of a user, by our id, which must be a UUID. It is a look-up of an
+// evaluation, so it has the connections and the limits of the facts.
 func (db *DB) UserByID(ctx context.Context, id string) (issuer, subject string, found bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, subjectsLimit)
-	defer cancel()
-	err = db.admin.QueryRow(ctx, `SELECT issuer, subject FROM users WHERE id = $1::uuid`, id).Scan(&issuer, &subject)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return "", "", false, nil
-	}
-	return issuer, subject, err == nil, wrap("find a user", err)
+	found, err = db.look(ctx, `SELECT issuer, subject FROM users WHERE id = $1::uuid`, []any{id}, &issuer, &subject)
+	return issuer, subject, found, wrap("find a user", err)
 }
 
 // UsersIn reads some members of a tenant. Of those of other issuers it reads the id alone.

@@ -13,6 +13,9 @@ import (
 // authzenShare is the share of MEMORY_AIM that cached AuthZEN decisions may take.
 const authzenShare = 0.05
 
+// authzenUsersShare is that of the ids of users that it was asked about.
+const authzenUsersShare = 0.01
+
 // checkAuthzen validates the URL of the AuthZEN API, which is part of what clients compare.
 func (cfg *Config) checkAuthzen(fault func(string, ...any)) {
 	if cfg.AuthzenURL == "" {
@@ -42,6 +45,8 @@ func (s *service) withAuthzen(next http.Handler) (http.Handler, error) {
 		Deadline:   cfg.EnrichDeadline,
 		Entries:    cmp.Or(cfg.DecisionEntries, -1),
 		Bytes:      share(cfg.MemoryAim, authzenShare),
+		Users:      cfg.FactsEntries,
+		UserBytes:  share(cfg.MemoryAim, authzenUsersShare),
 		SampleLog:  cfg.DecisionSample,
 		Record:     s.decisionLog.Record,
 		OnDecision: count,

@@ -13,6 +13,11 @@ var ofAuthzen = []Defence{
 		Package: "./internal/gateway/authzen", Test: "TestOnlyARegisteredClientWithTheScopeAsks",
 	},
 	{
+		Threat: "an erased user's id means another user", File: "internal/enrich/pdp/question.go",
+		Code: "if err != nil || p.ID == e.asked {", Without: "if true {",
+		Package: "./internal/gateway/authzen", Test: "TestTheIDOfAnErasedUserMeansNobody",
+	},
+	{
 		Threat: "evaluations about another tenant", File: "internal/enrich/pdp/question.go",
 		Code: `case c.tenant != "" && named != c.tenant:`, Without: "case false:",
 		Package: "./internal/gateway/authzen", Test: "TestAClientAsksAboutItsTenantAlone",

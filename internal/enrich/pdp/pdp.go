@@ -50,6 +50,8 @@ type Config struct {
 	Deadline  time.Duration // of one evaluation; 0: 150 ms
 	Entries   int           // of the cache; 0: 10,000; negative: no cache
 	Bytes     int64         // of its entries at most, estimated; 0: 8 MiB
+	Users     int           // whose id is cached with their subject; 0: 10,000, as the directory's documents
+	UserBytes int64         // of them at most, estimated; 0: 4 MiB
 	SampleLog float64       // share of cache hits that are recorded, 0 to 1; all evaluations are, but those of searches
 
 	Record     func(*enrich.Evaluated)                        // must not block; may be nil
@@ -71,7 +73,7 @@ type Subjects interface {
 type Service struct {
 	cfg       Config
 	cache     *bounded.Cache[[sha256.Size]byte, *entry]
-	ids       *bounded.Cache[string, names] // of users, which never change: an id is not used again
+	ids       *bounded.Cache[string, names] // of users: hints, which confirm compares with the facts
 	budgets   *budgets
 	searching *places
 }
@@ -94,6 +96,12 @@ func New(cfg Config) *Service {
 	if cfg.Bytes <= 0 {
 		cfg.Bytes = 8 << 20
 	}
+	if cfg.Users <= 0 {
+		cfg.Users = 10_000
+	}
+	if cfg.UserBytes <= 0 {
+		cfg.UserBytes = 4 << 20
+	}
 	if cfg.Record == nil {
 		cfg.Record = func(*enrich.Evaluated) {}
 	}
@@ -106,7 +114,7 @@ func New(cfg Config) *Service {
 	return &Service{
 		cfg:       cfg,
 		cache:     bounded.New[[sha256.Size]byte](max(1, cfg.Entries), cfg.Bytes, func(e *entry) int64 { return e.weight }),
-		ids:       bounded.New[string](1000, 1<<20, func(n names) int64 { return int64(200 + len(n.issuer) + len(n.id)) }),
+		ids:       bounded.New[string](cfg.Users, cfg.UserBytes, func(n names) int64 { return int64(200 + len(n.issuer) + len(n.id)) }),
 		budgets:   newBudgets(),
 		searching: newPlaces("searches", searchLimit, searchPatience),
 	}
@@ -193,7 +201,7 @@ func (s *Service) Evaluate(ctx context.Context, c *Caller, q Request) (Decision,
 			return Decision{}, s.failed(errStale)
 		case directory.Valid:
 			if s.cfg.Entries > 0 && result.until != e.began { // a TTL of 0 is never cached
-				s.cache.Add(key, &result.entry)
+				s.cache.Add(e.key(), &result.entry) // confirm may have changed it
 			}
 		default:
 			if try == 0 {
@@ -238,6 +246,9 @@ type outcome struct {
 
 // evaluate evaluates the policy, and enforces on its decision what no policy decides.
 func (s *Service) evaluate(ctx context.Context, e *evaluation, facts *directory.View) (*outcome, error) {
+	if err := s.confirm(ctx, e, facts); err != nil {
+		return nil, err
+	}
 	r := e.revision
 	ctx, span := tracing.Start(ctx, "evaluate policy", attribute.String("iam.policy.revision", r.ID))
 	d, err := s.cfg.Engine.Authorize(ctx, e.question, policy.Basis{Revision: r, Facts: facts, Deadline: e.deadline})
@@ -348,7 +359,9 @@ type evaluation struct {
 
 	tenant      string
 	subjectType string
-	subject     names // of a user or a client; else only its id
+	subject     names  // of a user or a client; else only its id
+	asked       string // our id of the user, where the request has it
+	request     *Request
 	issuedAt    time.Time
 	agent       names // id "": none
 	about       enrich.Authzen
@@ -365,7 +378,7 @@ func (e *evaluation) issued(notBefore time.Time) bool {
 func (e *evaluation) key() [sha256.Size]byte {
 	var room [512]byte
 	b := append(room[:0], e.question.Key[:]...)
-	for _, s := range []string{e.caller.token.Issuer, e.caller.token.ClientID, e.tenant, e.subjectType, e.subject.issuer, e.subject.id, e.agent.issuer, e.agent.id} {
+	for _, s := range []string{e.caller.token.Issuer, e.caller.token.ClientID, e.tenant, e.subjectType, e.asked, e.subject.issuer, e.subject.id, e.agent.issuer, e.agent.id} {
 		b = binary.AppendUvarint(b, uint64(len(s)))
 		b = append(b, s...)
 	}

@@ -102,6 +102,13 @@ func (s *Service) read(ctx context.Context, e *evaluation, q *Request) (err erro
 	if e.agent, err = agentOf(e.caller, q.Context); err != nil {
 		return err
 	}
+	e.request = q
+	return e.describe()
+}
+
+// describe sets what the log and the policy see of a question.
+func (e *evaluation) describe() (err error) {
+	q := e.request
 	e.about = enrich.Authzen{
 		SubjectType: e.subjectType, SubjectID: e.subject.id, SubjectIssuer: e.subject.issuer, Action: q.Action.Name,
 		ResourceType: q.Resource.Type, ResourceID: q.Resource.ID, Tenant: e.tenant, Agent: e.agent.id,
@@ -150,6 +157,7 @@ func (s *Service) subjectOf(ctx context.Context, e *evaluation, subject Entity) 
 		if subject.ID == "" { // a search: the page sets it
 			return nil
 		}
+		e.asked = subject.ID
 		var err error
 		e.subject, err = s.userByID(ctx, e.caller, subject.ID)
 		return err
@@ -208,6 +216,26 @@ func (s *Service) userByID(ctx context.Context, c *Caller, id string) (names, er
 	n := names{issuer: issuer, id: subject}
 	s.ids.Add(id, n)
 	return n, nil
+}
+
+// confirm compares the user whom a question means by our id with the facts that it is decided on: after an erasure the
+// subject may be another user's, or no one's. Then the user is unknown. The view has the document that was compared, so
+// the decision depends on it.
+func (s *Service) confirm(ctx context.Context, e *evaluation, facts *directory.View) error {
+	if e.asked == "" || e.subject.id == "" {
+		return nil
+	}
+	p, err := facts.User(ctx, e.subject.issuer, e.subject.id)
+	if err != nil || p.ID == e.asked {
+		return err
+	}
+	s.ids.Remove(e.asked)
+	e.subject = names{issuer: e.caller.token.Issuer}
+	if err := e.describe(); err != nil {
+		return err
+	}
+	e.question = e.revision.AuthzenQuestion(e.input)
+	return nil
 }
 
 // unavailable is a failure of the database, with a code.

@@ -12,6 +12,7 @@ import (
 	"iam-service/internal/dev/world"
 	"iam-service/internal/enrich/pdp"
 	"iam-service/internal/iam"
+	"iam-service/internal/postgres"
 )
 
 // endless is a tenant of members of another issuer, without an end.
@@ -178,5 +179,55 @@ func TestAResultSentBackIsDecidedAsItsCandidateWas(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// counted counts the look-ups of our ids.
+type counted struct {
+	pdp.Subjects
+	reads atomic.Int64
+}
+
+func (c *counted) UserByID(ctx context.Context, id string) (issuer, subject string, found bool, err error) {
+	c.reads.Add(1)
+	return c.Subjects.UserByID(ctx, id)
+}
+
+// After an erasure our id means nobody, also where another user has got the subject and the id was cached.
+func TestTheIDOfAnErasedUserMeansNobody(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, world.Settings{})
+	subjects := &counted{Subjects: a.DB}
+	a.with(func(c *pdp.Config) { c.Subjects = subjects })
+	ask := func(id string) *response {
+		t.Helper()
+		return a.ask("evaluation", subjectSearch(`{"type": "iam_user", "id": "`+id+`"}`, ""))
+	}
+	erased := a.member("eve", "records", nil, "reader")
+	for range 2 {
+		if got := ask(erased); got.decision() != true {
+			t.Fatalf("%s", got.text)
+		}
+	}
+	if n := subjects.reads.Load(); n != 1 {
+		t.Errorf("the id was read %d times", n)
+	}
+	a.OK(a.DB.Change(a.Context(), func(ctx context.Context, tx *postgres.Tx) error { return tx.DeleteUser(ctx, erased) }))
+	other := a.member("eve", "records", nil, "reader")
+	for name, c := range map[string]struct {
+		id   string
+		want bool
+	}{
+		"the id of the erased user": {id: erased},
+		"the other user's":          {id: other, want: true},
+	} {
+		for range 2 {
+			if got := ask(c.id); got.status != 200 || got.decision() != c.want {
+				t.Errorf("%s: %d: %s", name, got.status, got.text)
+			}
+		}
+	}
+	if n := subjects.reads.Load(); n != 3 {
+		t.Errorf("ids were read %d times: the erased user's is cached", n)
 	}
 }
