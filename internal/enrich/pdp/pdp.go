@@ -76,6 +76,7 @@ type Service struct {
 	ids       *bounded.Cache[string, names] // of users: hints, which confirm compares with the facts
 	budgets   *budgets
 	searching *places
+	batches   *places
 }
 
 // names are a user's, or a client's.
@@ -84,6 +85,15 @@ type names struct{ issuer, id string }
 // searchLimit is how many searches run at once, of each tenant and in all: few of the connections that the admin API
 // has.
 var searchLimit = placeLimit{each: 1, all: 3}
+
+// batchLimit is how many batches of a client are decided at once, and of all.
+var batchLimit = placeLimit{each: 4, all: 64}
+
+// Batch waits for a place to decide many questions of a client. The caller must call release, if there is no error:
+// Unavailable.
+func (s *Service) Batch(ctx context.Context, c *Caller) (release func(), err error) {
+	return s.batches.take(ctx, names{issuer: c.token.Issuer, id: c.token.ClientID})
+}
 
 // New returns a service.
 func New(cfg Config) *Service {
@@ -116,6 +126,7 @@ func New(cfg Config) *Service {
 		cache:     bounded.New[[sha256.Size]byte](max(1, cfg.Entries), cfg.Bytes, func(e *entry) int64 { return e.weight }),
 		ids:       bounded.New[string](cfg.Users, cfg.UserBytes, func(n names) int64 { return int64(200 + len(n.issuer) + len(n.id)) }),
 		budgets:   newBudgets(),
+		batches:   newPlaces("batches", batchLimit, searchPatience),
 		searching: newPlaces("searches", searchLimit, searchPatience),
 	}
 }

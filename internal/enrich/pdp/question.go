@@ -41,6 +41,8 @@ type Request struct {
 	Action   Action
 	Resource Entity
 	Context  map[string]any
+
+	Shared *Shared // what it has in common with others; may be nil
 }
 
 // Caller is a client that may ask.
@@ -289,32 +291,26 @@ func inputOf(e *evaluation, q *Request) (ast.Object, error) {
 	resource := ast.NewObject()
 	put(resource, "type", q.Resource.Type)
 	put(resource, "id", q.Resource.ID)
-	context := ast.NewObject()
+	var context *ast.Term
 	for _, p := range []struct {
 		name string
-		into ast.Object
-		all  bool // the members, and not one named properties
+		into ast.Object // nil: it is the object itself
 		from map[string]any
 	}{
 		{name: "subject", into: subject, from: q.Subject.Properties},
 		{name: "action", into: action, from: q.Action.Properties},
 		{name: "resource", into: resource, from: q.Resource.Properties},
-		{name: "context", into: context, all: true, from: q.Context},
+		{name: "context", from: q.Context},
 	} {
-		properties := ast.NewObject()
-		if p.all {
-			properties = p.into
+		object, err := q.Shared.term(p.from)
+		if err != nil {
+			return nil, invalid("/"+p.name, "cannot be read")
 		}
-		for k, v := range p.from {
-			value, err := ast.InterfaceToValue(v)
-			if err != nil {
-				return nil, invalid("/"+p.name, "cannot be read")
-			}
-			properties.Insert(ast.StringTerm(k), ast.NewTerm(value))
+		if p.into == nil {
+			context = object
+			continue
 		}
-		if !p.all {
-			p.into.Insert(ast.InternedTerm("properties"), ast.NewTerm(properties))
-		}
+		p.into.Insert(ast.InternedTerm("properties"), object)
 	}
 	client := ast.NewObject()
 	put(client, "issuer", e.caller.token.Issuer)
@@ -329,7 +325,7 @@ func inputOf(e *evaluation, q *Request) (ast.Object, error) {
 		[2]*ast.Term{ast.InternedTerm("subject"), ast.NewTerm(subject)},
 		[2]*ast.Term{ast.InternedTerm("action"), ast.NewTerm(action)},
 		[2]*ast.Term{ast.InternedTerm("resource"), ast.NewTerm(resource)},
-		[2]*ast.Term{ast.InternedTerm("context"), ast.NewTerm(context)},
+		[2]*ast.Term{ast.InternedTerm("context"), context},
 		[2]*ast.Term{ast.InternedTerm("tenant"), ast.StringTerm(e.tenant)},
 		[2]*ast.Term{ast.InternedTerm("client"), ast.NewTerm(client)},
 	)

@@ -70,6 +70,7 @@ func (s *Service) begin(ctx context.Context, c *Caller, q Request, page Page) (x
 	if end, err = s.searching.take(ctx, owner); err != nil {
 		return nil, nil, err
 	}
+	q.Shared = Share(q.Subject.Properties, q.Action.Properties, q.Resource.Properties, q.Context)
 	x = &search{
 		Service: s, caller: c, base: q, page: page, revision: r, ends: s.cfg.Now().Add(maxSearchTime), last: page.After,
 		issuers: map[string]map[string]any{},
@@ -264,6 +265,7 @@ func (x *search) withIssuer(issuer string) map[string]any {
 		delete(all, "issuer")
 	}
 	x.issuers[issuer] = all
+	x.base.Shared.add(all)
 	return all
 }
 

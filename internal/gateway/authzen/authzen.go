@@ -50,6 +50,7 @@ const (
 type Decider interface {
 	Caller(ctx context.Context, token string) (*pdp.Caller, error)
 	Searches() (kinds []string, ok bool)
+	Batch(ctx context.Context, c *pdp.Caller) (release func(), err error)
 	Evaluate(ctx context.Context, c *pdp.Caller, q pdp.Request) (pdp.Decision, error)
 	Subjects(ctx context.Context, c *pdp.Caller, q pdp.Request, page pdp.Page) (pdp.Found, error)
 	Resources(ctx context.Context, c *pdp.Caller, q pdp.Request, page pdp.Page) (pdp.Found, error)

@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,8 +14,10 @@ import (
 
 	"iam-service/internal/dev/world"
 	"iam-service/internal/enrich/pdp"
+	"iam-service/internal/gateway/authzen"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
+	"iam-service/internal/problem"
 )
 
 // endless is a tenant of members of another issuer, without an end.
@@ -229,5 +234,36 @@ func TestTheIDOfAnErasedUserMeansNobody(t *testing.T) {
 	}
 	if n := subjects.reads.Load(); n != 3 {
 		t.Errorf("ids were read %d times: the erased user's is cached", n)
+	}
+}
+
+// leaving decides until its client has left.
+type leaving struct {
+	authzen.Decider
+	leave context.CancelFunc
+	n     int
+}
+
+func (l *leaving) Evaluate(context.Context, *pdp.Caller, pdp.Request) (pdp.Decision, error) {
+	l.n++
+	l.leave()
+	return pdp.Decision{Allow: true}, nil
+}
+
+// A batch ends with its time, also where each decision is cached.
+func TestABatchOfCachedDecisionsEndsInTime(t *testing.T) {
+	t.Parallel()
+	a := newAPI(t, world.Settings{})
+	a.Settle()
+	ctx, leave := context.WithCancel(t.Context())
+	decider := &leaving{Decider: a.PDP, leave: leave}
+	service, err := authzen.New(authzen.Config{URL: publicURL, Decider: decider, Log: a.Logger, Observe: func(context.Context, problem.Observation) {}})
+	a.OK(err)
+	r := httptest.NewRequestWithContext(ctx, http.MethodPost, "/access/v1/evaluations", strings.NewReader(batch("", "read", "read", "read")))
+	r.Header["Authorization"], r.Header["Content-Type"] = []string{"Bearer " + a.token("pep", nil)}, []string{"application/json"}
+	w := httptest.NewRecorder()
+	service.Handler(http.NotFoundHandler()).ServeHTTP(w, r)
+	if decider.n != 1 || w.Code != http.StatusServiceUnavailable {
+		t.Errorf("%d evaluations, %d: %s", decider.n, w.Code, w.Body)
 	}
 }

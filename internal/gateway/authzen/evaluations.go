@@ -30,11 +30,20 @@ func (s *Service) evaluations(w http.ResponseWriter, r *http.Request, c *pdp.Cal
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), batchTime)
 	defer cancel()
+	release, err := s.Decider.Batch(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer release()
+	shared := sharedOf(body)
 	out := struct {
 		Evaluations []decisionBody `json:"evaluations"`
 	}{Evaluations: make([]decisionBody, 0, len(items))}
 	for _, item := range items {
-		d, fault, err := s.item(ctx, c, item)
+		if err := ctx.Err(); err != nil { // a cached decision does not look at it
+			return &iam.Error{Kind: iam.Unavailable, Code: "busy", Detail: "the evaluations were not decided in time", Cause: err}
+		}
+		d, fault, err := s.item(ctx, c, item, shared)
 		if err != nil {
 			return err
 		}
@@ -65,9 +74,9 @@ type itemError struct {
 }
 
 // item decides one evaluation. fault is what is wrong with it alone.
-func (s *Service) item(ctx context.Context, c *pdp.Caller, item map[string]any) (d pdp.Decision, fault *itemError, err error) {
+func (s *Service) item(ctx context.Context, c *pdp.Caller, item map[string]any, shared *pdp.Shared) (d pdp.Decision, fault *itemError, err error) {
 	q, err := requestOf(item, need{subject: "type id", action: "name", resource: "type id"})
-	if err == nil {
+	if q.Shared = shared; err == nil {
 		d, err = s.Decider.Evaluate(ctx, c, q)
 	}
 	kind := iam.KindOf(err)
@@ -85,6 +94,18 @@ func (s *Service) item(ctx context.Context, c *pdp.Caller, item map[string]any) 
 		return pdp.Decision{}, &itemError{Status: p.Status, Message: message, Code: p.Code}, nil
 	}
 	return d, nil, err
+}
+
+// sharedOf are the objects of the defaults, which all evaluations without their own have.
+func sharedOf(body map[string]any) *pdp.Shared {
+	context, _ := body["context"].(map[string]any) // absent: none, as below
+	all := []map[string]any{context}
+	for name := range required {
+		entity, _ := body[name].(map[string]any)
+		properties, _ := entity["properties"].(map[string]any)
+		all = append(all, properties)
+	}
+	return pdp.Share(all...)
 }
 
 // batchOf returns the evaluations of a request with their defaults; none: the request is one evaluation.
