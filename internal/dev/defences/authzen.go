@@ -14,7 +14,7 @@ var ofAuthzen = []Defence{
 	},
 	{
 		Threat: "an erased user's id means another user", File: "internal/enrich/pdp/question.go",
-		Code: "if err != nil || p.ID == e.asked {", Without: "if true {",
+		Code: "if err != nil || p.ID == e.asked {", Without: "if err != nil || p.Known {",
 		Package: "./internal/gateway/authzen", Test: "TestTheIDOfAnErasedUserMeansNobody",
 	},
 	{
