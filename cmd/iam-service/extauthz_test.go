@@ -48,7 +48,7 @@ func extAuthzCommands() map[string]func(*testscript.TestScript, bool, []string) 
 				}},
 			}})
 			ts.Check(err)
-			ts.Check(os.WriteFile(ts.MkAbs("answer"), []byte(linesOf(out)), 0o600))
+			ts.Check(os.WriteFile(ts.MkAbs("response"), []byte(linesOf(out)), 0o600))
 		},
 		// grpchealth STATUS: the health of EXT_AUTHZ_ADDR becomes it, of the server and of Envoy's service
 		"grpchealth": func(ts *testscript.TestScript, _ bool, args []string) {

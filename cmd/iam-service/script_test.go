@@ -126,7 +126,7 @@ func TestScripts(t *testing.T) {
 			ts.Fatalf("%s reads no metric", args[0])
 		}
 		for _, s := range series {
-			if !s.served(ts.ReadFile("answer")) {
+			if !s.served(ts.ReadFile("response")) {
 				ts.Fatalf("%s reads %s, which the program does not serve", args[0], s)
 			}
 		}

@@ -70,7 +70,7 @@ type auditIn struct {
 	Tenant string    `query:"tenant" maxLength:"64" doc:"id of the tenant; absent: the whole platform"`
 	Actor  string    `query:"actor" maxLength:"255"`
 	Action string    `query:"action" maxLength:"64" doc:"as in member:create"`
-	Kind   string    `query:"kind" enum:"tenant,role,user,member,mapping,service,client,event,signal"`
+	Kind   string    `query:"kind" enum:"tenant,role,user,member,request,mapping,service,client,policy,event,signal,instance,assertion_key,scim_user,scim_group"`
 	Object string    `query:"object" maxLength:"255" doc:"id or name"`
 	From   time.Time `query:"from" doc:"not earlier than this (RFC 3339)"`
 	Until  time.Time `query:"until" doc:"earlier than this"`

@@ -39,22 +39,22 @@ func Commands() map[string]func(ts *testscript.TestScript, neg bool, args []stri
 }
 
 // httpCommand: http STATUS METHOD URL [HEADER...] [-d BODY] asks once and leaves the
-// answer, status line and headers first, in the file answer. A header that begins with
+// response, status line and headers first, in the file response. A header that begins with
 // @ is a bearer token from a file. A body is JSON unless a header says otherwise; one
 // that begins with @ is from a file.
 func httpCommand(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
 		ts.Fatalf("usage: http STATUS METHOD URL [HEADER...]")
 	}
-	status, answer, err := ask(ts, args[1:])
+	status, response, err := ask(ts, args[1:])
 	for try := 0; err == nil && status == http.StatusServiceUnavailable && args[0] != "503" && try < 20; try++ {
 		time.Sleep(100 * time.Millisecond) // a busy machine answers "not now" at times, and says to try again
-		status, answer, err = ask(ts, args[1:])
+		status, response, err = ask(ts, args[1:])
 	}
 	ts.Check(err)
-	ts.Check(os.WriteFile(ts.MkAbs("answer"), answer, 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs("response"), response, 0o600))
 	if strconv.Itoa(status) != args[0] {
-		ts.Fatalf("%s %s: status %d, want %s:\n%s", args[1], args[2], status, args[0], answer)
+		ts.Fatalf("%s %s: status %d, want %s:\n%s", args[1], args[2], status, args[0], response)
 	}
 }
 
@@ -106,8 +106,8 @@ func ask(ts *testscript.TestScript, args []string) (int, []byte, error) {
 	return resp.StatusCode, bytes.ReplaceAll(b.Bytes(), []byte("\r\n"), []byte("\n")), err
 }
 
-// eventually: eventually STATUS METHOD URL [HEADER...] asks until the answer has
-// the status; eventually match REGEXP METHOD URL [HEADER...] until the answer has a
+// eventually: eventually STATUS METHOD URL [HEADER...] asks until the response has
+// the status; eventually match REGEXP METHOD URL [HEADER...] until the response has a
 // match; eventually grep REGEXP FILE looks until the file has one.
 func eventually(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 3 {
@@ -124,16 +124,16 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 		if args[0] == "match" {
 			request = args[2:]
 		}
-		status, answer, err := ask(ts, request)
+		status, response, err := ask(ts, request)
 		good := err == nil && strconv.Itoa(status) == args[0]
 		if args[0] == "match" {
-			good = err == nil && regexp.MustCompile(`(?m)`+args[1]).Match(answer)
+			good = err == nil && regexp.MustCompile(`(?m)`+args[1]).Match(response)
 		}
 		if good {
-			ts.Check(os.WriteFile(ts.MkAbs("answer"), answer, 0o600))
+			ts.Check(os.WriteFile(ts.MkAbs("response"), response, 0o600))
 			return true
 		}
-		last = string(answer)
+		last = string(response)
 		if err != nil {
 			last = err.Error()
 		}
@@ -144,14 +144,14 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// field: field NAME PATH sets a variable to a value of the last answer: of its JSON body
+// field: field NAME PATH sets a variable to a value of the last response: of its JSON body
 // by the names and places that lead to it, as in items.0.user, or a header's for
 // header.ETag.
 func field(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: field NAME PATH")
 	}
-	head, body, _ := strings.Cut(ts.ReadFile("answer"), "\n\n")
+	head, body, _ := strings.Cut(ts.ReadFile("response"), "\n\n")
 	if name, ok := strings.CutPrefix(args[1], "header."); ok {
 		for line := range strings.Lines(head) {
 			if k, v, ok := strings.Cut(line, ":"); ok && strings.EqualFold(k, name) {
