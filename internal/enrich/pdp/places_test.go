@@ -8,7 +8,7 @@ import (
 	"iam-service/internal/iam"
 )
 
-// One owner has so many places, whoever else runs; all owners together have so many.
+// One owner has so many places, whatever others run; all owners together have so many.
 func TestNoOwnerTakesThePlacesOfOthers(t *testing.T) {
 	t.Parallel()
 	p := newPlaces("searches", placeLimit{each: 1, all: 2}, time.Millisecond)

@@ -198,7 +198,7 @@ func (c *counted) UserByID(ctx context.Context, id string) (issuer, subject stri
 	return c.Subjects.UserByID(ctx, id)
 }
 
-// After an erasure our id means nobody, also where another user has got the subject and the id was cached.
+// After an erasure our id means no user, also where another user has got the subject and the id was cached.
 func TestTheIDOfAnErasedUserMeansNobody(t *testing.T) {
 	t.Parallel()
 	a := newAPI(t, world.Settings{})

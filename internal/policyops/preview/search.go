@@ -62,7 +62,7 @@ type Searched struct {
 	Asked    int64
 	Found    int
 	Failed   int    // evaluations that failed; the first maxFailed of them are reported
-	Complete bool   // everybody was asked, and no evaluation failed
+	Complete bool   // all were evaluated, and no evaluation failed
 	Next     string // After of the next search, where it ended at its limit among the users
 }
 
