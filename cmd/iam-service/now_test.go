@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -13,7 +14,7 @@ func now(ts *testscript.TestScript, _ bool, args []string) {
 	conn, err := pgx.Connect(ctx, ts.Getenv("DATABASE_URL"))
 	ts.Check(err)
 	defer conn.Close(ctx)
-	var at string
-	ts.Check(conn.QueryRow(ctx, `SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`).Scan(&at))
-	ts.Setenv(args[0], at)
+	var at time.Time
+	ts.Check(conn.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&at))
+	ts.Setenv(args[0], at.UTC().Format(time.RFC3339Nano)) // as responses are written: without final zeros
 }
