@@ -77,6 +77,7 @@ var apiTags = []*huma.Tag{
 	{Name: "tenants", Description: "Customers of the platform."},
 	{Name: "roles", Description: "Named sets of permissions, of one tenant or of all."},
 	{Name: "members", Description: "Users in a tenant, with their roles."},
+	{Name: "requests", Description: "Requests of members for a role, for a time."},
 	{Name: "mappings", Description: "Roles of a tenant that follow from claims of the identity provider."},
 	{Name: "scim-groups", Description: "Groups of a tenant's provisioning client (SCIM, see docs/scim.md), and the roles to which they are mapped."},
 	{Name: "users", Description: "Users of the platform, across tenants."},
