@@ -266,11 +266,18 @@ func (w *Work) pendingRequest(ctx context.Context, tenant, id string) (iam.RoleR
 	return q, nil
 }
 
+// othersRequest is pendingRequest of another person than the caller, who may decide about it.
+func (w *Work) othersRequest(ctx context.Context, tenant, id string) (iam.RoleRequest, error) {
+	q, err := w.pendingRequest(ctx, tenant, id)
+	if err == nil && w.own(q) {
+		err = &iam.Error{Kind: iam.Forbidden, Code: "own_request", Detail: "no one decides about their own request: another administrator can"}
+	}
+	return q, err
+}
+
 func notPending(status string) error {
 	return &iam.Error{Kind: iam.Conflict, Code: "request_not_pending", Detail: "the request is not pending: it is " + status}
 }
-
-var errOwnRequest = &iam.Error{Kind: iam.Forbidden, Code: "own_request", Detail: "no one decides about their own request: another administrator can"}
 
 // ApproveRequest grants what a member has asked for, from now on, by the authority of the caller: they must hold what
 // the role grants until it ends.
@@ -279,12 +286,9 @@ func (w *Work) ApproveRequest(ctx context.Context, tenant, id, reason string) (i
 	if err != nil {
 		return iam.RoleRequest{}, err
 	}
-	q, err := w.pendingRequest(ctx, tenant, id)
-	switch {
-	case err != nil:
+	q, err := w.othersRequest(ctx, tenant, id)
+	if err != nil {
 		return q, err
-	case w.own(q):
-		return q, errOwnRequest
 	}
 	if reason != "" {
 		if err := iam.InvalidFields(iam.CheckReason("/reason", reason)); err != nil {
@@ -326,12 +330,9 @@ func (w *Work) ApproveRequest(ctx context.Context, tenant, id, reason string) (i
 
 // RejectRequest refuses a request. It needs a reason.
 func (w *Work) RejectRequest(ctx context.Context, tenant, id, reason string) (iam.RoleRequest, error) {
-	q, err := w.pendingRequest(ctx, tenant, id)
-	switch {
-	case err != nil:
+	q, err := w.othersRequest(ctx, tenant, id)
+	if err != nil {
 		return q, err
-	case w.own(q):
-		return q, errOwnRequest
 	}
 	if err := iam.InvalidFields(iam.CheckReason("/reason", reason)); err != nil {
 		return q, err

@@ -25,8 +25,8 @@ import (
 )
 
 func accessCommand(environ []string) *cobra.Command {
-	cmd := &cobra.Command{Use: "access", Short: "Who can do what: who holds a permission, what a user holds, exports for an access review"}
-	cmd.AddCommand(accessWhoCommand(environ), accessUserCommand(environ), accessMatrixCommand(environ), accessExportCommand(environ), accessChangesCommand(environ), accessSearchCommand(environ))
+	cmd := &cobra.Command{Use: "access", Short: "Who can do what: who holds a permission, what a user holds, what is unused, exports for an access review"}
+	cmd.AddCommand(accessWhoCommand(environ), accessUserCommand(environ), accessMatrixCommand(environ), accessExportCommand(environ), accessChangesCommand(environ), accessSearchCommand(environ), accessUnusedCommand(environ))
 	return cmd
 }
 

@@ -43,7 +43,6 @@ func Command(environ []string) *cobra.Command {
 		auditCommand(environ),
 		accessCommand(environ),
 		exportCommand(environ),
-		unusedCommand(environ),
 		signalsCommand(environ),
 		importCommand(environ),
 		requestsCommand(environ),

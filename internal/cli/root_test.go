@@ -61,8 +61,8 @@ func TestEveryCommandThatReportsDoesSoAsJSON(t *testing.T) {
 	silent := []string{
 		"serve", "export", "openapi", // JSON by themselves
 		"events retry", "events skip", "policy watch", "policy fmt", "policy build", "policy sign", "policy new", "migrate wait", // they do, and report nothing
-		"policy check", "policy test", "gateway probe", "doctor", "unused", // --format
-		"requests", "ending", "access changes", "access export", "access matrix", "access user", "access who", // --format
+		"policy check", "policy test", "gateway probe", "doctor", // --format
+		"requests", "ending", "access changes", "access export", "access matrix", "access unused", "access user", "access who", // --format
 		"gateway echo",   // logs
 		"gateway config", // prints files
 	}

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -66,4 +67,34 @@ func (s *Series[K, V]) Get(k K, resolve func() V) V {
 		s.all.Store(&next)
 	}
 	return v
+}
+
+// Decisions are the metrics of one kind of decisions of a policy.
+type Decisions struct {
+	Name, Help                     string   // of a counter by outcome and code
+	EvaluationName, EvaluationHelp string   // of a histogram of seconds
+	Denied, Errors                 []string // codes whose increase alerts look at, which needs a value before
+}
+
+// Register registers them, and returns what counts a decision; took is 0 where nothing was evaluated.
+func (d Decisions) Register(r prometheus.Registerer) func(outcome, code string, took time.Duration) {
+	decisions := prometheus.NewCounterVec(prometheus.CounterOpts{Name: d.Name, Help: d.Help}, []string{"outcome", "code"})
+	evaluation := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: d.EvaluationName, Help: d.EvaluationHelp, Buckets: []float64{.00005, .0001, .0002, .0005, .001, .002, .005, .01, .02, .05},
+	})
+	r.MustRegister(decisions, evaluation)
+	for _, code := range d.Denied {
+		decisions.WithLabelValues("denied", code)
+	}
+	for _, code := range d.Errors {
+		decisions.WithLabelValues("error", code)
+	}
+	type key struct{ outcome, code string }
+	var series Series[key, prometheus.Counter]
+	return func(outcome, code string, took time.Duration) {
+		series.Get(key{outcome, code}, func() prometheus.Counter { return decisions.WithLabelValues(outcome, code) }).Inc()
+		if took > 0 {
+			evaluation.Observe(took.Seconds())
+		}
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"iam-service/internal/clients/rauth"
+	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/iam"
 )
@@ -31,16 +32,10 @@ func TestTheBreakerOpensAndCloses(t *testing.T) {
 		t.Errorf("asked %d times, counted %v", asked, p.errors)
 	}
 	p.Break(nil)
-	for until := time.Now().Add(10 * time.Second); ; {
+	await.True(t, "it closes", func() bool {
 		_, err := c.Get(t.Context(), "a")
-		if iam.KindOf(err) == iam.NotFound {
-			break
-		}
-		if time.Now().After(until) {
-			t.Fatalf("it stays open: %v", err)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+		return iam.KindOf(err) == iam.NotFound
+	})
 	// What is not there, or refused, opens nothing.
 	for range 20 {
 		if _, err := c.Get(t.Context(), "a"); iam.KindOf(err) != iam.NotFound {

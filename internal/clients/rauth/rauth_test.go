@@ -18,6 +18,7 @@ import (
 
 	"iam-service/internal/clients/rauth"
 	"iam-service/internal/clients/rauth/rauthtest"
+	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/dev/logbuffer"
 	"iam-service/internal/iam"
@@ -114,9 +115,7 @@ func TestTheAdminAPIIsWatched(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		var watching sync.WaitGroup
 		watching.Go(func() { c.Watch(ctx) })
-		for end := time.Now().Add(time.Minute); !reached() && time.Now().Before(end); {
-			time.Sleep(time.Millisecond)
-		}
+		await.True(t, "the state is known", reached)
 		stop()
 		watching.Wait()
 	}
