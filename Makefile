@@ -213,6 +213,18 @@ test-rules: need-go ## check the alerts of deploy/prometheus and the queries of 
 dashboard: need-go ## write deploy/grafana/iam-service.json from the panels of internal/dev/dashboard
 	go run ./internal/dev/dashboard > deploy/grafana/iam-service.json
 
+.PHONY: console
+console: need-go ## build the console of web/ into internal/console/dist (needs Node)
+	.ci/console build
+
+.PHONY: console-check
+console-check: need-go ## lint and test the sources of the console, and compare internal/console/dist with them (needs Node)
+	.ci/console check
+
+.PHONY: test-console
+test-console: need-go ## the console in a real browser, against the running program (needs Node; installs Debian's Chromium as root)
+	.ci/console test
+
 .PHONY: openapi-check
 openapi-check: need-go ## lint the admin API's OpenAPI document, and compile clients of it (needs Node)
 	.ci/openapi-check

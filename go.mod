@@ -2,6 +2,8 @@ module iam-service
 
 go 1.26.0
 
+ignore ./web
+
 require (
 	github.com/caarlos0/env/v11 v11.4.2
 	github.com/cenkalti/backoff/v5 v5.0.3
