@@ -82,7 +82,7 @@ func run(ctx context.Context, args, environ []string) error {
 	if err != nil {
 		return err
 	}
-	return server.Serve(ctx, cfg, log, func(a server.Addrs) { printReady(a, stack, cfg.PolicyBundle, *dir) })
+	return server.Serve(ctx, cfg, log, func(a server.Addrs) { printReady(a, stack, cfg, *dir) })
 }
 
 // prepareDatabase migrates the database and loads the sample data.
@@ -97,15 +97,19 @@ func prepareDatabase(ctx context.Context, stack *devstack.Stack, log *slog.Logge
 }
 
 // printReady prints commands to paste, and where the policy and the data are.
-func printReady(a server.Addrs, stack *devstack.Stack, policyBundle, dir string) {
+func printReady(a server.Addrs, stack *devstack.Stack, cfg server.Config, dir string) {
 	local := func(addr string) string { return strings.Replace(addr, "[::]", "127.0.0.1", 1) }
 	fmt.Printf("\niam-service is ready. Paste into another terminal:\n%s\n", devstack.Curls(local(a.Gateway), local(a.Admin), stack.RAuth.Issuer))
 	fmt.Printf("Settings for the commands of iam-service:\n  export DATABASE_URL='%[1]s' DECISIONS_DATABASE_URL='%[1]s' RAUTH_URL=%[2]s\n\n",
 		stack.Postgres.URL, stack.RAuth.Issuer)
-	if policyBundle != "" {
-		fmt.Printf("Edit the Rego in %s: it becomes active within two seconds.\n"+
+	if cfg.PolicyBundle != "" {
+		edited := "within two seconds it is a revision to preview and activate. With POLICY_ACTIVATION=auto it becomes active by itself."
+		if cfg.PolicyActivation == "auto" {
+			edited = "it becomes active within two seconds."
+		}
+		fmt.Printf("Edit the Rego in %s: %s\n"+
 			"For operators: http://%s/readyz?verbose /metrics /policy/status\n"+
-			"Ctrl-C stops it; data stays in %s, --fresh starts over.\n\n", policyBundle, local(a.Ops), dir)
+			"Ctrl-C stops it; data stays in %s, --fresh starts over.\n\n", cfg.PolicyBundle, edited, local(a.Ops), dir)
 	}
 }
 
@@ -127,7 +131,8 @@ func preset(environ []string, stack *devstack.Stack) (vars, ignored []string) {
 		"SHUTDOWN_DELAY=0s",
 	}
 	if info, err := os.Stat("policies"); err == nil && info.IsDir() {
-		vars = append(vars, "POLICY_BUNDLE=policies", "POLICY_ALLOW_UNSIGNED=1")
+		// As in production: a change of the policy is previewed and activated, and can be rolled back.
+		vars = append(vars, "POLICY_BUNDLE=policies", "POLICY_ALLOW_UNSIGNED=1", "POLICY_ACTIVATION=managed")
 	}
 	for _, v := range environ {
 		name, value, _ := strings.Cut(v, "=")
