@@ -47,7 +47,7 @@ func (w *Work) admit(ctx context.Context) error {
 	case t == nil:
 		w.actorKind, w.actor = "operator", w.caller.Operator
 	default:
-		if err := w.identify(ctx, t); err != nil {
+		if err := w.identify(ctx, t); err != nil || w.task.Self {
 			return err
 		}
 		if err := w.authorize(ctx, t); err != nil {
@@ -100,7 +100,7 @@ func (w *Work) lock(ctx context.Context) error {
 // identify reads the caller within the transaction and rejects a revoked token, whatever the
 // policy decides.
 func (w *Work) identify(ctx context.Context, t *token.Token) error {
-	w.user, w.client, w.bound = nil, nil, false
+	w.user, w.client, w.bound, w.clientTenant = nil, nil, false, ""
 	if err := w.identifyClient(ctx, t); err != nil {
 		return err
 	}
@@ -140,14 +140,14 @@ func (w *Work) identifyClient(ctx context.Context, t *token.Token) error {
 	if err := t.CheckRevocation(token.Principal{Known: true, Client: true, Status: c.Status, TokensNotBefore: c.TokensNotBefore}); err != nil {
 		return err
 	}
-	if c.Tenant != "" && c.Tenant != w.task.Tenant {
+	if c.Tenant != "" && c.Tenant != w.task.Tenant && !w.task.Self {
 		// Before the object is read: the error must not depend on whether it exists.
 		if w.task.Client || w.task.Tenant != "" {
 			return errNotFound
 		}
 		return &iam.Error{Kind: iam.Forbidden, Code: policy.CodeOtherTenant, Detail: "the token's client acts in its own tenant only"}
 	}
-	w.bound = c.Tenant != ""
+	w.bound, w.clientTenant = c.Tenant != "", c.Tenant
 	if t.Program() {
 		w.client = &c
 	}

@@ -48,6 +48,8 @@ type Task struct {
 	Also        []string // further actions that the caller must be authorized for, on the same object
 	LeaveTenant bool     // the caller accepts that a tenant is left without an administrator
 
+	Self bool // it is about the caller alone, who is identified and not authorized
+
 	For *Actor // who requested what is only finished here, and is not authorized again; nil: the caller
 
 	Patient bool // it may take minutes
@@ -162,7 +164,8 @@ type Work struct {
 	decisions        [][]slog.Attr    // of the policy, the last one for each action
 	user             *iam.UserFacts   // the caller, if it is a known person
 	client           *iam.ClientFacts // the caller, if it is a known program
-	bound            bool             // the token's client has a tenant: the task's
+	bound            bool             // the token's client has a tenant: the task's, unless it is about the caller alone
+	clientTenant     string           // of the token's client; empty: none
 
 	begun    bool                           // an operation in the identity provider
 	nested   bool                           // within requireAdministrator

@@ -165,6 +165,8 @@ func TestTheMatrixOfRolesAndActions(t *testing.T) {
 				wheres = []string{"own", "foreign"}
 			}
 			switch {
+			case template == "/v1/me":
+				continue // for each caller: see TestACallerLearnsWhatTheyAreAuthorizedFor
 			case action == "audit:read", action == "client:list", action == "client:create", strings.HasPrefix(action, "decision:"), action == "policy:explain":
 				wheres = []string{"", "own", "foreign"}
 			case strings.HasPrefix(action, "client:"):

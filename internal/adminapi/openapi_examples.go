@@ -59,6 +59,7 @@ var examples = map[string]any{
 	"TenantPut.name":            "Acme Ltd",
 	"TenantPatch.name":          "Acme Ltd",
 	"TenantBody.name":           "Acme Ltd",
+	"OwnTenant.name":            "Acme Ltd",
 	"RolePost.name":             "invoice-editor",
 	"RoleBody.name":             "invoice-editor",
 	"ManifestRole.name":         "invoice-editor",

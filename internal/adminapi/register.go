@@ -23,6 +23,7 @@ type route struct {
 	method string
 	path   string
 	action string // that the caller must be authorized for, as in member:create
+	self   bool   // it is about the caller alone: any valid token is enough, and there is no action
 	update string // of a PATCH: the action for fields other than status, for which action alone is enough
 	slow   bool   // it may take minutes
 	bulk   bool   // it may take a minute, in many short statements
@@ -150,6 +151,7 @@ func newCall[I any, P input[I]](ctx context.Context, rt route, in P) call {
 			Writes:  rt.method != http.MethodGet,
 			Patient: rt.slow,
 			Bulk:    rt.bulk,
+			Self:    rt.self,
 		},
 	}
 	if l, ok := any(in).(leaving); ok {
@@ -185,7 +187,9 @@ func (rt route) operation() huma.Operation {
 		DefaultStatus: rt.status,
 		MaxBodyBytes:  rt.maxBody,
 		Errors:        append(errorStatuses(rt.method), rt.errors...),
-		Extensions:    map[string]any{"x-action": rt.action},
+	}
+	if !rt.self {
+		op.Extensions = map[string]any{"x-action": rt.action}
 	}
 	if op.MaxBodyBytes == 0 {
 		op.MaxBodyBytes = maxBody

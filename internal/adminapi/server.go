@@ -3,7 +3,7 @@
 // and the translation of errors to problem documents.
 //
 // It does not know who is authorized for what, nor how anything is stored: each route names the action that package admin
-// authorizes, and its handler runs in the transaction that package admin opened. It knows no gateway and makes no decision.
+// authorizes (but /v1/me, which is for any caller), and its handler runs in the transaction that package admin opened. It knows no gateway and makes no decision.
 //
 // A request passes, in this order:
 //
@@ -86,6 +86,7 @@ type server struct {
 	failures *problem.Reporter
 	api      huma.API
 	table    map[string]route // by method and path
+	actions  []admin.Action   // of the table
 	limits   *writeLimits
 	scim     *writeLimits
 	uploads  chan struct{} // one element for each upload in progress
@@ -138,9 +139,11 @@ func (a *server) mount(r chi.Router) {
 		r.Use(a.record, a.authenticate, a.limitWrites, a.admitUploads, a.yamlToJSON, a.tagged)
 		a.api = humachi.New(r, a.humaConfig())
 		a.table = map[string]route{}
-		for _, rt := range a.routes() {
+		routes := a.routes()
+		for _, rt := range routes {
 			rt.handler(a, rt)
 		}
+		a.actions = actionsOf(routes)
 		a.complete()
 	})
 }

@@ -91,6 +91,19 @@ func (tx *Tx) TenantByID(ctx context.Context, id string) (iam.Tenant, bool, erro
 	return first(all), len(all) > 0, err
 }
 
+// TenantsByID returns those of some tenants that exist, by id.
+func (tx *Tx) TenantsByID(ctx context.Context, ids []string) (map[string]iam.Tenant, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	all, err := tx.tenants(ctx, ` WHERE t.id = ANY ($1)`, ids)
+	byID := make(map[string]iam.Tenant, len(all))
+	for _, t := range all {
+		byID[t.ID] = t
+	}
+	return byID, err
+}
+
 func (tx *Tx) tenants(ctx context.Context, tail string, args ...any) ([]iam.Tenant, error) {
 	return collect(ctx, tx, statement{doing: "read tenants", sql: `SELECT t.id, t.slug, t.name, t.status, t.attributes, t.version FROM tenants t` + tail, args: args},
 		func(row pgx.CollectableRow) (t iam.Tenant, err error) {
