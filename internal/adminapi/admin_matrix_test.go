@@ -27,7 +27,7 @@ var platformActions = []string{
 	"service:list", "service:read", "service:sync", "audit:read",
 	"policy:read", "policy:list", "policy:upload", "policy:activate", "policy:rollback", "policy:shadow", "policy:explain", "policy:preview",
 	"decision:list", "decision:read",
-	"client:list", "client:create", "drift:read", "access:read",
+	"client:list", "client:create", "drift:read", "access:read", "overview:read",
 }
 
 func reads(action string) bool {
@@ -58,7 +58,7 @@ var callers = map[string]func(action, where string) int{
 	"platform admin by program": platformAdmin,
 	"policy admin": func(action, where string) int {
 		switch {
-		case strings.HasPrefix(action, "policy:") || strings.HasPrefix(action, "decision:"):
+		case strings.HasPrefix(action, "policy:") || strings.HasPrefix(action, "decision:") || action == "overview:read":
 			return 200
 		case where != "":
 			return 404

@@ -14,5 +14,12 @@ func (a *server) consoleRoutes() []route {
 				"the service denies more (no caller grants more than they hold). An action that the policy authorizes for some objects alone is absent.",
 			handler: withoutTx(a.readMe),
 		},
+		{
+			method: get, path: "/v1/overview", action: "overview:read", tag: "overview",
+			summary: "Read the state of the platform",
+			description: "The active policy, the replicas with the freshness of their facts, the backlog of events, pending changes of clients and " +
+				"the last comparison with the identity provider. It starts no comparison.",
+			handler: inTx(a.readOverview),
+		},
 	}
 }

@@ -75,6 +75,7 @@ const apiDescription = "Tenants, roles, users, members, mappings and OAuth2 clie
 
 var apiTags = []*huma.Tag{
 	{Name: "caller", Description: "Who the caller is, and what they are authorized for."},
+	{Name: "overview", Description: "The state of the platform."},
 	{Name: "tenants", Description: "Customers of the platform."},
 	{Name: "roles", Description: "Named sets of permissions, of one tenant or of all."},
 	{Name: "members", Description: "Users in a tenant, with their roles."},

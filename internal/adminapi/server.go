@@ -71,6 +71,8 @@ type Config struct {
 	Signals   *signals.Receiver                                   // nil: none are received
 	Searches  func(context.Context) (preview.SearchMoment, error) // opens the snapshot of a search
 
+	Retention Retention
+
 	PreviewEngine *policy.Engine // with the settings of the serving engine, and more time
 	EvalLimit     time.Duration  // of one evaluation by the serving engine: a preview reports those that exceed it
 	HeaderMax     int

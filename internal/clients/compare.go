@@ -84,6 +84,24 @@ func (r Report) Left() (n int) {
 	return n
 }
 
+// numbers are those of a report, without names.
+func (r Report) numbers() iam.ClientComparison {
+	c := iam.ClientComparison{
+		At: r.At, Compared: r.Compared, Pending: r.Pending, Others: r.Foreign, Kinds: map[string]int{}, Remaining: r.Left(), Stopped: r.Stopped,
+	}
+	for _, d := range r.Differences {
+		c.Kinds[d.Kind]++
+	}
+	return c
+}
+
+// record remembers a comparison, for readers on any replica.
+func (s *Service) record(ctx context.Context, r Report) {
+	if err := s.cfg.DB.ComparedClients(ctx, r.numbers()); err != nil && ctx.Err() == nil {
+		s.cfg.Log.WarnContext(ctx, "client comparison not recorded", slog.Any("err", err))
+	}
+}
+
 // Compare compares all clients of both systems, and changes nothing.
 func (s *Service) Compare(ctx context.Context) (Report, error) {
 	if s.cfg.Provider == nil {
@@ -232,6 +250,7 @@ func (s *Service) round(ctx context.Context, rs *rounds) {
 	}
 	s.repair(ctx, &r, rs, s.cfg.MaxRepairs)
 	s.cfg.OnCompared(r)
+	s.record(ctx, r)
 	level := slog.LevelInfo
 	if r.Left() > 0 {
 		level = slog.LevelWarn
@@ -330,8 +349,12 @@ func (s *Service) Reconcile(ctx context.Context, most int) (Report, error) {
 		}
 	}
 	first, err := s.Compare(ctx)
-	if err != nil || len(first.Differences) == 0 {
+	if err != nil {
 		return first, err
+	}
+	if len(first.Differences) == 0 {
+		s.record(ctx, first)
+		return first, nil
 	}
 	rs := newRounds()
 	for _, d := range first.Differences {
@@ -345,6 +368,7 @@ func (s *Service) Reconcile(ctx context.Context, most int) (Report, error) {
 	second, err := s.Compare(ctx)
 	if err == nil {
 		s.repair(ctx, &second, rs, most)
+		s.record(ctx, second)
 	}
 	return second, err
 }

@@ -149,6 +149,8 @@ type Feed struct {
 	problem  atomic.Pointer[error]
 	queue    atomic.Uint64 // millionths
 
+	recent recent
+
 	sessions, heartbeats, received atomic.Int64
 	recovered                      atomic.Int64 // when the confirmation was sent that ended the last staleness; 0: it never was stale
 }
@@ -373,8 +375,10 @@ func (s *session) handle(ctx context.Context, m Message) {
 	case m.AssertionKeys:
 		s.f.cfg.OnAssertionKeys()
 	case m.All:
+		s.f.recent.changed(s.f.cfg.Store.Now())
 		s.f.cfg.Store.InvalidateAll()
 	default:
+		s.f.recent.changed(s.f.cfg.Store.Now())
 		s.f.cfg.Store.InvalidateKey(m.Kind, m.Key)
 	}
 }
@@ -392,6 +396,7 @@ func (s *session) heartbeat(ctx context.Context, b Heartbeat) {
 		delete(s.pending, b.Nonce)
 		s.offset, s.known = sent-b.At, true
 		s.f.cfg.OnDelay(now - sent)
+		s.f.recent.delayed(now, now-sent)
 	case !s.known:
 		return
 	default:

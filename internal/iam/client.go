@@ -113,7 +113,11 @@ type ManagedClient struct {
 	Operation   string // under way; empty: none
 	OperationID string
 	LeaseLeft   time.Duration // of the replica that began it, when it was read
-	Tries       int
+	Tries       int           // attempts of the operation that failed
+	BegunAt     time.Time
+	TriedAt     time.Time        // of the last attempt that failed; zero: none did
+	NextTry     time.Time        // after which the operation is due again, where it waits
+	Last        *ClientOperation // that is over; nil: not recorded
 
 	SecretState string
 	Secrets     int64     // how many were issued
@@ -123,6 +127,34 @@ type ManagedClient struct {
 
 	CreatedAt time.Time
 	UpdatedAt time.Time
+}
+
+// ClientOperation is an operation in the identity provider that is over.
+type ClientOperation struct {
+	Operation string
+	Outcome   string // see the constants
+	Reason    string // code of its failure; empty: none
+	Tries     int    // attempts that failed and were retried
+	BegunAt   time.Time
+	EndedAt   time.Time
+}
+
+// Outcomes of an operation.
+const (
+	OutcomeConfirmed = "confirmed"
+	OutcomeFailed    = "failed"   // the identity provider rejected it, or a rotation has none
+	OutcomeReplaced  = "replaced" // another operation has taken its place
+)
+
+// ClientComparison is a comparison of all clients with the identity provider, in numbers.
+type ClientComparison struct {
+	At        time.Time
+	Compared  int            // of ours that are not deleted
+	Pending   int            // not compared: an operation is pending
+	Others    int            // in the identity provider, of other owners
+	Kinds     map[string]int // differences by kind
+	Remaining int            // differences that were not repaired
+	Stopped   bool           // nothing was repaired: an operator must decide
 }
 
 // Before is the published state of a client before a pending change.

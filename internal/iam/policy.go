@@ -78,6 +78,17 @@ type PolicyReplica struct {
 	Refused  json.RawMessage // nil: nothing
 	Seq      int64           // of the last activation that it has seen
 	SeenAt   time.Time
+	Facts    *ReplicaFacts // nil: not reported, by the release before
+}
+
+// ReplicaFacts is how fresh the facts of a replica were when it reported, and how fast changes reached it.
+type ReplicaFacts struct {
+	State         string   `json:"state"`                 // fresh, suspect, stale
+	Age           *float64 `json:"age_seconds,omitempty"` // since freshness was last confirmed; nil: it never was
+	Window        float64  `json:"window_seconds"`        // of the figures below
+	Propagation99 *float64 `json:"p99_seconds,omitempty"` // of the delays of Probes; nil: there was none
+	Probes        int      `json:"probes"`                // own heartbeats that came back
+	Changes       int      `json:"changes"`               // change notifications that were received
 }
 
 // PolicyPreview is a comparison of two revisions, running or done.

@@ -141,20 +141,37 @@ func (tx *Tx) managed(ctx context.Context, tail string, args ...any) ([]iam.Mana
 		       coalesce(r.wanted, '{}'), coalesce(r.wanted_version, 0), r.applied, coalesce(r.applied_version, 0), r.before,
 		       coalesce(r.sync, ''), coalesce(r.reason, ''), coalesce(r.operation, ''), coalesce(r.operation_id::text, ''),
 		       coalesce(extract(epoch FROM r.lease_until - clock_timestamp()), 0)::float8, coalesce(r.tries, 0),
-		       coalesce(r.secret_state, ''), coalesce(r.secrets, 0), r.overlap_from, r.retire_at, coalesce(r.warned, false)
+		       coalesce(r.secret_state, ''), coalesce(r.secrets, 0), r.overlap_from, r.retire_at, coalesce(r.warned, false),
+		       r.begun_at, r.updated_at, r.next_try,
+		       r.last_operation, r.last_outcome, r.last_reason, r.last_tries, r.last_begun_at, r.last_ended_at
 		  FROM clients c LEFT JOIN registrations r ON r.issuer = c.issuer AND r.client_id = c.client_id` + tail, args: args},
 		func(row pgx.CollectableRow) (c iam.ManagedClient, err error) {
-			var notBefore, from, retire *time.Time
+			var notBefore, from, retire, begun, changed, next, lastBegun, lastEnded *time.Time
+			var last, outcome, reason *string
+			var tries *int
 			var lease float64
 			var wanted, applied, before []byte
 			err = row.Scan(&c.Issuer, &c.ClientID, &c.Tenant, &c.Status, &c.Roles, &c.Scopes, &notBefore, &c.Version, &c.CreatedAt,
 				&c.UpdatedAt, &c.Managed, &wanted, &c.WantedVersion, &applied, &c.AppliedMark, &before,
 				&c.Sync, &c.Reason, &c.Operation, &c.OperationID,
-				&lease, &c.Tries, &c.SecretState, &c.Secrets, &from, &retire, &c.Warned)
+				&lease, &c.Tries, &c.SecretState, &c.Secrets, &from, &retire, &c.Warned,
+				&begun, &changed, &next, &last, &outcome, &reason, &tries, &lastBegun, &lastEnded)
 			if err != nil {
 				return c, err
 			}
 			c.TokensNotBefore, c.OverlapFrom, c.RetireAt = deref(notBefore), deref(from), deref(retire)
+			if c.Operation != "" {
+				c.BegunAt, c.NextTry = deref(begun), deref(next)
+				if c.Tries > 0 {
+					c.TriedAt = deref(changed)
+				}
+			}
+			if last != nil {
+				c.Last = &iam.ClientOperation{Operation: *last, Outcome: *outcome, BegunAt: deref(lastBegun), EndedAt: deref(lastEnded)}
+				if reason != nil && tries != nil {
+					c.Last.Reason, c.Last.Tries = *reason, *tries
+				}
+			}
 			c.LeaseLeft = time.Duration(max(0, lease) * float64(time.Second))
 			if err = json.Unmarshal(wanted, &c.Wanted); err == nil && applied != nil {
 				err = json.Unmarshal(applied, &c.Applied)

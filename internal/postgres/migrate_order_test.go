@@ -12,22 +12,23 @@ import (
 	"iam-service/migrations"
 )
 
-// The steps 15 to 20 were written at the same time, so a database may have applied them in another order than that of their
+// The steps from 15 on were written at the same time, so a database may have applied them in another order than that of their
 // numbers. Each grants its own tables alone: after every one, up or down, iam_grant works, and a role that runs the service
 // already has what the steps so far need.
 func TestStepsOfOneReleaseAreAppliedAndRevertedInAnyOrder(t *testing.T) {
 	t.Parallel()
 	tables := map[int64]string{
 		15: "role_end_notices", 16: "role_requests", 17: "membership_roles", 18: "signal_streams", 19: "membership_usage", 20: "scim_users",
+		22: "client_comparison",
 	}
 	for _, c := range []struct {
 		name     string
 		up, down []int64
 	}{
-		{name: "in order", up: []int64{15, 16, 17, 18, 19, 20}, down: []int64{20, 19, 18, 17, 16, 15}},
-		{name: "the last ones first, reverted by number", up: []int64{15, 18, 19, 20, 16, 17}, down: []int64{20, 19, 18, 17, 16, 15}},
-		{name: "backwards, reverted by number", up: []int64{20, 19, 18, 17, 16, 15}, down: []int64{20, 19, 18, 17, 16, 15}},
-		{name: "in order, reverted otherwise", up: []int64{15, 16, 17, 18, 19, 20}, down: []int64{16, 19, 17, 20, 18, 15}},
+		{name: "in order", up: []int64{15, 16, 17, 18, 19, 20, 22}, down: []int64{22, 20, 19, 18, 17, 16, 15}},
+		{name: "the last ones first, reverted by number", up: []int64{15, 18, 22, 19, 20, 16, 17}, down: []int64{22, 20, 19, 18, 17, 16, 15}},
+		{name: "backwards, reverted by number", up: []int64{22, 20, 19, 18, 17, 16, 15}, down: []int64{22, 20, 19, 18, 17, 16, 15}},
+		{name: "in order, reverted otherwise", up: []int64{15, 16, 17, 18, 19, 20, 22}, down: []int64{16, 19, 22, 17, 20, 18, 15}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -91,7 +92,7 @@ func TestStepsOfOneReleaseAreAppliedAndRevertedInAnyOrder(t *testing.T) {
 			if err != nil || len(steps) != len(tables) {
 				t.Errorf("up again: %v, %v", steps, err)
 			}
-			for range 20 {
+			for range 14 + len(tables) {
 				_, err := postgres.Migrate(ctx, owner, postgres.Down)
 				must(t, err)
 			}

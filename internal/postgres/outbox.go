@@ -142,8 +142,20 @@ const MaxCounted = 100_000
 func (db *DB) Outbox(ctx context.Context) (s OutboxState, err error) {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
+	return outboxState(ctx, db.admin)
+}
+
+// Outbox is DB.Outbox in a transaction.
+func (tx *Tx) Outbox(ctx context.Context) (OutboxState, error) { return outboxState(ctx, tx.tx) }
+
+// querier is a pool or a transaction.
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+func outboxState(ctx context.Context, q querier) (s OutboxState, err error) {
 	var seconds float64
-	err = db.admin.QueryRow(ctx, `
+	err = q.QueryRow(ctx, `
 		SELECT (SELECT count(*) FROM (SELECT FROM outbox WHERE sent_at IS NULL LIMIT $1) x),
 		       coalesce((SELECT extract(epoch FROM now() - occurred_at) FROM outbox WHERE sent_at IS NULL ORDER BY seq LIMIT 1), 0)::float8,
 		       (SELECT count(*) FROM outbox WHERE parked AND sent_at IS NULL)`, MaxCounted).

@@ -116,7 +116,9 @@ const replicaAlive = 30 * time.Second
 // PolicyReplicas lists the replicas that are alive.
 func (tx *Tx) PolicyReplicas(ctx context.Context) ([]iam.PolicyReplica, error) {
 	return collect(ctx, tx, statement{doing: "list replicas", sql: `
-		SELECT replica, version, in_force, coalesce(since, 'epoch'), source, prepared, refused, seq, seen_at FROM policy_replicas
+		SELECT replica, version, in_force, coalesce(since, 'epoch'), source, prepared, refused, seq, seen_at,
+		       CASE WHEN facts_at = seen_at THEN facts END
+		  FROM policy_replicas
 		 WHERE seen_at > now() - $1::interval ORDER BY replica`, args: []any{replicaAlive}}, pgx.RowToStructByPos[iam.PolicyReplica])
 }
 
@@ -239,10 +241,13 @@ func (db *DB) ReportPolicy(ctx context.Context, r iam.PolicyReplica) error {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
 	_, err := db.admin.Exec(ctx, `
-		INSERT INTO policy_replicas AS p (replica, version, in_force, since, source, prepared, refused, seq) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+		INSERT INTO policy_replicas AS p (replica, version, in_force, since, source, prepared, refused, seq, facts, facts_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now())
 		ON CONFLICT ON CONSTRAINT policy_replicas_pkey DO UPDATE
-		   SET version = excluded.version, in_force = excluded.in_force, since = excluded.since, source = excluded.source, prepared = excluded.prepared, refused = excluded.refused, seq = excluded.seq, seen_at = now()`,
-		r.Replica, r.Version, r.InForce, optional(r.Since), r.Source, r.Prepared, r.Refused, r.Seq)
+		   SET version = excluded.version, in_force = excluded.in_force, since = excluded.since, source = excluded.source,
+		       prepared = excluded.prepared, refused = excluded.refused, seq = excluded.seq,
+		       facts = excluded.facts, facts_at = now(), seen_at = now()`,
+		r.Replica, r.Version, r.InForce, optional(r.Since), r.Source, r.Prepared, r.Refused, r.Seq, r.Facts)
 	if err == nil {
 		_, err = db.admin.Exec(ctx, `DELETE FROM policy_replicas WHERE seen_at < now() - interval '1 day'`)
 	}

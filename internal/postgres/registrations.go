@@ -8,6 +8,26 @@ import (
 	"iam-service/internal/iam"
 )
 
+// ComparedClients records a comparison of the clients with the identity provider, in place of the one before.
+func (db *DB) ComparedClients(ctx context.Context, c iam.ClientComparison) error {
+	ctx, cancel := context.WithTimeout(ctx, adminLimit)
+	defer cancel()
+	_, err := db.admin.Exec(ctx, `
+		INSERT INTO client_comparison (compared_at, compared, pending, others, kinds, remaining, stopped) VALUES ($1, $2, $3, $4, $5, $6, $7)
+		ON CONFLICT ON CONSTRAINT client_comparison_pkey DO UPDATE
+		   SET compared_at = excluded.compared_at, compared = excluded.compared, pending = excluded.pending, others = excluded.others,
+		       kinds = excluded.kinds, remaining = excluded.remaining, stopped = excluded.stopped`,
+		c.At, c.Compared, c.Pending, c.Others, c.Kinds, c.Remaining, c.Stopped)
+	return wrap("record a comparison of clients", err)
+}
+
+// ClientComparison is the last comparison of the clients with the identity provider, and whether there was one.
+func (tx *Tx) ClientComparison(ctx context.Context) (c iam.ClientComparison, found bool, err error) {
+	found, err = tx.look(ctx, `SELECT compared_at, compared, pending, others, kinds, remaining, stopped FROM client_comparison`, nil,
+		&c.At, &c.Compared, &c.Pending, &c.Others, &c.Kinds, &c.Remaining, &c.Stopped)
+	return c, found, wrap("read the last comparison of clients", err)
+}
+
 // Schedule says when an operation may be claimed, by the database's clock. The zero value: at once.
 type Schedule struct {
 	Lease time.Duration // how long the writer alone works on the operation
@@ -42,6 +62,15 @@ func (tx *Tx) PutRegistration(ctx context.Context, c iam.ManagedClient, s Schedu
 		       sync = excluded.sync, reason = excluded.reason, operation = excluded.operation, operation_id = excluded.operation_id,
 		       begun_at = CASE WHEN r.operation_id IS NOT DISTINCT FROM excluded.operation_id THEN r.begun_at ELSE now() END,
 		       lease_until = excluded.lease_until, next_try = excluded.next_try, tries = excluded.tries, secret_state = excluded.secret_state, secrets = excluded.secrets,
+		       (last_operation, last_outcome, last_reason, last_tries, last_begun_at, last_ended_at) = (
+		           SELECT r.operation,
+		                  CASE WHEN excluded.operation_id IS NOT NULL THEN 'replaced'
+		                       WHEN excluded.sync = 'failed' OR excluded.reason <> '' THEN 'failed' ELSE 'confirmed' END,
+		                  excluded.reason, r.tries, r.begun_at, clock_timestamp()
+		            WHERE r.operation_id <> coalesce(excluded.operation_id, '00000000-0000-0000-0000-000000000000')
+		            UNION ALL
+		           SELECT r.last_operation, r.last_outcome, r.last_reason, r.last_tries, r.last_begun_at, r.last_ended_at
+		            WHERE r.operation_id IS NULL OR r.operation_id = excluded.operation_id),
 		       overlap_from = excluded.overlap_from, retire_at = excluded.retire_at, warned = excluded.warned,
 		       applied_version = excluded.applied_version, updated_at = now()`,
 		c.Issuer, c.ClientID, wanted, c.WantedVersion, applied, before, c.Sync, c.Reason, c.Operation, c.OperationID,
@@ -119,8 +148,17 @@ type ClientsState struct {
 func (db *DB) Clients(ctx context.Context) (s ClientsState, err error) {
 	ctx, cancel := context.WithTimeout(ctx, adminLimit)
 	defer cancel()
+	return clientsState(ctx, db.admin)
+}
+
+// ClientsState is DB.Clients in a transaction.
+func (tx *Tx) ClientsState(ctx context.Context) (ClientsState, error) {
+	return clientsState(ctx, tx.tx)
+}
+
+func clientsState(ctx context.Context, q querier) (s ClientsState, err error) {
 	var seconds float64
-	err = db.admin.QueryRow(ctx, `
+	err = q.QueryRow(ctx, `
 		SELECT count(*) FILTER (WHERE r.operation IS NOT NULL), count(*) FILTER (WHERE r.sync = 'failed'),
 		       count(*) FILTER (WHERE r.secret_state = 'unknown' AND c.status <> 'deleted'
 		                          AND r.wanted->>'token_endpoint_auth_method' LIKE 'client\_secret\_%'),

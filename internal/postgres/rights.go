@@ -28,7 +28,7 @@ var needed = []struct{ privileges, tables []string }{
 		"registrations", "policy_replicas", "tenant_usage", "assertion_keys", "membership_usage", "role_usage", "client_usage", "usage_days", "role_end_notices", "scim_users", "scim_groups", "scim_group_members",
 	}},
 	{[]string{"SELECT", "INSERT"}, []string{"manifests", "retired_tenants", "audit", "policy_revisions", "policy_activations", "policy_topdown"}},
-	{[]string{"SELECT", "INSERT", "UPDATE"}, []string{"audit_heads", "policy_previews", "role_requests", "signal_streams", "signal_accounts"}},
+	{[]string{"SELECT", "INSERT", "UPDATE"}, []string{"audit_heads", "policy_previews", "role_requests", "signal_streams", "signal_accounts", "client_comparison"}},
 	{[]string{"SELECT", "INSERT", "DELETE"}, []string{"signals"}},
 	{[]string{"SELECT", "UPDATE"}, []string{"relay", "policy_shadow", "write_probe", "assertion_key_set"}},
 }

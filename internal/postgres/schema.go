@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/pressly/goose/v3"
 )
@@ -50,9 +49,7 @@ func (s schema) checkAt(ctx context.Context, url string) error {
 }
 
 // check returns an *OldSchemaError if the schema is older than this release needs.
-func (s schema) check(ctx context.Context, db interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}) error {
+func (s schema) check(ctx context.Context, db querier) error {
 	var have int64
 	var migrated bool
 	err := db.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, s.table).Scan(&migrated)

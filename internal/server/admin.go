@@ -135,6 +135,7 @@ func (s *service) openAdminAPI(start context.Context) error {
 		Searches:      func(ctx context.Context) (preview.SearchMoment, error) { return s.db.Snapshot(ctx) },
 		PreviewEngine: previewEngine,
 		EvalLimit:     cfg.Part(50),
+		Retention:     adminapi.Retention{Decisions: cfg.DecisionsKeep, Events: cfg.OutboxRetention},
 		Issuers:       cfg.Issuers,
 		HeaderMax:     cfg.HeaderBudget,
 		Background:    s.work,

@@ -6,6 +6,7 @@ import (
 
 	"iam-service/internal/directory"
 	"iam-service/internal/feed"
+	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
 	"iam-service/internal/telemetry"
 )
@@ -49,6 +50,21 @@ func (s *service) openFacts(start context.Context) error {
 		name, url = "DATABASE_URL, since DATABASE_LISTEN_URL is not set", cfg.DatabaseURL
 	}
 	return fmt.Errorf("cannot receive changes (%s, at %s): %w", name, postgres.Server(url), OneLine(err))
+}
+
+// factsReport is what this replica reports of its facts to all.
+func (s *service) factsReport() iam.ReplicaFacts {
+	recent := s.changes.Recent()
+	r := iam.ReplicaFacts{State: string(s.changes.State()), Window: recent.Window.Seconds(), Probes: recent.Probes, Changes: recent.Changes}
+	if age, once := s.facts.Age(); once {
+		seconds := age.Seconds()
+		r.Age = &seconds
+	}
+	if recent.Probes > 0 {
+		seconds := recent.P99.Seconds()
+		r.Propagation99 = &seconds
+	}
+	return r
 }
 
 // notifyPolicyChange wakes the loop of policies, unless it is about to look already.

@@ -86,6 +86,7 @@ func (s *service) openPolicies(context.Context) error {
 		Replica:  replicaName(),
 		Version:  s.build.Version,
 		Log:      s.log,
+		Facts:    s.factsReport,
 		OnPanic:  s.loops.panicked("policies"),
 	})
 	s.engine.SetActivator(s.policies.Passed)

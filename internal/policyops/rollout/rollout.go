@@ -49,6 +49,8 @@ type Config struct {
 	Unsigned bool              // POLICY_ALLOW_UNSIGNED: unsigned bundles are accepted
 	StateDir string            // STATE_DIR; empty: the active revision is not stored there
 
+	Facts func() iam.ReplicaFacts // of this replica, for its report; nil: none
+
 	Patience time.Duration // for how long another revision may be active than the database names; 0: 10 s
 	Replica  string
 	Version  string
@@ -419,6 +421,10 @@ func (s *Service) report(ctx context.Context) error {
 		me.Refused = text
 	}
 	state := fmt.Sprint(me.InForce, me.Seq, me.Prepared, string(me.Refused))
+	if s.cfg.Facts != nil {
+		f := s.cfg.Facts()
+		me.Facts, state = &f, state+f.State
+	}
 	if state == reported && time.Since(at) < reportEvery {
 		return nil
 	}

@@ -49,7 +49,7 @@ grants contains _reason(rego.metadata.rule()) if {
 
 # METADATA
 # title: A policy administrator
-# description: May look at the policy and at decisions, and change the policy.
+# description: May look at the policy, at decisions and at the state of the platform, and change the policy.
 # custom:
 #   code: policy_admin
 grants contains _reason(rego.metadata.rule()) if {
@@ -215,7 +215,7 @@ _asks if input.action in {"request:create", "request:read", "request:list", "req
 
 _provisions if _subject == "scim"
 
-_about_policy if _subject in {"policy", "decision"}
+_about_policy if _subject in {"policy", "decision", "overview"}
 
 _changes_policy if {
 	_subject == "policy"
