@@ -9,12 +9,14 @@ import (
 	"iam-service/internal/admin"
 	"iam-service/internal/iam"
 	"iam-service/internal/policyops/explain"
+	"iam-service/internal/postgres"
 )
 
 // Decisions is the decision log, as far as it can be searched.
 type Decisions interface {
 	Find(ctx context.Context, f iam.DecisionFilter) ([]iam.RecordedDecision, error)
 	Get(ctx context.Context, id string) (iam.RecordedDecision, bool, error)
+	Count(ctx context.Context, q postgres.CountDecisions) ([]iam.DecisionCount, error)
 }
 
 type decisionBody struct {

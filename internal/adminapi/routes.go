@@ -471,6 +471,15 @@ func (a *server) routes() []route {
 			handler: withoutTx(a.listDecisions),
 		},
 		{
+			method: get, path: "/v1/decisions/summary", action: "decision:list", tag: "policy",
+			summary: "Count decisions over time",
+			description: "Those that a search would find, by outcome and by code of denial, in up to 200 steps; by default of the last hour, by " +
+				"minute. Administrators and auditors of a tenant use ?tenant=. 409 where decisions are not stored; 503 decisions_timeout " +
+				"where there are too many to count.",
+			errors:  []int{http.StatusConflict},
+			handler: withoutTx(a.summarizeDecisions),
+		},
+		{
 			method: get, path: "/v1/decisions/{decision}", action: "decision:read", tag: "policy",
 			summary: "Read a decision",
 			description: "Policy input, result, reasons, and the facts that it depends on; masked. With ?tenant=, the part that the tenant " +

@@ -29,3 +29,11 @@ type DecisionFilter struct {
 	BeforeID string    // this id
 	Limit    int
 }
+
+// DecisionCount is how many decisions of one step of time had the same outcome and the same codes.
+type DecisionCount struct {
+	At    time.Time // beginning of the step
+	Allow bool
+	Codes []string
+	Count int64
+}

@@ -18,6 +18,7 @@ import (
 type Decisions struct {
 	pool      *pgxpool.Pool
 	retention time.Duration
+	counting  chan struct{} // one element for each count in progress
 }
 
 // OpenDecisions returns a store without waiting for a server. Decisions are deleted after the
@@ -41,7 +42,7 @@ func OpenDecisions(ctx context.Context, url string, retention time.Duration, log
 	if err != nil {
 		return nil, err
 	}
-	return &Decisions{pool, retention}, nil
+	return &Decisions{pool, retention, make(chan struct{}, countsAtOnce)}, nil
 }
 
 // Close closes all connections.
