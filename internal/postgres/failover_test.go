@@ -15,7 +15,7 @@ import (
 	"iam-service/internal/dev/await"
 	"iam-service/internal/dev/devpg"
 	"iam-service/internal/dev/pgtest"
-	"iam-service/internal/feed"
+	"iam-service/internal/directory/feed"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
 )

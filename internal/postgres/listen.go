@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"iam-service/internal/directory"
-	"iam-service/internal/feed"
+	"iam-service/internal/directory/feed"
 )
 
 // Listen opens a direct connection that receives the notifications of the triggers of

@@ -5,7 +5,7 @@ import (
 	"fmt"
 
 	"iam-service/internal/directory"
-	"iam-service/internal/feed"
+	"iam-service/internal/directory/feed"
 	"iam-service/internal/iam"
 	"iam-service/internal/postgres"
 	"iam-service/internal/telemetry"

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"iam-service/internal/directory"
-	"iam-service/internal/feed"
+	"iam-service/internal/directory/feed"
 )
 
 // What a replica reports of propagation is of the last five minutes alone.

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"iam-service/internal/feed"
+	"iam-service/internal/directory/feed"
 	"iam-service/internal/iam"
 )
 

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"iam-service/internal/directory"
-	"iam-service/internal/feed"
+	"iam-service/internal/directory/feed"
 	"iam-service/internal/iam"
 )
 
