@@ -104,13 +104,13 @@ func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[
 		v.Fault = fmt.Sprintf("it was cut at entry %d, and the newest anchor is of entry %d: no remaining entry can be compared", c.CutSeq, newest)
 		return v, nil
 	}
-	var last *iam.AuditEntry
+	at := chainPlace{seq: seq, hash: hash}
 	for {
 		var page []iam.AuditEntry
 		var head postgres.ChainHead
 		var headed bool
 		err := s.cfg.DB.View(ctx, func(ctx context.Context, tx *postgres.Tx) (err error) {
-			if page, err = tx.Chain(ctx, c.Chain, last, 1000); err == nil {
+			if page, err = tx.Chain(ctx, c.Chain, at.entry(), 1000); err == nil {
 				head, headed, err = tx.Head(ctx, c.Chain)
 			}
 			return err
@@ -120,43 +120,23 @@ func (s *Service) verify(ctx context.Context, c postgres.ChainEnds, anchors map[
 		}
 		for i := range page {
 			e := &page[i]
-			sum, err := e.Sum()
-			want, anchored := anchors[e.Seq]
-			switch {
-			case err != nil:
+			if v.Fault, err = at.follow(e); err != nil || v.Fault != "" {
 				return v, err
-			case e.Seq <= seq:
-				v.Fault = fmt.Sprintf("entry %d is a duplicate, or should have been removed", e.Seq)
-			case e.Seq != seq+1:
-				v.Fault = fmt.Sprintf("entry %d is missing", seq+1)
-			case !bytes.Equal(e.Prev, hash):
-				v.Fault = fmt.Sprintf("entry %d does not follow entry %d: one of them was changed", e.Seq, seq)
-			case !bytes.Equal(sum, e.Hash):
-				v.Fault = fmt.Sprintf("entry %d was changed", e.Seq)
-			case anchored && want != hex.EncodeToString(e.Hash):
-				v.Fault = fmt.Sprintf("entry %d is not the one that was anchored: the chain was rewritten", e.Seq)
 			}
-			if v.Fault != "" {
-				return v, nil
-			}
-			if anchored {
+			if want, anchored := anchors[e.Seq]; anchored {
+				if want != hex.EncodeToString(e.Hash) {
+					v.Fault = fmt.Sprintf("entry %d is not the one that was anchored: the chain was rewritten", e.Seq)
+					return v, nil
+				}
 				v.Anchored = e.Seq
 			}
-			seq, hash, last = e.Seq, e.Hash, e
 			v.Entries++
 		}
 		if len(page) > 0 {
 			continue
 		}
-		switch {
-		case !headed:
-			v.Fault = "it has no head"
-		case seq < head.Seq:
-			v.Fault = fmt.Sprintf("it ends at entry %d, and its head is %d", seq, head.Seq)
-		case seq > head.Seq || !bytes.Equal(hash, head.Hash):
-			v.Fault = fmt.Sprintf("its head is entry %d, which is not its last entry", head.Seq)
-		case seq < newest:
-			v.Fault = fmt.Sprintf("it ends at entry %d, and an anchor is of entry %d", seq, newest)
+		if v.Fault = at.end(head, headed); v.Fault == "" && at.seq < newest {
+			v.Fault = fmt.Sprintf("it ends at entry %d, and an anchor is of entry %d", at.seq, newest)
 		}
 		return v, nil
 	}

@@ -27,7 +27,7 @@ var platformActions = []string{
 	"service:list", "service:read", "service:sync", "audit:read",
 	"policy:read", "policy:list", "policy:upload", "policy:activate", "policy:rollback", "policy:shadow", "policy:explain", "policy:preview",
 	"decision:list", "decision:read",
-	"client:list", "client:create", "drift:read", "access:read", "overview:read",
+	"client:list", "client:create", "drift:read", "access:read", "overview:read", "audit-chain:read",
 }
 
 func reads(action string) bool {

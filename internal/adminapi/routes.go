@@ -345,6 +345,15 @@ func (a *server) routes() []route {
 			summary: "Read the audit log", description: "The newest first, of one tenant or of the whole platform.",
 			handler: inTx(a.listAudit),
 		},
+		{
+			method: get, path: "/v1/audit/verification", action: "audit-chain:read", tag: "audit",
+			summary: "Verify the chains of the audit log, piece by piece",
+			description: "That each entry follows the one before, and that the last one is the head. Repeat it with after= until there is no next: " +
+				"verified of total shows the progress. Of a chain that is broken, the first fault is named, and the rest is not read. It " +
+				"does not compare with checkpoints that were stored elsewhere: only \"iam-service audit verify --anchors\" finds a chain that was " +
+				"rewritten as a whole.",
+			handler: inTx(a.verifyAudit),
+		},
 
 		{
 			method: get, path: "/v1/tenants/{tenant}/requestable-roles", action: "request:list", tag: "requests",

@@ -142,6 +142,50 @@ func (tx *Tx) Chains(ctx context.Context) ([]ChainEnds, error) {
 		 ORDER BY 1`}, pgx.RowToStructByPos[ChainEnds])
 }
 
+// ChainFrom says which chain is next.
+type ChainFrom struct {
+	After bool // the one after Chain, else Chain itself or the first after it
+	Chain string
+}
+
+// NextChain returns a chain of the audit, in the order of their names, and whether there is one.
+func (tx *Tx) NextChain(ctx context.Context, from ChainFrom) (c ChainEnds, found bool, err error) {
+	than := ">="
+	if from.After {
+		than = ">"
+	}
+	found, err = tx.look(ctx, `
+		SELECT x.chain, coalesce(c.seq, 0), coalesce(c.hash, '')
+		  FROM ((SELECT chain FROM audit_heads WHERE chain `+than+` $1 ORDER BY chain LIMIT 1)
+		        UNION (SELECT chain FROM audit WHERE chain `+than+` $1 ORDER BY chain LIMIT 1)) x
+		  LEFT JOIN audit_cuts c ON c.chain = x.chain
+		 ORDER BY 1 LIMIT 1`, []any{from.Chain}, &c.Chain, &c.CutSeq, &c.CutHash)
+	return c, found, wrap("find a chain of the audit", err)
+}
+
+// AuditExtent is how much of the audit there is, by its heads.
+type AuditExtent struct {
+	Entries, Before      int64 // of all chains, and before a place in their order
+	Chains, ChainsBefore int64
+}
+
+// AuditExtent counts the entries and chains of the audit, without those that retention has removed.
+func (tx *Tx) AuditExtent(ctx context.Context) (x AuditExtent, err error) {
+	_, err = tx.look(ctx, `
+		SELECT coalesce(sum(h.seq - coalesce(c.seq, 0)), 0)::bigint, count(*) FROM audit_heads h LEFT JOIN audit_cuts c ON c.chain = h.chain`,
+		nil, &x.Entries, &x.Chains)
+	return x, wrap("count the entries of the audit", err)
+}
+
+// AuditBefore counts the entries and the whole chains before an entry of a chain, or with the whole chain.
+func (tx *Tx) AuditBefore(ctx context.Context, chain string, seq int64, whole bool) (entries, chains int64, err error) {
+	_, err = tx.look(ctx, `
+		SELECT coalesce(sum(CASE WHEN h.chain < $1 OR $3 THEN h.seq ELSE greatest($2, coalesce(c.seq, 0)) END - coalesce(c.seq, 0)), 0)::bigint,
+		       count(*) FILTER (WHERE h.chain < $1 OR $3)
+		  FROM audit_heads h LEFT JOIN audit_cuts c ON c.chain = h.chain WHERE h.chain <= $1`, []any{chain, seq, whole}, &entries, &chains)
+	return entries, chains, wrap("count the entries of the audit", err)
+}
+
 // takeCheckpoints returns the heads of the chains that have grown since their last checkpoint, and
 // records that they are published.
 func (tx *Tx) takeCheckpoints(ctx context.Context) ([]iam.Checkpoint, error) {

@@ -89,6 +89,8 @@ cases := {
 	"a tenant auditor looks at clients": [token("tess"), "client:list", "acme", "tenant_auditor"],
 	"a tenant auditor rotates nothing": [token("tess"), "client:rotate", "acme", 403],
 	"an auditor compares all clients": [token("audrey"), "drift:read", null, "auditor"],
+	"an auditor verifies the audit": [token("audrey"), "audit-chain:read", null, "auditor"],
+	"a tenant auditor does not verify the platform's audit": [token("tess"), "audit-chain:read", "acme", 403],
 	"a tenant admin looks at the tenant's decisions": [token("alice"), "decision:list", "acme", "tenant_admin"],
 	"a tenant admin has a decision explained": [token("alice"), "policy:explain", "acme", "tenant_admin"],
 	"a tenant admin does not look at another's decisions": [token("alice"), "decision:list", "globex", 404],
