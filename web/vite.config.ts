@@ -24,6 +24,7 @@ export default defineConfig(({ command }) => ({
   build: {
     outDir: "../internal/console/dist",
     emptyOutDir: true,
+    manifest: "manifest.json", // for tests/unit/size.test.ts
     target: "es2022",
     assetsInlineLimit: 0, // data: URLs of fonts and scripts would need a looser content security policy
     modulePreload: { polyfill: false },
