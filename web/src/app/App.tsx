@@ -20,7 +20,7 @@ export function App() {
 function Screens() {
   const [location] = useLocation();
   return (
-    <Boundary key={location}>
+    <Boundary location={location}>
       <Suspense fallback={<Loading rows={8} />}>
         <Switch>
           {screens.map((s) => (
@@ -48,11 +48,16 @@ function Screens() {
 }
 
 /** A fault in one screen leaves the others usable. */
-class Boundary extends Component<{ children: ReactNode }, { error?: unknown }> {
+class Boundary extends Component<{ location: string; children: ReactNode }, { error?: unknown }> {
   override state: { error?: unknown } = {};
 
   static getDerivedStateFromError(error: unknown) {
     return { error };
+  }
+
+  /** Another route is another try. What has not failed stays mounted: a tab that the person goes to has the focus. */
+  override componentDidUpdate(before: { location: string }) {
+    if (before.location !== this.props.location && this.state.error !== undefined) this.setState({ error: undefined });
   }
 
   override render() {

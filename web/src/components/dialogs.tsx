@@ -1,6 +1,6 @@
 // Dialogs that code waits for: a confirmation, with a reason where one is asked for, and the resolution of a conflict.
 import { Alert, Button, Group, Modal, Radio, Stack, Table, Text, Textarea, TextInput } from "@mantine/core";
-import { createContext, type ReactNode, useCallback, useContext, useState } from "react";
+import { createContext, type ReactNode, useCallback, useContext, useRef, useState } from "react";
 import type { Versioned } from "../api/client";
 import { isProblem } from "../api/problem";
 import { conflictsOf } from "./conflicts";
@@ -56,10 +56,16 @@ interface OpenConflict {
 }
 
 export function DialogsProvider({ children }: { children: ReactNode }) {
-  const [confirmation, setConfirmation] = useState<(Confirmation & { done: (ok: boolean) => void }) | undefined>();
+  const [confirmation, setConfirmation] = useState<
+    (Confirmation & { done: (ok: boolean) => void; number: number }) | undefined
+  >();
+  const number = useRef(0);
   const [conflict, setConflict] = useState<OpenConflict | undefined>();
 
-  const confirm = useCallback((c: Confirmation) => new Promise<boolean>((done) => setConfirmation({ ...c, done })), []);
+  const confirm = useCallback(
+    (c: Confirmation) => new Promise<boolean>((done) => setConfirmation({ ...c, done, number: ++number.current })),
+    [],
+  );
 
   const saveEdit = useCallback(async <T extends object>(e: Edit<T>) => {
     let { value: mine, etag, base } = { value: e.mine, etag: e.base.etag, base: e.base.value };
@@ -91,6 +97,7 @@ export function DialogsProvider({ children }: { children: ReactNode }) {
       {children}
       {confirmation && (
         <ConfirmModal
+          key={confirmation.number} // one that follows another at once begins anew
           {...confirmation}
           done={(ok) => {
             setConfirmation(undefined);
