@@ -304,6 +304,13 @@ func (a *server) routes() []route {
 			handler: inTx(a.readClient),
 		},
 		{
+			method: get, path: "/v1/clients/{id}/operations", action: "client:read", tag: "clients",
+			summary: "Read the steps of a client's pending and last operation",
+			description: "What was written here, sent to the identity provider and confirmed by it, the attempts, and the last error: the pending " +
+				"operation first, then the last one that ended. In one page.",
+			handler: inTx(a.listClientOperations),
+		},
+		{
 			method: put, path: "/v1/clients/{id}", action: "client:update", tag: "clients",
 			summary:     "Replace a client",
 			description: "Roles and scopes apply here at once. A rejection by the identity provider is 422, and reverts the whole change.",

@@ -44,12 +44,36 @@ type Difference struct {
 	Fields []string // that differ, by the names of RFC 7591
 	Repair string   // operation that would fix it; empty: an operator must decide
 	Why    string
-	Done   string // its outcome; empty: no repair was attempted
+	Values []FieldValues // of Fields; none of unmanaged ones, whose values may be secrets
+	Done   string        // its outcome; empty: no repair was attempted
 
 	seen  iam.ManagedClient
 	mark  string // of the client in the provider
 	newer bool   // the client has our mark, and a version that this database has not written
 	twice bool   // two comparisons have seen it
+}
+
+// FieldValues are the values of a field that differs, as sets of text, without secrets.
+type FieldValues struct {
+	Field     string
+	Desired   []string
+	Confirmed []string // what the identity provider has confirmed last; nil: not known
+	Provider  []string
+}
+
+// values are those of some fields of a client: wanted, confirmed last, and in the provider.
+func (s *Service) values(fields []string, c iam.ManagedClient, got iam.Registration) (all []FieldValues) {
+	wanted := c.Marked(s.cfg.Instance)
+	for _, field := range fields {
+		v := FieldValues{Field: field, Desired: wanted.Values(field), Provider: got.Values(field)}
+		if c.Applied != nil {
+			applied := c
+			applied.Wanted, applied.WantedVersion = *c.Applied, c.AppliedMark
+			v.Confirmed = applied.Marked(s.cfg.Instance).Values(field)
+		}
+		all = append(all, v)
+	}
+	return all
 }
 
 // Report is one comparison of all clients: wanted, applied last, and in the provider.
@@ -160,7 +184,7 @@ func (s *Service) Compare(ctx context.Context) (Report, error) {
 			if len(fields) > 0 {
 				r.add(Difference{
 					Client: c.ClientID, Tenant: c.Tenant, Kind: DriftChanged, Fields: fields, Repair: iam.OperationUpdate,
-					Why: why,
+					Why: why, Values: s.values(fields, c, got),
 				}, c, got)
 			}
 		}
