@@ -86,7 +86,7 @@ export function Loaded<T>({
   rows,
   children,
 }: {
-  query: UseQueryResult<T>;
+  query: UseQueryResult<T, unknown>;
   rows?: number;
   children: (data: T) => ReactNode;
 }) {
