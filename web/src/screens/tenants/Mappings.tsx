@@ -1,0 +1,5 @@
+import { Empty } from "../../components/states";
+
+export function Mappings(_: { tenant: string }) {
+  return <Empty title="Not built yet" />;
+}
