@@ -4,10 +4,13 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -22,6 +25,9 @@ import (
 	"iam-service/internal/server"
 	"iam-service/internal/telemetry"
 )
+
+// adminAddr is ADMIN_ADDR where the environment has none.
+const adminAddr = "127.0.0.1:8081"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -63,7 +69,11 @@ func run(ctx context.Context, args, environ []string) error {
 	}
 	log := telemetry.NewLog(os.Stderr, slog.LevelInfo)
 	defer log.Close()
-	stack, err := devstack.Start(ctx, devstack.Options{Dir: *dir, RAuthAddr: *rauthAddr, Log: log.Logger})
+	console, err := consoleSettings(environ, *dir)
+	if err != nil {
+		return err
+	}
+	stack, err := devstack.Start(ctx, devstack.Options{Dir: *dir, RAuthAddr: *rauthAddr, ConsoleURL: console.url, Log: log.Logger})
 	if err != nil {
 		return err
 	}
@@ -74,7 +84,7 @@ func run(ctx context.Context, args, environ []string) error {
 	if err := prepareDatabase(ctx, stack, log.Logger); err != nil {
 		return err
 	}
-	vars, ignored := preset(environ, stack)
+	vars, ignored := preset(environ, stack, console)
 	if len(ignored) > 0 {
 		log.WarnContext(ctx, "settings of the environment ignored: iam-dev sets them itself", slog.Any("settings", ignored))
 	}
@@ -102,6 +112,7 @@ func printReady(a server.Addrs, stack *devstack.Stack, cfg server.Config, dir st
 	fmt.Printf("\niam-service is ready. Paste into another terminal:\n%s\n", devstack.Curls(local(a.Gateway), local(a.Admin), stack.RAuth.Issuer))
 	fmt.Printf("Settings for the commands of iam-service:\n  export DATABASE_URL='%[1]s' DECISIONS_DATABASE_URL='%[1]s' RAUTH_URL=%[2]s\n\n",
 		stack.Postgres.URL, stack.RAuth.Issuer)
+	fmt.Printf("The console: %s/ (sign in with one click as %s)\n\n", cfg.ConsoleURL, devstack.SignIn)
 	if cfg.PolicyBundle != "" {
 		edited := "within two seconds it is a revision to preview and activate. With POLICY_ACTIVATION=auto it becomes active by itself."
 		if cfg.PolicyActivation == "auto" {
@@ -116,7 +127,7 @@ func printReady(a server.Addrs, stack *devstack.Stack, cfg server.Config, dir st
 // preset returns the settings of the service: presets for development, then environ, then the addresses of the
 // stack; later ones win. A DATABASE_URL of another system, or of an earlier run, must neither receive sample data
 // nor fail the start. ignored names the settings of environ that the stack overrides.
-func preset(environ []string, stack *devstack.Stack) (vars, ignored []string) {
+func preset(environ []string, stack *devstack.Stack, console consolePreset) (vars, ignored []string) {
 	own := map[string]string{
 		"DATABASE_URL": stack.Postgres.URL, "DATABASE_LISTEN_URL": "", "DECISIONS_DATABASE_URL": stack.Postgres.URL,
 		"RAUTH_URL": stack.RAuth.Issuer, "RAUTH_ADMIN_URL": stack.RAuth.Issuer, "NATS_URL": stack.NATS.ClientURL(),
@@ -124,11 +135,12 @@ func preset(environ []string, stack *devstack.Stack) (vars, ignored []string) {
 	vars = []string{
 		"RAUTH_AUDIENCES=" + devstack.Audience,
 		"ADMIN_AUDIENCE=" + devstack.AdminAudience,
-		"GATEWAY_ADDR=127.0.0.1:8080", "ADMIN_ADDR=127.0.0.1:8081", "OPS_ADDR=127.0.0.1:9090",
+		"GATEWAY_ADDR=127.0.0.1:8080", "ADMIN_ADDR=" + adminAddr, "OPS_ADDR=127.0.0.1:9090",
 		"TRUSTED_PROXIES=127.0.0.0/8,::1/128",
 		"AUTHZEN_URL=http://127.0.0.1:8080",
 		"DECISION_LOG_SAMPLE=1",
 		"SHUTDOWN_DELAY=0s",
+		"CONSOLE_URL=" + console.url, "CONSOLE_CLIENT_ID=" + devstack.ConsoleClientID, "CONSOLE_KEY=" + console.key,
 	}
 	if info, err := os.Stat("policies"); err == nil && info.IsDir() {
 		// As in production: a change of the policy is previewed and activated, and can be rolled back.
@@ -149,6 +161,40 @@ func preset(environ []string, stack *devstack.Stack) (vars, ignored []string) {
 	}
 	slices.Sort(ignored)
 	return vars, ignored
+}
+
+// consolePreset is where the console is, and what encrypts its sessions.
+type consolePreset struct{ url, key string }
+
+// consoleSettings puts the console at ADMIN_ADDR, unless environ has CONSOLE_URL. Its key survives a restart, and so do
+// sessions.
+func consoleSettings(environ []string, dir string) (p consolePreset, err error) {
+	admin := adminAddr
+	for _, v := range environ {
+		switch name, value, _ := strings.Cut(v, "="); name {
+		case "ADMIN_ADDR":
+			admin = value
+		case "CONSOLE_URL":
+			p.url = strings.TrimSuffix(value, "/")
+		}
+	}
+	if p.url == "" {
+		host, port, err := net.SplitHostPort(admin)
+		if err != nil {
+			return p, fmt.Errorf("ADMIN_ADDR must be host:port or :port: %w", err)
+		}
+		if addr, err := netip.ParseAddr(host); host == "" || err == nil && addr.IsUnspecified() {
+			host = "127.0.0.1"
+		}
+		p.url = "http://" + net.JoinHostPort(host, port) + "/console"
+	}
+	file := filepath.Join(dir, "console-key")
+	if key, err := os.ReadFile(file); err == nil {
+		p.key = string(key)
+		return p, nil
+	}
+	p.key = rand.Text() + rand.Text()
+	return p, os.WriteFile(file, []byte(p.key), 0o600)
 }
 
 // loadSample writes the sample data.
@@ -176,7 +222,7 @@ func removeData(dir string) error {
 			return err
 		}
 	}
-	for _, part := range []string{"postgres", "nats", "postgres-dir"} {
+	for _, part := range []string{"postgres", "nats", "postgres-dir", "console-key"} {
 		if err := os.RemoveAll(filepath.Join(dir, part)); err != nil {
 			return err
 		}

@@ -153,7 +153,8 @@ func (tx *Tx) Append(ctx context.Context, entries []iam.AuditEntry, events []iam
 	return wrap("append events", err)
 }
 
-// Chores does the hourly work: it expires idempotent requests, reports of previews and ids of signals, and publishes
+// Chores does the hourly work: it expires idempotent requests, reports of previews, ids of signals and sessions of
+// the console, and publishes
 // checkpoints, the heads of the audit chains that have grown since their last one. It returns the
 // checkpoints; an event of each is in the outbox.
 func (tx *Tx) Chores(ctx context.Context) (heads []iam.Checkpoint, err error) {
@@ -167,6 +168,9 @@ func (tx *Tx) Chores(ctx context.Context) (heads []iam.Checkpoint, err error) {
 		return nil, err
 	}
 	if err := tx.expireUsage(ctx); err != nil {
+		return nil, err
+	}
+	if err := tx.expireConsoleSessions(ctx); err != nil {
 		return nil, err
 	}
 	if heads, err = tx.takeCheckpoints(ctx); err != nil {

@@ -155,7 +155,11 @@ func (s *service) openAdminAPI(start context.Context) error {
 	if cfg.AdminAudience != "" {
 		api.Verify, api.Rejected = s.verifier.ForAudience(cfg.AdminAudience).Verify, s.verifier.Rejected
 	}
-	s.servers = append(s.servers, newListener("admin", s.adminListener, s.withJWKS(adminapi.New(api)), s.log))
+	handler, err := s.withConsole(adminapi.New(api), api.Verify)
+	if err != nil {
+		return err
+	}
+	s.servers = append(s.servers, newListener("admin", s.adminListener, s.withJWKS(handler), s.log))
 	return nil
 }
 

@@ -53,6 +53,14 @@ type Config struct {
 	SignalsFile             string   `env:"SIGNALS_FILE" of:"signals" doc:"file with the streams of security event tokens that are received (docs/signals.md); a change takes a restart; none: POST /v1/signals does not exist"`
 	BootstrapAdmin          string   `env:"BOOTSTRAP_ADMIN" doc:"subject at R-Auth that becomes platform administrator at a start while there is none"`
 
+	ConsoleURL          string        `env:"CONSOLE_URL" doc:"URL under which browsers reach /console of ADMIN_ADDR, such as https://iam.example.com/console; none: the console is off"`
+	ConsoleClientID     string        `env:"CONSOLE_CLIENT_ID" doc:"client of the console at R-Auth, with the redirect URI CONSOLE_URL/callback"`
+	ConsoleClientSecret string        `env:"CONSOLE_CLIENT_SECRET" secret:"true" doc:"its secret; a file is read again for each use; none: the client is public"`
+	ConsoleKey          string        `env:"CONSOLE_KEY" secret:"true" doc:"encrypts sessions of the console, 32 random characters or more; two, comma-separated, while it is changed: the first encrypts"`
+	ConsoleIdle         time.Duration `env:"CONSOLE_IDLE" envDefault:"30m" doc:"after which time without a request a session of the console ends"`
+	ConsoleSession      time.Duration `env:"CONSOLE_SESSION" envDefault:"8h" doc:"after which time a session of the console ends in any case"`
+	ConsoleScopes       []string      `env:"CONSOLE_SCOPES" envDefault:"openid,offline_access" doc:"scopes that a login at the console asks for, comma-separated; openid is one; without offline_access a session may end with its first access token"`
+
 	RoleExpiryNotice    time.Duration `env:"ROLE_EXPIRY_NOTICE" envDefault:"168h" doc:"how long before its end a role of a member is announced (UserRolesExpiring.v1)"`
 	RoleRequestLifetime time.Duration `env:"ROLE_REQUEST_LIFETIME" envDefault:"72h" doc:"after which an undecided request for a role expires"`
 
@@ -149,6 +157,8 @@ type Config struct {
 	Issuers         iam.Issuers       // all that are trusted, R-Auth first
 	Verified        []token.Issuer    // the same, as tokens are verified
 	adminSecretFile string            // of RAUTH_ADMIN_CLIENT_SECRET_FILE
+	consoleKeys     [][]byte          // of CONSOLE_KEY
+	consoleSecret   string            // file of CONSOLE_CLIENT_SECRET_FILE
 	PolicyKey       *policy.Key       // of POLICY_KEY_FILE
 
 	Streams []signals.Stream // of SIGNALS_FILE
@@ -274,6 +284,7 @@ func ReadConfig(environ []string, needs Needs) (Config, error) {
 		}
 	}
 	cfg.adminSecretFile = all["RAUTH_ADMIN_CLIENT_SECRET_FILE"]
+	cfg.consoleSecret = all["CONSOLE_CLIENT_SECRET_FILE"]
 	cfg.check(&needs, fault)
 	if len(faults) > 0 {
 		return cfg, &ConfigError{faults}

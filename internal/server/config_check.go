@@ -204,6 +204,7 @@ func (cfg *Config) checkServe(fault func(string, ...any)) {
 	}
 	oneOf(fault, "AMBIGUOUS_PATHS", cfg.AmbiguousPaths, "when_read", "always_deny")
 	cfg.checkDecisionLog(fault)
+	cfg.checkConsole(fault)
 	if cfg.DecisionsKeep < time.Hour {
 		fault("DECISIONS_RETENTION must be 1h or more, is %s", cfg.DecisionsKeep)
 	}

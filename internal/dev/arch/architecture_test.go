@@ -45,10 +45,11 @@ var mayImport = map[string][]string{
 	"internal/gateway/setup":     {"internal/gateway", "internal/iam"},
 	"internal/adminapi/scim":     {"internal/iam", "internal/admin", "internal/postgres", "internal/problem"},
 	"internal/adminapi":          {"internal/iam", "internal/admin", "internal/adminapi/scim", "internal/clients", "internal/enrich", "internal/policyops/explain", "internal/policy", "internal/postgres", "internal/policyops/preview", "internal/policyops/rollout", "internal/problem", "internal/token", "internal/token/signals", "internal/telemetry/tracing"},
+	"internal/console":           {"internal/iam", "internal/problem", "internal/telemetry", "internal/token"},
 	"internal/telemetry/tracing": {},
 	"internal/telemetry":         {"internal/telemetry/tracing"},
-	"internal/server":            {"internal/iam", "internal/admin", "internal/bounded", "internal/directory", "internal/directory/feed", "internal/policy", "internal/token", "internal/token/signals", "internal/enrich", "internal/enrich/pdp", "internal/gateway/authzen", "internal/postgres", "internal/clients", "internal/decisions", "internal/events/natsbus", "internal/policyops/explain", "internal/events/outbox", "internal/policyops/preview", "internal/clients/rauth", "internal/policyops/rollout", "internal/adminapi", "internal/gateway", "internal/gateway/assertion", "internal/telemetry", "policies", "internal/problem", "internal/telemetry/tracing"},
-	"internal/server/doctor":     {"internal/clients/rauth", "internal/events/natsbus", "internal/iam", "internal/postgres", "internal/server", "internal/telemetry", "internal/token", "internal/token/signals"},
+	"internal/server":            {"internal/iam", "internal/admin", "internal/bounded", "internal/directory", "internal/directory/feed", "internal/policy", "internal/token", "internal/token/signals", "internal/enrich", "internal/enrich/pdp", "internal/gateway/authzen", "internal/postgres", "internal/clients", "internal/console", "internal/decisions", "internal/events/natsbus", "internal/policyops/explain", "internal/events/outbox", "internal/policyops/preview", "internal/clients/rauth", "internal/policyops/rollout", "internal/adminapi", "internal/gateway", "internal/gateway/assertion", "internal/telemetry", "policies", "internal/problem", "internal/telemetry/tracing"},
+	"internal/server/doctor":     {"internal/clients/rauth", "internal/console", "internal/events/natsbus", "internal/iam", "internal/postgres", "internal/server", "internal/telemetry", "internal/token", "internal/token/signals"},
 	"internal/cli": {
 		"internal/server/doctor", "internal/iam", "internal/admin", "internal/clients", "internal/clients/rauth", "internal/decisions", "internal/adminapi", "internal/enrich", "internal/gateway/assertion", "internal/gateway/probe", "internal/gateway/setup", "internal/policy", "internal/policy/authoring", "internal/policyops/explain",
 		"internal/policyops/preview", "internal/postgres", "internal/server", "internal/telemetry", "internal/token", "internal/token/signals", "policies",
@@ -92,6 +93,7 @@ var mayKnow = map[string][]string{
 	"github.com/envoyproxy":            {"internal/gateway"},
 	"google.golang.org/grpc":           {"internal/gateway", "internal/server"},
 	"github.com/scim2":                 {"internal/adminapi/scim"},
+	"github.com/coreos/go-oidc":        {"internal/console"},
 }
 
 func TestDependencyDirection(t *testing.T) {

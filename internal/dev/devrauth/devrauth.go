@@ -1,6 +1,6 @@
 // Package devrauth is an R-Auth for development and tests, in process: discovery,
 // JWKS with an RS256, an ES256 and an EdDSA key that can be rotated, signed security
-// events, a token endpoint for client credentials, introspection, the admin API with switches for
+// events, a token endpoint for client credentials, the login of persons, introspection, the admin API with switches for
 // faults, and a way to issue a token for any user.
 //
 // It is insecure on purpose: every caller gets a token of any subject.
@@ -34,6 +34,9 @@ type Client struct {
 	ID, Secret string
 	Scopes     []string
 	Audience   []string // that its tokens may be for
+
+	RedirectURIs []string // of persons who sign in at it; with no secret it is public
+	LogoutURIs   []string // where it may send them after a logout
 }
 
 // Server is the provider. Its fields are set before it serves.
@@ -41,6 +44,7 @@ type Server struct {
 	Issuer   string                    // "iss", and where it serves
 	Audience string                    // of tokens that are minted
 	Users    map[string]map[string]any // name → claims of the user's tokens; "sub" at least
+	About    map[string]string         // name → what the user may do, for the page of a login
 	Clients  []Client
 	TTL      time.Duration // of tokens; 0: 15 min
 
@@ -56,6 +60,10 @@ type Server struct {
 	adminToken string
 	stream     *stream // of signals
 	fetchs     int
+
+	codes     map[string]*grant
+	refreshes map[string]*grant
+	refreshed int
 }
 
 type key struct {
@@ -71,7 +79,8 @@ func New(issuer, audience string) (*Server, error) {
 }
 
 func empty(issuer, audience string) *Server {
-	return &Server{Issuer: issuer, Audience: audience, Users: map[string]map[string]any{}, keys: map[string]key{}, opaque: map[string]map[string]any{}}
+	return &Server{Issuer: issuer, Audience: audience, Users: map[string]map[string]any{}, keys: map[string]key{}, opaque: map[string]map[string]any{},
+		codes: map[string]*grant{}, refreshes: map[string]*grant{}}
 }
 
 func (s *Server) rotateAll(algs ...string) error {
@@ -216,7 +225,10 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /ssf/status", s.streamStatus)
 	mux.HandleFunc("POST /ssf/verify", s.verifyStream)
 	mux.HandleFunc("GET /jwks", s.jwks)
+	mux.HandleFunc("GET /authorize", s.authorize)
 	mux.HandleFunc("POST /token", s.token)
+	mux.HandleFunc("POST /revoke", s.revoke)
+	mux.HandleFunc("GET /logout", s.logout)
 	mux.HandleFunc("POST /introspect", s.introspect)
 	mux.HandleFunc("GET /dev/token", s.devToken)
 	mux.HandleFunc("POST /dev/rotate", s.devRotate)
@@ -239,8 +251,11 @@ func (s *Server) discovery(w http.ResponseWriter, _ *http.Request) {
 		"issuer": s.Issuer, "jwks_uri": s.Issuer + "/jwks", "token_endpoint": s.Issuer + "/token",
 		"introspection_endpoint": s.Issuer + "/introspect", "response_types_supported": []string{"code"},
 		"subject_types_supported": []string{"public"}, "id_token_signing_alg_values_supported": []string{"RS256", "ES256", "EdDSA"},
-		"grant_types_supported":                 []string{"client_credentials"},
-		"token_endpoint_auth_methods_supported": []string{"client_secret_basic", "client_secret_post"},
+		"grant_types_supported":                 []string{"authorization_code", "refresh_token", "client_credentials"},
+		"token_endpoint_auth_methods_supported": []string{"client_secret_basic", "client_secret_post", "none"},
+		"authorization_endpoint":                s.Issuer + "/authorize", "code_challenge_methods_supported": []string{"S256"},
+		"revocation_endpoint": s.Issuer + "/revoke", "end_session_endpoint": s.Issuer + "/logout",
+		"authorization_response_iss_parameter_supported": true, "scopes_supported": []string{"openid", "offline_access"},
 	})
 }
 
@@ -282,6 +297,10 @@ func (s *Server) jwks(w http.ResponseWriter, _ *http.Request) {
 // token serves the client credentials grant (RFC 6749, section 4.4). A token is for the
 // audiences that were requested, which the client must list, and for none where none was.
 func (s *Server) token(w http.ResponseWriter, r *http.Request) {
+	if grant := r.PostFormValue("grant_type"); grant == "authorization_code" || grant == "refresh_token" {
+		s.redeem(w, r)
+		return
+	}
 	c, ok := s.authenticate(r)
 	if !ok {
 		w.Header().Set("WWW-Authenticate", "Basic")

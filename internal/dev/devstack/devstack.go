@@ -36,7 +36,9 @@ type Stack struct {
 type Options struct {
 	Dir       string // everything that survives a restart lives below it
 	RAuthAddr string // host:port; the issuer is http://host:port, and facts name it
-	Log       *slog.Logger
+
+	ConsoleURL string // CONSOLE_URL, for the redirect URI of its client
+	Log        *slog.Logger
 }
 
 // Audiences of the development R-Auth's tokens: gateways, or the admin API.
@@ -64,7 +66,8 @@ func (s *Stack) start(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	s.RAuth.Users, s.RAuth.Clients = sampleTokens(), sampleClients()
+	s.RAuth.Users, s.RAuth.About, s.RAuth.Clients = sampleTokens(), sampleAbout, sampleClients()
+	s.RAuth.Clients = append(s.RAuth.Clients, consoleClient(o.ConsoleURL))
 	s.rauthHTTP = &http.Server{Handler: s.RAuth.Handler(), ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		if err := s.rauthHTTP.Serve(l); !errors.Is(err, http.ErrServerClosed) {

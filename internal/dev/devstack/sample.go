@@ -42,6 +42,35 @@ func sampleTokens() map[string]map[string]any {
 	return users
 }
 
+// sampleAbout is what the users can do at the console, for the page of a login.
+var sampleAbout = map[string]string{
+	"root":     "the platform's administrator",
+	"audrey":   "an auditor of the platform: reads everything",
+	"paula":    "the administrator of the policy",
+	"tina":     "the administrator of acme",
+	"alice":    "an editor of acme, a viewer of globex and umbrella",
+	"bob":      "an admin of globex by the tenant's own role",
+	"carol":    "known, a member of nothing",
+	"dave":     "blocked",
+	"erin":     "her membership of acme has expired",
+	"frank":    "a member of acme without roles; a group makes him auditor there",
+	"grace":    "a member of a suspended and of an archived tenant",
+	"stranger": "unknown here",
+}
+
+// SignIn says as whom it is worth to sign in at the console.
+const SignIn = "root (platform administrator), tina (administrator of acme), paula (policy), audrey (auditor), alice (a member)"
+
+// ConsoleClientID is the client of the console, which is public.
+const ConsoleClientID = "iam-console"
+
+func consoleClient(consoleURL string) devrauth.Client {
+	return devrauth.Client{
+		ID: ConsoleClientID, Scopes: []string{"openid", "offline_access"}, Audience: []string{AdminAudience},
+		RedirectURIs: []string{consoleURL + "/callback"}, LogoutURIs: []string{consoleURL + "/"},
+	}
+}
+
 func sampleClients() []devrauth.Client {
 	return []devrauth.Client{
 		{ID: sampleClientID, Secret: sampleClientSecret, Scopes: []string{"invoices:read", "invoices:write", "s2s:internal"}, Audience: []string{Audience}},
