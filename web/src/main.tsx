@@ -16,6 +16,8 @@ import { theme, variables } from "./theme/theme";
 
 // Styles that are written while the page runs carry the nonce of the content security policy.
 const nonce = document.querySelector<HTMLMetaElement>('meta[property="csp-nonce"]')?.nonce ?? "";
+// So do those by which an open dialog keeps the page behind it from scrolling: react-style-singleton reads it from here.
+Object.assign(globalThis, { __webpack_nonce__: nonce });
 
 const queries = new QueryClient({
   defaultOptions: {
