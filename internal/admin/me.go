@@ -91,7 +91,8 @@ func (w *Work) me(ctx context.Context, most int) (me Me, err error) {
 }
 
 // authorized returns the names of those actions that the policy authorizes the caller for, without an object. It evaluates over
-// the facts of this transaction, which are read once.
+// the facts of this transaction, which are read once. Each evaluation has the time of a decision, and all have that of the
+// transaction.
 func (w *Work) authorized(ctx context.Context, actions []Action, tenant string) ([]string, error) {
 	t := w.caller.Token
 	if w.bound && tenant != w.clientTenant || tenant != "" && !w.s.cfg.Issuers.Reaches(t.Issuer, tenant) {
@@ -102,7 +103,6 @@ func (w *Work) authorized(ctx context.Context, actions []Action, tenant string) 
 	if w.bound { // see decide
 		changing = directory.NewDirect(withoutPlatformRoles{w.tx}, w.s.cfg.Issuers, t.Issuer)
 	}
-	deadline := time.Now().Add(policyTime)
 	var names []string
 	for _, a := range actions {
 		if slices.Contains(names, a.Name) {
@@ -114,7 +114,7 @@ func (w *Work) authorized(ctx context.Context, actions []Action, tenant string) 
 		}
 		d, err := w.s.cfg.Engine.Administer(ctx, policy.AdminInput{
 			Claims: t.Claims, Action: a.Name, Tenant: tenant, Method: a.Method, ClientIP: w.caller.Address,
-		}, over, deadline)
+		}, over, time.Now().Add(policyTime))
 		if err != nil {
 			return nil, err
 		}
