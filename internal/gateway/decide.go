@@ -65,7 +65,7 @@ func (s *Service) decide(ctx context.Context, q enrich.Request, fault error, fro
 	case a.Allowed:
 		return outcome{status: http.StatusOK, values: a.Values, reusable: a.Reusable, decision: a.DecisionID, tenant: a.Tenant}
 	case a.Status == http.StatusUnauthorized:
-		o := denied(ctx, iam.Unauthenticated, "", a.DecisionID)
+		o := s.denied(ctx, iam.Unauthenticated, "", a.DecisionID)
 		// RFC 6750, section 3.1: no error code where no token came.
 		o.challenge = "Bearer"
 		if a.HadToken {
@@ -74,18 +74,18 @@ func (s *Service) decide(ctx context.Context, q enrich.Request, fault error, fro
 		return o
 	case a.Fault != nil: // of the request, and not of the policy: the sender may know it
 		s.logMissingFacts(ctx, a, from)
-		return denied(ctx, iam.Forbidden, a.Fault.Code, a.DecisionID)
+		return s.denied(ctx, iam.Forbidden, a.Fault.Code, a.DecisionID)
 	}
-	return denied(ctx, iam.Forbidden, "", a.DecisionID)
+	return s.denied(ctx, iam.Forbidden, "", a.DecisionID)
 }
 
 // denied carries no claim and none of the policy's reasons: gateways pass it on to the client. The id
-// of the decision leads to the reasons in the decision log.
-func denied(ctx context.Context, kind iam.Kind, code, decision string) outcome {
+// of the decision leads to the reasons in the decision log, or by the console to their explanation.
+func (s *Service) denied(ctx context.Context, kind iam.Kind, code, decision string) outcome {
 	p := problem.Of(kind)
 	p.Code, p.TraceID = code, tracing.Of(ctx).Trace
 	if decision != "" {
-		p.Instance = "/decisions/" + decision
+		p.Instance = s.Decisions + decision
 	}
 	return outcome{status: p.Status, problem: p, decision: decision}
 }

@@ -12,6 +12,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -56,6 +57,8 @@ type Config struct {
 	Secrets [][]byte      // of which gateways send one (GATEWAY_SECRET); none: they need not
 	MaxAge  time.Duration // for which gateways may cache a 200 (GATEWAY_CACHE), in whole seconds; 0: not at all
 
+	Decisions string // what comes before the id of a decision in the instance of a denial; "": /decisions/
+
 	DenyAmbiguous bool // an ambiguous path is denied also where the policy does not read it (AMBIGUOUS_PATHS=always_deny)
 	Log           *slog.Logger
 	Observe       problem.Observe
@@ -84,6 +87,7 @@ const maxListing = 2
 
 // New returns a service.
 func New(cfg Config) *Service {
+	cfg.Decisions = cmp.Or(cfg.Decisions, "/decisions/")
 	s := &Service{
 		Config:    cfg,
 		routes:    routesOf(cfg.Profiles),

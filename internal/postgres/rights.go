@@ -25,7 +25,7 @@ var needed = []struct{ privileges, tables []string }{
 	{[]string{"SELECT"}, []string{"goose_db_version", "instance", "audit_cuts", "audit_default", "membership_roles"}},
 	{[]string{"SELECT", "INSERT", "UPDATE", "DELETE"}, []string{
 		"tenants", "roles", "users", "memberships", "mappings", "clients", "issuer_keys", "services", "attribute_schemas", "outbox", "idempotency",
-		"registrations", "policy_replicas", "tenant_usage", "assertion_keys", "membership_usage", "role_usage", "client_usage", "usage_days", "role_end_notices", "scim_users", "scim_groups", "scim_group_members",
+		"registrations", "policy_replicas", "tenant_usage", "assertion_keys", "membership_usage", "role_usage", "client_usage", "usage_days", "role_end_notices", "scim_users", "scim_groups", "scim_group_members", "console_sessions",
 	}},
 	{[]string{"SELECT", "INSERT"}, []string{"manifests", "retired_tenants", "audit", "policy_revisions", "policy_activations", "policy_topdown"}},
 	{[]string{"SELECT", "INSERT", "UPDATE"}, []string{"audit_heads", "policy_previews", "role_requests", "signal_streams", "signal_accounts", "client_comparison"}},

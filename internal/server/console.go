@@ -54,6 +54,14 @@ func (cfg *Config) checkConsole(fault func(string, ...any)) {
 	}
 }
 
+// decisionsURL is what comes before the id of a decision: where the console explains it. "": there is no console.
+func (cfg *Config) decisionsURL() string {
+	if cfg.ConsoleURL == "" {
+		return ""
+	}
+	return cfg.ConsoleURL + "/#/decisions/"
+}
+
 // maxConsoleSession is the longest time without a login at the provider.
 const maxConsoleSession = 7 * 24 * time.Hour
 

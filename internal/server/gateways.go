@@ -64,6 +64,7 @@ func (s *service) openGateways(start context.Context) error {
 		EmptyValue:    s.cfg.GatewayEmpty,
 		Secrets:       s.cfg.gatewaySecrets,
 		MaxAge:        s.cfg.GatewayCache,
+		Decisions:     s.cfg.decisionsURL(),
 		DenyAmbiguous: s.cfg.AmbiguousPaths == "always_deny",
 		Log:           s.log,
 		Observe:       s.requests.Observe,

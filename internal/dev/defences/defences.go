@@ -17,7 +17,7 @@ type Defence struct {
 }
 
 // All are the defences.
-var All = slices.Concat(core, ofAuthzen, ofSignals, ofRequests)
+var All = slices.Concat(core, ofAuthzen, ofSignals, ofRequests, ofConsole)
 
 // core are those of enrichment, administration and policies, by threat.
 var core = []Defence{

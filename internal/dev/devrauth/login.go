@@ -45,6 +45,22 @@ func (s *Server) Refreshes() int {
 	return s.refreshed
 }
 
+// RefreshTokens are all that were ever issued.
+func (s *Server) RefreshTokens() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.refreshes))
+}
+
+// RevokeAll revokes all refresh tokens, as a provider does whose administrator ends a person's sessions.
+func (s *Server) RevokeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.refreshes {
+		g.revoked = true
+	}
+}
+
 // clientOf finds a client by its id, whether it was configured or provisioned.
 func (s *Server) clientOf(id string) (Client, bool) {
 	for _, c := range s.Clients {
