@@ -8,7 +8,7 @@ type GetPath = PathsWithMethod<paths, "get">;
 type Page<P extends GetPath> = paths[P]["get"] extends {
   responses: { 200: { content: { "application/json": { items: (infer T)[] | null; next?: string } } } };
 }
-  ? { items: T[] | null; next?: string }
+  ? paths[P]["get"]["responses"][200]["content"]["application/json"] & { items: T[] | null; next?: string }
   : never;
 
 /** Reads a list of the API page by page, 200 entries each, for PagedTable. Invalidate by `["pages", path]`. */

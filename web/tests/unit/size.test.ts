@@ -23,7 +23,10 @@ test("the first screen is at most 400 kB, compressed", () => {
   };
   add("index.html");
   add("src/screens/overview/Overview.tsx");
-  const bytes = [...files].reduce((sum, file) => sum + gzipSync(readFileSync(join(dist, file)), { level: 9 }).length, 0);
+  const bytes = [...files].reduce(
+    (sum, file) => sum + gzipSync(readFileSync(join(dist, file)), { level: 9 }).length,
+    0,
+  );
   expect(bytes).toBeLessThanOrEqual(400_000);
   console.info(`first screen: ${Math.round(bytes / 1000)} kB compressed, ${files.size} files`);
 });
