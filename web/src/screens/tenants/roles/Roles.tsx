@@ -1,5 +1,6 @@
-import { Empty } from "../../../components/states";
+import { RoleList } from "./RoleList";
+import { useRoles } from "./RolesSelect";
 
-export function Roles(_: { tenant: string }) {
-  return <Empty title="Not built yet" />;
+export function Roles({ tenant }: { tenant: string }) {
+  return <RoleList tenant={tenant} query={useRoles(tenant)} />;
 }
