@@ -32,7 +32,7 @@ test("whoever signs in again in the popup loses nothing", async () => {
   await root.page.getByRole("button", { name: "Find" }).click();
   await root.page.getByRole("textbox", { name: "Find" }).fill("acme");
   await root.page.getByRole("button", { name: "Sign in again" }).click();
-  await (await popup).getByRole("button", { name: "root", exact: true }).click();
+  await (await popup).getByRole("link", { name: "root", exact: true }).click();
   await root.page.getByText("Tenant acme").waitFor();
   expect(await root.page.getByRole("textbox", { name: "Find" }).inputValue()).toBe("acme");
   await root.leave();

@@ -44,7 +44,7 @@ export class Person {
     person.watch(page);
     await page.goto(inject("console") + route);
     await page.getByRole("link", { name: "Sign in" }).click();
-    await page.getByRole("button", { name, exact: true }).click();
+    await page.getByRole("link", { name, exact: true }).click();
     await page.getByRole("button", { name: `Signed in as ${name}` }).waitFor();
     return person;
   }
