@@ -3,6 +3,9 @@ import { Badge, type MantineColor } from "@mantine/core";
 const colours: Record<string, MantineColor> = {
   active: "teal",
   approved: "teal",
+  added: "teal",
+  valid: "teal",
+  invalid: "red",
   in_sync: "teal",
   pending: "yellow",
   suspended: "orange",
@@ -15,7 +18,7 @@ const colours: Record<string, MantineColor> = {
 export function Status({ value }: { value: string }) {
   const colour = colours[value] ?? "gray";
   return (
-    <Badge variant="light" color={colour} c="var(--mantine-color-text)" tt="none" fw={600}>
+    <Badge variant="light" color={colour} c="var(--mantine-color-text)" tt="none" fw={600} miw="max-content">
       {value.replaceAll("_", " ")}
     </Badge>
   );

@@ -47,6 +47,7 @@ export default async function setup(project: TestProject) {
         GATEWAY_ADDR: `127.0.0.1:${gateway}`,
         ADMIN_ADDR: `127.0.0.1:${admin}`,
         OPS_ADDR: `127.0.0.1:${ops}`,
+        ADMIN_WRITES_PER_MINUTE: "100000", // a test creates 1,000 roles
         AUTHZEN_URL: `http://127.0.0.1:${gateway}`,
       },
     },

@@ -28,11 +28,11 @@ const columns: Column<Held>[] = [
     key: "origin",
     header: "Held by",
     cell: (h) => {
-      const [first, ...more] = h.paths ?? [];
+      const paths = (h.paths ?? []).map(origin);
       return (
-        <span title={(h.paths ?? []).map(origin).join("\n")} style={{ whiteSpace: "nowrap" }}>
-          {first ? origin(first) : "–"}
-          {more.length > 0 ? `, and ${more.length} more` : ""}
+        <span title={paths.join("\n")} style={{ whiteSpace: "nowrap" }}>
+          {paths.slice(0, 4).join("; ") || "–"}
+          {paths.length > 4 ? `; and ${paths.length - 4} more` : ""}
         </span>
       );
     },

@@ -89,7 +89,7 @@ function Fields({
       />
       {inherited.length > 0 && (
         <Text size="sm" c="dimmed">
-          Inherits {new Set(inherited).size} permissions: {[...new Set(inherited)].slice(0, 12).join(", ")}
+          Inherits the permissions {[...new Set(inherited)].slice(0, 12).join(", ")}
           {new Set(inherited).size > 12 ? ", …" : ""}
         </Text>
       )}
