@@ -92,7 +92,7 @@ func Run(ctx context.Context, c Config) (Report, error) {
 	r := &run{Config: c, now: began}
 	r.both = newComparer(explain.Over(c.Facts, c.Engine, c.Issuers, c.HeaderMax).Enricher, c.Engine.Headers())
 	for i := range r.sections {
-		r.sections[i] = section{Section{Counts: map[string]int64{}, Groups: []Group{}}, map[string]*Group{}}
+		r.sections[i] = newSection()
 	}
 	report := Report{Candidate: c.Candidate.ID, Name: c.Candidate.Name, Against: c.Base.ID, At: began.UTC(), Questions: []string{}}
 	for _, q := range c.Questions {

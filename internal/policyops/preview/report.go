@@ -82,12 +82,26 @@ type Section struct {
 	Groups []Group          `json:"groups" doc:"the most severe first"`
 	Left   int64            `json:"groups_left_out,omitempty" doc:"changes that are counted and in no group: there are too many different ones"`
 
+	Tenants     []TenantChanges `json:"tenants" doc:"by tenant, the most changes first; those that have changes alone"`
+	TenantsLeft int             `json:"tenants_left_out,omitempty" doc:"tenants that have changes and are not listed"`
+
 	Slow          int64 `json:"slow,omitempty" doc:"evaluations of the candidate that exceeded the limit of serve: they may be 503 policy_timeout"`
 	FactsChanged  int64 `json:"facts_changed,omitempty" doc:"recorded decisions that depend on documents that have changed since"`
 	NotReplayable int64 `json:"not_replayable,omitempty" doc:"recorded decisions that lack input that a policy reads"`
 
 	Lacking []string `json:"lacking,omitempty" doc:"the input that is not recorded, such as input.token.email"`
 }
+
+// TenantChanges counts the changes of one tenant by kind.
+type TenantChanges struct {
+	Tenant string           `json:"tenant" doc:"of the request; empty: none"`
+	Counts map[string]int64 `json:"counts"`
+}
+
+const (
+	tenantsMost    = 200    // of a report
+	tenantsCounted = 10_000 // recorded requests may name any
+)
 
 // Report is the result of a preview.
 type Report struct {
@@ -105,11 +119,25 @@ type Report struct {
 
 type section struct {
 	Section
-	groups map[string]*Group
+	groups  map[string]*Group
+	tenants map[string]map[string]int64 // counts by kind
+}
+
+func newSection() section {
+	return section{
+		Section: Section{Counts: map[string]int64{}, Groups: []Group{}, Tenants: []TenantChanges{}},
+		groups:  map[string]*Group{}, tenants: map[string]map[string]int64{},
+	}
 }
 
 func (s *section) add(c Change) {
 	s.Counts[c.Kind]++
+	if s.tenants[c.Tenant] == nil && len(s.tenants) < tenantsCounted {
+		s.tenants[c.Tenant] = map[string]int64{}
+	}
+	if counts := s.tenants[c.Tenant]; counts != nil {
+		counts[c.Kind]++
+	}
 	var headers []string
 	for _, h := range c.Headers {
 		headers = append(headers, h.Name)
@@ -141,6 +169,16 @@ func (s *section) sorted() Section {
 		return cmp.Or(cmp.Compare(slices.Index(Kinds, a.Kind), slices.Index(Kinds, b.Kind)), -cmp.Compare(a.Count, b.Count),
 			strings.Compare(a.Question, b.Question), slices.Compare(a.After, b.After), slices.Compare(a.Before, b.Before), slices.Compare(a.Headers, b.Headers))
 	})
+	for tenant, counts := range s.tenants {
+		s.Tenants = append(s.Tenants, TenantChanges{tenant, counts})
+	}
+	slices.SortFunc(s.Tenants, func(a, b TenantChanges) int {
+		changed := func(t TenantChanges) int64 { return Section{Counts: t.Counts}.Changed() }
+		return cmp.Or(-cmp.Compare(changed(a), changed(b)), strings.Compare(a.Tenant, b.Tenant))
+	})
+	if len(s.Tenants) > tenantsMost {
+		s.Tenants, s.TenantsLeft = s.Tenants[:tenantsMost], len(s.Tenants)-tenantsMost
+	}
 	return s.Section
 }
 
