@@ -159,7 +159,7 @@ soak: programs ## run two replicas under load, with changes, rotations, activati
 .PHONY: test-hydra
 test-hydra: need-go ## test clients and tokens with Ory Hydra, built from its Go module (needs gcc)
 	go build -modfile=.ci/hydra.mod -tags sqlite -o bin/hydra github.com/ory/hydra/v2
-	HYDRA=$(CURDIR)/bin/hydra go test -count=1 -run OryHydra ./internal/clients/rauth ./internal/dev/manifests ./cmd/iam-service
+	HYDRA=$(CURDIR)/bin/hydra go test -count=1 -run OryHydra ./internal/clients/rauth ./internal/console ./internal/dev/manifests ./cmd/iam-service
 
 .PHONY: test-gateways
 test-gateways: need-go ## test the generated configurations with nginx, HAProxy and Caddy (installs them as root with apt)

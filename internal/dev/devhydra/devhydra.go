@@ -142,57 +142,99 @@ func (h *Hydra) ByCredentials(ctx context.Context, id, secret, audience, scope s
 // everything, by the authorization code flow (RFC 6749, section 4.1). The client's secret is
 // "secret": see Person.
 func (h *Hydra) ByCode(ctx context.Context, id, subject, audience string) (string, error) {
-	jar, err := cookiejar.New(nil)
+	p, err := h.Person(subject)
 	if err != nil {
 		return "", err
 	}
-	browser := &http.Client{Jar: jar, Timeout: 20 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	follow := func(from string) (*url.URL, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
-		if err != nil {
-			return nil, err
-		}
-		resp, err := browser.Do(req)
-		if err != nil {
-			return nil, err
-		}
-		defer resp.Body.Close()
-		return resp.Location()
-	}
-	accept := func(what, challenge string, body map[string]any) (string, error) {
-		var to struct {
-			URL string `json:"redirect_to"`
-		}
-		err := h.do(ctx, http.MethodPut, h.Admin+"/admin/oauth2/auth/requests/"+what+"/accept?"+what+"_challenge="+url.QueryEscape(challenge), body, &to)
-		return to.URL, err
-	}
-	at, err := follow(h.Issuer + "/oauth2/auth?" + url.Values{
+	back, err := p.Allow(ctx, h.Issuer+"/oauth2/auth?"+url.Values{
 		"client_id": {id}, "response_type": {"code"}, "redirect_uri": {redirect}, "state": {"a-state-that-is-long-enough"}, "audience": {audience},
 	}.Encode())
+	if err != nil {
+		return "", err
+	}
+	code := back.Query().Get("code")
+	if code == "" {
+		return "", fmt.Errorf("Hydra leads to %s, without a code", back)
+	}
+	return h.token(ctx, id, "secret", url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect}})
+}
+
+// Browser is a person's, in which they log in as subject. It is also Hydra's login, consent and logout app, by the admin API.
+type Browser struct {
+	h       *Hydra
+	subject string
+	client  *http.Client
+}
+
+// Person returns a browser.
+func (h *Hydra) Person(subject string) (*Browser, error) {
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		return nil, err
+	}
+	return &Browser{h, subject, &http.Client{
+		Jar: jar, Timeout: 20 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}, nil
+}
+
+// Allow visits the URL of an authorization request, logs in, consents to all that is asked for, and returns where Hydra then
+// leads to: the client's redirect URI.
+func (b *Browser) Allow(ctx context.Context, request string) (*url.URL, error) {
+	asked, err := url.Parse(request)
+	if err != nil {
+		return nil, err
+	}
+	at, err := b.follow(ctx, request)
 	for _, step := range []struct {
 		name string
 		body map[string]any
-	}{{"login", map[string]any{"subject": subject}}, {"consent", map[string]any{"grant_access_token_audience": []string{audience}}}} {
-		if err != nil {
-			return "", err
-		}
-		challenge := at.Query().Get(step.name + "_challenge")
-		if challenge == "" {
-			return "", fmt.Errorf("Hydra leads to %s where a %s was due", at, step.name)
-		}
-		var to string
-		if to, err = accept(step.name, challenge, step.body); err == nil {
-			at, err = follow(to)
+	}{{"login", map[string]any{"subject": b.subject}}, {"consent", map[string]any{
+		"grant_access_token_audience": asked.Query()["audience"], "grant_scope": strings.Fields(asked.Query().Get("scope")),
+	}}} {
+		if err == nil {
+			at, err = b.accept(ctx, at, step.name, step.body)
 		}
 	}
+	return at, err
+}
+
+// Logout visits the URL of a logout (OpenID Connect RP-Initiated Logout 1.0), confirms it, and returns where Hydra then leads to.
+func (b *Browser) Logout(ctx context.Context, request string) (*url.URL, error) {
+	at, err := b.follow(ctx, request)
+	if err == nil && at.Query().Get("logout_challenge") != "" {
+		at, err = b.accept(ctx, at, "logout", nil)
+	}
+	return at, err
+}
+
+// follow visits a URL and returns where it leads to.
+func (b *Browser) follow(ctx context.Context, from string) (*url.URL, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	code := at.Query().Get("code")
-	if code == "" {
-		return "", fmt.Errorf("Hydra leads to %s, without a code", at)
+	resp, err := b.client.Do(req)
+	if err != nil {
+		return nil, err
 	}
-	return h.token(ctx, id, "secret", url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {redirect}})
+	defer resp.Body.Close()
+	return resp.Location()
+}
+
+// accept accepts what Hydra asks for at a URL of the app, and returns where it leads to then.
+func (b *Browser) accept(ctx context.Context, at *url.URL, what string, body map[string]any) (*url.URL, error) {
+	challenge := at.Query().Get(what + "_challenge")
+	if challenge == "" {
+		return nil, fmt.Errorf("Hydra leads to %s where a %s was due", at, what)
+	}
+	var to struct {
+		URL string `json:"redirect_to"`
+	}
+	err := b.h.do(ctx, http.MethodPut, b.h.Admin+"/admin/oauth2/auth/requests/"+what+"/accept?"+what+"_challenge="+url.QueryEscape(challenge), body, &to)
+	if err != nil {
+		return nil, err
+	}
+	return b.follow(ctx, to.URL)
 }
 
 // Person is the metadata of a client that people log in by, for ByCode.

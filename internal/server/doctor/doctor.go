@@ -94,6 +94,7 @@ func Run(ctx context.Context, environ []string, o Options) Report {
 	d.issuers(ctx)
 	d.signals(ctx)
 	d.adminAPI(ctx)
+	d.console(ctx)
 	d.clocks()
 	d.nats(ctx)
 	d.policy(ctx)
