@@ -84,6 +84,7 @@ export function DataTable<T>({
                       {i === 0 && onRow ? (
                         <UnstyledButton
                           fz="sm"
+                          style={{ verticalAlign: "middle" }}
                           fw={500}
                           c="var(--mantine-color-anchor)"
                           onClick={(e) => {

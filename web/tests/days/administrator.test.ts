@@ -286,7 +286,7 @@ test("10,000 members and 1,000 roles scroll, filter and open within 100 ms", { t
   await page.getByRole("tab", { name: "Roles", exact: true }).click();
   const roles = page.getByRole("table", { name: "Roles" });
   await roles.getByRole("row").nth(5).waitFor();
-  measured["scroll roles, longest task"] = await scrollToEnd(page, "Roles", 999);
+  measured["scroll roles, longest task"] = await scrollToEnd(page, "Roles", 1000);
   measured["filter roles"] = await slowest(page, async () => {
     await page.getByRole("textbox", { name: "Search roles" }).pressSequentially("role-99");
     await page.getByRole("status").filter({ hasText: "6 roles" }).waitFor();
