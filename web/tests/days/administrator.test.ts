@@ -139,7 +139,7 @@ test("root onboards a tenant: roles, members from a file with invalid rows, and 
   await remove.getByRole("textbox", { name: "Type clerk to confirm" }).fill("clerk");
   await remove.getByRole("button", { name: "Revoke and delete" }).click();
   await remove.waitFor({ state: "detached" });
-  await page.getByRole("status").filter({ hasText: "3 roles" }).waitFor();
+  await page.getByRole("status").filter({ hasText: "5 roles" }).waitFor();
   await root.leave();
 });
 

@@ -1,4 +1,4 @@
-import { ActionIcon, Button, Fieldset, Group, Stack, Text, TextInput, Tooltip } from "@mantine/core";
+import { ActionIcon, Button, Fieldset, Group, SimpleGrid, Stack, Text, TextInput, Tooltip } from "@mantine/core";
 import { IconClock, IconX } from "@tabler/icons-react";
 import { useState } from "react";
 import { useChanged, usePagesCache } from "../../../api/changes";
@@ -113,7 +113,7 @@ function MembershipFields({
         return (
           <Fieldset key={role} legend={<code>{role}</code>} p="sm">
             <Stack gap="xs">
-              <Group grow align="flex-start">
+              <SimpleGrid cols={{ base: 1, xs: 2 }}>
                 <DateTimeInput
                   label="Not before"
                   value={term.starts_at}
@@ -126,7 +126,7 @@ function MembershipFields({
                   onChange={(expires_at) => setTerm(role, { ...term, expires_at })}
                   error={at(`/role_terms/${role}/expires_at`)}
                 />
-              </Group>
+              </SimpleGrid>
               <Group align="flex-end" wrap="nowrap">
                 <TextInput
                   label="Reason"
