@@ -1,7 +1,7 @@
 import { Box, Button, Center, Group, Loader, Table, Text, UnstyledButton } from "@mantine/core";
 import type { InfiniteData, UseInfiniteQueryResult } from "@tanstack/react-query";
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { type ReactNode, useEffect, useRef } from "react";
+import { type ReactNode, useCallback, useEffect, useMemo, useRef } from "react";
 import { Failure, Loading } from "./states";
 
 export interface Column<T> {
@@ -40,12 +40,16 @@ export function DataTable<T>({
   footer?: ReactNode;
 }) {
   const scroll = useRef<HTMLElement>(null);
+  // A new function would make the virtualizer measure all rows again, on each frame of scrolling.
+  const key = useRef(rowKey);
+  key.current = rowKey;
+  const getItemKey = useCallback((i: number) => key.current(rows[i]!), [rows]);
   const virtual = useVirtualizer({
     count: rows.length,
     getScrollElement: () => scroll.current,
     estimateSize: () => rowHeight,
     overscan: 12,
-    getItemKey: (i) => rowKey(rows[i]!),
+    getItemKey,
   });
   const items = virtual.getVirtualItems();
   const last = items.at(-1)?.index ?? -1;
@@ -120,9 +124,9 @@ export function PagedTable<T>({
   query: UseInfiniteQueryResult<InfiniteData<{ items: T[] | null; next?: string }>>;
   empty: ReactNode;
 } & Omit<Parameters<typeof DataTable<T>>[0], "rows" | "onEnd" | "footer">) {
+  const rows = useMemo(() => (query.data?.pages ?? []).flatMap((p) => p.items ?? []), [query.data]);
   if (query.isPending) return <Loading />;
   if (!query.data) return <Failure error={query.error} retry={() => void query.refetch()} />;
-  const rows = query.data.pages.flatMap((p) => p.items ?? []);
   if (rows.length === 0) return empty;
   return (
     <DataTable
