@@ -121,7 +121,7 @@ export function EntryDrawer({ entry: e, nameOf, onClose }: { entry: Entry; nameO
             <>
               <Anchor
                 component={Link}
-                href={`/access?${new URLSearchParams({ at: at(moment - 1) })}`}
+                href={`/access?${new URLSearchParams({ tenant: e.chain, ask: "holders", at: at(moment - 1) })}`}
                 size="sm"
                 onClick={() => chooseTenant(e.chain)}
               >
@@ -129,7 +129,7 @@ export function EntryDrawer({ entry: e, nameOf, onClose }: { entry: Entry; nameO
               </Anchor>
               <Anchor
                 component={Link}
-                href={`/access?${new URLSearchParams({ at: at(moment + 1) })}`}
+                href={`/access?${new URLSearchParams({ tenant: e.chain, ask: "holders", at: at(moment + 1) })}`}
                 size="sm"
                 onClick={() => chooseTenant(e.chain)}
               >
