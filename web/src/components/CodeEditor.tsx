@@ -165,6 +165,7 @@ export function CodeEditor({
     const state = states.current.get(path) ?? create();
     if (view.current) view.current.setState(state);
     else view.current = new EditorView({ state, parent: parent.current! });
+    view.current.scrollDOM.tabIndex = 0; // keyboards scroll it
     current.current.path = path;
     return () => {
       if (view.current) states.current.set(path, view.current.state);
@@ -228,6 +229,7 @@ export function CodeCompare({ path, before, after }: { path: string; before: str
       collapseUnchanged: { margin: 3, minSize: 6 },
       gutter: true,
     });
+    for (const side of [merge.a, merge.b]) side.scrollDOM.tabIndex = 0; // keyboards scroll it
     return () => merge.destroy();
   }, [path, before, after]);
   return <div ref={parent} style={{ maxHeight: "65vh", overflow: "auto" }} />;

@@ -165,7 +165,7 @@ test("a draft survives the end of the session, without the token", async () => {
   await page.getByRole("textbox", { name: "Access token" }).fill("not-a-token");
   const popup = paula.context.waitForEvent("page");
   await page.getByRole("button", { name: "Sign in again" }).click();
-  await (await popup).getByRole("button", { name: "paula", exact: true }).click();
+  await (await popup).getByRole("link", { name: "paula", exact: true }).click();
   await page.getByText("1 file is changed").waitFor();
   await page.reload();
   await page.getByText("1 file is changed").waitFor();
