@@ -42,7 +42,7 @@ export default function Graph({ tenant }: { tenant: string }) {
   const unused = usePages(
     "/v1/tenants/{tenant}/access/unused",
     { params: { path: { tenant }, query: { kind: "role", days: 90 } } },
-    { enabled: can("access:list"), limit: 1000 },
+    { enabled: can("access:list"), limit: 500 },
   );
   const stale = useMemo(
     () =>

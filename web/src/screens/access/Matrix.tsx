@@ -25,7 +25,7 @@ export function Matrix({ tenant }: { tenant: string }) {
   const query = usePages(
     "/v1/tenants/{tenant}/matrix",
     { params: { path: { tenant }, query: { of } } },
-    { limit: 1000 },
+    { limit: 500 },
   );
   // All roles are read, since each can have a permission of its own; members are read as the person scrolls.
   useEffect(() => {

@@ -118,7 +118,7 @@ function TenantOverview({ tenant }: { tenant: string }) {
   const members = $api.useQuery(
     "get",
     "/v1/tenants/{tenant}/members",
-    { params: { path: { tenant }, query: { limit: 1000 } } },
+    { params: { path: { tenant }, query: { limit: 200 } } },
     { enabled: can("member:list") },
   );
   const requests = $api.useQuery(

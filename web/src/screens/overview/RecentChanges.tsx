@@ -19,7 +19,7 @@ async function newest(tenant: string | undefined, signal: AbortSignal): Promise<
     for (let pages = 0; pages < 5; pages++) {
       const { data } = await api.GET("/v1/audit", {
         signal,
-        params: { query: { from, limit: 1000, ...(tenant ? { tenant } : {}), ...(after ? { after } : {}) } },
+        params: { query: { from, limit: 500, ...(tenant ? { tenant } : {}), ...(after ? { after } : {}) } },
       });
       entries = [...entries, ...(data?.items ?? [])].slice(-shown);
       after = data?.next;
