@@ -298,7 +298,8 @@ func newFuzzed(f *testing.F) *fuzzed {
 	p := world.Provider(f, "main")
 	logger := slog.New(slog.DiscardHandler)
 	issuers := iam.Issuers{{URL: p.Issuer, Tenants: []string{"*"}}}
-	v, err := token.New(token.Config{Issuers: []token.Issuer{{URL: p.Issuer, Audiences: []string{devstack.Audience}}}, Log: logger})
+	v, err := token.New(token.Config{Issuers: []token.Issuer{{URL: p.Issuer, Audiences: []string{devstack.Audience}}}, Log: logger,
+		Wait: 10 * time.Second}) // for keys, at a token with an unknown one: the machine may be slow
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -318,7 +319,7 @@ func newFuzzed(f *testing.F) *fuzzed {
 	if err := e.Submit(context.Background(), c); err != nil {
 		f.Fatal(err)
 	}
-	store := directory.New(aliceAlone{}, directory.Config{Issuers: issuers, MaxStale: 1000 * time.Hour})
+	store := directory.New(aliceAlone{}, directory.Config{Issuers: issuers, MaxStale: 1000 * time.Hour, Wait: 10 * time.Second}) // for loads, too
 	store.MarkFresh(store.Now())
 	enricher := enrich.New(enrich.Config{Verifier: v, Directory: store, Engine: e, Issuers: issuers, Log: logger, Deadline: 10 * time.Second})
 	all, err := gateway.Profiles(gateway.ProfileNames()...)
