@@ -26,6 +26,7 @@ var platformActions = []string{
 	"user:list", "user:create", "user:read", "user:update", "user:set-status", "user:revoke", "user:erase",
 	"service:list", "service:read", "service:sync", "audit:read",
 	"policy:read", "policy:list", "policy:upload", "policy:activate", "policy:rollback", "policy:shadow", "policy:explain", "policy:preview",
+	"policy:source", "policy:evaluate", "policy:draft",
 	"decision:list", "decision:read",
 	"client:list", "client:create", "drift:read", "access:read", "overview:read", "audit-chain:read",
 }
@@ -152,6 +153,7 @@ func TestTheMatrixOfRolesAndActions(t *testing.T) {
 		"request:create":    map[string]any{"role": "none", "seconds": 60, "reason": "x"}, "request:reject": map[string]any{"reason": "x"},
 		"policy:upload": "no bundle", "policy:activate": map[string]any{"preview": "00000000-0000-0000-0000-000000000000"},
 		"policy:shadow": map[string]any{"share": 0}, "policy:explain": map[string]any{"subject": "target"}, "policy:preview": map[string]any{"revision": stored},
+		"policy:evaluate": map[string]any{"base": stored}, "policy:draft": map[string]any{"base": stored},
 		"user:revoke": map[string]any{"before": "2001-01-01T00:00:00Z"}, "service:sync": map[string]any{"service": "sample", "roles": []any{map[string]any{"name": "x", "inherits": []string{"none"}}}},
 	}
 	cells, rows := 0, 0

@@ -46,6 +46,7 @@ type route struct {
 	result  reflect.Type // of a page, where the handler writes the response itself
 	exports bool         // the whole list, as JSON lines and CSV
 	streams bool         // the response is JSON lines
+	bundle  bool         // the response is a bundle
 
 	handler handler
 }
@@ -242,6 +243,9 @@ func (a *server) document(rt route) {
 	}
 	if rt.success != "" {
 		op.Responses[success].Description = rt.success
+	}
+	if rt.bundle {
+		op.Responses[success].Content = map[string]*huma.MediaType{gzipMedia: {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}}
 	}
 	if rt.result == nil && !rt.streams {
 		return

@@ -14,7 +14,7 @@ const pendingClient = "Pending in the identity provider: Location is the client"
 // routes is the table of the admin API. The OpenAPI document follows from it.
 func (a *server) routes() []route {
 	const get, post, put, patch, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete
-	return slices.Concat(a.consoleRoutes(), a.accessRoutes(), []route{
+	return slices.Concat(a.consoleRoutes(), a.accessRoutes(), a.playgroundRoutes(), []route{
 		{
 			method: get, path: "/v1/tenants", action: "tenant:list", tag: "tenants",
 			summary: "List tenants", description: "By id.",

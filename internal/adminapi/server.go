@@ -30,6 +30,7 @@ import (
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/policyops/explain"
+	"iam-service/internal/policyops/playground"
 	"iam-service/internal/policyops/preview"
 	"iam-service/internal/policyops/rollout"
 	"iam-service/internal/problem"
@@ -62,11 +63,14 @@ type Config struct {
 	Service *admin.Service
 	Clients *clients.Service
 
-	Policy    func() any // the active revision of this replica
-	Policies  *rollout.Service
-	Explain   *explain.Service
-	Shadow    *preview.Shadow
-	Previews  *preview.Jobs
+	Policy   func() any // the active revision of this replica
+	Policies *rollout.Service
+	Explain  *explain.Service
+	Shadow   *preview.Shadow
+	Previews *preview.Jobs
+
+	Playground *playground.Service // evaluates drafts of the policy
+
 	Decisions Decisions                                           // the decision log; nil: it cannot be searched
 	Signals   *signals.Receiver                                   // nil: none are received
 	Searches  func(context.Context) (preview.SearchMoment, error) // opens the snapshot of a search

@@ -3,8 +3,10 @@ package adminapi_test
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -23,14 +25,26 @@ import (
 	"iam-service/internal/dev/pgtest"
 	"iam-service/internal/dev/world"
 	"iam-service/internal/iam"
+	"iam-service/internal/policy"
 	"iam-service/internal/policyops/explain"
+	"iam-service/internal/policyops/playground"
 	"iam-service/internal/policyops/preview"
 	"iam-service/internal/policyops/rollout"
 	"iam-service/internal/postgres"
 	"iam-service/internal/token/signals"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Main{M: m}) }
+// TestMain is also the child that a draft is evaluated in.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == policy.ChildCommand {
+		if err := policy.ServeGate(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(pgtest.Main{M: m})
+}
 
 var (
 	ctx     = context.Background()
@@ -44,6 +58,8 @@ type adminWorld struct {
 	service  *admin.Service
 	clients  *clients.Service
 	policies *rollout.Service
+
+	playground *playground.Service
 
 	outcomes sync.Map // stream → what became of its last signal
 
@@ -118,7 +134,11 @@ func newWorld(t testing.TB, s settings) *adminWorld {
 	shadow := preview.NewShadow(w.Enricher, w.Engine.Headers(), w.policies.Shadow)
 	w.Enricher.SetShadow(shadow)
 	loops.Go(func() { shadow.Run(running) })
+	explainer := &explain.Service{Engine: w.Engine, Enricher: w.Enricher}
+	w.playground = playground.New(explainer, []string{os.Args[0], policy.ChildCommand})
+	t.Cleanup(w.playground.Close)
 	api := httptest.NewServer(adminapi.New(adminapi.Config{
+		Playground:    w.playground,
 		Shadow:        shadow,
 		Previews:      previews,
 		Searches:      func(ctx context.Context) (preview.SearchMoment, error) { return w.DB.Snapshot(ctx) },
@@ -128,7 +148,7 @@ func newWorld(t testing.TB, s settings) *adminWorld {
 		Service:       w.service,
 		Clients:       w.clients,
 		Policies:      w.policies,
-		Explain:       &explain.Service{Engine: w.Engine, Enricher: w.Enricher},
+		Explain:       explainer,
 		VerifyGateway: w.Verifier.Verify,
 		Decisions:     searchable,
 		Verify:        w.Verifier.ForAudience(devstack.AdminAudience).Verify,

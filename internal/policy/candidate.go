@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 )
@@ -22,6 +23,8 @@ type Candidate struct {
 	Verified string // iam.VerifiedByKey, …
 	Packed   []byte `json:"-"` // the signed bundle; nil: unsigned
 	Embedded bool   `json:"-"` // part of the program: other replicas need not follow it
+
+	files fs.FS // that it was read from; nil: a bundle, or a folder, which may have changed since
 }
 
 // Digest covers all that is evaluated or checked, and no name: two names for the same bytes

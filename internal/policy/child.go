@@ -2,6 +2,7 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,13 +39,15 @@ var container = memoryBudget{system: os.DirFS("/")}
 
 // childLimits is the first document on a child's standard input.
 type childLimits struct {
-	Memory int64 `json:"memory"` // bytes on its heap
+	Memory int64         `json:"memory"`        // bytes on its heap
+	CPU    time.Duration `json:"cpu,omitempty"` // 0: childCPUTime
 }
 
 // gateJob is the second document on a child's standard input.
 type gateJob struct {
 	Candidate     *Candidate `json:"candidate,omitempty"`
-	PartialBundle []byte     `json:"part,omitempty"` // or a bundle that may be part of a policy: the child only compiles it, within the limits
+	Draft         *draftJob  `json:"draft,omitempty"` // or a draft, which the child serves: see serveDraft
+	PartialBundle []byte     `json:"part,omitempty"`  // or a bundle that may be part of a policy: the child only compiles it, within the limits
 
 	Headers  []string          `json:"headers"`
 	Settings map[string]string `json:"settings"`
@@ -74,21 +77,18 @@ func (e *Engine) inChild(ctx context.Context, j gateJob) (left string, err error
 		return "", notCheckedError(err)
 	}
 	defer release()
-	limits, err1 := json.Marshal(childLimits{memory})
+	limits, err1 := json.Marshal(childLimits{Memory: memory})
 	task, err2 := json.Marshal(j)
 	if err := errors.Join(err1, err2); err != nil {
 		return "", err
 	}
 	ctx, cancel := context.WithTimeout(ctx, childWait)
 	defer cancel()
-	exe, err := os.Executable()
+	var stdout, stderr bytes.Buffer
+	cmd, err := childCommand(ctx, e.cfg.Child)
 	if err != nil {
 		return "", notCheckedError(err)
 	}
-	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, exe) //nolint:gosec // it is ourselves
-	cmd.Args = e.cfg.Child
-	cmd.Env = []string{} // a policy must not see our environment
 	cmd.Stdin = io.MultiReader(bytes.NewReader(limits), bytes.NewReader(task))
 	cmd.Stdout = &limited{&stdout, childOutputMax}
 	cmd.Stderr = &limited{&stderr, 4 << 10}
@@ -128,6 +128,18 @@ func (e *Engine) inChild(ctx context.Context, j gateJob) (left string, err error
 	return "", casesError(o.Failing)
 }
 
+// childCommand runs this program with other arguments.
+func childCommand(ctx context.Context, args []string) (*exec.Cmd, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, exe) //nolint:gosec // it is ourselves
+	cmd.Args = args
+	cmd.Env = []string{} // a policy must not see our environment
+	return cmd, nil
+}
+
 // notCheckedError wraps a failure that is not the policy's fault.
 func notCheckedError(err error) error {
 	return &RetryError{fmt.Errorf("it cannot be checked: %w", err)}
@@ -161,6 +173,8 @@ func ServeGate(in io.Reader, out io.Writer) error {
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0) // on Linux, the kernel kills the child before the service
 	d := json.NewDecoder(in)
 	d.UseNumber()
+	Capabilities()    // while a child that was started ahead waits for its draft
+	directorySchema() // as above
 	var limits childLimits
 	if err := d.Decode(&limits); err != nil {
 		return fmt.Errorf("read the limits: %w", err)
@@ -174,7 +188,7 @@ func ServeGate(in io.Reader, out io.Writer) error {
 			if metrics.Read(heap); heap[0].Value.Uint64() > uint64(limits.Memory) { //nolint:gosec // it is not negative
 				os.Exit(exitMemory)
 			}
-			if CPUTime() > childCPUTime {
+			if CPUTime() > cmp.Or(limits.CPU, childCPUTime) {
 				os.Exit(exitTime)
 			}
 		}
@@ -182,6 +196,9 @@ func ServeGate(in io.Reader, out io.Writer) error {
 	var j gateJob
 	if err := d.Decode(&j); err != nil {
 		return fmt.Errorf("read the job: %w", err)
+	}
+	if j.Draft != nil {
+		return serveDraft(d, out, j)
 	}
 	var o gateOutcome
 	var accepted *Revision

@@ -187,6 +187,9 @@ type Basis struct {
 // after a timeout or where facts could not be read, Internal where the policy is
 // invalid, Forbidden where a header cannot carry a value.
 func (e *Engine) Decide(ctx context.Context, q *Input, by Basis) (Decision, error) {
+	if x := by.Revision.draft; x != nil {
+		return x.decide(ctx, q, by.Facts)
+	}
 	r, input := by.Revision, by.Revision.input(q, e.settings)
 	if p := r.machine.active(); p != nil {
 		var d Decision

@@ -68,6 +68,9 @@ const (
 // and otherwise which condition failed first. It also evaluates rules that Decide can skip.
 // facts must be those of the decision.
 func (e *Engine) Explain(ctx context.Context, r *Revision, q *Input, facts Facts) ([]Rule, error) {
+	if r.draft != nil {
+		return r.draft.explain(ctx, q, facts)
+	}
 	ctx, cancel := context.WithTimeout(ctx, explainTime)
 	defer cancel()
 	x := &explanation{r: r, ctx: ctx, input: r.input(q, e.settings), facts: facts, now: q.Now, seen: map[string]*trace{}}

@@ -35,6 +35,7 @@ type Revision struct {
 
 	Authzen *AuthzenStatus `json:"authzen,omitempty"` // nil: it decides no AuthZEN evaluations
 
+	draft    *Draft // evaluates it, in a child; nil: it is no draft
 	number   uint64 // within this process: what outlives a revision refers to it by number
 	compiler *ast.Compiler
 	store    *revisionStore

@@ -31,7 +31,7 @@ func FromFS(source string, fsys fs.FS) (*Candidate, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.Embedded = true
+	c.Embedded, c.files = true, fsys
 	return c, errors.Join(c.readCases(fsys), c.readSchemas(fsys))
 }
 

@@ -13,6 +13,7 @@ import (
 	"iam-service/internal/iam"
 	"iam-service/internal/policy"
 	"iam-service/internal/policyops/explain"
+	"iam-service/internal/policyops/playground"
 	"iam-service/internal/policyops/preview"
 	"iam-service/internal/telemetry"
 )
@@ -123,13 +124,17 @@ func (s *service) openAdminAPI(start context.Context) error {
 		<-s.work.Done()
 		previews.Wait()
 	})
+	explainer := &explain.Service{Engine: s.engine, Enricher: s.enricher}
+	drafts := playground.New(explainer, s.cfg.engine().Child)
+	s.onClose(drafts.Close)
 	api := adminapi.Config{
 		Service:       s.administration,
 		Clients:       s.clients,
 		VerifyGateway: s.verifier.Verify,
 		Policy:        func() any { return s.engine.Status() },
 		Policies:      s.policies,
-		Explain:       &explain.Service{Engine: s.engine, Enricher: s.enricher},
+		Explain:       explainer,
+		Playground:    drafts,
 		Shadow:        s.shadow,
 		Previews:      previews,
 		Searches:      func(ctx context.Context) (preview.SearchMoment, error) { return s.db.Snapshot(ctx) },

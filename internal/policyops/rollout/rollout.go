@@ -89,6 +89,8 @@ type Service struct {
 
 	disagreed map[string]bool // digests whose machine disagreed with topdown here, not recorded yet; under mu
 
+	local atomic.Pointer[policy.Candidate] // that this replica accepted last where it has a policy of its own; nil: none
+
 	lost atomic.Pointer[lost] // nil: the database has all activations that this replica has seen
 
 	shadow atomic.Pointer[shadow]    // nil: none
@@ -180,6 +182,9 @@ var source = admin.Caller{Operator: "source", Via: "loop"}
 // undone.
 func (s *Service) Passed(ctx context.Context, c *policy.Candidate, r *policy.Revision) (now bool, err error) {
 	if !s.cfg.Follows || c.Embedded {
+		if !c.Embedded {
+			s.local.Store(c)
+		}
 		return true, nil
 	}
 	revision, packed, err := s.describe(c, r)

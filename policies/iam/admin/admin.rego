@@ -222,7 +222,7 @@ _changes_policy if {
 	not _leaves_policy
 }
 
-_leaves_policy if _verb in {"read", "list", "rollback", "preview", "explain"}
+_leaves_policy if _verb in {"read", "list", "rollback", "preview", "explain", "source", "evaluate", "draft"}
 
 _of_a_tenant if input.tenant
 
