@@ -57,8 +57,8 @@ func (p *chainPlace) end(head postgres.ChainHead, headed bool) string {
 	return ""
 }
 
-// AuditPlace is where the verification of the audit goes on. Whoever sends another place than they were given deceives
-// themself alone.
+// AuditPlace is where the verification of the audit goes on. A caller that sends another place than it was given
+// deceives itself alone.
 type AuditPlace struct {
 	Chain string
 	Whole bool // the chain was verified: the next one is due

@@ -3,6 +3,7 @@ package adminapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"path"
@@ -210,7 +211,7 @@ func (a *server) draftQuestion(ctx context.Context, b explainBody) (explain.Ques
 
 // belowQuestion moves the pointers of an error into the member question.
 func belowQuestion(err error) error {
-	known, ok := err.(*iam.Error)
+	known, ok := errors.AsType[*iam.Error](err)
 	if !ok || known.Kind != iam.Invalid {
 		return err
 	}

@@ -120,7 +120,7 @@ func (s *site) sql(statement string, args ...any) {
 	s.Helper()
 	conn, err := pgx.Connect(s.Context(), s.database)
 	s.ok(err)
-	defer conn.Close(context.WithoutCancel(s.Context())) //nolint:errcheck // of a test
+	defer conn.Close(context.WithoutCancel(s.Context()))
 	_, err = conn.Exec(s.Context(), statement, args...)
 	s.ok(err)
 }
@@ -386,7 +386,7 @@ func TestASessionCookieIsUselessAfterItsEnd(t *testing.T) {
 		"the idle limit":     func(b *browser) { b.only(`UPDATE console_sessions SET idle_ends_at = clock_timestamp()`) },
 		"the absolute limit": func(b *browser) { b.only(`UPDATE console_sessions SET ends_at = clock_timestamp()`) },
 		"the row is deleted": func(b *browser) { b.only(`DELETE FROM console_sessions`) },
-		"ten newer logins": func(b *browser) {
+		"ten newer logins": func(*browser) {
 			for range 10 {
 				s.signedIn("audrey")
 			}
@@ -455,20 +455,20 @@ func TestASessionCookieOpensNothingElsewhereOrChanged(t *testing.T) {
 			}
 		}
 	})
-	t.Run("another instance's key", func(t *testing.T) {
+	t.Run("another instance's key", func(*testing.T) {
 		key := s.key
 		s.key = strings.Repeat("another-key-of-another-one", 2)
 		s.replica("CONSOLE_URL=" + s.replicas[0])
 		s.key = key
 		s.browser(s.replicas[1]).setSession(alice.session()).ended("another key")
 	})
-	t.Run("another person's row", func(t *testing.T) {
-		// Whoever can write to the database puts bob's sealed tokens below the id of alice's cookie.
+	t.Run("another person's row", func(*testing.T) {
+		// An attacker that can write to the database puts bob's sealed tokens below the id of alice's cookie.
 		s.sql(`UPDATE console_sessions a SET sealed = b.sealed FROM console_sessions b WHERE a.id <> b.id`)
 		alice.ended("alice with bob's row")
 		bob.ended("bob with alice's row")
 	})
-	t.Run("a login cookie", func(t *testing.T) {
+	t.Run("a login cookie", func(*testing.T) {
 		b := s.browser(s.replicas[0])
 		b.begin("")
 		b.setSession(b.cookie("iam-console-login").Value).ended("a login cookie as a session")
@@ -734,7 +734,7 @@ func TestNoTokenOrCookieIsLoggedOrStoredInPlainText(t *testing.T) {
 	s.browser(s.replicas[0]).visit(back)
 	conn, err := pgx.Connect(t.Context(), s.database)
 	s.ok(err)
-	defer conn.Close(context.WithoutCancel(t.Context())) //nolint:errcheck // of a test
+	defer conn.Close(context.WithoutCancel(t.Context()))
 	s.signedIn("tina")
 	var rows string
 	s.ok(conn.QueryRow(t.Context(), `SELECT string_agg(encode(sealed, 'escape') || encode(id, 'hex') || encode(person, 'escape'), ' ') FROM console_sessions`).Scan(&rows))

@@ -45,7 +45,7 @@ func TestAPersonSignsInByOryHydra(t *testing.T) {
 	sealed := func() (text string) {
 		conn, err := pgx.Connect(t.Context(), s.database)
 		s.ok(err)
-		defer conn.Close(t.Context()) //nolint:errcheck // of a test
+		defer conn.Close(t.Context())
 		s.ok(conn.QueryRow(t.Context(), `SELECT encode(sealed, 'hex') FROM console_sessions`).Scan(&text))
 		return text
 	}

@@ -31,7 +31,7 @@ const (
 	revocationLimit = 3 * time.Second
 )
 
-// provider is the identity provider. It is asked when somebody signs in, not at a start: the service serves without it.
+// provider is the identity provider. It is asked when a person signs in, not at a start: the service serves without it.
 type provider struct {
 	cfg    *Config
 	found  atomic.Pointer[metadata]

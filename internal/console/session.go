@@ -44,7 +44,7 @@ type session struct {
 
 // sealTokens encrypts tokens for the row of a session.
 func (c *Console) sealTokens(id, secret []byte, t tokens) ([]byte, error) {
-	text, err := json.Marshal(t)
+	text, err := json.Marshal(t) //nolint:gosec // to be encrypted
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func (c *Console) begin(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	if err != nil {
 		return err
 	}
-	c.setCookie(w, http.Cookie{Name: c.cookie, Value: value, SameSite: http.SameSiteStrictMode}, c.cfg.Lifetime)
+	c.setCookie(w, http.Cookie{Name: c.cookie, Value: value, SameSite: http.SameSiteStrictMode}, c.cfg.Lifetime) //nolint:gosec // setCookie adds what is missing
 	return nil
 }
 
@@ -176,7 +176,7 @@ func (c *Console) refresh(ctx context.Context, s *session) (now tokens, err erro
 	if err == nil && !found {
 		err = errEnded
 	}
-	switch iam.KindOf(err) {
+	switch iam.KindOf(err) { //nolint:exhaustive // others are no outcome of a refresh
 	case iam.Unauthenticated:
 		result = "ended"
 		_ = c.cfg.Store.EndConsoleSession(ctx, s.ConsoleSession.ID) // it is over either way
@@ -220,7 +220,7 @@ func (c *Console) logout(w http.ResponseWriter, r *http.Request) error {
 	if err := c.cfg.Store.EndConsoleSession(r.Context(), s.ConsoleSession.ID); err != nil {
 		return err
 	}
-	c.setCookie(w, http.Cookie{Name: c.cookie, SameSite: http.SameSiteStrictMode}, 0)
+	c.setCookie(w, http.Cookie{Name: c.cookie, SameSite: http.SameSiteStrictMode}, 0) //nolint:gosec // setCookie adds what is missing
 	c.provider.revoke(r.Context(), s.tokens)
 	c.cfg.Log.InfoContext(r.Context(), "console logout", slog.String("issuer", s.Issuer), slog.String("subject", s.Subject), slog.String("request_id", problem.RequestID(r)))
 	return problem.Encode(w, http.StatusOK, map[string]string{"redirect": c.provider.endSession(r.Context(), s.tokens)})

@@ -2,6 +2,7 @@ import { type UseQueryOptions, type UseQueryResult, useQuery } from "@tanstack/r
 import createFetchClient, { type MaybeOptionalInit } from "openapi-fetch";
 import createQueryClient from "openapi-react-query";
 import type { PathsWithMethod } from "openapi-typescript-helpers";
+import { activityHeaders } from "../session/activity";
 import { renewSession } from "../session/session";
 import { base, csrfHeader } from "./base";
 import { problemOf } from "./problem";
@@ -11,6 +12,7 @@ export type Schemas = components["schemas"];
 
 /** Sends a request; where the session has ended, lets the person sign in again and repeats it: nothing was done before. */
 async function send(request: Request): Promise<Response> {
+  for (const [name, value] of Object.entries(activityHeaders())) request.headers.set(name, value);
   for (;;) {
     const response = await fetch(request.clone());
     if (response.status === 401) {

@@ -1,7 +1,7 @@
 import { Box, Button, Center, Group, Loader, Table, Text, UnstyledButton } from "@mantine/core";
 import type { InfiniteData, UseInfiniteQueryResult } from "@tanstack/react-query";
 import { useVirtualizer } from "@tanstack/react-virtual";
-import { type ReactNode, useCallback, useEffect, useMemo, useRef } from "react";
+import { memo, type ReactNode, useCallback, useEffect, useMemo, useRef } from "react";
 import { Failure, Loading } from "./states";
 
 export interface Column<T> {
@@ -44,11 +44,14 @@ export function DataTable<T>({
   const key = useRef(rowKey);
   key.current = rowKey;
   const getItemKey = useCallback((i: number) => key.current(rows[i]!), [rows]);
+  const opened = useRef(onRow);
+  opened.current = onRow;
+  const open = useCallback((row: unknown) => opened.current?.(row as T), []);
   const virtual = useVirtualizer({
     count: rows.length,
     getScrollElement: () => scroll.current,
     estimateSize: () => rowHeight,
-    overscan: 12,
+    overscan: 6,
     getItemKey,
   });
   const items = virtual.getVirtualItems();
@@ -74,38 +77,16 @@ export function DataTable<T>({
           </Table.Thead>
           <Table.Tbody>
             {before > 0 && <tr aria-hidden style={{ height: before }} />}
-            {items.map((item) => {
-              const row = rows[item.index]!;
-              return (
-                <Table.Tr
-                  key={item.key}
-                  aria-rowindex={item.index + 2}
-                  style={{ height: rowHeight, cursor: onRow ? "pointer" : undefined }}
-                  onClick={onRow ? () => onRow(row) : undefined}
-                >
-                  {columns.map((c, i) => (
-                    <Table.Td key={c.key} ta={c.align}>
-                      {i === 0 && onRow ? (
-                        <UnstyledButton
-                          fz="sm"
-                          style={{ verticalAlign: "middle" }}
-                          fw={500}
-                          c="var(--mantine-color-anchor)"
-                          onClick={(e) => {
-                            e.stopPropagation();
-                            onRow(row);
-                          }}
-                        >
-                          {c.cell(row)}
-                        </UnstyledButton>
-                      ) : (
-                        c.cell(row)
-                      )}
-                    </Table.Td>
-                  ))}
-                </Table.Tr>
-              );
-            })}
+            {items.map((item) => (
+              <Row
+                key={item.key}
+                row={rows[item.index]!}
+                index={item.index}
+                columns={columns as Column<unknown>[]}
+                height={rowHeight}
+                open={onRow ? open : undefined}
+              />
+            ))}
             {after > 0 && <tr aria-hidden style={{ height: after }} />}
           </Table.Tbody>
         </Table>
@@ -114,6 +95,50 @@ export function DataTable<T>({
     </Box>
   );
 }
+
+/** A row, which is rendered again only where it changes: scrolling renders the new rows alone. */
+const Row = memo(function Row({
+  row,
+  index,
+  columns,
+  height,
+  open,
+}: {
+  row: unknown;
+  index: number;
+  columns: Column<unknown>[];
+  height: number;
+  open: ((row: unknown) => void) | undefined;
+}) {
+  return (
+    <Table.Tr
+      aria-rowindex={index + 2}
+      style={{ height, cursor: open ? "pointer" : undefined }}
+      onClick={open ? () => open(row) : undefined}
+    >
+      {columns.map((c, i) => (
+        <Table.Td key={c.key} ta={c.align}>
+          {i === 0 && open ? (
+            <UnstyledButton
+              fz="sm"
+              style={{ verticalAlign: "middle" }}
+              fw={500}
+              c="var(--mantine-color-anchor)"
+              onClick={(e) => {
+                e.stopPropagation();
+                open(row);
+              }}
+            >
+              {c.cell(row)}
+            </UnstyledButton>
+          ) : (
+            c.cell(row)
+          )}
+        </Table.Td>
+      ))}
+    </Table.Tr>
+  );
+});
 
 /** A DataTable over pages of the API: further pages are read as the person scrolls. */
 export function PagedTable<T>({

@@ -69,6 +69,7 @@ export function SessionGate({ children }: { children: ReactNode }) {
       {children}
       <Modal
         opened={renewing}
+        zIndex={1000} // above all that the person was doing
         onClose={() => {}}
         withCloseButton={false}
         closeOnEscape={false}

@@ -11,6 +11,11 @@ export const theme = createTheme({
   fontFamilyMonospace: "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace",
   headings: { sizes: { h1: { fontSize: "1.5rem" }, h2: { fontSize: "1.2rem" }, h3: { fontSize: "1.05rem" } } },
   components: {
+    // A link in a sentence is recognised without its colour.
+    Anchor: { defaultProps: { underline: "always" } },
+    // Keyboards scroll what is wider than the screen.
+    ScrollArea: { defaultProps: { viewportProps: { tabIndex: 0 } } },
+    TableScrollContainer: { defaultProps: { scrollAreaProps: { viewportProps: { tabIndex: 0 } } } },
     // Without a name a screen reader says "button" alone.
     CloseButton: { defaultProps: { "aria-label": "Close" } },
     // In its colour, a title on its light shade has too little contrast for some colours.

@@ -38,6 +38,9 @@ export class Person {
       locale: "en-GB",
       timezoneId: "Europe/Berlin",
     });
+    await context.grantPermissions(["clipboard-read", "clipboard-write"], {
+      origin: new URL(inject("console")).origin,
+    });
     const page = await context.newPage();
     const person = new Person(name, context, page);
     context.on("page", (p) => person.watch(p));

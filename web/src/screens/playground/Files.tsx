@@ -89,7 +89,7 @@ export function Files({
               }
               description={
                 n ? (
-                  <Text span size="xs" fw={600}>
+                  <Text span size="xs" fw={600} c="var(--mantine-color-text)">
                     {n}
                   </Text>
                 ) : undefined
