@@ -225,6 +225,10 @@ console-check: need-go ## lint and test the sources of the console, and compare 
 test-console: need-go ## the console in a real browser, against the running program (needs Node; installs Debian's Chromium as root)
 	.ci/console test
 
+.PHONY: console-pictures
+console-pictures: ## copy what make test-console has seen to docs/images
+	.ci/console pictures
+
 .PHONY: openapi-check
 openapi-check: need-go ## lint the admin API's OpenAPI document, and compile clients of it (needs Node)
 	.ci/openapi-check

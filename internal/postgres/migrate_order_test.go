@@ -19,16 +19,16 @@ func TestStepsOfOneReleaseAreAppliedAndRevertedInAnyOrder(t *testing.T) {
 	t.Parallel()
 	tables := map[int64]string{
 		15: "role_end_notices", 16: "role_requests", 17: "membership_roles", 18: "signal_streams", 19: "membership_usage", 20: "scim_users",
-		22: "client_comparison",
+		21: "console_sessions", 22: "client_comparison",
 	}
 	for _, c := range []struct {
 		name     string
 		up, down []int64
 	}{
-		{name: "in order", up: []int64{15, 16, 17, 18, 19, 20, 22}, down: []int64{22, 20, 19, 18, 17, 16, 15}},
-		{name: "the last ones first, reverted by number", up: []int64{15, 18, 22, 19, 20, 16, 17}, down: []int64{22, 20, 19, 18, 17, 16, 15}},
-		{name: "backwards, reverted by number", up: []int64{22, 20, 19, 18, 17, 16, 15}, down: []int64{22, 20, 19, 18, 17, 16, 15}},
-		{name: "in order, reverted otherwise", up: []int64{15, 16, 17, 18, 19, 20, 22}, down: []int64{16, 19, 22, 17, 20, 18, 15}},
+		{name: "in order", up: []int64{15, 16, 17, 18, 19, 20, 21, 22}, down: []int64{22, 21, 20, 19, 18, 17, 16, 15}},
+		{name: "the last ones first, reverted by number", up: []int64{15, 18, 22, 19, 20, 16, 21, 17}, down: []int64{22, 21, 20, 19, 18, 17, 16, 15}},
+		{name: "backwards, reverted by number", up: []int64{22, 21, 20, 19, 18, 17, 16, 15}, down: []int64{22, 21, 20, 19, 18, 17, 16, 15}},
+		{name: "in order, reverted otherwise", up: []int64{15, 16, 17, 18, 19, 20, 21, 22}, down: []int64{16, 19, 22, 17, 21, 20, 18, 15}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -11,7 +11,7 @@ export function Search({ tenant }: { tenant: string }) {
   const [mode, setMode] = useParam("ask");
   const modes = [
     { value: "holders", label: "Who holds it", needs: "access:list", component: Holders },
-    { value: "held", label: "What somebody holds", needs: "access:read", component: Held },
+    { value: "held", label: "What a person holds", needs: "access:read", component: Held },
     { value: "request", label: "Whom a request lets in", needs: "access:search", component: RequestSearch },
   ].filter((m) => can(m.needs));
   const shown = modes.find((m) => m.value === mode) ?? modes[0];

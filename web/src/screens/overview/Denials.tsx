@@ -1,4 +1,4 @@
-import { Group, SegmentedControl, Select, Text } from "@mantine/core";
+import { Anchor, Group, SegmentedControl, Select, Text } from "@mantine/core";
 import { lazy, Suspense } from "react";
 import { Link } from "wouter";
 import { $api, type Schemas } from "../../api/client";
@@ -70,7 +70,9 @@ export function Denials({ tenant }: { tenant?: string }) {
             />
           </Group>
           <Loaded query={query}>{(summary) => <Counts summary={summary} table={as === "table"} />}</Loaded>
-          <Link href="/decisions?outcome=denied">Denied decisions</Link>
+          <Anchor component={Link} href="/decisions?outcome=denied">
+            Denied decisions
+          </Anchor>
         </>
       )}
     </Card>

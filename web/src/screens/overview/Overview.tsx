@@ -1,4 +1,4 @@
-import { Group, List, Paper, SimpleGrid, Stack, Text, Title } from "@mantine/core";
+import { Anchor, Group, List, Paper, SimpleGrid, Stack, Text, Title } from "@mantine/core";
 import type { ReactNode } from "react";
 import { Link } from "wouter";
 import { $api, type Schemas } from "../../api/client";
@@ -77,7 +77,9 @@ function OwnTenant({ own }: { own: Schemas["OwnTenant"] }) {
       {inForce && (requestable.data?.items?.length ?? 0) > 0 && (
         <Text size="sm" component="div">
           You can ask for {requestable.data!.items!.map((r) => r.role).join(", ")}:{" "}
-          <Link href={`/tenants/${encodeURIComponent(own.tenant)}/requests`}>ask for a role in {own.name}</Link>
+          <Anchor component={Link} href={`/tenants/${encodeURIComponent(own.tenant)}/requests`}>
+            ask for a role in {own.name}
+          </Anchor>
         </Text>
       )}
     </Card>
@@ -145,16 +147,18 @@ function TenantOverview({ tenant }: { tenant: string }) {
           )}
           {members.data && (
             <List.Item>
-              <Link href={`${to}/members`}>Members: {count(members.data)}</Link>
+              <Anchor component={Link} href={`${to}/members`}>
+                Members: {count(members.data)}
+              </Anchor>
             </List.Item>
           )}
           {requests.data && (
             <List.Item>
-              <Link href={`${to}/requests`}>
+              <Anchor component={Link} href={`${to}/requests`}>
                 {requests.data.items?.length
                   ? `Requests that wait for a decision: ${count(requests.data)}`
                   : "No request waits for a decision"}
-              </Link>
+              </Anchor>
             </List.Item>
           )}
         </List>

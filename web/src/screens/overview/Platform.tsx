@@ -1,4 +1,4 @@
-import { Alert, Group, List, SimpleGrid, Stack, Text } from "@mantine/core";
+import { Alert, Anchor, Group, List, SimpleGrid, Stack, Text } from "@mantine/core";
 import { IconAlertTriangle, IconCircleCheck } from "@tabler/icons-react";
 import type { ReactNode } from "react";
 import { Link } from "wouter";
@@ -64,7 +64,9 @@ function State({ overview: o }: { overview: Schemas["OverviewBody"] }) {
           ) : (
             <Text size="sm">No policy is active: every request is denied.</Text>
           )}
-          <Link href="/policy">Policy</Link>
+          <Anchor component={Link} href="/policy">
+            Policy
+          </Anchor>
         </Card>
         <Card title="Outbox">
           <Facts
@@ -96,7 +98,9 @@ function State({ overview: o }: { overview: Schemas["OverviewBody"] }) {
               ["Compared", o.clients.drift ? <Time key="c" at={o.clients.drift.compared_at} ago /> : undefined],
             ]}
           />
-          <Link href="/clients">Clients</Link>
+          <Anchor component={Link} href="/clients">
+            Clients
+          </Anchor>
         </Card>
       </SimpleGrid>
       <Card title="Fleet">

@@ -1,3 +1,4 @@
+import { Anchor } from "@mantine/core";
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "wouter";
 import { api, type Schemas } from "../../api/client";
@@ -63,7 +64,9 @@ export function RecentChanges({ tenant }: { tenant?: string }) {
           )
         }
       </Loaded>
-      <Link href="/audit">All of the audit</Link>
+      <Anchor component={Link} href="/audit">
+        All of the audit
+      </Anchor>
     </Card>
   );
 }

@@ -1,0 +1,1 @@
+import{n as e}from"./IconCheck-XzjhtPNp.js";import{t}from"./jsx-runtime-Wy9s6hX0.js";var n=t();function r({value:t,maxHeight:r=400}){return(0,n.jsx)(e,{block:!0,tabIndex:0,mah:r,style:{overflow:`auto`},children:JSON.stringify(t,null,2)})}export{r as t};

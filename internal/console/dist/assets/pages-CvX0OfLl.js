@@ -1,0 +1,1 @@
+import{O as e,n as t}from"./client-3dsXLReM.js";function n(n,r,i={}){let{limit:a=200,...o}=i;return e({queryKey:[`pages`,n,r,a],initialPageParam:``,queryFn:async({pageParam:e,signal:i})=>{let o=r,{data:s}=await t.GET(n,{...o,signal:i,params:{...o.params,query:{...o.params?.query,limit:a,...e?{after:e}:{}}}});return s},getNextPageParam:e=>e.next||void 0,...o})}export{n as t};

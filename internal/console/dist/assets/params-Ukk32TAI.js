@@ -1,0 +1,1 @@
+import{a as e,n as t}from"./jsx-runtime-Wy9s6hX0.js";import{D as n}from"./client-3dsXLReM.js";var r=e(t(),1);function i(e){let[t,i]=n(),a=(0,r.useCallback)(t=>i(n=>{let r=new URLSearchParams(n);return t?r.set(e,t):r.delete(e),r},{replace:!0}),[e,i]);return[t.get(e)??``,a]}export{i as t};
