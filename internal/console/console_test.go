@@ -507,24 +507,24 @@ func TestALoginThatWasNotBegunHereFails(t *testing.T) {
 		return u.String()
 	}
 	fresh := func() *browser { return s.browser(s.replicas[0]) }
-	t.Run("another browser's: login CSRF", func(t *testing.T) {
+	t.Run("another browser's: login CSRF", func(*testing.T) {
 		attacker, victim := fresh(), fresh()
 		back := attacker.consent(attacker.begin(""), "bob")
 		in(victim, back, "login_expired")
 		victim.begin("") // with a login of the victim's own under way
 		in(victim, back, "login_failed")
 	})
-	t.Run("another state", func(t *testing.T) {
+	t.Run("another state", func(*testing.T) {
 		b := fresh()
 		in(b, change(b.consent(b.begin(""), "bob"), "state", "AAAAAAAAAAAAAAAAAAAAAAAAAA"), "login_failed")
 	})
-	t.Run("another login's code: PKCE", func(t *testing.T) {
+	t.Run("another login's code: PKCE", func(*testing.T) {
 		attacker, victim := fresh(), fresh()
 		stolen, err := url.Parse(attacker.consent(attacker.begin(""), "bob"))
 		s.ok(err)
 		in(victim, change(victim.consent(victim.begin(""), "alice"), "code", stolen.Query().Get("code")), "login_failed")
 	})
-	t.Run("another nonce", func(t *testing.T) {
+	t.Run("another nonce", func(*testing.T) {
 		b := fresh()
 		at := b.begin("")
 		q := at.Query()
@@ -532,11 +532,11 @@ func TestALoginThatWasNotBegunHereFails(t *testing.T) {
 		at.RawQuery = q.Encode()
 		in(b, b.consent(at, "bob"), "login_failed")
 	})
-	t.Run("another provider's: mix-up", func(t *testing.T) {
+	t.Run("another provider's: mix-up", func(*testing.T) {
 		b := fresh()
 		in(b, change(b.consent(b.begin(""), "bob"), "iss", "https://evil.example"), "login_failed")
 	})
-	t.Run("a token for another audience", func(t *testing.T) {
+	t.Run("a token for another audience", func(*testing.T) {
 		b := fresh()
 		at := b.begin("")
 		q := at.Query()
@@ -544,7 +544,7 @@ func TestALoginThatWasNotBegunHereFails(t *testing.T) {
 		at.RawQuery = q.Encode()
 		in(b, b.consent(at, "bob"), "login_failed")
 	})
-	t.Run("denied", func(t *testing.T) {
+	t.Run("denied", func(*testing.T) {
 		b := fresh()
 		in(b, b.consent(b.begin(""), "deny"), "access_denied")
 	})

@@ -75,13 +75,12 @@ func (s sealer) open(u use, sealed []byte) ([]byte, error) {
 var strict = base64.RawURLEncoding.Strict()
 
 // setCookie sets a cookie that scripts cannot read, for the external path of the console.
-func (c *Console) setCookie(w http.ResponseWriter, k http.Cookie, lifetime time.Duration) {
-	k.Path, k.HttpOnly, k.Secure = c.cookiePath, true, c.cookie != "iam-console"
-	k.MaxAge = int(lifetime.Seconds())
+func (c *Console) setCookie(w http.ResponseWriter, name, value string, site http.SameSite, lifetime time.Duration) {
+	k := http.Cookie{Name: name, Value: value, SameSite: site, Path: c.cookiePath, HttpOnly: true, Secure: c.cookie != "iam-console", MaxAge: int(lifetime.Seconds())} //nolint:gosec // Secure, unless CONSOLE_URL is http
 	if lifetime <= 0 {
 		k.MaxAge = -1
 	}
-	http.SetCookie(w, &k) //nolint:gosec // Secure, unless CONSOLE_URL is http
+	http.SetCookie(w, &k)
 }
 
 // sealed opens the cookie of a request.

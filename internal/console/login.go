@@ -64,7 +64,7 @@ func (c *Console) login(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	// Lax: the provider's redirect, which comes from another site, must bring it.
-	c.setCookie(w, http.Cookie{Name: c.cookie + "-login", Value: value, SameSite: http.SameSiteLaxMode}, loginLifetime)
+	c.setCookie(w, c.cookie+"-login", value, http.SameSiteLaxMode, loginLifetime)
 	redirect(w, http.StatusFound, c.provider.oauth(m).AuthCodeURL(t.State, c.provider.options(t.Verifier, t.Nonce)...))
 	return nil
 }
@@ -83,7 +83,7 @@ func failed(code string, err error) error { return &loginError{code, err} }
 // callback ends a login: the provider has sent the browser back.
 func (c *Console) callback(w http.ResponseWriter, r *http.Request) error {
 	t, begun := c.transaction(r)
-	c.setCookie(w, http.Cookie{Name: c.cookie + "-login", SameSite: http.SameSiteLaxMode}, 0) // once
+	c.setCookie(w, c.cookie+"-login", "", http.SameSiteLaxMode, 0) // once
 	ctx, cancel := context.WithTimeout(r.Context(), loginLimit)
 	defer cancel()
 	who, err := c.identify(ctx, r.URL.Query(), t, begun)

@@ -80,7 +80,7 @@ func (c *Console) begin(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	if err != nil {
 		return err
 	}
-	c.setCookie(w, http.Cookie{Name: c.cookie, Value: value, SameSite: http.SameSiteStrictMode}, c.cfg.Lifetime) //nolint:gosec // setCookie adds what is missing
+	c.setCookie(w, c.cookie, value, http.SameSiteStrictMode, c.cfg.Lifetime)
 	return nil
 }
 
@@ -220,7 +220,7 @@ func (c *Console) logout(w http.ResponseWriter, r *http.Request) error {
 	if err := c.cfg.Store.EndConsoleSession(r.Context(), s.ConsoleSession.ID); err != nil {
 		return err
 	}
-	c.setCookie(w, http.Cookie{Name: c.cookie, SameSite: http.SameSiteStrictMode}, 0) //nolint:gosec // setCookie adds what is missing
+	c.setCookie(w, c.cookie, "", http.SameSiteStrictMode, 0)
 	c.provider.revoke(r.Context(), s.tokens)
 	c.cfg.Log.InfoContext(r.Context(), "console logout", slog.String("issuer", s.Issuer), slog.String("subject", s.Subject), slog.String("request_id", problem.RequestID(r)))
 	return problem.Encode(w, http.StatusOK, map[string]string{"redirect": c.provider.endSession(r.Context(), s.tokens)})
