@@ -43,6 +43,23 @@ export class Admin {
     return text ? JSON.parse(text) : {};
   }
 
+  /** Sends a request whose response is no JSON. */
+  async bytes(method: string, path: string, body: unknown): Promise<ArrayBuffer> {
+    const response = await this.request(method, path, body);
+    if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`);
+    return response.arrayBuffer();
+  }
+
+  /** Uploads a bundle. */
+  async upload(path: string, bundle: ArrayBuffer): Promise<void> {
+    const response = await fetch(this.url + path, {
+      method: "POST",
+      headers: { Authorization: `Bearer ${this.bearer}`, "Content-Type": "application/gzip" },
+      body: bundle,
+    });
+    if (!response.ok) throw new Error(`POST ${path}: ${response.status} ${await response.text()}`);
+  }
+
   async status(path: string): Promise<number> {
     return (await this.request("GET", path)).status;
   }
