@@ -37,6 +37,7 @@ export class Person {
       viewport: { width: 1280, height: 800 },
       locale: "en-GB",
       timezoneId: "Europe/Berlin",
+      colorScheme: process.env.CONSOLE_COLOURS === "dark" ? "dark" : "light",
     });
     await context.grantPermissions(["clipboard-read", "clipboard-write"], {
       origin: new URL(inject("console")).origin,
