@@ -75,11 +75,8 @@ func (a *server) explainAny(ctx context.Context, c call, b explainBody) (explain
 		q.Now = b.At
 	}
 	var revision *policy.Revision // nil: the active one
-	now := a.Policies.InForce()
 	switch {
-	case b.Revision == "":
-	case now != nil && (b.Revision == now.ID || b.Revision == now.Digest):
-		revision = now // also where it is not stored: part of the program, or a folder
+	case b.Revision == "", a.isActive(b.Revision):
 	default:
 		read := admin.Task{Action: c.task.Action}
 		stored, err := admin.Do(ctx, a.Service, c.caller, read, func(ctx context.Context, w *admin.Work) (iam.PolicyRevision, error) {

@@ -97,7 +97,7 @@ func (a *server) baseFiles(ctx context.Context, c call, ref string) (digest stri
 		return "", nil, policy.ErrNoPolicy
 	case ref == "" || ref == activeRevision:
 		digest = now.Digest
-	case now != nil && iam.ValidPolicyRef(ref) && strings.HasPrefix(now.Digest, ref): // it may be local, or embedded
+	case a.isActive(ref):
 		digest = now.Digest
 	default:
 		stored, err := admin.Do(ctx, a.Service, c.caller, c.readOnly(), func(ctx context.Context, w *admin.Work) (iam.PolicyRevision, error) {
@@ -110,6 +110,13 @@ func (a *server) baseFiles(ctx context.Context, c call, ref string) (digest stri
 	}
 	files, err = a.Policies.Files(ctx, digest)
 	return digest, files, err
+}
+
+// isActive reports whether ref names the active revision of this replica, which may not be stored: it is local, or part of
+// the program.
+func (a *server) isActive(ref string) bool {
+	now := a.Policies.InForce()
+	return now != nil && iam.ValidPolicyRef(ref) && strings.HasPrefix(now.Digest, ref)
 }
 
 // draftFiles are the files of a draft: those of the base, with the changes.

@@ -239,6 +239,11 @@ func TestADecisionIsFoundAgainAndExplained(t *testing.T) {
 	if r.field("allow") != true || !strings.Contains(r.field("text").(string), "granted by:\n  member:") {
 		t.Errorf("frank: %s", r)
 	}
+	// The active revision can be named, also where it is not stored.
+	active := w.Engine.Revision().ID
+	if r = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"subject": "frank", "tenant": "acme", "revision": active}); r.field("revision") != active {
+		t.Errorf("another revision is explained: %s", r)
+	}
 	r = w.want(200, "audrey", "POST", "/v1/policy/explain", map[string]any{"token": w.Mint("stranger", nil)})
 	if r.field("code") != "user_unknown" {
 		t.Errorf("a stranger: %s", r)

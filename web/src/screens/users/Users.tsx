@@ -13,6 +13,7 @@ import { Page } from "../../components/Page";
 import { Status } from "../../components/Status";
 import { Empty } from "../../components/states";
 import { useParam } from "../tenants/params";
+import { type Subject, SubjectFields, subjectOf } from "./SubjectFields";
 
 export type UserBody = Schemas["UserBody"];
 export const platformRoles = ["platform-admin", "policy-admin", "auditor"] as const;
@@ -131,8 +132,7 @@ export default function Users() {
 function CreateUser({ onClose }: { onClose: () => void }) {
   const me = useMe();
   const changed = useChanged();
-  const [subject, setSubject] = useState("");
-  const [issuer, setIssuer] = useState(me.data?.issuer ?? "");
+  const [who, setWho] = useState<Subject>({ subject: "", issuer: me.data?.issuer ?? "" });
   const [roles, setRoles] = useState<string[]>([]);
   const [tenant, setTenant] = useState("");
   const [attributes, setAttributes] = useState("");
@@ -141,43 +141,25 @@ function CreateUser({ onClose }: { onClose: () => void }) {
       title="Create a user"
       submitLabel="Create"
       onClose={onClose}
-      disabled={!subject || !parseAttributes(attributes)}
+      disabled={!who.subject || !parseAttributes(attributes)}
       submit={async (key) => {
         const { data } = await api.POST("/v1/users", {
           params: { header: { "Idempotency-Key": key } },
           body: {
-            subject,
-            ...(issuer.trim() ? { issuer: issuer.trim() } : {}),
+            ...subjectOf(who),
             ...(tenant.trim() ? { default_tenant: tenant.trim() } : {}),
             platform_roles: roles as PlatformRole[],
             attributes: parseAttributes(attributes),
           },
         });
         await changed("/v1/users");
-        done(`${subject} is created`);
+        done(`${who.subject} is created`);
         navigate(`/users/${data!.id}`);
       }}
     >
       {(at) => (
         <>
-          <TextInput
-            label="Subject"
-            description="As in the sub claim of their tokens."
-            required
-            data-autofocus
-            value={subject}
-            onChange={(e) => setSubject(e.currentTarget.value)}
-            error={at("/subject")}
-            maxLength={255}
-          />
-          <TextInput
-            label="Issuer"
-            description="Of their tokens. Empty: R-Auth."
-            value={issuer}
-            onChange={(e) => setIssuer(e.currentTarget.value)}
-            error={at("/issuer")}
-            maxLength={512}
-          />
+          <SubjectFields value={who} onChange={setWho} at={at} />
           <PlatformRoles value={roles} onChange={setRoles} error={at("/platform_roles")} />
           <TextInput
             label="Default tenant"

@@ -13,6 +13,7 @@ import {
   FormModal,
   parseAttributes,
 } from "../../../components/form";
+import { type Subject, SubjectFields, subjectOf } from "../../users/SubjectFields";
 import { useLeaving } from "../leaving";
 import { RolesSelect, useRoles } from "../roles/RolesSelect";
 
@@ -184,8 +185,7 @@ export function AddMember({
   issuer: string;
   onClose: (added?: string) => void;
 }) {
-  const [given, setIssuer] = useState(issuer);
-  const [subject, setSubject] = useState("");
+  const [who, setWho] = useState<Subject>({ subject: "", issuer });
   const [draft, setDraft] = useState<Draft>({ roles: [], terms: {}, expires: undefined, attributes: "" });
   const pages = usePagesCache<MemberBody>("/v1/tenants/{tenant}/members");
   const changed = useChanged();
@@ -194,38 +194,21 @@ export function AddMember({
       title="Add a member"
       submitLabel="Add"
       onClose={() => onClose()}
-      disabled={!subject || !parseAttributes(draft.attributes)}
+      disabled={!who.subject || !parseAttributes(draft.attributes)}
       submit={async (key) => {
         const { data } = await api.POST("/v1/tenants/{tenant}/members", {
           params: { path: { tenant }, header: { "Idempotency-Key": key } },
-          body: { ...(given.trim() ? { issuer: given.trim() } : {}), subject, ...membershipFrom(draft, "active") },
+          body: { ...subjectOf(who), ...membershipFrom(draft, "active") },
         });
         await Promise.all([pages.reset(), changed("/v1/users")]);
-        done(`${subject} is a member`);
+        done(`${who.subject} is a member`);
         onClose(data!.user);
         return false; // closed already
       }}
     >
       {(at) => (
         <>
-          <TextInput
-            label="Subject"
-            description="As in the sub claim of their tokens."
-            required
-            data-autofocus
-            value={subject}
-            onChange={(e) => setSubject(e.currentTarget.value)}
-            error={at("/subject")}
-            maxLength={255}
-          />
-          <TextInput
-            label="Issuer"
-            description="Of their tokens. Empty: R-Auth."
-            value={given}
-            onChange={(e) => setIssuer(e.currentTarget.value)}
-            error={at("/issuer")}
-            maxLength={512}
-          />
+          <SubjectFields value={who} onChange={setWho} at={at} />
           <MembershipFields tenant={tenant} draft={draft} onChange={setDraft} at={at} />
         </>
       )}
