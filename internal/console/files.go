@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"path"
 	"strings"
+	"sync"
 
 	"iam-service/internal/iam"
 )
@@ -28,15 +29,16 @@ type files struct {
 	other map[string]file // by path below dist
 }
 
-// file is a file in each encoding that it has.
+// file is a file, and its compressed form.
 type file struct {
 	contentType  string
 	cacheControl string
-	etag         string // without the encoding
-	bytes        map[string][]byte
+	etag         string // of the file as it is
+	plain        []byte
+	gzip         func() []byte // compresses on the first call, so that no start waits for it; nil: not worth it
 }
 
-// readFiles reads the built page. What the build has not compressed is compressed once, here.
+// readFiles reads the built page.
 func readFiles() (*files, error) {
 	all := &files{other: map[string]file{}}
 	root, err := fs.Sub(dist, "dist")
@@ -51,48 +53,41 @@ func readFiles() (*files, error) {
 		if err != nil {
 			return err
 		}
-		switch extension := path.Ext(name); {
-		case name == "index.html":
+		if name == "index.html" {
 			all.index = string(b)
-		case extension == ".br" || extension == ".gz":
-			all.encoded(strings.TrimSuffix(name, extension), map[string]string{".br": "br", ".gz": "gzip"}[extension], b)
-		default:
-			all.add(name, b)
+			return nil
 		}
+		all.other[name] = newFile(name, b)
 		return nil
 	})
 }
 
-func (f *files) encoded(name, encoding string, b []byte) {
-	of := f.other[name]
-	if of.bytes == nil {
-		of.bytes = map[string][]byte{}
-	}
-	of.bytes[encoding] = b
-	f.other[name] = of
-}
-
-func (f *files) add(name string, b []byte) {
-	f.encoded(name, "", b)
-	one := f.other[name]
+func newFile(name string, b []byte) file {
 	hash := sha256.Sum256(b)
-	one.etag = base64.RawURLEncoding.EncodeToString(hash[:12])
-	one.contentType = mime.TypeByExtension(path.Ext(name))
+	f := file{
+		contentType:  mime.TypeByExtension(path.Ext(name)),
+		cacheControl: "no-cache",
+		etag:         base64.RawURLEncoding.EncodeToString(hash[:12]),
+		plain:        b,
+	}
 	if text, ok := texts[path.Ext(name)]; ok {
-		one.contentType = text
-		if _, compressed := one.bytes["gzip"]; !compressed && len(b) > 1024 {
-			var z bytes.Buffer
-			w, _ := gzip.NewWriterLevel(&z, gzip.BestCompression) // the level is one
-			_, _ = w.Write(b)                                     // into memory
-			_ = w.Close()
-			one.bytes["gzip"] = z.Bytes()
+		f.contentType = text
+		if len(b) > 1024 {
+			f.gzip = sync.OnceValue(func() []byte { return compress(b) })
 		}
 	}
-	one.cacheControl = "no-cache"
 	if strings.HasPrefix(name, "assets/") { // their names have a hash
-		one.cacheControl = "public, max-age=31536000, immutable"
+		f.cacheControl = "public, max-age=31536000, immutable"
 	}
-	f.other[name] = one
+	return f
+}
+
+func compress(b []byte) []byte {
+	var z bytes.Buffer
+	w, _ := gzip.NewWriterLevel(&z, gzip.BestCompression) // the level is one
+	_, _ = w.Write(b)                                     // into memory
+	_ = w.Close()
+	return z.Bytes()
 }
 
 // texts are the types that are worth compressing; the system's own table of types could lack or change them.
@@ -112,41 +107,41 @@ func (f *files) serve(w http.ResponseWriter, r *http.Request, name string) error
 		return nil
 	}
 	one, ok := f.other[name]
-	if !ok || one.bytes[""] == nil {
+	if !ok {
 		return iam.Errorf(iam.NotFound, "no such path")
+	}
+	compressed := one.gzip != nil && acceptsGzip(r.Header.Get("Accept-Encoding"))
+	etag := `"` + one.etag + `"`
+	if compressed {
+		etag = `"` + one.etag + `gzip"`
 	}
 	h := w.Header()
 	h.Set("Cache-Control", one.cacheControl)
 	h.Set("Vary", "Accept-Encoding")
-	encoding := one.accepted(r.Header.Get("Accept-Encoding"))
-	etag := `"` + one.etag + encoding + `"`
 	h.Set("ETag", etag)
 	if r.Header.Get("If-None-Match") == etag {
 		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
 	h.Set("Content-Type", one.contentType)
-	if encoding != "" {
-		h.Set("Content-Encoding", encoding)
+	if compressed {
+		h.Set("Content-Encoding", "gzip")
+		respond(w, r, one.gzip())
+		return nil
 	}
-	respond(w, r, one.bytes[encoding])
+	respond(w, r, one.plain)
 	return nil
 }
 
-// accepted is the best encoding that a browser accepts (RFC 9110, section 12.5.3).
-func (f *file) accepted(accept string) string {
-	for _, encoding := range []string{"br", "gzip"} {
-		if f.bytes[encoding] == nil {
-			continue
-		}
-		for one := range strings.SplitSeq(accept, ",") {
-			name, weight, _ := strings.Cut(strings.ReplaceAll(one, " ", ""), ";")
-			if strings.EqualFold(name, encoding) && strings.Trim(strings.TrimPrefix(weight, "q="), "0.") != "" == (weight != "") {
-				return encoding
-			}
+// acceptsGzip reports whether a browser accepts gzip (RFC 9110, section 12.5.3).
+func acceptsGzip(accept string) bool {
+	for one := range strings.SplitSeq(accept, ",") {
+		name, weight, weighted := strings.Cut(strings.ReplaceAll(one, " ", ""), ";")
+		if strings.EqualFold(name, "gzip") {
+			return !weighted || strings.Trim(strings.TrimPrefix(weight, "q="), "0.") != ""
 		}
 	}
-	return ""
+	return false
 }
 
 // page serves index.html. Styles of components are inserted by scripts, so they have a nonce; scripts have none, since

@@ -166,7 +166,7 @@ func TestTheDefaultPolicyDecidesAsItDid(t *testing.T) {
 	t.Parallel()
 	n := 6000 // nightly
 	if testing.Short() {
-		n = 2000
+		n = 1500
 	}
 	before, err := os.ReadFile("testdata/claims_before.rego")
 	if err != nil {

@@ -89,7 +89,10 @@ func (f files) write(t testing.TB, dir string) string {
 func (f files) tarball(t testing.TB) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
+	z, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := tar.NewWriter(z)
 	all := f.complete()
 	for _, name := range slices.Sorted(maps.Keys(all)) {

@@ -66,7 +66,7 @@ func newServiceRole(t *testing.T, owner string) serviceRole {
 	t.Cleanup(func() { _ = conn.Close(ctx) })
 	u, err := url.Parse(owner)
 	must(t, err)
-	s := serviceRole{T: t, conn: conn, name: "rights_of_" + u.Query().Get("search_path"), url: u}
+	s := serviceRole{T: t, conn: conn, name: "rights_of_" + strings.TrimPrefix(u.Path, "/"), url: u}
 	s.exec(`CREATE ROLE ` + s.name + ` LOGIN PASSWORD 'secret'`)
 	t.Cleanup(func() {
 		s.exec(`DROP OWNED BY ` + s.name)

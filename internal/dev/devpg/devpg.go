@@ -7,6 +7,7 @@
 package devpg
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -42,6 +43,7 @@ type Options struct {
 	Dir      string    // folder of the cluster; created if absent
 	Port     int       // 0: a free one
 	Settings []string  // further settings of the server, as "fsync=off"
+	Auth     string    // how a new cluster authenticates (initdb --auth); "": scram-sha-256
 	Progress io.Writer // receives messages before long steps; nil: none
 }
 
@@ -75,7 +77,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Dir: dir, log: filepath.Join(dir, "server.log"), done: make(chan struct{})}
-	password, err := s.init(ctx, bin, who, o.Progress)
+	password, err := s.init(ctx, bin, who, o)
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +227,7 @@ func (s *Server) logTail() string {
 }
 
 // init creates the cluster if there is none, and returns the superuser's password.
-func (s *Server) init(ctx context.Context, bin string, who *syscall.Credential, progress io.Writer) (string, error) {
+func (s *Server) init(ctx context.Context, bin string, who *syscall.Credential, o Options) (string, error) {
 	passwordFile := filepath.Join(s.Dir, "password")
 	cluster := filepath.Join(s.Dir, "cluster")
 	if _, err := os.Stat(filepath.Join(cluster, "PG_VERSION")); err == nil {
@@ -235,7 +237,7 @@ func (s *Server) init(ctx context.Context, bin string, who *syscall.Credential, 
 		}
 		return string(password), nil
 	}
-	fmt.Fprintln(progress, "creating a PostgreSQL cluster in", s.Dir)
+	fmt.Fprintln(o.Progress, "creating a PostgreSQL cluster in", s.Dir)
 	password := rand.Text()
 	if err := os.WriteFile(passwordFile, []byte(password), 0o600); err != nil {
 		return "", fmt.Errorf("write the password of the cluster: %w", err)
@@ -250,7 +252,7 @@ func (s *Server) init(ctx context.Context, bin string, who *syscall.Credential, 
 	if err := os.RemoveAll(half); err != nil {
 		return "", fmt.Errorf("clear %s: %w", half, err)
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "-D", half, "-U", "postgres", "-A", "scram-sha-256",
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "-D", half, "-U", "postgres", "-A", cmp.Or(o.Auth, "scram-sha-256"),
 		"--pwfile", passwordFile, "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions")
 	cmd.Dir, cmd.Env = s.Dir, environment()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: who}

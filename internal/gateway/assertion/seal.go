@@ -144,12 +144,8 @@ func (e *Encryption) open(kid, fingerprint string, sealed []byte) ([]byte, error
 
 // generate creates a key that signs within a time.
 func generate(algorithm string, e *Encryption, now, from, until time.Time) (iam.AssertionKey, error) {
-	private, err := newPrivate(algorithm)
+	private, jwk, err := newKeyPair(algorithm)
 	if err != nil {
-		return iam.AssertionKey{}, err
-	}
-	jwk := jose.JSONWebKey{Key: private.Public(), Algorithm: algorithm, Use: "sig"}
-	if jwk.KeyID, err = thumbprint(jwk); err != nil {
 		return iam.AssertionKey{}, err
 	}
 	public, err := json.Marshal(jwk)
@@ -173,6 +169,21 @@ func generate(algorithm string, e *Encryption, now, from, until time.Time) (iam.
 		SignsUntil:     until,
 		PublishedUntil: until.Add(afterLast),
 	}, nil
+}
+
+// newKeyPair creates a key whose ID does not begin with "-", as one of 64 does: "assertion keys revoke" would take that for
+// a flag.
+func newKeyPair(algorithm string) (crypto.Signer, jose.JSONWebKey, error) {
+	for {
+		private, err := newPrivate(algorithm)
+		if err != nil {
+			return nil, jose.JSONWebKey{}, err
+		}
+		jwk := jose.JSONWebKey{Key: private.Public(), Algorithm: algorithm, Use: "sig"}
+		if jwk.KeyID, err = thumbprint(jwk); err != nil || !strings.HasPrefix(jwk.KeyID, "-") {
+			return private, jwk, err
+		}
+	}
 }
 
 func newPrivate(algorithm string) (crypto.Signer, error) {

@@ -210,3 +210,12 @@ func TestNoSecretIsPrintedOrAudited(t *testing.T) {
 		}
 	}
 }
+
+func TestNoKeyIDLooksLikeAFlag(t *testing.T) {
+	t.Parallel()
+	for range 1000 {
+		if _, jwk, err := newKeyPair("EdDSA"); err != nil || jwk.KeyID == "" || jwk.KeyID[0] == '-' {
+			t.Fatalf("%q, %v", jwk.KeyID, err)
+		}
+	}
+}

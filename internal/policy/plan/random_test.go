@@ -336,7 +336,7 @@ func TestRandomPoliciesEvaluateAsInTopdown(t *testing.T) {
 	t.Parallel()
 	seeds := uint64(20_000) // nightly; each has four questions
 	if testing.Short() {
-		seeds = 1500
+		seeds = 500
 	}
 	counts := map[outcome]int{}
 	for seed := range seeds {
