@@ -6,8 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -29,11 +27,6 @@ type testMain struct{ m *testing.M }
 
 func (t testMain) Run() int {
 	flag.Parse() // for testing.Short
-	// Most of the time a script waits for programs that start or for moments that come, so that twice as many run at once.
-	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
 	dir, err := buildProgram()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "build the program without the race detector:", err)

@@ -7,12 +7,15 @@ package pgtest
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -28,9 +31,13 @@ import (
 )
 
 // Run runs the tests of a package and then stops the server that they share. TestMain calls it. Most memory of such
-// tests lives as long as a test: fewer collections save a tenth of their CPU.
+// tests lives as long as a test: fewer collections save a tenth of their CPU. They wait for PostgreSQL and for other
+// programs, so that twice as many as usual run at once.
 func Run(m *testing.M) int {
 	debug.SetGCPercent(400)
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		_ = parallel.Value.Set(strconv.Itoa(2 * runtime.GOMAXPROCS(0))) // it is a number
+	}
 	defer func() {
 		shared.Lock()
 		defer shared.Unlock()
@@ -82,8 +89,11 @@ func sharedServer(t testing.TB) *devpg.Server {
 }
 
 // disposable are settings of the shared server: no row outlives its test, so that there is nothing to recover, to
-// vacuum or to send to a standby.
-var disposable = []string{"autovacuum=off", "jit=off", "checkpoint_timeout=1h", "wal_level=minimal", "max_wal_senders=0"}
+// vacuum or to send to a standby; and its databases are small.
+var disposable = []string{
+	"autovacuum=off", "track_counts=off", "jit=off", "checkpoint_timeout=1h", "wal_level=minimal", "max_wal_senders=0",
+	"synchronous_commit=off", "shared_buffers=24MB",
+}
 
 func start(settings []string) (*devpg.Server, error) {
 	in := folder()
@@ -173,7 +183,7 @@ var template struct {
 	err error
 }
 
-// createTemplate creates the database that URL copies. Nobody connects to it again: PostgreSQL copies no database
+// createTemplate creates the database that URL copies. It is not connected to again: PostgreSQL copies no database
 // that is in use.
 func createTemplate(t testing.TB, server *devpg.Server) error {
 	t.Helper()
