@@ -349,9 +349,7 @@ func TestScripts(t *testing.T) {
 				"DATABASE_URL": database, "SERVICE_ROLE": role, "SERVICE_URL": service.String(), "PROXY_URL": proxy.URL, "RAUTH_URL": srv.URL, "RAUTH_AUDIENCES": devstack.Audience,
 				"GATEWAY_ADDR": "127.0.0.1:0", "ADMIN_ADDR": "127.0.0.1:0", "OPS_ADDR": "127.0.0.1:0", "SHUTDOWN_DELAY": "1s",
 				"ENRICH_DEADLINE": "10s", // the machine may be slow
-				// Each connection costs the two processes some 20 ms of CPU, and a script asks one thing at a time.
-				"DATABASE_FACTS_CONNS": "2", "DATABASE_ADMIN_CONNS": "3",
-				"TMPDIR": filepath.Join(env.WorkDir, "tmp"),
+				"TMPDIR":          filepath.Join(env.WorkDir, "tmp"),
 			} {
 				env.Setenv(name, v)
 			}
