@@ -29,7 +29,7 @@ RACE := -race -gcflags='github.com/open-policy-agent/opa/...=-race=false'
 # the detector in its own package.
 WITHOUT_RACE := ^iam-service/(cmd|docs|internal/(adminapi|cli|dev|gateway/(probe|setup)|policy/authoring)|migrations|policies)(/|$$)
 
-# Three packages at once, since tests wait for other processes; most memory of a test lives as long as the test, so that
+# Three packages at once on two processors, since tests wait for other processes; most memory of a test lives as long as the test, so that
 # fewer collections save CPU; the race detector need not wait a second at the end of each package; "go vet ./..." has run.
 SHORT := GOGC=400 GORACE=atexit_sleep_ms=10 go test -vet=off -p $$((($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2)) -short -timeout 15m
 

@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,11 +29,9 @@ import (
 	"iam-service/internal/postgres"
 )
 
-// Run runs the tests of a package and then stops the server that they share. TestMain calls it. Most memory of such
-// tests lives as long as a test: fewer collections save a tenth of their CPU. They wait for PostgreSQL and for other
-// programs, so that twice as many as usual run at once.
+// Run runs the tests of a package and then stops the server that they share. TestMain calls it. Such tests wait for
+// PostgreSQL and for other programs, so that twice as many as usual run at once.
 func Run(m *testing.M) int {
-	debug.SetGCPercent(400)
 	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
 		_ = parallel.Value.Set(strconv.Itoa(2 * runtime.GOMAXPROCS(0))) // it is a number
 	}

@@ -171,8 +171,8 @@ func generate(algorithm string, e *Encryption, now, from, until time.Time) (iam.
 	}, nil
 }
 
-// newKeyPair creates a key whose ID does not begin with "-", as one of 64 does: "assertion keys revoke" would take that for
-// a flag.
+// newKeyPair creates a key whose ID does not begin with "-", as one of 64 does: "assertion keys revoke" would take
+// that for a flag.
 func newKeyPair(algorithm string) (crypto.Signer, jose.JSONWebKey, error) {
 	for {
 		private, err := newPrivate(algorithm)
