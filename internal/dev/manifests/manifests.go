@@ -43,9 +43,12 @@ func program(module, name string) (string, error) {
 		path = sync.OnceValues(func() (string, error) {
 			find := exec.Command("go", "tool", "-modfile="+filepath.Join(".ci", module+".mod"), "-n", name)
 			find.Dir = Root()
-			out, err := find.CombinedOutput()
+			// With an empty module cache, Go writes what it downloads to the standard error.
+			var stderr bytes.Buffer
+			find.Stderr = &stderr
+			out, err := find.Output()
 			if err != nil {
-				return "", fmt.Errorf("build %s: %w: %s", name, err, out)
+				return "", fmt.Errorf("build %s: %w: %s", name, err, stderr.String())
 			}
 			return strings.TrimSpace(string(out)), nil
 		})
