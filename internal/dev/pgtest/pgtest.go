@@ -101,7 +101,7 @@ func start(settings []string) (*devpg.Server, error) {
 	}
 	return devpg.Start(context.Background(), devpg.Options{
 		Dir:      dir,
-		Auth:     "password", // SCRAM costs a client milliseconds of CPU for each connection
+		Auth:     "md5", // SCRAM costs the client or the server milliseconds of CPU for each connection
 		Settings: append([]string{"fsync=off", "full_page_writes=off", "max_connections=200"}, settings...),
 	})
 }
