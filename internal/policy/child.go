@@ -77,7 +77,7 @@ func (e *Engine) inChild(ctx context.Context, j gateJob) (left string, err error
 		return "", notCheckedError(err)
 	}
 	defer release()
-	limits, err1 := json.Marshal(childLimits{Memory: memory})
+	limits, err1 := json.Marshal(childLimits{Memory: memory, CPU: e.cfg.ChildCPU})
 	task, err2 := json.Marshal(j)
 	if err := errors.Join(err1, err2); err != nil {
 		return "", err
@@ -113,7 +113,7 @@ func (e *Engine) inChild(ctx context.Context, j gateJob) (left string, err error
 	case exit != nil && exit.ExitCode() == exitMemory:
 		return "", fmt.Errorf("it exceeds %d MB of memory: by its data, while compiling, or in its acceptance cases", memory>>20)
 	case exit != nil && exit.ExitCode() == exitTime:
-		return "", fmt.Errorf("it exceeds %s: while compiling, or in its acceptance cases", childCPUTime)
+		return "", fmt.Errorf("it exceeds %s: while compiling, or in its acceptance cases", cmp.Or(e.cfg.ChildCPU, childCPUTime))
 	case exit == nil && err != nil, exit != nil && !exit.Exited(): // killed, for instance by a system that is out of memory
 		return "", notCheckedError(err)
 	case err != nil:

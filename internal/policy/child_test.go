@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/bundle"
 	"go.uber.org/goleak"
@@ -99,6 +100,34 @@ func TestNoChildRunsForAnUnsignedBundle(t *testing.T) {
 	await.True(t, "what is signed comes into force", func() bool { return e.Revision() != nil })
 	if !ran() {
 		t.Error("no child ran for what is signed")
+	}
+}
+
+// The processor time of a child is limited, whichever part of the gate takes it.
+func TestACandidateThatDoesNotEndIsRejected(t *testing.T) {
+	t.Parallel()
+	doubled := "package iam.claims\n\n_t0 := [input.x, 1]\n\n_u0 := [input.x, 1]\n" // types that take OPA a year to compare
+	for n := range 60 {
+		doubled += fmt.Sprintf("\n_t%d := [_t%d, _t%d]\n\n_u%d := [_u%d, _u%d]\n", n+1, n, n, n+1, n, n)
+	}
+	for name, f := range map[string]files{
+		"compiling it": {"iam/claims/more.rego": doubled + "\n_never if _t60 == _u60\n"},
+		"an acceptance case": {
+			"iam/claims/p.rego": "package iam.claims\n\ndecision := {\"allow\": count([1 | some a in input.token.list; some b in input.token.list; some c in input.token.list; some d in input.token.list; a + b + c + d < 0]) == 0}\n",
+			"cases/c.yaml":      "cases:\n  - title: without end\n    input: {token: {list: [" + strings.Repeat("1, ", 200) + "1]}}\n    want: {allow: true}\n",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e, err := policy.NewEngine(policy.Config{Log: discard, Child: []string{os.Args[0], policy.ChildCommand}, ChildCPU: 2 * time.Second})
+			if err != nil {
+				t.Fatal(err)
+			}
+			const want = "it exceeds 2s: while compiling, or in its acceptance cases"
+			if err := e.SubmitPath(ctx, f.write(t, t.TempDir())); err == nil || !strings.Contains(err.Error(), want) || e.Revision() != nil {
+				t.Errorf("%v, want an error with %q", err, want)
+			}
+		})
 	}
 }
 

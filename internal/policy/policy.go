@@ -68,7 +68,8 @@ type Config struct {
 
 	// Child is the command line, beginning with the program's own name, that runs
 	// ServeGate in a child process. Empty: the gate runs in this process alone.
-	Child []string
+	Child    []string
+	ChildCPU time.Duration // processor time of a child for one candidate; 0: 10 s
 
 	Log         *slog.Logger
 	OnCandidate func(accepted bool) // called once for each candidate; may be nil

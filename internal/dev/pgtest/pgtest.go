@@ -39,6 +39,7 @@ func Run(m *testing.M) int {
 		shared.Lock()
 		defer shared.Unlock()
 		if shared.server != nil {
+			_ = shared.conn.Close(context.Background()) // the server ends
 			shared.server.Stop()
 			_ = os.RemoveAll(shared.server.Dir) // a leftover in the temporary folder does no harm
 		}
@@ -55,6 +56,7 @@ func (m Main) Run() int { return Run(m.M) }
 var shared struct {
 	sync.Mutex
 	server *devpg.Server
+	conn   *pgx.Conn // creates and drops databases
 }
 
 // Server starts a server for one test, such as a test that stops it.
@@ -80,7 +82,12 @@ func sharedServer(t testing.TB) *devpg.Server {
 		if err != nil {
 			t.Fatalf("this test needs PostgreSQL: %v", err)
 		}
-		shared.server = s
+		conn, err := pgx.Connect(context.Background(), s.URL)
+		if err != nil {
+			s.Stop()
+			t.Fatalf("connect: %v", err)
+		}
+		shared.server, shared.conn = s, conn
 	}
 	return shared.server
 }
@@ -139,7 +146,7 @@ func removeLeftovers(in string) {
 func EmptyURL(t testing.TB) string {
 	t.Helper()
 	server := sharedServer(t)
-	name := database(t, server, "template0")
+	name := database(t, "template0")
 	u := within(t, server.URL, name, name)
 	execute(t, u, "CREATE SCHEMA "+name)
 	return u
@@ -154,18 +161,18 @@ func URL(t testing.TB) string {
 	if template.err != nil {
 		t.Fatalf("migrate: %v", template.err)
 	}
-	u := within(t, server.URL, database(t, server, templateName), schemaName)
+	u := within(t, server.URL, database(t, templateName), schemaName)
 	// A copy is the same instance of the service, in another place. Each test has an instance of its own.
 	execute(t, u, "UPDATE instance SET id = gen_random_uuid(), home = iam_home()")
 	return u
 }
 
 // database creates a database as a copy of another one, for as long as the test runs, and returns its name.
-func database(t testing.TB, server *devpg.Server, of string) string {
+func database(t testing.TB, of string) string {
 	t.Helper()
 	name := "t_" + strings.ReplaceAll(uuid.NewString(), "-", "")
-	execute(t, server.URL, "CREATE DATABASE "+name+" TEMPLATE "+of+" STRATEGY file_copy")
-	t.Cleanup(func() { execute(t, server.URL, "DROP DATABASE "+name+" WITH (FORCE)") })
+	administer(t, "CREATE DATABASE "+name+" TEMPLATE "+of+" STRATEGY file_copy")
+	t.Cleanup(func() { administer(t, "DROP DATABASE "+name+" WITH (FORCE)") })
 	return name
 }
 
@@ -184,7 +191,7 @@ var template struct {
 // that is in use.
 func createTemplate(t testing.TB, server *devpg.Server) error {
 	t.Helper()
-	execute(t, server.URL, "CREATE DATABASE "+templateName)
+	administer(t, "CREATE DATABASE "+templateName)
 	u := within(t, server.URL, templateName, schemaName)
 	execute(t, u, "CREATE SCHEMA "+schemaName)
 	_, err := postgres.Migrate(context.Background(), u, postgres.Up)
@@ -203,6 +210,16 @@ func within(t testing.TB, server, database, schema string) string {
 	q.Set("search_path", schema)
 	u.RawQuery = q.Encode()
 	return u.String()
+}
+
+// administer runs a statement in the shared server.
+func administer(t testing.TB, statement string) {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	if _, err := shared.conn.Exec(context.Background(), statement); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
 }
 
 // execute runs a statement on a connection of its own.
