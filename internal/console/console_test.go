@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/cookiejar"
-	"net/http/httptest"
 	"net/url"
 	"os"
 	"slices"
@@ -24,8 +23,7 @@ import (
 	"iam-service/internal/dev/freeport"
 	"iam-service/internal/dev/logbuffer"
 	"iam-service/internal/dev/pgtest"
-	"iam-service/internal/iam"
-	"iam-service/internal/postgres"
+	"iam-service/internal/dev/world"
 	"iam-service/internal/server"
 	"iam-service/internal/telemetry"
 )
@@ -46,23 +44,13 @@ type site struct {
 // newSite starts as many replicas. settings go over the usual ones.
 func newSite(t testing.TB, replicas int, settings ...string) *site {
 	t.Helper()
-	s := &site{TB: t, database: pgtest.URL(t), key: strings.Repeat("key-of-the-tests.", 3), logs: &logbuffer.Buffer{}}
-	var handler http.Handler
-	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
-	t.Cleanup(provider.Close)
-	var err error
-	s.rauth, err = devrauth.NewShared(provider.URL, devstack.Audience, "main")
-	s.ok(err)
-	handler = s.rauth.Handler()
+	s := &site{TB: t, rauth: world.Provider(t, "main"), key: strings.Repeat("key-of-the-tests.", 3), logs: &logbuffer.Buffer{}}
+	s.database = world.SampleURL(t, s.rauth.Issuer)
 	s.rauth.Users = map[string]map[string]any{}
 	for _, name := range []string{"root", "tina", "alice", "bob", "audrey"} {
 		s.rauth.Users[name] = map[string]any{"sub": name}
 	}
 	s.rauth.Clients = []devrauth.Client{{ID: "console", Scopes: []string{"openid", "offline_access"}, Audience: []string{devstack.AdminAudience, "elsewhere"}}}
-	db, err := postgres.Open(t.Context(), postgres.Config{URL: s.database, Issuers: iam.Issuers{{URL: s.rauth.Issuer, Tenants: []string{"*"}, Platform: true}}}, slog.New(slog.DiscardHandler), nil)
-	s.ok(err)
-	defer db.Close()
-	s.ok(devstack.LoadSample(t.Context(), db, s.rauth.Issuer))
 	for range replicas {
 		s.replica(settings...)
 	}

@@ -1,7 +1,6 @@
 package console_test
 
 import (
-	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -12,21 +11,15 @@ import (
 	"iam-service/internal/dev/devrauth"
 	"iam-service/internal/dev/devstack"
 	"iam-service/internal/dev/logbuffer"
-	"iam-service/internal/dev/pgtest"
-	"iam-service/internal/iam"
-	"iam-service/internal/postgres"
+	"iam-service/internal/dev/world"
 )
 
 // The whole life of a session with Ory Hydra as R-Auth: the development one must be no kinder.
 func TestAPersonSignsInByOryHydra(t *testing.T) {
 	t.Parallel()
 	h := devhydra.ForTest(t)
-	s := &site{TB: t, database: pgtest.URL(t), key: strings.Repeat("key-of-the-tests.", 3), logs: &logbuffer.Buffer{}}
+	s := &site{TB: t, database: world.SampleURL(t, h.Issuer), key: strings.Repeat("key-of-the-tests.", 3), logs: &logbuffer.Buffer{}}
 	s.rauth = &devrauth.Server{Issuer: h.Issuer, Clients: []devrauth.Client{{}}} // its addresses alone
-	db, err := postgres.Open(t.Context(), postgres.Config{URL: s.database, Issuers: iam.Issuers{{URL: h.Issuer, Tenants: []string{"*"}, Platform: true}}}, slog.New(slog.DiscardHandler), nil)
-	s.ok(err)
-	defer db.Close()
-	s.ok(devstack.LoadSample(t.Context(), db, h.Issuer))
 	console := s.replica("RAUTH_TOKEN_TYPES=at+jwt,JWT", "START_TIMEOUT=60s") // Hydra creates its keys when they are first asked for
 	s.ok(h.Client(t.Context(), map[string]any{
 		"client_id": "console", "grant_types": []string{"authorization_code", "refresh_token"}, "response_types": []string{"code"},

@@ -156,14 +156,22 @@ func EmptyURL(t testing.TB) string {
 // migrates: a copy takes PostgreSQL a fifth of the time, and the system tables stay small.
 func URL(t testing.TB) string {
 	t.Helper()
+	return FilledURL(t, "", nil, "")
+}
+
+// FilledURL is URL with the rows that fill writes, which runs once for all tests of a package that give the same
+// name. In each copy, the statements of adapt run without triggers.
+func FilledURL(t testing.TB, name string, fill func(url string) error, adapt string) string {
+	t.Helper()
 	server := sharedServer(t)
-	template.Do(func() { template.err = createTemplate(t, server) })
+	template := templateOf(name)
+	template.Do(func() { template.err = createTemplate(t, server, template.database, fill) })
 	if template.err != nil {
-		t.Fatalf("migrate: %v", template.err)
+		t.Fatalf("create the database that is copied: %v", template.err)
 	}
-	u := within(t, server.URL, database(t, templateName), schemaName)
+	u := within(t, server.URL, database(t, template.database), schemaName)
 	// A copy is the same instance of the service, in another place. Each test has an instance of its own.
-	execute(t, u, "UPDATE instance SET id = gen_random_uuid(), home = iam_home()")
+	execute(t, u, "SET session_replication_role = replica; UPDATE instance SET id = gen_random_uuid(), home = iam_home(); "+adapt)
 	return u
 }
 
@@ -176,26 +184,43 @@ func database(t testing.TB, of string) string {
 	return name
 }
 
-// The database that URL copies, and the schema in it.
-const (
-	templateName = "iam_template"
-	schemaName   = "iam_test"
-)
+// schemaName is the schema in each migrated database.
+const schemaName = "iam_test"
 
-var template struct {
+// A template is a database that is copied.
+type template struct {
 	sync.Once
-	err error
+	database string
+	err      error
 }
 
-// createTemplate creates the database that URL copies. It is not connected to again: PostgreSQL copies no database
-// that is in use.
-func createTemplate(t testing.TB, server *devpg.Server) error {
+var templates = struct {
+	sync.Mutex
+	byName map[string]*template
+}{byName: map[string]*template{}}
+
+func templateOf(name string) *template {
+	templates.Lock()
+	defer templates.Unlock()
+	t, known := templates.byName[name]
+	if !known {
+		t = &template{database: fmt.Sprintf("iam_template_%d", len(templates.byName))}
+		templates.byName[name] = t
+	}
+	return t
+}
+
+// createTemplate creates the database that FilledURL copies. It is not connected to again: PostgreSQL copies no
+// database that is in use.
+func createTemplate(t testing.TB, server *devpg.Server, name string, fill func(url string) error) error {
 	t.Helper()
-	administer(t, "CREATE DATABASE "+templateName)
-	u := within(t, server.URL, templateName, schemaName)
+	administer(t, "CREATE DATABASE "+name)
+	u := within(t, server.URL, name, schemaName)
 	execute(t, u, "CREATE SCHEMA "+schemaName)
-	_, err := postgres.Migrate(context.Background(), u, postgres.Up)
-	return err
+	if _, err := postgres.Migrate(context.Background(), u, postgres.Up); err != nil || fill == nil {
+		return err
+	}
+	return fill(u)
 }
 
 // within returns the URL of a schema in a database of the server.

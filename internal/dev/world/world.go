@@ -152,8 +152,9 @@ func New(t testing.TB, s Settings) *World {
 
 func (w *World) openDatabase(ctx context.Context, s Settings) {
 	w.Helper()
-	if w.DatabaseURL == "" {
-		w.DatabaseURL = pgtest.URL(w)
+	own := w.DatabaseURL == ""
+	if own {
+		w.DatabaseURL = SampleURL(w, w.RAuth.Issuer)
 	}
 	var err error
 	w.DB, err = postgres.Open(ctx, postgres.Config{
@@ -165,7 +166,29 @@ func (w *World) openDatabase(ctx context.Context, s Settings) {
 	}, slog.New(slog.DiscardHandler), nil)
 	w.OK(err)
 	w.Cleanup(w.DB.Close)
-	w.OK(devstack.LoadSample(ctx, w.DB, w.RAuth.Issuer))
+	if !own {
+		w.OK(devstack.LoadSample(ctx, w.DB, w.RAuth.Issuer))
+	}
+}
+
+// SampleURL returns the URL of a database with the sample data of an issuer, which lives as long as the test. The
+// data is written once, for another issuer, and copied.
+func SampleURL(t testing.TB, issuer string) string {
+	t.Helper()
+	const another = "https://issuer.invalid"
+	fill := func(url string) error {
+		db, err := postgres.Open(t.Context(), postgres.Config{URL: url, Issuers: iam.Issuers{{URL: another, Tenants: []string{"*"}, Platform: true}}}, slog.New(slog.DiscardHandler), nil)
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		return devstack.LoadSample(t.Context(), db, another)
+	}
+	var adapt strings.Builder
+	for _, table := range []string{"users", "mappings", "clients"} {
+		fmt.Fprintf(&adapt, "UPDATE %s SET issuer = '%s'; ", table, issuer)
+	}
+	return pgtest.FilledURL(t, "sample", fill, adapt.String())
 }
 
 func (w *World) openVerifier(running context.Context) {
