@@ -20,7 +20,7 @@ func TestAPersonSignsInByOryHydra(t *testing.T) {
 	h := devhydra.ForTest(t)
 	s := &site{TB: t, database: world.SampleURL(t, h.Issuer), key: strings.Repeat("key-of-the-tests.", 3), logs: &logbuffer.Buffer{}}
 	s.rauth = &devrauth.Server{Issuer: h.Issuer, Clients: []devrauth.Client{{}}} // its addresses alone
-	console := s.replica("RAUTH_TOKEN_TYPES=at+jwt,JWT", "START_TIMEOUT=60s") // Hydra creates its keys when they are first asked for
+	console := s.replica("RAUTH_TOKEN_TYPES=at+jwt,JWT", "START_TIMEOUT=60s")    // Hydra creates its keys when they are first asked for
 	s.ok(h.Client(t.Context(), map[string]any{
 		"client_id": "console", "grant_types": []string{"authorization_code", "refresh_token"}, "response_types": []string{"code"},
 		"redirect_uris": []string{console + "/callback"}, "post_logout_redirect_uris": []string{console + "/"},
