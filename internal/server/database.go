@@ -61,15 +61,33 @@ func (s *service) openDatabase(start context.Context) error {
 // awaitSchema returns when the schema is new enough. It does not wait where waiting cannot help: the schema is too old,
 // or the server refuses the user or the database.
 func (s *service) awaitSchema(start context.Context) error {
+	err := retryDuring(start, func() error {
+		err := s.db.CheckSchema(start)
+		if _, old := errors.AsType[*postgres.OldSchemaError](err); old || postgres.Refused(err) {
+			return backoff.Permanent(err)
+		}
+		return err
+	})
+	if err == nil {
+		return nil
+	}
+	if old, ok := errors.AsType[*postgres.OldSchemaError](err); ok {
+		return fmt.Errorf("database (DATABASE_URL): %w", old)
+	}
+	return s.databaseFault("cannot use PostgreSQL", err)
+}
+
+// retryDuring calls attempt, with pauses that grow to a second, until it succeeds, returns a backoff.PermanentError, or
+// start ends. It returns the last failure, but not that of an attempt which the end of start has cut off, if there is
+// another: it says nothing about the dependency.
+func retryDuring(start context.Context, attempt func() error) error {
 	var last error
 	_, err := backoff.Retry(start, func() (struct{}, error) {
-		if last = s.db.CheckSchema(start); last == nil {
-			return struct{}{}, nil
+		err := attempt()
+		if last == nil || start.Err() == nil {
+			last = err
 		}
-		if _, old := errors.AsType[*postgres.OldSchemaError](last); old || postgres.Refused(last) {
-			return struct{}{}, backoff.Permanent(last)
-		}
-		return struct{}{}, last
+		return struct{}{}, err
 	}, backoff.WithBackOff(&backoff.ExponentialBackOff{
 		InitialInterval:     100 * time.Millisecond,
 		RandomizationFactor: .2,
@@ -79,10 +97,7 @@ func (s *service) awaitSchema(start context.Context) error {
 	if err == nil {
 		return nil
 	}
-	if old, ok := errors.AsType[*postgres.OldSchemaError](last); ok {
-		return fmt.Errorf("database (DATABASE_URL): %w", old)
-	}
-	return s.databaseFault("cannot use PostgreSQL", last)
+	return last
 }
 
 // databaseFault names the variable and the server of a fault.
@@ -93,7 +108,11 @@ func (s *service) databaseFault(what string, err error) error {
 // warmPools returns when each pool has a connection over which look-ups were done. Connections that the server has no
 // room for now are reported, and opened later.
 func (s *service) warmPools(start context.Context) error {
-	missing, err := backoff.Retry(start, func() (int, error) { return s.db.Warm(start) }, backoff.WithMaxElapsedTime(0))
+	missing := 0
+	err := retryDuring(start, func() (err error) {
+		missing, err = s.db.Warm(start)
+		return err
+	})
 	if err != nil {
 		return s.databaseFault("cannot open a connection to PostgreSQL for each pool", err)
 	}
