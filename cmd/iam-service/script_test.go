@@ -23,14 +23,12 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/rogpeppe/go-internal/testscript"
 	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
@@ -459,40 +457,6 @@ func (l *load) end() error {
 		return fmt.Errorf("under load there was %v; %s", l.asked, l.bad)
 	}
 	return nil
-}
-
-// natsServer is NATS with JetStream in process.
-type natsServer struct {
-	dir string
-	ns  *natsserver.Server
-}
-
-func (n *natsServer) start(addr string) error {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return err
-	}
-	p, err := strconv.Atoi(port)
-	if err != nil {
-		return err
-	}
-	n.ns, err = natsserver.NewServer(&natsserver.Options{Host: host, Port: p, JetStream: true, StoreDir: n.dir, NoSigs: true, NoLog: true})
-	if err != nil {
-		return err
-	}
-	go n.ns.Start()
-	if !n.ns.ReadyForConnections(time.Minute) {
-		return errors.New("NATS does not answer")
-	}
-	return nil
-}
-
-func (n *natsServer) stop() {
-	if n.ns != nil {
-		n.ns.Shutdown()
-		n.ns.WaitForShutdown()
-		n.ns = nil
-	}
 }
 
 // uncompressed reads the body of a request, which the sender may have compressed.

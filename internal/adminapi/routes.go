@@ -1,3 +1,6 @@
+// All routes of the admin API, in one file: what a route accepts and returns is read here, and the OpenAPI document
+// follows from it.
+
 package adminapi
 
 import (

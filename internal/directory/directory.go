@@ -494,22 +494,3 @@ func build(ctx context.Context, loader Loader, issuers iam.Issuers, of named) (*
 		return nil, 0, fmt.Errorf("no document is of kind %q", of.kind)
 	}
 }
-
-// Stats are figures since the start; those of the caches are partly of now.
-type Stats struct {
-	Present, Absent bounded.Stats
-	Loads, Failures int64
-}
-
-// Stats returns the figures of the store.
-func (s *Store) Stats() Stats {
-	return Stats{Present: s.present.Stats(), Absent: s.absent.Stats(), Loads: s.loads.Load(), Failures: s.failures.Load()}
-}
-
-// Causes are the names of what invalidates facts, for metrics.
-var Causes = map[string]Kind{
-	"user": User, "tenant": Tenant, "client": Client, "members": Members, "global_roles": GlobalRoles, "everything": everything,
-}
-
-// Invalidations counts the invalidations by cause.
-func (s *Store) Invalidations(cause Kind) int64 { return s.invalidations[cause].Load() }

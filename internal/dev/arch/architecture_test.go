@@ -1,9 +1,11 @@
 package arch_test
 
 import (
+	"bytes"
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -187,5 +189,35 @@ func TestTheProductionProgramHasNoDevelopmentParts(t *testing.T) {
 				t.Errorf("cmd/iam-service carries %s", dep)
 			}
 		}
+	}
+}
+
+// A file reads top to bottom. One that is longer than a reader holds says why, in a comment before its package clause.
+func TestALongFileSaysWhyItIsOneFile(t *testing.T) {
+	t.Parallel()
+	const most = 500 // lines
+	long := 0
+	err := filepath.WalkDir("../../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".go" {
+			if err == nil && d.IsDir() && (d.Name() == "web" || strings.HasPrefix(d.Name(), ".") && d.Name() != "..") {
+				return fs.SkipDir
+			}
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil || bytes.Count(text, []byte("\n")) <= most {
+			return err
+		}
+		long++
+		if before, _, _ := strings.Cut(string(text), "\npackage "); !strings.Contains(before, "one file") {
+			t.Errorf("%s has more than %d lines: split it, or say before its package clause why it is one file", path, most)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if long == 0 {
+		t.Error("no file is long: the test finds none")
 	}
 }

@@ -1,7 +1,8 @@
 // Package defences is the list of this service's defences against the attacks that SECURITY.md names, each with the test
 // that fails without it.
 //
-// It owns the list. internal/dev/defences/takeout takes each out in turn; docs_test compares SECURITY.md with it.
+// It owns the list, which is one file, since it is read beside SECURITY.md: docs_test compares them.
+// internal/dev/defences/takeout takes each defence out in turn.
 package defences
 
 import "slices"
