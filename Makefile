@@ -27,7 +27,7 @@ run: need-go ## run the service with PostgreSQL, R-Auth and NATS embedded, and s
 RACE := -race -gcflags='github.com/open-policy-agent/opa/...=-race=false'
 # Packages whose own code shares no memory between goroutines: commands, tools, handlers and rules over what is tested
 # with the detector in its own package, and the machine of policies, which internal/policy runs.
-WITHOUT_RACE := ^iam-service/(cmd|docs|internal/(admin|adminapi|cli|dev|gateway/(authzen|probe|setup)|iam|policy/(authoring|plan))|migrations|policies)(/|$$)
+WITHOUT_RACE := ^iam-service/(cmd|docs|internal/(admin|adminapi|cli|dev|gateway/(authzen|probe|setup)|iam|policy/(authoring|builtins|plan))|migrations|policies)(/|$$)
 
 # Three packages at once on two processors, since tests wait for other processes; most memory of a test lives as long as the test, so that
 # fewer collections save CPU; the race detector need not wait a second at the end of each package; "go vet ./..." has run.

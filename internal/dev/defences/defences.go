@@ -325,7 +325,7 @@ var core = []Defence{
 	{
 		Threat: "Rego sandbox", File: "internal/policy/capabilities.go",
 		Code: "var AllowedBuiltins = []string{", Without: "var AllowedBuiltins = []string{\n\t\"opa.runtime\",",
-		Package: "./internal/policy", Test: "TestWhatReachesOutsideIsNotAllowed",
+		Package: "./internal/policy/builtins", Test: "TestWhatReachesOutsideIsNotAllowed",
 	},
 	{
 		Threat: "wrong evaluation", File: "internal/policy/program.go",
@@ -350,7 +350,7 @@ var core = []Defence{
 	{
 		Threat: "hostile builtin", File: "internal/policy/capabilities.go",
 		Code: "var AllowedBuiltins = []string{", Without: "var AllowedBuiltins = []string{\n\t\"bits.lsh\",",
-		Package: "./internal/policy", Test: "TestEachAllowedBuiltinEndsSoonWithHostileArguments",
+		Package: "./internal/policy/builtins", Test: "TestEachAllowedBuiltinEndsSoonWithHostileArguments",
 	},
 	{
 		Threat: "issuer crossing", File: "internal/enrich/evaluate.go",

@@ -1,6 +1,6 @@
 //go:build !race
 
-package policy
+package builtins_test
 
 // raceSlowdown is 1: nothing slows us down.
 const raceSlowdown = 1

@@ -1,6 +1,6 @@
 //go:build race
 
-package policy
+package builtins_test
 
 // raceSlowdown is how much longer things may take under the race detector.
 const raceSlowdown = 50
