@@ -29,8 +29,9 @@ RACE := -race -gcflags='github.com/open-policy-agent/opa/...=-race=false'
 # with the detector in its own package, and the machine of policies, which internal/policy runs.
 WITHOUT_RACE := ^iam-service/(cmd|docs|internal/(admin|adminapi|cli|dev|gateway/(authzen|probe|setup)|iam|policy/(authoring|builtins|plan))|migrations|policies)(/|$$)
 
-# Three packages at once on two processors, since tests wait for other processes; most memory of a test lives as long as the test, so that
-# fewer collections save CPU; the race detector need not wait a second at the end of each package; "go vet ./..." has run.
+# Three packages at once on two processors, since tests wait for other processes; most memory of a test lives as long as
+# the test, so that fewer collections save CPU; the race detector need not wait a second at the end of each package;
+# "go vet ./..." has run.
 SHORT := GOGC=400 GORACE=atexit_sleep_ms=10 go test -vet=off -p $$((($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2)) -short -timeout 15m
 
 .PHONY: test

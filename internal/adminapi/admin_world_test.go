@@ -62,6 +62,21 @@ func (r reply) String() string { return fmt.Sprintf("%d %s", r.status, r.body) }
 // dots, anonymous if it is empty. Each response must fit the OpenAPI document.
 func (w *adminWorld) call(who, method, path string, body any, headers ...string) reply {
 	w.Helper()
+	req := w.request(method, path, "application/json", body)
+	if who != "" && !strings.Contains(who, ".") {
+		who = w.Mint(who, map[string]any{"aud": devstack.AdminAudience})
+	}
+	if who != "" {
+		req.Header.Set("Authorization", "Bearer "+who)
+	}
+	r := w.do(req, headers)
+	w.fits(method, req.URL.Path, r)
+	return r
+}
+
+// request is a request to the admin API's listener with a body: a text, or a value for JSON.
+func (w *adminWorld) request(method, path, mediaType string, body any) *http.Request {
+	w.Helper()
 	var b []byte
 	switch x := body.(type) {
 	case nil:
@@ -75,28 +90,24 @@ func (w *adminWorld) call(who, method, path string, body any, headers ...string)
 	req, err := http.NewRequestWithContext(ctx, method, w.admin+path, bytes.NewReader(b))
 	w.OK(err)
 	if len(b) > 0 {
-		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Content-Type", mediaType)
 	}
-	if who != "" && !strings.Contains(who, ".") {
-		who = w.Mint(who, map[string]any{"aud": devstack.AdminAudience})
-	}
-	if who != "" {
-		req.Header.Set("Authorization", "Bearer "+who)
-	}
+	return req
+}
+
+// do sends a request with further headers.
+func (w *adminWorld) do(req *http.Request, headers []string) reply {
+	w.Helper()
 	for _, h := range headers {
 		name, value, _ := strings.Cut(h, ":")
 		req.Header.Set(name, strings.TrimSpace(value))
 	}
 	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		w.Fatal(err)
-	}
-	defer resp.Body.Close()
-	got, err := io.ReadAll(resp.Body)
 	w.OK(err)
-	r := reply{resp.StatusCode, resp.Header, got}
-	w.fits(method, req.URL.Path, r)
-	return r
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	w.OK(err)
+	return reply{resp.StatusCode, resp.Header, body}
 }
 
 // want is call that must be answered with the status.

@@ -1,11 +1,7 @@
 package adminapi_test
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -31,41 +27,18 @@ func (w *adminWorld) provision(tenant string) *provisioner {
 // send sends a request below /scim/v2/{tenant}. Each response must be of SCIM's form.
 func (p *provisioner) send(method, path string, body any, headers ...string) reply {
 	p.Helper()
-	var b []byte
-	switch x := body.(type) {
-	case nil:
-	case string:
-		b = []byte(x)
-	default:
-		var err error
-		b, err = json.Marshal(body)
-		p.OK(err)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, p.admin+"/scim/v2/"+p.tenant+path, bytes.NewReader(b))
-	p.OK(err)
-	if len(b) > 0 {
-		req.Header.Set("Content-Type", "application/scim+json")
-	}
+	req := p.request(method, "/scim/v2/"+p.tenant+path, "application/scim+json", body)
 	if p.token != "" {
 		req.Header.Set("Authorization", "Bearer "+p.token)
 	}
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ":")
-		req.Header.Set(name, strings.TrimSpace(value))
-	}
-	resp, err := http.DefaultClient.Do(req)
-	p.OK(err)
-	defer resp.Body.Close()
-	got, err := io.ReadAll(resp.Body)
-	p.OK(err)
-	r := reply{resp.StatusCode, resp.Header, got}
+	r := p.do(req, headers)
 	switch {
-	case len(got) == 0 && r.status != 204 && r.status != 304:
+	case len(r.body) == 0 && r.status != 204 && r.status != 304:
 		p.Errorf("%s %s: %d without a body", method, path, r.status)
-	case len(got) > 0 && r.header.Get("Content-Type") != "application/scim+json":
+	case len(r.body) > 0 && r.header.Get("Content-Type") != "application/scim+json":
 		p.Errorf("%s %s: %d as %q", method, path, r.status, r.header.Get("Content-Type"))
-	case r.status >= 400 && (r.field("status") != fmt.Sprint(r.status) || !strings.Contains(string(got), "urn:ietf:params:scim:api:messages:2.0:Error")):
-		p.Errorf("%s %s: %d is no SCIM error: %s", method, path, r.status, got)
+	case r.status >= 400 && (r.field("status") != fmt.Sprint(r.status) || !strings.Contains(string(r.body), "urn:ietf:params:scim:api:messages:2.0:Error")):
+		p.Errorf("%s %s: %d is no SCIM error: %s", method, path, r.status, r.body)
 	}
 	return r
 }

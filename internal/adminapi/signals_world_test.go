@@ -1,8 +1,6 @@
 package adminapi_test
 
 import (
-	"bytes"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -68,21 +66,11 @@ func (w *adminWorld) set(claims map[string]any) string {
 // has received the change.
 func (w *adminWorld) push(stream, raw string, headers ...string) reply {
 	w.Helper()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, w.admin+"/v1/signals/"+stream, bytes.NewReader([]byte(raw)))
-	w.OK(err)
-	req.Header.Set("Content-Type", "application/secevent+jwt")
+	req := w.request("POST", "/v1/signals/"+stream, "application/secevent+jwt", raw)
 	req.Header.Set("Authorization", "Bearer "+strings.Repeat(strings.ToUpper(stream), 40)[:40])
-	for _, h := range headers {
-		name, value, _ := strings.Cut(h, ":")
-		req.Header.Set(name, strings.TrimSpace(value))
-	}
-	resp, err := http.DefaultClient.Do(req)
-	w.OK(err)
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	w.OK(err)
+	r := w.do(req, headers)
 	w.Settle()
-	return reply{resp.StatusCode, resp.Header, body}
+	return r
 }
 
 // pushed is push that must be accepted with an outcome.

@@ -15,9 +15,6 @@ import (
 	"iam-service/internal/server"
 )
 
-// waitInterval is how often the schema's version is read.
-const waitInterval = time.Second
-
 func migrateWaitCommand(environ []string) *cobra.Command {
 	var limit time.Duration
 	cmd := &cobra.Command{
@@ -72,28 +69,19 @@ func awaitDecisions(ctx context.Context, url string, out io.Writer) error {
 
 // awaitSchema returns when check finds the schema new enough, and otherwise the last reason. Each new reason is printed.
 func awaitSchema(ctx context.Context, check func(context.Context) error, out io.Writer) error {
-	var last error
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+	printed := ""
+	return server.RetryDuring(ctx, func() error {
 		err := check(ctx)
 		switch {
-		case err == nil:
-			return struct{}{}, nil
-		case ctx.Err() != nil && last != nil: // the limit, or a signal, has ended the attempt: the reason is the one before
-			return struct{}{}, backoff.Permanent(last)
+		case err == nil || ctx.Err() != nil && printed != "":
+			return err
 		case postgres.Refused(err):
-			return struct{}{}, backoff.Permanent(err)
+			return backoff.Permanent(err)
 		}
-		if last == nil || last.Error() != err.Error() {
-			fmt.Fprintln(out, "waiting:", server.OneLine(err))
+		if reason := server.OneLine(err).Error(); reason != printed {
+			fmt.Fprintln(out, "waiting:", reason)
+			printed = reason
 		}
-		last = err
-		return struct{}{}, err
-	}, backoff.WithBackOff(backoff.NewConstantBackOff(waitInterval)), backoff.WithMaxElapsedTime(0))
-	if err == nil {
-		return nil
-	}
-	if permanent, ok := errors.AsType[*backoff.PermanentError](err); ok {
-		return permanent.Err
-	}
-	return cmp.Or(last, err)
+		return err
+	})
 }

@@ -61,7 +61,7 @@ func (s *service) openDatabase(start context.Context) error {
 // awaitSchema returns when the schema is new enough. It does not wait where waiting cannot help: the schema is too old,
 // or the server refuses the user or the database.
 func (s *service) awaitSchema(start context.Context) error {
-	err := retryDuring(start, func() error {
+	err := RetryDuring(start, func() error {
 		err := s.db.CheckSchema(start)
 		if _, old := errors.AsType[*postgres.OldSchemaError](err); old || postgres.Refused(err) {
 			return backoff.Permanent(err)
@@ -77,14 +77,14 @@ func (s *service) awaitSchema(start context.Context) error {
 	return s.databaseFault("cannot use PostgreSQL", err)
 }
 
-// retryDuring calls attempt, with pauses that grow to a second, until it succeeds, returns a backoff.PermanentError, or
-// start ends. It returns the last failure, but not that of an attempt which the end of start has cut off, if there is
+// RetryDuring calls attempt, with pauses that grow to a second, until it succeeds, returns a backoff.PermanentError, or
+// ctx ends. It returns the last failure, but not that of an attempt which the end of ctx has cut off, if there is
 // another: it says nothing about the dependency.
-func retryDuring(start context.Context, attempt func() error) error {
+func RetryDuring(ctx context.Context, attempt func() error) error {
 	var last error
-	_, err := backoff.Retry(start, func() (struct{}, error) {
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		err := attempt()
-		if last == nil || start.Err() == nil {
+		if last == nil || ctx.Err() == nil {
 			last = err
 		}
 		return struct{}{}, err
@@ -96,6 +96,9 @@ func retryDuring(start context.Context, attempt func() error) error {
 	}), backoff.WithMaxElapsedTime(0))
 	if err == nil {
 		return nil
+	}
+	if permanent, ok := errors.AsType[*backoff.PermanentError](last); ok {
+		return permanent.Unwrap()
 	}
 	return last
 }
@@ -109,7 +112,7 @@ func (s *service) databaseFault(what string, err error) error {
 // room for now are reported, and opened later.
 func (s *service) warmPools(start context.Context) error {
 	missing := 0
-	err := retryDuring(start, func() (err error) {
+	err := RetryDuring(start, func() (err error) {
 		missing, err = s.db.Warm(start)
 		return err
 	})

@@ -31,7 +31,7 @@ func TestAFailedStartReportsTheLastFailureOfTheDependency(t *testing.T) {
 			start, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			defer cancel()
 			n := 0
-			err := retryDuring(start, func() error {
+			err := RetryDuring(start, func() error {
 				attempt := row.attempts[min(n, len(row.attempts)-1)]
 				n++
 				return attempt(start)

@@ -152,8 +152,7 @@ func New(t testing.TB, s Settings) *World {
 
 func (w *World) openDatabase(ctx context.Context, s Settings) {
 	w.Helper()
-	own := w.DatabaseURL == ""
-	if own {
+	if w.DatabaseURL == "" {
 		w.DatabaseURL = SampleURL(w, w.RAuth.Issuer)
 	}
 	var err error
@@ -166,7 +165,7 @@ func (w *World) openDatabase(ctx context.Context, s Settings) {
 	}, slog.New(slog.DiscardHandler), nil)
 	w.OK(err)
 	w.Cleanup(w.DB.Close)
-	if !own {
+	if s.DatabaseURL != "" {
 		w.OK(devstack.LoadSample(ctx, w.DB, w.RAuth.Issuer))
 	}
 }
